@@ -1,4 +1,4 @@
-"""densevit: dense prediction in which any backbone feeds any head, and both are plugins.
+"""densevit: dense prediction with any backbone under any head; both are plugins.
 
 Importing densevit is cheap: each public name is imported when it is first used.
 """

@@ -53,13 +53,13 @@ def atomic_file(out: Path) -> Iterator[Path]:
     with _temporary_file(out) as temporary:
         yield temporary
         if not _named(temporary, out):
-            raise WeightsError(f"{out} exists: another process has written it meanwhile. Name another path.")
+            raise WeightsError(f"{out} exists: another process has written it. Name another path.")
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yields the path of a temporary file, which replaces `path` on success. On failure it is removed, and the file
-    before is unchanged. One process at a time may replace a file."""
+    """Yields the path of a temporary file, which replaces `path` on success. On failure the temporary file is removed,
+    and `path` is unchanged. Only one process at a time may replace a file."""
     temporary = path.with_name(f"{path.name}.partial")
     try:
         yield temporary
@@ -67,7 +67,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)  # a failed write names no file, and the temporary one says nothing to the user
+        error.filename = str(path)  # a failed write names no file; the temporary name would not help the user
         raise
     finally:
         with suppress(OSError):
@@ -78,7 +78,7 @@ def next_free_folder(path: Path) -> Path:
     """Creates the first of `path`, `path-2`, `path-3`, ... that does not exist."""
     for number in itertools.count(1):
         folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        with suppress(FileExistsError):  # also if another process has just created it
+        with suppress(FileExistsError):  # another process may have just created it
             folder.mkdir()
             return folder
     raise AssertionError  # unreachable: the loop is infinite
@@ -94,7 +94,7 @@ def write_next_free(path: Path, write: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def _temporary_file(out: Path) -> Iterator[Path]:
-    """Creates a file beside `out`, with its suffix, by which some writers choose the format. Removes it at the end."""
+    """Creates a temporary file beside `out`, with its suffix, from which some writers infer the format."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(out, lambda path: path.touch(exist_ok=False))
     try:

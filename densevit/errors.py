@@ -37,12 +37,12 @@ class TrainingError(DensevitError):
     """Training cannot continue, e.g. because another process has ended or the disk is full."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'? Known: x, y.", the closest known name and all of them; "" if none is known."""
-    names = sorted(set(known))
-    nearest = difflib.get_close_matches(name, names, n=1)
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns " Did you mean 'x'? Known: x, y.", with the closest of these names and all of them; "" without names."""
+    ordered = sorted(set(names))
+    nearest = difflib.get_close_matches(name, ordered, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"{hint} Known: {', '.join(names)}." if names else hint
+    return f"{hint} Known: {', '.join(ordered)}." if ordered else hint
 
 
 def one_line(error: BaseException) -> str:
@@ -65,16 +65,17 @@ def warn_once(message: str) -> None:
 
 
 def counted(count: int, noun: str) -> str:
-    """As in "1 class", "2,000 classes"."""
+    """A number with its noun, such as "1 class" or "2,000 classes"."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 
 def has_surrogates(text: str) -> bool:
-    """Whether text has half of a surrogate pair, which UTF-8 cannot encode: from JSON, or a file name's wrong bytes."""
+    """Whether text has half of a surrogate pair, which UTF-8 cannot encode: from JSON, or a file name in another
+    encoding."""
     return re.search(r"[\ud800-\udfff]", text) is not None
 
 
 def printable(text: str) -> str:
-    """Escapes control characters, except line breaks, which a terminal would interpret."""
+    """Escapes control characters, which a terminal would interpret, except line breaks."""
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], text)

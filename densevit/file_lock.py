@@ -16,7 +16,8 @@ _held: set[int] = set()  # file descriptors
 
 
 def _close_in_child() -> None:
-    """A forked process, such as a worker of the data loader, would keep the locks of a parent that was killed."""
+    """Closes the locks in a forked process, such as a data loader's worker, which would keep the locks of a killed
+    parent."""
     for descriptor in _held:
         with suppress(OSError):
             os.close(descriptor)  # the parent still holds the lock
@@ -28,11 +29,11 @@ if hasattr(os, "register_at_fork"):
 
 
 class FileLock:
-    """A lock of a file, which is created, or of a folder. The system releases it however the process ends.
+    """A lock of a file, which is created, or of a folder. The system releases it when the process ends, also if killed.
 
-    It belongs to the open file (flock), not to the process as a POSIX lock does, which is lost once any code of the
-    process closes the file. Raises BlockingIOError if another process or another FileLock holds it. File systems
-    without locks are not locked.
+    The lock belongs to the open file (flock). A POSIX lock would belong to the process and be lost once any code of the
+    process closes the file. Raises BlockingIOError if another process or another FileLock holds the lock. On file
+    systems without locks, nothing is locked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +52,7 @@ class FileLock:
         _held.add(descriptor)
 
     def release(self) -> None:
-        """Unlocks it; does nothing the second time."""
+        """Releases the lock; further calls do nothing."""
         if self._descriptor in _held:
             _held.remove(self._descriptor)
             os.close(self._descriptor)
@@ -60,9 +61,9 @@ class FileLock:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Creates a folder if it does not exist, and holds its lock. If it is empty at the end, it is removed.
+    """Creates a folder if it does not exist, and holds its lock. If the folder is empty at the end, it is removed.
 
-    Raises ConfigError if another process holds it.
+    Raises ConfigError if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

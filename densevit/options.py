@@ -33,7 +33,7 @@ LARGEST_FLOAT = 3.4028234e38  # of float32
 
 
 class OptionError(PluginError):
-    """An invalid option. key: its full name, "backbone.varient". others: of the same plugin."""
+    """An invalid option. key: its full name, "backbone.varient". others: further invalid options of the plugin."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key} {message}")
@@ -117,7 +117,7 @@ def takes(plugin: type, option: str) -> bool:
 
 
 def accepts(function: Callable[..., Any], *arguments: str) -> bool:
-    """Whether a function takes these positional arguments, as their names stand for them."""
+    """Whether a function can be called with these positional arguments, given by name."""
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
@@ -125,9 +125,9 @@ def accepts(function: Callable[..., Any], *arguments: str) -> bool:
     return True
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'x'?", with a leading space; empty if no known name is similar."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns " Did you mean 'x'?", with a leading space; empty if none of these names is similar."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
@@ -141,7 +141,7 @@ def wanted(problems: Iterable[Mapping[str, Any]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in messages."""
+    """A value as it is shown in messages."""
     text = {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -1,4 +1,4 @@
-"""Progress on stderr: of a loop a bar in a terminal, else a line every half minute; of one long step a line."""
+"""Progress on stderr: for a loop a bar in a terminal, otherwise a line every half minute; for one long step a line."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 def track(items: Iterable[T], description: str, total: int, quiet: bool = False) -> Iterator[T]:
-    """Yields the items and shows how many of `total` are done and the time left."""
+    """Yields the items and shows progress relative to `total` and the remaining time."""
     if quiet:
         yield from items
     elif sys.stderr.isatty():
@@ -22,7 +22,7 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
 
         from densevit.terminal import text_console
 
-        text = escape(printable(description))  # the column of the bar reads markup on every console
+        text = escape(printable(description))  # rich interprets markup in the bar's column on every console
         yield from bar(items, text, total, console=text_console(stderr=True), transient=True)
     else:
         yield from _lines(items, description, total)
@@ -30,7 +30,7 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
 
 @contextmanager
 def step(description: str, quiet: bool = False) -> Iterator[None]:
-    """Shows what is computed within, which has no parts to count: with a spinner and the seconds in a terminal."""
+    """Shows a description while a long step without countable parts runs; in a terminal with a spinner and seconds."""
     if quiet:
         yield
     elif sys.stderr.isatty():
@@ -60,13 +60,13 @@ def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 
 def speed(images_per_second: float) -> str:
-    """As in "0.4 images/s", "25 images/s"."""
+    """A speed as text, such as "0.4 images/s" or "25 images/s"."""
     digits = 1 if images_per_second < 9.95 else 0
     return f"{images_per_second:.{digits}f} images/s"
 
 
 def duration(seconds: float) -> str:
-    """As in "less than 1 s", "about 40 s", "about 12 min", "about 3.5 h"."""
+    """A duration as text, such as "less than 1 s", "about 40 s", "about 12 min" or "about 3.5 h"."""
     if seconds < 1:
         return "less than 1 s"
     if seconds < 90:

@@ -38,7 +38,7 @@ INTERFACES = {
 GROUPS = tuple(INTERFACES)
 _RENAMED = {("datasets", "masks"): "label_maps"}  # built-in plugins: old name, new name
 _MODULES = ("backbones", "necks", "heads", "methods")
-_INSTANCES = ("checkpoints",)  # groups whose plugins are instances of the interface; of the others, subclasses
+_INSTANCES = ("checkpoints",)  # groups whose plugins are instances of the interface; in other groups, subclasses
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plugin:
 
     @property
     def noun(self) -> str:
-        """Its name in messages: "backbone 'swin'"."""
+        """The plugin's name in messages: "backbone 'swin'"."""
         return f"{_noun(self.group)} {self.name!r}"
 
 
@@ -61,7 +61,7 @@ class Scan:
     """The entry points of all installed distributions."""
 
     plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)  # by group and name
-    shadowed: list[tuple[Plugin, Plugin]] = field(default_factory=list)  # (hidden, the one of the same name)
+    shadowed: list[tuple[Plugin, Plugin]] = field(default_factory=list)  # (hidden, used plugin of the same name)
     broken: list[str] = field(default_factory=list)  # a sentence per invalid entry point
 
 
@@ -104,7 +104,7 @@ def load(group: str, name: str) -> Any:
         attribute, interface = plugin.value.rpartition(":")[2], f"densevit.{expected.__name__}"
         fix = f"{attribute} = {interface}(...)" if group in _INSTANCES else f"class {attribute}({interface})"
         is_model = group == "backbones" and hasattr(loaded, "register_parameter")
-        wrap = " For a model that you have, see 'Wrap a model you have' in docs/own-backbone.md." if is_model else ""
+        wrap = " For an existing model, see 'Wrap a model you have' in docs/own-backbone.md." if is_model else ""
         raise PluginError(f"{_described(plugin)} is {what}, which is not a {interface}. Write `{fix}`.{wrap}")
     return loaded
 
@@ -132,7 +132,7 @@ def create(
 
 
 def construct(plugin: Callable[..., Any], name: str, *given: Any, options: Mapping[str, Any], where: str) -> Any:
-    """Calls a class with checked options. Raises PluginError, with the place in its code, for what it raises."""
+    """Calls a class with checked options. Raises PluginError, with the line of code, for any exception of the class."""
     try:
         return plugin(*given, **options)
     except (DensevitError, KeyboardInterrupt):
@@ -204,7 +204,7 @@ def list_targets() -> list[str]:
 def first_line(plugin: Plugin) -> str:
     """The first line of the class's docstring, from the source file, without importing it; empty if it has none.
 
-    Of an instance, the first line of its module's.
+    For an instance, the first line of its module's docstring.
     """
     module, _, attribute = plugin.value.partition(":")
     try:
@@ -238,7 +238,7 @@ def _scan(path: tuple[str, ...]) -> Scan:
             continue
         key = re.sub(r"[-_.]+", "-", name).lower()
         if key in offers and not (offers[key][0] == "egg-info" and kind == "dist-info"):
-            continue  # on the path twice: Python imports the first, but an egg-info may be outdated
+            continue  # twice on the path: Python imports the first, but an egg-info may be outdated
         origin = f"{name} {version}"
         plugins = []
         for group, entry, value in _entries(text):
@@ -259,7 +259,7 @@ def _scan(path: tuple[str, ...]) -> Scan:
 def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
     """Yields (group, name, value) of each densevit entry point in an entry_points.txt; value None if malformed.
 
-    A parser of its own, because `importlib.metadata` rejects the whole file, and in some versions all files.
+    Not parsed by `importlib.metadata`, because it rejects the complete file, and in some versions all files.
     """
     group = ""
     for line in map(str.strip, text.splitlines()):
@@ -353,9 +353,9 @@ def _check_trusted(plugin: Plugin, name: NameInFile) -> None:
     if not name.trusted:
         module = name.partition(":")[0]
         raise PluginError(
-            f"{_described(plugin)} is named in {name.file}. Of a file that may be somebody else's, only installed "
-            f"plugins are imported, and not the module {module!r}, whose code would run. Fix: if it is of your own "
-            f"run, name the run's folder; if you trust the module, densevit.load(..., trust=[{module!r}]), or "
+            f"{_described(plugin)} is named in {name.file}. This file may be from another person, so only installed "
+            f"plugins are imported, and not the module {module!r}, whose code would run. Fix: if the file is from your "
+            f"own run, name the run's folder; if you trust the module, use densevit.load(..., trust=[{module!r}]) or "
             f"--trust {module}."
         )
 
@@ -365,7 +365,7 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
     module_name = plugin.value.partition(":")[0]
     if isinstance(error, ModuleNotFoundError) and error.name:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
-            if plugin.name != plugin.value:  # of an entry point
+            if plugin.name != plugin.value:  # named by an entry point
                 return f"there is no module {error.name!r}."
             if isinstance(plugin.value, NameInFile):
                 return (
@@ -375,7 +375,7 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
                 )
             return (
                 f"there is no module {error.name!r} in the working directory {os.getcwd()}, on PYTHONPATH or among the "
-                "installed packages. Fix: run in its folder, add that to PYTHONPATH, or install its package."
+                "installed packages. Fix: run in its folder, add the folder to PYTHONPATH, or install its package."
             )
         return f"it needs {error.name!r}, which is not installed. {_install_hint(plugin, error.name.partition('.')[0])}"
     return _where_and_why(error, module_name)
@@ -419,7 +419,7 @@ def _install_hint(plugin: Plugin, package: str) -> str:
     for requirement in requirements:
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
         if extra and re.split(r"[^\w.-]", requirement)[0].replace("-", "_").lower() == package.lower():
-            if distribution == "densevit":  # in no package index
+            if distribution == "densevit":  # not in a package index
                 return f"Try `pip install -e '.[{extra[1]}]'` in densevit's clone."
             return f"Try `pip install '{distribution}[{extra[1]}]'`."
     return f"Try `pip install {package}`."

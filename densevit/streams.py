@@ -1,4 +1,4 @@
-"""stdout and stderr of the command line: a letter or a reader that is missing ends no training."""
+"""stdout and stderr of the command line, which must not end a training: unencodable characters, closed pipes."""
 
 import io
 import os
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextmanager
 def unfailing_output() -> Iterator[None]:
-    """Within, what is written to stdout and stderr never raises for its characters or for lack of a reader.
+    """A context in which writing to stdout and stderr never raises because of characters or a missing reader.
 
-    Letters that the encoding lacks are escaped. After the reader of a pipe has ended, as in `densevit train ... |
-    head`, and where the stream was closed before the start, output is discarded. Full disks are errors still.
+    Characters that the encoding lacks are escaped. Output is discarded after the reader of a pipe has ended, as in
+    `densevit train ... | head`, and if the stream was closed before the start. A full disk is still an error.
     """
     given: tuple[Any, Any] = sys.stdout, sys.stderr
     opened: tuple[Any, Any] = _unfailing(given[0], sys.__stdout__), _unfailing(given[1], sys.__stderr__)
@@ -26,11 +26,12 @@ def unfailing_output() -> Iterator[None]:
             stream.flush()
 
 
-def _unfailing(stream: Any, own: Any) -> Any:
-    """A stream for the same file. own: the process's; another one, as of a test or a notebook, stays as it is."""
-    if stream is None:  # closed before the start, as by >&-
+def _unfailing(stream: Any, original: Any) -> Any:
+    """A stream for the same file. original: the process's stream; any other stream, for example of a test or a
+    notebook, is returned unchanged."""
+    if stream is None:  # closed before the start, for example by >&-
         return open(os.devnull, "w", encoding="utf-8")
-    if stream is not own:
+    if stream is not original:
         return stream
     stream.flush()
     raw = _Discarding(stream.fileno(), "w", closefd=False)

@@ -1,4 +1,4 @@
-"""Consoles that print names from files as they are: a class may be called `[/x]`, or hold a terminal's escapes."""
+"""Consoles that print names from files literally: a class name may contain markup (`[/x]`) or escape codes."""
 
 from typing import Any
 
@@ -9,23 +9,23 @@ from rich.segment import Segment
 from densevit.errors import printable
 
 TEXT: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
-"""Options of a rich console that prints text as it is."""
+"""Options of a rich console that prints text literally."""
 
 
 def text_console(**options: Any) -> Console:
-    """A console for tables and progress bars. It reads no markup, and escapes control characters in texts."""
+    """A console for tables and progress bars, which interprets no markup and escapes control characters in texts."""
     return escaping(Console(**TEXT, **options))
 
 
 def use_text_console(**options: Any) -> Console:
-    """Makes rich's global console one like `text_console`, and returns it."""
+    """Configures rich's global console like `text_console`, and returns it."""
     reconfigure(**TEXT, **options)
     return escaping(get_console())
 
 
 def escaping(console: Console) -> Console:
-    """The console, which from now on escapes control characters in all texts but its own."""
-    # first, as `push_render_hook` cannot: a progress bar that is shown already pops the last one when it ends
+    """Makes a console escape control characters in all texts but its own, and returns it."""
+    # inserted first, which `push_render_hook` cannot do: a progress bar pops the last hook when it ends
     console._render_hooks.insert(0, _Escaping())
     return console
 

@@ -1,7 +1,7 @@
-"""Names of classes in files that may be somebody else's: model files, checkpoints, downloads.
+"""Names of classes in files that may be from another person: model files, checkpoints, downloads.
 
 `module:Class` in a config is imported. In such a file it is a `NameInFile`, which `densevit.registry` imports only if
-its module is trusted: a file chooses among installed plugins, and runs no other code.
+its module is trusted: a file can select installed plugins, but cannot run other code.
 """
 
 import re
@@ -12,7 +12,7 @@ MODULE_CLASS = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d
 
 
 class NameInFile(str):
-    """A `module:Class` that a file names. file: for messages. trusted: whether the user has named its module."""
+    """A `module:Class` that a file names. file: its path, for messages. trusted: whether the user trusts its module."""
 
     __slots__ = ("file", "trusted")
 
@@ -28,28 +28,28 @@ class NameInFile(str):
         return str(self), self.file, self.trusted
 
     def renamed(self, name: str) -> "NameInFile":
-        """Another name of the same class."""
+        """The same class under another name."""
         return NameInFile(name, self.file, self.trusted)
 
 
-def names_in_file(values: Any, file: str, trust: Collection[str] = (), own: Collection[str] = ()) -> Any:
+def names_in_file(values: Any, file: str, trust: Collection[str] = (), config_modules: Collection[str] = ()) -> Any:
     """The values of a file, with each `module:Class` as a `NameInFile`.
 
-    trust: modules, with their submodules, that the user allows to import. own: modules of the user's own config, whose
-    names stay those of a config.
+    trust: modules, with their submodules, that the user allows to import. config_modules: modules in the user's own
+    config; their names are not converted.
     """
     if isinstance(values, dict):
-        return {key: names_in_file(value, file, trust, own) for key, value in values.items()}
+        return {key: names_in_file(value, file, trust, config_modules) for key, value in values.items()}
     if isinstance(values, list):
-        return [names_in_file(value, file, trust, own) for value in values]
+        return [names_in_file(value, file, trust, config_modules) for value in values]
     module = module_of(values)
-    if not module or module in own:
+    if not module or module in config_modules:
         return values
     return NameInFile(values, file, any(f"{module}.".startswith(f"{trusted}.") for trusted in trust))
 
 
 def with_names_of(original: Any, values: Any) -> Any:
-    """Validated values with the `NameInFile`s of the original, which pydantic converts to str, as those of a config."""
+    """Restores the `NameInFile`s of the original in validated values, because pydantic converts them to str."""
     if isinstance(original, NameInFile):
         return original if values == original else values
     if isinstance(original, dict) and isinstance(values, dict):

@@ -55,7 +55,7 @@ def test_tables_have_means_seeds_and_the_time_to_reach_the_yardstick(tool: Modul
         "| Reference | 60.0 |  | 0.200 (0.150, 0.250) |  | 0.400 (0.300, 0.500) |",
         "| Challenger | 30.0 | 0.250 (0.250) | 0.400 (0.300, 0.500) | 0.500 (0.500) | 0.800 (0.600, 1.000) |",
         "",
-        "AP 0.200, that of Reference after 10 min, is reached after 6.2 min of the 10 by Challenger (mean curve), and "
+        "AP 0.200 of Reference after 10 min is reached after 6.2 min of the 10 by Challenger (mean curve), and "
         "by its runs annealed at 5 min.",
         "",
         "| AP after minutes | 2.5 | 5 | 7.5 | 10 |",

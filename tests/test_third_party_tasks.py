@@ -478,7 +478,7 @@ class Bytes(Solids):
         ("Degrees", r"image \d: tilt has the angle 20; expected -3.14 to 3.14, radians\."),
         ("FewerTilts", r"image 1: targets differ in length: boxes \d, labels \d, keypoints \d, tilt 9, .*"),
         ("Untyped", r"Sample 0 of bad_sets.Untyped \(image 1\) has the target 'joints', .* Fix: .*"),
-        ("ChannelsLast", r"image 1: normals has shape \(64, 64, 3\); expected \(3, 64, 64\), as of the image\."),
+        ("ChannelsLast", r"image 1: normals has shape \(64, 64, 3\); expected \(3, 64, 64\), like the image\."),
         ("Bytes", r"image 1: normals has the type uint8; expected floating-point numbers\."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Writes the table of docs/timm.md: builds timm's models, runs each, and says what it gives and what it needs.
+"""Writes the table of docs/timm.md: builds and runs timm's models, and lists their feature maps and image sizes.
 
 python tools/timm_table.py [MODEL ...]: all families that the page shows, or the rows of some models on the screen.
 """
@@ -14,7 +14,7 @@ from densevit_backbones.timm import Timm
 
 PAGE = Path(__file__).parent.parent / "docs" / "timm.md"
 BEGIN, END = "<!-- table: python tools/timm_table.py -->", "<!-- end of the table -->"
-TRIED = 96  # pixels: what a model that must be told its size is built for when it is run
+TRIED = 96  # pixels: the built size of models with a fixed size in the test run
 
 FAMILIES = {
     "deit": ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"],
@@ -58,7 +58,7 @@ HEADER = (
 
 
 def row(family: str, name: str) -> str:
-    """One model's line: its facts at the size of its weights, after a run on images of two odd sizes."""
+    """The row of a model: its properties at the size of its weights, after a run on images of two odd sizes."""
     try:
         _run(name)
         with torch.device("meta"):
@@ -81,7 +81,7 @@ def row(family: str, name: str) -> str:
 
 
 def _run(name: str) -> None:
-    """Raises where the model does not keep the contract."""
+    """Raises DensevitError if the model violates the interface."""
     backbone = Timm(name, image_size=TRIED).eval()
     for height, width in ((61, 89), (107, 70)):
         with torch.inference_mode():
@@ -115,7 +115,7 @@ def _checkpoints(name: str) -> bool:
 
 
 def main() -> None:
-    """Prints the rows, and writes them into the page where no model is named."""
+    """Prints the rows of the given models; without models, writes all rows into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*")
     models = parser.parse_args().models

@@ -22,7 +22,8 @@ class Case:
     """A model of a benchmark.
 
     name: unique. backbone, head: the names in the grid of a protocol; empty for a config.
-    values: those of its config. metrics, lower_is_better: of a run that is already trained; the latter are errors.
+    values: the config as a dict. metrics: the metrics of a run that is already trained. lower_is_better: those of them
+    that are errors.
     """
 
     name: str
@@ -34,8 +35,8 @@ class Case:
     lower_is_better: Sequence[str] | None = None
 
     def config(self, seed: int | None = None, **trained: Any) -> Config:
-        """The checked config. seed: None: its own. trained: `optim` and `trainer` keys that replace its own, as
-        {"optim": {"lr": 1e-3}}."""
+        """The checked config. seed: replaces the config's unless None. trained: `optim` and `trainer` keys that replace
+        the config's, such as {"optim": {"lr": 1e-3}}."""
         values = _replaced(self.values, trained) | ({} if seed is None else {"seed": seed})
         config = configs.from_mapping(values, self.source)
         configs.check_plugins(config)
@@ -43,13 +44,13 @@ class Case:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the config: results of another config are not reused."""
+        """A hash of the config: results of another config are not reused."""
         text = json.dumps(self.values, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[Case]:
-    """A case for each config: a file, a shipped config's name, or a run folder, whose scores are then known."""
+    """A case for each config: a file, a shipped config's name, or a run folder, whose scores are reused."""
     cases: dict[str, Case] = {}
     for source in sources:
         folder = Path(source).expanduser()
@@ -79,7 +80,7 @@ def cases_of_protocol(
     wrong = [given for given in overrides if given.split("=")[0].split(".")[0] == "backbone"]
     if wrong:
         raise ConfigError(
-            f"benchmark: {wrong[0]}: with --backbones, options of a backbone stand in a file of its own: write the "
+            f"benchmark: {wrong[0]}: with --backbones, options of a backbone must be in a separate file: write the "
             "section to mine.yaml, as in `{name: swin, variant: tiny}`, and give --backbones mine.yaml."
         )
     file = yaml_io.find_file(protocol)
@@ -124,7 +125,7 @@ def _head(given: str, sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The values with keys of sections replaced; a rate or a budget replaces the one given in another way."""
+    """The values with keys of sections replaced. A learning rate or budget replaces all keys that set the same."""
     result = dict(values)
     for section, keys in trained.items():
         own = dict(result.get(section, {}))
@@ -136,7 +137,7 @@ def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]
 
 
 def setting_of(config: Config) -> dict[str, Any]:
-    """What the tables say of a config: data set, its evaluated images, image size, batch size and initial weights."""
+    """The settings of a config in the tables: data set, evaluated images, image size, batch size, initial weights."""
     data, root, size = config.data, config.data.options.get("root"), config.data.image_size
     return {
         "data": data.name if root is None else f"{data.name} ({root})",
@@ -148,9 +149,9 @@ def setting_of(config: Config) -> dict[str, Any]:
 
 
 def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """Those of a run's metrics, HEAD/METRIC, that are the main one of a head. Heads without an evaluator have none.
+    """The main metric HEAD/METRIC of each head among a run's metrics. Heads without an evaluator have none.
 
-    The name may have an ending, as in `AbsRel_aligned_median`.
+    A metric's name may have a suffix, as in `AbsRel_aligned_median`.
     """
     found = []
     for name, head in config.heads.items():

@@ -1,4 +1,4 @@
-"""The results of a benchmark and the file that keeps them, so that an interrupted benchmark goes on."""
+"""The results of a benchmark, and the file that stores them, from which an interrupted benchmark is continued."""
 
 import json
 import math
@@ -14,11 +14,11 @@ FORMAT = 3
 
 @dataclass
 class CaseResult:
-    """What is known of one model.
+    """The results of one model.
 
-    fingerprint: of its config. setting: see `setting_of`. cost: parameters, multiply-adds and activations. timings: by
-    mode, device, batch and size. training: images, learning rate, seconds and metrics, means over the seeds; `runs` has
-    those of each seed. errors: by what failed.
+    fingerprint: identifies its config. setting: see `setting_of`. cost: parameters, multiply-adds and activations.
+    timings: by mode, device, batch and size. training: images, learning rate, seconds and metrics, means over the
+    seeds; `runs` has the values of each seed. errors: messages by the step that failed.
     """
 
     fingerprint: str
@@ -32,7 +32,7 @@ class CaseResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Those of the training, means over its seeds; empty without one."""
+        """The metrics of the training, means over its seeds; empty without a training."""
         return {name: value for name, value in self.training.get("metrics", {}).items() if value is not None}
 
 
@@ -75,7 +75,7 @@ class Results:
             temporary.write_text(text, encoding="utf-8")
 
     def as_dict(self) -> dict[str, Any]:
-        """As in the file."""
+        """The results as they are written to the file."""
         return {
             "format": FORMAT,
             "facts": self.facts,

@@ -46,7 +46,7 @@ class Benchmark:
 
     @property
     def errors(self) -> dict[str, str]:
-        """What failed, by model and step."""
+        """Error messages by model and failed step."""
         return {f"{name}: {step}": text for name, case in self.results.items() for step, text in case.errors.items()}
 
     def markdown(self, modules: bool = True) -> str:
@@ -83,10 +83,10 @@ def benchmark(
     fp32-compiled, bf16-compiled. rounds: timed runs of each cell.
     train: also trains each model, on `images` images (None: as its config says); with backbones, the learning rate is
     the one of `rates` with the lowest loss in a trial on an eighth of the images. seeds: repeats each training with
-    each of these, for means and standard deviations; none: the config's. The data set stays the same.
-    out: a folder; results in it are not computed again, so that an interrupted benchmark goes on.
-    quiet: no progress on stderr. command: the origin that `benchmark.md` names. A model that fails is reported in
-    `Benchmark.errors`, and the rest goes on.
+    each of these seeds, for means and standard deviations; none: the config's. The data set stays the same.
+    out: a folder; results in it are not computed again, so an interrupted benchmark continues.
+    quiet: no progress on stderr. command: the command that `benchmark.md` names. A model that fails is reported in
+    `Benchmark.errors`, and the other models are still measured.
     Raises ConfigError for configs and names that do not exist, and if another benchmark writes to the folder.
     """
     cases = _cases(configs, overrides, backbones, heads, protocol)
@@ -94,7 +94,7 @@ def benchmark(
     if min([rounds, *batch_sizes, 1 if images is None else images]) < 1:
         raise DensevitError("benchmark: rounds, batch sizes and images are at least 1.")
     if seeds and not train:
-        raise ConfigError("benchmark: seeds are of trainings. Fix: give train too.")
+        raise ConfigError("benchmark: seeds are for trainings only. Fix: give train too.")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
     place, folder = device_of(device), Path(out).expanduser()
@@ -142,7 +142,7 @@ def benchmark(
 
 @contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Within, a warning that was shown is not shown again, also after a change of the filters."""
+    """A context in which each warning is shown once, even if the filters change."""
     usual, shown = warnings.showwarning, set[tuple[type[Warning], str]]()
 
     def show(message: Warning | str, category: type[Warning], *args: Any, **options: Any) -> None:
@@ -167,7 +167,7 @@ class _Attempts:
         """Whether it succeeded."""
         try:
             work()
-        except Exception as error:  # of a plugin, its data, or no memory left
+        except Exception as error:  # from a plugin or its data, or out of memory
             self.failed(name, step, error)
             return False
         self.save()
@@ -294,7 +294,7 @@ def _prepare(
 
 
 def timing_key(device: torch.device, mode: str, batch: int, size: Size) -> str:
-    """As in "cpu fp32 8 x 128x128"."""
+    """The key of a timing, such as "cpu fp32 8 x 128x128"."""
     return f"{device.type} {mode} {batch} x {_named(size)}"
 
 

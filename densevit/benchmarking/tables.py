@@ -24,7 +24,7 @@ Results = Mapping[str, CaseResult]
 
 
 def markdown(results: Results, facts: Mapping[str, Any], modules: bool = True) -> str:
-    """What produced the tables; scores, costs with main scores, speed, modules if asked for, and what failed."""
+    """The origin of the tables, then scores, costs with main scores, speed, modules if requested, and failures."""
     parts = ["# Benchmark", _origin(results, facts)]
     if any(case.metrics for case in results.values()):
         parts += ["## Scores", SCORES, *_data_note(results), _scores(results)]
@@ -41,10 +41,13 @@ def markdown(results: Results, facts: Mapping[str, Any], modules: bool = True) -
     return "\n\n".join(parts) + "\n"
 
 
-SCORES = "Of the best validation; ↑ higher is better, ↓ lower is better. Over several seeds: mean ± standard deviation."
+SCORES = (
+    "Scores are those of the best validation; ↑ higher is better, ↓ lower is better. Over several seeds: mean ± "
+    "standard deviation."
+)
 SPEED = (
-    "From uint8 images on the device to predictions, with random weights; images/s at the median. Memory: what a batch "
-    "adds at its peak."
+    "Times are from uint8 images on the device to predictions, with random weights; images/s at the median. Memory is "
+    "the peak that a batch adds."
 )
 DISTURBANCE = (
     f"† p95 is more than {DISTURBED:g} times p50: other load on the machine or changes of its clock frequency may have "
@@ -53,7 +56,7 @@ DISTURBANCE = (
 
 
 def _origin(results: Results, facts: Mapping[str, Any]) -> str:
-    """A list of what produced the tables."""
+    """A list of the command, software, device and settings that produced the tables."""
     trained = {name: case.training for name, case in results.items() if case.training.get("runs")}
     settings = {name: case.setting for name, case in results.items()}
     threads = f", {counted(facts['threads'], 'thread')}" if "cpu" in str(facts["device"]) else ""
@@ -63,7 +66,7 @@ def _origin(results: Results, facts: Mapping[str, Any]) -> str:
         "device of cost and speed": f"{facts['device']}{threads}",
         "data": _shared({n: _data(settings[n], trained.get(n)) for n in trained or settings if settings[n]}),
         "budget": _shared(
-            {n: f"{own['images']:,} images seen, {settings[n]['batch_size']} a batch" for n, own in trained.items()}
+            {n: f"{own['images']:,} images seen, {settings[n]['batch_size']} per batch" for n, own in trained.items()}
         ),
         "seed": _shared({name: ", ".join(map(str, own["seeds"])) for name, own in trained.items() if "seeds" in own}),
         "learning rate": _rates(results, trained),
@@ -73,7 +76,7 @@ def _origin(results: Results, facts: Mapping[str, Any]) -> str:
 
 
 def _data(setting: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:
-    """As in "scenes, 128x128, 16,000 training and 500 validation images"."""
+    """A data set in words, such as "scenes, 128x128, 16,000 training and 500 validation images"."""
     size = setting["image_size"]
     parts = [setting["data"], "the recipe's image size" if size is None else f"{size[0]}x{size[1]}"]
     if training is not None:
@@ -91,7 +94,7 @@ def _rates(results: Results, trained: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
-    """The value of all; if they differ, each value with the names that have it."""
+    """The common value of all names; if values differ, each value with the names that have it."""
     names: dict[str, list[str]] = {}
     for name, value in values.items():
         names.setdefault(value, []).append(name)
@@ -101,7 +104,7 @@ def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
 
 
 def _scores(results: Results) -> str:
-    """A row for each backbone, or model, with the metrics of each head in columns."""
+    """One row per backbone or model, with the metrics of each head in columns."""
     rows_of: dict[str, list[CaseResult]] = {}
     columns: dict[str, str] = {}
     for name, case in results.items():
@@ -129,13 +132,13 @@ def _is_grid(results: Results) -> bool:
 
 
 def _direction(case: CaseResult, metric: str) -> str:
-    """An arrow; none if it is not known."""
+    """An arrow up or down; empty if it is not known which is better."""
     errors = case.training.get("lower_is_better")
     return "" if errors is None else " ↓" if metric in errors else " ↑"
 
 
 def _shown(case: CaseResult) -> list[str]:
-    """The metrics HEAD/METRIC in the table of scores: of each head the main one and those beside it."""
+    """The metrics HEAD/METRIC in the table of scores: the main metric of each head and its columns in `SHOWN`."""
     shown = []
     for head, metrics in by_head(case.metrics).items():
         main = next((name for name in metrics if f"{head}/{name}" in case.training.get("main", [])), None)
@@ -167,7 +170,7 @@ def _costs(results: Results) -> str:
 
 
 def _main_scores(case: CaseResult) -> dict[str, float]:
-    """The main metrics; all if it is not known which they are."""
+    """The main metrics; all metrics if it is not known which are main."""
     main = case.training.get("main")
     return {name: value for name, value in case.metrics.items() if not main or name in main}
 
@@ -220,13 +223,13 @@ def _millions(count: float) -> str:
 
 
 def _score(case: CaseResult, metric: str) -> str:
-    """As in "0.126", or "0.126 ± 0.004" over several seeds."""
+    """A score as text, such as "0.126", or "0.126 ± 0.004" over several seeds."""
     deviation = case.training.get("deviations", {}).get(metric)
     return f"{case.metrics[metric]:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
 
 
 def plot(results: Results) -> str | None:
-    """A panel for each main metric: score against multiply-adds of an image. None without scores."""
+    """Plots score against multiply-adds of an image, one panel per main metric. None without scores."""
     panels: dict[str, list[tuple[float, float, str]]] = {}
     for name, case in results.items():
         works = [cost["multiply_adds"] for cost in case.cost.get("by_size", {}).values()]

@@ -1,4 +1,4 @@
-"""Latency, throughput and memory of models that predict, in rounds that are interleaved between the models."""
+"""Latency, throughput and memory of inference, measured in rounds that are interleaved between the models."""
 
 import ctypes
 import platform
@@ -32,8 +32,8 @@ MOST_SECONDS = 20.0  # of the counted rounds, for each model
 class Timing:
     """Times of one batch, from uint8 images on the device to predictions, over `runs` runs.
 
-    p50_ms, p95_ms: percentiles. images_per_second: at the median. memory_mb: what one batch adds at its peak to the
-    weights, plus on a GPU the weights; None where it cannot be measured.
+    p50_ms, p95_ms: percentiles. images_per_second: at the median. memory_mb: the peak that one batch adds to the
+    weights, and on a GPU the weights too; None where it cannot be measured.
     """
 
     p50_ms: float
@@ -55,7 +55,7 @@ def check_modes(modes: list[str]) -> list[str]:
 
 
 class Forward:
-    """One model that predicts one batch again and again, in one mode."""
+    """One model that predicts one batch repeatedly, in one mode."""
 
     def __init__(self, model: DenseModel, batch: int, size: tuple[int, int], device: torch.device, mode: str) -> None:
         self.dtype, compiled = MODES[mode]
@@ -103,10 +103,10 @@ class Forward:
 
 
 def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Timing], dict[str, Exception]]:
-    """Times the models one after another in each round, so that other load slows all alike.
+    """Times the models one after another in each round, so that other load slows all of them equally.
 
     Each round begins with another model. After the warm-up there are `rounds` rounds, or as many as fit into
-    MOST_SECONDS a model, FEWEST_ROUNDS at least. Returns the timings, and the errors of the models that fail.
+    MOST_SECONDS per model, but at least FEWEST_ROUNDS. Returns the timings, and the errors of the models that fail.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     errors: dict[str, Exception] = {}
@@ -124,7 +124,7 @@ def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Tim
                 took = runs[name].seconds()
                 if number == WARM_UP - 1:
                     memory[name] = runs[name].peak_memory()
-            except Exception as error:  # of a plugin, or no memory left
+            except Exception as error:  # from a plugin, or out of memory
                 errors[name] = error
                 continue
             if number >= WARM_UP:
@@ -141,7 +141,7 @@ def timing(seconds: list[float], batch: int, memory: float | None) -> Timing:
 
 
 def device_name(device: torch.device) -> str:
-    """As in "NVIDIA A100" or "cpu (x86_64)"."""
+    """The name of a device, such as "NVIDIA A100" or "cpu (x86_64)"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.processor() or platform.machine()})"
@@ -155,7 +155,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _process_peak(run: Callable[[], None]) -> float | None:
-    """MB that a call adds at its peak to the resident memory of this process; None where Linux's /proc is missing."""
+    """The peak that a call adds to the resident memory of this process in MB; None where Linux's /proc is missing."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would not show
     try:
@@ -168,6 +168,6 @@ def _process_peak(run: Callable[[], None]) -> float | None:
 
 
 def _status(key: str) -> int:
-    """In kB."""
+    """A value of /proc/self/status in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

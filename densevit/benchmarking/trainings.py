@@ -21,7 +21,7 @@ from densevit.training.loop.optim import learning_rate
 from densevit.training.run.fit import Run, fit
 
 AGAIN = "the same command as before"  # resumes a training of a benchmark
-TRIAL_SHARE = 8  # a trial of a learning rate sees this part of the images
+TRIAL_SHARE = 8  # a trial of a learning rate sees one eighth of the images
 
 
 def train_case(
@@ -33,12 +33,12 @@ def train_case(
     seeds: Sequence[int],
     save: Callable[[], None],
 ) -> None:
-    """Trains a model with each seed and stores its metrics in `result.training`; what is finished is not repeated.
+    """Trains a model with each seed and stores its metrics in `result.training`; finished trainings are not repeated.
 
-    images: the budget; None: that of the config. rates: with several learning rates, each is first tried on an eighth
-    of the images, and the one with the lowest mean training loss over the second half of its trial is used. With none
-    the config's is used. seeds: of the trainings; none: the config's, which trials always have. save: called after each
-    step.
+    images: the budget; None: the config's. rates: with several learning rates, each is first tried on an eighth
+    of the images, and the one with the lowest mean training loss over the second half of its trial is used. Without
+    rates the config's is used. seeds: one training each; none: the config's seed, which trials always have. save:
+    called after each step.
     """
     config = case.config()
     budget = images or config.trainer.max_images
@@ -135,7 +135,7 @@ def _trial_images(budget: int | None) -> int:
 
 
 class _Facts(lightning.Callback):
-    """Collects what the tables say of a training."""
+    """Collects the facts about a training that the tables show."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}

@@ -23,17 +23,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("densevit.cli.report", "write a page about a run, or one that compares several"),
     "convert": (
         "densevit.cli.convert",
-        "convert another project's weights to a run folder, or a run to its weights",
+        "convert another project's weights to a run folder, or a run to that project's weights",
     ),
     "export": ("densevit.cli.export", "write a model as an ONNX or torch.export file, and check it"),
     "plugins": ("densevit.cli.plugins", "list the installed backbones, necks, heads, data sets and evaluators"),
-    "check": ("densevit.cli.check", "check a backbone or a head of your own"),
+    "check": ("densevit.cli.check", "check your own backbone or head"),
     "config": ("densevit.cli.config", "print the resolved config"),
     "benchmark": ("densevit.cli.benchmark", "measure models: cost, speed, memory, and scores by one protocol"),
     "inspect": ("densevit.cli.inspect", "show what a model attends to on an image"),
     "scenes": ("densevit.cli.scenes", "write the built-in data set to disk"),
     "replay": ("densevit.cli.replay", "repeat a training step whose loss was not finite"),
-    "data convert": ("densevit.cli.data_convert", "convert a YOLO, Pascal VOC, labelme or COCO set to COCO's format"),
+    "data convert": ("densevit.cli.data_convert", "convert a YOLO, Pascal VOC, labelme or COCO data set to COCO"),
     "data prelabel": ("densevit.cli.data_prelabel", "write predictions as a COCO json for label tools"),
     "doctor": ("densevit.cli.doctor", "examine a data set before a training; writes a page"),
     "shard": ("densevit.cli.shard", "write a data set as tar shards"),
@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 2 for an error that the user can fix, 130 after Ctrl-C.
 
-    A command whose reader ends first, as in `densevit train ... | head`, goes on without output.
+    If the reader of its output ends first, as in `densevit train ... | head`, the command continues without output.
     """
     with unfailing_output():
         return _main(argv)

@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="config files, shipped configs' names, run folders; and overrides: section.key=value, section=FILE",
     )
     parser.add_argument("--backbones", type=_names, default=[], help="in place of configs, with --heads: a,b,module:C")
-    parser.add_argument("--heads", type=_names, default=[], help="each backbone is measured under each of these")
+    parser.add_argument("--heads", type=_names, default=[], help="heads; each backbone is measured under each head")
     parser.add_argument(
         "--protocol", metavar="CONFIG", default="benchmark/protocol", help="what all backbones share (default: shipped)"
     )
@@ -43,10 +43,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--rates", type=_rates, help="learning rates to choose from, with --backbones (default: 5e-4,1e-3,2e-3)"
     )
     parser.add_argument(
-        "--seeds", type=_seeds, default=[], help="0,1,2: each training with each of these (default: the config's seed)"
+        "--seeds", type=_seeds, default=[], help="0,1,2: repeat each training with each seed (default: the config's)"
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("runs/benchmark"), help="results; finished ones are kept"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("runs/benchmark"),
+        help="the results; finished ones are not repeated",
     )
 
 
@@ -54,7 +58,7 @@ def run(args: Namespace) -> int:
     from densevit.benchmarking.suite import RATES, benchmark
 
     overrides = [given for given in args.configs if "=" in given and not Path(given).exists()]
-    # Trainings print to stdout, which is for the result.
+    # Trainings print to stdout, which is reserved for the result.
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing if args.output.quiet else sys.stderr):
         found = benchmark(
             [given for given in args.configs if given not in overrides],

@@ -14,14 +14,14 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "source", metavar="SRC", help="a file, a folder, timm:NAME, torchvision:NAME, hf:ORG/NAME; a run"
+        "source", metavar="SRC", help="a file, a folder, timm:NAME, torchvision:NAME or hf:ORG/NAME; with --to a run"
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder; with --to a new file, or for hf a folder")
     parser.add_argument(
         "overrides",
         metavar="section.key=value",
         nargs="*",
-        help="options that no tensor shows: backbone.dilation=true; tensors that may not match: "
+        help="options that cannot be inferred from tensors: backbone.dilation=true; tensors that may not match: "
         "weights_allow=[PATTERN, ...]",
     )
     parser.add_argument("--as", dest="layout", metavar="LAYOUT", help="the layout of SRC, if it is not recognised")
@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
         args.output.result({"out": str(args.out), "kind": "backbone" if found.model is None else "run"})
         return 0
     if args.layout is not None:
-        raise ConfigError("--as is the layout of the input, --to that of the output; keep one.")
+        raise ConfigError("--as is the layout of the input, --to the layout of the output; keep one.")
     one = export(args.source, args.to, _allowed(args.overrides), args.trust)
     one.write(args.out)
     args.output.show(written_table(one, args.source, args.out))
@@ -66,8 +66,6 @@ def _allowed(overrides: list[str]) -> list[str]:
         key, _, text = override.partition("=")
         patterns = parse(text, f"command line: {override}") if key == "weights_allow" else None
         if not isinstance(patterns, list):
-            raise ConfigError(
-                f"{override}: --to writes a run unchanged. Only weights_allow=[PATTERN, ...] can be given."
-            )
+            raise ConfigError(f"{override}: --to writes a run unchanged. Only weights_allow=[PATTERN, ...] is allowed.")
         allowed += map(str, patterns)
     return allowed

@@ -18,18 +18,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", type=Path, help="the data set's folder, data.yaml or json")
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder: SPLIT.json, and images in SPLIT")
     parser.add_argument(
-        "--splits", metavar="SHARES", type=_shares, help="divide all images anew, by class, as in train=0.8,val=0.2"
+        "--splits",
+        metavar="SHARES",
+        type=_shares,
+        help="split all images again, stratified by class, such as train=0.8,val=0.2",
     )
     parser.add_argument(
-        "--merge", metavar="A,B=NAME", type=_merge, action="append", default=[], help="make classes one; repeatable"
+        "--merge",
+        metavar="A,B=NAME",
+        type=_merge,
+        action="append",
+        default=[],
+        help="merge classes into one; repeatable",
     )
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out images that are missing or cannot be read; names them"
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that are missing or cannot be read, and list them",
     )
     parser.add_argument(
         "--outside-paths", action="store_true", help="allow entries that name images outside of SRC's folder"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the division (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of --splits (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,9 +90,11 @@ def _shares(text: str) -> dict[str, float]:
         try:
             shares[name.strip()] = float(share)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a share of each split, as train=0.8,val=0.2") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a list of shares by split, such as train=0.8,val=0.2"
+            ) from None
     if not all(name.isidentifier() for name in shares):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share of each split, as train=0.8,val=0.2")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of shares by split, such as train=0.8,val=0.2")
     return shares
 
 
@@ -90,5 +102,7 @@ def _merge(text: str) -> dict[str, str]:
     old, equals, new = text.rpartition("=")
     names = [name.strip() for name in old.split(",")]
     if not equals or not new.strip() or not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not classes and their common name, as car,truck=vehicle")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of classes with a new name, such as car,truck=vehicle"
+        )
     return dict.fromkeys(names, new.strip())

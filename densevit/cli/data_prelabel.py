@@ -1,6 +1,6 @@
-"""Writes the objects that `densevit predict` found as a COCO json of images, categories and annotations with scores.
+"""Writes the objects predicted by `densevit predict` as a COCO json of images, categories and annotations with scores.
 
-Label tools that import COCO's format, such as CVAT, show them as labels to be corrected.
+Label tools that import COCO's format, such as CVAT, show them as labels to correct.
 """
 
 import argparse
@@ -15,7 +15,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="the model that predicted, for its classes")
+    parser.add_argument("model", metavar="MODEL", help="the model of the predictions, for its classes")
     parser.add_argument("predictions", metavar="DIR", type=Path, help="the folder that densevit predict wrote")
     parser.add_argument("out", metavar="OUT", type=Path, help="a new json file")
     parser.add_argument("--threshold", metavar="SCORE", type=float, default=0.5, help="the lowest score (%(default)s)")

@@ -1,4 +1,4 @@
-"""Examines a data set before a training: files, annotations, classes, duplicates, and what augmentation makes of it.
+"""Examines a data set before a training: files, annotations, classes, duplicates, and the effect of augmentation.
 
 Writes an HTML page with all numbers, findings and augmented samples. Exit code 1 if there are errors.
 """

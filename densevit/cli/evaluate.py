@@ -26,13 +26,13 @@ EXAMPLES = """examples:
 
 
 def add_trust(parser: ArgumentParser) -> None:
-    """Adds --trust, of each command that takes a model."""
+    """Adds the flag --trust of commands that take a model."""
     parser.add_argument(
         "--trust",
         metavar="MODULE",
         action="append",
         default=[],
-        help="import this module if the model's file names its classes; those of a run folder's config need no trust",
+        help="import this module if the model file names classes of it; modules in a run folder's config need no trust",
     )
 
 
@@ -53,8 +53,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MODEL=DATA",
         action="append",
         default=[],
-        help="a class of the model and its name in the data; with nothing after =, it is not mapped. Or a YAML file. "
-        "Other classes are mapped by name",
+        help="a class of the model and its name in the data; with nothing after =, the class is not mapped. Or a YAML "
+        "file of such pairs. Other classes are mapped by name",
     )
     add_trust(parser)
 
@@ -71,7 +71,7 @@ def run(args: Namespace) -> int:
     if getattr(rank_zero_only, "rank", 0) > 0:
         return _evaluate(args)
     with locked_folder(args.out):
-        check_new_folder(args.out)  # another evaluation may have ended in it meanwhile
+        check_new_folder(args.out)  # another evaluation may have written it meanwhile
         return _evaluate(args)
 
 
@@ -134,7 +134,7 @@ def _evaluate(args: Namespace) -> int:
 def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "Config":
     """The config of the model with overrides, which may change data and evaluation, but not the model.
 
-    A model without data of its own, another project's or one saved without a config, needs them from the overrides.
+    The overrides must name a data set if the model has none: a model of another project, or saved without a config.
     """
     from densevit.config import check_evaluation_plugins, from_mapping
     from densevit.config import load as load_config
@@ -152,7 +152,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
         if not known and given.isdisjoint(("data", "data.name", *(("data.root",) if own is not None else ()))):
             recipe = "" if own is None else f", or data.root=FOLDER for the data set {own.data.name!r}"
             raise ConfigError(
-                f"{source}: these weights come without a data set. Give one: data=FILE "
+                f"{source}: these weights have no data set. Name one: data=FILE "
                 f"data.root=FOLDER, as in data=coco data.root=~/coco{recipe}."
             )
         values = loaded.sections.model_dump()

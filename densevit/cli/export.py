@@ -49,7 +49,7 @@ def run(args: Namespace) -> int:
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.sizes)
     args.output.show(
         table,
-        f"{exported.path}: at most {exported.difference:.1e} of an output's range from the model's (allowed: "
+        f"{exported.path}: differs from the model by at most {exported.difference:.1e} of an output's range (allowed: "
         f"{exported.limit:.0e}), on images of {sizes}.",
         f"Latency of an image of {sizes.partition(',')[0]} on the CPU: file {exported.file_ms:.1f} ms, model "
         f"{exported.model_ms:.1f} ms.",
@@ -69,7 +69,7 @@ def run(args: Namespace) -> int:
 
 
 def _beside(model: str) -> Path:
-    """The file of a model that was given no name."""
+    """The default path of the exported file."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path / "model.onnx"

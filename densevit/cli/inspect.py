@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
     out = args.out or Path(f"inspect-{Path(args.image).stem}")
     check_new_folder(out)
     with locked_folder(out):
-        check_new_folder(out)  # another process may have ended in it meanwhile
+        check_new_folder(out)  # another process may have written it meanwhile
         found = inspect(load(args.model, trust=args.trust), args.image, args.at)
         files = found.save(out)
     shown = [path.name for path in files]

@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="parent of the new folder NAME (default: here)"
     )
-    parser.add_argument("--task", choices=("detection", "segmentation"), help="of a head (default: detection)")
+    parser.add_argument("--task", choices=("detection", "segmentation"), help="task of a head (default: detection)")
 
 
 def run(args: argparse.Namespace) -> int:
     from densevit import scaffold
 
     if args.task is not None and args.kind != "head":
-        raise ConfigError(f"--task {args.task}: a {args.kind} has no task. Fix: leave it out.")
+        raise ConfigError(f"--task {args.task}: a {args.kind} has no task. Fix: leave out --task.")
     name = scaffold.check_name(scaffold.KINDS[args.kind].group, args.name)
     files = scaffold.files(args.kind, name, args.task)
     folder = args.out.expanduser() / name

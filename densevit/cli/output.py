@@ -1,4 +1,4 @@
-"""What a command writes to stdout: tables and lines for people, or one JSON object for scripts (`--json`)."""
+"""Output of commands on stdout: tables and text for people, or one JSON object for scripts (`--json`)."""
 
 import json
 import math
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The flags that every command has."""
+    """Adds the flags that every command has."""
     group = parser.add_argument_group("output")
     group.add_argument("--quiet", action="store_true", help="only errors and warnings, and with --json the result")
     group.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
 
 
 class Output:
-    """A command's output; `args.output` of its `run`."""
+    """The output of a command, passed to its `run` as `args.output`."""
 
     def __init__(self, args: Namespace) -> None:
         self.json: bool = args.json
@@ -30,7 +30,7 @@ class Output:
 
     @contextmanager
     def console(self) -> Iterator[None]:
-        """Within, rich's global console, to which trainings print, follows the flags: silent, or on stderr."""
+        """A context in which rich's global console follows the flags: silent, or on stderr. Trainings print to it."""
         if not (self.quiet or self.json):
             yield
             return
@@ -62,7 +62,7 @@ class Output:
             print(json.dumps(_finite(values), ensure_ascii=False, indent=2))
 
     def problem(self, text: str) -> None:
-        """Prints to stderr something that went wrong while the command goes on."""
+        """Prints a problem that does not stop the command to stderr."""
         print(printable(text), file=sys.stderr)
 
     def track(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:

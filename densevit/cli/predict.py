@@ -42,14 +42,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", metavar="DIR", type=Path, help="a new folder (default: ./predictions, or the next free one)"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on in --out DIR: images that it has are not predicted again"
+        "--resume", action="store_true", help="continue in --out DIR: images that it has are not predicted again"
     )
     parser.add_argument(
         "--threshold",
         metavar="SCORE",
         type=float,
-        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (default: that with "
-        "the largest F1 in the model's validation; 0.5 for a model without one)",
+        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (default: the score "
+        "with the largest F1 in the model's validation; 0.5 for a model without one)",
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
@@ -94,7 +94,7 @@ def run(args: Namespace) -> int:
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
     if args.resume and args.out is None:
-        raise DensevitError("--resume needs the folder to go on with: --out DIR.")
+        raise DensevitError("--resume needs the folder to continue: --out DIR.")
     images = find_images(args.sources)
     if args.out and not args.resume:
         check_new_folder(args.out)
@@ -111,7 +111,7 @@ def run(args: Namespace) -> int:
     folder = args.out or next_free_folder(Path("predictions"))
     with locked_folder(folder):
         if not args.resume:
-            check_new_folder(folder)  # another prediction may have ended in it meanwhile
+            check_new_folder(folder)  # another prediction may have written it meanwhile
         return _predict(args, predictor, options, size, images, folder)
 
 
@@ -123,7 +123,7 @@ def _predict(
     images: Sequence["ImageFile"],
     folder: Path,
 ) -> int:
-    """Predicts into a folder that this process alone writes to. options: those of `inference` that were given."""
+    """Predicts into a folder to which only this process writes. options: the given options of `inference`."""
     from densevit.inference.predictor import WINDOW_SCORE
     from densevit.inference.results import PredictionFiles
 
@@ -166,7 +166,7 @@ def _predict(
             for _ in args.output.track(predicted(), "Predicting", len(left)):
                 written += 1
     except KeyboardInterrupt:
-        args.output.problem(f"Stopped after {written} of {len(left)} images. Go on with --out {folder} --resume")
+        args.output.problem(f"Stopped after {written} of {len(left)} images. Continue with --out {folder} --resume")
         return 130
     for error in errors:
         args.output.problem(str(error))
@@ -204,12 +204,12 @@ def _thresholds(args: Namespace, predictor: "Predictor") -> dict[str, float]:
 
 
 def _origin(args: Namespace, predictor: "Predictor", head: str) -> str:
-    """Where the threshold of a head is from."""
+    """The origin of the threshold of a head, as text."""
     if args.threshold is not None:
         return "--threshold"
     if head in predictor.score_thresholds:
-        return "the largest F1 in the model's validation; another: --threshold"
-    return "the default, as the model has none of its validation; another: --threshold"
+        return "the largest F1 in the model's validation; see --threshold"
+    return "the default, because the model has none from a validation; see --threshold"
 
 
 def _warn_of_unused_windows(
@@ -258,7 +258,7 @@ def _factors(text: str) -> list[float]:
 def _read_ahead(
     images: Sequence["ImageFile"], size: int
 ) -> Iterator[list[tuple["ImageFile", "np.ndarray | DensevitError"]]]:
-    """Chunks of images with their pixels or an error; reads the next chunk while one is processed."""
+    """Yields chunks of images with their pixels or an error; reads the next chunk while one is processed."""
     from densevit.data.io.videos import VideoFrames
 
     frames: dict[Path, set[int]] = {}

@@ -1,6 +1,6 @@
 """Repeats a training step whose loss or gradient was not finite, and prints where it started.
 
-Exit code 0 if the step is not finite again, in the layer that the training reported; 1 otherwise.
+Exit code 0 if the error is reproduced in the layer that the training reported; 1 otherwise.
 """
 
 import argparse

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     }
     folder = empty_folder(args.out.expanduser())
     with locked_folder(folder):
-        empty_folder(folder)  # another process may have ended in it meanwhile
+        empty_folder(folder)  # another process may have written it meanwhile
         for split, dataset in datasets.items():
             written = write_split(dataset, folder, split, ".jpg" if args.jpeg else ".png")
             for _ in args.output.track(written, f"Writing {split}", len(dataset)):
@@ -53,7 +53,7 @@ def _positive(text: str) -> int:
 def _size(text: str) -> "int | tuple[int, int]":
     sides = [_positive(side) for side in text.lower().split("x")]
     if len(sides) > 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a side, as in 128, nor height x width, as in 96x160")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a side, such as 128, nor height x width, such as 96x160")
     if max(sides) > _LARGEST_SIDE:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than {_LARGEST_SIDE} pixels a side")
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {_LARGEST_SIDE} pixels per side")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

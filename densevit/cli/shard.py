@@ -1,4 +1,5 @@
-"""Writes a data set as tar shards, few large files in place of many small ones: `data: {name: shards, root: OUT}`."""
+"""Writes a data set as tar shards: few large files in place of many small ones. `data.name=shards data.root=OUT` reads
+them."""
 
 import argparse
 import os
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a file of a data section, a config, or a shipped config's name")
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder")
     parser.add_argument("overrides", metavar="data.key=value", nargs="*", help="overrides, such as data.root=~/coco")
-    parser.add_argument("--size", type=_size, default=10**9, help="bytes of a shard, as in 500MB (default: 1GB)")
+    parser.add_argument("--size", type=_size, default=10**9, help="size of a shard, such as 500MB (default: 1GB)")
     parser.add_argument(
         "--split", action="append", metavar="NAME", help="a split, may be repeated (default: train and data.split)"
     )
@@ -70,7 +71,7 @@ def _exists(folder: Path) -> ConfigError:
 
 
 def _data_section(source: str, overrides: list[str]) -> "DataSection":
-    """The data section of a config, or of a file that is one."""
+    """The data section of a config, or a file that is a data section."""
     from densevit import config
 
     found = config.load_or_section(source, "data", "shard", overrides)
@@ -81,5 +82,5 @@ def _data_section(source: str, overrides: list[str]) -> "DataSection":
 def _size(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,15})([kmgt]?)b?", text.lower())
     if not found or not int(found[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, as in 500MB or 1GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, such as 500MB or 1GB")
     return int(found[1]) * _UNITS[found[2]]

@@ -51,12 +51,12 @@ def run(args: argparse.Namespace) -> int:
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
-    from densevit.training.run.fit import fit  # it checks the plugins' options before it reads data
+    from densevit.training.run.fit import fit
 
     return _finished(fit(resolved, run_dir=args.run_dir, name=Path(args.config).stem), args.output)
 
 
 def _finished(run: "Run", output: "Output") -> int:
-    """Returns the exit code of a shell: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Returns the exit code, as in a shell: 130 after Ctrl-C, 143 after SIGTERM."""
     output.result({"run": str(run.path), "stopped_by": run.stopped_by, "metrics": run.metrics})
     return 128 + run.stopped_by if run.stopped_by else 0

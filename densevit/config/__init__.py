@@ -82,16 +82,16 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
-    """The config of a mapping, such as a parsed `dump`, over its `base` if it names one. source: its origin, for
-    messages."""
+    """The config of a mapping, such as a parsed `dump`, merged over its `base` if it has one. source: the origin of the
+    mapping, for messages."""
     layer = layers.with_overrides(layers.of_mapping(values, source), overrides)
     return _checked(layer.values, Sources({(): source, **layer.sources}))
 
 
 def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Path | None = None) -> dict[str, Any]:
-    """The values of a config in a file that may be somebody else's, such as the header of a model file.
+    """The values of a config in a file that may be from another person, such as the header of a model file.
 
-    A `module:Class` in it is imported only if `trust` has its module, or the config.yaml of the folder `run` names it.
+    A `module:Class` in it is imported only if its module is in `trust` or in the config.yaml of the folder `run`.
     source: the file, for messages. Raises ConfigError for other YAML than a mapping, and for a text of megabytes.
     """
     if not isinstance(text, str) or len(text) > _LARGEST_IN_FILE:
@@ -113,8 +113,8 @@ def from_file(values: Mapping[str, Any], source: str) -> Config:
 
 
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
-    """One section alone, such as a `DataSection`. values: its keys, or a section file. source: their origin, for
-    messages. overrides: `backbone.key=value`."""
+    """A single section, such as a `DataSection`. values: the keys of the section, or a section file. source: the origin
+    of the values, for messages. overrides: `backbone.key=value`."""
     given = values if isinstance(values, Mapping) else {}
     files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
     layer = layers.with_overrides(layers.Layer({name: dict(given)}), [*files, *overrides])
@@ -129,7 +129,7 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
 
 
 def load_or_section(path_or_name: str, name: str, source: str, overrides: Sequence[str] = ()) -> Any:
-    """A config, or one section of the file of a section, such as data/coco. source: see `section`."""
+    """A config, or a single section from a section file, such as data/coco. source: see `section`."""
     file: Path | None = None
     try:
         file = yaml_io.find_file(path_or_name)
@@ -145,12 +145,12 @@ def load_or_section(path_or_name: str, name: str, source: str, overrides: Sequen
 
 
 def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> BackboneSection:
-    """A backbone section alone, see `section`."""
+    """A single backbone section, see `section`."""
     return section("backbone", values, source, overrides)
 
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
-    """The sections of a model alone, with the names of its heads checked. source: their origin, for messages."""
+    """The sections of a model without a training, with checked head names. source: the origin, for messages."""
     sources = Sources({(): source})
     _check_numbers(values, sources)
     try:
@@ -201,7 +201,7 @@ def check_plugins(config: Config) -> None:
 
 
 def check_evaluation_plugins(config: Config) -> None:
-    """`check_plugins` without those that only a training uses."""
+    """Like `check_plugins`, without the plugins that only a training uses."""
     wrong = _of_evaluation(config)
     if wrong:
         raise ConfigError("\n".join(dict.fromkeys(wrong)))
@@ -263,7 +263,7 @@ def _check_head_names(config: Config | ModelSections, sources: Sources) -> None:
         if any(hasattr(container, name) for container in containers):
             raise ConfigError(
                 f"{sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
-                f"torch modules have an attribute of that name. Use another, such as {name}_head."
+                f"torch modules have an attribute of that name. Use another name, such as {name}_head."
             )
 
 

@@ -29,7 +29,7 @@ def folder_name(plugin: str, root: Any) -> str:
 
 
 def data_title(plugin: str, root: Any) -> str:
-    """The name of a data set for people: its folder's, and the plugin's in parentheses if it is another one."""
+    """The displayed name of a data set: its folder's name, and the plugin's in parentheses if they differ."""
     folder, short = folder_name(plugin, root), plugin.rpartition(":")[2]
     return folder if folder == short else f"{folder} ({short})"
 
@@ -57,13 +57,13 @@ class DataSection(OpenSection):
     options}`."""
     short_side: Side | None = None
     """For `crop` and `lsj`: the short side of images in evaluation; for `crop`, in training before random scaling too.
-    `null`: the image's own; for `lsj`, images are fitted into `image_size`."""
+    `null`: the image's short side; for `lsj`, images are fitted into `image_size`."""
     scales: Scales = None
     """For `crop` and `lsj`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`; for `lsj`,
     `[0.1, 2.0]`."""
     vertical_flip: bool = False
-    """Flips half of the training images vertically, beside the horizontal flips: for images that have no up, of a
-    microscope or from above."""
+    """Also flips half of the training images vertically, for images without an upright orientation, such as microscope
+    or aerial images."""
     rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
     """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and
     unlabelled. `null`: no rotation."""
@@ -71,28 +71,28 @@ class DataSection(OpenSection):
     """For `crop`: the share of training crops placed at random around an object, for large images with few objects.
     `null`: crops are anywhere."""
     min_visible: Annotated[Float, Field(gt=0, le=1)] | None = None
-    """For `crop`: objects of which a crop has less than this share of the box's area are left out in training. `null`:
-    none with any part inside."""
+    """For `crop`: in training, leaves out objects of which less than this share of the box's area is inside the crop.
+    `null`: keeps all objects that are partly inside."""
     copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
     their instance masks. `null`: none."""
     repeat_factor: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Repeat factor sampling in training: images with a class that is in less than this share of the images are shown
-    more often, by the square root of threshold / share. 0.001 for LVIS. `null`: each image once an epoch."""
+    more often, by the square root of threshold / share. 0.001 for LVIS. `null`: each image once per epoch."""
     group_by_aspect: bool = False
-    """Groups landscape and portrait images into separate batches: less padding."""
+    """Groups landscape and portrait images into separate batches, which reduces padding."""
     on_error: Literal["raise", "skip"] = "raise"
-    """Images whose file or label file cannot be read: `raise` ends the run; `skip` leaves them out of their batches,
-    and counts and names them."""
+    """For images whose file or label file cannot be read: `raise` ends the run; `skip` leaves them out of their
+    batches, and reports their number and names."""
 
     @property
     def folder_name(self) -> str:
-        """The name of the data set's folder, as "street"; the plugin's name if there is no folder."""
+        """The name of the data set's folder, such as "street"; the plugin's name if there is no folder."""
         return folder_name(self.name, self.options.get("root"))
 
     @property
     def title(self) -> str:
-        """The name of the data set for people, as "street (coco)"."""
+        """The displayed name of the data set, such as "street (coco)"."""
         return data_title(self.name, self.options.get("root"))
 
     @field_validator("recipe")
@@ -112,7 +112,7 @@ class DataSection(OpenSection):
     @field_validator("short_side", "scales", "rotation", "object_crops", "min_visible")
     @classmethod
     def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
-        recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported on its own
+        recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported separately
         having = ("crop", "lsj") if info.field_name in ("short_side", "scales") else ("crop",)
         if value is not None and recipe not in having:
             name = recipe if isinstance(recipe, str) else recipe.name
@@ -131,8 +131,8 @@ class DataSection(OpenSection):
 def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
     """The keys of a section `data` that determine on which images models are evaluated, with their values as text.
 
-    These are the data set, its split and its options, without those of the training split and `masks`, which chooses
-    labels. Rendered data, which has no files, depends on `image_size` too.
+    These are the data set, its split and its options, except options of the training split and `masks`, which selects
+    labels. Rendered data, which has no files, also depends on `image_size`.
     """
     options = {key: value for key, value in section.items() if key not in (*DataSection.model_fields, "masks")}
     options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
@@ -146,7 +146,7 @@ def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
 
 
 def different_keys(sections: Iterable[Mapping[str, str]]) -> list[str]:
-    """The keys whose values are not the same in all, as "data.root"."""
+    """The keys whose values differ between sections, such as "data.root"."""
     listed = list(sections)
     keys = dict.fromkeys(key for section in listed for key in section)
     return [f"data.{key}" for key in keys if len({section.get(key) for section in listed}) > 1]

@@ -1,4 +1,4 @@
-"""The keys that are meant by keys without a section, and by keys of other projects, such as `epochs=5`."""
+"""Suggests the right key for keys without a section and for keys of other projects, such as `epochs=5`."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ _RUN_FOLDER = {"project": "{}/NAME", "name": "runs/{}"}
 
 
 def hint(key: str, value: Any) -> str:
-    """ " Did you mean trainer.max_epochs=5?", with a leading space, for a top-level key; empty without a hint."""
+    """A hint for a top-level key, such as " Did you mean trainer.max_epochs=5?", with a leading space; or empty."""
     if key in _RUN_FOLDER:
         return f" The run's folder is set by the flag --run-dir {_RUN_FOLDER[key].format(value)}."
     if key == "device":
@@ -31,7 +31,7 @@ def hint(key: str, value: Any) -> str:
 
 
 def _device(value: Any) -> str:
-    """Keys for a device as in "cpu", "mps", 0, "0,1", [0, 1], "cuda:1"."""
+    """The trainer's keys for a device such as "cpu", "mps", 0, "0,1", [0, 1], "cuda:1"."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     kind, _, index = text.rpartition(":") if ":" in text else ("", "", text)
     if index in ("cpu", "mps", "cuda", "gpu"):
@@ -41,5 +41,5 @@ def _device(value: Any) -> str:
 
 
 def _written(value: Any) -> str:
-    """As on the command line."""
+    """A value as it is written on the command line."""
     return value if isinstance(value, str) else json.dumps(value, default=str)

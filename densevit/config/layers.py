@@ -1,4 +1,4 @@
-"""Merges config layers: a file over its base, section files, and command-line overrides over all."""
+"""Merges config layers: a file over its base, then section files, then command-line overrides."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -26,17 +26,21 @@ _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
 
 @dataclass
 class Layer:
-    """Unvalidated values."""
+    """Unvalidated values of a config.
+
+    sources: the file or override of each key. replaced: sections from a section file, which replace the sections of
+    lower layers instead of being merged with them.
+    """
 
     values: dict[str, Any]
     sources: dict[Key, str] = field(default_factory=dict)
-    whole: set[Key] = field(default_factory=set)  # sections from a section file: they replace those of lower layers
+    replaced: set[Key] = field(default_factory=set)
 
 
 def read(path: Path, above: tuple[Path, ...] = (), at: Key = ()) -> Layer:
-    """A file merged over its base, with its section files.
+    """Reads a file, merges it over its base and reads its section files.
 
-    above: the files that refer to this one. at: the section that the file contains; () for a complete config.
+    above: the files that refer to this file. at: the section that the file contains; () for a complete config.
     """
     if path.resolve() in [file.resolve() for file in above]:
         chain = " → ".join(str(file) for file in (*above, path))
@@ -50,12 +54,12 @@ def read(path: Path, above: tuple[Path, ...] = (), at: Key = ()) -> Layer:
     if base is None:
         return layer
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base must be one file, relative to this one, not {base!r}.")
+        raise ConfigError(f"{path}: base must be one file, relative to this file, not {base!r}.")
     return over(read(find_file(base, f"{path}: base", path.parent), (*above, path), at), layer)
 
 
 def of_mapping(values: Mapping[str, Any], source: str) -> Layer:
-    """A mapping merged over its base, with its section files, as a file in the working directory would be."""
+    """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
     own = copy.deepcopy(dict(values))
     base = own.pop("base", None)
     layer = Layer(own, dict.fromkeys(_keys(own), source))
@@ -91,14 +95,14 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
 
 def over(parent: Layer, child: Layer) -> Layer:
     """The parent updated with the child, key by key."""
-    values = _merged(parent.values, child.values, (), child.whole)
-    return Layer(values, parent.sources | child.sources, parent.whole | child.whole)
+    values = _merged(parent.values, child.values, (), child.replaced)
+    return Layer(values, parent.sources | child.sources, parent.replaced | child.replaced)
 
 
-def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, whole: set[Key]) -> dict[str, Any]:
+def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, replaced: set[Key]) -> dict[str, Any]:
     reserved = _reserved(path)
     if reserved is not None and "name" in child and child["name"] != parent.get("name"):
-        parent = {key: value for key, value in parent.items() if key in reserved}  # another plugin has other options
+        parent = {key: value for key, value in parent.items() if key in reserved}  # drops the other plugin's options
     for alternatives in _ALTERNATIVES.get(path, ()):
         if any(child.get(key) is not None for key in alternatives):
             parent = {key: value for key, value in parent.items() if key not in alternatives}
@@ -107,9 +111,9 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, whol
         here = (*path, key)
         if value is None and path == ("heads",):
             merged.pop(key, None)  # null removes a head
-        elif isinstance(value, Mapping) and here not in whole:
+        elif isinstance(value, Mapping) and here not in replaced:
             below = merged.get(key)
-            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, here, whole)
+            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, here, replaced)
         else:
             merged[key] = value
     return merged
@@ -137,7 +141,7 @@ def _is_section(path: Key) -> bool:
 
 
 def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
-    """Replaces each section that is a file name by the file's content, except `at`, the section being read."""
+    """Replaces each section that is a file name by the content of the file, except `at`, the section being read."""
     for path in [path for path in _keys(layer.values) if _is_section(path) and path != at]:
         *parents, key = path
         container = layer.values
@@ -159,7 +163,7 @@ def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: 
             content = content[parent]
         container[key] = content
         layer.sources |= section.sources
-        layer.whole |= section.whole | {path}
+        layer.replaced |= section.replaced | {path}
 
 
 def _check_no_yolo(file: Path) -> None:
@@ -172,8 +176,8 @@ def _check_no_yolo(file: Path) -> None:
         return
     if "names" in values and "name" not in values and ("train" in values or "val" in values):
         raise ConfigError(
-            f"{file} describes a data set in YOLO's format, and is no data section. Fix: convert it to COCO's, into a "
-            f"new folder: densevit data convert yolo {file} NEW_FOLDER; then data=folder data.root=NEW_FOLDER."
+            f"{file} describes a data set in YOLO's format and is not a data section. Fix: convert the data set: "
+            f"densevit data convert yolo {file} NEW_FOLDER; then set data=folder data.root=NEW_FOLDER."
         )
 
 

@@ -38,15 +38,15 @@ class BackboneSection(OpenSection):
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
     `torchvision:NAME`, `hf:ORG/NAME`. `null`: random weights."""
     weights_allow: Patterns = ()
-    """Patterns of tensors that may be missing, unexpected or of another shape in these weights, as in `[norm.*]`."""
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as `[norm.*]`."""
     mean: Triple = None
-    """Mean of normalisation, red, green and blue, for pixels in 0 ... 1. `null`: that of `weights`, or the backbone's
-    own."""
+    """Mean of normalisation, red, green and blue, for pixels in 0 ... 1. `null`: the mean of `weights`, or the
+    backbone's default."""
     std: Annotated[Triple, AfterValidator(above_zero)] = None
     """Standard deviation of normalisation. `null`: as for `mean`."""
     freeze: FrozenDepths = False
-    """Freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the input, or
-    patterns of parameters, as in `[patch_*, stages.0.*]`."""
+    """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths from the
+    input, or patterns of parameters, such as `[patch_*, stages.0.*]`."""
 
     @property
     def architecture(self) -> "BackboneArchitecture":
@@ -69,18 +69,18 @@ class HeadSection(PluginSection):
     weight: Rate | Literal["learned"] = 1.0
     """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""
     weights: str | None = None
-    """Pretrained weights of the head and its neck; of another project's model, the head of the same task. `null`:
-    random weights."""
+    """Pretrained weights of the head and its neck; from another project's model, the weights of its head for the same
+    task. `null`: random weights."""
     weights_allow: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
     freeze: Frozen = False
-    """Freezes the head and its neck. Or patterns of parameters, as in `[decoder.*, neck.*]`."""
+    """`true` freezes the head and its neck. Or patterns of parameters, such as `[decoder.*, neck.*]`."""
     neck: PluginSection | None = None
     """The neck between the backbone and this head: `{name: ..., options}`."""
     evaluation: EvaluationSection | None = EvaluationSection()
     """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
     inference: "InferenceSection | None" = None
-    """Windows and test-time augmentation of this head, in place of the section `inference`. `null`: that section."""
+    """Windows and test-time augmentation of this head. `null`: the section `inference`."""
 
     @property
     def architecture(self) -> "HeadArchitecture":
@@ -94,8 +94,8 @@ class HeadSection(PluginSection):
 class InferenceSection(Section):
     """Windows and test-time augmentation in validation, `evaluate` and `predict`; by default none.
 
-    Dense predictions for a pixel are averaged. Boxes of windows are merged; flips and scales do not apply to them.
-    Heads of masks and keypoints are predicted in one pass of the whole image.
+    Dense predictions for a pixel are averaged. Boxes of windows are merged; flips and scales do not apply to boxes.
+    Masks and keypoints are predicted in one pass over the whole image.
     Sides are in pixels of the image as resized for evaluation.
     """
 
@@ -116,7 +116,7 @@ class InferenceSection(Section):
     @field_validator("stride")
     @classmethod
     def _covers_every_pixel(cls, stride: Any, info: ValidationInfo) -> Any:
-        if stride is None or "window" not in info.data:  # an invalid window is reported on its own
+        if stride is None or "window" not in info.data:  # an invalid window is reported separately
             return stride
         window = info.data["window"]
         if window is None:
@@ -157,9 +157,9 @@ Heads = Annotated[dict[str, HeadSection], AfterValidator(_valid_head_names)]
 
 
 class ModelSections(Section):
-    """The sections of a config that describe its model; the keys are those of `Config`.
+    """The sections of a config that describe its model, with the keys of `Config`.
 
-    data: of the training, whose sizes of images are those of predictions; None if it is not known.
+    data: the data section of the training, which determines image sizes in prediction; None if it is not known.
     """
 
     weights: str | None = None

@@ -33,7 +33,7 @@ _EXAMPLES = {
     "callback": ("pytorch_lightning.callbacks", "EarlyStopping"),
     "logger": ("pytorch_lightning.loggers", "WandbLogger"),
 }
-_LIGHTNING = "lightning.pytorch"  # the same classes as those of pytorch_lightning, in another package
+_LIGHTNING = "lightning.pytorch"  # another package with the same classes as pytorch_lightning
 _MISSPELT = 0.8  # similarity of a key to a parameter of a constructor with **kwargs
 
 
@@ -80,7 +80,7 @@ def check(
 ) -> tuple[Any, dict[str, Any]]:
     """The class, and the options converted to the types of its constructor; see `options.check`.
 
-    A key that a constructor passes on in **kwargs is refused if it resembles a parameter of the class or its bases.
+    A key that a constructor would pass on in **kwargs is refused if it resembles a parameter of the class or its bases.
     """
     found = load(noun, name)
     checked = signatures.check(found, given, name, options, where)
@@ -100,7 +100,7 @@ def check(
 
 
 def optimiser(section: OptimSection, lr: float) -> tuple[Any, dict[str, Any]]:
-    """The class of an optimiser that is a `module:Class`, and its options; its first parameter is the groups."""
+    """The class and the options of an optimiser `module:Class`; its first parameter is the parameter groups."""
     options = dict(section.options)
     if section.betas is not None:
         options["betas"] = section.betas
@@ -128,26 +128,26 @@ def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
 
 
 def recipe(section: DataSection) -> tuple[Any, dict[str, Any]]:
-    """The class of a recipe that is a `module:Class`, and its options; its first parameter is the image size."""
+    """The class and the options of a recipe `module:Class`; its first parameter is the image size."""
     assert not isinstance(section.recipe, str)
     return check("recipe", section.recipe.name, section.recipe.options, "data.recipe", ("image_size",))
 
 
 def check_optimiser(section: OptimSection) -> None:
-    """Raises PluginError for an optimiser that cannot be imported and OptionError for an invalid option of it."""
+    """Raises PluginError for an optimiser that cannot be imported, and OptionError for an invalid option."""
     if section.name not in OPTIMISERS:
         optimiser(section, lr=section.lr or 1.0)
 
 
 def check_callback(section: PluginSection, where: str) -> dict[str, Any]:
-    """The options of a callback. Raises PluginError as `check_optimiser`."""
+    """The options of a callback. Raises the same errors as `check_optimiser`."""
     return check("callback", section.name, section.options, where)[1]
 
 
 def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[str, Any]:
-    """The options of a logger. Raises PluginError as `check_optimiser`.
+    """The options of a logger. Raises the same errors as `check_optimiser`.
 
-    folder: the run's, which a constructor gets as `save_dir` if it takes one and none is given.
+    folder: the run folder, passed as `save_dir` to a constructor that has this parameter unless it is given.
     """
     if section.name in BUILT_IN_LOGGERS:
         if section.options:

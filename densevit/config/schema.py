@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sources:
-    """The file of each key, or the command line. Not compared: configs with other sources are equal."""
+    """The file of each key, or the command line. Not compared: configs with different sources can be equal."""
 
     by_key: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False)
 
@@ -39,13 +39,13 @@ class Config(Section):
     weights: str | None = None
     """Pretrained weights of the whole model: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
     weights_allow: Patterns = ()
-    """Patterns of tensors that may be missing, unexpected or of another shape in these weights, as in
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as
     `[heads.depth.*]`."""
     backbone: BackboneSection
     """The backbone, shared by all heads."""
     heads: Heads
-    """The heads by name; any names, which prefix the metrics (`detection/AP`). `{}`: none, for a method that trains the
-    backbone alone."""
+    """The heads by name. Names are free and prefix the metrics (`detection/AP`). `{}`: no heads, for a method that
+    trains only the backbone."""
     method: PluginSection = PluginSection(name="supervised")
     """How the model is trained: `{name: ..., options}`."""
     data: DataSection
@@ -60,9 +60,9 @@ class Config(Section):
 
     @property
     def initial_weights(self) -> str:
-        """The name or file of the weights that the backbone starts from; "random" without.
+        """The name or file of the backbone's pretrained weights; "random" without pretrained weights.
 
-        A backbone that loads weights itself is recognised by an option `pretrained`, as timm's.
+        A backbone that loads weights itself is recognised by an option `pretrained`, as the timm backbone has.
         """
         options = self.backbone.options
         given, pretrained = self.backbone.weights or self.weights, options.get("pretrained")

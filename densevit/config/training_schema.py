@@ -35,25 +35,25 @@ class OptimSection(OpenSection):
     """The optimiser and the learning rate schedule, and the options of an optimiser that is a `module:Class`."""
 
     name: Literal["adamw", "adam", "sgd", "muon"] | ModuleClass = "adamw"
-    """`adamw`, `adam`, `sgd`, which uses the first of `betas` as momentum, `muon`, which is Muon for the weights of
-    linear and convolution layers and AdamW for the rest, or a `module:Class`."""
+    """`adamw`; `adam`; `sgd`, with the first of `betas` as momentum; `muon`: Muon for the weights of linear and
+    convolution layers and AdamW for all other parameters; or a `module:Class`."""
     lr: Annotated[Float, Field(gt=0, le=1e6)] | None = None
     """Learning rate; 1e-4 if `lr_per_256` is not set either."""
     lr_per_256: Annotated[Float, Field(gt=0, le=1e6)] | None = None
     """Instead of `lr`: the learning rate for 256 images per optimiser step, scaled linearly to the actual number."""
     backbone_lr: Rate | None = None
-    """The backbone's learning rate. `null`: the same as of the other parameters."""
+    """The backbone's learning rate. `null`: the learning rate of the other parameters."""
     layer_decay: Annotated[Float, Field(gt=0, le=1)] = 1.0
     """Layer-wise decay: the learning rate of a backbone depth relative to the next; the last has `backbone_lr`."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
     """Learning rate factors by parameter pattern, as in `{heads.detection.*: 10}`. If several match, all apply."""
     matrices: Literal["all", "convolutions"] = "all"
-    """The weights that `muon` trains: of all linear and convolution layers, or of convolutions only, which costs less
-    for small batches on a CPU. The others have AdamW."""
+    """The weights that `muon` trains: `all` linear and convolution layers, or `convolutions` only, which costs less for
+    small batches on a CPU. AdamW trains all other parameters."""
     weight_decay: Rate = 1e-4
     """Weight decay; not applied to norms, biases and position embeddings."""
     betas: Annotated[tuple[Momentum, Momentum] | None, BeforeValidator(as_tuple)] = None
-    """Adam's betas. `null`: `[0.9, 0.999]`; those of a `module:Class` are its own."""
+    """Adam's betas. `null`: `[0.9, 0.999]`, or the defaults of a `module:Class`."""
     schedule: Annotated[Literal["constant", "cosine", "poly", "step"] | Named, BeforeValidator(module_section)] = (
         "cosine"
     )
@@ -77,7 +77,7 @@ class OptimSection(OpenSection):
             if len(given) == 2:
                 raise ValueError("lr and lr_per_256 are both given; keep one.")
             if values.get("matrices", "all") != "all" and values.get("name", "adamw") != "muon":
-                raise ValueError("matrices are of the optimiser muon. Leave them out, or set optim.name: muon.")
+                raise ValueError("matrices is an option of the optimiser muon. Leave it out, or set optim.name: muon.")
             if values.get("warmup") and values.get("warmup_steps"):
                 raise ValueError("warmup and warmup_steps are both given; keep one.")
             if not given:
@@ -86,7 +86,7 @@ class OptimSection(OpenSection):
 
     @classmethod
     def _of_built_in(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The values with the betas of a built-in optimiser, which has no other options."""
+        """Fills in the betas of a built-in optimiser, and refuses other options."""
         if values.get("name", "adamw") not in OPTIMISERS:
             return values
         extra = [key for key in values if key not in cls.model_fields]
@@ -115,26 +115,26 @@ class TrainerSection(Section):
     num_nodes: Annotated[Count, Field(le=2**16)] = 1
     """Number of nodes."""
     strategy: str = "auto"
-    """How several devices train: `ddp` (each holds the model), `fsdp2` (each holds a part of it), or another strategy
-    of Lightning's. `auto`: `ddp` with several devices."""
+    """Training on several devices: `ddp` (each device holds the complete model), `fsdp2` (each holds a part of it), or
+    another strategy of Lightning's. `auto`: `ddp` with several devices."""
     clip_grad_norm: Annotated[Float, Field(gt=0)] | None = None
     """Clips the norm of the gradients. `null`: no clipping."""
     accumulate: Count = 1
-    """Batches per optimiser step. Losses are normalised over all of them, as those of one large batch."""
+    """Batches per optimiser step. Losses are normalised over all of them, as in one large batch."""
     evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
     """Interval between validations: below 1 a fraction of the training, 0.25 for four validations; from 1 on, epochs.
     The last step is always followed by one."""
     checkpoint_every: Count | Duration | None = "5min"
-    """Interval between writes of `last.ckpt`, in addition to those after validations: optimiser steps, or a time as in
-    `30s`, `5min` or `1h`. `null`: no others."""
+    """Interval between writes of `last.ckpt`, in addition to the writes after validations: optimiser steps, or a time
+    such as `30s`, `5min` or `1h`. `null`: only after validations."""
     compile: bool = False
     """Compile the model with `torch.compile`."""
     monitor: str | None = None
-    """The metric that selects the best epoch, `detection/AP`. `null`: the head's main metric; for several heads, their
-    main metrics relative to the best value of each so far."""
+    """The metric that selects the best epoch, such as `detection/AP`. `null`: the head's main metric; for several
+    heads, their main metrics relative to the best value of each so far."""
     patience: Count | None = None
-    """Early stopping: ends the training after this many validations in a row without a better `monitor`. `null`: the
-    whole budget."""
+    """Early stopping: ends the training after this many validations in a row without a better `monitor`. `null`: trains
+    for the whole budget."""
     ema: Decay = None
     """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
     log_every: Count = 50
@@ -145,15 +145,15 @@ class TrainerSection(Section):
     """Lightning loggers besides `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class, options}`.
     `null`: `tensorboard` if it is installed."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """A loss or gradient that is not finite: `stop` ends the training with the layer it started in and a file that
-    repeats the step; `skip` leaves the step out and counts it."""
+    """For a loss or gradient that is not finite: `stop` ends the training, names the first non-finite layer and writes
+    a file that repeats the step; `skip` leaves out the step and counts it."""
     stall_after: Duration | None = "10min"
-    """A time, as in `30s`, `5min` or `1h`, without a finished training or validation step, after which stderr shows
-    what the training waits for. `null`: never."""
+    """If no training or validation step ends within this time, such as `30s`, `5min` or `1h`, stderr shows what the
+    training waits for. `null`: never."""
     sync_batchnorm: bool = False
     """Compute the statistics of batch norm over all processes, on NVIDIA GPUs."""
     keep_checkpoints: Count | None = 2
-    """Number of checkpoints to keep: `last.ckpt` and those before it, as `step-N.ckpt`. `null`: all."""
+    """Number of checkpoints to keep: `last.ckpt` and earlier ones, as `step-N.ckpt`. `null`: all."""
     tf32: bool = False
     """TF32 for fp32 matrix products and convolutions on NVIDIA GPUs: faster, with 10 bits of precision."""
     channels_last: bool = False

@@ -82,13 +82,13 @@ def _three(value: Any) -> Any:
 def above_zero(value: Any) -> Any:
     """Raises ValueError if one of the numbers is 0."""
     if value is not None and min(value) == 0:
-        raise ValueError(f"pixels are divided by these numbers, and none can be 0: {[*value]}.")
+        raise ValueError(f"pixels are divided by these numbers, so none may be 0: {[*value]}.")
     return value
 
 
 def _duration(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"[1-9][0-9]*(s|min|h)", value):
-        raise ValueError("a time as in 30s, 5min or 1h")  # in a union: the message appends it to the other types
+        raise ValueError("a time such as 30s, 5min or 1h")  # in a union: the message appends it to the other types
     return value
 
 

@@ -25,9 +25,9 @@ _RENAMED = {"data/masks": "data/label_maps"}  # shipped configs: old name, new n
 def find_file(name: str, source: str = "", folder: Path | None = None, section: str = "") -> Path:
     """Resolves a name to a config file.
 
-    A path relative to `folder` (or the working directory), with or without `.yaml`; a run folder, for its
-    `config.yaml`; else a shipped config, by name (`detr_swin`) or by path in the project (`configs/detr_swin.yaml`).
-    section: files of that section are also found by bare name (`data=coco`). source: the file or override that names
+    The name is a path relative to `folder` (or the working directory), with or without `.yaml`; or a run folder, for
+    its `config.yaml`; or a shipped config's name (`detr_swin`) or path in the project (`configs/detr_swin.yaml`).
+    section: files of this section are also found by bare name (`data=coco`). source: the file or override that names
     the file, for the message.
     """
     path = Path(os.path.normpath((folder or Path()) / Path(name).expanduser()))
@@ -154,15 +154,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def _is_empty(node: yaml.Node) -> bool:
-    """Whether a value is left out, not `null`."""
+    """Whether a value is left out, as opposed to `null`."""
     return isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None
 
 
 def _expanded(node: yaml.Node, results: dict[int, tuple[int, int]], above: tuple[int, ...]) -> tuple[int, int]:
     """The number of values in a node with all aliases expanded, and their levels of nesting.
 
-    results: by node, so far. above: the ancestors of the node. Raises ConstructorError for a value that contains
-    itself, and for too many levels.
+    results: the results of visited nodes. above: the ancestors of the node. Raises ConstructorError for a value that
+    contains itself, and for too many levels.
     """
     if id(node) in above:
         problem = "an alias refers to a value that contains it"

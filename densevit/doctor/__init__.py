@@ -1,1 +1,1 @@
-"""`densevit doctor`: examines a data set, and what a config makes of it, before a training."""
+"""`densevit doctor`: examines a data set, and its augmentation and cost under a config, before a training."""

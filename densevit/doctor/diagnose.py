@@ -13,16 +13,15 @@ from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.doctor import checks
+from densevit.doctor.augmented_samples import augmented_samples
 from densevit.doctor.diagnosis import Diagnosis
 from densevit.doctor.page import write_doctor_page
-from densevit.doctor.sheet import augmented_samples
 from densevit.doctor.source import Source, find_source
-from densevit.doctor.survey import survey
 from densevit.doctor.training_cost import training_cost
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.interfaces import Dataset
 
-IMAGES = 500  # of each split that are opened by default
+IMAGES = 500  # opened in each split by default
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
@@ -34,12 +33,13 @@ def diagnose(
     page: str | Path | None = None,
     track: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, title, total: items,
 ) -> Diagnosis:
-    """Examines the data of a config, of a data section or in a folder, and all that goes wrong with it.
+    """Examines the data of a config, of a data section or in a folder, and collects its problems as findings.
 
     source: a config or a shipped config's name, a run, a section file such as configs/data/coco.yaml, or a folder in
-    the layout of a data set. overrides: `data.key=value`, of a config any key. images: how many of each split are
-    opened, evenly spaced; None: all. Annotations are examined in full. page: an HTML file to write. track: shows the
-    progress of a loop, from (items, title, total). Raises ConfigError and DataError where there is nothing to examine.
+    the layout of a data set. overrides: `data.key=value`; any key if the source is a config. images: the number of
+    images of each split that are opened, evenly spaced; None: all. Annotations are examined in full. page: an HTML file
+    to write. track: shows the progress of a loop, from (items, title, total). Raises ConfigError and DataError if there
+    is nothing to examine.
     """
     if images is not None and images < 1:
         raise ConfigError(f"images is {images}; at least 1 is expected, or None for all.")
@@ -103,9 +103,9 @@ def _transform(data: Data, examination: Examination) -> TrainingTransform | None
 
 
 def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> None:
-    """Adds what the splits have in common, or should have."""
+    """Adds findings about images in several splits, and about different classes or labels."""
     examination = Examination(None)
-    checks.across_splits(diagnosis.splits, files, examination)
+    checks.check_across_splits(diagnosis.splits, files, examination)
     if {"train", data.section.split} <= diagnosis.splits.keys():
         try:
             check_classes(data.train.classes, data.val.classes, data.section.split)
@@ -119,9 +119,10 @@ def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> N
 
 def _augment(data: Data, diagnosis: Diagnosis) -> None:
     """Draws augmented samples of training images that can be read."""
-    good = [one.place for one in diagnosis.splits["train"].summaries if not (one.problem or one.wrong or one.failure)]
-    with contextlib.suppress(DensevitError):  # is a finding already
-        diagnosis.samples = list(augmented_samples(data.train, data.recipe_transform, good))
+    summaries = diagnosis.splits["train"].summaries
+    valid = [image.index for image in summaries if not (image.problem or image.wrong or image.failure)]
+    with contextlib.suppress(DensevitError):  # already reported as a finding
+        diagnosis.samples = list(augmented_samples(data.train, data.recipe_transform, valid))
 
 
 def _count_cost(found: Source, data: Data, diagnosis: Diagnosis) -> None:

@@ -1,4 +1,4 @@
-"""What `densevit doctor` found."""
+"""The result of `densevit doctor`."""
 
 from dataclasses import dataclass, field
 from typing import get_args
@@ -6,29 +6,29 @@ from typing import get_args
 from PIL import Image
 
 from densevit.data.datasets.examination import Finding, Severity
-from densevit.doctor.survey import Survey
+from densevit.doctor.split_statistics import SplitStatistics
 from densevit.doctor.training_cost import TrainingCost
 from densevit.errors import counted
 
 
 @dataclass(repr=False)
 class Diagnosis:
-    """What `densevit doctor` found.
+    """The result of `densevit doctor`.
 
-    name: of what was examined. findings: errors first. splits: the numbers of each split that could be read. samples:
-    augmented training images with their targets, each with a caption. cost: of the config's training; None without a
-    config.
+    name: the argument that was examined. findings: errors first. splits: the statistics of each split that could be
+    read. samples: augmented training images with their targets, each with a caption. cost: the cost of the config's
+    training; None without a config.
     """
 
     name: str
     findings: list[Finding] = field(default_factory=list)
-    splits: dict[str, Survey] = field(default_factory=dict)
+    splits: dict[str, SplitStatistics] = field(default_factory=dict)
     samples: list[tuple[str, Image.Image]] = field(default_factory=list)
     cost: TrainingCost | None = None
 
     @property
     def errors(self) -> list[Finding]:
-        """The findings that stop a training or make its result wrong."""
+        """The findings that would stop a training or make its result wrong."""
         return [one for one in self.findings if one.severity == "error"]
 
     @property

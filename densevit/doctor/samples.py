@@ -27,16 +27,17 @@ Measures = dict[str, dict[str, np.ndarray]]  # by target key, by name
 
 @dataclass(frozen=True)
 class Summary:
-    """What is known of one image after it was read.
+    """Measurements of one image and its targets.
 
-    place: its index. name: its file's, or its id. problem: why it cannot be read, or empty; the other fields are then
-    empty too. wrong: messages about it and its targets. digest: of its pixels, empty where they are wrong. bits: (256,)
-    bool, its difference hash; None for a flat image. counts: per class, by target key. objects: their number. measures,
-    inputs: numbers of the targets, as annotated and after the training transform. kept: the number of objects after the
-    transform; -1 where that failed, for the reason `failure`.
+    index: the image's index in the data set. name: the name of its file, or its id. problem: why it cannot be read, or
+    empty; if it is set, the fields below are empty. wrong: error messages about the image and its targets. digest: a
+    hash of the pixels, empty where they are invalid. bits: (256,) bool, the difference hash; None for a flat image.
+    counts: per class, by target key. objects: the number of objects. measures, inputs: numbers of the targets, as
+    annotated and after the training transform. kept: the number of objects after the transform; -1 where the transform
+    failed, for the reason `failure`.
     """
 
-    place: int
+    index: int
     problem: str = ""
     name: str = ""
     wrong: tuple[str, ...] = ()
@@ -52,7 +53,7 @@ class Summary:
 
 
 class Summaries(data.Dataset[Summary]):
-    """The summaries of some images. transform: of training; None: they are not transformed."""
+    """The summaries of some images. transform: the training transform; None: images are not transformed."""
 
     def __init__(
         self, dataset: Dataset, indices: Sequence[int], transform: TrainingTransform | None, most: int
@@ -77,7 +78,7 @@ class Summaries(data.Dataset[Summary]):
         except DataError as error:
             return Summary(index, "", name, wrong=(str(error),))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is left out is counted
+            warnings.simplefilter("ignore")  # objects that are left out are counted
             found = self._summary(index, sample)
             transformed = place < self.most and self.transform is not None and not found.wrong
             return self._transformed(found, sample) if transformed else found
@@ -120,7 +121,7 @@ class Summaries(data.Dataset[Summary]):
     def _transformed(self, found: Summary, sample: Sample) -> Summary:
         assert self.transform is not None
         try:
-            targets = transformed(self.transform, sample, found.place, self.types)["targets"]
+            targets = transformed(self.transform, sample, found.index, self.types)["targets"]
         except Exception as error:  # DataError, or whatever a third party's recipe or type raises
             return replace(found, kept=-1, failure=f"image {found.name}: {one_line(error)}")
         size, inputs = targets["size"], {}
@@ -132,7 +133,7 @@ class Summaries(data.Dataset[Summary]):
 
 
 def transformed(transform: TrainingTransform, sample: Sample, index: int, types: Mapping[str, TargetType]) -> Sample:
-    """The sample as training sees it, the same for one index in each call."""
+    """The transformed sample; repeated calls with one index give the same result."""
     return transform(sample, np.random.default_rng([0, index]), types)
 
 

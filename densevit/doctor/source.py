@@ -1,4 +1,4 @@
-"""What `densevit doctor` examines: a config, a data section, or a folder in the layout of a data set."""
+"""Resolves the argument of `densevit doctor`: a config, a data section, or a folder in the layout of a data set."""
 
 import shlex
 import sys
@@ -21,9 +21,10 @@ from densevit.errors import ConfigError, DataError, UnreadableFileError
 
 @dataclass(frozen=True)
 class Source:
-    """A data section, and the config that it is of, if any.
+    """A data section, and its config, if any.
 
-    name: what it was called. recognised: the keys of the section of a folder whose data set was not named, as text.
+    name: the argument as it was given. recognised: for a folder whose data set was recognised, the section's keys as
+    text.
     """
 
     name: str
@@ -35,8 +36,8 @@ class Source:
 def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
     """Resolves a config, a section file, a shipped name of either, a run, or a data set's folder.
 
-    Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises. The error names
-    the command that converts it, for a folder of another format.
+    Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises. For a folder of
+    another format the error names the command that converts it.
     """
     name = str(given)
     folder = Path(given).expanduser()
@@ -77,7 +78,7 @@ def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:
 
 
 def _flow(value: Any) -> str:
-    """A value of a section as YAML in one line, as an override takes it."""
+    """A value of a section as one line of YAML, as in an override."""
     if isinstance(value, str | Path):
         return str(value)
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=sys.maxsize, allow_unicode=True)
@@ -85,7 +86,7 @@ def _flow(value: Any) -> str:
 
 
 def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The first data set in whose layout a folder is, and its options."""
+    """The first data set whose layout matches a folder, and its options."""
     unreadable = ""
     for name in registry.find("datasets"):
         try:
@@ -99,7 +100,7 @@ def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
             return name, options
     check_no_foreign_layout(folder)
     raise DataError(
-        f"{folder} is in no layout that a data set recognises: COCO (train.json with train/, "
+        f"{folder} has none of the layouts that data sets recognise: COCO (train.json with train/, "
         "annotations/instances_train2017.json, train/_annotations.coco.json, or a single json), or images/train with "
         "labels/train (label maps of up to 255 values or colours, or depth). Fix: name the data set and its files, as "
         "in `data.name=depth data.images='{split}/*.jpg' "

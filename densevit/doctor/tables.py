@@ -9,7 +9,7 @@ from rich.text import Text
 
 from densevit.data.datasets.examination import Finding
 from densevit.doctor.diagnosis import Diagnosis
-from densevit.doctor.survey import ClassCounts, Survey
+from densevit.doctor.split_statistics import ClassCounts, SplitStatistics
 
 SHOWN_CLASSES = 20
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
@@ -34,12 +34,12 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
         yield finding_text(one)
 
 
-def finding_text(one: Finding) -> Text:
+def finding_text(finding: Finding) -> Text:
     """A finding, with its severity in colour and the fix dimmed."""
-    text = Text(str(one))
-    text.stylize(_COLORS[one.severity], 0, len(one.severity))
-    if one.fix:
-        text.stylize("dim", len(text) - len(one.fix))
+    text = Text(str(finding))
+    text.stylize(_COLORS[finding.severity], 0, len(finding.severity))
+    if finding.fix:
+        text.stylize("dim", len(text) - len(finding.fix))
     return text
 
 
@@ -52,14 +52,14 @@ def splits(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
             "all" if one.opened == one.images else f"{one.opened:,}",
             ", ".join(one.provides) or "nothing",
             size_text(one.sizes),
-            "" if one.objects is None or not len(one.objects) else f"{one.objects.mean():.1f} an image",
+            "" if one.objects is None or not len(one.objects) else f"{one.objects.mean():.1f} per image",
         )
         for split, one in diagnosis.splits.items()
     ]
 
 
 def size_text(sizes: np.ndarray) -> str:
-    """ "640 x 480", or "480 x 320 to 640 x 640, median 640 x 480"."""
+    """The sizes as text, such as "640 x 480" or "480 x 320 to 640 x 640, median 640 x 480"."""
     if not len(sizes):
         return ""
     low, high, median = sizes.min(axis=0), sizes.max(axis=0), np.median(sizes, axis=0)
@@ -69,8 +69,10 @@ def size_text(sizes: np.ndarray) -> str:
 
 
 def class_rows(diagnosis: Diagnosis) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """For each target key with classes: the key with its unit, the splits, and a row for each class, most frequent in
-    the first split first."""
+    """For each target key with classes: the key with its unit, the splits, and one row per class.
+
+    Rows are sorted by frequency in the first split.
+    """
     found = []
     for key in {key: None for one in diagnosis.splits.values() for key in one.classes}:
         of_splits = {split: one.classes[key] for split, one in diagnosis.splits.items() if key in one.classes}
@@ -104,13 +106,13 @@ def cost_rows(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         return []
     height, width = cost.size
     return [
-        ("parameters", f"{cost.parameters / 1e6:,.2f} M, {cost.trained_parameters / 1e6:,.2f} M of them trained"),
+        ("parameters", f"{cost.parameters / 1e6:,.2f} M, {cost.trained_parameters / 1e6:,.2f} M trained"),
         ("multiply-adds", f"{cost.multiply_adds / 1e9:,.2f} G for an image of {width} x {height}, without decoding"),
         (
             "training",
             cost.budget.describe(diagnosis.splits["train"].images).removeprefix("budget: ") + ", on one device",
         ),
-        ("multiply-adds of the training", f"about {cost.training_multiply_adds / 1e15:,.3g} P, forwards and backwards"),
+        ("multiply-adds of the training", f"about {cost.training_multiply_adds / 1e15:,.3g} P, forward and backward"),
     ]
 
 
@@ -143,7 +145,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _split_json(one: Survey) -> dict[str, Any]:
+def _split_json(one: SplitStatistics) -> dict[str, Any]:
     classes = {
         key: {"unit": c.unit, "complete": c.complete, "counts": dict(zip(c.names, c.counts.tolist(), strict=True))}
         for key, c in one.classes.items()

@@ -1,4 +1,4 @@
-"""What a training of a config costs: parameters, multiply-adds and the budget."""
+"""The cost of a training: parameters, multiply-adds and the budget."""
 
 import warnings
 from dataclasses import dataclass
@@ -16,12 +16,15 @@ from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.run.checks import check_budget, check_model, check_needs
 
-PASSES = 3  # multiply-adds of a training step: one forward pass, and two of its size backwards
+PASSES = 3  # multiply-adds of a training step in forward passes: the backward pass costs as much as two
 
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """size: (h, w) of the model's input at which multiply-adds are counted, for one image. budget: one device's."""
+    """The cost of a training.
+
+    size: (h, w) of the model's input for which `multiply_adds` are counted, of one image. budget: on one device.
+    """
 
     size: tuple[int, int]
     parameters: int
@@ -31,14 +34,14 @@ class TrainingCost:
 
     @property
     def training_multiply_adds(self) -> int:
-        """Of the whole training, forwards and backwards."""
+        """Multiply-adds of the whole training, forward and backward passes."""
         return PASSES * self.multiply_adds * self.budget.images
 
 
 def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Examination) -> TrainingCost | None:
-    """Builds the model and counts; reports what the checks before a training say.
+    """Builds the model and counts its cost; reports the findings of the checks before a training.
 
-    sizes: (N, 2) of images, whose median is the image that is counted. None where the model cannot be built.
+    sizes: (N, 2), of images; the cost is counted for their median size. Returns None if the model cannot be built.
     """
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -65,7 +68,7 @@ def _counted(
     size = data.padded_size(height, width)
     try:
         cost = model_cost(model, size)
-    except Exception as error:  # of a third party's module
+    except Exception as error:  # from a third party's module
         text = f"{type(error).__name__}: {error}"
         examination.report("note", "the cost cannot be counted", [text])
         return None

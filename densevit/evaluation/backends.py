@@ -2,7 +2,7 @@
 
 Both are called for one class at a time, with only the images that contain it. The results equal those of one call for
 all classes, in a fraction of the memory: the libraries need a Python dict per object. They take IoUs as matrices, so
-that boxes and masks are matched and accumulated alike.
+boxes and masks are matched and accumulated by the same code.
 """
 
 import contextlib

@@ -30,22 +30,24 @@ class BoxRecords(ObjectRecords):
         }
 
     @classmethod
-    def of(cls, ids: Sequence[int | str], found: Sequence[Predictions], truths: Sequence[Targets]) -> "BoxRecords":
-        """From predictions and targets of at least one image, tensors of any device; one transfer per field.
+    def of(
+        cls, ids: Sequence[int | str], predictions: Sequence[Predictions], truths: Sequence[Targets]
+    ) -> "BoxRecords":
+        """Collects predictions and targets of at least one image, tensors of any device, with one transfer per field.
 
         `area` defaults to the area of the boxes, `iscrowd` to no crowds.
         """
-        for image_id, one in zip(ids, found, strict=True):
-            check_lengths(image_id, one, ("boxes", "scores", "labels"))
+        for image_id, prediction in zip(ids, predictions, strict=True):
+            check_lengths(image_id, prediction, ("boxes", "scores", "labels"))
         for image_id, truth in zip(ids, truths, strict=True):
             check_truth_lengths(image_id, truth, ("boxes", "labels"))
         counts = [len(truth["boxes"]) for truth in truths]
         return cls(
             ids=np.array(ids, object),
-            detections=np.array([len(one["boxes"]) for one in found]),
-            boxes=joined_arrays(one["boxes"] for one in found),
-            scores=joined_arrays(one["scores"] for one in found),
-            labels=joined_arrays(one["labels"] for one in found),
+            detections=np.array([len(prediction["boxes"]) for prediction in predictions]),
+            boxes=joined_arrays(prediction["boxes"] for prediction in predictions),
+            scores=joined_arrays(prediction["scores"] for prediction in predictions),
+            labels=joined_arrays(prediction["labels"] for prediction in predictions),
             truths=np.array(counts),
             truth_boxes=joined_arrays(truth["boxes"] for truth in truths),
             truth_labels=joined_arrays(truth["labels"] for truth in truths),

@@ -1,4 +1,5 @@
-"""COCO's average precision (Lin et al. 2014), identical to pycocotools' to the last digit: of boxes, and its base."""
+"""COCO's average precision (Lin et al. 2014) for any kind of IoU, and for boxes; identical to pycocotools' to the last
+digit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -49,14 +50,14 @@ class AveragePrecision(Evaluator):
         self.reset()
 
     def collected(
-        self, ids: Sequence[int | str], found: Sequence[Predictions], truths: Sequence[Targets]
+        self, ids: Sequence[int | str], predictions: Sequence[Predictions], truths: Sequence[Targets]
     ) -> ObjectRecords:
         """The records of at least one image."""
-        records: ObjectRecords = self.records_type.of(ids, found, truths)
+        records: ObjectRecords = self.records_type.of(ids, predictions, truths)
         return records
 
     def overlaps(self, records: Any) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
-        """The sizes of all detections in pixels and a function for IoUs, by prefix of the metrics."""
+        """For each prefix of metrics, the sizes of all detections in pixels and a function that computes IoUs."""
         raise NotImplementedError
 
     def entries(self, records: Any, number: int, rows: slice) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ class AveragePrecision(Evaluator):
         self._parts: list[ObjectRecords] = []
         self._seen: set[int | str] = set()
         self._computed: dict[str, _Computed] = {}  # by prefix, until images are added
-        self._analysis: ErrorAnalysis | None = None  # the same
+        self._analysis: ErrorAnalysis | None = None  # until images are added
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
@@ -126,8 +127,8 @@ class AveragePrecision(Evaluator):
         return {**next(iter(self._results().values())).plots, **curves}
 
     def score_threshold(self) -> float | None:
-        """The lowest score of detections with which the F1 of all classes together, at an IoU of 0.5, is largest; None
-        with fewer than 50 objects. See `f1_threshold`."""
+        """The score threshold with the largest F1 of all classes together, at an IoU of 0.5; None with fewer than 50
+        objects. See `f1_threshold`."""
         _, scores, correct = self._analysed().detections
         return best_threshold(scores, correct, int(self._objects().sum()))
 
@@ -173,10 +174,10 @@ class AveragePrecision(Evaluator):
         return metrics | {f"AP/{c.name}": mean(precision[:, :, place[i], 0, -1]) for i, c in enumerate(self.classes)}
 
     def results(self) -> list[dict[str, Any]]:
-        """The detections that count as entries of a COCO results file, with the files' image and category ids: of each
-        image and class, the `max_detections` with the highest scores.
+        """The evaluated detections as entries of a COCO results file, with the file's image and category ids: the
+        `max_detections` with the highest scores of each image and class.
 
-        Without rounding: pycocotools on this list gives the same metrics as `compute`.
+        Values are not rounded: pycocotools on this list gives the same metrics as `compute`.
         """
         records = self._sorted()
         ends = np.cumsum(records.detections).tolist()
@@ -253,13 +254,13 @@ class CocoDetection(AveragePrecision):
 
 
 def _restricted(overlaps: Overlaps, rows: np.ndarray, truths: np.ndarray) -> Overlaps:
-    """The same IoUs, for numbers of rows among these."""
-    return lambda found, known: overlaps(rows[found], truths[known])
+    """`overlaps` for indices into `rows` and `truths`."""
+    return lambda d, g: overlaps(rows[d], truths[g])
 
 
 def _highest(scores: np.ndarray, labels: np.ndarray, limit: int) -> np.ndarray:
-    """(D,) bool, the detections of an image that are among the `limit` highest of their class; of equal ones the first,
-    as in pycocotools."""
+    """(D,) bool: whether a detection of an image is among the `limit` highest scores of its class. Of equal scores the
+    first detections count, as in pycocotools."""
     order = np.lexsort((-scores, labels))
     first = np.searchsorted(labels[order], labels[order])
     counted = np.empty(len(scores), bool)

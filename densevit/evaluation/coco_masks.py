@@ -23,7 +23,7 @@ class CocoMasks(AveragePrecision):
     Metrics and max_detections: see `AveragePrecision`, with the prefix `mask_`: `mask_AP`, `mask_AP/<class>`.
 
     boundary: adds the same metrics with the prefix `boundary_`, for the boundary IoU of Cheng et al. 2021 (section 5):
-    the smaller one of the IoU of the masks and the IoU of their pixels within a distance of their boundaries, which is
+    the smaller of the IoU of the masks and the IoU of their pixels near their boundaries. Near is a distance of
     `boundary` times the image diagonal, rounded, at least 1 pixel; true: the paper's 0.02. Crowds use the masks alone.
     """
 
@@ -37,9 +37,9 @@ class CocoMasks(AveragePrecision):
         self.boundary = boundary_fraction(boundary)
 
     def collected(
-        self, ids: Sequence[int | str], found: Sequence[Predictions], truths: Sequence[Targets]
+        self, ids: Sequence[int | str], predictions: Sequence[Predictions], truths: Sequence[Targets]
     ) -> MaskRecords:
-        return MaskRecords.of(ids, found, truths, self.boundary)
+        return MaskRecords.of(ids, predictions, truths, self.boundary)
 
     def overlaps(self, records: MaskRecords) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
         from pycocotools import mask as codes  # late: it takes time to import
@@ -63,7 +63,7 @@ class CocoMasks(AveragePrecision):
         return {prefix: (records.pixels, overlaps) for prefix, overlaps in kinds.items()}
 
     def entries(self, records: MaskRecords, number: int, rows: slice) -> list[dict[str, Any]]:
-        """With `segmentation` as run-length codes."""
+        """The masks of one image as entries of a COCO results file, `segmentation` as run-length codes."""
         found = zip(records.labels[rows].tolist(), records.masks[rows], records.scores[rows].tolist(), strict=True)
         size = records.sizes[number].tolist()
         return [

@@ -32,7 +32,7 @@ def _count_on_cpu(rows: Tensor, columns: Tensor, size: int) -> Tensor:
 
 
 def _count_on_device(rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """By atomic additions; `torch.bincount` would synchronise to determine the size of its result."""
+    """Counts by atomic additions; `torch.bincount` would synchronise to determine the size of its result."""
     side = size + 1  # the last row and column count excluded pixels
     counts = torch.zeros(LANES * side**2, dtype=torch.int64, device=rows.device)
     for row, column in zip(rows.flatten().split(EXACT), columns.flatten().split(EXACT), strict=True):  # bounds memory
@@ -42,8 +42,8 @@ def _count_on_device(rows: Tensor, columns: Tensor, size: int) -> Tensor:
     return counts.view(LANES, side, side).sum(0)[:size, :size]
 
 
-def faults(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
-    """Labels that are not a class, at pixels that are not IGNORE in the ground truth.
+def invalid_labels(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
+    """Finds labels that are not a class, at pixels that are not IGNORE in the ground truth.
 
     truth, prediction: (H, W) uint8, on one device.
     Returns (4,) int64 on that device: the largest such value in the ground truth and its number of pixels, then those
@@ -57,8 +57,8 @@ def faults(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
     return torch.stack(found)
 
 
-def boundary(labels: Tensor, width: int, elsewhere: int) -> Tensor:
-    """Keeps the labels of each region's boundary; the rest becomes `elsewhere`.
+def boundary(labels: Tensor, width: int, fill: int) -> Tensor:
+    """Keeps the labels of each region's boundary; all other pixels become `fill`.
 
     A pixel belongs to the boundary if the square of 2 `width` + 1 pixels around it contains another label or extends
     beyond the image: the pixels that Cheng et al. 2021 erode from the region's mask (their `mask_to_boundary`), for all
@@ -68,7 +68,7 @@ def boundary(labels: Tensor, width: int, elsewhere: int) -> Tensor:
     """
     ends = _extremes_on_cpu(labels, width) if labels.device.type == "cpu" else _extremes_on_device(labels, width)
     least, most = ends
-    return torch.where((least == most) | (labels == IGNORE), elsewhere, labels)
+    return torch.where((least == most) | (labels == IGNORE), fill, labels)
 
 
 def _extremes_on_cpu(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ def _extremes_on_cpu(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _extremes_on_device(labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Separable: along rows, then columns. float16 represents 0 ... 255 exactly."""
+    """Pools along rows, then along columns. float16 represents 0 ... 255 exactly."""
     framed = F.pad(labels[None, None].half(), (width,) * 4, value=IGNORE)
     window = 2 * width + 1
     most, less = (F.max_pool2d(F.max_pool2d(x, (window, 1), 1), (1, window), 1) for x in (framed, -framed))

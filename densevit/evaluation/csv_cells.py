@@ -1,18 +1,18 @@
-"""Text in CSV files: what a spreadsheet would run as a formula, as the class `=cmd|...` of somebody else's data set."""
+"""Escapes text in CSV files that a spreadsheet would run as a formula, such as a class named `=cmd|...`."""
 
 from typing import Any
 
 FORM: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-"""How CSV files are opened. Names of files that are no UTF-8 keep their bytes."""
+"""Options with which CSV files are opened. File names that are not valid UTF-8 keep their bytes."""
 
 _BEGINS_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def escaped(value: Any) -> Any:
-    """A cell as it is written: text that a spreadsheet takes for a formula gets a leading apostrophe; others stay.
+    """Adds a leading apostrophe to text that a spreadsheet would take for a formula; other values are unchanged.
 
-    Numbers as text stay too. Text that begins with apostrophes before such a sign gets one more, so that `unescaped`
-    is the inverse.
+    Numbers as text are unchanged too. Text with leading apostrophes before the first character of a formula gets one
+    more, so that `unescaped` is the inverse.
     """
     return f"'{value}" if isinstance(value, str) and _is_formula(value.lstrip("'")) else value
 

@@ -257,4 +257,4 @@ def _mean(values: Sequence[float]) -> float:
     return _sum(values) / len(values)
 
 
-_sum = math.fsum  # exact, and so the same in any order
+_sum = math.fsum  # exact, so the order of images does not matter

@@ -12,9 +12,10 @@ EDGES = np.array([step * 10.0**power for power in range(-3, 4) for step in (1, 1
 
 
 def sums_by_distance(p: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Sums over the pixels of an image: their number, |p - g| / g, (p - g)^2 and p - g, (4, B).
+    """Sums per interval over the pixels of an image: their number, |p - g| / g, (p - g)^2 and p - g.
 
     p, g: (N,), predictions and ground truth. Depths beyond the edges count in the first or last interval.
+    Returns (4, B) for B intervals.
     """
     bins = np.clip(np.searchsorted(EDGES, g, side="right") - 1, 0, len(EDGES) - 2)
     difference = p - g
@@ -40,7 +41,7 @@ def distance_plots(images: Iterable[np.ndarray]) -> dict[str, Plot]:
 
 
 def _by_interval(images: Iterable[np.ndarray]) -> Iterator[tuple[int, int, list[float]]]:
-    """The number of an interval, of its pixels, and its AbsRel, RMSE and bias."""
+    """Yields for each interval its index, its number of pixels, and its AbsRel, RMSE and bias."""
     stacked = list(images)
     for n in range(len(EDGES) - 1) if stacked else ():
         pixels, relative, square, bias = (math.fsum(image[row, n] for image in stacked) for row in range(4))

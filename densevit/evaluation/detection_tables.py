@@ -7,7 +7,7 @@ import numpy as np
 from densevit.evaluation.backends import AREAS
 from densevit.interfaces import Class, Plot, Table
 
-MAX_CURVES = 10  # of single classes in a plot: half of them the best, half the worst
+MAX_CURVES = 10  # of single classes in a plot: the best five and the worst five
 RECALLS = [n / 100 for n in range(101)]
 
 
@@ -21,7 +21,7 @@ def class_table(
 ) -> Table:
     """One row per class: its counts, AP and AR by IoU and by size.
 
-    precision: (T, R, K, A, M), recall: (T, K, A, M), as of `AveragePrecision`, in the order of the classes; -1 without
+    precision: (T, R, K, A, M), recall: (T, K, A, M), as in `AveragePrecision`, in the order of the classes; -1 without
     ground truth. objects, detections: (K,) counts.
     """
     areas = {f"AP{letter}": AREAS.index(name) for letter, name in (("s", "small"), ("m", "medium"), ("l", "large"))}
@@ -37,7 +37,10 @@ def class_table(
 
 
 def precision_recall(precision: np.ndarray, classes: Sequence[Class]) -> dict[str, Plot]:
-    """The means over classes at several IoUs, and single classes at an IoU of 0.5. precision: (T, R, K)."""
+    """Plots of precision against recall: means over classes at several IoUs, and single classes at an IoU of 0.5.
+
+    precision: (T, R, K).
+    """
     known = np.flatnonzero((precision > -1).all(axis=(0, 1)))
     if not len(known):
         return {}

@@ -21,8 +21,9 @@ class ErrorAnalysis:
     """The outcomes of all detections and ground-truth objects of a data set.
 
     average_precision: at an IoU of 0.5. gains: by error, the AP that would be gained if all errors of that type were
-    fixed and no others. counts: of the errors. confusion: (K + 1, K + 1) int64, ground truth by prediction; the last
-    index is the background. scores: of images; see `analyse`. detections: all but those on crowds of their class.
+    fixed and no others. counts: the number of errors of each type. confusion: (K + 1, K + 1) int64, ground truth by
+    prediction; the last index is the background. scores: by image id; see `analyse`. detections: all detections but
+    those on crowds of their class.
     """
 
     average_precision: float
@@ -60,11 +61,12 @@ def analyse(
         both            the rest: IoU of 0.1 to 0.5 with an object of another class
         missed          an object without a match that no localisation or classification error could be fixed to
 
-    Fixing: of the first two, the detection with the highest score becomes correct and the others are removed;
-    duplicate, background and both are removed; missed objects are left out of the ground truth. `false positives`
-    gives all of them the lowest score, `false negatives` leaves all unmatched objects out. Detections on crowds of
-    their class are ignored, but can be fixed. Classes without ground truth do not count, as in COCO's AP. A gain is nan
-    where fixing leaves neither objects nor detections, as of missed objects if there are no detections at all.
+    Fixing: of all localisation or classification errors that could match an object, the one with the highest score
+    becomes correct and the others are removed; duplicate, background and both are removed; missed objects are left out
+    of the ground truth. `false positives` gives all false positives the lowest score, `false negatives` leaves all
+    unmatched objects out. Detections on crowds of their class are ignored, but can be fixed. Classes without ground
+    truth do not count, as in COCO's AP. A gain is nan where fixing leaves neither objects nor detections, for example
+    the gain of missed objects if there are no detections at all.
 
     Confusion: detections with a score of at least 0.5 and objects of any class are matched one to one, in descending
     order of IoU, from 0.5. Image scores: the sum of IoUs of correct detections / (TP + FP / 2 + FN / 2), of detections
@@ -163,10 +165,10 @@ def _outcomes(
     return _Outcomes(labels, scores, kinds, ignored, matches, targets, fixed, truth_labels[targets])
 
 
-def _matches(own: np.ndarray) -> np.ndarray:
-    """The object of each detection, -1 without. own: (D, G), IoUs with the objects of its class."""
-    free, matches = own.copy(), np.full(len(own), -1)
-    for row in np.flatnonzero((own >= FOREGROUND).any(1)):
+def _matches(class_ious: np.ndarray) -> np.ndarray:
+    """The object that matches each detection, or -1. class_ious: (D, G), IoUs with the objects of its class."""
+    free, matches = class_ious.copy(), np.full(len(class_ious), -1)
+    for row in np.flatnonzero((class_ious >= FOREGROUND).any(1)):
         best = int(free[row].argmax())
         if free[row, best] >= FOREGROUND:
             matches[row] = best
@@ -207,7 +209,7 @@ def _fixed(
     scores: Mapping[int | str, float],
     classes: int,
 ) -> ErrorAnalysis:
-    """The AP as it is, and with each type of errors fixed."""
+    """The AP, and the gains in AP when each type of error is fixed."""
     objects = ~records.crowds
     positives = np.bincount(records.truth_labels[objects], minlength=classes)
     lost, missed = objects & ~found, objects & ~found & ~fixable
@@ -216,7 +218,7 @@ def _fixed(
     def precision(
         changed: np.ndarray | None = None, left_out: np.ndarray | None = None, order: np.ndarray | None = None
     ) -> float:
-        """With these detections fixed, without these objects, and with other scores."""
+        """The mean AP with `changed` detections fixed, without the objects `left_out`, and with `order` as scores."""
         labels, right, kept = outcomes.labels, correct, counted
         if changed is not None:
             repaired = changed & outcomes.fixed

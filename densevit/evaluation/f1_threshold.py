@@ -25,7 +25,7 @@ def f1_by_score(scores: np.ndarray, correct: np.ndarray, objects: int) -> tuple[
 
 
 def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> float | None:
-    """The score with the largest F1 of all classes together, of equal ones the highest.
+    """The score with the largest F1 of all classes together; the highest score if several have it.
 
     None with fewer than `MIN_OBJECTS` objects, and without any correct detection.
     """
@@ -38,7 +38,7 @@ def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> flo
 def f1_plots(
     labels: np.ndarray, scores: np.ndarray, correct: np.ndarray, objects: np.ndarray, classes: Sequence[Class]
 ) -> dict[str, Plot]:
-    """F1 by the lowest score: of all classes together, and of single classes. objects: (K,) counts."""
+    """F1 against the lowest score of detections, for all classes together and for single classes. objects: (K,)."""
     known = np.flatnonzero(objects)
     if not len(known):
         return {}

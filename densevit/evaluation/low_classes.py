@@ -1,4 +1,4 @@
-"""Names the classes that a detector hardly finds, with the size of their objects in the model's input."""
+"""Lists the classes with very low AP, with the size of their objects in the model's input."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,8 +24,8 @@ def median_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> dict[
 def object_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> tuple[np.ndarray, np.ndarray] | None:
     """The sides of all objects in pixels of the model's input (M,), and their labels (M,).
 
-    The side is the square root of the box's area. size_of: the size (h, w) to which an image is resized. None for a
-    data set that does not know its boxes and sizes without reading images.
+    The side is the square root of the box's area. size_of: the size (h, w) to which an image is resized. Returns None
+    for a data set that does not know its boxes and sizes without reading images.
     """
     known, sizes = dataset.all_objects(), dataset.sizes()
     if known is None or sizes is None or not {"boxes", "labels"} <= known[1].keys():
@@ -39,10 +39,10 @@ def object_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> tuple
 
 
 def low_classes(table: Table, sides: Callable[[], Mapping[str, float]]) -> str:
-    """One line about the classes of a table of AP (see `class_table`) that have objects and an AP below 0.01.
+    """One line about the classes of a table of AP (see `class_table`) that have objects and an AP below 0.01; empty if
+    there are none.
 
-    sides: called if there are any, for the median side of the objects of each class, if known. Empty without such
-    classes.
+    sides: returns the median side of the objects of each class, as far as known; only called if there are such classes.
     """
     header, *rows = table
     if not {"objects", "AP"} <= set(header):

@@ -24,7 +24,7 @@ def boundary_width(fraction: float, size: Size) -> int:
 
 
 def mask_boundary(mask: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of a mask that erosion by the square of 2 `width` + 1 pixels removes; the image's edge erodes, too.
+    """The pixels of a mask that erosion by a square of 2 `width` + 1 pixels removes; outside the image is background.
 
     mask: (H, W) uint8, 0 or 1. Returns (H, W) uint8.
     """

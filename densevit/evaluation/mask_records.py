@@ -45,18 +45,18 @@ class MaskRecords(ObjectRecords):
     def of(
         cls,
         ids: Sequence[int | str],
-        found: Sequence[Predictions],
+        predictions: Sequence[Predictions],
         truths: Sequence[Targets],
         boundary: float = 0.0,
     ) -> "MaskRecords":
-        """From predictions and targets of at least one image; tensors of any device.
+        """Collects predictions and targets of at least one image; tensors of any device.
 
         `area` defaults to the number of pixels, `iscrowd` to no crowds. boundary: a fraction of the diagonal; 0: none.
         """
         predicted, known, sizes = [], [], []
-        for image_id, one, truth in zip(ids, found, truths, strict=True):
-            check_lengths(image_id, one, ("masks", "scores", "labels"))
-            size, codes = _predicted(image_id, one["masks"], boundary)
+        for image_id, prediction, truth in zip(ids, predictions, truths, strict=True):
+            check_lengths(image_id, prediction, ("masks", "scores", "labels"))
+            size, codes = _predicted(image_id, prediction["masks"], boundary)
             predicted.append(codes)
             known.append(_annotated(image_id, truth, size, boundary))
             sizes.append(size)
@@ -67,8 +67,8 @@ class MaskRecords(ObjectRecords):
             masks=_objects(predicted, "masks"),
             boundaries=_objects(predicted, "boundaries"),
             pixels=np.concatenate([one.pixels for one in predicted]),
-            scores=joined_arrays(one["scores"] for one in found),
-            labels=joined_arrays(one["labels"] for one in found),
+            scores=joined_arrays(prediction["scores"] for prediction in predictions),
+            labels=joined_arrays(prediction["labels"] for prediction in predictions),
             truths=np.array([len(one.masks) for one in known]),
             truth_masks=_objects(known, "masks"),
             truth_boundaries=_objects(known, "boundaries"),
@@ -103,7 +103,7 @@ def _predicted(image_id: int | str, masks: Any, boundary: float) -> tuple[Size, 
 
 
 def _annotated(image_id: int | str, truth: Targets, size: Size, boundary: float) -> _Codes:
-    """From masks (N, H, W), or from a list of COCO's run-length codes."""
+    """Encodes annotated masks (N, H, W), or a list of COCO's run-length codes."""
     from pycocotools import mask as codes
 
     masks = truth["masks"]
@@ -148,7 +148,7 @@ def _encoded(masks: np.ndarray, size: Size, boundary: float) -> _Codes:
 
 
 def _encode(mask: np.ndarray) -> bytes:
-    """One mask (H, W) at a time, which bounds memory; the codes run along columns."""
+    """Encodes one mask (H, W) at a time, which bounds memory; the codes run along columns."""
     from pycocotools import mask as codes  # late: it takes time to import
 
     (encoded,) = codes.encode(cv2.transpose(mask)[None].transpose(2, 1, 0))

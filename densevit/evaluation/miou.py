@@ -9,7 +9,7 @@ from torch import Tensor
 
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.confusion import boundary as boundary_of
-from densevit.evaluation.confusion import count_pairs, faults
+from densevit.evaluation.confusion import count_pairs, invalid_labels
 from densevit.evaluation.mask_boundary import boundary_fraction, boundary_width
 from densevit.interfaces import IGNORE, Class, Evaluator, Predictions, Table, Targets
 
@@ -28,8 +28,8 @@ class SemanticSegmentation(Evaluator):
         aAcc         the fraction of correct pixels
         fwIoU        the mean of IoU, weighted by the class frequencies in the ground truth
 
-    boundary: adds BIoU/<class> and their mean mBIoU, the boundary IoU of Cheng et al. 2021: IoU of the pixels
-    within a distance of the regions' boundaries: `boundary` times the image diagonal, rounded, at least 1 pixel; true:
+    boundary: adds BIoU/<class> and their mean mBIoU, the boundary IoU of Cheng et al. 2021: IoU of the pixels near the
+    regions' boundaries. Near is a distance of `boundary` times the image diagonal, rounded, at least 1 pixel; true:
     the paper's 0.02. Intersections and unions are summed over all images, as for IoU, and pixels that are 255 in the
     ground truth count as outside the image, in ground truth and prediction.
 
@@ -51,10 +51,10 @@ class SemanticSegmentation(Evaluator):
         self._ids: dict[_Id, None] = {}  # in insertion order
         self._scores: list[Tensor] = []  # (), of each image
         self._counts: dict[torch.device, Tensor] = {}  # (side, side) each
-        self._bands: dict[torch.device, Tensor] = {}  # the same near boundaries; last: elsewhere
+        self._bands: dict[torch.device, Tensor] = {}  # counts near boundaries; the last index is all other pixels
         self._faults: dict[
             torch.device, Tensor
-        ] = {}  # (5,): index of the first image with invalid labels; its `faults`
+        ] = {}  # (5,): index of the first image with invalid labels; its `invalid_labels`
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
@@ -84,21 +84,20 @@ class SemanticSegmentation(Evaluator):
         if self.boundary:
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
             masked = torch.where(truth == IGNORE, truth, prediction)
-            elsewhere = self._band_side - 1
-            edges = [boundary_of(labels, width, elsewhere) for labels in (truth, masked)]
-            _sum_up(self._bands, count_pairs(edges[0], edges[1], elsewhere + 1))
+            edges = [boundary_of(labels, width, self._band_side - 1) for labels in (truth, masked)]
+            _sum_up(self._bands, count_pairs(edges[0], edges[1], self._band_side))
 
     def _check(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
         """Raises DataError if a labelled pixel was not counted."""
         if int(counts.sum()) != np.count_nonzero(truth.numpy() != IGNORE):
-            raise DataError(self._fault(image_id, faults(truth, prediction, self.side).tolist()))
+            raise DataError(self._fault(image_id, invalid_labels(truth, prediction, self.side).tolist()))
 
     def _record_faults(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
         """Stores the first image with invalid labels on the device, reported later."""
-        found = faults(truth, prediction, self.side)
-        found = torch.cat([found.new_full((1,), len(self._ids)), found])
-        first = self._faults.get(truth.device, found)
-        self._faults[truth.device] = torch.where(first[1:].any(), first, found)
+        invalid = invalid_labels(truth, prediction, self.side)
+        invalid = torch.cat([invalid.new_full((1,), len(self._ids)), invalid])
+        first = self._faults.get(truth.device, invalid)
+        self._faults[truth.device] = torch.where(first[1:].any(), first, invalid)
 
     def state(self) -> dict[str, Any]:
         """The counts, as arrays, and the image ids."""
@@ -165,7 +164,8 @@ class SemanticSegmentation(Evaluator):
 
     @property
     def _band_side(self) -> int:
-        """The same near boundaries; the last index is elsewhere, and with 255 classes no class too."""
+        """The side of the confusion matrix near boundaries; its last index is all other pixels, and with 255 classes
+        also no class."""
         return min(self.side, IGNORE) + 1
 
     def tables(self) -> dict[str, Table]:

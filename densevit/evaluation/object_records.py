@@ -19,7 +19,8 @@ class ObjectRecords:
 
     ids: (I,) objects, int or str. detections, truths: (I,), numbers of rows per image.
     areas: (G,), from the annotations. crowds: (G,) bool.
-    Subclasses add arrays, and name those with one row per detection or ground-truth object.
+    Subclasses add arrays, and list in `per_detection` and `per_truth` those with one row per detection or ground-truth
+    object.
     """
 
     ids: np.ndarray
@@ -100,9 +101,9 @@ class ObjectRecords:
             )
 
 
-def check_lengths(image_id: int | str, found: Predictions, names: Sequence[str]) -> None:
+def check_lengths(image_id: int | str, predictions: Predictions, names: Sequence[str]) -> None:
     """Raises PluginError unless these predictions of an image have equally many rows."""
-    lengths = {name: len(found[name]) for name in names}
+    lengths = {name: len(predictions[name]) for name in names}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
         raise PluginError(
@@ -111,7 +112,7 @@ def check_lengths(image_id: int | str, found: Predictions, names: Sequence[str])
 
 
 def check_truth_lengths(image_id: int | str, truth: Targets, names: Sequence[str]) -> None:
-    """Raises DataError unless the ground truth of an image, as far as it is there, has equally many rows."""
+    """Raises DataError unless those of the keys `names` that the ground truth of an image has are equally long."""
     lengths = {name: len(truth[name]) for name in (*names, "area", "iscrowd") if name in truth}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in lengths.items())

@@ -29,7 +29,7 @@ class Panoptic(Evaluator):
     predictions: panoptic (H, W) integers, class index * 1000 + number of the instance, -1 = void. truths: image_id,
     panoptic in the same form, and panoptic_crowds, the ids that are crowds (none by default). An image without
     `panoptic` in its target is unlabelled and ignored, as is one already added. Matching: see `match_segments`;
-    panopticapi uses only the last of several crowds of one class, this all of them.
+    panopticapi uses only the last of several crowds of one class, this evaluator all of them.
 
     With the sum of the IoUs of all matched pairs of a class, and TP, FP, FN over all images:
 
@@ -42,9 +42,11 @@ class Panoptic(Evaluator):
 
     The same predictions are evaluated for two more tasks, if they have the keys, in one table:
 
-    masks: `masks`, `scores` and `labels`, if the target has `masks` and `labels`: the metrics of `CocoMasks`. Labels of
-    predictions are class indices as in `panoptic`; those of targets count things only, as a data set's objects do.
-    semantic: `semantic`, compared with the classes of the panoptic ground truth: the metrics of `SemanticSegmentation`.
+    masks: adds the metrics of `CocoMasks` from `masks`, `scores` and `labels`, if the target has `masks` and `labels`.
+    Labels of predictions are class indices as in `panoptic`; labels of targets count things only, as a data set's
+    objects do.
+    semantic: adds the metrics of `SemanticSegmentation` from `semantic`, compared with the classes of the panoptic
+    ground truth.
     """
 
     reads = ("panoptic",)
@@ -54,7 +56,7 @@ class Panoptic(Evaluator):
         super().__init__(classes)
         self._things = np.array([n for n, c in enumerate(self.classes) if c.thing], int)
         self._others: dict[str, Evaluator] = {"masks": CocoMasks(self.classes)} if masks else {}
-        if semantic and 1 <= len(self.classes) <= IGNORE:  # label maps hold no more
+        if semantic and 1 <= len(self.classes) <= IGNORE:  # uint8 label maps hold at most 255 classes
             self._others["semantic"] = SemanticSegmentation(self.classes)
         self.reset()
 
@@ -182,7 +184,7 @@ class Panoptic(Evaluator):
         return metrics
 
     def tables(self) -> dict[str, Table]:
-        """All tasks by class, the first rows are means; and the confusion matrix of label maps."""
+        """One table of all tasks with one row per class, means first, and the confusion matrix of label maps."""
         qualities, others = self._qualities(), self._metrics_of_others()
         header = ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN"]
         rows: list[list[str | int | float]] = []
@@ -205,7 +207,7 @@ class Panoptic(Evaluator):
         return {"panoptic": [header, *rows], **confusion, **self._mask_tables()}
 
     def _mask_tables(self) -> dict[str, Table]:
-        """Those of instance masks, without stuff, which has none."""
+        """The tables of instance masks, without stuff, which has none."""
         if "masks" not in self._tasks:
             return {}
         tables = self._others["masks"].tables()
@@ -219,7 +221,7 @@ class Panoptic(Evaluator):
         }
 
     def plots(self) -> dict[str, Plot]:
-        """Those of instance masks."""
+        """The plots of instance masks."""
         plots = self._others["masks"].plots() if "masks" in self._tasks else {}
         return {f"mask-{name}": plot for name, plot in plots.items()}
 
@@ -250,7 +252,7 @@ class Panoptic(Evaluator):
         return {task: self._computed[task] for task in self._others if task in self._tasks}
 
     def _sum_confusions(self) -> None:
-        """Gives the evaluator of label maps the counts of all images."""
+        """Passes the counts of all images to the evaluator of label maps."""
         evaluator = self._semantic()
         evaluator.reset()
         counts = np.zeros(evaluator.side**2, np.int64)
@@ -260,7 +262,7 @@ class Panoptic(Evaluator):
         evaluator.merge([evaluator.state() | sums])
 
     def _qualities(self) -> list["_Quality"]:
-        """Of each class. Exactly rounded sums do not depend on the order of images."""
+        """The quality of each class. Exactly rounded sums do not depend on the order of images."""
         segments = np.concatenate([np.zeros(0, SEGMENT), *self._segments.values()])
         classes = len(self.classes)
         counts = np.bincount(3 * segments["label"] + segments["outcome"], minlength=3 * classes).reshape(classes, 3)

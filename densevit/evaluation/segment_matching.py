@@ -45,7 +45,8 @@ def match_segments(truth: np.ndarray, prediction: np.ndarray, crowds: Sequence[i
 
 
 def _compact(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of an image, VOID first even without a pixel, and for each pixel its position among them, (H * W,)."""
+    """The distinct ids of an image, and for each pixel the index of its id, (H * W,). VOID is the first id, even if it
+    has no pixel."""
     shifted = ids.ravel().astype(np.int64) - VOID
     present = np.bincount(shifted, minlength=1) > 0
     present[0] = True

@@ -1,1 +1,1 @@
-"""Exported files, ONNX and torch.export, each checked against the model that it came from."""
+"""Exports models to ONNX and torch.export files, each checked against its model."""

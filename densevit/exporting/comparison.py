@@ -1,4 +1,4 @@
-"""Comparison of an exported file with the model that it came from, on images of several sizes."""
+"""Comparison of an exported file with its model, on images of several sizes."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,10 +28,11 @@ def example_images(size: Size, count: int, seed: int) -> np.ndarray:
 def differences(graph: ExportedGraph, run: Run, images: np.ndarray) -> dict[str, float]:
     """The largest difference of each floating-point output, relative to its range (`TargetType.value_range`).
 
-    graph: of the model in float32. images: (B, 3, H, W) uint8. The model repeats the file's selections, so that the
-    queries made from them are compared one by one. A selection is as wrong as the model's scores of what was selected
-    are below those of its own selection, less twice the error of the scores. A map of classes must be that of the
-    file's own `maps`: its difference is the share of other pixels. Infinite if outputs are missing or not finite.
+    graph: the model's, in float32. images: (B, 3, H, W) uint8. The model repeats the file's selections, so that the
+    resulting queries are compared one by one. The error of a selection is the amount by which the model's scores of the
+    file's selection are below the scores of its own selection, less twice the error of the scores. A map of classes is
+    compared with `read_maps` of the file's own `maps`: its difference is the fraction of pixels that differ. Infinite
+    if outputs are missing or not finite.
     """
     found = run(images)
     size = (images.shape[2], images.shape[3])
@@ -61,9 +62,9 @@ def differences(graph: ExportedGraph, run: Run, images: np.ndarray) -> dict[str,
     return result
 
 
-def worst(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def worst(differences_by_image: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The largest difference of each output over several images."""
-    return {name: max(one[name] for one in found) for name in found[0]}
+    return {name: max(by_name[name] for by_name in differences_by_image) for name in differences_by_image[0]}
 
 
 def _is_selection(name: str, prefix: str) -> bool:
@@ -71,7 +72,7 @@ def _is_selection(name: str, prefix: str) -> bool:
 
 
 def _largest(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest absolute difference; equal infinities, of candidates that are left out, do not differ."""
+    """The largest absolute difference. Equal infinities, the scores of excluded candidates, do not differ."""
     same = (found == expected) & ~np.isfinite(expected)
     found, expected = (np.where(same, 0.0, one).astype(np.float64) for one in (found, expected))
     difference = found - expected
@@ -80,7 +81,7 @@ def _largest(found: np.ndarray, expected: np.ndarray) -> float:
 
 def _selection_error(indices: np.ndarray, found: np.ndarray, expected: Tensor) -> float:
     own = expected.topk(indices.shape[1], dim=1).values.numpy()
-    with np.errstate(invalid="ignore"):  # of equal infinities, which are 0
+    with np.errstate(invalid="ignore"):  # the difference of equal infinities is set to 0
         gap = np.nan_to_num(own - np.take_along_axis(expected.numpy(), indices, 1))
     wrong = max(0.0, float(gap.max(initial=0.0)) - 2 * _largest(found, expected.numpy()))
     return wrong / TargetType().value_range(expected.numpy(), (1, 1))

@@ -22,17 +22,18 @@ from densevit.model import DenseModel, makes_maps
 from densevit.progress import step
 
 LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
-_PHOTO: Size = (480, 640)  # whose size for the model is the first that is compared
-_ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # that are compared with `resize`
+_PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared
+_ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # compared with `resize`
 _TRACED: Size = (421, 453)
-_LARGE: Size = (389, 517)  # with several windows, compared beside images that may have one
-_RUNS = 5  # of each latency
+_LARGE: Size = (389, 517)  # has several attention windows; smaller images may have one
+_RUNS = 5  # per latency
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file. differences: of each output from the model's, relative to its range, on images of `sizes`.
+    """An exported file.
 
+    differences: by output, the largest difference from the model's, relative to its range, on images of `sizes`.
     model_ms, file_ms: median latency of an image of the first size on the CPU.
     """
 
@@ -45,20 +46,20 @@ class Exported:
 
     @property
     def difference(self) -> float:
-        """The largest one."""
+        """The largest difference of all outputs."""
         return max(self.differences.values())
 
 
 def export(
     model: Predictor | DenseModel, path: str | Path, half: bool = False, resize: bool = False, quiet: bool = False
 ) -> Exported:
-    """Writes NAME.onnx or NAME.pt2: uint8 RGB images (B, 3, H, W) in, boxes and maps in their pixels out.
+    """Writes NAME.onnx or NAME.pt2, which maps uint8 RGB images (B, 3, H, W) to boxes and maps in their pixels.
 
-    Normalisation, padding and decoding are inside; batch, height and width vary, unless the backbone has one size.
-    half: weights and computation in float16. resize: images of any size are resized inside, as by `predict`; only in
-    ONNX files. The file is run on several images and sizes and compared with the model. It predicts the whole image in
-    one pass: inference options of the model, such as windows, are a warning. quiet: shows no progress on stderr.
-    Raises DensevitError if it differs by more than 1e-4 of an output's range, 1e-2 with `half`; then no file is left.
+    The file includes normalisation, padding and decoding; batch, height and width vary unless the backbone has one
+    size. half: weights and computation in float16. resize: the file resizes images of any size, as `predict` does; only
+    for ONNX. The file is run on several images and sizes and compared with the model. It predicts the whole image in
+    one pass: inference options of the model, such as windows, cause a warning. quiet: shows no progress on stderr.
+    Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, 1e-2 with `half`.
     """
     path = Path(path)
     files.check_format(path, resize)
@@ -101,25 +102,25 @@ def export(
 def check_heads(model: DenseModel) -> None:
     """Raises ConfigError for a model without heads, and for a head that has no outputs for files."""
     if not model.heads:
-        raise ConfigError("This model has no heads, so that a file would have no outputs. Fix: train a head on it.")
+        raise ConfigError("This model has no heads, so a file would have no outputs. Fix: train a head on it.")
     for name, head in model.heads.items():
         if not exports(head):
             raise ConfigError(
                 f"heads.{name} ({type(head).__name__}) has no outputs for a file. Fix: implement "
-                "exported(outputs, size), see docs/own-head.md; dense heads have it by maps() and read_maps()."
+                "exported(outputs, size), see docs/own-head.md; dense heads get it from maps() and read_maps()."
             )
 
 
 def exports(head: Head) -> bool:
-    """Whether a head has outputs for files: its own `exported`, or maps, of which there is a default."""
+    """Whether a head has outputs for files: it implements `exported`, or `maps`, for which there is a default."""
     return getattr(type(head), "exported", None) not in (None, Head.exported) or makes_maps(head)
 
 
 def _resizing(predictor: Predictor) -> Resizing:
-    """The resizing of `predict`, checked beside it."""
+    """The resizing of `predict`, checked against it."""
     if predictor.resize is None:
         raise ConfigError(
-            "This model has no config with `data.image_size`, by which images could be resized in the file. Fix: "
+            "This model has no config with `data.image_size`, to which the file could resize images. Fix: "
             "export a run folder or one of its model files, or leave `resize` out."
         )
     resizing = Resizing(predictor.resize.recipe)
@@ -129,7 +130,7 @@ def _resizing(predictor: Predictor) -> Resizing:
 
 
 def _traced_size(predictor: Predictor, canvas: Size | None, resize: bool) -> Size:
-    """The size of the traced images: large, as torch.export takes lengths of 1, as of one window, for constants."""
+    """The size of the traced images: large, because torch.export treats lengths of 1 (one window) as constants."""
     fixed = predictor.backbone.input_size
     if fixed and not (canvas and resize):
         return fixed
@@ -137,7 +138,7 @@ def _traced_size(predictor: Predictor, canvas: Size | None, resize: bool) -> Siz
 
 
 def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
-    """The sizes that are compared, of images as the model should see them; the last one has odd sides."""
+    """The compared sizes, after evaluation resizing; the last one has odd sides."""
     fixed = predictor.backbone.input_size
     if fixed:
         return [(fixed[0], fixed[1])]
@@ -168,7 +169,7 @@ def _latencies(graph: ExportedGraph, run: files.Run, size: Size) -> tuple[float,
 
 
 def _header(predictor: Predictor, canvas: Size | None, resize: bool) -> dict[str, Any]:
-    """What users of a file need to know: the classes and NMS of its heads, and the size that the model should see."""
+    """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images."""
     heads = {
         name: {
             "task": getattr(head, "task", None),

@@ -20,14 +20,14 @@ from densevit.exporting.graph import ExportedGraph, ResizedGraph
 from densevit.interfaces import Size
 
 FORMATS = (".onnx", ".pt2")
-_BATCH = 13  # of the traced images: equal to no number of layers, so that it is not taken for one
+_BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
 _EXTRA = "header.json"
 
 
 def check_format(path: Path, resize: bool = False) -> None:
-    """Raises DensevitError for an unknown suffix, without the packages of ONNX files, and for resizing in others."""
+    """Raises DensevitError for an unknown suffix, if packages for ONNX are missing, and for `resize` in other files."""
     if path.suffix not in FORMATS:
-        raise DensevitError(f"{path}: the suffix decides on the format. Expected NAME.onnx or NAME.pt2.")
+        raise DensevitError(f"{path}: the suffix selects the format. Expected NAME.onnx or NAME.pt2.")
     if resize and path.suffix != ".onnx":
         raise DensevitError(
             f"{path}: only ONNX files can resize images inside, because torch.export would need the resized size to be "
@@ -45,8 +45,8 @@ def check_format(path: Path, resize: bool = False) -> None:
 
 
 def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any]) -> None:
-    """Traces the graph and writes it. size: (h, w) of the traced images; others may differ unless the backbone has
-    one size. header: written as JSON into the file. Raises DensevitError if the model cannot be traced.
+    """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too unless the
+    backbone has one size. header: written as JSON into the file. Raises DensevitError if the model cannot be traced.
     """
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
     with _silent(), torch.no_grad():
@@ -77,7 +77,7 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
 
 
 def load(path: Path) -> Run:
-    """Runs a file on the CPU, an ONNX file by ONNX Runtime."""
+    """Loads a file and returns a function that runs it on the CPU, an ONNX file with ONNX Runtime."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -96,7 +96,7 @@ def load(path: Path) -> Run:
 
 
 def _traced(graph: nn.Module, sizes: Sequence[Size], one_size: bool = False) -> torch.export.ExportedProgram:
-    """A graph of images of these sizes, (h, w) each. one_size: others may not differ."""
+    """Traces a graph on images of these sizes, (h, w) each. one_size: the program takes no other size."""
     varies = torch.export.Dim.DYNAMIC
     shapes: dict[int, Any] = {0: varies} if one_size else {0: varies, 2: varies, 3: varies}
     examples = tuple(torch.zeros(_BATCH, 3, *size, dtype=torch.uint8) for size in sizes)
@@ -106,8 +106,8 @@ def _traced(graph: nn.Module, sizes: Sequence[Size], one_size: bool = False) -> 
 def _remove_guards(program: torch.export.ExportedProgram) -> None:
     """Removes the tracer's conditions on the sizes of images, which a loaded program would check.
 
-    Some hold for the traced size only, such as that the last windows of a Swin need no padding, although the graph
-    computes the same as the model for other sizes; `export` compares several.
+    Some conditions hold for the traced size only, for example that the last windows of a Swin need no padding. The
+    graph still computes the same as the model for other sizes; `export` compares several.
     """
     if hasattr(program, "_guards_code"):  # not in all versions of torch
         program._guards_code = []
@@ -119,7 +119,7 @@ def _onnx(
     from onnxscript import opset18
 
     def floor_divide(numerator: Any, denominator: Any) -> Any:
-        """Of sizes, rounded down as in Python: `-(-side // stride)` rounds up. ONNX's Div rounds towards 0."""
+        """Divides sizes and rounds down, as in Python: `-(-side // stride)` rounds up. ONNX's Div rounds towards 0."""
         return opset18.Div(opset18.Sub(numerator, opset18.Mod(numerator, denominator)), denominator)
 
     exported = torch.onnx.export(
@@ -136,9 +136,9 @@ def _onnx(
 
 
 def _prepend(first: Any, second: Any) -> None:
-    """Moves the nodes of an ONNX graph to the front of another, an input of which has the name of the first's output.
+    """Moves the nodes of an ONNX graph to the front of another one, and connects outputs to inputs of the same name.
 
-    Other inputs of one name are one. first, second: onnx_ir.Graph.
+    Other inputs that have the same name become one input. first, second: onnx_ir.Graph.
     """
     import onnx_ir
 
@@ -157,7 +157,7 @@ def _prepend(first: Any, second: Any) -> None:
     for one in [*nodes, *initializers, *values]:
         one.name = f"resizing/{one.name}"  # unique in `second`
     for value in values:
-        value.shape = None  # its names of sizes may be other sizes in `second`
+        value.shape = None  # its symbolic sizes may have another meaning in `second`
     for value in initializers:
         second.register_initializer(value)
     second.insert_before(second[0], nodes)
@@ -165,7 +165,7 @@ def _prepend(first: Any, second: Any) -> None:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without the warnings and progress of the tracer."""
+    """Silences the warnings and the progress of the tracer."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

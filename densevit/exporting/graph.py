@@ -1,4 +1,4 @@
-"""The graph of an exported file: from uint8 images to the outputs of all heads in their pixels."""
+"""The graph of an exported file: maps uint8 images to the outputs of all heads, in pixels of the images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,8 +16,8 @@ from densevit.model import DenseModel
 class ExportedGraph(nn.Module):
     """A model as it is exported.
 
-    canvas: (h, w) to which images are padded, or None: the next multiple of the model's coarsest stride. resizing: of
-    images of any size, which are not resized if it is None.
+    canvas: (h, w) to which images are padded; None: the next multiple of the model's coarsest stride. resizing: resizes
+    images of any size first; None: images are not resized.
     """
 
     def __init__(self, model: DenseModel, canvas: Size | None = None, resizing: Resizing | None = None) -> None:
@@ -25,11 +25,11 @@ class ExportedGraph(nn.Module):
         self.model, self.canvas, self.resizing = model, canvas, resizing
 
     def forward(self, images: Tensor, selections: Mapping[str, Sequence[Tensor]] | None = None) -> dict[str, Tensor]:
-        """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `Head.exported` by name; of several heads HEAD/NAME.
+        """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `Head.exported` by name, HEAD/NAME for several heads.
 
-        In addition `selection` (B, N) int64 and `selection_scores` (B, S) of each selection that a head makes, such as
-        the proposals of a two-stage head (`densevit.layers.selection`); numbered from the second on.
-        selections: those to be repeated, by head.
+        Each selection of a head, such as the proposals of a two-stage head (`densevit.layers.selection`), adds
+        `selection` (B, N) int64 and `selection_scores` (B, S); their names are numbered from the second on.
+        selections: by head, selections to use instead of the model's own.
         """
         if self.resizing is None:
             return self.outputs(images, selections=selections)
@@ -41,7 +41,7 @@ class ExportedGraph(nn.Module):
         original: Size | None = None,
         selections: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> dict[str, Tensor]:
-        """As `forward`, of resized images. original: (H, W) before it, of which the outputs have the pixels."""
+        """Like `forward`, for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
         outputs: dict[str, Tensor] = {}
         H, W = images.shape[-2:]
         height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
@@ -61,23 +61,24 @@ class ExportedGraph(nn.Module):
         return outputs
 
     def prefix(self, head: str) -> str:
-        """What the names of a head's outputs begin with."""
+        """The prefix of the names of a head's outputs."""
         return f"{head}/" if len(self.model.heads) > 1 else ""
 
 
 class ResizedGraph(nn.Module):
-    """The part of a graph after the resizing, as a graph of its own, in which the resized size is an input's.
+    """The part of a graph after the resizing, as a separate graph whose input has the resized size.
 
-    In one graph it would be an expression of the original size, on which `torch.export` proves hardly any condition.
+    In one graph, the resized size would be an expression of the original size, for which `torch.export` can prove
+    hardly any condition.
     """
 
     def __init__(self, graph: ExportedGraph) -> None:
         super().__init__()
-        self.whole = graph  # `graph` is an attribute of traced modules
+        self.exported = graph  # `graph` is an attribute of traced modules
 
     def forward(self, resized: Tensor, images: Tensor) -> dict[str, Tensor]:
         """resized: (B, 3, h, w) uint8. images: (B, 3, H, W), of which only the size is used."""
-        return self.whole.outputs(resized, original_size(images))
+        return self.exported.outputs(resized, original_size(images))
 
 
 def original_size(images: Tensor) -> Size:

@@ -8,16 +8,16 @@ from densevit.data.transforms.resizing import resize_image
 from densevit.errors import DensevitError
 from densevit.interfaces import Recipe
 
-_BITS = 16  # of a weight at most: sums of 255 times such weights are exact in float32
+_BITS = 16  # at most, per weight: sums of 255 times such weights are exact in float32
 _LARGEST_WEIGHT = 2**15 - 0.5  # of the kernel's 16 bits
 
 
 class Resizing(nn.Module):
     """Resizes uint8 images bilinearly, with antialiasing where they shrink, to the recipe's evaluation size.
 
-    Follows Pillow's and torch's kernel for uint8: a horizontal and a vertical pass of integer weights, each rounded to
-    uint8. As products of matrices of integers, which are exact in float32 in any order of summation, so that each
-    runtime gives the same pixels. Differs from `predict`'s resizing by at most one level.
+    Follows Pillow's and torch's kernel for uint8: a horizontal and a vertical pass with integer weights, each rounded
+    to uint8. The passes are products of integer matrices, which are exact in float32 in any order of summation, so all
+    runtimes give the same pixels. Differs from `predict`'s resizing by at most one level.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -46,9 +46,9 @@ def check_resizing(resizing: Resizing, images: np.ndarray) -> None:
 
 
 def _weights(length: int, resized: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Integer weights (resized, length) float32 of a triangle filter, and the integer that stands for 1.
+    """Integer weights (resized, length) float32 of a triangle filter, and the integer that represents 1.
 
-    Computed in float64, as a weight near a half must be rounded alike by all runtimes.
+    Computed in float64, because all runtimes must round a weight near a half in the same direction.
     """
     scale = torch.full((1, 1), length, dtype=torch.float64, device=device) / resized
     centers = (torch.arange(resized, dtype=torch.float64, device=device)[:, None] + 0.5) * scale

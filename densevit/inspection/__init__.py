@@ -1,1 +1,1 @@
-"""What transformers attend to: filters, positions, attention distances, rollout and maps over an image."""
+"""Inspection of transformers: filters, positions, attention distances, rollout and attention maps over an image."""

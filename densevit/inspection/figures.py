@@ -18,7 +18,7 @@ Tile = tuple[str, np.ndarray]  # caption and pixels (H, W, 3) uint8
 
 
 def sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:
-    """Tiles in rows with their captions above, each scaled so that its longer side is `side` pixels."""
+    """Arranges tiles in rows with captions above, each scaled so that its longer side is `side` pixels."""
     images = [_scaled(pixels, side) for _, pixels in tiles]
     width, height = max(i.width for i in images), max(i.height for i in images)
     columns = min(columns, len(tiles))
@@ -41,21 +41,21 @@ def _scaled(pixels: np.ndarray, side: int) -> Image.Image:
 
 
 def colored(values: np.ndarray) -> np.ndarray:
-    """(H, W) -> (H, W, 3) uint8: the smallest value dark blue, the largest yellow."""
+    """(H, W) -> (H, W, 3) uint8: the smallest value is dark blue, the largest yellow."""
     low, high = float(values.min()), float(values.max())
     levels = np.round(255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
 def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A map (h, w) over a grey image (H, W, 3), which it covers; each cell is a rectangle."""
+    """Blends a map (h, w), scaled to the image, with the image (H, W, 3) in grey; each cell is a rectangle."""
     grey = np.repeat(image.mean(2, keepdims=True), 3, 2)
     colors = cv2.resize(colored(values), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     return np.round(0.35 * grey + 0.65 * colors).astype(np.uint8)
 
 
 def with_point(pixels: np.ndarray, point: tuple[float, float]) -> np.ndarray:
-    """A cross at (y, x), fractions of the image."""
+    """Draws a cross at (y, x), as fractions of the image."""
     height, width = pixels.shape[:2]
     y, x = min(int(point[0] * height), height - 1), min(int(point[1] * width), width - 1)
     drawn, arm = pixels.copy(), max(3, max(height, width) // 40)
@@ -64,7 +64,7 @@ def with_point(pixels: np.ndarray, point: tuple[float, float]) -> np.ndarray:
 
 
 def with_box(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """A box (x1, y1, x2, y2) in pixels."""
+    """Draws a box (x1, y1, x2, y2) in pixels."""
     drawn = pixels.copy()
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     cv2.rectangle(drawn, (x1, y1), (x2, y2), QUERY, max(1, max(pixels.shape[:2]) // 200))
@@ -72,7 +72,7 @@ def with_box(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
 
 
 def with_windows(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The borders of windows. groups: (h, w), the window of each cell."""
+    """Draws the borders of windows. groups: (h, w), the window of each cell."""
     ids = cv2.resize(groups.astype(np.int32).astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     border = np.zeros(ids.shape, bool)
     border[1:] |= ids[1:] != ids[:-1]

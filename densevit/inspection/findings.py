@@ -1,4 +1,4 @@
-"""What an inspection finds."""
+"""The results of an inspection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from densevit.interfaces import AttentionLayer
 
 @dataclass(frozen=True)
 class ObjectAttention:
-    """Where a head looks for one detected object.
+    """The attention of a head for one detected object.
 
-    name, label, score: of its class. box: xyxy in pixels of the image that was inspected. map: (h, w).
+    name, label: its class. box: xyxy in pixels of the inspected image. map: (h, w), the attention.
     """
 
     name: str
@@ -26,12 +26,12 @@ class ObjectAttention:
 
 @dataclass
 class Findings:
-    """What a model shows on one image. Parts that it does not have are None or empty.
+    """Filters, positions and attention of a model on one image. Parts that the model does not have are None or empty.
 
-    image: (H, W, 3) uint8, as the model sees it, padded. point: the query's (y, x), fractions of it.
-    filters: (N, k, k, 3), principal components of the patch embedding. similarity: (H, W, H, W) of positions.
-    layers: attention of the backbone. distances: in pixels, by layer, one for each head. rollout: (T, T), T tokens that
-    are no cells first. objects: by head.
+    image: (H, W, 3) uint8, as the model sees it, padded. point: the query's (y, x), as fractions of the image.
+    filters: (N, k, k, 3), principal components of the patch embedding. similarity: (H, W, H, W), cosine similarity of
+    positions. layers: attention of the backbone. distances: mean attention distances in pixels by layer, (heads,) each.
+    rollout: (T, T); tokens that are no cells come first. objects: detected objects by head.
     """
 
     image: np.ndarray

@@ -1,4 +1,4 @@
-"""Inspects a model on one image: what its backbone and heads show of filters, positions and attention."""
+"""Inspects a model on one image: filters, positions and attention of its backbone and heads."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,10 +40,10 @@ class Inspection(Findings):
 def inspect(
     model: str | Path | Predictor | DenseModel, image: Any, at: tuple[float, float] | None = None
 ) -> Inspection:
-    """What a model shows on one image: filters, positions, attention of its layers, and of each detected object.
+    """Computes filters, positions and attention of a model on one image, by layer and for each detected object.
 
-    model: a model, or what `load` takes. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in pixels of
-    the image, the query whose attention is shown; None: the centre. Backbones and heads say what they show in
+    model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in
+    pixels of the image, the query whose attention is shown; None: the centre. Backbones and heads provide the data in
     `Backbone.inspect_attention`, `inspect_filters`, `inspect_positions` and `Head.inspect_objects`.
     Raises DensevitError for a point outside of the image, DataError for an image that cannot be read.
     """
@@ -101,7 +101,7 @@ def _inside(name: str, part: str) -> bool:
 
 
 def _layers(model: DenseModel, recorded: list[Any], size: tuple[int, int]) -> list[AttentionLayer]:
-    """Raises PluginError if the backbone's own method fails or gives what does not fit."""
+    """The attention layers of the backbone. Raises PluginError if its method fails or returns invalid shapes."""
     backbone = type(model.backbone).__name__
     try:
         layers = list(model.backbone.inspect_attention(recorded, size))
@@ -123,7 +123,7 @@ def _layers(model: DenseModel, recorded: list[Any], size: tuple[int, int]) -> li
 def _objects(
     maps: Tensor, found: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float]
 ) -> list[ObjectAttention]:
-    """The objects with a score from LEAST_SCORE on, at most MOST_OBJECTS; else the best one."""
+    """The objects with a score of at least LEAST_SCORE, at most MOST_OBJECTS; if there are none, the best object."""
     scores = found["scores"].tolist()
     chosen = [i for i in range(len(scores)) if scores[i] >= LEAST_SCORE][:MOST_OBJECTS] or [*range(len(scores))][:1]
     objects = []

@@ -1,4 +1,4 @@
-"""What the Vision Transformer papers measure of filters, positions and attention."""
+"""Measures of filters, positions and attention from the Vision Transformer papers."""
 
 from collections.abc import Sequence
 
@@ -35,10 +35,11 @@ def position_similarity(embeddings: Tensor) -> Tensor:
 
 
 def mean_attention_distance(layer: AttentionLayer, size: tuple[int, int]) -> Tensor:
-    """The mean distance in pixels between a query's cell and the others, weighted by attention, for each head (heads,).
+    """The mean distance in pixels between a query's cell and all others, weighted by attention.
 
-    Of Dosovitskiy et al. 2021, section 4.5 and figure 7, right. Distances are between centres of cells, weights of
-    tokens that are no cells are left out and the others scaled to a sum of 1. size: (H, W) of the image in pixels.
+    See Dosovitskiy et al. 2021, section 4.5 and figure 7, right. Distances are between centres of cells. Weights of
+    tokens that are no cells are left out, and the others are scaled to a sum of 1. size: (H, W) of the image in pixels.
+    Returns (heads,).
     """
     query, key = (
         _centres(cells, grid, size)
@@ -58,9 +59,9 @@ def _centres(cells: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Ten
 
 
 def dense_attention(layer: AttentionLayer, tokens: int) -> Tensor:
-    """The mean over heads as one matrix (T + Q, T + K), T tokens before the cells; rows sum to 1.
+    """The mean over heads as one matrix (T + Q, T + K), with T tokens before the cells; rows sum to 1.
 
-    Without attention of its own, as a class token in a layer of windows, a token attends to itself.
+    A token for which the layer computes no attention attends to itself, such as a class token in windowed attention.
     """
     height, width = layer.query_grid
     keys = layer.key_grid[0] * layer.key_grid[1]
@@ -79,8 +80,8 @@ def dense_attention(layer: AttentionLayer, tokens: int) -> Tensor:
 def rollout(layers: Sequence[AttentionLayer]) -> Tensor | None:
     """Attention rollout (Abnar and Zuidema 2020, section 3): the product of (A + I) / 2 over the layers, (T, T).
 
-    A: the mean over heads. T tokens that are no cells come first. None if the layers have different grids, for which it
-    is not defined.
+    A: the mean over heads. Tokens that are no cells come first. None if the layers have different grids, for which
+    rollout is not defined.
     """
     grids = {grid for layer in layers for grid in (layer.query_grid, layer.key_grid)}
     if len(grids) != 1:
@@ -95,7 +96,7 @@ def rollout(layers: Sequence[AttentionLayer]) -> Tensor | None:
 
 
 def query_maps(layer: AttentionLayer, point: tuple[float, float]) -> Tensor:
-    """The attention of the cell at a point to all cells, of each head, (heads, h, w); 0 outside of the cell's window.
+    """The attention of the cell at a point to all cells, (heads, h, w); 0 outside of the cell's window.
 
     point: (y, x) as fractions 0 ... 1 of the image.
     """

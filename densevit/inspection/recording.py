@@ -1,8 +1,8 @@
-"""Records the attention weights that any module computes, without a change of the module.
+"""Records the attention weights of any module without changing the module.
 
-Fused kernels do not keep the weights. While `recorded_attention` is active, torch hands each call of
-`scaled_dot_product_attention`, `softmax` and `multi_head_attention_forward` to it, and the weights are computed once
-more from query and key. Outside of it nothing is different.
+Fused kernels do not return the weights. While `recorded_attention` is active, torch passes each call of
+`scaled_dot_product_attention`, `softmax` and `multi_head_attention_forward` to it, and the weights are recomputed from
+query and key. Outside of this context nothing changes.
 """
 
 import math
@@ -25,8 +25,8 @@ _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
 def recorded_attention(module: nn.Module) -> Iterator[list[RecordedAttention]]:
     """Yields a list to which each attention inside `module` is added, named by the innermost module that computes it.
 
-    Any softmax over the last axis of three or more is taken for attention; of three axes, (heads, Q, K), the first is
-    the image's. Weights are on the module's device, detached.
+    Any softmax over the last of three or more axes is recorded as attention; three axes are (heads, Q, K) of the first
+    image. Weights are on the module's device, detached.
     """
     recorder = _Recorder({id(part): (name, part) for name, part in module.named_modules()})
     handles = [
@@ -34,7 +34,7 @@ def recorded_attention(module: nn.Module) -> Iterator[list[RecordedAttention]]:
         register_module_forward_hook(recorder.leave, always_call=True),
     ]
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a fused layer of torch calls neither function
+    torch.backends.mha.set_fastpath_enabled(False)  # torch's fused encoder layer calls none of these functions
     try:
         with recorder:
             yield recorder.found

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 Grid = tuple[int, int]
 
-PADDING = -(2**31)  # in place of a cell's number: a token that is padding
+PADDING = -(2**31)  # cell index of a token that is padding
 MOST_TOKENS = 16  # class, distillation and register tokens before the cells
 
 
 class RecordedAttention(NamedTuple):
     """The attention weights that a module computed for one image: softmax over the last axis.
 
-    name: of the module in the backbone or head. weights: (..., queries, keys), as the module computed them.
+    name: the name of the module in the backbone or head. weights: (..., queries, keys), as the module computed them.
     """
 
     name: str
@@ -27,7 +27,7 @@ class RecordedAttention(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One layer's attention for one image, in G groups that attend each among itself: G windows, or 1 if it is global.
+    """One layer's attention for one image, in G groups with separate attention: G windows, or 1 if it is global.
 
     weights: (G, heads, Q, K). query_cells: (G, Q), key_cells: (G, K): the cell of each token, row by row in
     `query_grid` and `key_grid`, (height, width); -1, -2, ... for the first, second, ... token that is no cell, such as
@@ -50,7 +50,7 @@ class AttentionLayer:
 
 
 def global_layer(name: str, weights: Tensor, query_grid: Grid, key_grid: Grid | None = None) -> AttentionLayer:
-    """Of global attention. weights: (1, heads, P + h * w, P + h' * w'), with P tokens before the cells."""
+    """A layer of global attention. weights: (1, heads, P + h * w, P + h' * w'), with P tokens before the cells."""
     key_grid = key_grid or query_grid
     cells = [
         torch.arange(count) - (count - grid[0] * grid[1])
@@ -61,7 +61,8 @@ def global_layer(name: str, weights: Tensor, query_grid: Grid, key_grid: Grid | 
 
 
 def windowed_layer(name: str, weights: Tensor, grid: Grid, window: int, shift: int = 0) -> AttentionLayer:
-    """Of attention in square windows of a map that is padded at the right and bottom and rolled up and left by `shift`.
+    """A layer of attention in square windows of a map, padded at the right and bottom, and rolled up and left by
+    `shift`.
 
     weights: (windows, heads, M*M, M*M) or any shape of the same order. An axis with only one window is not shifted.
     """

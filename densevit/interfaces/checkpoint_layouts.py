@@ -1,4 +1,4 @@
-"""The key layouts of other projects' checkpoints."""
+"""The interface of checkpoint layouts: the tensor names and options of other projects' checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """A transformation of a whole state dict, for what lines cannot express: a tensor that is the sum of two of theirs.
+    """A transformation of a complete state dict that lines cannot express, such as the sum of two of their tensors.
 
     forward: from their tensors to those that the lines name. inverse: the reverse. Neither modifies its argument.
     """
@@ -36,10 +36,9 @@ class Rearrangement:
 class Line(NamedTuple):
     """A line of a layout's table: their key, our key and an optional transformation of the tensor.
 
-    `{i}`, `{b}`, ... match a number, the same one on both sides; a final `*` matches any suffix. `[0/3]` after a key is
-    the first of three equal parts along the first axis: `q.*` and `qkv.*[0/3]`. `0` in place of a key stands for a part
-    of zeros: `0` and `qkv.bias[1/3]` where they have no bias for keys, `qkv.bias[1/3]` and `0` where theirs has no
-    effect.
+    `{i}`, `{b}`, ... match a number, the same on both sides; a final `*` matches any suffix. `[0/3]` after a key is
+    the first of three equal parts along the first axis: `q.*` and `qkv.*[0/3]`. `0` in place of a key is a part of
+    zeros: `0` and `qkv.bias[1/3]` if they have no bias for keys, `qkv.bias[1/3]` and `0` if their bias has no effect.
     """
 
     theirs: str
@@ -51,13 +50,13 @@ class Line(NamedTuple):
 class CheckpointLayout:
     """The format of one project's checkpoints of one architecture (entry-point group `densevit.checkpoints`).
 
-    name: that of the entry point, and the value of `convert --as` and `--to`: PROJECT-ARCHITECTURE.
+    name: the name of the entry point, and the value of `convert --as` and `--to`: PROJECT-ARCHITECTURE.
     part: "backbone": our keys in `lines` are the backbone's; "model": they begin with `backbone.` and `heads.TASK.`.
     marks: keys, as in a line, that every such checkpoint has. Among the layouts whose marks are all present, the one
         with the most marks is chosen; one without marks is never recognised.
     lines: each tensor uses the first line that matches its key, or the first for each part.
     describe: from the tensors, with our keys, the config sections that build the model: {"backbone": {"name": ...}}.
-        Raises WeightsError if they are of no known variant; a KeyError is reported as a missing tensor.
+        Raises WeightsError for an unknown variant; a KeyError is reported as a missing tensor.
     no_effect: their keys that have no effect in our model, with the reason.
     fresh: our keys that such a checkpoint never has, with the reason; they keep their initial values.
     zero_biases: our backbone biases that such a checkpoint may lack, with the reason; they are set to zeros. A bias

@@ -50,7 +50,7 @@ array or a list of numbers under a key without a type is an error.
 
 
 Outputs = dict[str, Any]
-"""Outputs of a head for a padded batch: `logits`, `boxes`, `masks`, `depth`, and what else its loss needs."""
+"""Outputs of a head for a padded batch: `logits`, `boxes`, `masks`, `depth`, and others that its loss needs."""
 
 
 Losses = dict[str, Tensor]
@@ -69,7 +69,7 @@ Table = Sequence[Sequence[str | int | float]]
 class Plot:
     """Curves over common axes. x, y: the labels of the axes. curves: points (x, y) by the curve's name, in order of x.
 
-    whole: whether both axes show 0 ... 1.
+    whole: whether both axes range from 0 to 1.
     """
 
     x: str
@@ -102,7 +102,7 @@ class _Batch(TypedDict):
 class Batch(_Batch, total=False):
     """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding.
 
-    skipped: for each image that was left out because its file cannot be read, the reason. Absent where there is none.
+    skipped: for each image that was left out because its file cannot be read, the reason. Absent if there is none.
     step_targets: the targets of all batches of the optimiser step. Absent unless gradients accumulate.
     """
 

@@ -19,7 +19,7 @@ class Dataset:
     provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
         without a type have the registered type of that name.
     metric: whether `depth` is in metres; False if its unit is unknown.
-    division: how the images of a data set without a val split were divided, which the start of a training prints.
+    division: how the images of a data set without a val split were divided; printed at the start of a training.
     """
 
     classes: dict[str, tuple[Class, ...]]
@@ -41,7 +41,7 @@ class Dataset:
         """
 
     def image_name(self, index: int) -> str | None:
-        """The file name of an image, by which reports, tables and drawings name it. Default: None, its `image_id`."""
+        """The file name of an image, used in reports, tables and visualizations. Default: None, to use `image_id`."""
         return None
 
     def sizes(self) -> np.ndarray | None:
@@ -51,24 +51,24 @@ class Dataset:
     def object_counts(self) -> np.ndarray | None:
         """Objects per image (N,), if known without reading images, else None.
 
-        `Head.check` gets the data set before training, and heads with a fixed number of queries warn if there are more.
+        Heads with a fixed number of queries use it in `Head.check` to warn if an image has more objects.
         """
         return None
 
     def image_classes(self) -> np.ndarray | None:
-        """Pairs (P, 2) of the index of an image and that of a class in it, for `data.repeat_factor`, if known without
-        reading images. The order and repetitions of pairs do not matter; an image without objects has none."""
+        """Pairs (P, 2) of the index of an image and the index of a class in it, for `data.repeat_factor`, if known
+        without reading images. The order and repetitions of pairs do not matter; an image without objects has none."""
         return None
 
     def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-        """The index of the image of each object (M,), and the values of all objects (M, ...) by target key, if known
-        without reading images, for `densevit doctor`."""
+        """The image index of each object (M,), and the values of all objects (M, ...) by target key, for `densevit
+        doctor`. None if not known without reading images."""
         return None
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """The options besides `root` with which this data set reads a folder, for `densevit doctor FOLDER`. None: it is
-        not in its layout, which is the default."""
+        """The options besides `root` with which this data set reads a folder, for `densevit doctor FOLDER`. None if the
+        folder does not have the data set's layout. Default: None."""
         return None
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
@@ -79,9 +79,9 @@ class Dataset:
         return np.arange(len(self))
 
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """These indices of an epoch in the order in which training shows them. Default: None, any random order.
+        """Returns the indices of an epoch in the order of training. Default: None, a random order.
 
-        For data sets that are read faster in another than a random order.
+        For data sets that are faster to read in another order.
         """
         return None
 
@@ -96,7 +96,8 @@ class Frame(NamedTuple):
 class Recipe:
     """The geometry and colours of augmentation (`data.recipe`). The constructor takes `image_size` and its own options.
 
-    canvas: (h, w) to which training images are padded, or None; evaluation_canvas: the same for evaluation.
+    canvas: (h, w) to which training images are padded, or None. evaluation_canvas: (h, w) to which evaluation images
+    are padded, or None.
     recoloring: random changes of colour: "none", "gentle", "photometric", or image-only transforms of albumentations.
     """
 
@@ -109,8 +110,9 @@ class Recipe:
         raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement evaluation_size().")
 
     def evaluation_bounds(self) -> Mapping[str, float] | None:
-        """The same size as numbers, for the header of exported files: the image times the least ratio of a bound
-        (`height`, `width`, `short_side`, `long_side`) to its side. {}: images keep their size. Default: None, unknown.
+        """The evaluation size as bounds on sides (`height`, `width`, `short_side`, `long_side`), for the header of
+        exported files: an image is scaled by the smallest ratio of a bound to its side. {}: images keep their size.
+        Default: None, unknown.
         """
         return None
 
@@ -119,6 +121,6 @@ class Recipe:
     ) -> Frame:
         """Draws the window on a training image and the size to which it is resized.
 
-        The image is flipped before in half of the cases. semantic: its label map (height, width), if it has one.
+        Half of the images are flipped before. semantic: the label map (height, width) of the image, if it has one.
         """
         raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement training_frame().")

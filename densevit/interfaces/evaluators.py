@@ -14,8 +14,8 @@ class Evaluator:
     reads: the keys of predictions that it needs; a tuple of keys means one of them.
     main: the metric of `compute` that determines the best epoch.
     lower_is_better: the metrics of `compute` that are errors; for all others higher is better.
-    partial: whether the head predicts other classes than the evaluated ones too (`densevit evaluate` on data with a
-        part of the classes): objects of these are removed, and maps have the values of no class there, which count as
+    partial: whether the head also predicts classes that are not evaluated (`densevit evaluate` on data with a part of
+        the classes): objects of these classes are removed, and their pixels in maps have no class, which counts as
         wrong: 255 in `semantic`, -1 in `panoptic`.
     """
 
@@ -28,7 +28,7 @@ class Evaluator:
         self.classes = tuple(classes)
 
     def prepare(self, head: Head, data: Dataset) -> None:
-        """Called once before evaluation with the head and the data set. Default: accepts all.
+        """Called once before evaluation with the head and the data set. Default: accepts any.
 
         Raises ConfigError if the options do not allow evaluation of this head on this data; the message starts with the
         name of an option: "align is none, but ...".
@@ -46,16 +46,17 @@ class Evaluator:
     def compute(self) -> dict[str, float]:
         """Returns the metrics over all updates, as fractions 0 ... 1 or metres.
 
-        Called before training too, without any update, for their names: then all of them are nan, or any number.
+        Also called before training, without any update, for the names of the metrics: values may then be nan or any
+        number.
         """
         raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement compute().")
 
     def tables(self) -> dict[str, Table]:
         """Returns small tables by name, written to NAME-HEAD.csv in the run folder. Default: none.
 
-        `densevit evaluate` prints them and the report shows them, "confusion" and "KIND-confusion" as heat maps: a
-        header with the class names after its first cell, then one row per ground truth class with its name and the
-        count of each predicted class. In the others, the first cell of a row names it. Fractions are floats.
+        `densevit evaluate` prints them and the report shows them. "confusion" and "KIND-confusion" are shown as heat
+        maps: a header with the class names after its first cell, then one row per ground truth class with its name and
+        the count of each predicted class. In other tables, the first cell of a row is its name. Fractions are floats.
         """
         return {}
 
@@ -64,16 +65,16 @@ class Evaluator:
         return {}
 
     def image_scores(self) -> dict[int | str, float]:
-        """Returns a score of each image by id, higher is better, of which the report shows the best and the worst.
+        """Returns a score of each image by id, higher is better. The report shows the best and the worst images.
 
         Written to images-HEAD.csv in the run folder. Images without a score are left out. Default: none.
         """
         return {}
 
     def score_threshold(self) -> float | None:
-        """Returns the lowest score that objects should have in predictions, by the images added. Default: None.
+        """Returns the score threshold for predictions, derived from all updates. Default: None.
 
-        That of the best epoch of a training is saved with the model; `predict` uses it, evaluation does not.
+        The threshold of the best epoch of a training is saved with the model; `predict` uses it, evaluation does not.
         """
         return None
 

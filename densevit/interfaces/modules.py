@@ -52,15 +52,16 @@ class Backbone(nn.Module):
         return None
 
     def inspect_positions(self) -> Tensor | None:
-        """For `densevit inspect`: the vectors that are added to the cells of a map, (H, W, C). Default: None."""
+        """For `densevit inspect`: the position embeddings of the cells of a map, (H, W, C). Default: None."""
         return None
 
     def inspect_attention(self, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
-        """For `densevit inspect`: what modules of the backbone recorded for one image, on the cells of their maps.
+        """For `densevit inspect`: the attention of the backbone's layers for one image, on the cells of their maps.
 
-        recorded: in the order of computation. size: (H, W) of the image. Default: the layers of global self-attention
-        over ceil(H / s) x ceil(W / s) cells for one of the strides s, with at most 16 tokens before the cells. Windows
-        and pooled keys need an override; see `global_layer` and `windowed_layer` in `densevit.interfaces`.
+        recorded: the attention weights of modules, in the order of computation. size: (H, W) of the image. Default: the
+        layers of global self-attention over ceil(H / s) x ceil(W / s) cells for one of the strides s, with at most 16
+        tokens before the cells. Windows and pooled keys need an override; see `global_layer` and `windowed_layer` in
+        `densevit.interfaces`.
         """
         return layers_on_grids(recorded, [(-(-size[0] // s), -(-size[1] // s)) for s in dict.fromkeys(self.strides)])
 
@@ -92,14 +93,14 @@ class Head(nn.Module):
     needs: target keys required for training; checked against the data at the start.
     quantity: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
         which is evaluated after alignment. None: not declared and not checked.
-    target_types: the types of keys of its predictions that have options, such as a skeleton; the others have the
+    target_types: the types of prediction keys whose types have options, such as a skeleton; other keys have the
         registered type of that name.
-    starts_from: other tasks whose heads' weights the head can be trained from, each with patterns of its tensors that
-        such a head does not have; they keep their initial values.
+    starts_from: other tasks whose heads' weights can initialise this head, each with patterns of tensors of this head
+        that such a head does not have; they keep their initial values.
     coded_masks: whether `loss` also takes `masks` as `RunLengthMasks`. If all heads of a model do, masks stay coded in
         training; otherwise they are (N, H, W) bool on the device, 107 MB for 100 masks of 1333 x 800.
     nms, max_predictions: IoU of the class-wise non-maximum suppression that boxes of `exported` need, and the largest
-        number of objects of an image, also over several windows; written into exported files. None: they need none.
+        number of objects of an image, also over several windows; written into exported files. None: not needed.
     """
 
     task: ClassVar[str]
@@ -126,14 +127,14 @@ class Head(nn.Module):
 
     @classmethod
     def classes_from(cls, dataset: "Dataset") -> tuple[Class, ...]:
-        """Returns the classes that the head predicts for this data set. Default: those of its task, else none."""
+        """Returns the classes that the head predicts for this data set. Default: the classes of its task, or none."""
         return tuple(dataset.classes.get(cls.task, ()))
 
     def check(self, dataset: "Dataset") -> None:
         """Called once before training with the training split. Default: a head for metric depth needs metric data.
 
-        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ". A warning,
-        such as for more objects (`Dataset.object_counts`) than the head can predict, gets the same prefix.
+        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ". Warnings
+        get the same prefix, for example if an image has more objects (`Dataset.object_counts`) than the head predicts.
         """
         if self.quantity == "depth" and not dataset.metric:
             raise ConfigError(
@@ -149,21 +150,21 @@ class Head(nn.Module):
         )
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Returns always the same keys. Images that lack a key of `needs` are ignored; images without objects are not.
+        """Always returns the same keys. Images that lack a key of `needs` are ignored; images without objects are not.
 
-        If no image is labelled, every term is exactly 0 and still connected to every parameter. context: what the terms
-        are divided by, over processes and accumulated batches.
+        If no image is labelled, every term is exactly 0 and still connected to every parameter. context: the
+        normalisers of the terms, over processes and accumulated batches.
         """
         raise NotImplementedError(
             f"{type(self).__name__} is a Head and must implement loss(outputs, targets, context)."
         )
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        """What the loss terms of a batch are divided by, by name, from its targets on the CPU. Default: unknown, {}.
+        """The normalisers of the loss terms of a batch by name, from its targets on the CPU. Default: {}, unknown.
 
-        With `trainer.accumulate` above 1, `LossContext.mean_counts` gives a loss the means over all batches of the
-        optimiser step, so that the step equals that of one large batch. A term whose divisor depends on predictions has
-        no name here.
+        With `trainer.accumulate` above 1, `LossContext.mean_counts` returns the means over all batches of the optimiser
+        step, so that the step equals a step on one large batch. A normaliser that depends on predictions is not part of
+        the result.
         """
         return {}
 
@@ -174,8 +175,8 @@ class Head(nn.Module):
     def inspect_objects(self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: Grid) -> Tensor | None:
         """For `densevit inspect`: the attention of each predicted object of one image to the cells of a map, (N, h, w).
 
-        recorded: what modules of the head recorded, in the order of computation. size: (H, W) of the padded image,
-        which the map covers. The objects are those of `predict`, in its order. Default: None, nothing to show.
+        recorded: the attention weights of the head's modules, in the order of computation. size: (H, W) of the padded
+        image, which the map covers. Objects are in the order of `predict`. Default: None, nothing to show.
         """
         return None
 
@@ -201,7 +202,7 @@ class Head(nn.Module):
 
         Called on crops of the maps in original pixels, so the result of a pixel may depend only on its C values, which
         may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`. Maps
-        of a flipped image are mirrored, or flipped by the target type of a prediction of their values.
+        of a flipped image are mirrored, or flipped by the target type of the prediction that has the maps' values.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement read_maps().")
 
@@ -210,12 +211,12 @@ class Head(nn.Module):
     ) -> dict[str, Tensor]:
         """The outputs of an exported file by name, (B, ...) each, from images of one size (h, w).
 
-        They are in pixels of `original_size`, that of the images before the file resized them, or None: `size`.
+        They are in pixels of `original_size`, the size of the images before the file resized them; None: `size`.
 
-        Traced by `torch.export` with a batch, height and width that vary: shapes may not depend on values, and there
-        are no loops over images. Floating-point outputs are values before a selection or maximum, such as `boxes`
-        (B, Q, 4) xyxy and `scores` (B, Q, K), which the file and the model are compared by. Default for dense heads:
-        what `read_maps` makes of `maps`, and these `maps` themselves where it takes a maximum.
+        Traced by `torch.export` with variable batch size, height and width: shapes may not depend on values, and loops
+        over images are not allowed. Floating-point outputs are values before a selection or maximum, such as `boxes`
+        (B, Q, 4) xyxy and `scores` (B, Q, K); the file is compared with the model by them. Default for dense heads: the
+        result of `read_maps` on `maps`, and also `maps` if `read_maps` takes a maximum.
         """
         maps = self.maps(outputs, size)
         if original_size is not None:
@@ -227,12 +228,12 @@ class Head(nn.Module):
 class Method(nn.Module):
     """How a model is trained. The built-in method `supervised` minimises the losses of the heads.
 
-    The constructor takes the model, a `DenseModel`, and its own options. Modules of its own, such as a decoder or a
-    teacher, are trained unless frozen, and saved in checkpoints, but not in the model file. The model may have no
+    The constructor takes the model, a `DenseModel`, and the method's options. Modules of the method, such as a decoder
+    or a teacher, are trained unless frozen, and saved in checkpoints, but not in the model file. The model may have no
     heads; then its backbone is saved. See `docs/own-method.md`.
 
     needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
-    views: batches have this number of differently augmented copies of each image: first all first copies.
+    views: number of differently augmented copies of each image in a batch; the first copies of all images come first.
     """
 
     needs_heads: bool = False
@@ -243,14 +244,14 @@ class Method(nn.Module):
         super().__init__()
 
     def transform(self, recipe: Any) -> Any:
-        """The training transform (sample, generator, types) -> sample. Default: that of `data.recipe`."""
+        """The training transform (sample, generator, types) -> sample. Default: the transform of `data.recipe`."""
         return recipe
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns the loss terms of a batch. The model is in training mode. context: as for `Head.loss`.
 
-        They depend on the same parameters in each step, also for blank images without labels: with several processes,
-        a step on such images finds the parameters that are not used, which are then frozen.
+        They must depend on the same parameters in each step, also for blank images without labels: with several
+        processes, unused parameters are detected by a step on such images, and frozen.
         """
         raise NotImplementedError(
             f"{type(self).__name__} is a Method and must implement training_step(model, batch, context)."

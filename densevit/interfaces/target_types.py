@@ -1,4 +1,4 @@
-"""The interface of target types, and what they draw on."""
+"""The interface of target types, and of the canvas on which they draw."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -24,14 +24,14 @@ class Canvas(Protocol):
         """Outlines boxes (N, 4) xyxy, the first on top. texts: (name, suffix); only the name is shortened."""
 
     def points(self, points: np.ndarray, color: Color) -> None:
-        """Discs at points (N, 2)."""
+        """Draws discs at points (N, 2)."""
 
     def lines(self, lines: np.ndarray, color: Color) -> None:
-        """Line segments (N, 2, 2), from point to point."""
+        """Draws line segments (N, 2, 2), from point to point."""
 
 
 class Drawing(Protocol):
-    """What a `TargetType` draws a result with: the image with the predictions, and with the ground truth if given."""
+    """Drawing surfaces for a `TargetType`: the image with the predictions, and with the ground truth if given."""
 
     @property
     def prediction(self) -> Canvas:
@@ -39,10 +39,10 @@ class Drawing(Protocol):
 
     @property
     def truth(self) -> Canvas | None:
-        """The image on which ground truth is drawn; None without."""
+        """The image on which ground truth is drawn; None without ground truth."""
 
     def legend(self, classes: Sequence[Class]) -> None:
-        """Adds the classes to the legend below."""
+        """Adds the classes to the legend below the image."""
 
     def panel(self, caption: str, pixels: np.ndarray) -> None:
         """Adds an image (H, W, 3) uint8 beside the others."""
@@ -60,8 +60,8 @@ class Drawing(Protocol):
 
 
 class AnnotatedImage(NamedTuple):
-    """An image with an encoded map. image: its id, file_name, width and height. name: of the map's files, without
-    suffix, relative to their folder. encoded: the ".json" of `TargetType.encode`."""
+    """An image with an encoded map. image: its id, file_name, width and height. name: the path of the map's files,
+    without suffix, relative to their folder. encoded: the ".json" of `TargetType.encode`."""
 
     image: Mapping[str, Any]
     name: str
@@ -69,7 +69,7 @@ class AnnotatedImage(NamedTuple):
 
 
 class TargetType:
-    """The type of a target key: how its values follow their image, and how they are drawn, written and read.
+    """The type of a target key: how its values are transformed with their image, drawn, written and read.
 
     Values are numpy arrays here, tensors in samples and batches. An object with (N, ...) values per image is "object",
     a map (..., H, W) is "pixel"; any other value is "image". Instances are stateless; options go to the constructor.
@@ -77,10 +77,10 @@ class TargetType:
     per: what a value belongs to. Values per object are selected together.
     task: the task whose classes the values refer to; None if they refer to none.
     truth_only: used by evaluators only, so transforms drop it.
-    fill: what new pixels at the border are, for maps. layer: drawn over the types of lower layers.
-    supersedes: keys of the same head that are not drawn, as this one shows them.
-    max_classes: of which values can hold the indices; None: any number. A model whose head needs the key and has more
-        cannot be built.
+    fill: the value of new pixels at the border, for maps. layer: drawn over the types of lower layers.
+    supersedes: keys of the same head that are not drawn, because this type shows them.
+    max_classes: the largest number of classes that values can hold; None: any number. A model cannot be built if its
+        head needs the key and has more classes.
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "image"
@@ -95,19 +95,19 @@ class TargetType:
         """Raises DataError for a wrong shape, type or range. The message continues "image 7: boxes "."""
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
-        """The same for a value that a head predicts, finite and in original pixels. Default: `check`."""
+        """Like `check`, for a predicted value, which must be finite and in original pixels. Default: `check`."""
         self.check(value, size)
 
     def usable(self, value: Any, size: Size) -> np.ndarray | None:
-        """Per object: which rows, (N,) bool, can be trained on, before any transform. None: all."""
+        """Per object: which rows, (N,) bool, can be used for training, before any transform. None: all."""
         return None
 
     def clip(self, value: Any, size: Size) -> Any:
-        """The value limited to its image, before and after the transforms."""
+        """The value clipped to its image, before and after the transforms."""
         return value
 
     def hflip(self, value: Any, size: Size) -> Any:
-        """The value of the horizontally flipped image. size: of the image."""
+        """The value of the horizontally flipped image. size: (h, w) of the image."""
         return value
 
     def rotate(self, value: Any, matrix: np.ndarray, size: Size) -> Any:
@@ -123,21 +123,21 @@ class TargetType:
         return value
 
     def visible(self, value: Any, size: Size) -> np.ndarray | None:
-        """Per object: which rows, (N,) bool, are inside the image after the transforms. None: this type cannot tell."""
+        """Per object: which rows, (N,) bool, are inside the image after the transforms. None: unknown for this type."""
         return None
 
     def paste(self, value: Any, pasted: Any, covered: np.ndarray) -> Any:
         """The value of an image on which objects of a second one are pasted (`data.copy_paste`).
 
-        pasted: of the second image; per object, of the pasted ones only. covered: (h, w) bool, the pixels that they
-        cover. Maps of the second image are (h, w) too, at the upper left of the first, which is not smaller. Types
-        without this method cannot be used with copy-paste.
+        pasted: the value of the second image; per object, only of the pasted objects. covered: (h, w) bool, the pixels
+        that they cover. Maps of the second image are (h, w) too, at the upper left of the first image, which is not
+        smaller. Types without this method cannot be used with copy-paste.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement paste().")
 
     def class_map(self, value: Any) -> np.ndarray | None:
-        """Class indices (H, W) uint8, 255 = none, of which recipes cut crops of several classes. Default: the value of
-        a type per pixel with a task; None for others.
+        """Class indices (H, W) uint8, 255 = none, from which recipes choose crops with several classes. Default: the
+        value, for a type per pixel with a task; None for others.
         """
         return value if self.per == "pixel" and self.task else None
 
@@ -145,29 +145,29 @@ class TargetType:
         """The value with other class indices, to evaluate a model on data of other classes. Default: unchanged, for
         values without class indices.
 
-        table: (K,) int64, the new index of each class; -1: none. classes: the new classes. Values per object: the new
-        indices (N,); objects of class -1 are removed with all their values. Maps: pixels of no class have the value
-        `fill`.
+        table: (K,) int64, the new index of each class; -1: none. classes: the new classes. For values per object,
+        returns the new indices (N,); objects of class -1 are removed with all their values. In maps, pixels of no class
+        have the value `fill`.
         """
         return value
 
     def class_counts(self, value: Any, num_classes: int) -> np.ndarray | None:
-        """(K,) how often each class occurs, in objects or pixels, for `densevit doctor`. Default: of `class_map`."""
+        """(K,), the number of objects or pixels of each class, for `densevit doctor`. Default: counts `class_map`."""
         labels = self.class_map(value)
         return None if labels is None else np.bincount(labels.ravel(), minlength=256)[:num_classes]
 
     def measure(self, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
         """Numbers (M,) that describe a value, by name and unit, for `densevit doctor`: {"width (px)": ...}.
 
-        size: of the image, or (N, 2), that of each object's image: values per object may be of several images. Default:
-        none.
+        size: (h, w) of the image, or (N, 2), the size of each object's image: values per object may be of several
+        images. Default: none.
         """
         return {}
 
     def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> Any:
         """A batch of values, tensors or None where unlabelled, padded to a grid of this size. Default: the sequence.
 
-        For losses of heads. device: of the result; None: that of the values.
+        For losses of heads. device: the device of the result; None: the device of the values.
         """
         return values
 
@@ -182,9 +182,9 @@ class TargetType:
         """Draws predictions[key], and truth[key] if it is labelled. All values are arrays. Default: nothing."""
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> Any:
-        """A prediction for files. Per object: a dict of JSON values for each object, a part of its entry in COCO's
-        results format. Per pixel: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON values. Per image:
-        a JSON value. None: nothing is written.
+        """A prediction as it is written to files. Per object: a dict of JSON values for each object, a part of its
+        entry in COCO's results format. Per pixel: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON
+        values. Per image: a JSON value. None: nothing is written.
         """
         return None
 
@@ -196,8 +196,8 @@ class TargetType:
         return (float(finite.max() - finite.min()) if finite.size else 0.0) or 1.0
 
     def annotation_file(self, images: Sequence[AnnotatedImage], classes: Sequence[Class]) -> Any:
-        """Per pixel: JSON values that are written for all images together, as KEY.json beside the folder KEY of their
-        maps, in place of the ".json" of each. None: that of each is written.
+        """Per pixel: JSON values for all images together, written as KEY.json beside the folder KEY of their maps, in
+        place of one ".json" per image. None: one ".json" per image is written.
         """
         return None
 
@@ -206,7 +206,7 @@ class TargetType:
         raise NotImplementedError(f"{type(self).__name__} does not implement decode().")
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> Any:
-        """A valid random value, with which `densevit check` tests heads. objects: their number; with 0, maps have no
-        labelled pixel.
+        """A valid random value, with which `densevit check` tests heads. objects: the number of objects; with 0, maps
+        have no labelled pixel.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement random().")

@@ -39,7 +39,10 @@ def attention(
 
 
 def _max_unfused_keys(query: Tensor, bias: Tensor | None, dropout: float) -> int:
-    """The fused kernel has larger blocks from 192 queries on, and neither dropout nor gradients of a bias."""
+    """The number of keys up to which separate operations are faster on a CPU.
+
+    The fused kernel uses larger blocks from 192 queries on. It supports neither dropout nor gradients of a bias.
+    """
     if torch.compiler.is_compiling() or query.device.type != "cpu" or query.dtype != torch.float32:
         return MAX_UNFUSED_KEYS
     served = not dropout and (bias is None or not bias.requires_grad) and query.shape[-2] > MAX_UNFUSED_TOKENS_FP32

@@ -9,9 +9,9 @@ from densevit.layers.norms import FrozenBatchNorm2d
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, residual: Tensor | None = None) -> Tensor:
     """norm(conv(x)) + residual, then ReLU. conv: without bias. x: (B, C, H, W). residual: of the shape of the result.
 
-    The scale of a frozen batch norm multiplies the kernels instead of the map where these have fewer elements, and its
-    shift is the bias of the convolution: the same up to rounding, with one pass over the map less in the forward and in
-    the backward pass. Hooks of `conv` and `norm` are not called then.
+    If the kernels have fewer elements than the map, the scale of a frozen batch norm multiplies the kernels instead of
+    the map, and its shift becomes the bias of the convolution. The result is equal up to rounding, with one pass less
+    over the map in the forward and backward pass. Hooks of `conv` and `norm` are then not called.
     """
     if isinstance(norm, FrozenBatchNorm2d) and not torch.compiler.is_compiling() and _map_is_larger(conv, x):
         scale, shift = norm.affine()
@@ -19,8 +19,8 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, re
         y = conv._conv_forward(x, weight, shift.to(weight.dtype))
     else:
         y = norm(conv(x))
-    # Neither convolutions nor norms need their result in the backward pass. After an operation in place on a view, as
-    # `Conv1x1` returns in bf16, it would copy gradients.
+    # Neither convolutions nor norms need their result in the backward pass. In-place operations on a view, which
+    # `Conv1x1` returns in bf16, would copy gradients.
     in_place = torch.compiler.is_compiling() or not y._is_view()
     if residual is not None:
         y = y.add_(residual) if in_place else y + residual

@@ -115,12 +115,12 @@ def _grid(shapes: tuple[tuple[int, int], ...], points: int, device: torch.device
 
 
 def _table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The numbers as a tensor, without a copy from the CPU, for which a GPU would wait."""
+    """Builds a tensor of numbers without a copy from the CPU, which would synchronise with a GPU."""
     return torch.stack([torch.stack([torch.full((), x, dtype=dtype, device=device) for x in row]) for row in rows])
 
 
 def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    """The same with a `grid_sample` for each level, which exports well."""
+    """Multi-scale deformable attention with one `grid_sample` per level, for export."""
     B, _, N, D = value.shape
     Q = locations.shape[1]
     maps = value.split([height * width for height, width in shapes], dim=1)
@@ -137,8 +137,8 @@ def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shap
 class _DeformableAttention(torch.autograd.Function):
     """Sums over the four cells around each point as an `embedding_bag`, with the bilinear weights in its weights.
 
-    In chunks of images and heads, so that intermediate results stay small. The backward pass computes them again:
-    nothing of the size of the samples is stored. grid: (3, K) of `_grid`, for K = L * P points.
+    Computed in chunks of images and heads, so that intermediate results stay small. The backward pass recomputes them,
+    so nothing of the size of the samples is stored. grid: (3, K) of `_grid`, for K = L * P points.
     """
 
     @staticmethod
@@ -192,7 +192,7 @@ def _backward(
     add: Callable[[Tensor, Tensor, Tensor, int], Tensor],
     needed: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of value, locations and weights, as far as `needed`, from that of the result (B, Q, N, D)."""
+    """Gradients of value, locations and weights, if `needed`, from the gradient of the result (B, Q, N, D)."""
     near = _neighbours(locations, grid)
     index = near.rows(value.shape, grid)
     grad = _flat(at_least_fp32(grad))
@@ -221,7 +221,7 @@ def _is_atomic(value: Tensor, deterministic: bool) -> bool:
 def _chunks(value: Tensor, weights: Tensor) -> list[tuple[slice, slice]]:
     """Slices of images and heads with at most 2**21 numbers (2**26 on a GPU) in a tensor, or one image and head.
 
-    A compiled graph has one chunk, since their number would depend on the sizes.
+    A compiled graph has one chunk, because the number of chunks would depend on the sizes.
     """
     B, Q, N, L, P = weights.shape
     if torch.compiler.is_compiling():
@@ -255,7 +255,7 @@ class _Neighbours(NamedTuple):
         return _bags((y * a.flatten(-2))[:, None] * x)
 
     def backward(self, dots: Tensor, a: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of locations and attention weights from those of `products`, (B * Q * N, 4 * K)."""
+        """Gradients of locations and attention weights. dots: gradients of `products`, (B * Q * N, 4 * K)."""
         x, y = self.weights.unbind(1)  # (2, B, Q, N, K)
         dots = dots.view(*x.shape[1:-1], 2, 2, x.shape[-1]).movedim((-3, -2), (0, 1))  # (y, x, B, Q, N, K)
         along_x, along_y = (dots * y[:, None]).sum(0), (dots * x).sum(1)  # (2, B, Q, N, K)
@@ -290,15 +290,15 @@ def _origins(B: int, S: int, N: int, device: torch.device) -> Tensor:
 
 
 def _bag_numbers(index: Tensor) -> Tensor:
-    """0, 0, ..., 1, 1, ...: the bag of each number of an index (M, 4 * K)."""
+    """The bag of each number of an index (M, 4 * K): 0, 0, ..., 1, 1, ..."""
     return torch.arange(len(index), device=index.device, dtype=index.dtype).repeat_interleave(index.shape[1])
 
 
 def _dots(grad: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     """Product of each bag's gradient with each of its rows: the gradient of the weights of an `embedding_bag`.
 
-    On a CPU a sampled dense-dense matrix product, which is faster there than the
-    backward pass of `embedding_bag`; its pattern cannot have more numbers than the dense matrix.
+    On a CPU this is a sampled dense-dense matrix product, which is faster than the backward pass of `embedding_bag`;
+    its pattern cannot have more numbers than the dense matrix.
     """
     M, K = index.shape
     starts = torch.arange(0, M * K + 1, K, device=index.device, dtype=index.dtype)
@@ -322,7 +322,8 @@ def _scatter_add(grad: Tensor, index: Tensor, products: Tensor, length: int) -> 
 
 
 def _segment_sum(grad: Tensor, index: Tensor, products: Tensor, length: int) -> Tensor:
-    """The same without: sorts the index, and sums over runs of equal rows as an `embedding_bag` of the gradient."""
+    """Gradient of the rows of an `embedding_bag` without atomic additions: sorts the index, and sums over runs of equal
+    rows with an `embedding_bag` of the gradient."""
     rows, order = index.view(-1).sort(stable=True)
     if _on_eager_cpu(rows):  # a compiled graph would be specialised to the length
         starts = torch.ops.aten._convert_indices_from_coo_to_csr(rows, length, out_int32=True)

@@ -1,7 +1,7 @@
-"""Dropout (Srivastava et al. 2014), also joined with its neighbours, which is faster on a CPU and stores less.
+"""Dropout (Srivastava et al. 2014), also fused with adjacent operations: faster on a CPU, with less memory.
 
-torch's dropout draws one random number for each element there, which takes as long as ten other passes over the tensor,
-and stores noise of the size of the tensor. Here 64 random bits serve four elements, and p is rounded to 16 bits.
+On a CPU, torch's dropout draws one random number per element, which takes as long as ten other passes over the tensor,
+and stores noise of the size of the tensor. Here 64 random bits are used for four elements, and p is rounded to 16 bits.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ LEVELS = 2**16  # probabilities are multiples of 1 / LEVELS
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, which on a CPU draws faster and stores one byte per element."""
+    """Dropout that on a CPU draws random numbers faster than torch's and stores one byte per element."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (...)."""
@@ -42,7 +42,8 @@ def dropout_matmul(weights: Tensor, value: Tensor, p: float) -> Tensor:
 
 
 def _joined(x: Tensor, p: float) -> bool:
-    """Not on a GPU, where dropout is one kernel and stores a mask, and not if all elements are dropped."""
+    """Whether to use this implementation: not on a GPU, where dropout is one kernel that stores a mask, and not if all
+    elements are dropped."""
     return x.device.type == "cpu" and _dropped(p) < LEVELS and not torch.compiler.is_compiling()
 
 
@@ -51,13 +52,13 @@ def _dropped(p: float) -> int:
 
 
 def _keep_mask(x: Tensor, p: float) -> Tensor:
-    """Bool of the shape of x, False with probability p."""
+    """A bool mask with the shape of x, False with probability p."""
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     return bits.view(torch.int16)[: x.numel()].view(x.shape) >= _dropped(p) - LEVELS // 2
 
 
 def _scale(p: float) -> float:
-    """1 / (1 - p), for the rounded p."""
+    """1 / (1 - p) for the rounded p."""
     return LEVELS / (LEVELS - _dropped(p))
 
 

@@ -1,4 +1,4 @@
-"""What the hardware computes fast: the conditions of densevit's faster implementations and lower precisions."""
+"""Hardware capabilities, which select faster implementations and lower precisions."""
 
 import functools
 from pathlib import Path
@@ -7,10 +7,10 @@ import torch
 
 
 def supports_bf16(device_type: str) -> bool:
-    """Whether the hardware computes in bf16; elsewhere torch emulates it, many times slower than fp32.
+    """Whether the hardware computes in bf16; otherwise torch emulates it, many times slower than fp32.
 
     device_type: "cpu", "cuda", ... A CPU needs bf16 instructions that torch uses: `ATEN_CPU_CAPABILITY=avx2` excludes
-    those of AVX-512. False for other devices than CPUs and CUDA GPUs.
+    AVX-512 instructions. False for other devices than CPUs and CUDA GPUs.
     """
     if device_type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -23,7 +23,7 @@ def supports_bf16(device_type: str) -> bool:
 
 
 def blas_lacks_avx512() -> bool:
-    """Whether matrix products in fp32 use AVX2 on a CPU with AVX-512: those of MKL on processors of AMD."""
+    """Whether fp32 matrix products use AVX2 on a CPU with AVX-512: MKL's products on AMD processors."""
     return _uses_avx512() and "AuthenticAMD" in _cpu_words() and torch.backends.mkl.is_available()
 
 
@@ -33,7 +33,7 @@ def _uses_avx512() -> bool:
 
 @functools.cache
 def _cpu_words() -> frozenset[str]:
-    """The words of Linux's description of the processors: their maker and instructions. Empty elsewhere."""
+    """The words of /proc/cpuinfo, such as vendor and instruction sets. Empty on systems other than Linux."""
     try:
         return frozenset(Path("/proc/cpuinfo").read_text().split())
     except OSError:

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from densevit.layers.hardware import blas_lacks_avx512
 
 MIN_TOKENS = 96  # with fewer, a linear layer is as fast
-MAX_WEIGHTS_PER_TOKEN = 4000  # above, the weight gradient is slower as a convolution than as a matrix product
+MAX_WEIGHTS_PER_TOKEN = 4000  # with more, the weight gradient is slower as a convolution than as a matrix product
 
 
 class Linear(nn.Linear):
     """`nn.Linear`, computed as a 1x1 convolution in fp32 on an AMD CPU with AVX-512.
 
-    Convolutions use oneDNN, linear layers MKL, whose fp32 products use only AVX2 there: half the speed
+    Convolutions use oneDNN, linear layers MKL, which on AMD computes fp32 products with AVX2 only: half the speed
     (`tools/benchmarks/linear.py`). In bf16 both use oneDNN. The convolution does not support double backward.
     """
 
@@ -31,7 +31,7 @@ class Linear(nn.Linear):
 class Conv1x1(nn.Conv2d):
     """A 1x1 `nn.Conv2d` without padding, groups and bias, computed as a matrix product in bf16 on a CPU.
 
-    The backward pass of oneDNN's convolution takes up to twice as long there, with many weights and few cells.
+    In this case the backward pass of oneDNN's convolution takes up to twice as long, for many weights and few cells.
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

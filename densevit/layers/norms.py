@@ -52,9 +52,9 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group norm, also of groups of a single value, which become the bias: of as many groups as channels on a 1x1 map.
+    """Group norm that accepts groups of a single value, such as one channel of a 1x1 map; their result is the bias.
 
-    torch's layer refuses them for a batch of one image, although statistics are of each image.
+    torch's layer refuses such groups for a batch of one image, although statistics are computed per image.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class StatisticsOnce(nn.Module):
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms keep their running statistics (momentum 0); normalisation is unchanged."""
+    """A context in which batch norms do not update running statistics (momentum 0); normalisation is unchanged."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

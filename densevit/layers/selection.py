@@ -1,7 +1,7 @@
 """Selection of the best candidates, such as a two-stage head's proposals, that can be recorded and repeated.
 
-A selection is discontinuous: where two scores are nearly equal, two devices or file formats may select differently. To
-compare the rest of a model on them, its selections are recorded on one and repeated on the other.
+A selection is discontinuous: if two scores are nearly equal, two devices or file formats may select differently. To
+compare the rest of a model, the selections are recorded on one device and repeated on the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 
 class Selection(NamedTuple):
-    """scores: (B, S), of the candidates. indices: (B, N), the selected ones, by descending score."""
+    """scores: (B, S), of all candidates. indices: (B, N), of the selected candidates, by descending score."""
 
     scores: Tensor
     indices: Tensor
 
 
 class SelectTop(nn.Module):
-    """Indices of the highest scores. A module without parameters, whose hooks record selections: see `recorded`."""
+    """Selects the highest scores. A module without parameters, so that hooks can record selections: see `recorded`."""
 
     def forward(self, scores: Tensor, count: int) -> Tensor:
-        """Indices (B, N) of the `count` highest of the scores (B, S), or of all if there are fewer."""
+        """Returns the indices (B, N) of the `count` highest of the scores (B, S), or of all if there are fewer."""
         return scores.topk(min(count, scores.shape[1]), dim=1).indices
 
 

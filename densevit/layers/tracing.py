@@ -4,5 +4,5 @@ import torch
 
 
 def is_exporting() -> bool:
-    """Whether `torch.export` traces the model, with sizes as symbols. torch.compile does not count."""
+    """Whether `torch.export` traces the model, with symbolic sizes; False under torch.compile."""
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()

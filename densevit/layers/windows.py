@@ -32,8 +32,8 @@ def window_reverse(windows: Tensor, window: int, height: int, width: int) -> Ten
 class ShiftedWindows(NamedTuple):
     """Padding, cyclic shift, window partition and split into heads as one gather; created by `shifted_windows`.
 
-    The steps together are one permutation of rows of D = C / heads numbers. Its index and the inverse index are
-    precomputed, so that neither the forward nor the backward pass scatters.
+    All steps together are one permutation of rows of D = C / heads numbers. Its index and the inverse index are
+    precomputed, so neither the forward nor the backward pass scatters.
 
     mask: (windows, M*M, M*M), or None without a shift; see `shift_mask`.
     """
@@ -43,14 +43,14 @@ class ShiftedWindows(NamedTuple):
     tokens: int
     mask: Tensor | None
     qkv_index: tuple[Tensor, Tensor]  # rows of query, key and value: map to windows, windows to map
-    output_index: tuple[Tensor, Tensor]  # the same for the attention output
+    output_index: tuple[Tensor, Tensor]  # rows of the attention output: map to windows, windows to map
     padding: Tensor  # (3 * heads, P): rows in windows that are padding
 
     def partition(self, qkv: Tensor, padding_value: Tensor) -> Tensor:
         """Query, key and value per window and head.
 
         qkv: (B, H, W, 3 C). padding_value: (3 C,). Returns (3, B, windows * heads, M*M, D) with a mask, and
-        (3, B * windows, heads, M*M, D) without, as a bias per head is then the same for all windows.
+        (3, B * windows, heads, M*M, D) without, because a bias per head is then the same for all windows.
         """
         D = qkv.shape[-1] // (3 * self.heads)
         fill = padding_value.to(qkv.dtype).view(-1, D) if self.padding.numel() else None
@@ -65,10 +65,10 @@ class ShiftedWindows(NamedTuple):
 
 
 class PaddedWindows(NamedTuple):
-    """`ShiftedWindows` as separate steps on views, for `torch.compile` and `torch.export` with sizes as symbols.
+    """`ShiftedWindows` as separate steps on views, for `torch.compile` and `torch.export` with symbolic sizes.
 
-    The compiler fuses the steps, and traces them for symbolic sizes, which takes it minutes for precomputed indices.
-    grid: windows, by rows and columns. steps: by which the map is rolled up and left.
+    The compiler fuses the steps; for precomputed indices, tracing with symbolic sizes would take minutes.
+    grid: rows and columns of windows. steps: cells by which the map is rolled up and left.
     """
 
     batch: int
@@ -80,7 +80,7 @@ class PaddedWindows(NamedTuple):
     mask: Tensor | None
 
     def partition(self, qkv: Tensor, padding_value: Tensor) -> Tensor:
-        """As `ShiftedWindows.partition`."""
+        """See `ShiftedWindows.partition`."""
         (H, W), (rows, columns), M = self.size, self.grid, self.window
         border = (0, 0, 0, columns * M - W, 0, rows * M - H)
         down, right = (torch.arange(count * M, device=qkv.device) for count in self.grid)
@@ -91,12 +91,12 @@ class PaddedWindows(NamedTuple):
         return x.reshape(3, *self._groups(), M * M, D)
 
     def reverse(self, x: Tensor) -> Tensor:
-        """As `ShiftedWindows.reverse`."""
+        """See `ShiftedWindows.reverse`."""
         (H, W), (rows, columns), M = self.size, self.grid, self.window
         x = x.reshape(self.batch, rows, columns, self.heads, M, M, x.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
         x = x.reshape(self.batch, rows * M, columns * M, self.heads * x.shape[-1])
         x = self._rolled(x, (rows * M - self.steps[0], columns * M - self.steps[1]))[:, :H, :W]
-        return x.clone(memory_format=torch.contiguous_format)  # in place of code for each case of padding or none
+        return x.clone(memory_format=torch.contiguous_format)  # one code path with and without padding
 
     def _groups(self) -> tuple[int, int]:
         windows = self.grid[0] * self.grid[1]
@@ -132,7 +132,7 @@ def _padded_windows(
 ) -> PaddedWindows:
     rows, columns = (H + window - 1) // window, (W + window - 1) // window
     steps: Any
-    if is_exporting():  # one graph for one window and for several
+    if is_exporting():  # the same graph for one window and for several
         steps = tuple(torch.sym_min(shift, (count - 1) * window) if shift else 0 for count in (rows, columns))
         shifts = shift > 0
     else:
@@ -174,7 +174,7 @@ def _shifted_windows(
 
 @lru_cache(maxsize=32)
 def _cached_windows(*size: Any) -> ShiftedWindows:
-    with torch.inference_mode(False):  # usable in training after a prediction
+    with torch.inference_mode(False):  # the cached tensors can be used in training after a prediction
         return _shifted_windows(*size)
 
 
@@ -226,7 +226,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def resize_bias_table(table: Tensor, window: int) -> Tensor:
-    """Resizes a relative position bias table to another window by bicubic interpolation (as Swin's own code).
+    """Resizes a relative position bias table to another window by bicubic interpolation, as in Swin's code.
 
     table: ((2M - 1)^2, heads), rows ordered as in `relative_position_index`. Returns ((2 * window - 1)^2, heads).
     """
@@ -245,7 +245,7 @@ def resize_bias_table(table: Tensor, window: int) -> Tensor:
 def log_spaced_offsets(window: int, pretrained_window: int) -> Tensor:
     """Log-spaced continuous coordinates of the bias table rows (Swin Transformer V2, Liu et al. 2022, equation 4).
 
-    The largest offset of the window that the weights were trained with maps to 1 or -1.
+    The largest offset in `pretrained_window`, the window that the weights were trained with, maps to 1 or -1.
     Returns ((2M - 1)^2, 2), rows ordered as in `relative_position_index`.
     """
     offset = torch.arange(1 - window, window) * (8 / max(pretrained_window - 1, 1))

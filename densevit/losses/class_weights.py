@@ -16,9 +16,9 @@ class ClassWeights(nn.Module):
     """Uniform (None), given or "balanced" class weights.
 
     Balanced weights are sqrt(m / f) for a class of frequency f, with the median frequency m: median frequency balancing
-    (Eigen and Fergus 2015, section 4.3) with a square root, which moderates the weights of rare classes. Frequencies
-    are those of all labelled training pixels so far, in all processes, counted in the buffer `pixels`, which is part of
-    the state dict. Unseen classes have weight 1.
+    (Eigen and Fergus 2015, section 4.3) with a square root, which moderates the weights of rare classes. The labelled
+    training pixels of all processes so far are counted in the buffer `pixels`, which is part of the state dict. Unseen
+    classes have weight 1.
 
     Raises ValueError if K is not in 1 ... 255 or the number of given weights is not K.
     """

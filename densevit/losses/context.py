@@ -1,9 +1,9 @@
-"""What a loss depends on besides outputs and targets: the processes and batches of its optimiser step.
+"""Loss normalisers over the processes and accumulated batches of an optimiser step.
 
-A loss divided by the objects of its own batch is not that of a large batch once gradients are averaged over processes
-and accumulated batches: batches of 1 and of 9 objects would count the same. Losses are therefore divided by means over
-all processes and batches of the step. The counts of all batches are known from their targets before the first one is
-trained on (`Head.loss_counts`, `DenseModel.loss_context`).
+If each loss were divided by the objects of its own batch, the gradients averaged over processes and accumulated batches
+would differ from those of one large batch: batches of 1 and of 9 objects would count the same. Losses are therefore
+divided by means over all processes and batches of the step. The counts of all batches are computed from their targets
+before the first batch is trained on (`Head.loss_counts`, `DenseModel.loss_context`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ from torch import Tensor, distributed
 from densevit.losses.distributed import process_count, to_device
 
 Counts = dict[str, float]
-"""What the loss terms of a head are divided by, of one batch, by name."""
+"""The normalisers of a head's loss terms for one batch, by name."""
 
 
 @dataclass(frozen=True)
 class LossContext:
     """The processes and batches over which the gradients of an optimiser step are averaged; by default one of each.
 
-    processes: their number. group: theirs, of torch.distributed; None: the default group.
+    processes: number of processes. group: their group in torch.distributed; None: the default group.
     batches: number of accumulated batches. counts: means of `Head.loss_counts` over the batches and processes, by name;
-        of a model with several heads by HEAD/NAME. Empty: not known.
+        by HEAD/NAME for a model with several heads. Empty: not known.
     step: number of the optimiser step, from 0.
     finite_costs: whether a matching cost that is not finite is an error that names its image. Trainings set False: the
-        loss is then not finite either, which all processes detect at once; an error in one would leave the others
+        loss is then not finite either, which all processes detect; an error in one process would leave the others
         waiting for it.
     """
 
@@ -41,21 +41,21 @@ class LossContext:
 
     @classmethod
     def of_processes(cls, **fields: Any) -> "LossContext":
-        """That of all processes of torch.distributed, if it is initialised. fields: the others."""
+        """The context of all processes of torch.distributed, if it is initialised. fields: all other fields."""
         return cls(processes=process_count(), **fields)
 
     def of_head(self, name: str) -> "LossContext":
-        """That of one head: with its counts only."""
+        """The context of one head, with the head's counts only."""
         prefix = f"{name}/"
         counts = {key.removeprefix(prefix): count for key, count in self.counts.items() if key.startswith(prefix)}
         return replace(self, counts=counts)
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean of x over the processes; x itself with one."""
+        """Mean of x over the processes; x itself if there is one process."""
         return x if self.processes == 1 else self.sum(x) / self.processes
 
     def sum(self, x: Tensor) -> Tensor:
-        """Sum of x over the processes; x itself with one."""
+        """Sum of x over the processes; x itself if there is one process."""
         if self.processes == 1:
             return x
         x = x.clone()
@@ -65,8 +65,8 @@ class LossContext:
     def mean_counts(self, **counts: Tensor) -> list[Tensor]:
         """Counts of this batch, scalars or (L,), as means over the processes and accumulated batches of the step.
 
-        A loss divided by them is, summed over the step, divided by the total. Counts of which the head says nothing in
-        `loss_counts` are means over the processes only.
+        A loss divided by these means is normalised over the complete step. Counts that the head's `loss_counts` does
+        not contain are means over the processes only.
         """
         if all(name in self.counts for name in counts):
             return [self.counts[name].expand_as(count) for name, count in counts.items()]
@@ -77,14 +77,14 @@ class LossContext:
         return [part.view_as(count) for part, count in zip(parts, counts.values(), strict=True)]
 
     def least_mean(self, total: float = 1.0) -> float:
-        """A lower bound of the total, for a mean of `mean_counts`."""
+        """The lower bound of a mean of `mean_counts` that corresponds to a lower bound `total` of the step's sum."""
         return total / (self.processes * (self.batches if self.counts else 1))
 
 
 def step_context(counts: Mapping[str, Sequence[Counts]], batches: int, step: int, device: torch.device) -> LossContext:
-    """The context of an optimiser step. counts: of each of its batches, by head; they are reduced over processes once.
+    """The context of an optimiser step. counts: the counts of its batches, by head; reduced over processes once.
 
-    batches: by which the step's gradients are divided; the last step of an epoch may have fewer.
+    batches: the number by which the step's gradients are divided; the last step of an epoch may have fewer batches.
     """
     keys = [(head, name) for head, each in counts.items() for name in each[0]]
     context = LossContext.of_processes(batches=batches, step=step)

@@ -22,7 +22,7 @@ def dense_detection(
     """
     with autocast_off(logits.device):
         logits, boxes = logits.float(), boxes.float()
-        centres = torch.where(padding[..., None], 1e4, centres)  # padding is inside no box and nearest to none
+        centres = torch.where(padding[..., None], 1e4, centres)  # outside of all boxes and never nearest
         target, quality = task_aligned(logits, boxes, centres, objects)
         positive = target >= 0
         quality = quality.clamp(min=0.01) * positive

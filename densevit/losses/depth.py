@@ -56,8 +56,8 @@ def berhu(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
 def silog(prediction: Tensor, truth: Tensor, context: LossContext, variance_focus: float = 0.85) -> Tensor:
     """Scale-invariant log error, 10 sqrt(mean g^2 - variance_focus (mean g)^2) with g = log prediction - log truth.
 
-    As in BTS (Lee et al. 2019, equation 4) and AdaBins, which average over all pixels of a batch. Eigen et al. 2014
-    (equation 4) use no root, no factor and a focus of 0.5.
+    The formula of BTS (Lee et al. 2019, equation 4) and AdaBins, which average over all pixels of a batch. Eigen et al.
+    2014 (equation 4) use no root, no factor and a focus of 0.5.
     prediction, truth: (B, H, W).
     """
     with autocast_off(prediction.device):
@@ -91,7 +91,7 @@ def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
 def mean_over_images(each: Tensor, counted: Tensor, context: LossContext) -> Tensor:
     """Mean of (B,) values over the counted images of all processes; 0 (connected to the graph) if none.
 
-    Their number is `images` in `Head.loss_counts`.
+    The number of counted images is `images` in `Head.loss_counts`.
     """
     total = torch.where(counted, each, 0.0).sum()
     [count] = context.mean_counts(images=counted.sum().float())

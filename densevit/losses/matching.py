@@ -87,8 +87,10 @@ _LARGEST_COST = 1e6  # in place of a cost that is not finite
 
 
 def finite_costs(matrix: np.ndarray, message: Callable[[], str], strict: bool) -> np.ndarray:
-    """The costs. Where one is not finite, raises DensevitError with this message if `strict`, else replaces it by a
-    large one: see `LossContext.finite_costs`."""
+    """Replaces non-finite costs by a large cost, or raises DensevitError with this message if `strict`.
+
+    See `LossContext.finite_costs`.
+    """
     if np.isfinite(matrix).all():
         return matrix
     if strict:

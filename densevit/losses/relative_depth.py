@@ -46,7 +46,7 @@ def trimmed(prediction: Tensor, truth: Tensor, context: LossContext, keep: float
 def gradient_matching(error: Tensor, valid: Tensor, context: LossContext, scales: int = 4) -> Tensor:
     """Multi-scale gradient matching (equation 11): sharp depth edges that coincide with the ground truth.
 
-    Each scale has every second row and column of the previous one. Absolute differences of neighbouring valid pixels
+    Each scale has every second row and column of the previous scale. Absolute differences of neighbouring valid pixels
     are summed along rows and columns and divided by the number of valid pixels, as in the published code.
     error: (B, H, W), of aligned inverse depth, or of log depth (Li and Snavely 2018, section 4.3).
     valid: (B, H, W) bool.
@@ -81,7 +81,7 @@ def robust_error(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Error after robust alignment: both maps with median 0 and mean absolute deviation 1 (equations 5 and 6).
 
     For an even number of pixels, the median is the lower of the middle two. Images with a constant ground truth cannot
-    be aligned. Returns the same as `least_squares_error`.
+    be aligned. Returns the error and the valid mask like `least_squares_error`.
     """
     valid, truth = valid_pixels(truth)
     normalised, varied = _normalised(prediction.float(), valid)

@@ -30,8 +30,8 @@ def label_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Te
 
 @torch.no_grad()
 def label_counts(targets: Sequence[Mapping[str, Any]], class_weights: Tensor | None = None) -> Counts:
-    """What `cross_entropy` and `dice` are divided by: `pixels`, labelled ones or the sum of their class weights, and
-    `segments`, (image, present class) pairs. targets: on the CPU."""
+    """The normalisers of `cross_entropy` and `dice`: `pixels`, the number of labelled pixels or the sum of their class
+    weights, and `segments`, the number of (image, present class) pairs. targets: on the CPU."""
     maps = [target["semantic"].flatten() for target in targets if "semantic" in target]
     by_class = [torch.bincount(x, minlength=IGNORE + 1)[:IGNORE].double() for x in maps]  # (IGNORE,) each
     weights = torch.ones(IGNORE, dtype=torch.float64)

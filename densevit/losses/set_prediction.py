@@ -45,8 +45,8 @@ def set_losses(
     logits: (L, B, Q, K+1), or K unless `classification` is "softmax". boxes: (L, B, Q, 4) cxcywh.
     Normalised by the number of objects, averaged over processes (the softmax class term by the sum of class weights).
     Without objects the box terms are 0 (connected to the graph). object_count: replaces the number of
-    `objects` if each has several predictions. counts_of: the name of that number in `Head.loss_counts`, that of
-    the sum of class weights being "NAME_weights"; `set_counts` computes both.
+    `objects` if each has several predictions. counts_of: the name of the number of objects in `Head.loss_counts`; the
+    name of the sum of class weights is "NAME_weights". `set_counts` computes both.
     """
     with autocast_off(logits.device):
         logits, boxes = logits.float(), boxes.float()
@@ -85,9 +85,9 @@ def set_losses(
 def set_counts(
     objects: Sequence[int], num_queries: int, no_object_weight: float = 0.1, counts_of: str = "objects"
 ) -> Counts:
-    """What `set_losses` is divided by: the number of objects, and the sum of class weights with "softmax".
+    """The normalisers of `set_losses`: the number of objects, and the sum of class weights with "softmax".
 
-    objects: in each labelled image. num_queries: of an image.
+    objects: the number of objects of each labelled image. num_queries: per image.
     """
     matched = sum(min(count, num_queries) for count in objects)
     weights = matched + no_object_weight * (len(objects) * num_queries - matched)

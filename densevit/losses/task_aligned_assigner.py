@@ -12,7 +12,8 @@ from densevit.losses.matching import Objects
 class Assignment(NamedTuple):
     """The object assigned to each cell.
 
-    target: (B, S), index of the object among all T, -1 for background. iou: (B, S), IoU with it, 0 for background.
+    target: (B, S), index of the object among all T, -1 for background. iou: (B, S), IoU with this object, 0 for
+    background.
     """
 
     target: Tensor
@@ -31,9 +32,9 @@ def task_aligned(
 ) -> Assignment:
     """Assigns to each object the `top` cells inside its box with the highest alignment p^alpha IoU^beta.
 
-    logits: (B, S, K). boxes: (B, S, 4) cxcywh. centres: (B, S, 2). A cell chosen by several objects goes
-    to the one of highest IoU. An object without a cell centre inside, tiny or narrow, chooses the nearest cell; one
-    that loses all its cells to others is not assigned.
+    logits: (B, S, K). boxes: (B, S, 4) cxcywh. centres: (B, S, 2). A cell chosen by several objects is assigned
+    to the object with the highest IoU. A tiny or narrow object that contains no cell centre chooses the nearest cell.
+    An object is not assigned if all its cells are assigned to others.
     """
     B, S, _ = logits.shape
     target = torch.full((B, S), -1, device=logits.device)
@@ -49,13 +50,13 @@ def task_aligned(
 
     iou, _ = overlaps(to_corners(boxes[objects.image].float()), to_corners(objects.boxes)[:, None])  # (T, S)
     score = logits.float().sigmoid().transpose(1, 2)[objects.image, objects.labels]  # (T, S)
-    # Lower bounds and distance order the cells, nearest first, while no box overlaps yet.
+    # While no box overlaps yet, the lower bounds and the distance sort the cells, nearest first.
     alignment = (score.clamp(min=1e-4) ** alpha) * (iou.clamp(min=1e-2) ** beta) / (1 + 1e-3 * distance)
     alignment = alignment.masked_fill(~inside, -1.0)
     best = alignment.topk(min(top, S), dim=1)
     chosen = torch.zeros_like(inside).scatter_(1, best.indices, best.values >= 0)
 
-    # Of the objects of its own image that chose a cell, take the one of highest IoU.
+    # Of the objects that chose a cell, take the object with the highest IoU.
     claim = torch.where(chosen, iou + 1e-6, torch.zeros_like(iou))  # (T, S)
     highest = torch.zeros(B, S, device=claim.device).scatter_reduce(
         0, objects.image[:, None].expand(-1, S), claim, "amax"

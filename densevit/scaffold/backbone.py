@@ -28,7 +28,7 @@ class $cls(densevit.Backbone):
             inputs = outputs
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, 3, H, W), normalised, any H and W. Returns a (B, C, ceil(H / s), ceil(W / s)) per stride s."""
+        """images: (B, 3, H, W), normalised, any H and W. Returns one (B, C, ceil(H / s), ceil(W / s)) per stride s."""
         x = self.stem(images)  # (B, C, ceil(H / 2), ceil(W / 2))
         features = []
         for stage in self.stages:

@@ -96,14 +96,14 @@ def test_interface() -> None:
 def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
     """The files of a new distribution, by path in its folder.
 
-    noun: "backbone" or "head". name: as returned by `check_name`. task: of a head, a key of `HEADS`; by default
-    detection. Raises PluginError if its class name is taken.
+    noun: "backbone" or "head". name: as returned by `check_name`. task: a head's task, a key of `HEADS`; by default
+    detection. Raises PluginError if the template already uses the name of its class.
     """
     kind = KINDS[noun] if task is None else HEADS[task]
     words = {"name": name, "cls": class_name(name), "noun": noun, "group": kind.group, "versions": _versions()}
     if words["cls"] in _taken(kind.module):
         raise PluginError(
-            f"{name!r} would make a class {words['cls']!r}, a name that its module uses already. Choose another name."
+            f"{name!r} would name its class {words['cls']!r}, which its module already uses. Choose another name."
         )
     templates = {
         "pyproject.toml": _PYPROJECT,
@@ -117,13 +117,13 @@ def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
 
 
 def _versions() -> str:
-    """The versions with the names of the installed one: ">=0.1,<0.2", from 1.0 on ">=1.2,<2"."""
+    """The compatible versions of densevit: ">=0.1,<0.2", from 1.0 on ">=1.2,<2"."""
     major, minor = map(int, densevit.__version__.split(".")[:2])
     return f">={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
 
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes files into a new or empty folder. Raises PluginError for any other, and leaves it unchanged."""
+    """Writes files into a new or empty folder. Raises PluginError for any other folder, and leaves it unchanged."""
     try:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise PluginError(f"{folder} exists and is not an empty folder. Choose another --out, or remove it.")

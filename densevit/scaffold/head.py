@@ -1,4 +1,4 @@
-"""Template of a head: a dense detector, to be replaced by your own."""
+"""Template of a head: a dense detector, to be replaced by your own layers and loss."""
 
 MODULE = '''\
 """A head for densevit."""
@@ -80,7 +80,7 @@ class $cls(densevit.Head):
         labelled = [i for i, target in enumerate(targets) if all(key in target for key in self.needs)]
         logits, boxes, centres, padding = (outputs[key][labelled] for key in ("logits", "boxes", "centres", "padding"))
         objects = Objects.of([targets[i] for i in labelled], logits.device)
-        # Put your own loss here. This one assigns each object to the cells that match it best.
+        # Put your own loss here. This loss assigns each object to the cells that match it best.
         losses = dense_detection(logits, boxes, centres, padding, objects, context)
         return {"label": losses.label, "l1": 5 * losses.l1, "giou": 2 * losses.giou}
 

@@ -15,7 +15,7 @@ _FOLDERS = ("build", "configs", "dist", "tests")  # beside the package
 def check_name(group: str, name: str) -> str:
     """The name as a Python package: hyphens become underscores. group: "backbones" or "heads".
 
-    Raises PluginError if it is not a valid name, or is that of an installed plugin, module or distribution.
+    Raises PluginError if the name is not valid, or if an installed plugin, module or distribution has it.
     """
     package = name.replace("-", "_")
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?", package):
@@ -29,7 +29,7 @@ def check_name(group: str, name: str) -> str:
         raise PluginError(f"{name!r} is the name of a folder beside the package. Choose another name.")
     plugin = registry.find(group).get(package)
     if plugin is not None:
-        raise PluginError(f"There is a {plugin.noun} already, from {plugin.origin}. Choose another name.")
+        raise PluginError(f"There is already a {plugin.noun}, from {plugin.origin}. Choose another name.")
     module = _module(package)
     if module:
         raise PluginError(f"{name!r} is the name of an installed module ({module}). Choose another name.")
@@ -49,7 +49,7 @@ def class_name(package: str) -> str:
 
 
 def _module(package: str) -> str:
-    """The location of a module of that name; empty if an import would fail. Ignores the folder `package` itself."""
+    """The location of a module with this name; empty if an import would fail. Ignores the folder `package` itself."""
     try:
         spec = importlib.util.find_spec(package)
     except ValueError:  # a module without a spec, such as __main__

@@ -62,7 +62,7 @@ class $cls(densevit.Head):
 CONFIG = """\
 # $cls on a Swin, on the built-in scenes:
 #   densevit train configs/$name.yaml
-# The same on label maps of your own:
+# The same on your own label maps:
 #   densevit train configs/$name.yaml data=label_maps data.root=FOLDER
 base: setr_swin
 heads:

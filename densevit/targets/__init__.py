@@ -1,4 +1,4 @@
-"""Target types: how each kind of label follows its image, and how it is drawn, written and read.
+"""Target types: how each kind of label is transformed with its image, drawn, written and read.
 
 The built-in types are registered under the keys of `Targets` and `Predictions` that have them by default.
 """

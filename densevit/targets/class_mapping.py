@@ -1,4 +1,4 @@
-"""Values with the class indices of another list of classes."""
+"""Maps targets and predictions to the class indices of another list of classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,11 +15,10 @@ def with_classes(
     mapping_of: Callable[[str], tuple[np.ndarray, Sequence[Class]] | None],
     types: Mapping[str, TargetType],
 ) -> dict[str, Any]:
-    """Targets or predictions of an image with mapped classes, without objects of no class; see
-    `TargetType.map_classes`.
+    """Targets or predictions of an image with mapped classes; objects without a new class are removed.
 
-    mapping_of: from a task to the table of its classes and the new classes; None: they stay. Mapped tensors are on the
-    CPU.
+    mapping_of: returns the table of a task's classes and the new classes (see `TargetType.map_classes`), or None to
+    leave them unchanged. Mapped tensors are on the CPU.
     """
     result = dict(values)
     keep: np.ndarray | None = None

@@ -23,9 +23,9 @@ COCO_SKELETON = (
 class Keypoints(ObjectType):
     """(N, K, 3): x and y in pixels, and visibility as in COCO: 0 not labelled, 1 labelled and hidden, 2 visible.
 
-    In predictions the third value is a score. A pixel's centre is at 0.5; COCO's files have it at 0.
-    names: of the keypoints. flip_pairs: indices of left and right keypoints, which a flip exchanges. skeleton: indices
-    of keypoints that are connected in visualizations.
+    In predictions the third value is a score. The centre of the first pixel is at 0.5; in COCO's files it is at 0.
+    names: the names of the K keypoints. flip_pairs: indices of left and right keypoints, which a flip exchanges.
+    skeleton: indices of keypoints that are connected in visualizations.
     """
 
     layer = 1
@@ -95,9 +95,9 @@ class Keypoints(ObjectType):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Labelled keypoints and the skeleton between them, in the colours of the classes.
+        """Draws labelled keypoints and the skeleton between them, in the colours of the classes.
 
-        Keypoints of another number than this type's names are drawn without a skeleton.
+        If the number of keypoints differs from this type's names, no skeleton is drawn.
         """
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or key not in result:
@@ -135,7 +135,7 @@ def _unlabelled_as_zeros(points: np.ndarray) -> np.ndarray:
 
 
 def _inside(points: np.ndarray, size: Size) -> np.ndarray:
-    """Keypoints (N, K, 3) with those outside of the image as not labelled."""
+    """Marks keypoints (N, K, 3) outside of the image as not labelled."""
     x, y = points[..., 0], points[..., 1]
     points = points.copy()
     points[~((x >= 0) & (y >= 0) & (x <= size[1]) & (y <= size[0]))] = 0

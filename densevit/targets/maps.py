@@ -15,13 +15,14 @@ from densevit.targets.objects import check_range
 
 STEPS_PER_METRE = 256
 MAX_PNG_VALUE = 2**16 - 1
-MEASURED_VALUES = 4096  # of a map
+MEASURED_VALUES = 4096  # per map, at most
 
 
 class PixelMap(TargetType):
-    """A map (H, W), or (C, H, W) with channels first, of which each pixel takes the value at its centre.
+    """A map (H, W) or (C, H, W), resized by nearest neighbour: each pixel takes the value at its centre.
 
-    kinds: of valid values, as in numpy's dtypes: "u", "i" or "f". channels: C, or None for (H, W). dtype: of tensors.
+    kinds: numpy's dtype kinds of valid values: "u", "i" or "f". channels: C, or None for (H, W). dtype: the dtype of
+    tensors.
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "pixel"
@@ -33,13 +34,13 @@ class PixelMap(TargetType):
     def check(self, value: Any, size: Size) -> None:
         expected = size if self.channels is None else (self.channels, *size)
         if value.shape != expected:
-            raise DataError(f"has shape {tuple(value.shape)}; expected {expected}, as of the image.")
+            raise DataError(f"has shape {tuple(value.shape)}; expected {expected}, like the image.")
         if value.dtype.kind not in self.kinds:
             names = {"u": "unsigned integers", "i": "integers", "f": "floating-point numbers"}
             raise DataError(f"has the type {value.dtype}; expected {' or '.join(names[kind] for kind in self.kinds)}.")
 
     def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
-        return value[..., ::-1].copy()  # of a single column, too, with a positive stride, as torch needs
+        return value[..., ::-1].copy()  # torch needs positive strides, also for a single column
 
     def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
         kind = np.dtype(np.float32) if value.dtype == np.int32 else value.dtype  # OpenCV does not warp int32
@@ -59,7 +60,7 @@ class PixelMap(TargetType):
         return _per_channel(value, lambda x: cv2.resize(x, new_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
     def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> torch.Tensor:
-        """(B, H, W) or (B, C, H, W); padding and images without this label have the value `fill`."""
+        """Returns (B, H, W) or (B, C, H, W); padding and images without this label have the value `fill`."""
         first = next((value for value in values if value is not None), torch.empty(0, dtype=self.dtype, device=device))
         shape = size if self.channels is None else (self.channels, *size)
         batch = first.new_full((len(values), *shape), self.fill, device=device)
@@ -107,7 +108,7 @@ class LabelMap(PixelMap):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Class colours over the image, with a legend; beside ground truth, a map of errors."""
+        """Draws class colours over the image, with a legend, and a map of errors if there is ground truth."""
         maps = [predictions[key].astype(np.uint8)]
         if truth is not None and key in truth:
             maps.append(truth[key].astype(np.uint8))
@@ -121,9 +122,9 @@ class LabelMap(PixelMap):
         drawing.legend([classes[n] for n in np.argsort(-pixels, kind="stable") if pixels[n]])
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        """A palette PNG with the classes' file ids, which is a label map itself; for ids above 255, 16-bit grey.
+        """A palette PNG whose pixels are the classes' file ids; 16-bit grey for ids above 255.
 
-        Pixels of no class are 255, or 65535 in 16 bits, which they need where a class has the id 255.
+        Pixels of no class are 255, or 65535 in 16 bits. If a class has the id 255, the PNG has 16 bits.
         """
         ids = _file_ids(classes)
         pixels = np.bincount(value.ravel(), minlength=IGNORE + 1)
@@ -131,13 +132,13 @@ class LabelMap(PixelMap):
         if len(wrong):
             raise DataError(
                 f"has the value {wrong[0]}; 0 ... {len(ids) - 1} is expected, for {len(ids)} classes, or {IGNORE} for "
-                "none."
+                "no class."
             )
         if pixels[IGNORE] and IGNORE in ids:
             ids = ids.astype(np.uint16)
         none = np.iinfo(ids.dtype).max
         if pixels[IGNORE] and none in ids:
-            raise DataError(f"has pixels of no class, but {none}, which they are in files, is the id of a class.")
+            raise DataError(f"has pixels of no class, which are {none} in files, but {none} is the id of a class.")
         table = np.full(IGNORE + 1, none, ids.dtype)
         table[: len(ids)] = ids
         image = Image.fromarray(table[value])
@@ -163,8 +164,8 @@ class LabelMap(PixelMap):
 class ValueMap(PixelMap):
     """(H, W) float32, 0 = invalid.
 
-    under_zoom: how values change where the image is enlarged. "divide": metric depth, since an enlarged object looks
-    nearer, as through a longer lens; "multiply": inverse depth; "keep": others.
+    under_zoom: how values change if the image is enlarged. "divide": metric depth, because an enlarged object looks
+    nearer, as with a longer focal length; "multiply": inverse depth; "keep": all others.
     """
 
     def __init__(self, under_zoom: Literal["divide", "multiply", "keep"] = "keep") -> None:
@@ -177,7 +178,7 @@ class ValueMap(PixelMap):
         return resized / np.float32(zoom) if self.under_zoom == "divide" else resized * np.float32(zoom)
 
     def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-        """Some of the known values, and the share of pixels that are known."""
+        """A sample of the known values, and the fraction of known pixels."""
         known = value[value > 0]
         return {"known values": known[:: -(-len(known) // MEASURED_VALUES) or 1], "known pixels": _share(known, value)}
 
@@ -189,7 +190,7 @@ class ValueMap(PixelMap):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Maps with colour bars, and the relative error."""
+        """Draws maps with colour bars, and the relative error."""
         drawing.value_maps(predictions[key], None if truth is None else truth.get(key), unit="")
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
@@ -237,12 +238,12 @@ class Depth(ValueMap):
                 stacklevel=2,
             )
             return {".npy": depth}
-        steps[(depth > 0) & (steps == 0)] = 1  # stays known after rounding
+        steps[(depth > 0) & (steps == 0)] = 1  # 0 would mean unknown
         return {".npy": depth, ".png": Image.fromarray(steps.astype(np.uint16))}
 
 
 class InverseDepth(ValueMap):
-    """(H, W) float32 relative inverse depth, without a unit: drawn beside the ground truth of `depth`."""
+    """(H, W) float32 relative inverse depth, without a unit. Drawn beside the ground truth of `depth`."""
 
     def __init__(self) -> None:
         super().__init__(under_zoom="multiply")
@@ -270,13 +271,13 @@ class VectorMap(PixelMap):
         self.y_up = y_up
 
     def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
-        """x changes its sign."""
+        """Flips the map and the sign of x."""
         flipped = value[..., ::-1].copy()
         np.negative(flipped[0], out=flipped[0])
         return flipped
 
     def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
-        """The vectors turn with the image."""
+        """Rotates the map and its vectors with the image."""
         rotated = super().rotate(value, matrix, size)
         sign = -1 if self.y_up else 1
         (a, b), (c, d) = matrix[:, :2].astype(value.dtype)
@@ -291,7 +292,7 @@ class VectorMap(PixelMap):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Vectors as RGB: -1 ... 1 is 0 ... 255; unknown is black."""
+        """Draws vectors as RGB: -1 ... 1 is mapped to 0 ... 255; unknown is black."""
         maps = {"truth": truth.get(key) if truth is not None else None, "prediction": predictions[key]}
         for caption, value in maps.items():
             if value is not None:
@@ -330,8 +331,8 @@ class PanopticMap(PixelMap):
         return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
 
     def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
-        """Stuff of classes that become one is one segment, with number 0. Instances of things that become one class are
-        numbered anew where their numbers collide.
+        """Maps the classes of segments. Stuff segments whose classes are merged become one segment, with number 0.
+        Instances of things whose classes are merged are renumbered if their numbers collide.
         """
         mapped, taken = np.full(value.shape, VOID, np.int32), set()
         for segment in np.unique(value[value != VOID]).tolist():
@@ -344,9 +345,9 @@ class PanopticMap(PixelMap):
         return mapped
 
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
-        """Covered pixels take the pasted segments, with instance numbers that are free, from 999 down.
+        """Covered pixels take the pasted segments, with unused instance numbers, from 999 down.
 
-        Data sets count from 0 up. A segment for which no number is left is void.
+        Data sets count from 0 up. A segment for which no number is left becomes void.
         """
         known, renamed = set(np.unique(value).tolist()), pasted.copy()
         for one in np.unique(pasted[covered]).tolist():
@@ -365,7 +366,8 @@ class PanopticMap(PixelMap):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Segments in the colours of their classes, with outlines and names; beside ground truth, wrong classes."""
+        """Draws segments in the colours of their classes, with outlines and names, and wrong classes if there is ground
+        truth."""
         maps = []
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or key not in result:
@@ -409,7 +411,7 @@ class PanopticMap(PixelMap):
         }
 
     def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
-        """Instances of a class are numbered anew, in the order of `segments_info`."""
+        """Renumbers the instances of a class, in the order of `segments_info`."""
         pixels = np.asarray(encoded[".png"]).astype(np.int32)
         ids = pixels[..., 0] + 256 * pixels[..., 1] + 256**2 * pixels[..., 2]
         index = {c.file_id: i for i, c in enumerate(classes)}
@@ -430,7 +432,7 @@ class PanopticMap(PixelMap):
 
 
 class PanopticCrowds(TargetType):
-    """The panoptic ids of an image's crowds, a list; ids that a crop leaves out remain."""
+    """A list of the panoptic ids of an image's crowds. Crops do not remove ids."""
 
     task: str | None = "panoptic"
 
@@ -452,7 +454,7 @@ class PanopticCrowds(TargetType):
 
 
 def _mapped_id(segment: int, table: np.ndarray, classes: Sequence[Class]) -> int:
-    """The panoptic id with the new class; VOID: none. Stuff is one segment of its class."""
+    """The panoptic id with the new class, VOID if it has none. A stuff class has one segment."""
     label = int(table[segment // LABEL_DIVISOR])
     if label < 0:
         return VOID
@@ -460,7 +462,7 @@ def _mapped_id(segment: int, table: np.ndarray, classes: Sequence[Class]) -> int
 
 
 def _share(known: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """(1,) the share of a map's values that are known."""
+    """(1,), the fraction of a map's values that are known."""
     return np.array([known.size / max(value.size, 1)])
 
 

@@ -29,8 +29,8 @@ class ObjectType(TargetType):
 class Boxes(ObjectType):
     """(N, 4) xyxy in pixels.
 
-    Random transforms round coordinates as albumentations does, with which earlier versions transformed boxes: float32
-    fractions of the sides. Seeded runs stay the same to the last bit.
+    Random transforms round coordinates as albumentations does, to float32 fractions of the sides. Earlier versions used
+    albumentations for boxes, and seeded runs remain bit-identical.
     """
 
     def check(self, value: Any, size: Size) -> None:
@@ -97,7 +97,7 @@ class Boxes(ObjectType):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """With class names and scores; boxes with high scores are on top. Ground truth: crowds are marked."""
+        """Draws boxes with class names and scores, high scores on top. Crowds in the ground truth are marked."""
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or key not in result:
                 continue
@@ -121,7 +121,7 @@ class Boxes(ObjectType):
         return boxes
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
-        """At least 4 pixels wide and high; size: at least 8 each."""
+        """Random boxes at least 4 pixels wide and high. size: at least 8 pixels each."""
         corners = np.sort(rng.random((objects, 2, 2), dtype=np.float32), axis=1)  # (N, (low, high), (x, y))
         room = np.array([size[1] - 4, size[0] - 4], np.float32)
         return np.concatenate([corners[:, 0] * room, corners[:, 1] * room + 4], axis=1)
@@ -235,7 +235,7 @@ class InstanceMasks(ObjectType):
         return value if isinstance(value, RunLengthMasks) else value.view(bool)
 
     def paste(self, value: Masks, pasted: Masks, covered: np.ndarray) -> Masks:
-        """Joins the masks; those of the image lose the covered pixels."""
+        """Joins the masks; covered pixels are removed from the masks of the image."""
         joined = run_length_coded(value).without(covered).joined(run_length_coded(pasted))
         return joined if isinstance(value, RunLengthMasks) else np.asarray(joined)
 
@@ -251,7 +251,7 @@ class InstanceMasks(ObjectType):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """With outlines, and names unless boxes have them; masks with high scores are on top."""
+        """Draws masks with outlines, high scores on top, and with names unless boxes have them."""
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or not len(result.get(key, ())):
                 continue
@@ -278,14 +278,14 @@ class InstanceMasks(ObjectType):
         return np.asarray(codes.decode([one["segmentation"] for one in encoded]).transpose(2, 0, 1).astype(bool))
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
-        """The pixels whose centres are in random boxes."""
+        """Random masks: the pixels whose centres are in random boxes."""
         y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
         x0, y0, x1, y1 = Boxes().random(size, objects, num_classes, rng).T[:, :, None, None]  # (N, 1, 1) each
         return np.asarray((y >= y0) & (y < y1) & (x >= x0) & (x < x1))
 
 
 class CrowdFlags(ObjectType):
-    """(N,) bool: regions of many objects, which are ignored in evaluation and left out in training."""
+    """(N,) bool: whether an object is a crowd region, which is ignored in evaluation and left out in training."""
 
     truth_only = True
 
@@ -323,10 +323,10 @@ def _fractions(boxes: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _rounded(boxes: np.ndarray, size: Size) -> np.ndarray:
-    """float64 pixels; boxes in float32, which no transform has changed yet, are rounded to fractions."""
+    """float64 pixels. Boxes in float32 have not been transformed yet and are rounded to fractions first."""
     return _fractions(boxes, size) * _sides(size) if boxes.dtype == np.float32 else boxes
 
 
 def rotated_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points (..., 2); a pixel's centre is at 0.5, in the matrix at 0."""
+    """Rotates points (..., 2). The centre of the first pixel is at 0.5 in points and at 0 in the matrix."""
     return np.asarray((points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5)

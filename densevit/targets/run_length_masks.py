@@ -1,4 +1,4 @@
-"""Instance masks of an image as run-length codes, which are cropped, flipped and resized without their pixels.
+"""Instance masks of an image as run-length codes, which are cropped, flipped and resized without decoding.
 
 As (N, H, W) bool, 100 masks of 1333 x 800 pixels take 107 MB; their codes take less than 1 MB.
 """
@@ -19,8 +19,8 @@ from densevit.interfaces import Size, Window
 class RunLengthMasks:
     """N masks of H x W pixels, as R vertical runs of pixels, each in one column.
 
-    size: (H, W). count: N. owner: (R,), the mask of each run. column: (R,). top, bottom: (R,), its first row and the
-    one after its last. All int32, in any order; runs of one mask do not overlap.
+    size: (H, W). count: N. owner: (R,), the mask of each run. column: (R,). top, bottom: (R,), the first row of a run
+    and the row after its last. All int32, in any order; runs of one mask do not overlap.
 
     `masks[keep]` with an array selects masks. `masks[n]` and iteration give COCO's compressed codes,
     {"size": [H, W], "counts": bytes}. `np.asarray` and `to` give (N, H, W) bool.
@@ -38,18 +38,18 @@ class RunLengthMasks:
 
     @classmethod
     def from_codes(cls, codes: np.ndarray, lengths: np.ndarray, size: Size) -> "RunLengthMasks":
-        """From the `counts` of COCO's compressed codes, which are valid and of this size.
+        """Decodes the `counts` of COCO's compressed codes, which must be valid and of this size.
 
-        codes: the characters of all, uint8. lengths: (N,), of each.
+        codes: the concatenated characters of all codes, uint8. lengths: (N,), the number of characters of each code.
         """
         counts, number = _decoded(codes, lengths)
         first = (np.cumsum(number) - number).astype(np.int32)
-        masked = number // 2  # background and mask in turn
+        masked = number // 2  # runs of background and mask alternate
         owner = np.repeat(np.arange(len(number), dtype=np.int32), masked)
         inside = (first + 1 - 2 * (np.cumsum(masked) - masked)).astype(np.int32).take(owner)
         inside += np.arange(0, 2 * len(owner), 2, dtype=np.int32)
-        ends = np.cumsum(counts, dtype=np.int32)  # wraps, differences do not
-        before = np.append(np.int32(0), ends)[first]  # (N,), at the end of the previous code
+        ends = np.cumsum(counts, dtype=np.int32)  # may overflow; differences are still correct
+        before = np.append(np.int32(0), ends)[first]  # (N,), the sum at the end of the previous code
         lengths, ends = counts.take(inside), ends.take(inside)
         ends -= before.take(owner)
         return cls.from_runs(size, len(number), owner, ends - lengths, ends)
@@ -58,7 +58,7 @@ class RunLengthMasks:
     def from_runs(
         cls, size: Size, count: int, owner: np.ndarray, starts: np.ndarray, ends: np.ndarray
     ) -> "RunLengthMasks":
-        """From runs of pixels that are numbered column by column. owner, starts, ends: (R,) int32."""
+        """Converts runs of pixels that are numbered column by column. owner, starts, ends: (R,) int32."""
         height = size[0]
         first, last = starts // height, (ends - 1) // height
         if np.array_equal(first, last) and (ends > starts).all():  # each in one column
@@ -72,7 +72,7 @@ class RunLengthMasks:
 
     @classmethod
     def from_dense(cls, masks: Iterable[np.ndarray], size: Size) -> "RunLengthMasks":
-        """From masks (H, W) bool or uint8, one after the other."""
+        """Encodes masks (H, W) bool or uint8, one at a time."""
         found = []
         for number, mask in enumerate(masks):
             framed = np.zeros((size[1], size[0] + 2), np.int8)  # transposed, with a border above and below
@@ -107,24 +107,24 @@ class RunLengthMasks:
         return self._pixels().astype(bool if dtype is None else dtype, copy=False)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Tensor:
-        """(N, H, W) bool on a device, filled there."""
+        """Decodes to (N, H, W) bool on a device; only the edges of masks are copied to it."""
         cpu = torch.device(device).type == "cpu"
         return torch.from_numpy(self._pixels()) if cpu else self._filled(device, non_blocking)
 
     def _filled(self, device: torch.device | str, non_blocking: bool = False) -> Tensor:
-        """(N, H, W) bool, of which only the edges are copied."""
+        """Decodes to (N, H, W) bool on a device; only the edges of masks are copied to it."""
         height, width = self.size
         edges = torch.from_numpy(self.edges()).to(device, non_blocking=non_blocking)
         change = torch.zeros(self.count * height * width + 1, dtype=torch.int8, device=device)
         change.index_add_(0, edges, torch.ones_like(edges, dtype=torch.int8))
-        inside = (change[:-1].cumsum(0, dtype=torch.int8) & 1).bool()  # wraps, which keeps it odd or even
+        inside = (change[:-1].cumsum(0, dtype=torch.int8) & 1).bool()  # an overflow does not change the parity
         return inside.view(self.count, width, height).transpose(1, 2).contiguous()
 
     def edges(self) -> np.ndarray:
-        """(2R,) ascending int64: a pixel is inside where an odd number of edges are at or before it.
+        """(2R,) ascending int64: a pixel is inside if an odd number of edges are at or before it.
 
-        The pixel at (row, column) of mask n has the number n * H * W + column * H + row, so that `searchsorted` tells
-        what is at any point.
+        The pixel at (row, column) of mask n has the number n * H * W + column * H + row, so `searchsorted` finds
+        whether any point is inside.
         """
         begin = (self.owner.astype(np.int64) * self.size[1] + self.column) * self.size[0]
         edges = np.concatenate([begin + self.top, begin + self.bottom])
@@ -132,7 +132,7 @@ class RunLengthMasks:
         return edges
 
     def areas(self) -> np.ndarray:
-        """(N,) pixels of each mask."""
+        """(N,), the number of pixels of each mask."""
         return np.bincount(self.owner, self.bottom - self.top, self.count).astype(np.int64)
 
     def boxes(self) -> np.ndarray:
@@ -147,14 +147,14 @@ class RunLengthMasks:
         return np.concatenate([low, high], axis=1).astype(np.float32)
 
     def union(self) -> np.ndarray:
-        """(H, W) bool: the pixels of any mask."""
+        """(H, W) bool, the union of all masks."""
         change = np.zeros((self.size[1], self.size[0] + 1), np.int32)
         np.add.at(change, (self.column, self.top), 1)
         np.subtract.at(change, (self.column, self.bottom), 1)
         return np.ascontiguousarray(change[:, :-1].cumsum(axis=1).T > 0)
 
     def _pixels(self) -> np.ndarray:
-        """(N, H, W) bool, filled in the window of each mask only."""
+        """Decodes to (N, H, W) bool; writes only inside the bounding box of each mask."""
         pixels = np.zeros(self.shape, bool)
         order = np.argsort(self.owner, kind="stable")
         ends = np.cumsum(np.bincount(self.owner, minlength=self.count))
@@ -175,7 +175,7 @@ class RunLengthMasks:
 
         one = replace(self._with(self.owner == number), count=1)
         starts, ends = replace(one, owner=np.zeros_like(one.owner)).edges().reshape(-1, 2).T
-        apart = starts[1:] != ends[:-1]  # a run that reaches the end of its column goes on in the next
+        apart = starts[1:] != ends[:-1]  # a run that reaches the end of its column continues in the next
         starts, ends = starts[np.append(True, apart)[: len(starts)]], ends[np.append(apart, True)[: len(ends)]]
         bounds = np.stack([starts, ends], axis=1).ravel()
         counts = np.diff(bounds, prepend=0, append=self.size[0] * self.size[1])
@@ -198,7 +198,7 @@ class RunLengthMasks:
         return replace(cropped, size=(bottom - top, right - left))
 
     def resize(self, size: Size) -> "RunLengthMasks":
-        """The nearest pixel, as OpenCV's INTER_NEAREST_EXACT."""
+        """Nearest-neighbour resizing, as OpenCV's INTER_NEAREST_EXACT."""
         if size == self.size:
             return self
         rows, columns = (_first_at(old, new) for old, new in zip(self.size, size, strict=True))
@@ -209,7 +209,7 @@ class RunLengthMasks:
         return RunLengthMasks(size, self.count, self.owner.take(row), column, top.take(row), bottom.take(row))
 
     def without(self, covered: np.ndarray) -> "RunLengthMasks":
-        """The masks without the pixels that are covered, (h, w) bool, at the upper left of the image."""
+        """Removes covered pixels from the masks. covered: (h, w) bool, at the upper left of the image."""
         height, (h, w) = self.size[0], covered.shape
         if not covered.any():
             return self
@@ -226,7 +226,7 @@ class RunLengthMasks:
         return rest._with(bottom > top)
 
     def joined(self, others: "RunLengthMasks") -> "RunLengthMasks":
-        """These masks, and others of an image of this size or smaller, whose upper left corner is the same."""
+        """Appends masks of another image of this size or smaller, aligned at the upper left corner."""
         runs = [
             np.concatenate([getattr(self, name), getattr(others, name) + shift])
             for name, shift in (("owner", np.int32(self.count)), ("column", 0), ("top", 0), ("bottom", 0))
@@ -234,7 +234,7 @@ class RunLengthMasks:
         return RunLengthMasks(self.size, self.count + others.count, *runs)
 
     def rotate(self, matrix: np.ndarray) -> "RunLengthMasks":
-        """The nearest pixel, as OpenCV's warpAffine; one mask at a time."""
+        """Nearest-neighbour rotation by OpenCV's warpAffine, one mask at a time."""
         height, width = self.size
 
         def rotated() -> Iterator[np.ndarray]:
@@ -245,21 +245,21 @@ class RunLengthMasks:
         return RunLengthMasks.from_dense(rotated(), self.size)
 
     def _with(self, keep: np.ndarray, **changes: np.ndarray) -> "RunLengthMasks":
-        """The runs of which keep, (R,) bool, is True."""
+        """The runs for which keep, (R,) bool, is True, with changed fields."""
         values = {name: changes.get(name, getattr(self, name)) for name in ("owner", "column", "top", "bottom")}
         rows = np.flatnonzero(keep)
         return replace(self, **{name: value.take(rows) for name, value in values.items()})
 
 
 def _first_at(old: int, new: int) -> np.ndarray:
-    """(old + 1,) the first of `new` pixels that takes its value at or after each of `old` ones."""
+    """(old + 1,): for each of `old` pixels, the first of `new` pixels that takes its value at or after it."""
     positions = np.arange(old, dtype=np.float32)[None]
     taken = cv2.resize(positions, (new, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]  # (new,), ascending
     return np.searchsorted(taken, np.arange(old + 1, dtype=np.float32)).astype(np.int32)
 
 
 def _counted(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """first[i], first[i] + 1, ... of counts[i] numbers, joined, int32; and the i of each."""
+    """Concatenates the ranges first[i], first[i] + 1, ... of counts[i] numbers, int32; also returns the i of each."""
     if counts.max(initial=0) <= 1:
         row = np.flatnonzero(counts)
         return first[row], row
@@ -269,10 +269,10 @@ def _counted(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _decoded(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) int32 run lengths of all codes, and (N,) how many each code has.
+    """(C,) int32 run lengths of all codes, and (N,) the number of run lengths of each code.
 
-    COCO's compressed code has five bits a character, the highest last; from the fourth on, lengths are differences to
-    the last but one (pycocotools, maskApi.c, rleFrString).
+    COCO's compressed code has five bits per character, lowest bits first; from the fourth on, run lengths are
+    differences to the last but one (pycocotools, maskApi.c, rleFrString).
     """
     digits = codes - np.uint8(48)
     ends = np.flatnonzero(digits < 32)

@@ -1,4 +1,4 @@
-"""The types of a data set's or a head's keys: given ones, else those registered under the key."""
+"""The target types of a data set's or a head's keys: given types, or else the types registered under the keys."""
 
 from collections.abc import Collection, Iterator, Mapping
 from numbers import Number
@@ -56,8 +56,8 @@ def above_threshold(
     return {key: value[keep] if key in per_object else value for key, value in predictions.items()}
 
 
-def known_tasks() -> set[str]:
-    """The tasks whose classes the registered types refer to. A plugin that cannot be imported is left out."""
+def registered_tasks() -> set[str]:
+    """The tasks of registered types that have classes. A plugin that cannot be imported is left out."""
     tasks = set()
     for name in registry.find("targets"):
         try:
@@ -74,7 +74,7 @@ def create_target(name: str, **options: Any) -> TargetType:
 
 
 def untyped_keys(targets: Mapping[str, Any], types: Mapping[str, TargetType]) -> list[str]:
-    """The keys that have no type although their values may depend on the geometry of the image."""
+    """The keys without a type whose values may depend on the geometry of the image."""
     return [
         key
         for key, value in targets.items()

@@ -45,7 +45,8 @@ def check_backbone(factory: Callable[[], Backbone], *, skip: Collection[str] = (
     """Checks that a backbone meets its interface. Returns the results; raises CheckFailed with all failures.
 
     factory: a class, or a callable without arguments that returns a new instance, such as
-    `functools.partial(MyNet, width=8)`. A small one takes seconds on one CPU core. skip: names of checks to leave out.
+    `functools.partial(MyNet, width=8)`. The checks of a small backbone take seconds on one CPU core. skip: names of
+    checks to leave out.
     """
     fixture = BackboneFixture(factory)
     return all_passed(fixture.name, run(CHECKS, fixture, skip))

@@ -1,4 +1,4 @@
-"""Checks of a backbone's outputs: reproducible, independent of the batch, in other precisions and devices, exported."""
+"""Checks of a backbone's outputs: determinism, batches, precisions, memory layouts, devices and export."""
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ def determinism(fixture: Fixture) -> None:
     require(
         not drawn,
         "random numbers drawn in evaluation mode",
-        "none: they change the random numbers of everything that follows",
+        "none: they would change all random numbers drawn later",
         "draw only if self.training is true",
     )
 
@@ -192,7 +192,7 @@ def device(fixture: BackboneFixture) -> None:
     "branch on shapes, not on values of tensors: no .item(), no `if x.sum() > 0`, no numpy in forward",
 )
 def export(fixture: BackboneFixture) -> None:
-    """torch.export exports it, and the exported program gives the same features."""
+    """torch.export exports the backbone, and the exported program gives the same features."""
     backbone, images = fixture.shared(), fixture.images()
     expected = fixture.run(backbone)
     with torch.no_grad():
@@ -208,7 +208,7 @@ def export(fixture: BackboneFixture) -> None:
 
 @check("inspect_attention with cells for its weights", "see Backbone.inspect_attention; or remove the override")
 def inspect_attention(fixture: BackboneFixture) -> str | None:
-    """What `densevit inspect` shows of its attention fits: weights (G, heads, Q, K) with cells (G, Q) and (G, K)."""
+    """Attention for `densevit inspect` has matching shapes: weights (G, heads, Q, K), cells (G, Q) and (G, K)."""
     module, images = fixture.shared(), fixture.images(1)
     with torch.no_grad(), recorded_attention(module) as recorded:
         module(images)

@@ -73,7 +73,7 @@ def order(fixture: BackboneFixture) -> None:
 
 @check("a list of feature maps", RUNS, required=True)
 def forward(fixture: BackboneFixture) -> str:
-    """forward returns a list of (B, C, H, W) maps. Sets the image size of the other checks: the first that runs."""
+    """forward returns a list of (B, C, H, W) maps. The first image size that works is used in the other checks."""
     backbone, errors = fixture.shared(), []
     for size in (tuple(backbone.input_size),) if backbone.input_size else TRIED:
         try:
@@ -100,7 +100,7 @@ def _require_maps(features: object, count: int) -> None:
         len(features) == count,
         f"{len(features)} features for {count} channels",
         "one feature for each entry of channels and strides",
-        "return the features that channels and strides announce",
+        "return the features that channels and strides declare",
     )
     for i, feature in enumerate(features):
         require(
@@ -195,7 +195,7 @@ def strides(fixture: BackboneFixture) -> None:
             f"{_listed(expected)}: ceil(size / stride) for strides {backbone.strides}",
             "the maps are rounded down: pad inside to a multiple of the stride, at the bottom and right"
             if rounded_down
-            else "set self.strides to those of the maps, or change the maps",
+            else "set self.strides to the strides of the maps, or change the maps",
         )
 
 
@@ -218,7 +218,7 @@ def places(fixture: BackboneFixture) -> None:
         centres = torch.stack([corner[i] for corner in responses]).view(2, 2, 2)  # (bottom, right, (row, column))
         down, right = (centres[1] - centres[0]).mean(0), (centres[:, 1] - centres[:, 0]).mean(0)
         for where, shift, axis in (("bottom", down, 0), ("right", right, 1)):
-            require(  # a deep network with random weights may blur the position away
+            require(  # small shifts are not checked: a deep network with random weights may blur the position
                 shift.abs().max() < MIN_SHIFT or shift[axis] >= shift[1 - axis].abs(),
                 f"a change at the {where} of the images, instead of the opposite side, that shifts features[{i}] "
                 f"by {float(shift[0]):.0%} of the map down and {float(shift[1]):.0%} to the right",
@@ -235,7 +235,7 @@ def _centre(change: Tensor) -> Tensor:
 
 
 def _over_sizes(fixture: BackboneFixture) -> Iterator[tuple[Size, list[Tensor]]]:
-    """Features at each size that runs; `sizes` checks that all sizes do."""
+    """Features at each size that works; `sizes` checks that all sizes work."""
     for size in dict.fromkeys((*fixture.sizes(), fixture.size)):
         try:
             features = fixture.features(fixture.images(size=size))

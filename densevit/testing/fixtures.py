@@ -35,7 +35,7 @@ class Fixture(ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's options, if the factory is a functools.partial; else none are known."""
+        """The constructor's options if the factory is a functools.partial, else empty."""
         return dict(self.factory.keywords) if isinstance(self.factory, functools.partial) else {}
 
     @abstractmethod
@@ -44,11 +44,11 @@ class Fixture(ABC):
 
     @abstractmethod
     def build_with(self, **options: Any) -> Any:
-        """A new instance with options added to the factory's. Raises what the constructor raises for them."""
+        """A new instance with options added to the factory's. Passes on exceptions of the constructor."""
 
     @abstractmethod
     def run(self, module: Any) -> dict[str, Tensor]:
-        """Its outputs in evaluation mode, without gradients, on a fixed random input."""
+        """The outputs in evaluation mode, without gradients, on a fixed random input."""
 
     @abstractmethod
     def training_loss(self, module: Any, attempt: int = 0) -> Tensor:
@@ -114,27 +114,27 @@ def weighted_sum(tensors: Sequence[Tensor], seed: int = 0) -> Tensor:
     return torch.stack([term.float() for term in terms]).sum()
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
+def difference(actual: Tensor, expected: Tensor) -> float:
     """The largest difference relative to the largest value; infinite if shapes or non-finite values differ."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
-    if found.numel() == 0:
+    if actual.numel() == 0:
         return 0.0
-    found, expected = found.detach().double(), expected.detach().double()
-    if not (found.isfinite().all() and expected.isfinite().all()):
-        return 0.0 if torch.equal(found, expected) else float("inf")
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    actual, expected = actual.detach().double(), expected.detach().double()
+    if not (actual.isfinite().all() and expected.isfinite().all()):
+        return 0.0 if torch.equal(actual, expected) else float("inf")
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
-def worst(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[str, float]:
+def worst(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[str, float]:
     """The name of the tensor that differs most, and its `difference`."""
-    if found.keys() != expected.keys():
-        return ", ".join(sorted(found.keys() ^ expected.keys())), float("inf")
-    return max(((name, difference(found[name], expected[name])) for name in expected), key=lambda pair: pair[1])
+    if actual.keys() != expected.keys():
+        return ", ".join(sorted(actual.keys() ^ expected.keys())), float("inf")
+    return max(((name, difference(actual[name], expected[name])) for name in expected), key=lambda pair: pair[1])
 
 
 def require_equal(
-    found: Mapping[str, Tensor],
+    actual: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     message: str,
     fix: str,
@@ -143,9 +143,10 @@ def require_equal(
 ) -> None:
     """Raises Failure if tensors differ by more than the tolerance (see `difference`).
 
-    message: with {name} and {difference}, those of the tensor that differs most. wanted: what the message expects.
+    message: a template with {name} and {difference}, filled in for the tensor that differs most. wanted: the expected
+    result in words.
     """
-    name, far = worst(found, expected)
+    name, far = worst(actual, expected)
     require(far <= tolerance, message.format(name=name, difference=f"{far:.2g} of the largest value"), wanted, fix)
 
 

@@ -6,8 +6,8 @@ from torch import nn
 from densevit.testing.fixtures import BackboneFixture, Fixture, weighted_sum
 from densevit.testing.results import check, require
 
-ATTEMPTS = 4  # stochastic depth may drop a block in one run, not in all
-_FINITE = "normalise inside blocks; add an eps to sqrt, log and divisions; no masked_fill with -inf over a whole row"
+ATTEMPTS = 4  # runs, because stochastic depth may drop a block in a single one
+_FINITE = "normalise inside blocks; add an eps to sqrt, log and divisions; no masked_fill with -inf in a complete row"
 
 
 @check("a gradient in every parameter", "do not detach")
@@ -74,7 +74,7 @@ def trains(fixture: BackboneFixture) -> None:
 
 
 def perturb(module: nn.Module) -> None:
-    """Adds noise to every trained parameter: behind a residual scale that starts at 0 all gradients are 0."""
+    """Adds noise to every trained parameter: a residual scale that starts at 0 makes all gradients of its branch 0."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -83,5 +83,5 @@ def perturb(module: nn.Module) -> None:
 
 
 def listed(names: list[str], limit: int = 6) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of others."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""Check of a head's export: `Head.exported`, traced and run on other batches and sizes."""
+"""Checks a head's export: `Head.exported` is traced, and the file is run on other batches and sizes."""
 
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _RULES = (
 
 
 class PooledImages(Backbone):
-    """Features of random channels of the images, averaged over each cell."""
+    """A backbone whose features are random projections of the images, averaged over each cell."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class PooledImages(Backbone):
 
 @check("outputs for an exported file", _RULES)
 def export(fixture: HeadFixture) -> None:
-    """torch.export exports the head's `exported`, and the file gives the same on another batch and another size."""
+    """torch.export exports the head's `exported`; the file gives the same results on another batch and another size."""
     head = fixture.shared()
     if not exports(head):
         raise NotChecked("has no exported(): `densevit export` refuses a model with it")
@@ -52,7 +52,7 @@ def export(fixture: HeadFixture) -> None:
         require(
             value.shape[:1] == (2,),
             f"exported() with {name!r} of shape {tuple(value.shape)} for 2 images",
-            "a first dimension of the batch",
+            "the batch as first dimension",
             "return tensors (B, ...)",
         )
     with tempfile.TemporaryDirectory() as folder:

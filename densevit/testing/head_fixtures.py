@@ -14,7 +14,7 @@ from densevit.testing.results import NotChecked
 from densevit.testing.targets import has_random, random_targets
 
 GRID: Size = (96, 128)  # (H, W) of a batch
-IMAGES: tuple[Size, ...] = (GRID, (64, 96), (80, 50))  # its images, without padding
+IMAGES: tuple[Size, ...] = (GRID, (64, 96), (80, 50))  # (H, W) of the batch's images, without padding
 
 
 class Levels(NamedTuple):
@@ -45,7 +45,7 @@ class HeadBatch(NamedTuple):
 
 
 class HeadFixture(Fixture):
-    """A head. levels: of the features in most checks. reach: see `check_head`."""
+    """A head. levels: the levels of the features in most checks. reach: see `check_head`."""
 
     group = "heads"
     needs: tuple[str, ...] = ()  # set by `build`, as `task` and `types` are
@@ -68,7 +68,7 @@ class HeadFixture(Fixture):
             raise NotChecked(f"not checked: there are no random targets for {self.unknown}")
 
     def build(self, seed: int = 0, levels: Levels | None = None, classes: int = 4) -> Head:
-        """A new head. classes: their number; ignored for depth, which has none."""
+        """A new head. classes: the number of classes; ignored for depth, which has none."""
         torch.manual_seed(seed)
         head: Head = self.factory(*(levels or self.levels), self.classes(classes))
         self.plugin = type(head)
@@ -97,8 +97,8 @@ class HeadFixture(Fixture):
     ) -> HeadBatch:
         """Random features and targets; deterministic.
 
-        images: (h, w) of each, at the top left of the batch's grid. objects: their number by image. labelled: whether
-        an image has the target keys of `needs`. scale: the standard deviation of the features.
+        images: (h, w) of each image, at the top left of the batch's grid. objects: the number of objects of each image.
+        labelled: whether an image has the target keys of `needs`. scale: the standard deviation of the features.
         """
         generator = torch.Generator().manual_seed(seed)
         features = [
@@ -130,7 +130,7 @@ class HeadFixture(Fixture):
         batch = self.batch(seed=attempt + 1)
         if not self.unknown:
             return total(self.train_losses(module, batch))
-        outputs = module.train()(batch.copies(), batch.padding_mask, batch.targets)  # in place of the unknown losses
+        outputs = module.train()(batch.copies(), batch.padding_mask, batch.targets)  # losses need labels
         return weighted_sum([x for x in tensors(outputs) if x.requires_grad], seed=attempt)
 
 

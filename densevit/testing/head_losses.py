@@ -18,7 +18,7 @@ _LABELLED = "test `'boxes' in target` first"
 @check("a new Head", "take (channels, strides, classes) first", required=True)
 def construction(fixture: HeadFixture) -> str:
     """The factory returns a new Head at each call, with task, needs and classes."""
-    head = fixture.build()  # sets fixture.task, which the classes of the second one depend on
+    head = fixture.build()  # sets fixture.task, on which the classes of the second head depend
     task, needs = getattr(head, "task", None), getattr(head, "needs", None)
     require_class(head, Head)
     require(
@@ -47,26 +47,26 @@ def construction(fixture: HeadFixture) -> str:
 
 @check("training and prediction on several levels", RUNS)
 def several_levels(fixture: HeadFixture) -> None:
-    """It runs on features of several strides."""
+    """The head runs on features of several strides."""
     _run(fixture)
 
 
 @check("training and prediction on one level", RUNS)
 def one_level(fixture: HeadFixture) -> None:
-    """It runs on one feature, as of a plain ViT."""
+    """The head runs on one feature, as from a plain ViT."""
     _run(fixture, Levels(fixture.levels.channels[-1:], fixture.levels.strides[-1:]))
 
 
 @check("training and prediction on two levels of one stride", RUNS)
 def equal_strides(fixture: HeadFixture) -> None:
-    """It runs on two features of one stride, in order of depth."""
+    """The head runs on two features of one stride, in order of depth."""
     channels = fixture.levels.channels[-2:]
     _run(fixture, Levels(channels, fixture.levels.strides[-1:] * len(channels)))
 
 
 @check("training and prediction with one class", "support K = 1")
 def one_class(fixture: HeadFixture) -> str:
-    """It runs with a single class."""
+    """The head runs with a single class."""
     if fixture.task == "depth":
         return "depth has no classes"
     _run(fixture, classes=1)
@@ -75,7 +75,7 @@ def one_class(fixture: HeadFixture) -> str:
 
 @check("training and prediction at odd sizes", RUNS)
 def odd_sizes(fixture: HeadFixture) -> None:
-    """It runs on batches of odd sizes."""
+    """The head runs on batches of odd sizes."""
     for h, w in ((33, 47), (61, 97)):
         _run(fixture, size=(h, w), images=((h, w), (h - 10, w - 17)))
 
@@ -199,7 +199,7 @@ def partly_labelled(fixture: HeadFixture) -> None:
         require(
             abs(found - expected) <= TOLERANCE * max(abs(expected), 1e-3),
             f"losses[{name!r}] = {found:.6g} for an image in a batch with an unlabelled one",
-            f"{expected:.6g}, as without the unlabelled one",
+            f"{expected:.6g}, as without the unlabelled image",
             "leave out images that lack a key of `needs`, in sums and in their divisors",
         )
 

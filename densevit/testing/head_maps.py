@@ -14,9 +14,9 @@ _TIES = 1e-3  # fraction of a label map's pixels that may change by rounding
 
 @check("maps that decode to the predictions", "see maps and read_maps in densevit/interfaces/")
 def maps(fixture: HeadFixture) -> None:
-    """maps returns (B, C, *size) in fp32; read_maps decodes them, per pixel, to what predict returns without resizing.
+    """maps returns (B, C, *size) in fp32; read_maps decodes them, per pixel, to predictions as without resizing.
 
-    undo_zoom keeps their shape, and at zoom 1 their values. A head may implement neither maps nor read_maps.
+    undo_zoom preserves the shape of maps, and their values at zoom 1. A head may implement neither maps nor read_maps.
     """
     head = fixture.build().eval()
     made = [

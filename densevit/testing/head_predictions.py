@@ -52,19 +52,19 @@ def predictions(fixture: HeadFixture) -> str:
 
 
 def _read_by_evaluator(task: str) -> list[tuple[str, ...]]:
-    """The keys that the default evaluator of a task reads, of each tuple one."""
+    """The keys that the default evaluator of a task reads; a prediction has one key of each tuple."""
     if task not in registry.find("evaluators"):
         return []
     return [(keys,) if isinstance(keys, str) else keys for keys in registry.load("evaluators", task).reads]
 
 
 def _check_quantity(prediction: Predictions, head: Head) -> None:
-    """`quantity` has to name what is predicted: data in metres and the alignment in evaluation depend on it."""
+    """`quantity` must match the predictions: the check of the data's unit and the alignment in evaluation use it."""
     relative = "inverse_depth" in prediction and "depth" not in prediction
     require(
         head.quantity in prediction or (head.quantity is None and not relative),
         f"predictions of {', '.join(prediction)} and a quantity of {head.quantity!r}",
-        "the one of depth (metres) and inverse_depth (relative) that is predicted",
+        "the predicted quantity: depth (metres) or inverse_depth (relative)",
         f"set quantity = {'inverse_depth' if relative else 'depth'!r} in the class, or in its constructor",
     )
 
@@ -106,7 +106,7 @@ def _cast(expected: str) -> str:
 def _check_by_evaluators(fixture: HeadFixture, head: Head, found: Sequence[Predictions], batch: HeadBatch) -> None:
     """Evaluates the predictions as a validation does, against random ground truth in original pixels.
 
-    By densevit's own evaluators only: others may need a ground truth for which there are no random values.
+    Only densevit's own evaluators are used: others may need a ground truth for which there are no random values.
     """
     generator = torch.Generator().manual_seed(0)
     data = Dataset()
@@ -136,7 +136,7 @@ def _check_by_evaluators(fixture: HeadFixture, head: Head, found: Sequence[Predi
 
 @check("boxes inside the image", _PREDICTS)
 def inside_image(fixture: HeadFixture) -> None:
-    """Boxes are x0, y0, x1, y1 inside the image."""
+    """Boxes are xyxy corners inside the image."""
     head = fixture.build()
     for scale in (1.0, 10.0):
         batch = fixture.batch(scale=scale)
@@ -228,7 +228,7 @@ def padding(fixture: HeadFixture) -> str:
         f"{{name}} that changes by {{difference}} with features of padding, {reach} pixels and more off the image",
         "mask padding: masked attention (densevit.layers.positions.mask_on_grid), masked means, features set to 0 "
         "before convolutions",
-        wanted="the same: padding has no content",
+        wanted="the same predictions: padding has no content",
     )
     return f"padding within {reach} pixels of the image is not checked: convolutions may use it" if reach else ""
 
@@ -248,7 +248,7 @@ def batch_independence(fixture: HeadFixture) -> None:
 
 
 def _by_column(fixture: HeadFixture, predictions: Sequence[Predictions]) -> dict[str, Tensor]:
-    """All tensors, with each column of values per object sorted: rounding changes the order of almost equal scores."""
+    """All tensors, each column sorted over the objects: rounding changes the order of almost equal scores."""
     types = fixture.types
     per_object = {key for key in predictions[0] if key in types and types[key].per == "object"}
     return flattened(

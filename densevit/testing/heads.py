@@ -52,9 +52,9 @@ def check_head(
     """Checks that a head meets its interface. Returns the results; raises CheckFailed with all failures.
 
     factory: a class, or a callable that returns a new instance for (channels, strides, classes), such as
-    `functools.partial(MyHead, width=8)`. A small one takes seconds. channels, strides: of the features in most checks;
-    checks with one level use the coarsest. reach: the distance from the image in pixels up to which padding may affect
-    the predictions, as with convolutions across the border. skip: names of checks to leave out.
+    `functools.partial(MyHead, width=8)`. The checks of a small head take seconds. channels, strides: the features in
+    most checks; checks with one level use the coarsest. reach: the distance from the image in pixels up to which
+    padding may affect the predictions, as with convolutions across the border. skip: names of checks to leave out.
     The losses of a head with unknown keys in `needs` are not checked.
     """
     fixture = HeadFixture(factory, channels, strides, reach)

@@ -22,8 +22,8 @@ Function = Callable[[Any], str | None]
 class Check:
     """One property of a plugin, as a function of a fixture.
 
-    function: raises Failure if the property does not hold; may return a note. expected, fix: reported when the plugin
-    itself raises an exception. required: the checks after it need it; they do not run if it fails.
+    function: raises Failure if the property does not hold; may return a note. expected, fix: reported if the plugin
+    itself raises an exception. required: if this check fails, the checks after it do not run.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Check:
 
 
 def check(expected: str, fix: str, required: bool = False) -> Callable[[Function], Check]:
-    """Decorator: makes a `Check` of a function, with the function's name."""
+    """Decorator that turns a function into a `Check` with the function's name."""
     return lambda function: Check(function.__name__, function, expected, fix, required)
 
 
@@ -46,7 +46,7 @@ class Failure(Exception):  # noqa: N818  # the result of a check, not an error o
 
 
 class NotChecked(Exception):  # noqa: N818
-    """Ends a check early: it passes, with a note that says why there is nothing (more) to check."""
+    """Ends a check early: the check passes, with a note on why there is nothing (more) to check."""
 
 
 def require(condition: object, found: str, expected: str, fix: str) -> None:
@@ -57,8 +57,8 @@ def require(condition: object, found: str, expected: str, fix: str) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one check. message: empty if it passed. note: more information, such as what was not checked.
-    exception: that the plugin raised, as in the message."""
+    """The result of one check. message: empty if the check passed. note: more information, for example on skipped
+    parts. exception: the exception that the plugin raised, as in the message."""
 
     name: str
     passed: bool
@@ -68,8 +68,8 @@ class Result:
     exception: str = ""
 
 
-class CheckFailed(AssertionError):  # noqa: N818  # it reads as pytest shows it
-    """At least one check failed. results: of all checks; the message lists every check that failed."""
+class CheckFailed(AssertionError):  # noqa: N818  # pytest shows the name
+    """Raised if at least one check failed; the message lists all failed checks. results: the results of all checks."""
 
     def __init__(self, plugin: str, results: Sequence[Result]) -> None:
         self.results = tuple(results)
@@ -79,8 +79,8 @@ class CheckFailed(AssertionError):  # noqa: N818  # it reads as pytest shows it
 
 
 def messages(results: Sequence[Result]) -> list[str]:
-    """One line per failed check. An exception of several checks has one line for all of them, without a fix: those of
-    the single checks are not its cause."""
+    """One line per failed check. An exception that several checks raise has one line without a fix, because the fixes
+    of the single checks do not apply."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         if not result.passed:
@@ -142,8 +142,10 @@ def _run(checks: Sequence[Check], fixture: Any) -> Iterator[Result]:
 
 
 def described(error: BaseException, plugin: type | None = None) -> str:
-    """One line for an exception: its type, the start of its message, and the innermost line of the author's code:
-    of the plugin's own package, else of any but torch, Python and densevit."""
+    """One line for an exception: its type, the start of its message, and the innermost line of the author's code.
+
+    The author's code is the plugin's own package, or else any code but torch, Python and densevit.
+    """
     text = " ".join(str(error).split()).rstrip(".")
     text = f": {text if len(text) <= 300 else text[:297] + '...'}" if text else ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
@@ -158,7 +160,7 @@ def _place(plugin: type) -> str:
     return str(Path(file).parent) if Path(file).name == "__init__.py" else file
 
 
-_DENSEVIT = str(Path(__file__).parents[1] / "_")[:-1]  # not the plugins in densevit_heads and its neighbours
+_DENSEVIT = str(Path(__file__).parents[1] / "_")[:-1]  # with a slash, to exclude densevit_heads and other plugins
 _TORCH_AND_DENSEVIT = (str(Path(torch.__file__).parent), _DENSEVIT, "<")
 _PYTHON = sysconfig.get_path("stdlib")
 

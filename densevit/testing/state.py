@@ -34,7 +34,7 @@ def state_dict(fixture: Fixture) -> None:
         "{name} that differs by {difference} after loading the state dict into a new module",
         "store tensors as nn.Parameter or with register_buffer(name, tensor); a plain attribute is not saved",
         tolerance=ROUNDING,
-        wanted="the same: the state dict holds all that the outputs depend on",
+        wanted="the same outputs: the state dict holds all that they depend on",
     )
 
 
@@ -50,7 +50,7 @@ def pickling(fixture: Fixture) -> None:
         except Exception as error:
             raise Failure(
                 f"{described(error)} from {way}",
-                "a copy: worker processes and weight averaging need one",
+                "a copy: worker processes and weight averaging copy modules",
                 "store no lambda, local function, local class or open file in self; define functions and classes at "
                 "the top level of a module",
             ) from None
@@ -71,7 +71,7 @@ def seeding(fixture: Fixture) -> None:
     require(
         not differing and first.keys() == second.keys(),
         f"two instances from torch.manual_seed(3) that differ in {', '.join(differing[:3]) or 'their keys'}",
-        "equal ones",
+        "equal instances",
         "use torch's random numbers only, and leave no tensor as torch.empty",
     )
 
@@ -113,7 +113,7 @@ def _require_valid_default(
     except signature.OptionError as error:
         if error.key == f"option.{parameter.name}":
             raise Failure(
-                f"{parameter.name} = {parameter.default!r}, its default, where {error}",
+                f"the default {parameter.name} = {parameter.default!r}, where {error}",
                 "a default that matches its annotation",
                 f"correct the annotation of {parameter.name}, or the default",
             ) from None

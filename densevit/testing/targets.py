@@ -1,4 +1,4 @@
-"""Random targets, to run a head without a data set."""
+"""Random targets for running a head without a data set."""
 
 from collections.abc import Collection, Mapping
 
@@ -10,7 +10,7 @@ from densevit.targets.types import TargetTypes
 
 
 def has_random(key: str, types: Mapping[str, TargetType]) -> bool:
-    """Whether there are random values of a target key: it has a type that implements `random`."""
+    """Whether a target key has a type that implements `random`."""
     return key in types and type(types[key]).random is not TargetType.random
 
 
@@ -26,9 +26,9 @@ def random_targets(
 ) -> Targets:
     """Random targets of one image: `image_id`, `size`, `original_size`, and those keys of `needs` that have a type.
 
-    size: (h, w) in pixels, at least 8 each. objects: their number; with 0, `boxes` has the shape (0, 4), and all pixels
-    are unlabelled. Values per object belong together: masks are those of the boxes. types: by default the registered
-    ones.
+    size: (h, w) in pixels, at least 8 each. objects: the number of objects; with 0, `boxes` has the shape (0, 4), and
+    all pixels are unlabelled. Values per object are consistent: masks match the boxes. types: by default the registered
+    types.
     """
     known = TargetTypes(types)
     seed = int(torch.randint(2**31, (), generator=generator))

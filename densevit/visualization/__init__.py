@@ -1,1 +1,1 @@
-"""Drawn predictions, curves and the report."""
+"""Visualizations of predictions, plots, tables for the terminal, and the HTML report."""

@@ -1,4 +1,4 @@
-"""The canvas that target types draw on: overlays, segments and boxes with labels, points and lines over an image."""
+"""The canvas on which target types draw: overlays, segments and boxes with labels, points and lines over an image."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -77,13 +77,13 @@ class ImageCanvas:
             label(drawing, text, size, position, color)
 
     def points(self, points: np.ndarray, color: Color) -> None:
-        """Discs at points (N, 2), with a black border."""
+        """Draws discs at points (N, 2), with a black border."""
         drawing, radius = ImageDraw.Draw(self.image), max(2, mean_side(self.image) / 160)
         for x, y in points * self.zoom:
             drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=(0, 0, 0))
 
     def lines(self, lines: np.ndarray, color: Color) -> None:
-        """Line segments (N, 2, 2), from point to point."""
+        """Draws line segments (N, 2, 2), from point to point."""
         drawing, width = ImageDraw.Draw(self.image), max(1, round(mean_side(self.image) / 280))
         for line in lines * self.zoom:
             drawing.line([tuple(point) for point in line.tolist()], fill=color, width=width)
@@ -109,12 +109,12 @@ def _inside(box: np.ndarray, canvas: Image.Image) -> Box:
 
 
 def font_size(canvas: Image.Image) -> int:
-    """In pixels, for text in an image of this size."""
+    """The font size in pixels for text in an image of this size."""
     return max(12, round(mean_side(canvas) / 42))
 
 
 def shortened(name: str, suffix: str, size: int, width: float) -> str:
-    """The name and its suffix; the name is truncated to fit into `width` pixels."""
+    """The name with its suffix; the name is truncated so that both fit into `width` pixels."""
     text = name + suffix
     while len(name) > 1 and text_width(text, size) > width:
         name = name[:-1]
@@ -141,7 +141,7 @@ def _centred_position(text: str, size: int, centre: np.ndarray, taken: Sequence[
 
 
 def _label_size(text: str, size: int) -> tuple[float, float]:
-    """Width and height."""
+    """Width and height of a label in pixels."""
     height = line_height(size)
     return text_width(text, size) + height / 3, height
 
@@ -159,7 +159,7 @@ def _freest(
 
 
 def _shades(colors: Sequence[Color]) -> list[Color]:
-    """The colours; those that occur several times in up to five shades."""
+    """The colours; a colour that occurs several times gets up to five shades."""
     count: Counter[Color] = Counter()
     shades = []
     for color in colors:

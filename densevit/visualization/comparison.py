@@ -15,14 +15,14 @@ from densevit.visualization import confusion, report
 from densevit.visualization.curves import Points, legend, plot_svg, read_curves
 from densevit.visualization.html_page import image_figure, missing, table_html, write_page
 
-MAX_IMAGES = 8  # that all runs have, each drawn by each run
-MAX_CURVES = 10  # of one plot that are compared
+MAX_IMAGES = 8  # images that all runs have drawn
+MAX_CURVES = 10  # compared curves of one plot
 ABSENT = "–"
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
-    """Writes a page with the curves, metrics, tables, plots, images and confusion of several folders side by side, and
-    the differences of their configs. Returns its path."""
+    """Writes a page that compares the curves, metrics, tables, plots, images and confusion matrices of several folders,
+    and lists the differences of their configs. Returns its path."""
     names = dict(zip(_names(runs), map(Path, runs), strict=True))
     configs = {name: report.text_of(run / "config.yaml") for name, run in names.items()}
     heads = sorted({head for name, run in names.items() for head in report.heads_of(run, configs[name])})
@@ -51,7 +51,7 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' paths that differ."""
+    """The shortest suffixes of the folders' paths that are distinct."""
     parts = [Path(os.path.abspath(run)).parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(one[-length:]) for one in parts]
@@ -72,7 +72,7 @@ def _read_metrics(run: Path) -> dict[str, float]:
 
 
 def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
-    """What each run was evaluated on, see `evaluated_data`; None if its config does not tell."""
+    """The data on which each run was evaluated, see `evaluated_data`; None if its config does not say."""
     data: dict[str, dict[str, str] | None] = {}
     for name, text in configs.items():
         data[name] = None
@@ -82,7 +82,7 @@ def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
 
 
 def _data_note(data: Mapping[str, Mapping[str, str] | None]) -> str:
-    """A paragraph that tells in what the data of the runs differs; empty for runs of the same data."""
+    """A paragraph on the differences between the data of the runs; empty for runs of the same data."""
     unknown = [name for name, own in data.items() if own is None]
     keys = different_keys(own for own in data.values() if own is not None)
     parts = [f"The runs were evaluated on different data ({', '.join(keys)})."] if keys else []
@@ -92,7 +92,7 @@ def _data_note(data: Mapping[str, Mapping[str, str] | None]) -> str:
 
 
 def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | None]) -> str:
-    """One row per metric, one column per run; of each row, the best number among runs of the same data is bold."""
+    """One row per metric, one column per run; in each row, the best number among runs of the same data is bold."""
     groups: dict[str, list[int]] = {}
     for n, own in enumerate(data.values()):
         if own is not None:
@@ -152,7 +152,7 @@ def _config_differences(configs: Mapping[str, str]) -> str:
 
 
 def _curves(names: Mapping[str, Path]) -> str:
-    """The curves of metrics.csv that at least one run has, of all runs in one plot."""
+    """One plot per curve of metrics.csv, each with all runs that have the curve."""
     curves: dict[str, dict[str, Points]] = {}
     for run, folder in names.items():
         path = folder / "metrics.csv"
@@ -169,12 +169,12 @@ def _curves(names: Mapping[str, Path]) -> str:
 
 
 def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path], **axes: Any) -> str:
-    """One plot in which each run has the colour of its place."""
+    """One plot in which each run has its own colour."""
     return f"<figure>{plot_svg(title, curves, order=list(names), **axes)}</figure>"
 
 
 def _tables(names: Mapping[str, Path], heads: Sequence[str]) -> list[tuple[str, str]]:
-    """A section for each head: the plots, and of each table the first column of fractions, by run."""
+    """A section for each head: the plots, and the first column of fractions of each table, by run."""
     plots: dict[str, dict[str, dict[str, Any]]] = {}
     tables: dict[str, dict[str, dict[str, list[list[str]]]]] = {}
     for run, folder in names.items():
@@ -197,7 +197,7 @@ def _tables(names: Mapping[str, Path], heads: Sequence[str]) -> list[tuple[str, 
 
 
 def _plots(title: str, by_run: Mapping[str, Any], names: Mapping[str, Path]) -> list[str]:
-    """One plot for each curve, of all runs that have it."""
+    """One plot per curve, with all runs that have it."""
     first = next(iter(by_run.values()))
     curves = dict.fromkeys(name for plot in by_run.values() for name, points in plot.curves.items() if points)
     figures = []
@@ -226,7 +226,7 @@ def _compared(title: str, by_run: Mapping[str, list[list[str]]]) -> str:
 
 
 def _is_fraction(by_run: Mapping[str, list[list[str]]], column: str) -> bool:
-    """Whether a column has numbers with a point, or no value."""
+    """Whether all cells of a column are numbers with a decimal point, or empty."""
     cells = [
         row[rows[0].index(column)]
         for rows in by_run.values()
@@ -249,7 +249,7 @@ def _common_images(names: Mapping[str, Path]) -> list[Path]:
 
 
 def _images(names: Mapping[str, Path], paths: Sequence[Path], most: int) -> str:
-    parts = ["<p>Of images that all runs have drawn, the drawing of each run.</p>"]
+    parts = ["<p>Images that all runs have drawn, with the visualization of each run.</p>"]
     for path in paths:
         figures = [image_figure(run / "predictions" / path, name, most) for name, run in names.items()]
         parts.append(f'<h3>{escape(path.with_suffix("").as_posix())}</h3><div class="images">{"".join(figures)}</div>')

@@ -36,7 +36,7 @@ def read_confusion(path: Path) -> tuple[list[str], np.ndarray]:
 def confusion_html(names: Sequence[str], counts: np.ndarray, most: int | None = None) -> str:
     """The heat map, with rows divided by their sums, and the list. counts: (K, K), ground truth by prediction.
 
-    most: bytes of the result; a longer one has no counts for single cells, or the list alone.
+    most: the largest size in bytes; a longer result is shortened: without counts of single cells, or only the list.
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     if len(names) <= MAX_CLASSES:
@@ -48,7 +48,8 @@ def confusion_html(names: Sequence[str], counts: np.ndarray, most: int | None = 
 
 
 def _heat_map(names: Sequence[str], counts: np.ndarray, shares: np.ndarray, smallest: float) -> str:
-    """smallest: the fraction of a row from which a cell is shown; above 0, cells have no counts."""
+    """The heat map and the list. smallest: the fraction of a row from which a cell is shown; above 0, cells have no
+    counts."""
     hover = "" if smallest else " Hover over a cell to see its count."
     numbers = "Numbers are per cent of the row. " if len(names) <= MAX_CLASSES_WITH_NUMBERS else ""
     return (
@@ -114,7 +115,7 @@ def _per_cent(share: float) -> str:
 
 
 def _whole_per_cent(share: float) -> str:
-    """Rounded, but 0 and 100 only for exactly these values."""
+    """A share in per cent, rounded; 0 and 100 only for exactly these values."""
     if share < 0.005:
         return "&lt;1"
     return "&gt;99" if 0.995 <= share < 1 else f"{100 * share:.0f}"

@@ -38,7 +38,7 @@ FILE_STYLE = (
 def read_curves(path: Path) -> dict[str, Points]:
     """Reads each column of a metrics.csv as points (step, value), in the order of columns.
 
-    Cells that are empty or not finite are skipped, and rows without a step, which a killed run may leave behind.
+    Empty and non-finite cells are skipped, and so are rows without a step, which a killed run may leave.
     """
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(line.replace("\0", "") for line in file)
@@ -76,8 +76,8 @@ def plot_svg(
 ) -> str:
     """Plots curves with at least one point each over common axes, in the colours of `legend`.
 
-    x, y: labels of the axes. whole: axes from 0 to 1. note: beside the title. order: of the names in the
-    legend, if it has others than these.
+    x, y: labels of the axes. whole: axes from 0 to 1. note: text beside the title. order: the names in the legend, if
+    it has others than these curves.
     """
     reduced = {name: downsampled(points) for name, points in curves.items()}
     xs, ys = ([point[n] for points in reduced.values() for point in points] for n in (0, 1))
@@ -120,7 +120,7 @@ def plot_svg(
 
 
 def svg_file(title: str, plot: Plot) -> str:
-    """A plot with its legend as an SVG file of its own, in the light style."""
+    """A plot with its legend as a separate SVG file, in the light style."""
     curves = {name: points for name, points in plot.curves.items() if points}
     height = HEIGHT + 16 * len(curves) + 6
     drawn = plot_svg(title, curves, plot.x, plot.y, plot.whole).removesuffix("</svg>")
@@ -154,7 +154,7 @@ def downsampled(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers that enclose low ... high, with a step of 1, 2 or 5 times a power of ten."""
+    """Round numbers that cover low ... high, with a step of 1, 2 or 5 times a power of ten."""
     if high - low < 1e-12 * max(abs(low), abs(high), 1e-12):
         margin = 0.1 * abs(low)
         low, high = low - margin, high + margin or 1.0

@@ -36,14 +36,14 @@ def draw(
     truth: Targets | None = None,
     types: Mapping[str, TargetType] | None = None,
 ) -> np.ndarray:
-    """Draws predictions in the colours of their classes; beside them the ground truth, if given.
+    """Draws predictions in the colours of their classes, beside the ground truth if it is given.
 
-    Each key is drawn by its target type. Label maps are overlaid on the image, with a legend of the classes below, and
-    beside ground truth a panel shows wrong pixels in red and unlabelled pixels in black over the image in pale grey.
+    Each key is drawn by its target type. Label maps are overlaid on the image, with a legend of the classes below. With
+    ground truth, another panel shows wrong pixels in red and unlabelled pixels in black over the image in pale grey.
     Depth maps are shown beside the image, each with a colour bar in metres (see `value_maps`).
 
     image: (3, H, W) tensor or (H, W, 3) array, uint8, RGB. predictions, truth: in the image's pixels.
-    threshold: objects with a lower score are not drawn. types: of keys whose type has options (`Head.target_types`).
+    threshold: objects with a lower score are not drawn. types: target types that have options (`Head.target_types`).
     Returns (H', W', 3) uint8; small images are enlarged by an integer factor.
     """
     classes = _with_drawable_names(classes)
@@ -60,7 +60,7 @@ def draw(
 
 
 class ImageDrawing:
-    """What target types draw with: canvases for predictions and ground truth, and panels beside them."""
+    """Drawing surfaces for target types: canvases for predictions and ground truth, and panels beside them."""
 
     def __init__(self, image: Image.Image, with_truth: bool) -> None:
         self.zoom = max(1, min(round(MIN_MEAN_SIDE / mean_side(image)), MAX_SIDE // max(image.size)))
@@ -80,11 +80,11 @@ class ImageDrawing:
 
     @property
     def truth(self) -> ImageCanvas | None:
-        """The image on which ground truth is drawn; None without."""
+        """The image on which ground truth is drawn; None without ground truth."""
         return self._truth
 
     def legend(self, classes: Sequence[Class]) -> None:
-        """Adds the classes to the legend below."""
+        """Adds the classes to the legend below the image."""
         self._classes.extend(one for one in classes if one not in self._classes)
 
     def panel(self, caption: str, pixels: np.ndarray) -> None:
@@ -107,7 +107,7 @@ class ImageDrawing:
         self._panels["errors"] = errors
 
     def finished(self) -> np.ndarray:
-        """All panels: those beside the image alone in two columns, otherwise in a row."""
+        """Arranges all panels: in two columns if nothing is drawn on the image itself, otherwise in one row."""
         columns = None
         if self._panels and self._prediction is None:
             drawn, columns = {"image": self._image} | self._panels, 2
@@ -129,7 +129,7 @@ def _with_drawable_names(classes: Sequence[Class]) -> list[Class]:
 
 
 def _arrays(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors as arrays, in float32 where they are of another floating-point type."""
+    """Converts tensors to arrays, floating-point tensors to float32."""
     return {key: _array(value) if isinstance(value, Tensor) else value for key, value in result.items()}
 
 
@@ -139,7 +139,7 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def _of_one_size(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:
-    """Panels with white below, as those with colour bars are higher."""
+    """Pads panels with white at the bottom to one height; panels with colour bars are higher."""
     height = max(panel.height for panel in panels.values())
     padded = {}
     for caption, panel in panels.items():

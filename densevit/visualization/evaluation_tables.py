@@ -21,7 +21,7 @@ def evaluation_tables(
 ) -> Group:
     """The metrics, and the tables of all heads by name, without confusion matrices.
 
-    A table "classes" replaces the metrics of single classes. notes: a line under this table, by head.
+    A table "classes" replaces the metrics of single classes. notes: by head, a line below this table.
     """
     shown: dict[str, float] = {}
     for head, values in by_head(metrics).items():
@@ -57,7 +57,7 @@ def _cell(value: str | int | float) -> str:
 def mapping_table(
     head: str, pairs: Sequence[tuple[str, str]], only_model: Sequence[str], only_data: Sequence[str]
 ) -> Group:
-    """The mapped classes, and those of the model and of the data that are not."""
+    """The mapped classes, and the unmapped classes of the model and of the data."""
     title = f"{head}: {len(pairs)} of the model's {len(pairs) + len(only_model)} classes are mapped to the data's"
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")

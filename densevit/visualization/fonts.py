@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Color = tuple[int, int, int]
 
-_UNUSABLE = ("lastresort", "blank")  # fonts that show each character as a box, or as nothing
+_UNUSABLE = ("lastresort", "blank")  # fonts that show each character as a box or not at all
 _STYLES = ("bold", "italic", "oblique", "light", "thin", "black", "mono", "serif", "condensed")
 
 
@@ -64,7 +64,7 @@ def _is_drawable(text: str) -> bool:
 
 @cache
 def _runs(text: str) -> tuple[tuple[str, str], ...]:
-    """The text in parts, each with the path of its font; a character that no font has is in DejaVu Sans."""
+    """Splits the text into runs, each with the path of its font; characters that no font has use DejaVu Sans."""
     paths: list[str] = []
     composed = _composed(text)
     for character in composed:
@@ -76,7 +76,7 @@ def _runs(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _composed(text: str) -> str:
-    """With composed letters: names of folders on macOS have a letter and its accent as two characters."""
+    """Composes letters (NFC): folder names on macOS have a letter and its accent as two characters."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -116,7 +116,7 @@ def _has(path: str, character: str) -> bool:
 
 @cache
 def _characters(path: str) -> "FT2Font | None":
-    """The font as matplotlib reads it; None if it cannot be read, or has bitmaps of one size only, as emoji fonts."""
+    """The font as matplotlib reads it; None if it is unreadable or has bitmaps of one size only, like emoji fonts."""
     from matplotlib.ft2font import FT2Font
 
     try:

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one style, light and dark, images embedded, nothing loaded from elsewhere."""
+"""Self-contained HTML pages: one style with light and dark colours, embedded images, no external files."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ def write_page(
     style: str = "",
     contents: bool = False,
 ) -> None:
-    """Writes a page. about: one line of text. sections: titles as text with contents as HTML. style: more CSS.
+    """Writes a page. about: one line of text. sections: titles as text with contents as HTML. style: additional CSS.
 
     contents: whether a bar with links to the sections stays at the top.
     """
@@ -32,18 +32,18 @@ def write_page(
     links = "".join(f'<a href="#s{n}">{escape(name)}</a>' for n, (name, _) in enumerate(sections))
     bar = f"<nav>{links}</nav>" if contents else ""
     page = PAGE.format(title=escape(title), style=STYLE + style, about=escape(about), body=bar + body)
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names may be no UTF-8
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names may not be valid UTF-8
 
 
 def missing(text: str) -> str:
-    """A paragraph that says why a content is missing."""
+    """A paragraph that says why content is missing."""
     return f'<p class="missing">{escape(text)}</p>'
 
 
 def image_figure(path: Path, caption: str, most: int | None = None) -> str:
     """An embedded image, downscaled to MAX_SIDE, or a paragraph with the reason if it cannot be read.
 
-    most: bytes of the file, for which it is downscaled further. A click enlarges the image.
+    most: the largest size in bytes; a larger image is downscaled further. A click enlarges the image.
     """
     try:
         source = f"data:image/jpeg;base64,{base64.b64encode(_jpeg(path, most)).decode()}"

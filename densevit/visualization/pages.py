@@ -13,8 +13,8 @@ FILES = ("config.yaml", "metrics.json", "metrics.csv")
 def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = None) -> Path:
     """Writes a self-contained HTML page about a run or an evaluation, or one that compares several. Returns its path.
 
-    runs: their folders. out: the page; by default RUN/report.html, for several ./comparison.html. Raises ConfigError
-    for a folder that is none of a run.
+    runs: the folders of runs or evaluations. out: the page; by default RUN/report.html, for several folders
+    ./comparison.html. Raises ConfigError for another folder.
     """
     given = [runs] if isinstance(runs, str | Path) else list(runs)
     folders = [Path(run).expanduser() for run in given]

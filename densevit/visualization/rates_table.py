@@ -1,4 +1,4 @@
-"""Terminal table of the learning rates of a model's parts."""
+"""A table for the terminal with the learning rates of a model's parts."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -10,11 +10,11 @@ from rich.text import Text
 from densevit.model.parameter_groups import ParameterRate
 
 PATTERNS_PER_ROW = 3
-_CONTAINERS = ("heads", "necks", "log_variances")  # each of their children is a part
+_CONTAINERS = ("heads", "necks", "log_variances")  # modules whose children are parts
 
 
 def rates_table(rates: Sequence[ParameterRate]) -> Table:
-    """One row per part (backbone, each head), learning rate and range of depths; frozen parameters have their own rows.
+    """One row per part (backbone, each head), learning rate and range of depths; frozen parameters have separate rows.
 
     Rows are labelled by patterns that can be used in `optim.lr_factors`, and without the part's name in `freeze`.
     """
@@ -51,8 +51,8 @@ def rows(rates: Sequence[ParameterRate]) -> list[list[ParameterRate]]:
 
 
 def exact_patterns(names: Collection[str], among: Sequence[str]) -> list[str]:
-    """A short list of patterns that match exactly these names and no others in `among`: whole modules where possible,
-    with `*` in place of indices."""
+    """A short list of patterns that match exactly these names and no others in `among`. A pattern covers a complete
+    module where possible, with `*` in place of indices."""
     patterns: dict[str, None] = {}
     for pattern in _modules(names, among, ""):
         general = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", pattern)

@@ -21,19 +21,19 @@ from densevit.visualization.tables import by_class, number, overall
 BEST, WORST = "best", "worst"  # folders of drawn images
 MAX_ROWS = 400  # of a table
 MAX_BYTES = 4_700_000  # of a page
-MAX_IMAGE_BYTES = 2_600_000  # of all images; base64 takes a third more
+MAX_IMAGE_BYTES = 2_600_000  # of all images; base64 adds a third
 MAX_CONFUSION_BYTES = 1_500_000  # of all confusion matrices
 MAX_IMAGES = 24
 EVALUATION = "evaluation.json"
-"""The file that tells the folder of an evaluation from that of a run."""
+"""The file that distinguishes the folder of an evaluation from the folder of a run."""
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Writes `report.html` from the files of a run or an evaluation: config.yaml, metrics.json, metrics.csv, the
     evaluators' tables and plots, and predictions/.
 
-    Missing files, as after an interrupted run, are named in place of their content. out: another file to write.
-    Returns the page's path.
+    If a file is missing, as after an interrupted run, the page says so in place of its content. out: another file to
+    write. Returns the page's path.
     """
     run_dir = Path(run_dir)
     config, is_evaluation = text_of(run_dir / "config.yaml"), (run_dir / EVALUATION).is_file()
@@ -61,13 +61,13 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def image_bytes(sections: Sequence[tuple[str, str]], images: int) -> int:
-    """The bytes of each image beside these sections."""
+    """The number of bytes that each image may have, given the other sections of the page."""
     used = sum(len(html.encode()) for _, html in sections)
     return max(0, min(MAX_IMAGE_BYTES, (MAX_BYTES - used) * 3 // 4)) // max(1, images)
 
 
 def heads_of(run_dir: Path, config: str) -> list[str]:
-    """The names of the heads, longest first, by the config or the metrics."""
+    """The names of the heads, longest first, read from the config or the metrics."""
     names: set[str] = set()
     with suppress(ConfigError, KeyError, TypeError):
         names |= set(parse(config, "config.yaml")["heads"])
@@ -77,7 +77,7 @@ def heads_of(run_dir: Path, config: str) -> list[str]:
 
 
 def tables_of(run_dir: Path, heads: Sequence[str]) -> dict[str, dict[str, list[list[str]]]]:
-    """The tables NAME-HEAD.csv by head and name, without those of images; a damaged one has its error as the only
+    """The tables NAME-HEAD.csv by head and name, without tables of images; a damaged table has its error as its only
     cell."""
     tables: dict[str, dict[str, list[list[str]]]] = {}
     for path in sorted(run_dir.glob("*-*.csv")):
@@ -93,7 +93,7 @@ def tables_of(run_dir: Path, heads: Sequence[str]) -> dict[str, dict[str, list[l
 
 
 def _parts(stem: str, heads: Sequence[str]) -> tuple[str, str]:
-    """The name and the head of NAME-HEAD."""
+    """Splits NAME-HEAD into name and head."""
     for head in heads:
         if stem.endswith(f"-{head}"):
             return stem.removesuffix(f"-{head}"), head
@@ -171,7 +171,7 @@ def about(run_dir: Path, config: str) -> str:
 
 
 def main_metrics(metrics: Mapping[str, float]) -> dict[str, tuple[str, float]]:
-    """The first metrics of each head, by head and name."""
+    """The first metric of each head with its name, by head."""
     heads = metrics_file.by_head(metrics)
     first = {head: next(iter(overall(values).items()), None) for head, values in heads.items()}
     return {head: pair for head, pair in first.items() if pair is not None}
@@ -208,7 +208,7 @@ def _metrics(run_dir: Path, has_no_heads: bool, names: Sequence[str]) -> str:
 
 
 def _head_metrics(head: str, values: Mapping[str, float]) -> str:
-    """The metrics of a head, side by side."""
+    """The metrics of a head in a row."""
     pairs = "".join(f"<div><span>{escape(name)}</span>{number(value)}</div>" for name, value in values.items())
     return f'<h3>{escape(head)}</h3><div class="pairs">{pairs}</div>'
 
@@ -229,7 +229,7 @@ def _bar(value: float) -> str:
 
 
 def confusions(run_dir: Path, heads: Sequence[str], most: int) -> dict[str, str]:
-    """The heat maps, by head, and by kind where a head has several. most: bytes of all of them."""
+    """The heat maps by head, and by kind where a head has several. most: the largest total size in bytes."""
     html_by_head = {}
     paths = sorted(run_dir.glob("*confusion-*.csv"))
     for path in paths:
@@ -283,7 +283,7 @@ def _in_order(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
 
 
 def sorted_images(folder: Path, pattern: str = "*") -> list[Path]:
-    """The drawn images of a folder, without those of best and worst images."""
+    """The drawn images of a folder, without the best and worst images."""
     suffixes = (".jpg", ".jpeg", ".png")
     paths = sorted(path for path in folder.glob(f"**/{pattern}") if path.suffix.lower() in suffixes)
     return [path for path in paths if path.relative_to(folder).parts[0] not in (BEST, WORST)]
@@ -327,7 +327,7 @@ def _visualizations(folder: Path, most: int) -> str:
     if not paths:
         return _missing("predictions/*.jpg")
     more = f"<p>{MAX_IMAGES} of {len(paths)} images.</p>" if len(paths) > MAX_IMAGES else ""
-    if more:  # evenly spaced over the sorted names, which begin with the head's, to include all heads
+    if more:  # names begin with the head's name, so evenly spaced ones include all heads
         paths = [paths[n * len(paths) // MAX_IMAGES] for n in range(MAX_IMAGES)]
     figures = [image_figure(path, path.relative_to(folder).with_suffix("").as_posix(), most) for path in paths]
     return more + f'<div class="images">{"".join(figures)}</div>'

@@ -14,7 +14,7 @@ from densevit.visualization.draw import draw
 from densevit.visualization.report import BEST, WORST
 
 Predict = Callable[[Tensor], Mapping[str, Predictions]]
-"""From an image (3, H, W), uint8, to the predictions of each head."""
+"""Maps an image (3, H, W), uint8, to the predictions of each head."""
 
 Classes = Mapping[str, Sequence[Class]]
 Types = Mapping[str, Mapping[str, TargetType] | None]
@@ -25,7 +25,7 @@ def draw_samples(
 ) -> None:
     """Draws `count` images, evenly spaced over the validation set, as HEAD-IMAGE.jpg in a folder.
 
-    classes: those of each head. types: of the keys of each head, where they have options.
+    classes: by head. types: target types of the keys of each head, if they have options.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):
@@ -45,7 +45,7 @@ def draw_extremes(
 ) -> None:
     """Draws the `count` worst and best images of each head, as worst/HEAD-1-IMAGE.jpg and best/HEAD-1-IMAGE.jpg.
 
-    indices: of validation images by head, from the worst to the best.
+    indices: indices of validation images by head, from the worst to the best image.
     """
     for head, order in indices.items():
         worst = list(order[:count])
@@ -60,7 +60,7 @@ def draw_extremes(
 def _drawn(
     predict: Predict, classes: Classes, data: Data, index: int, types: Types | None
 ) -> dict[str, tuple[str, Image.Image]]:
-    """The name and the drawing of an image for some heads; none if it cannot be read and the data says to skip it."""
+    """The name and the drawing of an image by head; empty if it cannot be read and `data.on_error` is skip."""
     try:
         sample = data.val[index]
     except UnreadableFileError:

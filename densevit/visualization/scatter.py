@@ -82,7 +82,7 @@ def _panel(panel: Panel) -> str:
 def _free_place(
     x: float, y: float, width: float, taken: list[tuple[float, float, float, float]]
 ) -> tuple[float, float]:
-    """Left end and baseline of a label near a point that covers no point and no other label, which is then taken."""
+    """Left end and baseline of a label near a point that covers no point and no other label. Adds it to `taken`."""
     places = [(x + 7, y + 4), (x - 7 - width, y + 4), (x - width / 2, y - 8), (x - width / 2, y + 16)]
     shifts = (-8, 16, -20, 28, -32, 40)
     places += [(left, y + shift) for shift in shifts for left in (x + 7, x - 7 - width)]
@@ -111,7 +111,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def head_distances_svg(title: str, values: Sequence[Sequence[float]]) -> str:
-    """One column of points for each layer, from left to right, with classes of `html_page`. values: by layer."""
+    """Plots one column of points per layer, from left to right, with CSS classes of `html_page`. values: by layer."""
     high = ticks(0, max(max(own) for own in values))
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     parts.append(f'<text x="4" y="16" class="title">{escape(title)}</text>')

@@ -16,7 +16,7 @@ UNKNOWN = (128, 128, 128)
 TOO_NEAR, CORRECT, TOO_FAR = (33, 102, 172), (255, 255, 255), (178, 24, 43)
 LEVELS = 256
 ERROR_LIMITS = (0.05, 0.1, 0.25, 0.5, 1.0)  # possible ends of an error map's colour bar
-PERCENTILES = (1, 99)  # of the depths, the ends of the colour bar; values beyond are clipped
+PERCENTILES = (1, 99)  # depths at the ends of the colour bar; values beyond are clipped
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def value_map_panels(
     pixels are grey. The error map shows (prediction - truth) / truth: blue is too near, red is too far.
 
     prediction, truth: (H, W), 0 = unknown. inverse: the prediction is relative inverse depth; it is aligned to the
-    ground truth by least squares, and drawn unaligned without.
+    ground truth by least squares, or drawn unaligned if there is none.
     """
     known = None if truth is None else truth.astype(np.float64)
     if known is not None and not _valid(known).any():
@@ -94,7 +94,7 @@ def _inverse_map(inverse: np.ndarray) -> ColoredMap:
 
 
 def _error_map(prediction: np.ndarray, known: np.ndarray) -> ColoredMap:
-    """Its colour bar ends at the first of `ERROR_LIMITS` that 95 % of the pixels do not exceed."""
+    """The relative error; its colour bar ends at the first of `ERROR_LIMITS` that 95 % of the pixels do not exceed."""
     valid, colormap = _valid(known), _diverging_colormap()
     errors = np.divide(prediction - known, known, out=np.zeros_like(known), where=valid)
     valid &= np.isfinite(errors)

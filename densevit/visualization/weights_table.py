@@ -15,8 +15,8 @@ NAMES_PER_ROW = 3
 
 
 def weights_table(fit: Fit) -> Group:
-    """One row per result: loaded, adapted, missing and unexpected tensors of a checkpoint. Names that differ in a block
-    index only are merged."""
+    """One row per result: loaded, adapted, missing and unexpected tensors of a checkpoint. Names that differ only in a
+    block index are merged."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)

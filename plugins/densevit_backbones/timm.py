@@ -1,4 +1,4 @@
-"""Any model of timm (Wightman 2019) under every head: its maps, at any image size, on the grid that heads expect."""
+"""Any model of timm (Wightman 2019) as a backbone: feature maps of any image size, on the grid that heads expect."""
 
 import difflib
 import inspect
@@ -17,30 +17,30 @@ from densevit.interfaces import Backbone
 
 Size = tuple[int, int]
 
-# Called fixed by timm, though what they compute depends on no size: their attention has convolutions, channels or
-# windows for its reach. A dry run confirms it; CoAtNet, also a MaxxVit, has global attention and does not pass.
+# timm calls these models fixed, although they support any size: their attention is over convolutions, channels or
+# windows. A dry run verifies it; CoAtNet, also a MaxxVit, has global attention and fails.
 _FREE = {"Twins", "Xcit", "MaxxVit"}
 _OURS = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "features_only", "drop_path_rate"}
-# timm would read weights from there when the model is built, also for a model file that has its own.
+# timm would load weights from these sources when the model is built, also if they come from a model file.
 _SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
 class Timm(Backbone):
     """A model of timm: convolutional network, transformer or MLP, with timm's weights if available.
 
-    Any image size. Images for a model of any size are padded with zeros, right and below, to the multiple that it needs
-    (nothing, its patch or stride, or its windows), and its maps are cropped to ceil(size / stride). A model of a fixed
-    size sets `input_size`: a smaller image is padded to it, a larger one is resized to it, and its maps back. A map
-    whose own grid is not ceil(size / stride), such as PiT's 27 cells for 224 pixels, is resampled (bilinear).
-    `docs/timm.md` lists what each family does. Features are raw, without the final norm.
+    Any image size. For a model of any size, images are padded with zeros at the right and bottom to the multiple that
+    the model needs (1, its patch or stride, or its windows), and maps are cropped to ceil(size / stride). A model of a
+    fixed size sets `input_size`: a smaller image is padded to this size; a larger image is resized to it, and its maps
+    are resized back. A map whose grid is not ceil(size / stride), such as PiT's 27 cells for 224 pixels, is resampled
+    (bilinear). `docs/timm.md` lists the properties of each family. Features are raw, without the final norm.
 
     model: timm's name, optionally with the tag of its weights: "convnext_tiny" or "convnext_tiny.fb_in22k".
     pretrained: loads weights through timm's download and cache.
-    image_size: side or (height, width) of a model built for one size, rounded up to its coarsest stride. None: the size
-        of its weights. Ignored for a model of any size.
-    features: which of its maps (a pyramid's stages, a plain transformer's blocks), counted from 0, negative ones from
-        the end. None: of a pyramid the deepest map of each stride from 4 on; of a transformer that has one stride
-        only, the ends of its four quarters.
+    image_size: side or (height, width) for which a model of a fixed size is built, rounded up to its coarsest stride.
+        None: the size of its weights. Ignored for a model of any size.
+    features: indices of the maps (stages of a pyramid, blocks of a plain transformer), from 0; negative indices count
+        from the end. None: the deepest map of each stride from 4 on for a pyramid; the last blocks of the four quarters
+        for a transformer with a single stride.
     drop_path: stochastic depth of the last block. None: the default of timm's constructor, mostly 0.
     checkpointing: timm's activation checkpointing of the model.
     model_args: further arguments of timm's constructor, such as {output_stride: 16} or {depth: 6}.
@@ -102,7 +102,7 @@ class Timm(Backbone):
         features = []
         for feature, stride in zip(_maps(self.model, x, self.indices), self.strides, strict=True):
             grid = (-(-H // stride), -(-W // stride))
-            whole = grid if resized else (-(-height // stride), -(-width // stride))  # (h, w) of all that was padded
+            whole = grid if resized else (-(-height // stride), -(-width // stride))  # (h, w) of the padded image's map
             if feature.shape[-2:] != whole:
                 feature = F.interpolate(feature, size=whole, mode="bilinear")
             features.append(feature[..., : grid[0], : grid[1]])
@@ -132,23 +132,23 @@ class Timm(Backbone):
 
 
 class _Plan(NamedTuple):
-    """How a model is built and fed, and what all of its maps are."""
+    """The constructor arguments of a model, the image sizes that it accepts, and the properties of its maps."""
 
     arguments: dict[str, Any]  # of timm.create_model
     built_size: Size
-    multiple: Size | None  # what heights and widths are padded to; None: the model takes its built size only
+    multiple: Size | None  # to which heights and widths are padded; None: the model takes its built size only
     channels: list[int]
     strides: list[int]
     resampled: list[bool]  # whether a map's own grid is not ceil(size / stride)
 
 
 def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict[str, Any]) -> _Plan:
-    """Determines on the meta device what the model needs and returns. size: the requested one."""
+    """Determines the model's arguments, sizes and maps on the meta device. size: the requested size."""
     bare = _sketch(name, arguments)
     if not hasattr(bare, "forward_intermediates") or not hasattr(bare, "prune_intermediate_layers"):
         raise PluginError(
-            f"timm's {name!r} gives no features: {type(bare).__name__} has no forward_intermediates(). Take another "
-            "model, or another version of timm (1.0.31 has it in its own models)."
+            f"timm's {name!r} returns no features: {type(bare).__name__} has no forward_intermediates(). Use another "
+            "model, or another version of timm (in 1.0.31 all of timm's own models have it)."
         )
     arguments = dict(arguments)
     if drop_path is not None and not 0 <= drop_path < 1:
@@ -166,7 +166,7 @@ def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict
         step = _step(strides, native, maps)
         built_size = (-(-size[0] // step) * step, -(-size[1] // step) * step)
         if built_size[0] != built_size[1] and not _builds(name, arguments, built_size):
-            built_size = (max(built_size), max(built_size))  # MViTv2 and ConViT know squares only
+            built_size = (max(built_size), max(built_size))  # MViTv2 and ConViT support squares only
     if fixed_size:
         arguments["img_size"] = built_size
     lifted = _lifted(bare)
@@ -186,10 +186,10 @@ def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict
 
 
 def _lifted(model: nn.Module) -> dict[str, Any] | None:
-    """Arguments with which the model may take any size, to be tried; None where it is tied to the one it is built for.
+    """Arguments with which the model may take any size, to be tried; None if it takes only the size it is built for.
 
-    A model that timm calls fixed is believed: several run at another size and are wrong there, such as MViTv2 with
-    its relative positions, LeViT and ConViT when height and width change places.
+    If timm calls a model fixed, no other size is tried: several models run at other sizes with wrong results, such as
+    MViTv2 because of its relative positions, and LeViT and ConViT if height and width are swapped.
     """
     if not _config(model).get("fixed_input_size") or type(model).__name__ in _FREE:
         return {}
@@ -201,10 +201,11 @@ def _lifted(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _multiple(model: nn.Module, strides: Sequence[int], built_size: Size) -> Size | None:
-    """The smallest padding with which the model takes any size, and gives ceil(size / stride) cells where it ever does.
+    """The smallest multiple to which images must be padded so that the model takes any size and its maps have
+    ceil(size / stride) cells, if they have that many for any size.
 
-    Tried on sizes that are not square: none, the coarsest stride, its multiples up to 16 (windows), and the size
-    that it was built for. None where it takes no other size.
+    Tries, with sizes that are not square, 1, the coarsest stride, its multiples up to 16 (windows), and the size
+    that it was built for. None if it takes no other size.
     """
     coarsest = max(strides)
     odd = ((1, 1), (coarsest + 1, 2 * coarsest - 1), (7, 2 * coarsest + coarsest // 2 + 1))
@@ -218,7 +219,7 @@ def _multiple(model: nn.Module, strides: Sequence[int], built_size: Size) -> Siz
 
 
 def _builds(name: str, arguments: Mapping[str, Any], size: Size) -> bool:
-    """Whether the model can be built for a size and runs at it."""
+    """Whether the model can be built for a size and runs with it."""
     try:
         return _fits(_sketch(name, {**arguments, "img_size": size}), size, None)
     except PluginError:
@@ -226,7 +227,7 @@ def _builds(name: str, arguments: Mapping[str, Any], size: Size) -> bool:
 
 
 def _fits(model: nn.Module, size: Size, strides: Sequence[int] | None) -> bool:
-    """Whether the model runs at a size, and with the grids of these strides where they are given."""
+    """Whether the model runs with a size, and its maps have the grids of these strides if they are given."""
     try:
         maps = _dry_run(model, size)
     except (AssertionError, RuntimeError, ValueError, IndexError, ZeroDivisionError):
@@ -235,7 +236,7 @@ def _fits(model: nn.Module, size: Size, strides: Sequence[int] | None) -> bool:
 
 
 def _choose(name: str, strides: Sequence[int], features: tuple[int, ...] | None) -> list[int]:
-    """Which maps are taken, fine to coarse."""
+    """The indices of the used maps, fine to coarse."""
     count = len(strides)
     if features is not None:
         wrong = [i for i in features if not -count <= i < count]
@@ -243,8 +244,8 @@ def _choose(name: str, strides: Sequence[int], features: tuple[int, ...] | None)
         if wrong or not features or len(chosen) < len(features):
             listed = ", ".join(f"{i}: stride {s}" for i, s in enumerate(strides))
             raise PluginError(
-                f"backbone.features is {list(features)}; timm's {name!r} has the maps 0 to {count - 1}, each to be "
-                f"named once ({listed})."
+                f"backbone.features is {list(features)}; timm's {name!r} has the maps 0 to {count - 1}; expected each "
+                f"at most once ({listed})."
             )
     elif len(set(strides)) == 1:
         chosen = {math.ceil(count * k / 4) - 1 for k in (1, 2, 3, 4)}
@@ -258,7 +259,7 @@ def _choose(name: str, strides: Sequence[int], features: tuple[int, ...] | None)
 
 
 def _stride(size: Size, shape: Sequence[int], reported: int) -> int:
-    """Input pixels a cell, in whole numbers: what timm says where the map bears it out, else what the map shows."""
+    """Input pixels per cell, an integer: timm's value if the map agrees with it, else the measured value."""
     shown = size[0] / shape[-2]
     return (
         reported
@@ -268,8 +269,8 @@ def _stride(size: Size, shape: Sequence[int], reported: int) -> int:
 
 
 def _step(strides: Sequence[int], native: Size, maps: Sequence[Tensor]) -> int:
-    """What a built size must be a multiple of: the coarsest stride; for CrossViT's branches, whose strides are no
-    multiples of one another, the side in which the cells of all come out whole."""
+    """The number of which a built size must be a multiple: the coarsest stride; for CrossViT's branches, whose strides
+    are not multiples of each other, a common multiple."""
     coarsest = max(strides)
     if all(coarsest % stride == 0 for stride in strides):
         return coarsest
@@ -281,17 +282,17 @@ def _grid(size: Size, stride: int) -> Size:
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
-    """What timm states of a model and its weights."""
+    """timm's metadata of a model and its weights."""
     return cast(dict[str, Any], model.pretrained_cfg)
 
 
 def _reductions(model: nn.Module) -> list[int]:
-    """Strides as timm states them, one a map."""
+    """The strides in timm's metadata, one per map."""
     return [info["reduction"] for info in cast(Sequence[dict[str, Any]], model.feature_info)]
 
 
 def _maps(model: nn.Module, images: Tensor, indices: Sequence[int] | None) -> list[Tensor]:
-    """The model's maps, (B, C, h, w) each: timm turns what is NHWC or tokens inside."""
+    """The model's maps, (B, C, h, w) each; timm converts NHWC maps and tokens."""
     features = cast(Callable[..., list[Tensor]], model.forward_intermediates)
     return features(images, indices=indices, norm=False, output_fmt="NCHW", intermediates_only=True)
 
@@ -302,7 +303,7 @@ def _dry_run(model: nn.Module, size: Size) -> list[Tensor]:
 
 
 def _takes(model: nn.Module, argument: str) -> bool:
-    """Whether a constructor of the model's classes names the argument; timm passes unknown arguments on to them."""
+    """Whether a constructor of the model's classes has this argument; timm passes unknown arguments on to them."""
     constructors = (vars(kind).get("__init__") for kind in type(model).__mro__)
     return any(argument in inspect.signature(made).parameters for made in constructors if made is not None)
 
@@ -311,7 +312,7 @@ def _takes(model: nn.Module, argument: str) -> bool:
 
 
 def _sketch(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The model without memory, in evaluation mode."""
+    """The model on the meta device, without memory, in evaluation mode."""
     with torch.device("meta"):
         return _build(name, False, arguments).eval()
 
@@ -320,7 +321,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
     hub = ":" in name
     if not hub and not timm.is_model(name):
         near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=5, cutoff=0.5)
-        hint = f" The nearest: {', '.join(near)}." if near else " timm.list_models('*net*') lists them."
+        hint = f" Similar names: {', '.join(near)}." if near else " timm.list_models('*net*') lists them."
         raise PluginError(f"backbone.model: timm {timm.__version__} has no model {name!r}.{hint}")
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
@@ -330,7 +331,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
         reason = " ".join(str(error).split()) or type(error).__name__
         if pretrained or hub:
             raise WeightsError(
-                f"The weights of timm's {name!r} cannot be had: {reason} Check the connection or timm's cache "
-                "(HF_HOME), name weights that exist (timm.list_pretrained()), or set backbone.pretrained=false."
+                f"The weights of timm's {name!r} cannot be loaded: {reason} Check the connection or timm's cache "
+                "(HF_HOME), name existing weights (timm.list_pretrained()), or set backbone.pretrained=false."
             ) from error
         raise PluginError(f"timm's {name!r} cannot be built with {dict(arguments)}: {reason}") from error

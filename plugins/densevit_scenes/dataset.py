@@ -40,8 +40,8 @@ class Scenes(Dataset):
 
     image_size: the side, or (height, width), in pixels; at least 32.
     train_length, val_length: images of each split. Images are rendered on access.
-    seed: of the scenes. An image depends only on seed, split and index, and is bit-identical in any process and on any
-        machine.
+    seed: seed of the scenes. An image depends only on seed, split and index, and is bit-identical in any process and on
+        any machine.
     masks, semantic, depth, panoptic: whether targets have these labels.
 
     Boxes, masks and area are of the visible part inside the image. A thing with fewer than 24 visible pixels, or less

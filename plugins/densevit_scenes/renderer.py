@@ -47,7 +47,7 @@ def render(scene: Scene, height: int, width: int) -> Rendering:
 
 
 def _nearest_first(scene: Scene) -> list[int]:
-    """The order of painting, near things first, for speed alone: occlusion follows from the depth."""
+    """The order of painting, near things first, for speed only: occlusion is determined by the depth."""
     return sorted(range(len(scene.things)), key=lambda number: scene.camera.see(scene.things[number].centre)[2])
 
 
@@ -60,7 +60,7 @@ class _Canvas:
         self.pieces = np.zeros((view.height, view.width), np.uint8)
 
     def add(self, thing: Thing, piece: int) -> int:
-        """Paints a thing where it is the nearest so far; returns the number of pixels of its silhouette."""
+        """Paints a thing where it is nearer than all others so far; returns the number of pixels of its silhouette."""
         top, bottom, left, right = _extent(thing, self.view)
         if top >= bottom or left >= right:
             return 0

@@ -10,7 +10,7 @@ from densevit_scenes.shapes import Shape, Vector, dot
 
 
 def turn(angle: float) -> tuple[float, float]:
-    """Cosine and sine, rounded: math libraries differ in the last digit, and scenes must be identical."""
+    """Cosine and sine, rounded because math libraries differ in the last digit and scenes must be identical."""
     return round(math.cos(angle), 6), round(math.sin(angle), 6)
 
 
@@ -67,7 +67,7 @@ class Thing:
     coat: Coat
 
     def reach(self, direction: Vector) -> float:
-        """Its extent from the centre in a unit direction of the world, in metres."""
+        """The extent of the thing from its centre in a unit direction of the world, in metres."""
         return reach(self.shape, self.axes, direction)
 
 

@@ -152,7 +152,7 @@ def _paint_walls(scene: Scene, view: View, image: np.ndarray, depth: np.ndarray,
     lit = [0.35 + 0.65 * max(0.0, -(wall.normal[0] * lx + wall.normal[1] * lz)) for wall in scene.walls]
     back_light, side_light = (np.float32(scene.ambient + scene.diffuse * part) for part in lit)
     light = np.where(at_side, side_light, back_light)
-    light *= np.minimum(y * np.float32(0.5) + np.float32(0.75), 1)  # it is darker near the floor
+    light *= np.minimum(y * np.float32(0.5) + np.float32(0.75), 1)  # darker near the floor
     light[y < 0.09] *= np.float32(0.55)  # the skirting board
     np.multiply(colors, light, out=image)
 

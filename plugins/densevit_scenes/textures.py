@@ -1,4 +1,4 @@
-"""Textures: solid (three-dimensional) ones for things of any shape, tiles for floors and walls.
+"""Textures: solid (three-dimensional) textures for things of any shape, tiles for floors and walls.
 
 Their values in 0 ... 1 blend two colours. They are periodic, and computed once per process from fixed random numbers.
 """

@@ -178,11 +178,11 @@ def test_checkpointing_preserves_gradients(name):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"model": "resnt18"}, r"no model 'resnt18'.*The nearest: resnet18,"),
+        ({"model": "resnt18"}, r"no model 'resnt18'.*Similar names: resnet18,"),
         ({"model": "resnet18.nonsense"}, "Invalid pretrained tag"),
         ({}, "backbone.model is missing"),
         ({"model": "convnext_atto", "features": [4]}, r"features is \[4\].*maps 0 to 3.*3: stride 32"),
-        ({"model": "convnext_atto", "features": [1, -3]}, "each to be named once"),
+        ({"model": "convnext_atto", "features": [1, -3]}, "each at most once"),
         ({"model": "convnext_atto", "features": []}, "maps 0 to 3"),
         ({"model": "convnext_atto", "model_args": {"dept": 3}}, "model_args.*'dept'"),
         ({"model": "convnext_atto", "model_args": {"img_size": 64}}, "img_size cannot be set there"),
@@ -209,14 +209,14 @@ def test_invalid_options_raise(options, said):
 def test_model_without_features_raises(monkeypatch):
     monkeypatch.setattr(timm, "is_model", lambda name: True)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **arguments: nn.Linear(2, 2))
-    with pytest.raises(densevit.DensevitError, match="gives no features: Linear has no forward_intermediates"):
+    with pytest.raises(densevit.DensevitError, match="returns no features: Linear has no forward_intermediates"):
         create(model="strange")
 
 
 def test_unavailable_weights_raise(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(densevit.DensevitError, match=r"'resnet18' cannot be had: .*backbone.pretrained=false"):
+    with pytest.raises(densevit.DensevitError, match=r"'resnet18' cannot be loaded: .*backbone.pretrained=false"):
         create(model="resnet18", pretrained=True)
 
 
@@ -234,7 +234,7 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
         available.setattr(timm, "create_model", lambda name, pretrained, **arguments: build(name, **arguments))
         run = densevit.fit(sections, run_dir=tmp_path / "run").path
     densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
-    with pytest.raises(densevit.DensevitError, match="cannot be had"):
+    with pytest.raises(densevit.DensevitError, match="cannot be loaded"):
         densevit.fit(sections, run_dir=tmp_path / "other")
 
 

@@ -305,12 +305,12 @@ def test_nano_learns_on_small_images():
         ({"drop_path": 1.0}, "drop_path is 1"),
         ({"window_size": 0}, "window_size is 0"),
         ({"global_blocks": (3,)}, "global_blocks is set, but window_size is not"),
-        ({"window_size": 4, "global_blocks": (7,)}, "global_blocks is [7]; it must be rising numbers of blocks"),
+        ({"window_size": 4, "global_blocks": (7,)}, "global_blocks is [7]; it must be ascending block numbers"),
         ({"window_size": 4, "global_blocks": ()}, "global_blocks has none"),
         ({"window_size": 4, "global_blocks": (5,), "features": (2,)}, "global_blocks has none of the 2 blocks"),
         ({"features": ()}, "features is []"),
         ({"features": (3, 3)}, "features is [3, 3]"),
-        ({"features": (0, 1)}, "features is [0, 1]; it must be rising numbers of blocks, from 1 to 6"),
+        ({"features": (0, 1)}, "features is [0, 1]; it must be ascending block numbers, from 1 to 6"),
     ],
 )
 def test_inconsistent_options_raise(options, message):

@@ -38,7 +38,7 @@ def test_backbones_are_shipped_names_files_and_plugins(tmp_path):
     [
         (["swan"], ["detr"], [], "there is no backbone 'swan'. Did you mean 'swin'"),
         (["swin"], ["detre"], [], "there is no head 'detre'. Did you mean 'detr'"),
-        (["swin"], ["detr"], ["backbone.variant=tiny"], "options of a backbone stand in a file of its own"),
+        (["swin"], ["detr"], ["backbone.variant=tiny"], "options of a backbone must be in a separate file"),
         (["swin", "swin"], ["detr"], [], "swin-detr is given twice"),
     ],
 )

@@ -69,7 +69,7 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     for line in (
         f"software: densevit {densevit.__version__}, torch {torch.__version__}",
         "data: scenes, 32x32, 8 training and 2 validation images",
-        "budget: 8 images seen, 4 a batch",
+        "budget: 8 images seen, 4 per batch",
         "seed: 0",
         "learning rate: setr 0.001; dpt 0.001",
     ):
@@ -164,7 +164,7 @@ def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
         (["detr_swin", "--batches", "0"], "expected a positive number"),
         (["detr_swin", "--rounds", "0"], "at least 1"),
         (["detr_swin", "--device", "tpu9"], "device tpu9"),
-        (["detr_swin", "--seeds", "0,1"], "seeds are of trainings"),
+        (["detr_swin", "--seeds", "0,1"], "seeds are for trainings"),
         (["detr_swin", "--train", "--seeds", "1,1"], "a seed is given twice: 1, 1"),
         (["detr_swin", "--train", "--seeds", "0,-1"], "expected whole numbers of 0 or more"),
     ],

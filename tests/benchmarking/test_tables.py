@@ -77,7 +77,7 @@ def test_the_origin_names_what_differs():
         "- software: densevit 1.0, torch 2.9",
         "- device of cost and speed: cpu (x86_64), 2 threads",
         "- data: scenes, 128x128, 16,000 training and 500 validation images",
-        "- budget: 6,000 images seen, 8 a batch (swin-setr, vit-setr); 8,000 images seen, 8 a batch (vit-dpt)",
+        "- budget: 6,000 images seen, 8 per batch (swin-setr, vit-setr); 8,000 images seen, 8 per batch (vit-dpt)",
         "- seed: 0",
         "- learning rate: setr 0.001 (swin), 0.0005 (vit); dpt 0.001",
         "- device of trainings: cpu (x86_64), 32",

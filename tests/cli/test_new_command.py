@@ -146,12 +146,12 @@ def test_output_lists_the_files_and_next_steps(tmp_path, monkeypatch, capsys):
         ("head", "tests", "'tests' is the name of a folder beside the package"),
         ("backbone", "torch", "'torch' is the name of an installed module ("),
         ("backbone", "json", "'json' is the name of an installed module ("),
-        ("backbone", "swin", "There is a backbone 'swin' already, from densevit 0."),
-        ("head", "detr", "There is a head 'detr' already, from densevit 0."),
+        ("backbone", "swin", "There is already a backbone 'swin', from densevit 0."),
+        ("head", "detr", "There is already a head 'detr', from densevit 0."),
         ("head", "pillow", "'pillow' is the name of an installed distribution (version "),
         ("head", "Pytorch-Lightning", "is the name of an installed distribution"),
-        ("backbone", "tensor", "'tensor' would make a class 'Tensor', a name that its module uses already"),
-        ("backbone", "residual", "'residual' would make a class 'Residual', a name that its module uses already"),
+        ("backbone", "tensor", "'tensor' would name its class 'Tensor', which its module already uses"),
+        ("backbone", "residual", "'residual' would name its class 'Residual', which its module already uses"),
     ],
 )
 def test_invalid_name_is_refused_before_writing(kind, name, said, tmp_path, capsys):
@@ -222,4 +222,4 @@ def test_docs_show_the_generated_segmentation_head(project, tmp_path):
 
 def test_a_task_is_of_heads(capsys):
     assert main(["new", "backbone", "own-net", "--task", "segmentation"]) == 2
-    assert "--task segmentation: a backbone has no task. Fix: leave it out." in capsys.readouterr().err
+    assert "--task segmentation: a backbone has no task. Fix: leave out --task." in capsys.readouterr().err

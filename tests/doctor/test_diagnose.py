@@ -207,7 +207,7 @@ def test_tiff_files_of_several_pages_are_named(tmp_path: Path):
         page = Image.open(png)
         page.save(png.with_suffix(".tif"), save_all=True, append_images=[page, page])
         png.unlink()
-    with pytest.raises(DataError, match=r"in no layout.*labels/train/2\.tif: it has 3 pages"):
+    with pytest.raises(DataError, match=r"none of the layouts.*labels/train/2\.tif: it has 3 pages"):
         densevit.diagnose(root)
     options = ["data.name=label_maps", "data.images=images/{split}", "data.labels=labels/{split}"]
     [wrong] = densevit.diagnose(root, [*options, "data.classes=[floor, wall]"]).errors
@@ -276,7 +276,7 @@ def test_shared_files_of_both_splits_are_leakage(tmp_path: Path):
     (tmp_path / "val.json").write_text((tmp_path / "train.json").read_text())
     diagnosis = densevit.diagnose(tmp_path, ["data.images=train"])
     titles = [one.title for one in diagnosis.errors]
-    assert titles == ["files of train that are in val too", "identical images in several splits"]
+    assert titles == ["files of train that are also in val", "identical images in several splits"]
     assert diagnosis.errors[0].count == 3
 
 
@@ -363,7 +363,7 @@ def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_pa
 def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys, monkeypatch):
     (tmp_path / "nothing").mkdir()
     assert main(["doctor", str(tmp_path / "nothing")]) == 2
-    assert "is in no layout that a data set recognises" in capsys.readouterr().err
+    assert "has none of the layouts that data sets recognise" in capsys.readouterr().err
     assert main(["doctor", str(tmp_path / "missing")]) == 2
     assert "missing: there is no such folder" in capsys.readouterr().err
     (tmp_path / "wrong.yaml").write_text("a: [")
@@ -426,7 +426,7 @@ def test_a_data_set_that_fails_to_recognise_a_folder_does_not_matter(broken: Pat
 def test_other_files_are_no_foreign_format(tmp_path: Path, file: str, text: str):
     save(tmp_path / "a.png", 0)
     (tmp_path / file).write_text(text)
-    with pytest.raises(DataError, match="is in no layout that a data set recognises"):
+    with pytest.raises(DataError, match="has none of the layouts that data sets recognise"):
         densevit.diagnose(tmp_path)
 
 

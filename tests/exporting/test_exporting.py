@@ -170,7 +170,7 @@ def test_a_file_that_another_export_writes_meanwhile_is_kept(tmp_path: Path, mon
         return load(partial)
 
     monkeypatch.setattr(files, "load", meanwhile)
-    with pytest.raises(DensevitError, match=r"model\.pt2 exists: another process has written it meanwhile"):
+    with pytest.raises(DensevitError, match=r"model\.pt2 exists: another process has written it\."):
         densevit.export(predictor_of("resnet", "setr"), out)
     assert out.read_text() == "of the other" and [*tmp_path.iterdir()] == [out]
 

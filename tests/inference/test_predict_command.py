@@ -98,8 +98,8 @@ def test_threshold_selects_drawn_boxes(model: StandIn, photos: Path):
 def test_the_threshold_of_the_validation_is_the_default_and_is_named(
     model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
 ):
-    validated = "0.75 or more (the largest F1 in the model's validation; another: --threshold); predictions.json: all 2"
-    default = "0.5 or more (the default, as the model has none of its validation; another: --threshold)"
+    validated = "0.75 or more (the largest F1 in the model's validation; see --threshold); predictions.json: all 2"
+    default = "0.5 or more (the default, because the model has none from a validation; see --threshold)"
     for out, thresholds, options, said in (
         ("a1", {"detection": 0.75}, [], f"predictions.csv: the 1 objects of score {validated}"),
         ("a2", {"detection": 0.75}, ["--threshold", "0.1"], "the 2 objects of score 0.1 or more (--threshold)"),

@@ -280,7 +280,7 @@ def test_interrupted_prediction_names_the_way_on(
     monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 1)
     whole = ["predict", "run", "a", "b", "--batch-size", "1", "--out", "found"]
     assert main(whole) == 130
-    assert "Stopped after 2 of 4 images. Go on with --out found --resume" in capsys.readouterr().err
+    assert "Stopped after 2 of 4 images. Continue with --out found --resume" in capsys.readouterr().err
     assert len(read("found/images.json")) == 2
     assert main([*whole, "--resume"]) == 0
     assert len(read("found/images.json")) == 4

@@ -110,7 +110,7 @@ WRONG: dict[tuple[str, ...], str] = {
     ("scenes", "--out", "s", "--count", "9" * 30): "is not a whole number from 1 to 999999999",
     ("scenes", "--out", "s", "--count", "\u0663"): "is not a whole number",
     ("scenes", "--out", "s", "--size", "16"): "at least 32 pixels",
-    ("scenes", "--out", "s", "--size", "999999"): "'999999' is more than 8192 pixels a side",
+    ("scenes", "--out", "s", "--size", "999999"): "'999999' is more than 8192 pixels per side",
     ("scenes", "--out", "s", "--size", "64x64x64"): "is neither a side",
     ("scenes", "--out", "s", "--seed", "-1"): "seed is -1",
     ("scenes", "--out", "s", "--seed", "x"): "invalid int value",

@@ -61,7 +61,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "base has this as its base": ("base: other.yaml", "base is circular"),
     "base is missing": ("base: nope.yaml", "base: there is no config file 'nope.yaml'"),
     "base is a folder": ("base: folder", "'folder'. It is a folder without a config.yaml"),
-    "base is a number": ("base: 5", "base must be one file, relative to this one, not 5"),
+    "base is a number": ("base: 5", "base must be one file, relative to this file, not 5"),
     "base is a list": ("base: [tiny.yaml]", "base must be one file"),
     "section is missing": ("seed: 0", "backbone is missing"),
     "head's name with a line break": (TINY.replace("boxes:", '"a\\nb":'), "'a\\nb' is not a valid name for a head"),
@@ -70,7 +70,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "head's name empty": (TINY.replace("boxes:", "'':"), "'' is not a valid name for a head"),
     "head's name of 300 letters": (TINY.replace("boxes:", "a" * 300 + ":"), "300 letters, 100 are allowed"),
     "head's name is a method": (TINY.replace("boxes:", "train:"), "'train' cannot name a head"),
-    "head's name is a dict's": (TINY.replace("boxes:", "keys:"), "Use another, such as keys_head"),
+    "head's name is a dict's": (TINY.replace("boxes:", "keys:"), "Use another name, such as keys_head"),
     "head's name, its weight learned": (
         TINY.replace("boxes: {", "copy: {weight: learned, "), "'copy' cannot name a head"
     ),

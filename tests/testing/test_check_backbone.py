@@ -515,7 +515,7 @@ def test_failures_list_found_expected_and_fix():
         "- channels: found maps of (8, 16) channels; expected (8, 24), as declared in channels. "
         "Fix: set self.channels = (8, 16), or change the maps.",
         "- strides: found maps of 9 x 12, 5 x 6 for images of 33 x 47; expected 9 x 12, 3 x 3: ceil(size / stride) "
-        "for strides (4, 16). Fix: set self.strides to those of the maps, or change the maps.",
+        "for strides (4, 16). Fix: set self.strides to the strides of the maps, or change the maps.",
     ]
 
 

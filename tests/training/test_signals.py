@@ -325,7 +325,7 @@ def test_handlers_are_restored_after_a_training(small: Path, tmp_path: Path) -> 
 def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:
     assert configs.load("detr_swin").trainer.checkpoint_every == "5min"
     assert [seconds_of(text) for text in ("30s", "5min", "1h")] == [30, 300, 3600]
-    with pytest.raises(ConfigError, match="should be a valid integer or a time as in 30s, 5min or 1h, not '5 minutes'"):
+    with pytest.raises(ConfigError, match="a valid integer or a time such as 30s, 5min or 1h, not '5 minutes'"):
         configs.load(small, ["trainer.checkpoint_every=5 minutes"])
 
 

@@ -256,7 +256,7 @@ def test_foreign_weights_predict_and_are_evaluated_on_data_of_the_command_line(d
     assert json.loads((tmp_path / "p/predictions.json").read_text())
     assert main(["evaluate", folder, "data.batch_size=1"]) == 2
     assert (
-        f"{folder}: these weights come without a data set. Give one: data=FILE data.root=FOLDER"
+        f"{folder}: these weights have no data set. Name one: data=FILE data.root=FOLDER"
         in (message := capsys.readouterr().err)
     ) and "or data.root=FOLDER for the data set 'coco'" in message
     settings = ["data.image_size=[96,160]", "data.num_workers=0", "trainer.accelerator=cpu"]

@@ -1,11 +1,11 @@
-"""What a loader process pays for the annotations of a data set of COCO's size.
+"""Memory of a loader process for the annotations of a data set of COCO's size.
 
     python tools/benchmarks/annotation_memory.py [--images 118000 --boxes 860000 --workers 2 --epochs 3]
 
-Writes a json of that many images and boxes, loads it, and reads every sample in worker processes, epoch after epoch.
-The images are links to a tiny one, so that their decoding does not hide what the annotations cost. Printed is the
-private memory (USS) of the largest worker against that of an idle one: a worker forked from the same parent, which
-has handed out one batch that touches no annotation.
+Writes a json with this number of images and boxes, loads it, and reads every sample in worker processes in each epoch.
+The images are links to one tiny image, so that decoding does not hide the cost of annotations. Prints the private
+memory (USS) of the largest worker and of an idle worker: a worker forked from the same parent, which has returned one
+batch without reading annotations.
 """
 
 import argparse
@@ -93,10 +93,10 @@ def write_data_set(root: Path, images: int, boxes: int) -> None:
 
 
 def measure(dataset: Coco, workers: int, epochs: int) -> None:
-    """Prints what each epoch leaves private in the workers."""
+    """Prints the private memory of the workers after each epoch."""
     transform = EvaluationTransform(build_recipe("fixed", None))
     loader, idle = loader_of(dataset, transform, workers), loader_of(Idle(), transform, 1)
-    for some in (loader, idle):  # forked at once: what the parent writes later leaves the old page to the children
+    for some in (loader, idle):  # forked together: a page that the parent writes later becomes private to the children
         next(iter(some))
     for epoch in range(epochs):
         start, seen = time.perf_counter(), 0
@@ -111,7 +111,7 @@ def measure(dataset: Coco, workers: int, epochs: int) -> None:
 
 
 def loader_of(dataset: Dataset, transform: EvaluationTransform, workers: int) -> Loader:
-    """Batches of the whole data set, in its order."""
+    """A loader of the complete data set, in order."""
     sizes = np.full((len(dataset), 2), _SIDE)
     batches = EvaluationBatches(len(dataset), sizes, _BATCH)
     return Loader(TransformedDataset(dataset, transform, train=False), batches, 1, workers)
@@ -123,7 +123,7 @@ def processes_of(loader: Loader) -> list[int]:
 
 
 def private_memory(process: int) -> float:
-    """Megabytes that no other process shares."""
+    """Memory in MB that no other process shares."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty"))) / 1000
 

@@ -1,8 +1,8 @@
-"""The two forms of attention beside each other, forward and backward, at the lengths that densevit's models have.
+"""Compares two implementations of attention, forward and backward, at the lengths in densevit's models.
 
-Written out (two matrix products with a softmax between) and fused (torch's `scaled_dot_product_attention`).
-`densevit.layers.attention` takes the first on a CPU and the second on a GPU: the table shows the effect.
-Rounds are interleaved, so that other load slows both alike.
+They are written out (two matrix products with a softmax between) and fused (torch's `scaled_dot_product_attention`).
+`densevit.layers.attention` uses the first on a CPU and the second on a GPU: the table shows the effect.
+Rounds are interleaved, so that other load slows both equally.
 """
 
 import argparse
@@ -23,10 +23,10 @@ Form = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Case(NamedTuple):
-    """A place where models attend, in `batch` images or windows.
+    """Attention in a model, in `batch` images or windows.
 
-    bias: what is added to the scores. "table" is learned and has a gradient, as Swin's relative positions; "place" too,
-    for each query and key of each image, as the box-position bias; "padding" hides keys and has none.
+    bias: added to the scores. "table" is learned and has a gradient, like Swin's relative positions; "place" too, for
+    each query and key of each image, like the box-position bias; "padding" masks keys and has no gradient.
     """
 
     name: str
@@ -93,7 +93,7 @@ def _wait(device: torch.device) -> None:
 def measure(
     case: Case, width: int, rounds: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float, float]:
-    """Median milliseconds written out and fused, and the median of the rounds' own ratios, fused over written out."""
+    """Median milliseconds written out and fused, and the median of the rounds' ratios, fused over written out."""
     inputs = make_inputs(case, width, device, dtype)
     weight = torch.randn_like(inputs[0])
     difference = (written_out(*inputs) - fused(*inputs)).abs().max().item()
@@ -108,9 +108,9 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--width", type=int, default=32, help="of a head; %(default)s")
+    parser.add_argument("--width", type=int, default=32, help="width of a head; %(default)s")
     parser.add_argument("--rounds", type=int, default=20, help="interleaved repetitions; %(default)s")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's CPU threads; %(default)s")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)

@@ -1,6 +1,6 @@
-"""The same backbones from densevit and from timm, torchvision and transformers, for `backbones.py` to time.
+"""Equal backbones from densevit, timm, torchvision and transformers, timed by `backbones.py`.
 
-Each peer gives what its library gives for dense prediction: maps after its stages, or its last state.
+Each peer returns the output of its library for dense prediction: maps after its stages, or its last state.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 
 class Case(NamedTuple):
-    """A model: densevit's plugin with its options, and how each peer makes the same one for images of a size."""
+    """A model: densevit's plugin with its options, and for each peer a function that builds it for an image size."""
 
     plugin: str
     options: dict[str, Any]
@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
 
 class TorchvisionStages(nn.Module):
-    """torchvision's Swin or ResNet, giving the maps after its four stages."""
+    """torchvision's Swin or ResNet; returns the maps after its four stages."""
 
     def __init__(self, stages: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class TorchvisionStages(nn.Module):
 
 
 class TorchvisionViT(nn.Module):
-    """torchvision's ViT, giving its tokens after the last block."""
+    """torchvision's ViT; returns its tokens after the last block."""
 
     def __init__(self, model: torchvision.models.VisionTransformer) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class TorchvisionViT(nn.Module):
 
 
 class TransformersMaps(nn.Module):
-    """A model of transformers, giving its last state."""
+    """A model of transformers; returns its last state."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Backbones beside those of timm, torchvision and transformers: time and memory of a training step, in one run.
+"""Compares backbones with those of timm, torchvision and transformers: time and memory of a training step, in one run.
 
 A step is forward and backward, from images to the gradients of all parameters, in training mode without stochastic
-depth. Each gives its feature maps, and each map's gradient is handed in, so that no loss is timed. Rounds are
-interleaved: other load slows all alike. The ratio is the best peer's time over densevit's, the
-median of the rounds' own ratios; the best peer is the one of the least median.
+depth. Each backbone returns its feature maps, and the gradients of the maps are given, so that no loss is timed. Rounds
+are interleaved: other load slows all of them equally. The ratio is the best peer's time divided by densevit's, the
+median of the rounds' ratios; the best peer has the smallest median.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import densevit
 from densevit.layers import attention, linear
 from densevit.layers.replacement import replace_layers
 
-# What densevit does for speed, each by the way to do without it.
+# densevit's optimisations for speed, each with a function that disables it.
 WITHOUT: dict[str, Callable[[], None]] = {
     "convolutions": lambda: setattr(linear, "MIN_TOKENS", sys.maxsize),  # linear layers as such, fp32 on a CPU
     "products": lambda: delattr(linear.Conv1x1, "_conv_forward"),  # 1x1 convolutions as such, bf16 on one
@@ -40,7 +40,7 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "convolutio
 
 
 def build(name: str, peer: str, size: Size, device: torch.device, compiled: bool) -> nn.Module:
-    """densevit's model of a case, or a peer's, in training mode."""
+    """densevit's or a peer's model of a case, in training mode."""
     case = CASES[name]
     model = densevit.create_backbone(case.plugin, **case.options) if peer == "densevit" else case.peers[peer](size)
     if peer == "densevit":
@@ -69,7 +69,7 @@ class Step:
         torch.autograd.backward(features, self.gradients)
 
     def seconds(self, repeats: int) -> float:
-        """Of one step, the mean of some."""
+        """The mean seconds of a step, over several steps."""
         _wait(self.device)
         start = time.perf_counter()
         for _ in range(repeats):
@@ -78,7 +78,7 @@ class Step:
         return (time.perf_counter() - start) / repeats
 
     def share_of_products(self) -> float:
-        """The part of the time, 0 ... 1, in matrix products and convolutions; the rest is all that lies around them."""
+        """The fraction of the time in matrix products and convolutions; the rest is all other operations."""
         kind = (
             torch.profiler.ProfilerActivity.CUDA if self.device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
         )
@@ -96,7 +96,8 @@ def _wait(device: torch.device) -> None:
 
 
 def multiply_adds(name: str, batch: int, size: Size) -> float:
-    """Of densevit's forward pass over a batch, counted in matrix products and convolutions on no device."""
+    """Multiply-adds of densevit's forward pass over a batch in matrix products and convolutions, counted on the meta
+    device."""
     case = CASES[name]
     with torch.device("meta"):
         model = densevit.create_backbone(case.plugin, **case.options).eval()
@@ -106,7 +107,7 @@ def multiply_adds(name: str, batch: int, size: Size) -> float:
 
 
 def peak_memory(name: str, peer: str, batch: int, size: Size, device: str, low: torch.dtype | None) -> float:
-    """MB that a training step adds to a process that has built the model, in a process of its own."""
+    """MB that a training step adds to a process that has built the model, measured in a separate process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak_memory, (name, peer, batch, size, device, low))
@@ -129,7 +130,7 @@ def _peak_memory(name: str, peer: str, batch: int, size: Size, device: str, low:
 
 
 def _high_water() -> int:
-    """The most memory, in kB, that this process has held. `ru_maxrss` would begin at its parent's."""
+    """The peak memory of this process in kB. `ru_maxrss` would start at the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
@@ -162,7 +163,7 @@ def compare(name: str, size: Size, low: torch.dtype | None, args: argparse.Names
 
 
 def scaling(name: str, sizes: Sequence[Size], rounds: int) -> Table:
-    """Multiply-adds and the time of a forward pass at batch 1, and how each grows: ~ pixels ** exponent."""
+    """Multiply-adds and time of a forward pass at batch 1, and the exponent of their growth: ~ pixels ** exponent."""
     case = CASES[name]
     model = densevit.create_backbone(case.plugin, **case.options).eval()
     table = Table("size", "multiply-adds, G", "ms", title=name)
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "both"), default="both")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--repeats", type=int, default=1, help="steps a round")
+    parser.add_argument("--repeats", type=int, default=1, help="steps per round")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile densevit's model")
@@ -200,11 +201,11 @@ def main() -> None:
     parser.add_argument(
         "--memory",
         action="store_true",
-        help="the step's peak memory, each model in a process of its own (on a CPU: Linux)",
+        help="the step's peak memory, each model in a separate process (on a CPU: Linux)",
     )
-    parser.add_argument("--peak", type=float, help="the chip's dense peak in TFLOP/s: the share of it that is reached")
-    parser.add_argument("--scaling", action="store_true", help="how time grows with --size, in place of the comparison")
-    parser.add_argument("--without", choices=WITHOUT, action="append", default=[], help="leave out what brings speed")
+    parser.add_argument("--peak", type=float, help="the chip's dense peak in TFLOP/s, of which the share is shown")
+    parser.add_argument("--scaling", action="store_true", help="growth of time with --size, in place of the comparison")
+    parser.add_argument("--without", choices=WITHOUT, action="append", default=[], help="disable an optimisation")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for name in args.without:

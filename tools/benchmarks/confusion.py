@@ -1,11 +1,11 @@
-"""SemanticSegmentation beside numpy's bincount and torchmetrics on the same label maps, in one run.
+"""Compares SemanticSegmentation with numpy's bincount and torchmetrics on the same label maps, in one run.
 
     python tools/benchmarks/confusion.py --classes 19 --height 1024 --width 2048
 
-Maps are patches of one class each, as an image has regions, of which the prediction gets a tenth of the pixels wrong
-along their edges and at random, with some pixels to ignore; and, harder on a counter's cache, noise. All ways take the
-same images one at a time and have to give the same mIoU. Rounds are interleaved, so that other load on the machine
-slows all alike.
+Maps consist of patches of one class, like the regions of an image. A tenth of the predicted pixels are wrong, along
+edges and at random, and some pixels are ignored. A second kind of map is noise, which causes more cache misses. All
+implementations process the same images one at a time and must give the same mIoU. Rounds are interleaved, so that other
+load on the machine slows all of them equally.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Pair = tuple[Tensor, Tensor]  # truth and prediction, (H, W) uint8
 
 
 def regions(height: int, width: int, classes: int, rng: np.random.Generator) -> Pair:
-    """Patches of 64 pixels, some classes far more often than others; the prediction's are shifted by a few pixels."""
+    """Patches of 64 pixels; some classes are much more frequent. The predicted patches are shifted by a few pixels."""
     share = 1 / np.arange(1, classes + 1)
     coarse = rng.choice(classes, (height // 64 + 2, width // 64 + 2), p=share / share.sum()).astype(np.uint8)
     fine = coarse.repeat(64, 0).repeat(64, 1)
@@ -52,7 +52,7 @@ def with_densevit(pairs: list[Pair], classes: int) -> float:
 
 
 def with_bincount(pairs: list[Pair], classes: int) -> float:
-    """The well-known way: one code a labelled pixel."""
+    """The usual implementation: one code per labelled pixel."""
     counts = np.zeros((classes, classes), np.int64)
     for truth, found in ((truth.cpu().numpy(), found.cpu().numpy()) for truth, found in pairs):
         labelled = truth != IGNORE
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=1024, help="%(default)s")
     parser.add_argument("--width", type=int, default=2048, help="%(default)s")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved repetitions; %(default)s")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's CPU threads; %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -90,9 +90,9 @@ def main() -> None:
     table = Table(
         title=f"{options.images} maps of {options.height} x {options.width}, {options.classes} classes",
         caption=f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads; median of "
-        f"{options.rounds} interleaved rounds; ratio: median of the rounds' own",
+        f"{options.rounds} interleaved rounds; ratio: median of the rounds' ratios",
     )
-    for heading in ("maps", "way", "ms an image", "times densevit's", "least ms", "mIoU"):
+    for heading in ("maps", "implementation", "ms per image", "times densevit's", "least ms", "mIoU"):
         table.add_column(heading, justify="left" if heading in ("maps", "way") else "right")
     for make in (regions, noise):
         rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def main() -> None:
         pairs = [(truth.to(options.device), found.to(options.device)) for truth, found in made]
         scores = {name: way(pairs, options.classes) for name, way in ways.items()}
         if max(scores.values()) - min(scores.values()) > 1e-6:  # torchmetrics computes in float32
-            raise SystemExit(f"The ways differ: {scores}.")
+            raise SystemExit(f"The implementations differ: {scores}.")
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.rounds):
             for name, way in ways.items():

@@ -1,13 +1,13 @@
-"""AP of detectors against training time on the built-in scenes: densevit's recipes beside transformers' DETR.
+"""AP of detectors against training time on the built-in scenes: densevit's recipes and transformers' DETR.
 
-First each contestant's throughput is measured, images per second of whole training steps with the loader, in
-interleaved rounds; the ratio to `detr_options` is the median of the rounds' own ratios, so that other load changes
-little. A yardstick second is the time in which `detr_options` trains on 60 images. Then each contestant is trained for
+First the throughput of each contestant is measured, images per second of complete training steps with the loader, in
+interleaved rounds; the ratio to `detr_options` is the median of the ratios of the rounds, so that other load has little
+effect. A yardstick second is the time in which `detr_options` trains on 60 images. Then each contestant is trained for
 each number of yardstick minutes, that is for minutes * 60 * 60 * ratio images, with its schedule annealed to that
-budget, and validated at equal intervals on the 500 scenes of the split `test`, on which no recipe was chosen. Time is
-images over throughput: validation does not count, and neither does load during the training.
+budget, and validated at equal intervals on the 500 scenes of the split `test`, which was not used to choose recipes.
+Time is images divided by throughput: validation does not count, and neither does load during the training.
 
-OUT/results.json is written after each run, and runs that it has are not repeated; interrupted ones go on. At the end
+OUT/results.json is written after each run. Runs in it are not repeated, and interrupted runs are resumed. At the end
 the tables (OUT/convergence.md) and the plot (OUT/convergence.svg) are written.
 """
 
@@ -57,7 +57,7 @@ CONTESTANTS: Contestants = {
 
 
 class RunKey(NamedTuple):
-    """A training of phase two."""
+    """A training after the measurement of throughput."""
 
     name: str
     seed: int
@@ -82,14 +82,14 @@ def images_of(minutes: float, rate: float) -> int:
 
 
 def missing(results: Results, names: Sequence[str], seeds: int, minutes: Sequence[float]) -> list[RunKey]:
-    """The runs that the results do not have, in the order in which they are made: seed by seed, short ones first."""
+    """The runs that the results do not have, in order of execution: seed by seed, short runs first."""
     done = {RunKey(run["contestant"], run["seed"], run["minutes"]) for run in results["runs"]}
     keys = [RunKey(name, seed, budget) for seed in range(seeds) for budget in sorted(minutes) for name in names]
     return [key for key in keys if key not in done]
 
 
 def execute(arguments: Sequence[str], log: Path, threads: int) -> None:
-    """Runs a command with its output in a file. Raises RuntimeError with the file's end if it fails."""
+    """Runs a command with its output in a file. Raises RuntimeError with the end of the file if the command fails."""
     path = os.pathsep.join(filter(None, (str(FOLDER), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     with log.open("w") as file:
@@ -132,7 +132,7 @@ def measure(results: Results, contestants: Contestants, names: Sequence[str], ou
 def train(
     key: RunKey, contestant: Contestant, rate: float, out: Path, threads: int, validations: int
 ) -> list[list[float]]:
-    """Trains a contestant, or goes on with an interrupted run. Returns (images, AP, AP50) of each validation."""
+    """Trains a contestant, or resumes an interrupted run. Returns (images, AP, AP50) of each validation."""
     folder = out / "runs" / key.folder
     if (folder / "checkpoints" / "last.ckpt").is_file():
         arguments = [sys.executable, "-m", "densevit", "train", "--resume", str(folder)]
@@ -149,7 +149,7 @@ def train(
 def train_all(
     results: Results, contestants: Contestants, keys: Sequence[RunKey], out: Path, parallel: int, validations: int
 ) -> None:
-    """Trains, `parallel` runs at a time, and writes each result at once."""
+    """Trains `parallel` runs at a time, and writes each result when its run ends."""
     threads = max(1, _cores() // parallel)
     pool = ThreadPoolExecutor(parallel)
     runs: dict[Future[list[list[float]]], RunKey] = {
@@ -199,12 +199,14 @@ def _cores() -> int:
 def compare(
     contestants: Contestants, report: Callable[[Results, Path], str], description: str, minutes: float, validations: int
 ) -> None:
-    """The command line: measures, trains what is missing, and reports. minutes: the default budget."""
+    """The command line: measures, trains missing runs, and reports. minutes: the default budget."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the results and the runs")
     parser.add_argument("--only", nargs="+", choices=contestants, default=list(contestants), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds; %(default)s")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[minutes], help="yardstick minutes; each annealed")
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[minutes], help="budgets in yardstick minutes, one training each"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved measurements of throughput; %(default)s")
     parser.add_argument("--parallel", type=int, default=1, help="trainings at a time, which share the cores")
     parser.add_argument("--report", action="store_true", help="only report OUT/results.json")

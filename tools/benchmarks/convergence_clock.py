@@ -8,9 +8,9 @@ import pytorch_lightning as lightning
 
 
 class Clock(lightning.Callback):
-    """Times whole training steps, with the wait for the loader and without validation.
+    """Times complete training steps, with the wait for the loader and without validation.
 
-    file: where the seconds per step are written, as JSON. warmup: the number of first steps left out.
+    file: the path to which the seconds per step are written, as JSON. warmup: the number of first steps left out.
     """
 
     def __init__(self, file: str, warmup: int) -> None:
@@ -18,7 +18,7 @@ class Clock(lightning.Callback):
         self.times: list[float] = []
 
     def tick(self) -> None:
-        """Notes the end of a step."""
+        """Records the end of a step."""
         self.times.append(time.perf_counter())
 
     def write(self) -> None:

@@ -1,9 +1,9 @@
 """Trains transformers' DETR on the data and with the budget of one of densevit's configs, for `convergence.py`.
 
-The model has a Swin of the same widths and depths as densevit's `nano`, with random weights, and its own initialisation
-and loss; the head has the widths and numbers of layers and queries of the config's. AdamW with the weight decay of the
-paper (1e-4, on all parameters); learning rate, schedule and clipping of gradients are the config's. The batches,
-their augmentation and the evaluator are densevit's, for the same seed the same.
+The model has a Swin of the same widths and depths as densevit's `nano`, with random weights, and transformers'
+initialisation and loss. The head has the width and the numbers of layers and queries of the config's head. The
+optimiser is AdamW with the weight decay of the paper (1e-4, on all parameters); learning rate, schedule and gradient
+clipping are the config's. The batches, their augmentation and the evaluator are densevit's, identical for equal seeds.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def build(config: Config, num_classes: int) -> nn.Module:
 
 
 def inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """Normalised pixels (B, 3, H, W), zero in the padding, and their mask (B, H, W), 1 where there is an image."""
+    """Normalised pixels (B, 3, H, W), zero in the padding, and their mask (B, H, W), 1 inside images."""
     mask = ~batch["padding_mask"].to(device)
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
     pixels = (batch["images"].to(device).float() / 255 - mean) / std
@@ -143,7 +143,7 @@ def train(config: Config, folder: Path, clock: Clock | None) -> None:
 
 
 def _batches(data: Data, count: int) -> Iterator[Batch]:
-    """The first `count` training batches, over as many epochs as that takes."""
+    """The first `count` training batches, over as many epochs as necessary."""
     loader, epoch = data.train_loader(), 0
     while True:
         loader.set_epoch(epoch)

@@ -64,8 +64,8 @@ def first_reaching(points: Points, level: float) -> float | None:
 
 
 def tables(results: Results, labels: Mapping[str, str], yardstick: str, challenger: str) -> str:
-    """AP and AP50 at the end of annealed runs, mean and each seed; the challenger's time to the yardstick's AP; and the
-    curves of the longest runs."""
+    """AP and AP50 at the end of annealed runs, mean and each seed; the time until the challenger reaches the AP of the
+    yardstick; and the curves of the longest runs."""
     times = budgets(results)
     head = [*(f"AP, {time:g} min" for time in times), *(f"AP50, {time:g} min" for time in times)]
     lines = [row(["", "images/s", *head]), row(["---"] * (len(head) + 2))]
@@ -114,7 +114,7 @@ def _time_to_reach(results: Results, labels: Mapping[str, str], yardstick: str, 
     level = statistics.mean(run["points"][-1][AP] for run in reference)
     found = first_reaching(mean_curve([curve(run, results["rates"][challenger]) for run in runs]), level)
     within = f"is not reached in {longest:g} min" if found is None else f"is reached after {found:.1f} min"
-    text = f"AP {level:.3f}, that of {labels[yardstick]} after {longest:g} min, {within} of the {longest:g} by "
+    text = f"AP {level:.3f} of {labels[yardstick]} after {longest:g} min {within} of the {longest:g} by "
     text += f"{labels[challenger]} (mean curve)"
     for time in budgets(results)[:-1]:
         shorter = runs_of(results, challenger, time)

@@ -1,8 +1,8 @@
-"""Multi-scale deformable attention beside the usual formulation with `grid_sample`: time and peak memory.
+"""Compares multi-scale deformable attention with the usual formulation with `grid_sample`: time and peak memory.
 
 The usual formulation (authors' code, transformers): a `grid_sample` for each level, then a weighted sum over
 all points. Shapes: encoder and decoder of the paper for an image of 800 x 1066, and the encoder of a small recipe.
-Rounds are interleaved, so that other load slows both alike. Peak memory is measured in a process of its own for each
+Rounds are interleaved, so that other load slows both equally. Peak memory is measured in a separate process for each
 formulation and case.
 """
 
@@ -30,7 +30,7 @@ SMALL = ((16, 16), (8, 8), (4, 4))
 
 
 class Case(NamedTuple):
-    """queries: of a decoder; 0 for an encoder, where each cell of each level is a query."""
+    """queries: number of decoder queries; 0 for an encoder, where each cell of each level is a query."""
 
     batch: int
     shapes: Shapes
@@ -120,7 +120,7 @@ def centres(shapes: Shapes) -> Tensor:
 
 
 def measure(name: str, device: torch.device, dtype: torch.dtype, train: bool, rounds: int) -> tuple[float, ...]:
-    """Median milliseconds of grid_sample and densevit, and the median of the rounds' own ratios."""
+    """Median milliseconds of grid_sample and densevit, and the median of the rounds' ratios."""
     steps = [Step(formulation, CASES[name], device, dtype, train) for formulation in FORMULATIONS]
     difference = (steps[0]() - steps[1]()).abs().max().item()
     if difference > (1e-4 if dtype == torch.float32 else 5e-2):
@@ -131,7 +131,7 @@ def measure(name: str, device: torch.device, dtype: torch.dtype, train: bool, ro
 
 
 def peak_memory(name: str, formulation: str, device: torch.device, dtype: torch.dtype, train: bool) -> float:
-    """MB that a step adds to a process that holds the inputs, in a process of its own."""
+    """MB that a step adds to a process that holds the inputs, measured in a separate process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak_memory, (name, formulation, device, dtype, train, torch.get_num_threads()))
@@ -147,7 +147,7 @@ def _peak_memory(
         before = torch.cuda.memory_allocated(device)
         step()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    Step(formulation, Case(1, ((2, 2),), 1), device, dtype, train)()  # what a first step loads
+    Step(formulation, Case(1, ((2, 2),), 1), device, dtype, train)()  # excludes memory that a first step loads
     step = Step(formulation, CASES[name], device, dtype, train)
     before = _reset_high_water()
     step()
@@ -155,7 +155,7 @@ def _peak_memory(
 
 
 def _reset_high_water() -> int:
-    """Sets the high-water mark of this process's memory to the memory that it holds now; returns that in kB."""
+    """Resets the peak memory of this process to its current memory, which is returned in kB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -167,7 +167,7 @@ def _status(key: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repetitions; %(default)s")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's CPU threads; %(default)s")
     parser.add_argument("--cases", default="", help="only cases whose names contain this text")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

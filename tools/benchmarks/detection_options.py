@@ -1,9 +1,9 @@
-"""What each option of the DETR heads brings: AP on the built-in scenes at equal training time.
+"""Ablation of the options of the DETR heads: AP on the built-in scenes at equal training time.
 
 Each option is changed alone in a recipe that has the others (`BASES`), and trained as in `convergence.py`: for the
-images that it can process in the given time, with the schedule annealed to them. Scenes are those of the split `val`,
-on which recipes are chosen; the split `test` stays held out. OUT/results.json is written after each run, and runs that
-it has are not repeated.
+number of images that it can process in the given time, with the schedule annealed to that number. AP is measured on the
+split `val`, which is used to choose recipes; the split `test` is held out. OUT/results.json is written after each run,
+and runs in it are not repeated.
 """
 
 import re
@@ -71,7 +71,7 @@ def key(base: str, option: str) -> str:
 
 
 def contestants() -> Contestants:
-    """Each base, and after it its options."""
+    """Each base, followed by its options."""
     found = {}
     for name, base in BASES.items():
         if base.config is not None:
@@ -84,7 +84,7 @@ def contestants() -> Contestants:
 def table(results: Results) -> str:
     """AP and AP50 of the longest budget, mean and standard deviation over seeds, and the change of AP from the base.
 
-    The change is the mean over the seeds that both have.
+    The change is the mean over the seeds of both.
     """
     (*_, minutes) = budgets(results)
     lines = [row(["recipe and option", "images/s", "seeds", "AP", "AP50", "change of AP"]), row(["---"] * 6)]

@@ -1,8 +1,8 @@
-"""DPT for depth beside transformers', forward and backward, on a ViT-B/16 at 384 x 384: the head alone, and the whole.
+"""Compares DPT for depth with transformers', forward and backward, on a ViT-B/16 at 384 x 384: head and complete model.
 
-Both have the same sizes and layers (`tests/heads/test_dpt_parity.py` holds them to the same numbers); the class token
-is ignored, so that a head has nothing but maps to work on. Rounds are interleaved, so that other load on the machine
-slows both alike.
+Both have the same sizes and layers (`tests/heads/test_dpt_parity.py` checks that their outputs are equal); the class
+token is ignored, so a head gets only maps. Rounds are interleaved, so that other load on the machine slows both
+equally.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def theirs() -> DPTForDepthEstimation:
 
 
 def cases(batch: int) -> dict[str, tuple[Step, Step]]:
-    """What is measured: ours and theirs, each giving a map."""
+    """The measured steps, ours and theirs; each returns a map."""
     backbone, head, mask = ours(batch)
     reference = theirs()
     side = SIDE // 16

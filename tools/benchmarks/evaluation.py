@@ -1,10 +1,10 @@
-"""Times CocoDetection beside plain pycocotools and torchmetrics on the same detections, in one run.
+"""Compares the times of CocoDetection, plain pycocotools and torchmetrics on the same detections, in one run.
 
     python tools/benchmarks/evaluation.py --images 1000 --classes 80
 
-Each image has about 7 truths and 100 detections, as COCO's val and a DETR have. The plain way gathers COCO results a
-batch at a time, loads them with `loadRes` and evaluates all classes in one call. Ratios are against it; the AP of each
-stands beside.
+Each image has about 7 ground-truth objects and 100 detections, as on COCO's val with a DETR. Plain pycocotools collects
+COCO results batch by batch, loads them with `loadRes` and evaluates all classes in one call. Ratios are relative to it;
+the AP of each implementation is printed too.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Pair = tuple[dict[str, Any], dict[str, Any]]
 
 
 def scenes(images: int, classes: int, detections: int, seed: int = 0) -> list[Pair]:
-    """Detections and truths; a third of the detections lie near a truth of their class."""
+    """Detections and truths; a third of the detections are near a ground-truth object of their class."""
     rng = np.random.default_rng(seed)
     pairs = []
     for image_id in range(images):
@@ -91,7 +91,7 @@ def with_torchmetrics(pairs: list[Pair]) -> float:
 
 
 def as_coco(pairs: list[Pair], classes: list[Class]) -> COCO:
-    """The truths as pycocotools has them after reading a json; that is not timed."""
+    """The ground truth as pycocotools has it after reading a json, which is not timed."""
     annotations: list[dict[str, Any]] = []
     for _, truth in pairs:
         for (x1, y1, x2, y2), label, area in zip(
@@ -117,19 +117,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--detections", type=int, default=100, help="an image")
+    parser.add_argument("--detections", type=int, default=100, help="per image")
     args = parser.parse_args()
 
     classes = [Class(str(n), n, (0, 0, 0)) for n in range(args.classes)]
     pairs = scenes(args.images, args.classes, args.detections)
     truth = as_coco(pairs, classes)
     ways: dict[str, Callable[[], float]] = {
-        "pycocotools, the plain way": lambda: with_pycocotools(truth, pairs),
+        "plain pycocotools": lambda: with_pycocotools(truth, pairs),
         "torchmetrics": lambda: with_torchmetrics(pairs),
         "CocoDetection, pycocotools": lambda: with_densevit(pairs, classes, "pycocotools"),
         "CocoDetection, faster-coco-eval": lambda: with_densevit(pairs, classes, "faster-coco-eval"),
     }
-    print(f"{args.images} images, {args.classes} classes, {args.detections} detections an image")
+    print(f"{args.images} images, {args.classes} classes, {args.detections} detections per image")
     first = None
     for name, way in ways.items():
         start = time.perf_counter()

@@ -3,8 +3,8 @@
     python tools/benchmarks/evaluation_memory.py [--images 500 --masks 100]
 
 Each image of 480 x 640 pixels has that many predicted and annotated masks, panoptic maps and a label map, of 80 things
-and 53 stuff classes as in COCO. Printed is the peak of resident memory over that of the process with one image, after
-all images were added and after the metrics were computed, and what it is per 5,000 images if it grows linearly.
+and 53 stuff classes as in COCO. Prints the peak resident memory minus the memory of the process with one image, after
+all images were added and after the metrics were computed, and scales it linearly to 5,000 images.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from densevit.interfaces import Class
 
 _SIZE = (480, 640)
 _THINGS, _STUFF = 80, 53
-_DISTINCT = 20  # images, which are shifted for others
+_DISTINCT = 20  # different images; the others are shifted copies
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def image_of(rng: np.random.Generator, count: int) -> dict[str, Any]:
-    """Ellipses on stuff, later ones on top; predictions are shifted."""
+    """Ellipses on stuff, later ellipses on top; predictions are shifted."""
     height, width = _SIZE
     y, x = np.mgrid[:height, :width].astype(np.float32)
     masks, labels = np.zeros((count, *_SIZE), bool), rng.integers(0, _THINGS, count)
@@ -60,7 +60,7 @@ def image_of(rng: np.random.Generator, count: int) -> dict[str, Any]:
 
 
 def pair(drawn: dict[str, Any], number: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A prediction and a target; other shifts for other numbers."""
+    """A prediction and a target, shifted by an amount that depends on `number`."""
     shift = number // _DISTINCT
     known = {key: np.roll(drawn[key], shift, -1) for key in ("masks", "panoptic")}
     found = {key: np.roll(value, 3, -1) for key, value in known.items()}

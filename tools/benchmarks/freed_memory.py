@@ -1,9 +1,9 @@
-"""Processor time of training steps on one thread, with glibc's usual settings and with those of densevit's commands.
+"""Processor time of training steps on one thread, with glibc's default settings and with densevit's settings.
 
-By default glibc gives the memory of large freed tensors back to the kernel, which then clears new pages in each step;
-`densevit.allocator.keep_freed_memory` keeps it. Each measurement is a process of its own: steps of a recipe on its
-first batches with forward, losses, backward and optimiser, and their median; processes of both settings alternate, and
-the ratio is the median of the rounds' own. Processor time includes the kernel's, and little of other programs' load.
+By default glibc returns the memory of large freed tensors to the kernel, which then clears new pages in each step;
+`densevit.allocator.keep_freed_memory` keeps it. Each measurement is a separate process: the median of steps of a recipe
+on its first batches, with forward, losses, backward and optimiser. Processes of both settings alternate, and the ratio
+is the median of the rounds' ratios. Processor time includes the kernel's time and depends little on other load.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LEARNING_RATE = 1e-6  # the schedule's warm-up is left out
 
 
 def measure(recipe: str) -> tuple[float, float]:
-    """Milliseconds of a step in this process, and the most MB that it has held."""
+    """Milliseconds of a step in this process, and its peak memory in MB."""
     torch.set_num_threads(1)
     config = load(recipe, ["data.num_workers=0", "data.val_length=8", f"optim.lr={LEARNING_RATE}"])
     data = build_data(config)
@@ -52,7 +52,7 @@ def measure(recipe: str) -> tuple[float, float]:
 
 
 def measured(recipe: str, keep: bool) -> tuple[float, float]:
-    """`measure` in a process of its own."""
+    """`measure` in a separate process."""
     arguments = [sys.executable, __file__, recipe, "--child", "kept" if keep else "usual"]
     output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     step, held = map(float, output.split()[-2:])

@@ -1,7 +1,7 @@
-"""densevit's linear layer beside torch's, forward and backward, at the shapes of Swin-T and ViT, batch 2.
+"""Compares densevit's linear layer with torch's, forward and backward, at the shapes of Swin-T and ViT, batch 2.
 
-`densevit.layers.linear` writes the layer as a 1x1 convolution on some CPUs in float32: this table shows the gain.
-Rounds are interleaved, so that other load slows both alike.
+`densevit.layers.linear` computes the layer as a 1x1 convolution on some CPUs in float32: this table shows the speed-up.
+Rounds are interleaved, so that other load slows both equally.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def step(layer: nn.Module, x: Tensor, gradient: Tensor) -> float:
 
 
 def measure(tokens: int, inputs: int, outputs: int, rounds: int) -> tuple[float, float, float]:
-    """Median GFLOP/s of torch's layer and of ours, and the median of the rounds' own ratios."""
+    """Median GFLOP/s of torch's layer and of ours, and the median of the rounds' ratios."""
     layers = nn.Linear(inputs, outputs), Linear(inputs, outputs)
     x, gradient = torch.randn(tokens, inputs, requires_grad=True), torch.randn(tokens, outputs)
     for layer in layers:

@@ -1,11 +1,11 @@
-"""Images a second of densevit's loader beside DETR's own recipe in Pillow and torchvision, on the same files.
+"""Images per second of densevit's loader and of DETR's transforms in Pillow and torchvision, on the same files.
 
     python tools/benchmarks/loading.py --root ~/coco [--split train] [--images 80] [--rounds 7] [--batch-size 8]
 
-Both read, flip, resize to a short side of 480 ... 800 (in half of the cases after a resize and a crop), carry the boxes
-along and pad batches with a mask. The peer normalises to float, as its recipe does; densevit leaves uint8 to the model,
-which normalises on its device. Rounds alternate between the two, so that other load affects both;
-printed are the medians and the median ratio.
+Both read, flip, resize to a short side of 480 ... 800 (in half of the cases after a resize and a crop), transform the
+boxes and pad batches with a mask. The peer normalises to float, as its recipe does; densevit returns uint8, which the
+model normalises on its device. Rounds alternate between the two, so that other load affects both. Prints the medians
+and the median ratio.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _LONGEST = 1333
 
 
 class PillowRecipe(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """DETR's training transform as its authors wrote it, operation for operation: one Pillow resize after another."""
+    """DETR's training transform with the same operations as the authors' code: successive Pillow resizes."""
 
     def __init__(self, coco: Coco, count: int) -> None:
         self.coco, self.count = coco, count
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="a folder with COCO-format annotations and their images")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--images", type=int, default=80, help="how many of the set's images to read")
+    parser.add_argument("--images", type=int, default=80, help="number of images of the data set to read")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=8)
     arguments = parser.parse_args()
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def densevit_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Iterator[Any]]:
-    """Gives an epoch of batches at each call."""
+    """Returns a function that yields an epoch of batches at each call."""
     batches = TrainBatches(len(coco), batch_size, seed=0)
     loader = Loader(TransformedDataset(coco, Augmentation(build_recipe("detr", None)), train=True), batches, 1, workers)
 
@@ -122,7 +122,7 @@ def densevit_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], I
 
 
 def pillow_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Iterator[Any]]:
-    """The same of the peer."""
+    """Returns a function that yields an epoch of the peer's batches at each call."""
     loader = DataLoader(
         PillowRecipe(coco, len(coco)),
         batch_size=batch_size,
@@ -137,18 +137,18 @@ def pillow_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Ite
 
 
 def compare(ours: Callable[[], Iterator[Any]], theirs: Callable[[], Iterator[Any]], rounds: int, where: str) -> None:
-    """Alternates epochs of the two and prints images a second."""
+    """Alternates epochs of the two and prints images per second."""
     rate(ours), rate(theirs)  # starts workers, fills the disk cache
     pairs = [(rate(ours), rate(theirs)) for _ in range(rounds)]
     own, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = sorted(a / b for a, b in pairs)
     middle = statistics.median(ratios)
-    print(f"{where}: densevit {own:.0f}, Pillow recipe {peer:.0f} images a second; ratio {middle:.2f}", end=" ")
+    print(f"{where}: densevit {own:.0f}, Pillow recipe {peer:.0f} images per second; ratio {middle:.2f}", end=" ")
     print(f"({ratios[0]:.2f} ... {ratios[-1]:.2f})")
 
 
 def rate(epoch: Callable[[], Iterator[Any]]) -> float:
-    """Images a second over one epoch."""
+    """Images per second over one epoch."""
     start, images = time.perf_counter(), 0
     for batch in epoch():
         images += len(batch["targets"] if isinstance(batch, dict) else batch[2])

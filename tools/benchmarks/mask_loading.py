@@ -1,11 +1,11 @@
-"""What instance masks cost a loader process, in time and memory.
+"""Time and memory of instance masks in a loader process.
 
     python tools/benchmarks/mask_loading.py [--images 40 --objects 100 --recipe detr]
 
-Writes a COCO json of images of 1333 x 800 pixels with that many polygons each, and loads them in a worker process with
-boxes alone and with masks too, in turn, in training. Printed is the processor time per image of each and their ratio,
-medians over the rounds, the peak memory of the worker over that of an idle one, and the bytes that are handed over per
-image.
+Writes a COCO json of images of 1333 x 800 pixels with that many polygons each, and loads them for training in a worker
+process, alternately with boxes only and with masks. Prints the processor time per image of both and their ratio,
+medians over the rounds, the peak memory of the worker minus that of an idle worker, and the bytes per image that the
+worker sends.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
             prepared = TransformedDataset(dataset, Augmentation(recipe), train=True)
             loaders[name] = loader_of(prepared, arguments.images)
             handed = len(pickle.dumps(prepared[SampleKey(0, 0)])) / 1e6
-            print(f"{name}: {handed:.2f} MB are handed over for an image")
+            print(f"{name}: {handed:.2f} MB are sent per image")
         idle = loader_of(TransformedDataset(Idle(), Augmentation(recipe), train=True), 64)
         next(iter(idle))
         seconds: dict[str, list[float]] = {name: [] for name in loaders}
@@ -58,7 +58,7 @@ def main() -> None:
         baseline = peak_memory(processes_of(idle)[0])
         for name, loader in loaders.items():
             usual, memory = 1000 * np.median(seconds[name]), peak_memory(processes_of(loader)[0]) - baseline
-            print(f"{name}: {usual:.1f} ms an image, peak memory {memory:.0f} MB over an idle worker")
+            print(f"{name}: {usual:.1f} ms per image, peak memory {memory:.0f} MB over an idle worker")
         ratios = np.divide(seconds["masks"], seconds["boxes"])
         print(f"masks / boxes: {np.median(ratios):.3f} of the time ({ratios.min():.3f} ... {ratios.max():.3f})")
 
@@ -69,7 +69,7 @@ def loader_of(dataset: TransformedDataset, images: int) -> Loader:
 
 
 def write_data_set(root: Path, images: int, objects: int) -> None:
-    """Images of as many bytes per pixel as COCO's, with polygons of as many points as its objects."""
+    """Writes images with as many bytes per pixel and polygons with as many points as COCO's."""
     rng = np.random.default_rng(0)
     height, width = _SIZE
     (root / "train").mkdir()
@@ -99,13 +99,13 @@ def write_data_set(root: Path, images: int, objects: int) -> None:
 
 
 def processor_time(process: int) -> float:
-    """Seconds that a process has computed."""
+    """Processor seconds of a process."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory(process: int) -> float:
-    """Megabytes of resident memory, at most so far."""
+    """Peak resident memory in MB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
 

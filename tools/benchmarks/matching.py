@@ -1,9 +1,9 @@
-"""Hungarian matching beside the usual ways, in one run.
+"""Compares Hungarian matching with the usual implementations, in one run.
 
-The usual way is DETR's own: for each decoder layer one cost matrix of all queries of the batch with all objects of the
-batch, of which the blocks on the diagonal are assigned. The other is a small matrix for each image and each layer. All
-take the same predictions and targets and have to find the same assignment. Rounds are interleaved, so
-that other load slows all alike.
+The usual implementation is DETR's: for each decoder layer one cost matrix of all queries of the batch with all objects
+of the batch, whose diagonal blocks are assigned. The other one has a small matrix for each image and layer. All use the
+same predictions and targets and must find the same assignment. Rounds are interleaved, so that other load slows all of
+them equally.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def cost_matrix(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) ->
 
 
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
-    """(Q, 4) and (N, 4), cxcywh -> (Q, N), corner by corner as detectors usually have it."""
+    """(Q, 4) and (N, 4), cxcywh -> (Q, N), as detectors usually compute it."""
     a, b = (torch.cat([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], dim=1) for x in (a, b))
     areas = [(x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b)]
     inner = (torch.min(a[:, None, 2:], b[:, 2:]) - torch.max(a[:, None, :2], b[:, :2])).clamp(min=0)
@@ -49,7 +49,7 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     return intersection / union - (hull - union) / hull
 
 
-def the_usual_way(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
+def batch_matrix(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
     counts = [len(target["labels"]) for target in targets]
     labels, truth = (torch.cat([target[key] for target in targets]) for key in ("labels", "relative"))
     found: Pairs = []
@@ -81,14 +81,14 @@ def transformers_matcher(logits: Tensor, boxes: Tensor, targets: list[Targets]) 
 
 
 def coco_like(batch: int, classes: int, device: str, generator: np.random.Generator) -> list[Targets]:
-    """Targets with about as many objects as COCO's images have: 7.3 on average, from none to more than thirty."""
+    """Targets with about as many objects as COCO's images: 7.3 on average, from 0 to more than 30."""
     targets: list[Targets] = []
     for count in np.minimum(generator.geometric(1 / 8.3, batch) - 1, 60):
         low, size = generator.uniform(0, SIDE - 40, (count, 2)), generator.exponential(80, (count, 2)) + 4
         boxes = torch.from_numpy(np.concatenate([low, np.minimum(low + size, SIDE)], axis=1)).float()
         relative = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1) / SIDE
         labels = torch.from_numpy(generator.integers(0, classes, count)).to(device)
-        # `relative` is handed to the others ready-made; ours scales `boxes` within its time.
+        # The others get `relative` precomputed; ours scales `boxes` within the measured time.
         own = {"boxes": boxes.to(device), "relative": relative.to(device), "labels": labels, "size": (SIDE, SIDE)}
         targets.append(own)
     return targets
@@ -126,7 +126,7 @@ def our_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Qua
 
 
 def unlike_fp32(way: Callable[..., Any], logits: Tensor, boxes: Tensor, targets: list[Targets]) -> float:
-    """The share of pairs that change when bf16 predictions are matched under bf16 autocast and not in fp32."""
+    """The share of pairs that change if bf16 predictions are matched under bf16 autocast instead of fp32."""
     found = our_quadruples if way is ours else lambda *given: quadruples(way(*given))
     logits, boxes = logits.bfloat16(), boxes.bfloat16()
     expected = our_quadruples(logits.float(), boxes.float(), targets)
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=91, help="%(default)s")
     parser.add_argument("--layers", type=int, default=6, help="decoder layers; %(default)s")
     parser.add_argument("--rounds", type=int, default=30, help="interleaved repetitions; %(default)s")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's CPU threads; %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     options = parser.parse_args()
@@ -149,7 +149,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     others: dict[str, Callable[[Tensor, Tensor, list[Targets]], Pairs]] = {
-        "the usual way": the_usual_way,
+        "one matrix per batch": batch_matrix,
         "image by image": image_by_image,
     }
     if importlib.util.find_spec("transformers"):
@@ -161,7 +161,7 @@ def main() -> None:
         title=f"Matching {options.batch} images, {options.queries} queries, {options.layers} layers, {options.classes} "
         f"classes, {sum(counts)} objects (at most {max(counts)} in an image)",
         caption=f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads; median of "
-        f"{options.rounds} interleaved rounds; ratio: median of the rounds' own; bf16: pairs that differ from "
+        f"{options.rounds} interleaved rounds; ratio: median of the rounds' ratios; bf16: pairs that differ from "
         "fp32's when bf16 predictions are matched under autocast",
     )
     for heading in ("predictions", "way", "ms", "times densevit's", "least ms", "bf16"):

@@ -1,12 +1,12 @@
-"""Recipes, backbones and layers beside plain torch and the best peer, on this CPU and on one with AVX2 only.
+"""Compares recipes, backbones and layers with plain torch and the best peer, on this CPU, also restricted to AVX2.
 
     python tools/benchmarks/portability.py                      # all cases
     python tools/benchmarks/portability.py detr_swin swin-tiny --kinds avx2 --threads 2 --precisions fp32
 
-A case is forward and backward; a recipe also has its losses, clipping and optimiser. "plain" is densevit with the usual
-torch operation in place of each layer that densevit computes in its own way. Each kind is a process of its own, in
-which the contestants alternate, so that other load slows all alike. A cell has densevit's milliseconds (images a second
-for recipes), and the least time of the others over densevit's: the median of the rounds' own ratios.
+A case is forward and backward; a recipe also has its losses, clipping and optimiser. "plain" is densevit with torch's
+own operation in place of each layer that densevit implements differently. Each kind is a separate process in which the
+contestants alternate, so that other load slows all of them equally. A cell has densevit's milliseconds (images per
+second for recipes), and the shortest time of the others divided by densevit's, as the median of the rounds' ratios.
 """
 
 import argparse
@@ -57,7 +57,7 @@ Contestant = Callable[[], object]
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """torch's usual operations in all layers of densevit."""
+    """A context in which all layers of densevit use torch's own operations."""
 
     def roll_and_partition(x: Tensor, window: int, shift: int, heads: int) -> windows.PaddedWindows:
         B, H, W = x.shape[:3]
@@ -87,7 +87,7 @@ def plain() -> Iterator[None]:
 
 
 def plainly(step: Contestant) -> Contestant:
-    """The step with `plain`."""
+    """The step inside `plain`."""
 
     def run() -> None:
         with plain():
@@ -97,7 +97,7 @@ def plainly(step: Contestant) -> Contestant:
 
 
 def recipe(name: str, low: bool) -> dict[str, Contestant]:
-    """A training step on batches of the recipe's data, which are loaded before."""
+    """A training step on batches of the recipe's data, loaded in advance."""
     config = configs.load(name, ["data.num_workers=0", "data.val_length=8"])
     torch.manual_seed(0)
     data = build_data(config)
@@ -132,7 +132,7 @@ def backbone(name: str, low: bool) -> dict[str, Contestant]:
 
 
 def _step(run: Callable[[], Tensor], low: bool, leaves: Sequence[Tensor | nn.Module] = ()) -> Contestant:
-    """Forward, and backward from a given gradient; gradients of the leaves are removed before."""
+    """Forward, and backward from a given gradient; gradients of the leaves are reset before."""
 
     def forward() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
@@ -286,7 +286,7 @@ def contestants(case: str, low: bool) -> dict[str, Contestant]:
 
 
 def measure(case: str, precision: str, threads: int, seconds: float) -> dict[str, Any]:
-    """Medians over rounds for about `seconds`, at least two, after one that is not counted."""
+    """Medians over rounds for about `seconds`, at least two rounds, after one that is not counted."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     steps = contestants(case, precision == "bf16")
@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement; %(default)s")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds per measurement; %(default)s")
     parser.add_argument("--out", type=Path, help="a json with all measurements")
     args = parser.parse_args()
     cases = args.cases or [*CASES]

@@ -1,4 +1,4 @@
-"""Loss, images a second and memory of recipes by precision: does half precision train as fp32 does, and how fast.
+"""Compares loss, images per second and memory of recipes in several precisions.
 
     python tools/benchmarks/precisions.py configs/detr_swin.yaml configs/setr_vit.yaml configs/dpt_swin.yaml
 
@@ -21,7 +21,7 @@ import densevit
 from densevit.training.run.metrics_csv import MetricsCsv
 
 KEYS = {"tf32": ["trainer.precision=32", "trainer.tf32=true"]}
-"""Of the config, for a precision that is not a value of `trainer.precision`."""
+"""Config keys for a precision that is not a value of `trainer.precision`."""
 COLUMNS = ("system/images_per_second", "system/data_wait", "system/memory_gb")
 
 
@@ -47,7 +47,9 @@ def train(config: str, overrides: Sequence[str], precision: str, seed: int, step
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+", metavar="CONFIG")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of all configs: data.root=~/coco")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of all configs: data.root=~/coco"
+    )
     parser.add_argument("--precisions", nargs="+", default=["32", "tf32", "bf16-mixed", "16-mixed"], metavar="NAME")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3, help="trainings in the first precision; %(default)s")

@@ -1,10 +1,10 @@
-"""What large trainings cost on 1, 8 and 64 GPUs, computed from operations, bytes and published peak rates; not run.
+"""Cost of large trainings on 1, 8 and 64 GPUs, computed from operations, bytes and published peak rates; not run.
 
     python tools/benchmarks/scale.py [--gpu a100] [--utilisation 0.2] [--cores 16]
 
 Measured here: operations of a training step (torch's counter, forward and backward, without the losses), bytes of its
 gradients, seconds that one CPU core needs to decode and augment an image. Assumed: the GPU's published peak rates, the
-share of them that training reaches, CPU cores for each GPU. The formulas are those of docs/scale.md:
+share of them that training reaches, CPU cores per GPU. The formulas are explained in docs/scale.md:
 
     compute  = operations an image / (peak rate * utilisation)               seconds an image and GPU
     data     = seconds an image and core / cores                             seconds an image and GPU
@@ -40,7 +40,7 @@ NODE = 8  # GPUs
 
 @dataclass(frozen=True)
 class Gpu:
-    """Published peak rates. tflops: dense bf16. node, network: bytes a second of one GPU within and between nodes."""
+    """Published peak rates. tflops: dense bf16. node, network: bytes per second of a GPU within and between nodes."""
 
     tflops: float
     node: float
@@ -55,8 +55,8 @@ GPUS = {  # NVIDIA's data sheets; NVLink one way; 200 and 400 Gbit/s of InfiniBa
 
 @dataclass(frozen=True)
 class Training:
-    """A recipe and its length. size: (H, W) of a mean padded image. batch: images of a GPU and step. source: (h, w) of
-    a mean file."""
+    """A recipe and its length. size: mean (H, W) of padded images. batch: images per GPU and step. source: mean (h, w)
+    of image files."""
 
     name: str
     config: str
@@ -80,7 +80,7 @@ TRAININGS = (
 def operations(config: Config, training: Training) -> tuple[float, int]:
     """Floating point operations of one image in training, forward and backward, and the number of trained parameters.
 
-    On the meta device: shapes without numbers."""
+    Computed on the meta device, which has shapes without numbers."""
     (name, head), *_ = config.heads.items()
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(training.classes)]
     with torch.device("meta"):
@@ -98,7 +98,7 @@ def operations(config: Config, training: Training) -> tuple[float, int]:
 
 
 def seconds_per_image(config: Config, training: Training, repeats: int = 30) -> tuple[float, int]:
-    """Median seconds of one core to decode a JPEG and augment it, and the file's bytes. The image is smooth noise."""
+    """Median seconds in which one core decodes and augments a JPEG, and its bytes. The image is smooth noise."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
@@ -144,7 +144,7 @@ class Cost:
 def cost(
     training: Training, flops: float, parameters: int, seconds: float, gpu: Gpu, utilisation: float, cores: int, N: int
 ) -> Cost:
-    """flops: of an image. seconds: of a core and image. cores: CPU cores for each GPU. N: number of GPUs."""
+    """flops: per image. seconds: per image on one core. cores: CPU cores per GPU. N: number of GPUs."""
     compute = training.batch * flops / (gpu.tflops * 1e12 * utilisation)
     data = training.batch * seconds / cores
     exchange = 2 * (N - 1) / N * 4 * parameters / (gpu.node if N <= NODE else gpu.network)
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--utilisation", type=float, default=0.2, help="share of the peak rate; %(default)s")
     parser.add_argument("--cores", type=int, default=16, help="CPU cores for each GPU; %(default)s")
     args = parser.parse_args()
-    title = f"Computed, not run: {args.gpu}, {args.utilisation:.0%} of its peak rate, {args.cores} cores a GPU"
+    title = f"Computed, not run: {args.gpu}, {args.utilisation:.0%} of its peak rate, {args.cores} cores per GPU"
     columns = ("training", "GPUs", "compute ms", "data ms", "exchange ms", "images/s", "hours", "GPU hours", "limit")
     table = Table(*columns, title=title)
     console = Console(width=150)
@@ -167,7 +167,7 @@ def main() -> None:
         flops, parameters = operations(config, training)
         seconds, size = seconds_per_image(config, training)
         console.print(
-            f"{training.name}: {flops / 1e9:.0f} G operations an image of {training.size[0]} x {training.size[1]}, "
+            f"{training.name}: {flops / 1e9:.0f} G operations per image of {training.size[0]} x {training.size[1]}, "
             f"{parameters / 1e6:.1f} M trained parameters, {4 * parameters / 1e6:.0f} MB of gradients; one core "
             f"loads {1 / seconds:.0f} images/s of {size / 1e3:.0f} kB"
         )

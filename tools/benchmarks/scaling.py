@@ -1,9 +1,9 @@
-"""Images a second and peak memory of a config by number of devices and strategy.
+"""Images per second and peak memory of a config by number of devices and strategy.
 
     python tools/benchmarks/scaling.py configs/coco/detr_r50.yaml data.root=~/coco --devices 1 2 4 8 --strategies ddp
 
-`data.batch_size` is that of one process, so that the work of each is the same; the ratio to one device is the
-efficiency. The first steps, in which kernels and the data path start, are not measured.
+`data.batch_size` is the batch size of one process, so all processes have the same work; the ratio to one device is the
+efficiency. The first steps, in which kernels and data loading start, are not measured.
 """
 
 import argparse
@@ -64,13 +64,11 @@ def main() -> None:
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--strategies", nargs="+", default=["ddp", "fsdp2"])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument(
-        "--measure", action="store_true", help=argparse.SUPPRESS
-    )  # one training, in a process of its own
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # one training, in a separate process
     args = parser.parse_intermixed_args()
     if args.measure:
         return measure(args.config, args.overrides, args.steps)
-    table = Table("strategy", "devices", "images/s", "of linear", "GiB a GPU")
+    table = Table("strategy", "devices", "images/s", "of linear", "GiB per GPU")
     for strategy in args.strategies:
         first: float | None = None
         for devices in args.devices:

@@ -1,4 +1,4 @@
-"""Images a second that one core renders. python tools/benchmarks/scenes.py [--size 128] [--count 500]"""
+"""Images per second that one core renders. python tools/benchmarks/scenes.py [--size 128] [--count 500]"""
 
 import argparse
 import time
@@ -10,7 +10,7 @@ from densevit_scenes.dataset import Scenes
 
 
 def rate(dataset: Scenes, rounds: int = 3) -> float:
-    """Images for each second of this process's own time, in the best of some rounds."""
+    """Images per second of processor time of this process, in the best of some rounds."""
     seconds = []
     for _ in range(rounds):
         start = time.process_time()
@@ -34,7 +34,7 @@ def main() -> None:
     }
     for name, options in rows.items():
         dataset = Scenes("train", image_size=args.size, train_length=args.count, **options)
-        print(f"{name:40}{rate(dataset):8.0f} images a second at {args.size} x {args.size}")
+        print(f"{name:40}{rate(dataset):8.0f} images per second at {args.size} x {args.size}")
 
 
 if __name__ == "__main__":

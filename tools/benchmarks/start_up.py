@@ -3,9 +3,8 @@
     python tools/benchmarks/start_up.py [--images 118000] [--annotations 860000] [--masks] [--root DIR]
 
 The data set is synthetic: a json with polygons of 24 points, and hard links to one small JPEG of 640 x 480. Each start
-is a process of its own, with a cache folder of its own: it imports densevit, builds both splits, checks them as a
-training does, and loads a batch. CPU seconds are of the process with its threads; on a busy machine they say more than
-the seconds that passed.
+is a separate process that imports densevit, builds both splits, checks them as a training does, and loads a batch. CPU
+seconds are those of the process with its threads; on a busy machine they are more reliable than the elapsed time.
 """
 
 import argparse
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=118_000)
     parser.add_argument("--annotations", type=int, default=860_000)
     parser.add_argument("--masks", action="store_true", help="with instance masks")
-    parser.add_argument("--root", type=Path, help="where the data set is kept for the next call")
+    parser.add_argument("--root", type=Path, help="folder in which the data set is kept for the next call")
     parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.start:

@@ -1,12 +1,12 @@
-"""Training steps of DETR and Deformable DETR beside transformers': time and peak memory, on a CPU or a GPU, in one run.
+"""Compares training steps of DETR and Deformable DETR with transformers': time and peak memory, on a CPU or a GPU.
 
 A step is forward, matching, losses of all decoder layers, backward, clipping of gradients and AdamW (fused in both), on
-a ResNet-50 with frozen batch norm, stem and first stage, from random weights. densevit's starts from uint8 images,
-transformers' from normalised ones. `--their-dropout defaults` leaves out their dropout of attention weights and of the
-FFN's hidden layer, which DETR (both) and Deformable DETR (the second, and the decoder's self-attention) have. Rounds
-are interleaved: other load slows both alike. The ratio is the median of the rounds' own ratios. `--breakdown` shows the
-share of each part of densevit's step; the device is then waited for after each part. How long a training waits for its
-data is in the column `system/data_wait` of its metrics.csv.
+a ResNet-50 with frozen batch norm, stem and first stage, from random weights. densevit's step starts from uint8 images,
+transformers' from normalised images. `--their-dropout defaults` leaves out their dropout of attention weights and of
+the FFN's hidden layer, which DETR (both) and Deformable DETR (the second, and the decoder's self-attention) have.
+Rounds are interleaved: other load slows both equally. The ratio is the median of the rounds' ratios. `--breakdown`
+shows the share of each part of densevit's step, with a synchronisation after each part. The time for which a training
+waits for data is in the column `system/data_wait` of its metrics.csv.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from densevit.training.loop.optim import optimizer_of
 
 CONFIG = "configs/coco/detr_r50.yaml"  # backbone and optimiser of both
 CLASSES = 91
-OBJECTS = (5, 9)  # of an image, at least and at most
+OBJECTS = (5, 9)  # per image, at least and at most
 MAX_NORM = 0.1  # of gradients
 DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # of autocast
 Part = Callable[[str], None]  # called with the name of a part of the step at its end
@@ -46,7 +46,7 @@ Step = Callable[[Part], Tensor]  # returns the loss
 
 
 def images_and_targets(batch: int, side: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """uint8 images (B, 3, H, W), and boxes (N, 4) as normalised cxcywh and labels (N,) of each."""
+    """uint8 images (B, 3, H, W), and for each image boxes (N, 4) as normalised cxcywh, and labels (N,)."""
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=random)
     counts = torch.randint(OBJECTS[0], OBJECTS[1] + 1, (batch,), generator=random).tolist()
@@ -158,13 +158,13 @@ def make(peer: str, head: str, precision: str, args: argparse.Namespace) -> Step
 
 
 def wait(device: str) -> None:
-    """Waits for the device to complete what it was given."""
+    """Waits until the device has completed all work."""
     if device != "cpu":
         torch.accelerator.synchronize()
 
 
 def run(step: Step, device: str, part: Part = lambda name: None) -> float:
-    """Seconds of a step."""
+    """The seconds that a step takes."""
     wait(device)
     start = time.perf_counter()
     loss = step(part)
@@ -176,7 +176,7 @@ def run(step: Step, device: str, part: Part = lambda name: None) -> float:
 
 
 def breakdown(step: Step, device: str, rounds: int) -> dict[str, float]:
-    """Seconds of each part of a step: medians."""
+    """The median seconds of each part of a step."""
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
         last = time.perf_counter()
@@ -193,7 +193,7 @@ def breakdown(step: Step, device: str, rounds: int) -> dict[str, float]:
 
 
 def peak_memory(peer: str, head: str, precision: str, args: argparse.Namespace) -> float:
-    """MB of three training steps in a process of its own: on a GPU all of it, on a CPU what they add to the model."""
+    """Peak MB of three training steps in a separate process: on a GPU all memory, on a CPU without the model."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_memory, (peer, head, precision, args))
 
@@ -209,7 +209,7 @@ def _peak_memory(peer: str, head: str, precision: str, args: argparse.Namespace)
 
 
 def _high_water() -> int:
-    """The most memory, in kB, that this process has held. `ru_maxrss` would begin at its parent's."""
+    """The peak memory of this process in kB. `ru_maxrss` would start at the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="interleaved repetitions; %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--their-dropout", choices=("same", "defaults"), default="same")
-    parser.add_argument("--memory", action="store_true", help="peak memory, each in a process of its own (Linux)")
+    parser.add_argument("--memory", action="store_true", help="peak memory, each in a separate process (Linux)")
     parser.add_argument("--breakdown", action="store_true", help="time of each part of densevit's step")
     args = parser.parse_args()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "timm"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import griffe
 
-LABELS = "Returns|Raises|Yields|Default|Inverse"  # each begins a paragraph of its own
+LABELS = "Returns|Raises|Yields|Default|Inverse"  # each begins a new paragraph
 
 
 class Docstrings(griffe.Extension):
@@ -70,6 +70,6 @@ def blocks(text: str, names: Collection[str]) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Text outside of `code`, in which no sign has a meaning in Markdown or HTML."""
+    """Escapes the characters of Markdown and HTML in text outside of `code`."""
     parts = re.split(r"(`[^`]+`)", text)
     return "".join(part if i % 2 else re.sub(r"([*<\[\]]|\b_|_\b)", r"\\\1", part) for i, part in enumerate(parts))

@@ -21,7 +21,7 @@ class Page(NamedTuple):
 def convert(file: Path) -> Page:
     """Converts the cells of a notebook (nbformat 4) and their outputs, in their order.
 
-    Code cells with the tag `remove-input` are shown by their outputs alone, those with `remove-cell` not at all.
+    Of code cells with the tag `remove-input`, only the outputs are shown; cells with `remove-cell` are left out.
     """
     notebook = json.loads(file.read_text(encoding="utf-8"))
     parts: list[str] = []
@@ -72,7 +72,7 @@ def joined(text: str | Sequence[str]) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """A code block, without colours of terminals; of a line that was overwritten (`\\r`), its last state."""
+    """A code block, without terminal colours; of an overwritten line (`\\r`), the last state is shown."""
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in ANSI.sub("", text).split("\n")]
     text = "\n".join(lines).strip("\n")
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)

@@ -69,7 +69,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links to files of the repository that have a page lead to that page."""
+    """Replaces links to files of the repository by links to their pages, if they have one."""
     pages = sources()
     page_of = {file.relative_to(ROOT).as_posix(): uri for uri, file in pages.items()}
     own = pages[page.file.src_uri].relative_to(ROOT) if page.file.src_uri in pages else Path("docs", page.file.src_uri)

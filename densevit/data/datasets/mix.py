@@ -10,7 +10,7 @@ from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.options import takes
-from densevit.targets.types import TargetTypes, known_tasks
+from densevit.targets.types import TargetTypes, registered_tasks
 
 _LONGEST_EPOCH = 10**8  # images
 
@@ -153,7 +153,7 @@ class Mix(Dataset):
         """Each task's classes, of the sets that label it. Raises DataError where two sets differ."""
         joined: dict[str, tuple[str, tuple[Class, ...]]] = {}
         for name, own, keys, types in zip(self._names, self._sets, self._kept, self._types, strict=True):
-            unlabelled = known_tasks() - {types[key].task for key in keys if key in types}
+            unlabelled = registered_tasks() - {types[key].task for key in keys if key in types}
             for task, classes in own.classes.items():
                 if task in unlabelled:
                     continue

@@ -13,17 +13,17 @@ Size = tuple[int, int]
 
 
 def pooled(size: Size, stride: int) -> Size:
-    """What a 3x3 window of this stride and padding 1 leaves of a map: ceil(size / stride)."""
+    """The size of a map after a 3x3 window of this stride with padding 1: ceil(size / stride)."""
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
 class PoolingAttention(nn.Module):
     """Attention whose queries, keys and values are pooled per head first (Fan et al. 2021, section 3.1).
 
-    query_stride: None leaves the queries as they are; 1 is a convolution that keeps the map's size.
-    map_size: of the map that comes in, for an image of the training size; the tables of relative positions have as
-        many rows as this asks for. None: no relative positions, as in MViTv1.
-    residual: adds the pooled queries to what attention gives (MViTv2's residual pooling).
+    query_stride: None: queries are not pooled; 1: a convolution that keeps the map's size.
+    map_size: size of the input map for an image of the training size, which determines the number of rows in the
+        tables of relative positions. None: no relative positions, as in MViTv1.
+    residual: adds the pooled queries to the output of attention (MViTv2's residual pooling).
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class PoolingAttention(nn.Module):
         tokens = query.shape[1] - query_size[0] * query_size[1]
         cells = query[:, tokens:].unflatten(1, query_size)
         rows, columns = self.relative_positions(cells, key_size)
-        # One wider product spares additions to all scores, their sums in the backward pass, and on a GPU the scores
-        # themselves. In fp32 on a CPU a product costs more than what that spares.
+        # One wider product avoids additions to all scores, their sums in the backward pass, and on a GPU storing the
+        # scores. In fp32 on a CPU the wider product costs more than it saves.
         if query.is_cuda or query.dtype is not torch.float32:
             return attention(*widen(query, key, rows, columns, tokens), v, scale=1.0)
         return attention(q, k, v, bias(rows, columns, tokens))
 
 
 class HeadPooling(nn.Module):
-    """A depthwise 3x3 convolution and a layer norm, both shared by all heads. Class tokens are normed alone."""
+    """A depthwise 3x3 convolution and a layer norm, both shared by all heads. Class tokens are only normalised."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class HeadPooling(nn.Module):
     def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:
         """(B, T + H*W, heads, D) -> (B, T + h*w, heads, D) and (h, w)."""
         heads, tokens = x.shape[2], x.shape[1] - size[0] * size[1]
-        # The heads' channels side by side, as the linear layer left them, are one map in channels-last memory.
+        # The concatenated channels of the heads, the output of the linear layer, are one map in channels-last memory.
         y = x[:, tokens:].flatten(2).unflatten(1, size).permute(0, 3, 1, 2)  # (B, heads * D, H, W)
         y = _depthwise(y, self.weight.repeat(heads, 1, 1, 1), self.stride)
         y = y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (heads, -1))
@@ -102,18 +102,19 @@ class HeadPooling(nn.Module):
 
 def _depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     if x.dtype is torch.bfloat16 and x.device.type == "cpu" and stride > 1:
-        # oneDNN's gradient of a strided depthwise convolution is ten times as slow in bf16 as in fp32.
+        # oneDNN's gradient of a strided depthwise convolution is ten times slower in bf16 than in fp32.
         with torch.autocast("cpu", enabled=False):
             return F.conv2d(x.float(), weight.float(), stride=stride, padding=1, groups=x.shape[1]).to(x.dtype)
     return F.conv2d(x, weight, stride=stride, padding=1, groups=x.shape[1])
 
 
 class RelativePositions(nn.Module):
-    """Learned vectors for the offset of a query and a key in rows, and in columns: q_i . (R^h + R^w) is their score.
+    """Decomposed relative positions: learned vectors for the row and column offset of a query and a key, with the score
+    q_i . (R^h + R^w).
 
-    It is not divided by the root of the heads' width: the published weights have it so, though the paper does not.
-    query_size, key_size: the maps' at the training size. A table has a vector for each offset of the larger of the
-    two; for other maps it is interpolated linearly, rows and columns each to their own length.
+    The score is not divided by the square root of the heads' width, as in the published weights but unlike in the
+    paper. query_size, key_size: sizes of the maps at the training size. A table has a vector for each offset of the
+    larger map; for other maps it is interpolated linearly, rows and columns separately.
     """
 
     def __init__(self, query_size: Size, key_size: Size, channels: int) -> None:
@@ -124,7 +125,7 @@ class RelativePositions(nn.Module):
         nn.init.trunc_normal_(self.columns, std=0.02)
 
     def forward(self, query: Tensor, key_size: Size) -> tuple[Tensor, Tensor]:
-        """query: (B, h, w, heads, D), a map. Returns its scores with each row and with each column of keys.
+        """query: (B, h, w, heads, D), a map. Returns the scores of queries with each row and each column of keys:
 
         (B, heads, h, w, h') and (B, heads, h, w, w').
         """
@@ -137,27 +138,28 @@ class RelativePositions(nn.Module):
         return rows.permute(0, 3, 1, 2, 4), columns.permute(0, 3, 2, 1, 4)
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A table for maps of another size; see `densevit.weights.state_dict_loading.fit`."""
+        """Resizes a table for maps of another size; see `densevit.weights.state_dict_loading.fit`."""
         return _resized(tensor, len(self.rows if name == "rows" else self.columns))
 
 
 def bias(rows: Tensor, columns: Tensor, tokens: int) -> Tensor:
-    """What to add to the scores: (B, heads, T + h*w, T + h'*w'), from what `RelativePositions` gives; 0 for tokens."""
+    """The bias of attention scores, (B, heads, T + h*w, T + h'*w'), from the output of `RelativePositions`; 0 for
+    tokens."""
     summed = (rows[..., None] + columns[..., None, :]).flatten(4).flatten(2, 3)
     return F.pad(summed, (tokens, 0, tokens, 0)) if tokens else summed
 
 
 def widen(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """Queries and keys whose product has the relative positions in it, so that nothing is added to the scores.
+    """Queries and keys whose product includes the relative positions, so that no bias is added to the scores.
 
-    query: (B, T + h*w, heads, D). key: (B, T + h'*w', heads, D). rows, columns: of `RelativePositions`.
-    Returns (B, heads, T + h*w, D') and (B, heads, T + h'*w', D'), for `attention` with a scale of 1: after a query,
-    divided by the root of D, stand its scores with each row and each column of keys, and after a key ones in the place
-    of its own row and column.
+    query: (B, T + h*w, heads, D). key: (B, T + h'*w', heads, D). rows, columns: the output of `RelativePositions`.
+    Returns (B, heads, T + h*w, D') and (B, heads, T + h'*w', D'), for `attention` with a scale of 1. A query is divided
+    by the square root of D and concatenated with its scores with each row and column of keys; a key is concatenated
+    with a one-hot encoding of its row and column.
     """
     B, heads, h, w, _ = rows.shape
     key_size, D = (rows.shape[-1], columns.shape[-1]), query.shape[-1]
-    fill = -(D + sum(key_size)) % 8  # fused kernels want their rows aligned
+    fill = -(D + sum(key_size)) % 8  # fused kernels need aligned rows
     query = query * (1 / math.sqrt(D))
     parts = [query[:, tokens:].unflatten(1, (h, w)).permute(0, 3, 1, 2, 4), rows, columns]
     if fill:
@@ -170,7 +172,7 @@ def widen(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor, tokens: int
 
 
 def _vectors(table: Tensor, queries: int, keys: int) -> Tensor:
-    """The vector for each pair of a query's and a key's row, from a table for all offsets. (queries, keys, D)."""
+    """The vectors of all pairs of query rows and key rows, (queries, keys, D), from a table of all offsets."""
     table = _resized(table, 2 * max(queries, keys) - 1)
     return F.embedding(cached_table(_offsets, queries, keys, table.device), table)
 
@@ -181,9 +183,10 @@ def _resized(table: Tensor, length: int) -> Tensor:
 
 
 def _offsets(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Row of the table for each pair, (queries, keys): the offset on the finer grid, rounded down, 0 the most negative.
+    """Row of the table for each pair, (queries, keys): the offset on the finer grid, rounded down, from the most
+    negative offset.
 
-    In whole numbers, so that no offset falls a row short where a quotient of floats is a little too small.
+    Computed with integers, because rounding a floating-point quotient down could give the previous row.
     """
     larger = max(queries, keys)
     query = torch.arange(queries, device=device) * larger // queries
@@ -192,7 +195,7 @@ def _offsets(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 def _places(height: int, width: int, tokens: int, fill: int, device: torch.device) -> Tensor:
-    """(tokens + height * width, height + width + fill): ones at a cell's row and at its column."""
+    """One-hot rows and columns of cells, (tokens + height * width, height + width + fill); zeros for tokens."""
     rows = torch.eye(height, device=device)[:, None].expand(-1, width, -1)
     columns = torch.eye(width, device=device).expand(height, -1, -1)
     return F.pad(torch.cat([rows, columns], -1).flatten(0, 1), (0, fill, tokens, 0))

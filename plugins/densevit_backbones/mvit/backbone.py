@@ -1,4 +1,4 @@
-"""MViT (Fan et al. 2021) and MViTv2 (Li et al. 2022): vision transformers that pool their map stage by stage."""
+"""MViT (Fan et al. 2021) and MViTv2 (Li et al. 2022): vision transformers that pool their map in each stage."""
 
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -15,7 +15,7 @@ from densevit.layers.stem import conv_stem
 from densevit_backbones.mvit.attention import PoolingAttention, Size, pooled
 from densevit_backbones.mvit.variants import VARIANTS
 
-_KEY_STRIDES = (4, 2, 1, 1)  # of keys and values, on the map that comes into a stage's block
+_KEY_STRIDES = (4, 2, 1, 1)  # of keys and values, relative to the input map of a block, by stage
 
 
 class MViT(Backbone):
@@ -119,7 +119,7 @@ class MViT(Backbone):
         return None if self.positions is None else self.positions.cells[0].permute(1, 2, 0)
 
     def inspect_attention(self, recorded: Sequence[RecordedAttention], size: Size) -> list[AttentionLayer]:
-        """Of all blocks: queries on the map that a block puts out, keys pooled from the one that comes in."""
+        """The attention of all blocks: queries on the output map of a block, keys pooled from its input map."""
         layers, grid = [], pooled(size, self.strides[0])
         for name, module, weights in recorded:
             assert isinstance(module, PoolingAttention)
@@ -130,7 +130,7 @@ class MViT(Backbone):
 
 
 class Positions(nn.Module):
-    """A learned vector for each cell of a map, and one for the class token; bilinear between cells for other maps."""
+    """Learned position embeddings of the cells of a map and of the class token; resized bilinearly for other maps."""
 
     def __init__(self, size: Size, channels: int, class_token: bool) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Positions(nn.Module):
         return cells if self.token is None else torch.cat([self.token, cells], 1)
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Positions of another map; see `densevit.weights.state_dict_loading.fit`."""
+        """Resizes positions of another map; see `densevit.weights.state_dict_loading.fit`."""
         size = self.cells.shape[2:]
         return _resized(tensor, (size[0], size[1])) if name == "cells" else None
 
@@ -190,7 +190,7 @@ class MultiscaleBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:
-        """x: (B, T + H*W, C), T class tokens before the map of (H, W) = size. Returns tokens and size likewise."""
+        """x: (B, T + H*W, C), T class tokens before the map of (H, W) = size. Returns the output and its (h, w)."""
         normed = self.norm1(x)
         attended, out_size = self.attention(normed, size)
         shortcut = x if self.shortcut1 is None else self.shortcut1(normed)

@@ -19,7 +19,7 @@ _FLAT = Change(_flat, lambda kernel: kernel)
 
 
 def _block(theirs: str, ours: str) -> list[Line]:
-    """A block without the projections of its shortcuts."""
+    """The lines of a block without its shortcut projections."""
     names = (("q", "query"), ("k", "key"), ("v", "value"))
     return [
         Line(f"{theirs}.norm1.*", f"{ours}.norm1.*"),
@@ -50,7 +50,8 @@ _TIMM = (
 
 
 def _official(blocks: tuple[int, ...], shortcut: str) -> tuple[Line, ...]:
-    """shortcut: our key for their shortcut projection: of attention, or of the MLP where it expands the channels."""
+    """The lines of the official release. shortcut: our key for their shortcut projection, of attention, or of the MLP
+    if it expands the channels."""
     places = [(s, b) for s, count in enumerate(blocks) for b in range(count)]
     lines = [*_AROUND]
     for i, (s, b) in enumerate(places):

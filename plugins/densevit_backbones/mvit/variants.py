@@ -8,7 +8,7 @@ class Variant(NamedTuple):
     blocks: tuple[int, int, int, int]
     heads: int  # in the first stage; they double with the width
     drop_path: float
-    widens: Literal["attention", "mlp"]  # which half of a block doubles the width: a stage's first or its last
+    widens: Literal["attention", "mlp"]  # doubles the width: in a stage's first or last block
 
 
 VARIANTS = {

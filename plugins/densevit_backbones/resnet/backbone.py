@@ -26,24 +26,24 @@ class ResNet(Backbone):
     """Deep residual network: features of strides 4, 8, 16 and 32 after its four stages.
 
     The stride of a bottleneck is in its 3x3 convolution ("v1.5"), as in torchvision's weights, and the state dict has
-    their keys (timm's, for variant "d"). Any input size; each map is ceil(size / stride). Convolutions run and features
-    are returned in channels-last memory format.
+    torchvision's keys (timm's for variant "d"). Any input size; each map is ceil(size / stride). Convolutions run and
+    features are returned in channels-last memory format.
 
     Padding at the right or bottom changes features whose receptive field reaches it, within 17, 45, 133 and 213 pixels
-    for the four stages of depth 50; other features are the same with and without padding. This holds for "frozen"
+    for the four stages of depth 50; other features are equal with and without padding. This holds for "frozen"
     norms, and for "batch" and "sync" in evaluation; "group" norms use statistics of the whole map with padding.
 
     depth: 18, 34, 50, 101 or 152.
     dilation: the last stage keeps the stride of the one before and dilates its convolutions instead (DETR's DC5).
-    norm: "batch"; "sync", batch norm over the GPUs of all processes; "group" (32 groups); or "frozen", batch norm as
-        constants, for fine-tuning with few images a batch.
+    norm: "batch"; "sync", batch norm over the GPUs of all processes; "group" (32 groups); or "frozen", batch norm with
+        constant statistics and parameters, for fine-tuning with few images per batch.
     frozen_stages: number of frozen parts (parameters and batch statistics), counted from the stem: 1 is the stem, 2
         adds the first stage (DETR), 5 is everything.
     variant: "b", with a 7x7 convolution as stem; "d", with a stem of three 3x3 convolutions and average pooling in
         shortcuts (He et al. 2019, section 4.2).
-    groups, width_per_group: of a bottleneck's 3x3 convolution in the first stage (its width doubles with each stage);
-        from depth 50 on. ResNeXt 32x4d has 32 groups of 4 channels, 32x8d and 64x4d likewise; wide ResNet-50-2 and
-        101-2 have one of 128.
+    groups, width_per_group: groups of a bottleneck's 3x3 convolution, and channels per group in the first stage (they
+        double with each stage); from depth 50 on. ResNeXt 32x4d has 32 groups of 4 channels, 32x8d and 64x4d likewise;
+        wide ResNet-50-2 and 101-2 have one group of 128.
     checkpointing: activation checkpointing per block. Running statistics are updated once per batch.
     """
 
@@ -80,7 +80,7 @@ class ResNet(Backbone):
             stage: list[nn.Module] = []
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 and not dilated else 1
-                # As in torchvision, the first block of a dilated stage still has the dilation of the stage before.
+                # As in torchvision, the first block of a dilated stage still has the dilation of the previous stage.
                 dilate = 2 if dilated and j > 0 else 1
                 if depth < 50:
                     block: _Block = _Basic(inputs, outputs, stride, dilate, make_norm)
@@ -93,7 +93,7 @@ class ResNet(Backbone):
                 inputs = outputs
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
         self._initialise()
-        self.to(memory_format=torch.channels_last)  # as the maps: else each step copies kernels and their gradients
+        self.to(memory_format=torch.channels_last)  # otherwise each step copies kernels and their gradients
         self.frozen_stages = frozen_stages
         for module in self._frozen():
             module.requires_grad_(False)
@@ -120,7 +120,7 @@ class ResNet(Backbone):
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         checkpointed = self.checkpointing and self.training
-        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph writes statistics once by itself
+        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph updates statistics only once
             block = StatisticsOnce(block)
         return checkpointing.run(block, x, checkpointed=checkpointed)
 
@@ -171,13 +171,13 @@ def _deep_stem(norm: Norm) -> nn.Sequential:
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool, dilated: bool) -> nn.Sequential:
-    """A 1x1 convolution. average: of a mean of 2x2 cells, so that a stride of 2 leaves out none (figure 2c)."""
+    """A 1x1 convolution. average: averages 2x2 cells before, so that a stride of 2 skips no cell (figure 2c)."""
     if not average:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
     pool: nn.Module = nn.Identity()
     if stride > 1:
         pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
-    elif dilated:  # as in timm: each cell gets what a stride of 2 would give to every second
+    elif dilated:  # as in timm: averages at stride 1 what a stride of 2 would average for every second cell
         pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
     return nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), norm(outputs))
 

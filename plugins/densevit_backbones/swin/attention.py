@@ -1,4 +1,4 @@
-"""Attention in shifted windows, as Swin Transformers have it: version 1 by scaled products, version 2 by cosines."""
+"""Shifted-window attention of Swin Transformers: scaled dot products in version 1, scaled cosines in version 2."""
 
 import math
 
@@ -19,10 +19,10 @@ from densevit.layers.windows import (
 
 
 class _InWindows(nn.Module):
-    """What both versions share: the windows, and a bias for each offset of two tokens in one.
+    """Base of both versions: the windows, and a bias for each offset of two tokens in a window.
 
-    What fills the last windows is a zero before the projections, so that only the bias of those is seen there: maps
-    are projected as they are and padded, shifted and cut after that.
+    The padding of the last windows is zero before the projections, so its projection is their bias. Maps are therefore
+    projected without padding, then padded with the bias, shifted and partitioned.
     """
 
     relative_position_index: Tensor
@@ -63,13 +63,13 @@ class WindowAttention(_InWindows):
         return self.output(windows.reverse(mixed))
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A bias table that was trained with another window; see `densevit.weights.state_dict_loading.fit`."""
+        """Resizes a bias table that was trained with another window; see `densevit.weights.state_dict_loading.fit`."""
         square = math.isqrt(len(tensor)) ** 2 == len(tensor)
         return resize_bias_table(tensor, self.window) if name.endswith("bias_table") and square else None
 
 
 class CosineWindowAttention(_InWindows):
-    """Attention by the cosine of query and key, with a bias that an MLP draws from log-spaced offsets.
+    """Scaled cosine attention of query and key, with a bias that an MLP computes from log-spaced offsets.
 
     Liu et al. 2022, sections 3.3 and 3.4. `pretrained_window` is the window that the MLP was trained with.
     """
@@ -79,7 +79,7 @@ class CosineWindowAttention(_InWindows):
     def __init__(self, channels: int, num_heads: int, window: int, shifted: bool, pretrained_window: int) -> None:
         super().__init__(num_heads, window, shifted)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
-        self.query_bias = nn.Parameter(torch.zeros(channels))  # and none for keys
+        self.query_bias = nn.Parameter(torch.zeros(channels))  # keys have no bias
         self.value_bias = nn.Parameter(torch.zeros(channels))
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
         self.position_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, num_heads, bias=False))
@@ -98,11 +98,11 @@ class CosineWindowAttention(_InWindows):
             scale = scale.expand(windows.mask.shape[0], -1, -1, -1).flatten(0, 1)  # (windows * heads, 1, 1)
         query = (_direction(query) * scale).to(value.dtype)
         key = _direction(key).to(value.dtype)
-        with autocast_off(x.device):  # a bias of up to 16 would lose in bf16 what tells offsets apart
+        with autocast_off(x.device):  # bf16 would round the biases, up to 16, of different offsets to equal values
             table = 16 * self.position_mlp(self.offsets).sigmoid()
         return self.output(windows.reverse(self._attend(query, key, value, table, windows.mask)))
 
 
 def _direction(x: Tensor) -> Tensor:
-    """x at length 1, in float32 at least: a sum of squares overflows in fp16."""
+    """x normalised to length 1, in float32 at least: a sum of squares overflows in fp16."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)

@@ -20,19 +20,19 @@ _WINDOWS = {1: 7, 2: 8}  # of the papers' smallest images, 224 and 256 pixels
 class Swin(Backbone):
     """Swin Transformer: features of strides 4, 8, 16 and 32, each with its own layer norm.
 
-    Any input size; each map is ceil(size / stride). A block pads its map with zeros to whole windows, and attention
-    includes these zeros, as in the published detectors. Padding of the image at the right and bottom therefore changes
-    features. Up to the first shifted block (the second of a stage) it changes only windows that cross the border, and
-    none if the image's maps are whole windows. The first shifted block changes the M - M // 2 cells next to the border,
-    and each later block of the stage changes half a window of M cells more.
+    Any input size; each map is ceil(size / stride). A block pads its map with zeros to a multiple of the window, and
+    attention includes these zeros, as in the published detectors. Padding of the image at the right and bottom
+    therefore changes features. Up to the first shifted block (the second of a stage) it changes only windows that cross
+    the border, and none if the sides of the image's maps are multiples of the window. The first shifted block changes
+    the M - M // 2 cells next to the border, and each later block of the stage changes half a window of M cells more.
 
     variant: "tiny", "small", "base" and "large" of the paper's section 3.3; "nano" (32 channels, 6 blocks) is for CPUs.
-    version: 2 has attention by cosines, positions on a logarithmic scale and norms after attention and perceptron.
+    version: 2 has scaled cosine attention, log-spaced positions and norms after attention and MLP.
     window_size: one for all stages or one per stage; None: 7 in version 1, 8 in version 2. The papers' models for
-        larger images have 12 (384 pixels; 192 in version 2) and 16 (256). A published version 2 whose last map was
-        smaller than its window had a window of that size there, [16, 16, 16, 8] for example.
-    pretrained_window_sizes: version 2 only: the window of each stage in pretraining, for weights used with larger ones;
-        None: `window_size`. Of the published weights the fine-tuned ones have [12, 12, 12, 6].
+        larger images have 12 (384 pixels; 192 in version 2) and 16 (256). In published models of version 2, the window
+        of the last stage is at most the size of its map, [16, 16, 16, 8] for example.
+    pretrained_window_sizes: version 2 only: the window of each stage in pretraining, for weights used with larger
+        windows; None: `window_size`. The published fine-tuned weights have [12, 12, 12, 6].
     stem: "patch", the paper's projection of 4x4 pixels, or "conv": four 3x3 convolutions with batch norm, two of
         them of stride 2, and a 1x1, with which a transformer converges faster from random weights (Xiao et al.
         2021, section 4).
@@ -92,7 +92,7 @@ class Swin(Backbone):
         return features
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The stem, each block with the merging before it, the final norms."""
+        """The parameters of the stem, of each block with the merging before it, and of the final norms."""
         depths = [[*self.patch_embed.parameters(), *self.patch_norm.parameters()]]
         for number, stage in enumerate(self.stages):
             groups = [list(part.parameters()) for part in stage.children()]
@@ -100,7 +100,7 @@ class Swin(Backbone):
         return [*depths, list(self.feature_norms.parameters())]
 
     def inspect_attention(self, recorded: Sequence[RecordedAttention], size: tuple[int, int]) -> list[AttentionLayer]:
-        """Of all blocks, in their windows."""
+        """The attention of all blocks, in their windows."""
         layers = []
         for name, module, weights in recorded:
             stride = self.strides[int(name.split(".")[1])]
@@ -111,7 +111,7 @@ class Swin(Backbone):
 
 
 class PatchMerging(nn.Module):
-    """Joins 2x2 neighbours into one token of twice the channels (Liu et al. 2021, section 3.1)."""
+    """Merges 2x2 neighbouring tokens into one token with twice the channels (Liu et al. 2021, section 3.1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class PatchMergingV2(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Attention in windows, then an MLP, each with its residual (Liu et al. 2021, equation 3)."""
+    """Windowed attention and an MLP, each with a residual connection (Liu et al. 2021, equation 3)."""
 
     def __init__(self, channels: int, attention: nn.Module, drop_path: float) -> None:
         super().__init__()
@@ -154,9 +154,10 @@ class SwinBlock(nn.Module):
 
 
 class SwinV2Block(SwinBlock):
-    """The same with norms after attention and MLP ("res-post-norm", Liu et al. 2022, section 3.2).
+    """`SwinBlock` with norms after attention and MLP ("res-post-norm", Liu et al. 2022, section 3.2).
 
-    They are initialised to 1, as in torchvision; with 0, as in the paper's code, a block's parameters get no gradient.
+    The norms are initialised to 1, as in torchvision; with 0, as in the paper's code, a block's parameters would get no
+    gradient.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ def _neighbours(x: Tensor) -> Tensor:
 def _a_stage(option: str, sizes: int | tuple[int, ...]) -> tuple[int, ...]:
     sizes = (sizes,) * 4 if isinstance(sizes, int) else tuple(sizes)
     if len(sizes) != 4 or not 1 <= min(sizes) <= max(sizes) <= 1024:
-        raise ValueError(f"{option} is {sizes}; it is one number of cells, 1 to 1024, for each of the four stages.")
+        raise ValueError(f"{option} is {sizes}; expected one number of cells, 1 to 1024, per stage, for four stages.")
     return sizes
 
 

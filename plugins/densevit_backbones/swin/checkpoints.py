@@ -48,7 +48,7 @@ def _torchvision_1(theirs: str, ours: str) -> list[Line]:
 
 
 def _torchvision_2(theirs: str, ours: str) -> list[Line]:
-    """Its bias has a part for keys, which its forward pass ignores."""
+    """torchvision's query, key and value bias has a part for keys, which its forward pass ignores."""
     return [
         Line(f"{theirs}.attn.qkv.bias[0/3]", f"{ours}.attention.query_bias"),
         Line(f"{theirs}.attn.qkv.bias[1/3]", ZEROS),
@@ -60,7 +60,8 @@ def _torchvision_2(theirs: str, ours: str) -> list[Line]:
 def _lines(
     block: Block, stages: tuple[str, ...], mergings: tuple[str, ...], patches: tuple[str, str]
 ) -> tuple[Line, ...]:
-    """stages, mergings: their keys of the four stages' blocks, and of the patch mergings before the last three.
+    """The lines of a layout. stages, mergings: their keys of the blocks of the four stages, and of the patch mergings
+    before the last three stages.
 
     Our stages begin with the merging, so their blocks are numbered from 1.
     """

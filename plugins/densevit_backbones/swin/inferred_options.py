@@ -11,7 +11,7 @@ from densevit_backbones.swin.variants import VARIANTS
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a Swin, from tensors with our keys. In version 2 they do not determine the window size."""
+    """The config section of a Swin, from tensors with our keys. In version 2 they do not show the window size."""
     width = len(tensors["patch_norm.weight"])
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     variant = next((name for name, own in VARIANTS.items() if (own.width, own.blocks) == (width, blocks)), None)
@@ -27,6 +27,6 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def same(values: Iterable[int]) -> int | tuple[int, ...]:
-    """One number if all are equal, else a tuple of all."""
+    """One number if all values are equal, else all values."""
     found = tuple(values)
     return found[0] if len(set(found)) == 1 else found

@@ -1,4 +1,4 @@
-"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has others."""
+"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has other keys."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The window sizes of a Swin V2, which tensors with effect do not determine: current and, if others, pretrained ones.
+"""Infers the window sizes of a Swin V2, current and pretrained, which its weights do not determine.
 
 Each function returns `backbone.window_size` and `backbone.pretrained_window_sizes`, or nothing if they are not known.
 """
@@ -17,7 +17,7 @@ UNRECORDED = ("backbone.window_size", "backbone.pretrained_window_sizes")
 
 
 def of_tables(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """From saved tables of relative coordinates, if there are any; else from the metadata."""
+    """Infers the windows from saved tables of relative coordinates, if there are any, or else from the metadata."""
     offsets: dict[int, Tensor] = {}
     for key, table in state.items():
         if key.endswith("relative_coords_table"):
@@ -35,7 +35,7 @@ def of_tables(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """From the config.json of transformers, or the name of a timm architecture."""
+    """Infers the windows from the config.json of transformers, or from the name of a timm architecture."""
     config = metadata.get("config", {})
     if config.get("model_type") != "swinv2":
         return of_architecture(str(config.get("architecture")))
@@ -47,7 +47,8 @@ def of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_architecture(name: str) -> dict[str, Any]:
-    """From timm's names: `swinv2_base_window12to16_192to256` has windows of 16 at 256 pixels, after 12 at 192."""
+    """Infers the windows from timm's name: `swinv2_base_window12to16_192to256` has windows of 16 for images of 256
+    pixels, pretrained with 12 for 192."""
     found = re.fullmatch(r"swinv2_\w+?_window(?:(\d+)to)?(\d+)_(?:(\d+)to)?(\d+)", name)
     if found is None:
         return {}

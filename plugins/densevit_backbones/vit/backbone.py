@@ -1,4 +1,4 @@
-"""Vision Transformer (Dosovitskiy et al. 2021) and what was added to it since: one grid of tokens, all blocks alike."""
+"""Vision Transformer (Dosovitskiy et al. 2021) and later extensions: one grid of tokens and identical blocks."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from densevit_backbones.vit.variants import VARIANTS
 class ViT(Backbone):
     """Plain vision transformer: features of one stride, after some of its blocks.
 
-    Any input size: an image is padded with zeros to whole strides, at the right and the bottom (overlapping patches:
-    see `patch_stride`), and each map is ceil(size / stride). Attention is global and not masked: if an image is padded
-    further, as in a batch with a larger one, all its features change from the first block on, and learned and sine
-    positions are resized to the larger grid. Only tokens before positions and attention stay the same: with stem
-    "patch" all tokens of the image, and with windowed blocks (and positions "none") also those in windows inside the
-    image, up to the first global block. Padding up to the next multiple of the stride changes nothing.
+    Any input size: an image is padded with zeros at the right and the bottom to a multiple of the stride (overlapping
+    patches: see `patch_stride`), and each map is ceil(size / stride). Attention is global and not masked: if an image
+    is padded further, as in a batch with a larger image, all its features change from the first block on, and learned
+    and sine positions are resized to the larger grid. Only tokens before positions and attention are unchanged: with
+    stem "patch" all tokens of the image, and with windowed blocks (and positions "none") also the tokens in windows
+    inside the image, up to the first global block. Padding up to the next multiple of the stride changes nothing.
 
     variant: "tiny", "small" and "base" of DeiT (Touvron et al. 2021, table 1), "base", "large" and "huge" of ViT
         (table 1), "giant" of DINOv2 (Oquab et al. 2024: ViT-g/14 with `patch_size` 14, `swiglu` and `layer_scale`
@@ -46,18 +46,19 @@ class ViT(Backbone):
         grid of that image, or of a window, and resized as well. "none".
     image_size: the side in pixels of the image of the position tables.
     position_resizing: interpolation of positions: "antialiased" (bicubic, timm), "bicubic" or "bilinear" (DPT).
-    class_token, distillation_token (DeiT), registers (their number; Darcet et al. 2024): tokens before the cells, in
+    class_token, distillation_token (DeiT), registers (the number; Darcet et al. 2024): tokens before the cells, in
         this order, without positions: the position that published weights add to a token is part of the token here.
     readout: use of the class token in the maps (DPT, Ranftl et al. 2021, section 3.1). "ignore": none; "add": added to
         each cell; "project": concatenated to each cell, then a linear layer and a GELU per feature.
-    layer_scale: its initial value, 1e-5 in DINOv2; None: without.
+    layer_scale: initial value of layer scale, 1e-5 in DINOv2; None: no layer scale.
     qk_norm: layer norms on the queries and keys of each head.
     swiglu: gated MLPs.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet (DeiT's
         0.1 up to "base").
     window_size: side in cells of windowed attention (ViTDet, Li et al. 2022, section 3), in all blocks except
-        `global_blocks`. Class, distillation and register tokens are in global attention alone.
-    global_blocks: their numbers, from 1; None: the last blocks of the four quarters of the depth, as in ViTDet.
+        `global_blocks`. Class, distillation and register tokens take part only in global attention.
+    global_blocks: numbers of the blocks with global attention, from 1; None: the last blocks of the four quarters of
+        the depth, as in ViTDet.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
         quarters, with stem "resnet" of the last two. Blocks after the last one are not built.
     feature_norm: applies the model's final norm to features, before readout. False: raw features (DPT, SETR).
@@ -171,12 +172,12 @@ class ViT(Backbone):
         return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
 
     def inspect_positions(self) -> Tensor | None:
-        """Those of the grid that the table is kept for."""
+        """The position table, on the grid for which it is stored."""
         own = next(self.parameters())
         return self._position_table((self.position_side, self.position_side), own.device)
 
     def inspect_attention(self, recorded: Sequence[RecordedAttention], size: tuple[int, int]) -> list[AttentionLayer]:
-        """Of all blocks, in windows or global."""
+        """The attention of all blocks, windowed or global."""
         grid = (-(-size[0] // self.stride), -(-size[1] // self.stride))
         layers = []
         for name, _, weights in recorded:
@@ -189,7 +190,7 @@ class ViT(Backbone):
         return layers
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
+        """Resizes a position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
         side = self.position_side
         return resize_grid(tensor, (side, side), self.position_resizing) if name == "position_table" else None
 
@@ -198,7 +199,7 @@ class ViT(Backbone):
         return [token for token in tokens if token is not None]
 
     def _embed(self, cells: Tensor, grid: tuple[int, int]) -> tuple[Tensor, int]:
-        """(B, H, W, C) -> all tokens with their positions (B, P + H * W, C), and P, the number of those before."""
+        """(B, H, W, C) -> all tokens with their positions (B, P + H * W, C), and P, the tokens before cells."""
         x = cells.flatten(1, 2)
         table = self._position_table(grid, x.device)
         if table is not None:
@@ -207,7 +208,7 @@ class ViT(Backbone):
         return (torch.cat([*tokens, x], dim=1) if tokens else x), sum(token.shape[1] for token in tokens)
 
     def _position_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """(H, W, C), or None where nothing is added."""
+        """Positions (H, W, C), or None if none are added."""
         if self.position_table is not None:
             return resize_grid(self.position_table, grid, self.position_resizing)
         if self.positions in ("sine1d", "sine2d"):
@@ -216,7 +217,7 @@ class ViT(Backbone):
         return None
 
     def _rotations(self, grid: tuple[int, int], first: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Rotary tables of all tokens and of a window's, None where there are none."""
+        """Rotary tables of all tokens and of the cells of a window; None if there is none."""
         if self.positions != "rotary":
             return None, None
         whole = cached_table(rotary_table, grid, self.head_channels, x.device, None, first).to(x.dtype)
@@ -264,7 +265,7 @@ def _check_tokens(class_token: bool, distillation_token: bool, registers: int, r
     if registers < 0:
         raise ValueError(f"registers is {registers}; it is a number of tokens, 0 or more.")
     if distillation_token and not class_token:
-        raise ValueError("distillation_token is true, but class_token is false; DeiT's token stands beside that one.")
+        raise ValueError("distillation_token is true, but class_token is false; DeiT uses both tokens.")
     if readout != "ignore" and not class_token:
         raise ValueError(f"readout is {readout!r}, but class_token is false; without that token it must be 'ignore'.")
 
@@ -272,7 +273,7 @@ def _check_tokens(class_token: bool, distillation_token: bool, registers: int, r
 def _check_blocks(option: str, numbers: Sequence[int], depth: int) -> None:
     rising = all(a < b for a, b in itertools.pairwise(numbers))
     if not numbers or not rising or numbers[0] < 1 or numbers[-1] > depth:
-        raise ValueError(f"{option} is {list(numbers)}; it must be rising numbers of blocks, from 1 to {depth}.")
+        raise ValueError(f"{option} is {list(numbers)}; it must be ascending block numbers, from 1 to {depth}.")
 
 
 def _windowed_blocks(
@@ -283,7 +284,7 @@ def _windowed_blocks(
     built: int,
     has_tokens: bool,
 ) -> set[int]:
-    """The numbers of the blocks, of the `built` first, that attend in windows."""
+    """The numbers of the blocks with windowed attention among the first `built`."""
     if window is None:
         if global_blocks is not None:
             raise ValueError("global_blocks is set, but window_size is not: without windows every block is global.")
@@ -295,7 +296,7 @@ def _windowed_blocks(
         _check_blocks("global_blocks", global_blocks, depth)
     if has_tokens and not any(number <= built for number in global_blocks):
         raise ValueError(
-            f"global_blocks has none of the {built} blocks that features come from, so that class_token and registers "
-            "would meet no cell: give one, or set class_token to false and registers to 0."
+            f"global_blocks has none of the {built} blocks that features come from, so class_token and registers "
+            "would not attend to any cell: name one of these blocks, or set class_token to false and registers to 0."
         )
     return set(range(1, built + 1)) - set(global_blocks)

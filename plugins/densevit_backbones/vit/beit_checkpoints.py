@@ -36,7 +36,7 @@ _REARRANGEMENT = Rearrangement(_unshared, POSITIONS.inverse)
 
 
 def _resized(tensors: StateDict) -> dict[str, Any]:
-    """The config section of an encoder whose relative positions are resized bicubically, as position embeddings."""
+    """The config section of an encoder whose relative positions are resized bicubically, like position embeddings."""
     sections = describe(tensors)
     if sections["backbone"].get("positions") == "relative":
         sections["backbone"]["position_resizing"] = "bicubic"
@@ -45,8 +45,8 @@ def _resized(tensors: StateDict) -> dict[str, Any]:
 
 def _refuse_eva02(state: StateDict) -> dict[str, Any]:
     raise WeightsError(
-        "EVA-02 has rotary positions beside learned ones and, but for its smallest, norms inside attention and "
-        "perceptrons; the backbone 'vit' has neither. Expected an encoder such as ViT, DeiT, MAE or DINOv2."
+        "EVA-02 has rotary and learned positions together and, except in its smallest model, norms inside attention "
+        "and MLPs; the backbone 'vit' supports neither. Expected an encoder such as ViT, DeiT, MAE or DINOv2."
     )
 
 

@@ -17,11 +17,11 @@ EPS = 1e-6  # of all layer norms, as in published weights
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each with its norm before it and its residual (ViT, equations 2 and 3).
+    """Pre-norm attention and MLP, each with a residual connection (ViT, equations 2 and 3).
 
-    window: None for global attention; else the side of windows in cells. The last windows of a row or column are padded
-    with zeros after the norm (ViTDet, Li et al. 2022, section 3). Class, distillation and register tokens are in no
-    window: windowed attention does not change them, the MLP does.
+    window: the side of attention windows in cells; None for global attention. The last windows of a row or column are
+    padded with zeros after the norm (ViTDet, Li et al. 2022, section 3). Class, distillation and register tokens are
+    not part of windows: windowed attention does not change them, the MLP does.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int], rotation: Tensor | None = None) -> Tensor:
         """x: (B, P + H * W, C), P tokens that are no cells, then the cells of the grid (H, W) row by row.
 
-        rotation: for `rotate`, of all tokens, or of one window's cells where the block is windowed.
+        rotation: the table for `rotate`, of all tokens, or of the cells of one window in a windowed block.
         """
         branch, first = self.norm1(x), x.shape[1] - grid[0] * grid[1]
         if self.window is None:
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention in several heads (ViT, appendix A), its queries and keys normed or rotated where wanted.
+    """Multi-head self-attention (ViT, appendix A), optionally with normalised or rotated queries and keys.
 
     qk_norm: a layer norm over each head's channels of queries and keys (ViT-22B, Dehghani et al. 2023, section 2).
     """
@@ -94,7 +94,7 @@ class Attention(nn.Module):
         """(B, N, C) -> (B, N, C). bias: (heads, N, N), added to the scores."""
         B, N, C = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        if not qkv.is_cuda:  # one copy in place of one for each of query, key and value; a GPU's kernel needs none
+        if not qkv.is_cuda:  # one copy instead of three, for query, key and value; a GPU's kernel needs no copy
             qkv = qkv.contiguous()
         query, key, value = qkv.unbind(0)  # (B, heads, N, D)
         if self.query_norm is not None and self.key_norm is not None:
@@ -107,12 +107,12 @@ class Attention(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """A learned number for each head and each offset from key to query, added to attention's scores (BEiT, Bao et al.
-    2022, section 2.1; the table is Swin's).
+    """Relative position bias: a learned number per head and offset from key to query, added to attention scores (BEiT,
+    Bao et al. 2022, section 2.1; the table is Swin's).
 
-    side: of the grid that the table is kept for; for another one it is resized, see `resize_grid`.
-    has_tokens: three more rows for what is no cell and has no offset: of a token to a cell, a cell to a token, a token
-        to a token.
+    side: side of the grid for which the table is stored; it is resized for other grids, see `resize_grid`.
+    has_tokens: adds three rows for tokens, which have no offset: from a token to a cell, from a cell to a token, and
+        from a token to a token.
     """
 
     def __init__(self, side: int, num_heads: int, has_tokens: bool, resizing: Resizing) -> None:
@@ -122,11 +122,11 @@ class RelativePositionBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, grid: tuple[int, int], first: int = 0) -> Tensor:
-        """(heads, P + H * W, P + H * W) of a grid (H, W) behind `first` tokens that are no cells."""
+        """Returns (heads, P + H * W, P + H * W) for a grid (H, W) after P = `first` tokens that are no cells."""
         H, W = grid
         offsets, tokens = self._parts(self.table)
         offsets = resize_grid(offsets, (2 * H - 1, 2 * W - 1), self.resizing)
-        # Of query row i and key row j the offset is at i + (H - 1 - j): a window of H that begins at i, read backwards.
+        # The offset of query row i and key row j is at i + (H - 1 - j): a window of H from i on, in reverse order.
         cells = offsets.unfold(0, H, 1).unfold(1, W, 1).flip(3, 4)  # (H, W, heads, H, W)
         cells = cells.permute(2, 0, 1, 3, 4).reshape(-1, H * W, H * W)
         if first == 0:
@@ -137,7 +137,7 @@ class RelativePositionBias(nn.Module):
         return torch.cat([of_tokens, of_cells], dim=1)
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A table of another grid; see `densevit.weights.state_dict_loading.fit`."""
+        """Resizes a table of another grid; see `densevit.weights.state_dict_loading.fit`."""
         if name != "table" or (len(tensor) - len(self.table)) % 4:  # the difference of two odd squares
             return None
         offsets, tokens = self._parts(tensor)
@@ -146,7 +146,7 @@ class RelativePositionBias(nn.Module):
 
     @staticmethod
     def _parts(table: Tensor) -> tuple[Tensor, Tensor]:
-        """The offsets, (2 S - 1, 2 S - 1, heads), and what is behind them."""
+        """The rows of offsets, (2 S - 1, 2 S - 1, heads), and the remaining rows."""
         side = math.isqrt(len(table))
         return table[: side * side].unflatten(0, (side, side)), table[side * side :]
 
@@ -164,7 +164,7 @@ class LayerScale(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """A gated MLP with about as many weights as the plain one (Shazeer 2020; as wide as in DINOv2)."""
+    """A gated MLP with about as many weights as the plain MLP (Shazeer 2020; as wide as in DINOv2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class SwiGLU(nn.Module):
 
 
 class ProjectReadout(nn.Module):
-    """Each cell with the class token beside it through a linear layer and a GELU (DPT, equation 4)."""
+    """Concatenates the class token to each cell, then a linear layer and a GELU (DPT, equation 4)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -187,5 +187,5 @@ class ProjectReadout(nn.Module):
 
     def forward(self, cells: Tensor, token: Tensor) -> Tensor:
         """cells: (B, N, C). token: (B, 1, C). Returns (B, N, C)."""
-        of_cells, of_token = self.projection.weight.chunk(2, dim=1)  # so that the two are never set side by side
+        of_cells, of_token = self.projection.weight.chunk(2, dim=1)  # avoids the concatenation
         return F.gelu(F.linear(cells, of_cells) + F.linear(token, of_token, self.projection.bias))

@@ -11,10 +11,10 @@ from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, 
 from densevit_backbones.vit.timm_checkpoints import VIT
 
 
-def gated_on_the_way_out(positions: Rearrangement, gated: Mapping[str, tuple[str, ...]]) -> Rearrangement:
-    """The rearrangement `positions`, whose inverse also renames the layers of gated MLPs to theirs.
+def with_gated_export(positions: Rearrangement, gated: Mapping[str, tuple[str, ...]]) -> Rearrangement:
+    """The rearrangement `positions`, whose inverse also renames the layers of gated MLPs to their names.
 
-    gated: by the name of a plain MLP's layer, `fc1` or `fc2`, the corresponding layers of a gated one.
+    gated: the names of a gated MLP's layers by the name of the corresponding plain layer, `fc1` or `fc2`.
     """
 
     def back(state: StateDict) -> StateDict:
@@ -43,7 +43,7 @@ _LINES = (
     Line("blocks.{i}.mlp.w12.*", "blocks.{i}.mlp.expand.*"),
     Line("blocks.{i}.mlp.w3.*", "blocks.{i}.mlp.contract.*"),
 )
-_POSITIONS = gated_on_the_way_out(added_to_tokens("pos_embed", ("cls_token",)), {"fc1": ("w12",), "fc2": ("w3",)})
+_POSITIONS = with_gated_export(added_to_tokens("pos_embed", ("cls_token",)), {"fc1": ("w12",), "fc2": ("w3",)})
 
 DINOV2 = CheckpointLayout(
     name="dinov2",

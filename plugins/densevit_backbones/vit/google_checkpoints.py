@@ -1,6 +1,6 @@
 """Google's ViT files (google-research/vision_transformer, `.npz`), including the hybrid R50 + ViT-B/16.
 
-Axes are in JAX's order: kernels have outputs last, and attention kernels an axis of heads.
+Axes are in JAX's order: kernels have outputs last, and attention kernels have an axis of heads.
 """
 
 from collections.abc import Callable
@@ -103,7 +103,7 @@ def _layout(name: str, prefix: str) -> CheckpointLayout:
         no_effect={
             f"{prefix}head/*": "the classification head",
             f"{prefix}pre_logits/*": "a layer of the classification head",
-            "opt/state/*": "the optimiser's",
+            "opt/state/*": "the optimiser's state",
         },
         rearrange=positions,
         usage_options=USAGE_OPTIONS,

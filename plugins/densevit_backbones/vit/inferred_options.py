@@ -16,7 +16,7 @@ USAGE_OPTIONS = ("features", "feature_norm", "readout", RESIZING)
 def describe(tensors: StateDict) -> dict[str, Any]:
     """The config section of a ViT, from tensors with our keys.
 
-    They do not determine the number of attention heads: the variant's is assumed.
+    Tensors do not determine the number of attention heads: the variant's is assumed.
     """
     width, depth = len(tensors["blocks.0.norm1.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
     variant = next((name for name, own in VARIANTS.items() if own.width == width), "")
@@ -26,7 +26,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     hybrid = "stem.conv.weight" in tensors
     stages = tuple(count(tensors, rf"stem\.stages\.{i}\.(\d+)\.conv1\.weight") for i in range(4))
     if hybrid and stages != (*HYBRID_BLOCKS, 0):
-        raise WeightsError("Of hybrids, only those on the first three stages of a ResNet-50 are supported.")
+        raise WeightsError("The only supported hybrids are those with the first three stages of a ResNet-50.")
     patch = 16 if hybrid else tensors["stem.projection.weight"].shape[-1]
     options: dict[str, Any] = {"name": "vit", "variant": variant, "patch_size": patch}
     if hybrid:

@@ -12,14 +12,14 @@ from densevit_backbones.vit.variants import HYBRID_BLOCKS
 WeightStandardization = Literal["variance", "std"]
 """How a filter w is standardised: (w - mean) / sqrt(variance + 1e-8), or (w - mean) / (std + 1e-5)."""
 Embedded = tuple[list[Tensor], Tensor]
-"""Features of finer strides, (B, C, H, W) each, and the tokens (B, H, W, C); all of them ceil(size / stride)."""
+"""Features of finer strides, (B, C, H, W) each, and the tokens (B, H, W, C); all maps are ceil(size / stride)."""
 
 
 class PatchStem(nn.Module):
     """A linear projection of square patches (ViT, equation 1), which overlap if `stride` is below their size.
 
     An image is padded with zeros, (size - stride) // 2 on the left and at the top and the rest on the right and at the
-    bottom, so that there is a patch for each begun stride.
+    bottom, so that there are ceil(size of the image / stride) patches.
     """
 
     def __init__(self, width: int, size: int, stride: int) -> None:
@@ -54,7 +54,8 @@ class ResNetStem(nn.Module):
     """The first three stages of a ResNet-50 and a projection (ViT, section 3.1, "Hybrid Architecture").
 
     As in the published R50 + ViT-B/16: nine blocks in the third stage, weights of convolutions standardised (Qiao et
-    al. 2019), group norm in place of batch norm, and TensorFlow's "same" padding, which pads more behind than before.
+    al. 2019), group norm in place of batch norm, and TensorFlow's "same" padding, which pads more at the right and
+    bottom than at the left and top.
 
     weight_standardization: of all convolutions but the projection; see `WeightStandardization`.
     """
@@ -91,18 +92,19 @@ class ResNetStem(nn.Module):
         return early, self.projection(x).permute(0, 2, 3, 1)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The root, each block, the projection."""
+        """The parameters of the root, each block and the projection."""
         blocks = [list(block.parameters()) for stage in self.stages for block in stage.children()]
         root = [*self.conv.parameters(), *self.norm.parameters()]
         return [root, *blocks, list(self.projection.parameters())]
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """A convolution without bias, each filter of which is standardised to mean 0 and variance 1 (Qiao et al. 2019).
+    """A convolution without bias whose filters are standardised to mean 0 and variance 1 (Qiao et al. 2019).
 
-    For maps whose sides are multiples of the stride. "Same" padding: kernel - stride, the odd one behind.
+    For maps whose sides are multiples of the stride. "Same" padding: kernel - stride in all, an odd row or column at
+    the bottom or right.
 
-    by: where epsilon is added, which tells for filters of small variance; see `WeightStandardization`.
+    by: where epsilon is added, which matters for filters of small variance; see `WeightStandardization`.
     """
 
     def __init__(
@@ -149,6 +151,6 @@ class _Bottleneck(nn.Module):
 
 
 def _whole(images: Tensor, stride: int) -> Tensor:
-    """Padded with zeros, at the right and the bottom, to multiples of the stride; in channels-last memory."""
+    """Pads images with zeros at the right and the bottom to multiples of the stride; in channels-last memory."""
     H, W = images.shape[2:]
     return F.pad(images, (0, -W % stride, 0, -H % stride)).contiguous(memory_format=torch.channels_last)

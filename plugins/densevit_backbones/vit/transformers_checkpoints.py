@@ -1,7 +1,7 @@
 """transformers' plain vision transformers: ViT, DeiT, ViTMAE and DINOv2, with the keys of files and of models.
 
-Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
-in version 5 has other keys. A classifier's keys begin with its encoder's name: `vit.`, `deit.`, `dinov2.`.
+Files, including files on the Hub, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a
+model in version 5 has other keys. A classifier's keys begin with its encoder's name: `vit.`, `deit.`, `dinov2.`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import count
-from densevit_backbones.vit.dinov2_checkpoints import gated_on_the_way_out
+from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
 from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
 from densevit_backbones.vit.variants import VARIANTS
 
@@ -181,7 +181,7 @@ def _of_dinov2(name: str, prefix: str, version: int) -> CheckpointLayout:
     gated: dict[str, tuple[str, ...]] = {"fc1": ("weights_in",), "fc2": ("weights_out",)}
     if version == 5:
         gated = {"fc1": ("gate_proj", "up_proj"), "fc2": ("down_proj",)}
-    rearrange = gated_on_the_way_out(added_to_tokens(table, (token,)), gated)
+    rearrange = with_gated_export(added_to_tokens(table, (token,)), gated)
     return CheckpointLayout(
         name=name if version == 4 else f"{name}-v5",
         part="backbone",

@@ -422,8 +422,8 @@ def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys: pytest.Captur
         ([str(tmp_path / "no"), str(tmp_path / "out")], "there is no such file or folder"),
         ([str(tmp_path / "ther"), str(tmp_path / "out")], f"Did you mean '{tmp_path / 'there'}'?"),
         ([str(source), str(tmp_path / "out"), "--merge", "cra=car"], "no class 'cra'. Did you mean 'car'?"),
-        ([str(source), str(tmp_path / "out"), "--merge", "car"], "is not classes and their common name"),
-        ([str(source), str(tmp_path / "out"), "--splits", "train"], "is not a share of each split"),
+        ([str(source), str(tmp_path / "out"), "--merge", "car"], "is not a list of classes with a new name"),
+        ([str(source), str(tmp_path / "out"), "--splits", "train"], "is not a list of shares by split"),
         ([str(source), str(tmp_path / "out"), "--splits", "train=-1"], "are no shares"),
     ]:
         assert main(["data", "convert", "coco", *arguments]) == 2

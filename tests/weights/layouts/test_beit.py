@@ -77,7 +77,7 @@ def test_eva02_raises():
     for timm_s, own in {**official, "q_proj.bias": "q_bias", "v_proj.bias": "v_bias"}.items():
         state = {key.replace(timm_s, own): x for key, x in state.items()}
     assert recognise(state).name == "eva02"
-    with pytest.raises(WeightsError, match="rotary positions beside learned ones"):
+    with pytest.raises(WeightsError, match="rotary and learned positions together"):
         describe(state, find("eva02"))
 
 

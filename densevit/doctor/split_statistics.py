@@ -1,4 +1,4 @@
-"""The numbers of one split: classes, sizes, objects and other measures of its targets."""
+"""Statistics of one split: classes, sizes, objects and other measures of its targets."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,8 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 @dataclass
 class ClassCounts:
-    """How often each class occurs. unit: "objects" or "pixels". complete: of all images, not of those opened."""
+    """The frequency of each class. unit: "objects" or "pixels". complete: whether all images are counted, not only
+    opened ones."""
 
     names: tuple[str, ...]
     counts: np.ndarray
@@ -28,12 +29,13 @@ class ClassCounts:
 
 
 @dataclass
-class Survey:
-    """One split.
+class SplitStatistics:
+    """Statistics of one split.
 
     sizes: (n, 2), height and width of images where they are known. measures: numbers by target key and name, as
-    annotated; complete: the keys of which they are of all images. inputs: those of `MOST_TRANSFORMED` images after the
-    training transform. objects: per image, where known. summaries: of the images that were opened.
+    annotated; complete: the keys whose measures are of all images. inputs: the measures of `MOST_TRANSFORMED` images
+    after the training transform. objects: the number of objects per image, where known. summaries: of the images that
+    were opened.
     """
 
     split: str
@@ -53,20 +55,21 @@ class Survey:
         return len(self.summaries)
 
 
-def survey(
+def split_statistics(
     split: str,
     dataset: Dataset,
     most_images: int | None,
     failed: set[int],
     transform: TrainingTransform | None,
     track: Track,
-) -> Survey:
-    """Measures a split. most_images: to open; None: all. failed: the indices of images that are known to be wrong."""
+) -> SplitStatistics:
+    """Measures a split. most_images: the number of images to open; None: all. failed: indices of unreadable images."""
     indices = [i for i in evenly_spaced(len(dataset), most_images).tolist() if i not in failed]
     samples = Summaries(dataset, indices, transform, MOST_TRANSFORMED)
     summaries = list(track(read_summaries(samples), f"Opening images of {split}", len(indices)))
     readable = [one for one in summaries if not one.problem]
-    found = Survey(split, len(dataset), tuple(dataset.provides), _sizes(dataset, readable), summaries=summaries)
+    sizes = _sizes(dataset, readable)
+    found = SplitStatistics(split, len(dataset), tuple(dataset.provides), sizes, summaries=summaries)
     found.measures = _joined([one.measures for one in readable])
     found.inputs = _joined([one.inputs for one in readable])
     counts = dataset.object_counts()
@@ -80,8 +83,9 @@ def survey(
     return found
 
 
-def _add_all_objects(found: Survey, dataset: Dataset, types: TargetTypes) -> None:
-    """Replaces numbers of the opened images by those of all, where the data set knows them without opening any."""
+def _add_all_objects(found: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
+    """Replaces statistics of the opened images by statistics of all images, where the data set knows them without
+    opening any."""
     known, sizes = dataset.all_objects(), dataset.sizes()
     if known is None or sizes is None:
         return
@@ -103,7 +107,7 @@ def _class_counts(dataset: Dataset, types: TargetTypes, key: str, counts: np.nda
 
 
 def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
-    """Of all images, where they are known without opening them."""
+    """The sizes of all images, if they are known without opening them, else of the opened ones."""
     sizes = dataset.sizes()
     if sizes is not None and (sizes > 1).all():
         return sizes
@@ -111,7 +115,7 @@ def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
 
 
 def _joined(measures: Iterable[Mapping[str, Mapping[str, np.ndarray]]]) -> Measures:
-    """The numbers of all images together."""
+    """Concatenates the numbers of all images."""
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
     for one in measures:
         for key, named in one.items():

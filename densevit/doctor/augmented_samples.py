@@ -22,7 +22,7 @@ SAMPLES = 12
 def augmented_samples(
     dataset: Dataset, transform: TrainingTransform, indices: Sequence[int], count: int = SAMPLES
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Some images with a caption, evenly spaced among these indices, for each task that they are labelled for."""
+    """Yields `count` drawn images with captions, evenly spaced among these indices, one for each labelled task."""
     types = TargetTypes.of(dataset)
     for place in evenly_spaced(len(indices), count).tolist():
         index = indices[place]
@@ -40,7 +40,7 @@ def augmented_samples(
 def drawings(
     sample: Sample, classes: Mapping[str, Sequence[Class]], types: TargetTypes
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The targets of a sample, drawn by their types: one visualization for each task; "" where there is none."""
+    """Yields each task with a visualization of its targets, drawn by their types. Keys without a task have task ""."""
     targets = sample["targets"]
     tasks: dict[str, dict[str, Any]] = {}
     for key, value in targets.items():
