@@ -17,6 +17,7 @@ from densevit.doctor.augmented_samples import augmented_samples
 from densevit.doctor.diagnosis import Diagnosis
 from densevit.doctor.page import write_doctor_page
 from densevit.doctor.source import Source, find_source
+from densevit.doctor.split_statistics import split_statistics
 from densevit.doctor.training_cost import training_cost
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.interfaces import Dataset
@@ -88,8 +89,9 @@ def _examine_split(
             examination.report("note", "the data set has no val split", [dataset.division])
         transform = _transform(data, examination) if split == "train" else None
         failed = examination.failed(len(dataset))
-        found = diagnosis.splits[split] = survey(split, dataset, images, failed, transform, track)
-        checks.of_split(found, examination)
+        statistics = split_statistics(split, dataset, images, failed, transform, track)
+        diagnosis.splits[split] = statistics
+        checks.check_split(statistics, examination)
     diagnosis.findings += [replace(one, split=split) for one in examination.findings]
 
 
