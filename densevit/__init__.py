@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from densevit.doctor.diagnosis import Diagnosis
     from densevit.errors import ConfigError, DataError, DensevitError, PluginError, TrainingError, WeightsError
     from densevit.exporting.exporting import Exported, export
-    from densevit.inference.creating import create_backbone, create_model
+    from densevit.inference.creating import build_model, create_backbone, create_model
     from densevit.inference.loading import load, save
     from densevit.inference.predictor import Predictor
     from densevit.inference.prelabels import write_prelabels
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Recipe,
         TargetType,
     )
-    from densevit.model import DenseModel, build_model, create_head, create_neck
+    from densevit.model import DenseModel, create_head, create_neck
     from densevit.registry import (
         list_backbones,
         list_checkpoints,
@@ -85,6 +85,7 @@ _HOMES = {
         "export",
     ),
     "densevit.inference.creating": (
+        "build_model",
         "create_backbone",
         "create_model",
     ),
@@ -114,7 +115,6 @@ _HOMES = {
     ),
     "densevit.model": (
         "DenseModel",
-        "build_model",
         "create_head",
         "create_neck",
     ),

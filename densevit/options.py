@@ -3,8 +3,10 @@
 import difflib
 import inspect
 import math
+import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -22,6 +24,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "targets": (),
     "methods": ("model",),
 }
+
+# Keyword arguments that densevit passes to constructors that take them; no options of the user's.
+OFFERED: dict[str, tuple[str, ...]] = {"datasets": ("scan",)}
 
 LARGEST_INT = 2**63 - 1
 LARGEST_FLOAT = 3.4028234e38  # of float32
@@ -43,23 +48,27 @@ def check(
     options: Mapping[str, Any],
     where: str,
     reserved: Iterable[str] = (),
+    offered: Collection[str] = (),
 ) -> dict[str, Any]:
     """Validates options and converts them to their annotated types.
 
     plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
-    in messages. reserved: other keys of the section, for suggestions. A constructor with **kwargs accepts every key.
+    in messages. reserved: other keys of the section, for suggestions. offered: keyword arguments that are no options.
+    A constructor with **kwargs accepts every other key.
+    An option annotated as a dataclass is a section of keys: a mapping of its fields becomes an instance, in which
+    fields left out have their value in the option's default. One annotated as `Annotated[Mapping[str, Any], Plugin]`
+    has the options of that plugin, whose constructor takes the same arguments before them.
     Raises OptionError for unknown and missing keys, and values of the wrong type.
     """
-    parameters, takes_all = parameters_of(plugin, tuple(given), name)
+    given = tuple(given)
+    parameters, takes_all = parameters_of(plugin, given, name, offered)
     checked: dict[str, Any] = {}
     wrong: list[OptionError] = []
     for key, value in options.items():
         try:
             if key in parameters:
-                checked[key] = _coerce(parameters[key].annotation, value, f"{where}.{key}")
-                for path, problem in wrong_numbers(checked[key], (f"{where}.{key}",)):
-                    raise OptionError(".".join(path), problem)
-            elif takes_all:
+                checked[key] = _checked(parameters[key], value, f"{where}.{key}", name, given)
+            elif takes_all and key not in offered:
                 checked[key] = value
             else:
                 listed = f"Options: {', '.join(parameters)}." if parameters else "It has no options."
@@ -68,7 +77,7 @@ def check(
                     listed += f" Other keys of {where}: {', '.join(reserved)}."
                 raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
         except OptionError as error:
-            wrong.append(error)
+            wrong += [error, *error.others]
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:
             wrong.append(OptionError(f"{where}.{key}", f"is missing: {name!r} needs it."))
@@ -138,7 +147,7 @@ def shown(value: Any) -> str:
 
 
 def parameters_of(
-    plugin: Callable[..., Any], given: tuple[str, ...], name: str
+    plugin: Callable[..., Any], given: tuple[str, ...], name: str, offered: Collection[str] = ()
 ) -> tuple[dict[str, inspect.Parameter], bool]:
     """The parameters that are options, with resolved annotations, and whether there is a **kwargs."""
     bases = plugin.__mro__ if isinstance(plugin, type) else ()
@@ -150,7 +159,7 @@ def parameters_of(
     if len(positional) < len(given) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         what = "its constructor" if isinstance(plugin, type) else "it"
         raise PluginError(f"{name!r}: {what} must take {', '.join(given)} first, by position.")
-    passed = {p.name for p in positional[: len(given)]}
+    passed = {*offered, *(p.name for p in positional[: len(given)])}
     try:
         function = plugin.__init__ if isinstance(plugin, type) else plugin  # type: ignore[misc]
         annotations = typing.get_type_hints(function, include_extras=True)
@@ -161,6 +170,45 @@ def parameters_of(
         if parameter.name not in passed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             options[parameter.name] = parameter.replace(annotation=annotations.get(parameter.name, Any))
     return options, takes_all
+
+
+def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, given: tuple[str, ...]) -> Any:
+    """The valid value of an option. key: its full name. name: the plugin's. given: see `check`."""
+    extended = [kind for kind in getattr(parameter.annotation, "__metadata__", ()) if isinstance(kind, type)]
+    if extended and isinstance(value, Mapping):
+        return check(extended[0], given, name, value, key)
+    section = _dataclass_of(parameter.annotation)
+    if section is not None and not (value is None and parameter.annotation is not section):
+        return _instance(section, parameter.default, value, key, name)
+    coerced = _coerce(parameter.annotation, value, key)
+    for path, problem in wrong_numbers(coerced, (key,)):
+        raise OptionError(".".join(path), problem)
+    return coerced
+
+
+def _dataclass_of(annotation: Any) -> type | None:
+    """The dataclass of the annotations `Dataclass` and `Dataclass | None`; None for others."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
+        annotation = kinds[0] if len(kinds) == 1 else None
+    return annotation if isinstance(annotation, type) and is_dataclass(annotation) else None
+
+
+def _instance(kind: type, default: Any, value: Any, key: str, name: str) -> Any:
+    """An instance of the dataclass `kind` with the fields of `value`, a mapping or an instance, over the default's."""
+    given = _fields(value) if isinstance(value, kind) else value
+    if not isinstance(given, Mapping):
+        known = ", ".join(parameters_of(kind, (), name)[0])
+        raise OptionError(key, f"should be a section of keys, not {shown(value)}. Keys: {known}.")
+    checked = check(kind, (), name, {**(_fields(default) if isinstance(default, kind) else {}), **given}, key)
+    try:
+        return kind(**checked)
+    except ValueError as error:
+        raise OptionError(key, f"is invalid: {error}") from error
+
+
+def _fields(instance: Any) -> dict[str, Any]:
+    return {field.name: getattr(instance, field.name) for field in fields(instance) if field.init}
 
 
 def _coerce(annotation: Any, value: Any, key: str) -> Any:

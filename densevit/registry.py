@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from densevit.errors import DensevitError, PluginError, did_you_mean, one_line
@@ -108,10 +109,23 @@ def load(group: str, name: str) -> Any:
     return loaded
 
 
-def create(group: str, name: str, *given: Any, options: Mapping[str, Any], where: str) -> Any:
-    """Validates the options and builds a plugin. given: positional arguments. options: the user's."""
-    checked = check_options(group, name, options, where)
-    instance = construct(load(group, name), name, *given, options=checked, where=where)
+def create(
+    group: str,
+    name: str,
+    *given: Any,
+    options: Mapping[str, Any],
+    where: str,
+    offered: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """Validates the options and builds a plugin. given: positional arguments. options: the user's.
+
+    offered: keyword arguments of `options.OFFERED`, for a constructor that takes them.
+    """
+    from densevit.options import takes  # late: it imports pydantic
+
+    checked, plugin = check_options(group, name, options, where), load(group, name)
+    checked |= {key: value for key, value in offered.items() if takes(plugin, key)}
+    instance = construct(plugin, name, *given, options=checked, where=where)
     if group in _MODULES and "_parameters" not in vars(instance):
         raise PluginError(f"{where}: {name!r}: its constructor does not call super().__init__(). Fix: call it first.")
     return instance
@@ -143,7 +157,8 @@ def check_options(
     """
     from densevit import options as signature  # late: it imports pydantic
 
-    return signature.check(load(group, name), signature.GIVEN[group], name, options, where, reserved)
+    given, offered = signature.GIVEN[group], signature.OFFERED.get(group, ())
+    return signature.check(load(group, name), given, name, options, where, reserved, offered)
 
 
 def list_backbones() -> list[str]:

@@ -1,5 +1,6 @@
 """Recipes of the published trainings of DETR, Deformable DETR and DINO on COCO: model, one step, evaluation."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import torch
 from PIL import Image
 
 from densevit import config as configs
+from densevit import registry
 from densevit.data.build import build_data
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
 from densevit.weights.label_sets import coco_classes
+from densevit_heads.dino import Dino
 
 RECIPES = sorted(
     path for kind in ("detr_r*", "deformable*", "dino*") for path in Path("configs/coco").glob(f"{kind}.yaml")
@@ -37,6 +40,7 @@ SWIN_T += (192 + 384 + 768 - 512 - 1024 - 2048) * 256 + 9 * (768 - 2048) * 256  
 SWIN_L = 196_532_476 - 1000 * 1537 + NORMS * 192 - R50_BACKBONE
 SWIN_L += (384 + 768 + 1536 - 512 - 1024 - 2048) * 256 + 9 * (1536 - 2048) * 256
 WINDOW_12 = 360 * 564  # 529 instead of 169 rows of each head's table
+SMALL = ("width=32", "encoder_layers=1", "decoder_layers=2", "feedforward=64")
 TRAINED = {
     "detr_r50": R50 - UNUSED,
     "detr_r50_dc5": R50 - UNUSED,
@@ -116,12 +120,18 @@ def test_dino_with_shared_prediction_heads_has_the_published_parameters() -> Non
 @pytest.mark.parametrize("name", ["dino_r50", "deformable_detr_r50"])
 def test_recipes_of_12_epochs_have_the_options_of_their_papers(name: str) -> None:
     """config/DINO/DINO_4scale.py; configs/two_stage/deformable-detr-baseline/12eps/r50_dp0_mqs_lft_*.sh."""
-    options = configs.load(f"configs/coco/{name}_12ep.yaml").heads["detection"].options
-    common = {"ffn_width": 2048, "dropout": 0.0, "box_refinement": True, "two_stage": True}
-    common |= {"mixed_query_selection": True, "look_forward_twice": True, "num_queries": 300}
-    dino = {"num_queries": 900, "contrastive_denoising": 100, "label_weight": 1.0}
-    dino |= {"class_proposals": True, "refined_positions": True}
-    assert options == (common | dino if name == "dino_r50" else common)
+    section = configs.load(f"configs/coco/{name}_12ep.yaml").heads["detection"]
+    defaults = {key: parameter.default for key, parameter in inspect.signature(Dino).parameters.items()}
+    options = defaults | registry.check_options("heads", section.name, section.options, "head")
+    assert section.name == "dino" and (options["transformer"].feedforward, options["transformer"].dropout) == (
+        2048,
+        0.0,
+    )
+    assert options["mixed_query_selection"] and options["look_forward_twice"]
+    later = ("num_queries", "contrastive_denoising", "class_proposals", "refined_positions")
+    dino = [900, 100, True, True]
+    assert [options[key] for key in later] == (dino if name == "dino_r50" else [300, 0, False, False])
+    assert options["loss_weights"].label == (1.0 if name == "dino_r50" else 2.0)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -129,8 +139,7 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     depth = 50 if "dc5" in path.stem else 18
     head = "heads.detection"
     backbone = "backbone.variant=nano" if "swin" in path.stem else f"backbone.depth={depth}"
-    smaller = [backbone, f"{head}.width=32", f"{head}.encoder_layers=1", f"{head}.decoder_layers=2"]
-    smaller += [f"{head}.ffn_width=64" if path.stem.startswith(("deformable", "dino")) else f"{head}.feedforward=64"]
+    smaller = [backbone, *(f"{head}.transformer.{option}" for option in SMALL)]
     root = make(tmp_path / "coco", (60, 90))
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", "data.image_size=[96, 160]"]
     config = configs.load(path, [*smaller, *more])

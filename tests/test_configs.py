@@ -12,7 +12,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.data.io.dataset_writer import write_split
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes

@@ -11,8 +11,8 @@ import torch
 
 from densevit import config as configs
 from densevit.data.build import build_data
+from densevit.inference.creating import build_model
 from densevit.interfaces import Class
-from densevit.model import build_model
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(8)]
 LABELS = {"a": "Reference", "b": "Challenger"}
@@ -176,8 +176,9 @@ def test_validation_of_the_peer_gives_the_labels_an_ap_of_1(tool: ModuleType, pe
 def test_options_are_changed_alone_and_chosen_on_other_scenes_than_the_held_out(tool: ModuleType) -> None:
     options = __import__("detection_options")
     contestants = options.contestants()
-    assert len(contestants) == sum(1 + len(base.options) for base in options.BASES.values())
-    for name, base in options.BASES.items():
+    bases = {name: base for name, base in options.BASES.items() if base.config is not None}
+    assert len(contestants) == sum(1 + len(base.options) for base in bases.values())
+    for name, base in bases.items():
         plain = configs.load(base.config, contestants[name].overrides)
         for option in base.options:
             contestant = contestants[options.key(name, option)]
@@ -236,4 +237,5 @@ def test_the_page_has_the_table_of_options(tool: ModuleType, project: Path) -> N
     found = json.loads((project / "docs" / "detection_options.json").read_text())
     page = (project / "docs" / "benchmarks.md").read_text()
     assert options.table(found) in page
-    assert {run["contestant"] for run in found["runs"]} == {*options.contestants()}
+    rows = [(name, options.key(name, option)) for name, base in options.BASES.items() for option in base.options]
+    assert {run["contestant"] for run in found["runs"]} == {name for row in rows for name in row}

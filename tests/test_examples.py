@@ -33,7 +33,7 @@ def example(project: Path, name: str) -> ModuleType:
 def test_serving_answers_with_objects_maps_and_drawings(project: Path):
     predictor = densevit.create_model(
         {"name": "resnet", "depth": 18},
-        {"boxes": {"name": "detr", "width": 32, "num_queries": 3}, "ground": "setr", "depth": "dpt"},
+        {"boxes": {"name": "detr", "transformer": {"width": 32}, "num_queries": 3}, "ground": "setr", "depth": "dpt"},
         {"boxes": ["cat"], "ground": ["road", "sky"]},
     )
     file = io.BytesIO()

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit import config as configs
 from densevit.data.build import build_data
+from densevit.inference.creating import build_model
 from densevit.interfaces import Class
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.optim import learning_rate, optimizer_of
 from densevit.training.loop.unused_parameters import freeze_unused
@@ -157,8 +158,9 @@ def test_smaller_recipe_trains_one_step_and_is_evaluated(path: Path, tmp_path: P
     detr = "detr" in path.stem
     root = make_label_maps("ade20k", tmp_path, (60, 90)) if path.parent == ADE20K else make_coco(tmp_path, (60, 90))
     [head] = (f"heads.{task}" for task in configs.load(path).heads)
-    smaller = [f"{head}.width=32", f"{head}.encoder_layers=1", f"{head}.decoder_layers=2"]
-    smaller += [f"{head}.feedforward=64"] if detr else [f"{head}.ffn_width=64", f"{head}.num_points=64"]
+    options = f"{head}.detr.transformer" if detr else head
+    smaller = [f"{options}.width=32", f"{options}.encoder_layers=1", f"{options}.decoder_layers=2"]
+    smaller += [f"{options}.feedforward=64"] if detr else [f"{head}.ffn_width=64", f"{head}.num_points=64"]
     smaller += ["backbone.variant=nano"] if "swin" in path.stem else ["backbone.depth=18"]
     size = ["data.image_size=[64, 128]"] if detr else ["data.image_size=64", "data.short_side=64"]
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", *size]

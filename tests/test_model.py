@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -8,8 +7,16 @@ from torch import Tensor, nn
 import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class, Head, Neck
-from densevit.model import DenseModel, build_model, options_without_weights
+from densevit.model import (
+    Architecture,
+    BackboneArchitecture,
+    DenseModel,
+    HeadArchitecture,
+    NeckArchitecture,
+    options_without_weights,
+)
 from densevit_backbones.resnet import ResNet
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
@@ -36,7 +43,8 @@ class Doubling(Neck):
         super().__init__(2 * tuple(channels[-1:]), 2 * tuple(strides[-1:]))
         self.offset = nn.Parameter(torch.tensor(offset))
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        self.padding_mask = padding_mask
         return 2 * [features[-1] + self.offset]
 
 
@@ -204,7 +212,13 @@ def test_build_model_follows_the_config():
     assert (kept.channels, kept.strides) == ((512, 512), (32, 32))
     assert model.weights == {"plain": 0.5, "kept": 1.0}
     assert model.classes == {"plain": CLASSES, "kept": CLASSES}
-    assert model.sections.backbone is config.backbone and model.sections.heads is config.heads
+    assert model.architecture == Architecture(
+        BackboneArchitecture("resnet", {"depth": 18, "norm": "group"}, freeze=True),
+        {
+            "plain": HeadArchitecture(f"{__name__}:Mean", {"gain": 3.0}, weight=0.5),
+            "kept": HeadArchitecture(f"{__name__}:Mean", freeze=True, neck=NeckArchitecture(doubling, {"offset": 2.0})),
+        },
+    )
     assert model.multiple == 32
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["heads.plain.gain"]
     assert model.training
@@ -217,8 +231,10 @@ def test_neck_is_applied_to_its_own_head_only():
     model = build_model(config_of(heads=heads), {"detection": CLASSES}).eval()
     with torch.no_grad():
         model.necks["a"].offset.fill_(5.0)
-    outputs = model(batch_of((16, 16)))
+    batch = batch_of((16, 16))
+    outputs = model(batch)
     torch.testing.assert_close(outputs["a"]["logits"], outputs["b"]["logits"] + 5)
+    assert model.necks["a"].padding_mask is batch["padding_mask"]
 
 
 def test_classes_of_another_task_are_not_passed_to_a_head():
@@ -253,23 +269,23 @@ def test_create_head_uses_the_given_features():
 
 
 @pytest.mark.parametrize(
-    ("head", "options", "key"),
+    ("head", "key"),
     [
-        ("setr", {}, "semantic"),
-        ("segmenter", {}, "semantic"),
-        ("dpt_segmentation", {}, "semantic"),
-        ("mask2former", {"task": "semantic"}, "semantic"),
-        ("mask2former", {}, "panoptic"),
-        ("detr_panoptic", {}, "panoptic"),
+        ("setr", "semantic"),
+        ("segmenter", "semantic"),
+        ("dpt_segmentation", "semantic"),
+        ("mask2former_semantic", "semantic"),
+        ("mask2former", "panoptic"),
+        ("detr_panoptic", "panoptic"),
     ],
 )
-def test_more_classes_than_a_label_map_holds_are_an_error(head: str, options: dict[str, Any], key: str):
+def test_more_classes_than_a_label_map_holds_are_an_error(head: str, key: str):
     """ADE20K-full's 847 classes: uint8 holds 255 of them, and 255 for "ignore"."""
     names = [f"class {n}" for n in range(847)]
     task, resnet = "panoptic" if key == "panoptic" else "segmentation", {"name": "resnet", "depth": 18}
     message = rf"^heads\.{task}: 847 classes; `{key}` maps hold at most 255\. Fix: "
     with pytest.raises(ConfigError, match=message):
-        densevit.create_model(resnet, {task: {"name": head, **options}}, names, pretrained=False)
+        densevit.create_model(resnet, {task: head}, names, pretrained=False)
 
 
 def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
@@ -283,6 +299,20 @@ def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
     assert len(model(Own, 255).classes["a"]) == 255 and len(model(Mean, 1203).classes["a"]) == 1203  # LVIS
     with pytest.raises(ConfigError, match=r"^heads\.a: 256 classes; `semantic` maps hold at most 255"):
         model(Own, 256)
+
+
+class OldNeck(Doubling):
+    def forward(self, features):
+        return features
+
+
+def test_neck_of_an_earlier_version_is_told_what_to_change():
+    backbone = Pixels()
+    neck = OldNeck(backbone.channels, backbone.strides)
+    head = Mean(neck.channels, neck.strides, ())
+    message = r"^heads\.a\.neck \(OldNeck\): its forward takes no padding mask\. Fix: def forward\(self, features, pad"
+    with pytest.raises(PluginError, match=message):
+        DenseModel(backbone, {"a": head}, {"a": neck})
 
 
 class OldHead(Mean):

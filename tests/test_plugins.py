@@ -21,7 +21,10 @@ DETECTION = """
 seed: 0
 backbone: {name: mynet, width: 16}
 heads:
-  detection: {name: detr, num_queries: 5, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 8}
+  detection:
+    name: detr
+    num_queries: 5
+    transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 8}
 data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 4}
 trainer: {max_steps: 2, accelerator: cpu}
 """

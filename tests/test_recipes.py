@@ -11,7 +11,7 @@ from PIL import Image
 from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import build_data
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
 from tests.training.runs import train
 

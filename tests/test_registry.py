@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from densevit import registry
-from densevit.errors import DensevitError, PluginError
+from densevit import config, registry
+from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.interfaces import Backbone
 
 NET = """
@@ -226,6 +227,92 @@ def test_framework_arguments_are_no_options_and_others_may_be_required(install):
         check("heads", "hd:Short", {}, "heads.a")
     with pytest.raises(PluginError, match="backbone.width is not an option of 'hd:Bare'. It has no options"):
         check("backbones", "hd:Bare", {"width": 1}, "backbone")
+
+
+LAYERS = """
+    from dataclasses import dataclass, field
+    from typing import Literal
+
+    import densevit
+
+    @dataclass(frozen=True)
+    class Norm:
+        kind: Literal["layer", "batch"] = "layer"
+
+    @dataclass(frozen=True)
+    class Layers:
+        width: int = 256
+        count: int = 6
+        rate: float = 0.1
+        norm: Norm = field(default_factory=Norm)
+
+        def __post_init__(self):
+            if self.width % 4:
+                raise ValueError(f"width is {self.width}; it must be a multiple of 4.")
+
+    class Net(densevit.Backbone):
+        def __init__(self, layers: Layers = Layers(count=3), further: Layers | None = None):
+            super().__init__()
+            self.given = layers, further
+            self.channels, self.strides = (1,), (1,)
+    """
+
+
+@pytest.fixture
+def layered(install) -> str:
+    install("layered", "[densevit.backbones]\nlayered = layered_net:Net\n", {"layered_net.py": LAYERS})
+    return "layered"
+
+
+def test_mapping_becomes_the_dataclass_over_the_default(layered):
+    options = {"layers": {"width": 16.0, "norm": {"kind": "batch"}}, "further": {"rate": "1e-4"}}
+    layers, further = registry.create("backbones", layered, options=options, where="backbone").given
+    assert (layers.width, layers.count, layers.rate, layers.norm.kind) == (16, 3, 0.1, "batch")
+    assert (further.width, further.count, further.rate) == (256, 6, 1e-4)
+    given = {"layers": layers, "further": None}
+    assert registry.check_options("backbones", layered, given, "backbone") == given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"layers": {"widht": 3}},
+            "backbone.layers.widht is not an option of 'layered'. Did you mean 'width'? Options: width, count, rate, ",
+        ),
+        ({"layers": {"width": "tiny"}}, "backbone.layers.width should be a valid integer, not 'tiny'."),
+        ({"layers": {"norm": {"kind": "none"}}}, "backbone.layers.norm.kind should be 'layer' or 'batch', not 'none'."),
+        ({"layers": {"rate": float("nan")}}, "backbone.layers.rate should be a finite number, not nan."),
+        ({"layers": 3}, "backbone.layers should be a section of keys, not 3. Keys: width, count, rate, norm."),
+        ({"layers": None}, "backbone.layers should be a section of keys, not null."),
+        ({"further": [1]}, "backbone.further should be a section of keys, not [1]."),
+        ({"layers": {"width": 5}}, "backbone.layers is invalid: width is 5; it must be a multiple of 4."),
+    ],
+)
+def test_invalid_key_of_a_dataclass_is_named_in_full(layered, given, message):
+    with pytest.raises(PluginError) as caught:
+        registry.check_options("backbones", layered, given, "backbone")
+    assert str(caught.value).startswith(message)
+
+
+def test_all_invalid_keys_of_a_dataclass_are_reported(layered):
+    with pytest.raises(PluginError) as caught:
+        registry.check_options("backbones", layered, {"layers": {"widht": 3, "cuont": 1}, "x": 1}, "backbone")
+    assert [error.key for error in caught.value.others] == ["backbone.layers.cuont", "backbone.x"]
+
+
+def test_dataclass_options_in_configs(layered):
+    values = {"backbone": {"name": "layered", "layers": {"width": 16}}, "heads": {}, "data": {"name": "scenes"}}
+    values |= {"trainer": {"max_steps": 1}}
+    loaded = config.from_mapping(values, overrides=["backbone.layers.count=2", "backbone.further.norm.kind=batch"])
+    assert loaded.backbone.options == {"layers": {"width": 16, "count": 2}, "further": {"norm": {"kind": "batch"}}}
+    given = registry.check_options("backbones", "layered", loaded.backbone.options, "backbone")
+    loaded.backbone = config.backbone_section({"name": "layered", **given}, "Python")  # instances, written as keys
+    dumped = config.from_mapping(yaml.safe_load(config.dump(loaded)))
+    assert registry.check_options("backbones", "layered", dumped.backbone.options, "backbone") == given
+    wrong = config.from_mapping(values, "mine.yaml", overrides=["backbone.layers.widht=2"])
+    with pytest.raises(ConfigError, match="^command line: backbone.layers.widht is not an option of 'layered'"):
+        config.check_plugins(wrong)
 
 
 def test_create_passes_converted_options(net):

@@ -20,9 +20,10 @@ from densevit import config as configs
 from densevit import registry
 from densevit.cli import main
 from densevit.errors import ConfigError, WeightsError
+from densevit.inference.creating import build_model
 from densevit.inference.loading import load
 from densevit.losses.context import LossContext
-from densevit.model import build_model, create_backbone
+from densevit.model import create_backbone
 from densevit.training.run.fit import fit
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import model_file
@@ -45,7 +46,8 @@ DETECTOR = f"""
 {BACKBONE}
 heads:
   detection:
-    {{name: detr, num_queries: 5, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 8}}
+    {{name: detr, num_queries: 5,
+     transformer: {{width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 8}}}}
 data: {{name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 2}}
 trainer: {{max_steps: 2, accelerator: cpu, precision: "32"}}
 """

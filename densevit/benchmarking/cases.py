@@ -157,7 +157,7 @@ def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:
     for name, head in config.heads.items():
         if head.evaluation is None:
             continue
-        kind = registry.load("heads", head.name).with_options(head.options)
+        kind = registry.load("heads", head.name)
         try:
             evaluator = registry.load("evaluators", head.evaluation.name or str(kind.task))
         except DensevitError:

@@ -24,7 +24,7 @@ from densevit.errors import ConfigError, DensevitError, one_line
 from densevit.file_lock import locked_folder
 from densevit.inference.loading import device_of
 from densevit.interfaces import Class
-from densevit.model import DenseModel, build_from_sections, kinds_of
+from densevit.model import DenseModel, build_from_architecture, classes_by_head
 from densevit.model.cost import Cost, model_cost
 
 ASSUMED_CLASSES = 80  # of a head whose data set is not on this machine
@@ -206,19 +206,18 @@ class _Models:
 
     def build(self, case: Case) -> DenseModel:
         config = case.config()
-        sections = config.model_sections
-        kinds = kinds_of(sections)
+        architecture = config.architecture
         if case.name not in self.classes:
             try:
                 train = build_data(config).train
-                self.classes[case.name] = {name: kind.classes_from(train) for name, kind in kinds.items()}
+                self.classes[case.name] = classes_by_head(architecture, train)
             except DensevitError:
                 self.classes[case.name] = None
         known = self.classes[case.name]
         if known is None:
             assumed = [Class(f"class {i}", i, (0, 0, 0)) for i in range(ASSUMED_CLASSES)]
-            known = dict.fromkeys(kinds, assumed)
-        return build_from_sections(sections, known, pretrained=False)
+            known = dict.fromkeys(architecture.heads, assumed)
+        return build_from_architecture(architecture, known, pretrained=False)
 
 
 def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models) -> None:

@@ -148,17 +148,15 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
         config = load_config(file, overrides) if file.is_file() else from_mapping(own.model_dump(), source, overrides)
     else:
         given = {override.partition("=")[0].strip() for override in overrides}
-        sections = loaded.model.sections
-        known = own is None and sections is not None and sections.data is not None
+        known = own is None and loaded.sections.data is not None
         if not known and given.isdisjoint(("data", "data.name", *(("data.root",) if own is not None else ()))):
             recipe = "" if own is None else f", or data.root=FOLDER for the data set {own.data.name!r}"
             raise ConfigError(
                 f"{source}: these weights have no data set. Name one: data=FILE "
                 f"data.root=FOLDER, as in data=coco data.root=~/coco{recipe}."
             )
-        values = sections if own is None else own
-        assert values is not None  # it was loaded from them
-        config = from_mapping({"trainer": {"max_epochs": 1}, **values.model_dump()}, source, overrides)
+        values = loaded.sections.model_dump()
+        config = from_mapping({"trainer": {"max_epochs": 1}, **values}, source, overrides)
     check_evaluation_plugins(config)
     return config
 

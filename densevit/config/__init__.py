@@ -6,8 +6,9 @@ User documentation: `docs/config.md`.
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 from pydantic import BaseModel, ValidationError
@@ -22,12 +23,17 @@ from densevit.config.model_schema import (
     InferenceSection,
     ModelSections,
 )
+from densevit.config.renamed_options import renamed_heads
 from densevit.config.schema import Config, Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
 from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
 from densevit.trust import modules_in, names_in_file
+
+if TYPE_CHECKING:
+    from densevit.model.architecture import Architecture
+    from densevit.model.inference_options import Inference
 
 __all__ = [
     "BackboneSection",
@@ -51,7 +57,9 @@ __all__ = [
     "load",
     "load_or_section",
     "model_sections",
+    "renamed_heads",
     "section",
+    "sections_of",
     "values_of_file",
 ]
 
@@ -153,6 +161,19 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     return sections
 
 
+def sections_of(architecture: "Architecture", data: Mapping[str, Any] | None = None) -> ModelSections:
+    """The sections of a model without a config, from what it was built from. data: of its training."""
+    values = asdict(architecture)
+    heads = {name: _with_options(head) for name, head in values["heads"].items()}
+    heads = {name: {**head, "neck": head["neck"] and _with_options(head["neck"])} for name, head in heads.items()}
+    return model_sections({"backbone": _with_options(values["backbone"]), "heads": heads, "data": data}, "the model")
+
+
+def _with_options(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a section, among them the plugin's options."""
+    return {**part["options"], **{key: value for key, value in part.items() if key != "options"}}
+
+
 def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = None) -> str:
     """The complete config as YAML, which loads to an equal config. comments: derived facts, written at the end."""
     text = yaml_io.write(config.model_dump())
@@ -162,9 +183,10 @@ def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = No
     return text
 
 
-def inference_with(inference: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
-    """The section updated with the given keys. source: the origin of the keys, for messages."""
-    return section("inference", {**inference.model_dump(), **given}, source)
+def inference_with(inference: "Inference", given: Mapping[str, Any], source: str) -> "Inference":
+    """The options updated with the given keys of the section `inference`. source: their origin, for messages."""
+    updated: InferenceSection = section("inference", {**asdict(inference), **given}, source)
+    return updated.options
 
 
 def check_plugins(config: Config) -> None:
@@ -188,6 +210,7 @@ def check_evaluation_plugins(config: Config) -> None:
 def _of_evaluation(config: Config) -> list[str]:
     """A line for each invalid key of the model, its evaluators and the data."""
     data, wrong = config.data, list[str]()
+    config.heads.update(renamed_heads(config.heads))
     _check_head_names(config, config._sources)
     _check(config, "backbone", "backbones", config.backbone.name, config.backbone, wrong)
     for name, head in config.heads.items():

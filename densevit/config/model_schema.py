@@ -1,11 +1,12 @@
 """The config sections of the model and of inference: backbone, heads, windows and test-time augmentation."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from densevit.config.data_schema import DataSection
+from densevit.config.renamed_options import renamed_heads
 from densevit.config.values import (
     Count,
     Factor,
@@ -22,6 +23,10 @@ from densevit.config.values import (
     above_zero,
     as_tuple,
 )
+
+if TYPE_CHECKING:
+    from densevit.model.architecture import Architecture, BackboneArchitecture, HeadArchitecture
+    from densevit.model.inference_options import Inference
 
 
 class BackboneSection(OpenSection):
@@ -43,6 +48,13 @@ class BackboneSection(OpenSection):
     """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths from the
     input, or patterns of parameters, such as `[patch_*, stages.0.*]`."""
 
+    @property
+    def architecture(self) -> "BackboneArchitecture":
+        """What builds the backbone."""
+        from densevit.model.architecture import BackboneArchitecture  # late: it imports torch
+
+        return BackboneArchitecture(self.name, self.options, self.mean, self.std, self.freeze)
+
 
 class EvaluationSection(OpenSection):
     """The evaluator of a head, and its options."""
@@ -51,11 +63,9 @@ class EvaluationSection(OpenSection):
     """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""
 
 
-class HeadSection(OpenSection):
+class HeadSection(PluginSection):
     """One head, and its options."""
 
-    name: PluginName
-    """A plugin's name or `module:Class`."""
     weight: Rate | Literal["learned"] = 1.0
     """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""
     weights: str | None = None
@@ -71,6 +81,14 @@ class HeadSection(OpenSection):
     """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
     inference: "InferenceSection | None" = None
     """Windows and test-time augmentation of this head. `null`: the section `inference`."""
+
+    @property
+    def architecture(self) -> "HeadArchitecture":
+        """What builds the head and its neck."""
+        from densevit.model.architecture import HeadArchitecture, NeckArchitecture  # late: it imports torch
+
+        neck = None if self.neck is None else NeckArchitecture(self.neck.name, self.neck.options)
+        return HeadArchitecture(self.name, self.options, self.weight, self.freeze, neck)
 
 
 class InferenceSection(Section):
@@ -111,24 +129,11 @@ class InferenceSection(Section):
         return stride
 
     @property
-    def once(self) -> bool:
-        """Whether the whole image is predicted in one pass, without windows, flips and scales."""
-        return self.window is None and not self.flip and self.scales == (1.0,)
+    def options(self) -> "Inference":
+        """The options as a model takes them."""
+        from densevit.model.inference_options import Inference  # late: it imports torch
 
-    @property
-    def window_sides(self) -> tuple[int, int] | None:
-        """Height and width of the windows; None without windows."""
-        return None if self.window is None else _pair(self.window)
-
-    @property
-    def strides(self) -> tuple[int, int] | None:
-        """Strides down and across; None without windows."""
-        if self.window is None:
-            return None
-        if self.stride is not None:
-            return _pair(self.stride)
-        height, width = _pair(self.window)
-        return max(1, round(2 * height / 3)), max(1, round(2 * width / 3))
+        return Inference(**self.model_dump())
 
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
@@ -164,6 +169,14 @@ class ModelSections(Section):
     data: DataSection | None = None
 
     @property
-    def inference_by_head(self) -> dict[str, InferenceSection]:
-        """The sections `heads.NAME.inference` that are given."""
-        return {name: head.inference for name, head in self.heads.items() if head.inference is not None}
+    def architecture(self) -> "Architecture":
+        """What builds the model, with options of earlier versions as they are now."""
+        from densevit.model.architecture import Architecture  # late: it imports torch
+
+        heads = {name: head.architecture for name, head in renamed_heads(self.heads).items()}
+        return Architecture(self.backbone.architecture, heads)
+
+    @property
+    def inference_by_head(self) -> "dict[str, Inference]":
+        """The options of the sections `heads.NAME.inference` that are given."""
+        return {name: head.inference.options for name, head in self.heads.items() if head.inference is not None}

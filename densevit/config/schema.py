@@ -4,7 +4,7 @@ A section with a plugin also holds the plugin's options (`options`), which `chec
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PrivateAttr
 
@@ -12,6 +12,10 @@ from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, Heads, InferenceSection, ModelSections
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import Int, Patterns, PluginSection, Section
+
+if TYPE_CHECKING:
+    from densevit.model.architecture import Architecture
+    from densevit.model.inference_options import Inference
 
 
 @dataclass
@@ -67,13 +71,18 @@ class Config(Section):
         return pretrained if isinstance(pretrained, str) else f"{options.get('model', self.backbone.name)}, pretrained"
 
     @property
-    def inference_by_head(self) -> dict[str, InferenceSection]:
-        """The sections `heads.NAME.inference` that are given."""
+    def architecture(self) -> "Architecture":
+        """What builds the model."""
+        return self.model_sections.architecture
+
+    @property
+    def inference_by_head(self) -> "dict[str, Inference]":
+        """The options of the sections `heads.NAME.inference` that are given."""
         return self.model_sections.inference_by_head
 
     @property
     def model_sections(self) -> ModelSections:
-        """The sections of the model. They are not copied: a change of the model's normalisation changes the config."""
+        """The sections of the model, not copied."""
         return ModelSections.model_construct(
             weights=self.weights,
             weights_allow=self.weights_allow,

@@ -111,6 +111,11 @@ def write(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True)
 
 
+def write_line(values: dict[str, Any]) -> str:
+    """A mapping as YAML on one line, for messages."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=10_000).rstrip()
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's numbers and booleans; a duplicate key is an error."""
 

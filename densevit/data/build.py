@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import Config, DataSection, data_options
-from densevit.data.datasets.dataset_validation import skipping_unreadable_files
+from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups, padded
+from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.data.transforms.copy_paste import CopyPaste
@@ -24,6 +23,7 @@ from densevit.data.transforms.resizing import (
 )
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset, Method
+from densevit.layers.padding import padded
 
 
 def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
@@ -86,11 +86,18 @@ class Data:
         """The recipe's, or that of the method in use."""
         return self.recipe_transform
 
-    def _split(self, split: str) -> Dataset:
-        with skipping_unreadable_files() if self.section.on_error == "skip" else nullcontext():
-            return registry.create(
-                "datasets", self.section.name, split, options=data_options(self.section), where="data"
-            )
+    def build_split(self, split: str, scan: Scan) -> Dataset:
+        """`train` or `val`, by the name of the split; unless it is built already, it is built with this scan."""
+        attribute = "train" if split == "train" else "val"
+        if attribute not in vars(self):
+            vars(self)[attribute] = self._split(split, scan)
+        dataset: Dataset = vars(self)[attribute]
+        return dataset
+
+    def _split(self, split: str, scan: Scan | None = None) -> Dataset:
+        name, options = self.section.name, data_options(self.section)
+        offered = {"scan": scan or Scan(self.section.on_error)}
+        return registry.create("datasets", name, split, options=options, where="data", offered=offered)
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from densevit.data.build import Data, check_classes
-from densevit.data.datasets.examination import Examination, Finding, examining
+from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.doctor import checks
 from densevit.doctor.augmented_samples import augmented_samples
@@ -71,26 +72,26 @@ def _examine_split(
     track: Callable[[Iterable[Any], str, int], Iterable[Any]],
 ) -> None:
     """Builds a split, measures it and adds its findings."""
-    with examining(images) as examination:
-        dataset: Dataset | None = None
-        try:
-            dataset = data.train if split == "train" else data.val
-            if dataset.provides:
-                dataset.check_labels()
-            if not len(dataset):
-                raise DataError("the data set has no images.")
-        except DataError as error:
-            title = "the split cannot be read" if dataset is None else "the split has no labels"
-            examination.report("error", title, [str(error)])
-        if dataset is not None and len(dataset):
-            files[split] = examination.files
-            if split != "train" and dataset.division:
-                examination.report("note", "the data set has no val split", [dataset.division])
-            transform = _transform(data, examination) if split == "train" else None
-            failed = examination.failed(len(dataset))
-            statistics = split_statistics(split, dataset, images, failed, transform, track)
-            diagnosis.splits[split] = statistics
-            checks.check_split(statistics, examination)
+    examination = Examination(images)
+    dataset: Dataset | None = None
+    try:
+        dataset = data.build_split(split, Scan(examination=examination))
+        if dataset.provides:
+            dataset.check_labels()
+        if not len(dataset):
+            raise DataError("the data set has no images.")
+    except DataError as error:
+        title = "the split cannot be read" if dataset is None else "the split has no labels"
+        examination.report("error", title, [str(error)])
+    if dataset is not None and len(dataset):
+        files[split] = examination.files
+        if split != "train" and dataset.division:
+            examination.report("note", "the data set has no val split", [dataset.division])
+        transform = _transform(data, examination) if split == "train" else None
+        failed = examination.failed(len(dataset))
+        statistics = split_statistics(split, dataset, images, failed, transform, track)
+        diagnosis.splits[split] = statistics
+        checks.check_split(statistics, examination)
     diagnosis.findings += [replace(one, split=split) for one in examination.findings]
 
 

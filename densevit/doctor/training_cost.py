@@ -10,7 +10,7 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.data.datasets.examination import Examination
 from densevit.errors import DensevitError
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.model.cost import model_cost
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget

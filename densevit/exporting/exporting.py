@@ -5,7 +5,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,12 @@ def export(
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     own = copy.deepcopy(predictor.model).cpu().float().eval()
     check_heads(own)
-    for name, section in predictor.inference.items():
-        if not section.once:
-            options = ", ".join(f"{key}={value}" for key, value in section.model_dump(exclude_defaults=True).items())
+    for name, options in predictor.inference.items():
+        if not options.once:
+            values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
+            changed = ", ".join(f"{key}={value}" for key, value, default in values if value != default)
             warnings.warn(
-                f"heads.{name}: predicts with the inference options {options}; the file predicts the whole image in "
+                f"heads.{name}: predicts with the inference options {changed}; the file predicts the whole image in "
                 "one pass. To predict as the model does, run the file on each window, flip and scale.",
                 stacklevel=2,
             )

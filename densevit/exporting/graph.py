@@ -50,8 +50,7 @@ class ExportedGraph(nn.Module):
         features = self.model.backbone(self.model.normalise(F.pad(images, outside), padding_mask))
         for name, head in self.model.heads.items():
             with recorded(head, (selections or {}).get(name, ())) as made:
-                inputs = self.model.necks[name](features) if name in self.model.necks else features
-                raw = head(inputs, padding_mask, None)
+                raw = head(self.model.head_inputs(name, features, padding_mask), padding_mask, None)
             found = head.exported(in_float32(raw), (H, W), original)
             for i, (scores, indices) in enumerate(made):
                 number = f"_{i + 1}" if i else ""

@@ -15,8 +15,8 @@ from densevit.data.datasets.coco_json import color_of
 from densevit.errors import ConfigError, did_you_mean
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class
-from densevit.model import DenseModel, build, build_from_sections, kinds_of, tasks_of
+from densevit.interfaces import Backbone, Class, Dataset
+from densevit.model import Architecture, DenseModel, build, build_from_architecture, classes_by_head, tasks_of
 from densevit.weights.foreign_checkpoint import read_translated
 from densevit.weights.pretrained import load_pretrained
 
@@ -51,28 +51,41 @@ def create_model(
         **{f"heads[{name!r}]": head for name, head in (heads or {}).items()},
     }.items():
         _check_named(key, given)
-    config = None
+    sections: Config | ModelSections
     if heads is None:
-        config = _config(backbone)
-        sections = config.model_sections
+        sections = _config(backbone)
         if classes is None:
-            train = build_data(config).train
-            classes = {name: kind.classes_from(train) for name, kind in kinds_of(sections).items()}
+            classes = classes_by_head(sections.architecture, build_data(sections).train)
     else:
         sections = configs.model_sections(
             {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
             "create_model",
         )
-    model = build_from_sections(sections, _classes_by_head(sections, classes or {}), pretrained)
+    architecture = sections.architecture
+    model = build_from_architecture(architecture, _given_classes(architecture, classes or {}), pretrained)
+    model.training_data = None if sections.data is None else sections.data.model_dump()
     if pretrained:
         if weights is not None:
             checkpoint = read_translated(weights, model)
             whole = bool(checkpoint.heads)
-            for owner in (sections,) if config is None else (sections, config):
-                owner.weights = str(weights) if whole else None
-                owner.backbone.weights = None if whole else str(weights)
-        load_pretrained(model)
-    return Predictor(model.eval(), config).to(target)
+            sections.weights = str(weights) if whole else None
+            sections.backbone.weights = None if whole else str(weights)
+        load_pretrained(model, sections)
+    return Predictor(model.eval(), sections).to(target)
+
+
+def build_model(
+    config: Config, classes: Mapping[str, Sequence[Class]] | Dataset, pretrained: bool = True
+) -> DenseModel:
+    """Builds the model that a config describes, with random weights.
+
+    classes: by task, or the data set that each head takes its own from. pretrained: see `build_from_architecture`.
+    `weights.pretrained.load_pretrained` loads weights.
+    """
+    architecture = config.architecture
+    model = build_from_architecture(architecture, classes_by_head(architecture, classes), pretrained)
+    model.training_data = config.data.model_dump()
+    return model
 
 
 def create_backbone(
@@ -87,8 +100,7 @@ def create_backbone(
     if weights is not None:
         values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
         section = configs.backbone_section(values, "create_backbone")
-        sections = ModelSections.model_construct(backbone=section, heads={}, weights=None, weights_allow=())
-        load_pretrained(DenseModel(backbone, {}, sections=sections))
+        load_pretrained(DenseModel(backbone, {}), ModelSections(backbone=section, heads={}))
     return backbone
 
 
@@ -118,9 +130,9 @@ def _check_named(key: str, given: object) -> None:
         )
 
 
-def _classes_by_head(sections: ModelSections, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
+def _given_classes(architecture: Architecture, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
     """The classes of each head, from those by head or task."""
-    tasks = tasks_of(sections)
+    tasks = tasks_of(architecture)
     if not isinstance(given, Mapping):
         if len(tasks) != 1:
             raise ConfigError(

@@ -3,24 +3,23 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from densevit.config import InferenceSection
 from densevit.data.transforms.recipes import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.interfaces import Size
-from densevit.model import DenseModel
+from densevit.model import DenseModel, Inference
 
 ImageSize = int | Size | Literal["source"]
 """The long side, (height, width) that bound the image, or "source": images keep their size."""
 
 
 def requested_size(
-    image_size: Any, options: Mapping[str, Any], model: DenseModel, inference: Mapping[str, InferenceSection]
+    image_size: Any, options: Mapping[str, Any], model: DenseModel, inference: Mapping[str, Inference]
 ) -> ImageSize | None:
     """The image size of a call of `predict`: the one given, "source" where only a window is given, or None: as in
     evaluation.
 
-    options: the inference options of the call. inference: the resulting sections, by head. Raises ConfigError for a
+    options: the inference options of the call. inference: the resulting ones, by head. Raises ConfigError for a
     size that the model cannot use.
     """
     size = None if image_size is None else _checked(image_size)
@@ -41,24 +40,24 @@ def resizing(image_size: ImageSize | None, evaluation: EvaluationTransform | Non
 
 
 def unused_windows(
-    inference: Mapping[str, InferenceSection], sizes: Iterable[Size], resize: EvaluationTransform | None
+    inference: Mapping[str, Inference], sizes: Iterable[Size], resize: EvaluationTransform | None
 ) -> str | None:
     """A warning if no image is larger than the windows of any head; None if one is, or if there are no windows.
 
     sizes: (H, W) of the images before `resize`.
     """
-    sections = [section for section in inference.values() if section.window is not None]
+    windowed = [own for own in inference.values() if own.window is not None]
     resized = [(size if resize is None else resize.size_of(*size)) for size in sizes]
-    if not sections or not resized:
+    if not windowed or not resized:
         return None
-    for section in sections:
-        window, scale = section.window_sides, max(section.scales)
+    for own in windowed:
+        window, scale = own.window_sides, max(own.scales)
         assert window is not None
         if any(round(scale * side) > most for size in resized for side, most in zip(size, window, strict=True)):
             return None
     largest = max(resized, key=lambda size: size[0] * size[1])
     fix = "Fix: a smaller window" + ("." if resize is None else ", or image_size source: images at their own size.")
-    windows = " and ".join(dict.fromkeys(_shown(section.window_sides) for section in sections))
+    windows = " and ".join(dict.fromkeys(_shown(own.window_sides) for own in windowed))
     grid = "" if resize is None else ", resized"
     return (
         f"window {windows}: no image is larger (the largest has {_shown(largest)} pixels{grid}), so that the windows "
@@ -78,7 +77,7 @@ def _checked(image_size: Any) -> ImageSize:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def _check_all_take_windows(model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
+def _check_all_take_windows(model: DenseModel, inference: Mapping[str, Inference]) -> None:
     """Raises ConfigError if a head would predict images at their own size in one pass without that being requested."""
     others = [name for name in model.heads if name not in inference]
     if others:
@@ -88,7 +87,7 @@ def _check_all_take_windows(model: DenseModel, inference: Mapping[str, Inference
         )
 
 
-def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
+def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str, Inference]) -> None:
     """Raises ConfigError if a backbone of one input size would get images of another one."""
     fixed = model.backbone.input_size
     whole = [name for name in model.heads if name not in inference or inference[name].window is None]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from densevit.config import Config
+from densevit.config import Config, ModelSections
 from densevit.errors import DensevitError, WeightsError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
@@ -19,13 +19,19 @@ _DEVICE_FIX = 'Fix: device "auto" is an accelerator if there is one, else the CP
 class LoadedModel(NamedTuple):
     """A model in evaluation mode on the CPU.
 
-    config: None if it was saved without one. foreign: whether the weights are another project's, of which the config
-    was derived: its data section has the sizes of the published recipe, but names no data of the user's.
+    sections: the config, or those of a model saved without one. foreign: whether the weights are another project's, of
+    which the config was derived: its data section has the sizes of the published recipe, but names no data of the
+    user's.
     """
 
     model: DenseModel
-    config: Config | None
+    sections: Config | ModelSections
     foreign: bool
+
+    @property
+    def config(self) -> Config | None:
+        """None if it was saved without one."""
+        return self.sections if isinstance(self.sections, Config) else None
 
 
 def load(source: str | Path, device: str | torch.device | None = None, trust: Collection[str] = ()) -> Predictor:
@@ -39,7 +45,7 @@ def load(source: str | Path, device: str | torch.device | None = None, trust: Co
     """
     target = device_of(device)
     loaded = load_any(source, trust)
-    return Predictor(loaded.model, loaded.config).to(target)
+    return Predictor(loaded.model, loaded.sections).to(target)
 
 
 def load_any(source: str | Path, trust: Collection[str] = ()) -> LoadedModel:
@@ -57,7 +63,7 @@ def load_any(source: str | Path, trust: Collection[str] = ()) -> LoadedModel:
             f"header. Fix: name the run's folder or its model.safetensors; to train from these tensors, weights={file}."
         )
     found = converting.convert_checkpoint(checkpoint)
-    if found.model is None:
+    if found.model is None or found.config is None:
         raise WeightsError(
             f"{source}: contains only a backbone ({found.section.name}), which predicts nothing. Fix: train a model on "
             f"it, with backbone.weights={source}, or build one with densevit.create_model."
@@ -72,7 +78,7 @@ def load_any(source: str | Path, trust: Collection[str] = ()) -> LoadedModel:
 
 
 def save(model: Predictor | DenseModel, path: str | Path) -> None:
-    """Writes a model file, which `load` takes: the weights, the classes, and the config or the model's sections, with
+    """Writes a model file, which `load` takes: the weights, the classes, and the config or what builds the model, with
     the inference options of a predictor. A replaced `resize` is not written.
 
     Raises WeightsError for a DenseModel whose plugins and options are not known.

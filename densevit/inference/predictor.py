@@ -4,12 +4,13 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
+from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with, sections_of
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
@@ -18,7 +19,7 @@ from densevit.inference.image_sizes import ImageSize, requested_size, resizing, 
 from densevit.inference.image_sources import chunks, images_of
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
-from densevit.model import DenseModel, inference_by_head, makes_maps, windows_only
+from densevit.model import DenseModel, Inference, inference_by_head, makes_maps, windows_only
 from densevit.targets.types import TargetTypes, above_threshold
 
 BATCHES_AT_ONCE = 4  # of a folder or a video, read together, so that images of one size can form batches
@@ -32,12 +33,12 @@ Threshold = float | Mapping[str, float]
 class Predictor:
     """Predicts on images with a model, resized as in its evaluation.
 
-    model: in evaluation mode while it predicts. config: of its training; None for a model without one. Images are
-    resized as by its section `data`, or by that of the model's sections; without any they keep their size. inference:
-    sliding windows, flips and scales of each head that makes maps or boxes, by name; None: those of the config, or of
-    the model's sections. resize: what resizes images in place of the section `data`.
+    model: in evaluation mode while it predicts. config: of its training, or the sections of a model without one; None:
+    those of the model's architecture. Images are resized as by the config's section `data`, else as by the model's
+    `training_data`; without any they keep their size. inference: sliding windows, flips and scales of each head that
+    makes maps or boxes, by name; None: those of the config. resize: what resizes images in place of the section `data`.
 
-    `config`, and `sections`, what a model file has of it, are those given with the predictor's inference options.
+    `config`, and `sections`, which a model file has, are those given with the predictor's inference options.
 
     `predict` may be called from several threads at once on a model in evaluation mode. While it runs, the model must
     not be moved, converted or trained: on a model in training mode `predict` switches the mode and back.
@@ -48,28 +49,39 @@ class Predictor:
     def __init__(
         self,
         model: DenseModel,
-        config: Config | None = None,
-        inference: Mapping[str, InferenceSection] | None = None,
+        config: Config | ModelSections | None = None,
+        inference: Mapping[str, Inference] | None = None,
         resize: EvaluationTransform | None = None,
     ) -> None:
         self.model = model
         self._resize = resize
-        sections = model.sections if config is None else config
-        general = InferenceSection() if config is None else config.inference
-        default = inference_by_head(model, general, None if sections is None else sections.inference_by_head)
-        self.inference = default if inference is None else inference_by_head(model, InferenceSection(), inference)
-        changed = {name: section for name, section in self.inference.items() if section != default[name]}
-        self.sections = None if sections is None else _with_inference(sections, changed)
+        if config is None and model.architecture is not None:
+            config = sections_of(model.architecture)
+        general = config.inference.options if isinstance(config, Config) else Inference()
+        default = inference_by_head(model, general, None if config is None else config.inference_by_head)
+        self.inference = default if inference is None else inference_by_head(model, Inference(), inference)
+        changed = {name: own for name, own in self.inference.items() if own != default[name]}
+        self._sections = None if config is None else _with_inference(config, changed)
+
+    @property
+    def sections(self) -> Config | ModelSections | None:
+        """The config, or the sections of a model without one; None for a model built in Python from its parts."""
+        if isinstance(self._sections, ModelSections):
+            return self._sections.model_copy(update={"data": self.data})
+        return self._sections
 
     @property
     def config(self) -> Config | None:
         """The config of the training, with the inference options of this predictor; None if there is none."""
-        return self.sections if isinstance(self.sections, Config) else None
+        return self._sections if isinstance(self._sections, Config) else None
 
     @property
     def data(self) -> DataSection | None:
         """The section `data` of the training; None if it is not known."""
-        return None if self.sections is None else self.sections.data
+        if self.config is not None:
+            return self.config.data
+        values = self.model.training_data
+        return None if values is None else DataSection.model_validate(values)
 
     @property
     def resize(self) -> EvaluationTransform | None:
@@ -85,7 +97,7 @@ class Predictor:
 
     def with_resize(self, transform: EvaluationTransform) -> "Predictor":
         """A predictor of the same model that resizes images in another way, also in `densevit.evaluate`."""
-        return Predictor(self.model, self.config, self.inference, transform)
+        return Predictor(self.model, self._sections, self.inference, transform)
 
     def __repr__(self) -> str:
         heads = ", ".join(
@@ -153,10 +165,10 @@ class Predictor:
         inference = {name: inference_with(own, options, source) for name, own in self.inference.items()}
         dense = [name for name in inference if makes_maps(self.heads[name])]
         if not dense:  # an error for options of dense heads
-            general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
+            general = next(iter(inference.values()), None) or inference_with(Inference(), options, source)
             inference_by_head(self.model, general)
         inference = {name: own if name in dense else windows_only(own) for name, own in inference.items()}
-        return Predictor(self.model, self.config, inference, self._resize)
+        return Predictor(self.model, self._sections, inference, self._resize)
 
     def predict(
         self,
@@ -316,13 +328,12 @@ def dense_model(model: DenseModel | Predictor) -> DenseModel:
     return model.model if isinstance(model, Predictor) else model
 
 
-def _with_inference(
-    sections: Config | ModelSections, inference: Mapping[str, InferenceSection]
-) -> Config | ModelSections:
+def _with_inference(sections: Config | ModelSections, inference: Mapping[str, Inference]) -> Config | ModelSections:
     """The sections with `heads.NAME.inference` of these heads replaced, in a copy that shares the others."""
     if not inference:
         return sections
-    changed = {name: sections.heads[name].model_copy(update={"inference": own}) for name, own in inference.items()}
+    given = {name: InferenceSection(**asdict(own)) for name, own in inference.items()}
+    changed = {name: sections.heads[name].model_copy(update={"inference": own}) for name, own in given.items()}
     return sections.model_copy(update={"heads": {**sections.heads, **changed}})
 
 

@@ -76,9 +76,14 @@ class Neck(nn.Module):
         super().__init__()
         self.channels, self.strides = tuple(channels), tuple(strides)
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Returns features with the `channels` and `strides` of this neck."""
-        raise NotImplementedError(f"{type(self).__name__} is a Neck and must implement forward(features).")
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """Returns features with the `channels` and `strides` of this neck.
+
+        padding_mask: (B, H, W) bool of the batch, True = padding; `densevit.layers.positions.mask_on_grid` resizes it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Neck and must implement forward(features, padding_mask)."
+        )
 
 
 class Head(nn.Module):
@@ -112,13 +117,13 @@ class Head(nn.Module):
         self.classes = tuple(classes)
 
     @classmethod
-    def with_options(cls, options: Mapping[str, Any]) -> "type[Head]":
-        """The class whose `task` and `classes_from` apply with these options of a config. Default: this class.
+    def renamed_options(cls, options: Mapping[str, Any]) -> "tuple[str, dict[str, Any]] | None":
+        """The name of a head and its options, in place of this head's options of an earlier version. Default: None.
 
-        For a head with an option that sets the task. Its instances have the `task`, `needs` and `classes_from` of the
-        returned class.
+        Called if a config has an option that the constructor does not have; None: it is an error. Names of parameters
+        must be the same, so that the weights of that version can be loaded.
         """
-        return cls
+        return None
 
     @classmethod
     def classes_from(cls, dataset: "Dataset") -> tuple[Class, ...]:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.dropout import dropout_matmul
-from densevit.layers.linear import Linear
 from densevit.layers.tracing import is_exporting
 
 MAX_UNFUSED_KEYS = 1024  # on a CPU
@@ -58,10 +57,10 @@ class MultiHeadAttention(nn.Module):
         if width % num_heads:
             raise ValueError(f"width is {width}; it must be a multiple of num_heads, {num_heads}.")
         self.num_heads, self.dropout = num_heads, dropout
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.value = Linear(width, width)
-        self.output = Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
         for layer in (self.query, self.key, self.value, self.output):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from densevit.layers.linear import Linear
 from densevit.layers.precision import at_least_fp32
 from densevit.layers.table_cache import cached_table
 
@@ -48,10 +47,10 @@ class MultiScaleDeformableAttention(nn.Module):
         if width % heads:
             raise ValueError(f"width is {width}; it must be a multiple of num_heads, {heads}.")
         self.levels, self.heads, self.points, self.deterministic = levels, heads, points, deterministic
-        self.value = Linear(width, width)
-        self.offsets = Linear(width, heads * levels * points * 2)
-        self.weights = Linear(width, heads * levels * points)
-        self.output = Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.offsets = nn.Linear(width, heads * levels * points * 2)
+        self.weights = nn.Linear(width, heads * levels * points)
+        self.output = nn.Linear(width, width)
         self._initialise()
 
     def _initialise(self) -> None:

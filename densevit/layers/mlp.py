@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.dropout import relu_dropout
-from densevit.layers.linear import Linear
 from densevit.layers.precision import at_least_fp32, autocast_off
 
 
@@ -15,17 +14,24 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, activation: type[nn.Module] = nn.GELU, dropout: float = 0.0) -> None:
         super().__init__()
-        self.expand = Linear(width, hidden)
+        self.expand = nn.Linear(width, hidden)
         self.activation = activation()
         self.dropout = nn.Dropout(dropout)
-        self.contract = Linear(hidden, width)
+        self.contract = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        x = self.expand(x)
-        if self.training and self.dropout.p and isinstance(self.activation, nn.ReLU):
-            return self.contract(relu_dropout(x, self.dropout.p))
-        return self.contract(self.dropout(self.activation(x)))
+        return self.contract(self.dropout(self.activation(self.expand(x))))
+
+
+class ReluDropoutFeedForward(FeedForward):
+    """A `FeedForward` with ReLU and dropout in one operation, which on a CPU stores less and draws faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        if not (self.training and self.dropout.p):
+            return super().forward(x)
+        return self.contract(relu_dropout(self.expand(x), self.dropout.p))
 
 
 class Mlp(nn.Sequential):
@@ -35,7 +41,7 @@ class Mlp(nn.Sequential):
         sizes = [width] + [hidden] * (num_layers - 1) + [out]
         parts: list[nn.Module] = []
         for i in range(num_layers):
-            parts += [Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU(inplace=True)] if i < num_layers - 1 else [])
+            parts += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU(inplace=True)] if i < num_layers - 1 else [])
         super().__init__(*parts)
 
     def in_full_precision(self, x: Tensor) -> Tensor:
@@ -50,6 +56,6 @@ class Mlp(nn.Sequential):
             return x
 
     @property
-    def last(self) -> Linear:
+    def last(self) -> nn.Linear:
         """The output layer."""
-        return cast(Linear, self[-1])
+        return cast(nn.Linear, self[-1])

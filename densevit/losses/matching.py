@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -48,11 +49,6 @@ class Objects(NamedTuple):
         boxes = to_centres(boxes / to_device(sizes, device))
         return cls(boxes, labels, to_device(image, device), counts, names)
 
-    def repeated(self, times: int) -> "Objects":
-        """Repeats each object `times` times, for one-to-many matching."""
-        boxes, labels, image = (x.repeat_interleave(times, dim=0) for x in (self.boxes, self.labels, self.image))
-        return self._replace(boxes=boxes, labels=labels, image=image, counts=[times * count for count in self.counts])
-
     def select(self, images: list[int]) -> "Objects":
         """Re-indexes `image` for a sub-batch of these images, which must contain all objects."""
         if len(images) == len(self.counts):
@@ -71,12 +67,18 @@ class Matches(NamedTuple):
     target: Tensor
 
 
-class MatchingCosts(NamedTuple):
-    """Weights of the matching costs; the defaults are the paper's."""
+@dataclass(frozen=True)
+class MatchingCosts:
+    """Weights of the matching costs; the defaults are DETR's."""
 
     label: float = 1.0
     l1: float = 5.0
     giou: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if weight < 0:
+                raise ValueError(f"{name} is {weight:g}; a weight must be at least 0.")
 
 
 PAPER_COSTS = MatchingCosts()

@@ -1,8 +1,9 @@
 """The model: normalisation, one backbone, a head with its neck for each task; windows and test-time augmentation."""
 
+from densevit.model.architecture import Architecture, BackboneArchitecture, HeadArchitecture, NeckArchitecture
 from densevit.model.build import (
-    build_from_sections,
-    build_model,
+    build_from_architecture,
+    classes_by_head,
     create_backbone,
     create_head,
     create_neck,
@@ -11,12 +12,18 @@ from densevit.model.build import (
     tasks_of,
 )
 from densevit.model.dense import DenseModel
-from densevit.model.inference_sections import inference_by_head, makes_maps, windows_only
+from densevit.model.head_inference import inference_by_head, makes_maps, windows_only
+from densevit.model.inference_options import Inference
 
 __all__ = [
+    "Architecture",
+    "BackboneArchitecture",
     "DenseModel",
-    "build_from_sections",
-    "build_model",
+    "HeadArchitecture",
+    "Inference",
+    "NeckArchitecture",
+    "build_from_architecture",
+    "classes_by_head",
     "create_backbone",
     "create_head",
     "create_neck",

@@ -1,13 +1,14 @@
-"""Builds models from configs, and backbones and heads by name."""
+"""Builds models from their architecture, and backbones, necks and heads by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 from densevit import registry
-from densevit.config import Config, ModelSections
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
+from densevit.layers.replacement import replace_layers
+from densevit.model.architecture import Architecture
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 
@@ -61,74 +62,51 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
     return neck
 
 
-def build_model(
-    config: Config, classes: Mapping[str, Sequence[Class]] | Dataset, pretrained: bool = True
-) -> DenseModel:
-    """Builds the model that a config describes, with random weights.
-
-    classes: by task, or the data set that each head takes its own from. pretrained: see `build_from_sections`.
-    `weights.pretrained.load_pretrained` loads weights.
-    """
-    sections = config.model_sections
-    by_head: dict[str, Sequence[Class]]
+def classes_by_head(
+    architecture: Architecture, classes: Mapping[str, Sequence[Class]] | Dataset
+) -> dict[str, Sequence[Class]]:
+    """The classes of each head. classes: by task, or the data set that each head takes its own from."""
+    kinds = kinds_of(architecture)
     if isinstance(classes, Dataset):
-        by_head = {name: kind.classes_from(classes) for name, kind in kinds_of(sections).items()}
-    else:
-        by_head = {name: classes.get(task, ()) for name, task in tasks_of(sections).items()}
-    return build_from_sections(sections, by_head, pretrained)
+        return {name: kind.classes_from(classes) for name, kind in kinds.items()}
+    return {name: classes.get(str(kind.task), ()) for name, kind in kinds.items()}
 
 
-def tasks_of(sections: ModelSections) -> dict[str, str]:
+def tasks_of(architecture: Architecture) -> dict[str, str]:
     """The task of each head."""
-    return {name: str(kind.task) for name, kind in kinds_of(sections).items()}
+    return {name: str(kind.task) for name, kind in kinds_of(architecture).items()}
 
 
-def kinds_of(sections: ModelSections) -> dict[str, type[Head]]:
+def kinds_of(architecture: Architecture) -> dict[str, type[Head]]:
     """The class of each head, which determines its task and classes."""
-    return {
-        name: registry.load("heads", section.name).with_options(section.options)
-        for name, section in sections.heads.items()
-    }
+    return {name: registry.load("heads", head.name) for name, head in architecture.heads.items()}
 
 
-def build_from_sections(
-    sections: ModelSections, classes: Mapping[str, Sequence[Class]], pretrained: bool = True
+def build_from_architecture(
+    architecture: Architecture, classes: Mapping[str, Sequence[Class]], pretrained: bool = True
 ) -> DenseModel:
-    """Builds the model of these sections, with random weights.
+    """Builds a model with random weights.
 
     classes: those of each head, by its name. pretrained: False where all weights are loaded afterwards: see
     `options_without_weights`.
     """
-    options = sections.backbone.options
-    backbone = create_backbone(sections.backbone.name, **(options if pretrained else options_without_weights(options)))
-    backbone.mean = sections.backbone.mean or backbone.mean
-    backbone.std = sections.backbone.std or backbone.std
+    own = architecture.backbone
+    backbone = create_backbone(own.name, **(own.options if pretrained else options_without_weights(own.options)))
+    backbone.mean, backbone.std = own.mean or backbone.mean, own.std or backbone.std
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
-    for name, section in sections.heads.items():
-        channels, strides = backbone.channels, backbone.strides
-        if section.neck is not None:
-            neck = registry.create(
-                "necks",
-                section.neck.name,
-                channels,
-                strides,
-                options=section.neck.options,
-                where=f"heads.{name}.neck",
-            )
-            necks[name] = neck
-            channels, strides = neck.channels, neck.strides
-        heads[name] = registry.create(
-            "heads",
-            section.name,
-            channels,
-            strides,
-            tuple(classes.get(name, ())),
-            options=section.options,
-            where=f"heads.{name}",
-        )
-    model = DenseModel(backbone, heads, necks, {name: s.weight for name, s in sections.heads.items()}, sections)
-    freeze_backbone(backbone, sections.backbone.freeze)
-    for name, section in sections.heads.items():
-        freeze_head(heads[name], necks.get(name), section.freeze, f"heads.{name}.freeze")
+    for name, head in architecture.heads.items():
+        where, feeding = f"heads.{name}", (backbone.channels, backbone.strides)
+        if head.neck is not None:
+            options = head.neck.options
+            neck = registry.create("necks", head.neck.name, *feeding, options=options, where=f"{where}.neck")
+            necks[name], feeding = neck, (neck.channels, neck.strides)
+        given = (*feeding, tuple(classes.get(name, ())))
+        heads[name] = registry.create("heads", head.name, *given, options=head.options, where=where)
+    weights = {name: head.weight for name, head in architecture.heads.items()}
+    model = DenseModel(backbone, heads, necks, weights, architecture)
+    freeze_backbone(backbone, own.freeze)
+    for name, head in architecture.heads.items():
+        freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
+    replace_layers(model)
     return model.train()

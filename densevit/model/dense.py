@@ -1,23 +1,23 @@
 """The model: normalisation, one backbone, and a head with its neck for each task."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from densevit.config import InferenceSection, ModelSections
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
+from densevit.model.architecture import RGB, Architecture, HeadWeight
 from densevit.model.freezing import frozen_modules
-from densevit.model.inference_sections import makes_maps
+from densevit.model.head_inference import makes_maps
+from densevit.model.inference_options import Inference
 from densevit.options import accepts
 from densevit.targets.types import TargetTypes
-
-HeadWeight = float | Literal["learned"]
 
 
 class DenseModel(nn.Module):
@@ -27,8 +27,10 @@ class DenseModel(nn.Module):
     section 3): the sum L of a head's losses becomes L / sigma^2 + log sigma, the paper's term for classification,
     computed as exp(-s) L + s / 2 with one parameter s = log(sigma^2) per head. (The paper halves L for regression.)
     classes: the classes that each head predicts. score_thresholds: by head, the lowest score of objects that `predict`
-    returns by default, from the training's validation; empty if there is none. sections: the plugins and options that
-    the model was built from, which a model file needs; None for a model built in Python from its parts.
+    returns by default, from the training's validation; empty if there is none. architecture: what the model was built
+    from, which a model file needs; None for a model built in Python from its parts. training_data: the options of the
+    data that it is trained on, those of the config's section `data`, by which a `Predictor` resizes images; None if
+    they are not known. The model computes nothing with the last three.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values mypy takes for any modules
@@ -41,12 +43,14 @@ class DenseModel(nn.Module):
         heads: Mapping[str, Head],
         necks: Mapping[str, Neck] | None = None,
         weights: Mapping[str, HeadWeight] | None = None,
-        sections: ModelSections | None = None,
+        architecture: Architecture | None = None,
     ) -> None:
         super().__init__()
         for name, head in heads.items():
             _check_loss(name, head)
             _check_number_of_classes(name, head)
+        for name, neck in (necks or {}).items():
+            _check_neck(name, neck)
         self.backbone = backbone
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
@@ -56,7 +60,8 @@ class DenseModel(nn.Module):
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
-        self.sections = sections
+        self.architecture = architecture
+        self.training_data: Mapping[str, Any] | None = None
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std)[:, None, None], persistent=False)
 
@@ -64,6 +69,21 @@ class DenseModel(nn.Module):
     def multiple(self) -> int:
         """Heights and widths are padded to a multiple of this: the coarsest stride; 1 if `input_size` is fixed."""
         return 1 if self.backbone.input_size else max(self.backbone.strides)
+
+    def plugin_name(self, head: str) -> str:
+        """The plugin of a head, for messages; the name of its class in a model built from its parts."""
+        return type(self.heads[head]).__name__ if self.architecture is None else self.architecture.heads[head].name
+
+    def set_normalisation(self, mean: RGB | None, std: RGB | None) -> None:
+        """Replaces mean and std, of pixels in 0 ... 1, in backbone, model and architecture. None: keeps it."""
+        for key, value in {"mean": mean, "std": std}.items():
+            if value is not None:
+                setattr(self.backbone, key, value)
+                getattr(self, key).copy_(255 * torch.tensor(value)[:, None, None])
+        if self.architecture is not None:
+            own = self.architecture.backbone
+            backbone = replace(own, mean=mean or own.mean, std=std or own.std)
+            self.architecture = replace(self.architecture, backbone=backbone)
 
     def forward(self, batch: Batch, heads: Collection[str] | None = None) -> dict[str, Outputs]:
         """Returns each head's outputs. Heads get the targets in training mode only. heads: their names; None: all."""
@@ -74,9 +94,13 @@ class DenseModel(nn.Module):
         for name, head in self.heads.items():
             if heads is not None and name not in heads:
                 continue
-            inputs = self.necks[name](features) if name in self.necks else features
+            inputs = self.head_inputs(name, features, batch["padding_mask"])
             outputs[name] = head(inputs, batch["padding_mask"], targets)
         return outputs
+
+    def head_inputs(self, head: str, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """The features that a head gets: those of its neck, or of the backbone if it has none. head: its name."""
+        return self.necks[head](features, padding_mask) if head in self.necks else features
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
         """Normalises uint8 images (B, 3, H, W) by the backbone's mean and std. Padding (B, H, W) becomes exactly 0.
@@ -133,16 +157,14 @@ class DenseModel(nn.Module):
         return {name: self.heads[name].predict(in_float32(own), targets) for name, own in outputs.items()}
 
     @torch.no_grad()
-    def infer(
-        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
-    ) -> dict[str, list[Predictions]]:
+    def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
         """Every head's predictions on a batch, one per image, in original pixels. Validation, evaluation and
         `Predictor.predict` all use it.
 
         inference: sliding windows, flips and scales of heads by name, from `inference_by_head`. The other heads are
         predicted in one pass; without any, the result equals `predictions(self(batch), targets)`.
         """
-        augmented = {name: section for name, section in (inference or {}).items() if not section.once}
+        augmented = {name: options for name, options in (inference or {}).items() if not options.once}
         if not augmented:
             return self.predictions(self(batch), batch["targets"])
         results: dict[str, list[Predictions]] = {}
@@ -150,11 +172,11 @@ class DenseModel(nn.Module):
         if plain:
             results |= self.predictions(self(batch, plain), batch["targets"])
         kinds = {name: makes_maps(self.heads[name]) for name in augmented}
-        while augmented:  # heads with equal sections share their passes, those with maps and those of boxes
-            first, section = next(iter(augmented.items()))
-            names = [name for name, own in augmented.items() if (own, kinds[name]) == (section, kinds[first])]
+        while augmented:  # heads with equal options share their passes, those with maps and those of boxes
+            first, options = next(iter(augmented.items()))
+            names = [name for name, own in augmented.items() if (own, kinds[name]) == (options, kinds[first])]
             windowed = test_time_augmentation if kinds[first] else tiled_detection
-            results |= windowed.predictions(self, batch, section, names)
+            results |= windowed.predictions(self, batch, options, names)
             augmented = {name: own for name, own in augmented.items() if name not in names}
         return {name: results[name] for name in self.heads}
 
@@ -181,6 +203,15 @@ def _check_loss(name: str, head: Head) -> None:
             f"heads.{name} ({type(head).__name__}): its loss takes no context. Fix: def loss(self, outputs, targets, "
             "context), and context.mean_counts(...) and context.least_mean() in place of those of "
             "densevit.losses.normalisers; see docs/own-head.md."
+        )
+
+
+def _check_neck(name: str, neck: Neck) -> None:
+    """Raises PluginError for a neck that was written for an earlier version."""
+    if not accepts(neck.forward, "features", "padding_mask"):
+        raise PluginError(
+            f"heads.{name}.neck ({type(neck).__name__}): its forward takes no padding mask. Fix: def forward(self, "
+            "features, padding_mask); see docs/own-head.md."
         )
 
 

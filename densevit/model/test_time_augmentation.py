@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.config import InferenceSection, ModelSections
-from densevit.data.loading.batch_sampler import padded
 from densevit.interfaces import Backbone, Batch, Head, Predictions
+from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
+from densevit.model.inference_options import Inference
 from densevit.model.map_flips import Flip, flip_of
 from densevit.model.sliding_window import Size, slide
 from densevit.model.streaming_resize import averaged, resized
@@ -27,26 +27,27 @@ class MultiHeadModel(Protocol):
 
     backbone: Backbone
     heads: Mapping[str, Head]
-    sections: ModelSections | None
 
     @property
     def multiple(self) -> int: ...
+
+    def plugin_name(self, head: str) -> str: ...
 
     def __call__(self, batch: Batch, heads: Sequence[str]) -> Any: ...
 
 
 def predictions(
-    model: MultiHeadModel, batch: Batch, section: InferenceSection, heads: Sequence[str]
+    model: MultiHeadModel, batch: Batch, options: Inference, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
-    """The predictions of these heads, one per image, in original pixels, averaged over the section's views."""
+    """The predictions of these heads, one per image, in original pixels, averaged over the options' views."""
     results: dict[str, list[Predictions]] = {name: [] for name in heads}
     grid = (batch["images"].shape[2], batch["images"].shape[3])
     for image, target in zip(batch["images"], batch["targets"], strict=True):
         h, w = map(int, target["size"])
         H, W = map(int, target["original_size"])
-        maps = _ConcatenatedMaps(model, heads, section)
-        views = [_view_maps(maps, image[:, :h, :w], scale, grid, section) for scale in section.scales]
-        strips = resized(averaged(views, h, lockstep=section.window is not None), (h, w), (H, W))
+        maps = _ConcatenatedMaps(model, heads, options)
+        views = [_view_maps(maps, image[:, :h, :w], scale, grid, options) for scale in options.scales]
+        strips = resized(averaged(views, h, lockstep=options.window is not None), (h, w), (H, W))
         for name, prediction in _decode(maps, strips, H).items():
             results[name].append(prediction)
     return results
@@ -59,11 +60,11 @@ class _ConcatenatedMaps:
     square root of the ratio of areas; each head undoes its effect on the head's maps.
     """
 
-    def __init__(self, model: MultiHeadModel, heads: Sequence[str], section: InferenceSection) -> None:
-        self.model, self.probabilities = model, section.average == "probabilities"
+    def __init__(self, model: MultiHeadModel, heads: Sequence[str], options: Inference) -> None:
+        self.model, self.probabilities = model, options.average == "probabilities"
         self.heads = {name: model.heads[name] for name in heads}
         self.channels: list[int] = []
-        self._flips: list[Flip] | None = None if section.flip else []  # of each head, known after the first call
+        self._flips: list[Flip] | None = None if options.flip else []  # of each head, known after the first call
 
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size, zoom: float = 1.0) -> Tensor:
         targets = [{"size": size, "original_size": size}] * len(images)
@@ -91,7 +92,7 @@ class _ConcatenatedMaps:
 
 
 def _view_maps(
-    maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, section: InferenceSection
+    maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, options: Inference
 ) -> Iterator[Tensor]:
     """Strips (C, rows, w) of the maps of an image (3, h, w) at one scale, resized to the image's grid.
 
@@ -101,13 +102,13 @@ def _view_maps(
     size = (image.shape[1], image.shape[2])
     scaled = _scaled(image, (max(1, round(scale * size[0])), max(1, round(scale * size[1]))))
     scaled_size = (scaled.shape[1], scaled.shape[2])
-    window, stride = section.window_sides or scaled_size, section.strides or scaled_size
-    if section.window is not None or scaled_size != size:
+    window, stride = options.window_sides or scaled_size, options.strides or scaled_size
+    if options.window is not None or scaled_size != size:
         crop = (min(window[0], scaled_size[0]), min(window[1], scaled_size[1]))
         grid = maps.model.backbone.input_size or padded(crop, maps.model.multiple)
     zoom = math.sqrt(math.prod(scaled_size) / math.prod(size))  # from the rounded sides, as in training
-    flip = maps.flip if section.flip else None
-    strips = slide(scaled, window, stride, grid, partial(maps, zoom=zoom), flip, section.batch_size)
+    flip = maps.flip if options.flip else None
+    strips = slide(scaled, window, stride, grid, partial(maps, zoom=zoom), flip, options.batch_size)
     return resized(strips, scaled_size, size)
 
 

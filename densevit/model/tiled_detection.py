@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.config import InferenceSection
-from densevit.data.loading.batch_sampler import padded
 from densevit.errors import PluginError
 from densevit.interfaces import Batch, Head, Predictions
+from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.box_merging import merge_boxes
-from densevit.model.inference_sections import moves_with_box
+from densevit.model.head_inference import moves_with_box
+from densevit.model.inference_options import Inference
 from densevit.model.sliding_window import Size, Window, crop_windows, starts
 from densevit.model.test_time_augmentation import MultiHeadModel
 from densevit.targets.types import TargetTypes
@@ -21,26 +21,26 @@ BOX_KEYS = ("boxes", "scores", "labels")
 
 
 def predictions(
-    model: MultiHeadModel, batch: Batch, section: InferenceSection, heads: Sequence[str]
+    model: MultiHeadModel, batch: Batch, options: Inference, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
-    """The predictions of these heads, one per image, in original pixels, merged over the section's windows.
+    """The predictions of these heads, one per image, in original pixels, merged over the windows.
 
     An image that fits into a window is predicted in one pass.
     """
     results: dict[str, list[Predictions]] = {name: [] for name in heads}
     for i, target in enumerate(batch["targets"]):
-        for name, found in _image_predictions(model, batch["images"][i], target, section, heads).items():
+        for name, found in _image_predictions(model, batch["images"][i], target, options, heads).items():
             results[name].append(found)
     return results
 
 
 def _image_predictions(
-    model: MultiHeadModel, image: Tensor, target: Mapping[str, Any], section: InferenceSection, heads: Sequence[str]
+    model: MultiHeadModel, image: Tensor, target: Mapping[str, Any], options: Inference, heads: Sequence[str]
 ) -> dict[str, Predictions]:
     """The predictions of an image (3, H, W), padded, by head."""
     h, w = map(int, target["size"])
-    assert section.window_sides is not None and section.strides is not None
-    (height, width), stride = section.window_sides, section.strides
+    assert options.window_sides is not None and options.strides is not None
+    (height, width), stride = options.window_sides, options.strides
     crop = (min(height, h), min(width, w))
     tops, lefts = starts(h, height, stride[0]), starts(w, width, stride[1])
     windows = [Window(top, left, False) for top in tops for left in lefts]
@@ -49,7 +49,7 @@ def _image_predictions(
     sizes = {"size": crop, "original_size": target["original_size"] if one else crop}
 
     parts: dict[str, list[Predictions]] = {name: [] for name in heads}
-    for chunk in (windows[i : i + section.batch_size] for i in range(0, len(windows), section.batch_size)):
+    for chunk in (windows[i : i + options.batch_size] for i in range(0, len(windows), options.batch_size)):
         images, padding_mask = crop_windows(image[:, :h, :w], chunk, crop, grid)
         targets = [sizes] * len(chunk)
         outputs = model({"images": images, "padding_mask": padding_mask, "targets": targets}, heads)

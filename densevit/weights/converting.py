@@ -11,10 +11,11 @@ from densevit.config import BackboneSection, Config, DataSection
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
-from densevit.model import DenseModel, build_model, create_backbone
+from densevit.model import DenseModel, build_from_architecture, classes_by_head, create_backbone
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
+from densevit.weights.key_mapping import option_of
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import fit_backbone, fit_model
 from densevit.weights.state_dict_loading import Fit
@@ -104,11 +105,12 @@ def _model(
     config = configs.from_mapping(with_settings(layout, sections, classes), translated.source, overrides)
     configs.check_plugins(config)
     allowed, config.weights_allow = config.weights_allow, ()
-    model = build_model(config, classes)
+    model = build_from_architecture(config.architecture, classes_by_head(config.architecture, classes))
+    model.training_data = config.data.model_dump()
     if is_bgr(checkpoint):
         bgr_to_rgb(translated, model.backbone)
-        config.backbone.mean = model.backbone.mean = translated.mean or model.backbone.mean
-        config.backbone.std = model.backbone.std = translated.std or model.backbone.std
+        model.set_normalisation(translated.mean, translated.std)
+        config.backbone.mean, config.backbone.std = model.backbone.mean, model.backbone.std
     fit = fit_model(model, translated, allowed)
     return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
 
@@ -165,9 +167,7 @@ def _assumptions(
         config = found.config.model_dump()
     assumed = []
     for name in layout.unrecorded:
-        value: Any = config
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = option_of(config, name)
         if name not in given and name not in translated.options:
             assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")
     return assumed

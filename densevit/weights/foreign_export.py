@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from densevit import config as configs
 from densevit.atomic_io import atomic_file, atomic_folder
-from densevit.config import BackboneSection
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, CheckpointLayout, Class
-from densevit.model import DenseModel, build_from_sections, create_backbone, tasks_of
+from densevit.model import BackboneArchitecture, DenseModel, build_from_architecture, create_backbone, tasks_of
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.foreign_checkpoint import other_conventions
-from densevit.weights.key_mapping import describe, fresh_because, has_marks, translate, translate_back
+from densevit.weights.key_mapping import describe, fresh_because, has_marks, option_of, translate, translate_back
 from densevit.weights.state import read_safetensors, write_safetensors, write_torch
 
 PROJECTS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
@@ -64,7 +63,7 @@ class _Source:
 
     name: str
     backbone: Backbone
-    section: BackboneSection
+    built: BackboneArchitecture
     model: DenseModel | None
 
     @property
@@ -128,8 +127,8 @@ def _source(source: str | Path, trust: Collection[str]) -> _Source:
     if header.get("part") == "backbone":
         return _Source(str(source), *model_file.load_backbone(source, trust), None)
     model = model_file.load_model(source, trust)
-    assert model.sections is not None
-    return _Source(str(source), model.backbone, model.sections.backbone, model)
+    assert model.architecture is not None
+    return _Source(str(source), model.backbone, model.architecture.backbone, model)
 
 
 def _candidates(to: str, ours: _Source) -> list[CheckpointLayout]:
@@ -175,10 +174,8 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
     try:
         sections = describe(tensors, layout)
     except WeightsError as error:
-        raise _NotRepresentable(
-            f"{layout.name} does not fit this {ours.section.name!r}. {error}", len(state)
-        ) from error
-    differing = other_conventions(layout, sections["backbone"], ours.section.options, ours.backbone)
+        raise _NotRepresentable(f"{layout.name} does not fit this {ours.built.name!r}. {error}", len(state)) from error
+    differing = other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone)
     options = _check_function(ours, layout, sections, {**state, **back.tensors})
     notes = [
         f"{name} is {json.dumps(value)}, which must be set there: tensors do not determine it."
@@ -238,28 +235,28 @@ def _check_function(
     options that tensors do not determine and whose value is not the layout's default. Raises WeightsError, naming the
     options that differ, if the outputs differ.
     """
-    own = {"backbone": {**ours.section.options}}
-    differing = other_conventions(layout, sections["backbone"], ours.section.options, ours.backbone)
+    own = {"backbone": {**ours.built.options}}
+    differing = other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone)
     own["backbone"] |= {name: here for name, (_, here) in differing.items()}
-    if ours.model is not None and ours.model.sections is not None:
+    if ours.model is not None and ours.model.architecture is not None:
         own["heads"] = {
-            str(ours.model.heads[name].task): {"name": section.name, **section.options}
-            for name, section in ours.model.sections.heads.items()
+            str(ours.model.heads[name].task): {"name": head.name, **head.options}
+            for name, head in ours.model.architecture.heads.items()
         }
-    if ours.section.name != sections["backbone"]["name"]:
-        raise _NotRepresentable(f"{layout.name} describes a {sections['backbone']['name']}, not {ours.section.name}.")
+    if ours.built.name != sections["backbone"]["name"]:
+        raise _NotRepresentable(f"{layout.name} describes a {sections['backbone']['name']}, not {ours.built.name}.")
     theirs = sections["backbone"]
     for key in layout.usage_options:
-        if key in ours.section.options:
-            theirs[key] = ours.section.options[key]
+        if key in ours.built.options:
+            theirs[key] = ours.built.options[key]
         else:
             theirs.pop(key, None)
     unrecorded = []
     for name in layout.unrecorded:
-        value = _option(own, name)
-        if value is not None and value != _option(sections, name):
+        value = option_of(own, name)
+        if value is not None and value != option_of(sections, name):
             unrecorded.append((name, value))
-            _option(sections, name.rpartition(".")[0])[name.rpartition(".")[2]] = value
+            option_of(sections, name.rpartition(".")[0])[name.rpartition(".")[2]] = value
     pixels = torch.randn(2, 3, 72, 104, generator=torch.Generator().manual_seed(0))
     try:
         if layout.part == "backbone":
@@ -282,10 +279,10 @@ def _check_function(
 def _same_model(ours: _Source, sections: dict[str, Any], state: dict[str, Tensor], pixels: Tensor) -> bool:
     assert ours.model is not None
     backbone = {**sections["backbone"], "mean": ours.backbone.mean, "std": ours.backbone.std}
-    values = configs.model_sections({**sections, "backbone": backbone}, ours.name)
+    architecture = configs.model_sections({**sections, "backbone": backbone}, ours.name).architecture
     by_task = {str(ours.model.heads[name].task): own for name, own in ours.model.classes.items()}
-    classes = {name: by_task.get(task, ()) for name, task in tasks_of(values).items()}
-    rebuilt = build_from_sections(values, classes, pretrained=False).eval()
+    classes = {name: by_task.get(task, ()) for name, task in tasks_of(architecture).items()}
+    rebuilt = build_from_architecture(architecture, classes, pretrained=False).eval()
     _load(rebuilt, state)
     padding = torch.zeros(len(pixels), *pixels.shape[2:], dtype=torch.bool)
     padding[1, 48:] = padding[1, :, 80:] = True
@@ -310,13 +307,6 @@ def _close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
     if [x.shape for x in ours] != [x.shape for x in theirs]:
         return False
     return all(bool((x - y).abs().max() <= _TOLERANCE * x.abs().max()) for x, y in zip(ours, theirs, strict=True))
-
-
-def _option(sections: Mapping[str, Any], name: str) -> Any:
-    value: Any = sections
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def _differing(own: Mapping[str, Any], sections: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:

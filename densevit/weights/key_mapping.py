@@ -119,6 +119,14 @@ def describe(
     return sections
 
 
+def option_of(sections: Mapping[str, Any], name: str) -> Any:
+    """The value of an option by its full key, as "backbone.dilation"; None if it is not given."""
+    value: Any = sections
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def saved_options(
     state: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any], source: str = "the weights"
 ) -> dict[str, Any]:

@@ -11,10 +11,17 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
-from densevit.config import BackboneSection, Config, ModelSections, yaml_io
+from densevit.config import Config, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
-from densevit.model import DenseModel, build_from_sections, create_backbone, options_without_weights, tasks_of
+from densevit.model import (
+    BackboneArchitecture,
+    DenseModel,
+    build_from_architecture,
+    classes_by_head,
+    create_backbone,
+    options_without_weights,
+)
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.state import header, part, read_header, read_safetensors, write_safetensors
@@ -24,10 +31,16 @@ FORMAT = "1"
 
 
 class ModelFile(NamedTuple):
-    """A model read from a file, in evaluation mode on the CPU. config: None if it was saved without one."""
+    """A model read from a file, in evaluation mode on the CPU. sections: the config, or those of a model saved without
+    one."""
 
     model: DenseModel
-    config: Config | None
+    sections: Config | ModelSections
+
+    @property
+    def config(self) -> Config | None:
+        """None if it was saved without one."""
+        return self.sections if isinstance(self.sections, Config) else None
 
 
 def save(
@@ -38,12 +51,13 @@ def save(
 ) -> None:
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
-    sections: the config, or the sections of a model without one; None: those of the model. Of a model without heads the
-    backbone is written. state: of the model, where this process holds a part of it only.
+    sections: the config, or the sections of a model without one; None: those of its architecture. Of a model without
+    heads the backbone is written. state: of the model, where this process holds a part of it only.
 
     Raises WeightsError for a model whose plugins and options are not known.
     """
-    sections = sections or model.sections
+    if sections is None and model.architecture is not None:
+        sections = configs.sections_of(model.architecture, model.training_data)
     if sections is None:
         raise WeightsError(
             f"{path}: this DenseModel was built from its parts, so that the plugins and options to build it again are "
@@ -104,7 +118,7 @@ def load_model(run: str | Path, trust: Collection[str] = ()) -> DenseModel:
 
 
 def load(run: str | Path, trust: Collection[str] = ()) -> ModelFile:
-    """The model of a run folder or a model file, in evaluation mode on the CPU, and its config.
+    """The model of a run folder or a model file, in evaluation mode on the CPU, and its sections.
 
     trust: modules that the file may name as `module:Class`; of a folder, its config.yaml is trusted. Raises
     WeightsError if there is no model, it is incomplete, or names another module.
@@ -135,17 +149,17 @@ def from_state(
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
-    config = configs.from_file(values, source) if complete else None
-    sections = configs.model_sections(values, source) if config is None else config.model_sections
+    sections = configs.from_file(values, source) if complete else configs.model_sections(values, source)
+    architecture = sections.architecture
     try:
-        if not by_head:
-            classes = {name: classes.get(task, ()) for name, task in tasks_of(sections).items()}
-        model = build_from_sections(sections, classes, pretrained=False)
+        of_heads = classes if by_head else classes_by_head(architecture, classes)
+        model = build_from_architecture(architecture, of_heads, pretrained=False)
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, state, source)
     model.score_thresholds = {name: score for name, score in thresholds.items() if name in model.heads}
-    return ModelFile(model.eval(), config)
+    model.training_data = None if sections.data is None else sections.data.model_dump()
+    return ModelFile(model.eval(), sections)
 
 
 def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
@@ -156,8 +170,8 @@ def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbone, BackboneSection]:
-    """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its config section."""
+def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbone, BackboneArchitecture]:
+    """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and what it was built from."""
     state, entries, path = _read(run)
     _check_version(entries, str(path))
     try:
@@ -166,11 +180,11 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
         raise WeightsError(f"{path}: its header is corrupt ({error}). Copy it again.") from error
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
-    section = configs.backbone_section(values, str(path))
-    backbone = create_backbone(section.name, **options_without_weights(section.options))
-    backbone.mean, backbone.std = section.mean or backbone.mean, section.std or backbone.std
+    built = configs.backbone_section(values, str(path)).architecture
+    backbone = create_backbone(built.name, **options_without_weights(built.options))
+    backbone.mean, backbone.std = built.mean or backbone.mean, built.std or backbone.std
     load_state(backbone, part(state, "backbone."), path)
-    return backbone.eval(), section
+    return backbone.eval(), built
 
 
 def _folder(run: str | Path) -> Path | None:

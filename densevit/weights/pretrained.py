@@ -11,29 +11,28 @@ import torch
 from torch import Tensor
 
 from densevit import registry
+from densevit.config import BackboneSection, Config, ModelSections
 from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, read_translated
+from densevit.weights.key_mapping import option_of
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
 
 
-def load_pretrained(model: DenseModel) -> list[Fit]:
-    """Loads the weights in the model's sections: for the whole model, the backbone, and each head with its neck.
+def load_pretrained(model: DenseModel, sections: Config | ModelSections) -> list[Fit]:
+    """Loads the weights that the sections name: for the whole model, the backbone, and each head with its neck.
 
     A head that the weights lack keeps its initial values; a head that the model lacks is left out, and so are tensors
     that depend on a head's classes if the classes differ. A head of another project is loaded into the head of the same
     task, whatever its name, or else into one that starts from that task (`Head.starts_from`). A head's learned loss
     weight is loaded if the checkpoint has one.
-    The mean and std of the checkpoint are set in the model and its sections, unless the config states others.
+    The mean and std of the checkpoint are set in the model and in `sections`, unless these state others.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
     Returns one report for each source.
     """
-    sections = model.sections
-    if sections is None:
-        return []
     read: dict[str, TranslatedCheckpoint] = {}
     fits: list[Fit] = []
 
@@ -54,7 +53,8 @@ def load_pretrained(model: DenseModel) -> list[Fit]:
         found.write()
     for found in of_backbone:
         source = cast(str, sections.weights if sections.backbone.weights is None else sections.backbone.weights)
-        found.notes += _option_notes(model, checkpoint_of(source)) + _set_normalisation(model, checkpoint_of(source))
+        found.notes += _option_notes(model, sections, checkpoint_of(source))
+        found.notes += _set_normalisation(model, sections.backbone, checkpoint_of(source))
     return fits
 
 
@@ -200,13 +200,13 @@ def _lacking(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> 
 
 def class_tensors(model: DenseModel, name: str) -> set[str]:
     """The names of a head's tensors whose shape depends on the number of classes, found by adding one class."""
-    assert model.sections is not None
-    section, feeding = model.sections.heads[name], dict(model.necks.items()).get(name, model.backbone)
+    assert model.architecture is not None
+    built, feeding = model.architecture.heads[name], dict(model.necks.items()).get(name, model.backbone)
     more = (*model.classes[name], Class("one more", 1 + max(c.file_id for c in model.classes[name]), (0, 0, 0)))
 
     def build() -> Head:
         given = (feeding.channels, feeding.strides, more)
-        return registry.create("heads", section.name, *given, options=section.options, where=f"heads.{name}")
+        return registry.create("heads", built.name, *given, options=built.options, where=f"heads.{name}")
 
     with torch.random.fork_rng(devices=[]):
         try:
@@ -218,10 +218,9 @@ def class_tensors(model: DenseModel, name: str) -> set[str]:
     return {key for key, value in own.items() if key in larger and larger[key].shape != value.shape}
 
 
-def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
+def _option_notes(model: DenseModel, sections: Config | ModelSections, checkpoint: TranslatedCheckpoint) -> list[str]:
     """Notes on options that tensors do not determine and that differ from the checkpoint's."""
-    assert model.sections is not None
-    notes, backbone = [], model.sections.backbone.options
+    notes, backbone = [], sections.backbone.options
     for name, value in checkpoint.options.items():
         section, _, key = name.partition(".")
         if section == "backbone" and value and key not in backbone:
@@ -238,11 +237,12 @@ def _option_notes(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[s
     of_heads = [option for option in unrecorded if option.startswith("heads.")]
     heads = _described(checkpoint).get("heads", {}) if of_heads else {}
     for name in model.heads:
-        task, own = _source_task(model, name, checkpoint), model.sections.heads[name].options
+        task, own = _source_task(model, name, checkpoint), sections.heads[name].options
         theirs = heads.get(task, {})
         for key in (option.removeprefix(f"heads.{task}.") for option in of_heads):
-            if key in theirs and key in own and own[key] != theirs[key]:
-                notes.append(f"heads.{name}.{key} is {own[key]}; these weights are assumed to have {theirs[key]}.")
+            there, here = option_of(theirs, key), option_of(own, key)
+            if there is not None and here is not None and here != there:
+                notes.append(f"heads.{name}.{key} is {here}; these weights are assumed to have {there}.")
     return notes
 
 
@@ -254,10 +254,9 @@ def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _set_normalisation(model: DenseModel, checkpoint: TranslatedCheckpoint) -> list[str]:
-    """Sets the mean and std that the weights were trained with; returns notes."""
-    assert model.sections is not None
-    section, notes = model.sections.backbone, []
+def _set_normalisation(model: DenseModel, section: BackboneSection, checkpoint: TranslatedCheckpoint) -> list[str]:
+    """Sets the mean and std that the weights were trained with, in the model and the section; returns notes."""
+    notes = []
     for key in ("mean", "std"):
         theirs, here = getattr(checkpoint, key), getattr(model.backbone, key)
         if theirs is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(theirs, here, strict=True)):
@@ -266,9 +265,8 @@ def _set_normalisation(model: DenseModel, checkpoint: TranslatedCheckpoint) -> l
             notes.append(f"Warning: backbone.{key} stays {[*here]}; these weights were trained with {[*theirs]}.")
             continue
         setattr(section, key, theirs)
-        setattr(model.backbone, key, theirs)
-        getattr(model, key).copy_(255 * torch.tensor(theirs)[:, None, None])
         notes.append(f"backbone.{key} is {[*theirs]}, as these weights were trained with, in place of {[*here]}.")
+    model.set_normalisation(section.mean, section.std)
     return notes
 
 

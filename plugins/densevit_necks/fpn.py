@@ -36,7 +36,7 @@ class FPN(Neck):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # bias exists
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
         """(B, C_i, H_i, W_i) each -> (B, width, H_i, W_i) each, and extra levels of ceil(H / 2) x ceil(W / 2)."""
         sums = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
         for i in range(len(sums) - 2, -1, -1):

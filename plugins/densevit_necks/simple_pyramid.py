@@ -39,7 +39,7 @@ class SimplePyramid(Neck):
         self.levels = nn.ModuleList(_level(channels[-1], strides[-1], stride, width) for stride in pyramid_strides)
         self.channels, self.strides = (width,) * len(pyramid_strides), tuple(pyramid_strides)
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
         """Uses the last feature, (B, C, h, w). Returns (B, width, h * s / t, w * s / t), rounded up, per stride t."""
         return [level(features[-1]) for level in self.levels]
 

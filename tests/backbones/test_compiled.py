@@ -33,7 +33,8 @@ def test_compiled_backbone_matches_eager(name, options):
     torch.testing.assert_close(found.grad * scale, expected.grad * scale, atol=1e-3, rtol=1e-3)
 
 
-SMALL = {"num_queries": 5, "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
+TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
+SMALL = {"num_queries": 5, "transformer": TRANSFORMER}
 
 
 @pytest.mark.slow

@@ -246,8 +246,8 @@ def test_model_file_reads_no_pretrained_weights(monkeypatch, tmp_path):
     model = densevit.create_model(backbone, heads, pretrained=False)
     densevit.save(model, tmp_path / "model.safetensors")
     loaded = densevit.load(tmp_path / "model.safetensors")
-    assert loaded.sections.backbone.options["pretrained"] is True  # for a training with its config
-    with pytest.raises(densevit.DensevitError, match="cannot be loaded"):
+    assert loaded.model.architecture.backbone.options["pretrained"] is True  # for a training with its config
+    with pytest.raises(densevit.DensevitError, match="cannot be had"):
         densevit.create_model(backbone, heads)
 
 

@@ -74,7 +74,8 @@ def test_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypat
 
 
 def test_head_is_checked_by_name_with_options(capsys):
-    options = ["num_queries=3", "width=16", "num_heads=2", "encoder_layers=1", "decoder_layers=1", "feedforward=16"]
+    small = "transformer={width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}"
+    options = ["num_queries=3", small, "transformer.feedforward=16"]
     assert main(["check", "head", "detr", *options, "--skip", "padding"]) == 0
     assert capsys.readouterr().out.endswith("detr: 27 of 27 checks passed\n")
 

@@ -16,7 +16,7 @@ from densevit.config import InferenceSection
 from densevit.inference.loading import LoadedModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
-from densevit.model import DenseModel
+from densevit.model import DenseModel, Inference
 
 CONFIG = "backbone: {name: swin}\nheads: {a: {name: setr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
 
@@ -53,7 +53,7 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save("a.png")
     config = configs.load("run")
     head = Dense((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
-    predictor = Predictor(DenseModel(Stem(), {"a": head}, sections=config.model_sections), config)
+    predictor = Predictor(DenseModel(Stem(), {"a": head}, architecture=config.architecture), config)
     monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: predictor)
     loaded = LoadedModel(predictor.model, config, foreign=False)
     monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: loaded)
@@ -61,12 +61,12 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
 
 
 @pytest.fixture
-def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[InferenceSection]:
+def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[Inference]:
     """The inference options of each call of the model."""
     seen: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection]) -> Any:
+    def recorded(self: DenseModel, batch: Any, inference: dict[str, Inference]) -> Any:
         seen.append(inference["a"])
         return infer(self, batch)
 
@@ -74,7 +74,7 @@ def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[Inferenc
     return seen
 
 
-def test_predict_options_override_the_run_s(seen: list[InferenceSection]):
+def test_predict_options_override_the_run_s(seen: list[Inference]):
     assert main(["predict", "run", "a.png"]) == 0
     assert (
         main(["predict", "run", "a.png", "--window", "64x48", "--scales", "0.5,1", "--average", "probabilities"]) == 0
@@ -82,10 +82,10 @@ def test_predict_options_override_the_run_s(seen: list[InferenceSection]):
     assert main(["predict", "run", "a.png", "--window", "null", "--no-flip"]) == 0
     assert main(["predict", "run", "--stride", "100", "a.png"]) == 0
     assert seen == [
-        InferenceSection(window=300, flip=True),  # as the run has it
-        InferenceSection(window=(64, 48), flip=True, scales=(0.5, 1.0), average="probabilities"),
-        InferenceSection(),
-        InferenceSection(window=300, stride=100, flip=True),
+        Inference(window=300, flip=True),  # as the run has it
+        Inference(window=(64, 48), flip=True, scales=(0.5, 1.0), average="probabilities"),
+        Inference(),
+        Inference(window=300, stride=100, flip=True),
     ]
 
 
@@ -95,13 +95,12 @@ def test_a_window_implies_images_at_their_own_size(
     sizes: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection]) -> Any:
+    def recorded(self: DenseModel, batch: Any, inference: dict[str, Inference]) -> Any:
         sizes.append(batch["targets"][0]["size"])
         return infer(self, batch)
 
     monkeypatch.setattr(DenseModel, "infer", recorded)
-    data = predictor.config.data.model_copy(update={"image_size": 3})
-    predictor.sections = predictor.config.model_copy(update={"data": data})
+    predictor.config.data.image_size = 3
     for options in ([], ["--image-size", "source"], ["--image-size", "12x24"], ["--stride", "2"], ["--window", "null"]):
         assert main(["predict", "run", "a.png", *options]) == 0
     assert sizes == [(2, 3), (4, 6), (12, 18), (2, 3), (2, 3)]
@@ -126,7 +125,7 @@ def test_a_window_implies_images_at_their_own_size(
     ],
 )
 def test_invalid_option_is_reported_before_any_work(
-    seen: list[InferenceSection], capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    seen: list[Inference], capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ):
     assert main(["predict", "run", "a.png", *options, "--out", "found"]) == 2
     assert message in capsys.readouterr().err
@@ -149,4 +148,4 @@ def test_evaluate_accepts_other_windows(predictor: Predictor):
     Path("slide.yaml").write_text("window: [32, 64]\n")
     assert config_of(loaded, "run", ["inference=slide.yaml"]).inference == InferenceSection(window=(32, 64))
     config = config_of(loaded, "run", ["heads.a.inference.window=64"])
-    assert config.inference_by_head == {"a": InferenceSection(window=64)} and config.inference.window == 300
+    assert config.inference_by_head == {"a": Inference(window=64)} and config.inference.window == 300

@@ -1,5 +1,6 @@
 """Small versions of configs: trainings of two steps on images of 64 pixels, which take a second on a CPU."""
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 from densevit import config as configs
 from densevit import registry
 from densevit.config.schema import Sources
+from densevit.set_prediction.transformer import Transformer
 
-CAPS = {  # options of heads: the largest value
-    "encoder_layers": 1, "decoder_layers": 2, "width": 64, "feedforward": 64, "ffn_width": 64, "encoder_ffn_width": 64,
+CAPS = {  # options of heads and keys of their sections: the largest value
+    "encoder_layers": 1, "decoder_layers": 2, "layers": 1, "width": 64, "feedforward": 64, "ffn_width": 64,
     "num_points": 64, "num_heads": 8, "branch_width": 16, "fusion_blocks": 1,
 }  # fmt: skip
 STEPS, EXTENDED = 2, 4
@@ -45,12 +47,22 @@ def small(config: dict[str, Any], extended: bool = False) -> dict[str, Any]:
     config["data"] = small_data(config["data"])
     config["backbone"] = small_backbone(config["backbone"])
     for head in config["heads"].values():
-        options = inspect.signature(registry.load("heads", head["name"]).__init__).parameters
-        for key in CAPS.keys() & options.keys():
-            value = head.get(key, options[key].default)
-            if isinstance(value, int):
-                head[key] = min(value, CAPS[key])
+        parameters = inspect.signature(registry.load("heads", head["name"]).__init__).parameters
+        cap(head, {key: parameter.default for key, parameter in parameters.items()})
+        for detector in ("detr", "dab_detr"):  # of a panoptic head
+            if detector in parameters:
+                cap(head.setdefault(detector, {}), {"transformer": Transformer()})
     return config
+
+
+def cap(options: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Caps options, also those in sections. defaults: of all options."""
+    for key, default in defaults.items():
+        value = options.get(key, default)
+        if dataclasses.is_dataclass(default):
+            cap(options.setdefault(key, {}), vars(default))
+        elif key in CAPS and isinstance(value, int):
+            options[key] = min(value, CAPS[key])
 
 
 def small_data(data: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from densevit import config
 from densevit.data.build import build_data
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.model.cost import model_cost
 
 ROOT = Path(__file__).resolve().parents[2]

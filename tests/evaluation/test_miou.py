@@ -307,9 +307,7 @@ def test_boundary_iou_by_hand():
 
 def test_boundary_width_and_image_edge():
     labels = torch.zeros(9, 12, dtype=torch.uint8)
-    assert (boundary(labels, 2, fill=7) == 7).nonzero().tolist() == [
-        [y, x] for y in range(2, 7) for x in range(2, 10)
-    ]
+    assert (boundary(labels, 2, fill=7) == 7).nonzero().tolist() == [[y, x] for y in range(2, 7) for x in range(2, 10)]
 
 
 def test_true_selects_the_paper_s_distance():

@@ -15,18 +15,19 @@ from pycocotools.mask import encode
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.weights import model_file
 
 CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads:
   surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}
-  things: {name: detr, num_queries: 5, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}
+  things: {name: detr, num_queries: 5,
+     transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
   distance: {name: dpt, width: 16, output: sigmoid, max_depth: 60}
   segments:
-    {name: mask2former, num_queries: 5, width: 64, num_heads: 2, encoder_layers: 1, encoder_ffn_width: 16,
-     decoder_layers: 1, ffn_width: 16}
+    {name: mask2former, num_queries: 5, transformer: {width: 64, num_heads: 2, decoder_layers: 1, feedforward: 16},
+     pixel_decoder: {layers: 1, feedforward: 16}}
 data: {name: scenes, panoptic: true, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 5}
 trainer: {max_steps: 1, precision: "32", accelerator: cpu, devices: 1}
 """

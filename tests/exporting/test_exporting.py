@@ -28,19 +28,20 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "mvit": {"name": "mvit", "variant": "nano"},
     "timm": {"name": "timm", "model": "pit_ti_224", "image_size": 128},
 }
-DETR = {"width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}
-ANCHORS = {**DETR, "name": "detr", "anchors": True, "classification": "mal"}
+DETR = {"num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
+MASK2FORMER = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}, "pixel_decoder": {"layers": 1}}
+ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": {"name": "detr", **DETR},
     "detr-two-stage": {**ANCHORS, "two_stage": True},
-    "detr-distinct": {**ANCHORS, "distinct_queries": 0.8, "dense_loss": 1.0},
+    "detr-distinct": {**DETR, "name": "ddq", "duplicate_iou": 0.8, "dense_loss": 1.0},
     "deformable-detr": {"name": "deformable_detr", **DETR},
     "deformable-two-stage": {"name": "deformable_detr", **DETR, "two_stage": True, "box_refinement": True},
     "one-stage": {"name": "one_stage", "width": 32},
-    "detr-panoptic": {"name": "detr_panoptic", **DETR},
-    "mask2former": {"name": "mask2former", **DETR},
-    "mask2former-instance": {"name": "mask2former", **DETR, "task": "instance"},
-    "mask2former-semantic": {"name": "mask2former", **DETR, "task": "semantic"},
+    "detr-panoptic": {"name": "detr_panoptic", "detr": DETR},
+    "mask2former": {"name": "mask2former", **MASK2FORMER},
+    "mask2former-instance": {"name": "mask2former_instance", **MASK2FORMER},
+    "mask2former-semantic": {"name": "mask2former_semantic", **MASK2FORMER},
     "setr": {"name": "setr"},
     "segmenter": {"name": "segmenter"},
     "dpt": {"name": "dpt", "width": 16, "output": "sigmoid"},

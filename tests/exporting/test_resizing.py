@@ -25,6 +25,7 @@ RECIPES: dict[str, tuple[Any, ...]] = {
     "lsj": ("lsj", 128, None),
     "lsj, short side": ("lsj", 128, 48),
 }
+TRANSFORMER = {"width": 32, "encoder_layers": 1, "decoder_layers": 2}
 SIZES = [(64, 96), (97, 64), (200, 31), (33, 33), (31, 240), (128, 127)]
 
 
@@ -89,9 +90,9 @@ def test_a_file_with_resizing_gives_the_boxes_of_predict(tmp_path: Path):
 @pytest.mark.parametrize(
     ("head", "recipe"),
     [
-        ({"name": "detr", "width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}, "detr"),
-        ({"name": "detr_panoptic", "width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}, "canvas"),
-        ({"name": "mask2former", "width": 64, "num_queries": 9, "decoder_layers": 2}, "crop"),
+        ({"name": "detr", "num_queries": 9, "transformer": TRANSFORMER}, "detr"),
+        ({"name": "detr_panoptic", "detr": {"num_queries": 9, "transformer": TRANSFORMER}}, "canvas"),
+        ({"name": "mask2former", "num_queries": 9, "transformer": {"width": 64, "decoder_layers": 2}}, "crop"),
         ({"name": "setr"}, "lsj"),
         ({"name": "dpt", "width": 16, "output": "sigmoid"}, "long side"),
     ],

@@ -12,9 +12,10 @@ from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
-from densevit_heads.deformable_detr import DeformableDetr
-from densevit_heads.detr import Detr
-from densevit_heads.set_prediction.denoising import ContrastiveDenoising
+from densevit.set_prediction.denoising import ContrastiveDenoising
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr import DabDetr
+from densevit_heads.dino import Dino
 
 K, Q = 4, 5
 SIZES = [(48, 64), (40, 56), (48, 32)]
@@ -84,9 +85,8 @@ def test_negative_boxes_are_noised_between_once_and_twice_the_limit():
 def test_the_loss_of_negative_queries_is_that_of_no_object():
     """Focal loss of all queries, boxes of the positive ones, over the number of positive queries."""
     torch.manual_seed(0)
-    options = {"num_queries": Q, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    head = Detr((6,), (8,), [Class(str(i), i, (0, 0, 0)) for i in range(K)], **options, feedforward=16, anchors=True,
-                classification="focal", contrastive_denoising=10)  # fmt: skip
+    classes = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
+    head = DabDetr((6,), (8,), classes, Q, Transformer(32, 2, 1, 2, 16), contrastive_denoising=10)
     targets = make_targets([2, 0, 3])
     mask = torch.zeros(3, 48, 64, dtype=torch.bool)
     outputs = head.train()([torch.randn(3, 6, 6, 8)], mask, targets)
@@ -106,17 +106,14 @@ def test_the_loss_of_negative_queries_is_that_of_no_object():
     torch.testing.assert_close(head.loss(outputs, targets, LossContext())["denoising"], expected)
 
 
-@pytest.mark.parametrize("deformable", [False, True])
-def test_object_queries_do_not_see_denoising_queries(deformable: bool):
+@pytest.mark.parametrize("kind", [DabDetr, Dino])
+def test_object_queries_do_not_see_denoising_queries(kind: Any):
     torch.manual_seed(0)
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
-    options = {"num_queries": Q, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    options |= {"dropout": 0.0, "classification": "mal", "contrastive_denoising": 12, "two_stage": True}
-    head = (
-        DeformableDetr((6,), (8,), classes, **options, ffn_width=16, box_refinement=True)
-        if deformable
-        else Detr((6,), (8,), classes, **options, feedforward=16, anchors=True)
-    ).train()
+    options = {"classification": "mal", "contrastive_denoising": 12}
+    if kind is DabDetr:
+        options["two_stage"] = True
+    head = kind((6,), (8,), classes, Q, Transformer(32, 2, 1, 2, 16, dropout=0.0), **options).train()
     features, mask = [torch.randn(3, 6, 6, 8)], torch.zeros(3, 48, 64, dtype=torch.bool)
     plain = head(features, mask)
     for counts in ([2, 0, 5], [1, 1, 1], [0, 0, 0]):

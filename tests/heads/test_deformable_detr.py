@@ -13,45 +13,44 @@ from torch import Tensor
 from densevit.interfaces import Class, Dataset, Losses, Outputs, Targets
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.losses.context import LossContext
+from densevit.set_prediction.criterion import LossWeights
+from densevit.set_prediction.levels import LevelProjections, Levels, sine_positions, valid_ratio
+from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
 from densevit_heads.deformable_detr import DeformableDetr
-from densevit_heads.deformable_detr.levels import LevelProjections, Levels, sine_positions, valid_ratio
-from densevit_heads.deformable_detr.queries import MixedQuerySelection, TwoStage
+from densevit_heads.deformable_detr.queries import TwoStage
+from densevit_heads.dino import Dino
+from densevit_heads.dino.queries import MixedQuerySelection
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 CHANNELS, STRIDES = (6, 10), (8, 16)
 SIZES = [(48, 64), (40, 56), (48, 32)]
+NONE: dict[str, Any] = {  # of DINO's additions to a two-stage Deformable DETR
+    "kind": Dino, "contrastive_denoising": 0, "mixed_query_selection": False, "refined_positions": False,
+    "class_proposals": False, "look_forward_twice": False,
+}  # fmt: skip
 MODES: dict[str, dict[str, Any]] = {
     "single-scale": {"num_levels": 1},
     "multi-scale": {},
     "refined": {"box_refinement": True},
     "two-stage": {"box_refinement": True, "two_stage": True},
     "two-stage, more queries than cells": {"box_refinement": True, "two_stage": True, "num_queries": 90},
-    "all": {
-        "box_refinement": True, "two_stage": True, "classification": "mal", "denoising": 2, "dense_loss": 1.0,
-    },
-    "look forward twice": {"box_refinement": True, "look_forward_twice": True},
-    "hybrid matching": {"hybrid_queries": 20, "hybrid_repeats": 3},
-    "hybrid matching, two-stage": {
-        "box_refinement": True, "two_stage": True, "denoising": 2, "hybrid_queries": 100, "hybrid_repeats": 3,
-    },
-    "mixed query selection": {"box_refinement": True, "two_stage": True, "mixed_query_selection": True},
-    "contrastive denoising": {
-        "box_refinement": True, "two_stage": True, "classification": "varifocal", "contrastive_denoising": 10,
-    },
-    "DINO": {
-        "box_refinement": True, "two_stage": True, "mixed_query_selection": True, "contrastive_denoising": 10,
-        "num_queries": 90, "look_forward_twice": True, "refined_positions": True, "class_proposals": True,
-        "label_weight": 1.0,
-    },
+    "mixed query selection": {**NONE, "mixed_query_selection": True},
+    "contrastive denoising": {**NONE, "classification": "varifocal", "contrastive_denoising": 10},
+    "look forward twice": {**NONE, "look_forward_twice": True, "classification": "mal"},
+    "DINO": {"kind": Dino, "contrastive_denoising": 10, "num_queries": 90},
     "one layer": {"encoder_layers": 1, "decoder_layers": 1, "num_points": 1},
 }  # fmt: skip
 every_mode = pytest.mark.parametrize("options", MODES.values(), ids=MODES)
-SMALL = {"num_queries": 7, "width": 64, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "ffn_width": 24}
+LAYERS = {"width": 64, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "feedforward": 24, "dropout": 0.0}
+SMALL = {"num_queries": 7, "transformer": Transformer(**LAYERS)}  # type: ignore[arg-type]
 
 
-def make_head(classes: list[Class] = CLASSES, **options: Any) -> DeformableDetr:
-    head = DeformableDetr(CHANNELS, STRIDES, classes, **{**SMALL, "dropout": 0.0, **options})
+def make_head(classes: list[Class] = CLASSES, **options: Any) -> Any:
+    """options: also `kind`, the class, and the fields of `Transformer`."""
+    transformer = Transformer(**{name: options.pop(name, value) for name, value in LAYERS.items()})
+    kind = options.pop("kind", DeformableDetr)
+    head = kind(CHANNELS, STRIDES, classes, **{"num_queries": 7, "transformer": transformer, **options})
     with torch.no_grad():  # no layer starts with weights of zero, which would hide errors
         for parameter in head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -77,7 +76,7 @@ def make_batch(
     return features, mask, targets
 
 
-def step(head: DeformableDetr, features: list[Tensor], mask: Tensor, targets: list[Targets]) -> tuple[Outputs, Losses]:
+def step(head: Any, features: list[Tensor], mask: Tensor, targets: list[Targets]) -> tuple[Outputs, Losses]:
     """Forward and backward; every parameter has a finite gradient after it."""
     outputs = head(features, mask, targets)
     losses = head.loss(outputs, targets, LossContext())
@@ -91,13 +90,17 @@ def step(head: DeformableDetr, features: list[Tensor], mask: Tensor, targets: li
     return outputs, losses
 
 
+def two_stage(options: dict[str, Any]) -> bool:
+    return "two_stage" in options or options.get("kind") is Dino
+
+
 @every_mode
 def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
     head = make_head(**options).train()
     features, mask, targets = make_batch([3, 0, 5])
     outputs, losses = step(head, features, mask, targets)
     cells = 6 * 8 + 3 * 4 + 2 * 2 + 1
-    Q = min(head.num_queries, cells) if options.get("two_stage") else head.num_queries
+    Q = min(head.num_queries, cells) if two_stage(options) else head.num_queries
     L, K = len(head.decoder), len(CLASSES)
     assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
     assert outputs["layers"][0].shape == (L, 3, Q, K) and outputs["layers"][1].shape == (L, 3, Q, 4)
@@ -111,9 +114,8 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
 @every_mode
 def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
     head = make_head(**options).train()
-    expected = ["label", "l1", "giou", "auxiliary", *(["proposals"] if "two_stage" in options else [])]
-    expected += [name for name in ("denoising", "dense") if getattr(head, name) is not None]
-    expected += ["hybrid"] * ("hybrid_queries" in options)
+    expected = ["label", "l1", "giou", "auxiliary", *(["proposals"] if two_stage(options) else [])]
+    expected += ["denoising"] * (head.denoising is not None)
     for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
         _, losses = step(head, *make_batch(counts))
         assert list(losses) == expected
@@ -140,7 +142,7 @@ def test_levels_are_the_coarsest_features_and_stride_2_convolutions(
     strides: tuple[int, ...], options: dict[str, Any], features: list[int], added: int
 ):
     channels = tuple(range(3, 3 + len(strides)))
-    head = DeformableDetr(channels, strides, CLASSES, width=32, num_heads=2, encoder_layers=1, **options)
+    head = DeformableDetr(channels, strides, CLASSES, transformer=Transformer(32, 2, 1), **options)
     assert head.levels.features == features
     convolutions = [projection[0] for projection in head.levels.projections]
     assert [x.kernel_size for x in convolutions] == [(1, 1)] * len(features) + [(3, 3)] * added
@@ -272,7 +274,7 @@ def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
 
 def test_mixed_query_selection_takes_positions_from_proposals_and_learned_contents():
     """DINO, section 3.4: the same contents for all images, by rank; the position is embedded from the selected box."""
-    head = make_head(box_refinement=True, two_stage=True, mixed_query_selection=True).eval()
+    head = make_head(**MODES["mixed query selection"]).eval()
     features, mask, _ = make_batch([1, 1, 1])
     levels = head.levels(features, mask)
     selection = head.queries
@@ -318,7 +320,7 @@ def test_refined_positions_are_dinos_for_the_boxes_of_each_layer():
 
 def test_class_proposals_are_ranked_by_their_best_class_and_have_the_loss_of_a_decoder_layer():
     """DINO's `interm_outputs`: the selected proposals only, with all classes."""
-    head = make_head(**MODES["two-stage"], class_proposals=True).train()
+    head = make_head(**{**NONE, "class_proposals": True}).train()
     features, mask, targets = make_batch([3, 0, 5])
     levels = head.levels(features, mask)
     memory = levels.tokens
@@ -341,7 +343,7 @@ def test_class_proposals_are_ranked_by_their_best_class_and_have_the_loss_of_a_d
 
 def test_label_weight_is_that_of_the_class_loss():
     features, mask, targets = make_batch([3, 0, 5])
-    heads = [make_head(label_weight=weight).train() for weight in (1.0, 2.0)]
+    heads = [make_head(loss_weights=LossWeights(label=weight)).train() for weight in (1.0, 2.0)]
     outputs = heads[0](features, mask, targets)
     one, two = (head.loss(outputs, targets, LossContext()) for head in heads)
     assert 2 * one["label"] == two["label"] and one["l1"] == two["l1"]
@@ -392,7 +394,7 @@ def test_boxes_stay_in_full_precision_under_autocast(options: dict[str, Any], dt
         outputs, _ = step(head, features, mask, targets)
     assert outputs["boxes"].dtype == torch.float32 and outputs["logits"].dtype == dtype
     full = head(features, mask)["boxes"]
-    assert options.get("two_stage") or (outputs["boxes"] - full).abs().max() < 0.05
+    assert two_stage(options) or (outputs["boxes"] - full).abs().max() < 0.05
 
 
 @every_mode
@@ -410,27 +412,11 @@ def test_torch_export_gives_the_same_outputs(options: dict[str, Any]):
     [
         ({"two_stage": True}, "two_stage gives the decoder boxes to refine. Fix: set box_refinement to true."),
         (
-            {"contrastive_denoising": 5},
-            "contrastive_denoising needs queries made from boxes. Fix: set two_stage to true.",
-        ),
-        (
-            {**MODES["two-stage"], "denoising": 2, "contrastive_denoising": 5},
-            "contrastive_denoising replaces denoising. Fix: set denoising to 0.",
-        ),
-        (
-            {"mixed_query_selection": True},
-            "mixed_query_selection takes positions from proposals. Fix: set two_stage to true.",
-        ),
-        (
-            {**MODES["two-stage"], "refined_positions": True},
+            {**NONE, "refined_positions": True},
             "refined_positions needs contents without them. Fix: set mixed_query_selection to true.",
         ),
-        ({"class_proposals": True}, "class_proposals are proposals of the encoder. Fix: set two_stage to true."),
-        (
-            {"look_forward_twice": True},
-            "look_forward_twice trains refined boxes. Fix: set box_refinement to true.",
-        ),
-        ({"hybrid_queries": -1}, "hybrid_queries is -1; it must be at least 0."),
+        ({"kind": Dino, "contrastive_denoising": -1}, "contrastive_denoising is -1; it must be at least 0."),
+        ({"encoder_layers": 0}, "transformer.encoder_layers is 0; it must be at least 1."),
         ({"num_queries": 0}, "num_queries is 0; it must be at least 1."),
         ({"num_levels": 0}, "num_levels is 0; it must be at least 1."),
         ({"decoder_layers": 10**6}, "decoder_layers is 1000000; it must be at most 1000."),

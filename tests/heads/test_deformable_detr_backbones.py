@@ -8,12 +8,7 @@ from tests.heads.test_detr_backbones import BACKBONES, model_of
 
 DEFORMABLE = {
     "num_queries": 6,
-    "width": 32,
-    "num_heads": 2,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "ffn_width": 32,
-    "dropout": 0.0,
+    "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
 }
 
 

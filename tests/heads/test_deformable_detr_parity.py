@@ -21,6 +21,7 @@ from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects, hungarian
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
@@ -164,8 +165,10 @@ def make_pair(num_levels: int = 4, box_refinement: bool = False, two_stage: bool
             scale = spread.get(".".join(name.split(".")[-2:]), 0.1)
             parameter.copy_(scale * torch.randn_like(parameter) + (1.0 if norm else 0.0))
     options: dict[str, Any] = {"num_levels": num_levels, "box_refinement": box_refinement, "two_stage": two_stage}
-    options |= {"num_points": 3, "encoder_layers": 2, "decoder_layers": LAYERS, "ffn_width": 48, "dropout": 0.0}
-    ours = DeformableDetr(CHANNELS, STRIDES, CLASSES, QUERIES, 64, 4, min_stride=4, **options).eval()
+    transformer = Transformer(64, 4, 2, LAYERS, 48, dropout=0.0)
+    ours = DeformableDetr(
+        CHANNELS, STRIDES, CLASSES, QUERIES, transformer, min_stride=4, num_points=3, **options
+    ).eval()
     weights = dict(theirs.named_parameters())
     weights = {our_name(name): weights[name].detach() for name in weights if not name.startswith("model.backbone.")}
     ours.load_state_dict(weights, strict=True)

@@ -24,14 +24,8 @@ BACKBONES: list[tuple[str, dict[str, Any], str | None]] = [
 ]
 DETR = {
     "num_queries": 6,
-    "width": 32,
-    "num_heads": 2,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "feedforward": 32,
-    "dropout": 0.0,
+    "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
     "memory_stride": 16,
-    "anchors": True,
     "dense_loss": 1.0,
 }
 
@@ -49,7 +43,7 @@ def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[Dens
     if neck is not None:
         necks["detection"] = registry.create("necks", neck, channels, strides, options={"width": 32}, where="neck")
         channels, strides = necks["detection"].channels, necks["detection"].strides
-    head = create_head("detr", channels, strides, classes, **DETR)
+    head = create_head("dab_detr", channels, strides, classes, **DETR)
     model = DenseModel(backbone, {"detection": head}, necks)
     return model.train(), collate(images, model.multiple)
 

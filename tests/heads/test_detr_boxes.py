@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class
 from densevit.layers.positions import sine_boxes, sine_map
-from densevit_heads.detr import Detr
-from densevit_heads.detr.box_positions import BoxPositionBias
-from densevit_heads.detr.memory import FusedProjection, Memory, cell_centres
+from densevit.set_prediction.box_positions import BoxPositionBias
+from densevit.set_prediction.memory import Memory, cell_centres
+from densevit.set_prediction.projections import FusedProjection
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr import DabDetr
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
 WIDTH, HEADS, Q = 16, 4, 5
@@ -26,10 +28,12 @@ def batch() -> tuple[list[Tensor], Tensor]:
     return [torch.randn(2, 6, 4, 6), torch.randn(2, 10, 2, 3)], mask
 
 
-def make_head(**options: object) -> Detr:
-    given = {"encoder_layers": 1, "decoder_layers": 3, "feedforward": 24, "dropout": 0.0, "classification": "mal"}
-    given |= {"anchors": True, "position_bias": True, "memory_stride": 8, **options}
-    head = Detr((6, 10), (8, 16), CLASSES, Q, WIDTH, HEADS, **given)  # type: ignore[arg-type]
+def make_head(encoder_layers: int = 1, two_stage: bool = False) -> DabDetr:
+    transformer = Transformer(WIDTH, HEADS, encoder_layers, 3, 24, dropout=0.0)
+    head = DabDetr(
+        (6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", memory_stride=8, position_bias=True,
+        two_stage=two_stage,
+    )  # fmt: skip
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -149,9 +153,9 @@ def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
 ):
     """Initial scores are about 0.01."""
     features, mask = batch
-    head = Detr(
-        (6, 10), (8, 16), CLASSES, Q, WIDTH, HEADS, 1, 2, 24,
-        classification="mal", memory_stride=8, anchors=True, two_stage=True, dense_loss=1.0,
+    head = DabDetr(
+        (6, 10), (8, 16), CLASSES, Q, Transformer(WIDTH, HEADS, 1, 2, 24),
+        classification="mal", memory_stride=8, two_stage=True, dense_loss=1.0,
     )  # fmt: skip
     logits, boxes = head(features, mask, [])["layers"]
     assert all(torch.allclose(layer, boxes[0], atol=1e-5) for layer in boxes)
@@ -164,7 +168,7 @@ def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
 
 
 def test_initial_anchors_cover_the_image():
-    head = Detr((6,), (8,), CLASSES, 400, WIDTH, HEADS, 1, 1, 24, anchors=True)
+    head = DabDetr((6,), (8,), CLASSES, 400, Transformer(WIDTH, HEADS, 1, 1, 24))
     centre = head.anchors.sigmoid()[:, :2]
     assert (centre.amin(0) < 0.05).all() and (centre.amax(0) > 0.95).all()
     assert torch.histc(centre, 4, 0, 1).min() > 150  # of 800

@@ -1,4 +1,4 @@
-"""Every option of the DETR head: losses, gradients and invariances."""
+"""Every option of the heads `detr`, `dab_detr` and `ddq`: losses, gradients and invariances."""
 
 from typing import Any
 
@@ -9,52 +9,66 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
+from densevit.set_prediction.denoising import Denoising
+from densevit.set_prediction.head import SetPredictionHead
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr import DabDetr
+from densevit_heads.ddq import Ddq
 from densevit_heads.detr import Detr
-from densevit_heads.set_prediction.denoising import Denoising
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 CHANNELS, STRIDES = (6, 10), (8, 16)
 SIZES = [(48, 64), (40, 56), (48, 32)]
-BOXES = {"anchors": True, "classification": "mal"}
+MAL = {"kind": DabDetr, "classification": "mal"}
+DISTINCT = {"kind": Ddq, "dense_loss": 1.0, "fusion_blocks": 0}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "paper": {},
+    "detr": {},
     "learned positions": {"positions": "learned"},
     "pre-norm": {"pre_norm": True},
     "last layer only": {"auxiliary_losses": False},
     "one layer": {"encoder_layers": 1, "decoder_layers": 1},
     "no encoder": {"encoder_layers": 0},
-    "fused memory": {"memory_stride": 8},
-    "coarse fused memory": {"memory_stride": 16},
-    "fusion blocks": {"memory_stride": 8, "fusion_blocks": 2},
-    "focal": {"classification": "focal"},
-    "varifocal": {"classification": "varifocal"},
-    "mal": {"classification": "mal"},
-    "dense": {"dense_loss": 1.0},
-    "anchors": {"anchors": True},
-    "anchors, pre-norm": {"anchors": True, "pre_norm": True},
-    "anchors, last layer only": {**BOXES, "auxiliary_losses": False, "denoising": 2},
-    "position bias": {"anchors": True, "position_bias": True},
-    "denoising": {"anchors": True, "denoising": 2},
-    "distinct queries": {"anchors": True, "classification": "focal", "dense_loss": 1.0, "distinct_queries": 0.7},
-    "distinct queries, more than cells": {
-        **BOXES, "dense_loss": 1.0, "distinct_queries": 0.5, "num_queries": 50, "position_bias": True,
-    },
-    "contrastive denoising": {"anchors": True, "contrastive_denoising": 10},
-    "contrastive denoising, mal": {**BOXES, "contrastive_denoising": 10},
-    "look forward twice": {**BOXES, "look_forward_twice": True},
-    "two stages": {**BOXES, "two_stage": True},
-    "two stages, more queries than cells": {**BOXES, "two_stage": True, "num_queries": 50, "denoising": 1},
+    "dab_detr": {"kind": DabDetr},
+    "softmax": {"kind": DabDetr, "classification": "softmax"},
+    "varifocal": {"kind": DabDetr, "classification": "varifocal"},
+    "mal": MAL,
+    "fused memory": {"kind": DabDetr, "memory_stride": 8},
+    "coarse fused memory": {"kind": DabDetr, "memory_stride": 16},
+    "fusion blocks": {"kind": DabDetr, "memory_stride": 8, "fusion_blocks": 2},
+    "dense": {"kind": DabDetr, "dense_loss": 1.0},
+    "dab_detr, last layer only": {**MAL, "auxiliary_losses": False, "denoising": 2},
+    "position bias": {"kind": DabDetr, "position_bias": True},
+    "denoising": {"kind": DabDetr, "denoising": 2},
+    "contrastive denoising": {"kind": DabDetr, "contrastive_denoising": 10},
+    "contrastive denoising, mal": {**MAL, "contrastive_denoising": 10},
+    "look forward twice": {**MAL, "look_forward_twice": True},
+    "two stages": {**MAL, "two_stage": True},
+    "two stages, more queries than cells": {**MAL, "two_stage": True, "num_queries": 50, "denoising": 1},
     "all": {
-        **BOXES, "memory_stride": 8, "fusion_blocks": 1, "position_bias": True, "two_stage": True, "denoising": 3,
+        **MAL, "memory_stride": 8, "fusion_blocks": 1, "position_bias": True, "two_stage": True, "denoising": 3,
         "dense_loss": 1.0,
     },
+    "ddq": {**DISTINCT, "classification": "focal", "memory_stride": 16, "position_bias": False},
+    "ddq, more queries than cells": {**DISTINCT, "duplicate_iou": 0.5, "memory_stride": 16, "num_queries": 50},
+    "ddq, fusion blocks": {"kind": Ddq},
 }  # fmt: skip
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 
-def make_head(classes: list[Class] = CLASSES, **options: Any) -> Detr:
-    small = {"num_queries": 7, "width": 16, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3}
-    head = Detr(CHANNELS, STRIDES, classes, **{**small, "feedforward": 24, "dropout": 0.0, **options})
+LAYERS = {"width": 16, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "feedforward": 24, "dropout": 0.0}
+
+
+def new_head(
+    channels: tuple[int, ...], strides: tuple[int, ...], classes: list[Class], **options: Any
+) -> SetPredictionHead:
+    """options: also `kind`, the class, and the fields of `Transformer`."""
+    transformer = Transformer(**{name: options.pop(name, value) for name, value in LAYERS.items()})
+    kind = options.pop("kind", Detr)
+    return kind(channels, strides, classes, **{"num_queries": 7, "transformer": transformer, **options})
+
+
+def make_head(classes: list[Class] = CLASSES, **options: Any) -> Any:
+    head = new_head(CHANNELS, STRIDES, classes, **options)
     with torch.no_grad():  # no layer starts as the identity, which would hide errors
         for parameter in head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -78,7 +92,9 @@ def make_batch(counts: list[int | None], K: int = len(CLASSES)) -> tuple[list[Te
     return features, mask, targets
 
 
-def step(head: Detr, features: list[Tensor], mask: Tensor, targets: list[Targets]) -> tuple[Outputs, Losses]:
+def step(
+    head: SetPredictionHead, features: list[Tensor], mask: Tensor, targets: list[Targets]
+) -> tuple[Outputs, Losses]:
     """Forward and backward; every parameter has a finite gradient after it."""
     outputs = head(features, mask, targets)
     losses = head.loss(outputs, targets, LossContext())
@@ -97,17 +113,17 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
     head = make_head(**options).train()
     batch = make_batch([3, 0, 5])
     outputs, losses = step(head, *batch)
-    Q = (
-        min(head.num_queries, 12) if head.query_embedding is None or head.proposals is not None else head.num_queries
-    )  # 12 cells at stride 16
+    fewer = isinstance(head, Ddq) or "two_stage" in options
+    cells = 48 if options.get("memory_stride", 8 if isinstance(head, Ddq) else 16) == 8 else 12
+    Q = min(head.num_queries, cells) if fewer else head.num_queries
     K = len(CLASSES) + (head.criterion.classification == "softmax")
     assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
-    layers = len(head.decoder) + (head.proposals is not None)
+    layers = len(head.decoder) + ("two_stage" in options)
     assert outputs["layers"][0].shape == (layers, 3, Q, K) and outputs["layers"][1].shape == (layers, 3, Q, 4)
     assert all(losses[name] > 0 for name in ("label", "l1", "giou"))
     without = [name for name, p in head.named_parameters() if p.grad is not None and p.grad.abs().max() < 1e-12]
     # Softmax ignores what is added to all keys; DETR's initial queries are all zero.
-    alike = () if head.box_positions is not None else ("decoder.0.self_attention.", "decoder.0.residuals.0.norm.weight")
+    alike = () if not isinstance(head, Detr) else ("decoder.0.self_attention.", "decoder.0.residuals.0.norm.weight")
     assert [n for n in without if not n.endswith("key.bias") and not n.startswith(alike)] == []
 
 
@@ -116,7 +132,7 @@ def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
     head = make_head(**options).train()
     expected = ["label", "l1", "giou"]
     expected += ["auxiliary"] * head.criterion.auxiliary + ["denoising"] * (head.denoising is not None)
-    expected += ["dense"] * (head.dense is not None)
+    expected += ["dense"] * (getattr(head, "dense", None) is not None)
     for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
         _, losses = step(head, *make_batch(counts))
         assert list(losses) == expected
@@ -135,7 +151,7 @@ def test_an_unlabelled_batch_has_zero_loss(options: dict[str, Any]):
 @every_option
 def test_an_unlabelled_image_is_left_out(options: dict[str, Any]):
     """The losses equal those of a batch without it, except for batch norm statistics."""
-    head = make_head(**{**options, "denoising": 0, "contrastive_denoising": 0}).train()
+    head = make_head(**{key: value for key, value in options.items() if "denoising" not in key}).train()
     for module in head.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -171,13 +187,8 @@ def test_predictions_depend_only_on_the_image(options: dict[str, Any]):
 
 @every_option
 def test_one_class_and_one_feature_are_enough(options: dict[str, Any]):
-    small = {"num_queries": 5, "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
-    head = Detr(
-        (6,),
-        (8,),
-        CLASSES[:1],
-        **{**small, "feedforward": 24, **options, "memory_stride": options.get("memory_stride") and 8},
-    )
+    stride = {"memory_stride": 8} if "memory_stride" in options else {}
+    head: Any = new_head((6,), (8,), CLASSES[:1], **{"num_queries": 5, **options, **stride})
     features, mask, targets = make_batch([3, 0, 5], K=1)
     step(head.train(), features[:1], mask, targets)
     (found, *_) = head.eval().predict(head(features[:1], mask), targets)
@@ -199,7 +210,7 @@ def test_trains_under_autocast_with_losses_in_fp32(options: dict[str, Any]):
 @pytest.mark.parametrize("memory_stride", [8, 16, 1])
 def test_the_memory_has_the_requested_stride(memory_stride: int):
     """Or the finest available stride."""
-    head = make_head(memory_stride=memory_stride, dense_loss=1.0).train()
+    head = make_head(kind=DabDetr, memory_stride=memory_stride, dense_loss=1.0).train()
     features, mask, targets = make_batch([1, 1, 1])
     cells = {8: 6 * 8, 16: 3 * 4, 1: 6 * 8}[memory_stride]
     assert head(features, mask, targets)["dense"][0].shape[1] == cells
@@ -265,25 +276,25 @@ def test_a_denoising_query_learns_its_own_object():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"position_bias": True}, "position_bias needs .* Fix: set anchors"),
-        ({"two_stage": True, "classification": "mal"}, "two_stage needs .* Fix: set anchors"),
-        ({"denoising": 3}, "denoising needs .* Fix: set anchors"),
-        ({"anchors": True, "two_stage": True}, "Fix: set classification to mal, varifocal or focal"),
-        ({**BOXES, "two_stage": True, "auxiliary_losses": False}, "Fix: set auxiliary_losses to true"),
-        ({"fusion_blocks": 1}, "fusion_blocks need .* Fix: set memory_stride"),
-        ({"memory_stride": 64}, "memory_stride is 64, .* coarsest feature has stride 16"),
+        (
+            {"kind": DabDetr, "classification": "softmax", "two_stage": True},
+            "Fix: set classification to mal, varifocal",
+        ),
+        ({**MAL, "two_stage": True, "auxiliary_losses": False}, "Fix: set auxiliary_losses to true"),
+        ({"kind": DabDetr, "fusion_blocks": 1}, "fusion_blocks need .* Fix: set memory_stride"),
+        ({"kind": DabDetr, "memory_stride": 64}, "memory_stride is 64, .* coarsest feature has stride 16"),
         ({"width": 18, "num_heads": 2}, "width is 18; .* multiple of 4"),
         ({"width": 16, "num_heads": 3}, "width is 16; it must be a multiple of num_heads, 3"),
         ({"decoder_layers": 0}, "decoder_layers is 0; it must be at least 1"),
         ({"num_queries": 0}, "num_queries is 0; it must be at least 1"),
-        ({"anchors": True, "denoising": -1}, "denoising is -1; it must be at least 0"),
-        ({"look_forward_twice": True}, "look_forward_twice needs .* Fix: set anchors"),
-        ({"contrastive_denoising": 3}, "contrastive_denoising needs .* Fix: set anchors"),
+        ({"kind": DabDetr, "denoising": -1}, "denoising is -1; it must be at least 0"),
         (
-            {"anchors": True, "denoising": 1, "contrastive_denoising": 3},
+            {"kind": DabDetr, "denoising": 1, "contrastive_denoising": 3},
             "contrastive_denoising replaces .* denoising to 0",
         ),
         ({"classes": []}, "no classes"),
+        ({"kind": Ddq, "duplicate_iou": 1.5}, "an IoU above 0, at most 1 is expected"),
+        ({"kind": Ddq, "dense_loss": 0.0}, "Fix: set dense_loss"),
     ],
 )
 def test_invalid_options_raise(options: dict[str, Any], message: str):

@@ -1,7 +1,6 @@
 """The panoptic DETR head: its interface, segments, losses, merging, freezing, and every backbone."""
 
 import functools
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +10,49 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit import registry
+from densevit.config import Config
 from densevit.data.loading.batch_sampler import collate
+from densevit.errors import PluginError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, Class
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, build_model, create_backbone, create_head
+from densevit.model import DenseModel, create_backbone, create_head
+from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit_backbones.resnet import ResNet
 from densevit_heads.detr import Detr
-from densevit_heads.detr_panoptic import DetrPanoptic
+from densevit_heads.detr_panoptic import DabDetrPanoptic, DetrPanoptic
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.merging import panoptic_map
 from densevit_heads.detr_panoptic.segments import Segments
 from densevit_scenes.dataset import Scenes
 from tests.heads.test_detr_backbones import BACKBONES
 
-SMALL: dict[str, Any] = {
-    "num_queries": 6, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32,
-}  # fmt: skip
-FAST: dict[str, Any] = {
-    **SMALL, "memory_stride": 8, "classification": "mal", "anchors": True, "two_stage": True, "denoising": 2,
-    "dense_loss": 1.0,
-}  # fmt: skip
+DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
+SMALL = {"detr": DETR}
+FAST = {**DETR, "memory_stride": 8, "classification": "mal", "two_stage": True, "denoising": 2, "dense_loss": 1.0}
 PADDING = ("padding",)  # the group norms of the mask head have statistics that include padding, as the authors' have
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 
 
 @pytest.mark.parametrize(
-    "options", [SMALL, FAST, {**SMALL, "freeze_detector": True}], ids=["paper", "fast", "frozen detector"]
+    ("kind", "options"),
+    [(DetrPanoptic, SMALL), (DabDetrPanoptic, {"dab_detr": FAST}), (DetrPanoptic, {**SMALL, "freeze_detector": True})],
+    ids=["paper", "dab_detr", "frozen detector"],
 )
-def test_the_head_meets_its_interface(options: dict[str, Any]) -> None:
-    check_head(functools.partial(DetrPanoptic, **options), skip=PADDING)
+def test_the_head_meets_its_interface(kind: Any, options: dict[str, Any]) -> None:
+    check_head(functools.partial(kind, **options), skip=PADDING)
 
 
-def test_the_detector_s_options_and_their_defaults_are_those_of_detr() -> None:
-    ours, theirs = (list(inspect.signature(head).parameters.values()) for head in (DetrPanoptic, Detr))
-    assert ours[: len(theirs)] == theirs
-    assert [p.name for p in ours[len(theirs) :]] == ["mask_weight", "dice_weight", "freeze_detector", "threshold"]
+def test_options_of_the_detector_are_checked_as_its_own() -> None:
+    options = {"detr": {"transformer": {"widht": 3}}}
+    with pytest.raises(PluginError, match="heads.p.detr.transformer.widht is not an option of .* Did you mean 'width'"):
+        registry.check_options("heads", "detr_panoptic", options, "heads.p")
+    with pytest.raises(PluginError, match="heads.p.dab_detr.anchors is not an option of 'dab_detr_panoptic'"):
+        registry.check_options("heads", "dab_detr_panoptic", {"dab_detr": {"anchors": True}}, "heads.p")
 
 
 def test_a_model_on_resnet_50_has_the_paper_s_parameters() -> None:
@@ -196,7 +199,7 @@ def test_without_segments_all_is_void() -> None:
 
 def test_masks_are_upsampled_to_the_batch_cropped_and_resized_to_the_file() -> None:
     """Masks of 4 x 8 cells, a batch of 16 x 32 whose right half is padding, and a file of 8 x 8."""
-    head = DetrPanoptic(CHANNELS, STRIDES, CLASSES, **{**SMALL, "num_queries": 3})
+    head = DetrPanoptic(CHANNELS, STRIDES, CLASSES, detr={**DETR, "num_queries": 3})
     masks = torch.full((1, 3, 4, 8), -5.0)
     masks[0, 0, :, :2], masks[0, 1, :, 2:4], masks[0, 2, :, 4:] = 5, 5, 5
     logits = torch.tensor([[[9.0, 0, 0, 0, 0], [0, 0, 9, 0, 0], [0, 9, 0, 0, 9.1]]])
@@ -232,7 +235,7 @@ def test_a_frozen_detector_gets_no_gradient_and_the_backbone_neither() -> None:
 
 
 def test_a_detector_s_tensors_are_those_of_detr() -> None:
-    detector = Detr(CHANNELS, STRIDES, CLASSES, **SMALL).state_dict()
+    detector = Detr(CHANNELS, STRIDES, CLASSES, **DETR).state_dict()
     ours = DetrPanoptic(CHANNELS, STRIDES, CLASSES, **SMALL).state_dict()
     assert {key for key in ours if not key.startswith(("attention_maps.", "mask_head."))} == set(detector)
     assert all(ours[key].shape == value.shape for key, value in detector.items())
@@ -255,7 +258,7 @@ def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[Dens
         necks["panoptic"] = registry.create("necks", neck, channels, strides, options={"width": 32}, where="neck")
         channels, strides = necks["panoptic"].channels, necks["panoptic"].strides
     head = create_head(
-        "detr_panoptic", channels, strides, Scenes("train").classes["panoptic"], **{**SMALL, "num_queries": 12}
+        "detr_panoptic", channels, strides, Scenes("train").classes["panoptic"], detr={**DETR, "num_queries": 12}
     )
     model = DenseModel(backbone, {"panoptic": head}, necks)
     return model.train(), collate(images, model.multiple)
@@ -289,17 +292,18 @@ def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
     every = Scenes("train").classes["panoptic"]
     classes = {"detection": tuple(one for one in every if one.thing), "panoptic": every}
 
-    def model(name: str, **options: Any) -> DenseModel:
-        heads = {"objects": {"name": name, **SMALL, **options}}
+    def model(name: str, **options: Any) -> tuple[DenseModel, Config]:
+        heads = {"objects": {"name": name, **(DETR if name == "detr" else SMALL), **options}}
         backbone = {"name": "resnet", "depth": 18}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        return build_model(configs.from_mapping(values), classes)
+        config = configs.from_mapping(values)
+        return build_model(config, classes), config
 
-    detector, file = model("detr"), tmp_path / "model.safetensors"
+    (detector, _), file = model("detr"), tmp_path / "model.safetensors"
     save(detector, file)
     new = ["attention_maps.*", "mask_head.*"]
-    started = model("detr_panoptic", weights=str(file), weights_allow=new)
-    [fit] = load_pretrained(started)
+    started, config = model("detr_panoptic", weights=str(file), weights_allow=new)
+    [fit] = load_pretrained(started, config)
     assert {name.partition(".")[0] for name in fit.missing} == {"attention_maps", "mask_head"}
     assert set(fit.left_out) == {"label_head.weight", "label_head.bias"}
     own, theirs = started.heads["objects"].state_dict(), detector.heads["objects"].state_dict()

@@ -13,6 +13,7 @@ from transformers.loss.loss_for_object_detection import ForSegmentationLoss
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr_panoptic import DetrPanoptic
 from tests.heads.test_detr_parity import our_name as detector_name
 
@@ -94,7 +95,7 @@ def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
     return found
 
 
-def make_pair(**options: Any) -> Pair:
+def make_pair(auxiliary_losses: bool = True, **options: Any) -> Pair:
     backbone = ResNetConfig(
         embedding_size=8,
         hidden_sizes=CHANNELS,
@@ -123,9 +124,9 @@ def make_pair(**options: Any) -> Pair:
             spread = 3.0 if "query_position" in name else 0.07  # distinct queries, within fp32 precision
             parameter.copy_(spread * torch.randn_like(parameter) + (1.0 if "norm.weight" in name else 0.0))
         theirs.mask_head.conv1.conv.weight[:, 256:] *= 300  # attention maps sum to 1: masks of queries differ by them
-    ours = DetrPanoptic(
-        CHANNELS, STRIDES, CLASSES, 8, 256, 8, 2, LAYERS, 48, dropout=0.0, **options  # type: ignore[arg-type]
-    ).eval()  # fmt: skip
+    detr: dict[str, Any] = {"num_queries": 8, "transformer": Transformer(256, 8, 2, LAYERS, 48, dropout=0.0)}
+    detr["auxiliary_losses"] = auxiliary_losses
+    ours = DetrPanoptic(CHANNELS, STRIDES, CLASSES, detr, **options).eval()
     weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("detr.model.backbone.")}
     ours.load_state_dict({our_name(name): value for name, value in weights.items()}, strict=True)
 

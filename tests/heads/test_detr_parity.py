@@ -16,6 +16,8 @@ from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts, Objects, hungarian
 from densevit.losses.set_prediction import set_losses
+from densevit.set_prediction.criterion import LossWeights
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
@@ -112,7 +114,7 @@ def make_pair(positions: str = "sine", **options: Any) -> Pair:
         for name, parameter in theirs.named_parameters():
             spread = 3.0 if "query_position" in name else 0.2  # distinct queries, within fp32 precision
             parameter.copy_(spread * torch.randn_like(parameter) + (1.0 if "norm.weight" in name else 0.0))
-    ours = Detr((12,), (8,), CLASSES, 8, 32, 4, 2, LAYERS, 48, dropout=0.0, positions=positions, **options).eval()  # type: ignore[arg-type]
+    ours = Detr((12,), (8,), CLASSES, 8, Transformer(32, 4, 2, LAYERS, 48, 0.0), positions=positions, **options).eval()  # type: ignore[arg-type]
     weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("model.backbone.")}
     ours.load_state_dict({our_name(name): value for name, value in weights.items()}, strict=True)
 
@@ -220,7 +222,7 @@ def test_every_layer_matches_transformers():
 
 def test_costs_weights_and_no_object_weight_reach_matching_and_loss():
     """With values that differ from the defaults and from each other."""
-    options = {"label_cost": 3.0, "l1_cost": 2.0, "giou_cost": 7.0, "l1_weight": 4.0, "giou_weight": 3.0}
+    options = {"costs": MatchingCosts(3.0, 2.0, 7.0), "loss_weights": LossWeights(1.0, 4.0, 3.0)}
     pair = make_pair(auxiliary_losses=False, no_object_weight=0.4, **options)
     config = pair.theirs.config
     config.class_cost, config.bbox_cost, config.giou_cost, config.eos_coefficient = 3, 2, 7, 0.4

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from densevit.interfaces import Class
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr import DabDetr
 from densevit_heads.detr import Detr
 
 CLASSES = [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]
@@ -13,8 +15,11 @@ TARGETS = [
 ]
 
 
-def make_head(classification: str) -> Detr:
-    return Detr((4,), (8,), CLASSES, 3, 8, 2, 1, 1, 8, classification=classification)  # type: ignore[arg-type]
+def make_head(classification: str) -> Detr | DabDetr:
+    transformer = Transformer(8, 2, 1, 1, 8)
+    if classification == "softmax":
+        return Detr((4,), (8,), CLASSES, 3, transformer)
+    return DabDetr((4,), (8,), CLASSES, 3, transformer, classification=classification)  # type: ignore[arg-type]
 
 
 def outputs(probabilities: torch.Tensor, softmax: bool) -> dict[str, torch.Tensor]:

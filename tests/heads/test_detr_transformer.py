@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
+from densevit.set_prediction.memory import cell_centres
+from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
 from densevit_heads.detr import Detr
-from densevit_heads.detr.memory import cell_centres
-from densevit_heads.detr.transformer import DecoderLayer, EncoderLayer
 
 WIDTH, HEADS, FEEDFORWARD = 16, 4, 24
+OPTIONS = Transformer(WIDTH, HEADS, 2, 2, FEEDFORWARD)
 
 
 def randomise(module: nn.Module) -> None:
@@ -45,7 +46,7 @@ def padding() -> Tensor:
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_encoder_layer_without_positions_matches_torch(pre_norm: bool, padding: Tensor):
-    ours = EncoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, pre_norm).eval()
+    ours = EncoderLayer(OPTIONS, pre_norm).eval()
     randomise(ours)
     theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, batch_first=True, norm_first=pre_norm).eval()
     theirs.self_attn.load_state_dict(torch_attention(ours.self_attention).state_dict())
@@ -61,7 +62,7 @@ def test_encoder_layer_without_positions_matches_torch(pre_norm: bool, padding: 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_decoder_layer_without_positions_matches_torch(pre_norm: bool, padding: Tensor):
-    ours = DecoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, pre_norm).eval()
+    ours = DecoderLayer(OPTIONS, pre_norm).eval()
     randomise(ours)
     theirs = nn.TransformerDecoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, batch_first=True, norm_first=pre_norm).eval()
     theirs.self_attn.load_state_dict(torch_attention(ours.self_attention).state_dict())
@@ -80,7 +81,7 @@ def test_decoder_layer_without_positions_matches_torch(pre_norm: bool, padding: 
 def test_pre_norm_head_matches_the_paper_s_formulas():
     """DETR's pre-norm: positions are added after the norm, and encoder and decoder end with a norm."""
     classes = [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]
-    head = Detr((5,), (8,), classes, 4, WIDTH, HEADS, 2, 2, FEEDFORWARD, pre_norm=True).eval()
+    head = Detr((5,), (8,), classes, 4, OPTIONS, pre_norm=True).eval()
     randomise(head)
     features = torch.randn(2, 5, 3, 4)
     mask = torch.zeros(2, 24, 32, dtype=torch.bool)

@@ -7,14 +7,15 @@ from torchvision.ops import box_convert, nms
 
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit_heads.detr import Detr
-from densevit_heads.detr.memory import Memory
-from densevit_heads.detr.queries import DistinctQueries
+from densevit.set_prediction.memory import Memory, encode
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.ddq import Ddq
+from densevit_heads.ddq.queries import DistinctQueries
 from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
-OPTIONS = {"num_queries": 6, "width": 16, "num_heads": 2, "feedforward": 24, "memory_stride": 8, "anchors": True,
-           "classification": "mal", "dense_loss": 1.0, "distinct_queries": 0.7, "dropout": 0.0}  # fmt: skip
+OPTIONS = {"num_queries": 6, "transformer": Transformer(16, 2, feedforward=24, dropout=0.0), "memory_stride": 8,
+           "fusion_blocks": 0, "position_bias": False, "dense_loss": 1.0}  # fmt: skip
 
 
 def memory_of(tokens: Tensor, padding: Tensor) -> Memory:
@@ -29,7 +30,7 @@ def test_queries_are_those_that_nms_keeps_in_each_image():
     boxes = torch.cat([0.3 + 0.4 * torch.rand(B, S, 2), 0.1 + 0.4 * torch.rand(B, S, 2)], dim=-1)
     padding = torch.zeros(B, S, dtype=torch.bool)
     padding[1, 20:] = True
-    distinct = DistinctQueries(16, Q, threshold=0.4)
+    distinct = DistinctQueries(16, Q, duplicate_iou=0.4)
     queries, scores = distinct(logits, boxes, memory_of(tokens, padding))
     for i in range(B):
         score = logits[i].amax(-1).masked_fill(padding[i], float("-inf"))
@@ -64,10 +65,10 @@ def test_padding_comes_after_those_left_out():
 def test_an_untrained_decoder_returns_the_dense_predictions():
     """The refinement of scores and boxes starts at zero."""
     features, mask, _ = padded_batch()
-    head = Detr([6], [8], CLASSES, **OPTIONS).eval()
+    head = Ddq([6], [8], CLASSES, **OPTIONS).eval()
     with torch.inference_mode():
         outputs = head(features, mask)
-        memory = head._encode(head.project(features), mask)
+        memory = encode(head.project(features), mask, 8, head.encoder, torch.nn.Identity())
         queries, scores = head.distinct(*head.dense(memory.tokens, memory.centres), memory)
     assert "dense" not in outputs
     torch.testing.assert_close(outputs["logits"], scores)
@@ -76,7 +77,7 @@ def test_an_untrained_decoder_returns_the_dense_predictions():
 
 def test_every_parameter_learns_and_dense_predictions_from_the_dense_loss_alone():
     features, mask, targets = padded_batch()
-    head = Detr([6], [8], CLASSES, **OPTIONS).train()
+    head = Ddq([6], [8], CLASSES, **OPTIONS).train()
     for parameter in (head.label_head.weight, head.box_head.last.weight, head.dense.box_head.last.weight):
         torch.nn.init.normal_(parameter)  # else nothing before them learns in the first step
     losses = head.loss(head(features, mask, targets), targets, LossContext())
@@ -86,18 +87,3 @@ def test_every_parameter_learns_and_dense_predictions_from_the_dense_loss_alone(
     losses = head.loss(head(features, mask, targets), targets, LossContext())
     (losses["label"] + losses["l1"] + losses["giou"]).backward()
     assert all(p.grad is None or not p.grad.any() for p in head.dense.parameters())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"distinct_queries": 1.5}, "an IoU of 0 to 1 is expected"),
-        ({"dense_loss": 0.0}, "Fix: set dense_loss"),
-        ({"two_stage": True}, "distinct_queries and two_stage are both set"),
-        ({"denoising": 3}, "distinct_queries and denoising are both set"),
-        ({"anchors": False}, "distinct_queries needs box queries"),
-    ],
-)
-def test_options_that_do_not_go_together(options, message):
-    with pytest.raises(ValueError, match=message):
-        Detr([6], [8], CLASSES, **{**OPTIONS, **options})

@@ -7,9 +7,10 @@ from torch import Tensor
 from densevit.interfaces import Class
 from densevit.layers.mlp import Mlp
 from densevit.losses.context import LossContext
-from densevit_heads.deformable_detr import DeformableDetr
-from densevit_heads.detr import Detr
-from densevit_heads.set_prediction.boxes import look_forward_twice, refine
+from densevit.set_prediction.box_refinement import look_forward_twice, refine
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr import DabDetr
+from densevit_heads.dino import Dino
 from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
@@ -59,16 +60,15 @@ def test_values_are_those_of_refinement():
         assert torch.equal(found, expected)
 
 
-def make_heads() -> list[DeformableDetr | Detr]:
-    options = {"num_queries": 5, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 3, "dropout": 0.0}
-    options |= {"classification": "focal", "look_forward_twice": True, "two_stage": True}
+def make_heads() -> list[Dino | DabDetr]:
+    transformer = Transformer(32, 2, 1, 3, 16, dropout=0.0)
     return [
-        DeformableDetr((6,), (8,), CLASSES, **options, ffn_width=16, box_refinement=True),
-        Detr((6,), (8,), CLASSES, **options, feedforward=16, anchors=True),
+        Dino((6,), (8,), CLASSES, 5, transformer, contrastive_denoising=0),
+        DabDetr((6,), (8,), CLASSES, 5, transformer, two_stage=True, look_forward_twice=True),
     ]
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["deformable_detr", "detr"])
+@pytest.mark.parametrize("kind", [0, 1], ids=["dino", "dab_detr"])
 def test_the_heads_predict_the_same_and_learn_more(kind: int):
     """On images of three sizes, one without objects: equal outputs and losses, other gradients of the box heads."""
     head = make_heads()[kind].train()
@@ -78,14 +78,14 @@ def test_the_heads_predict_the_same_and_learn_more(kind: int):
     features, mask, targets = padded_batch()
     found = []
     for twice in (True, False):
-        if isinstance(head, DeformableDetr):
+        if isinstance(head, Dino):
             head.look_forward_twice = twice
         else:
             head.decoder.twice = twice
         losses = head.loss(head(features, mask, targets), targets, LossContext())
         head.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
-        last = head.box_heads[0].last if isinstance(head, DeformableDetr) else head.box_head.last
+        last = head.box_heads[0].last if isinstance(head, Dino) else head.box_head.last
         found.append((losses, last.weight.grad.clone()))
     for name, loss in found[0][0].items():
         torch.testing.assert_close(loss, found[1][0][name])

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,28 +12,36 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 from transformers.models.mask2former.image_processing_mask2former import Mask2FormerImageProcessor
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
-from densevit.config import InferenceSection
+from densevit.config import model_sections
 from densevit.data.loading.batch_sampler import collate
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, create_backbone, inference_by_head
+from densevit.model import (
+    DenseModel,
+    Inference,
+    build_from_architecture,
+    create_backbone,
+    create_head,
+    inference_by_head,
+    tasks_of,
+)
 from densevit.targets import RunLengthMasks
 from densevit.testing import check_head
 from densevit.testing.targets import random_targets
-from densevit_heads.mask2former import Mask2Former, criterion
+from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, criterion
 from densevit_heads.mask2former.criterion import MaskCriterion
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.points import sample, uncertain_points
 from densevit_heads.mask2former.prediction import MaskLogits, enclosing_boxes, instances, panoptic, semantic
 from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries, attention_bias
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
-SMALL = {
-    "num_queries": 6, "width": 32, "num_heads": 2, "encoder_layers": 1, "encoder_ffn_width": 16, "decoder_layers": 3,
-    "ffn_width": 16, "num_points": 64,
-}  # fmt: skip
-TASKS = ("panoptic", "instance", "semantic")
+TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)
+PIXEL_DECODER = PixelDecoderOptions(layers=1, feedforward=16)
+SMALL = {"num_queries": 6, "transformer": TRANSFORMER, "pixel_decoder": PIXEL_DECODER, "num_points": 64}
+HEADS = (Mask2Former, Mask2FormerInstance, Mask2FormerSemantic)
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
 
 
@@ -49,9 +58,9 @@ class Patches(Backbone):
         return [self.layer(images)]
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_the_head_meets_its_interface(task):
-    check_head(functools.partial(Mask2Former, task=task, **SMALL))
+@pytest.mark.parametrize("head", HEADS)
+def test_the_head_meets_its_interface(head):
+    check_head(functools.partial(head, **SMALL))
 
 
 # ---- targets ----
@@ -87,7 +96,7 @@ def test_run_length_codes_are_read_as_their_masks(size):
 
 
 def test_losses_of_run_length_codes_are_those_of_masks():
-    head = Mask2Former((16,), (16,), CLASSES, task="instance", **SMALL).eval()
+    head = Mask2FormerInstance((16,), (16,), CLASSES, **SMALL).eval()
     targets = [random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(n)) for n in (0, 1)]
     coded = [t | {"masks": RunLengthMasks.from_dense(t["masks"].numpy(), (128, 128))} for t in targets]
     outputs = head([torch.randn(2, 16, 8, 8)], torch.zeros(2, 128, 128, dtype=torch.bool))
@@ -95,7 +104,7 @@ def test_losses_of_run_length_codes_are_those_of_masks():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_values_at_points_are_bilinear_samples_of_the_masks(task):
     size = (23, 31)
     maps = torch.randint(4, size, generator=torch.Generator().manual_seed(0))
@@ -198,9 +207,10 @@ def test_semantic_loss_is_the_mean_cross_entropy_of_each_segment(monkeypatch: py
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_options_for_short_training_reach_every_parameter(task):
-    head = Mask2Former((8, 16, 32), (4, 8, 16), CLASSES, task=task, fusion_blocks=1, semantic_loss=2.0, **SMALL).train()
+@pytest.mark.parametrize("kind", HEADS)
+def test_options_for_short_training_reach_every_parameter(kind):
+    options = {**SMALL, "pixel_decoder": replace(PIXEL_DECODER, fusion_blocks=1), "semantic_loss": 2.0}
+    head = kind((8, 16, 32), (4, 8, 16), CLASSES, **options).train()
     features = [torch.randn(2, c, 64 // s, 64 // s) for c, s in ((8, 4), (16, 8), (32, 16))]
     needs = head.needs
     targets = [random_targets(needs, (64, 64), 4, torch.Generator().manual_seed(1)), {"size": (64, 64)}]
@@ -214,7 +224,7 @@ def test_options_for_short_training_reach_every_parameter(task):
 
 
 def test_losses_in_evaluation_are_the_same_at_each_call():
-    head = Mask2Former((16,), (16,), CLASSES, task="instance", **SMALL).eval()
+    head = Mask2FormerInstance((16,), (16,), CLASSES, **SMALL).eval()
     target = random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(0))
     outputs = head([torch.randn(1, 16, 8, 8)], torch.zeros(1, 128, 128, dtype=torch.bool))
     first, second = head.loss(outputs, [target], LossContext()), head.loss(outputs, [target], LossContext())
@@ -295,7 +305,7 @@ def test_predictions_match_transformers_post_processing():
 
 def test_semantic_maps_are_sums_over_queries_and_are_averaged_over_windows_and_flips():
     """The reference runs the model on each window and its flip, and averages in the pixels of the image."""
-    head = Mask2Former((16,), (16,), CLASSES, task="semantic", **{**SMALL, "width": 64}).eval()
+    head = Mask2FormerSemantic((16,), (16,), CLASSES, **{**SMALL, "transformer": replace(TRANSFORMER, width=64)}).eval()
     model = DenseModel(Patches(), {"segmentation": head}).eval()
     image = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -315,7 +325,7 @@ def test_semantic_maps_are_sums_over_queries_and_are_averaged_over_windows_and_f
             window = image[..., left : left + 64]
             total[..., left : left + 64] += scores(window) + scores(window.flip(-1)).flip(-1)
             count[:, left : left + 64] += 2
-        sections = inference_by_head(model, InferenceSection(window=64, stride=32, flip=True))
+        sections = inference_by_head(model, Inference(window=64, stride=32, flip=True))
         [found] = model.infer(batch, sections)["segmentation"]
         assert torch.equal(found["semantic"], (total / count).argmax(0).to(torch.uint8))
         head.read_maps = lambda maps: {str(n): maps[:, n] for n in range(4)}
@@ -323,11 +333,11 @@ def test_semantic_maps_are_sums_over_queries_and_are_averaged_over_windows_and_f
     torch.testing.assert_close(torch.stack([found[str(n)] for n in range(4)]), total / count)
 
 
-@pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_only_semantic_segmentation_has_maps(task):
-    model = DenseModel(Patches(), {"head": Mask2Former((16,), (16,), CLASSES, task=task, **SMALL)})
+@pytest.mark.parametrize("head", [Mask2Former, Mask2FormerInstance])
+def test_only_semantic_segmentation_has_maps(head):
+    model = DenseModel(Patches(), {"head": head((16,), (16,), CLASSES, **SMALL)})
     with pytest.raises(ConfigError, match="heads.head .* makes none"):
-        inference_by_head(model, InferenceSection(flip=True))
+        inference_by_head(model, Inference(flip=True))
 
 
 def test_boxes_enclose_masks():
@@ -356,54 +366,74 @@ def test_parameters_are_those_of_transformers_and_the_paper(backbone, millions):
     with torch.device("meta"):
         theirs = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=config, num_labels=80))
         body = create_backbone(backbone, **own)
-        head = Mask2Former(body.channels, body.strides, classes, task="instance")
+        head = Mask2FormerInstance(body.channels, body.strides, classes)
     unused = {"swin": 2 * 768, "resnet": 0}[backbone]  # transformers 5 keeps a last norm besides that of the feature
     count = sum(p.numel() for module in (body, head) for p in module.parameters())
     assert count == sum(p.numel() for p in theirs.parameters()) - unused
     assert round(count / 1e6) == millions
 
 
-def test_the_task_sets_labels_and_classes():
+def test_labels_and_classes_of_each_head():
     dataset = Dataset()
     things = tuple(one for one in CLASSES if one.thing)
     dataset.classes = {"panoptic": tuple(CLASSES), "detection": things, "segmentation": tuple(CLASSES[2:])}
-    expected = {
-        "panoptic": ("panoptic", ("panoptic",), tuple(CLASSES)),
-        "instance": ("detection", ("masks", "labels"), things),
-        "semantic": ("segmentation", ("semantic",), tuple(CLASSES[2:])),
-    }
-    for task, (name, needs, classes) in expected.items():
-        kind = Mask2Former.with_options({"task": task})
-        assert (kind.task, kind.needs, kind.classes_from(dataset)) == (name, needs, classes)
-        head = Mask2Former((16,), (16,), CLASSES, task=task, **SMALL)
-        assert (head.task, head.needs, head.classes_from(dataset)) == (name, needs, classes)
+    expected = [
+        ("panoptic", ("panoptic",), tuple(CLASSES)),
+        ("detection", ("masks", "labels"), things),
+        ("segmentation", ("semantic",), tuple(CLASSES[2:])),
+    ]
+    assert [(head.task, head.needs, head.classes_from(dataset)) for head in HEADS] == expected
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 48}, "width is 48; it must be a multiple of 32"),
+        ({"transformer": {"width": 48}}, "transformer is invalid: width is 48; it must be a multiple of 32"),
+        ({"transformer": {"decoder_layers": 0}}, "transformer is invalid: decoder_layers is 0; it must be at least 1"),
+        ({"pixel_decoder": {"layers": 0}}, "pixel_decoder is invalid: layers is 0; it must be at least 1"),
         ({"num_points": 0}, "num_points is 0; it must be at least 1"),
-        ({"decoder_layers": 0}, "decoder_layers is 0; it must be at least 1"),
+        ({"threshold": 1.5}, "threshold is 1.5; a probability is between 0 and 1"),
     ],
 )
 def test_options_out_of_range_are_errors(options, message):
-    with pytest.raises(ValueError, match=message):
-        Mask2Former((16,), (16,), CLASSES, **{**SMALL, **options})
+    with pytest.raises(DensevitError, match=message):
+        create_head("mask2former", (16,), (16,), CLASSES, **{**SMALL, **options})
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("panoptic", "mask2former"), ("instance", "mask2former_instance"), ("semantic", "mask2former_semantic")],
+)
+def test_options_of_an_earlier_version_are_those_of_three_heads(task, name):
+    before = {"task": task, "num_queries": 6, "width": 32, "num_heads": 2, "decoder_layers": 3, "ffn_width": 16}
+    before |= {"encoder_layers": 1, "encoder_ffn_width": 24, "fusion_blocks": 1, "threshold": 0.5}
+    transformer = {"width": 32, "num_heads": 2, "decoder_layers": 3, "feedforward": 16}
+    now = {"num_queries": 6, "transformer": transformer}
+    now |= {"pixel_decoder": {"layers": 1, "feedforward": 24, "fusion_blocks": 1}}
+    now |= {"threshold": 0.5} if task == "panoptic" else {}
+    assert Mask2Former.renamed_options(before) == (name, now)
+    sections = model_sections(
+        {"backbone": {"name": "resnet", "depth": 18}, "heads": {"masks": {"name": "mask2former", **before}}}, "x"
+    )
+    with pytest.warns(UserWarning, match=f"heads.masks: options of 'mask2former' of an earlier version .*name: {name}"):
+        model = build_from_architecture(sections.architecture, {"masks": CLASSES})
+    assert model.architecture.heads["masks"].name == name
+    assert model.heads["masks"].task == tasks_of(model.architecture)["masks"]
 
 
 def test_more_segments_than_queries_are_reported():
-    head = Mask2Former((16,), (16,), CLASSES, task="instance", **{**SMALL, "num_queries": 2})
+    few = {**SMALL, "num_queries": 2}
+    head = Mask2FormerInstance((16,), (16,), CLASSES, **few)
     target = random_targets(("masks", "labels"), (128, 128), 4, torch.Generator().manual_seed(0), image_id=7)
     outputs = head([torch.randn(1, 16, 8, 8)], torch.zeros(1, 128, 128, dtype=torch.bool))
     with pytest.warns(UserWarning, match="image 7 has 3 segments, but num_queries is 2: 1 of them are not learned"):
         head.loss(outputs, [target], LossContext())
     dataset = Dataset()
     dataset.object_counts = lambda: np.array([1, 3, 2])
-    for task in ("instance", "panoptic"):
-        head = Mask2Former((16,), (16,), CLASSES, task=task, **{**SMALL, "num_queries": 2})
+    for kind in (Mask2FormerInstance, Mask2Former):
+        head = kind((16,), (16,), CLASSES, **few)
         with pytest.warns(UserWarning, match="1 of 3 training images have more objects than queries; one of .* has 3"):
             head.check(dataset)
     with warnings.catch_warnings():  # one query per class suffices
         warnings.simplefilter("error")
-        Mask2Former((16,), (16,), CLASSES, task="semantic", **{**SMALL, "num_queries": 2}).check(dataset)
+        Mask2FormerSemantic((16,), (16,), CLASSES, **few).check(dataset)

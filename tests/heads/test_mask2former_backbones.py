@@ -7,8 +7,8 @@ from densevit.model import DenseModel, create_head
 from tests.heads.test_detr_backbones import BACKBONES, model_of
 
 MASK2FORMER = {
-    "task": "instance", "num_queries": 6, "width": 32, "num_heads": 2, "encoder_layers": 1, "encoder_ffn_width": 32,
-    "decoder_layers": 3, "ffn_width": 32, "num_points": 256,
+    "num_queries": 6, "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 3, "feedforward": 32},
+    "pixel_decoder": {"layers": 1, "feedforward": 32}, "num_points": 256,
 }  # fmt: skip
 
 
@@ -18,7 +18,7 @@ def test_a_backbone_trains_under_mask2former_for_two_steps(name, options, neck):
     batch["targets"][1]["masks"] = batch["targets"][1]["masks"][:0]  # model_of removes its boxes and labels
     before_head = model.necks["detection"] if neck else model.backbone
     classes = model.heads["detection"].classes
-    head = create_head("mask2former", before_head.channels, before_head.strides, classes, **MASK2FORMER)
+    head = create_head("mask2former_instance", before_head.channels, before_head.strides, classes, **MASK2FORMER)
     model = DenseModel(model.backbone, {"detection": head}, dict(model.necks)).train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     before = {key: value.clone() for key, value in model.backbone.named_parameters() if value.requires_grad}

@@ -20,8 +20,9 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerSine
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
-from densevit_heads.mask2former import Mask2Former, matching, points
+from densevit_heads.mask2former import Mask2FormerInstance, matching, points
 from densevit_heads.mask2former.matching import match
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
@@ -95,7 +96,7 @@ class Pair:
     """
 
     theirs: Mask2FormerForUniversalSegmentation
-    ours: Mask2Former
+    ours: Mask2FormerInstance
     features: list[Tensor]
     padding_mask: Tensor
     masks: list[Tensor]
@@ -131,10 +132,8 @@ def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
     )  # fmt: skip
     theirs = Mask2FormerForUniversalSegmentation(config).eval()
     randomise(theirs)
-    ours = Mask2Former(
-        CHANNELS, STRIDES, CLASSES, "instance", QUERIES, 64, HEADS, encoder_layers=2, encoder_ffn_width=48,
-        decoder_layers=LAYERS, ffn_width=40, num_points=POINTS,
-    ).eval()  # fmt: skip
+    transformer, pixel_decoder = MaskTransformer(64, HEADS, LAYERS, 40), PixelDecoderOptions(2, 48)
+    ours = Mask2FormerInstance(CHANNELS, STRIDES, CLASSES, QUERIES, transformer, pixel_decoder, POINTS).eval()
     ours.load_state_dict(renamed(parameters(theirs)), strict=True)
 
     features = [torch.randn(len(SIZES), c, GRID[0] // s, GRID[1] // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]

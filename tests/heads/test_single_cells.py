@@ -6,18 +6,22 @@ import pytest
 import torch
 
 from densevit.interfaces import Class
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.head import DeformableDetr
 from densevit_heads.detr_panoptic.head import DetrPanoptic
 from densevit_heads.dpt.depth import DptDepth
 from densevit_heads.mask2former.head import Mask2Former
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.setr.head import Setr
 
 CLASSES = (Class("a", 1, (0, 0, 0)), Class("b", 2, (9, 9, 9)))
-SMALL = dict(num_heads=4, num_queries=5, encoder_layers=1, decoder_layers=1)
+LAYERS = Transformer(32, 4, 1, 1)
 HEADS = {
-    "deformable_detr": functools.partial(DeformableDetr, width=32, **SMALL),
-    "mask2former": functools.partial(Mask2Former, width=32, **SMALL),
-    "detr_panoptic": functools.partial(DetrPanoptic, width=64, **SMALL),
+    "deformable_detr": functools.partial(DeformableDetr, num_queries=5, transformer=LAYERS),
+    "mask2former": functools.partial(
+        Mask2Former, num_queries=5, transformer=MaskTransformer(32, 4, 1), pixel_decoder=PixelDecoderOptions(1)
+    ),
+    "detr_panoptic": functools.partial(DetrPanoptic, detr={"num_queries": 5, "transformer": Transformer(64, 4, 1, 1)}),
     "setr": functools.partial(Setr, width=32, norm="group"),
     "dpt": functools.partial(DptDepth, width=32, norm="group"),
 }

@@ -67,14 +67,18 @@ def test_a_class_or_an_object_in_place_of_a_name_is_refused_with_its_name(given,
 def test_names_and_sections_build_a_model():
     predictor = densevit.create_model(
         RESNET,
-        heads={"seg": "setr", "depth": {"name": "dpt", "width": 16}, "boxes": {"name": "detr", "width": 32}},
+        heads={
+            "seg": "setr",
+            "depth": {"name": "dpt", "width": 16},
+            "boxes": {"name": "detr", "transformer": {"width": 32}},
+        },
         classes={"seg": ["road", "sky"], "detection": [Class("cat", 17, (1, 2, 3))]},
     )
     assert predictor.config is None and not predictor.model.training
     assert [c.name for c in predictor.classes["seg"]] == ["road", "sky"] and predictor.classes["depth"] == ()
     assert predictor.classes["seg"][0].color != predictor.classes["seg"][1].color
     assert predictor.classes["boxes"] == (Class("cat", 17, (1, 2, 3)),)
-    assert predictor.model.sections.heads["depth"].options == {"width": 16}
+    assert predictor.model.architecture.heads["depth"].options == {"width": 16}
     assert predictor.backbone.channels == (64, 128, 256, 512)
     result = predictor.predict(IMAGE)
     assert result.semantic.shape == (64, 96) and set(result.names) <= {"cat"}
@@ -86,7 +90,7 @@ def test_a_model_without_a_config_is_saved_and_loaded_to_the_last_bit(tmp_path: 
     predictor = densevit.create_model({**RESNET, "mean": [0.1, 0.2, 0.3]}, heads, classes)
     densevit.save(predictor, tmp_path / "mine.safetensors")
     again = densevit.load(tmp_path / "mine.safetensors")
-    assert again.classes == predictor.classes and again.model.sections == predictor.model.sections
+    assert again.classes == predictor.classes and again.model.architecture == predictor.model.architecture
     assert torch.equal(again.model.mean, predictor.model.mean)
     state = again.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in predictor.model.state_dict().items())
@@ -96,7 +100,7 @@ def test_a_model_without_a_config_is_saved_and_loaded_to_the_last_bit(tmp_path: 
 
 def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module, tmp_path: Path):
     first = densevit.create_model(RESNET, {"seg": "setr"}, ["a", "b"], weights=file)
-    assert is_of(first.backbone, resnet) and first.model.sections.backbone.weights == file
+    assert is_of(first.backbone, resnet) and first.sections.backbone.weights == file
     densevit.save(first, tmp_path / "whole.safetensors")
     other = densevit.create_model(RESNET, {"seg": "setr"}, ["a", "b"], weights=tmp_path / "whole.safetensors")
     assert torch.equal(other.predict(IMAGE).semantic, first.predict(IMAGE).semantic)

@@ -21,11 +21,11 @@ NANO = {
     "vit": {"name": "vit", "variant": "nano"},
     "mvit": {"name": "mvit", "variant": "nano"},
 }
-DETR = {"name": "detr", "width": 32, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}
+DETR = {"name": "detr", "num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
 MODELS = {
     "detr-resnet": (NANO["resnet"], DETR),
     "detr-vit": (NANO["vit"], DETR),
-    "anchors-swin": (NANO["swin"], {**DETR, "anchors": True}),
+    "anchors-swin": (NANO["swin"], {**DETR, "name": "dab_detr"}),
     "setr-vit": (NANO["vit"], {"name": "setr"}),
     "mla-mvit": (NANO["mvit"], {"name": "setr", "decoder": "mla"}),
     "pup-pyramid-resnet": (NANO["resnet"], {"name": "setr", "decoder": "pup", "neck": {"name": "fpn", "width": 16}}),

@@ -15,10 +15,11 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import DensevitError, WeightsError
+from densevit.inference.creating import build_model
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
-from densevit.model import build_model
+from densevit.model import Inference
 from densevit.training.loop.dense_module import DenseModule
 from densevit.weights import model_file
 
@@ -54,7 +55,7 @@ def test_a_run_its_model_file_and_a_published_one_are_the_same(run: Path, monkey
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     expected = densevit.load(run)
     assert expected.classes == CLASSES and not expected.model.training
-    assert expected.inference == {"segmentation": configs.InferenceSection(flip=True)}
+    assert expected.inference == {"segmentation": Inference(flip=True)}
     for source in (str(run), run / "model.safetensors", str(run / "model.safetensors"), "hf:mine/net"):
         found = densevit.load(source)
         assert found.config == expected.config
@@ -95,15 +96,15 @@ def test_a_saved_model_predicts_with_its_inference_options(tmp_path: Path, optio
     heads = {"segmentation": {"name": "setr", "inference": {"flip": True}}}  # general options need a config
     config = configs.from_mapping({**VALUES, "inference": {"window": 40}, "heads": heads})
     model = build_model(config, CLASSES).eval()
-    before = Predictor(model, config if with_config else None)
-    assert before.inference == {"segmentation": configs.InferenceSection(flip=True)}
+    before = Predictor(model, config if with_config else config.model_sections)
+    assert before.inference == {"segmentation": Inference(flip=True)}
     predictor = before.with_inference(OPTIONS[option])
     densevit.save(predictor, tmp_path / "saved.safetensors")
     again = densevit.load(tmp_path / "saved.safetensors")
     assert again.inference == predictor.inference
     found, expected = again.predict(IMAGE).semantic, predictor.predict(IMAGE).semantic
     assert torch.equal(found, expected)
-    assert before.inference == Predictor(model, before.config).inference  # the one that it was made of is as before
+    assert before.inference == Predictor(model, before.sections).inference  # the one that it was made of is as before
 
 
 def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
@@ -113,9 +114,9 @@ def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
     predictor = Predictor(model, config).with_inference({"window": 48, "flip": True})
     densevit.save(predictor, tmp_path / "saved.safetensors")
     assert densevit.load(tmp_path / "saved.safetensors").inference == {
-        "a": configs.InferenceSection(window=48, flip=True),
-        "b": configs.InferenceSection(window=48, flip=True, scales=(0.5,)),
-        "c": configs.InferenceSection(window=48),
+        "a": Inference(window=48, flip=True),
+        "b": Inference(window=48, flip=True, scales=(0.5,)),
+        "c": Inference(window=48),
     }
     densevit.save(Predictor(model, config), tmp_path / "unchanged.safetensors")
     assert densevit.load(tmp_path / "unchanged.safetensors").config == config
@@ -124,8 +125,9 @@ def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
 def test_a_head_s_inference_options_apply_without_a_config():
     head = {"name": "setr", "inference": {"flip": True}}
     predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": head}, ["road", "sky"])
-    assert predictor.inference == {"seg": configs.InferenceSection(flip=True)}
-    assert DenseModule(predictor.model).inference == predictor.inference
+    assert predictor.inference == {"seg": Inference(flip=True)}
+    assert DenseModule(predictor).inference == predictor.inference
+    assert Predictor(predictor.model).inference == {"seg": Inference()}  # they are the predictor's, not the model's
 
 
 def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_path: Path, capsys: Any):

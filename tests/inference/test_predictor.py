@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
+from densevit.inference.creating import build_model
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.layers import table_cache
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit_backbones.swin import Swin
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
@@ -134,7 +135,11 @@ def test_pixels_are_normalised_and_the_padding_is_zero():
 
 def test_threads_predict_what_one_does():
     """Also where they share cached tables, of which there are more than the cache holds."""
-    detr = {"name": "deformable_detr", "width": 64, "num_queries": 5, "encoder_layers": 1, "decoder_layers": 1}
+    detr = {
+        "name": "deformable_detr",
+        "num_queries": 5,
+        "transformer": {"width": 64, "encoder_layers": 1, "decoder_layers": 1},
+    }
     predictor = densevit.create_model({"name": "vit", "variant": "nano"}, {"things": detr}, {"things": ["cat"]})
     images = [random_image(32 + 16 * (i % 9), 48 + 16 * (i % 7)) for i in range(18)]
     expected = [predictor.predict(image) for image in images]

@@ -12,12 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from densevit import config as configs
-from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
-from densevit.model import DenseModel, inference_by_head, sliding_window, streaming_resize
+from densevit.model import DenseModel, Inference, inference_by_head, sliding_window, streaming_resize
 from densevit.model.sliding_window import starts
 from densevit.training.loop.dense_module import DenseModule
 
@@ -155,7 +154,7 @@ def infer(model, batch, section):
 
 @torch.no_grad()
 def depth_of(model, batch, **section):
-    return [found["depth"] for found in infer(model, batch, InferenceSection(**section))["depth"]]
+    return [found["depth"] for found in infer(model, batch, Inference(**section))["depth"]]
 
 
 SLIDES = [
@@ -321,7 +320,7 @@ def test_zoom_does_not_change_other_maps():
     both = model_of(Pixels(), Segmenter, Metres)
     alone = DenseModel(both.backbone, {"segmentation": both.heads["segmentation"]}).eval()
     batch = batch_of(both, (45, 58))
-    section = InferenceSection(scales=(0.5, 1.0, 2.0))
+    section = Inference(scales=(0.5, 1.0, 2.0))
     found, expected = infer(both, batch, section), infer(alone, batch, section)
     assert torch.equal(found["segmentation"][0]["semantic"], expected["segmentation"][0]["semantic"])
     assert len(expected["segmentation"][0]["semantic"].unique()) > 1
@@ -353,7 +352,7 @@ def test_class_probabilities_and_depths_are_averaged():
 
     labels = {}
     for average in ("logits", "probabilities"):
-        section = InferenceSection(window=32, stride=12, average=average)
+        section = Inference(window=32, stride=12, average=average)
         found = {name: own[0] for name, own in infer(model, batch, section).items()}
         classes, metres = expected(segmentation, average == "probabilities"), expected(depth)
         assert (found["segmentation"]["semantic"] != classes.argmax(0)).float().mean() < 1e-3
@@ -388,7 +387,7 @@ def test_default_matches_the_head_s_prediction():
 def test_pixelwise_model_is_invariant_to_windows_flips_and_scales(section, original):
     model = model_of(Pixels(), Segmenter, Depth)
     batch = batch_of(model, (41, 54), (43, 53), original=original)
-    whole, found = model.infer(batch), infer(model, batch, InferenceSection(**section))
+    whole, found = model.infer(batch), infer(model, batch, Inference(**section))
     for i in range(2):
         label, other = whole["segmentation"][i]["semantic"], found["segmentation"][i]["semantic"]
         assert label.dtype == other.dtype == torch.uint8
@@ -434,7 +433,7 @@ def test_predict_uses_the_config_section_and_overrides():
 def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
     model = model_of(Stem(), Segmenter, Depth)
     batch = batch_of(model, (41, 54), original=(50, 90))
-    section = InferenceSection(window=24, flip=True, scales=(1.0, 1.5), average="probabilities")
+    section = Inference(window=24, flip=True, scales=(1.0, 1.5), average="probabilities")
     expected = infer(model, batch, section)["depth"][0]["depth"]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         found = infer(model, batch, section)["depth"][0]["depth"]
@@ -489,7 +488,7 @@ def test_memory_depends_on_the_window_not_the_image(monkeypatch, section):
     model = model_of(Pixels(), Segmenter, classes=50)
     batch = batch_of(model, (600, 200), original=(900, 300))
     with Memory() as seen:
-        (found,) = infer(model, batch, InferenceSection(window=32, **section))["segmentation"]
+        (found,) = infer(model, batch, Inference(window=32, **section))["segmentation"]
     assert found["semantic"].shape == (900, 300)
     strip, windows, result = 4 * 50 * 32 * 200, 4 * 4 * 50 * 32 * 32, 900 * 300
     assert seen.largest <= strip
@@ -531,13 +530,13 @@ def test_invalid_section_error_names_the_key(section, message):
 
 
 def test_the_stride_is_two_thirds_of_the_window_by_default():
-    assert [config_with({"window": side}).inference.strides for side in (512, 768, [1, 5])] == [
+    assert [config_with({"window": side}).inference.options.strides for side in (512, 768, [1, 5])] == [
         (341, 341),
         (512, 512),
         (1, 3),
     ]
-    section = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference
-    assert (section.window_sides, section.scales, section.once) == ((500, 500), (1.0, 1.5), False)
+    options = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference.options
+    assert (options.window_sides, options.scales, options.once) == ((500, 500), (1.0, 1.5), False)
     assert configs.from_mapping(
         configs.yaml_io.parse(configs.dump(config_with({"window": [4, 5]})), "")
     ) == config_with({"window": [4, 5]})
@@ -560,15 +559,15 @@ def test_a_model_without_maps_is_refused_by_its_heads(section, asked):
     with pytest.raises(
         ConfigError, match=r"^heads.detection.inference: .* heads.detection \(Boxes\) makes none.*leave it"
     ):
-        inference_by_head(model_of(Stem(), Segmenter, Boxes), InferenceSection(), {"detection": InferenceSection()})
-    assert inference_by_head(model, InferenceSection()) == {}
+        inference_by_head(model_of(Stem(), Segmenter, Boxes), Inference(), {"detection": Inference()})
+    assert inference_by_head(model, Inference()) == {}
 
 
 @torch.no_grad()
 def test_a_head_without_maps_is_predicted_in_one_pass_beside_the_others():
     model = model_of(Stem(), Segmenter, Boxes, Depth)
     batch = batch_of(model, (41, 54), (43, 53), original=(60, 70))
-    section = InferenceSection(window=24, flip=True)
+    section = Inference(window=24, flip=True)
     plain, found = model.infer(batch), infer(model, batch, section)
     alone = DenseModel(model.backbone, {name: model.heads[name] for name in ("segmentation", "depth")}).eval()
     expected = infer(alone, batch, section)
@@ -584,7 +583,7 @@ def test_a_head_without_maps_is_predicted_in_one_pass_beside_the_others():
 def test_each_head_has_its_own_options():
     model = model_of(Stem(), Segmenter, Boxes, Depth)
     batch = batch_of(model, (41, 54))
-    general, own = InferenceSection(window=24), {"depth": InferenceSection(flip=True)}
+    general, own = Inference(window=24), {"depth": Inference(flip=True)}
     sections = inference_by_head(model, general, own)
     assert sections == {"segmentation": general, "depth": own["depth"]}
     found = model.infer(batch, sections)
@@ -594,17 +593,23 @@ def test_each_head_has_its_own_options():
     assert torch.equal(found["detection"][0]["boxes"], model.infer(batch)["detection"][0]["boxes"])
 
 
+def test_the_section_gives_its_options_and_has_the_same_defaults():
+    assert configs.InferenceSection().options == Inference()
+    given = {"window": (32, 48), "stride": 16, "average": "probabilities", "flip": True, "scales": (0.5,)}
+    assert configs.InferenceSection(**given, batch_size=2).options == Inference(**given, batch_size=2)
+
+
 def test_predictor_and_validation_take_each_head_s_section_of_the_config():
     model = model_of(Stem(), Segmenter, Boxes, Depth)
     heads = {name: {"name": name} for name in model.heads} | {"depth": {"name": "x", "inference": {"flip": True}}}
     values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping({**values, "inference": {"window": 24}})
-    expected = {"segmentation": InferenceSection(window=24), "depth": InferenceSection(flip=True)}
+    expected = {"segmentation": Inference(window=24), "depth": Inference(flip=True)}
     predictor = Predictor(model, config)
     assert predictor.inference == DenseModule(predictor).inference == expected
     others = Predictor(model, config).with_inference({"average": "probabilities"}).inference
-    assert others["segmentation"] == InferenceSection(window=24, average="probabilities")
-    assert others["depth"] == InferenceSection(flip=True, average="probabilities")
+    assert others["segmentation"] == Inference(window=24, average="probabilities")
+    assert others["depth"] == Inference(flip=True, average="probabilities")
     assert configs.from_mapping(configs.yaml_io.parse(configs.dump(config), "")) == config
     heads["depth"]["inference"] = {"windw": 3}
     with pytest.raises(
@@ -627,11 +632,11 @@ def test_fixed_size_backbone_requires_windows_of_that_size():
     model = model_of(OneSize(), Depth)
     for wrong in ({"window": 24}, {"scales": (0.5,)}):
         with pytest.raises(ConfigError, match=r"takes images of 24x32 only. Fix: set inference.window=\[24,32\]"):
-            inference_by_head(model, InferenceSection(**wrong))
+            inference_by_head(model, Inference(**wrong))
     for size in ((50, 60), (20, 40), (11, 12)):
         batch = batch_of(model, size)
         for section in ({"window": (24, 32)}, {"window": (24, 32), "scales": (0.5, 1.0)}):
-            inference_by_head(model, InferenceSection(**section))
+            inference_by_head(model, Inference(**section))
             assert depth_of(model, batch, **section)[0].shape == size
     batch = collate([{"image": torch.zeros(3, 24, 32, dtype=torch.uint8), "targets": {}}])
     batch["targets"] = [{"size": (20, 32), "original_size": (40, 64)}]

@@ -10,15 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from densevit import config as configs
-from densevit.config import InferenceSection
 from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
 from densevit.evaluation.coco import CocoDetection
 from densevit.inference.predictor import WINDOW_SCORE, Predictor
 from densevit.interfaces import Backbone, Class, Head
-from densevit.model import DenseModel, inference_by_head
+from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.model.box_merging import merge_boxes
+from densevit.set_prediction.transformer import Transformer
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.run.evaluation import EvaluationPlan
 from densevit_heads.detr.head import Detr
@@ -124,7 +124,7 @@ def test_each_object_of_a_large_image_is_found_once(largest, stride):
     image, truth = painted((512, 512), 120 if largest < 90 else 40, largest)
     model = oracle()
     batch = collate([{"image": image, "targets": {"size": (512, 512), "original_size": (512, 512)}}], 4)
-    sections = inference_by_head(model, InferenceSection(window=160, stride=stride, batch_size=3))
+    sections = inference_by_head(model, Inference(window=160, stride=stride, batch_size=3))
     [found] = model.infer(batch, sections)["oracle"]
     assert as_set(found) == as_set(truth)
     evaluator = CocoDetection(CLASSES)
@@ -140,7 +140,7 @@ def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
     image, truth = painted((230, 300), 30, 25)
     model = oracle()
     batch = collate([{"image": image, "targets": {"size": (230, 300), "original_size": (460, 900)}}], 4)
-    sections = inference_by_head(model, InferenceSection(window=(100, 130), stride=(60, 90), batch_size=5))
+    sections = inference_by_head(model, Inference(window=(100, 130), stride=(60, 90), batch_size=5))
     [found] = model.infer(batch, sections)["oracle"]
     expected = {**truth, "boxes": truth["boxes"] * torch.tensor([3.0, 2, 3, 2])}
     assert as_set(found) == as_set(expected)
@@ -150,20 +150,20 @@ def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
 @torch.no_grad()
 def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     torch.manual_seed(0)
-    sizes = dict(num_queries=9, width=16, num_heads=2, encoder_layers=1, decoder_layers=1, feedforward=16)
+    sizes = dict(num_queries=9, transformer=Transformer(16, 2, 1, 1, 16))
     model = DenseModel(Pixels(), {"detection": Detr((3,), (4,), CLASSES, **sizes)}).eval()
     model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
     image = torch.randint(0, 256, (3, 41, 54), dtype=torch.uint8)
     targets = {"size": (41, 54), "original_size": (60, 70)}
     batch = collate([{"image": torch.nn.functional.pad(image, (0, 10, 0, 3)), "targets": targets}], 4)
     for window in (64, (41, 54)):
-        sections = inference_by_head(model, InferenceSection(window=window))
+        sections = inference_by_head(model, Inference(window=window))
         [plain], [found] = model.infer(batch)["detection"], model.infer(batch, sections)["detection"]
         assert plain.keys() == found.keys()
         assert all(torch.equal(plain[key], found[key]) for key in plain)
     # Boxes of several windows have descending scores, and do not depend on the batches.
     few, many = (
-        model.infer(batch, inference_by_head(model, InferenceSection(window=24, batch_size=n)))["detection"][0]
+        model.infer(batch, inference_by_head(model, Inference(window=24, batch_size=n)))["detection"][0]
         for n in (1, 50)
     )
     assert len(few["boxes"]) > 9 and (few["scores"].diff() <= 0).all()
@@ -171,7 +171,7 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     with Accelerator(torch.float64) as accelerator:
         moved(model)
         remote = {**batch, **{key: batch[key].to(DEVICE, non_blocking=True) for key in ("images", "padding_mask")}}
-        sections = inference_by_head(model, InferenceSection(window=24, batch_size=4))
+        sections = inference_by_head(model, Inference(window=24, batch_size=4))
         [found] = model.infer(remote, sections)["detection"]
     torch.testing.assert_close({key: host(value) for key, value in found.items()}, few)
     assert accelerator.waits == {"to the CPU": 3}  # boxes, scores and labels
@@ -182,7 +182,7 @@ def test_windows_keep_the_highest_scores_up_to_max_predictions():
     model = oracle()
     targets = {"size": (200, 260), "original_size": (400, 520)}
     batch = collate([{"image": image, "targets": targets}], 4)
-    sections = inference_by_head(model, InferenceSection(window=110, stride=70))
+    sections = inference_by_head(model, Inference(window=110, stride=70))
     [every] = model.infer(batch, sections)["oracle"]
     assert len(every["boxes"]) == 30
     for limit in (100, 30, 7, 1):
@@ -216,7 +216,7 @@ def test_boxes_of_windows_have_a_lowest_score_which_validation_does_not_use():
     model = oracle(Unsure)
     batch = collate([{"image": image, "targets": {"size": (200, 260), "original_size": (200, 260)}}], 4)
     window = {"window": 110, "stride": 50}
-    [every] = model.infer(batch, inference_by_head(model, InferenceSection(**window)))["unsure"]
+    [every] = model.infer(batch, inference_by_head(model, Inference(**window)))["unsure"]
     predictor = Predictor(model)
     found = predictor.predict(image, inference=window)
     assert 0 < len(found.boxes) < len(every["boxes"]) and found.scores.min() >= WINDOW_SCORE
@@ -254,17 +254,17 @@ def test_memory_of_merging_grows_with_the_boxes_and_not_with_their_square():
 
 def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
     model = oracle(Dense, Oracle, Masks)
-    section = InferenceSection(window=64, stride=32, flip=True, batch_size=2)
-    windows = InferenceSection(window=64, stride=32, batch_size=2)
+    section = Inference(window=64, stride=32, flip=True, batch_size=2)
+    windows = Inference(window=64, stride=32, batch_size=2)
     assert inference_by_head(model, section) == {"dense": section, "oracle": windows}  # masks: one pass
-    whole = {"oracle": InferenceSection()}
+    whole = {"oracle": Inference()}
     assert inference_by_head(model, section, whole) == {"dense": section, **whole}
     assert Predictor(model).with_inference({"window": 64, "flip": True}).inference == {
-        "dense": InferenceSection(window=64, flip=True),
-        "oracle": InferenceSection(window=64),
+        "dense": Inference(window=64, flip=True),
+        "oracle": Inference(window=64),
     }
     with pytest.raises(ConfigError, match=r"^heads.oracle.inference.flip=true averages dense maps.*Fix: leave it out"):
-        inference_by_head(model, InferenceSection(), {"oracle": section})
+        inference_by_head(model, Inference(), {"oracle": section})
     with pytest.raises(ConfigError, match=r"heads.masks.inference.*not a head of boxes.*\(it needs masks, labels\)"):
         inference_by_head(model, section, {"masks": windows})
     with pytest.raises(ConfigError, match=r"^inference.window=64 averages.*heads.masks \(Masks\).*needs masks, labels"):
@@ -272,9 +272,9 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
     with pytest.raises(ConfigError, match=r"^inference.flip=true averages dense maps.*support windows. Fix: leave it"):
         inference_by_head(oracle(Oracle), section)
     with pytest.raises(ConfigError, match=r"^inference.average=probabilities averages dense maps"):
-        inference_by_head(oracle(Oracle), InferenceSection(window=64, average="probabilities"))
+        inference_by_head(oracle(Oracle), Inference(window=64, average="probabilities"))
     with pytest.raises(ConfigError, match=r"^heads.oracle.inference.average=probabilities averages dense maps"):
-        inference_by_head(model, windows, {"oracle": InferenceSection(window=64, average="probabilities")})
+        inference_by_head(model, windows, {"oracle": Inference(window=64, average="probabilities")})
     with pytest.raises(ConfigError, match=r"^inference.scales=\[0.5\] averages dense maps"):
         Predictor(oracle(Oracle)).with_inference({"scales": [0.5]})
 
@@ -300,7 +300,7 @@ def test_validation_and_evaluation_use_the_windows_of_the_config(tmp_path):
     config = configs.from_mapping({**values, "trainer": trainer, "inference": window})
     model = oracle()
     predictor = Predictor(model, config)
-    assert predictor.inference == DenseModule(predictor).inference == {"oracle": InferenceSection(**window)}
+    assert predictor.inference == DenseModule(predictor).inference == {"oracle": Inference(**window)}
     found = EvaluationPlan.of(Predictor(model, config), build_data(config, 4), config.trainer).run()
     assert found.metrics["oracle/AP"] == 1
     assert all(rows <= 96 and columns <= 96 for _, rows, columns in model.heads["oracle"].runs)

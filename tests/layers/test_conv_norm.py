@@ -12,8 +12,8 @@ from densevit.layers.linear import Conv1x1
 from densevit.layers.norms import FrozenBatchNorm2d
 
 CASES: dict[str, tuple[Callable[[], nn.Conv2d], int]] = {
-    "more cells than kernel elements": (lambda: Conv1x1(8, 6), 9),
-    "of stride 2": (lambda: Conv1x1(8, 6, stride=2), 12),
+    "more cells than kernel elements": (lambda: Conv1x1(8, 6, 1, bias=False), 9),
+    "of stride 2": (lambda: Conv1x1(8, 6, 1, stride=2, bias=False), 12),
     "3x3, dilated, in groups": (lambda: nn.Conv2d(8, 6, 3, padding=2, dilation=2, groups=2, bias=False), 10),
     "fewer cells than kernel elements": (lambda: nn.Conv2d(8, 6, 3, padding=1, bias=False), 4),
 }
@@ -58,7 +58,7 @@ def test_result_and_gradients_are_those_of_batch_norm(name: str, relu: bool, res
 
 
 def test_map_is_stored_once() -> None:
-    conv, frozen = Conv1x1(8, 6), frozen_and_torchs()[0]
+    conv, frozen = Conv1x1(8, 6, 1, bias=False), frozen_and_torchs()[0]
     x = torch.randn(2, 8, 9, 9, requires_grad=True)
     shapes: list[torch.Size] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda y: shapes.append(y.shape) or y, lambda y: y):

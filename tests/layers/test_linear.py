@@ -72,7 +72,7 @@ def test_is_an_nn_linear_with_the_same_state_dict_keys():
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_1x1_convolution_is_exact_to_one_rounding(stride, dtype, error, layout):
     """Against torch's in double precision. torch's in bf16 rounds its weight gradient twice on CPUs without AVX-512."""
-    ours = Conv1x1(8, 6, stride).to(dtype)
+    ours = Conv1x1(8, 6, 1, stride, bias=False).to(dtype)
     reference = nn.Conv2d(8, 6, 1, stride=stride, bias=False).double()
     reference.load_state_dict(ours.state_dict())
     images = torch.randn(2, 8, 7, 5, dtype=dtype).contiguous(memory_format=layout)

@@ -14,9 +14,11 @@ from densevit.interfaces import Class, Head, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes, process_count
-from densevit_heads.deformable_detr import DeformableDetr
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr import DabDetr
 from densevit_heads.detr import Detr
-from densevit_heads.mask2former import Mask2Former, criterion, matching, points
+from densevit_heads.mask2former import Mask2FormerInstance, criterion, matching, points
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 
 SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
 CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
@@ -24,15 +26,14 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, an
     "one object": ({}, [1, 0, 0, 0]),  # half an object a process
     "no object": ({}, [0, 0, 0, 0]),
     "focal": ({"classification": "focal"}, [3, 0, 0, 2]),
-    "mal": ({"classification": "mal", "anchors": True, "two_stage": True, "position_bias": True}, [3, 0, 0, 2]),
+    "mal": ({"classification": "mal", "two_stage": True, "position_bias": True}, [3, 0, 0, 2]),
     "dense": ({"dense_loss": 1.5}, [3, 0, 0, 2]),
-    "denoising": ({"anchors": True, "denoising": 2}, [3, 0, 0, 2]),
+    "denoising": ({"denoising": 2}, [3, 0, 0, 2]),
     "contrastive denoising": (
-        {"anchors": True, "contrastive_denoising": 7, "classification": "varifocal"},
+        {"contrastive_denoising": 7, "classification": "varifocal"},
         [3, 0, 0, 2],
     ),
-    "no object, contrastive denoising": ({"anchors": True, "contrastive_denoising": 7}, [0, 0, 0, 0]),
-    "hybrid matching": ({"hybrid_queries": 9, "hybrid_repeats": 3}, [3, 0, 0, 2]),
+    "no object, contrastive denoising": ({"contrastive_denoising": 7}, [0, 0, 0, 0]),
     "one object, dense": ({"classification": "mal", "dense_loss": 1.5}, [0, 0, 0, 1]),
     "masks": ({"num_points": 64, "semantic_loss": 2.0}, [3, 0, 0, 2]),
     "one mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 1]),
@@ -52,12 +53,11 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
     classes = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
     head: Head
     if "num_points" in options:
-        head = Mask2Former((6,), (8,), classes, "instance", 6, 64, 2, 1, 24, 2, 24, **options)
-    elif "hybrid_queries" in options:
-        small = {"num_queries": 6, "width": 32, "num_heads": 2, "num_levels": 1, "encoder_layers": 1}
-        head = DeformableDetr((6,), (8,), classes, **small, decoder_layers=2, ffn_width=24, dropout=0.0, **options)
+        transformer, pixel_decoder = MaskTransformer(64, 2, 2, 24), PixelDecoderOptions(1, 24)
+        head = Mask2FormerInstance((6,), (8,), classes, 6, transformer, pixel_decoder, **options)
     else:
-        head = Detr((6,), (8,), classes, 6, 16, 2, 1, 2, 24, dropout=0.0, **options)
+        kind = DabDetr if options else Detr
+        head = kind((6,), (8,), classes, 6, Transformer(16, 2, 1, 2, 24, dropout=0.0), **options)
         if head.denoising is not None:  # the same queries in one process and in two
             head.denoising.label_noise = head.denoising.box_noise = 0.0
     cells = 16 if "num_points" in options else 4  # of each side of the feature; its stride is 8

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Backbone, Batch, Class, Neck
 from densevit.model import DenseModel
-from densevit_heads.detr import Detr
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr import DabDetr
 
 
 class Plain(Backbone):
@@ -31,8 +32,8 @@ def plain() -> type[Backbone]:
 
 def _train_a_step(backbone: Backbone, neck: Neck) -> DenseModel:
     classes = [Class("circle", 1, (0, 0, 0)), Class("square", 2, (0, 0, 0))]
-    small = {"width": 32, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 64, "num_queries": 10}
-    head = Detr(neck.channels, neck.strides, classes, memory_stride=neck.strides[0], **small)
+    small = Transformer(32, encoder_layers=1, decoder_layers=2, feedforward=64)
+    head = DabDetr(neck.channels, neck.strides, classes, 10, small, memory_stride=neck.strides[0])
     model = DenseModel(backbone, {"detection": head}, {"detection": neck}).train()
     mask = torch.zeros(2, 64, 96, dtype=torch.bool)
     mask[1, :, 70:] = True

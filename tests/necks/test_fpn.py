@@ -13,6 +13,7 @@ from densevit_backbones.swin import Swin
 from densevit_necks.fpn import FPN
 
 CHANNELS, STRIDES = (8, 16, 24, 40), (4, 8, 16, 32)
+NO_PADDING = torch.zeros(2, 64, 64, dtype=torch.bool)  # these necks ignore it
 
 
 def maps(height: int, width: int, channels=CHANNELS, strides=STRIDES) -> list[torch.Tensor]:
@@ -36,7 +37,7 @@ def test_outputs_and_gradients_match_torchvision(size, strides, extra):
     assert not given
     features = maps(*size, strides=strides)
     own, other = ([x.clone().requires_grad_() for x in features] for _ in range(2))
-    found = neck(own)
+    found = neck(own, NO_PADDING)
     expected = list(reference(OrderedDict(enumerate(other))).values())
     assert len(found) == len(expected) == 4 + extra
     for x, y in zip(found, expected, strict=True):
@@ -52,7 +53,7 @@ def test_levels_are_the_size_over_the_stride_rounded_up(size):
     neck = FPN(CHANNELS, STRIDES, width=6, extra_levels=2)
     assert neck.channels == (6,) * 6
     assert neck.strides == (4, 8, 16, 32, 64, 128)
-    found = [tuple(x.shape) for x in neck(maps(*size))]
+    found = [tuple(x.shape) for x in neck(maps(*size), NO_PADDING)]
     assert found == [(2, 6, -(-size[0] // s), -(-size[1] // s)) for s in neck.strides]
 
 
@@ -65,13 +66,13 @@ def test_coarse_cells_are_added_to_the_fine_cells_they_cover():
             lateral.weight.fill_(1)
             output.weight[..., 1, 1] = 1
     coarse = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
-    fine = neck([torch.zeros(1, 1, 3, 4), coarse])[0]
+    fine = neck([torch.zeros(1, 1, 3, 4), coarse], NO_PADDING)[0]
     assert fine[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4]]
 
 
 def test_extra_levels_are_subsampled_by_2():
     neck = FPN(CHANNELS, STRIDES, width=6, extra_levels=2)
-    *_, coarsest, first, second = neck(maps(300, 170))
+    *_, coarsest, first, second = neck(maps(300, 170), NO_PADDING)
     assert torch.equal(first, coarsest[..., ::2, ::2])
     assert torch.equal(second, coarsest[..., ::4, ::4])
 
@@ -79,13 +80,13 @@ def test_extra_levels_are_subsampled_by_2():
 def test_one_map_is_enough():
     neck = FPN((24,), (16,), width=8, extra_levels=1)
     features = maps(50, 70, (24,), (16,))
-    assert [tuple(x.shape) for x in neck(features)] == [(2, 8, 4, 5), (2, 8, 2, 3)]
+    assert [tuple(x.shape) for x in neck(features, NO_PADDING)] == [(2, 8, 4, 5), (2, 8, 2, 3)]
 
 
 def test_features_are_not_modified():
     features = maps(50, 70)
     before = [x.clone() for x in features]
-    FPN(CHANNELS, STRIDES)(features)
+    FPN(CHANNELS, STRIDES)(features, NO_PADDING)
     assert all(torch.equal(x, y) for x, y in zip(features, before, strict=True))
 
 
@@ -104,15 +105,15 @@ def test_detr_trains_with_the_neck(name, plain, train_a_step):
 def test_half_precision_is_finite_and_near_fp32(dtype):
     neck, features = FPN(CHANNELS, STRIDES), maps(50, 70)
     with torch.autocast("cpu", dtype):
-        low = neck(features)
-    for x, y in zip(low, neck(features), strict=True):
+        low = neck(features, NO_PADDING)
+    for x, y in zip(low, neck(features, NO_PADDING), strict=True):
         assert (x.float() - y).norm() < 0.05 * y.norm()
 
 
 def test_an_exported_graph_gives_the_same_outputs():
     neck, features = FPN(CHANNELS, STRIDES, width=8, extra_levels=1), maps(97, 131)
-    graph = torch.export.export(neck, (features,)).module()
-    for x, y in zip(graph(features), neck(features), strict=True):
+    graph = torch.export.export(neck, (features, NO_PADDING)).module()
+    for x, y in zip(graph(features, NO_PADDING), neck(features, NO_PADDING), strict=True):
         torch.testing.assert_close(x, y)
 
 

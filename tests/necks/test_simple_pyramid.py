@@ -8,6 +8,8 @@ from densevit_backbones.resnet import ResNet
 from densevit_backbones.swin import Swin
 from densevit_necks.simple_pyramid import SimplePyramid
 
+NO_PADDING = torch.zeros(2, 64, 64, dtype=torch.bool)  # the neck ignores it
+
 
 class ChannelNorm(nn.Module):
     """Layer norm of each cell over its channels, written out."""
@@ -49,7 +51,7 @@ def test_outputs_and_gradients_match_vitdet():
     neck.load_state_dict({f"levels.{key}": value for key, value in state.items()})
     x = torch.randn(2, 48, 6, 10)
     own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    found, expected = neck([torch.randn(2, 5, 6, 10), own]), [level(other) for level in reference]
+    found, expected = neck([torch.randn(2, 5, 6, 10), own], NO_PADDING), [level(other) for level in reference]
     for y, z in zip(found, expected, strict=True):
         torch.testing.assert_close(y, z, atol=1e-4, rtol=1e-4)
     weights = [torch.randn_like(y) for y in found]
@@ -80,7 +82,7 @@ def test_levels_have_their_declared_strides(stride, strides):
     for rows, columns in [(5, 7), (6, 1), (13, 4)]:
         features = [torch.randn(1, c, rows, columns) for c in (3, 32)]
         height, width = rows * stride, columns * stride
-        found = [tuple(x.shape) for x in neck(features)]
+        found = [tuple(x.shape) for x in neck(features, NO_PADDING)]
         assert found == [(1, 8, -(-height // s), -(-width // s)) for s in strides]
 
 
@@ -88,7 +90,7 @@ def test_levels_have_their_declared_strides(stride, strides):
 def test_rows_outside_the_image_match_the_docstring(height):
     neck = SimplePyramid((32,), (16,), width=8)
     rows = -(-height // 16)
-    for x, stride in zip(neck([torch.randn(1, 32, rows, 4)]), neck.strides, strict=True):
+    for x, stride in zip(neck([torch.randn(1, 32, rows, 4)], NO_PADDING), neck.strides, strict=True):
         more = x.shape[2] - -(-height // stride)
         assert 0 <= more <= max(16 // stride - 1, 0)
         assert more == 0 or height % 16
@@ -115,15 +117,15 @@ def test_detr_trains_with_the_neck(name, plain, train_a_step):
 def test_half_precision_is_finite_and_near_fp32(dtype):
     neck, features = SimplePyramid((64,), (16,)), [torch.randn(2, 64, 4, 6)]
     with torch.autocast("cpu", dtype):
-        low = neck(features)
-    for x, y in zip(low, neck(features), strict=True):
+        low = neck(features, NO_PADDING)
+    for x, y in zip(low, neck(features, NO_PADDING), strict=True):
         assert (x.float() - y).norm() < 0.05 * y.norm()
 
 
 def test_an_exported_graph_gives_the_same_outputs():
     neck, features = SimplePyramid((32,), (16,), width=8), [torch.randn(1, 32, 5, 7)]
-    graph = torch.export.export(neck, (features,)).module()
-    for x, y in zip(graph(features), neck(features), strict=True):
+    graph = torch.export.export(neck, (features, NO_PADDING)).module()
+    for x, y in zip(graph(features, NO_PADDING), neck(features, NO_PADDING), strict=True):
         torch.testing.assert_close(x, y)
 
 

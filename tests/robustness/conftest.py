@@ -65,13 +65,16 @@ def _check(code: int, errors: str, output: str, says: tuple[str, ...], folder: P
     assert not (folder / "runs").exists(), "a run folder was left"
 
 
-TINY = """\
+HEAD = """\
+{name: detr, num_queries: 4,
+     transformer: {width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 32}}"""
+TINY = f"""\
 seed: 0
-backbone: {name: swin, variant: nano, window_size: 4}
+backbone: {{name: swin, variant: nano, window_size: 4}}
 heads:
-  boxes: {name: detr, num_queries: 4, width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 32}
-data: {name: scenes, image_size: 64, batch_size: 2, train_length: 4, val_length: 2, num_workers: 0}
-trainer: {max_steps: 1}
+  boxes: {HEAD}
+data: {{name: scenes, image_size: 64, batch_size: 2, train_length: 4, val_length: 2, num_workers: 0}}
+trainer: {{max_steps: 1}}
 """
 
 
@@ -88,7 +91,7 @@ def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
         raise Accepted
 
     def accepted(*arguments: str) -> None:
-        monkeypatch.setattr("densevit.training.run.fit.choose_together", begin)
+        monkeypatch.setattr("densevit.training.run.fit.RunFolder.open", begin)
         try:
             assert main(arguments) == 0
         except Accepted:
@@ -109,7 +112,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as after training with TINY, with random weights: config.yaml and model.safetensors."""
     from densevit import config as configs
     from densevit.data.build import build_data
-    from densevit.model import build_model
+    from densevit.inference.creating import build_model
     from densevit.weights import model_file
 
     folder = tmp_path_factory.mktemp("tiny") / "run"

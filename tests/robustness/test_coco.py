@@ -17,7 +17,9 @@ Change = Callable[[Document], Any]
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
-heads: {detection: {name: detr, num_queries: 4, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
+heads:
+  detection:
+    {name: detr, num_queries: 4, transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
 data: {name: coco, masks: true, image_size: 64, batch_size: 1, num_workers: 0}
 trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
 """

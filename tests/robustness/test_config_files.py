@@ -11,7 +11,7 @@ from densevit.config import dump, load
 from densevit.evaluation import metrics_file
 from densevit.visualization.report import write_report
 
-from .conftest import TINY
+from .conftest import HEAD, TINY
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
@@ -188,8 +188,7 @@ def test_two_thousand_classes_are_accepted(tmp_path: Path, accepted: Callable[..
     classes = "\n".join(f"    - {{name: c{i}, id: {i}, color: [1, 2, 3]}}" for i in range(2000))
     (tmp_path / "right.yaml").write_text(
         TINY.replace("data: {name: scenes, ", "data:\n  name: label_maps\n  classes:\n" + classes + "\n  root: x\n  #{")
-        .replace("detr", "setr").replace(", num_queries: 4, width: 32, num_heads: 2, encoder_layers: 1, "
-        "decoder_layers: 1, feedforward: 32", "")
+        .replace(HEAD, "{name: setr}")
     )  # fmt: skip
     accepted("config", "right.yaml")
 

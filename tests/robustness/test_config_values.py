@@ -114,26 +114,21 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "backbone.window_size=999999999": "1 to 1024",
         "heads.boxes.num_queries=0": "num_queries is 0; it must be at least 1",
         "heads.boxes.num_queries=999999999999": "memory",
-        "heads.boxes.width=0": "width is 0",
-        "heads.boxes.width=999999999996": "memory",
-        "heads.boxes.num_heads=0": "num_heads is 0; it must be at least 1",
-        "heads.boxes.num_heads=-1": "num_heads is -1; it must be at least 1",
-        "heads.boxes.num_heads=3": "it must be a multiple of num_heads, 3",
-        "heads.boxes.encoder_layers=99999999": "encoder_layers is 99999999; it must be at most 1000",
-        "heads.boxes.decoder_layers=0": "decoder_layers is 0; it must be at least 1",
-        "heads.boxes.feedforward=0": "feedforward is 0; it must be at least 1",
-        "heads.boxes.feedforward=-1": "feedforward is -1; it must be at least 1",
-        "heads.boxes.dropout=.nan": "a finite number, not nan",
-        "heads.boxes.dropout=2": "between 0 and 1, but got 2",
-        "heads.boxes.memory_stride=0": "memory_stride is 0; it must be at least 1",
-        "heads.boxes.memory_stride=-1": "memory_stride is -1; it must be at least 1",
-        "heads.boxes.memory_stride=64": "memory_stride is 64, but the coarsest feature has stride 32",
+        "heads.boxes.transformer.width=0": "width is 0",
+        "heads.boxes.transformer.num_heads=0": "num_heads is 0; it must be at least 1",
+        "heads.boxes.transformer.num_heads=-1": "num_heads is -1; it must be at least 1",
+        "heads.boxes.transformer.num_heads=3": "it must be a multiple of num_heads, 3",
+        "heads.boxes.transformer.encoder_layers=99999999": "encoder_layers is 99999999; it must be at most 1000",
+        "heads.boxes.transformer.decoder_layers=0": "decoder_layers is 0; it must be at least 1",
+        "heads.boxes.transformer.feedforward=0": "feedforward is 0; it must be at least 1",
+        "heads.boxes.transformer.feedforward=-1": "feedforward is -1; it must be at least 1",
+        "heads.boxes.transformer.dropout=.nan": "a finite number, not nan",
+        "heads.boxes.transformer.dropout=2": "dropout is 2; a probability is between 0 and 1",
         "heads.boxes.no_object_weight=-1": "no_object_weight is -1; a weight must be at least 0",
         "heads.boxes.no_object_weight=.inf": "a finite number, not inf",
-        "heads.boxes.label_cost=-1": "label_cost is -1; a weight must be at least 0",
-        "heads.boxes.giou_weight=-2.5": "giou_weight is -2.5; a weight must be at least 0",
-        "heads.boxes.giou_weight=.nan": "a finite number, not nan",
-        "heads.boxes.dense_loss=-1": "dense_loss is -1; a weight must be at least 0",
+        "heads.boxes.costs.label=-1": "heads.boxes.costs is invalid: label is -1; a weight must be at least 0",
+        "heads.boxes.loss_weights.giou=-2.5": "giou is -2.5; a weight must be at least 0",
+        "heads.boxes.loss_weights.giou=.nan": "a finite number, not nan",
         "heads.boxes.evaluation.max_detections=0": "max_detections is 0",
         "data.train_length=0": "train_length is 0",
         "data.train_length=9999999999": "train_length is 9999999999; expected 1 to 100,000,000 images",
@@ -179,7 +174,8 @@ VALID = (
     ("heads.boxes.weight=0",), ("heads.boxes.weight=learned",), ("trainer.max_steps=9223372036854775807",),
     ("trainer.max_steps=null", "trainer.max_images=10000000000"), ("trainer.evaluate_every=1e-300",),
     ("trainer.checkpoint_every=99999999999h",), ("trainer.clip_grad_norm=1e30",), ("data.image_size=[64, 96]",),
-    ("heads.boxes.dropout=0",), ("backbone.mean=[0, 0, 0]",), ("optim.weight_decay=0",), ("optim.betas=[0, 0]",),
+    ("heads.boxes.transformer.dropout=0",),
+    ("backbone.mean=[0, 0, 0]",), ("optim.weight_decay=0",), ("optim.betas=[0, 0]",),
     ("data.train_length=1000000",), ("trainer.log_every=9999999999",), ("heads.boxes.no_object_weight=0",),
 )  # fmt: skip
 
@@ -220,4 +216,6 @@ def test_unusual_value_is_accepted(tiny: str, accepted: Callable[..., None], ove
 
 
 def test_huge_number_of_layers_is_refused_quickly(tiny: str, refused_in_child: Callable[..., str]) -> None:
-    refused_in_child("train", tiny, "heads.boxes.encoder_layers=999999999", says=("at most 1000",), seconds=20)
+    refused_in_child(
+        "train", tiny, "heads.boxes.transformer.encoder_layers=999999999", says=("at most 1000",), seconds=20
+    )

@@ -6,7 +6,9 @@ from tests.robustness.test_coco import document, write
 
 SCENES = """
 backbone: {name: swin, variant: nano, window_size: 4}
-heads: {detection: {name: detr, num_queries: 4, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
+heads:
+  detection:
+    {name: detr, num_queries: 4, transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}}
 data: {name: scenes, image_size: 64, batch_size: 1, num_workers: 0, train_length: 2, val_length: 2}
 trainer: {max_steps: 1, accelerator: cpu, precision: "32"}
 """

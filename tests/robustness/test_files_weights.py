@@ -75,7 +75,7 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "config that holds itself": (lambda run: model_file(run, config="a: &a [*a]"), "a value that contains it"),
     "config with nan": (
         lambda run: model_file(run, config=TINY.replace("feedforward: 32", "dropout: .nan")),
-        "heads.boxes.dropout should be a finite number, not nan",
+        "heads.boxes.transformer.dropout should be a finite number, not nan",
     ),
     "config with an unknown plugin": (
         lambda run: model_file(run, config=TINY.replace("swin", "swim")), "There is no backbone 'swim'"

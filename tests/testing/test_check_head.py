@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from densevit import registry
 from densevit.interfaces import Head
 from densevit.layers.positions import mask_on_grid
+from densevit.set_prediction.transformer import Transformer
 from densevit.targets.maps import ValueMap, VectorMap
 from densevit.testing import CheckFailed, check_head, head_checks
 from densevit.testing.heads import CHECKS
@@ -744,14 +745,15 @@ def test_head_with_custom_targets_is_checked_except_for_losses():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"memory_stride": 16, "fusion_blocks": 1, "classification": "mal", "anchors": True, "denoising": 2}],
-    ids=["as in the paper", "with anchors"],
+    [{}, {"memory_stride": 16, "fusion_blocks": 1, "classification": "mal", "denoising": 2}],
+    ids=["detr", "dab_detr"],
 )
 def test_detr_passes(options):
-    detr = registry.load("heads", "detr")
-    size = {"num_queries": 5, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32}
-    results = {result.name: result for result in check_head(functools.partial(detr, **size, **options))}
-    assert results["registration"].note.startswith("found as 'detr', from densevit ")
+    name = "dab_detr" if options else "detr"
+    size = {"num_queries": 5, "transformer": Transformer(32, 2, 1, 2, 32)}
+    head = functools.partial(registry.load("heads", name), **size, **options)
+    results = {result.name: result for result in check_head(head)}
+    assert results["registration"].note.startswith(f"found as {name!r}, from densevit ")
     zero = "" if options else "a gradient of exactly 0 in decoder.0.self_attention.value.weight"
     assert results["parameter_gradients"].note == zero  # queries are initialised to zero
 

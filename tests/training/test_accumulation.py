@@ -27,16 +27,15 @@ from densevit_scenes.dataset import Scenes
 
 SIDE, K = 64, 3
 OBJECTS = (3, 0, 0, 4, 0, 0, 1, 0)  # of each image: of four batches of two, at least one has no object
-SMALL = {"width": 16, "num_heads": 2, "encoder_layers": 1, "feedforward": 16, "dropout": 0.0}
+TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16, "dropout": 0.0}
 HEADS: dict[str, dict[str, Any]] = {
-    "detr": {"name": "detr", "num_queries": 4, "decoder_layers": 2, **SMALL},
+    "detr": {"name": "detr", "num_queries": 4, "transformer": TRANSFORMER},
     "detr with proposals": {
-        "name": "detr", "num_queries": 6, "decoder_layers": 2, "classification": "mal", "anchors": True,
-        "two_stage": True, **SMALL,
+        "name": "dab_detr", "num_queries": 6, "classification": "mal", "two_stage": True, "transformer": TRANSFORMER,
     },
     "deformable_detr": {
-        "name": "deformable_detr", "num_queries": 6, "decoder_layers": 2, "two_stage": True, "box_refinement": True,
-        "width": 32, "encoder_layers": 1, "ffn_width": 16, "dropout": 0.0, "hybrid_queries": 6, "hybrid_repeats": 2,
+        "name": "deformable_detr", "num_queries": 6, "two_stage": True, "box_refinement": True,
+        "transformer": {**TRANSFORMER, "width": 32},
     },
     "setr": {"name": "setr", "width": 8, "norm": "group", "dice": 0.5, "class_weights": (1.0, 0.3, 2.0)},
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "num_layers": 1, "dropout": 0.0},
@@ -144,13 +143,17 @@ def test_learned_weights_have_the_gradients_of_the_large_batch(head: str) -> Non
     assert_equal(gradients_of_a_step(head, batch_size=2, accumulate=4, weight="learned"), expected)
 
 
+MASK2FORMER = {
+    "num_queries": 12, "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 1, "feedforward": 16},
+    "pixel_decoder": {"layers": 1, "feedforward": 16}, "num_points": 16,
+}  # fmt: skip
 DIVISORS = {
-    "detr_panoptic": {"num_queries": 12, "decoder_layers": 2, **SMALL},
-    "mask2former panoptic": {"task": "panoptic"},
-    "mask2former semantic": {"task": "semantic"},
-    "mask2former instance": {"task": "instance"},
-    "detr denoising": {"num_queries": 12, "decoder_layers": 2, "classification": "mal", "two_stage": True,
-                       "anchors": True, "contrastive_denoising": 20, **SMALL},
+    "detr_panoptic": {"detr": {"num_queries": 12, "transformer": TRANSFORMER}},
+    "mask2former": MASK2FORMER,
+    "mask2former_semantic": MASK2FORMER,
+    "mask2former_instance": MASK2FORMER,
+    "dab_detr denoising": {"num_queries": 12, "classification": "mal", "two_stage": True,
+                           "contrastive_denoising": 20, "transformer": TRANSFORMER},
     "dpt_segmentation": {"width": 8, "norm": "group", "dice": 1.0, "dropout": 0.0},
 }  # fmt: skip
 
@@ -159,17 +162,14 @@ DIVISORS = {
 def test_counts_of_targets_are_what_losses_are_divided_by(case: str) -> None:
     """One batch, which is the whole step: its losses do not change."""
     name, options = case.split()[0], DIVISORS[case]
-    if name == "mask2former":
-        options = {**options, "num_queries": 12, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1,
-                   "encoder_ffn_width": 16, "ffn_width": 16, "num_points": 16}  # fmt: skip
     scenes = Scenes("train", image_size=64, panoptic=True)
     batch = collate([scenes[i] for i in range(3)], 32)
     for target in batch["targets"]:
         target["size"] = (64, 64)
     torch.manual_seed(0)
     backbone = create_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
-    kind = registry.load("heads", name).with_options(options)
-    head = create_head(name, backbone.channels, backbone.strides, kind.classes_from(scenes), **options)
+    classes = registry.load("heads", name).classes_from(scenes)
+    head = create_head(name, backbone.channels, backbone.strides, classes, **options)
     model = DenseModel(backbone, {"head": head}).train()
     losses = []
     for counts in ([], [head.loss_counts(batch["targets"])]):

@@ -10,7 +10,9 @@ import densevit
 from densevit.targets import RunLengthMasks
 
 CLASSES = [densevit.Class(name, n + 1, (9, 9, 9)) for n, name in enumerate("abc")]
-MASK2FORMER = {"name": "mask2former", "task": "instance", "num_queries": 8, "width": 32, "encoder_layers": 1}
+MASK2FORMER = {
+    "name": "mask2former_instance", "num_queries": 8, "transformer": {"width": 32}, "pixel_decoder": {"layers": 1}
+}  # fmt: skip
 SETR: dict[str, Any] = {"name": "setr"}
 
 

@@ -143,7 +143,9 @@ def test_a_predictor_s_inference_options_apply_in_validation_and_are_in_its_chec
     trainer = lightning.Trainer(max_steps=1, **PLAIN, limit_val_batches=0)
     trainer.fit(DenseModule(flipped), data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    assert load(tmp_path / "last.ckpt").inference == flipped.inference != predictor.inference
+    again = load(tmp_path / "last.ckpt")
+    assert again.inference == flipped.inference != predictor.inference
+    assert again.data == flipped.data == data.data.section
     found, loaded, plain = (evaluate(one, SCENES)["map/mIoU"] for one in (flipped, tmp_path / "last.ckpt", predictor))
     assert found == loaded != plain
 
@@ -309,6 +311,7 @@ def test_the_data_module_takes_a_section_and_gives_batches_of_the_models_multipl
     trainer.fit(module, datamodule=data)
     assert trainer.global_step == 6
     assert data.data.multiple == 1 == module.model.multiple
+    assert Predictor(module.model).data == data.data.section  # also of a model built from its parts
     assert set(module.metrics) >= {"map/mIoU", "map/aAcc"}
 
 

@@ -12,7 +12,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.run.checks import check_model
 from tests.training.runs import train

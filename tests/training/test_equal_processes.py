@@ -35,8 +35,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 
 STEPS, BREAK, IMAGES = 20, 7, 41
 HEADS = {
-    "detr": "{name: detr, num_queries: 6, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 2, "
-    "feedforward: 16, dropout: 0.0}",
+    "detr": "{name: detr, num_queries: 6, transformer: {width: 16, num_heads: 2, encoder_layers: 1, "
+    "decoder_layers: 2, feedforward: 16, dropout: 0.0}}",
     "setr": "{name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: group, "
     "class_weights: balanced}",
     "dpt": "{name: dpt, output: sigmoid, max_depth: 60, width: 16, norm: none, gradient: 0.5}",

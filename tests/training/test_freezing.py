@@ -19,8 +19,9 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, Class
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit.training.callbacks.checkpointing import Checkpointing
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.checks import check_model
@@ -252,9 +253,10 @@ def test_ddp_ignores_frozen_parameters(one_process):
         "padding_mask": torch.zeros(2, 64, 64, dtype=torch.bool),
         "targets": [{"image_id": i, **sizes} for i in range(2)],
     }
-    detr = {"name": "detr", "num_queries": 4, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    small = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
+    detr = {"name": "detr", "num_queries": 4, "transformer": small}
     backbone = {**SWIN, "freeze": ["patch_embed.*", "stages.1.*", "*.norm2.bias"]}
-    sections = {"backbone": backbone, "heads": {"boxes": {**detr, "feedforward": 32, "freeze": ["encoder.*"]}}}
+    sections = {"backbone": backbone, "heads": {"boxes": {**detr, "freeze": ["encoder.*"]}}}
     config = configs.from_mapping({**sections, "data": DATA, "trainer": TRAINER})
     model = build_model(config, {"detection": CLASSES})
     frozen = frozen_of(model)

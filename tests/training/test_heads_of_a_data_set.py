@@ -10,8 +10,8 @@ import pytest
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DataError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Class, Dataset
-from densevit.model import build_model
 from densevit.training.loop.checks import check_classes
 from densevit.training.run.checks import check_model
 from densevit_heads.dpt import DptDepth

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from densevit.config import Config, from_mapping
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, PluginError, WeightsError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Batch, Losses, Method
 from densevit.losses.context import LossContext
-from densevit.model import build_model
 from densevit.training.callbacks.progress import ProgressLines
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule

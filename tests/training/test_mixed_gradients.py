@@ -26,8 +26,8 @@ SHARES = [
 ]  # images of each process: none of depth in the first, of segmentation in the second
 HEADS = {
     "detection": {
-        "name": "detr", "num_queries": 8, "width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2,
-        "feedforward": 32, "dropout": 0.0, "memory_stride": 16, "classification": "mal", "anchors": True,
+        "name": "dab_detr", "num_queries": 8, "memory_stride": 16, "classification": "mal", "costs": {"label": 1.0},
+        "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
         "position_bias": True, "two_stage": True, "dense_loss": 1.0,
     },
     "segmentation": {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "norm": "group", "dice": 1.0},

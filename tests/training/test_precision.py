@@ -197,8 +197,9 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
     depth: dict[str, Any] = {"name": "dpt", "width": 8, "evaluation": {"name": f"{__name__}:TruthDepth"}}
     heads = {
         "boxes": boxes,
-        "plain": {"name": "detr", "num_queries": 4, "width": 16, "num_heads": 2, "encoder_layers": 1,
-                  "decoder_layers": 1, "feedforward": 16},
+        "plain": {"name": "detr", "num_queries": 4,
+                  "transformer": {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1,
+                                  "feedforward": 16}},
         "surfaces": SURFACES,
         "relative": {"name": "dpt", "width": 8},
         **{output: {**depth, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},

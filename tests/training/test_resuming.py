@@ -156,7 +156,7 @@ def test_resuming_at_another_size_and_with_worse_epochs_is_said(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("width: 32", "width: 64", "heads.detection.width: 32 -> 64"),
+        ("width: 32", "width: 64", "heads.detection.transformer.width: 32 -> 64"),
         ("name: adamw", "name: sgd", "optim.name: 'adamw' -> 'sgd'"),
         ("variant: nano", "variant: tiny", "backbone.variant: 'nano' -> 'tiny'"),
         ("seed: 0", "seed: 1", "seed: 0 -> 1"),

@@ -31,8 +31,8 @@ SMALL = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads:
   detection:
-    {name: detr, num_queries: 4, width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 16,
-     classification: mal, anchors: true, denoising: 1, dropout: 0.1}
+    {name: dab_detr, num_queries: 4, classification: mal, denoising: 1,
+     transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 16, dropout: 0.1}}
 data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 14, val_length: 2}
 optim: {lr: 1e-3, warmup: 0.1}
 trainer: {max_steps: 40, precision: "32", accelerator: cpu, devices: 1, log_every: 1, checkpoint_every: 3}
@@ -325,9 +325,7 @@ def test_handlers_are_restored_after_a_training(small: Path, tmp_path: Path) -> 
 def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:
     assert configs.load("detr_swin").trainer.checkpoint_every == "5min"
     assert [seconds_of(text) for text in ("30s", "5min", "1h")] == [30, 300, 3600]
-    with pytest.raises(
-        ConfigError, match="a valid integer or a time such as 30s, 5min or 1h, not '5 minutes'"
-    ):
+    with pytest.raises(ConfigError, match="a valid integer or a time such as 30s, 5min or 1h, not '5 minutes'"):
         configs.load(small, ["trainer.checkpoint_every=5 minutes"])
 
 

@@ -9,8 +9,8 @@ CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 
 def test_only_norms_of_unused_features_are_frozen() -> None:
     backbone = create_backbone("swin", variant="nano", window_size=4, stem="conv")  # with running statistics
-    options = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
-    head = create_head("detr", backbone.channels, backbone.strides, CLASSES, **options)
+    small = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
+    head = create_head("detr", backbone.channels, backbone.strides, CLASSES, transformer=small)
     model = DenseModel(backbone, {"detection": head})
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state = torch.get_rng_state()

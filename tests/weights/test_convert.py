@@ -15,7 +15,7 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
 
@@ -77,7 +77,7 @@ def reference(model, pixels):
 
 
 def config_of(backbone, *overrides):
-    sections = {"heads": {"detection": {"name": "detr", "width": 32}}, "data": {"name": "scenes"}}
+    sections = {"heads": {"detection": {"name": "detr", "transformer": {"width": 32}}}, "data": {"name": "scenes"}}
     return configs.from_mapping({"backbone": backbone, **sections, "trainer": {"max_steps": 1}}, overrides=overrides)
 
 
@@ -97,7 +97,7 @@ def test_backbone_import_and_export_round_trip(name, tmp_path, capsys):
     for source in (tmp_path / "theirs.pth", tmp_path / "ours", tmp_path / "ours/model.safetensors"):
         config = config_of({**section, "weights": str(source), "mean": None, "std": None})
         model = build_model(config, {"detection": [densevit.Class("cat", 17, (0, 0, 0))]}).eval()
-        load_pretrained(model)
+        load_pretrained(model, config)
         features.append(model.backbone(pixels)[-1])
         assert model.backbone.mean == tuple(section["mean"])
     assert all(torch.equal(one, features[0]) for one in features)
@@ -299,11 +299,16 @@ def test_dilation_is_read_from_config_json_or_assumed_with_a_warning(tmp_path, c
     run(tmp_path / "hf", tmp_path / "run")
     assert "Assumed" not in capsys.readouterr().out
     found = configs.load(tmp_path / "run")
-    assert found.backbone.options["dilation"] is True and found.heads["detection"].options["num_heads"] == 4
+    assert (
+        found.backbone.options["dilation"] is True and found.heads["detection"].options["transformer"]["num_heads"] == 4
+    )
     (tmp_path / "hf/model.safetensors").rename(tmp_path / "alone.safetensors")
     run(tmp_path / "alone.safetensors", tmp_path / "assumed", "backbone.dilation=true")
     message = " ".join(capsys.readouterr().out.split())
-    assert "Assumed, because the weights do not determine it: heads.detection.num_heads 8. Override as" in message
+    assert (
+        "Assumed, because the weights do not determine it: heads.detection.transformer.num_heads 8. Override as"
+        in message
+    )
     run(tmp_path / "run", tmp_path / "detr.pth", "--to", "detr")
     message = " ".join(capsys.readouterr().out.split())
     assert "backbone.dilation is true, which must be set there" in message
@@ -317,7 +322,11 @@ def own(tmp_path, classes, **sections):
     values = {
         "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
         "heads": {
-            "detection": {"name": "detr", "width": 32, "num_queries": 5, "encoder_layers": 1, "decoder_layers": 1}
+            "detection": {
+                "name": "detr",
+                "num_queries": 5,
+                "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 1},
+            }
         },
         "data": {"name": "scenes"},
         "trainer": {"max_steps": 1},
@@ -372,7 +381,7 @@ def test_classes_mistakable_for_coco_raise(tmp_path, capsys):
         ({"backbone": {"name": "vit", "variant": "nano", "window_size": 2}}, "timm", "backbone.window_size is 2"),
         ({"backbone": {"name": "swin", "variant": "nano"}}, "detr", "detr does not fit this 'swin'"),
         (
-            {"heads": {"detection": {"name": "detr", "width": 32, "anchors": True}}},
+            {"heads": {"detection": {"name": "dab_detr", "transformer": {"width": 32}}}},
             "detr",
             "no place for",
         ),

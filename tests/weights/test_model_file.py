@@ -10,8 +10,9 @@ from torch import nn
 import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Class, Head, Neck
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit.weights.model_file import load, load_model, save
 from densevit.weights.pretrained import load_pretrained
 
@@ -50,7 +51,7 @@ class Shift(Neck):
         super().__init__(channels, strides)
         self.by = nn.Parameter(torch.randn(()))
 
-    def forward(self, features):
+    def forward(self, features, padding_mask):
         return [x + self.by for x in features]
 
 
@@ -69,8 +70,11 @@ def config_of(**sections):
     )
 
 
+CLASSES = {"detection": THINGS, "segmentation": ALL}
+
+
 def model_of(**sections):
-    return build_model(config_of(**sections), {"detection": THINGS, "segmentation": ALL})
+    return build_model(config_of(**sections), CLASSES)
 
 
 def equal(found, expected) -> bool:
@@ -103,7 +107,7 @@ def test_model_round_trips(saved):
     for source in (path, str(path), path.parent):
         loaded, config = load(source, [__name__])
         assert equal(loaded.state_dict(), model.state_dict())
-        assert config == config_of() and loaded.sections == config.model_sections
+        assert config == config_of() and loaded.architecture == config.architecture
         assert loaded.classes == {"detection": THINGS, "maps": ALL}
         assert not any(module.training for module in loaded.modules())
     given = batch()
@@ -149,8 +153,10 @@ def test_saving_replaces_a_file_atomically(saved):
 def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
     model, _ = saved
     save(model, str(tmp_path / "alone.safetensors"))
-    loaded, config = load(str(tmp_path / "alone.safetensors"), [__name__])
-    assert config is None and loaded.sections == model.sections and loaded.classes == model.classes
+    found = load(str(tmp_path / "alone.safetensors"), [__name__])
+    loaded = found.model
+    assert found.config is None and found.sections.data == config_of().data
+    assert loaded.architecture == model.architecture and loaded.classes == model.classes
     assert equal(loaded.state_dict(), model.state_dict())
 
 
@@ -224,17 +230,19 @@ def test_corrupt_header_error_names_the_file(saved, entries):
 
 def test_weights_of_the_whole_model_are_loaded(saved):
     source, path = saved
-    model = model_of(weights=str(path.parent))
-    load_pretrained(model)
+    config = config_of(weights=str(path.parent))
+    model = build_model(config, CLASSES)
+    load_pretrained(model, config)
     assert equal(model.state_dict(), source.state_dict())
 
 
 def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):
     source, path = saved
     heads = {"maps": {"name": f"{__name__}:Maps"}, "more": {"name": f"{__name__}:Scores"}}
-    model = model_of(heads=heads, weights=str(path))
+    config = config_of(heads=heads, weights=str(path))
+    model = build_model(config, CLASSES)
     before = {key: value.clone() for key, value in model.heads["more"].state_dict().items()}
-    [report] = load_pretrained(model)
+    [report] = load_pretrained(model, config)
     assert equal(model.backbone.state_dict(), source.backbone.state_dict())
     assert equal(model.heads["maps"].state_dict(), source.heads["maps"].state_dict())
     assert equal(model.heads["more"].state_dict(), before)
@@ -256,30 +264,34 @@ def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
         (["maps"], {"maps": 0.0}),
         ([], {}),
     ):
-        model = model_of(heads=weighted(**dict.fromkeys(learned, "learned")), weights=str(tmp_path))
-        load_pretrained(model)
+        config = config_of(heads=weighted(**dict.fromkeys(learned, "learned")), weights=str(tmp_path))
+        model = build_model(config, CLASSES)
+        load_pretrained(model, config)
         assert {name: s.item() for name, s in model.log_variances.items()} == expected
         assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
 
 
 def test_weights_without_common_heads_raise(saved):
-    model = model_of(heads={"more": {"name": f"{__name__}:Scores"}}, weights=str(saved[1]))
+    config = config_of(heads={"more": {"name": f"{__name__}:Scores"}}, weights=str(saved[1]))
+    model = build_model(config, CLASSES)
     with pytest.raises(WeightsError, match="tensors are missing"):
-        load_pretrained(model)
+        load_pretrained(model, config)
 
 
 def test_without_weights_nothing_changes():
-    model = model_of()
+    config = config_of()
+    model = build_model(config, CLASSES)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    load_pretrained(model)
+    load_pretrained(model, config)
     assert equal(model.state_dict(), before)
 
 
 def test_backbone_weights_are_loaded_from_a_model_file(saved):
     source, path = saved
-    model = model_of(backbone={"name": "resnet", "depth": 18, "norm": "frozen", "weights": str(path)})
+    config = config_of(backbone={"name": "resnet", "depth": 18, "norm": "frozen", "weights": str(path)})
+    model = build_model(config, CLASSES)
     before = model.heads["maps"].width.clone()
-    load_pretrained(model)
+    load_pretrained(model, config)
     expected = {k: v for k, v in source.backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     assert equal(model.backbone.state_dict(), expected)
     assert torch.equal(model.heads["maps"].width, before)
@@ -288,8 +300,9 @@ def test_backbone_weights_are_loaded_from_a_model_file(saved):
 def test_backbone_weights_are_loaded_from_a_backbone_file(saved, tmp_path):
     state = saved[0].backbone.state_dict()
     torch.save({"model": state}, tmp_path / "resnet.pth")
-    model = model_of(backbone={"name": "resnet", "depth": 18, "weights": str(tmp_path / "resnet.pth")})
-    load_pretrained(model)
+    config = config_of(backbone={"name": "resnet", "depth": 18, "weights": str(tmp_path / "resnet.pth")})
+    model = build_model(config, CLASSES)
+    load_pretrained(model, config)
     assert equal(model.backbone.state_dict(), state)
 
 
@@ -297,8 +310,9 @@ def test_head_weights_include_its_neck(saved):
     source, path = saved
     heads = {name: section.model_dump(exclude_defaults=True) for name, section in config_of().heads.items()}
     heads["detection"]["weights"] = str(path)
-    model = model_of(heads=heads)
-    load_pretrained(model)
+    config = config_of(heads=heads)
+    model = build_model(config, CLASSES)
+    load_pretrained(model, config)
     assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
     assert torch.equal(model.necks["detection"].by, source.necks["detection"].by)
     assert not torch.equal(model.heads["maps"].width, source.heads["maps"].width)
@@ -306,10 +320,12 @@ def test_head_weights_include_its_neck(saved):
 
 def test_mismatched_weights_error_names_key_and_file(saved):
     path = saved[1]
-    model = model_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
+    config = config_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
+    model = build_model(config, CLASSES)
     message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"
     with pytest.raises(WeightsError, match=message):
-        load_pretrained(model)
-    model = model_of(heads={"other": {"name": f"{__name__}:Scores", "weights": str(path)}})
+        load_pretrained(model, config)
+    config = config_of(heads={"other": {"name": f"{__name__}:Scores", "weights": str(path)}})
+    model = build_model(config, CLASSES)
     with pytest.raises(WeightsError, match=r"heads\.other\.weights"):
-        load_pretrained(model)
+        load_pretrained(model, config)

@@ -10,8 +10,9 @@ from torch import nn
 
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head
-from densevit.model import build_from_sections, build_model
+from densevit.model import build_from_architecture
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import layouts
 from densevit.weights.key_mapping import Line
@@ -98,6 +99,7 @@ def known(monkeypatch):
 
 
 def model_of(backbone=None, heads=None, **sections):
+    """A model and its config."""
     config = configs.from_mapping(
         {
             "backbone": {"name": f"{__name__}:Small", **(backbone or {})},
@@ -107,7 +109,7 @@ def model_of(backbone=None, heads=None, **sections):
             **sections,
         }
     )
-    return build_model(config, {"detection": CLASSES})
+    return build_model(config, {"detection": CLASSES}), config
 
 
 def encoder(**more):
@@ -137,8 +139,8 @@ def printed(fit):
 
 def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     state = encoder(**{"head.weight": torch.randn(7, 4)})
-    model = model_of({"weights": file(state)})
-    [report] = load_pretrained(model)
+    model, config = model_of({"weights": file(state)})
+    [report] = load_pretrained(model, config)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.backbone.norm.bias, state["norm.bias"])
     assert report.left_out == {"head.weight": "the classification head"}
@@ -146,19 +148,20 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     assert report.notes[1].startswith(
         "backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of"
     )
-    assert model.sections.backbone.mean == model.sections.backbone.std == model.backbone.mean == HALF
+    built = model.architecture.backbone
+    assert built.mean == built.std == config.backbone.mean == config.backbone.std == model.backbone.mean == HALF
     assert model.mean.flatten().tolist() == [127.5] * 3
     save(model, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path, [__name__])
     assert torch.equal(loaded.mean, model.mean) and torch.equal(loaded.std, model.std)
-    again = model_of({"weights": str(tmp_path)})
-    load_pretrained(again)
-    assert again.sections.backbone.mean == HALF  # a run's weights state it too
+    again, config = model_of({"weights": str(tmp_path)})
+    load_pretrained(again, config)
+    assert config.backbone.mean == HALF  # a run's weights state it too
 
 
 def test_configured_mean_is_kept_with_a_warning(file):
-    model = model_of({"weights": file(encoder()), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
-    [report] = load_pretrained(model)
+    model, config = model_of({"weights": file(encoder()), "mean": [0, 0, 0.25], "std": [0.5, 0.5, 0.5]})
+    [report] = load_pretrained(model, config)
     assert model.mean.flatten().tolist() == [0, 0, 63.75]
     assert report.notes[1:] == [
         "Warning: backbone.mean stays [0.0, 0.0, 0.25]; these weights were trained with [0.5, 0.5, 0.5]."
@@ -167,8 +170,8 @@ def test_configured_mean_is_kept_with_a_warning(file):
 
 def test_foreign_model_loads_into_the_head_of_its_task(file):
     state = detector()
-    model = model_of(weights=file(state))
-    [report] = load_pretrained(model)
+    model, config = model_of(weights=file(state))
+    [report] = load_pretrained(model, config)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"])
     assert report.loaded == 8
@@ -180,12 +183,12 @@ def test_foreign_model_loads_into_the_head_of_its_task(file):
 def test_backbone_or_head_only_is_loaded(file):
     source, state = file(detector()), detector()
     state = torch.load(source, weights_only=True)
-    model = model_of({"weights": source})
-    load_pretrained(model)
+    model, config = model_of({"weights": source})
+    load_pretrained(model, config)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert not torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
-    model = model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}})
-    load_pretrained(model)
+    model, config = model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}})
+    load_pretrained(model, config)
     assert not torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
 
@@ -193,9 +196,9 @@ def test_backbone_or_head_only_is_loaded(file):
 def test_backbone_file_as_model_or_head_raises(file):
     source = file(encoder())
     with pytest.raises(WeightsError, match=r"contains only a backbone\. Name it as backbone\.weights="):
-        load_pretrained(model_of(weights=source))
+        load_pretrained(*model_of(weights=source))
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights: .* has no head; expected one for detection"):
-        load_pretrained(model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}}))
+        load_pretrained(*model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}}))
 
 
 @pytest.mark.parametrize(
@@ -209,12 +212,12 @@ def test_backbone_file_as_model_or_head_raises(file):
     ],
 )
 def test_class_tensors_are_skipped_for_other_classes(file, monkeypatch, rows, theirs, why):
-    state, model = detector(rows), model_of(weights=file(detector(rows)))
-    state = torch.load(model.sections.weights, weights_only=True)
+    model, config = model_of(weights=file(detector(rows)))
+    state = torch.load(config.weights, weights_only=True)
     named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
     object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named} if named else {})
     before = model.heads["boxes"].label_head.weight.clone()
-    [report] = load_pretrained(model)
+    [report] = load_pretrained(model, config)
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
     if why is None:
         assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"]) and report.left_out == {}
@@ -225,18 +228,18 @@ def test_class_tensors_are_skipped_for_other_classes(file, monkeypatch, rows, th
 
 @pytest.mark.parametrize("head", ["Scores", "Looks"])
 def test_class_tensors_are_detected_automatically(head):
-    model = model_of(heads={"boxes": {"name": f"{__name__}:{head}"}})
+    model, _ = model_of(heads={"boxes": {"name": f"{__name__}:{head}"}})
     state = torch.random.get_rng_state()
     assert class_tensors(model, "boxes") == {"label_head.weight", "label_head.bias"}
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_run_with_other_classes_loads_all_but_class_tensors(tmp_path):
-    source = model_of()
+    source, config = model_of()
     save(source, tmp_path / "model.safetensors")
-    more = build_from_sections(source.sections, {"boxes": (CLASSES[1], CLASSES[0])})
-    more.sections.weights = str(tmp_path)
-    [report] = load_pretrained(more)
+    more = build_from_architecture(source.architecture, {"boxes": (CLASSES[1], CLASSES[0])})
+    config.weights = str(tmp_path)
+    [report] = load_pretrained(more, config)
     assert set(report.left_out.values()) == {"the classes have another order"} and len(report.left_out) == 2
     assert torch.equal(more.heads["boxes"].hidden.weight, source.heads["boxes"].hidden.weight)
 
@@ -250,20 +253,20 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
         r"Read as made-encoder, the weights are of\n  backbone:\n    name: small"
     )
     with pytest.raises(WeightsError, match=message):
-        load_pretrained(model_of({"weights": source}))
-    [report] = load_pretrained(model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
+        load_pretrained(*model_of({"weights": source}))
+    [report] = load_pretrained(*model_of({"weights": source, "weights_allow": ["extra.*", "norm.bias"]}))
     assert report.missing == ["norm.bias"] and report.unexpected == ["extra.w"]
 
 
 def test_all_sources_are_checked_before_loading(file, tmp_path):
     torch.save({"hidden.weight": torch.ones(5, 4)}, tmp_path / "head.pth")
     heads = {"boxes": {"name": f"{__name__}:Scores", "weights": str(tmp_path / "head.pth")}}
-    model = model_of({"weights": file(encoder())}, heads)
+    model, config = model_of({"weights": file(encoder())}, heads)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
-        load_pretrained(model)
+        load_pretrained(model, config)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert model.sections.backbone.mean is None
+    assert config.backbone.mean is model.architecture.backbone.mean is None
 
 
 def test_weights_of_bgr_images_are_flipped(file, monkeypatch):
@@ -273,23 +276,23 @@ def test_weights_of_bgr_images_are_flipped(file, monkeypatch):
     metadata = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
     checkpoint = foreign_checkpoint.Checkpoint(dict(state), "theirs.pth", metadata=metadata)
     monkeypatch.setattr(foreign_checkpoint, "read", lambda source: checkpoint)
-    model = model_of({"weights": "theirs.pth"})
-    load_pretrained(model)
+    model, config = model_of({"weights": "theirs.pth"})
+    load_pretrained(model, config)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))
     assert model.backbone.mean == (0.3, 0.2, 0.1)
 
 
 def test_wrapped_backbone_loads_unprefixed_names(file):
     state = Small().state_dict()
-    model = model_of({"name": f"{__name__}:Wrapped", "weights": file(state)})
-    load_pretrained(model)
+    model, config = model_of({"name": f"{__name__}:Wrapped", "weights": file(state)})
+    load_pretrained(model, config)
     assert torch.equal(model.backbone.model["conv"].weight, state["conv.weight"])
 
 
 def test_table_has_a_row_per_kind(file):
     state = encoder(**{"head.weight": torch.randn(7, 4), "head.bias": torch.randn(7), "extra.0.w": torch.ones(1)})
     state["patch.weight"] = torch.randn(4, 3, 8, 8)
-    [report] = load_pretrained(model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
+    [report] = load_pretrained(*model_of({"weights": file(state), "weights_allow": ["extra.*"]}))
     assert "backbone.weights: " in printed(report)
     lines = [" ".join(line.split()) for line in printed(report).splitlines()]
     first = lines.index("loaded 3")

@@ -8,8 +8,8 @@ from transformers import Swinv2Config, Swinv2Model
 
 from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.inference.creating import build_model
 from densevit.interfaces import CheckpointLayout, Class
-from densevit.model import build_model
 from densevit.weights.converting import convert, with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, panoptic_classes, segmentation_classes
@@ -70,7 +70,8 @@ def test_mask2former_has_the_recipe_of_its_task_and_data(task, count, variant, d
     layout = find(f"mask2former{'' if task == 'panoptic' else f'-{task}'}")
     classes = layout.classes({"sem_seg_head.predictor.class_embed.bias": torch.zeros(count + 1)}, {})
     [(key, own)] = classes.items()
-    sections = {"backbone": {"name": "swin", "variant": variant}, "heads": {key: {"name": "mask2former", "task": task}}}
+    head = f"mask2former{'' if task == 'panoptic' else f'_{task}'}"
+    sections = {"backbone": {"name": "swin", "variant": variant}, "heads": {key: {"name": head}}}
     config = configs.from_mapping(with_settings(layout, sections, {key: own}))
     configs.check_plugins(config)
     assert (config.data.name, config.data.options.get("preset", config.data.options.get("root"))) == (data, root)
@@ -79,7 +80,7 @@ def test_mask2former_has_the_recipe_of_its_task_and_data(task, count, variant, d
 
 
 def test_mask2former_with_other_semantic_classes_has_their_label_maps():
-    head = {"name": "mask2former", "task": "semantic"}
+    head = {"name": "mask2former_semantic"}
     config = settings("mask2former-semantic", "segmentation", head, segmentation_classes(2, ["road", "tree"]))
     assert [one["name"] for one in config.data.options["classes"]] == ["road", "tree"]
 
@@ -143,7 +144,7 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
     layout = find("transformers-detr")
-    options = {"backbone.dilation": True, "heads.detection.num_heads": 4}
+    options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
     assert layout.saved_options({}, of_folder(tmp_path)) == options
     for wrong in ({"backbone_config": 5}, {"encoder_attention_heads": [1]}):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", **wrong}))
@@ -157,10 +158,11 @@ def test_config_of_another_window_raises(tmp_path):
     message = []
     for window in ({}, {"window_size": 8}, {"window_size": 4}):
         backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}
-        heads = {"detection": {"name": "detr", "width": 32}}
+        heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        model = build_model(configs.from_mapping(values), {"detection": (Class("a", 0, (0, 0, 0)),)})
-        message.append([note for note in load_pretrained(model)[0].notes if "window" in note])
+        config = configs.from_mapping(values)
+        model = build_model(config, {"detection": (Class("a", 0, (0, 0, 0)),)})
+        message.append([note for note in load_pretrained(model, config)[0].notes if "window" in note])
     assert message == [
         ["These weights were trained with backbone.window_size 4; the config leaves it at its default."],
         ["Warning: backbone.window_size is 8; these weights were trained with 4."],
@@ -170,24 +172,25 @@ def test_config_of_another_window_raises(tmp_path):
 
 def test_config_of_other_attention_heads_raises(tmp_path):
     """Eight heads with 32 channels have the same tensors as four."""
-    own = {"name": "detr", "num_queries": 5, "width": 32, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
+    small = {"width": 32, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
     message = []
     for count in ({"num_heads": 8}, {"num_heads": 4}, {}):
         values = {
             "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
-            "heads": {"boxes": {**own, **count}},
+            "heads": {"boxes": {"name": "detr", "num_queries": 5, "transformer": {**small, **count}}},
             "data": {"name": "scenes"},
             "trainer": {"max_steps": 1},
         }
-        model = build_model(configs.from_mapping(values), {"detection": coco_classes()})
+        config = configs.from_mapping(values)
+        model = build_model(config, {"detection": coco_classes()})
         if not message:
             state = {name.replace("heads.boxes", "heads.detection"): x for name, x in model.state_dict().items()}
             torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
-        model.sections.weights = str(tmp_path / "detr.pth")
-        message.append([note for note in load_pretrained(model)[0].notes if "num_heads" in note])
-    assert message == [[], ["heads.boxes.num_heads is 4; these weights are assumed to have 8."], []]
+        config.weights = str(tmp_path / "detr.pth")
+        message.append([note for note in load_pretrained(model, config)[0].notes if "num_heads" in note])
+    assert message == [[], ["heads.boxes.transformer.num_heads is 4; these weights are assumed to have 8."], []]
     state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
     torch.save({"model": state}, tmp_path / "detr.pth")
-    model.sections.weights_allow = ("*.feedforward.expand.weight",)
-    assert load_pretrained(model)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]
+    config.weights_allow = ("*.feedforward.expand.weight",)
+    assert load_pretrained(model, config)[0].missing == ["heads.boxes.decoder.0.feedforward.expand.weight"]

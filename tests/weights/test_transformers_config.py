@@ -8,7 +8,7 @@ from transformers import AutoModel, DPTForDepthEstimation, DPTForSemanticSegment
 
 import densevit
 from densevit import config as configs
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.weights.foreign_export import export
 from densevit.weights.model_file import save, save_backbone
 

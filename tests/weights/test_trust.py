@@ -26,8 +26,8 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError, PluginError, WeightsError
+from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class
-from densevit.model import build_model
 from densevit.options import check
 from densevit.training.loop import fault_files
 from densevit.training.run.replay import replay

@@ -6,7 +6,7 @@ import torch
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.weights.foreign_export import export
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
@@ -29,7 +29,8 @@ ALLOWED = ["readouts.*"]  # of timm's, which is the backbone alone
 def model_of(**backbone):
     values = {"backbone": {**HYBRID, **backbone}, "heads": {"depth": DEPTH}, "data": {"name": "scenes"}}
     torch.manual_seed(0)
-    return build_model(configs.from_mapping({**values, "trainer": {"max_steps": 1}}), {"depth": ()}).eval()
+    config = configs.from_mapping({**values, "trainer": {"max_steps": 1}})
+    return build_model(config, {"depth": ()}).eval(), config
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def run(tmp_path):
     """`run(arithmetic, spread)`: a run's folder. spread: filters' deviations differ by up to this factor."""
 
     def run(arithmetic, spread=1000.0):
-        model = model_of(weight_standardization=arithmetic)
+        model, _ = model_of(weight_standardization=arithmetic)
         for name, weight in model.backbone.stem.named_parameters():
             if "conv" in name or "downsample.0" in name:
                 weight.data *= spread ** -torch.rand(len(weight), 1, 1, 1)
@@ -77,6 +78,6 @@ def test_training_with_other_weight_standardization_warns(run, tmp_path):
     export(run("std"), "dpt-hybrid").write(out)
     message = []
     for own in ({}, {"weight_standardization": "std"}):
-        fits = load_pretrained(model_of(weights=str(out), **own))
+        fits = load_pretrained(*model_of(weights=str(out), **own))
         message.append([note for note in fits[0].notes if "standardization" in note])
     assert message == [["Warning: backbone.weight_standardization is variance; dpt-hybrid computes with std."], []]

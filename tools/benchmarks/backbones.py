@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
 from densevit.layers import attention, linear
+from densevit.layers.replacement import replace_layers
 
 # densevit's optimisations for speed, each with a function that disables it.
 WITHOUT: dict[str, Callable[[], None]] = {
@@ -42,6 +43,8 @@ def build(name: str, peer: str, size: Size, device: torch.device, compiled: bool
     """densevit's or a peer's model of a case, in training mode."""
     case = CASES[name]
     model = densevit.create_backbone(case.plugin, **case.options) if peer == "densevit" else case.peers[peer](size)
+    if peer == "densevit":
+        replace_layers(model)
     model = model.to(device).train()
     return torch.compile(model) if compiled else model  # type: ignore[return-value]  # a module in a module
 

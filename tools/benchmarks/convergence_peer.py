@@ -33,6 +33,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def build(config: Config, num_classes: int) -> nn.Module:
     """transformers' DETR of the size of the config's head, on a Swin."""
     head = config.heads["detection"].options
+    transformer = head["transformer"]
     swin: dict[str, Any] = {
         "image_size": config.data.image_size,
         "embed_dim": 32,
@@ -49,13 +50,13 @@ def build(config: Config, num_classes: int) -> nn.Module:
         "backbone_config": SwinConfig(**swin),
         "num_labels": num_classes,
         "num_queries": head["num_queries"],
-        "d_model": head["width"],
-        "encoder_layers": head["encoder_layers"],
-        "decoder_layers": head["decoder_layers"],
-        "encoder_attention_heads": head["num_heads"],
-        "decoder_attention_heads": head["num_heads"],
-        "encoder_ffn_dim": head["feedforward"],
-        "decoder_ffn_dim": head["feedforward"],
+        "d_model": transformer["width"],
+        "encoder_layers": transformer["encoder_layers"],
+        "decoder_layers": transformer["decoder_layers"],
+        "encoder_attention_heads": transformer["num_heads"],
+        "decoder_attention_heads": transformer["num_heads"],
+        "encoder_ffn_dim": transformer["feedforward"],
+        "decoder_ffn_dim": transformer["feedforward"],
         "auxiliary_loss": True,
     }
     return DetrForObjectDetection(DetrConfig(**detr))

@@ -19,12 +19,14 @@ MUON = ("optim.name=muon", "optim.matrices=convolutions")
 
 
 class Base(NamedTuple):
-    """A recipe with overrides, and the changed options with their overrides."""
+    """A recipe, and the options that are changed in it with their overrides.
+
+    config: None for one whose options were removed: its results stay in the table, and are not repeated.
+    """
 
     label: str
-    config: Path
+    config: Path | None
     options: dict[str, tuple[str, ...]]
-    overrides: tuple[str, ...] = ()
 
 
 COMMON = {
@@ -35,15 +37,13 @@ COMMON = {
     "classification focal": (f"{HEAD}.classification=focal",),
     "classification varifocal": (f"{HEAD}.classification=varifocal",),
 }
-DISTINCT = (f"{HEAD}.two_stage=false", f"{HEAD}.denoising=0", f"{HEAD}.distinct_queries=0.7")
-MIXED = f"{HEAD}.mixed_query_selection=true"
-DINO = (*COMMON["contrastive_denoising for denoising"], *COMMON["with look_forward_twice"], MIXED)
-NOT_DINO = (
-    f"{HEAD}.contrastive_denoising=0",
-    f"{HEAD}.denoising=3",
-    f"{HEAD}.look_forward_twice=false",
-    f"{HEAD}.mixed_query_selection=false",
-    f"{HEAD}.dense_loss=4",
+LAYERS = "{width: 128, num_heads: 4, encoder_layers: 1, decoder_layers: 3, feedforward: 512, dropout: 0.0}"
+DISTINCT = (f"{HEAD}={{name: ddq, num_queries: 40, transformer: {LAYERS}, fusion_blocks: 2}}",)
+OF_DEFORMABLE = (
+    "with mixed_query_selection",
+    "with hybrid_queries",
+    "DINO's three",
+    "DINO's three, without dense_loss",
 )
 BASES = {
     YARDSTICK: Base(
@@ -59,15 +59,8 @@ BASES = {
     ),
     "deformable_two_stage": Base(
         "Deformable DETR with two stages, denoising and dense_loss",
-        CONTESTANTS["deformable_swin"].config,
-        {
-            **COMMON,
-            "with mixed_query_selection": (MIXED,),
-            "with hybrid_queries": (f"{HEAD}.hybrid_queries=100",),
-            "DINO's three": DINO,
-            "DINO's three, without dense_loss": (*DINO, *COMMON["without dense_loss"]),
-        },
-        NOT_DINO,
+        None,
+        dict.fromkeys([*COMMON, *OF_DEFORMABLE], ()),
     ),
 }
 
@@ -81,9 +74,10 @@ def contestants() -> Contestants:
     """Each base, followed by its options."""
     found = {}
     for name, base in BASES.items():
-        found[name] = Contestant(base.label, base.config, base.overrides)
-        for option, overrides in base.options.items():
-            found[key(name, option)] = Contestant(option, base.config, (*base.overrides, *overrides))
+        if base.config is not None:
+            found[name] = Contestant(base.label, base.config)
+            for option, overrides in base.options.items():
+                found[key(name, option)] = Contestant(option, base.config, overrides)
     return found
 
 

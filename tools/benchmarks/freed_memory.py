@@ -21,7 +21,7 @@ from rich.table import Table
 from densevit.allocator import keep_freed_memory
 from densevit.config import load
 from densevit.data.build import build_data
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.training.loop.optim import optimizer_of
 
 RECIPES = ("detr_swin", "detector", "deformable_swin", "setr_vit", "setr_resnet", "dpt_swin")

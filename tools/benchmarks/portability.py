@@ -38,9 +38,9 @@ from torch.nn import functional as F
 from densevit import config as configs
 from densevit.allocator import keep_freed_memory
 from densevit.data.build import build_data
+from densevit.inference.creating import build_model
 from densevit.layers import attention, conv_norm, deformable_attention, dropout, linear, windows
 from densevit.layers.norms import FrozenBatchNorm2d
-from densevit.model import build_model
 from densevit.training.loop.optim import optimizer_of
 from densevit_backbones.mvit import attention as mvit_attention
 from densevit_backbones.swin import attention as swin_attention
@@ -169,7 +169,7 @@ def linear_layer(tokens: int, inputs: int, outputs: int) -> Callable[[bool], dic
 
 def conv1x1(inputs: int, outputs: int, side: int, stride: int = 1) -> Callable[[bool], dict[str, Contestant]]:
     def make(low: bool) -> dict[str, Contestant]:
-        ours = linear.Conv1x1(inputs, outputs, stride).to(memory_format=torch.channels_last)
+        ours = linear.Conv1x1(inputs, outputs, 1, stride, bias=False).to(memory_format=torch.channels_last)
         theirs = nn.Conv2d(inputs, outputs, 1, stride, bias=False).to(memory_format=torch.channels_last)
         x = _map(2, inputs, side, side)
         return {

@@ -32,6 +32,7 @@ from transformers import (
 
 from densevit.config import OptimSection, load
 from densevit.interfaces import Class
+from densevit.layers.replacement import replace_layers
 from densevit.model import DenseModel, create_backbone, create_head
 from densevit.training.loop.optim import optimizer_of
 
@@ -55,13 +56,14 @@ def images_and_targets(batch: int, side: int) -> tuple[Tensor, list[Tensor], lis
 
 def ours(head: str, batch: int, side: int, dtype: torch.dtype | None, device: torch.device) -> Step:
     config = load(CONFIG, [f"heads.detection.name={head}", f"heads.detection.num_queries={_queries(head)}"])
-    section = config.model_sections.backbone
+    section = config.backbone
     backbone = create_backbone(section.name, **section.options)
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(CLASSES)]
-    options = config.model_sections.heads["detection"].options
+    options = config.heads["detection"].options
     model = DenseModel(
         backbone, {"detection": create_head(head, backbone.channels, backbone.strides, classes, **options)}
     ).train()
+    replace_layers(model)
     model.to(device)
     optimizer = optimizer_of(model, config.optim, _lr(config.optim), fused=dtype != torch.float16)
     images, boxes, labels = images_and_targets(batch, side)

@@ -12,9 +12,9 @@ from densevit.data.datasets.coco_annotations import Annotations, read_annotation
 from densevit.data.datasets.coco_examination import read_examined
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files, located_split, single_json
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import validate_images
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan, validate_images
 from densevit.data.datasets.division import DEFAULT_SHARE, division_text, validation_part
-from densevit.data.datasets.examination import current_examination, listed
+from densevit.data.datasets.examination import listed
 from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
 from densevit.data.io.images import read_image
 from densevit.data.outside_paths import check_file_names
@@ -62,6 +62,8 @@ class Coco(Dataset):
         outside_paths: bool = False,
         val_share: float | None = None,
         limit: int | None = None,
+        *,
+        scan: Scan = STRICT_SCAN,
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
@@ -72,13 +74,13 @@ class Coco(Dataset):
         options = (masks, limit, outside_paths, part, val_share)
         key = ["coco", str(file), [str(folder) for folder in files.folders], *options]
         is_large = os.path.getsize(file) > _LARGE_JSON
-        scan = cached_scan(key, lambda: _scan(files, *options), partial(_files, file), is_large)
-        read = self._annotations = Annotations.of_arrays(file, scan)
-        self.folder, self._upright = from_array(scan["folder"]), scan["upright"]
-        self.division = from_array(scan["division"])
+        arrays = cached_scan(scan, key, lambda: _scan_files(scan, files, *options), partial(_files, file), is_large)
+        read = self._annotations = Annotations.of_arrays(file, arrays)
+        self.folder, self._upright = from_array(arrays["folder"]), arrays["upright"]
+        self.division = from_array(arrays["division"])
         self._usable = read.have_area() & ~read.iscrowd
         empty = read.ids[~read.have_area()]
-        if len(empty) and current_examination() is None:
+        if len(empty) and scan.examination is None:
             warn_once(
                 f"{file}: boxes without area inside their image are left out in training: {len(empty):,} of "
                 f"{len(read.boxes):,} (annotation {listed(empty)}). In evaluation they count as objects, as in "
@@ -174,14 +176,20 @@ class Coco(Dataset):
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
 
 
-def _scan(
-    files: SplitFiles, masks: bool, limit: int | None, outside_paths: bool, part: str | None, val_share: float | None
+def _scan_files(
+    scan: Scan,
+    files: SplitFiles,
+    masks: bool,
+    limit: int | None,
+    outside_paths: bool,
+    part: str | None,
+    val_share: float | None,
 ) -> Arrays:
     """Reads and checks all files: the annotations, and per image whether it is rotated as EXIF says.
 
     part: of the images, "train" or "val", where the json holds both; None: all of them.
     """
-    examination, file = current_examination(), files.file
+    examination, file = scan.examination, files.file
     read = read_annotations(file, masks) if examination is None else read_examined(file, masks, examination)
     names = [name.decode() for name in read.file_names.tolist()]
     folder, division = files.image_folder(names), ""
@@ -195,16 +203,17 @@ def _scan(
         chosen &= np.cumsum(chosen) <= limit
     read = read.subset(chosen)
     names = [name.decode() for name in read.file_names.tolist()]
-    sizes, upright = validate_images(folder, names, read.sizes, file)
+    sizes, upright = validate_images(scan, folder, names, read.sizes, file)
     _check_sizes(read, sizes)
-    scan = read.rasterised(sizes).arrays() | {"folder": as_array(str(folder)), "upright": upright}
-    return scan | {"division": as_array(division)}
+    opened = None if examination is None else examination.chosen(len(read))
+    arrays = read.rasterised(sizes, opened).arrays() | {"folder": as_array(str(folder)), "upright": upright}
+    return arrays | {"division": as_array(division)}
 
 
-def _files(file: Path, scan: Arrays) -> list[str]:
+def _files(file: Path, arrays: Arrays) -> list[str]:
     """The json and the images of a scan."""
-    folder = from_array(scan["folder"])
-    return [str(file), *(os.path.join(folder, name.decode()) for name in scan["file_names"].tolist())]
+    folder = from_array(arrays["folder"])
+    return [str(file), *(os.path.join(folder, name.decode()) for name in arrays["file_names"].tolist())]
 
 
 def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from densevit.data.datasets.coco_json import (
     section_of,
 )
 from densevit.data.datasets.coco_segmentations import Segmentations, pack, parse
-from densevit.data.datasets.examination import current_examination, listed
+from densevit.data.datasets.examination import listed
 from densevit.data.datasets.scan_cache import as_array, from_array
 from densevit.errors import DataError
 from densevit.interfaces import Class
@@ -70,14 +70,14 @@ class Annotations:
         clipped = self.clipped_boxes()
         return np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
 
-    def rasterised(self, sizes: np.ndarray) -> "Annotations":
-        """For images of these (N, 2) sizes: segmentations become run-length codes."""
+    def rasterised(self, sizes: np.ndarray, images: np.ndarray | None = None) -> "Annotations":
+        """For images of these (N, 2) sizes: segmentations become run-length codes. images: (n,) the indices of those
+        whose objects are needed; None: all. Others have no code."""
         if self.segmentations is None:
             return replace(self, sizes=sizes)
-        rows, examination = None, current_examination()
-        if examination is not None:
-            first, chosen = self.first, examination.chosen(len(self))
-            rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in chosen]).tolist()
+        rows, first = None, self.first
+        if images is not None:
+            rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in images]).tolist()
         return replace(self, sizes=sizes, segmentations=self.segmentations.rasterised(sizes[self.images], rows))
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import check_existence, for_each
-from densevit.data.datasets.examination import current_examination, record_files
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.paired_files import IMAGES, list_files, spellings
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
@@ -72,6 +71,8 @@ class CocoPanoptic(Dataset):
         empty_segments: bool | None = None,
         outside_paths: bool = False,
         limit: int | None = None,
+        *,
+        scan: Scan = STRICT_SCAN,
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
@@ -80,24 +81,24 @@ class CocoPanoptic(Dataset):
         given = {name: value for name, value in arguments.items() if value is not None}
         options: dict[str, Any] = _COCO | (load_preset(PRESETS, preset) if preset is not None else {}) | given
         base = root_folder(root)
-        file, examination = _found(base, split, "annotations", options["annotations"]), current_examination()
+        file, examination = _found(base, split, "annotations", options["annotations"]), scan.examination
         read = read_panoptic_annotations(file) if examination is None else read_examined(file, examination)
         self._annotations = read if limit is None else read.head(limit)
         self._split = split
-        self._images = _image_paths(base, split, options["images"], self._annotations, outside_paths)
+        self._images = _image_paths(base, split, options["images"], self._annotations, outside_paths, scan)
         self._segments = ""
         if read.labelled:
             self._segments = str(_found(base, split, "segments", options["segments"]))
             names = [os.fsdecode(name) for name in self._annotations.segment_files]
             if not outside_paths:
                 check_file_names(read.file, self._annotations.image_ids.tolist(), names, self._segments)
-            check_existence(Path(self._segments), names, read.file, "PNGs of segments")
+            scan.check_existence(Path(self._segments), names, read.file, "PNGs of segments")
         self._empty_segments: bool = options["empty_segments"]
         images = hashlib.sha256(self._images.tobytes()).hexdigest()
         key = ["coco_panoptic", str(read.file), images, self._segments, self._empty_segments]
-        scan = cached_scan(key, self._scan, self._files, len(self) >= LARGE)
-        self._sizes, self._upright = scan["sizes"], scan["upright"]
-        self._annotations = replace(self._annotations, area=scan["area"], boxes=scan["boxes"]).without_empty()
+        arrays = cached_scan(scan, key, lambda: self._scan_files(scan), self._files, len(self) >= LARGE)
+        self._sizes, self._upright = arrays["sizes"], arrays["upright"]
+        self._annotations = replace(self._annotations, area=arrays["area"], boxes=arrays["boxes"]).without_empty()
         self.classes = {
             "panoptic": read.classes,
             "detection": tuple(c for c in read.classes if c.thing),
@@ -187,11 +188,11 @@ class CocoPanoptic(Dataset):
             targets["semantic"] = torch.from_numpy(runs.filled(np.append(labels, IGNORE).astype(np.uint8)[found]))
         return targets
 
-    def _scan(self) -> Arrays:
+    def _scan_files(self, scan: Scan) -> Arrays:
         """Checks all files, and measures images and segments."""
         self._sizes, self._upright = np.ones((len(self), 2), np.int32), np.ones(len(self), bool)
         labelled = self._annotations.labelled
-        for_each(len(self), self._validate, "Validating segments" if labelled else "Validating images")
+        scan.check_files(len(self), self._validate, "Validating segments" if labelled else "Validating images")
         measured = {"area": self._annotations.area, "boxes": self._annotations.boxes}
         return {"sizes": self._sizes, "upright": self._upright, **measured}
 
@@ -283,7 +284,7 @@ def _found(base: Path, split: str, option: str, pattern: str) -> Path:
 
 
 def _image_paths(
-    base: Path, split: str, pattern: str, annotations: PanopticAnnotations, outside_paths: bool
+    base: Path, split: str, pattern: str, annotations: PanopticAnnotations, outside_paths: bool, scan: Scan
 ) -> np.ndarray:
     """(N,) bytes. Raises DataError for missing images, and for those outside of their folder unless allowed."""
     if "*" not in pattern:
@@ -291,8 +292,8 @@ def _image_paths(
         names = [os.fsdecode(name) for name in annotations.image_names]
         if not outside_paths:
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
-        check_existence(folder, names, annotations.file)
-        record_files(str(folder / name) for name in names)
+        scan.check_existence(folder, names, annotations.file)
+        scan.record_files(str(folder / name) for name in names)
         return np.array([os.fsencode(folder / name) for name in names], np.bytes_)
     candidates = [pattern.replace("{split}", name) for name in spellings(split)]
     used = next((one for one in candidates if glob.glob(one, root_dir=base)), candidates[0])

@@ -9,9 +9,8 @@ import numpy as np
 
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import THREADS, skips_unreadable_files
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, THREADS, Scan
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
-from densevit.data.datasets.examination import current_examination
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
 from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files
 from densevit.data.datasets.timestamp_pairs import find_times
@@ -93,6 +92,8 @@ class DepthMaps(PairedDataset):
         seconds: float | None = None,
         outside_paths: bool = False,
         limit: int | None = None,
+        *,
+        scan: Scan = STRICT_SCAN,
     ) -> None:
         arguments: dict[str, Any] = {
             **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key, "kind": kind},
@@ -120,8 +121,8 @@ class DepthMaps(PairedDataset):
         pairs, self._valid, calibrations = _find(base, split, options, limit, outside_paths)
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
         self._labelled = False
-        self.open(base, split, pairs)
-        self._check_range(options["range"])
+        self.open(base, split, pairs, scan)
+        self._check_range(options["range"], scan)
 
     def size_of(self, path: str) -> Size:
         """(h, w) of a depth map, from its header."""
@@ -164,15 +165,15 @@ class DepthMaps(PairedDataset):
         depth = self._values.depth(stored, calibration)
         return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
 
-    def _check_range(self, expected: tuple[float, float]) -> None:
+    def _check_range(self, expected: tuple[float, float], scan: Scan) -> None:
         """Shows the range of the depth. Raises DataError where it cannot be right."""
-        split, skips = self._split, skips_unreadable_files()
+        split = self._split
 
         def read(index: int) -> np.ndarray:
             try:
                 stored = read_depth(self.label_path(index), self._key)
             except UnreadableFileError:
-                if not skips:
+                if not scan.skips_unreadable:
                     raise
                 return np.zeros((1, 1), np.float32)
             depth_range.check_scale(stored, self.label_path(index), self._values, expected)
@@ -182,10 +183,9 @@ class DepthMaps(PairedDataset):
             return depth
 
         seen = depth_range.measure(read, len(self), THREADS, f"of the split {split!r} ({self.label_path(0)}, ...)")
-        examination = current_examination()
-        if examination is not None:
+        if scan.examination is not None:
             text = depth_range.described(seen, self._values, len(self))
-            examination.report("note", "depth", [text])
+            scan.examination.report("note", "depth", [text])
         elif os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             left_out = len(self._pairs.left_out)
             depth_range.show(split, seen, self._values, expected, self.label_path, len(self), left_out)

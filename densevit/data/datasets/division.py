@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from densevit.data.datasets.dataset_validation import for_each
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, for_each
 from densevit.data.datasets.scan_cache import Arrays, cached_scan
 from densevit.data.duplicates import Image, difference_hash, duplicate_groups, pixel_digest
 from densevit.data.io.images import read_image
@@ -59,7 +59,7 @@ def similar_images(paths: Sequence[str]) -> Arrays:
     and of identical or nearly identical images. Cached."""
     key = hashlib.sha256("\0".join(paths).encode(errors="surrogateescape")).hexdigest()
     is_large = len(paths) >= _FEW
-    return cached_scan(["division", key], lambda: _scan(paths), lambda _: paths, is_large, examined=True)
+    return cached_scan(STRICT_SCAN, ["division", key], lambda: _scan(paths), lambda _: paths, is_large)
 
 
 def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathLike[str]) -> str:

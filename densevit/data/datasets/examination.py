@@ -1,8 +1,6 @@
 """Collects all problems of a data set, where its constructor would stop at the first one (`densevit doctor`)."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +52,7 @@ class Finding:
 
 
 class Examination:
-    """The findings of the data sets that are built within `examining`.
+    """The findings of the data sets that are built with it; see `Scan`.
 
     most_images: the number of image files to open, evenly spaced; None: all.
     """
@@ -110,36 +108,6 @@ def evenly_spaced(count: int, most: int | None) -> np.ndarray:
     if most is None or count <= most:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 1, most).round().astype(int))
-
-
-_examination: ContextVar[Examination | None] = ContextVar("examination", default=None)
-
-
-@contextmanager
-def examining(most_images: int | None) -> Iterator[Examination]:
-    """Within it, data sets report wrong files and records instead of raising DataError, and leave them out.
-
-    An error that leaves nothing to read, such as a missing folder, is still raised. Scans are not cached. Sizes that
-    are not known without opening an image are 0 until it is opened.
-    """
-    examination = Examination(most_images)
-    token = _examination.set(examination)
-    try:
-        yield examination
-    finally:
-        _examination.reset(token)
-
-
-def current_examination() -> Examination | None:
-    """The examination that this is called within."""
-    return _examination.get()
-
-
-def record_files(paths: Iterable[str]) -> None:
-    """Tells an examination the files of a data set's images, in their order."""
-    examination = _examination.get()
-    if examination is not None:
-        examination.files.extend(paths)
 
 
 def listed(names: Iterable[object], most: int = EXAMPLES) -> str:

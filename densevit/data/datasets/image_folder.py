@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import for_each
-from densevit.data.datasets.examination import current_examination, record_files
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
@@ -29,16 +28,18 @@ class ImageFolder(Dataset):
 
     provides = ()
 
-    def __init__(self, split: str, root: str | None = None, val_share: float = 0.1) -> None:
+    def __init__(
+        self, split: str, root: str | None = None, val_share: float = 0.1, *, scan: Scan = STRICT_SCAN
+    ) -> None:
         if not 0 < val_share < 1:
             raise DataError(f"data.val_share is {val_share:g}; a number between 0 and 1 is expected.")
         self.classes = {}
         self._root = root_folder(root)
         paths = _paths(self._root, split, val_share)
-        record_files(str(self._root / path) for path in paths)
+        scan.record_files(str(self._root / path) for path in paths)
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
-        self._sizes = np.full((len(paths), 2), 1 if current_examination() is None else 0, np.int32)
-        for_each(len(paths), self._measure, needed=())
+        self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
+        scan.check_files(len(paths), self._measure, needed=())
 
     def __len__(self) -> int:
         return len(self._paths)

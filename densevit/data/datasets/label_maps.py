@@ -9,7 +9,7 @@ import yaml
 
 from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import for_each
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.label_values import LabelValues
@@ -83,6 +83,8 @@ class LabelMaps(PairedDataset):
         outside_paths: bool = False,
         val_share: float | None = None,
         limit: int | None = None,
+        *,
+        scan: Scan = STRICT_SCAN,
     ) -> None:
         files = {"images": images, "labels": labels, "list_file": list_file, "splits": splits}
         values: dict[str, Any] = {
@@ -118,7 +120,7 @@ class LabelMaps(PairedDataset):
             raise
         if is_divided:
             pairs = self._part(base, split, pairs, val_share, limit)
-        self.open(base, split, pairs)
+        self.open(base, split, pairs, scan)
         self._labelled = self._scanned["labelled"]
 
     def _part(self, root: Path, split: str, pairs: Pairs, val_share: float | None, limit: int | None) -> Pairs:
@@ -149,11 +151,11 @@ class LabelMaps(PairedDataset):
         """Also the values of the classes."""
         return [*super().scan_key(), self._values.key(), self._palette]
 
-    def scan(self) -> Arrays:
+    def scan_files(self, scan: Scan) -> Arrays:
         """Also whether each label map has a pixel that is not ignored."""
-        scan, self._labelled = super().scan(), np.zeros(len(self), bool)
-        for_each(len(self), self._check, "Validating labels", needed=())
-        return scan | {"labelled": self._labelled}
+        arrays, self._labelled = super().scan_files(scan), np.zeros(len(self), bool)
+        scan.check_files(len(self), self._check, "Validating labels", needed=())
+        return arrays | {"labelled": self._labelled}
 
     def size_of(self, path: str) -> Size:
         """(h, w) of a label map, from its header."""

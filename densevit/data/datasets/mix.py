@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from densevit import registry
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.options import takes
@@ -33,6 +34,8 @@ class Mix(Dataset):
         split: str,
         sets: dict[str, dict[str, Any]],
         image_size: int | tuple[int, int] | None = None,
+        *,
+        scan: Scan = STRICT_SCAN,
     ) -> None:
         if not sets:
             raise DataError(
@@ -52,7 +55,8 @@ class Mix(Dataset):
                 shares[name] = _share(share, name)
             if image_size is not None and takes(registry.load("datasets", plugin), "image_size"):
                 options.setdefault("image_size", image_size)
-            own = registry.create("datasets", plugin, split, options=options, where=f"data.sets.{name}")
+            where = f"data.sets.{name}"
+            own = registry.create("datasets", plugin, split, options=options, where=where, offered={"scan": scan})
             kept.append(_chosen(own.provides, chosen, name))
             self._sets.append(own)
         if shares and len(shares) < len(sets):

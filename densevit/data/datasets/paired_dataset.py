@@ -9,8 +9,7 @@ import numpy as np
 import torch
 import yaml
 
-from densevit.data.datasets.dataset_validation import for_each
-from densevit.data.datasets.examination import current_examination, record_files
+from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.paired_files import Pairs
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.io.images import check_image, read_image
@@ -30,24 +29,25 @@ class PairedDataset(Dataset):
 
     noun: str
 
-    def open(self, root: Path, split: str, pairs: Pairs) -> None:
+    def open(self, root: Path, split: str, pairs: Pairs, scan: Scan) -> None:
         """Takes the files of a split and measures them. Raises DataError with the first file that is wrong."""
         self._root, self._split, self._pairs = str(root), split, pairs
-        record_files(self.path(index) for index in range(len(pairs)))
-        scan = cached_scan(self.scan_key(), self.scan, self._files, len(pairs) >= LARGE)
-        self._sizes, self._upright = scan["sizes"], scan["upright"]
-        self._scanned = scan
+        scan.record_files(self.path(index) for index in range(len(pairs)))
+        is_large = len(pairs) >= LARGE
+        arrays = cached_scan(scan, self.scan_key(), lambda: self.scan_files(scan), self._files, is_large)
+        self._sizes, self._upright = arrays["sizes"], arrays["upright"]
+        self._scanned = arrays
 
     def scan_key(self) -> list[Any]:
-        """What the result of `scan` depends on besides the files' content, as JSON."""
+        """What the result of `scan_files` depends on besides the files' content, as JSON."""
         of_pairs = (self._pairs.images.tobytes(), self._pairs.labels.tobytes())
         return [type(self).__name__, self._root, *(hashlib.sha256(paths).hexdigest() for paths in of_pairs)]
 
-    def scan(self) -> Arrays:
+    def scan_files(self, scan: Scan) -> Arrays:
         """Checks and measures all files."""
-        unknown = 1 if current_examination() is None else 0  # which __getitem__ measures
+        unknown = 1 if scan.examination is None else 0  # which __getitem__ measures
         self._sizes, self._upright = np.full((len(self), 2), unknown, np.int32), np.ones(len(self), bool)
-        for_each(len(self), self._measure, needed=())
+        scan.check_files(len(self), self._measure, needed=())
         return {"sizes": self._sizes, "upright": self._upright}
 
     def _files(self, _: Arrays) -> list[str]:

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from densevit.data.datasets.dataset_validation import for_each, unreadable_files
-from densevit.data.datasets.examination import current_examination
+from densevit.data.datasets.dataset_validation import Scan, for_each
 
 try:
     import fcntl
@@ -41,21 +40,20 @@ def cache_folder() -> Path:
 
 
 def cached_scan(
+    scan: Scan,
     key: Sequence[Any],
     make: Callable[[], Arrays],
     files_of: Callable[[Arrays], Sequence[str]],
     is_large: bool = True,
-    examined: bool = False,
 ) -> Arrays:
     """The arrays that make() returns, from the cache if no file has changed.
 
-    key: what the scan depends on besides its files, as JSON: the data set, paths and options. files_of: from the arrays
-    to the paths of all scanned files. is_large: small data sets are not cached. A scan with unreadable files, which
-    `data.on_error: skip` allows, is not cached either. A damaged entry is replaced, and a cache folder that cannot be
-    written is a warning. Within `examining`, nothing is cached, unless the scan is the same there (examined).
+    scan: the one that make() does. key: what it depends on besides its files, as JSON: the data set, paths and options.
+    files_of: from the arrays to the paths of all scanned files. is_large: small data sets are not cached. A scan with
+    unreadable files, which `data.on_error: skip` allows, is not cached either, nor an examination. A damaged entry is
+    replaced, and a cache folder that cannot be written is a warning.
     """
-    differs = current_examination() is not None and not examined
-    if not is_large or os.environ.get("DENSEVIT_CACHE") == "off" or differs:
+    if not is_large or os.environ.get("DENSEVIT_CACHE") == "off" or scan.examination is not None:
         return make()
     digest = hashlib.sha256(json.dumps([FORMAT, os.getcwd(), *key]).encode()).hexdigest()[:32]
     entry = cache_folder() / f"{key[0]}-{digest}.npz"
@@ -63,9 +61,9 @@ def cached_scan(
         found = _read(entry, files_of)
         if found is not None:
             return found
-        known = len(unreadable_files())
+        unreadable_before = len(scan.unreadable)
         arrays = make()
-        if len(unreadable_files()) == known:
+        if len(scan.unreadable) == unreadable_before:
             _write(entry, arrays | {_STAMPS: _stamps(files_of(arrays))})
     return arrays
 

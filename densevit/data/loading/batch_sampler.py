@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 
 from densevit.data.sample_checks import check_collated
 from densevit.interfaces import Batch, Sample
+from densevit.layers.padding import padded
 from densevit.targets.types import TargetTypes
 
 
@@ -49,11 +50,6 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
         mask[:h, :w] = False
     targets = [sample["targets"] for sample in samples]
     return {"images": torch.from_numpy(images), "padding_mask": torch.from_numpy(padding_mask), "targets": targets}
-
-
-def padded(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """(h, w) rounded up to multiples."""
-    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:

@@ -26,14 +26,14 @@ _TARGET = {  # the keys of every target
 def check_heads(data: Data, model: DenseModel) -> None:
     """Raises ConfigError if a head needs labels that the training data lacks, or its own check fails."""
     for name, head in model.heads.items():
-        check_needs(_named(model, name), head.needs, data)
+        check_needs(f"heads.{name} ({model.plugin_name(name)})", head.needs, data)
     check_learnable(data, model)
 
 
 def check_learnable(data: Data, model: DenseModel) -> None:
     """Raises the ConfigError of a head whose own check of the data fails; its warnings name the head too."""
     for name, head in model.heads.items():
-        where = _named(model, name)
+        where = f"heads.{name} ({model.plugin_name(name)})"
         try:
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
@@ -46,12 +46,6 @@ def check_learnable(data: Data, model: DenseModel) -> None:
                 keys = ", ".join(_keys_set_to_false("metric", data.section.options, "data"))
                 note = f" The data set is {data.section.name!r} ({keys or 'metric'}: false)."
             raise ConfigError(f"{where} {error}{note}") from None
-
-
-def _named(model: DenseModel, name: str) -> str:
-    """A head in messages: "heads.detection (detr)"."""
-    plugin = type(model.heads[name]).__name__ if model.sections is None else model.sections.heads[name].name
-    return f"heads.{name} ({plugin})"
 
 
 def check_needs(head: str, needs: Sequence[str], data: Data) -> None:

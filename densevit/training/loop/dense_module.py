@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, distributed
 
 from densevit import config as configs
-from densevit.config import InferenceSection, OptimSection
+from densevit.config import OptimSection
 from densevit.errors import DensevitError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, Targets
+from densevit.layers.replacement import replace_layers
 from densevit.losses.distributed import process_count
-from densevit.model import DenseModel
+from densevit.model import DenseModel, Inference
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
@@ -66,14 +67,15 @@ class DenseModule(lightning.LightningModule):
         model: DenseModel | Predictor,
         optim: OptimSection | Mapping[str, Any] | None = None,
         evaluators: Mapping[str, Evaluator] | None = None,
-        inference: Mapping[str, InferenceSection] | None = None,
+        inference: Mapping[str, Inference] | None = None,
         method: Method | None = None,
     ) -> None:
         super().__init__()
         predictor = Predictor(model) if isinstance(model, DenseModel) else model
-        self.model, self.config, self._sections = predictor.model, predictor.config, predictor.sections
+        self.model, self.config, self._predictor = predictor.model, predictor.config, predictor
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method)
+        replace_layers(self)  # of a method, and of a model that was not built from a config
         self.optim: OptimSection = (
             optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
         )
@@ -99,8 +101,8 @@ class DenseModule(lightning.LightningModule):
         self._resumed = False
 
     def setup(self, stage: str) -> None:
-        """Freezes unused parameters in several processes, which would wait for their gradients. The model learns the
-        section `data` that it is trained with, for predictions at the same size.
+        """Freezes unused parameters in several processes, which would wait for their gradients. The options of the
+        data become the model's `training_data`, for predictions at the same size.
 
         Raises DataError or ConfigError if the data of a `DenseDataModule` does not suit the model.
         """
@@ -108,8 +110,8 @@ class DenseModule(lightning.LightningModule):
             freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
-            if stage == "fit" and self.model.sections is not None:
-                self.model.sections.data = data.data.section
+            if stage == "fit":
+                self.model.training_data = data.data.section.model_dump()
             if self.budget is None:  # a run has checked its data
                 check_classes(data.data, self.model, self.mappings)
                 if stage == "fit" and self.method.needs_labels:
@@ -231,7 +233,7 @@ class DenseModule(lightning.LightningModule):
         assert self.evaluators is not None
         self._skipped["validation"].add(batch)
         [model] = self._predicting
-        inference = {name: section for name, section in self.inference.items() if name in model.heads}
+        inference = {name: own for name, own in self.inference.items() if name in model.heads}
         outputs = model.infer(batch, inference) if model.heads else {}
         for name, mapping in self.mappings.items():
             types = TargetTypes(self.model.target_types.get(name))
@@ -318,8 +320,9 @@ class DenseModule(lightning.LightningModule):
         checkpoint["random_state"] = states
         if self.config is not None:
             checkpoint["config"] = configs.dump(self.config)
-        if self._sections is not None and self.model.heads:  # `load` builds the model from them
-            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.model, self._sections)
+        sections = self._predictor.sections
+        if sections is not None and self.model.heads:  # `load` builds the model from them
+            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.model, sections)
         checkpoint["classes"] = {head: [c.name for c in classes] for head, classes in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[
     features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
     found: dict[str, list[Predictions]] = {}
     for name in heads:
-        head, inputs = model.heads[name], model.necks[name](features) if name in model.necks else features
+        head, inputs = model.heads[name], model.head_inputs(name, features, batch["padding_mask"])
         found[name] = []
         for i, target in enumerate(batch["targets"]):
             if not all(key in target for key in head.needs):

@@ -26,7 +26,7 @@ _MIN_STEPS_FINE_TUNING = 100
 
 def check_model(config: Config, data: Data, model: DenseModel) -> None:
     """Raises ConfigError if the model cannot be trained on this data, or validated as the config says."""
-    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options that cannot be used
+    inference_by_head(model, config.inference.options, config.inference_by_head)  # raises for options of no use
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, model)
@@ -51,7 +51,7 @@ def _check_frozen(config: Config, model: DenseModel) -> None:
 def check_needs(config: Config, data: Data) -> None:
     """Raises ConfigError if a head of the config needs labels that the training data lacks; before heads are built."""
     for name, section in config.heads.items():
-        kind = registry.load("heads", section.name).with_options(section.options)
+        kind = registry.load("heads", section.name)
         check_needs_of_head(f"heads.{name} ({section.name})", kind.needs, data)
 
 
@@ -132,7 +132,7 @@ def _check_input_size(config: Config, model: DenseModel) -> None:
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.image_size is "
             f"{size}. Fix: set data.image_size=[{fixed[0]},{fixed[1]}]."
         )
-    sections = inference_by_head(model, config.inference, config.inference_by_head)
+    sections = inference_by_head(model, config.inference.options, config.inference_by_head)
     whole = [name for name in model.heads if name not in sections or sections[name].window is None]
     if config.data.recipe in ("crop", "lsj") and whole:
         window = f"set inference.window=[{fixed[0]},{fixed[1]}]"

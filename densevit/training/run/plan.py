@@ -14,8 +14,9 @@ from densevit import registry
 from densevit.config import Config
 from densevit.config.training_schema import OPTIMISERS
 from densevit.data.build import Data, build_data
+from densevit.inference.creating import build_model
 from densevit.interfaces import Evaluator, Method
-from densevit.model import DenseModel, build_model
+from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.progress import CONSOLE, ProgressBar
@@ -115,7 +116,7 @@ def _model(config: Config, data: Data, pretrained: bool) -> tuple[DenseModel, li
     model = build_model(config, data.train, pretrained=pretrained)
     data.multiple = model.multiple
     check_model(config, data, model)
-    loaded = load_pretrained(model) if pretrained else []
+    loaded = load_pretrained(model, config) if pretrained else []
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)
     if config.trainer.compile:

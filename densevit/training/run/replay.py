@@ -13,7 +13,7 @@ from densevit import registry
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Method
-from densevit.model.build import build_from_sections
+from densevit.model import build_from_architecture
 from densevit.training.loop import fault_files
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.first_non_finite import Finding, find_in_batches, image_ids
@@ -59,7 +59,7 @@ def replay(file: str | Path, device: str | torch.device | None = "auto", trust: 
         name: [Class(**{**entry, "color": tuple(entry["color"])}) for entry in entries]
         for name, entries in content["classes"].items()
     }
-    model = build_from_sections(config.model_sections, classes, pretrained=False)
+    model = build_from_architecture(config.architecture, classes, pretrained=False)
     method: Method = registry.create(
         "methods", config.method.name, model, options=config.method.options, where="method"
     )

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.attention import attention
-from densevit.layers.linear import Linear
 from densevit.layers.table_cache import cached_table
 
 Size = tuple[int, int]
@@ -39,7 +38,7 @@ class PoolingAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.residual = num_heads, residual
-        self.query, self.key, self.value = (Linear(channels, width) for _ in range(3))
+        self.query, self.key, self.value = (nn.Linear(channels, width) for _ in range(3))
         head = width // num_heads
         self.pool_query = None if query_stride is None else HeadPooling(head, query_stride)
         self.pool_key, self.pool_value = HeadPooling(head, key_stride), HeadPooling(head, key_stride)
@@ -48,7 +47,7 @@ class PoolingAttention(nn.Module):
             self.relative_positions = RelativePositions(
                 pooled(map_size, query_stride or 1), pooled(map_size, key_stride), head
             )
-        self.output = Linear(width, width)
+        self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:
         """x: (B, T + H*W, C), T class tokens before the map. Returns (B, T + h*w, width) and the queries' (h, w)."""

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from densevit.interfaces import AttentionLayer, Backbone, RecordedAttention, global_layer
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.stem import conv_stem
 from densevit_backbones.mvit.attention import PoolingAttention, Size, pooled
@@ -181,13 +180,13 @@ class MultiscaleBlock(nn.Module):
         self.attention = PoolingAttention(
             channels, attention_width, num_heads, query_stride, key_stride, map_size, residual_pooling
         )
-        self.shortcut1 = Linear(channels, attention_width) if channels != attention_width else None
+        self.shortcut1 = nn.Linear(channels, attention_width) if channels != attention_width else None
         self.norm2 = nn.LayerNorm(attention_width, eps=1e-6)
         self.mlp = FeedForward(attention_width, 4 * attention_width)
         self.shortcut2 = None
         if attention_width != out:  # the MLP widens
-            self.mlp.contract = Linear(4 * attention_width, out)
-            self.shortcut2 = Linear(attention_width, out)
+            self.mlp.contract = nn.Linear(4 * attention_width, out)
+            self.shortcut2 = nn.Linear(attention_width, out)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, size: Size) -> tuple[Tensor, Size]:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
 from densevit.layers.conv_norm import conv_norm
-from densevit.layers.linear import Conv1x1
 from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, StatisticsOnce, SyncBatchNorm2d
 from densevit_backbones.resnet.variants import BLOCKS
 
@@ -174,13 +173,13 @@ def _deep_stem(norm: Norm) -> nn.Sequential:
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool, dilated: bool) -> nn.Sequential:
     """A 1x1 convolution. average: averages 2x2 cells before, so that a stride of 2 skips no cell (figure 2c)."""
     if not average:
-        return nn.Sequential(Conv1x1(inputs, outputs, stride), norm(outputs))
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
     pool: nn.Module = nn.Identity()
     if stride > 1:
         pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
     elif dilated:  # as in timm: averages at stride 1 what a stride of 2 would average for every second cell
         pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
-    return nn.Sequential(pool, Conv1x1(inputs, outputs), norm(outputs))
+    return nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), norm(outputs))
 
 
 class _Block(nn.Module):
@@ -224,11 +223,11 @@ class _Bottleneck(_Block):
         self, inputs: int, width: int, outputs: int, stride: int, dilation: int, groups: int, norm: Norm
     ) -> None:
         super().__init__()
-        self.conv1 = Conv1x1(inputs, width)
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
         self.bn2 = norm(width)
-        self.conv3 = Conv1x1(width, outputs)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = norm(outputs)
         self.downsample = None
 

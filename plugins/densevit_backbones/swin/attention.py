@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.attention import attention
-from densevit.layers.linear import Linear
 from densevit.layers.precision import autocast_off
 from densevit.layers.windows import (
     PaddedWindows,
@@ -50,8 +49,8 @@ class WindowAttention(_InWindows):
 
     def __init__(self, channels: int, num_heads: int, window: int, shifted: bool) -> None:
         super().__init__(num_heads, window, shifted)
-        self.qkv = Linear(channels, 3 * channels)
-        self.output = Linear(channels, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.output = nn.Linear(channels, channels)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
@@ -84,7 +83,7 @@ class CosineWindowAttention(_InWindows):
         self.value_bias = nn.Parameter(torch.zeros(channels))
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
         self.position_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, num_heads, bias=False))
-        self.output = Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
         self.register_buffer("offsets", log_spaced_offsets(window, pretrained_window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from densevit.interfaces import AttentionLayer, Backbone, RecordedAttention, windowed_layer
 from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.drop_path import DropPath
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.stem import conv_stem
 from densevit_backbones.swin.attention import CosineWindowAttention, WindowAttention
@@ -117,7 +116,7 @@ class PatchMerging(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * channels)
-        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
@@ -129,7 +128,7 @@ class PatchMergingV2(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
         self.norm = nn.LayerNorm(2 * channels)
 
     def forward(self, x: Tensor) -> Tensor:

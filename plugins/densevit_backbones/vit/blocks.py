@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import Resizing, resize_grid
 from densevit.layers.rotary import rotate
@@ -86,10 +85,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width)
         self.query_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
         self.key_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
-        self.output = Linear(width, width)
+        self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C). bias: (heads, N, N), added to the scores."""
@@ -169,9 +168,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        hidden = -(-(8 * width // 3) // 8) * 8  # two thirds of the plain MLP's, rounded up to a multiple of 8
-        self.expand = Linear(width, 2 * hidden)
-        self.contract = Linear(hidden, width)
+        hidden = -(-(8 * width // 3) // 8) * 8  # two thirds of the plain one's, rounded up to a multiple of 8
+        self.expand = nn.Linear(width, 2 * hidden)
+        self.contract = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""

@@ -11,12 +11,13 @@ from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
-from densevit_heads.detr.checkpoints import class_rows, classes_of, fused_attention
+from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.detr.checkpoints import class_rows, classes_of
 
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder.{{i}}", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
 
-UNRECORDED = ("backbone.dilation", f"{HEAD}.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
+UNRECORDED = ("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
 NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
 _STRIDES = (4, 8, 16, 32)  # of a ResNet
 
@@ -76,13 +77,6 @@ def prediction_heads(transformer: str) -> Rearrangement:
         return result
 
     return Rearrangement(into, back)
-
-
-def deformable_attention(theirs: str, ours: str) -> tuple[Line, ...]:
-    """The lines of a deformable attention."""
-    names = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value"}
-    names["output_proj"] = "output"
-    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
 
 
 def shared_lines(transformer: str) -> tuple[Line, ...]:
@@ -150,14 +144,16 @@ def describe(ours: StateDict) -> dict[str, Any]:
             "detection": {
                 "name": "deformable_detr",
                 "num_queries": 300 if two_stage else len(ours[f"{QUERIES}.embedding.weight"]),
-                "width": width,
-                "num_heads": NUM_HEADS,
+                "transformer": {
+                    "width": width,
+                    "num_heads": NUM_HEADS,
+                    "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
+                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(ours[f"{HEAD}.decoder.0.ffn.expand.weight"]),
+                },
                 "num_levels": num_levels,
                 "min_stride": 8 if num_levels == 1 else _STRIDES[-used],
                 "num_points": points,
-                "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
-                "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                "ffn_width": len(ours[f"{HEAD}.decoder.0.ffn.expand.weight"]),
                 "box_refinement": two_stage or f"{HEAD}.label_heads.1.weight" in ours,
                 "two_stage": two_stage,
             }

@@ -4,16 +4,15 @@ import math
 
 from torch import nn
 
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import Mlp
 
 PRIOR = 0.01  # initial probability of each class (RetinaNet, Lin et al. 2017, section 4.1)
 EPS = 1e-5
 
 
-def label_head(width: int, num_classes: int) -> Linear:
+def label_head(width: int, num_classes: int) -> nn.Linear:
     """Logits of K classes, all with the prior probability."""
-    head = Linear(width, num_classes)
+    head = nn.Linear(width, num_classes)
     nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
     return head
 

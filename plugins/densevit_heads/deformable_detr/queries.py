@@ -1,4 +1,4 @@
-"""Object queries: learned, from the encoder's best proposals (two-stage, A.4), or mixed (DINO)."""
+"""Object queries: learned, or from the encoder's best proposals (two-stage, A.4)."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import Mlp
 from densevit.layers.positions import sine_boxes
 from densevit.layers.precision import at_least_fp32, autocast_off
-from densevit_heads.deformable_detr.levels import Levels
+from densevit.set_prediction.box_refinement import refine
+from densevit.set_prediction.levels import Levels
+from densevit.set_prediction.queries import Queries, TopCells
 from densevit_heads.deformable_detr.prediction import EPS
-from densevit_heads.set_prediction.boxes import refine
-from densevit_heads.set_prediction.queries import Queries, TopCells
 
 MARGIN = 0.01  # cells closer to the border of the image propose nothing
 
@@ -60,11 +59,11 @@ class TwoStage(nn.Module):
     embedded = 2  # what is embedded from a box: position and content
 
     def __init__(
-        self, num_queries: int, width: int, label_head: Linear, box_head: Mlp, all_classes: bool = False
+        self, num_queries: int, width: int, label_head: nn.Linear, box_head: Mlp, all_classes: bool = False
     ) -> None:
         super().__init__()
         self.num_queries, self.width, self.all_classes = num_queries, width, all_classes
-        self.project = Linear(width, width)
+        self.project = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.label_head, self.box_head, self.top_cells = label_head, box_head, TopCells()
         self.embed, self.embed_norm = self._embedding_layers()
@@ -74,7 +73,7 @@ class TwoStage(nn.Module):
 
     def _embedding_layers(self) -> tuple[nn.Module, nn.Module]:
         """From the sine encoding of a box (2C) to what is embedded from it, and a norm."""
-        return Linear(2 * self.width, self.embedded * self.width), nn.LayerNorm(self.embedded * self.width)
+        return nn.Linear(2 * self.width, self.embedded * self.width), nn.LayerNorm(self.embedded * self.width)
 
     def propose(self, memory: Tensor, levels: Levels) -> Proposals:
         """memory: (B, S, C). The initial box of a cell is centred on it, with sides of 0.05 * 2^level.
@@ -111,30 +110,3 @@ class TwoStage(nn.Module):
         sines = sine_boxes(boxes, self.width // 2, temperature=10000.0)  # (B, Q, 2C)
         embedded: Tensor = self.embed_norm(self.embed(sines.to(self.project.weight.dtype)))
         return embedded
-
-
-class MixedQuerySelection(TwoStage):
-    """Positions of the best proposals, and learned contents (DINO, Zhang et al. 2023, section 3.4)."""
-
-    embedded = 1
-
-    def __init__(
-        self, num_queries: int, width: int, label_head: Linear, box_head: Mlp, all_classes: bool = False
-    ) -> None:
-        super().__init__(num_queries, width, label_head, box_head, all_classes)
-        self.contents = nn.Embedding(num_queries, width)
-
-    def queries(self, boxes: Tensor) -> Queries:
-        """Queries with positions of boxes (B, Q, 4), and the first Q contents."""
-        B, Q = boxes.shape[:2]
-        return Queries(self.contents.weight[:Q].expand(B, -1, -1), self.positions(boxes))
-
-
-class RefinedPositions(MixedQuerySelection):
-    """Mixed query selection whose positions follow the boxes (DAB-DETR, Liu et al. 2022, section 4.2; DINO).
-
-    A position is an MLP of the sine encoding of a box; the decoder computes it anew for the boxes that each layer gets.
-    """
-
-    def _embedding_layers(self) -> tuple[nn.Module, nn.Module]:
-        return Mlp(2 * self.width, self.width, self.width, 2), nn.Identity()

@@ -9,13 +9,13 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.layouts import backbone_lines
+from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.deformable_detr.checkpoints import (
     DECODER,
     ENCODER,
     HEAD,
     QUERIES,
     UNRECORDED,
-    deformable_attention,
     describe,
     known_queries,
     prediction_heads,
@@ -57,7 +57,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     options["backbone.dilation"] = bool(config.get("dilation")) or backbone.get("output_stride") == 16
     if config.get("two_stage"):
         options[f"{HEAD}.num_queries"] = config.get("two_stage_num_proposals", 300)
-    for name, key, usual in (("num_heads", "attention_heads", 8), ("num_points", "n_points", 4)):
+    for name, key, usual in (("transformer.num_heads", "attention_heads", 8), ("num_points", "n_points", 4)):
         counts = {config.get(f"{part}_{key}", usual) for part in ("encoder", "decoder")}
         if len(counts) == 1:
             options[f"{HEAD}.{name}"] = counts.pop()
@@ -69,6 +69,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     backbone, head = sections["backbone"], sections["heads"]["detection"]
     if "groups" in backbone or backbone.get("norm") == "group" or head["min_stride"] != 8:
         return {}
+    transformer = head["transformer"]
     config: dict[str, Any] = {
         "model_type": "deformable_detr",
         "architectures": ["DeformableDetrForObjectDetection"],
@@ -80,7 +81,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         "num_channels": 3,
         "num_queries": head["num_queries"],
         "two_stage_num_proposals": head["num_queries"],
-        "d_model": head["width"],
+        "d_model": transformer["width"],
         "num_feature_levels": head["num_levels"],
         "with_box_refine": head["box_refinement"],
         "two_stage": head["two_stage"],
@@ -88,9 +89,9 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         "activation_function": "relu",
     }
     for part in ("encoder", "decoder"):
-        config[f"{part}_layers"] = head[f"{part}_layers"]
-        config[f"{part}_ffn_dim"] = head["ffn_width"]
-        config[f"{part}_attention_heads"] = head["num_heads"]
+        config[f"{part}_layers"] = transformer[f"{part}_layers"]
+        config[f"{part}_ffn_dim"] = transformer["feedforward"]
+        config[f"{part}_attention_heads"] = transformer["num_heads"]
         config[f"{part}_n_points"] = head["num_points"]
     return {
         "config.json": config | id2label(classes),

@@ -1,4 +1,4 @@
-"""DETR: detection as set prediction (Carion et al. 2020), with options from later papers for faster training."""
+"""DETR: detection as set prediction (Carion et al. 2020)."""
 
 from densevit_heads.detr.head import Detr
 

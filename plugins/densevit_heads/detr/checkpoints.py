@@ -11,10 +11,11 @@ from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
+from densevit_heads.attention_checkpoints import fused_attention
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
-UNRECORDED = ("backbone.dilation", "heads.detection.num_heads")  # not determined by tensor shapes
+UNRECORDED = ("backbone.dilation", "heads.detection.transformer.num_heads")  # not determined by tensor shapes
 _COCO = {91: coco_classes, 250: coco_panoptic_classes}  # by the number of file ids, from 0
 IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
 
@@ -55,18 +56,6 @@ def class_rows(no_object: bool, objectness: bool = False) -> Change:
 
 
 CLASS_ROWS = class_rows(no_object=True)
-
-
-def fused_attention(theirs: str, ours: str) -> tuple[Line, ...]:
-    """The lines of torch's `nn.MultiheadAttention`, with query, key and value in one tensor."""
-    return (
-        *(
-            Line(f"{theirs}.in_proj_{x}[{i}/3]", f"{ours}.{name}.{x}")
-            for x in ("weight", "bias")
-            for i, name in enumerate(("query", "key", "value"))
-        ),
-        Line(f"{theirs}.out_proj.*", f"{ours}.output.*"),
-    )
 
 
 LINES = (
@@ -111,11 +100,13 @@ def describe(ours: StateDict) -> dict[str, Any]:
             "detection": {
                 "name": "detr",
                 "num_queries": num_queries,
-                "width": width,
-                "num_heads": 8,
-                "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
-                "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                "feedforward": len(ours[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
+                "transformer": {
+                    "width": width,
+                    "num_heads": 8,
+                    "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
+                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(ours[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
+                },
                 "positions": "learned" if f"{HEAD}.positions.rows" in ours else "sine",
                 "pre_norm": f"{HEAD}.encoder_norm.weight" in ours,
             }

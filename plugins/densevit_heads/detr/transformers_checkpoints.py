@@ -83,6 +83,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     if "groups" in backbone or backbone.get("norm") == "group" or head["positions"] != "sine":
         return {}
     first = head["pre_norm"]  # Table Transformer is DETR with pre-norm
+    transformer = head["transformer"]
     config: dict[str, Any] = {
         "model_type": "table-transformer" if first else "detr",
         "architectures": ["TableTransformerForObjectDetection" if first else "DetrForObjectDetection"],
@@ -93,14 +94,14 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         "dilation": backbone["dilation"],
         "num_channels": 3,
         "num_queries": head["num_queries"],
-        "d_model": head["width"],
+        "d_model": transformer["width"],
         "position_embedding_type": "sine",
         "activation_function": "relu",
     }
     for part in ("encoder", "decoder"):
-        config[f"{part}_layers"] = head[f"{part}_layers"]
-        config[f"{part}_ffn_dim"] = head["feedforward"]
-        config[f"{part}_attention_heads"] = head["num_heads"]
+        config[f"{part}_layers"] = transformer[f"{part}_layers"]
+        config[f"{part}_ffn_dim"] = transformer["feedforward"]
+        config[f"{part}_attention_heads"] = transformer["num_heads"]
     return {
         "config.json": config | id2label(classes),
         "preprocessor_config.json": {"image_processor_type": "DetrImageProcessor"},

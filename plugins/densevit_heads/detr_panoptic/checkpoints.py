@@ -7,7 +7,8 @@ from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit_heads.detr import checkpoints as detector
 
 HEAD = "heads.panoptic"
-UNRECORDED = tuple(option.replace(detector.HEAD, HEAD) for option in detector.UNRECORDED)
+OPTIONS = f"{HEAD}.detr"  # of the detector
+UNRECORDED = tuple(option.replace(detector.HEAD, OPTIONS) for option in detector.UNRECORDED)
 
 
 def detector_lines(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -36,7 +37,8 @@ MASK_LINES = (  # also those of transformers' files
 def describe(ours: StateDict) -> dict[str, Any]:
     """The config sections of a panoptic DETR on a ResNet, from tensors with our keys; see `detr`'s layout."""
     sections = detector.describe({key.replace(HEAD, detector.HEAD): tensor for key, tensor in ours.items()})
-    return {**sections, "heads": {"panoptic": {**sections["heads"]["detection"], "name": "detr_panoptic"}}}
+    options = {key: value for key, value in sections["heads"]["detection"].items() if key != "name"}
+    return {**sections, "heads": {"panoptic": {"name": "detr_panoptic", "detr": options}}}
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:

@@ -1,8 +1,12 @@
-"""DETR's panoptic head: the detector, a mask for each query, their losses and their merging."""
+"""DETR's panoptic head: a detector, a mask for each query, their losses and their merging.
 
-from collections.abc import Mapping, Sequence
+The loss of a mask is the paper's (Carion et al. 2020, section 4.4): focal loss + dice loss of the masks of matched
+queries of the last layer, besides the losses of the detector.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,113 +15,50 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, RecordedAttention, Targets
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects
-from densevit.losses.set_prediction import Classification
+from densevit.set_prediction.head import SetPredictionHead
+from densevit.set_prediction.limits import check_weights
+from densevit.set_prediction.memory import Memory
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr import DabDetr
 from densevit_heads.detr import Detr
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.mask_head import AttentionMaps, MaskHead
 from densevit_heads.detr_panoptic.merging import instances, panoptic_map
+from densevit_heads.detr_panoptic.renamed_options import renamed
 from densevit_heads.detr_panoptic.segments import Segments, segment_counts
-from densevit_heads.set_prediction.limits import check_weights
 
 
-class DetrPanoptic(Detr):
-    """Panoptic segmentation by DETR with a mask head (Carion et al. 2020, section 4.4).
+class PanopticMasks(SetPredictionHead):
+    """What a mask head adds to a detector, the next base class, which learns boxes of things and stuff.
 
-    The detector learns boxes of things and stuff; its parameters are named as those of `detr`. With a ResNet-50 and
-    the defaults, the model has 42.9 M parameters, the backbone's included.
-
-    With `position_bias`, the attention maps have it, too, from the box of each query.
-
-    Options from `num_queries` to `distinct_queries`: those of `detr`. width: also a multiple of 16.
-    mask_weight, dice_weight: of the focal loss and the dice loss of masks. In joint training, a small
-        `trainer.clip_grad_norm` scales the gradients of masks down to AdamW's eps, and masks are not learned: raise it
-        (10 instead of 0.1).
-    freeze_detector: trains the mask head only, with the losses `mask` and `dice`; no gradient reaches the backbone.
-    threshold: least score of a segment in the panoptic map.
+    The parameters of the detector keep their names, so that a detection head's weights can start a panoptic one.
     """
 
     task = "panoptic"
     needs: ClassVar[tuple[str, ...]] = ("panoptic",)
     starts_from: ClassVar[Mapping[str, Sequence[str]]] = {"detection": ("attention_maps.*", "mask_head.*")}
+    transformer: Transformer  # these are the detector's
+    project: Any
+    encode: Callable[[Tensor, Tensor], Memory]
+    detect: Callable[[Memory, list[Targets] | None], tuple[Outputs, Tensor]]
+    attention_bias: Callable[[Tensor, Memory], Tensor | None]
 
-    def __init__(
+    def add_masks(
         self,
         channels: Sequence[int],
         strides: Sequence[int],
-        classes: Sequence[Class],
-        num_queries: int = 100,
-        width: int = 256,
-        num_heads: int = 8,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        feedforward: int = 2048,
-        dropout: float = 0.1,
-        positions: Literal["sine", "learned"] = "sine",
-        pre_norm: bool = False,
-        no_object_weight: float = 0.1,
-        label_cost: float = 1.0,
-        l1_cost: float = 5.0,
-        giou_cost: float = 2.0,
-        label_weight: float = 1.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        auxiliary_losses: bool = True,
-        memory_stride: int | None = None,
-        fusion_blocks: int = 0,
-        classification: Classification = "softmax",
-        anchors: bool = False,
-        position_bias: bool = False,
-        two_stage: bool = False,
-        denoising: int = 0,
-        dense_loss: float = 0.0,
-        contrastive_denoising: int = 0,
-        look_forward_twice: bool = False,
-        distinct_queries: float = 0.0,
-        mask_weight: float = 1.0,
-        dice_weight: float = 1.0,
-        freeze_detector: bool = False,
-        threshold: float = 0.85,
+        mask_weight: float,
+        dice_weight: float,
+        freeze_detector: bool,
+        threshold: float,
     ) -> None:
-        if not classes:
-            raise ValueError("The panoptic data has no classes; at least one is needed.")
-        if width % 16 or width < 16:
+        """Called by the constructor, after the detector's."""
+        width, num_heads = self.transformer.width, self.transformer.num_heads
+        if width % 16:
             raise ValueError(f"width is {width}; it must be a multiple of 16, which the mask head divides it by.")
         check_weights({"mask_weight": mask_weight, "dice_weight": dice_weight})
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold:g}; a score is between 0 and 1.")
-        super().__init__(
-            channels,
-            strides,
-            classes,
-            num_queries=num_queries,
-            width=width,
-            num_heads=num_heads,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            feedforward=feedforward,
-            dropout=dropout,
-            positions=positions,
-            pre_norm=pre_norm,
-            no_object_weight=no_object_weight,
-            label_cost=label_cost,
-            l1_cost=l1_cost,
-            giou_cost=giou_cost,
-            label_weight=label_weight,
-            l1_weight=l1_weight,
-            giou_weight=giou_weight,
-            auxiliary_losses=auxiliary_losses,
-            memory_stride=memory_stride,
-            fusion_blocks=fusion_blocks,
-            classification=classification,
-            anchors=anchors,
-            position_bias=position_bias,
-            two_stage=two_stage,
-            denoising=denoising,
-            dense_loss=dense_loss,
-            contrastive_denoising=contrastive_denoising,
-            look_forward_twice=look_forward_twice,
-            distinct_queries=distinct_queries,
-        )
         self.mask_weight, self.dice_weight, self.threshold = mask_weight, dice_weight, threshold
         self.freeze_detector = freeze_detector
         if freeze_detector:
@@ -126,7 +67,7 @@ class DetrPanoptic(Detr):
         self.mask_head = MaskHead(channels, strides, width, self.project.stride, num_heads)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """The outputs of `Detr.forward`, and `masks`, logits (B, Q, h, w) over the padded batch of `padded_size`.
+        """The outputs of the detector, and `masks`, logits (B, Q, h, w) over the padded batch of `padded_size`.
 
         In training with targets, masks of matched queries only, `matched_masks` (P, h, w), with the `segments` that
         were matched and `matches` of all layers: other masks have no loss.
@@ -139,9 +80,9 @@ class DetrPanoptic(Detr):
             features = [x.detach() for x in features]
         with torch.no_grad() if self.freeze_detector else nullcontext():
             projected = self.project(features)
-            memory = self._encode(projected, padding_mask)
-            outputs, states = self._detect(memory, None if segments is None else segments.targets)
-        bias = None if self.position_bias is None else self.position_bias(outputs["boxes"].detach(), memory)
+            memory = self.encode(projected, padding_mask)
+            outputs, states = self.detect(memory, None if segments is None else segments.targets)
+        bias = self.attention_bias(outputs["boxes"].detach(), memory)
         attention = self.attention_maps(states, memory, bias)  # (B, Q, heads, H, W)
         outputs["padded_size"] = size
         B, Q = attention.shape[:2]
@@ -160,7 +101,7 @@ class DetrPanoptic(Detr):
         return self.criterion.loss_counts(segment_counts(targets), groups)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """`mask` and `dice` of the last layer, and unless `freeze_detector` the losses of `Detr.loss`."""
+        """`mask` and `dice` of the last layer, and unless `freeze_detector` the losses of the detector."""
         device = outputs["logits"].device
         segments = outputs.get("segments")
         if segments is None:
@@ -207,12 +148,68 @@ class DetrPanoptic(Detr):
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
-        """`boxes` and `scores` as of `Detr`, and `mask_logits` (B, Q, H, W), which are positive inside a mask."""
+        """`boxes` and `scores` as of the detector, and `mask_logits` (B, Q, H, W), which are positive inside a mask."""
         masks = F.interpolate(outputs["masks"].float(), outputs["padded_size"], mode="bilinear", align_corners=False)
         masks = masks[..., : size[0], : size[1]]
         if original_size is not None:
             masks = F.interpolate(masks, size=original_size, mode="bilinear", align_corners=False)
         return {**super().exported(outputs, size, original_size), "mask_logits": masks}
+
+
+class DetrPanoptic(PanopticMasks, Detr):
+    """Panoptic segmentation by DETR with a mask head (Carion et al. 2020, section 4.4).
+
+    With a ResNet-50 and the defaults, the model has 42.9 M parameters, the backbone's included.
+
+    detr: options of the head `detr`; transformer.width is also a multiple of 16.
+    mask_weight, dice_weight: of the focal loss and the dice loss of masks. In joint training, a small
+        `trainer.clip_grad_norm` scales the gradients of masks down to AdamW's eps, and masks are not learned: raise it
+        (10 instead of 0.1).
+    freeze_detector: trains the mask head only, with the losses `mask` and `dice`; no gradient reaches the backbone.
+    threshold: least score of a segment in the panoptic map.
+    """
+
+    @classmethod
+    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """See `renamed_options.py`."""
+        return renamed(options)
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        detr: Annotated[Mapping[str, Any] | None, Detr] = None,
+        mask_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        freeze_detector: bool = False,
+        threshold: float = 0.85,
+    ) -> None:
+        Detr.__init__(self, channels, strides, classes, **(detr or {}))
+        self.add_masks(channels, strides, mask_weight, dice_weight, freeze_detector, threshold)
+
+
+class DabDetrPanoptic(PanopticMasks, DabDetr):
+    """Panoptic segmentation by DAB-DETR with DETR's mask head.
+
+    With `position_bias`, the attention maps have it, too, from the box of each query.
+
+    dab_detr: options of the head `dab_detr`. The others are those of `detr_panoptic`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        dab_detr: Annotated[Mapping[str, Any] | None, DabDetr] = None,
+        mask_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        freeze_detector: bool = False,
+        threshold: float = 0.85,
+    ) -> None:
+        DabDetr.__init__(self, channels, strides, classes, **(dab_detr or {}))
+        self.add_masks(channels, strides, mask_weight, dice_weight, freeze_detector, threshold)
 
 
 def _of_last_layer(matches: Matches, objects: Objects, num_queries: int) -> Matches:

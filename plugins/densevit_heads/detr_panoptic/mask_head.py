@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.layers.linear import Linear
 from densevit.layers.norms import GroupNorm
-from densevit_heads.detr.memory import Memory
+from densevit.set_prediction.memory import Memory
 
 STRIDES = (16, 8, 4)  # of the stages
 GROUPS = 8  # of a group norm, where channels can be divided by it
@@ -23,7 +22,7 @@ class AttentionMaps(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query, self.key = Linear(width, width), Linear(width, width)
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         for layer in (self.query, self.key):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -9,7 +9,15 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit_heads.detr import transformers_checkpoints as detector
 from densevit_heads.detr.checkpoints import classes_of
-from densevit_heads.detr_panoptic.checkpoints import HEAD, MASK_LINES, UNRECORDED, describe, detector_lines, recipe
+from densevit_heads.detr_panoptic.checkpoints import (
+    HEAD,
+    MASK_LINES,
+    OPTIONS,
+    UNRECORDED,
+    describe,
+    detector_lines,
+    recipe,
+)
 
 MODEL_MASK_LINES = (  # of a model in version 5
     Line("bbox_attention.q_proj.*", f"{HEAD}.attention_maps.query.*"),
@@ -39,13 +47,13 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     assert detector.DETR.saved_options is not None
     found = detector.DETR.saved_options(state, metadata)
-    return {option.replace(detector.HEAD, HEAD): value for option, value in found.items()}
+    return {option.replace(detector.HEAD, OPTIONS): value for option, value in found.items()}
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
     """A DetrForSegmentation on timm's ResNet, whose keys are ours. It has no pre-norm."""
     assert detector.DETR.config_files is not None
-    head = sections["heads"]["panoptic"]
+    head = sections["heads"]["panoptic"]["detr"]
     files = detector.DETR.config_files({**sections, "heads": {"detection": head}}, state, classes)
     if not files or head["pre_norm"]:
         return {}

@@ -13,13 +13,17 @@ from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
-from densevit_heads.deformable_detr.checkpoints import deformable_attention
-from densevit_heads.detr.checkpoints import fused_attention
-from densevit_heads.mask2former.head import Mask2Former
+from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, MaskClassification
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
-from densevit_heads.mask2former.segments import NEEDS, Task
+from densevit_heads.mask2former.segments import Task
 
-KEYS: dict[Task, str] = {task: str(Mask2Former.with_options({"task": task}).task) for task in NEEDS}
+HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
+    "panoptic": ("mask2former", Mask2Former),
+    "instance": ("mask2former_instance", Mask2FormerInstance),
+    "semantic": ("mask2former_semantic", Mask2FormerSemantic),
+}
+KEYS: dict[Task, str] = {task: kind.task for task, (_, kind) in HEADS.items()}
 
 
 def encoder_lines(theirs: str, ours: str, names: tuple[str, str, str, str]) -> tuple[Line, ...]:
@@ -106,15 +110,18 @@ def describe(ours: StateDict, task: Task) -> dict[str, Any]:
         "backbone": backbone,
         "heads": {
             KEYS[task]: {
-                "name": "mask2former",
-                "task": task,
+                "name": HEADS[task][0],
                 "num_queries": queries,
-                "width": width,
-                "num_heads": num_heads,
-                "encoder_layers": count(ours, rf"{head}\.pixel_decoder\.encoder\.(\d+)\..*"),
-                "encoder_ffn_width": len(ours[f"{head}.pixel_decoder.encoder.0.ffn.expand.weight"]),
-                "decoder_layers": count(ours, rf"{head}\.decoder\.layers\.(\d+)\..*"),
-                "ffn_width": len(ours[f"{head}.decoder.layers.0.ffn.expand.weight"]),
+                "transformer": {
+                    "width": width,
+                    "num_heads": num_heads,
+                    "decoder_layers": count(ours, rf"{head}\.decoder\.layers\.(\d+)\..*"),
+                    "feedforward": len(ours[f"{head}.decoder.layers.0.ffn.expand.weight"]),
+                },
+                "pixel_decoder": {
+                    "layers": count(ours, rf"{head}\.pixel_decoder\.encoder\.(\d+)\..*"),
+                    "feedforward": len(ours[f"{head}.pixel_decoder.encoder.0.ffn.expand.weight"]),
+                },
             }
         },
     }
@@ -134,9 +141,9 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     variant = "r50" if backbone["name"] == "resnet" else "swin_tiny"
     ade20k = f"ade20k/mask2former_swin_{'large' if backbone.get('variant') in ('base', 'large') else 'tiny'}"
     count = len(classes.get(key, ()))
-    if head["task"] == "instance":
+    if head["name"] == HEADS["instance"][0]:
         return f"coco/mask2former_{variant}", {}
-    if head["task"] == "semantic":
+    if head["name"] == HEADS["semantic"][0]:
         if count not in (19, 150):
             listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in classes.get(key, ())]
             return ade20k, {"data": {"name": "label_maps", "classes": listed}}

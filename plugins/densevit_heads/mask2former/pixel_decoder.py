@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine_map
-from densevit_heads.deformable_detr.levels import GROUPS, Levels, without_padding
-from densevit_heads.deformable_detr.transformer import EncoderLayer
-from densevit_heads.detr.memory import FusedProjection
+from densevit.set_prediction.deformable_transformer import EncoderLayer
+from densevit.set_prediction.levels import GROUPS, Levels, without_padding
+from densevit.set_prediction.projections import FusedProjection
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 
 NUM_LEVELS = 3
 NUM_POINTS = 4  # sampling points of each attention head and level
@@ -37,23 +39,19 @@ class PixelDecoder(nn.Module):
     stride the deepest. If there are fewer, coarser levels follow by 3x3 convolutions of stride 2. Finer features are
     added to the upsampled finest level, one for each stride. Order: coarse to fine.
 
-    fusion_blocks: above 0, the finest level is the fusion of all features of its stride and above, with this many
-    residual blocks (see `FusedProjection`), instead of a projection of its own feature. stride: of the per-pixel
-    embeddings, that of the finest feature.
+    With `fusion_blocks` the finest level is the fusion of all features of its stride and above, instead of a projection
+    of its own feature. stride: of the per-pixel embeddings, that of the finest feature.
     """
 
     def __init__(
         self,
         channels: Sequence[int],
         strides: Sequence[int],
-        width: int,
-        num_heads: int,
-        num_layers: int,
-        ffn_width: int,
-        dropout: float,
-        fusion_blocks: int = 0,
+        transformer: MaskTransformer,
+        options: PixelDecoderOptions,
     ) -> None:
         super().__init__()
+        width = transformer.width
         deepest = list({stride: index for index, stride in enumerate(strides)}.values())  # fine to coarse
         used = [index for index in deepest if strides[index] >= MIN_STRIDE][-NUM_LEVELS:] or deepest[-1:]
         self.features = used[::-1]
@@ -65,13 +63,15 @@ class PixelDecoder(nn.Module):
         convolutions = [nn.Conv2d(x, width, 3, stride=2, padding=1) for x in inputs][::-1]
         convolutions += [nn.Conv2d(channels[index], width, 1) for index in self.features]
         self.fusion: FusedProjection | None = None
-        if fusion_blocks:
-            self.fusion = FusedProjection(channels, strides, width, strides[used[0]], fusion_blocks)
+        if options.fusion_blocks:
+            self.fusion = FusedProjection(channels, strides, width, strides[used[0]], options.fusion_blocks)
             convolutions.pop()
         self.projections = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in convolutions)
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, width))
-        layer = (width, num_heads, NUM_LEVELS, NUM_POINTS, ffn_width, dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(num_layers))
+        layer = Transformer(
+            width, transformer.num_heads, options.layers, feedforward=options.feedforward, dropout=transformer.dropout
+        )
+        self.encoder = nn.ModuleList(EncoderLayer(layer, NUM_LEVELS, NUM_POINTS) for _ in range(options.layers))
         lateral = [nn.Conv2d(channels[index], width, 1, bias=False) for index in self.lateral_features]
         output = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in lateral]
         self.laterals = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in lateral)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import LABEL_DIVISOR, VOID, Class
+from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Outputs
 from densevit.losses.distributed import to_device
 
 TOP = 100  # instances of an image
@@ -142,3 +142,18 @@ def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thresh
         ids.append(label * LABEL_DIVISOR + number)
     table = to_device(torch.tensor([VOID, *ids], dtype=torch.int32), logits.device)
     return torch.where(solid, table[owner + 1], VOID)
+
+
+def exported_queries(outputs: Outputs, stride: int, size: Size, original_size: Size | None) -> dict[str, Tensor]:
+    """`scores` (B, Q, K) and `mask_logits` (B, Q, H, W) of a batch of one size, for exported files."""
+    masks = F.interpolate(outputs["masks"].float(), scale_factor=stride, mode="bilinear", align_corners=False)
+    masks = masks[..., : size[0], : size[1]]
+    if original_size is not None:
+        masks = F.interpolate(masks, size=original_size, mode="bilinear", align_corners=False)
+    return {"scores": outputs["logits"].float().softmax(-1)[..., :-1], "mask_logits": masks}
+
+
+def exported_maps(scores: Tensor, mask_logits: Tensor) -> dict[str, Tensor]:
+    """`semantic` (B, H, W) uint8 and the class scores `maps` (B, K, H, W)."""
+    maps = torch.einsum("bqk,bqhw->bkhw", scores, mask_logits.sigmoid())
+    return {"semantic": maps.argmax(1).to(torch.uint8), "maps": maps}

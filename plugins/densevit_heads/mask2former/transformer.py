@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.attention import MultiHeadAttention
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward, Mlp
 from densevit.layers.positions import sine_map
 from densevit.layers.precision import autocast_off
+from densevit_heads.mask2former.options import MaskTransformer
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, Pyramid
 
 
@@ -30,16 +30,14 @@ class MaskedDecoder(nn.Module):
     In each cross-attention a query attends to the foreground of the mask that it predicted before.
     """
 
-    def __init__(
-        self, num_queries: int, num_classes: int, width: int, num_heads: int, num_layers: int, ffn_width: int,
-        dropout: float,
-    ) -> None:  # fmt: skip
+    def __init__(self, num_queries: int, num_classes: int, options: MaskTransformer) -> None:
         super().__init__()
+        width = options.width
         self.contents, self.positions = nn.Embedding(num_queries, width), nn.Embedding(num_queries, width)
         self.level_embedding = nn.Embedding(NUM_LEVELS, width)
-        self.layers = nn.ModuleList(DecoderLayer(width, num_heads, ffn_width, dropout) for _ in range(num_layers))
+        self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(options.decoder_layers))
         self.norm = nn.LayerNorm(width)
-        self.label_head = Linear(width, num_classes + 1)
+        self.label_head = nn.Linear(width, num_classes + 1)
         self.mask_head = Mlp(width, width, width, 3)
 
     def forward(self, pyramid: Pyramid) -> MaskQueries:
@@ -87,13 +85,14 @@ def attention_bias(masks: Tensor, padding: Tensor) -> Tensor:
 class DecoderLayer(nn.Module):
     """Masked cross-attention, then self-attention among queries, then a feed-forward network (FFN); post-norm."""
 
-    def __init__(self, width: int, num_heads: int, ffn_width: int, dropout: float) -> None:
+    def __init__(self, options: MaskTransformer) -> None:
         super().__init__()
+        width, num_heads, dropout = options.width, options.num_heads, options.dropout
         self.cross_attention = MultiHeadAttention(width, num_heads, dropout)
         self.cross_attention_norm = nn.LayerNorm(width)
         self.self_attention = MultiHeadAttention(width, num_heads, dropout)
         self.self_attention_norm = nn.LayerNorm(width)
-        self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
+        self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         for linear in (self.ffn.expand, self.ffn.contract):

@@ -9,7 +9,7 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.layouts import backbone_lines, find
-from densevit_heads.detr.checkpoints import fused_attention
+from densevit_heads.attention_checkpoints import fused_attention
 from densevit_heads.mask2former.checkpoints import KEYS, encoder_lines, for_task
 from densevit_heads.mask2former.segments import Task
 
@@ -67,19 +67,20 @@ def _config(
         if not found:
             return {}
         [head] = sections["heads"].values()
+        decoder, pixels = head["transformer"], head["pixel_decoder"]
         config = {
             "model_type": "mask2former",
             "architectures": ["Mask2FormerForUniversalSegmentation"],
             "backbone_config": found["config.json"] | {"out_features": [f"stage{i}" for i in range(1, 5)]},
-            "feature_size": head["width"],
-            "mask_feature_size": head["width"],
-            "hidden_dim": head["width"],
+            "feature_size": decoder["width"],
+            "mask_feature_size": decoder["width"],
+            "hidden_dim": decoder["width"],
             "num_queries": head["num_queries"],
-            "num_attention_heads": head["num_heads"],
-            "encoder_layers": head["encoder_layers"],
-            "encoder_feedforward_dim": head["encoder_ffn_width"],
-            "decoder_layers": head["decoder_layers"] + 1,  # they count the predictions before the first layer
-            "dim_feedforward": head["ffn_width"],
+            "num_attention_heads": decoder["num_heads"],
+            "encoder_layers": pixels["layers"],
+            "encoder_feedforward_dim": pixels["feedforward"],
+            "decoder_layers": decoder["decoder_layers"] + 1,  # they count the predictions before the first layer
+            "dim_feedforward": decoder["feedforward"],
             "pre_norm": False,
             "dropout": 0.0,
         }

@@ -10,12 +10,13 @@ from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predi
 from densevit.layers.positions import mask_on_grid
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
-from densevit_heads.detr.memory import FusedProjection, cell_centres
+from densevit.set_prediction.criterion import Labelled
+from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
+from densevit.set_prediction.memory import cell_centres
+from densevit.set_prediction.predictions import exported_predictions
+from densevit.set_prediction.projections import FusedProjection
+from densevit.set_prediction.proposals import Proposals
 from densevit_heads.one_stage.suppression import suppressed_predictions
-from densevit_heads.set_prediction.criterion import Labelled
-from densevit_heads.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
-from densevit_heads.set_prediction.predictions import exported_predictions
-from densevit_heads.set_prediction.proposals import Proposals
 
 LABEL_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0  # DETR's
 

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
-from densevit.layers.linear import Linear
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import mask_on_grid
 from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
@@ -57,7 +56,7 @@ class Segmenter(ClassMapHead):
             raise ValueError("The segmentation data has no classes; at least one is needed.")
         K = len(classes)
         self.stride = strides[-1]
-        self.project = Linear(channels[-1], width)
+        self.project = nn.Linear(channels[-1], width)
         self.class_tokens = nn.Parameter(torch.zeros(K, width))
         rates = torch.linspace(0, drop_path, num_layers).tolist()
         self.layers = nn.ModuleList(Block(width, num_heads, dropout, rate) for rate in rates)

@@ -17,6 +17,7 @@ from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.datasets import coco, paired_dataset, scan_cache
 from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError, warn_once
 
@@ -186,7 +187,7 @@ def _count_scan(folder: str, calls: Any) -> None:
             calls.value += 1
         return {"numbers": np.arange(5)}
 
-    assert scan_cache.cached_scan(["test"], make, lambda arrays: [])["numbers"].tolist() == [0, 1, 2, 3, 4]
+    assert scan_cache.cached_scan(STRICT_SCAN, ["test"], make, lambda _: [])["numbers"].tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.skipif(scan_cache.fcntl is None, reason="file locks are of POSIX")

@@ -13,7 +13,6 @@ from densevit.data.loading.batch_sampler import (
     TrainBatches,
     aspect_groups,
     collate,
-    padded,
 )
 from densevit.interfaces import Sample
 
@@ -49,12 +48,6 @@ def test_the_padded_size_is_rounded_up_to_a_multiple() -> None:
 def test_padding_of_the_image_itself_is_masked() -> None:
     batch = collate([sample(4, 6, 9, size=(3, 2))])
     assert (~batch["padding_mask"][0]).nonzero().amax(dim=0).tolist() == [2, 1]
-
-
-def test_padded() -> None:
-    assert padded((1, 32), 32) == (32, 32)
-    assert padded((33, 640), 32) == (64, 640)
-    assert padded((33, 641), 1) == (33, 641)
 
 
 # ---- training ----

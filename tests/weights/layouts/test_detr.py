@@ -241,11 +241,13 @@ def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
             "detection": {
                 "name": "detr",
                 "num_queries": 100,
-                "width": 256,
-                "num_heads": 8,
-                "encoder_layers": 6,
-                "decoder_layers": 6,
-                "feedforward": 2048,
+                "transformer": {
+                    "width": 256,
+                    "num_heads": 8,
+                    "encoder_layers": 6,
+                    "decoder_layers": 6,
+                    "feedforward": 2048,
+                },
                 "positions": "sine",
                 "pre_norm": False,
             }
@@ -259,7 +261,7 @@ def test_each_tensor_of_an_r101_is_used_once(whole, released):
         listed = released("detr_r50")
     assert {name: x.shape for name, x in small.state_dict().items()} == {name: x.shape for name, x in listed.items()}
     model = whole(large.state_dict(), DETR, thirds=THIRDS)
-    assert model.sections.backbone.options["depth"] == 101
+    assert model.architecture.backbone.options["depth"] == 101
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation
 
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.model import build_model
+from densevit.inference.creating import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import translate, translate_back
@@ -145,7 +145,7 @@ def test_each_tensor_of_an_r50_is_used_once_and_the_parameters_are_the_paper_s(w
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - len(UNUSED) * 257
     parameters = sum(p.numel() for p in theirs.parameters())
     assert round(parameters / 1e6, 1) == 42.9
-    assert model.sections.backbone.options["depth"] == 50
+    assert model.architecture.backbone.options["depth"] == 50
 
 
 # ---- transformers ----
@@ -266,9 +266,9 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
     """All of its tensors are loaded, also those of the 133 classes among 250 file ids; the mask head is new."""
     names = {one.file_id: one.name for one in coco_panoptic_classes()}
     file = written_detector(project, 251, tmp_path, [names.get(i, f"LABEL_{i}") for i in range(250)])
-    model = started(file, key, coco_panoptic_classes())
+    model, config = started(file, key, coco_panoptic_classes())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    [fit] = load_pretrained(model)
+    [fit] = load_pretrained(model, config)
 
     checkpoint = read(file)
     expected = translate(checkpoint.tensors, find(project)).tensors
@@ -288,25 +288,27 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
 
 
 def test_a_detector_of_things_leaves_out_the_class_layer(tmp_path):
-    model = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_panoptic_classes())
-    [fit] = load_pretrained(model)
+    model, config = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_panoptic_classes())
+    [fit] = load_pretrained(model, config)
     why = "other classes, 80 there and 133 here"
     assert fit.left_out == {f"heads.panoptic.label_head.{x}": why for x in ("weight", "bias")}
 
 
 def test_a_detector_with_other_tensors_raises(tmp_path):
     """Only what a detector never has may be missing."""
-    model = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_classes(), positions="learned")
+    model, config = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_classes(), positions="learned")
     with pytest.raises(WeightsError, match=r"2 tensors are missing \(heads.panoptic.positions"):
-        load_pretrained(model)
+        load_pretrained(model, config)
 
 
 def started(file, key, classes, **options):
-    head = {"name": "detr_panoptic", "num_queries": 7, "width": WIDTH, "feedforward": 48, "freeze_detector": True}
-    head |= {"encoder_layers": 2, "decoder_layers": 2, **options}
+    small = {"width": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "feedforward": 48}
+    detr = {"num_queries": 7, "transformer": small, **options}
+    head = {"name": "detr_panoptic", "detr": detr, "freeze_detector": True}
     values = {"backbone": {"name": "resnet", "depth": 18, "norm": "frozen"}, "heads": {"panoptic": head}}
     values |= {"data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-    return build_model(configs.from_mapping(values, "config", [f"{key}={file}"]), {"panoptic": classes})
+    config = configs.from_mapping(values, "config", [f"{key}={file}"])
+    return build_model(config, {"panoptic": classes}), config
 
 
 def test_250_classes_other_than_coco_s_raise():

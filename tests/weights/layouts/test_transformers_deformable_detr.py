@@ -165,7 +165,8 @@ def test_options_that_tensors_do_not_determine_are_read_from_the_config():
         with_box_refine=True, two_stage=True, two_stage_num_proposals=500,
     ).to_dict()  # fmt: skip
     head = "heads.detection"
-    expected = {"backbone.dilation": True, f"{head}.num_heads": 4, f"{head}.num_points": 2, f"{head}.num_queries": 500}
+    expected = {"backbone.dilation": True, f"{head}.transformer.num_heads": 4, f"{head}.num_points": 2}
+    expected[f"{head}.num_queries"] = 500
     assert saved_options({}, layout, {"config": config}) == expected
     learned = {"model.query_position_embeddings.weight": torch.zeros(50, 8)}
     assert saved_options(learned, layout, {}) == {f"{head}.num_queries": 50}
@@ -175,12 +176,12 @@ def test_options_that_tensors_do_not_determine_are_read_from_the_config():
 @torch.no_grad()
 def test_a_model_of_ours_exports_with_a_config_for_transformers(mode, tmp_path, padded_batch):
     """Through files, as `densevit convert RUN OUT --to hf`, with options that differ from the defaults."""
-    head = {"num_levels": MODES[mode].get("num_feature_levels", 4), "num_points": 2, "num_heads": 4}
+    head = {"num_levels": MODES[mode].get("num_feature_levels", 4), "num_points": 2, "num_queries": 40}
     head |= {"box_refinement": "with_box_refine" in MODES[mode], "two_stage": "two_stage" in MODES[mode]}
-    head |= {"num_queries": 40, "width": 64, "encoder_layers": 1, "decoder_layers": 2, "ffn_width": 40}
+    small = {"width": 64, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40}
     model = densevit.create_model(
         {"name": "resnet", "depth": 18, "norm": "frozen"},
-        heads={"detection": {"name": "deformable_detr", **head}},
+        heads={"detection": {"name": "deformable_detr", "transformer": small, **head}},
         classes=[f"thing {i}" for i in range(5)],
     ).model
     for parameter in model.heads.parameters():
@@ -194,6 +195,7 @@ def test_a_model_of_ours_exports_with_a_config_for_transformers(mode, tmp_path, 
     batch = padded_batch([SIZE, SIZE])
     same(model.eval()(batch)["detection"], run(again, batch))
     for source in ("transformers-deformable-detr", "deformable-detr.pth"):
-        overrides = [f"heads.detection.{key}={head[key]}" for key in ("num_heads", "num_points", "num_queries")]
+        overrides = [f"heads.detection.{key}={head[key]}" for key in ("num_points", "num_queries")]
+        overrides.append("heads.detection.transformer.num_heads=4")
         back = convert(tmp_path / source, overrides=overrides if source.endswith(".pth") else ()).model.state_dict()
         assert all(torch.equal(tensor, back[key]) for key, tensor in model.state_dict().items())

@@ -10,7 +10,7 @@ from densevit import config as configs
 from densevit.config import ModelSections
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.positions import mask_on_grid
-from densevit.model import build_from_sections
+from densevit.model import build_from_architecture
 from densevit.weights.pretrained import load_pretrained
 
 
@@ -26,8 +26,9 @@ class FeatureDistillation(Method):
     def __init__(self, model: nn.Module, teacher: dict[str, Any]) -> None:
         super().__init__(model)
         section = configs.backbone_section({**teacher, "freeze": True}, "method.teacher")
-        self.teacher = build_from_sections(ModelSections(backbone=section, heads={}), {})
-        load_pretrained(self.teacher)
+        sections = ModelSections(backbone=section, heads={})
+        self.teacher = build_from_architecture(sections.architecture, {})
+        load_pretrained(self.teacher, sections)
         backbone, target = model.backbone, self.teacher.backbone
         self.levels = min(len(backbone.channels), len(target.channels))
         pairs = zip(backbone.channels[-self.levels :], target.channels[-self.levels :], strict=True)
@@ -38,7 +39,7 @@ class FeatureDistillation(Method):
         losses = {"distillation": self.errors(features, batch).mean()}
         outputs = {}
         for name, head in model.heads.items():
-            inputs = model.necks[name](features) if name in model.necks else features
+            inputs = model.head_inputs(name, features, batch["padding_mask"])
             outputs[name] = head(inputs, batch["padding_mask"], batch["targets"])
         return losses | model.loss(outputs, batch["targets"], context)
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from densevit.losses.boxes import to_centres, to_corners
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Objects
-from densevit_heads.set_prediction.limits import check_counts
-from densevit_heads.set_prediction.queries import BoxQueries
+from densevit.set_prediction.limits import check_counts
+from densevit.set_prediction.queries import BoxQueries
 
 
 class DenoisingQueries(NamedTuple):

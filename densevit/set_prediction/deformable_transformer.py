@@ -1,35 +1,27 @@
-"""The layers of the deformable transformer (section 4.2): post-norm, as in DETR."""
+"""The layers of the deformable transformer (Zhu et al. 2021, section 4.2): post-norm, as in DETR."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
-from densevit.layers.dropout import Dropout
 from densevit.layers.mlp import FeedForward
-from densevit_heads.deformable_detr.levels import Levels
+from densevit.set_prediction.levels import Levels
+from densevit.set_prediction.transformer import Transformer
 
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention over the cells of all levels, then a feed-forward network (FFN)."""
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-        ffn_width: int,
-        dropout: float,
-        deterministic: bool = False,
-    ) -> None:
+    def __init__(self, options: Transformer, num_levels: int, num_points: int, deterministic: bool = False) -> None:
         super().__init__()
+        width, num_heads, dropout = options.width, options.num_heads, options.dropout
         self.self_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points, deterministic)
         self.self_attention_norm = nn.LayerNorm(width)
-        self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
+        self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         _initialise(self.ffn)
 
     def forward(self, memory: Tensor, levels: Levels, reference: Tensor) -> Tensor:
@@ -43,24 +35,16 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among queries, deformable cross-attention to the memory, then a feed-forward network (FFN)."""
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-        ffn_width: int,
-        dropout: float,
-        deterministic: bool = False,
-    ) -> None:
+    def __init__(self, options: Transformer, num_levels: int, num_points: int, deterministic: bool = False) -> None:
         super().__init__()
+        width, num_heads, dropout = options.width, options.num_heads, options.dropout
         self.self_attention = MultiHeadAttention(width, num_heads, dropout)
         self.self_attention_norm = nn.LayerNorm(width)
         self.cross_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points, deterministic)
         self.cross_attention_norm = nn.LayerNorm(width)
-        self.ffn = FeedForward(width, ffn_width, nn.ReLU, dropout)
+        self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         _initialise(self.ffn)
         for layer in (self.self_attention.query, self.self_attention.key, self.self_attention.value):
             nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)
@@ -85,6 +69,14 @@ class DecoderLayer(nn.Module):
         attended = self.cross_attention(queries + positions, reference, memory, shapes, padding)
         queries = self.cross_attention_norm(queries + self.dropout(attended))
         return self.ffn_norm(queries + self.dropout(self.ffn(queries)))
+
+
+def encode(levels: Levels, layers: Iterable[nn.Module]) -> Tensor:
+    """The memory (B, S, C) of all levels. layers: `EncoderLayer`s."""
+    memory, reference = levels.tokens, levels.on_maps(levels.centres)
+    for layer in layers:
+        memory = layer(memory, levels, reference)
+    return memory
 
 
 def _initialise(ffn: FeedForward) -> None:

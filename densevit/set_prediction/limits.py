@@ -29,9 +29,9 @@ def check_weights(weights: Mapping[str, float]) -> None:
             raise ValueError(f"{option} is {weight:g}; a weight must be at least 0.")
 
 
-def check_classes(classes: Sequence[Class]) -> None:
+def check_classes(classes: Sequence[Class], task: str = "detection") -> None:
     if not classes:
-        raise ValueError("The detection data has no classes; at least one is needed.")
+        raise ValueError(f"The {task} data has no classes; at least one is needed.")
 
 
 class QueryLimit:

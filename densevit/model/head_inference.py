@@ -1,12 +1,12 @@
-"""Inference options of each head: what dense heads and heads of boxes can use of a section."""
+"""Inference options of each head: what dense heads and heads of boxes can use of them."""
 
 from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from densevit.config import InferenceSection
 from densevit.errors import ConfigError
 from densevit.interfaces import Head, TargetType
+from densevit.model.inference_options import Inference
 from densevit.model.test_time_augmentation import MultiHeadModel
 from densevit.targets.types import TargetTypes
 
@@ -14,21 +14,21 @@ _BOXES = ("boxes", "labels")
 
 
 def inference_by_head(
-    model: MultiHeadModel, inference: InferenceSection, own: Mapping[str, InferenceSection] | None = None
-) -> dict[str, InferenceSection]:
-    """The section of each head that makes maps or boxes: its own, `heads.NAME.inference`, else `inference`.
+    model: MultiHeadModel, inference: Inference, own: Mapping[str, Inference] | None = None
+) -> dict[str, Inference]:
+    """The options of each head that makes maps or boxes: its own, `heads.NAME.inference`, else `inference`.
 
     Heads of boxes take only the windows of `inference`; flips and scales are for maps.
-    Raises ConfigError if a section of its own has options that the head cannot use, if no head can use the options of
-    `inference`, or if a window is not the backbone's `input_size`.
+    Raises ConfigError if a head cannot use options of its own, if no head can use those of `inference`, or if a window
+    is not the backbone's `input_size`.
     """
     own = own or {}
     lacking = {name: _lacking(head) for name, head in model.heads.items()}
     boxes = [name for name, head in model.heads.items() if lacking[name] and predicts_boxes(head)]
-    for name, section in own.items():
-        if name in boxes and _averaging_keys(section):
+    for name, options in own.items():
+        if name in boxes and _averaging_keys(options):
             raise ConfigError(
-                f"{', '.join(_averaging_keys(section, f'heads.{name}.'))} averages dense maps, but "
+                f"{', '.join(_averaging_keys(options, f'heads.{name}.'))} averages dense maps, but "
                 f"{_without_maps(model, name, lacking[name])}. Fix: leave it out; windows are supported for boxes."
             )
         if lacking[name] and name not in boxes:
@@ -45,26 +45,26 @@ def inference_by_head(
             "support it; heads of boxes support windows. Fix: leave "
             f"{'it out' if boxes else 'the section `inference` at its defaults'} for this model."
         )
-    sections = {}
+    by_head = {}
     for name, missing in lacking.items():
         if not missing or name in boxes:
-            sections[name] = own.get(name, windows_only(inference) if missing else inference)
+            by_head[name] = own.get(name, windows_only(inference) if missing else inference)
     fixed = model.backbone.input_size
-    for name, section in sections.items():
-        resized = section.window is not None or section.scales != (1.0,)
-        if fixed is not None and section.window_sides != fixed and resized:
+    for name, options in by_head.items():
+        resized = options.window is not None or options.scales != (1.0,)
+        if fixed is not None and options.window_sides != fixed and resized:
             prefix = f"heads.{name}." if name in own else ""
-            keys = ", ".join(_augmentation_keys(section, prefix))
+            keys = ", ".join(_augmentation_keys(options, prefix))
             raise ConfigError(
                 f"{keys}: the backbone takes images of {fixed[0]}x{fixed[1]} only. Fix: set "
                 f"{prefix}inference.window=[{fixed[0]},{fixed[1]}]."
             )
-    return sections
+    return by_head
 
 
-def windows_only(section: InferenceSection) -> InferenceSection:
-    """The windows of a section, without options of maps."""
-    return InferenceSection(window=section.window, stride=section.stride, batch_size=section.batch_size)
+def windows_only(options: Inference) -> Inference:
+    """The windows alone, without options of maps."""
+    return Inference(window=options.window, stride=options.stride, batch_size=options.batch_size)
 
 
 def makes_maps(head: nn.Module) -> bool:
@@ -98,22 +98,21 @@ def _lacking(head: nn.Module) -> list[str]:
 
 
 def _without_maps(model: MultiHeadModel, name: str, missing: Sequence[str]) -> str:
-    plugin = model.sections.heads[name].name if model.sections is not None else type(model.heads[name]).__name__
-    text = f"heads.{name} ({plugin}) makes none: it has no {' and no '.join(missing)}"
+    text = f"heads.{name} ({model.plugin_name(name)}) makes none: it has no {' and no '.join(missing)}"
     if missing and not predicts_boxes(model.heads[name]):
         needs = ", ".join(getattr(model.heads[name], "needs", ())) or "nothing"
         text += f", and it is not a head of boxes and labels only (it needs {needs}), which windows can merge"
     return text
 
 
-def _augmentation_keys(section: InferenceSection, prefix: str = "") -> list[str]:
+def _augmentation_keys(options: Inference, prefix: str = "") -> list[str]:
     """The keys of windows, flips, scales and averages, written as overrides."""
-    window = [] if section.window is None else [f"{prefix}inference.window={section.window}"]
-    return window + _averaging_keys(section, prefix)
+    window = [] if options.window is None else [f"{prefix}inference.window={options.window}"]
+    return window + _averaging_keys(options, prefix)
 
 
-def _averaging_keys(section: InferenceSection, prefix: str = "") -> list[str]:
+def _averaging_keys(options: Inference, prefix: str = "") -> list[str]:
     """The keys of flips, scales and averages, which are of maps only."""
-    flip = [f"{prefix}inference.flip=true"] if section.flip else []
-    scales = [f"{prefix}inference.scales={[*section.scales]}"] if section.scales != (1.0,) else []
-    return flip + scales + ([f"{prefix}inference.average={section.average}"] if section.average != "logits" else [])
+    flip = [f"{prefix}inference.flip=true"] if options.flip else []
+    scales = [f"{prefix}inference.scales={[*options.scales]}"] if options.scales != (1.0,) else []
+    return flip + scales + ([f"{prefix}inference.average={options.average}"] if options.average != "logits" else [])

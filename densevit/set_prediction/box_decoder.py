@@ -1,4 +1,4 @@
-"""The decoders: queries with positions (DETR), and queries that are boxes (DAB-DETR)."""
+"""The decoder of queries that are boxes (DAB-DETR, Liu et al. 2022)."""
 
 from collections.abc import Iterable
 
@@ -6,22 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
-from densevit_heads.detr.box_positions import BoxPositionBias, BoxPositions
-from densevit_heads.detr.memory import Memory
-from densevit_heads.set_prediction.boxes import look_forward_twice, refine
-from densevit_heads.set_prediction.queries import BoxQueries, Queries
-
-
-class Decoder(nn.ModuleList):
-    """Decoder layers over queries whose positions stay the same (Carion et al. 2020, A.3)."""
-
-    def forward(self, queries: Queries, memory: Memory, norm: nn.Module) -> Tensor:
-        """Returns the normalised states after each layer, (L, B, Q, C)."""
-        x, states = queries.contents, []
-        for layer in self:
-            x = layer(x, queries.positions, memory.tokens, memory.with_pos, memory.attention_bias)
-            states.append(norm(x))
-        return torch.stack(states)
+from densevit.set_prediction.box_positions import BoxPositionBias, BoxPositions
+from densevit.set_prediction.box_refinement import look_forward_twice, refine
+from densevit.set_prediction.memory import Memory
+from densevit.set_prediction.queries import BoxQueries
 
 
 class BoxDecoder(nn.ModuleList):
@@ -42,7 +30,7 @@ class BoxDecoder(nn.ModuleList):
         box_head: Mlp,
         embed: BoxPositions,
         position_bias: BoxPositionBias | None,
-        query_attention_bias: Tensor | None,
+        query_attention_bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns the normalised states (L, B, Q, C) and the boxes (L, B, Q, 4) after each layer.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,16 +13,19 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
 from densevit.losses.set_prediction import Classification, SetLosses, set_counts, set_losses
-from densevit_heads.set_prediction.hybrid_matching import ONE_TO_ONE, HybridMatching
-from densevit_heads.set_prediction.limits import QueryLimit
+from densevit.set_prediction.limits import QueryLimit, check_weights
 
 
-class LossWeights(NamedTuple):
-    """Weights of the terms of `SetLosses`."""
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of `SetLosses`; the defaults are DETR's."""
 
-    label: float
-    l1: float
-    giou: float
+    label: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_weights(vars(self))
 
 
 @dataclass
@@ -36,7 +38,6 @@ class SetCriterion:
     auxiliary: a loss after each layer instead of the last only. denoising: whether there are denoising queries.
     dense_weight: weight of the one-to-many loss on all cells; 0: none.
     class_proposals: proposals learn the class of their object (DINO) instead of objects against background.
-    hybrid: one-to-many queries and the number of times each has to find an object (H-DETR).
     """
 
     num_queries: int
@@ -47,7 +48,6 @@ class SetCriterion:
     auxiliary: bool = True
     denoising: bool = False
     dense_weight: float = 0.0
-    hybrid: HybridMatching = ONE_TO_ONE
     class_proposals: bool = False
     _limit: QueryLimit = field(init=False, repr=False)
 
@@ -64,12 +64,8 @@ class SetCriterion:
 
         objects: in each labelled image. denoising_groups: the number of denoising queries of each object, from these.
         """
-        of_queries = partial(set_counts, no_object_weight=self.no_object_weight)
-        counts = of_queries(objects, self.num_queries)
+        counts = set_counts(objects, self.num_queries, no_object_weight=self.no_object_weight)
         counts["proposals"] = counts["objects"]
-        if self.hybrid.queries:
-            repeated = [self.hybrid.repeats * count for count in objects]
-            counts |= of_queries(repeated, self.hybrid.queries, counts_of="hybrid")
         if denoising_groups is not None:
             groups = denoising_groups(objects)
             counts["denoising"] = groups * counts["objects"]
@@ -80,8 +76,8 @@ class SetCriterion:
 
         outputs: `layers`, logits (L, B, Q, K+1), or K unless `classification` is "softmax", and boxes (L, B, Q, 4)
         cxcywh; optionally `proposals`, logits (B, S, K) and boxes (B, S, 4), as in `proposal_loss`; and in
-        training `objects`, if already collected, `denoising` of `DenoisingQueries.split`, `dense`, the arguments of
-        `dense_detection`, and `hybrid`, as `layers`, of one-to-many queries.
+        training `objects`, if already collected, `denoising` of `DenoisingQueries.split`, and `dense`, the arguments of
+        `dense_detection`.
         `matches`: those of `match`, if already found.
         """
         logits, boxes = outputs["layers"]
@@ -109,11 +105,6 @@ class SetCriterion:
         if self.dense_weight:
             cells = outputs.get("dense")
             losses["dense"] = zero if cells is None else self.dense_loss(labelled.select(cells), objects, context)
-        if self.hybrid.queries:
-            layers = outputs.get("hybrid")
-            losses["hybrid"] = (
-                zero if layers is None else self.hybrid_loss(labelled.select(layers, dim=1), objects, context)
-            )
         return losses
 
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> Matches:
@@ -190,17 +181,8 @@ class SetCriterion:
         terms = dense_detection(logits, boxes, centres, padding, objects, context)
         return self.dense_weight * torch.stack(list(self._weighted(terms).values())).sum()
 
-    def hybrid_loss(self, layers: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
-        """One-to-many loss (H-DETR, Jia et al. 2023, section 3.2): each object `repeats` times, summed over layers and
-        terms, normalised by the number of repeated objects. layers: logits (L, B, T, K) and boxes (L, B, T, 4).
-        """
-        logits, boxes = layers
-        repeated = objects.repeated(self.hybrid.repeats)
-        terms = self.losses_per_layer(logits, boxes, repeated, context, counts_of="hybrid")
-        return torch.stack([term.sum() for term in terms.values()]).sum()
-
     def _weighted(self, terms: SetLosses) -> Losses:
-        return {name: w * term for name, w, term in zip(terms._fields, self.weights, terms, strict=True)}
+        return {name: getattr(self.weights, name) * term for name, term in terms._asdict().items()}
 
 
 def object_counts(targets: list[Targets]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Feature levels: feature maps of several strides, projected to one sequence of tokens (section 4.1)."""
+"""Feature levels: maps of several strides, projected to one sequence of tokens (Zhu et al. 2021, section 4.1)."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,21 @@ from torch import Tensor, nn
 
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine
+from densevit.set_prediction.limits import MAX_LAYERS, check_counts
+from densevit.set_prediction.transformer import Transformer
 
 GROUPS = 32  # of the group norm after each projection
+
+
+def check_levels(transformer: Transformer, num_levels: int, min_stride: int, num_points: int) -> None:
+    """Raises ValueError for invalid options."""
+    check_counts({"num_levels": num_levels, "num_points": num_points}, 1, MAX_LAYERS)
+    check_counts({"transformer.encoder_layers": transformer.encoder_layers, "min_stride": min_stride})
+    if transformer.width % GROUPS:
+        width = transformer.width
+        raise ValueError(
+            f"transformer.width is {width}; it must be a multiple of {GROUPS}, the groups of the group norm."
+        )
 
 
 class Levels(NamedTuple):

@@ -1,11 +1,21 @@
 """Dense proposals: class scores and a box from each cell of the encoder's feature maps."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
-from densevit_heads.set_prediction.boxes import refine
-from densevit_heads.set_prediction.queries import TopCells
+from densevit.set_prediction.box_refinement import refine
+from densevit.set_prediction.queries import TopCells
+
+
+class BestProposals(NamedTuple):
+    """The top-scoring proposals: logits (B, N, K), boxes (B, N, 4), and the features of their cells (B, N, C)."""
+
+    logits: Tensor
+    boxes: Tensor
+    features: Tensor
 
 
 class Proposals(nn.Module):
@@ -24,11 +34,11 @@ class Proposals(nn.Module):
         """tokens: (B, S, C). centres: (B, S, 2) xy. Returns logits (B, S, K) and boxes (B, S, 4) cxcywh, in 0 ... 1."""
         return self.label_head(tokens), self._boxes(tokens, centres)
 
-    def best(self, tokens: Tensor, centres: Tensor, padding: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Returns logits (B, count, K) and boxes (B, count, 4) of the top-scoring cells over all classes."""
+    def best(self, tokens: Tensor, centres: Tensor, padding: Tensor, count: int) -> BestProposals:
+        """The `count` top-scoring cells over all classes, or all cells if there are fewer."""
         logits = self.label_head(tokens)
         logits, tokens, centres = self.top_cells(logits.amax(-1), padding, count, logits, tokens, centres)
-        return logits, self._boxes(tokens, centres)
+        return BestProposals(logits, self._boxes(tokens, centres), tokens)
 
     def _boxes(self, tokens: Tensor, centres: Tensor) -> Tensor:
         return refine(self.box_head, tokens, torch.cat([centres, torch.full_like(centres, 0.2)], dim=-1))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
 from densevit.layers.positions import sine_boxes
-from densevit_heads.detr.memory import Memory
+from densevit.set_prediction.memory import Memory
 
 
 class BoxPositions(nn.Module):

@@ -1,0 +1,47 @@
+"""What a model is built from: its plugins and their options, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+HeadWeight = float | Literal["learned"]
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BackboneArchitecture:
+    """A backbone by its plugin name. mean, std: of normalisation; None: the backbone's own. freeze: see
+    `freeze_backbone`."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mean: RGB | None = None
+    std: RGB | None = None
+    freeze: bool | int | tuple[str, ...] = False
+
+
+@dataclass(frozen=True)
+class NeckArchitecture:
+    """A neck by its plugin name."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeadArchitecture:
+    """A head by its plugin name, with its neck. weight: of its losses. freeze: see `freeze_head`."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weight: HeadWeight = 1.0
+    freeze: bool | tuple[str, ...] = False
+    neck: NeckArchitecture | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that builds a model again, except its classes and its weights. heads: by name."""
+
+    backbone: BackboneArchitecture
+    heads: Mapping[str, HeadArchitecture] = field(default_factory=dict)

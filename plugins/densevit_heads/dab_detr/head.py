@@ -1,0 +1,177 @@
+"""The DAB-DETR head: encoder, boxes as queries, decoder, criterion and post-processing (Liu et al. 2022).
+
+The loss of a decoder layer is DETR's with the focal loss of classes: of the matching that minimises
+2 * focal cost + 5 * L1 - 2 * GIoU, focal loss + 5 * L1 + 2 * (1 - GIoU). Of the paper's model these are left out: the
+modulation of attention by width and height (`position_bias` is its successor), content and position as separate halves
+of queries and keys, and the temperature of 20.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densevit.interfaces import Class, Outputs, RecordedAttention, Targets
+from densevit.layers.mlp import Mlp
+from densevit.losses.matching import MatchingCosts, Objects
+from densevit.losses.set_prediction import Classification
+from densevit.set_prediction.box_decoder import BoxDecoder
+from densevit.set_prediction.box_positions import BoxPositionBias, BoxPositions
+from densevit.set_prediction.box_refinement import inverse_sigmoid
+from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.denoising import build_denoising
+from densevit.set_prediction.head import SetPredictionHead
+from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weights
+from densevit.set_prediction.memory import Memory, encode
+from densevit.set_prediction.projections import CoarsestProjection, FusedProjection
+from densevit.set_prediction.proposals import Proposals
+from densevit.set_prediction.renamed_options import nested
+from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
+from densevit_heads.dab_detr.queries import anchor_queries, proposed_queries
+
+
+class DabDetr(SetPredictionHead):
+    """DETR whose queries are boxes, refined by each decoder layer (DAB-DETR, Liu et al. 2022).
+
+    The options after `auxiliary_losses` come from other papers on faster convergence and are off by default.
+
+    costs, loss_weights: weights of the terms of the matching cost and of the loss.
+    auxiliary_losses: a loss after each decoder layer instead of the last only.
+    classification: "focal", "softmax" with a no-object class (DETR), or a loss whose target is the IoU of the box:
+        "varifocal" (VarifocalNet, RT-DETR) or "mal", the matchability-aware loss (DEIM).
+
+    memory_stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`); None: the
+        coarsest only. fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
+    position_bias: biases cross-attention by the position of a cell relative to the box (SMCA, Plain DETR;
+        `BoxPositionBias`).
+    two_stage: initial boxes are the top-scoring proposals, one per cell (Deformable DETR, A.4; `Proposals`), instead of
+        learned.
+    denoising: number of groups of denoising queries in training (DN-DETR; `Denoising`); 0 disables.
+    contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one (DINO;
+        `ContrastiveDenoising`); instead of `denoising`; 0 disables.
+    look_forward_twice: the box loss of a layer also trains the offsets of the layer before (DINO, section 3.5).
+    dense_loss: weight of a one-to-many loss on all cells in training; 0 disables.
+    """
+
+    @classmethod
+    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """Options of an earlier version over those of a recipe."""
+        return "dab_detr", nested(options)
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = 300,
+        transformer: Transformer = Transformer(dropout=0.0),
+        costs: MatchingCosts = MatchingCosts(label=2.0),
+        loss_weights: LossWeights = LossWeights(),
+        auxiliary_losses: bool = True,
+        classification: Classification = "focal",
+        memory_stride: int | None = None,
+        fusion_blocks: int = 0,
+        position_bias: bool = False,
+        two_stage: bool = False,
+        denoising: int = 0,
+        contrastive_denoising: int = 0,
+        look_forward_twice: bool = False,
+        dense_loss: float = 0.0,
+    ) -> None:
+        super().__init__(channels, strides, classes, num_queries)
+        self.transformer = transformer
+        if fusion_blocks and memory_stride is None:
+            raise ValueError("fusion_blocks need fused features. Fix: set memory_stride.")
+        if two_stage and classification == "softmax":
+            raise ValueError(
+                "two_stage ranks cells by class scores without 'no object'. "
+                "Fix: set classification to mal, varifocal or focal."
+            )
+        if two_stage and not auxiliary_losses:
+            raise ValueError("two_stage trains its proposals by an auxiliary loss. Fix: set auxiliary_losses to true.")
+        check_counts({"fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
+        check_counts({"memory_stride": 1 if memory_stride is None else memory_stride})
+        check_weights({"dense_loss": dense_loss})
+        width, K = transformer.width, len(classes)
+        self.criterion = SetCriterion(
+            num_queries,
+            costs,
+            loss_weights,
+            classification,
+            auxiliary=auxiliary_losses,
+            denoising=denoising > 0 or contrastive_denoising > 0,
+            dense_weight=dense_loss,
+        )
+        self.project: CoarsestProjection | FusedProjection
+        if memory_stride is None:
+            self.project = CoarsestProjection(channels, strides, width)
+        else:
+            self.project = FusedProjection(channels, strides, width, memory_stride, fusion_blocks)
+        self.encoder = nn.ModuleList(EncoderLayer(transformer) for _ in range(transformer.encoder_layers))
+        layers = (DecoderLayer(transformer) for _ in range(transformer.decoder_layers))
+        self.decoder = BoxDecoder(layers, look_forward_twice)
+        self.decoder_norm = nn.LayerNorm(width)
+        self.label_head = nn.Linear(width, K + (classification == "softmax"))
+        if classification != "softmax":
+            nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
+        self.box_head = Mlp(width, width, 4, 3)
+        nn.init.zeros_(self.box_head.last.weight)  # the refinement starts at zero
+        nn.init.zeros_(self.box_head.last.bias)
+        self.query_embedding = nn.Embedding(num_queries, width)  # contents
+        self.anchors = None if two_stage else nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4)))
+        self.box_positions = BoxPositions(width)
+        self.position_bias = BoxPositionBias(transformer.num_heads) if position_bias else None
+        self.proposals = Proposals(width, K) if two_stage else None
+        self.denoising = build_denoising(width, K, denoising, contrastive_denoising)
+        self.dense = Proposals(width, K) if dense_loss else None
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
+
+        With `two_stage`, the proposals are the first layer. Training adds `dense` and `denoising` for the loss.
+        """
+        return self.detect(self.encode(self.project(features), padding_mask), targets)[0]
+
+    def encode(self, x: Tensor, padding_mask: Tensor) -> Memory:
+        """x: (B, C, H, W), the projected features."""
+        return encode(x, padding_mask, self.project.stride, self.encoder, nn.Identity())
+
+    def detect(self, memory: Memory, targets: list[Targets] | None) -> tuple[Outputs, Tensor]:
+        """The outputs of `forward`, and the states of the queries after the last layer, (B, Q, C)."""
+        outputs: Outputs = {}
+        if self.dense is not None and self.training:
+            cells = self.dense(memory.tokens, memory.centres)
+            outputs["dense"] = (*cells, memory.centres, memory.padding)  # each (B, S, ...)
+        proposed = None
+        if self.anchors is not None:
+            queries = anchor_queries(self.query_embedding, self.anchors, memory.tokens.shape[0])
+        else:
+            assert self.proposals is not None
+            queries, proposed = proposed_queries(self.query_embedding, self.proposals, memory)
+        denoising = None
+        if self.denoising is not None and self.training and targets is not None:
+            outputs["objects"] = objects = Objects.of(targets, queries.boxes.device)
+            denoising = self.denoising(objects, queries.boxes.shape[1])
+            queries = denoising.prepended_to(queries)
+        query_attention_bias = None if denoising is None else denoising.attention_bias
+        parts = (self.decoder_norm, self.box_head, self.box_positions, self.position_bias)
+        states, boxes = self.decoder(queries, memory, *parts, query_attention_bias)
+        logits = self.label_head(states)
+        if denoising is not None:
+            outputs["denoising"], logits, boxes = denoising.split(logits, boxes)
+        if proposed is not None:
+            logits = torch.cat([proposed[0][None].to(logits.dtype), logits])
+            boxes = torch.cat([proposed[1][None], boxes])
+        outputs |= {"logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}
+        return outputs, states[-1][:, -boxes.shape[2] :]
+
+    def attention_bias(self, boxes: Tensor, memory: Memory) -> Tensor | None:
+        """Bias of attention to the memory by the boxes (B, Q, 4) of queries, (B, heads, Q, S), if there is one."""
+        return None if self.position_bias is None else self.position_bias(boxes, memory)
+
+    def inspect_objects(
+        self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: tuple[int, int]
+    ) -> Tensor | None:
+        """Cross-attention of the last decoder layer, the mean over its heads."""
+        return self.attention_of_objects(recorded, outputs, size, self.project.stride)

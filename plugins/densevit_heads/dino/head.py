@@ -1,0 +1,154 @@
+"""The DINO head: a two-stage Deformable DETR with contrastive denoising and mixed queries (Zhang et al. 2023).
+
+The loss of a decoder layer is Deformable DETR's with weight 1 of the focal loss. The proposals that became queries have
+the same loss, and so have denoising queries, without matching: positive ones learn their object, negative ones "no
+object" (section 3.3). Of the authors' model these differ: each decoder layer has prediction heads of its own, and the
+encoder's sine positions have temperature 10000, both as in detrex.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from densevit.interfaces import Class, Outputs, Targets
+from densevit.layers.mlp import Mlp
+from densevit.losses.matching import MatchingCosts, Objects
+from densevit.set_prediction.box_refinement import look_forward_twice, refine
+from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
+from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
+from densevit.set_prediction.head import SetPredictionHead
+from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
+from densevit.set_prediction.limits import check_counts
+from densevit.set_prediction.queries import BoxQueries, Queries
+from densevit.set_prediction.renamed_options import nested
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
+from densevit_heads.deformable_detr.queries import TwoStage
+from densevit_heads.dino.queries import MixedQuerySelection, RefinedPositions
+
+
+class Dino(SetPredictionHead):
+    """Deformable DETR with two stages, contrastive denoising and mixed query selection (DINO, Zhang et al. 2023).
+
+    transformer, num_levels, min_stride, num_points, costs, loss_weights, deterministic: as of `deformable_detr`.
+    contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one
+        (section 3.3; `ContrastiveDenoising`); 0 disables.
+    mixed_query_selection: the proposals give the positions of queries; contents are learned (section 3.4;
+        `MixedQuerySelection`).
+    refined_positions: the positions of queries follow their boxes from layer to layer (DAB-DETR; `RefinedPositions`);
+        needs mixed_query_selection.
+    class_proposals: proposals predict all classes, the best ones by any class become queries, and these only have a
+        loss; otherwise all proposals learn to tell objects from background, as in `deformable_detr`.
+    look_forward_twice: the box loss of a layer also trains the offsets of the layer before (section 3.5).
+    classification: "focal" as in the paper, "varifocal" (VarifocalNet, RT-DETR) or "mal", the matchability-aware loss
+        (DEIM).
+    """
+
+    @classmethod
+    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """Options of an earlier version over those of a recipe."""
+        return "dino", nested(options)
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = 900,
+        transformer: Transformer = Transformer(dropout=0.0),
+        num_levels: int = 4,
+        min_stride: int = 8,
+        num_points: int = 4,
+        contrastive_denoising: int = 100,
+        mixed_query_selection: bool = True,
+        refined_positions: bool = True,
+        class_proposals: bool = True,
+        look_forward_twice: bool = True,
+        classification: Literal["focal", "varifocal", "mal"] = "focal",
+        costs: MatchingCosts = MatchingCosts(label=2.0),
+        loss_weights: LossWeights = LossWeights(),
+        deterministic: bool = False,
+    ) -> None:
+        super().__init__(channels, strides, classes, num_queries)
+        if refined_positions and not mixed_query_selection:
+            raise ValueError("refined_positions needs contents without them. Fix: set mixed_query_selection to true.")
+        check_levels(transformer, num_levels, min_stride, num_points)
+        check_counts({"contrastive_denoising": contrastive_denoising}, 0)
+        self.look_forward_twice = look_forward_twice
+        self.criterion = SetCriterion(
+            num_queries,
+            costs,
+            loss_weights,
+            classification,
+            denoising=contrastive_denoising > 0,
+            class_proposals=class_proposals,
+        )
+        width, K = transformer.width, len(classes)
+        self.levels = LevelProjections(channels, strides, width, num_levels, min_stride)
+        layer = (transformer, num_levels, num_points, deterministic)
+        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(transformer.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
+        labels, boxes = label_head(width, K), box_head(width)
+        self.label_heads = nn.ModuleList(copy.deepcopy(labels) for _ in self.decoder)
+        self.box_heads = nn.ModuleList(copy.deepcopy(boxes) for _ in self.decoder)
+        mixed = RefinedPositions if refined_positions else MixedQuerySelection
+        selection = mixed if mixed_query_selection else TwoStage
+        self.queries = selection(num_queries, width, labels, boxes, class_proposals)
+        if contrastive_denoising:
+            self.denoising = ContrastiveDenoising(width, K, contrastive_denoising)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
+
+        Also `proposals`: logits (B, S, K) and boxes (B, S, 4), with `class_proposals` only of those that became
+        queries. Training adds `denoising` for the loss.
+        """
+        levels = self.levels(features, padding_mask)
+        memory = encode(levels, self.encoder)
+        proposals = self.queries.propose(memory, levels)
+        best = self.queries.best(proposals)
+        class_proposals = self.criterion.class_proposals
+        outputs: Outputs = {"proposals": best if class_proposals else (proposals.logits, proposals.boxes)}
+        reference = best[1].detach()  # (B, Q, 4)
+        queries = self.queries.queries(reference)
+        denoising = None
+        if self.training and self.denoising is not None and targets is not None:
+            outputs["objects"] = objects = Objects.of(targets, memory.device)
+            denoising = self.denoising(objects, reference.shape[1])
+            queries, reference = self._with_denoising(denoising, queries, reference)
+        attention_bias = None if denoising is None else denoising.attention_bias
+        logits, boxes = self._decode(queries, reference, memory, levels, attention_bias)
+        if denoising is not None:
+            outputs["denoising"], logits, boxes = denoising.split(logits, boxes)
+        return {**outputs, "logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}
+
+    def _with_denoising(self, noised: DenoisingQueries, queries: Queries, boxes: Tensor) -> tuple[Queries, Tensor]:
+        """Denoising queries, which have the positions of their boxes, before the others."""
+        positions = torch.cat([self.queries.positions(noised.boxes), queries.positions], dim=1)
+        contents, boxes = noised.prepended_to(BoxQueries(queries.contents, boxes))
+        return Queries(contents, positions), boxes
+
+    def _decode(
+        self, queries: Queries, reference: Tensor, memory: Tensor, levels: Levels, attention_bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """reference: boxes (B, Q, 4). Returns logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
+        x, positions = queries
+        logits, boxes, undetached = [], [], reference
+        for layer, labels, offsets in zip(self.decoder, self.label_heads, self.box_heads, strict=True):
+            on_maps = levels.on_maps(reference)
+            if isinstance(self.queries, RefinedPositions):
+                positions = self.queries.positions(on_maps[:, :, 0])  # as the authors, on the finest map
+            x = layer(x, positions, on_maps, memory, levels.shapes, levels.padding, attention_bias)
+            logits.append(labels(x))
+            head = cast(Mlp, offsets)
+            if self.look_forward_twice:
+                predicted, undetached = look_forward_twice(head, x, reference, undetached, EPS)
+            else:
+                predicted = undetached = refine(head, x, reference, EPS)
+            boxes.append(predicted)
+            reference = undetached.detach()
+        return torch.stack(logits), torch.stack(boxes)

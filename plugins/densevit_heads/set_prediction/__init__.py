@@ -1,1 +1,0 @@
-"""What the heads of the DETR family share: criterion, queries, denoising and predictions."""

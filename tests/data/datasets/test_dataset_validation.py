@@ -1,0 +1,123 @@
+"""How data sets of third parties are scanned: with a parameter `scan` of their constructor, and without."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import densevit
+from densevit.config import DataSection
+from densevit.data.build import Data
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
+from densevit.data.datasets.examination import Examination
+from densevit.errors import DataError, UnreadableFileError
+from densevit.interfaces import Dataset, Sample
+from densevit.options import OptionError
+
+
+class Unscanned(Dataset):
+    """Grey images, none of which is opened by the constructor. Image 1 is unreadable."""
+
+    provides = ()
+
+    def __init__(self, split: str, length: int = 4) -> None:
+        self.classes, self.length = {}, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 1:
+            raise UnreadableFileError("1.png is damaged.")
+        image = torch.full((3, 32, 32), 50 * index, dtype=torch.uint8)
+        return {"image": image, "targets": {"image_id": index}}
+
+
+class Scanned(Unscanned):
+    """The same, opened by the constructor."""
+
+    def __init__(self, split: str, length: int = 4, *, scan: Scan = STRICT_SCAN) -> None:
+        super().__init__(split, length)
+        scan.record_files(f"{index}.png" for index in range(length))
+        scan.check_files(length, self.__getitem__)
+
+
+class Anything(Scanned):
+    """Takes every option."""
+
+    def __init__(self, split: str, *, scan: Scan = STRICT_SCAN, **options: Any) -> None:
+        super().__init__(split, scan=scan)
+
+
+def data(plugin: type, on_error: str = "raise", **options: Any) -> Data:
+    return Data(DataSection(name=f"{__name__}:{plugin.__name__}", on_error=on_error, **options), 0, 32)
+
+
+def test_data_set_with_a_scan_is_built_as_on_error_says():
+    with pytest.raises(UnreadableFileError, match="1.png is damaged"):
+        len(data(Scanned).train)
+    with pytest.warns(UserWarning, match=r"1 of 4 images will be left out \(data.on_error: skip\): 1.png is damaged"):
+        assert len(data(Scanned, "skip").train) == 4
+    with pytest.raises(UnreadableFileError, match="1.png is damaged"):
+        densevit.create_dataset(f"{__name__}:Scanned")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_data_set_without_a_scan_is_built_as_before(on_error: str):
+    assert len(data(Unscanned, on_error, length=7).train) == 7
+
+
+@pytest.mark.parametrize("plugin", [Scanned, Unscanned])
+def test_doctor_names_the_unreadable_image_of_both(plugin: type, tmp_path: Path):
+    (tmp_path / "data.yaml").write_text(f"{{name: '{__name__}:{plugin.__name__}'}}")
+    errors = densevit.diagnose(tmp_path / "data.yaml").errors
+    title = "unreadable files" if plugin is Scanned else "unreadable images"
+    found = {one.split: one for one in errors if one.title == title}
+    assert found.keys() == {"train", "val"}
+    assert found["train"].count == 1 and found["train"].examples[0].endswith("1.png is damaged.")
+
+
+def test_mix_hands_the_scan_to_its_sets():
+    sets = {name: {"name": f"{__name__}:{name.title()}"} for name in ("scanned", "unscanned")}
+    with pytest.raises(UnreadableFileError, match="1.png is damaged"):
+        len(Data(DataSection(name="mix", sets=sets), 0, 32).train)
+    with pytest.warns(UserWarning, match="1 of 4 images will be left out"):
+        assert len(Data(DataSection(name="mix", sets=sets, on_error="skip"), 0, 32).train) == 8
+
+
+@pytest.mark.parametrize("plugin", [Scanned, Anything])
+def test_scan_is_no_option_of_the_user(plugin: type):
+    with pytest.raises(OptionError, match=r"^data.scan is not an option of '.*'\. (Options: length|It has no options)"):
+        len(data(plugin, scan=3).train)
+    with pytest.raises(OptionError, match=r"^data\.sets\.a\.scan is not an option"):
+        sets = {"a": {"name": f"{__name__}:{plugin.__name__}", "scan": 3}}
+        len(Data(DataSection(name="mix", sets=sets), 0, 32).train)
+
+
+def test_scan_of_which_no_file_is_readable_raises_unless_examined():
+    def check(index: int) -> None:
+        raise UnreadableFileError(f"{index} is damaged.")
+
+    with pytest.raises(UnreadableFileError, match="0 is damaged"):
+        Scan("skip").check_files(3, check)
+    examination = Examination(2)
+    Scan(examination=examination).check_files(3, check, needed=())
+    [finding] = examination.findings
+    assert (finding.count, finding.of, finding.examples) == (2, 2, ("0 is damaged.", "2 is damaged."))
+
+
+def test_skipped_files_are_remembered_and_other_errors_raised():
+    def check(index: int) -> None:
+        if index == 2:
+            raise UnreadableFileError("2 is damaged.")
+        if index == wrong:
+            raise DataError(f"{index} is wrong.")
+
+    scan, wrong = Scan("skip"), None
+    with pytest.warns(UserWarning, match="1 of 4 images"):
+        scan.check_files(4, check)
+    assert [str(error) for error in scan.unreadable] == ["2 is damaged."]
+    wrong = 3
+    with pytest.raises(DataError, match="3 is wrong"):
+        scan.check_files(4, check)

@@ -1,0 +1,104 @@
+"""Replaced layers against those of torch that they stand for."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import densevit
+from densevit.layers import linear, replacement
+from densevit.layers.dropout import Dropout
+from densevit.layers.linear import Conv1x1, Linear
+from densevit.layers.mlp import FeedForward, ReluDropoutFeedForward
+from densevit.layers.replacement import replace_layers
+
+
+@pytest.fixture(autouse=True)
+def processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on which linear layers are computed as convolutions."""
+    for module in (linear, replacement):
+        monkeypatch.setattr(module, "blas_lacks_avx512", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+class OwnLinear(nn.Linear):
+    """A subclass, which may compute something else."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "faster"),
+    [
+        (nn.Linear(3, 4), Linear),
+        (nn.Conv2d(3, 4, 1, stride=2, bias=False), Conv1x1),
+        (nn.Dropout(0.5), Dropout),
+        (FeedForward(4, 8, nn.ReLU, 0.1), ReluDropoutFeedForward),
+        (nn.Conv2d(3, 4, 1), nn.Conv2d),
+        (nn.Conv2d(3, 4, 1, padding=1, bias=False), nn.Conv2d),
+        (nn.Conv2d(4, 4, 1, groups=2, bias=False), nn.Conv2d),
+        (nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d),
+        (nn.Dropout(0.5, inplace=True), nn.Dropout),
+        (FeedForward(4, 8, nn.GELU, 0.1), FeedForward),
+        (OwnLinear(3, 4), OwnLinear),
+    ],
+    ids=str,
+)
+def test_layers_that_have_a_faster_one_are_replaced(layer: nn.Module, faster: type[nn.Module]) -> None:
+    model = nn.Sequential(nn.Sequential(layer))
+    replace_layers(model)
+    assert type(model[0][0]) is faster
+    replace_layers(model)
+    assert type(model[0][0]) is faster
+
+
+def test_linear_layers_stay_where_the_blas_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replacement, "blas_lacks_avx512", lambda: False)
+    layer = nn.Linear(3, 4)
+    replace_layers(layer)
+    assert type(layer) is nn.Linear
+
+
+def test_parameters_hooks_and_modes_stay() -> None:
+    layer = nn.Linear(3, 4).eval()
+    layer.weight.requires_grad_(False)
+    weight, calls = layer.weight, []
+    layer.register_forward_hook(lambda *args: calls.append(args))
+    replace_layers(layer)
+    layer(torch.ones(1, 3))
+    assert layer.weight is weight and not layer.training and len(calls) == 1
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_the_loss_of_a_model_with_replaced_layers_is_that_of_torchs(activation: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 16, 1, bias=False)
+    model = nn.Sequential(stem, nn.Flatten(2), nn.Linear(400, 8), FeedForward(8, 32, activation), nn.Dropout(0.0))
+    replaced = copy.deepcopy(model)
+    replace_layers(replaced)
+    assert [*replaced.state_dict()] == [*model.state_dict()]
+    x, results = torch.randn(8, 3, 20, 20), []
+    for each in (model, replaced):
+        loss = each(x).square().sum()
+        results.append([loss, *torch.autograd.grad(loss, [*each.parameters()])])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_relu_and_dropout_in_one_operation_drop_as_two() -> None:
+    layer = FeedForward(8, 32, nn.ReLU, 0.5)
+    joined, x = copy.deepcopy(layer), torch.randn(6, 8)
+    layer.dropout.__class__ = Dropout
+    replace_layers(joined)
+    results = []
+    for each in (layer, joined):
+        torch.manual_seed(0)
+        results.append(each(x))
+    assert torch.equal(*results)
+    assert torch.equal(layer.eval()(x), joined.eval()(x))
+
+
+def test_a_model_from_a_config_has_replaced_layers() -> None:
+    model = densevit.create_model("resnet", heads={"a": "detr"}, classes=["x"], pretrained=False).model
+    kinds = {type(module) for module in model.modules()}
+    assert {Linear, Conv1x1, Dropout, ReluDropoutFeedForward} <= kinds
+    assert nn.Linear not in kinds
