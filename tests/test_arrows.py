@@ -25,7 +25,6 @@ ROWS = (
     ("layers",),
     ("errors", "progress", "allocator", "terminal", "streams", "atomic_io", "file_lock", "trust"),
 )
-KNOWN_UPWARD: set[tuple[str, str, str]] = set()
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 KNOWN_CYCLES: dict[frozenset[str], str] = {}  # the modules of a cycle -> the reason
 OPEN_TO_PLUGINS = {"set_prediction", "interfaces", "layers", "losses", "errors"}
@@ -104,8 +103,6 @@ def test_imports_point_downwards(project, row):
             continue
         for module, line in imports(file, package):
             part = part_of(module)
-            if (package, file.stem, part) in KNOWN_UPWARD:
-                continue
             if module.split(".")[0] == "densevit" and part in ROW_OF:
                 assert ROW_OF[part] >= row, f"{file}:{line}: {own} imports {part}, which is above it"
 
