@@ -87,7 +87,7 @@ def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
     """`accepted(*arguments)` runs a valid command in tmp_path; `train` stops where it creates its folder."""
     monkeypatch.chdir(tmp_path)
 
-    def begin(*_: object) -> Path:
+    def begin(*_: object, **__: object) -> Path:
         raise Accepted
 
     def accepted(*arguments: str) -> None:
