@@ -28,7 +28,7 @@ class NameInFile(str):
         return str(self), self.file, self.trusted
 
     def renamed(self, name: str) -> "NameInFile":
-        """The same class under another name."""
+        """This class under another name."""
         return NameInFile(name, self.file, self.trusted)
 
 

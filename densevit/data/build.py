@@ -159,7 +159,10 @@ class Data:
 
     @cached_property
     def _epoch_indices(self) -> Callable[[int], np.ndarray]:
-        """Those of the training split, or of repeat factor sampling. Raises ConfigError where it cannot be used."""
+        """The indices of an epoch of training images, repeated by repeat factor sampling if it is on.
+
+        Raises ConfigError if the data set has its own order.
+        """
         threshold, dataset = self.section.repeat_factor, self.train
         if threshold is None:
             return dataset.epoch_indices

@@ -86,9 +86,9 @@ class PredictionFiles:
         self._maps.finish(more_follows=kind is not None)
 
     def left(self, images: Sequence[ImageFile]) -> list[ImageFile]:
-        """Those of the images that are to be predicted: all that are not done.
+        """Returns the images that are not predicted yet.
 
-        All if the maps' annotations of a finished prediction would have to be joined with those of more images.
+        Returns all images if the annotations of a finished prediction would have to be joined with new ones.
         """
         left = [image for image in images if image.image_id not in self.done]
         if left and self.done and self._maps.is_joined():

@@ -148,8 +148,8 @@ class SetCriterion:
         )
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects, context: LossContext) -> Tensor:
-        """The same for proposals: with binary targets (Deformable DETR, A.4), for which each object has class 0, unless
-        `class_proposals`.
+        """The loss of proposals. Their targets are binary (Deformable DETR, A.4), each object has class 0, unless
+        `class_proposals` is on.
         """
         if not self.class_proposals:
             objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))

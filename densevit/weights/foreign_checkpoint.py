@@ -54,7 +54,7 @@ class TranslatedCheckpoint:
         return self.layout is not None and self.layout.part == "backbone"
 
     def fresh(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
-        """Those of our keys that such a checkpoint never has, with the reason. prefix: of these keys in the layout."""
+        """Our keys that such a checkpoint never has, with the reason. prefix: of these keys in the layout."""
         if self.layout is None:
             return {}
         reasons = {

@@ -66,7 +66,7 @@ def test_an_interrupted_training_goes_on_where_it_was(fits, tmp_path, monkeypatc
     assert (resumed, result.metrics) == ([tmp_path / "run"], {"setr/mIoU": 0.5})
 
 
-def test_another_budget_begins_anew(fits, tmp_path):
+def test_another_budget_starts_again(fits, tmp_path):
     [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
     result = CaseResult("")
     train_case(case, result, tmp_path, 800, [1e-3], [], lambda: None)

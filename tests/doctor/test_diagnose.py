@@ -59,7 +59,7 @@ def broken(tmp_path: Path) -> Path:
         box(10, 2, [1, 1, 9, 9], area=-4),
         box(11, 2, [1, 1, 9, 9], iscrowd=7),
         box(12, 3, [1, 1, 9, 9]),
-        box(12, 3, [2, 2, 9, 9], 2),  # the id stands twice
+        box(12, 3, [2, 2, 9, 9], 2),  # the id occurs twice
         box(13, 4, [2, 2, 9, 9], 2),
     ]
     root = write_coco(tmp_path / "set", "train", annotations, images=8)
@@ -82,7 +82,7 @@ def test_all_problems_are_found_at_once(broken: Path):
     found = {(one.severity, one.split, one.title): one for one in diagnosis.findings}
     counts = {key: one.count for key, one in found.items() if key[0] != "note"}
     assert counts == {
-        ("error", "train", "doubled image ids"): 1,
+        ("error", "train", "duplicate image ids"): 1,
         ("error", "train", "annotations of unknown images"): 1,
         ("error", "train", "annotations of unknown categories"): 1,
         ("error", "train", "invalid boxes"): 2,
@@ -97,7 +97,7 @@ def test_all_problems_are_found_at_once(broken: Path):
         ("warning", "train", "boxes without area"): 1,
         ("warning", "train", "boxes outside of their image"): 1,
         ("warning", "train", "boxes partly outside of their image"): 1,
-        ("warning", "train", "doubled boxes (same image, class and box)"): 1,
+        ("warning", "train", "duplicate boxes (same image, class and box)"): 1,
         ("warning", "train", "classes without objects of 'labels'"): 1,
     }
     assert len(diagnosis.errors) == 11
@@ -106,7 +106,7 @@ def test_all_problems_are_found_at_once(broken: Path):
     examples = {title: one.examples for (_, _, title), one in found.items()}
     assert examples["annotations of unknown images"] == ("train.json: annotation 6 of image 99: image_id 99",)
     assert examples["boxes outside of their image"] == ("annotation 4 of image 1.png of 64 x 48: [70, 5, 10, 10]",)
-    assert examples["doubled boxes (same image, class and box)"] == (
+    assert examples["duplicate boxes (same image, class and box)"] == (
         "annotation 2 of image 0.png of 64 x 48: [4, 4, 20, 20]",
     )
     assert examples["missing images"] == (str(broken / "train" / "7.png"),)

@@ -100,7 +100,7 @@ def test_without_another_checkpoint_the_fix_is_to_train_anew(trained: Path, tmp_
     for path in (run / "checkpoints").glob("step-*.ckpt"):
         path.unlink()
     cut_short(run / "checkpoints" / "last.ckpt")
-    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint.*train anew with the run's config"):
+    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint.*train again with the run's config"):
         resume(run)
 
 

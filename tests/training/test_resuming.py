@@ -48,7 +48,7 @@ def edit(run: Path, old: str, new: str) -> None:
     (run / "config.yaml").write_text(text.replace(old, new))
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configs.from_mapping(yaml.safe_load(TINY), overrides=["trainer.max_steps=2"])
@@ -58,7 +58,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     (killed / "metrics.csv").write_text("step,train/loss\n1,9.5\n")
     capsys.readouterr()
     assert main(["train", "--resume", str(killed)]) == 0
-    assert f"{killed} has no checkpoint yet: its training begins anew." in capsys.readouterr().out
+    assert f"{killed} has no checkpoint yet: its training starts again from the beginning." in capsys.readouterr().out
     states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, killed)]
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
     assert "9.5" not in (killed / "metrics.csv").read_text()

@@ -114,11 +114,11 @@ def number(text: Any, where: str) -> float:
 
 
 def named(names: Sequence[Any], where: str) -> tuple[str, ...]:
-    """Class names as text. Raises DataError for an empty list, and for a name that stands twice."""
+    """Class names as text. Raises DataError for an empty list, and for a name that occurs twice."""
     titles = tuple(" ".join(str(name).split()) for name in names)
     if not titles or not all(titles):
         raise DataError(f"{where}: expected the names of the classes; found {list(names)}.")
     twice = next((name for name in titles if titles.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"{where}: the class {twice!r} stands twice; names must differ.")
+        raise DataError(f"{where}: the class {twice!r} occurs twice; names must differ.")
     return titles

@@ -1,4 +1,4 @@
-"""Reads COCO data sets, to split them anew, merge classes, or bring them into the common layout."""
+"""Reads COCO data sets, to split them again, merge classes, or bring them into the common layout."""
 
 from pathlib import Path
 from typing import Any

@@ -17,7 +17,7 @@ from densevit.data.converting.coco import read_coco
 from densevit.data.converting.faults import Faults
 from densevit.data.converting.labelme import read_labelme
 from densevit.data.converting.paths import check_paths, reserve
-from densevit.data.converting.splitting import merge_classes, split_anew
+from densevit.data.converting.splitting import merge_classes, split_again
 from densevit.data.converting.voc import read_voc
 from densevit.data.converting.yolo import read_yolo
 from densevit.errors import ConfigError, DataError, did_you_mean
@@ -47,7 +47,7 @@ def convert_dataset(
     """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
 
     format: "yolo", "voc", "labelme" or "coco". out: a new folder, which appears when it is complete. Images are hard
-    links to the source's files, or copies on another file system. splits: shares by which all images are divided anew,
+    links to the source's files, or copies on another file system. splits: shares by which all images are divided again,
     {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares where it has no two. merge: from old to
     new class names. seed: of the division. skip_unreadable: leaves out images that are missing or cannot be read, with
     a warning that names them. outside_paths: whether entries may name images outside of the source. Raises DataError
@@ -64,7 +64,7 @@ def convert_dataset(
         given = merge_classes(given, merge)
     splits = splits or (None if {"train", "val"} <= given.splits.keys() else DEFAULT_SPLITS)
     if splits:
-        given = split_anew(given, splits, seed)
+        given = split_again(given, splits, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     reserve(partial)
     try:

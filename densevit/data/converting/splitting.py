@@ -10,7 +10,7 @@ from densevit.data.datasets.division import similar_images
 from densevit.errors import ConfigError, did_you_mean
 
 
-def split_anew(given: Annotated, shares: Mapping[str, float], seed: int = 0) -> Annotated:
+def split_again(given: Annotated, shares: Mapping[str, float], seed: int = 0) -> Annotated:
     """All images divided by these shares of each split, so that each class is divided by them as nearly as possible.
 
     Identical and nearly identical images stay in one split, but for a chain of them that is too long for that. Raises

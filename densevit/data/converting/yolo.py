@@ -1,4 +1,4 @@
-"""Reads YOLO data sets: a text file an image, a line an object, with coordinates relative to the image's sides.
+"""Reads YOLO data sets: one text file per image, one line per object, with coordinates relative to the image's sides.
 
 Lines are `class x_center y_center width height`, or, for segmentation and oriented boxes, `class x1 y1 x2 y2 x3 y3 ...`
 (Ultralytics' documentation, "Datasets overview"). Where data.yaml has `kpt_shape: [K, 3]`, a box is followed by x, y

@@ -71,7 +71,7 @@ def _good_images(file: Path, images: Records, examination: Examination) -> Recor
         good.append(image)
     of = len(images)
     examination.report("error", "invalid entries of `images`", wrong, "Correct them in the json.", of=of)
-    examination.report("error", "doubled image ids", repeated, "Give each image an id of its own.", of=of)
+    examination.report("error", "duplicate image ids", repeated, "Give each image an id of its own.", of=of)
     return good
 
 
@@ -163,7 +163,7 @@ def _examine_boxes(read: Annotations, examination: Examination) -> None:
     order = np.lexsort(table.T[::-1])
     doubled = np.sort(order[1:][(table[order[1:]] == table[order[:-1]]).all(axis=1)])
     fix = "Remove all but one: each is an object for the loss, and in evaluation all but one are missed."
-    report("doubled boxes (same image, class and box)", fix, doubled)
+    report("duplicate boxes (same image, class and box)", fix, doubled)
     if len(rows) > 1 and (high <= 1 + 1e-6).all():
         fix = "Multiply them by the images' width and height: COCO's boxes are in pixels."
         report("boxes within 0 ... 1, as if relative to the image", fix, np.arange(len(rows)), "error")

@@ -50,7 +50,7 @@ def images_of(file: Path, document: Mapping[str, Any]) -> Images:
     if len(row_of) < len(ids):
         row = next(i for i, name in enumerate(ids) if row_of[name] != i)
         both = f"{names[row]} and {names[row_of[ids[row]]]}"
-        raise DataError(f"{file}: the image id {ids[row]!r} stands twice, for {both}; ids must differ.")
+        raise DataError(f"{file}: the image id {ids[row]!r} occurs twice, for {both}; ids must differ.")
     return found
 
 
@@ -170,7 +170,7 @@ def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
     for (one, name), (other, namesake) in itertools.pairwise(pairs):
         if one == other:
             raise DataError(
-                f"{file}: the category id {one} stands twice, for {name!r} and {namesake!r}; ids must differ."
+                f"{file}: the category id {one} occurs twice, for {name!r} and {namesake!r}; ids must differ."
             )
     known: dict[str, int] = {}
     for file_id, name in pairs:

@@ -15,7 +15,7 @@ _SEEN = 20  # label files that are looked at
 _LARGEST = 1 << 22  # bytes of a json that is looked at: labelme's is of one image
 _DEPTHS = ("", "*/", "*/*/")  # folders in which label files are searched for
 _FORMATS = {
-    "yolo": "YOLO's format, with a text file an image",
+    "yolo": "YOLO's format, with one text file per image",
     "voc": "Pascal VOC's format, with an xml file an image",
     "labelme": "labelme's format, with a json file an image",
 }

@@ -174,7 +174,7 @@ def _color(color: Any, where: str) -> Color:
 def _check_once(what: str, given: Iterable[Any]) -> None:
     twice = [value for value, count in Counter(given).items() if count > 1]
     if twice:
-        raise DataError(f"data.classes: the {what} {twice[0]!r} stands twice; expected a different one for each class.")
+        raise DataError(f"data.classes: the {what} {twice[0]!r} occurs twice; expected a different one for each class.")
 
 
 @lru_cache(maxsize=4)

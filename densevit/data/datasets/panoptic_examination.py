@@ -35,7 +35,7 @@ def read_examined(file: Path, examination: Examination) -> PanopticAnnotations:
         own = {"images": [image], "annotations": of_image.get(name, [])}
         try:
             if name in known:
-                raise DataError(f"{file}: the image id {name} stands twice; ids must differ.")
+                raise DataError(f"{file}: the image id {name} occurs twice; ids must differ.")
             panoptic_annotations_of(file, document | own)
         except DataError as error:
             wrong.append(str(error))

@@ -103,7 +103,7 @@ def _read(entry: Path, files_of: Callable[[Arrays], Sequence[str]]) -> Arrays | 
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error and more
-        warnings.warn(f"{entry}: the cached scan cannot be read ({error}), and is made anew.", stacklevel=2)
+        warnings.warn(f"{entry}: the cached scan cannot be read ({error}), and is made again.", stacklevel=2)
         return None
     return arrays if np.array_equal(stamps, _stamps(files)) else None
 

@@ -147,7 +147,7 @@ class Shards(Dataset):
         return found
 
 
-_FIX = "Fix: copy it again, or write the shards anew with densevit shard."
+_FIX = "Fix: copy it again, or write the shards again with densevit shard."
 
 
 def _check_shard(path: Path, size: int) -> None:

@@ -23,7 +23,7 @@ class RepeatedIndices:
     """Indices of an epoch in which each image occurs as often as its factor says.
 
     An image with the factor 1.3 occurs once or twice, 1.3 times on average over the epochs: the fractional parts are
-    rounded stochastically, in each epoch anew. Rounding is systematic, by one random offset to the cumulative sum of
+    rounded stochastically, again in each epoch. Rounding is systematic, by one random offset to the cumulative sum of
     the fractions in random order: all epochs have the same length, the rounded sum of the factors. With independent
     draws per image, as in detectron2, their lengths differ. So that their sum is an integer, the fractions are scaled,
     to 1 at most; the averages therefore differ from the factors, by less than 1 image in the sum over all images.

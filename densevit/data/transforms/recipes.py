@@ -93,7 +93,7 @@ class Fixed(Recipe):
 
     @property
     def evaluation_canvas(self) -> Size | None:  # type: ignore[override]
-        """The same one."""
+        """(h, w) that images are padded to in evaluation: the canvas of the training."""
         return self.canvas
 
     def evaluation_size(self, height: int, width: int) -> Size:

@@ -84,7 +84,7 @@ class ProgressBar(RichProgressBar):
     def _init_progress(self, trainer: lightning.Trainer) -> None:
         before = self.progress
         super()._init_progress(trainer)
-        if self.progress is not before:  # Lightning has made the global console anew
+        if self.progress is not before:  # Lightning has made the global console again
             escaping(get_console())
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

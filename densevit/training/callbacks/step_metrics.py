@@ -101,8 +101,10 @@ class Speed:
         self._since += time.perf_counter() - self._paused
 
     def metrics(self, trainer: lightning.Trainer) -> dict[str, float]:
-        """Those of the interval, which ends. `memory_gb` is the peak: of a GPU since then, of a process since its
-        start."""
+        """Ends the interval and returns its metrics.
+
+        `memory_gb` is the peak of a GPU in the interval, or of the process since its start.
+        """
         seconds = max(time.perf_counter() - self._since, 1e-9)
         waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0) - self._waited
         found = {"images_per_second": self.images / seconds, "data_wait": min(1.0, waited / seconds)}

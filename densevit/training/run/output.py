@@ -66,7 +66,7 @@ def start(plan: Plan, folder: RunFolder) -> None:
                 console.print(line)
             check_budget(plan.budget, config)
             if not folder.new:
-                console.print(f"{path} has no checkpoint yet: its training begins anew.")
+                console.print(f"{path} has no checkpoint yet: its training starts again from the beginning.")
         elif plan.checkpoint.step >= plan.budget.steps:
             console.print(f"{path} has trained all of its {plan.budget.steps:,} steps. {_EXTEND.format(path)}")
     for logger in plan.trainer.loggers:

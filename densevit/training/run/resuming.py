@@ -35,7 +35,7 @@ _CHANGEABLE = (
 _MODEL, _LAST = "model.safetensors", "last.ckpt"
 _AS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # torch's names
 _STEP = "step"
-_ANEW = "copy it again, or train anew with the run's config.yaml"
+_ANEW = "copy it again, or train again with the run's config.yaml"
 _FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
 
@@ -136,7 +136,7 @@ class Checkpoint:
                 if path.exists():
                     read(path)
             except DensevitError as error:
-                raise type(error)(f"{error} Or remove it: the next validation then writes it anew.") from None
+                raise type(error)(f"{error} Or remove it: the next validation then writes it again.") from None
 
     def check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raises ConfigError if the optimiser's parameter groups differ from those of the checkpoint, as they do if a

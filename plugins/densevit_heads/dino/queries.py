@@ -27,7 +27,7 @@ class MixedQuerySelection(TwoStage):
 class RefinedPositions(MixedQuerySelection):
     """Mixed query selection whose positions follow the boxes (DAB-DETR, Liu et al. 2022, section 4.2; DINO).
 
-    A position is an MLP of the sine encoding of a box; the decoder computes it anew for the boxes that each layer gets.
+    A position is an MLP of the sine encoding of a box; the decoder computes it for the boxes that each layer gets.
     """
 
     def _embedding_layers(self) -> tuple[nn.Module, nn.Module]:

@@ -153,7 +153,7 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> CheckpointLayout:
-    """The same tensors, inverted to metres. It has one mark less, so that it is never recognised automatically."""
+    """The layout with depth inverted to metres. It has one mark less, so that it is never recognised automatically."""
     relative: Callable[[StateDict], dict[str, Any]] = layout.describe
 
     def describe(ours: StateDict) -> dict[str, Any]:

@@ -334,8 +334,8 @@ def test_file_changed_after_scanning_raises(tmp_path: Path, pairs: Write, label:
         ({"classes": None}, r"data\.classes is missing"),
         ({"classes": []}, r"0 classes; expected 1 to 255"),
         ({"classes": [str(i) for i in range(256)]}, r"256 classes"),
-        ({"classes": ["a", "a"]}, r"the name 'a' stands twice"),
-        ({"classes": ["a", {"name": "b", "id": 0}]}, r"the id 0 stands twice"),
+        ({"classes": ["a", "a"]}, r"the name 'a' occurs twice"),
+        ({"classes": ["a", {"name": "b", "id": 0}]}, r"the id 0 occurs twice"),
         ({"classes": [{"name": "a", "colour": [1, 2, 3]}]}, r"data\.classes\[0\]\.colour .*'color'"),
         ({"classes": [7]}, r"data\.classes\[0\] is 7; expected a name"),
         ({"classes": [{"id": 3}]}, r"data\.classes\[0\] has the name None"),
@@ -366,7 +366,7 @@ def test_duplicate_class_colours_only_affect_coloured_labels(tmp_path: Path, pai
     pairs()
     assert len(LabelMaps("train", root=str(tmp_path), classes=classes)) == 2
     pairs(np.ones((3, 4, 3), np.uint8))
-    with pytest.raises(DataError, match=r"the color \(1, 1, 1\) stands twice"):
+    with pytest.raises(DataError, match=r"the color \(1, 1, 1\) occurs twice"):
         LabelMaps("train", root=str(tmp_path), classes=classes)
 
 
