@@ -158,9 +158,9 @@ def test_smaller_recipe_trains_one_step_and_is_evaluated(path: Path, tmp_path: P
     detr = "detr" in path.stem
     root = make_label_maps("ade20k", tmp_path, (60, 90)) if path.parent == ADE20K else make_coco(tmp_path, (60, 90))
     [head] = (f"heads.{task}" for task in configs.load(path).heads)
-    options = f"{head}.detr.transformer" if detr else head
-    smaller = [f"{options}.width=32", f"{options}.encoder_layers=1", f"{options}.decoder_layers=2"]
-    smaller += [f"{options}.feedforward=64"] if detr else [f"{head}.ffn_width=64", f"{head}.num_points=64"]
+    options = f"{head}.detr.transformer" if detr else f"{head}.transformer"
+    smaller = [f"{options}.width=32", f"{options}.decoder_layers=2", f"{options}.feedforward=64"]
+    smaller += [f"{options}.encoder_layers=1"] if detr else [f"{head}.pixel_decoder.layers=1", f"{head}.num_points=64"]
     smaller += ["backbone.variant=nano"] if "swin" in path.stem else ["backbone.depth=18"]
     size = ["data.image_size=[64, 128]"] if detr else ["data.image_size=64", "data.short_side=64"]
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", *size]

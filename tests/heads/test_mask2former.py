@@ -389,6 +389,11 @@ def test_labels_and_classes_of_each_head():
     ("options", "message"),
     [
         ({"transformer": {"width": 48}}, "transformer is invalid: width is 48; it must be a multiple of 32"),
+        (
+            {"transformer": {"num_heads": 5}},
+            "width is 256; it must be a multiple of num_heads, 5",
+        ),
+        ({"transformer": {"dropout": 1.5}}, "transformer is invalid: dropout is 1.5; a probability is between 0 and 1"),
         ({"transformer": {"decoder_layers": 0}}, "transformer is invalid: decoder_layers is 0; it must be at least 1"),
         ({"pixel_decoder": {"layers": 0}}, "pixel_decoder is invalid: layers is 0; it must be at least 1"),
         ({"num_points": 0}, "num_points is 0; it must be at least 1"),

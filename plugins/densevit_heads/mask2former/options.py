@@ -25,6 +25,10 @@ class MaskTransformer:
         check_counts({"num_heads": self.num_heads, "feedforward": self.feedforward})
         if self.width % GROUPS or self.width < GROUPS:
             raise ValueError(f"width is {self.width}; it must be a multiple of {GROUPS}, the groups of the group norm.")
+        if self.width % self.num_heads:
+            raise ValueError(f"width is {self.width}; it must be a multiple of num_heads, {self.num_heads}.")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout is {self.dropout:g}; a probability is between 0 and 1.")
 
 
 @dataclass(frozen=True)
