@@ -247,7 +247,7 @@ def test_model_file_reads_no_pretrained_weights(monkeypatch, tmp_path):
     densevit.save(model, tmp_path / "model.safetensors")
     loaded = densevit.load(tmp_path / "model.safetensors")
     assert loaded.model.architecture.backbone.options["pretrained"] is True  # for a training with its config
-    with pytest.raises(densevit.DensevitError, match="cannot be had"):
+    with pytest.raises(densevit.DensevitError, match="cannot be loaded"):
         densevit.create_model(backbone, heads)
 
 
