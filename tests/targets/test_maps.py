@@ -96,7 +96,7 @@ def test_pixels_of_no_class_are_no_class_in_files(file_ids, none):
     files = LabelMap().encode(value, classes)
     assert np.asarray(files[".png"]).tolist() == [[file_ids[0], none], [file_ids[1], file_ids[0]]]
     assert np.array_equal(LabelMap().decode(files, classes), value)
-    with pytest.raises(DataError, match=r"has the value 2; 0 \.\.\. 1 is expected, for 2 classes, or 255 for none"):
+    with pytest.raises(DataError, match=r"has the value 2; 0 \.\.\. 1 is expected, for 2 classes, or 255 for no class"):
         LabelMap().encode(np.array([[0, 2, 255]], np.uint8), classes)
 
 
