@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,7 +29,6 @@ from densevit.interfaces import Sample
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.resuming import Checkpoint
 from densevit_scenes.dataset import Scenes
-from tests.training.runs import resume, train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 
@@ -56,6 +55,16 @@ trainer: {{max_steps: {steps}, precision: "32", accelerator: cpu, devices: 1, lo
 ALONE = ["trainer.devices=1", "trainer.strategy=auto", "data.batch_size=2"]
 TOGETHER = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=1"]
 SHARDED = ["trainer.devices=2", "trainer.strategy=fsdp2", "data.batch_size=1"]
+
+
+def train(config: configs.Config, run_dir: Path) -> Path:
+    """Trains, and returns the run's folder. This file also runs as a script, without the package `tests`."""
+    return densevit.fit(config, run_dir=run_dir).path
+
+
+def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
+    """Resumes a run, and returns its folder."""
+    return densevit.fit(None, overrides, resume=run).path
 
 
 def settings(folder: Path, head: str, overrides: list[str], steps: int = STEPS) -> configs.Config:

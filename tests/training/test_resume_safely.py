@@ -112,7 +112,7 @@ def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, 
     assert set(state) == {"cpu"} and state["cpu"].dtype == torch.uint8
 
     checkpoint = Checkpoint(run)  # bypasses the first check
-    monkeypatch.setattr(runs, "Checkpoint", lambda run: checkpoint)
+    monkeypatch.setattr("densevit.training.run.fit.Checkpoint", lambda run: checkpoint)
     torch.save({**content, "callbacks": {**content["callbacks"], "x": Trap(target)}}, path)
     with pytest.raises(pickle.UnpicklingError):
         runs.resume(run)
