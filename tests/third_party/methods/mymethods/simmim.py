@@ -15,10 +15,10 @@ class SimMIM(Method):
     The paper replaces patch embeddings by a learned token. Here pixels are replaced by a learned colour, so that every
     backbone can be trained.
 
-    mask_ratio: the share of the patches that are masked. patch: their side in pixels.
+    mask_ratio: the share of the patches that are masked. patch: the side of a patch in pixels.
     """
 
-    # densevit passes the model. The others are options in YAML, checked against their annotations.
+    # densevit passes the model. The other arguments are options in YAML, checked against their annotations.
     def __init__(self, model: nn.Module, mask_ratio: float = 0.6, patch: int = 32) -> None:
         super().__init__(model)
         if not 0 < mask_ratio < 1 or patch < 1:
@@ -44,14 +44,14 @@ class SimMIM(Method):
         return self.errors(model, batch, masked).sum((1, 2, 3)) / (3 * masked.sum((1, 2))).clamp(min=1)
 
     def grid(self, padding_mask: Tensor) -> tuple[int, int, int]:
-        """The number of images, and of the rows and columns of the patches that cover them."""
+        """The number of images, and the numbers of rows and columns of patches that cover them."""
         count, height, width = padding_mask.shape
         return count, -(-height // self.patch), -(-width // self.patch)
 
     def masked_pixels(self, scores: Tensor, padding_mask: Tensor) -> Tensor:
-        """The pixels (B, H, W) of the patches with the highest scores (B, rows, columns), of those in the image."""
+        """The pixels (B, H, W) of the patches inside the image with the highest scores (B, rows, columns)."""
         _, height, width = padding_mask.shape
-        inside = ~padding_mask[:, :: self.patch, :: self.patch]  # (B, rows, columns), of the first pixel of each patch
+        inside = ~padding_mask[:, :: self.patch, :: self.patch]  # (B, rows, columns), at the first pixel of each patch
         ranks = scores.masked_fill(~inside, -1.0).flatten(1).argsort(1, descending=True).argsort(1).view_as(scores)
         masked = ranks < self.mask_ratio * inside.sum((1, 2), keepdim=True)
         masked = masked.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)
