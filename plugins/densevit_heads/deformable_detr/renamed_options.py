@@ -20,7 +20,7 @@ DINO = {**OF_DINO, "num_queries": 300, "ffn_width": 1024, "dropout": 0.1, "label
 
 
 def renamed(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The head's name and options as they are now; None if they cannot be told.
+    """The head's name and options in this version; None if there is no equivalent.
 
     Denoising groups become contrastive denoising, whose parameters are the same. Options that are without effect on
     predictions are left out where `dino` is another model: look_forward_twice and classification without two stages.

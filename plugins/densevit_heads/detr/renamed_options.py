@@ -26,7 +26,7 @@ DDQ |= {"position_bias": False}
 
 
 def renamed(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The head's name and options as they are now; None if they cannot be told."""
+    """The head's name and options in this version; None if there is no equivalent."""
     now: dict[str, Any] | None
     if options.get("distinct_queries"):
         given = {key: value for key, value in options.items() if key not in ("auxiliary_losses", "look_forward_twice")}

@@ -9,7 +9,7 @@ OWN = ("mask_weight", "dice_weight", "freeze_detector", "threshold")
 
 
 def renamed(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The head's name and options as they are now; None if they cannot be told."""
+    """The head's name and options in this version; None if there is no equivalent."""
     detector = renamed_detr({key: value for key, value in options.items() if key not in (*OWN, "detr")})
     if detector is None or detector[0] == "ddq":
         return None

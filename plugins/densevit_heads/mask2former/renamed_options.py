@@ -16,7 +16,7 @@ NESTED = {  # before: now
 
 
 def renamed(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The head's name and options as they are now; None if they cannot be told."""
+    """The head's name and options in this version; None if there is no equivalent."""
     task = options.get("task", "panoptic")
     if task not in NAMES:
         return None
