@@ -1,1 +1,1 @@
-"""The Lightning module, optimisers, schedules and the run folder."""
+"""Training runs: `run/` from the config to the report, `loop/` what runs in each step, `callbacks/` around the steps."""
