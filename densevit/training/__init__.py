@@ -1,1 +1,1 @@
-"""Training runs: `run/` from the config to the report, `loop/` what runs in each step, `callbacks/` around the steps."""
+"""Training runs: `run/` from the config to the report, `loop/` what each step runs, `callbacks/` around the steps."""
