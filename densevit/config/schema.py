@@ -3,7 +3,7 @@
 A section with a plugin also holds the plugin's options (`options`), which `check_plugins` checks.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PrivateAttr
@@ -73,7 +73,7 @@ class Config(Section):
     @property
     def architecture(self) -> "Architecture":
         """What builds the model."""
-        return self.model_sections.architecture
+        return replace(self.model_sections.architecture, replace_layers=self.trainer.replace_layers)
 
     @property
     def inference_by_head(self) -> "dict[str, Inference]":

@@ -129,6 +129,9 @@ class TrainerSection(Section):
     such as `30s`, `5min` or `1h`. `null`: only after validations."""
     compile: bool = False
     """Compile the model with `torch.compile`."""
+    replace_layers: bool = True
+    """Replace `nn.Linear`, `nn.Dropout`, 1x1 convolutions and FFNs of the model by implementations of the same
+    parameters that are faster on some CPUs. `false`: torch's own."""
     monitor: str | None = None
     """The metric that selects the best epoch, such as `detection/AP`. `null`: the head's main metric; for several
     heads, their main metrics relative to the best value of each so far."""

@@ -41,7 +41,9 @@ class HeadArchitecture:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that builds a model again, except its classes and its weights. heads: by name."""
+    """All that builds a model again, except its classes and its weights. heads: by name. replace_layers: whether the
+    layers of the built model are replaced by faster ones: see `densevit.layers.replacement`."""
 
     backbone: BackboneArchitecture
     heads: Mapping[str, HeadArchitecture] = field(default_factory=dict)
+    replace_layers: bool = True

@@ -108,5 +108,6 @@ def build_from_architecture(
     freeze_backbone(backbone, own.freeze)
     for name, head in architecture.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
-    replace_layers(model)
+    if architecture.replace_layers:
+        replace_layers(model)
     return model.train()

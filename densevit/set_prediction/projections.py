@@ -32,7 +32,7 @@ class FusedProjection(nn.Module):
         super().__init__()
         self.levels = [i for i, s in enumerate(strides) if s >= stride]
         if not self.levels:
-            raise ValueError(f"memory_stride is {stride}, but the coarsest feature has stride {strides[-1]}.")
+            raise ValueError(f"stride is {stride}, but the coarsest feature has stride {strides[-1]}.")
         self.stride = strides[self.levels[0]]
         parts = (nn.Sequential(nn.Conv2d(channels[i], width, 1), LayerNorm2d(width)) for i in self.levels)
         self.project = nn.ModuleList(parts)

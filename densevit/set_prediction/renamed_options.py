@@ -14,6 +14,7 @@ NESTED = {  # before: now
         for name in ("width", "num_heads", "encoder_layers", "decoder_layers", "feedforward", "dropout")
     },
     "ffn_width": "transformer.feedforward",
+    "memory_stride": "stride",
 }
 
 

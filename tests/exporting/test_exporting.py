@@ -103,7 +103,7 @@ def test_a_graph_gives_what_predict_gives():
 
 def test_several_heads_and_a_canvas():
     """Names begin with the head's; images are padded to the canvas, which no other output than `predict`'s sees."""
-    heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "classification": "softmax", "memory_stride": 16}}
+    heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "classification": "softmax", "stride": 16}}
     model = densevit.create_model(BACKBONES["resnet"], heads, {"things": CLASSES}).model.eval()
     image = torch.from_numpy(comparison.example_images((75, 107), 1, 0))
     padded = torch.nn.functional.pad(image, (0, 160 - 107, 0, 128 - 75))

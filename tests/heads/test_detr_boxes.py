@@ -31,7 +31,7 @@ def batch() -> tuple[list[Tensor], Tensor]:
 def make_head(encoder_layers: int = 1, two_stage: bool = False) -> DabDetr:
     transformer = Transformer(WIDTH, HEADS, encoder_layers, 3, 24, dropout=0.0)
     head = DabDetr(
-        (6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", memory_stride=8, position_bias=True,
+        (6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", stride=8, position_bias=True,
         two_stage=two_stage,
     )  # fmt: skip
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
     features, mask = batch
     head = DabDetr(
         (6, 10), (8, 16), CLASSES, Q, Transformer(WIDTH, HEADS, 1, 2, 24),
-        classification="mal", memory_stride=8, two_stage=True, dense_loss=1.0,
+        classification="mal", stride=8, two_stage=True, dense_loss=1.0,
     )  # fmt: skip
     logits, boxes = head(features, mask, [])["layers"]
     assert all(torch.allclose(layer, boxes[0], atol=1e-5) for layer in boxes)

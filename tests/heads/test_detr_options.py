@@ -32,9 +32,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "softmax": {"kind": DabDetr, "classification": "softmax"},
     "varifocal": {"kind": DabDetr, "classification": "varifocal"},
     "mal": MAL,
-    "fused memory": {"kind": DabDetr, "memory_stride": 8},
-    "coarse fused memory": {"kind": DabDetr, "memory_stride": 16},
-    "fusion blocks": {"kind": DabDetr, "memory_stride": 8, "fusion_blocks": 2},
+    "fused memory": {"kind": DabDetr, "stride": 8},
+    "coarse fused memory": {"kind": DabDetr, "stride": 16},
+    "fusion blocks": {"kind": DabDetr, "stride": 8, "fusion_blocks": 2},
     "dense": {"kind": DabDetr, "dense_loss": 1.0},
     "dab_detr, last layer only": {**MAL, "auxiliary_losses": False, "denoising": 2},
     "position bias": {"kind": DabDetr, "position_bias": True},
@@ -45,11 +45,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "two stages": {**MAL, "two_stage": True},
     "two stages, more queries than cells": {**MAL, "two_stage": True, "num_queries": 50, "denoising": 1},
     "all": {
-        **MAL, "memory_stride": 8, "fusion_blocks": 1, "position_bias": True, "two_stage": True, "denoising": 3,
+        **MAL, "stride": 8, "fusion_blocks": 1, "position_bias": True, "two_stage": True, "denoising": 3,
         "dense_loss": 1.0,
     },
-    "ddq": {**DISTINCT, "classification": "focal", "memory_stride": 16, "position_bias": False},
-    "ddq, more queries than cells": {**DISTINCT, "duplicate_iou": 0.5, "memory_stride": 16, "num_queries": 50},
+    "ddq": {**DISTINCT, "classification": "focal", "stride": 16, "position_bias": False},
+    "ddq, more queries than cells": {**DISTINCT, "duplicate_iou": 0.5, "stride": 16, "num_queries": 50},
     "ddq, fusion blocks": {"kind": Ddq},
 }  # fmt: skip
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -114,7 +114,7 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
     batch = make_batch([3, 0, 5])
     outputs, losses = step(head, *batch)
     fewer = isinstance(head, Ddq) or "two_stage" in options
-    cells = 48 if options.get("memory_stride", 8 if isinstance(head, Ddq) else 16) == 8 else 12
+    cells = 48 if options.get("stride", 8 if isinstance(head, Ddq) else 16) == 8 else 12
     Q = min(head.num_queries, cells) if fewer else head.num_queries
     K = len(CLASSES) + (head.criterion.classification == "softmax")
     assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
@@ -187,7 +187,7 @@ def test_predictions_depend_only_on_the_image(options: dict[str, Any]):
 
 @every_option
 def test_one_class_and_one_feature_are_enough(options: dict[str, Any]):
-    stride = {"memory_stride": 8} if "memory_stride" in options else {}
+    stride = {"stride": 8} if "stride" in options else {}
     head: Any = new_head((6,), (8,), CLASSES[:1], **{"num_queries": 5, **options, **stride})
     features, mask, targets = make_batch([3, 0, 5], K=1)
     step(head.train(), features[:1], mask, targets)
@@ -207,12 +207,12 @@ def test_trains_under_autocast_with_losses_in_fp32(options: dict[str, Any]):
     assert {name: term.item() for name, term in losses.items()} == {name: term.item() for name, term in outside.items()}
 
 
-@pytest.mark.parametrize("memory_stride", [8, 16, 1])
-def test_the_memory_has_the_requested_stride(memory_stride: int):
+@pytest.mark.parametrize("stride", [8, 16, 1])
+def test_the_memory_has_the_requested_stride(stride: int):
     """Or the finest available stride."""
-    head = make_head(kind=DabDetr, memory_stride=memory_stride, dense_loss=1.0).train()
+    head = make_head(kind=DabDetr, stride=stride, dense_loss=1.0).train()
     features, mask, targets = make_batch([1, 1, 1])
-    cells = {8: 6 * 8, 16: 3 * 4, 1: 6 * 8}[memory_stride]
+    cells = {8: 6 * 8, 16: 3 * 4, 1: 6 * 8}[stride]
     assert head(features, mask, targets)["dense"][0].shape[1] == cells
 
 
@@ -281,8 +281,8 @@ def test_a_denoising_query_learns_its_own_object():
             "Fix: set classification to mal, varifocal",
         ),
         ({**MAL, "two_stage": True, "auxiliary_losses": False}, "Fix: set auxiliary_losses to true"),
-        ({"kind": DabDetr, "fusion_blocks": 1}, "fusion_blocks need .* Fix: set memory_stride"),
-        ({"kind": DabDetr, "memory_stride": 64}, "memory_stride is 64, .* coarsest feature has stride 16"),
+        ({"kind": DabDetr, "fusion_blocks": 1}, "fusion_blocks need .* Fix: set stride"),
+        ({"kind": DabDetr, "stride": 64}, "stride is 64, .* coarsest feature has stride 16"),
         ({"width": 18, "num_heads": 2}, "width is 18; .* multiple of 4"),
         ({"width": 16, "num_heads": 3}, "width is 16; it must be a multiple of num_heads, 3"),
         ({"decoder_layers": 0}, "decoder_layers is 0; it must be at least 1"),

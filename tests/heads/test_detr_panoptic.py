@@ -32,7 +32,7 @@ from tests.heads.test_detr_backbones import BACKBONES
 
 DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
 SMALL = {"detr": DETR}
-FAST = {**DETR, "memory_stride": 8, "classification": "mal", "two_stage": True, "denoising": 2, "dense_loss": 1.0}
+FAST = {**DETR, "stride": 8, "classification": "mal", "two_stage": True, "denoising": 2, "dense_loss": 1.0}
 PADDING = ("padding",)  # the group norms of the mask head have statistics that include padding, as the authors' have
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)

@@ -14,7 +14,7 @@ from densevit_heads.ddq.queries import DistinctQueries
 from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
-OPTIONS = {"num_queries": 6, "transformer": Transformer(16, 2, feedforward=24, dropout=0.0), "memory_stride": 8,
+OPTIONS = {"num_queries": 6, "transformer": Transformer(16, 2, feedforward=24, dropout=0.0), "stride": 8,
            "fusion_blocks": 0, "position_bias": False, "dense_loss": 1.0}  # fmt: skip
 
 

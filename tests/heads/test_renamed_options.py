@@ -14,7 +14,7 @@ SMALL = {"num_queries": 6, "width": 32, "num_heads": 2, "encoder_layers": 1, "de
 NESTED = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2}
 ANCHORS = {**SMALL, "anchors": True, "classification": "mal", "memory_stride": 8}
 TWO_STAGE = {**SMALL, "ffn_width": 16, "box_refinement": True, "two_stage": True}
-OF_DAB = {"num_queries": 6, "classification": "mal", "memory_stride": 8, "costs": {"label": 1.0}}
+OF_DAB = {"num_queries": 6, "classification": "mal", "stride": 8, "costs": {"label": 1.0}}
 OF_DAB["transformer"] = {**NESTED, "dropout": 0.1}
 OF_DINO = {
     "num_queries": 6, "transformer": {**NESTED, "feedforward": 16, "dropout": 0.1}, "loss_weights": {"label": 2.0},
@@ -34,7 +34,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ddq": (
         {"name": "detr", **ANCHORS, "dense_loss": 4.0, "distinct_queries": 0.6, "look_forward_twice": False},
         {"name": "ddq", "num_queries": 6, "transformer": {**NESTED, "dropout": 0.1}, "classification": "mal",
-         "memory_stride": 8, "fusion_blocks": 0, "position_bias": False, "dense_loss": 4.0, "duplicate_iou": 0.6},
+         "stride": 8, "fusion_blocks": 0, "position_bias": False, "dense_loss": 4.0, "duplicate_iou": 0.6},
     ),
     "deformable_detr": (
         {"name": "deformable_detr", **TWO_STAGE, "label_weight": 1.0},

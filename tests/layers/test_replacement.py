@@ -1,17 +1,20 @@
 """Replaced layers against those of torch that they stand for."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import densevit
+from densevit.inference.predictor import Predictor
 from densevit.layers import linear, replacement
 from densevit.layers.dropout import Dropout
 from densevit.layers.linear import Conv1x1, Linear
 from densevit.layers.mlp import FeedForward, ReluDropoutFeedForward
 from densevit.layers.replacement import replace_layers
+from densevit.weights import model_file
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +105,14 @@ def test_a_model_from_a_config_has_replaced_layers() -> None:
     kinds = {type(module) for module in model.modules()}
     assert {Linear, Conv1x1, Dropout, ReluDropoutFeedForward} <= kinds
     assert nn.Linear not in kinds
+
+
+def test_a_config_keeps_torchs_layers_also_in_training_and_in_its_model_file(tmp_path: Path) -> None:
+    config = densevit.config.load("detr_resnet", ["trainer.replace_layers=false"])
+    model = densevit.build_model(config, {"detection": [densevit.Class("x", 0, (0, 0, 0))]}, pretrained=False)
+    module = densevit.DenseModule(Predictor(model, config))
+    model_file.save(model, tmp_path / "model.safetensors", config)
+    for each in (module, densevit.load(tmp_path / "model.safetensors").model):
+        kinds = {type(layer) for layer in each.modules()}
+        assert {nn.Linear, nn.Conv2d, nn.Dropout} <= kinds
+        assert not {Linear, Conv1x1, Dropout, ReluDropoutFeedForward} & kinds

@@ -745,7 +745,7 @@ def test_head_with_custom_targets_is_checked_except_for_losses():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"memory_stride": 16, "fusion_blocks": 1, "classification": "mal", "denoising": 2}],
+    [{}, {"stride": 16, "fusion_blocks": 1, "classification": "mal", "denoising": 2}],
     ids=["detr", "dab_detr"],
 )
 def test_detr_passes(options):

@@ -26,7 +26,7 @@ SHARES = [
 ]  # images of each process: none of depth in the first, of segmentation in the second
 HEADS = {
     "detection": {
-        "name": "dab_detr", "num_queries": 8, "memory_stride": 16, "classification": "mal", "costs": {"label": 1.0},
+        "name": "dab_detr", "num_queries": 8, "stride": 16, "classification": "mal", "costs": {"label": 1.0},
         "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
         "position_bias": True, "two_stage": True, "dense_loss": 1.0,
     },

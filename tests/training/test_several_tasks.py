@@ -18,7 +18,7 @@ from densevit.cli import main
 from tests.training.runs import train
 
 DETECTION = {
-    "name": "dab_detr", "num_queries": 8, "memory_stride": 8, "fusion_blocks": 1, "classification": "mal",
+    "name": "dab_detr", "num_queries": 8, "stride": 8, "fusion_blocks": 1, "classification": "mal",
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
     "denoising": 1, "dense_loss": 1.0,
 }  # fmt: skip

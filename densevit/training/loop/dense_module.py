@@ -75,7 +75,8 @@ class DenseModule(lightning.LightningModule):
         self.model, self.config, self._predictor = predictor.model, predictor.config, predictor
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method)
-        replace_layers(self)  # of a method, and of a model that was not built from a config
+        if self.model.architecture is None or self.model.architecture.replace_layers:
+            replace_layers(self)  # also those of the method
         self.optim: OptimSection = (
             optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
         )

@@ -41,7 +41,7 @@ class DabDetr(SetPredictionHead):
     classification: "focal", "softmax" with a no-object class (DETR), or a loss whose target is the IoU of the box:
         "varifocal" (VarifocalNet, RT-DETR) or "mal", the matchability-aware loss (DEIM).
 
-    memory_stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`); None: the
+    stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`); None: the
         coarsest only. fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
     position_bias: biases cross-attention by the position of a cell relative to the box (SMCA, Plain DETR;
         `BoxPositionBias`).
@@ -70,7 +70,7 @@ class DabDetr(SetPredictionHead):
         loss_weights: LossWeights = LossWeights(),
         auxiliary_losses: bool = True,
         classification: Classification = "focal",
-        memory_stride: int | None = None,
+        stride: int | None = None,
         fusion_blocks: int = 0,
         position_bias: bool = False,
         two_stage: bool = False,
@@ -81,8 +81,8 @@ class DabDetr(SetPredictionHead):
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
         self.transformer = transformer
-        if fusion_blocks and memory_stride is None:
-            raise ValueError("fusion_blocks need fused features. Fix: set memory_stride.")
+        if fusion_blocks and stride is None:
+            raise ValueError("fusion_blocks need fused features. Fix: set stride.")
         if two_stage and classification == "softmax":
             raise ValueError(
                 "two_stage ranks cells by class scores without 'no object'. "
@@ -91,7 +91,7 @@ class DabDetr(SetPredictionHead):
         if two_stage and not auxiliary_losses:
             raise ValueError("two_stage trains its proposals by an auxiliary loss. Fix: set auxiliary_losses to true.")
         check_counts({"fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
-        check_counts({"memory_stride": 1 if memory_stride is None else memory_stride})
+        check_counts({"stride": 1 if stride is None else stride})
         check_weights({"dense_loss": dense_loss})
         width, K = transformer.width, len(classes)
         self.criterion = SetCriterion(
@@ -104,10 +104,10 @@ class DabDetr(SetPredictionHead):
             dense_weight=dense_loss,
         )
         self.project: CoarsestProjection | FusedProjection
-        if memory_stride is None:
+        if stride is None:
             self.project = CoarsestProjection(channels, strides, width)
         else:
-            self.project = FusedProjection(channels, strides, width, memory_stride, fusion_blocks)
+            self.project = FusedProjection(channels, strides, width, stride, fusion_blocks)
         self.encoder = nn.ModuleList(EncoderLayer(transformer) for _ in range(transformer.encoder_layers))
         layers = (DecoderLayer(transformer) for _ in range(transformer.decoder_layers))
         self.decoder = BoxDecoder(layers, look_forward_twice)

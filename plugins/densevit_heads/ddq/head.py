@@ -33,7 +33,7 @@ class Ddq(SetPredictionHead):
     scores and boxes the decoder refines; there is no NMS of its predictions.
 
     duplicate_iou: IoU above which a dense prediction is a duplicate of one with a higher score.
-    memory_stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`).
+    stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`).
     fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
     position_bias: biases cross-attention by the position of a cell relative to the box (`BoxPositionBias`).
     classification: "mal", the matchability-aware loss (DEIM), "varifocal" (VarifocalNet) or "focal".
@@ -54,7 +54,7 @@ class Ddq(SetPredictionHead):
         num_queries: int = 100,
         transformer: Transformer = Transformer(encoder_layers=0, decoder_layers=1, dropout=0.0),
         duplicate_iou: float = 0.7,
-        memory_stride: int = 8,
+        stride: int = 8,
         fusion_blocks: int = 4,
         position_bias: bool = True,
         classification: Literal["focal", "varifocal", "mal"] = "mal",
@@ -68,11 +68,11 @@ class Ddq(SetPredictionHead):
         if not dense_loss:
             raise ValueError("dense_loss is 0; the queries are dense predictions. Fix: set dense_loss.")
         check_counts({"fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
-        check_counts({"memory_stride": memory_stride})
+        check_counts({"stride": stride})
         check_weights({"dense_loss": dense_loss})
         width, K = transformer.width, len(classes)
         self.criterion = SetCriterion(num_queries, costs, loss_weights, classification, dense_weight=dense_loss)
-        self.project = FusedProjection(channels, strides, width, memory_stride, fusion_blocks)
+        self.project = FusedProjection(channels, strides, width, stride, fusion_blocks)
         self.encoder = nn.ModuleList(EncoderLayer(transformer) for _ in range(transformer.encoder_layers))
         self.decoder = BoxDecoder(DecoderLayer(transformer) for _ in range(transformer.decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)

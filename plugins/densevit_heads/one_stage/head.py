@@ -24,7 +24,7 @@ LABEL_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0  # DETR's
 class OneStage(Head):
     """One-stage detection with NMS, which learns from few images and in few minutes.
 
-    Feature maps are fused at one stride, as in `detr` with `memory_stride`. Each cell predicts class scores and a box.
+    Feature maps are fused at one stride. Each cell predicts class scores and a box.
     In training, several cells are assigned to each object by the alignment of score and IoU (TOOD, Feng et al. 2021,
     section 3.2); a cell learns the IoU of its box as score (matchability-aware loss, DEIM, Huang et al. 2025). In
     `predict`, class-wise non-maximum suppression (NMS) removes duplicates.
