@@ -35,7 +35,8 @@ INTERFACES = {
     "methods": "Method",
     "checkpoints": "CheckpointLayout",
 }
-GROUPS = tuple(INTERFACES)
+_OTHERS = {"commands": "command", "names": "public name"}  # modules of the command line; names of `densevit.__all__`
+GROUPS = (*INTERFACES, *_OTHERS)
 _RENAMED = {("datasets", "masks"): "label_maps"}  # built-in plugins: old name, new name
 _MODULES = ("backbones", "necks", "heads", "methods")
 _INSTANCES = ("checkpoints",)  # groups whose plugins are instances of the interface; in other groups, subclasses
@@ -107,6 +108,24 @@ def load(group: str, name: str) -> Any:
         wrap = " For an existing model, see 'Wrap a model you have' in docs/own-backbone.md." if is_model else ""
         raise PluginError(f"{_described(plugin)} is {what}, which is not a {interface}. Write `{fix}`.{wrap}")
     return loaded
+
+
+def load_command(name: str) -> types.ModuleType:
+    """The module of a command. Raises PluginError if it cannot be imported, or lacks `add_arguments` or `run`."""
+    plugin = find("commands")[name]
+    module: types.ModuleType = _import(plugin)
+    for function in ("add_arguments", "run"):
+        if not callable(getattr(module, function, None)):
+            raise PluginError(f"{_described(plugin)} has no function {function!r}. Fix: see docs/own-command.md.")
+    return module
+
+
+def public_name(name: str) -> Any:
+    """A name of `densevit.__all__` that a plugin provides. Raises PluginError if none does."""
+    known = find("names")
+    if name not in known:
+        raise PluginError(f"densevit.{name} is not installed. Fix: install densevit again (`pip install -e .`).")
+    return _import(known[name])
 
 
 def create(
@@ -204,7 +223,7 @@ def list_targets() -> list[str]:
 def first_line(plugin: Plugin) -> str:
     """The first line of the class's docstring, from the source file, without importing it; empty if it has none.
 
-    For an instance, the first line of its module's docstring.
+    For an instance or a command, the first line of its module's docstring.
     """
     module, _, attribute = plugin.value.partition(":")
     try:
@@ -268,7 +287,8 @@ def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
         elif group in GROUPS and line and not line.startswith("#"):
             name, _, value = (part.strip() for part in line.partition("="))
             value = re.sub(r"\s*\[.*\]$", "", value)  # optional extras
-            good = name and re.fullmatch(r"[\w.]+\s*:\s*[\w.]+", value)
+            form = r"[\w.]+" if group == "commands" else r"[\w.]+\s*:\s*[\w.]+"
+            good = name and re.fullmatch(form, value)
             yield group, (name if good else line), (re.sub(r"\s", "", value) if good else None)
 
 
@@ -289,7 +309,7 @@ def _place(distribution: importlib.metadata.Distribution) -> str:
 
 
 def _docstring(module: str, name: str, hops: int) -> str:
-    """The docstring of a class, or of an instance's module, from the source file.
+    """The docstring of a class or function, or of an instance's module, from the source file. name: "" for a module's.
 
     Follows at most `hops` `from ... import` statements.
     """
@@ -298,8 +318,10 @@ def _docstring(module: str, name: str, hops: int) -> str:
         return ""
     package = module.split(".") if source.name == "__init__.py" else module.split(".")[:-1]
     tree = ast.parse(source.read_text(encoding="utf-8"))
+    if not name:
+        return ast.get_docstring(tree) or ""
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return ast.get_docstring(node) or ""
         if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
             return ast.get_docstring(tree) or ""
@@ -327,7 +349,7 @@ def _source(module: str) -> Path | None:
 
 def _import(plugin: Plugin) -> Any:
     module_name, _, attribute = plugin.value.partition(":")
-    if not MODULE_CLASS.fullmatch(plugin.value):
+    if plugin.group != "commands" and not MODULE_CLASS.fullmatch(plugin.value):
         raise PluginError(f"{_described(plugin)} is not of the form module:Class, as in my_package.my_module:MyClass.")
     if isinstance(plugin.value, NameInFile):
         _check_trusted(plugin, plugin.value)
@@ -335,7 +357,7 @@ def _import(plugin: Plugin) -> Any:
         sys.path.append(os.getcwd())  # a config's module:Class may be in the working directory
     try:
         found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
+        for part in filter(None, attribute.split(".")):
             if not hasattr(found, part):
                 kinds = type if plugin.group in GROUPS else type | types.FunctionType  # a schedule may be a function
                 known = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, kinds)]
@@ -427,7 +449,7 @@ def _install_hint(plugin: Plugin, package: str) -> str:
 
 def _noun(group: str) -> str:
     """The interface in messages: "backbone", "checkpoint layout"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", INTERFACES.get(group, group)).lower()
+    return _OTHERS.get(group) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", INTERFACES.get(group, group)).lower()
 
 
 def _described(plugin: Plugin) -> str:

@@ -1,11 +1,11 @@
 """The command line: `densevit NAME`, `python -m densevit NAME` and `python tools/NAME.py` call `main`.
 
-A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the requested one is imported. All have
-the flags of `densevit.cli.output`, and write through `args.output`.
+A command is a module with `add_arguments(parser)` and `run(args) -> int`, found in the entry-point group
+`densevit.commands`; only the requested one is imported. The first line of its docstring says what it does, `EXAMPLES`
+are shown below its help. All have the flags of `densevit.cli.output`, and write through `args.output`.
 """
 
 import argparse
-import importlib
 import shlex
 import sys
 import warnings
@@ -13,32 +13,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import densevit
+from densevit import registry
 from densevit.errors import DensevitError, did_you_mean, printable
 from densevit.streams import unfailing_output
-
-COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("densevit.cli.train", "train a model; leaves a run folder"),
-    "evaluate": ("densevit.cli.evaluate", "evaluate a run on its validation data or on other data"),
-    "predict": ("densevit.cli.predict", "run a model on images; writes visualizations and predictions"),
-    "report": ("densevit.cli.report", "write a page about a run, or one that compares several"),
-    "convert": (
-        "densevit.cli.convert",
-        "convert another project's weights to a run folder, or a run to that project's weights",
-    ),
-    "export": ("densevit.cli.export", "write a model as an ONNX or torch.export file, and check it"),
-    "plugins": ("densevit.cli.plugins", "list the installed backbones, necks, heads, data sets and evaluators"),
-    "check": ("densevit.cli.check", "check your own backbone or head"),
-    "config": ("densevit.cli.config", "print the resolved config"),
-    "benchmark": ("densevit.cli.benchmark", "measure models: cost, speed, memory, and scores by one protocol"),
-    "inspect": ("densevit.cli.inspect", "show what a model attends to on an image"),
-    "scenes": ("densevit.cli.scenes", "write the built-in data set to disk"),
-    "replay": ("densevit.cli.replay", "repeat a training step whose loss was not finite"),
-    "data convert": ("densevit.cli.data_convert", "convert a YOLO, Pascal VOC, labelme or COCO data set to COCO"),
-    "data prelabel": ("densevit.cli.data_prelabel", "write predictions as a COCO json for label tools"),
-    "doctor": ("densevit.cli.doctor", "examine a data set before a training; writes a page"),
-    "shard": ("densevit.cli.shard", "write a data set as tar shards"),
-    "new": ("densevit.cli.new", "write a template of a plugin distribution"),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,15 +35,16 @@ def _main(argv: Sequence[str] | None) -> int:
     if given[0] == "--version":
         print(f"densevit {densevit.__version__}")
         return 0
-    words = 2 if " ".join(given[:2]) in COMMANDS else 1
-    name, rest = " ".join(given[:words]), given[words:]
-    if name not in COMMANDS:
-        below = [one for one in COMMANDS if one.startswith(f"{name} ")]
-        hint = f" There are {' and '.join(below)}." if below else did_you_mean(name, COMMANDS)
-        print(f"densevit: there is no command {' '.join(given[: 2 if below else 1])!r}.{hint}", file=sys.stderr)
-        return 2
     usual, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
+        commands = registry.find("commands")
+        words = 2 if " ".join(given[:2]) in commands else 1
+        name, rest = " ".join(given[:words]), given[words:]
+        if name not in commands:
+            below = [one for one in commands if one.startswith(f"{name} ")]
+            hint = f" There are {' and '.join(below)}." if below else did_you_mean(name, commands)
+            print(f"densevit: there is no command {' '.join(given[: 2 if below else 1])!r}.{hint}", file=sys.stderr)
+            return 2
         code = _run(name, rest)
         sys.stdout.flush()
         return code
@@ -119,11 +97,10 @@ def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     """The module of a command, and its parser."""
     from densevit.cli import output
 
-    path, purpose = COMMANDS[name]
-    module = importlib.import_module(path)
+    module = registry.load_command(name)
     parser = argparse.ArgumentParser(
         f"densevit {name}",
-        description=module.__doc__ or purpose,
+        description=module.__doc__,
         epilog=getattr(module, "EXAMPLES", None),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -133,7 +110,8 @@ def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:{width}}{purpose}" for name, (_, purpose) in COMMANDS.items()]
+    commands = registry.find("commands")
+    width = max(map(len, commands)) + 2
+    lines = [f"  {name:{width}}{registry.first_line(plugin)}" for name, plugin in commands.items()]
     last = "densevit COMMAND --help describes a command; all have --quiet and --json."
     return "\n".join(["usage: densevit COMMAND ...", "", "commands:", *lines, "", last])

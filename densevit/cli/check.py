@@ -1,4 +1,7 @@
-"""Checks a backbone or a head: shapes, gradients, precisions, state, options and more. Exit code 1 if a check fails."""
+"""Checks a backbone or head of one's own.
+
+Shapes, gradients, precisions, state, options and more. Exit code 1 if a check fails.
+"""
 
 import functools
 from argparse import ArgumentParser, Namespace

@@ -1,4 +1,7 @@
-"""Prints the resolved config: bases and section files merged, overrides applied, defaults filled in, validated."""
+"""Prints the resolved config.
+
+Bases and section files are merged, overrides applied, defaults filled in, and values validated.
+"""
 
 import argparse
 

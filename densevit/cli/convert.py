@@ -1,4 +1,7 @@
-"""Converts another project's weights to a run folder; with --to, a run to that project's weights."""
+"""Converts another project's weights to a run folder, or back.
+
+With --to, a run becomes that project's weights.
+"""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

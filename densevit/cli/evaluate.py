@@ -1,5 +1,8 @@
-"""Evaluates a run on its validation data, or on other data, whose classes are mapped by name. Prints and saves metrics,
-tables of each class, an analysis of the errors and a report; with --out, the predictions too."""
+"""Evaluates a model on its validation data or on other data.
+
+Classes of other data are mapped by name. Prints and saves metrics, tables of each class, an analysis of the errors and
+a report; with --out, the predictions too.
+"""
 
 import json
 from argparse import ArgumentParser, Namespace

@@ -1,6 +1,7 @@
-"""Writes a model as a file that runs without densevit: ONNX or torch.export, from uint8 images to boxes and maps.
+"""Writes a model as a checked ONNX or torch.export file.
 
-The file is run on images of several sizes and compared with the model; a file that differs is not written.
+The file runs without densevit, from uint8 images to boxes and maps. It is run on images of several sizes and compared
+with the model; a file that differs is not written.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,4 +1,7 @@
-"""Lists the installed plugins without importing them: group, name, distribution, and first line of the docstring."""
+"""Lists the installed plugins and commands.
+
+Prints group, name, distribution, and first line of the docstring, without importing them.
+"""
 
 import argparse
 

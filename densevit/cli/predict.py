@@ -1,4 +1,7 @@
-"""Runs a model on images; writes a folder of visualizations and predictions: COCO results, CSV, maps, point clouds."""
+"""Runs a model on images; draws and writes its predictions.
+
+Writes a folder of visualizations and predictions: COCO results, CSV, maps, point clouds.
+"""
 
 import warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace

@@ -1,4 +1,4 @@
-"""Writes one HTML page about a run or an evaluation, or one that compares several."""
+"""Writes a page about a run, or one that compares several."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Writes the built-in data set to disk: images, COCO json, semantic PNG and 16-bit depth PNG (millimetres)."""
+"""Writes the built-in data set to disk.
+
+Images, COCO json, semantic PNG and 16-bit depth PNG (millimetres).
+"""
 
 import argparse
 import re

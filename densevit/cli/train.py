@@ -1,4 +1,7 @@
-"""Trains a model and writes a run folder: config, metrics, checkpoints, weights, visualizations and a report."""
+"""Trains a model and writes a run folder.
+
+The folder has config, metrics, checkpoints, weights, visualizations and a report.
+"""
 
 import argparse
 from pathlib import Path

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from densevit.inspection.recording import recorded_attention
 from densevit.testing.fixtures import BackboneFixture, Fixture, named, require_equal
 from densevit.testing.results import Failure, NotChecked, check, described, require
+from densevit_workbench.inspection.recording import recorded_attention
 
 RUNS = "make it run for images (B, 3, H, W) of any size, in training and evaluation mode"
 _DTYPES = "follow dtypes: x.to(y.dtype)"

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tests.data.converting.test_converting import yolo
 
 from densevit.cli import main
-from tests.data.converting.test_converting import yolo
 from tests.docs.code_blocks import Block, Page, entry_points
 from tests.test_depth_recipes import make as make_depth
 from tests.test_mask_recipes import make_coco

@@ -10,10 +10,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageDraw
 
 from densevit.errors import warn_once
-from densevit.inspection.figures import sheet
 from densevit.interfaces import Class
 from densevit.visualization import fonts
 from densevit.visualization.draw import draw
+from densevit_workbench.inspection.figures import sheet
 
 GREY = np.full((600, 600, 3), 128, np.uint8)
 MISSING = "\uffff"  # no character: fonts show their box for missing glyphs

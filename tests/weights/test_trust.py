@@ -30,10 +30,10 @@ from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class
 from densevit.options import check
 from densevit.training.loop import fault_files
-from densevit.training.run.replay import replay
 from densevit.training.run.resuming import Checkpoint
 from densevit.trust import NameInFile, names_in_file
 from densevit.weights import model_file
+from densevit_workbench.replay import replay
 
 CLASSES = {"surfaces": (Class("floor", 1, (0, 0, 9)), Class("wall", 2, (1, 0, 9)))}
 VALUES: dict[str, Any] = {

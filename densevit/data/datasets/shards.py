@@ -10,8 +10,7 @@ import numpy as np
 
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.io.file_errors import check_regular
-from densevit.data.io.shard_records import decode
-from densevit.data.io.shard_writer import INDEX, RECORDS, VERSION
+from densevit.data.io.shard_records import INDEX, RECORDS, VERSION, decode
 from densevit.data.outside_paths import is_outside
 from densevit.errors import DataError, UnreadableFileError, one_line
 from densevit.interfaces import Class, Dataset, Sample

@@ -25,6 +25,10 @@ from densevit.interfaces import Sample
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import is_metadata
 
+INDEX = "index.json"  # of the folder
+RECORDS = "records.npz"  # of a split: where each record stands
+VERSION = 1
+
 
 def encode(sample: Sample, path: str | None) -> dict[str, bytes]:
     """The files of a record, by suffix. path: the image's file; None: the image is written as a PNG.

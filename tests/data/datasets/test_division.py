@@ -15,12 +15,12 @@ import densevit
 from densevit.cli import main
 from densevit.config import DataSection
 from densevit.data.build import Data
-from densevit.data.converting.splitting import stratified
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.division import validation_part
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
+from densevit_workbench.interchange.splitting import stratified
 
 
 def save(path: Path, seed: int, side: int = 64, **options: Any) -> Path:

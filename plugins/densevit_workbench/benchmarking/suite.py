@@ -1,0 +1,309 @@
+"""Runs a benchmark: cost, speed, memory and scores of several models, cell by cell."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densevit import progress
+from densevit.config import Config
+from densevit.data.build import build_data
+from densevit.errors import ConfigError, DensevitError, one_line
+from densevit.file_lock import locked_folder
+from densevit.inference.loading import device_of
+from densevit.interfaces import Class
+from densevit.model import DenseModel, build_from_architecture, classes_by_head
+from densevit.model.cost import Cost, model_cost
+from densevit_workbench.benchmarking import tables
+from densevit_workbench.benchmarking.cases import (
+    PROTOCOL,
+    Case,
+    cases_of_configs,
+    cases_of_protocol,
+    main_metrics,
+    setting_of,
+)
+from densevit_workbench.benchmarking.results import CaseResult, Results, finite
+from densevit_workbench.benchmarking.timing import MODES, Forward, check_modes, device_name, interleaved
+from densevit_workbench.benchmarking.trainings import train_case
+
+ASSUMED_CLASSES = 80  # of a head whose data set is not on this machine
+DEFAULT_SIDE = 512  # of the images of a config without data.image_size
+MODULE_DEPTH = 3  # levels of modules in the results
+RATES = (5e-4, 1e-3, 2e-3)
+TRAININGS = "trainings"  # a folder with a folder for each model
+
+Size = tuple[int, int]
+
+
+@dataclass
+class Benchmark:
+    """A finished benchmark. results: by model. folder: where `benchmark.md`, `.json` and `.svg` are."""
+
+    results: Mapping[str, CaseResult]
+    folder: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Error messages by model and failed step."""
+        return {f"{name}: {step}": text for name, case in self.results.items() for step, text in case.errors.items()}
+
+    def markdown(self, modules: bool = True) -> str:
+        """The tables, as in `benchmark.md`. modules: also the cost of each module."""
+        return tables.markdown(self.results, self.facts, modules)
+
+
+def benchmark(
+    configs: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    *,
+    backbones: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    protocol: str = PROTOCOL,
+    sizes: Sequence[int | Size] = (),
+    batch_sizes: Sequence[int] = (1, 8),
+    modes: Sequence[str] = ("fp32",),
+    device: str = "auto",
+    rounds: int = 30,
+    train: bool = False,
+    images: int | None = None,
+    rates: Sequence[float] = RATES,
+    seeds: Sequence[int] = (),
+    out: str | Path = "runs/benchmark",
+    quiet: bool = True,
+    command: str = "",
+) -> Benchmark:
+    """Measures models side by side: parameters, multiply-adds, activations, latency, throughput, memory and scores.
+
+    configs: config files, shipped configs' names, or run folders, whose scores are taken over. backbones, heads: in
+    place of configs, each backbone under each head by the `protocol`, a config with candidate heads. overrides:
+    "data=FILE", "heads.setr.width=64" of all configs or of the protocol.
+    sizes: sides or (height, width) of the images; none: each config's `data.image_size`. modes: fp32, bf16 (autocast),
+    fp32-compiled, bf16-compiled. rounds: timed runs of each cell.
+    train: also trains each model, on `images` images (None: as its config says); with backbones, the learning rate is
+    the one of `rates` with the lowest loss in a trial on an eighth of the images. seeds: repeats each training with
+    each of these seeds, for means and standard deviations; none: the config's. The data set stays the same.
+    out: a folder; results in it are not computed again, so an interrupted benchmark continues.
+    quiet: no progress on stderr. command: the command that `benchmark.md` names. A model that fails is reported in
+    `Benchmark.errors`, and the other models are still measured.
+    Raises ConfigError for configs and names that do not exist, and if another benchmark writes to the folder.
+    """
+    cases = _cases(configs, overrides, backbones, heads, protocol)
+    check_modes([*modes])
+    if min([rounds, *batch_sizes, 1 if images is None else images]) < 1:
+        raise DensevitError("benchmark: rounds, batch sizes and images are at least 1.")
+    if seeds and not train:
+        raise ConfigError("benchmark: seeds are for trainings only. Fix: give train too.")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
+    place, folder = device_of(device), Path(out).expanduser()
+    given = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
+    with locked_folder(folder):
+        results = Results.of(folder / "benchmark.json")
+        results.facts = {
+            "command": command,
+            "densevit": version("densevit"),
+            "torch": torch.__version__,
+            "device": device_name(place),
+            "threads": torch.get_num_threads(),
+        }
+        mine: dict[str, CaseResult] = {}
+        for case in cases:
+            mine[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
+            mine[case.name].errors.clear()
+            if case.metrics is not None and not train:
+                mine[case.name].training |= {
+                    "metrics": finite(dict(case.metrics)),
+                    "main": main_metrics(case.config(), case.metrics),
+                    "lower_is_better": case.lower_is_better,
+                }
+        attempt, models = _Attempts(mine, results.write), _Models()
+
+        for case in progress.track(cases, "cost", len(cases), quiet):
+            attempt(case.name, "cost", partial(_cost, case, mine[case.name], given, models))
+        _measure(cases, mine, attempt, models, given, [*batch_sizes], [*modes], place, rounds, quiet)
+        if train:
+            chosen = tuple(rates) if backbones else ()
+            with each_warning_once():
+                for number, case in enumerate(cases, 1):
+                    if not quiet:
+                        print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
+                    own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
+                    attempt(case.name, "training", partial(train_case, *own))
+        found = Benchmark(mine, folder, results.facts)
+        results.write()
+        (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
+        plot = tables.plot(mine)
+        if plot:
+            (folder / "benchmark.svg").write_text(plot, encoding="utf-8")
+    return found
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """A context in which each warning is shown once, even if the filters change."""
+    usual, shown = warnings.showwarning, set[tuple[type[Warning], str]]()
+
+    def show(message: Warning | str, category: type[Warning], *args: Any, **options: Any) -> None:
+        if (category, str(message)) not in shown:
+            shown.add((category, str(message)))
+            usual(message, category, *args, **options)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
+
+
+class _Attempts:
+    """Runs steps, stores their errors, and saves the results after each."""
+
+    def __init__(self, results: Mapping[str, CaseResult], save: Callable[[], None]) -> None:
+        self.results, self.save = results, save
+
+    def __call__(self, name: str, step: str, work: Callable[[], None]) -> bool:
+        """Whether it succeeded."""
+        try:
+            work()
+        except Exception as error:  # from a plugin or its data, or out of memory
+            self.failed(name, step, error)
+            return False
+        self.save()
+        return True
+
+    def failed(self, name: str, step: str, error: Exception) -> None:
+        text = one_line(error)
+        self.results[name].errors[step] = (
+            text if isinstance(error, DensevitError) else f"{type(error).__name__}: {text}"
+        )
+        self.save()
+
+
+def _cases(
+    configs: Sequence[str], overrides: Sequence[str], backbones: Sequence[str], heads: Sequence[str], protocol: str
+) -> list[Case]:
+    if bool(backbones) != bool(heads):
+        raise ConfigError("benchmark: give backbones and heads together: each backbone is measured under each head.")
+    if bool(configs) == bool(backbones):
+        raise ConfigError("benchmark: give configs, or backbones and heads, and not both.")
+    return (
+        cases_of_protocol(protocol, backbones, heads, overrides) if backbones else cases_of_configs(configs, overrides)
+    )
+
+
+def _size(config: Config) -> Size:
+    side = config.data.image_size or DEFAULT_SIDE
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
+
+
+class _Models:
+    """Builds the models with random weights. Each data set is opened once, for its classes."""
+
+    def __init__(self) -> None:
+        self.classes: dict[str, dict[str, Sequence[Class]] | None] = {}  # of the heads; None: no data on this machine
+
+    def build(self, case: Case) -> DenseModel:
+        config = case.config()
+        architecture = config.architecture
+        if case.name not in self.classes:
+            try:
+                train = build_data(config).train
+                self.classes[case.name] = classes_by_head(architecture, train)
+            except DensevitError:
+                self.classes[case.name] = None
+        known = self.classes[case.name]
+        if known is None:
+            assumed = [Class(f"class {i}", i, (0, 0, 0)) for i in range(ASSUMED_CLASSES)]
+            known = dict.fromkeys(architecture.heads, assumed)
+        return build_from_architecture(architecture, known, pretrained=False)
+
+
+def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models) -> None:
+    config = case.config()
+    result.setting = setting_of(config)
+    own = [*sizes] or [_size(config)]
+    missing = [size for size in own if _named(size) not in result.cost.get("by_size", {})]
+    if not missing:
+        return
+    model = models.build(case)
+    for size in missing:
+        cost = model_cost(model, size)
+        result.cost |= {"parameters": cost.parameters, "trained_parameters": cost.trained_parameters}
+        if models.classes[case.name] is None:
+            result.cost["assumed_classes"] = ASSUMED_CLASSES
+        result.cost.setdefault("by_size", {})[_named(size)] = {
+            "multiply_adds": cost.multiply_adds,
+            "activations": cost.activations,
+            "modules": [_row(part) for part in cost.modules(MODULE_DEPTH) if part.name and part.multiply_adds],
+        }
+
+
+def _row(part: Cost) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "parameters": part.parameters,
+        "multiply_adds": part.multiply_adds,
+        "activations": part.activations,
+    }
+
+
+def _measure(
+    cases: Sequence[Case],
+    results: Mapping[str, CaseResult],
+    attempt: _Attempts,
+    models: _Models,
+    sizes: Sequence[Size],
+    batch_sizes: Sequence[int],
+    modes: Sequence[str],
+    device: torch.device,
+    rounds: int,
+    quiet: bool,
+) -> None:
+    """Times the models of each mode, batch and size together."""
+    groups: dict[tuple[str, int, Size], list[Case]] = {}
+    for case in cases:
+        if "cost" in results[case.name].errors:
+            continue
+        own = [*sizes] or [_size(case.config())]
+        for mode in modes:
+            for batch in batch_sizes:
+                for size in own:
+                    if timing_key(device, mode, batch, size) not in results[case.name].timings:
+                        groups.setdefault((mode, batch, size), []).append(case)
+    for (mode, batch, size), members in progress.track(groups.items(), "latency", len(groups), quiet):
+        key = timing_key(device, mode, batch, size)
+        runs: dict[str, Forward] = {}
+        for case in members:
+            attempt(case.name, key, partial(_prepare, runs, case, models, batch, size, device, mode))
+        timings, errors = interleaved(runs, rounds)
+        for name, timing in timings.items():
+            results[name].timings[key] = timing.as_dict()
+        for name, error in errors.items():
+            attempt.failed(name, key, error)
+        attempt.save()
+        if MODES[mode][1]:
+            torch.compiler.reset()
+
+
+def _prepare(
+    runs: dict[str, Forward], case: Case, models: _Models, batch: int, size: Size, device: torch.device, mode: str
+) -> None:
+    runs[case.name] = Forward(models.build(case), batch, size, device, mode)
+
+
+def timing_key(device: torch.device, mode: str, batch: int, size: Size) -> str:
+    """The key of a timing, such as "cpu fp32 8 x 128x128"."""
+    return f"{device.type} {mode} {batch} x {_named(size)}"
+
+
+def _named(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,240 @@
+"""The tables of a benchmark as Markdown, and its plot of score against cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from densevit.config.data_schema import different_keys
+from densevit.errors import counted
+from densevit.evaluation.metrics_file import by_head
+from densevit.visualization.scatter import Panel, scatter_svg
+from densevit_workbench.benchmarking.results import CaseResult
+
+SHOWN = {  # columns beside the main metric of a head; of others, the first of `SHOWN_METRICS` metrics
+    "AP": ("AP50",),
+    "mask_AP": ("mask_AP50", "AP"),
+    "mIoU": (),
+    "PQ": ("SQ", "RQ"),
+    "AbsRel": ("delta1", "RMSE"),
+}
+SHOWN_METRICS = 3
+DISTURBED = 1.5  # ratio of the 95th percentile to the median from which a latency is marked
+MODULE_LEVELS = 2
+
+Results = Mapping[str, CaseResult]
+
+
+def markdown(results: Results, facts: Mapping[str, Any], modules: bool = True) -> str:
+    """The origin of the tables, then scores, costs with main scores, speed, modules if requested, and failures."""
+    parts = ["# Benchmark", _origin(results, facts)]
+    if any(case.metrics for case in results.values()):
+        parts += ["## Scores", SCORES, *_data_note(results), _scores(results)]
+    parts += ["## Cost", _costs(results)]
+    if any(case.timings for case in results.values()):
+        parts += ["## Speed", SPEED, _speed(results)]
+        if any(_is_disturbed(timing) for case in results.values() for timing in case.timings.values()):
+            parts += [DISTURBANCE]
+    if modules:
+        parts += ["## Modules", _modules(results)]
+    failed = [f"- {name}, {step}: {text}" for name, case in results.items() for step, text in case.errors.items()]
+    if failed:
+        parts += ["## Failed", "\n".join(failed)]
+    return "\n\n".join(parts) + "\n"
+
+
+SCORES = (
+    "Scores are those of the best validation; ↑ higher is better, ↓ lower is better. Over several seeds: mean ± "
+    "standard deviation."
+)
+SPEED = (
+    "Times are from uint8 images on the device to predictions, with random weights; images/s at the median. Memory is "
+    "the peak that a batch adds."
+)
+DISTURBANCE = (
+    f"† p95 is more than {DISTURBED:g} times p50: other load on the machine or changes of its clock frequency may have "
+    "disturbed the measurement. Repeat it in another folder, with nothing else running."
+)
+
+
+def _origin(results: Results, facts: Mapping[str, Any]) -> str:
+    """A list of the command, software, device and settings that produced the tables."""
+    trained = {name: case.training for name, case in results.items() if case.training.get("runs")}
+    settings = {name: case.setting for name, case in results.items()}
+    threads = f", {counted(facts['threads'], 'thread')}" if "cpu" in str(facts["device"]) else ""
+    lines = {
+        "command": f"`{facts['command']}`" if facts.get("command") else "",
+        "software": f"densevit {facts['densevit']}, torch {facts['torch']}",
+        "device of cost and speed": f"{facts['device']}{threads}",
+        "data": _shared({n: _data(settings[n], trained.get(n)) for n in trained or settings if settings[n]}),
+        "budget": _shared(
+            {n: f"{own['images']:,} images seen, {settings[n]['batch_size']} per batch" for n, own in trained.items()}
+        ),
+        "seed": _shared({name: ", ".join(map(str, own["seeds"])) for name, own in trained.items() if "seeds" in own}),
+        "learning rate": _rates(results, trained),
+        "device of trainings": _shared({n: f"{own['device']}, {own['precision']}" for n, own in trained.items()}),
+    }
+    return "\n".join(f"- {name}: {text}" for name, text in lines.items() if text)
+
+
+def _data(setting: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:
+    """A data set in words, such as "scenes, 128x128, 16,000 training and 500 validation images"."""
+    size = setting["image_size"]
+    parts = [setting["data"], "the recipe's image size" if size is None else f"{size[0]}x{size[1]}"]
+    if training is not None:
+        parts.append(f"{training['train_images']:,} training and {training['val_images']:,} validation images")
+    return ", ".join(parts)
+
+
+def _rates(results: Results, trained: Mapping[str, Mapping[str, Any]]) -> str:
+    """The learning rates by head, or by model."""
+    by_head: dict[str, dict[str, str]] = {}
+    for name, training in trained.items():
+        case = results[name]
+        by_head.setdefault(case.head, {})[case.backbone or name] = f"{training['lr']:g}"
+    return "; ".join(f"{head} {_shared(rates, ', ')}".strip() for head, rates in by_head.items())
+
+
+def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
+    """The common value of all names; if values differ, each value with the names that have it."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(value, []).append(name)
+    if len(names) < 2:
+        return "".join(names)
+    return separator.join(f"{value} ({', '.join(own)})" for value, own in names.items())
+
+
+def _scores(results: Results) -> str:
+    """One row per backbone or model, with the metrics of each head in columns."""
+    rows_of: dict[str, list[CaseResult]] = {}
+    columns: dict[str, str] = {}
+    for name, case in results.items():
+        rows_of.setdefault(case.backbone or name, []).append(case)
+        columns |= {metric: f"{metric.replace('/', ' ', 1)}{_direction(case, metric)}" for metric in _shown(case)}
+    rows = []
+    for name, cases in rows_of.items():
+        found = {metric: _score(case, metric) for case in cases for metric in case.metrics}
+        weights = _shared({case.head: case.setting["initial_weights"] for case in cases if case.setting})
+        rows.append([name, weights, *(found.get(metric, "") for metric in columns)])
+    return _table(["backbone" if _is_grid(results) else "model", "initial weights", *columns.values()], rows)
+
+
+def _data_note(results: Results) -> list[str]:
+    """A paragraph if the scores are of different data; none otherwise."""
+    data = [case.setting["evaluated_data"] for case in results.values() if case.metrics and case.setting]
+    keys = different_keys(data)
+    return [f"The models were evaluated on different data ({', '.join(keys)}): do not compare their scores."] * bool(
+        keys
+    )
+
+
+def _is_grid(results: Results) -> bool:
+    return any(case.backbone for case in results.values())
+
+
+def _direction(case: CaseResult, metric: str) -> str:
+    """An arrow up or down; empty if it is not known which is better."""
+    errors = case.training.get("lower_is_better")
+    return "" if errors is None else " ↓" if metric in errors else " ↑"
+
+
+def _shown(case: CaseResult) -> list[str]:
+    """The metrics HEAD/METRIC in the table of scores: the main metric of each head and its columns in `SHOWN`."""
+    shown = []
+    for head, metrics in by_head(case.metrics).items():
+        main = next((name for name in metrics if f"{head}/{name}" in case.training.get("main", [])), None)
+        names = [*metrics][:SHOWN_METRICS]
+        if main is not None:
+            plain, mark, ending = main.partition("_aligned")
+            beside = [f"{name}{mark}{ending}" for name in SHOWN[plain]] if plain in SHOWN else names
+            names = list(dict.fromkeys([main, *(name for name in beside if name in metrics)]))[:SHOWN_METRICS]
+        shown += [f"{head}/{name}" for name in names]
+    return shown
+
+
+def _costs(results: Results) -> str:
+    rows = []
+    for name, case in results.items():
+        scores = ", ".join(f"{metric} {_score(case, metric)}" for metric in _main_scores(case))
+        for size, cost in case.cost.get("by_size", {}).items():
+            rows.append(
+                [
+                    name,
+                    size,
+                    _millions(case.cost["parameters"]),
+                    f"{cost['multiply_adds'] / 1e9:.3g}",
+                    _millions(cost["activations"]),
+                    scores,
+                ]
+            )
+    return _table(["model", "size", "parameters, M", "multiply-adds, G", "activations, M", "scores"], rows)
+
+
+def _main_scores(case: CaseResult) -> dict[str, float]:
+    """The main metrics; all metrics if it is not known which are main."""
+    main = case.training.get("main")
+    return {name: value for name, value in case.metrics.items() if not main or name in main}
+
+
+def _speed(results: Results) -> str:
+    rows = []
+    for name, case in results.items():
+        for key, timing in case.timings.items():
+            device, mode, batch, _, size = key.split()
+            memory = timing["memory_mb"]
+            rows.append(
+                [
+                    name,
+                    f"{device}, {mode}",
+                    batch,
+                    size,
+                    f"{timing['p50_ms']:.1f}",
+                    f"{timing['p95_ms']:.1f}{' †' if _is_disturbed(timing) else ''}",
+                    f"{timing['images_per_second']:.1f}",
+                    "" if memory is None else f"{memory:.0f}",
+                ]
+            )
+    return _table(["model", "mode", "batch", "size", "p50, ms", "p95, ms", "images/s", "memory, MB"], rows)
+
+
+def _is_disturbed(timing: Mapping[str, Any]) -> bool:
+    return bool(timing["p95_ms"] > DISTURBED * timing["p50_ms"])
+
+
+def _modules(results: Results) -> str:
+    rows = []
+    for name, case in results.items():
+        for size, cost in case.cost.get("by_size", {}).items():
+            for part in cost["modules"]:
+                if part["name"].count(".") < MODULE_LEVELS and part["name"] not in ("heads", "necks"):
+                    work = f"{part['multiply_adds'] / 1e9:.3g}"
+                    rows.append(
+                        [name, size, part["name"], _millions(part["parameters"]), work, _millions(part["activations"])]
+                    )
+    return _table(["model", "size", "module", "parameters, M", "multiply-adds, G", "activations, M"], rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def _score(case: CaseResult, metric: str) -> str:
+    """A score as text, such as "0.126", or "0.126 ± 0.004" over several seeds."""
+    deviation = case.training.get("deviations", {}).get(metric)
+    return f"{case.metrics[metric]:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+
+def plot(results: Results) -> str | None:
+    """Plots score against multiply-adds of an image, one panel per main metric. None without scores."""
+    panels: dict[str, list[tuple[float, float, str]]] = {}
+    for name, case in results.items():
+        works = [cost["multiply_adds"] for cost in case.cost.get("by_size", {}).values()]
+        for metric, value in _main_scores(case).items() if works else ():
+            panels.setdefault(metric, []).append((works[0] / 1e9, value, case.backbone or name))
+    if not panels:
+        return None
+    return scatter_svg([Panel(metric, "multiply-adds, G", points) for metric, points in panels.items()])

@@ -1,0 +1,174 @@
+"""Trainings of a benchmark: a fixed number of images, and one rule for the learning rate."""
+
+import shutil
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+
+from densevit.config import Config
+from densevit.errors import DensevitError
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.optim import learning_rate
+from densevit.training.run.fit import Run, fit
+from densevit_workbench.benchmarking.cases import Case
+from densevit_workbench.benchmarking.results import CaseResult, finite
+from densevit_workbench.benchmarking.timing import device_name
+
+AGAIN = "the same command as before"  # resumes a training of a benchmark
+TRIAL_SHARE = 8  # a trial of a learning rate sees one eighth of the images
+
+
+def train_case(
+    case: Case,
+    result: CaseResult,
+    folder: Path,
+    images: int | None,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    save: Callable[[], None],
+) -> None:
+    """Trains a model with each seed and stores its metrics in `result.training`; finished trainings are not repeated.
+
+    images: the budget; None: the config's. rates: with several learning rates, each is first tried on an eighth
+    of the images, and the one with the lowest mean training loss over the second half of its trial is used. Without
+    rates the config's is used. seeds: one training each; none: the config's seed, which trials always have. save:
+    called after each step.
+    """
+    config = case.config()
+    budget = images or config.trainer.max_images
+    training: dict[str, Any] = result.training
+    if training.get("asked") != [budget, *rates]:
+        training.clear()
+        training["asked"] = [budget, *rates]
+        shutil.rmtree(folder, ignore_errors=True)
+    runs: dict[str, Any] = training.setdefault("runs", {})
+    own = [*seeds] or [config.seed]
+    if any(str(seed) not in runs for seed in own):
+        training["lr"] = _rate(case, training, folder, budget, rates, save)
+    for seed in own:
+        if str(seed) in runs:
+            continue
+        optim = {"lr": training["lr"]} if rates else {}
+        trainer = {"max_images": images} if images else {}
+        facts, start = _Facts(), time.perf_counter()
+        name = "run" if seed == config.seed else f"run-seed-{seed}"
+        run = _trained(case.config(seed, optim=optim, trainer=trainer), folder / name, facts)
+        runs[str(seed)] = {"seconds": time.perf_counter() - start, "metrics": finite(run.metrics)}
+        training |= facts.found
+        save()
+    training |= {"seeds": own, **_summary([runs[str(seed)] for seed in own])}
+    save()
+
+
+def _rate(
+    case: Case,
+    training: dict[str, Any],
+    folder: Path,
+    budget: int | None,
+    rates: Sequence[float],
+    save: Callable[[], None],
+) -> float | None:
+    """The learning rate; see `train_case`. None: the config's. `training` keeps the losses of the trials."""
+    losses: dict[str, float] = training.setdefault("trials", {})
+    for rate in rates if len(rates) > 1 else ():
+        if f"{rate:g}" not in losses:
+            losses[f"{rate:g}"] = _trial_loss(case, folder / f"lr-{rate:g}", budget, rate)
+            save()
+    if losses:
+        return min(rates, key=lambda rate: losses[f"{rate:g}"])
+    return rates[0] if rates else None
+
+
+def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means and sample standard deviations of the metrics, None where a run has none. One run has no deviations."""
+    by_metric = {name: [run["metrics"].get(name) for run in runs] for name in runs[0]["metrics"]}
+    known = {name: values for name, values in by_metric.items() if None not in values}
+    means = dict.fromkeys(by_metric) | {name: statistics.fmean(values) for name, values in known.items()}
+    deviations = {name: statistics.stdev(values) for name, values in known.items()} if len(runs) > 1 else {}
+    return {"seconds": sum(run["seconds"] for run in runs), "metrics": means, "deviations": deviations}
+
+
+def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
+    """The run in this folder, which is resumed if it was interrupted. Raises KeyboardInterrupt if it is stopped."""
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        try:
+            run = fit(resume=folder, callbacks=[facts], resume_with=AGAIN)
+        except DensevitError:  # finished, or its checkpoint is not complete
+            shutil.rmtree(folder)
+            run = fit(config, run_dir=folder, callbacks=[facts], resume_with=AGAIN)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        run = fit(config, run_dir=folder, callbacks=[facts], resume_with=AGAIN)
+    if run.stopped_by:
+        raise KeyboardInterrupt
+    return run
+
+
+def _trial_loss(case: Case, folder: Path, budget: int | None, rate: float) -> float:
+    """The mean training loss over the second half of a short training, which is not evaluated."""
+    config = case.config(optim={"lr": rate}, trainer={"max_images": _trial_images(budget), "loggers": []})
+    shutil.rmtree(folder, ignore_errors=True)
+    trial = _Trial()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is too little to learn")  # as intended
+            run = fit(config, run_dir=folder, callbacks=[trial], resume_with=AGAIN)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if run.stopped_by:
+        raise KeyboardInterrupt
+    half = trial.losses[len(trial.losses) // 2 :]
+    mean = sum(half) / len(half)
+    return mean if mean == mean else float("inf")
+
+
+def _trial_images(budget: int | None) -> int:
+    if budget is None:
+        raise DensevitError("benchmark: several learning rates need a budget of images. Fix: give images.")
+    return max(1, budget // TRIAL_SHARE)
+
+
+class _Facts(lightning.Callback):
+    """Collects the facts about a training that the tables show."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        module = getattr(trainer, "datamodule", None)  # Lightning sets it in `fit`
+        assert isinstance(module, DenseDataModule)
+        assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
+        data, evaluators = module.data, pl_module.evaluators or {}
+        self.found = {
+            "images": pl_module.budget.images,
+            "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),
+            "train_images": len(data.train),
+            "val_images": len(data.val),
+            "device": device_name(trainer.strategy.root_device),
+            "precision": str(trainer.precision),
+            "main": [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()],
+            "lower_is_better": [
+                f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.lower_is_better
+            ],
+        }
+
+
+class _Trial(lightning.Callback):
+    """Collects the losses of a training and switches validation off."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        trainer.limit_val_batches = 0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.losses.append(float(outputs["loss"]))

@@ -1,0 +1,111 @@
+"""Converts YOLO, VOC, labelme or COCO data to COCO's format.
+
+`data=folder data.root=OUT` reads it.
+"""
+
+import argparse
+from pathlib import Path
+
+from densevit.errors import counted
+
+FORMATS = ("yolo", "voc", "labelme", "coco")
+
+EXAMPLES = """examples:
+  densevit data convert yolo ~/yolo_set ~/my_set
+  densevit data convert voc ~/VOCdevkit/VOC2012 ~/my_set --splits train=0.7,val=0.2,test=0.1
+  densevit data convert coco ~/coco ~/vehicles --merge car,truck,bus=vehicle"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("format", choices=FORMATS, metavar="|".join(FORMATS), help="the format of SRC")
+    parser.add_argument("source", metavar="SRC", type=Path, help="the data set's folder, data.yaml or json")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder: SPLIT.json, and images in SPLIT")
+    parser.add_argument(
+        "--splits",
+        metavar="SHARES",
+        type=_shares,
+        help="split all images again, stratified by class, such as train=0.8,val=0.2",
+    )
+    parser.add_argument(
+        "--merge",
+        metavar="A,B=NAME",
+        type=_merge,
+        action="append",
+        default=[],
+        help="merge classes into one; repeatable",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that are missing or cannot be read, and list them",
+    )
+    parser.add_argument(
+        "--outside-paths", action="store_true", help="allow entries that name images outside of SRC's folder"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of --splits (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from densevit_workbench.interchange.paths import check_paths
+
+    check_paths(args.source.expanduser(), args.out.expanduser())  # before slow imports
+    from densevit_workbench.interchange.convert import convert_dataset
+
+    merge = {old: new for one in args.merge for old, new in one.items()}
+    found = convert_dataset(
+        args.format,
+        args.source,
+        args.out,
+        args.splits,
+        merge,
+        args.seed,
+        args.output.track,
+        args.skip_unreadable,
+        args.outside_paths,
+    )
+    counts = {split: len(images) for split, images in found.splits.items()}
+    objects = {split: sum(len(image.objects) for image in images) for split, images in found.splits.items()}
+    empty = {split: sum(not image.objects for image in images) for split, images in found.splits.items()}
+    for split, count in counts.items():
+        images, ones = counted(count, "image"), counted(objects[split], "object")
+        background = f"; {counted(empty[split], 'image')} without objects" if empty[split] else ""
+        args.output.show(f"{split}: {images}, {ones}{background}")
+    args.output.show(f"{counted(len(found.classes), 'class')}: {', '.join(found.classes)}")
+    args.output.show(f"Use it with: data=folder data.root={args.out}")
+    every = [image for images in found.splits.values() for image in images]
+    args.output.result(
+        {
+            "images": counts,
+            "objects": objects,
+            "classes": list(found.classes),
+            "without_label_file": [str(image.path) for image in every if not image.label_file_exists],
+            "left_out": list(found.left_out),
+            "out": str(args.out),
+        }
+    )
+    return 0
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares = {}
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a list of shares by split, such as train=0.8,val=0.2"
+            ) from None
+    if not all(name.isidentifier() for name in shares):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of shares by split, such as train=0.8,val=0.2")
+    return shares
+
+
+def _merge(text: str) -> dict[str, str]:
+    old, equals, new = text.rpartition("=")
+    names = [name.strip() for name in old.split(",")]
+    if not equals or not new.strip() or not all(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of classes with a new name, such as car,truck=vehicle"
+        )
+    return dict.fromkeys(names, new.strip())

@@ -1,0 +1,59 @@
+"""Examines a data set before a training; writes a page.
+
+Files, annotations, classes, duplicates, and the effect of augmentation. The HTML page has all numbers, findings and
+augmented samples. Exit code 1 if there are errors.
+"""
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """examples:
+  densevit doctor ~/my_folder                                    a folder in a layout that data sets recognise
+  densevit doctor data/coco data.root=~/coco                     a data section
+  densevit doctor detr_swin data=coco data.root=~/coco           a config: also its cost
+  densevit doctor ~/my_folder --images all --quiet --json        for scripts"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="DATA_OR_CONFIG",
+        help="a folder, a data section, a config, a shipped name of either, or a run",
+    )
+    parser.add_argument("overrides", metavar="data.key=value", nargs="*", help="overrides; of a config, any key")
+    parser.add_argument(
+        "--images", metavar="N", type=_count, default=500, help="images of each split to open, or all (%(default)s)"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="the page, a new file (default: ./doctor.html, or the next free name)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command. Returns 1 if there are errors."""
+    from densevit.atomic_io import atomic_file, check_free, write_next_free
+    from densevit_workbench.doctor import tables
+    from densevit_workbench.doctor.diagnose import diagnose
+    from densevit_workbench.doctor.page import write_doctor_page
+
+    page = args.out.expanduser() if args.out else None
+    if page is not None:
+        check_free(page)
+    diagnosis = diagnose(args.source, args.overrides, args.images, track=args.output.track)
+    if page is None:
+        page = write_next_free(Path("doctor.html"), lambda partial: write_doctor_page(partial, diagnosis))
+    else:
+        with atomic_file(page) as partial:
+            write_doctor_page(partial, diagnosis)
+    args.output.show(*tables.tables(diagnosis))
+    args.output.show(f"\n{diagnosis.summary}", f"page: {page}")
+    args.output.result(tables.as_json(diagnosis) | {"page": str(page)})
+    return 1 if diagnosis.errors else 0
+
+
+def _count(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, or all")
+    return int(text)

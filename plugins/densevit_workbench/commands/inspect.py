@@ -1,0 +1,52 @@
+"""Shows what a model attends to on an image.
+
+Filters, positions, attention by layer and head, windows, objects.
+"""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+
+from densevit.cli.evaluate import MODEL, add_trust
+
+EXAMPLES = """examples:
+  densevit inspect runs/detr_swin street.jpg
+  densevit inspect runs/setr_vit street.jpg --at 120,80 --out street
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("image", metavar="IMAGE", help="an image file or URL")
+    parser.add_argument(
+        "--at", type=_point, help="X,Y in pixels: the query whose attention is shown (default: the centre)"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="a new folder (default: inspect-IMAGE)")
+    add_trust(parser)
+
+
+def run(args: Namespace) -> int:
+    from densevit.file_lock import locked_folder
+    from densevit.inference.loading import load
+    from densevit.inference.results import check_new_folder
+    from densevit_workbench.inspection.inspector import inspect
+
+    out = args.out or Path(f"inspect-{Path(args.image).stem}")
+    check_new_folder(out)
+    with locked_folder(out):
+        check_new_folder(out)  # another process may have written it meanwhile
+        found = inspect(load(args.model, trust=args.trust), args.image, args.at)
+        files = found.save(out)
+    shown = [path.name for path in files]
+    args.output.show(
+        f"{len(found.layers)} layers of attention; {out}/inspect.html, with {', '.join(shown[:-2])} and {shown[-1]}"
+    )
+    args.output.result({"folder": str(out), "files": shown, **found.as_dict()})
+    return 0
+
+
+def _point(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r}: expected X,Y in pixels, as in 120,80") from None
+    return x, y

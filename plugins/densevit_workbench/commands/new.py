@@ -1,0 +1,41 @@
+"""Writes a template of a plugin distribution.
+
+A backbone or a head that installs, passes its test and trains.
+"""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from densevit.errors import ConfigError
+
+EXAMPLES = """examples:
+  densevit new backbone my_net
+  densevit new head my_head --out ~/projects
+  densevit new head my_head --task segmentation
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=("backbone", "head"), help="kind of plugin")
+    parser.add_argument("name", metavar="NAME", help="name of the plugin, its package and its folder: my_net")
+    parser.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="parent of the new folder NAME (default: here)"
+    )
+    parser.add_argument("--task", choices=("detection", "segmentation"), help="task of a head (default: detection)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from densevit_workbench import scaffold
+
+    if args.task is not None and args.kind != "head":
+        raise ConfigError(f"--task {args.task}: a {args.kind} has no task. Fix: leave out --task.")
+    name = scaffold.check_name(scaffold.KINDS[args.kind].group, args.name)
+    files = scaffold.files(args.kind, name, args.task)
+    folder = args.out.expanduser() / name
+    scaffold.write(folder, files)
+    steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"densevit check {args.kind} {name}"]
+    steps += ["python -m pip install pytest", "python -m pytest", f"densevit train configs/{name}.yaml"]
+    args.output.show(f"{folder}: {', '.join(files)}\n", "Next:", *(f"  {step}" for step in steps))
+    args.output.result({"out": str(folder), "files": list(files), "next": steps})
+    return 0

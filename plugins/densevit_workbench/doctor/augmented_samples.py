@@ -1,0 +1,52 @@
+"""Draws augmented samples with their targets, as the model sees them in training."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from densevit.data.datasets.examination import evenly_spaced
+from densevit.data.image_names import image_name
+from densevit.data.transforms.resizing import TrainingTransform
+from densevit.errors import DensevitError
+from densevit.interfaces import Class, Dataset, Sample
+from densevit.targets.types import TargetTypes
+from densevit.visualization.draw import draw
+from densevit_workbench.doctor.samples import transformed
+
+SAMPLES = 12
+
+
+def augmented_samples(
+    dataset: Dataset, transform: TrainingTransform, indices: Sequence[int], count: int = SAMPLES
+) -> Iterator[tuple[str, Image.Image]]:
+    """Yields `count` drawn images with captions, evenly spaced among these indices, one for each labelled task."""
+    types = TargetTypes.of(dataset)
+    for place in evenly_spaced(len(indices), count).tolist():
+        index = indices[place]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                sample = transformed(transform, dataset[index], index, types)
+            for task, pixels in drawings(sample, dataset.classes, types):
+                caption = image_name(dataset, index, sample["targets"].get("image_id", index))
+                yield f"{caption}{', ' if task else ''}{task}", Image.fromarray(pixels)
+        except DensevitError:  # already a finding
+            continue
+
+
+def drawings(
+    sample: Sample, classes: Mapping[str, Sequence[Class]], types: TargetTypes
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields each task with a visualization of its targets, drawn by their types. Keys without a task have task ""."""
+    targets = sample["targets"]
+    tasks: dict[str, dict[str, Any]] = {}
+    for key, value in targets.items():
+        if key in types and not types[key].truth_only:
+            tasks.setdefault(types[key].task or "", {})[key] = value
+    height, width = targets["size"]
+    image = sample["image"][:, :height, :width]  # without padding
+    for task, values in tasks.items():
+        yield task, draw(image, values, classes.get(task, ()), threshold=0.0, types=types)

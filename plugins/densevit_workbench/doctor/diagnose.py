@@ -1,0 +1,135 @@
+"""Examines a data set and collects all findings."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densevit.data.build import Data, check_classes
+from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.examination import Examination, Finding
+from densevit.data.transforms.resizing import TrainingTransform
+from densevit.errors import ConfigError, DataError, DensevitError
+from densevit.interfaces import Dataset
+from densevit_workbench.doctor import checks
+from densevit_workbench.doctor.augmented_samples import augmented_samples
+from densevit_workbench.doctor.diagnosis import Diagnosis
+from densevit_workbench.doctor.page import write_doctor_page
+from densevit_workbench.doctor.source import Source, find_source
+from densevit_workbench.doctor.split_statistics import split_statistics
+from densevit_workbench.doctor.training_cost import training_cost
+
+IMAGES = 500  # opened in each split by default
+
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+def diagnose(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    images: int | None = IMAGES,
+    page: str | Path | None = None,
+    track: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, title, total: items,
+) -> Diagnosis:
+    """Examines the data of a config, of a data section or in a folder, and collects its problems as findings.
+
+    source: a config or a shipped config's name, a run, a section file such as configs/data/coco.yaml, or a folder in
+    the layout of a data set. overrides: `data.key=value`; any key if the source is a config. images: the number of
+    images of each split that are opened, evenly spaced; None: all. Annotations are examined in full. page: an HTML file
+    to write. track: shows the progress of a loop, from (items, title, total). Raises ConfigError and DataError if there
+    is nothing to examine.
+    """
+    if images is not None and images < 1:
+        raise ConfigError(f"images is {images}; at least 1 is expected, or None for all.")
+    found = find_source(source, overrides)
+    diagnosis = Diagnosis(found.name)
+    if found.recognised:
+        diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(found.recognised,)))
+    data = Data(found.section, found.config.seed if found.config else 0, multiple=32)
+    files: dict[str, list[str]] = {}
+    for split in ("train", found.section.split):
+        _examine_split(data, split, images, diagnosis, files, track)
+    _compare(data, diagnosis, files)
+    if "train" in diagnosis.splits:
+        _augment(data, diagnosis)
+        if found.config is not None:
+            _count_cost(found, data, diagnosis)
+    diagnosis.findings.sort(key=lambda one: (_ORDER[one.severity], one.split != "train", one.split))
+    if page is not None:
+        write_doctor_page(Path(page), diagnosis)
+    return diagnosis
+
+
+def _examine_split(
+    data: Data,
+    split: str,
+    images: int | None,
+    diagnosis: Diagnosis,
+    files: dict[str, list[str]],
+    track: Callable[[Iterable[Any], str, int], Iterable[Any]],
+) -> None:
+    """Builds a split, measures it and adds its findings."""
+    examination = Examination(images)
+    dataset: Dataset | None = None
+    try:
+        dataset = data.build_split(split, Scan(examination=examination))
+        if dataset.provides:
+            dataset.check_labels()
+        if not len(dataset):
+            raise DataError("the data set has no images.")
+    except DataError as error:
+        title = "the split cannot be read" if dataset is None else "the split has no labels"
+        examination.report("error", title, [str(error)])
+    if dataset is not None and len(dataset):
+        files[split] = examination.files
+        if split != "train" and dataset.division:
+            examination.report("note", "the data set has no val split", [dataset.division])
+        transform = _transform(data, examination) if split == "train" else None
+        failed = examination.failed(len(dataset))
+        statistics = split_statistics(split, dataset, images, failed, transform, track)
+        diagnosis.splits[split] = statistics
+        checks.check_split(statistics, examination)
+    diagnosis.findings += [replace(one, split=split) for one in examination.findings]
+
+
+def _transform(data: Data, examination: Examination) -> TrainingTransform | None:
+    """The training transform; None where it cannot be built, which is reported."""
+    try:
+        return data.recipe_transform
+    except DensevitError as error:
+        examination.report("error", "the augmentation cannot be used", [str(error)])
+        return None
+
+
+def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> None:
+    """Adds findings about images in several splits, and about different classes or labels."""
+    examination = Examination(None)
+    checks.check_across_splits(diagnosis.splits, files, examination)
+    if {"train", data.section.split} <= diagnosis.splits.keys():
+        try:
+            check_classes(data.train.classes, data.val.classes, data.section.split)
+        except DataError as error:
+            examination.report("error", "the splits have different classes", [str(error)])
+        train, val = diagnosis.splits["train"], diagnosis.splits[data.section.split]
+        fix = "Label both, or leave the head out."
+        examination.report("warning", "only one split is labelled", checks.differing_classes(train, val), fix)
+    diagnosis.findings += examination.findings
+
+
+def _augment(data: Data, diagnosis: Diagnosis) -> None:
+    """Draws augmented samples of training images that can be read."""
+    summaries = diagnosis.splits["train"].summaries
+    valid = [image.index for image in summaries if not (image.problem or image.wrong or image.failure)]
+    with contextlib.suppress(DensevitError):  # already reported as a finding
+        diagnosis.samples = list(augmented_samples(data.train, data.recipe_transform, valid))
+
+
+def _count_cost(found: Source, data: Data, diagnosis: Diagnosis) -> None:
+    assert found.config is not None
+    examination = Examination(None)
+    sizes = diagnosis.splits["train"].sizes if diagnosis.splits else np.zeros((0, 2))
+    diagnosis.cost = training_cost(found.config, data, sizes, examination)
+    diagnosis.findings += examination.findings

@@ -1,0 +1,45 @@
+"""The result of `densevit doctor`."""
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from PIL import Image
+
+from densevit.data.datasets.examination import Finding, Severity
+from densevit.errors import counted
+from densevit_workbench.doctor.split_statistics import SplitStatistics
+from densevit_workbench.doctor.training_cost import TrainingCost
+
+
+@dataclass(repr=False)
+class Diagnosis:
+    """The result of `densevit doctor`.
+
+    name: the argument that was examined. findings: errors first. splits: the statistics of each split that could be
+    read. samples: augmented training images with their targets, each with a caption. cost: the cost of the config's
+    training; None without a config.
+    """
+
+    name: str
+    findings: list[Finding] = field(default_factory=list)
+    splits: dict[str, SplitStatistics] = field(default_factory=dict)
+    samples: list[tuple[str, Image.Image]] = field(default_factory=list)
+    cost: TrainingCost | None = None
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that would stop a training or make its result wrong."""
+        return [one for one in self.findings if one.severity == "error"]
+
+    @property
+    def summary(self) -> str:
+        """One line: "shapes: 1 error, 2 warnings, 0 notes"."""
+        return f"{self.name}: " + ", ".join(counted(self.count(name), name) for name in get_args(Severity))
+
+    def __repr__(self) -> str:
+        """The summary and the findings, without the numbers of the splits."""
+        return "\n".join([self.summary, *map(str, self.findings)])
+
+    def count(self, severity: str) -> int:
+        """The number of findings of a severity."""
+        return sum(one.severity == severity for one in self.findings)

@@ -1,0 +1,135 @@
+"""Inspects a model on one image: filters, positions and attention of its backbone and heads."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.data.loading.batch_sampler import collate
+from densevit.data.transforms.resizing import build_evaluation_transform
+from densevit.errors import DensevitError, PluginError, one_line
+from densevit.inference.image_inputs import as_sample
+from densevit.inference.loading import load
+from densevit.inference.predictor import Predictor, dense_model
+from densevit.interfaces import AttentionLayer
+from densevit.model import DenseModel
+from densevit_workbench.inspection import measures, pages
+from densevit_workbench.inspection.findings import Findings, ObjectAttention
+from densevit_workbench.inspection.recording import recorded_attention
+
+MOST_OBJECTS = 8
+LEAST_SCORE = 0.3
+
+
+class Inspection(Findings):
+    __doc__ = Findings.__doc__
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes PNG files, `inspect.json` and `inspect.html`, and returns the files."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        numbers = target / "inspect.json"
+        numbers.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        return [*pages.write(self, target), numbers]
+
+
+@torch.no_grad()
+def inspect(
+    model: str | Path | Predictor | DenseModel, image: Any, at: tuple[float, float] | None = None
+) -> Inspection:
+    """Computes filters, positions and attention of a model on one image, by layer and for each detected object.
+
+    model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in
+    pixels of the image, the query whose attention is shown; None: the centre. Backbones and heads provide the data in
+    `Backbone.inspect_attention`, `inspect_filters`, `inspect_positions` and `Head.inspect_objects`.
+    Raises DensevitError for a point outside of the image, DataError for an image that cannot be read.
+    """
+    predictor = load(model) if isinstance(model, str | Path) else model
+    dense = dense_model(predictor)
+    config = predictor.config if isinstance(predictor, Predictor) else None
+    sample = as_sample(image, 0)
+    height, width = sample["targets"]["original_size"]
+    if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
+        raise DensevitError(
+            f"inspect: the point {at[0]:g},{at[1]:g} is outside of the image of {width} x {height} pixels."
+        )
+    if config is not None:
+        sample = build_evaluation_transform(config.data)(sample)
+    batch = collate([sample], dense.multiple)
+    shown = batch["images"][0].permute(1, 2, 0).numpy()
+    inner = sample["image"].shape[1:]  # without padding
+    share = (0.5, 0.5) if at is None else (at[1] / height, at[0] / width)
+    point = (share[0] * inner[0] / shown.shape[0], share[1] * inner[1] / shown.shape[1])
+    found = Inspection(shown, point)
+
+    device = dense.mean.device
+    for key in ("images", "padding_mask"):
+        batch[key] = batch[key].to(device)
+    training = dense.training
+    dense.eval()
+    try:
+        with recorded_attention(dense) as recorded:
+            outputs = dense(batch)
+    finally:
+        dense.train(training)
+    predictions = dense.predictions(outputs, batch["targets"])
+
+    filters, embeddings = dense.backbone.inspect_filters(), dense.backbone.inspect_positions()
+    found.filters = None if filters is None else measures.principal_components(filters.cpu())
+    found.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
+    own = [one._replace(name=one.name.removeprefix("backbone.")) for one in recorded if _inside(one.name, "backbone")]
+    found.layers = _layers(dense, own, found.size)
+    found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}
+    found.rollout = measures.rollout(found.layers) if found.layers else None
+    objects = {}
+    for name, head in dense.heads.items():
+        prefix = f"heads.{name}"
+        own = [one._replace(name=one.name.removeprefix(f"{prefix}.")) for one in recorded if _inside(one.name, prefix)]
+        maps = head.inspect_objects(own, outputs[name], found.size)
+        if maps is not None:
+            scale = (inner[0] / height, inner[1] / width)
+            objects[name] = _objects(maps.cpu(), predictions[name][0], dense.classes[name], scale)
+    found.objects = objects
+    return found
+
+
+def _inside(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def _layers(model: DenseModel, recorded: list[Any], size: tuple[int, int]) -> list[AttentionLayer]:
+    """The attention layers of the backbone. Raises PluginError if its method fails or returns invalid shapes."""
+    backbone = type(model.backbone).__name__
+    try:
+        layers = list(model.backbone.inspect_attention(recorded, size))
+    except Exception as error:
+        raise PluginError(
+            f"backbone {backbone}: inspect_attention: {type(error).__name__}: {one_line(error)}."
+        ) from error
+    for layer in layers:
+        groups, _, queries, keys = layer.weights.shape
+        if layer.query_cells.shape != (groups, queries) or layer.key_cells.shape != (groups, keys):
+            raise PluginError(
+                f"backbone {backbone}: inspect_attention: {layer.name} has weights {tuple(layer.weights.shape)}, "
+                f"query_cells {tuple(layer.query_cells.shape)} and key_cells {tuple(layer.key_cells.shape)}; expected "
+                "(G, heads, Q, K), (G, Q) and (G, K)."
+            )
+    return layers
+
+
+def _objects(
+    maps: Tensor, found: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float]
+) -> list[ObjectAttention]:
+    """The objects with a score of at least LEAST_SCORE, at most MOST_OBJECTS; if there are none, the best object."""
+    scores = found["scores"].tolist()
+    chosen = [i for i in range(len(scores)) if scores[i] >= LEAST_SCORE][:MOST_OBJECTS] or [*range(len(scores))][:1]
+    objects = []
+    for i in chosen:
+        x1, y1, x2, y2 = found["boxes"][i].tolist()
+        box = (x1 * scale[1], y1 * scale[0], x2 * scale[1], y2 * scale[0])
+        label = int(found["labels"][i])
+        objects.append(ObjectAttention(classes[label].name, label, scores[i], box, maps[i]))
+    return objects

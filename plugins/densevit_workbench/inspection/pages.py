@@ -1,0 +1,128 @@
+"""The figures and the HTML page of an inspection."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.interfaces import AttentionLayer
+from densevit.visualization.fonts import drawable_names
+from densevit.visualization.html_page import image_figure, missing, write_page
+from densevit.visualization.scatter import head_distances_svg
+from densevit_workbench.inspection import figures
+from densevit_workbench.inspection.findings import Findings
+from densevit_workbench.inspection.measures import query_maps
+
+MOST_SIMILARITIES = 8  # rows and columns of tiles in the figure of positions
+SIDE = 220  # of a tile, in pixels
+
+
+def write(findings: Findings, folder: Path) -> list[Path]:
+    """Writes the PNG files and `inspect.html`, and returns them."""
+    files: list[Path] = []
+
+    def figure(name: str, tiles: Sequence[figures.Tile], columns: int, side: int, caption: str) -> str:
+        files.append(folder / f"{name}.png")
+        figures.sheet(tiles, columns, side).save(files[-1])
+        return image_figure(files[-1], caption)
+
+    sections = [("Image", figure("image", [("", figures.with_point(findings.image, findings.point))], 1, 420, IMAGE))]
+    if findings.filters is not None:
+        tiles = [("", np.round(255 * one.numpy()).astype(np.uint8)) for one in findings.filters]
+        sections.append(("Patch embedding", figure("filters", tiles, 7, 56, FILTERS)))
+    if findings.similarity is not None:
+        tiles, columns = _similarities(findings.similarity)
+        sections.append(("Position embeddings", figure("positions", tiles, columns, 64, POSITIONS)))
+    if not findings.layers:
+        sections.append(("Attention", missing("The backbone shows no attention on the cells of its maps.")))
+    else:
+        svg = head_distances_svg("Mean attention distance, pixels", [d.tolist() for d in findings.distances.values()])
+        sections.append(("Mean attention distance", f'<div class="curves">{svg}</div>{caption(DISTANCE)}'))
+        if findings.rollout is not None:
+            sections.append(
+                ("Attention rollout", figure("rollout", _rollout(findings, findings.rollout), 2, 300, ROLLOUT))
+            )
+        else:
+            sections.append(("Attention rollout", missing("Not defined: the layers have maps of different sizes.")))
+        tiles = [_query_tile(findings, layer) for layer in findings.layers]
+        sections.append(("Attention of the query, by layer", figure("query", tiles, 6, SIDE, QUERY)))
+        last = query_maps(findings.layers[-1], findings.point)
+        tiles = [(f"head {i}", _over_image(findings, head)) for i, head in enumerate(last, 1)]
+        sections.append(("Attention of the query, heads of the last layer", figure("heads", tiles, 6, SIDE, HEADS)))
+        tiles = [_windows_tile(findings, layer) for layer in findings.layers if layer.window is not None]
+        if tiles:
+            sections.append(("Windows", figure("windows", tiles, 4, 300, WINDOWS)))
+    for head, objects in findings.objects.items():
+        names = drawable_names({one.label: one.name for one in objects})
+        tiles = [
+            (
+                f"{names[one.label]} {one.score:.2f}",
+                figures.with_box(figures.heat(findings.image, one.map.numpy()), one.box),
+            )
+            for one in objects
+        ]
+        if tiles:
+            sections.append((f"Detected objects: {head}", figure(f"objects-{head}", tiles, 4, 300, OBJECTS)))
+    files.append(folder / "inspect.html")
+    height, width = findings.size
+    about = f"{width} x {height} pixels; {len(findings.layers)} layers of attention"
+    write_page(files[-1], "Inspection", about, sections, STYLE)
+    return files
+
+
+STYLE = "img { width: auto; max-width: 100%; } .curves { max-width: 640px; grid-template-columns: 1fr; }"
+IMAGE = "As the model sees it, resized and padded. The cross is the query of the maps below."
+FILTERS = "First principal components of the filters, in RGB (Dosovitskiy et al. 2021, figure 7)."
+POSITIONS = "Cosine similarity of a cell's embedding with the embeddings of all cells. Some cells, one tile each."
+DISTANCE = (
+    "Distance between a cell and the others, weighted by attention, mean over all cells (Dosovitskiy et al. 2021, "
+    "section 4.5). One point per head, one column per layer."
+)
+ROLLOUT = "Attention through all layers, with residuals (Abnar and Zuidema 2020)."
+QUERY = "Mean over heads, each map on its own scale."
+HEADS = "Each map on its own scale."
+WINDOWS = "Borders of the windows, over the attention of the query in its window."
+OBJECTS = "Cross-attention of the last decoder layer, mean over heads, with the predicted box."
+
+
+def caption(text: str) -> str:
+    """A caption below content that is not an image."""
+    return f"<figcaption>{text}</figcaption>"
+
+
+def _similarities(similarity: Tensor) -> tuple[list[figures.Tile], int]:
+    """A tile for each of at most MOST_SIMILARITIES rows and columns of cells, evenly spread."""
+    height, width = similarity.shape[:2]
+    rows, columns = (
+        [round(i * (side - 1) / max(1, min(side, MOST_SIMILARITIES) - 1)) for i in range(min(side, MOST_SIMILARITIES))]
+        for side in (height, width)
+    )
+    return [("", figures.colored(similarity[y, x].numpy())) for y in rows for x in columns], len(columns)
+
+
+def _over_image(findings: Findings, values: Tensor) -> np.ndarray:
+    return figures.with_point(figures.heat(findings.image, values.float().numpy()), findings.point)
+
+
+def _rollout(findings: Findings, rollout: Tensor) -> list[figures.Tile]:
+    grid = findings.layers[0].query_grid
+    tokens = len(rollout) - grid[0] * grid[1]
+    row, column = (min(int(at * side), side - 1) for at, side in zip(findings.point, grid, strict=True))
+    first = ("class token", rollout[0, tokens:]) if tokens else ("mean over all cells", rollout.mean(0))
+    of_query = ("query", rollout[tokens + row * grid[1] + column, tokens:])
+    return [(name, _over_image(findings, values.unflatten(0, grid))) for name, values in (first, of_query)]
+
+
+def _query_tile(findings: Findings, layer: AttentionLayer) -> figures.Tile:
+    return layer.name, _over_image(findings, query_maps(layer, findings.point).mean(0))
+
+
+def _windows_tile(findings: Findings, layer: AttentionLayer) -> figures.Tile:
+    height, width = layer.query_grid
+    groups = torch.zeros(height * width, dtype=torch.int64)
+    inside = layer.query_cells >= 0
+    groups[layer.query_cells[inside]] = inside.nonzero()[:, 0]
+    over = _over_image(findings, query_maps(layer, findings.point).mean(0))
+    return layer.name, figures.with_windows(over, groups.view(height, width).numpy())

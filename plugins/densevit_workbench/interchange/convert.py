@@ -1,0 +1,136 @@
+"""Writes a data set of another format in COCO's, in the layout that the data set `coco` reads."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densevit.errors import ConfigError, DataError, did_you_mean
+from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, AnnotatedObject
+from densevit_workbench.interchange.coco import read_coco
+from densevit_workbench.interchange.faults import Faults
+from densevit_workbench.interchange.labelme import read_labelme
+from densevit_workbench.interchange.paths import check_paths, reserve
+from densevit_workbench.interchange.splitting import merge_classes, split_again
+from densevit_workbench.interchange.voc import read_voc
+from densevit_workbench.interchange.yolo import read_yolo
+
+READERS: dict[str, Callable[[Path, Faults], Annotated]] = {
+    "yolo": read_yolo,
+    "voc": read_voc,
+    "labelme": read_labelme,
+    "coco": read_coco,
+}
+DEFAULT_SPLITS = {"train": 0.8, "val": 0.2}  # where the source has no val
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+def convert_dataset(
+    format: str,
+    source: str | Path,
+    out: str | Path,
+    splits: Mapping[str, float] | None = None,
+    merge: Mapping[str, str] | None = None,
+    seed: int = 0,
+    track: Track = lambda items, title, total: items,
+    skip_unreadable: bool = False,
+    outside_paths: bool = False,
+) -> Annotated:
+    """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
+
+    format: "yolo", "voc", "labelme" or "coco". out: a new folder, which appears when it is complete. Images are hard
+    links to the source's files, or copies on another file system. splits: shares by which all images are divided again,
+    {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares where it has no two. merge: from old to
+    new class names. seed: of the division. skip_unreadable: leaves out images that are missing or cannot be read, with
+    a warning that names them. outside_paths: whether entries may name images outside of the source. Raises DataError
+    with all wrong files, ConfigError for wrong arguments.
+    """
+    if format not in READERS:
+        raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
+    source, out = Path(source).expanduser(), Path(out).expanduser()
+    partial = check_paths(source, out)
+    faults = Faults(skip_unreadable, outside_paths)
+    given = READERS[format](source, faults)
+    faults.warn_of_left_out(source)
+    if merge:
+        given = merge_classes(given, merge)
+    splits = splits or (None if {"train", "val"} <= given.splits.keys() else DEFAULT_SPLITS)
+    if splits:
+        given = split_again(given, splits, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    reserve(partial)
+    try:
+        for split, images in given.splits.items():
+            _write_split(given, split, images, partial, source, track)
+        if out.exists():
+            raise ConfigError(f"{out} exists: another process has made it meanwhile. Fix: name another folder.")
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return replace(given, left_out=tuple(faults.left_out))
+
+
+def _write_split(
+    given: Annotated, split: str, images: list[AnnotatedImage], folder: Path, source: Path, track: Track
+) -> None:
+    ids = given.ids or tuple(range(1, len(given.classes) + 1))
+    category_id = dict(zip(given.classes, ids, strict=True))
+    listed: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    names = _file_names(images, source)
+    for number, (image, name) in enumerate(track(zip(images, names, strict=True), f"Writing {split}", len(images)), 1):
+        _place(image, folder / split / name)
+        listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        for one in image.objects:
+            record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[one.category]}
+            annotations.append(record | _record(one))
+    (folder / split).mkdir(exist_ok=True)
+    points = {"keypoints": list(given.keypoints), "skeleton": []} if given.keypoints else {}
+    categories = [{"id": category_id[name], "name": name, **points} for name in given.classes]
+    document = {"images": listed, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+
+
+def _record(one: AnnotatedObject) -> dict[str, Any]:
+    area = one.bbox[2] * one.bbox[3] if one.area is None else one.area
+    # float32's precision is 1e-4 of a pixel at most: six decimals remove the noise of products
+    values = {"bbox": np.round(one.bbox, 6).tolist(), "area": round(area, 6), "iscrowd": int(one.iscrowd)}
+    segmentation = {} if one.segmentation is None else {"segmentation": one.segmentation}
+    return {**one.more, **values, **segmentation}
+
+
+def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
+    """The names of the images' files; where two have one name, with their folders below the source."""
+    count = Counter(image.path.name for image in images)
+    names = []
+    for image in images:
+        name = image.path.name
+        if count[name] > 1:
+            with suppress(ValueError):  # a path of a list file, outside of the source
+                name = Path(os.path.normpath(image.path)).relative_to(os.path.normpath(source)).as_posix()
+        names.append(name.encode(errors="backslashreplace").decode())  # json is UTF-8, file names may be none
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{source}: two images are called {twice}. Rename one of them.")
+    return names
+
+
+def _place(image: AnnotatedImage, path: Path) -> None:
+    """Links or copies an image's file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if image.content is not None:
+        path.write_bytes(image.content)
+        return
+    try:
+        os.link(image.path.resolve(), path)
+    except OSError:  # another file system, or too many links
+        shutil.copyfile(image.path, path)

@@ -1,0 +1,105 @@
+"""Splits images by ratio with iterative stratification, in which duplicates stay together, and merges classes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from densevit.data.datasets.division import similar_images
+from densevit.errors import ConfigError, did_you_mean
+from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage
+
+
+def split_again(given: Annotated, shares: Mapping[str, float], seed: int = 0) -> Annotated:
+    """All images divided by these shares of each split, so that each class is divided by them as nearly as possible.
+
+    Identical and nearly identical images stay in one split, but for a chain of them that is too long for that. Raises
+    ConfigError for shares that are not above 0, and for fewer images than splits.
+    """
+    if not shares or any(not 0 < share < float("inf") for share in shares.values()):
+        raise ConfigError(f"splits: {dict(shares)} are no shares; numbers above 0 are expected, as train=0.8,val=0.2.")
+    images = [image for split in given.splits.values() for image in split]
+    if len(images) < len(shares):
+        raise ConfigError(f"splits: {len(images)} images cannot be divided into {len(shares)} splits.")
+    index = {name: i for i, name in enumerate(given.classes)}
+    counts = np.zeros((len(images), len(index)))
+    for row, image in enumerate(images):
+        for one in image.objects:
+            counts[row, index[one.category]] += 1
+    chosen = stratified(
+        counts > 0, list(shares.values()), seed, _groups(images, min(shares.values()) / sum(shares.values()))
+    )
+    splits = {
+        split: [image for image, place in zip(images, chosen.tolist(), strict=True) if place == number]
+        for number, split in enumerate(shares)
+    }
+    return replace(given, splits=splits)
+
+
+def _groups(images: Sequence[AnnotatedImage], least_share: float) -> np.ndarray:
+    """(N,) the group of each image that stays together.
+
+    Where nearly identical images are a chain of more images than the smallest split has, only identical ones do.
+    """
+    scan = similar_images([str(image.path) for image in images])
+    similar = scan["similar"]
+    return similar if np.bincount(similar).max() <= max(1, least_share * len(images)) else scan["identical"]
+
+
+def stratified(
+    labels: np.ndarray, shares: Sequence[float], seed: int = 0, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """(N,) the part of each row, by iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, algorithm 1).
+
+    labels: (N, K) bool, the classes of each row. shares: of the parts, up to a factor. groups: (N,) numbers of groups
+    of rows that stay in one part; the first row of each, in a random order, chooses for all. The rows of the rarest
+    class left are assigned first, each to the part that still needs most of this class, of several to the one that
+    needs most rows. Rows without a class come last.
+    """
+    rng = np.random.default_rng(seed)
+    ratio = np.array(shares, np.float64) / sum(shares)
+    rows_wanted = len(labels) * ratio  # (P,)
+    wanted = labels.sum(axis=0)[None] * ratio[:, None]  # (P, K)
+    part = np.full(len(labels), -1)
+    order = rng.permutation(len(labels))
+    left = labels.sum(axis=0).astype(np.int64)
+
+    def assign(row: int, need: np.ndarray) -> None:
+        together = [row] if groups is None else np.flatnonzero(groups == groups[row]).tolist()
+        best = np.flatnonzero(need >= need.max() - 1e-9)
+        best = best[rows_wanted[best] >= rows_wanted[best].max() - 1e-9]
+        chosen = int(best[0] if len(best) == 1 else rng.choice(best))
+        part[together] = chosen
+        rows_wanted[chosen] -= len(together)
+        wanted[chosen] -= labels[together].sum(axis=0)
+        left[:] -= labels[together].sum(axis=0)
+
+    while left.any():
+        rarest = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin())
+        for row in order[labels[order, rarest] & (part[order] < 0)].tolist():
+            if part[row] < 0:  # not assigned with its group
+                assign(row, wanted[:, rarest])
+    for row in order[part[order] < 0].tolist():
+        if part[row] < 0:
+            assign(row, rows_wanted)
+    return part
+
+
+def merge_classes(given: Annotated, merged: Mapping[str, str]) -> Annotated:
+    """Renames classes; classes that get one name become one, with the id and the place of the first.
+
+    merged: from old to new names. Raises ConfigError for an unknown class.
+    """
+    for name in merged:
+        if name not in given.classes:
+            raise ConfigError(f"merge: there is no class {name!r}.{did_you_mean(name, given.classes)}")
+    names = [merged.get(name, name) for name in given.classes]
+    firsts = [i for i, name in enumerate(names) if name not in names[:i]]
+    ids = None if given.ids is None else tuple(given.ids[i] for i in firsts)
+
+    def renamed(image: AnnotatedImage) -> AnnotatedImage:
+        objects = (replace(one, category=merged.get(one.category, one.category)) for one in image.objects)
+        return replace(image, objects=tuple(objects))
+
+    splits = {split: [renamed(image) for image in images] for split, images in given.splits.items()}
+    return replace(given, classes=tuple(names[i] for i in firsts), splits=splits, ids=ids)

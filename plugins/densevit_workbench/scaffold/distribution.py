@@ -1,0 +1,146 @@
+"""The files of a new plugin distribution."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import densevit
+from densevit.errors import PluginError
+from densevit_workbench.scaffold import backbone, head, segmentation_head
+from densevit_workbench.scaffold.names import class_name
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of plugin: the group of its entry point, and the templates of its module and config."""
+
+    group: str
+    module: str
+    config: str
+
+
+KINDS = {
+    "backbone": Kind("backbones", backbone.MODULE, backbone.CONFIG),
+    "head": Kind("heads", head.MODULE, head.CONFIG),
+}
+HEADS = {  # by task
+    "detection": KINDS["head"],
+    "segmentation": Kind("heads", segmentation_head.MODULE, segmentation_head.CONFIG),
+}
+
+_PYPROJECT = """\
+# The distribution is described in setup.cfg.
+
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+
+[tool.ruff]
+line-length = 120
+"""
+
+# With `package_dir`, an editable install adds the folder to sys.path. Without it, setuptools installs an import hook
+# that runs after the path search, and from the parent folder Python would import this folder as the package.
+_SETUP = """\
+[metadata]
+name = $name
+version = 0.1
+
+[options]
+python_requires = >=3.10
+packages = find:
+package_dir =
+    = .
+install_requires = densevit$versions
+
+[options.packages.find]
+include = $name, $name.*
+
+[options.entry_points]
+densevit.$group =
+    $name = $name:$cls
+"""
+
+_README = """\
+# $name
+
+A $noun for densevit.
+
+```
+pip install -e .                       # once, and again after a change in setup.cfg
+densevit check $noun $name
+python -m pip install pytest
+python -m pytest
+densevit train configs/$name.yaml
+```
+"""
+
+_TEST = '''\
+"""Checks of the $noun interface, as in `densevit check $noun $name`."""
+
+from densevit.testing import check_$noun
+
+from $name import $cls
+
+
+def test_interface() -> None:
+    check_$noun($cls)
+'''
+
+
+def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
+    """The files of a new distribution, by path in its folder.
+
+    noun: "backbone" or "head". name: as returned by `check_name`. task: a head's task, a key of `HEADS`; by default
+    detection. Raises PluginError if the template already uses the name of its class.
+    """
+    kind = KINDS[noun] if task is None else HEADS[task]
+    words = {"name": name, "cls": class_name(name), "noun": noun, "group": kind.group, "versions": _versions()}
+    if words["cls"] in _taken(kind.module):
+        raise PluginError(
+            f"{name!r} would name its class {words['cls']!r}, which its module already uses. Choose another name."
+        )
+    templates = {
+        "pyproject.toml": _PYPROJECT,
+        "setup.cfg": _SETUP,
+        "README.md": _README,
+        f"{name}/__init__.py": kind.module,
+        f"tests/test_{name}.py": _TEST,
+        f"configs/{name}.yaml": kind.config,
+    }
+    return {path: Template(text).substitute(words) for path, text in templates.items()}
+
+
+def _versions() -> str:
+    """The compatible versions of densevit: ">=0.1,<0.2", from 1.0 on ">=1.2,<2"."""
+    major, minor = map(int, densevit.__version__.split(".")[:2])
+    return f">={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
+
+
+def write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes files into a new or empty folder. Raises PluginError for any other folder, and leaves it unchanged."""
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise PluginError(f"{folder} exists and is not an empty folder. Choose another --out, or remove it.")
+        for path, text in texts.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PluginError(f"{folder} cannot be written: {error.strerror}.") from error
+
+
+def _taken(module: str) -> set[str]:
+    """The names of a template's imports, functions and other classes."""
+    names: set[str] = set()
+    for node in ast.parse(Template(module).substitute(name="own", cls="Own")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return names - {"Own"}

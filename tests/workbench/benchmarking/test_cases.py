@@ -1,0 +1,96 @@
+import json
+
+import pytest
+import yaml
+
+from densevit.config import yaml_io
+from densevit.errors import ConfigError
+from densevit_workbench.benchmarking.cases import (
+    PROTOCOL,
+    cases_of_configs,
+    cases_of_protocol,
+    main_metrics,
+    setting_of,
+)
+
+FAMILIES = ["swin", "vit", "mvit", "resnet", "timm"]
+HEADS = ["detr", "setr", "dpt"]
+
+
+def test_the_protocol_gives_all_backbones_the_same_training_and_heads():
+    cases = cases_of_protocol(PROTOCOL, FAMILIES, HEADS, ["data.train_length=8", "heads.setr.width=64"])
+    assert [case.name for case in cases[:4]] == ["swin-detr", "swin-setr", "swin-dpt", "vit-detr"]
+    assert len({case.fingerprint for case in cases}) == 15
+    for case in cases:
+        config = case.config()  # the plugins accept their options
+        assert list(config.heads) == [case.head]
+        assert config.backbone.name == case.backbone
+        others = [other.config() for other in cases if other.head == case.head]
+        for section in ("data", "optim", "trainer", "heads", "seed"):
+            assert all(getattr(other, section) == getattr(config, section) for other in others)
+    assert cases[1].config().heads["setr"].options["width"] == 64
+
+
+def test_backbones_are_shipped_names_files_and_plugins(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{name: swin, variant: tiny}")
+    given = ["resnet", str(tmp_path / "mine.yaml"), "densevit_backbones.vit:ViT"]
+    cases = cases_of_protocol(PROTOCOL, given, ["one_stage"], [])
+    assert [case.name for case in cases] == ["resnet-one_stage", "mine-one_stage", "ViT-one_stage"]
+    assert [case.config().backbone.options for case in cases] == [{"depth": 18}, {"variant": "tiny"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("backbones", "heads", "overrides", "message"),
+    [
+        (["swan"], ["detr"], [], "there is no backbone 'swan'. Did you mean 'swin'"),
+        (["swin"], ["detre"], [], "there is no head 'detre'. Did you mean 'detr'"),
+        (["swin"], ["detr"], ["backbone.variant=tiny"], "options of a backbone must be in a separate file"),
+        (["swin", "swin"], ["detr"], [], "swin-detr is given twice"),
+    ],
+)
+def test_wrong_names_are_errors(backbones, heads, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        cases_of_protocol(PROTOCOL, backbones, heads, overrides)
+
+
+def test_a_run_folder_brings_its_scores(tmp_path):
+    run = tmp_path / "mine"
+    run.mkdir()
+    config = yaml_io.read_file(yaml_io.find_file("setr_resnet").parent / "setr_swin.yaml")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "metrics.json").write_text(json.dumps({"segmentation/mIoU": 0.5}))
+    mine, shipped = cases_of_configs([str(run), "dpt_swin"], [])
+    assert (mine.name, mine.metrics, shipped.name, shipped.metrics) == (
+        "mine", {"segmentation/mIoU": 0.5}, "dpt_swin", None,
+    )  # fmt: skip
+    found = {"depth/SqRel": 1.0, "depth/AbsRel_aligned_depth": 0.5}
+    assert main_metrics(shipped.config(), found) == ["depth/AbsRel_aligned_depth"]
+    assert main_metrics(mine.config(), mine.metrics) == ["segmentation/mIoU"]
+
+
+@pytest.mark.parametrize(
+    ("section", "found"),
+    [
+        ("{name: swin}", "random"),
+        ("{name: swin, weights: mine/swin.pth}", "mine/swin.pth"),
+        ("{name: timm, model: resnet18.a1_in1k, pretrained: true}", "resnet18.a1_in1k, pretrained"),
+        ("{name: timm, model: resnet18, pretrained: false}", "random"),
+    ],
+)
+def test_initial_weights_of_a_backbone(section, found, tmp_path):
+    (tmp_path / "mine.yaml").write_text(section)
+    [case] = cases_of_protocol(PROTOCOL, [str(tmp_path / "mine.yaml")], ["setr"], [])
+    assert setting_of(case.config()) == {
+        "data": "scenes",
+        "evaluated_data": {"name": "scenes", "split": "val", "image_size": "[128, 128]"},
+        "image_size": [128, 128],
+        "batch_size": 8,
+        "initial_weights": found,
+    }
+
+
+def test_a_replaced_rate_and_budget_are_the_only_ones():
+    [case] = cases_of_configs(["dpt_swin"], ["trainer.max_epochs=3", "optim.lr_per_256=1e-3"])
+    config = case.config(optim={"lr": 0.5}, trainer={"max_images": 24})
+    assert (config.optim.lr, config.optim.lr_per_256) == (0.5, None)
+    assert (config.trainer.max_images, config.trainer.max_epochs) == (24, None)

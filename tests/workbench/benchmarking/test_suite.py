@@ -1,0 +1,189 @@
+"""A benchmark from end to end, on tiny models: a third party's backbone, one that fails, and what is not repeated."""
+
+import json
+import os
+import signal
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import densevit
+from densevit.cli import main
+from densevit.training.loop.dense_module import DenseModule
+from densevit_workbench.benchmarking import suite, trainings
+
+GIVEN = ["data.image_size=32", "data.train_length=8", "data.val_length=2", "data.batch_size=4"]
+
+
+class Tiny(densevit.Backbone):
+    """A third party's backbone."""
+
+    channels, strides = (16, 32), (8, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 8, 8), nn.Conv2d(16, 32, 2, 2)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.first(images)
+        return [x, self.second(x)]
+
+
+class Failing(Tiny):
+    """One that cannot compute."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        raise RuntimeError("out of order")
+
+
+def run(tmp_path, **options):
+    backbones = [f"{__name__}:{name}" for name in ("Failing", "Tiny")]
+    options = {"batch_sizes": [2], "rounds": 5, "device": "cpu", **options}
+    return densevit.benchmark(overrides=GIVEN, backbones=backbones, heads=["setr", "dpt"], out=tmp_path, **options)
+
+
+def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
+    found = run(tmp_path, train=True, images=8, rates=[1e-3])
+    assert list(found.errors) == [
+        f"Failing-{head}: {step}" for head in ("setr", "dpt") for step in ("cost", "training")
+    ]
+    assert "out of order" in found.errors["Failing-setr: cost"]
+    tiny = found.results["Tiny-setr"]
+    [backbone] = [part for part in tiny.cost["by_size"]["32x32"]["modules"] if part["name"] == "backbone"]
+    assert backbone["multiply_adds"] == 16 * 192 * 16 + 4 * 64 * 32
+    assert backbone["parameters"] == 193 * 16 + 65 * 32
+    [timing] = tiny.timings.values()
+    assert timing["runs"] == 5 and 0 < timing["p50_ms"] <= timing["p95_ms"]
+    assert timing["images_per_second"] == pytest.approx(2000 / timing["p50_ms"])
+    assert (tiny.training["lr"], tiny.training["main"]) == (1e-3, ["setr/mIoU"])
+    assert 0 <= tiny.metrics["setr/mIoU"] <= 1
+    assert found.results["Tiny-dpt"].metrics["dpt/AbsRel"] > 0
+
+    page = (tmp_path / "benchmark.md").read_text()
+    depth = found.results["Tiny-dpt"].metrics
+    scores = [tiny.metrics["setr/mIoU"], *(depth[f"dpt/{name}"] for name in ("AbsRel", "delta1", "RMSE"))]
+    assert "| backbone | initial weights | setr mIoU ↑ | dpt AbsRel ↓ | dpt delta1 ↑ | dpt RMSE ↓ |" in page
+    assert f"| Tiny | random | {' | '.join(f'{score:.3f}' for score in scores)} |" in page
+    for line in (
+        f"software: densevit {densevit.__version__}, torch {torch.__version__}",
+        "data: scenes, 32x32, 8 training and 2 validation images",
+        "budget: 8 images seen, 4 per batch",
+        "seed: 0",
+        "learning rate: setr 0.001; dpt 0.001",
+    ):
+        assert f"- {line}\n" in page
+    assert "- Failing-dpt, cost: RuntimeError: out of order" in page
+    assert json.loads((tmp_path / "benchmark.json").read_text())["cases"]["Tiny-setr"]["timings"] == tiny.timings
+    texts = [node.text for node in ET.parse(tmp_path / "benchmark.svg").iter("{http://www.w3.org/2000/svg}text")]
+    assert {"setr/mIoU", "dpt/AbsRel", "Tiny"} <= {*texts}
+
+    tried: list[str] = []
+    monkeypatch.setattr(suite._Models, "build", lambda self, case: tried.append(case.name))
+    monkeypatch.setattr(
+        trainings, "fit", lambda config, run_dir, callbacks, resume_with: tried.append(run_dir.parent.name)
+    )
+    again = run(tmp_path, train=True, images=8, rates=[1e-3])
+    assert again.results["Tiny-setr"] == tiny
+    assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again
+
+
+def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch, capfd, recwarn):
+    step, stopped = DenseModule.training_step, False
+
+    def stopping(self, *args):
+        nonlocal stopped
+        if self.trainer.global_step == 1 and not stopped:
+            stopped = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    monkeypatch.setattr(DenseModule, "training_step", stopping)
+    given = ["--backbones", f"{__name__}:Tiny", "--heads", "setr,dpt", "--train", "--images", "12", "--rates", "1e-3"]
+    arguments = ["benchmark", *given, *GIVEN, "--batches", "1", "--rounds", "5", "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 130
+    printed = "".join(capfd.readouterr())
+    assert "Stopped. Resume with: the same command as before\n" in printed and "train --resume" not in printed
+    recwarn.clear()
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "".join(capfd.readouterr()).count(" step 3 ") == 2
+    assert (
+        len([one for one in recwarn if "is too little to learn" in str(one.message)]) == 1
+    )  # the same for both models
+
+
+def test_two_benchmarks_at_once_do_not_share_a_folder(tmp_path, monkeypatch):
+    cost, refused = suite._cost, []
+
+    def meanwhile(*arguments):
+        with pytest.raises(densevit.ConfigError, match="another process is writing to it"):
+            densevit.benchmark(["dpt_swin"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
+        refused.append(True)
+        cost(*arguments)
+
+    monkeypatch.setattr(suite, "_cost", meanwhile)
+    densevit.benchmark(["setr_vit"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
+    assert refused and list(json.loads((tmp_path / "benchmark.json").read_text())["cases"]) == ["setr_vit"]
+
+
+def test_a_changed_config_is_measured_again(tmp_path):
+    first = densevit.benchmark(["dpt_swin"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
+    second = densevit.benchmark(
+        ["dpt_swin"], ["heads.depth.width=16"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path
+    )
+    first_cost, second_cost = (found.results["dpt_swin"].cost["parameters"] for found in (first, second))
+    assert first_cost > second_cost
+
+
+def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
+    found = densevit.benchmark(
+        ["deformable_swin"],
+        ["data=configs/data/coco.yaml", "data.root=/nowhere"],
+        sizes=[(32, 64)],
+        batch_sizes=[1],
+        modes=["bf16"],
+        rounds=5,
+        device="cpu",
+        out=tmp_path,
+    )
+    assert found.errors == {}
+    case = found.results["deformable_swin"]
+    assert case.cost["assumed_classes"] == 80
+    assert list(case.timings) == ["cpu bf16 1 x 32x64"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give configs, or backbones and heads"),
+        (["--backbones", "swin"], "give backbones and heads together"),
+        (["no_such"], "there is no config file 'no_such'"),
+        (["detr_swin", "--modes", "fp8"], "there is no mode 'fp8'"),
+        (["detr_swin", "--sizes", "12y"], "expected a side, or HEIGHTxWIDTH"),
+        (["detr_swin", "--batches", "0"], "expected a positive number"),
+        (["detr_swin", "--rounds", "0"], "at least 1"),
+        (["detr_swin", "--device", "tpu9"], "device tpu9"),
+        (["detr_swin", "--seeds", "0,1"], "seeds are for trainings"),
+        (["detr_swin", "--train", "--seeds", "1,1"], "a seed is given twice: 1, 1"),
+        (["detr_swin", "--train", "--seeds", "0,-1"], "expected whole numbers of 0 or more"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments, message, capsys, tmp_path):
+    assert main(["benchmark", *arguments, "--out", str(tmp_path / "new")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_prints_json_alone(capsys, tmp_path):
+    arguments = ["dpt_resnet", "data.image_size=32", "--batches", "1", "--rounds", "5", "--device", "cpu"]
+    assert main(["benchmark", *arguments, "--out", str(tmp_path), "--json", "--quiet"]) == 0
+    command = f"densevit benchmark dpt_resnet data.image_size=32 --batches 1 --rounds 5 --device cpu --out {tmp_path}"
+    assert f"- command: `{command} --json --quiet`\n" in (tmp_path / "benchmark.md").read_text()
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["cases"]["dpt_resnet"]["cost"]["parameters"] > 1e7
+
+
+def test_a_file_that_is_no_benchmark_is_an_error(capsys, tmp_path):
+    (tmp_path / "benchmark.json").write_text("[]")
+    assert main(["benchmark", "dpt_resnet", "--out", str(tmp_path)]) == 2
+    assert "expected the results of a benchmark" in capsys.readouterr().err

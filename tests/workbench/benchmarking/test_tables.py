@@ -1,0 +1,101 @@
+"""The tables of a benchmark, from results made by hand."""
+
+import pytest
+
+from densevit_workbench.benchmarking.results import CaseResult
+from densevit_workbench.benchmarking.tables import DISTURBANCE, markdown
+
+FACTS = {"command": "", "densevit": "1.0", "torch": "2.9", "device": "cpu (x86_64)", "threads": 2}
+TRAINING = {
+    "runs": {"0": {}},
+    "seeds": [0],
+    "images": 6000,
+    "lr": 1e-3,
+    "train_images": 16000,
+    "val_images": 500,
+    "device": "cpu (x86_64)",
+    "precision": "32",
+}
+DEPTH = {
+    "dpt/AbsRel": 0.1, "dpt/SqRel": 0.2, "dpt/RMSE": 0.3, "dpt/RMSElog": 0.4, "dpt/delta1": 0.5, "dpt/delta2": 0.6,
+}  # fmt: skip
+
+
+def case(backbone: str, head: str, metrics: dict[str, float], **training: object) -> CaseResult:
+    setting = {"data": "scenes", "image_size": [128, 128], "batch_size": 8, "initial_weights": "random"}
+    setting["evaluated_data"] = {"name": "scenes", "split": "val"}
+    return CaseResult("", backbone, head, setting, training={**TRAINING, "metrics": metrics, **training})
+
+
+def lines(results: dict[str, CaseResult]) -> list[str]:
+    return markdown(results, FACTS).splitlines()
+
+
+def test_shown_are_the_metrics_of_publications_with_their_direction():
+    errors = ["dpt/AbsRel", "dpt/SqRel", "dpt/RMSE", "dpt/RMSElog"]
+    ap = {"detr/AP": 0.11, "detr/AP50": 0.22, "detr/AP75": 0.33, "detr/AP/ball": 0.44}
+    found = lines(
+        {
+            "swin-detr": case("swin", "detr", ap, main=["detr/AP"], lower_is_better=[]),
+            "swin-dpt": case("swin", "dpt", DEPTH, main=["dpt/AbsRel"], lower_is_better=errors),
+        }
+    )
+    header = "| backbone | initial weights | detr AP ↑ | detr AP50 ↑ | dpt AbsRel ↓ | dpt delta1 ↑ | dpt RMSE ↓ |"
+    assert header in found
+    assert "| swin | random | 0.110 | 0.220 | 0.100 | 0.500 | 0.300 |" in found
+
+
+def test_aligned_depth_and_unknown_metrics():
+    aligned = {f"{name}_aligned_median": value for name, value in DEPTH.items()}
+    own = {"mine/first": 1.0, "mine/second": 2.0, "mine/best": 3.0, "mine/last": 4.0}
+    found = lines(
+        {
+            "a": case("", "", aligned, main=["dpt/AbsRel_aligned_median"], lower_is_better=[*aligned]),
+            "b": case("", "", own, main=["mine/best"], lower_is_better=None),
+        }
+    )
+    depth = "dpt AbsRel_aligned_median ↓ | dpt delta1_aligned_median ↓ | dpt RMSE_aligned_median ↓"
+    assert f"| model | initial weights | {depth} | mine best | mine first | mine second |" in found
+    assert "| a | random | 0.100 | 0.500 | 0.300 |  |  |  |" in found
+    assert "| b | random |  |  |  | 3.000 | 1.000 | 2.000 |" in found
+
+
+def test_seeds_give_mean_and_deviation():
+    deviations = {"setr/mIoU": 0.0123}
+    setr = case("swin", "setr", {"setr/mIoU": 0.35}, main=["setr/mIoU"], deviations=deviations, seeds=[0, 1])
+    found = lines({"swin-setr": setr})
+    assert "| swin | random | 0.350 ± 0.012 |" in found
+    assert "- seed: 0, 1" in found
+
+
+def test_the_origin_names_what_differs():
+    vit = case("vit", "setr", {"setr/mIoU": 0.5}, lr=5e-4)
+    vit.setting["initial_weights"] = "vit.pth"
+    swin = case("swin", "setr", {"setr/mIoU": 0.5})
+    found = lines({"swin-setr": swin, "vit-setr": vit, "vit-dpt": case("vit", "dpt", DEPTH, images=8000)})
+    assert found[2:9] == [
+        "- software: densevit 1.0, torch 2.9",
+        "- device of cost and speed: cpu (x86_64), 2 threads",
+        "- data: scenes, 128x128, 16,000 training and 500 validation images",
+        "- budget: 6,000 images seen, 8 per batch (swin-setr, vit-setr); 8,000 images seen, 8 per batch (vit-dpt)",
+        "- seed: 0",
+        "- learning rate: setr 0.001 (swin), 0.0005 (vit); dpt 0.001",
+        "- device of trainings: cpu (x86_64), 32",
+    ]
+    assert "| vit | vit.pth (setr); random (dpt) |" in "".join(found)
+
+
+@pytest.mark.parametrize(("p95", "is_marked"), [(14.9, False), (15.1, True)])
+def test_disturbed_latencies_are_marked(p95, is_marked):
+    timing = {"p50_ms": 10.0, "p95_ms": p95, "images_per_second": 100.0, "memory_mb": None, "runs": 5}
+    page = markdown({"a": CaseResult("", timings={"cpu fp32 1 x 32x32": timing})}, FACTS)
+    assert (DISTURBANCE in page, f"| 10.0 | {p95} † |" in page) == (is_marked, is_marked)
+
+
+def test_scores_of_different_data_are_noted():
+    first, second = (case("", "", {"detr/AP": 0.5}, main=["detr/AP"]) for _ in range(2))
+    text = "The models were evaluated on different data (data.root, data.split): do not compare their scores."
+    assert text not in lines({"a": first, "b": second})
+    first.setting["evaluated_data"] = {"name": "coco", "root": "/sets/a", "split": "val"}
+    second.setting["evaluated_data"] = {"name": "coco", "root": "/sets/b", "split": "test"}
+    assert text in lines({"a": first, "b": second})

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from densevit_workbench.benchmarking import timing
+from densevit_workbench.benchmarking.timing import Timing, interleaved
+
+
+class Recorded:
+    """In place of `timing.Forward`: takes given times and records the order of the runs."""
+
+    count = 4
+
+    def __init__(self, name: str, order: list[str], seconds: float, fails_at: int = -1) -> None:
+        self.name, self.order, self.time, self.fails_at, self.runs = name, order, seconds, fails_at, 0
+
+    def seconds(self) -> float:
+        self.order.append(self.name)
+        self.runs += 1
+        if self.runs == self.fails_at:
+            raise RuntimeError("no memory left")
+        return self.time * self.runs  # 1, 2, 3, ... times
+
+    def peak_memory(self) -> float:
+        return 7.0
+
+
+def test_rounds_are_interleaved_and_begin_with_each_model_in_turn():
+    order: list[str] = []
+    interleaved({name: Recorded(name, order, 0.001) for name in "abc"}, rounds=6)  # type: ignore[misc]
+    rounds = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
+    assert rounds == ["abc", "bca", "cab"] * 3  # 3 of them warm up
+
+
+def test_percentiles_leave_out_the_warm_up():
+    """Runs 4 ... 103 take 4 ... 103 ms: the median is 53.5, and the 95th percentile lies between the 95th and 96th."""
+    found, errors = interleaved({"a": Recorded("a", [], 0.001)}, rounds=100)  # type: ignore[dict-item]
+    assert errors == {}
+    assert found["a"] == Timing(
+        pytest.approx(53.5),
+        pytest.approx(98.05),
+        pytest.approx(4 / 0.0535),
+        7.0,
+        100,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("fails_at", [1, 5])
+def test_a_model_that_fails_leaves_the_others_alone(fails_at: int):
+    order: list[str] = []
+    runs = {"a": Recorded("a", order, 0.001, fails_at), "b": Recorded("b", order, 0.001)}
+    found, errors = interleaved(runs, rounds=5)  # type: ignore[arg-type]
+    assert list(found) == ["b"] and found["b"].runs == 5
+    assert str(errors["a"]) == "no memory left"
+    assert order.count("a") == fails_at
+
+
+def test_slow_models_have_fewer_rounds(monkeypatch):
+    monkeypatch.setattr(timing, "MOST_SECONDS", 0.0)
+    found, _ = interleaved({"a": Recorded("a", [], 0.001)}, rounds=50)  # type: ignore[dict-item]
+    assert found["a"].runs == timing.FEWEST_ROUNDS
+
+
+def test_peak_memory_of_a_process_includes_what_is_freed_again():
+    def allocate() -> None:
+        first = torch.ones(50_000_000 // 4)  # 50 MB
+        second = torch.ones(100_000_000 // 4)
+        del first, second
+
+    allocate()
+    found = timing._process_peak(allocate)
+    if found is None:
+        pytest.skip("no /proc on this system")
+    assert found == pytest.approx(150, rel=0.1)
+    assert timing._process_peak(lambda: None) == pytest.approx(0, abs=5)  # type: ignore[arg-type]

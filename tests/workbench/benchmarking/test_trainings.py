@@ -1,0 +1,118 @@
+from math import nan
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from densevit_workbench.benchmarking import trainings
+from densevit_workbench.benchmarking.cases import PROTOCOL, cases_of_protocol
+from densevit_workbench.benchmarking.results import CaseResult
+from densevit_workbench.benchmarking.trainings import train_case
+
+LOSSES = {5e-4: [9.0, 3.0], 1e-3: [9.0, 2.0], 2e-3: [0.0, 4.0]}  # the second half of each trial counts
+
+
+class Fit:
+    """In place of `fit`: hands the losses of the rate to the callback, and counts calls. mIoU is 0.25 + seed / 10."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, int]] = []
+        self.seeds: list[tuple[int, str]] = []
+
+    def __call__(self, config=None, run_dir=None, callbacks=(), resume=None, resume_with=None):
+        self.calls.append((config.optim.lr, config.trainer.max_images))
+        self.seeds.append((config.seed, run_dir.name))
+        for callback in callbacks:
+            for loss in LOSSES[config.optim.lr]:
+                callback.on_train_batch_end(None, None, {"loss": loss}, None, 0)
+        return SimpleNamespace(stopped_by=0, metrics={"setr/mIoU": 0.25 + config.seed / 10, "setr/IoU/star": nan})
+
+
+@pytest.fixture
+def fits(monkeypatch) -> Fit:
+    fits = Fit()
+    monkeypatch.setattr(trainings, "fit", fits)
+    return fits
+
+
+def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits, tmp_path):
+    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    result = CaseResult("")
+    train_case(case, result, tmp_path, 800, [*LOSSES], [], lambda: None)
+    assert fits.calls == [(5e-4, 100), (1e-3, 100), (2e-3, 100), (1e-3, 800)]
+    assert result.training["trials"] == {"0.0005": 3.0, "0.001": 2.0, "0.002": 4.0}
+    assert (result.training["lr"], result.metrics) == (1e-3, {"setr/mIoU": 0.25})
+    train_case(case, result, tmp_path, 800, [*LOSSES], [], lambda: None)
+    assert len(fits.calls) == 4  # finished
+
+
+def test_an_interrupted_training_goes_on_where_it_was(fits, tmp_path, monkeypatch):
+    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    result = CaseResult("", training={"asked": [800, 5e-4, 1e-3], "trials": {"0.0005": 3.0}})
+    train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [], lambda: None)
+    assert fits.calls == [(1e-3, 100), (1e-3, 800)]
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    resumed: list[Path] = []
+
+    def resume(config=None, run_dir=None, callbacks=(), resume=None, resume_with=None):
+        resumed.append(resume)
+        return SimpleNamespace(stopped_by=0, metrics={"setr/mIoU": 0.5})
+
+    monkeypatch.setattr(trainings, "fit", resume)
+    del result.training["runs"]
+    train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [], lambda: None)
+    assert (resumed, result.metrics) == ([tmp_path / "run"], {"setr/mIoU": 0.5})
+
+
+def test_another_budget_starts_again(fits, tmp_path):
+    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    result = CaseResult("")
+    train_case(case, result, tmp_path, 800, [1e-3], [], lambda: None)
+    train_case(case, result, tmp_path, 1600, [1e-3], [], lambda: None)
+    assert fits.calls == [(1e-3, 800), (1e-3, 1600)]
+
+
+def test_each_seed_trains_with_the_rate_of_one_choice(fits, tmp_path):
+    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    result = CaseResult("")
+    train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [], lambda: None)
+    assert fits.seeds == [(0, "lr-0.0005"), (0, "lr-0.001"), (0, "run")]
+    assert result.training["deviations"] == {}
+    train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [0, 1, 2], lambda: None)
+    assert fits.seeds[3:] == [(1, "run-seed-1"), (2, "run-seed-2")]  # the first is kept
+    assert fits.calls[3:] == [(1e-3, 800)] * 2
+    assert result.training["seeds"] == [0, 1, 2]
+    values = [0.25, 0.35, 0.45]  # their mean is 0.35, and the sample variance (0.01 + 0.01) / 2
+    assert [run["metrics"]["setr/mIoU"] for run in result.training["runs"].values()] == pytest.approx(values)
+    assert result.metrics == {"setr/mIoU": pytest.approx(0.35)}
+    assert result.training["deviations"] == {"setr/mIoU": pytest.approx(0.1)}
+    assert case.config(seed=2).data == case.config().data  # the same data set
+
+
+def test_interrupted_seeds_go_on(fits, tmp_path, monkeypatch):
+    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    result = CaseResult("")
+
+    def stopped(config, run_dir, callbacks, resume_with):
+        fits(config, run_dir)
+        return SimpleNamespace(stopped_by=2 * config.seed, metrics={"setr/mIoU": 0.25})
+
+    monkeypatch.setattr(trainings, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_case(case, result, tmp_path, 800, [1e-3], [0, 1], lambda: None)
+    assert [*result.training["runs"]] == ["0"] and result.metrics == {}
+    monkeypatch.setattr(trainings, "fit", fits)
+    train_case(case, result, tmp_path, 800, [1e-3], [0, 1], lambda: None)
+    assert [seed for seed, _ in fits.seeds] == [0, 1, 1]
+    assert [*result.training["runs"]] == ["0", "1"]
+
+
+def test_a_stopped_training_stops_the_benchmark(fits, tmp_path, monkeypatch):
+    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    monkeypatch.setattr(trainings, "fit", lambda *_, **__: SimpleNamespace(stopped_by=15, metrics={}))
+    result = CaseResult("")
+    with pytest.raises(KeyboardInterrupt):
+        train_case(case, result, tmp_path, 800, [1e-3], [], lambda: None)
+    assert "metrics" not in result.training

@@ -1,0 +1,474 @@
+"""`densevit doctor` on hand-made data sets: all problems at once, each with its severity, count and example."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import densevit
+from densevit import config
+from densevit.cli import main
+from densevit.data.datasets.examination import Finding
+from densevit.errors import DataError
+from densevit_workbench.doctor.diagnosis import Diagnosis
+from densevit_workbench.doctor.tables import as_json
+
+WIDTH, HEIGHT = 64, 48
+
+
+def save(path: Path, seed: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3)).astype(np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def box(number: int, image: Any, bbox: Any, category: Any = 1, **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": category, "bbox": bbox, **more}
+
+
+def write_coco(root: Path, split: str, annotations: list[dict[str, Any]], images: int, first: int = 0) -> Path:
+    """A split of images 0.png, 1.png, ... with these annotations and the classes cat, dog and cow."""
+    names = [f"{number}.png" for number in range(images)]
+    for number, name in enumerate(names):
+        save(root / split / name, first + number)
+    listed = [{"id": n, "file_name": name, "width": WIDTH, "height": HEIGHT} for n, name in enumerate(names)]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "cow"}]
+    document = {"images": listed, "annotations": annotations, "categories": categories}
+    (root / f"{split}.json").write_text(json.dumps(document))
+    return root
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A COCO folder with every kind of problem, once or twice."""
+    annotations = [
+        box(1, 0, [4, 4, 20, 20]),
+        box(2, 0, [4, 4, 20, 20]),  # doubled
+        box(3, 0, [5, 5, 0, 20], 2),  # without area
+        box(4, 1, [70, 5, 10, 10], 2),  # outside
+        box(5, 1, [50, 30, 30, 10], 2),  # partly outside
+        box(6, 99, [1, 1, 9, 9]),  # no such image
+        box(7, 2, [1, 1, 9, 9], 50),  # no such category
+        box(8, 2, [1, 1, 9]),  # no box
+        box(9, 2, [1, 1, 9, None]),
+        box(10, 2, [1, 1, 9, 9], area=-4),
+        box(11, 2, [1, 1, 9, 9], iscrowd=7),
+        box(12, 3, [1, 1, 9, 9]),
+        box(12, 3, [2, 2, 9, 9], 2),  # the id occurs twice
+        box(13, 4, [2, 2, 9, 9], 2),
+    ]
+    root = write_coco(tmp_path / "set", "train", annotations, images=8)
+    document = json.loads((root / "train.json").read_text())
+    document["images"].append(dict(document["images"][5], file_name="x.png"))  # a doubled id
+    (root / "train.json").write_text(json.dumps(document))
+    save(root / "train" / "4.png", 4, size=(40, 40))  # of another size than the json says
+    whole = (root / "train" / "6.png").read_bytes()
+    (root / "train" / "6.png").write_bytes(whole[: len(whole) // 2])
+    (root / "train" / "7.png").unlink()
+    write_coco(root, "val", [box(1, 0, [4, 4, 20, 20]), box(2, 1, [4, 4, 20, 20], 2)], images=2, first=50)
+    (root / "val" / "1.png").write_bytes((root / "train" / "3.png").read_bytes())  # a copy
+    near = np.asarray(Image.open(root / "train" / "2.png")).astype(int) + 1
+    Image.fromarray(near.clip(0, 255).astype(np.uint8)).save(root / "val" / "0.png")
+    return root
+
+
+def test_all_problems_are_found_at_once(broken: Path):
+    diagnosis = densevit.diagnose(broken)
+    found = {(one.severity, one.split, one.title): one for one in diagnosis.findings}
+    counts = {key: one.count for key, one in found.items() if key[0] != "note"}
+    assert counts == {
+        ("error", "train", "duplicate image ids"): 1,
+        ("error", "train", "annotations of unknown images"): 1,
+        ("error", "train", "annotations of unknown categories"): 1,
+        ("error", "train", "invalid boxes"): 2,
+        ("error", "train", "invalid areas"): 1,
+        ("error", "train", "invalid iscrowd"): 1,
+        ("error", "train", "missing images"): 1,
+        ("error", "train", "unreadable files"): 1,
+        ("error", "train", "invalid files"): 1,
+        ("error", "", "identical images in several splits"): 1,
+        ("warning", "", "nearly identical images in several splits"): 1,
+        ("error", "train", "duplicate annotation ids"): 1,
+        ("warning", "train", "boxes without area"): 1,
+        ("warning", "train", "boxes outside of their image"): 1,
+        ("warning", "train", "boxes partly outside of their image"): 1,
+        ("warning", "train", "duplicate boxes (same image, class and box)"): 1,
+        ("warning", "train", "classes without objects of 'labels'"): 1,
+    }
+    assert len(diagnosis.errors) == 11
+    order = [("error", "warning", "note").index(one.severity) for one in diagnosis.findings]
+    assert order == sorted(order)
+    examples = {title: one.examples for (_, _, title), one in found.items()}
+    assert examples["annotations of unknown images"] == ("train.json: annotation 6 of image 99: image_id 99",)
+    assert examples["boxes outside of their image"] == ("annotation 4 of image 1.png of 64 x 48: [70, 5, 10, 10]",)
+    assert examples["duplicate boxes (same image, class and box)"] == (
+        "annotation 2 of image 0.png of 64 x 48: [4, 4, 20, 20]",
+    )
+    assert examples["missing images"] == (str(broken / "train" / "7.png"),)
+    assert "40 x 40 pixels, but" in examples["invalid files"][0]
+    assert examples["identical images in several splits"] == (f"train: {broken}/train/3.png = val: {broken}/val/1.png",)
+    assert examples["classes without objects of 'labels'"] == ("cow",)
+    train = diagnosis.splits["train"]
+    assert train.classes["labels"].counts.tolist() == [3, 2, 0], "of the annotations that are no errors"
+    assert train.images == 8
+
+
+def test_a_clean_set_has_no_findings_but_notes(tmp_path: Path):
+    annotations = [box(n, n, [4, 4, 10 + n, 20], n % 3 + 1) for n in range(30)]
+    write_coco(tmp_path, "train", annotations, images=30)
+    write_coco(tmp_path, "val", annotations[:3], images=3, first=100)
+    diagnosis = densevit.diagnose(tmp_path, images=10)
+    assert {one.severity for one in diagnosis.findings} <= {"note"}
+    assert diagnosis.splits["train"].opened == 10
+    boxes = diagnosis.splits["train"].measures["boxes"]
+    assert boxes["width (px)"].tolist() == [10 + n for n in range(30)], "of all images, not of those that were opened"
+    np.testing.assert_allclose(boxes["width / height"], [(10 + n) / 20 for n in range(30)])
+    assert len(diagnosis.samples) == 10 and diagnosis.samples[0][1].size[0] > WIDTH
+
+
+def test_images_without_objects_are_named(tmp_path: Path):
+    write_coco(tmp_path, "train", [box(n, n, [4, 4, 20, 20], n % 3 + 1) for n in (0, 2, 3)], images=5)
+    write_coco(tmp_path, "val", [box(1, 0, [4, 4, 20, 20])], images=1, first=100)
+    [found] = [one for one in densevit.diagnose(tmp_path).findings if one.title == "images without objects"]
+    assert found.heading == "train: 2 of 5 images without objects"
+    assert found.examples == (str(tmp_path / "train" / "1.png"), str(tmp_path / "train" / "4.png"))
+
+
+def test_a_diagnosis_is_shown_as_its_findings():
+    boxes = Finding("error", "boxes without area", 3, "Fix: remove them.", ("a.json, 1", "a.json, 7"), 2805, "train")
+    diagnosis = Diagnosis("shapes", [boxes, Finding("note", "one image in both splits", 1)])
+    assert repr(diagnosis).splitlines() == [
+        "shapes: 1 error, 0 warnings, 1 note",
+        "error: train: 3 of 2,805 boxes without area",
+        "    a.json, 1",
+        "    a.json, 7",
+        "    ... (3 in all)",
+        "  Fix: remove them.",
+        "note: one image in both splits",
+    ]
+
+
+def test_images_without_objects_of_a_data_set_that_does_not_know_its_counts(tmp_path: Path, monkeypatch):
+    write_coco(tmp_path, "train", [box(n, n, [4, 4, 20, 20], n % 3 + 1) for n in (0, 2, 3)], images=5)
+    write_coco(tmp_path, "val", [box(1, 0, [4, 4, 20, 20])], images=1, first=100)
+    monkeypatch.setattr("densevit.data.datasets.coco.Coco.object_counts", lambda self: None)
+    found = {one.title: one for one in densevit.diagnose(tmp_path, images=3).findings}  # opens 0, 2 and 4
+    assert found["images without objects"].examples == (str(tmp_path / "train" / "4.png"),)
+    assert found["images without objects"].heading == "train: 1 of 3 images without objects"
+
+
+def test_masks_are_examined_where_they_are_read(tmp_path: Path):
+    good = {"segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]]}
+    wrong = {"segmentation": [[4, 4, 20, 4]]}
+    write_coco(tmp_path, "train", [box(1, 0, [4, 4, 16, 16], **good), box(2, 1, [4, 4, 16, 16], **wrong)], images=2)
+    write_coco(tmp_path, "val", [box(1, 0, [4, 4, 16, 16], **good)], images=1, first=9)
+    diagnosis = densevit.diagnose(tmp_path, ["data.masks=true"])
+    assert [one.heading for one in diagnosis.errors] == ["train: 1 of 2 invalid segmentations"]
+    assert diagnosis.splits["train"].measures["masks"]["area (px)"].tolist() == [256]
+
+
+def write_label_maps(root: Path) -> Path:
+    for split, count in (("train", 5), ("val", 2)):
+        for number in range(count):
+            save(root / "images" / split / f"{number}.png", number + (50 if split == "val" else 0))
+            values = np.zeros((HEIGHT, WIDTH), np.uint8)
+            values[:12], values[-12:] = 1, 255
+            (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(root / "labels" / split / f"{number}.png")
+    return root
+
+
+def test_label_values_of_all_files_are_found(tmp_path: Path):
+    root = write_label_maps(tmp_path)
+    for number, value in ((1, 7), (3, 9)):
+        path = root / "labels" / "train" / f"{number}.png"
+        values = np.asarray(Image.open(path)).copy()
+        values[20, :3] = value
+        Image.fromarray(values).save(path)
+    diagnosis = densevit.diagnose(root, ["data.classes=[floor, wall]"])
+    [wrong] = diagnosis.errors
+    assert (wrong.title, wrong.count, wrong.split) == ("invalid files", 2, "train")
+    assert "labels/train/1.png has values that no class has: 7 in 3 pixels" in wrong.examples[0]
+    assert "labels/train/3.png has values that no class has: 9 in 3 pixels" in wrong.examples[1]
+    classes = diagnosis.splits["train"].classes["semantic"]
+    assert classes.counts.tolist() == [3 * 24 * WIDTH, 3 * 12 * WIDTH] and classes.unit == "pixels"
+    assert diagnosis.splits["val"].measures["semantic"]["labelled pixels"].tolist() == [0.75, 0.75]
+
+
+def test_tiff_files_of_several_pages_are_named(tmp_path: Path):
+    root = write_label_maps(tmp_path)
+    for kind, number in (("images", 0), ("labels", 2)):
+        png = root / kind / "train" / f"{number}.png"
+        page = Image.open(png)
+        page.save(png.with_suffix(".tif"), save_all=True, append_images=[page, page])
+        png.unlink()
+    with pytest.raises(DataError, match=r"none of the layouts.*labels/train/2\.tif: it has 3 pages"):
+        densevit.diagnose(root)
+    options = ["data.name=label_maps", "data.images=images/{split}", "data.labels=labels/{split}"]
+    [wrong] = densevit.diagnose(root, [*options, "data.classes=[floor, wall]"]).errors
+    assert (wrong.title, wrong.count, wrong.split) == ("unreadable files", 2, "train")
+    for name, text in zip(("images/train/0.tif", "labels/train/2.tif"), wrong.examples, strict=True):
+        assert f"{name}: it has 3 pages; expected 1" in text
+
+
+def test_without_classes_the_values_of_label_maps_are_the_classes(tmp_path: Path):
+    diagnosis = densevit.diagnose(write_label_maps(tmp_path))
+    assert diagnosis.splits["train"].classes["semantic"].names == ("value 0", "value 1")
+
+
+def test_depth_in_a_wrong_unit_is_an_error_and_its_range_a_note(tmp_path: Path):
+    for split, first in (("train", 0), ("val", 60)):
+        for number in range(3):
+            save(tmp_path / "images" / split / f"{number}.png", number + first)
+            (tmp_path / "labels" / split).mkdir(parents=True, exist_ok=True)
+            depth = np.full((HEIGHT, WIDTH), 2000 + number, np.uint16)
+            Image.fromarray(depth).save(tmp_path / "labels" / split / f"{number}.png")
+    wrong = densevit.diagnose(tmp_path)
+    assert [one.title for one in wrong.errors] == ["the split cannot be read"] * 2
+    assert "set data.scale=0.001" in wrong.errors[0].examples[0]
+    right = densevit.diagnose(tmp_path, ["data.scale=0.001"])
+    assert not right.errors
+    assert right.findings[0].examples == ("2 to 2 m, median 2 m, 100.0% of pixels known (read 3 of 3)",)
+
+
+def write_panoptic(root: Path, split: str, changes: dict[int, Any]) -> None:
+    """Four images of two segments, with other annotations for some of them."""
+    annotations = []
+    for number in range(4):
+        save(root / f"{split}2017" / f"{number}.png", number + (20 if split == "val" else 0))
+        ids = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        ids[..., 0] = 1
+        ids[10:20, 10:20, 0] = 2
+        (root / "annotations" / f"panoptic_{split}2017").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids).save(root / "annotations" / f"panoptic_{split}2017" / f"{number}.png")
+        segments = [{"id": 1, "category_id": 5, "iscrowd": 0}, {"id": 2, "category_id": 9, "iscrowd": 0}]
+        segments = changes.get(number, segments)
+        annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
+    categories = [{"id": 5, "name": "sky", "isthing": 0}, {"id": 9, "name": "bird", "isthing": 1}]
+    images = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(4)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"panoptic_{split}2017.json").write_text(json.dumps(document))
+
+
+def test_all_problems_of_panoptic_segments_are_found(tmp_path: Path):
+    unknown = [{"id": 1, "category_id": 5, "iscrowd": 0}, {"id": 2, "category_id": 6, "iscrowd": 0}]
+    doubled = [{"id": 1, "category_id": 5, "iscrowd": 0}, {"id": 1, "category_id": 9, "iscrowd": 0}]
+    unlisted = [{"id": 1, "category_id": 5, "iscrowd": 0}]
+    write_panoptic(tmp_path, "train", {0: unknown, 1: doubled, 2: unlisted})
+    write_panoptic(tmp_path, "val", {})
+    diagnosis = densevit.diagnose(tmp_path)
+    found = {one.title: one for one in diagnosis.errors}
+    assert set(found) == {"invalid entries", "invalid files"}
+    assert "category_id 6, which is missing" in found["invalid entries"].examples[0]
+    assert "2 segments of id 1" in found["invalid entries"].examples[1]
+    assert "segment ids that" in found["invalid files"].examples[0] and "2 in 100 pixels" in str(found)
+    counts = diagnosis.splits["val"].classes["panoptic"].counts
+    assert counts.tolist() == [4 * (HEIGHT * WIDTH - 100), 400]
+
+
+def test_shared_files_of_both_splits_are_leakage(tmp_path: Path):
+    write_coco(tmp_path, "train", [box(1, 0, [1, 1, 9, 9])], images=3)
+    (tmp_path / "val.json").write_text((tmp_path / "train.json").read_text())
+    diagnosis = densevit.diagnose(tmp_path, ["data.images=train"])
+    titles = [one.title for one in diagnosis.errors]
+    assert titles == ["files of train that are also in val", "identical images in several splits"]
+    assert diagnosis.errors[0].count == 3
+
+
+PLUGIN = """
+import numpy as np, torch
+import densevit
+from densevit.errors import DataError
+
+class Wheels(densevit.TargetType):
+    per = "object"
+    def check(self, value, size):
+        if value.ndim != 2 or value.shape[1] != 2:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N, 2).")
+    def measure(self, value, size):
+        return {"wheel (px)": value[:, 0]}
+
+class Cars(densevit.Dataset):
+    classes = {}
+    provides = {"wheels": Wheels()}
+    def __init__(self, split): self.split = split
+    def __len__(self): return 5
+    def __getitem__(self, index):
+        if self.split == "train" and index == 2:
+            raise RuntimeError("lost")
+        wheels = torch.full((2, 3 if self.split == "train" and index == 1 else 2), float(index))
+        rng = np.random.default_rng([index, len(self.split)])
+        image = torch.from_numpy(rng.integers(0, 255, (3, 32, 32), np.uint8))
+        if self.split == "train" and index == 4:
+            image = image / 255
+        return {"image": image, "targets": {"image_id": index, "wheels": wheels}}
+"""
+
+
+def test_third_party_targets_are_examined_by_their_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "cars_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "cars.yaml").write_text("{name: 'cars_plugin:Cars'}")
+    diagnosis = densevit.diagnose(tmp_path / "cars.yaml")
+    found = {one.title: one.examples for one in diagnosis.errors}
+    wheels, image = found.pop("invalid samples")
+    assert wheels == "image 1: wheels has shape (2, 3); expected (N, 2)."
+    assert image.startswith("image 4: the image is float32 (3, 32, 32) on cpu; uint8 (3, H, W)")
+    assert found == {"unreadable images": ("image 2: RuntimeError: lost",)}
+    assert diagnosis.splits["train"].sizes.tolist() == [[32, 32]] * 3  # of the others
+    assert diagnosis.splits["train"].measures["wheels"]["wheel (px)"].tolist() == [0, 0, 3, 3]
+
+
+def test_a_config_is_checked_and_its_cost_counted(tmp_path: Path):
+    overrides = ["data.train_length=6", "data.val_length=2", "data.image_size=64", "trainer.max_images=80"]
+    diagnosis = densevit.diagnose("setr_swin", overrides)
+    cost = diagnosis.cost
+    assert cost is not None and not diagnosis.errors
+    scenes = densevit.create_dataset("scenes", "train", image_size=64, train_length=6)
+    model = densevit.build_model(config.load("setr_swin", overrides), scenes)
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert cost.budget.images <= 80 < cost.budget.images + cost.budget.images_per_step
+    assert any("too little to learn from" in one.examples[0] for one in diagnosis.findings)
+
+
+def test_a_config_whose_head_lacks_labels_is_an_error(tmp_path: Path):
+    root = write_label_maps(tmp_path)
+    data = [f"data={{name: label_maps, root: {root}, classes: [floor, wall]}}"]
+    diagnosis = densevit.diagnose("dpt_swin", data)
+    [wrong] = diagnosis.errors
+    assert wrong.title == "the config cannot be trained on this data"
+    assert "needs depth" in wrong.examples[0]
+
+
+def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", str(broken)]) == 1
+    shown = capsys.readouterr().out
+    assert "error: train: 2 of 14 invalid boxes" in shown and "page: doctor.html" in shown
+    page = (tmp_path / "doctor.html").read_text()
+    assert page.count("<img") == len(re.findall(r'<img src="data:image/jpeg;base64,', page)) > 0
+    assert not re.search(r'(?:src|href)="(?!data:)', page), "nothing is loaded from elsewhere"
+    assert "annotation 8 of image 2.png" in page
+    assert main(["doctor", str(broken), "--json", "--quiet"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["errors"] == 11 and printed["page"] == "doctor-2.html"
+    assert printed["splits"]["train"]["classes"]["labels"]["counts"] == {"cat": 3, "dog": 2, "cow": 0}
+
+
+def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys, monkeypatch):
+    (tmp_path / "nothing").mkdir()
+    assert main(["doctor", str(tmp_path / "nothing")]) == 2
+    assert "has none of the layouts that data sets recognise" in capsys.readouterr().err
+    assert main(["doctor", str(tmp_path / "missing")]) == 2
+    assert "missing: there is no such folder" in capsys.readouterr().err
+    (tmp_path / "wrong.yaml").write_text("a: [")
+    assert main(["doctor", str(tmp_path / "wrong.yaml")]) == 2
+    assert "wrong.yaml, line 1" in capsys.readouterr().err
+    assert main(["doctor", "coco", f"data.root={tmp_path}", "data.nope=1", f"--out={tmp_path / 'page.html'}"]) == 2
+    assert "nope is not an option of 'coco'" in capsys.readouterr().err
+    assert main(["doctor", str(tmp_path / "nothin")]) == 2
+    assert f"nothin: there is no such folder. Did you mean '{tmp_path / 'nothing'}'?" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "nothin"]) == 2
+    assert "nothin: there is no folder and no config of this name. Did you mean 'nothing'?" in capsys.readouterr().err
+    assert main(["doctor", "detr_swni"]) == 2
+    assert "there is no config file 'detr_swni'" in capsys.readouterr().err
+
+
+FOREIGN = [
+    ("yolo", "labels/train/a.txt", "0 0.5 0.5 0.2 0.1\n"),
+    ("yolo", "train/labels/a.txt", "0 0.5 0.5 0.2 0.1\n"),
+    ("yolo", "a.txt", "0 0.5 0.5 0.2 0.1\n"),
+    ("yolo", "data.yaml", "train: ../elsewhere/images\nnames: [cat]\n"),
+    ("voc", "Annotations/a.xml", "<annotation><filename>a.jpg</filename><object/></annotation>"),
+    ("labelme", "train/a.json", '{"shapes": [], "imagePath": "a.jpg"}'),
+]
+
+
+@pytest.mark.parametrize(("format", "file", "text"), FOREIGN)
+def test_a_folder_of_another_format_names_the_conversion(tmp_path: Path, format: str, file: str, text: str):
+    save(tmp_path / "a.png", 0)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=f"densevit data convert {format} {tmp_path} NEW_FOLDER"):
+        densevit.diagnose(tmp_path)
+
+
+def test_a_data_set_that_fails_to_recognise_a_folder_does_not_matter(broken: Path, install):
+    source = """
+        import densevit
+
+
+        class Aaa(densevit.Dataset):
+            @classmethod
+            def recognise(cls, root):
+                raise KeyError("layout")
+    """
+    install("aaa", "[densevit.datasets]\naaa = aaa_sets:Aaa\n", {"aaa_sets.py": source})
+    assert densevit.diagnose(broken).splits.keys() == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("notes.txt", "0 0.5 0.5 0.2 0.1\n"),  # beside no image
+        ("a.txt", "a cat\n"),
+        ("page.xml", "<page><object/></page>"),
+        ("a.json", '{"shapes": 3}'),
+        ("data.yaml", "names: [cat]\n"),
+    ],
+)
+def test_other_files_are_no_foreign_format(tmp_path: Path, file: str, text: str):
+    save(tmp_path / "a.png", 0)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match="has none of the layouts that data sets recognise"):
+        densevit.diagnose(tmp_path)
+
+
+def test_the_data_yaml_of_yolo_names_the_conversion(tmp_path: Path):
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    with pytest.raises(DataError, match=f"densevit data convert yolo {tmp_path / 'data.yaml'} NEW_FOLDER"):
+        densevit.diagnose(tmp_path / "data.yaml")
+
+
+def test_json_values_are_plain(broken: Path):
+    json.dumps(as_json(densevit.diagnose(broken)))
+
+
+def test_two_examinations_at_once_write_two_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The second one starts and ends while the first examines."""
+    from densevit_workbench.doctor import diagnose as module
+
+    root = write_coco(write_coco(tmp_path / "set", "train", [], 2), "val", [], 1, first=2)
+    diagnose = module.diagnose
+
+    def meanwhile(*arguments: Any, **options: Any) -> Diagnosis:
+        monkeypatch.setattr(module, "diagnose", diagnose)
+        main(["doctor", str(root)])
+        return diagnose(*arguments, **options)
+
+    monkeypatch.setattr(module, "diagnose", meanwhile)
+    monkeypatch.chdir(tmp_path)
+    main(["doctor", str(root)])
+    assert sorted(path.name for path in tmp_path.glob("doctor*")) == ["doctor-2.html", "doctor.html"]
+
+
+def test_suggested_options_are_printed_whole_and_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    colors = np.random.default_rng(0).integers(0, 256, (30, 3)).astype(np.uint8)
+    for split in ("train", "val"):
+        for k in range(2):
+            save(tmp_path / "set" / "images" / split / f"{k}.png", k + 2 * (split == "val"))
+            label = tmp_path / "set" / "labels" / split / f"{k}.png"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colors[np.arange(WIDTH * HEIGHT) % 30].reshape(HEIGHT, WIDTH, 3)).save(label)
+    assert main(["doctor", str(tmp_path / "set"), "--out", str(tmp_path / "page.html")]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "data.name=label_maps" in line]
+    overrides = shlex.split(line)
+    assert "..." not in line and len(overrides) == 3
+    section = config.section("data", {}, "test", overrides)
+    assert sorted(one["color"] for one in section.options["classes"]) == sorted(colors.tolist())

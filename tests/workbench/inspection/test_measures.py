@@ -1,0 +1,157 @@
+"""Measures of attention beside values worked out by hand and brute force."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import densevit
+from densevit.interfaces import PADDING, global_layer, windowed_layer
+from densevit_workbench.inspection.measures import (
+    dense_attention,
+    mean_attention_distance,
+    position_similarity,
+    principal_components,
+    query_maps,
+    rollout,
+)
+from densevit_workbench.inspection.recording import recorded_attention
+
+
+def weights(*shape: int) -> Tensor:
+    return torch.rand(*shape).pow(3).softmax(-1)
+
+
+def test_distance_of_uniform_attention_on_two_cells_is_half_their_distance():
+    layer = global_layer("a", torch.full((1, 1, 2, 2), 0.5), (1, 2))
+    assert mean_attention_distance(layer, (8, 16)).tolist() == [4.0]  # 8 pixels or 0, for each of the two
+
+
+def test_distance_leaves_out_tokens_and_pools_keys():
+    """A class token with half of the weight; the only key cell covers the whole image, so its centre is (4, 8)."""
+    layer = global_layer("a", torch.tensor([[[[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]]]), (1, 2), (1, 1))
+    assert mean_attention_distance(layer, (8, 16)).tolist() == [4.0]  # from (4, 4) and (4, 12)
+
+
+def test_distance_equals_brute_force_in_shifted_windows():
+    grid, size, window, shift = (5, 7), (40, 56), 4, 2
+    layer = windowed_layer("a", weights(4, 3, 16, 16), grid, window, shift)
+    totals = np.zeros((3, 35))
+    for g in range(4):
+        for q in range(16):
+            query = int(layer.query_cells[g, q])
+            if query == PADDING:
+                continue
+            for head in range(3):
+                mass = distance = 0.0
+                for k in range(16):
+                    key = int(layer.key_cells[g, k])
+                    if key != PADDING:
+                        w = float(layer.weights[g, head, q, k])
+                        mass += w
+                        distance += w * 8 * float(np.hypot(query // 7 - key // 7, query % 7 - key % 7))
+                totals[head, query] = distance / mass
+    np.testing.assert_allclose(mean_attention_distance(layer, size).numpy(), totals.mean(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_v2", "vit", "mvit"])
+def test_cells_of_groups_are_those_that_influence_each_other(name):
+    """The gradient of one layer's output at a cell reaches exactly the cells of its group (and pooled neighbours)."""
+    options = {
+        "swin": ("swin", {"variant": "nano", "window_size": 3}),
+        "swin_v2": ("swin", {"variant": "nano", "window_size": 3, "version": 2}),
+        "vit": ("vit", {"variant": "nano", "patch_size": 8, "window_size": 3, "class_token": False}),
+        "mvit": ("mvit", {"variant": "nano"}),
+    }[name]
+    backbone = densevit.create_backbone(options[0], **options[1]).eval()
+    size = (56, 72)
+    with recorded_attention(backbone) as found:
+        backbone(torch.randn(1, 3, *size))
+    layers = backbone.inspect_attention(found, size)
+    for layer, one in zip(layers, found, strict=True):
+        groups, _, Q, K = layer.weights.shape
+        assert layer.query_cells.shape == (groups, Q) and layer.key_cells.shape == (groups, K)
+        cells = layer.query_cells[layer.query_cells >= 0]
+        assert sorted(cells.tolist()) == list(range(layer.query_grid[0] * layer.query_grid[1]))
+        if layer.window is None or layer.query_grid[0] < 3:
+            continue
+        height, width = layer.query_grid
+        module = one.module
+        if name == "vit":
+            continue  # its windows are cut outside of the module
+        x = torch.randn(1, height, width, len(module.output.weight), requires_grad=True)
+        out = module(x)
+        for cell in (0, height * width // 2, height * width - 1):
+            [gradient] = torch.autograd.grad(out[0, cell // width, cell % width].sum(), x, retain_graph=True)
+            reached = set((gradient[0].abs().sum(-1).flatten() > 1e-20).nonzero()[:, 0].tolist())
+            group = (layer.query_cells == cell).any(1).nonzero()[0, 0]
+            row = layer.weights[group].amax(0)[(layer.query_cells[group] == cell).nonzero()[0, 0]]
+            seen = {int(c) for c, w in zip(layer.key_cells[group], row, strict=True) if c >= 0 and w > 1e-20}
+            assert reached == seen
+
+
+def test_rollout_equals_the_authors_algorithm():
+    """Abnar and Zuidema's code: add the identity to the mean over heads, normalise rows, multiply from the first on."""
+    attention = weights(3, 1, 4, 7, 7)
+    layers = [global_layer(str(i), one, (2, 3)) for i, one in enumerate(attention)]
+    joint = np.eye(7)
+    for one in attention.numpy():
+        mixed = one[0].mean(0) + np.eye(7)
+        joint = (mixed / mixed.sum(-1, keepdims=True)) @ joint
+    found = rollout(layers)
+    assert found is not None
+    np.testing.assert_allclose(found.numpy(), joint, rtol=1e-4, atol=1e-7)
+
+
+def test_rollout_of_two_cells_by_hand():
+    swap = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])  # each cell attends to the other
+    keep = torch.eye(2)[None, None]
+    found = rollout([global_layer("a", swap, (1, 2)), global_layer("b", keep, (1, 2))])
+    assert found is not None and found.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_in_windows_a_token_attends_to_itself_and_cells_to_their_window():
+    windows = windowed_layer("a", torch.full((2, 1, 4, 4), 0.25), (2, 3), 2)  # the second window is half padding
+    matrix = dense_attention(windows, tokens=1)
+    assert matrix[0].tolist() == [1, 0, 0, 0, 0, 0, 0]
+    assert matrix[1].tolist() == [0, 0.25, 0.25, 0, 0.25, 0.25, 0]  # cell 0: cells 0, 1, 3, 4
+    assert matrix[3].tolist() == [0, 0, 0, 0.5, 0, 0, 0.5]  # cell 2: cells 2 and 5
+    assert rollout([windows, global_layer("b", weights(1, 1, 7, 7), (2, 3))]) is not None
+
+
+def test_rollout_over_different_grids_is_not_defined():
+    assert (
+        rollout([global_layer("a", weights(1, 1, 4, 4), (2, 2)), global_layer("b", weights(1, 1, 1, 1), (1, 1))])
+        is None
+    )
+
+
+def test_query_map_is_the_row_of_the_cell_at_the_point():
+    attention = weights(1, 2, 7, 7)
+    layer = global_layer("a", attention, (2, 3))
+    maps = query_maps(layer, (0.6, 0.99))  # row 1, column 2: cell 5, behind one token
+    torch.testing.assert_close(maps, attention[0, :, 6, 1:].unflatten(1, (2, 3)))
+
+
+def test_query_map_of_a_shifted_window():
+    """4 x 4 cells in windows of 2, rolled by 1: cell (0, 0) shares a window with (0, 3), (3, 0) and (3, 3)."""
+    layer = windowed_layer("a", torch.full((4, 1, 4, 4), 0.25), (4, 4), 2, 1)
+    corners = torch.zeros(4, 4)
+    corners[[0, 0, 3, 3], [0, 3, 0, 3]] = 0.25
+    assert torch.equal(query_maps(layer, (0.0, 0.0))[0], corners)
+
+
+def test_principal_components_are_the_eigenvectors_of_the_covariance():
+    filters = torch.randn(64, 3, 2, 2) * torch.arange(1, 13).view(3, 2, 2)
+    found = principal_components(filters, 3)
+    rows = filters.flatten(1).double().numpy()
+    vectors = np.linalg.eigh(np.cov(rows.T))[1][:, ::-1].T[:3]
+    for component, vector in zip(found, vectors, strict=True):
+        vector = vector * np.sign(vector[np.abs(vector).argmax()])
+        scaled = (vector - vector.min()) / (vector.max() - vector.min())
+        np.testing.assert_allclose(component.permute(2, 0, 1).flatten().numpy(), scaled, atol=1e-5)
+
+
+def test_position_similarity_is_the_cosine():
+    embeddings = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[-3.0, 0.0], [1.0, 1.0]]])
+    assert position_similarity(embeddings)[0, 0].flatten().tolist() == pytest.approx([1, 0, -1, 0.5**0.5])
