@@ -6,7 +6,8 @@ import warnings
 
 import pytest
 
-from densevit.cli import COMMANDS, main
+from densevit import registry
+from densevit.cli import main
 
 HEAVY = {
     "torch",
@@ -46,16 +47,35 @@ def test_light_commands_import_no_heavy_modules(code, tmp_path):
 
 
 def test_help_of_every_command_imports_no_heavy_modules(tmp_path):
-    commands = [name.split() for name in COMMANDS]
+    commands = [name.split() for name in registry.find("commands")]
     code = f"from densevit.cli import main\nfor words in {commands}: assert main([*words, '--help']) == 0, words"
     assert heavy_after(code, tmp_path) == "[]"
 
 
 def test_overview_imports_no_command(tmp_path):
     code = (
-        "from densevit.cli import main\nmain(['-h'])\nassert not {m for m in sys.modules if m[:13] == 'densevit.cli.'}"
+        "from densevit.cli import main\nmain(['-h'])\n"
+        "assert not {m for m in sys.modules if m[:13] == 'densevit.cli.' or m[:18] == 'densevit_workbench'}"
     )
     assert heavy_after(code, tmp_path) == "[]"
+
+
+def test_training_evaluation_prediction_and_export_import_no_workbench(tmp_path):
+    small = ["trainer.max_steps=2", "data.train_length=4", "data.val_length=2", "data.batch_size=2"]
+    small += ["data.num_workers=0", "data.image_size=64", "trainer.accelerator=cpu"]
+    code = f"""
+from densevit.cli import main
+from PIL import Image
+Image.new("RGB", (70, 50)).save("a.jpg")
+assert main(["train", "detr_resnet", "--run-dir", "run", *{small}]) == 0
+assert main(["evaluate", "run", "--quiet"]) == 0
+assert main(["predict", "run", "a.jpg", "--out", "predicted", "--quiet"]) == 0
+assert main(["export", "run", "--out", "model.pt2", "--quiet"]) == 0
+print("WORKBENCH", [name for name in sys.modules if name.startswith("densevit_workbench")])
+"""
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{code}"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rpartition("WORKBENCH ")[2].strip() == "[]"
 
 
 def test_misspelt_command_suggests_the_nearest(capsys):

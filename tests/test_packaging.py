@@ -17,6 +17,7 @@ ROOTS = {
     "densevit_heads": "plugins/densevit_heads",
     "densevit_necks": "plugins/densevit_necks",
     "densevit_scenes": "plugins/densevit_scenes",
+    "densevit_workbench": "plugins/densevit_workbench",
 }
 
 
@@ -99,6 +100,7 @@ def test_wheel_metadata(site, project):
         assert f"\n{header}" in metadata
     assert (info / "licenses" / "LICENSE").read_text().strip().startswith("Apache License")
     entry_points = configparser.ConfigParser()
+    entry_points.optionxform = str  # names are case-sensitive
     entry_points.read(info / "entry_points.txt")
     assert entry_points["console_scripts"]["densevit"] == "densevit.cli:main"
     assert entry_points["densevit.backbones"]["swin"] == "densevit_backbones.swin:Swin"

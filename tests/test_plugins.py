@@ -69,6 +69,21 @@ def test_plugins_command_lists_third_party_and_built_in_plugins(site, tmp_path):
     assert "heads detr densevit 0." in printed
 
 
+def test_a_strangers_command_is_listed_and_runs(site, tmp_path):
+    overview = densevit("--help", site=site, cwd=tmp_path)
+    assert "  parameters         Counts the parameters of a backbone.\n" in overview
+    assert "  train              Trains a model and writes a run folder.\n" in overview
+    described = densevit("parameters", "--help", site=site, cwd=tmp_path)
+    assert "Prints the number of trained parameters." in described and "densevit parameters swin" in described
+    printed = densevit("parameters", "mynet", "--json", site=site, cwd=tmp_path)
+    assert json.loads(printed) == {"backbone": "mynet", "parameters": 445_824}
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-m", "densevit", "parameters", "broken"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    assert done.stderr.startswith("The command 'parameters broken' (mynet.nowhere, from mynet 0.1) cannot be imported:")
+
+
 @pytest.mark.parametrize(
     ("config", "metrics"),
     [(DETECTION, {"detection/AP", "detection/AP50"}), (COUNTING, {"objects/error", "objects/exact"})],
@@ -125,8 +140,10 @@ def test_every_built_in_plugin_is_listed_with_a_description(project):
         found = {name: plugin for name, plugin in registry.find(group).items() if plugin.origin.startswith("densevit ")}
         assert {name: plugin.value for name, plugin in found.items()} == written, "run `pip install -e .` again"
         for name, plugin in found.items():
-            loaded = registry.load(group, name)
-            documented = loaded if isinstance(loaded, type) else sys.modules[plugin.value.partition(":")[0]]
+            others = {"commands": registry.load_command, "names": registry.public_name}
+            loaded = others[group](name) if group in others else registry.load(group, name)
+            has_docstring = group == "names" or isinstance(loaded, type)
+            documented = loaded if has_docstring else sys.modules[plugin.value.partition(":")[0]]
             assert documented.__doc__.startswith(registry.first_line(plugin))
             assert registry.first_line(plugin).endswith(".")
 

@@ -3,13 +3,6 @@
 `docs/own-backbone.md`, `docs/own-head.md`, `docs/own-target.md` and `docs/own-method.md` are tutorials.
 """
 
-from densevit.interfaces.attention_maps import (
-    PADDING,
-    AttentionLayer,
-    RecordedAttention,
-    global_layer,
-    windowed_layer,
-)
 from densevit.interfaces.checkpoint_layouts import ZEROS, Change, CheckpointLayout, Line, Rearrangement, StateDict
 from densevit.interfaces.data_types import (
     LABEL_DIVISOR,
@@ -39,11 +32,9 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "LABEL_DIVISOR",
-    "PADDING",
     "VOID",
     "ZEROS",
     "AnnotatedImage",
-    "AttentionLayer",
     "Backbone",
     "Batch",
     "Canvas",
@@ -66,7 +57,6 @@ __all__ = [
     "Predictions",
     "Rearrangement",
     "Recipe",
-    "RecordedAttention",
     "Sample",
     "Size",
     "StateDict",
@@ -74,6 +64,4 @@ __all__ = [
     "TargetType",
     "Targets",
     "Window",
-    "global_layer",
-    "windowed_layer",
 ]

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.interfaces.attention_maps import AttentionLayer, Grid, RecordedAttention, layers_on_grids
 from densevit.interfaces.data_types import Batch, Class, Losses, Outputs, Predictions, Targets
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.target_types import TargetType
@@ -42,28 +41,6 @@ class Backbone(nn.Module):
         groups = [list(child.parameters()) for child in self.children()]
         own = list(self.parameters(recurse=False))
         return [group for group in (own, *groups) if group]
-
-    def inspect_filters(self) -> Tensor | None:
-        """For `densevit inspect`: the filters of the patch embedding, (C, 3, k, k). Default: the first convolution of
-        three channels."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.weight.shape[1] == 3:
-                return module.weight
-        return None
-
-    def inspect_positions(self) -> Tensor | None:
-        """For `densevit inspect`: the position embeddings of the cells of a map, (H, W, C). Default: None."""
-        return None
-
-    def inspect_attention(self, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
-        """For `densevit inspect`: the attention of the backbone's layers for one image, on the cells of their maps.
-
-        recorded: the attention weights of modules, in the order of computation. size: (H, W) of the image. Default: the
-        layers of global self-attention over ceil(H / s) x ceil(W / s) cells for one of the strides s, with at most 16
-        tokens before the cells. Windows and pooled keys need an override; see `global_layer` and `windowed_layer` in
-        `densevit.interfaces`.
-        """
-        return layers_on_grids(recorded, [(-(-size[0] // s), -(-size[1] // s)) for s in dict.fromkeys(self.strides)])
 
 
 class Neck(nn.Module):
@@ -171,14 +148,6 @@ class Head(nn.Module):
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns one dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
         raise NotImplementedError(f"{type(self).__name__} is a Head and must implement predict(outputs, targets).")
-
-    def inspect_objects(self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: Grid) -> Tensor | None:
-        """For `densevit inspect`: the attention of each predicted object of one image to the cells of a map, (N, h, w).
-
-        recorded: the attention weights of the head's modules, in the order of computation. size: (H, W) of the padded
-        image, which the map covers. Objects are in the order of `predict`. Default: None, nothing to show.
-        """
-        return None
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Dense heads: maps (B, C, *size) in float32 that test-time augmentation averages, e.g. logits or depth.

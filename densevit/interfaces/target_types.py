@@ -151,19 +151,6 @@ class TargetType:
         """
         return value
 
-    def class_counts(self, value: Any, num_classes: int) -> np.ndarray | None:
-        """(K,), the number of objects or pixels of each class, for `densevit doctor`. Default: counts `class_map`."""
-        labels = self.class_map(value)
-        return None if labels is None else np.bincount(labels.ravel(), minlength=256)[:num_classes]
-
-    def measure(self, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
-        """Numbers (M,) that describe a value, by name and unit, for `densevit doctor`: {"width (px)": ...}.
-
-        size: (h, w) of the image, or (N, 2), the size of each object's image: values per object may be of several
-        images. Default: none.
-        """
-        return {}
-
     def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> Any:
         """A batch of values, tensors or None where unlabelled, padded to a grid of this size. Default: the sequence.
 

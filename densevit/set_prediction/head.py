@@ -13,13 +13,12 @@ from densevit.interfaces import (
     Losses,
     Outputs,
     Predictions,
-    RecordedAttention,
     Targets,
 )
 from densevit.set_prediction.criterion import SetCriterion, object_counts
 from densevit.set_prediction.denoising import ContrastiveDenoising, Denoising
 from densevit.set_prediction.limits import check_classes, check_counts
-from densevit.set_prediction.predictions import exported_predictions, top_predictions, top_queries
+from densevit.set_prediction.predictions import exported_predictions, top_predictions
 
 
 class SetPredictionHead(Head):
@@ -65,13 +64,3 @@ class SetPredictionHead(Head):
     ) -> dict[str, Tensor]:
         """`boxes` (B, Q, 4) xyxy and `scores` (B, Q, K) of all queries."""
         return exported_predictions(outputs, original_size or size, softmax=self.criterion.classification == "softmax")
-
-    def attention_of_objects(
-        self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: tuple[int, int], stride: int
-    ) -> Tensor:
-        """`inspect_objects` of a head with plain cross-attention to a map of this stride: that of the last decoder
-        layer, the mean over its heads (Carion et al. 2020, figure 6)."""
-        weights = [one.weights for one in recorded if one.name.endswith("cross_attention")][-1]
-        query = top_queries(outputs["logits"], self.criterion.classification == "softmax")[2][0]
-        maps = weights[0].mean(0)[-outputs["logits"].shape[1] :]  # (Q, S)
-        return maps[query].unflatten(1, (-(-size[0] // stride), -(-size[1] // stride)))

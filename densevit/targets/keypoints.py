@@ -56,9 +56,6 @@ class Keypoints(ObjectType):
         if not np.isfinite(value).all():
             raise DataError("has values that are not finite.")
 
-    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-        return {"labelled keypoints": (value[..., 2] > 0).sum(axis=1).astype(np.float64)}
-
     def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
         flipped = value[:, self.flipped].copy()
         flipped[..., 0] = size[1] - flipped[..., 0]

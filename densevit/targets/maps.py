@@ -15,7 +15,6 @@ from densevit.targets.objects import check_range
 
 STEPS_PER_METRE = 256
 MAX_PNG_VALUE = 2**16 - 1
-MEASURED_VALUES = 4096  # per map, at most
 
 
 class PixelMap(TargetType):
@@ -92,9 +91,6 @@ class LabelMap(PixelMap):
         indices = np.full(IGNORE + 1, IGNORE, np.uint8)
         indices[: len(table)] = np.where(table < 0, IGNORE, table)
         return indices[value]
-
-    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-        return {"labelled pixels": _share(value[value != IGNORE], value)}
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         self.check(value, size)
@@ -176,11 +172,6 @@ class ValueMap(PixelMap):
         if zoom == 1 or self.under_zoom == "keep":
             return resized
         return resized / np.float32(zoom) if self.under_zoom == "divide" else resized * np.float32(zoom)
-
-    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-        """A sample of the known values, and the fraction of known pixels."""
-        known = value[value > 0]
-        return {"known values": known[:: -(-len(known) // MEASURED_VALUES) or 1], "known pixels": _share(known, value)}
 
     def draw(
         self,
@@ -323,10 +314,6 @@ class PanopticMap(PixelMap):
     task: str | None = "panoptic"
     supersedes = ("semantic", "masks", "boxes")
 
-    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-        known = value[value != VOID]
-        return {"segments": np.array([len(np.unique(known))], np.float64), "labelled pixels": _share(known, value)}
-
     def class_map(self, value: np.ndarray) -> np.ndarray:
         return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
 
@@ -459,11 +446,6 @@ def _mapped_id(segment: int, table: np.ndarray, classes: Sequence[Class]) -> int
     if label < 0:
         return VOID
     return label * LABEL_DIVISOR + (segment % LABEL_DIVISOR if classes[label].thing else 0)
-
-
-def _share(known: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """(1,), the fraction of a map's values that are known."""
-    return np.array([known.size / max(value.size, 1)])
 
 
 def _painted(value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:

@@ -81,14 +81,6 @@ class Boxes(ObjectType):
         clipped = np.clip(value, 0, _sides(size))
         return np.asarray((clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE - 1e-7).all(axis=1))
 
-    def measure(self, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-        sides = value[:, 2:].astype(np.float64) - value[:, :2]
-        width, height = sides.T
-        with np.errstate(divide="ignore", invalid="ignore"):  # degenerate boxes
-            share = np.sqrt(width * height / np.prod(np.asarray(size, np.float64), axis=-1))
-            ratio = width / height
-        return {"width (px)": width, "height (px)": height, "width / height": ratio, "relative side": share}
-
     def draw(
         self,
         drawing: Drawing,
@@ -144,10 +136,6 @@ class ObjectLabels(ObjectType):
 
     def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
         return np.asarray(table[value])
-
-    def class_counts(self, value: np.ndarray, num_classes: int) -> np.ndarray:
-        inside = value[(value >= 0) & (value < num_classes)]
-        return np.bincount(inside, minlength=num_classes)
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
         """`category_id`: the id of the annotation files."""
@@ -238,10 +226,6 @@ class InstanceMasks(ObjectType):
         """Joins the masks; covered pixels are removed from the masks of the image."""
         joined = run_length_coded(value).without(covered).joined(run_length_coded(pasted))
         return joined if isinstance(value, RunLengthMasks) else np.asarray(joined)
-
-    def measure(self, value: Masks, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-        areas = value.areas() if isinstance(value, RunLengthMasks) else value.sum(axis=(1, 2))
-        return {"area (px)": np.asarray(areas, np.float64)}
 
     def draw(
         self,

@@ -35,7 +35,6 @@ CHECKS = (
     behaviour.output_kept,
     behaviour.memory_layouts,
     behaviour.export,
-    behaviour.inspect_attention,
     state.state_dict,
     state.pickling,
 )

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from densevit.testing.fixtures import BackboneFixture, Fixture, named, require_equal
 from densevit.testing.results import Failure, NotChecked, check, described, require
-from densevit_workbench.inspection.recording import recorded_attention
 
 RUNS = "make it run for images (B, 3, H, W) of any size, in training and evaluation mode"
 _DTYPES = "follow dtypes: x.to(y.dtype)"
@@ -204,32 +203,3 @@ def export(fixture: BackboneFixture) -> None:
         "keep no state between calls of forward",
         wanted="the same as without export",
     )
-
-
-@check("inspect_attention with cells for its weights", "see Backbone.inspect_attention; or remove the override")
-def inspect_attention(fixture: BackboneFixture) -> str | None:
-    """Attention for `densevit inspect` has matching shapes: weights (G, heads, Q, K), cells (G, Q) and (G, K)."""
-    module, images = fixture.shared(), fixture.images(1)
-    with torch.no_grad(), recorded_attention(module) as recorded:
-        module(images)
-    layers = list(module.inspect_attention(recorded, (images.shape[2], images.shape[3])))
-    for layer in layers:
-        fits = layer.weights.ndim == 4 and all(
-            cells.shape == (len(layer.weights), layer.weights.shape[axis])
-            for cells, axis in ((layer.query_cells, 2), (layer.key_cells, 3))
-        )
-        require(
-            fits,
-            f"{layer.name} with weights {tuple(layer.weights.shape)}, query_cells {tuple(layer.query_cells.shape)} and "
-            f"key_cells {tuple(layer.key_cells.shape)}",
-            "(G, heads, Q, K), (G, Q) and (G, K)",
-            "build layers with global_layer and windowed_layer of densevit.interfaces",
-        )
-        for cells, (height, width) in ((layer.query_cells, layer.query_grid), (layer.key_cells, layer.key_grid)):
-            require(
-                cells.max() < height * width,
-                f"{layer.name} with cell {int(cells.max())} on a grid of {height} x {width}",
-                f"cells below {height * width}",
-                "number cells row by row",
-            )
-    return None if layers else "shows no attention"

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from densevit import progress
-from densevit.cli import COMMANDS, command, main
+from densevit import progress, registry
+from densevit.cli import command, main
 from densevit.cli.output import Output
 from densevit.visualization.html_page import write_page
+
+COMMANDS = [*registry.find("commands")]
 
 
 def output(**flags: bool) -> Output:

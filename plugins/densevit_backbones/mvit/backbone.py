@@ -1,13 +1,13 @@
 """MViT (Fan et al. 2021) and MViTv2 (Li et al. 2022): vision transformers that pool their map in each stage."""
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import AttentionLayer, Backbone, RecordedAttention, global_layer
+from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
@@ -116,10 +116,13 @@ class MViT(Backbone):
         return [[*self.patch_embed.parameters(), *tokens, *positions], *blocks, list(self.feature_norms.parameters())]
 
     def inspect_positions(self) -> Tensor | None:
+        """For `densevit inspect`: the position table."""
         return None if self.positions is None else self.positions.cells[0].permute(1, 2, 0)
 
-    def inspect_attention(self, recorded: Sequence[RecordedAttention], size: Size) -> list[AttentionLayer]:
-        """The attention of all blocks: queries on the output map of a block, keys pooled from its input map."""
+    def inspect_attention(self, recorded: Sequence[Any], size: Size) -> list[Any]:
+        """For `densevit inspect`: queries are on the output map of a block, keys are pooled from its input map."""
+        from densevit_workbench.inspection.attention_layers import global_layer
+
         layers, grid = [], pooled(size, self.strides[0])
         for name, module, weights in recorded:
             assert isinstance(module, PoolingAttention)

@@ -1,12 +1,12 @@
 """Swin Transformer (Liu et al. 2021) and Swin Transformer V2 (Liu et al. 2022): windows that shift between blocks."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import AttentionLayer, Backbone, RecordedAttention, windowed_layer
+from densevit.interfaces import Backbone
 from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
@@ -99,8 +99,10 @@ class Swin(Backbone):
             depths += groups if number == 0 else [groups[0] + groups[1], *groups[2:]]
         return [*depths, list(self.feature_norms.parameters())]
 
-    def inspect_attention(self, recorded: Sequence[RecordedAttention], size: tuple[int, int]) -> list[AttentionLayer]:
-        """The attention of all blocks, in their windows."""
+    def inspect_attention(self, recorded: Sequence[Any], size: tuple[int, int]) -> list[Any]:
+        """For `densevit inspect`: the attention of all blocks, in their windows."""
+        from densevit_workbench.inspection.attention_layers import windowed_layer
+
         layers = []
         for name, module, weights in recorded:
             stride = self.strides[int(name.split(".")[1])]

@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import AttentionLayer, Backbone, RecordedAttention, global_layer, windowed_layer
+from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
@@ -172,12 +172,14 @@ class ViT(Backbone):
         return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
 
     def inspect_positions(self) -> Tensor | None:
-        """The position table, on the grid for which it is stored."""
+        """For `densevit inspect`: the position table, on the grid for which it is stored."""
         own = next(self.parameters())
         return self._position_table((self.position_side, self.position_side), own.device)
 
-    def inspect_attention(self, recorded: Sequence[RecordedAttention], size: tuple[int, int]) -> list[AttentionLayer]:
-        """The attention of all blocks, windowed or global."""
+    def inspect_attention(self, recorded: Sequence[Any], size: tuple[int, int]) -> list[Any]:
+        """For `densevit inspect`: the attention of all blocks, windowed or global."""
+        from densevit_workbench.inspection.attention_layers import global_layer, windowed_layer
+
         grid = (-(-size[0] // self.stride), -(-size[1] // self.stride))
         layers = []
         for name, _, weights in recorded:

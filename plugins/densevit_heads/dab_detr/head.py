@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Outputs, RecordedAttention, Targets
+from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
 from densevit.losses.set_prediction import Classification
@@ -170,8 +170,8 @@ class DabDetr(SetPredictionHead):
         """Bias of attention to the memory by the boxes (B, Q, 4) of queries, (B, heads, Q, S), if there is one."""
         return None if self.position_bias is None else self.position_bias(boxes, memory)
 
-    def inspect_objects(
-        self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: tuple[int, int]
-    ) -> Tensor | None:
-        """Cross-attention of the last decoder layer, the mean over its heads."""
-        return self.attention_of_objects(recorded, outputs, size, self.project.stride)
+    def inspect_objects(self, recorded: Sequence[Any], outputs: Outputs, size: tuple[int, int]) -> Tensor:
+        """For `densevit inspect`: the cross-attention of the last decoder layer (Carion et al. 2020, figure 6)."""
+        from densevit_workbench.inspection.objects import cross_attention_of_objects
+
+        return cross_attention_of_objects(recorded, outputs, size, self.project.stride, self.criterion.classification)

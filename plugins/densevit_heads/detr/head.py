@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Outputs, RecordedAttention, Targets
+from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.layers.positions import LearnedPositions
 from densevit.losses.matching import MatchingCosts
@@ -89,8 +89,8 @@ class Detr(SetPredictionHead):
         """Bias of attention to the memory by the boxes (B, Q, 4) of queries: none."""
         return None
 
-    def inspect_objects(
-        self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: tuple[int, int]
-    ) -> Tensor | None:
-        """Cross-attention of the last decoder layer, the mean over its heads (Carion et al. 2020, figure 6)."""
-        return self.attention_of_objects(recorded, outputs, size, self.project.stride)
+    def inspect_objects(self, recorded: Sequence[Any], outputs: Outputs, size: tuple[int, int]) -> Tensor:
+        """For `densevit inspect`: the cross-attention of the last decoder layer (Carion et al. 2020, figure 6)."""
+        from densevit_workbench.inspection.objects import cross_attention_of_objects
+
+        return cross_attention_of_objects(recorded, outputs, size, self.project.stride, self.criterion.classification)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, RecordedAttention, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects
 from densevit.set_prediction.head import SetPredictionHead
@@ -139,11 +139,7 @@ class PanopticMasks(SetPredictionHead):
             found.append({"panoptic": merged, **objects})
         return found
 
-    def inspect_objects(
-        self, recorded: Sequence[RecordedAttention], outputs: Outputs, size: tuple[int, int]
-    ) -> Tensor | None:
-        """None: the segments of `predict` are not queries."""
-        return None
+    inspect_objects: Any = None  # the segments of `predict` are not queries
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None

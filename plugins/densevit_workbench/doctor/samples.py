@@ -19,6 +19,7 @@ from densevit.data.transforms.resizing import TrainingTransform, as_array, to_pi
 from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
 from densevit.targets.types import TargetTypes, untyped_keys
+from densevit_workbench.doctor.measures import class_counts, measure
 
 _FEW, _MOST_WORKERS = 64, 8
 
@@ -96,7 +97,7 @@ class Summaries(data.Dataset[Summary]):
             try:
                 kind.check(value, size)
                 counts |= self._counts(key, kind, value)
-                measures[key] = dict(kind.measure(value, size))
+                measures[key] = dict(measure(kind, value, size))
             except DataError as error:
                 wrong.append(f"image {name}: {key} {error}")
             except Exception as error:  # a value of another type than a third party's target type expects
@@ -111,7 +112,7 @@ class Summaries(data.Dataset[Summary]):
 
     def _counts(self, key: str, kind: TargetType, value: Any) -> dict[str, np.ndarray]:
         classes = getattr(self.dataset, "classes", {}).get(kind.task, ())
-        found = kind.class_counts(value, len(classes)) if classes else None
+        found = class_counts(kind, value, len(classes)) if classes else None
         if found is None:
             return {}
         if kind.per == "object" and found.sum() < len(value):
@@ -128,7 +129,7 @@ class Summaries(data.Dataset[Summary]):
         per_object = [len(as_array(v)) for k, v in targets.items() if k in self.types and self.types[k].per == "object"]
         for key, value in targets.items():
             if key in self.types and key in found.measures:
-                inputs[key] = dict(self.types[key].measure(as_array(value), size))
+                inputs[key] = dict(measure(self.types[key], as_array(value), size))
         return replace(found, inputs=inputs, kept=max(per_object, default=None))
 
 

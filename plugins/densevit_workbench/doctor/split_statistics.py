@@ -10,6 +10,7 @@ from densevit.data.datasets.examination import evenly_spaced
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
+from densevit_workbench.doctor.measures import class_counts, measure
 from densevit_workbench.doctor.samples import Measures, Summaries, Summary, read_summaries
 
 MOST_TRANSFORMED = 200  # images on which the training transform is tried
@@ -91,12 +92,12 @@ def _add_all_objects(found: SplitStatistics, dataset: Dataset, types: TargetType
         return
     images, values = known
     for key, value in values.items():
-        measures = types[key].measure(value, sizes[images])
+        measures = measure(types[key], value, sizes[images])
         if measures:
             found.measures[key] = dict(measures)
             found.complete.add(key)
         classes = dataset.classes.get(types[key].task or "", ())
-        counts = types[key].class_counts(value, len(classes))
+        counts = class_counts(types[key], value, len(classes))
         if counts is not None:
             found.classes[key] = _class_counts(dataset, types, key, counts, complete=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from densevit.interfaces import AttentionLayer
+from densevit_workbench.inspection.attention_layers import AttentionLayer
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,7 @@ class ObjectAttention:
 
 @dataclass
 class Findings:
-    """Filters, positions and attention of a model on one image. Parts that the model does not have are None or empty.
-
-    image: (H, W, 3) uint8, as the model sees it, padded. point: the query's (y, x), as fractions of the image.
-    filters: (N, k, k, 3), principal components of the patch embedding. similarity: (H, W, H, W), cosine similarity of
-    positions. layers: attention of the backbone. distances: mean attention distances in pixels by layer, (heads,) each.
-    rollout: (T, T); tokens that are no cells come first. objects: detected objects by head.
-    """
+    """The results of an inspection: the fields of an `Inspection`."""
 
     image: np.ndarray
     point: tuple[float, float]

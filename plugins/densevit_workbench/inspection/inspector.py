@@ -10,13 +10,12 @@ from torch import Tensor
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import build_evaluation_transform
-from densevit.errors import DensevitError, PluginError, one_line
+from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_sample
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor, dense_model
-from densevit.interfaces import AttentionLayer
 from densevit.model import DenseModel
-from densevit_workbench.inspection import measures, pages
+from densevit_workbench.inspection import measures, pages, protocol
 from densevit_workbench.inspection.findings import Findings, ObjectAttention
 from densevit_workbench.inspection.recording import recorded_attention
 
@@ -25,7 +24,13 @@ LEAST_SCORE = 0.3
 
 
 class Inspection(Findings):
-    __doc__ = Findings.__doc__
+    """Filters, positions and attention of a model on one image. Parts that the model does not have are None or empty.
+
+    image: (H, W, 3) uint8, as the model sees it, padded. point: the query's (y, x), as fractions of the image.
+    filters: (N, k, k, 3), principal components of the patch embedding. similarity: (H, W, H, W), cosine similarity of
+    positions. layers: attention of the backbone. distances: mean attention distances in pixels by layer, (heads,) each.
+    rollout: (T, T); tokens that are no cells come first. objects: detected objects by head.
+    """
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes PNG files, `inspect.json` and `inspect.html`, and returns the files."""
@@ -43,8 +48,8 @@ def inspect(
     """Computes filters, positions and attention of a model on one image, by layer and for each detected object.
 
     model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in
-    pixels of the image, the query whose attention is shown; None: the centre. Backbones and heads provide the data in
-    `Backbone.inspect_attention`, `inspect_filters`, `inspect_positions` and `Head.inspect_objects`.
+    pixels of the image, the query whose attention is shown; None: the centre. The methods of backbones and heads
+    data are in `densevit_workbench.inspection.protocol`.
     Raises DensevitError for a point outside of the image, DataError for an image that cannot be read.
     """
     predictor = load(model) if isinstance(model, str | Path) else model
@@ -77,18 +82,18 @@ def inspect(
         dense.train(training)
     predictions = dense.predictions(outputs, batch["targets"])
 
-    filters, embeddings = dense.backbone.inspect_filters(), dense.backbone.inspect_positions()
+    filters, embeddings = protocol.filters(dense.backbone), protocol.positions(dense.backbone)
     found.filters = None if filters is None else measures.principal_components(filters.cpu())
     found.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
     own = [one._replace(name=one.name.removeprefix("backbone.")) for one in recorded if _inside(one.name, "backbone")]
-    found.layers = _layers(dense, own, found.size)
+    found.layers = protocol.attention_layers(dense.backbone, own, found.size)
     found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}
     found.rollout = measures.rollout(found.layers) if found.layers else None
     objects = {}
     for name, head in dense.heads.items():
         prefix = f"heads.{name}"
         own = [one._replace(name=one.name.removeprefix(f"{prefix}.")) for one in recorded if _inside(one.name, prefix)]
-        maps = head.inspect_objects(own, outputs[name], found.size)
+        maps = protocol.object_maps(head, own, outputs[name], found.size)
         if maps is not None:
             scale = (inner[0] / height, inner[1] / width)
             objects[name] = _objects(maps.cpu(), predictions[name][0], dense.classes[name], scale)
@@ -98,26 +103,6 @@ def inspect(
 
 def _inside(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.")
-
-
-def _layers(model: DenseModel, recorded: list[Any], size: tuple[int, int]) -> list[AttentionLayer]:
-    """The attention layers of the backbone. Raises PluginError if its method fails or returns invalid shapes."""
-    backbone = type(model.backbone).__name__
-    try:
-        layers = list(model.backbone.inspect_attention(recorded, size))
-    except Exception as error:
-        raise PluginError(
-            f"backbone {backbone}: inspect_attention: {type(error).__name__}: {one_line(error)}."
-        ) from error
-    for layer in layers:
-        groups, _, queries, keys = layer.weights.shape
-        if layer.query_cells.shape != (groups, queries) or layer.key_cells.shape != (groups, keys):
-            raise PluginError(
-                f"backbone {backbone}: inspect_attention: {layer.name} has weights {tuple(layer.weights.shape)}, "
-                f"query_cells {tuple(layer.query_cells.shape)} and key_cells {tuple(layer.key_cells.shape)}; expected "
-                "(G, heads, Q, K), (G, Q) and (G, K)."
-            )
-    return layers
 
 
 def _objects(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import PADDING, AttentionLayer
+from densevit_workbench.inspection.attention_layers import PADDING, AttentionLayer
 
 
 def principal_components(filters: Tensor, count: int = 28) -> Tensor:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densevit.interfaces import AttentionLayer
 from densevit.visualization.fonts import drawable_names
 from densevit.visualization.html_page import image_figure, missing, write_page
 from densevit.visualization.scatter import head_distances_svg
 from densevit_workbench.inspection import figures
+from densevit_workbench.inspection.attention_layers import AttentionLayer
 from densevit_workbench.inspection.findings import Findings
 from densevit_workbench.inspection.measures import query_maps
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from densevit.interfaces import RecordedAttention
+from densevit_workbench.inspection.attention_layers import RecordedAttention
 
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 import densevit
 from densevit.cli import main
 from densevit.model import DenseModel
+from densevit_workbench.inspection.attention_layers import global_layer
 
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
 SMALL |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
@@ -84,6 +86,21 @@ class Wrong(Own):
         return [recorded[0].nothing]
 
 
+class WrongGrid(Own):
+    """Says that its attention is on fewer cells than it has weights for."""
+
+    def inspect_attention(self, recorded, size):
+        layer = global_layer("wrong", torch.full((1, 2, 9, 9), 1 / 9), (3, 3))
+        return [replace(layer, key_cells=layer.key_cells[:, :4])]
+
+
+class WrongCells(Own):
+    """Has cells outside of its grid."""
+
+    def inspect_attention(self, recorded, size):
+        return [replace(global_layer("wrong", torch.full((1, 2, 9, 9), 1 / 9), (3, 3)), key_grid=(2, 3))]
+
+
 def of_backbone(backbone: densevit.Backbone) -> DenseModel:
     return DenseModel(
         backbone, {"detection": densevit.create_head("detr", backbone.channels, backbone.strides, CLASSES)}
@@ -101,9 +118,17 @@ def test_a_third_partys_backbone_shows_what_it_has():
     torch.testing.assert_close(found.rollout.sum(1), torch.ones(26))
 
 
-def test_a_failing_method_of_a_plugin_is_named():
-    with pytest.raises(densevit.PluginError, match="backbone Wrong: inspect_attention: AttributeError"):
-        densevit.inspect(of_backbone(Wrong()), example_image(64, 96))
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Wrong, "backbone Wrong: inspect_attention: AttributeError"),
+        (WrongGrid, r"wrong has weights \(1, 2, 9, 9\), query_cells \(1, 9\) and key_cells \(1, 4\); expected \(G, "),
+        (WrongCells, "wrong has cell 8 on a grid of 2 x 3; expected cells below 6"),
+    ],
+)
+def test_a_failing_method_of_a_plugin_is_named(kind, message):
+    with pytest.raises(densevit.PluginError, match=message):
+        densevit.inspect(of_backbone(kind()), example_image(64, 96))
 
 
 def test_the_model_is_as_before():

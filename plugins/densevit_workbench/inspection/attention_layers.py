@@ -1,4 +1,4 @@
-"""Attention weights of a backbone's layers on the cells of its maps, as `densevit inspect` shows them."""
+"""Attention weights of a backbone's layers on the cells of its maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
