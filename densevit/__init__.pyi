@@ -22,6 +22,7 @@ from densevit.interfaces import Backbone as Backbone
 from densevit.interfaces import CheckpointLayout as CheckpointLayout
 from densevit.interfaces import Class as Class
 from densevit.interfaces import Dataset as Dataset
+from densevit.interfaces import DenseHead as DenseHead
 from densevit.interfaces import Evaluator as Evaluator
 from densevit.interfaces import Head as Head
 from densevit.interfaces import LossContext as LossContext

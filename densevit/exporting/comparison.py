@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.exporting.graph import ExportedGraph
-from densevit.interfaces import Size, TargetType
-from densevit.model import makes_maps
+from densevit.interfaces import DenseHead, Size, TargetType
 from densevit.targets.types import TargetTypes
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -56,7 +55,7 @@ def differences(graph: ExportedGraph, run: Run, images: np.ndarray) -> dict[str,
             elif want.dtype.kind == "f":
                 span = (types[key] if key in types else TargetType()).value_range(want, size)
                 result[name] = _largest(found[name], want) / span
-        if makes_maps(module) and f"{prefix}maps" in found:
+        if isinstance(module, DenseHead) and f"{prefix}maps" in found:
             read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))
             result |= {prefix + key: _share(found[prefix + key], value) for key, value in read.items()}
     return result

@@ -17,8 +17,8 @@ from densevit.exporting import comparison, files
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Head, Size
-from densevit.model import DenseModel, makes_maps
+from densevit.interfaces import Size
+from densevit.model import DenseModel
 from densevit.progress import step
 
 LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
@@ -104,16 +104,11 @@ def check_heads(model: DenseModel) -> None:
     if not model.heads:
         raise ConfigError("This model has no heads, so a file would have no outputs. Fix: train a head on it.")
     for name, head in model.heads.items():
-        if not exports(head):
+        if not hasattr(head, "exported"):
             raise ConfigError(
                 f"heads.{name} ({type(head).__name__}) has no outputs for a file. Fix: implement "
-                "exported(outputs, size), see docs/own-head.md; dense heads get it from maps() and read_maps()."
+                "exported(outputs, size), see docs/own-head.md; a DenseHead has it."
             )
-
-
-def exports(head: Head) -> bool:
-    """Whether a head has outputs for files: it implements `exported`, or `maps`, for which there is a default."""
-    return getattr(type(head), "exported", None) not in (None, Head.exported) or makes_maps(head)
 
 
 def _resizing(predictor: Predictor) -> Resizing:

@@ -1,6 +1,7 @@
 """The graph of an exported file: maps uint8 images to the outputs of all heads, in pixels of the images."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class ExportedGraph(nn.Module):
         self.model, self.canvas, self.resizing = model, canvas, resizing
 
     def forward(self, images: Tensor, selections: Mapping[str, Sequence[Tensor]] | None = None) -> dict[str, Tensor]:
-        """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `Head.exported` by name, HEAD/NAME for several heads.
+        """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `exported` by name, HEAD/NAME for several heads.
 
         Each selection of a head, such as the proposals of a two-stage head (`densevit.layers.selection`), adds
         `selection` (B, N) int64 and `selection_scores` (B, S); their names are numbered from the second on.
@@ -49,9 +50,10 @@ class ExportedGraph(nn.Module):
         padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
         features = self.model.backbone(self.model.normalise(F.pad(images, outside), padding_mask))
         for name, head in self.model.heads.items():
+            export: Any = head.exported
             with recorded(head, (selections or {}).get(name, ())) as made:
                 raw = head(self.model.head_inputs(name, features, padding_mask), padding_mask, None)
-            found = head.exported(in_float32(raw), (H, W), original)
+            found = export(in_float32(raw), (H, W), original)
             for i, (scores, indices) in enumerate(made):
                 number = f"_{i + 1}" if i else ""
                 found |= {f"selection{number}": indices}

@@ -18,8 +18,8 @@ from densevit.inference.image_inputs import VideoFrame, as_images, as_sample
 from densevit.inference.image_sizes import ImageSize, requested_size, resizing, unused_windows
 from densevit.inference.image_sources import chunks, images_of
 from densevit.inference.result import Result
-from densevit.interfaces import Backbone, Class, Head, Predictions, Sample, TargetType
-from densevit.model import DenseModel, Inference, inference_by_head, makes_maps, windows_only
+from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
+from densevit.model import DenseModel, Inference, inference_by_head, windows_only
 from densevit.targets.types import TargetTypes, above_threshold
 
 BATCHES_AT_ONCE = 4  # of a folder or a video, read together, so that images of one size can form batches
@@ -163,7 +163,7 @@ class Predictor:
         source: the origin of the options, for messages. Raises ConfigError for an invalid one.
         """
         inference = {name: inference_with(own, options, source) for name, own in self.inference.items()}
-        dense = [name for name in inference if makes_maps(self.heads[name])]
+        dense = [name for name in inference if isinstance(self.heads[name], DenseHead)]
         if not dense:  # an error for options of dense heads
             general = next(iter(inference.values()), None) or inference_with(Inference(), options, source)
             inference_by_head(self.model, general)
@@ -248,7 +248,8 @@ class Predictor:
 
     def merges_windows(self, head: str) -> bool:
         """Whether a head's boxes are those of windows, merged."""
-        return head in self.inference and self.inference[head].window is not None and not makes_maps(self.heads[head])
+        has_windows = head in self.inference and self.inference[head].window is not None
+        return has_windows and not isinstance(self.heads[head], DenseHead)
 
     def _results(
         self,

@@ -22,7 +22,7 @@ from densevit.interfaces.data_types import (
 )
 from densevit.interfaces.datasets import Dataset, Frame, Recipe
 from densevit.interfaces.evaluators import Evaluator
-from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, Head, Method, Neck
+from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, DenseHead, Head, Method, Neck
 from densevit.interfaces.target_types import AnnotatedImage, Canvas, Drawing, TargetType
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
@@ -43,6 +43,7 @@ __all__ = [
     "Class",
     "Color",
     "Dataset",
+    "DenseHead",
     "Drawing",
     "Evaluator",
     "Frame",

@@ -64,7 +64,14 @@ class Neck(nn.Module):
 
 
 class Head(nn.Module):
-    """Computes outputs, losses and predictions of one task from feature maps.
+    """Computes outputs, losses and predictions of one task from feature maps. A dense head is a `DenseHead`.
+
+    A head that can be exported has `exported(outputs, size, original_size=None) -> dict[str, Tensor]`: the outputs of
+    the file by name, (B, ...) each, from images of one size (h, w). They are in pixels of `original_size`, the size of
+    the images before the file resized them; None: `size`. It is traced by `torch.export` with variable batch size,
+    height and width: shapes may not depend on values, and loops over images are not allowed. Floating-point outputs are
+    values before a selection or maximum, such as `boxes` (B, Q, 4) xyxy and `scores` (B, Q, K); the file is compared
+    with the model by them.
 
     task: "detection", "segmentation", "depth" or a custom name; determines the classes and the evaluator.
     needs: target keys required for training; checked against the data at the start.
@@ -149,16 +156,20 @@ class Head(nn.Module):
         """Returns one dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
         raise NotImplementedError(f"{type(self).__name__} is a Head and must implement predict(outputs, targets).")
 
+
+class DenseHead(Head):
+    """A head whose predictions are made from maps, which sliding windows, flips and scales average."""
+
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Dense heads: maps (B, C, *size) in float32 that test-time augmentation averages, e.g. logits or depth.
+        """Maps (B, C, *size) in float32 that test-time augmentation averages, e.g. logits or depth.
 
         size: in pixels, of the padded batch or a top-left crop of it. If C is the number of classes,
         `inference.average: probabilities` averages softmax(maps) instead.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not implement maps().")
+        raise NotImplementedError(f"{type(self).__name__} is a DenseHead and must implement maps(outputs, size).")
 
     def undo_zoom(self, maps: Tensor, zoom: float) -> Tensor:
-        """Dense heads: converts `maps` (B, C, h, w) of an image that was enlarged by `zoom` to zoom 1.
+        """Converts `maps` (B, C, h, w) of an image that was enlarged by `zoom` to zoom 1.
 
         Called before maps of several scales are averaged (`inference.scales`). By default, maps of a head whose
         `quantity` is "depth" are multiplied by the zoom, because training divides depth by it; others are unchanged.
@@ -167,26 +178,18 @@ class Head(nn.Module):
         return maps * zoom if self.quantity == "depth" else maps
 
     def read_maps(self, maps: Tensor) -> Predictions:
-        """Dense heads: predictions from averaged maps (B, C, h, w): `semantic` or `depth` (B, h, w), or vectors.
+        """Predictions from averaged maps (B, C, h, w): `semantic` or `depth` (B, h, w), or vectors.
 
         Called on crops of the maps in original pixels, so the result of a pixel may depend only on its C values, which
         may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`. Maps
         of a flipped image are mirrored, or flipped by the target type of the prediction that has the maps' values.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not implement read_maps().")
+        raise NotImplementedError(f"{type(self).__name__} is a DenseHead and must implement read_maps(maps).")
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
-        """The outputs of an exported file by name, (B, ...) each, from images of one size (h, w).
-
-        They are in pixels of `original_size`, the size of the images before the file resized them; None: `size`.
-
-        Traced by `torch.export` with variable batch size, height and width: shapes may not depend on values, and loops
-        over images are not allowed. Floating-point outputs are values before a selection or maximum, such as `boxes`
-        (B, Q, 4) xyxy and `scores` (B, Q, K); the file is compared with the model by them. Default for dense heads: the
-        result of `read_maps` on `maps`, and also `maps` if `read_maps` takes a maximum.
-        """
+        """See `Head`. Returns the result of `read_maps` on `maps`, and also `maps` if `read_maps` takes a maximum."""
         maps = self.maps(outputs, size)
         if original_size is not None:
             maps = F.interpolate(maps, size=original_size, mode="bilinear", align_corners=False)

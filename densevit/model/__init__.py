@@ -12,7 +12,7 @@ from densevit.model.build import (
     tasks_of,
 )
 from densevit.model.dense import DenseModel
-from densevit.model.head_inference import inference_by_head, makes_maps, windows_only
+from densevit.model.head_inference import inference_by_head, windows_only
 from densevit.model.inference_options import Inference
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "create_neck",
     "inference_by_head",
     "kinds_of",
-    "makes_maps",
     "options_without_weights",
     "tasks_of",
     "windows_only",

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from densevit.errors import ConfigError, PluginError
-from densevit.interfaces import Backbone, Batch, Class, Head, Losses, Neck, Outputs, Predictions, Targets
+from densevit.interfaces import Backbone, Batch, Class, DenseHead, Head, Losses, Neck, Outputs, Predictions, Targets
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
 from densevit.model.architecture import RGB, Architecture, HeadWeight
 from densevit.model.freezing import frozen_modules
-from densevit.model.head_inference import makes_maps
 from densevit.model.inference_options import Inference
 from densevit.options import accepts
 from densevit.targets.types import TargetTypes
@@ -171,7 +170,7 @@ class DenseModel(nn.Module):
         plain = [name for name in self.heads if name not in augmented]
         if plain:
             results |= self.predictions(self(batch, plain), batch["targets"])
-        kinds = {name: makes_maps(self.heads[name]) for name in augmented}
+        kinds = {name: isinstance(self.heads[name], DenseHead) for name in augmented}
         while augmented:  # heads with equal options share their passes, those with maps and those of boxes
             first, options = next(iter(augmented.items()))
             names = [name for name, own in augmented.items() if (own, kinds[name]) == (options, kinds[first])]

@@ -1,11 +1,11 @@
 """Inference options of each head: what dense heads and heads of boxes can use of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import nn
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Head, TargetType
+from densevit.interfaces import DenseHead, TargetType
 from densevit.model.inference_options import Inference
 from densevit.model.test_time_augmentation import MultiHeadModel
 from densevit.targets.types import TargetTypes
@@ -23,32 +23,29 @@ def inference_by_head(
     is not the backbone's `input_size`.
     """
     own = own or {}
-    lacking = {name: _lacking(head) for name, head in model.heads.items()}
-    boxes = [name for name, head in model.heads.items() if lacking[name] and predicts_boxes(head)]
+    dense = [name for name, head in model.heads.items() if isinstance(head, DenseHead)]
+    boxes = [name for name, head in model.heads.items() if name not in dense and predicts_boxes(head)]
     for name, options in own.items():
         if name in boxes and _averaging_keys(options):
             raise ConfigError(
                 f"{', '.join(_averaging_keys(options, f'heads.{name}.'))} averages dense maps, but "
-                f"{_without_maps(model, name, lacking[name])}. Fix: leave it out; windows are supported for boxes."
+                f"{_without_maps(model, name)}. Fix: leave it out; windows are supported for boxes."
             )
-        if lacking[name] and name not in boxes:
+        if name not in dense + boxes:
             raise ConfigError(
-                f"heads.{name}.inference: averages dense maps, but {_without_maps(model, name, lacking[name])}. "
+                f"heads.{name}.inference: averages dense maps, but {_without_maps(model, name)}. "
                 "Fix: leave it out; the head is predicted in one pass beside the others."
             )
     unused = _averaging_keys(inference) if boxes else _augmentation_keys(inference)
-    if unused and all(lacking.values()):
-        heads = "; ".join(_without_maps(model, name, missing) for name, missing in lacking.items())
-        heads = heads or "this model has no heads"
+    if unused and not dense:
+        heads = "; ".join(_without_maps(model, name) for name in model.heads) or "this model has no heads"
         raise ConfigError(
             f"{', '.join(unused)} averages dense maps, but {heads}. Dense heads, such as segmentation and depth, "
             "support it; heads of boxes support windows. Fix: leave "
             f"{'it out' if boxes else 'the section `inference` at its defaults'} for this model."
         )
-    by_head = {}
-    for name, missing in lacking.items():
-        if not missing or name in boxes:
-            by_head[name] = own.get(name, windows_only(inference) if missing else inference)
+    by_head = {name: own.get(name, inference) for name in dense}
+    by_head |= {name: own.get(name, windows_only(inference)) for name in boxes}
     fixed = model.backbone.input_size
     for name, options in by_head.items():
         resized = options.window is not None or options.scales != (1.0,)
@@ -65,11 +62,6 @@ def inference_by_head(
 def windows_only(options: Inference) -> Inference:
     """The windows alone, without options of maps."""
     return Inference(window=options.window, stride=options.stride, batch_size=options.batch_size)
-
-
-def makes_maps(head: nn.Module) -> bool:
-    """Whether a head makes dense maps."""
-    return not _lacking(head)
 
 
 def predicts_boxes(head: nn.Module) -> bool:
@@ -90,17 +82,13 @@ def moves_with_box(target_type: TargetType) -> bool:
     )
 
 
-def _lacking(head: nn.Module) -> list[str]:
-    """The methods for dense maps that a head does not implement."""
-    return [
-        f"{name}()" for name in ("maps", "read_maps") if getattr(type(head), name, None) in (None, getattr(Head, name))
-    ]
-
-
-def _without_maps(model: MultiHeadModel, name: str, missing: Sequence[str]) -> str:
-    text = f"heads.{name} ({model.plugin_name(name)}) makes none: it has no {' and no '.join(missing)}"
-    if missing and not predicts_boxes(model.heads[name]):
-        needs = ", ".join(getattr(model.heads[name], "needs", ())) or "nothing"
+def _without_maps(model: MultiHeadModel, name: str) -> str:
+    head = model.heads[name]
+    text = f"heads.{name} ({model.plugin_name(name)}) makes none: it is not a DenseHead"
+    if hasattr(head, "maps"):
+        return f"{text}. Fix: class {type(head).__name__}(densevit.DenseHead)"
+    if not predicts_boxes(head):
+        needs = ", ".join(getattr(head, "needs", ())) or "nothing"
         text += f", and it is not a head of boxes and labels only (it needs {needs}), which windows can merge"
     return text
 

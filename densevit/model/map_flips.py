@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from densevit.errors import PluginError
-from densevit.interfaces import Head, TargetType
+from densevit.interfaces import DenseHead, TargetType
 from densevit.targets import PixelMap
 from densevit.targets.types import TargetTypes
 
@@ -18,7 +18,7 @@ Flip = Callable[[Tensor], Tensor]
 _PROBE = (16, 64)  # height and width of random maps
 
 
-def flip_of(name: str, head: Head, maps: Tensor) -> Flip:
+def flip_of(name: str, head: DenseHead, maps: Tensor) -> Flip:
     """How the maps (n, C, h, w) of the head `name` are flipped, so that it reads flipped predictions from them.
 
     Maps are mirrored. If its predictions are the maps, such as vectors, their target type may flip them, see
@@ -47,7 +47,7 @@ def flip_of(name: str, head: Head, maps: Tensor) -> Flip:
     )
 
 
-def _read(head: Head, maps: Tensor) -> dict[str, np.ndarray]:
+def _read(head: DenseHead, maps: Tensor) -> dict[str, np.ndarray]:
     """The predictions from maps (C, h, w)."""
     return {key: value[0].cpu().numpy() for key, value in head.read_maps(maps[None]).items()}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Backbone, Batch, Head, Predictions
+from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.inference_options import Inference
@@ -62,7 +62,7 @@ class _ConcatenatedMaps:
 
     def __init__(self, model: MultiHeadModel, heads: Sequence[str], options: Inference) -> None:
         self.model, self.probabilities = model, options.average == "probabilities"
-        self.heads = {name: model.heads[name] for name in heads}
+        self.heads = {name: head for name, head in model.heads.items() if name in heads and isinstance(head, DenseHead)}
         self.channels: list[int] = []
         self._flips: list[Flip] | None = None if options.flip else []  # of each head, known after the first call
 

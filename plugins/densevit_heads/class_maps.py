@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Head, Outputs, Predictions, Targets
+from densevit.interfaces import DenseHead, Outputs, Predictions, Targets
 from densevit.layers.chunked_argmax import chunked_argmax
 
 
-class ClassMapHead(Head):
+class ClassMapHead(DenseHead):
     """A head with the outputs `logits` (B, K, h, w); a subclass implements `upsample`."""
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,13 +15,13 @@ from densevit.cli.evaluate import config_of
 from densevit.config import InferenceSection
 from densevit.inference.loading import LoadedModel
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, Inference
 
 CONFIG = "backbone: {name: swin}\nheads: {a: {name: setr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
 
 
-class Dense(Head):
+class Dense(DenseHead):
     task, needs = "segmentation", ("semantic",)
 
     def forward(self, features, padding_mask, targets=None):
@@ -136,9 +136,12 @@ def test_invalid_option_is_reported_before_any_work(
 def test_head_without_maps_is_reported_before_any_work(
     predictor: Predictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ):
-    monkeypatch.setattr(Dense, "maps", Head.maps)
+    monkeypatch.setattr(Dense, "__bases__", (Head,))
     assert main(command) == 2
-    assert "heads.a (setr) makes none: it has no maps()" in capsys.readouterr().err
+    assert (
+        "heads.a (setr) makes none: it is not a DenseHead. Fix: class Dense(densevit.DenseHead)"
+        in capsys.readouterr().err
+    )
 
 
 def test_evaluate_accepts_other_windows(predictor: Predictor):

@@ -11,12 +11,12 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Class, Head
+from densevit.interfaces import Class, DenseHead
 from densevit.model import DenseModel
 from tests.inference.test_tiled_detection import CLASSES, Masks, Oracle, Pixels, as_set, painted
 
 
-class Brightness(Head):
+class Brightness(DenseHead):
     """Labels each pixel by whether its red value is above 127, or predicts it as depth."""
 
     task, needs = "segmentation", ("semantic",)

@@ -15,7 +15,7 @@ from densevit import config as configs
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, Inference, inference_by_head, sliding_window, streaming_resize
 from densevit.model.sliding_window import starts
 from densevit.training.loop.dense_module import DenseModule
@@ -48,7 +48,7 @@ class Pixels(Backbone):
         return [images * self.scale]
 
 
-class Segmenter(Head):
+class Segmenter(DenseHead):
     """A 1x1 convolution; counts the images of each run."""
 
     task, needs = "segmentation", ("semantic",)
@@ -553,7 +553,7 @@ def test_the_stride_is_two_thirds_of_the_window_by_default():
 def test_a_model_without_maps_is_refused_by_its_heads(section, asked):
     model = model_of(Stem(), Boxes)
     with pytest.raises(
-        ConfigError, match=rf"^{asked} averages dense maps, .*heads.detection \(Boxes\) makes none.*no maps\(\)"
+        ConfigError, match=rf"^{asked} averages dense maps, .*detection \(Boxes\) makes none: it is not a DenseHead"
     ):
         Predictor(model).predict([], inference=section)
     with pytest.raises(

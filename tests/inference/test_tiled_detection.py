@@ -15,7 +15,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, PluginError
 from densevit.evaluation.coco import CocoDetection
 from densevit.inference.predictor import WINDOW_SCORE, Predictor
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.model.box_merging import merge_boxes
 from densevit.set_prediction.transformer import Transformer
@@ -72,7 +72,7 @@ class Masks(Oracle):
     needs = ("masks", "labels")
 
 
-class Dense(Head):
+class Dense(DenseHead):
     task, needs = "segmentation", ("semantic",)
 
     def forward(self, features, padding_mask, targets=None):

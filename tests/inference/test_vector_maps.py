@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import PluginError
-from densevit.interfaces import Backbone, Class, Head, TargetType
+from densevit.interfaces import Backbone, Class, DenseHead, Head, TargetType
 from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.targets import LabelMap, ValueMap, VectorMap
 
@@ -25,7 +25,7 @@ class Pixels(Backbone):
         return [images]
 
 
-class Normals(Head):
+class Normals(DenseHead):
     """Unit vectors: the differences of a pixel and the one to its right, so that mirrored images have other vectors."""
 
     task, needs = "normals", ("normals",)

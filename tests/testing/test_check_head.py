@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from densevit import registry
-from densevit.interfaces import Head
+from densevit.interfaces import DenseHead, Head
 from densevit.layers.positions import mask_on_grid
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets.maps import ValueMap, VectorMap
@@ -449,7 +449,7 @@ class Depth(Maps):
         return [{"depth": self.on_image(outputs, i, t)[0].clamp(-5, 5).exp()} for i, t in enumerate(targets)]
 
 
-class DenseSegmenter(Segmenter):
+class DenseSegmenter(Segmenter, DenseHead):
     """Semantic maps that test-time augmentation can average."""
 
     def maps(self, outputs, size):
@@ -459,7 +459,7 @@ class DenseSegmenter(Segmenter):
         return {"semantic": maps.argmax(1).byte()}
 
 
-class DenseDepth(Depth):
+class DenseDepth(Depth, DenseHead):
     """Depth maps that test-time augmentation can average."""
 
     def maps(self, outputs, size):
@@ -717,7 +717,7 @@ def test_maps_of_another_size_fail():
 @pytest.mark.parametrize(
     ("broken", "found"),
     [
-        (MapsUnread, "maps() without read_maps()"),
+        (MapsUnread, "found maps() of MapsUnread, which is not a DenseHead; expected a subclass of DenseHead"),
         (SqueezedMaps, "maps that are resized to a smaller size"),
         (HalfMaps, "of torch.float16"),
         (CoarseMaps, "expected torch.float32 (3, C, 96, 128)"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, DenseHead, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
@@ -20,7 +20,7 @@ _INITIAL_DEPTH = 0.25  # times max_depth: about the median of NYU (2.7 of 10 m) 
 _LAST_WIDTH = 32  # channels before the last convolution
 
 
-class DptDepth(Head):
+class DptDepth(DenseHead):
     """Monocular depth estimation by DPT (Ranftl et al. 2021, sections 3 and 4).
 
     The defaults match the published DPT-Large, with backbone `vit` of variant "large", and DPT-Hybrid, variant "base"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Dataset, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Dataset, DenseHead, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.set_prediction.limits import check_classes, check_counts, check_weights
 from densevit_heads.mask2former import prediction
 from densevit_heads.mask2former.criterion import MaskCriterion
@@ -178,7 +178,7 @@ class Mask2FormerInstance(MaskClassification):
         return prediction.exported_queries(outputs, self.pixel_decoder.stride, size, original_size)
 
 
-class Mask2FormerSemantic(MaskClassification):
+class Mask2FormerSemantic(MaskClassification, DenseHead):
     """Mask2Former for semantic segmentation, which makes maps for test-time augmentation."""
 
     task, segments = "segmentation", "semantic"

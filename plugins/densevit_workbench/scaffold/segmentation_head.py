@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class $cls(densevit.Head):
+class $cls(densevit.DenseHead):
     """Class scores from convolutions on the finest feature of stride 8 or more (FCN, Long et al. 2015)."""
 
     task = "segmentation"

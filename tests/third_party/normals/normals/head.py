@@ -12,7 +12,7 @@ from densevit.layers.precision import autocast_off
 from densevit.targets import VectorMap
 
 
-class Normals(densevit.Head):
+class Normals(densevit.DenseHead):
     """Unit normals from all features, each projected to the finest and added up."""
 
     task = "normals"
