@@ -41,7 +41,7 @@ def create_backbone(name: str, **options: Any) -> Backbone:
 
 
 def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a backbone that then loads no weights itself, as timm's does with `pretrained: true`."""
+    """Returns a backbone's options with `pretrained: true` off, with which timm's backbones load weights."""
     return {key: False if key == "pretrained" and value is True else value for key, value in options.items()}
 
 
@@ -65,7 +65,7 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
 def classes_by_head(
     architecture: Architecture, classes: Mapping[str, Sequence[Class]] | Dataset
 ) -> dict[str, Sequence[Class]]:
-    """The classes of each head. classes: by task, or the data set that each head takes its own from."""
+    """Returns the classes of each head. classes: by task, or the data set that heads take their classes from."""
     kinds = kinds_of(architecture)
     if isinstance(classes, Dataset):
         return {name: kind.classes_from(classes) for name, kind in kinds.items()}
@@ -87,8 +87,7 @@ def build_from_architecture(
 ) -> DenseModel:
     """Builds a model with random weights.
 
-    classes: those of each head, by its name. pretrained: False where all weights are loaded afterwards: see
-    `options_without_weights`.
+    classes: by head. pretrained: False if all weights are loaded afterwards, see `options_without_weights`.
     """
     own = architecture.backbone
     backbone = create_backbone(own.name, **(own.options if pretrained else options_without_weights(own.options)))
