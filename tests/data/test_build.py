@@ -93,7 +93,7 @@ def test_batches_are_grouped_by_aspect_on_request(folder: Path) -> None:
         return float(np.mean([batch["padding_mask"].float().mean() for batch in batches]))
 
     assert padding(group_by_aspect=True) < 0.6 * padding()
-    with pytest.raises(ConfigError, match=r"data\.group_by_aspect.*Leave it out"):
+    with pytest.raises(ConfigError, match=r"data\.group_by_aspect.*leave it out"):
         build_data(config(name=f"{__name__}:Plain", group_by_aspect=True)).train_loader()
 
 
