@@ -387,7 +387,9 @@ def sparse(size: int) -> bytes:
     ids=["FIFO", "character device", "block device", "folder", "link of itself", "hard link", "link outside", "sparse"],
 )
 def test_members_of_a_record_are_regular_files(record: bytes) -> None:
-    with pytest.raises(UnreadableFileError, match=r"train/000000.tar, record 3: its member 0.json is no regular file"):
+    with pytest.raises(
+        UnreadableFileError, match=r"train/000000.tar, record 3: its member 0.json is not a regular file"
+    ):
         decode(record, "train/000000.tar, record 3")
 
 
