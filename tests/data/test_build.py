@@ -120,7 +120,7 @@ def test_images_without_objects_are_trained_on(folder: Path) -> None:
         assert targets["boxes"].shape == (0, 4) and targets["labels"].shape == (0,)
     content["annotations"] = []
     (folder / "train.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"train\.json: no object of the split 'train' .*nothing can be learned"):
+    with pytest.raises(DataError, match=r"train\.json: the split 'train' has no object.*nothing can be learned"):
         build_data(config(name="coco", root=str(folder))).check_splits()
 
 
