@@ -270,7 +270,7 @@ def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"records.npz cannot be read: .*Fix: copy"):
         Shards("train", str(out))
     (out / "index.json").write_text("{}")
-    with pytest.raises(DataError, match=r"index.json is no index of shards"):
+    with pytest.raises(DataError, match=r"index.json is not an index of shards"):
         Shards("train", str(out))
     with pytest.raises(DataError, match=r"holds no shards. Fix: densevit shard SRC"):
         Shards("train", str(tmp_path))
