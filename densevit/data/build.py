@@ -33,7 +33,7 @@ def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":
-    """The data of a config. Each split is built on first use.
+    """Returns the data of a config. Each split is built on first use.
 
     multiple: batches are padded to multiples of it. Raises ConfigError and PluginError for a wrong option.
     """
@@ -41,7 +41,7 @@ def build_data(config: Config, multiple: int = 32) -> "Data":
 
 
 def build_transforms(section: DataSection) -> tuple[TrainingTransform, EvaluationTransform]:
-    """The training and the evaluation transform of a config's data section."""
+    """Builds the training and the evaluation transform of a config's data section."""
     evaluation = build_evaluation_transform(section)
     if section.recipe == "resize":
         return WithoutAugmentation(evaluation), evaluation
@@ -141,7 +141,7 @@ class Data:
         return self._loader(prepared, batches, world_size)
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
-        """The number of batches per epoch of one process's training loader."""
+        """Returns the number of batches per epoch of one process's training loader."""
         return len(self._train_batches(0, world_size))
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:

@@ -73,12 +73,12 @@ def classes_by_head(
 
 
 def tasks_of(architecture: Architecture) -> dict[str, str]:
-    """The task of each head."""
+    """Returns the task of each head."""
     return {name: str(kind.task) for name, kind in kinds_of(architecture).items()}
 
 
 def kinds_of(architecture: Architecture) -> dict[str, type[Head]]:
-    """The class of each head, which determines its task and classes."""
+    """Returns the Python class of each head, which determines its task and classes."""
     return {name: registry.load("heads", head.name) for name, head in architecture.heads.items()}
 
 

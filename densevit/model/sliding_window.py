@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along one side. A window longer than the side starts at 0 and is cropped."""
+    """Returns the first pixels of the windows along one side. A window longer than the side is cropped to it."""
     last = max(length - window, 0)
     return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
 

@@ -85,7 +85,7 @@ class _ConcatenatedMaps:
         return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
 
     def flip(self, maps: Tensor) -> Tensor:
-        """The maps (C, h, w) of the horizontally flipped image."""
+        """Returns the maps (C, h, w) of the horizontally flipped image."""
         assert self._flips is not None
         if len(self._flips) == 1:
             return self._flips[0](maps)
@@ -95,7 +95,7 @@ class _ConcatenatedMaps:
 def _view_maps(
     maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, options: Inference
 ) -> Iterator[Tensor]:
-    """Strips (C, rows, w) of the maps of an image (3, h, w) at one scale, resized to the image's grid.
+    """Returns strips (C, rows, w) of the maps of an image (3, h, w) at one scale, resized to the image's grid.
 
     grid: the padded size of the batch, used for the whole image at its own scale. Other scales and windows are padded
     to their own next multiple, or to the backbone's `input_size` if it has one.

@@ -94,11 +94,11 @@ def _merged(
     }
 
 
-def _check(head: Head, name: str, found: Predictions) -> None:
+def _check(head: Head, name: str, prediction: Predictions) -> None:
     """Raises PluginError unless a head predicts scored boxes, and no values that depend on the window."""
-    lacking = [key for key in BOX_KEYS if key not in found]
+    lacking = [key for key in BOX_KEYS if key not in prediction]
     types = TargetTypes(head.target_types)
-    unknown = [key for key in found if key != "boxes" and (key not in types or not moves_with_box(types[key]))]
+    unknown = [key for key in prediction if key != "boxes" and (key not in types or not moves_with_box(types[key]))]
     if lacking or unknown:
         problem = f"lack {', '.join(lacking)}" if lacking else f"have {', '.join(unknown)}"
         raise PluginError(

@@ -21,7 +21,7 @@ _FIX_UNREADABLE = (
 class Faults:
     """The faults of a conversion's files.
 
-    skip_unreadable: images that are missing or cannot be read are no faults, but listed in `left_out`. outside_paths:
+    skip_unreadable: images that are missing or cannot be read are not faults, but listed in `left_out`. outside_paths:
     whether entries may name images outside of the source.
     """
 

@@ -1,7 +1,7 @@
 """Reads YOLO data sets: one text file per image, one line per object, with coordinates relative to the image's sides.
 
 Lines are `class x_center y_center width height`, or, for segmentation and oriented boxes, `class x1 y1 x2 y2 x3 y3 ...`
-(Ultralytics' documentation, "Datasets overview"). Where data.yaml has `kpt_shape: [K, 3]`, a box is followed by x, y
+(Ultralytics' documentation, "Datasets overview"). If data.yaml has `kpt_shape: [K, 3]`, a box is followed by x, y
 and visibility of K keypoints, or by x and y for `[K, 2]`.
 """
 
@@ -192,7 +192,7 @@ def _images_of(base: Path, file: Path, entry: Any, root: Path, faults: Faults) -
     paths: list[Path] = []
     for one in entry if isinstance(entry, list) else [entry]:
         text = str(one)
-        # Exported files say ../train/images for the folder beside data.yaml.
+        # Exported files have ../train/images for the folder beside data.yaml.
         places = [base / text, file.parent / text, file.parent / text.removeprefix("../")]
         place = next((candidate for candidate in places if candidate.exists()), None)
         if place is None:

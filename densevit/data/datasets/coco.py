@@ -172,7 +172,7 @@ class Coco(Dataset):
         }
 
     def _rows(self, index: int) -> slice:
-        """The objects of an image."""
+        """Returns the rows of an image's objects."""
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
 
 

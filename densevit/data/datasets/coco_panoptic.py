@@ -81,14 +81,14 @@ class CocoPanoptic(Dataset):
         given = {name: value for name, value in arguments.items() if value is not None}
         options: dict[str, Any] = _COCO | (load_preset(PRESETS, preset) if preset is not None else {}) | given
         base = root_folder(root)
-        file, examination = _found(base, split, "annotations", options["annotations"]), scan.examination
+        file, examination = _split_path(base, split, "annotations", options["annotations"]), scan.examination
         read = read_panoptic_annotations(file) if examination is None else read_examined(file, examination)
         self._annotations = read if limit is None else read.head(limit)
         self._split = split
         self._images = _image_paths(base, split, options["images"], self._annotations, outside_paths, scan)
         self._segments = ""
         if read.labelled:
-            self._segments = str(_found(base, split, "segments", options["segments"]))
+            self._segments = str(_split_path(base, split, "segments", options["segments"]))
             names = [os.fsdecode(name) for name in self._annotations.segment_files]
             if not outside_paths:
                 check_file_names(read.file, self._annotations.image_ids.tolist(), names, self._segments)
@@ -274,7 +274,7 @@ def _masks(panoptic: np.ndarray, ids: np.ndarray) -> RunLengthMasks:
     return RunLengthMasks(panoptic.shape, len(ids), *values)
 
 
-def _found(base: Path, split: str, option: str, pattern: str) -> Path:
+def _split_path(base: Path, split: str, option: str, pattern: str) -> Path:
     """Returns the path of a split. Raises DataError if it does not exist."""
     paths = [base / pattern.replace("{split}", name) for name in spellings(split)]
     there = next((path for path in paths if path.exists()), None)
@@ -289,7 +289,7 @@ def _image_paths(
     """Returns the paths of images, (N,) bytes. Raises DataError for missing images, and for those outside of their
     folder unless allowed."""
     if "*" not in pattern:
-        folder = _found(base, split, "images", pattern)
+        folder = _split_path(base, split, "images", pattern)
         names = [os.fsdecode(name) for name in annotations.image_names]
         if not outside_paths:
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)

@@ -143,7 +143,7 @@ def check_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tu
     guess = _looks_like(median, 0.0, expected) if values.kind == "depth" else ""
     raise DataError(
         f"data.scale is missing: {path} holds whole numbers ({stored.min()} to {stored.max()}, median {median:g}), and "
-        f"data.scale is the {unit} per unit in a file. {guess}".rstrip()
+        f"data.scale is the number of {unit} per unit in a file. {guess}".rstrip()
     )
 
 
@@ -158,9 +158,9 @@ def _fix(median: float, values: DepthValues, expected: tuple[float, float]) -> s
     if values.kind == "depth":
         scale = 1.0 if values.scale is None else values.scale
         guess = _looks_like(median / scale, scale, expected)
-        return f"{guess or 'Set data.scale, the metres per unit in a file.'} {otherwise}"
+        return f"{guess or 'Set data.scale, the number of metres per unit in a file.'} {otherwise}"
     if values.kind == "inverse_depth":
-        return f"Set data.scale, the 1/metres per unit in a file; if files store depth, data.kind=depth. {otherwise}"
+        return f"Set data.scale, 1/metres per unit in a file; or data.kind=depth, if files store depth. {otherwise}"
     stereo = values.calibration
     if stereo is not None and expected[0] <= median / 1000 <= expected[1]:
         return f"data.baseline looks like millimetres: set data.baseline={stereo.baseline / 1000:g}. {otherwise}"

@@ -33,18 +33,18 @@ class Finding:
 
     @property
     def heading(self) -> str:
-        """ "train: 3 of 2,805 boxes without area" """
+        """The finding in one line, as in "train: 3 of 2,805 boxes without area"."""
         of = f" of {self.of:,}" if self.of else ""
         number = f"{self.count:,}{of} " if of or self.count > 1 else ""
         return f"{self.split}{': ' if self.split else ''}{number}{self.title}"
 
     @property
     def left_out(self) -> str:
-        """ "... (2,805 in all)" if there are more than the examples."""
+        """The text "... (2,805 in all)" if there are more occurrences than examples."""
         return f"... ({self.count:,} in all)" if self.count > len(self.examples) > 1 else ""
 
     def __str__(self) -> str:
-        """Severity and heading, then examples and the fix on indented lines."""
+        """Returns severity and heading, then examples and the fix on indented lines."""
         lines = [f"{self.severity}: {self.heading}"]
         lines += [f"    {example}" for example in (*self.examples, self.left_out) if example]
         lines += [f"  {self.fix}"] if self.fix else []
@@ -111,6 +111,6 @@ def evenly_spaced(count: int, most: int | None) -> np.ndarray:
 
 
 def listed(names: Iterable[object], most: int = EXAMPLES) -> str:
-    """ "a, b, c, ..." """
+    """Joins the first names to a text such as "a, b, c, ..."."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")

@@ -205,6 +205,6 @@ def _color_of_code(code: int) -> Color:
 
 
 def _ranges(values: np.ndarray) -> str:
-    """ "0 to 5, 7, 9 to 12" of ascending whole numbers."""
+    """Formats ascending integers as in "0 to 5, 7, 9 to 12"."""
     parts = [part for part in np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if len(part)]
     return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

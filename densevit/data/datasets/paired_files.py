@@ -171,9 +171,9 @@ def _check_complete(kind: str, other: str, files: Mapping[str, str], others: Map
     if lone:
         listed = _some([files[name] for name in lone])
         raise DataError(
-            f"{len(lone)} of {len(files)} {kind}s have no {other}:{listed}\nExpected the {other} under the {kind}'s name, "
-            f"as {form.replace('*', lone[0]) if form.count('*') == 1 else form}. To use only some of the files, name "
-            "these in a list (data.list_file)."
+            f"{len(lone)} of {len(files)} {kind}s have no {other}:{listed}\nExpected the {other} under the {kind}'s "
+            f"name, as {form.replace('*', lone[0]) if form.count('*') == 1 else form}. To use only some of the files, "
+            "name these in a list (data.list_file)."
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.images import orientation_of, turned, upright_size_of
+from densevit.data.io.images import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.large_images import check_size, open_image
 from densevit.errors import DataError
 
@@ -53,7 +53,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
                 with open_image(path) as image:
                     _check_mode(image)
                     orientation = orientation_of(image)
-                    values = turned(np.asarray(image), orientation)
+                    values = apply_orientation(np.asarray(image), orientation)
         return _plain(values)
 
 

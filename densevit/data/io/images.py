@@ -59,7 +59,7 @@ def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True
             pixels = to_rgb(image) if fast is None else fast
         if image.format == "PNG" and _END_OF_PNG not in data:  # which Pillow does not check
             raise DataError("it is a PNG without an end. Is the file cut short?")
-    return turned(pixels, orientation) if upright else pixels
+    return apply_orientation(pixels, orientation) if upright else pixels
 
 
 def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -179,7 +179,7 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Applies an EXIF orientation to (H, W, ...)."""
     if orientation == 1:
         return pixels

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.images import orientation_of, turned, upright_size_of
+from densevit.data.io.images import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.large_images import open_image
 from densevit.data.io.tiff import channel_bits
 from densevit.errors import DataError
@@ -34,8 +34,8 @@ def read_label(path: str | os.PathLike[str], palette: bool = False) -> np.ndarra
     with _opened(path) as image:
         orientation = orientation_of(image)
         if palette and image.mode in ("P", "PA"):
-            return turned(np.asarray(image.convert("RGB")), orientation)
-        return turned(_stored(path, image), orientation)
+            return apply_orientation(np.asarray(image.convert("RGB")), orientation)
+        return apply_orientation(_stored(path, image), orientation)
 
 
 def _stored(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:

@@ -97,7 +97,7 @@ class Fixed(Recipe):
         return self.canvas
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The largest size with the image's aspect ratio that fits."""
+        """Returns the largest size with the image's aspect ratio that fits."""
         if self.target is None:
             return height, width
         bound = (self.target, self.target) if isinstance(self.target, int) else self.target
@@ -107,7 +107,7 @@ class Fixed(Recipe):
         )
 
     def evaluation_bounds(self) -> Mapping[str, float]:
-        """The bound of the long side, or of height and width."""
+        """Returns the bound of the long side, or of height and width."""
         if self.target is None:
             return {}
         return _fitting(self.target) if isinstance(self.target, tuple) else {"long_side": self.target}
@@ -139,11 +139,11 @@ class Detr(Recipe):
     evaluation_canvas: Size | None = None
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The size at the largest of the recipe's scales."""
+        """Returns the size at the largest of the recipe's scales."""
         return resize_short_side(height, width, self.short, self.longest)
 
     def evaluation_bounds(self) -> Mapping[str, float]:
-        """The bounds of the short and the long side."""
+        """Returns the bounds of the short and the long side."""
         return {"short_side": self.short, "long_side": self.longest}
 
     def training_frame(
@@ -184,7 +184,7 @@ class Crop(Recipe):
     recoloring: Recoloring = "photometric"
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The size with this short side, or smaller where the long side would exceed four times it.
+        """Returns the size with this short side, or smaller if the long side would exceed four times it.
 
         Rounded half up as in mmcv, whose floating-point scale may round an exact half down.
         """
@@ -195,7 +195,7 @@ class Crop(Recipe):
         return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
     def evaluation_bounds(self) -> Mapping[str, float]:
-        """The bounds of the short and the long side; empty without `short_side`."""
+        """Returns the bounds of the short and the long side; empty without `short_side`."""
         if self.short_side is None:
             return {}
         return {"short_side": self.short_side, "long_side": _LONGEST * self.short_side}
@@ -243,8 +243,8 @@ class LargeScaleJitter(Recipe):
     recoloring: Recoloring = "none"
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The size with this short side, or smaller where the long side would exceed its bound; or the largest that
-        fits into the canvas."""
+        """Returns the size with this short side, or smaller if the long side would exceed its bound; or the largest
+        size that fits into the canvas."""
         if self.short_side is None:
             scales = ((self.canvas[0], height), (self.canvas[1], width))
         else:
@@ -253,7 +253,7 @@ class LargeScaleJitter(Recipe):
         return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
     def evaluation_bounds(self) -> Mapping[str, float]:
-        """The bounds of the short and the long side, or the canvas."""
+        """Returns the bounds of the short and the long side, or the canvas."""
         if self.short_side is None:
             return _fitting(self.canvas)
         return {"short_side": self.short_side, "long_side": self.short_side * DETR_LONG / DETR_SHORT}
@@ -323,7 +323,7 @@ def _rounded(numerator: int, denominator: int) -> int:
 
 
 def resize_short_side(height: int, width: int, short: int, longest: int | None = None) -> Size:
-    """Returns (h, w) with this short side, or smaller where the long side would exceed `longest`; rounded as in DETR's
+    """Returns (h, w) with this short side, or smaller if the long side would exceed `longest`; rounded as in DETR's
     code."""
     low, high = _min(height, width), _max(height, width)
     if longest is not None:

@@ -274,7 +274,11 @@ def test_integer_files_require_a_scale(tmp_path: Path, pair: Write) -> None:
     [
         (0.001, (3.0, 60.0), "1/256 m, as in KITTI: set data.scale=0.00390625"),
         (1e-6, (0.05, 250.0), "millimetres: set data.scale=0.001"),
-        (0.001, (300.0, 400.0), r"Set data\.scale, the metres per unit in a file\. .*data\.range=\[LOW,HIGH\]"),
+        (
+            0.001,
+            (300.0, 400.0),
+            r"Set data\.scale, the number of metres per unit in a file\. .*data\.range=\[LOW,HIGH\]",
+        ),
     ],
 )
 def test_wrong_scale_and_declared_range(
@@ -294,7 +298,7 @@ def test_invalid_calibration_raises(tmp_path: Path, pair: Write) -> None:
         DepthMaps("train", baseline=0.16, focal=3.7, doffs=200, **stereo)
     pair(np.full((1, 2), 5000.0, np.float32), ".npy")
     (tmp_path / "labels/train/a.png").unlink()
-    with pytest.raises(DataError, match=r"if files store depth, data\.kind=depth"):
+    with pytest.raises(DataError, match=r"or data\.kind=depth, if files store depth"):
         DepthMaps("train", root=str(tmp_path), kind="inverse_depth")
 
 
