@@ -152,7 +152,7 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
     assert (data.batch_size, config.trainer.devices, config.trainer.max_epochs) == (16, 1, 50)
     assert (data.recipe, data.scales, data.short_side) == ("crop", (1.0, 1.0), None)
     assert data.image_size == ((416, 544) if nyu else (352, 704))
-    assert data.options["preset"] == name(path) and config.inference.options.once
+    assert data.options["preset"] == name(path) and config.inference.options.single_pass
 
 
 def test_small_recipe_trains_validates_and_writes_a_run_folder(tmp_path: Path) -> None:

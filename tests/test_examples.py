@@ -56,7 +56,7 @@ def test_serving_answers_with_objects_maps_and_drawings(project: Path):
                 urllib.request.urlopen(f"{address}/{path}", body, timeout=30)
             assert error.value.code == status
             if body == b"no image":
-                assert b"is no image" in error.value.read()
+                assert b"is not an image" in error.value.read()
     finally:
         slow.close()
         server.shutdown()

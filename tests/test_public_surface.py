@@ -7,6 +7,8 @@ import pytest
 import densevit
 from densevit import registry
 
+MOVED = {"doctor", "benchmarking", "inspection", "scaffold"}  # docs/versions.md names them as they were
+
 
 def test_docs_list_exactly_the_public_names(project):
     page = (project / "docs" / "api.md").read_text()
@@ -18,7 +20,7 @@ def test_names_used_in_docs_are_public(project):
     modules = {path.stem for path in (project / "densevit").iterdir()}
     for page in [*(project / "docs").glob("*.md"), project / "README.md"]:
         used = set(re.findall(r"\bdensevit\.([A-Za-z_]+)", page.read_text()))
-        assert used <= {*densevit.__all__, *modules, *registry.GROUPS}, page.name
+        assert used <= {*densevit.__all__, *modules, *registry.GROUPS, *MOVED}, page.name
 
 
 @pytest.mark.parametrize("name", densevit.__all__)

@@ -33,7 +33,7 @@ def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
 
 
 def build_data(config: Config, multiple: int = 32) -> "Data":
-    """The data of a config. Each split is built on first use.
+    """Returns the data of a config. Each split is built on first use.
 
     multiple: batches are padded to multiples of it. Raises ConfigError and PluginError for a wrong option.
     """
@@ -41,7 +41,7 @@ def build_data(config: Config, multiple: int = 32) -> "Data":
 
 
 def build_transforms(section: DataSection) -> tuple[TrainingTransform, EvaluationTransform]:
-    """The training and the evaluation transform of a config's data section."""
+    """Builds the training and the evaluation transform of a config's data section."""
     evaluation = build_evaluation_transform(section)
     if section.recipe == "resize":
         return WithoutAugmentation(evaluation), evaluation
@@ -76,18 +76,18 @@ class Data:
 
     @cached_property
     def recipe_transform(self) -> TrainingTransform:
-        """The training transform of the config. Raises ConfigError where objects cannot be pasted."""
+        """The training transform of the config. Raises ConfigError if copy-paste does not support the data set."""
         if self.section.copy_paste is None:
             return self._augmentation
         return CopyPaste(self._augmentation, self.train, self.section.copy_paste)
 
     @cached_property
     def train_transform(self) -> TrainingTransform:
-        """The recipe's, or that of the method in use."""
+        """The transform of the method set by `use`, or else of the recipe."""
         return self.recipe_transform
 
     def build_split(self, split: str, scan: Scan) -> Dataset:
-        """`train` or `val`, by the name of the split; unless it is built already, it is built with this scan."""
+        """Returns `train` or `val` by the name of the split; builds it with this scan unless it is built already."""
         attribute = "train" if split == "train" else "val"
         if attribute not in vars(self):
             vars(self)[attribute] = self._split(split, scan)
@@ -101,7 +101,7 @@ class Data:
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:
-        """The training split's, by task."""
+        """The classes of the training split by task."""
         return self.train.classes
 
     @property
@@ -110,17 +110,16 @@ class Data:
         return tuple(self.train.provides)
 
     def use(self, method: Method) -> None:
-        """Makes the training loader use the method's transform and views, and not those of a method before."""
+        """Makes the training loader use this method's transform and views, in place of an earlier method's."""
         self.train_transform, self.views = method.transform(self.recipe_transform), method.views
 
     def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
-        """Evaluates some of the classes only. kept: their indices by task; the classes of other tasks all stay."""
+        """Restricts evaluation to some classes. kept: their indices by task; other tasks keep all classes."""
         vars(self)["val"] = MappedClasses(self.val, kept)  # in place of the cached one
 
     def check_splits(self, labels: bool = True) -> None:
-        """Builds both splits. Raises DataError unless they have labels, valid in some samples, and equal classes.
-
-        labels: whether images must have labels.
+        """Builds both splits. Raises DataError for missing labels, for invalid values in a few samples, and for splits
+        with different classes. labels: whether images must have labels.
         """
         for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
             if labels:
@@ -129,24 +128,24 @@ class Data:
         check_classes(self.train.classes, self.val.classes, self.section.split)
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Shuffled, augmented batches for one of `world_size` processes, the same number for each; resumable."""
+        """Returns a resumable loader of shuffled, augmented batches, the same number for each process."""
         groups = None
         if self.section.group_by_aspect:
             sizes = self.train.sizes()
             if sizes is None:
                 name = self.section.name
-                raise ConfigError(f"data.group_by_aspect: {name!r} does not know its images' sizes. Leave it out.")
+                raise ConfigError(f"data.group_by_aspect: {name!r} has no image sizes. Fix: leave it out.")
             groups = aspect_groups(sizes)
         batches = self._train_batches(rank, world_size, groups)
         prepared = self._transformed(self.train, self.train_transform, train=True, views=self.views)
         return self._loader(prepared, batches, world_size)
 
-    def batches_an_epoch(self, world_size: int = 1) -> int:
-        """Batches of one process's training loader."""
+    def batches_per_epoch(self, world_size: int = 1) -> int:
+        """Returns the number of batches per epoch of one process's training loader."""
         return len(self._train_batches(0, world_size))
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Each validation image once over all processes, in batches of one padded size."""
+        """Returns a loader of each validation image once over all processes, in batches of one padded size."""
         sizes = self.val.sizes()
         if sizes is not None:
             sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
@@ -168,8 +167,8 @@ class Data:
             return dataset.epoch_indices
         if type(dataset).epoch_indices is not Dataset.epoch_indices:
             raise ConfigError(
-                f"data.repeat_factor: {self.section.name!r} itself says how often an epoch shows each image, as `mix` "
-                "by the shares of its sets. Fix: leave data.repeat_factor out."
+                f"data.repeat_factor: {self.section.name!r} itself sets how often each image occurs in an epoch, as "
+                "`mix` does by the shares of its sets. Fix: leave data.repeat_factor out."
             )
         pairs = dataset.image_classes()
         if pairs is None:
@@ -180,7 +179,7 @@ class Data:
         return RepeatedIndices(repeat_factors(pairs, len(dataset), threshold), self.seed)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of the model's input for an image of this size in evaluation."""
+        """Returns (h, w) of the model's input for an image of this size in evaluation."""
         return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)
 
     def _transformed(
@@ -196,7 +195,7 @@ class Data:
 
 
 def check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Class, ...]], name: str) -> None:
-    """Raises DataError where two splits have different classes. name: the evaluated split."""
+    """Raises DataError if two splits have different classes. name: the evaluated split."""
     for task in train.keys() | val.keys():
         of_train = {(c.file_id, c.name) for c in train.get(task, ())}
         of_val = {(c.file_id, c.name) for c in val.get(task, ())}
@@ -208,5 +207,5 @@ def check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Clas
             ]
             raise DataError(
                 f"The splits train and {name} have different classes for {task}; {'; '.join(only)}. "
-                "Give both annotation files the same categories, also those of which a split has no object."
+                "Give both annotation files the same categories, including those without objects in a split."
             )

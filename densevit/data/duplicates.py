@@ -10,15 +10,16 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-NEAR = 20  # bits of 256 in which the difference hashes of nearly identical images differ at most
-_AT_ONCE = 2**25  # comparisons, of 4 bytes each
+NEAR = 20  # the most of 256 bits in which the difference hashes of nearly identical images differ
+_AT_ONCE = 2**25  # comparisons in one block, of 4 bytes each
 _SIDE = 16  # of the difference hash: 16 x 16 bits
 _LEAST_SHARE = 0.2  # of bits that are 1, and that are 0; natural images have about half
 _FLAT = 8  # grey levels; an image with fewer has no meaningful difference hash
 
 
 class Image(NamedTuple):
-    """digest: of its pixels. bits: (256,) bool, its difference hash; None if it is flat. split, name: for messages."""
+    """Hashes of an image. digest: of the pixels. bits: (256,) bool, the difference hash; None if the image is flat.
+    split, name: for messages."""
 
     split: str
     name: str
@@ -27,7 +28,7 @@ class Image(NamedTuple):
 
 
 def identical(images: Sequence[Image]) -> list[list[Image]]:
-    """Groups of two or more images with the same pixels."""
+    """Returns the groups of two or more images with the same pixels."""
     by_digest: dict[bytes, list[Image]] = defaultdict(list)
     for image in images:
         by_digest[image.digest].append(image)
@@ -35,8 +36,8 @@ def identical(images: Sequence[Image]) -> list[list[Image]]:
 
 
 def nearly_identical(images: Sequence[Image], most_bits: int = NEAR) -> Iterator[tuple[Image, Image]]:
-    """Pairs with other pixels whose difference hashes differ in at most this many bits. Of identical images, the first
-    stands for all."""
+    """Yields pairs of different images whose difference hashes differ in at most `most_bits` bits. Of identical images,
+    only the first is compared."""
     first: dict[bytes, Image] = {}
     for image in images:
         first.setdefault(image.digest, image)
@@ -49,7 +50,7 @@ def nearly_identical(images: Sequence[Image], most_bits: int = NEAR) -> Iterator
 
 
 def duplicate_groups(images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
-    """The number of each image's group, (N,) twice: of identical images, and of identical and nearly identical ones.
+    """Returns two group numbers for each image, (N,) each: by identical, and by identical or nearly identical images.
 
     An image that is nearly identical to two others is in one group with both.
     """
@@ -68,7 +69,7 @@ def duplicate_groups(images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _close_pairs(bits: np.ndarray, most_bits: int) -> Iterator[np.ndarray]:
-    """Arrays (P, 2) of the pairs of rows, of (N, 256) bool, that differ in at most this many bits."""
+    """Yields arrays (P, 2) of pairs of rows of `bits`, (N, 256) bool, that differ in at most `most_bits` bits."""
     signs = bits.astype(np.float32) * 2 - 1
     rows = max(1, _AT_ONCE // len(signs))
     for start in range(0, len(signs), rows):
@@ -79,16 +80,17 @@ def _close_pairs(bits: np.ndarray, most_bits: int) -> Iterator[np.ndarray]:
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:
-    """A digest of an image (H, W, 3) uint8 and its size."""
+    """Returns a digest of the pixels and size of an image (H, W, 3) uint8."""
     size = str(pixels.shape[:2]).encode("ascii")
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest() + size
 
 
 def difference_hash(pixels: np.ndarray) -> np.ndarray | None:
-    """(256,) bool of an image (H, W, 3) uint8: whether each of 16 x 16 grey cells is brighter than its left neighbour.
+    """Difference hash (256,) bool of an image (H, W, 3) uint8: whether each of 16 x 16 grey cells is brighter than its
+    left neighbour.
 
-    Whole numbers throughout, so that the result is the same on each machine. None for an image of less than 8 grey
-    levels, and for one whose hash says little, as most cells are alike or get brighter.
+    Integer arithmetic makes it the same on each machine. None for an image of less than 8 grey levels, and for a hash
+    of almost only zeros or ones, which distinguishes few images.
     """
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     rows, heights = _cells(grey.shape[0], _SIDE)
@@ -102,6 +104,6 @@ def difference_hash(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _cells(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first pixel and the number of pixels of each of `count` cells; of a short side, pixels are repeated."""
+    """The first pixel and the number of pixels of each of `count` cells; on a short side, cells share pixels."""
     ends = np.arange(count + 1) * length // count
     return ends[:-1], np.maximum(np.diff(ends), 1)

@@ -20,23 +20,23 @@ def file_name(image_id: int | str) -> str:
 
 
 def image_names(dataset: Dataset, indices: Mapping[int | str, int]) -> dict[int | str, str]:
-    """The names of images by their ids: their files', or else the ids. indices: in the data set, by image id."""
+    """Returns names by image id: those of `image_name`. indices: in the data set, by image id."""
     return {image_id: image_name(dataset, index, image_id) for image_id, index in indices.items()}
 
 
 def image_name(dataset: Dataset, index: int, image_id: int | str) -> str:
-    """The name of an image's file if the data set knows it, or else its id."""
+    """Returns the name of an image's file if the data set has it, or else the image's id."""
     name = dataset.image_name(index)
     return str(image_id) if name is None else name
 
 
 def drawing_name(name: str) -> str:
-    """The name of an image's drawing, without folders and suffix."""
+    """Returns the name of an image's visualization, without folders and suffix."""
     return file_name(re.sub(r"\.(jpe?g|png|bmp|tiff?|webp)$", "", name, flags=re.IGNORECASE)).replace("/", "-")
 
 
 def checksum(image_id: int | str) -> str:
-    """Twelve hexadecimal digits that differ for different ids, integers and strings included."""
+    """Returns twelve hexadecimal digits that differ for different ids; the integer 1 and the string "1" differ."""
     return hashlib.sha256(repr(image_id).encode()).hexdigest()[:12]
 
 

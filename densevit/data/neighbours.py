@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def nearest_neighbour(path: Path, only_folders: bool = False) -> str:
-    """ " Did you mean 'data/cells'?", of the entries of the same folder; empty if none is similar."""
+    """Returns " Did you mean 'data/cells'?" with the most similar entry of the folder; empty if none is similar."""
     try:
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in entries if entry.is_dir() or not only_folders]

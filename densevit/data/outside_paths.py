@@ -1,7 +1,7 @@
-"""Paths that the files of a data set name, such as COCO's `file_name`: below the data set's folder, unless allowed.
+"""Checks that paths in a data set's files, such as COCO's `file_name`, are below its folder, unless allowed.
 
-A data set from somebody else must not make a private file of the reader's a part of a training, a visualization or a
-converted data set.
+A data set from an untrusted source must not bring private files into a training, a visualization or a converted data
+set.
 """
 
 import os
@@ -19,10 +19,10 @@ FIX = (
 def is_outside(path: str, folder: str | os.PathLike[str]) -> bool:
     """Whether a path, relative to a folder or absolute, leads out of it.
 
-    Only the text is judged: symbolic links in the folder are the user's own, and may lead anywhere. `..` behind a link
-    means another folder than the text says, and is outside.
+    Symbolic links in the folder are the user's and may lead anywhere. A path is outside if it has `..` after a link, so
+    that its real path differs from that of its normalised text.
     """
-    if not PurePath(path).anchor and ".." not in path:  # almost all
+    if not PurePath(path).anchor and ".." not in path:  # almost all paths
         return False
     base = os.path.abspath(folder)
     joined = os.path.join(base, path)
@@ -35,14 +35,14 @@ def is_outside(path: str, folder: str | os.PathLike[str]) -> bool:
 def check_file_names(
     file: str | os.PathLike[str], image_ids: Iterable[object], names: Iterable[str], folder: str | os.PathLike[str]
 ) -> None:
-    """Raises DataError with the first `file_name` of a json that leads out of the folder of these files."""
+    """Raises DataError for the first `file_name` of a json that leads out of the images' folder."""
     for image_id, name in zip(image_ids, names, strict=True):
         if is_outside(name, folder):
             raise DataError(f"{file}: image {image_id!r} has the file_name {name!r}, outside of {folder}. {FIX}")
 
 
 def check_listed_path(where: str, path: str, root: str | os.PathLike[str], folder: str) -> None:
-    """Raises DataError for a path of a list file that leads out of root and of a folder that the config names.
+    """Raises DataError for a path in a list file that leads out of root and out of the folder given in the config.
 
     path, folder: relative to root, or absolute. where: the file and its line.
     """

@@ -1,4 +1,4 @@
-"""Checks of samples where they enter: from a data set, into a batch. They read shapes and types, not pixels."""
+"""Checks of a data set's samples and of a batch's samples: shapes and types, not pixels."""
 
 from typing import Any
 
@@ -25,15 +25,15 @@ def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetType
         key, value = unknown[0], targets[unknown[0]]
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
         raise DataError(
-            f"{origin} has the target {key!r}, a {type(value).__name__}{shape}, and no target type says how to resize, "
-            f"crop and flip it. Known: {', '.join(types)}. Fix: use the key that fits, or give the type in `provides` "
+            f"{origin} has the target {key!r}, a {type(value).__name__}{shape}, and no target type to resize, crop and "
+            f"flip it. Keys with types: {', '.join(types)}. Fix: use one of these keys, or give the type in `provides` "
             "(docs/own-target.md); without a type only strings and single numbers are passed on."
         )
 
 
 def check_collated(sample: Sample, place: int, types: TargetTypes) -> None:
-    """Raises DataError for an image that is not (3, H, W) uint8, and for maps and masks of another (h, w) than it has
-    without padding. place: in the batch.
+    """Raises DataError for an image that is not (3, H, W) uint8, and for maps and masks whose (h, w) is not that of the
+    image without padding. place: position in the batch.
     """
     image, targets = sample["image"], sample["targets"]
     origin = f"Sample {place} of a batch (image {targets.get('image_id')!r})"
@@ -80,7 +80,7 @@ _EXPECTED = "uint8 (3, H, W) on the CPU is expected, RGB in 0 ... 255, not norma
 
 
 def _fix(image: Tensor) -> str:
-    """What makes an image (3, H, W) uint8; empty for one that is."""
+    """The expression that makes an image (3, H, W) uint8; empty if it is valid."""
     if image.is_floating_point():
         return "(image * 255).round().to(torch.uint8) of values in 0 ... 1"
     if image.dtype == torch.bool:
@@ -101,5 +101,5 @@ def _fix(image: Tensor) -> str:
 
 
 def name_of(dataset: Dataset) -> str:
-    """A data set's class."""
+    """Returns the name of a data set's class, with its module."""
     return f"{type(dataset).__module__}.{type(dataset).__name__}"

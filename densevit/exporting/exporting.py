@@ -68,7 +68,7 @@ def export(
     own = copy.deepcopy(predictor.model).cpu().float().eval()
     check_heads(own)
     for name, options in predictor.inference.items():
-        if not options.once:
+        if not options.single_pass:
             values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
             changed = ", ".join(f"{key}={value}" for key, value, default in values if value != default)
             warnings.warn(

@@ -10,7 +10,7 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class BackboneArchitecture:
-    """A backbone by its plugin name. mean, std: of normalisation; None: the backbone's own. freeze: see
+    """A backbone by its plugin name. mean, std: for normalisation; None: the backbone's. freeze: see
     `freeze_backbone`."""
 
     name: str
@@ -30,7 +30,7 @@ class NeckArchitecture:
 
 @dataclass(frozen=True)
 class HeadArchitecture:
-    """A head by its plugin name, with its neck. weight: of its losses. freeze: see `freeze_head`."""
+    """A head by its plugin name, with its neck. weight: loss weight. freeze: see `freeze_head`."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class HeadArchitecture:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that builds a model again, except its classes and its weights. heads: by name. replace_layers: whether the
+    """All that is needed to rebuild a model, except its classes and weights. heads: by name. replace_layers: whether
     layers of the built model are replaced by faster ones: see `densevit.layers.replacement`."""
 
     backbone: BackboneArchitecture

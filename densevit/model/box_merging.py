@@ -1,16 +1,16 @@
-"""Merges the boxes that a detector predicts in overlapping windows, so that an object on a seam is one box.
+"""Merges the boxes that a detector predicts in overlapping windows into one box per object.
 
-1. A box near an inner edge of its window, at most an eighth of the overlap away, is cut. It is dropped if another
-   window sees it better: with at least a quarter of the overlap around it.
-2. Two boxes of one class from different windows agree if the parts of them that both windows see have an IoU of 0.5 or
-   more. Boxes of one window are never compared: a detector may predict overlapping objects.
+1. A box is cut if it is near an inner edge of its window, at most an eighth of the overlap away. It is dropped if
+   another window contains it better: with a margin of at least a quarter of the overlap.
+2. Two boxes of one class from different windows agree if their parts in the intersection of the windows have an IoU of
+   0.5 or more. Boxes of one window are never compared: a detector may predict overlapping objects.
 3. Of boxes that agree and are not cut, the one with the highest score is kept (NMS).
-4. A cut box is dropped if it agrees with one of these whose score is at least half of its own.
-5. The remaining cut boxes belong to objects larger than the overlap. Those that agree are joined to the box around
-   them, with their highest score. One with less than half the score of another that it agrees with is dropped first.
+4. A cut box is dropped if it agrees with a kept box whose score is at least half of its own.
+5. The remaining cut boxes belong to objects larger than the overlap. Boxes that agree are joined into their enclosing
+   box, with their highest score. A box with less than half the score of another that it agrees with is dropped first.
 
 SAHI (Akyon et al. 2022) compares all boxes by intersection over the smaller area, which also joins a small object with
-a large one behind it. Without an overlap of the windows nothing can be compared, and objects on a seam stay cut.
+a large one behind it. Windows without overlap cannot be compared: objects across their edges stay cut.
 """
 
 from typing import NamedTuple
@@ -18,13 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-AGREEMENT = 0.5  # IoU of two boxes in the part of the image that both windows see
-_CUT, _SEEN = 1 / 8, 1 / 4  # distances to an inner edge, of the overlap
-_COMPARABLE = 0.5  # of the higher score
+AGREEMENT = 0.5  # IoU of two boxes in the intersection of their windows
+_CUT, _SEEN = 1 / 8, 1 / 4  # distances to an inner edge, as fractions of the overlap
+_COMPARABLE = 0.5  # fraction of the higher score
 
 
 class Merged(NamedTuple):
-    """Merged boxes (M, 4) xyxy, and the rows (M,) that they are from, of joined parts that with the highest score."""
+    """Merged boxes (M, 4) xyxy and their rows (M,) in the input; of joined boxes, the row with the highest score."""
 
     rows: Tensor
     boxes: Tensor
@@ -42,8 +42,9 @@ def merge_boxes(
     """Merges the boxes of all windows of an image, by descending score.
 
     boxes: (N, 4) xyxy in the image's pixels, inside their windows. scores, labels: (N,). window_of: (N,) int64, the
-    window of each. windows: (M, 4) xyxy. size, overlap: (down, across), of the image and of adjacent windows.
-    Memory is bounded by the boxes, the products of those of two windows and the pairs that agree.
+    index of each box's window. windows: (M, 4) xyxy. size: (height, width) of the image. overlap: of adjacent windows,
+    vertically and horizontally.
+    Memory grows with N, the product of the numbers of boxes of two windows, and the number of agreeing pairs.
     """
     cut, better = _cut(boxes, window_of, windows, size, overlap)
     rows = (~better).nonzero()[:, 0]
@@ -69,7 +70,7 @@ def merge_boxes(
 def _cut(
     boxes: Tensor, window_of: Tensor, windows: Tensor, size: tuple[int, int], overlap: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Which boxes are cut, (N,) bool, and which of them another window sees better."""
+    """Returns which boxes are cut, and which of these another window contains better, both (N,) bool."""
     reach = boxes.new_tensor([overlap[1], overlap[0]] * 2)
     distances = _inner_distances(boxes, windows[window_of], size)  # (N, 4)
     near = distances <= _CUT * reach
@@ -84,7 +85,7 @@ def _cut(
 def _inner_distances(boxes: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
     """Distances (..., 4) of boxes to the left, top, right and bottom edges of windows, negative outside.
 
-    Infinite at the image's border, which cuts nothing.
+    Infinite at the image's border, where no box is cut.
     """
     low, high = boxes[..., :2] - windows[..., :2], windows[..., 2:] - boxes[..., 2:]
     limit = boxes.new_tensor([size[1], size[0]])
@@ -93,7 +94,7 @@ def _inner_distances(boxes: Tensor, windows: Tensor, size: tuple[int, int]) -> T
 
 
 def _agreeing(boxes: Tensor, labels: Tensor, window_of: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """The pairs of rows (P,), (P,) with equal labels from different windows that agree; the lower row first."""
+    """Returns the pairs of rows (P,), (P,) that agree, with equal labels, of different windows; the lower row first."""
     rows_of = window_of.argsort(stable=True).split(torch.bincount(window_of, minlength=len(windows)).tolist())
     pairs = [boxes.new_zeros(2, 0, dtype=torch.int64)]
     for k, other in _overlapping(windows):
@@ -107,7 +108,7 @@ def _agreeing(boxes: Tensor, labels: Tensor, window_of: Tensor, windows: Tensor)
 
 
 def _overlapping(windows: Tensor) -> list[tuple[int, int]]:
-    """The pairs, in order, of windows with common pixels."""
+    """Returns the pairs of windows that overlap, in order."""
     pairs = []
     for k in range(len(windows)):
         low = windows[k, :2].maximum(windows[k + 1 :, :2])
@@ -117,7 +118,7 @@ def _overlapping(windows: Tensor) -> list[tuple[int, int]]:
 
 
 def _within(boxes: Tensor, rows: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows whose box has an area in a region, and these parts, (n, 4)."""
+    """Returns the rows whose boxes intersect a region, and the intersections (n, 4)."""
     own = boxes[rows]
     parts = torch.cat([own[:, :2].maximum(region[:2]), own[:, 2:].minimum(region[2:])], 1)
     inside = (parts[:, 2:] > parts[:, :2]).all(1)
@@ -125,7 +126,7 @@ def _within(boxes: Tensor, rows: Tensor, region: Tensor) -> tuple[Tensor, Tensor
 
 
 def _iou(x: Tensor, y: Tensor) -> Tensor:
-    """(n, m) of boxes (n, 4) and (m, 4) with areas above 0."""
+    """IoU (n, m) of boxes (n, 4) and (m, 4) with areas above 0."""
     sides = x[:, None, 2:].minimum(y[:, 2:]) - x[:, None, :2].maximum(y[:, :2])
     common = sides.clamp(min=0).prod(2)
     areas = [(z[:, 2:] - z[:, :2]).prod(1) for z in (x, y)]
@@ -133,10 +134,10 @@ def _iou(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _not_suppressed(first: Tensor, second: Tensor, allowed: Tensor) -> Tensor:
-    """Greedy NMS (N,) bool, among the allowed rows, given the pairs that agree.
+    """Greedy NMS among the allowed rows, given the pairs that agree. Returns (N,) bool, False for suppressed rows.
 
-    Repeats the parallel step of Cluster-NMS (Zheng et al. 2021, section 3.3) until nothing changes, which is then the
-    result of the greedy algorithm.
+    Repeats the parallel step of Cluster-NMS (Zheng et al. 2021, section 3.3) until convergence, to the result of the
+    greedy algorithm.
     """
     both = allowed[first] & allowed[second]
     first, second = first[both], second[both]
@@ -150,7 +151,8 @@ def _not_suppressed(first: Tensor, second: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _groups(first: Tensor, second: Tensor, parts: Tensor) -> Tensor:
-    """The lowest row (N,) of the parts connected with each part by pairs that agree; other rows their own."""
+    """Connected components of the parts by pairs that agree: (N,), the lowest row of each component. Other rows have
+    their own index."""
     both = parts[first] & parts[second]
     source, target = torch.cat([first[both], second[both]]), torch.cat([second[both], first[both]])
     group = torch.arange(len(parts), device=parts.device)

@@ -41,7 +41,7 @@ def create_backbone(name: str, **options: Any) -> Backbone:
 
 
 def options_without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a backbone that then loads no weights itself, as timm's does with `pretrained: true`."""
+    """Returns a backbone's options with `pretrained: true` off, with which timm's backbones load weights."""
     return {key: False if key == "pretrained" and value is True else value for key, value in options.items()}
 
 
@@ -65,7 +65,7 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
 def classes_by_head(
     architecture: Architecture, classes: Mapping[str, Sequence[Class]] | Dataset
 ) -> dict[str, Sequence[Class]]:
-    """The classes of each head. classes: by task, or the data set that each head takes its own from."""
+    """Returns the classes of each head. classes: by task, or the data set that heads take their classes from."""
     kinds = kinds_of(architecture)
     if isinstance(classes, Dataset):
         return {name: kind.classes_from(classes) for name, kind in kinds.items()}
@@ -73,12 +73,12 @@ def classes_by_head(
 
 
 def tasks_of(architecture: Architecture) -> dict[str, str]:
-    """The task of each head."""
+    """Returns the task of each head."""
     return {name: str(kind.task) for name, kind in kinds_of(architecture).items()}
 
 
 def kinds_of(architecture: Architecture) -> dict[str, type[Head]]:
-    """The class of each head, which determines its task and classes."""
+    """Returns the Python class of each head, which determines its task and classes."""
     return {name: registry.load("heads", head.name) for name, head in architecture.heads.items()}
 
 
@@ -87,8 +87,7 @@ def build_from_architecture(
 ) -> DenseModel:
     """Builds a model with random weights.
 
-    classes: those of each head, by its name. pretrained: False where all weights are loaded afterwards: see
-    `options_without_weights`.
+    classes: by head. pretrained: False if all weights are loaded afterwards, see `options_without_weights`.
     """
     own = architecture.backbone
     backbone = create_backbone(own.name, **(own.options if pretrained else options_without_weights(own.options)))

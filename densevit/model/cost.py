@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and activations of a model, by module, for one image of a size."""
+"""Parameters, multiply-adds and activations of a model, by module, for one image of a given size."""
 
 import copy
 from collections import Counter
@@ -22,13 +22,13 @@ _PROJECTIONS = {_aten.mm, _aten.addmm, _aten.convolution, _aten._convolution}
 
 @dataclass(frozen=True)
 class Cost:
-    """What a module costs for one image.
+    """Cost of a module for one image.
 
-    name: dotted, from the model; "" for the model itself. trained_parameters: those that are not frozen.
+    name: dotted name within the model; "" for the model itself. trained_parameters: those that are not frozen.
     multiply_adds: of convolutions, matrix products and attention (fused or not), windows and deformable sampling
         included; norms, activation functions and interpolation are not counted.
-    activations: numbers that convolutions and linear layers put out (Radosavovic et al. 2020, section 3.1).
-    children: in the order of the module's own.
+    activations: output elements of convolutions and linear layers (Radosavovic et al. 2020, section 3.1).
+    children: costs of the child modules, in their order.
     """
 
     name: str
@@ -39,9 +39,9 @@ class Cost:
     children: tuple["Cost", ...] = ()
 
     def modules(self, depth: int | None = None) -> Iterator["Cost"]:
-        """This cost and those of its modules, parents first, `depth` levels down (None: all).
+        """Yields this cost and those of its submodules, parents first, `depth` levels down (None: all).
 
-        A list of modules, such as `stages` or `heads`, is a level of its own.
+        A list of modules, such as `stages` or `heads`, counts as one level.
         """
         yield self
         for child in self.children if depth != 0 else ():
@@ -49,11 +49,11 @@ class Cost:
 
 
 def model_cost(model: DenseModel, size: tuple[int, int]) -> Cost:
-    """The cost of predicting one image, without its decoding (`Head.predict`), by module.
+    """Returns the cost of a forward pass of one image, without decoding (`Head.predict`), by module.
 
-    size: height and width of the image as the model gets it. Computed on the meta device, without memory or time for
-    the numbers, whether the model's parameters are there or elsewhere. A plugin that reads values in its forward pass
-    cannot run there: then the model computes one blank image on its own device.
+    size: (h, w) of the model's input. Computed from shapes on the meta device, wherever the model's parameters are. A
+    plugin that reads values in its forward pass cannot run there: the model then runs on a blank image on its own
+    device.
     """
     try:
         return _measured(_on_meta(model), size)
@@ -62,7 +62,7 @@ def model_cost(model: DenseModel, size: tuple[int, int]) -> Cost:
         if device.type == "meta":
             raise DensevitError(
                 f"the cost of this model cannot be counted from shapes alone ({error}). Fix: build it outside of "
-                "torch.device('meta'), so that a blank image can be computed."
+                "torch.device('meta'), so that it can run on a blank image."
             ) from error
     training = [module for module in model.modules() if module.training]
     try:
@@ -73,7 +73,7 @@ def model_cost(model: DenseModel, size: tuple[int, int]) -> Cost:
 
 
 def multiply_adds(module: nn.Module, *inputs: Any) -> int:
-    """Multiply-adds of one forward pass of any module, as `Cost.multiply_adds` counts them."""
+    """Returns the multiply-adds of one forward pass of any module, counted as in `Cost.multiply_adds`."""
     return _counted(module, *inputs)[0][""]
 
 
@@ -105,7 +105,7 @@ def _counted(module: nn.Module, *inputs: Any) -> tuple[Counter[str], Counter[str
     counter = FlopCounterMode(display=False, custom_mapping=mappings)
     activations = _Activations(counter)
     trained = [p for p in module.parameters() if p.requires_grad]
-    # Written out, attention is counted on every device; torch's counter does not know all fused ones.
+    # Attention written as matrix products is counted on every device; torch's counter lacks some fused kernels.
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -123,7 +123,7 @@ def _counted(module: nn.Module, *inputs: Any) -> tuple[Counter[str], Counter[str
 
 
 def _relative(counts: Mapping[str, int], root: str) -> Counter[str]:
-    """Names below the root module, as `named_modules` has them."""
+    """The counts by names relative to the root module, as in `named_modules`."""
     return Counter({name.removeprefix(root).removeprefix("."): n for name, n in counts.items() if name != "Global"})
 
 
@@ -147,12 +147,12 @@ def _embedding_bag(
     weight: Any, indices: Any, offsets: Any, scale: bool = False, mode: int = 0, sparse: bool = False,
     per_sample_weights: Any = None, *args: Any, **kwargs: Any,
 ) -> int:  # fmt: skip
-    """Operations of a weighted sum of rows, in which deformable attention samples its values. Arguments are shapes."""
+    """FLOPs of a weighted sum of rows, by which deformable attention samples values. Arguments are shapes."""
     return 0 if per_sample_weights is None else 2 * indices.numel() * weight[1]
 
 
 def _tree(module: nn.Module, name: str, work: Counter[str], activations: Counter[str]) -> Cost:
-    """A module that is not called itself, as a list of blocks, has the sums of its children."""
+    """Returns the tree of costs. A module that is not called itself, such as a list, has the sums of its children."""
     prefix = f"{name}." if name else ""
     children = tuple(_tree(child, f"{prefix}{key}", work, activations) for key, child in module.named_children())
     return Cost(

@@ -25,14 +25,13 @@ class DenseModel(nn.Module):
     weights: the loss weight of each head, 1 by default. "learned" weights losses by uncertainty (Kendall et al. 2018,
     section 3): the sum L of a head's losses becomes L / sigma^2 + log sigma, the paper's term for classification,
     computed as exp(-s) L + s / 2 with one parameter s = log(sigma^2) per head. (The paper halves L for regression.)
-    classes: the classes that each head predicts. score_thresholds: by head, the lowest score of objects that `predict`
-    returns by default, from the training's validation; empty if there is none. architecture: what the model was built
-    from, which a model file needs; None for a model built in Python from its parts. training_data: the options of the
-    data that it is trained on, those of the config's section `data`, by which a `Predictor` resizes images; None if
-    they are not known. The model computes nothing with the last three.
+    classes: the classes that each head predicts. score_thresholds: by head, the default minimum score of the objects
+    that `predict` returns, computed in validation. architecture: the plugins and options that the model was built from,
+    which a model file needs; None for a model built in Python from modules. training_data: the options of the config's
+    section `data`, by which a `Predictor` resizes images; None if unknown. The model does not use the last three.
     """
 
-    heads: Mapping[str, Head]  # an nn.ModuleDict, whose values mypy takes for any modules
+    heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
     mean: Tensor
     std: Tensor
 
@@ -66,15 +65,15 @@ class DenseModel(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this: the coarsest stride; 1 if `input_size` is fixed."""
+        """Heights and widths are padded to multiples of this: the coarsest stride; 1 if `input_size` is fixed."""
         return 1 if self.backbone.input_size else max(self.backbone.strides)
 
     def plugin_name(self, head: str) -> str:
-        """The plugin of a head, for messages; the name of its class in a model built from its parts."""
+        """The plugin name of a head, for messages; its class name in a model built from modules."""
         return type(self.heads[head]).__name__ if self.architecture is None else self.architecture.heads[head].name
 
     def set_normalisation(self, mean: RGB | None, std: RGB | None) -> None:
-        """Replaces mean and std, of pixels in 0 ... 1, in backbone, model and architecture. None: keeps it."""
+        """Replaces mean and std, of pixels in 0 ... 1, in backbone, model and architecture. None keeps a value."""
         for key, value in {"mean": mean, "std": std}.items():
             if value is not None:
                 setattr(self.backbone, key, value)
@@ -85,7 +84,7 @@ class DenseModel(nn.Module):
             self.architecture = replace(self.architecture, backbone=backbone)
 
     def forward(self, batch: Batch, heads: Collection[str] | None = None) -> dict[str, Outputs]:
-        """Returns each head's outputs. Heads get the targets in training mode only. heads: their names; None: all."""
+        """Returns each head's outputs. Heads get the targets in training mode only. heads: names; None: all heads."""
         features = self.backbone(self.normalise(batch["images"], batch["padding_mask"]))
         _check_features(self.backbone, features)
         targets = batch["targets"] if self.training else None
@@ -98,7 +97,7 @@ class DenseModel(nn.Module):
         return outputs
 
     def head_inputs(self, head: str, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
-        """The features that a head gets: those of its neck, or of the backbone if it has none. head: its name."""
+        """Returns the input features of a head: those of its neck, or the backbone's if it has none. head: its name."""
         return self.necks[head](features, padding_mask) if head in self.necks else features
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
@@ -111,10 +110,10 @@ class DenseModel(nn.Module):
         return pixels.masked_fill_(padding_mask[:, None], 0.0).to(next(dtypes, pixels.dtype))
 
     def loss_context(self, targets: Sequence[list[Targets]], step: int = 0, batches: int | None = None) -> LossContext:
-        """The context of an optimiser step of several batches, over all processes, each of which must call it.
+        """Returns the loss context of an optimiser step of several batches. All processes must call it together.
 
-        targets: of each batch, on the CPU. step: number of the optimiser step. batches: by which the sum of their
-        gradients is divided; None: their number.
+        targets: one list per batch, on the CPU. step: number of the optimiser step. batches: divisor of the sum of the
+        gradients; None: the number of batches.
         """
         counts = {name: [head.loss_counts(one) for one in targets] for name, head in self.heads.items()}
         return step_context(counts, batches or len(targets), step, self.mean.device)
@@ -124,10 +123,10 @@ class DenseModel(nn.Module):
     ) -> Losses:
         """Returns the weighted losses of all heads, named HEAD/TERM. Their sum is minimised.
 
-        context: None: of this batch in all processes; with accumulated batches that of `loss_context`.
+        context: None: that of this batch in all processes; for accumulated batches, that of `loss_context`.
 
-        A learned weight adds HEAD/log_variance. It is 0 if no process has anything to learn for the head (no labelled
-        image, or losses of 0, as for depth without a valid pixel), so that the weight is not updated then.
+        A learned weight adds HEAD/log_variance. It is 0, and the weight is not updated, if no process has a loss for
+        the head (no labelled image, or losses of 0, as for depth without a valid pixel).
         """
         losses: Losses = {}
         context = LossContext.of_processes() if context is None else context
@@ -157,13 +156,13 @@ class DenseModel(nn.Module):
 
     @torch.no_grad()
     def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
-        """Every head's predictions on a batch, one per image, in original pixels. Validation, evaluation and
-        `Predictor.predict` all use it.
+        """Returns each head's predictions on a batch, one per image, in original pixels. Validation, evaluation and
+        `Predictor.predict` use it.
 
-        inference: sliding windows, flips and scales of heads by name, from `inference_by_head`. The other heads are
-        predicted in one pass; without any, the result equals `predictions(self(batch), targets)`.
+        inference: sliding windows, flips and scales by head, from `inference_by_head`. Other heads are predicted in
+        one pass; without any options, the result equals `predictions(self(batch), targets)`.
         """
-        augmented = {name: options for name, options in (inference or {}).items() if not options.once}
+        augmented = {name: options for name, options in (inference or {}).items() if not options.single_pass}
         if not augmented:
             return self.predictions(self(batch), batch["targets"])
         results: dict[str, list[Predictions]] = {}
@@ -171,7 +170,7 @@ class DenseModel(nn.Module):
         if plain:
             results |= self.predictions(self(batch, plain), batch["targets"])
         kinds = {name: isinstance(self.heads[name], DenseHead) for name in augmented}
-        while augmented:  # heads with equal options share their passes, those with maps and those of boxes
+        while augmented:  # dense heads with equal options share their passes, and so do box heads
             first, options = next(iter(augmented.items()))
             names = [name for name, own in augmented.items() if (own, kinds[name]) == (options, kinds[first])]
             windowed = test_time_augmentation if kinds[first] else tiled_detection
@@ -196,7 +195,7 @@ class DenseModel(nn.Module):
 
 
 def _check_loss(name: str, head: Head) -> None:
-    """Raises PluginError for a head that was written for an earlier version."""
+    """Raises PluginError for a head of an earlier version, whose loss takes no context."""
     if not accepts(head.loss, "outputs", "targets", "context"):
         raise PluginError(
             f"heads.{name} ({type(head).__name__}): its loss takes no context. Fix: def loss(self, outputs, targets, "
@@ -206,7 +205,7 @@ def _check_loss(name: str, head: Head) -> None:
 
 
 def _check_neck(name: str, neck: Neck) -> None:
-    """Raises PluginError for a neck that was written for an earlier version."""
+    """Raises PluginError for a neck of an earlier version, whose forward takes no padding mask."""
     if not accepts(neck.forward, "features", "padding_mask"):
         raise PluginError(
             f"heads.{name}.neck ({type(neck).__name__}): its forward takes no padding mask. Fix: def forward(self, "
@@ -215,7 +214,7 @@ def _check_neck(name: str, neck: Neck) -> None:
 
 
 def _check_number_of_classes(name: str, head: Head) -> None:
-    """Raises ConfigError for more classes than the values of a key that the head needs can hold."""
+    """Raises ConfigError for more classes than a target key of the head can represent."""
     types = TargetTypes(head.target_types)
     for key in getattr(head, "needs", ()):
         most = types[key].max_classes if key in types and types[key].task else None

@@ -27,7 +27,7 @@ def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...]) -> N
 
 
 def freeze_head(head: Head, neck: Neck | None, what: bool | tuple[str, ...], where: str) -> None:
-    """Freezes all parameters of a head and its neck (True), or those that match. The neck's are named `neck.*`."""
+    """Freezes all parameters of a head and its neck (True), or those that match a pattern; the neck's are `neck.*`."""
     parameters = dict(head.named_parameters())
     if neck is not None:
         parameters |= {f"neck.{name}": parameter for name, parameter in neck.named_parameters()}

@@ -1,4 +1,4 @@
-"""Inference options of each head: what dense heads and heads of boxes can use of them."""
+"""Inference options of each head: which of them dense heads and box heads support."""
 
 from collections.abc import Mapping
 
@@ -14,18 +14,19 @@ _BOXES = ("boxes", "labels")
 
 
 def inference_by_head(
-    model: MultiHeadModel, inference: Inference, own: Mapping[str, Inference] | None = None
+    model: MultiHeadModel, inference: Inference, head_options: Mapping[str, Inference] | None = None
 ) -> dict[str, Inference]:
-    """The options of each head that makes maps or boxes: its own, `heads.NAME.inference`, else `inference`.
+    """Returns the options of each head that predicts maps or boxes: its `head_options`, or else `inference`.
 
-    Heads of boxes take only the windows of `inference`; flips and scales are for maps.
-    Raises ConfigError if a head cannot use options of its own, if no head can use those of `inference`, or if a window
-    is not the backbone's `input_size`.
+    head_options: `heads.NAME.inference` by head. Box heads use only the windows of `inference`; flips and scales are
+    for maps.
+    Raises ConfigError if a head does not support its own options, if no head supports those of `inference`, or if a
+    window is not the backbone's `input_size`.
     """
-    own = own or {}
+    head_options = head_options or {}
     dense = [name for name, head in model.heads.items() if isinstance(head, DenseHead)]
     boxes = [name for name, head in model.heads.items() if name not in dense and predicts_boxes(head)]
-    for name, options in own.items():
+    for name, options in head_options.items():
         if name in boxes and _averaging_keys(options):
             raise ConfigError(
                 f"{', '.join(_averaging_keys(options, f'heads.{name}.'))} averages dense maps, but "
@@ -44,13 +45,16 @@ def inference_by_head(
             "support it; heads of boxes support windows. Fix: leave "
             f"{'it out' if boxes else 'the section `inference` at its defaults'} for this model."
         )
-    by_head = {name: own.get(name, inference) for name in dense}
-    by_head |= {name: own.get(name, windows_only(inference)) for name in boxes}
+    by_head = {
+        name: head_options.get(name, inference if name in dense else windows_only(inference))
+        for name in model.heads
+        if name in dense + boxes
+    }
     fixed = model.backbone.input_size
     for name, options in by_head.items():
         resized = options.window is not None or options.scales != (1.0,)
         if fixed is not None and options.window_sides != fixed and resized:
-            prefix = f"heads.{name}." if name in own else ""
+            prefix = f"heads.{name}." if name in head_options else ""
             keys = ", ".join(_augmentation_keys(options, prefix))
             raise ConfigError(
                 f"{keys}: the backbone takes images of {fixed[0]}x{fixed[1]} only. Fix: set "
@@ -60,22 +64,19 @@ def inference_by_head(
 
 
 def windows_only(options: Inference) -> Inference:
-    """The windows alone, without options of maps."""
+    """Returns the options of windows alone, without those for maps."""
     return Inference(window=options.window, stride=options.stride, batch_size=options.batch_size)
 
 
 def predicts_boxes(head: nn.Module) -> bool:
-    """Whether a head predicts labelled boxes, and nothing else that windows cut, such as masks and keypoints.
-
-    Decided by the targets that it needs.
-    """
+    """Whether a head needs labelled boxes as targets, and no others that windows cut, such as masks and keypoints."""
     needs, types = getattr(head, "needs", ()), TargetTypes(getattr(head, "target_types", None))
     others = [types.get(key) for key in needs if key != "boxes"]
     return set(_BOXES) <= {*needs} and all(one is not None and moves_with_box(one) for one in others)
 
 
 def moves_with_box(target_type: TargetType) -> bool:
-    """Whether values belong to objects and do not change with the geometry of their image: labels, but not masks."""
+    """Whether values are per object and do not change with the geometry of the image: labels, but not masks."""
     methods = ("crop", "resize", "hflip", "rotate")
     return target_type.per == "object" and all(
         getattr(type(target_type), name) is getattr(TargetType, name) for name in methods
@@ -89,18 +90,18 @@ def _without_maps(model: MultiHeadModel, name: str) -> str:
         return f"{text}. Fix: class {type(head).__name__}(densevit.DenseHead)"
     if not predicts_boxes(head):
         needs = ", ".join(getattr(head, "needs", ())) or "nothing"
-        text += f", and it is not a head of boxes and labels only (it needs {needs}), which windows can merge"
+        text += f", and windows can merge only the predictions of heads of boxes and labels (it needs {needs})"
     return text
 
 
 def _augmentation_keys(options: Inference, prefix: str = "") -> list[str]:
-    """The keys of windows, flips, scales and averages, written as overrides."""
+    """The options of windows, flips, scales and averages that are set, as overrides."""
     window = [] if options.window is None else [f"{prefix}inference.window={options.window}"]
     return window + _averaging_keys(options, prefix)
 
 
 def _averaging_keys(options: Inference, prefix: str = "") -> list[str]:
-    """The keys of flips, scales and averages, which are of maps only."""
+    """The options of flips, scales and averages, which are for maps only, that are set, as overrides."""
     flip = [f"{prefix}inference.flip=true"] if options.flip else []
     scales = [f"{prefix}inference.scales={[*options.scales]}"] if options.scales != (1.0,) else []
     return flip + scales + ([f"{prefix}inference.average={options.average}"] if options.average != "logits" else [])

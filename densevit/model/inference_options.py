@@ -8,7 +8,7 @@ from typing import Literal
 class Inference:
     """Windows and test-time augmentation of a head. The config's section `inference` describes the options.
 
-    Sides, (height, width), are in pixels of the resized image. The values are not checked; those of a config are.
+    Sides, (height, width), are in pixels of the resized image. The config validates the values, this class does not.
     """
 
     window: int | tuple[int, int] | None = None
@@ -19,8 +19,8 @@ class Inference:
     batch_size: int = 4
 
     @property
-    def once(self) -> bool:
-        """Whether there is one prediction of the whole image, and nothing to average."""
+    def single_pass(self) -> bool:
+        """Whether an image is predicted in one forward pass, without windows, flips and scales."""
         return self.window is None and not self.flip and self.scales == (1.0,)
 
     @property

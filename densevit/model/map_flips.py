@@ -1,4 +1,4 @@
-"""Horizontal flips of dense maps: columns are mirrored, and vectors also change a component."""
+"""Horizontal flips of dense maps: columns are mirrored, and vectors also change the sign of a component."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,16 +13,16 @@ from densevit.targets import PixelMap
 from densevit.targets.types import TargetTypes
 
 Flip = Callable[[Tensor], Tensor]
-"""From maps (C, h, w) of an image to those of its mirror image."""
+"""Converts the maps (C, h, w) of an image to the maps of the horizontally flipped image."""
 
 _PROBE = (16, 64)  # height and width of random maps
 
 
 def flip_of(name: str, head: DenseHead, maps: Tensor) -> Flip:
-    """How the maps (n, C, h, w) of the head `name` are flipped, so that it reads flipped predictions from them.
+    """Returns the flip of the maps (n, C, h, w) of the head `name` that flips the predictions read from them.
 
-    Maps are mirrored. If its predictions are the maps, such as vectors, their target type may flip them, see
-    `TargetType.hflip`. Raises PluginError if neither is right, as for angles that are read from maps of sines.
+    Maps are mirrored. If the maps are the predictions, such as vectors, the target type may flip them instead, see
+    `TargetType.hflip`. Raises PluginError if neither is correct, as for angles that are read from maps of sines.
     """
     known = TargetTypes(head.target_types)
     types = {key: known[key] for key in head.read_maps(maps[:1, :, :1, :1]) if key in known}
@@ -40,15 +40,15 @@ def flip_of(name: str, head: DenseHead, maps: Tensor) -> Flip:
     found = _read(head, _mirrored(probe))
     [key, *_] = [key for key, value in expected.items() if not np.allclose(found[key], value, atol=1e-5)]
     raise PluginError(
-        f"heads.{name} ({type(head).__name__}): inference.flip=true averages its maps with the mirrored ones of the "
-        f"mirrored image, but {key!r} changes in a flip as its target type {type(types[key]).__name__} says, and is "
-        f"read from {maps.shape[1]} maps of other values. Fix: let maps() return the values of {key!r}, which "
-        f"read_maps() may normalise; or leave flip out for this head, heads.{name}.inference.flip=false."
+        f"heads.{name} ({type(head).__name__}): inference.flip=true averages its maps with those of the mirrored "
+        f"image, flipped back, but the target type {type(types[key]).__name__} changes the values of {key!r} in a "
+        f"flip, and these are read from {maps.shape[1]} maps of other values. Fix: let maps() return the values of "
+        f"{key!r}, which read_maps() may normalise; or set heads.{name}.inference.flip=false."
     )
 
 
 def _read(head: DenseHead, maps: Tensor) -> dict[str, np.ndarray]:
-    """The predictions from maps (C, h, w)."""
+    """Returns the predictions that a head reads from maps (C, h, w)."""
     return {key: value[0].cpu().numpy() for key, value in head.read_maps(maps[None]).items()}
 
 
@@ -57,7 +57,7 @@ def _mirrored(maps: Tensor) -> Tensor:
 
 
 def _by_type(target_type: TargetType, channels: tuple[int, ...], maps: Tensor) -> Tensor:
-    """Maps flipped by the type of a prediction that has their values. channels: of the prediction, () or (C,)."""
+    """Flips maps by the target type of the prediction that they are. channels: of the prediction, () or (C,)."""
     size = (maps.shape[-2], maps.shape[-1])
     flipped = target_type.hflip(maps.cpu().numpy().reshape(*channels, *size), size)
     return torch.from_numpy(np.ascontiguousarray(flipped)).reshape(maps.shape).to(maps)

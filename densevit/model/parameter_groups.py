@@ -10,13 +10,13 @@ from densevit.errors import ConfigError, PluginError
 from densevit.model.dense import DenseModel
 from densevit.model.parameter_patterns import matching
 
-LEAST_SIDE = 16  # rows and columns of the matrices that Muon trains
+MIN_SIDE = 16  # rows and columns of the matrices that Muon trains
 
 
 class ParameterRate(NamedTuple):
     """Learning rate and weight decay of one parameter.
 
-    depth: the depth within the backbone, from 1 at the input; None outside of the backbone. lr: the rate after the
+    depth: the depth within the backbone, from 1 at the input; None outside the backbone. lr: the rate after the
     warm-up; None if the parameter is frozen. muon: whether Muon trains it; None for another optimiser.
     """
 
@@ -48,18 +48,18 @@ def parameter_groups(rates: Sequence[ParameterRate]) -> list[dict[str, Any]]:
 
 
 def hidden_matrices(*modules: nn.Module, linear: bool = True) -> list[Tensor]:
-    """The weights of convolution layers, and with `linear` of linear ones, that have 16 rows and columns or more.
+    """Returns the weights of convolutions, and with `linear` of linear layers, with at least 16 rows and columns.
 
-    Not those of grouped convolutions, nor of layers with fewer outputs, such as the predictions of a few classes.
+    Excluded are grouped convolutions, and layers with fewer outputs, such as classifiers of a few classes.
     """
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)[: 3 if linear else 2]
     layers = [layer for module in modules for layer in module.modules() if isinstance(layer, kinds)]
     weights = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
-    return [w for w in weights if min(w.shape[0], w.numel() // w.shape[0]) >= LEAST_SIDE]
+    return [w for w in weights if min(w.shape[0], w.numel() // w.shape[0]) >= MIN_SIDE]
 
 
 def method_parameters(model: DenseModel, method: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a method that are not the model's; a method may have the model as an attribute."""
+    """Returns a method's parameters without those of the model, which may be an attribute of the method."""
     of_model = set(map(id, model.parameters()))
     return [parameter for parameter in method.parameters() if id(parameter) not in of_model]
 
@@ -77,8 +77,8 @@ def parameter_rates(
 ) -> list[ParameterRate]:
     """Returns the learning rate and weight decay of each parameter, in the order of `named_parameters`.
 
-    muon: the matrices that Muon trains, see `hidden_matrices`; None: another optimiser. method: its parameters come
-    last, as `method.*`; they have the rate of the heads.
+    muon: which of the `hidden_matrices` Muon trains; None: another optimiser. method: the training method, whose
+    parameters come last, as `method.*`, with the rate of the heads.
 
     The backbone uses `backbone_lr` if it is set, else `lr`. Layer-wise decay multiplies the rate of depth i of n by
     `layer_decay ** (n - i)`, as in BEiT (Bao et al. 2022) and MAE (He et al. 2022, table 9): the final norms are the

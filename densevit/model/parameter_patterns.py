@@ -17,12 +17,12 @@ def matching(pattern: str, names: Iterable[str], where: str) -> list[str]:
     if not matches:
         near = difflib.get_close_matches(pattern, _patterns(names), n=3)
         hint = f"Closest: {', '.join(near)}." if near else f"Available: {', '.join(_top_level(names))}."
-        raise ConfigError(f"{where}: no parameter is called {pattern!r}. {hint}")
+        raise ConfigError(f"{where}: no parameter matches {pattern!r}. {hint}")
     return matches
 
 
 def _patterns(names: list[str]) -> list[str]:
-    """Candidates for a correction: parameter names, all of a module, and all modules of one name anywhere."""
+    """Patterns to suggest: each parameter, all parameters of a module, and all modules of a name (`*.norm.*`)."""
     candidates = dict.fromkeys(names)
     for name in names:
         modules = name.split(".")[:-1]

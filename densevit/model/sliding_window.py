@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along one side. A window longer than the side starts at 0 and is cropped."""
+    """Returns the first pixels of the windows along one side. A window longer than the side is cropped to it."""
     last = max(length - window, 0)
     return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
 
@@ -44,7 +44,7 @@ def slide(
     """Yields the averaged maps of an image (3, h, w) uint8 as strips (C, rows, w) from top to bottom.
 
     A strip is valid until the next one is requested. grid: the size that windows are padded to, at the bottom and
-    right. flip: also average the maps of the horizontally flipped image, flipped back by this; None: do not.
+    right. flip: also averages the maps of the horizontally flipped image, flipped back by this function; None: off.
     """
     h, w = image.shape[-2:]
     size = (min(window[0], h), min(window[1], w))
@@ -75,7 +75,7 @@ def slide(
 
 
 def crop_windows(image: Tensor, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
-    """A batch of windows (n, 3, *grid) uint8, and its padding mask (n, *grid)."""
+    """Returns a batch of windows (n, 3, *grid) uint8, and its padding mask (n, *grid)."""
     images = image.new_zeros(len(windows), 3, *grid)
     mask = torch.ones(len(windows), *grid, dtype=torch.bool, device=image.device)
     mask[:, : size[0], : size[1]] = False
@@ -86,7 +86,7 @@ def crop_windows(image: Tensor, windows: Sequence[Window], size: Size, grid: Siz
 
 
 def _weights(starts: Sequence[int], window: int, length: int, device: torch.device) -> Tensor:
-    """(length,): 1 over the number of windows that cover each pixel along one side."""
+    """(length,): 1 divided by the number of windows that cover each pixel along one side."""
     counts = torch.zeros(length, dtype=torch.float32, device=device)
     for start in starts:
         counts[start : start + window] += 1

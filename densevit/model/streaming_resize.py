@@ -1,4 +1,4 @@
-"""Streaming resize and average of maps in horizontal strips, without a whole map in memory.
+"""Streaming resize and average of maps in horizontal strips, without a complete map in memory.
 
 A strip is (C, rows, w) and valid until the next one is requested. Strips run from top to bottom without gaps.
 """
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from densevit.model.sliding_window import Size
 
-MAX_STRIP_NUMEL = 2**23  # values of a map that are resized or decoded at once: 32 MB
+MAX_STRIP_NUMEL = 2**23  # values that are resized or decoded in one step: 32 MB
 
 
 def resized(strips: Iterator[Tensor], source: Size, target: Size) -> Iterator[Tensor]:
     """Resizes a map of size `source`, given in strips, to `target`: bilinear, align_corners=False.
 
-    Together the strips equal `F.interpolate` of the whole map; the last row of a strip waits for the row below it.
+    The concatenated strips equal `F.interpolate` of the complete map; the last row of a strip waits for the row below.
     """
     if source == target:
         for strip in strips:
@@ -39,7 +39,7 @@ def resized(strips: Iterator[Tensor], source: Size, target: Size) -> Iterator[Te
 
 
 def _rows_above(known: int, source: int, target: int) -> int:
-    """The number of target rows that need the first `known` source rows only. Row y is at ((2y + 1) s - t) / 2t."""
+    """Number of target rows that need only the first `known` source rows. Row y is at ((2y + 1) s - t) / 2t."""
     return (((2 * known - 1) * target - 1) // source + 1) // 2
 
 
@@ -57,7 +57,7 @@ def _resized_rows(buffer: Tensor, first: int, rows: tuple[int, int], source: Siz
 
 
 def averaged(streams: Sequence[Iterator[Tensor]], height: int, lockstep: bool) -> Iterator[Tensor]:
-    """The mean of several maps of one size, each given in strips.
+    """Yields the mean of several maps of one size, each given in strips.
 
     height: the height of the maps. lockstep: advance the map that is furthest behind, which keeps the buffer small;
     otherwise the maps are read one after another, so that only one is computed at a time.

@@ -39,7 +39,8 @@ class MultiHeadModel(Protocol):
 def predictions(
     model: MultiHeadModel, batch: Batch, options: Inference, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
-    """The predictions of these heads, one per image, in original pixels, averaged over the options' views."""
+    """Returns the predictions of these heads, one per image, in original pixels, averaged over windows, flips and
+    scales."""
     results: dict[str, list[Predictions]] = {name: [] for name in heads}
     grid = (batch["images"].shape[2], batch["images"].shape[3])
     for image, target in zip(batch["images"], batch["targets"], strict=True):
@@ -56,15 +57,15 @@ def predictions(
 class _ConcatenatedMaps:
     """Runs the model and returns the maps of these heads, concatenated along the channels.
 
-    channels: the number of channels of each head, known after the first call. zoom: the scale of the images, as the
-    square root of the ratio of areas; each head undoes its effect on the head's maps.
+    channels: the number of channels of each head, set by the first call. zoom: the scale of the images, the square
+    root of the ratio of areas; each head undoes its effect on the maps.
     """
 
     def __init__(self, model: MultiHeadModel, heads: Sequence[str], options: Inference) -> None:
         self.model, self.probabilities = model, options.average == "probabilities"
         self.heads = {name: head for name, head in model.heads.items() if name in heads and isinstance(head, DenseHead)}
         self.channels: list[int] = []
-        self._flips: list[Flip] | None = None if options.flip else []  # of each head, known after the first call
+        self._flips: list[Flip] | None = None if options.flip else []  # one per head, set by the first call
 
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size, zoom: float = 1.0) -> Tensor:
         targets = [{"size": size, "original_size": size}] * len(images)
@@ -84,7 +85,7 @@ class _ConcatenatedMaps:
         return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
 
     def flip(self, maps: Tensor) -> Tensor:
-        """The maps (C, h, w) of the horizontally flipped image."""
+        """Returns the maps (C, h, w) of the horizontally flipped image."""
         assert self._flips is not None
         if len(self._flips) == 1:
             return self._flips[0](maps)
@@ -94,7 +95,7 @@ class _ConcatenatedMaps:
 def _view_maps(
     maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, options: Inference
 ) -> Iterator[Tensor]:
-    """Strips (C, rows, w) of the maps of an image (3, h, w) at one scale, resized to the image's grid.
+    """Returns strips (C, rows, w) of the maps of an image (3, h, w) at one scale, resized to the image's grid.
 
     grid: the padded size of the batch, used for the whole image at its own scale. Other scales and windows are padded
     to their own next multiple, or to the backbone's `input_size` if it has one.
@@ -124,7 +125,7 @@ def _scaled(image: Tensor, size: Size) -> Tensor:
 
 
 def _decode(maps: _ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> dict[str, Predictions]:
-    """Every head's predictions of one image from strips of the concatenated maps. height: the sum of the strips'."""
+    """Decodes strips of the concatenated maps into each head's predictions of one image. height: of all strips."""
     results: dict[str, Predictions] = {name: {} for name in maps.heads}
     top = 0
     for strip in strips:

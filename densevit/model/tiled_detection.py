@@ -23,7 +23,7 @@ BOX_KEYS = ("boxes", "scores", "labels")
 def predictions(
     model: MultiHeadModel, batch: Batch, options: Inference, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
-    """The predictions of these heads, one per image, in original pixels, merged over the windows.
+    """Returns the predictions of these heads, one per image, in original pixels, merged over the windows.
 
     An image that fits into a window is predicted in one pass.
     """
@@ -37,7 +37,7 @@ def predictions(
 def _image_predictions(
     model: MultiHeadModel, image: Tensor, target: Mapping[str, Any], options: Inference, heads: Sequence[str]
 ) -> dict[str, Predictions]:
-    """The predictions of an image (3, H, W), padded, by head."""
+    """Returns the predictions of one padded image (3, H, W) by head."""
     h, w = map(int, target["size"])
     assert options.window_sides is not None and options.strides is not None
     (height, width), stride = options.window_sides, options.strides
@@ -71,9 +71,9 @@ def _merged(
     target: Mapping[str, Any],
     overlap: Size,
 ) -> Predictions:
-    """The predictions of an image, in original pixels, from those of its windows, in their pixels.
+    """Merges the predictions of an image's windows, in window pixels, into predictions in original pixels.
 
-    Computed on the CPU: the pairs of boxes that agree, of unknown number, would make an accelerator wait often.
+    Computed on the CPU: the number of agreeing pairs depends on the data and would synchronise a GPU often.
     """
     _check(model.heads[name], name, parts[0])
     values = {key: torch.cat([found[key] for found in parts]).cpu() for key in parts[0]}
@@ -87,22 +87,22 @@ def _merged(
         boxes + corners[window_of], values["scores"], values["labels"], window_of, frames, (h, w), overlap
     )
     scale = boxes.new_tensor([W / w, H / h] * 2)
-    kept = slice(model.heads[name].max_predictions)  # of an image; each window has as many, and scores descend
+    kept = slice(model.heads[name].max_predictions)  # per image and per window; sorted by score
     return {
         **{key: value[merged.rows[kept]] for key, value in values.items()},
         "boxes": (merged.boxes[kept] * scale).minimum(boxes.new_tensor([W, H] * 2)),
     }
 
 
-def _check(head: Head, name: str, found: Predictions) -> None:
-    """Raises PluginError unless a head predicts scored boxes, and other values that are the same in every window."""
-    lacking = [key for key in BOX_KEYS if key not in found]
+def _check(head: Head, name: str, prediction: Predictions) -> None:
+    """Raises PluginError unless a head predicts scored boxes, and no values that depend on the window."""
+    lacking = [key for key in BOX_KEYS if key not in prediction]
     types = TargetTypes(head.target_types)
-    unknown = [key for key in found if key != "boxes" and (key not in types or not moves_with_box(types[key]))]
+    unknown = [key for key in prediction if key != "boxes" and (key not in types or not moves_with_box(types[key]))]
     if lacking or unknown:
         problem = f"lack {', '.join(lacking)}" if lacking else f"have {', '.join(unknown)}"
         raise PluginError(
-            f"heads.{name} ({type(head).__name__}): its predictions {problem}; windows merge boxes, scores and labels, "
-            "and values of objects that do not depend on the image's geometry. Fix: set heads."
-            f"{name}.inference.window=null for this head."
+            f"heads.{name} ({type(head).__name__}): its predictions {problem}; windows can merge boxes, scores, "
+            "labels and values per object that do not depend on the image's geometry. Fix: set "
+            f"heads.{name}.inference.window=null."
         )

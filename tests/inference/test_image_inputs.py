@@ -172,10 +172,10 @@ def test_a_read_only_array_is_accepted_without_a_warning():
         ([PIXELS], "image 7 is a list. Expected a path"),
         (
             b"not an image",
-            "image 7 is no image, or of a format that Pillow does not know (12 bytes; it begins with b'not an image')",
+            "image 7 is not an image, or has a format unknown to Pillow (12 bytes; it begins with b'not an image')",
         ),
-        (b"no", "image 7 is no image, or of a format that Pillow does not know (2 bytes; it begins with b'no')"),
-        (b"", "image 7 is no image, or of a format that Pillow does not know (0 bytes; it is empty)"),
+        (b"no", "image 7 is not an image, or has a format unknown to Pillow (2 bytes; it begins with b'no')"),
+        (b"", "image 7 is not an image, or has a format unknown to Pillow (0 bytes; it is empty)"),
         (PNG[:200], "image 7 cannot be read"),
         (io.BytesIO(b""), "image 7, a BytesIO is empty, or was read before. Fix: file.seek(0)."),
         (io.StringIO("text"), "image 7, a StringIO was opened as text. Fix: open it with mode 'rb'."),

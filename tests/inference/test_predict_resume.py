@@ -367,6 +367,6 @@ def test_no_folder_is_left_where_nothing_is_predicted(
 
 
 def test_a_video_of_huge_frames_is_refused_before_it_is_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_images, "MOST_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(large_images, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(DataError, match=r"clip\.avi: it has 64 x 48 = 3,072 pixels; at most 3,071 can be read"):
         VideoFrames(clip, {0}).read(0)

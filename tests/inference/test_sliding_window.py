@@ -536,7 +536,7 @@ def test_the_stride_is_two_thirds_of_the_window_by_default():
         (1, 3),
     ]
     options = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference.options
-    assert (options.window_sides, options.scales, options.once) == ((500, 500), (1.0, 1.5), False)
+    assert (options.window_sides, options.scales, options.single_pass) == ((500, 500), (1.0, 1.5), False)
     assert configs.from_mapping(
         configs.yaml_io.parse(configs.dump(config_with({"window": [4, 5]})), "")
     ) == config_with({"window": [4, 5]})

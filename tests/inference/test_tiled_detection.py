@@ -265,7 +265,7 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
     }
     with pytest.raises(ConfigError, match=r"^heads.oracle.inference.flip=true averages dense maps.*Fix: leave it out"):
         inference_by_head(model, Inference(), {"oracle": section})
-    with pytest.raises(ConfigError, match=r"heads.masks.inference.*not a head of boxes.*\(it needs masks, labels\)"):
+    with pytest.raises(ConfigError, match=r"heads.masks.inference.*only .* heads of boxes.*\(it needs masks, labels\)"):
         inference_by_head(model, section, {"masks": windows})
     with pytest.raises(ConfigError, match=r"^inference.window=64 averages.*heads.masks \(Masks\).*needs masks, labels"):
         inference_by_head(oracle(Masks), windows)

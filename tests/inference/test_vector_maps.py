@@ -190,8 +190,8 @@ def test_a_flip_that_no_flip_of_the_maps_gives_is_an_error(head, key, target_typ
     model = model_of(head)
     assert predicted(model, IMAGE, window=12)[key].shape[-2:] == (20, 28)
     message = (
-        rf"^heads\.x \({head.__name__}\): inference\.flip=true .*'{key}' changes in a flip as its target type "
-        rf"{target_type} says, and is read from {channels} maps.*heads\.x\.inference\.flip=false"
+        rf"^heads\.x \({head.__name__}\): inference\.flip=true .* the target type {target_type} changes the values "
+        rf"of '{key}' in a flip, and these are read from {channels} maps.*heads\.x\.inference\.flip=false"
     )
     with pytest.raises(PluginError, match=message):
         predicted(model, IMAGE, flip=True)

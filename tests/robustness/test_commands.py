@@ -188,7 +188,7 @@ def test_evaluation_on_data_without_labels_is_refused(refused: Callable[..., str
     content = {**document(), "annotations": []}
     write(tmp_path / "set", content, content)
     data = ["data.name=coco", "data.root=set", "data.image_size=32"]
-    refused("evaluate", "run", *data, says=("set/val.json", "no object of the split 'val'"))
+    refused("evaluate", "run", *data, says=("set/val.json", "the split 'val' has no object"))
 
 
 # ---- messages ----

@@ -666,7 +666,7 @@ def test_exported_outputs_are_checked():
     assert "'depth' of the exported file that differs by" in failures(RemembersTheSize, skip=only)["export"]
 
 
-class Vectors(Maps):
+class Vectors(Maps, DenseHead):
     """Unit vectors; the maps are not normalised."""
 
     task, needs = "vectors", ("directions",)

@@ -83,7 +83,7 @@ def test_patterns_freeze_matching_parameters():
     for wrong, near in (("stage.1.*", "stages.1.*"), ("patch_embd.*", "patch_embed.*")):
         with pytest.raises(ConfigError) as caught:
             build({"freeze": ["stages.1.*", wrong]})
-        assert f"backbone.freeze: no parameter is called {wrong!r}. Closest: {near}" in str(caught.value)
+        assert f"backbone.freeze: no parameter matches {wrong!r}. Closest: {near}" in str(caught.value)
 
 
 def test_head_patterns_apply_to_its_neck():
@@ -92,7 +92,7 @@ def test_head_patterns_apply_to_its_neck():
     assert frozen_of(whole) == starting(whole, "heads.", "necks.") != set()
     part = build(head={**neck, "freeze": ["decode.project.*", "neck.*"]})
     assert frozen_of(part) == starting(part, "heads.surfaces.decode.project.", "necks.surfaces.")
-    with pytest.raises(ConfigError, match=r"heads.surfaces.freeze: no parameter is called 'decoder.*'. Closest: deco"):
+    with pytest.raises(ConfigError, match=r"heads.surfaces.freeze: no parameter matches 'decoder.*'. Closest: deco"):
         build(head={"freeze": ["decoder.*"]})
 
 
@@ -219,7 +219,7 @@ def test_table_only_with_options_and_no_folder_for_invalid_patterns(
         {"optim": {"lr_factors": {"heads.surface.*": 2}}},
         {"backbone": {"freeze": True}, "head": {"freeze": True}},
     ):
-        with pytest.raises(ConfigError, match=r"no parameter is called|at least one must be trained"):
+        with pytest.raises(ConfigError, match=r"no parameter matches|at least one must be trained"):
             train(config_of(**sections), tmp_path / "wrong")
         assert not (tmp_path / "wrong").exists()
 

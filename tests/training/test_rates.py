@@ -199,7 +199,7 @@ def test_timm_backbones_have_timm_s_scales(options):
 def test_unmatched_pattern_suggests_the_nearest(pattern, near):
     with pytest.raises(ConfigError) as caught:
         rates_of(model_of(), lr_factors={"heads.*": 2.0, pattern: 2.0})
-    assert f"optim.lr_factors: no parameter is called {pattern!r}." in str(caught.value)
+    assert f"optim.lr_factors: no parameter matches {pattern!r}." in str(caught.value)
     assert near in str(caught.value)
 
 

@@ -463,6 +463,8 @@ def test_killed_loader_process_raises(tmp_path: Path, monkeypatch: pytest.Monkey
 
     config = configs.load(tmp_path / "tiny.yaml", ["data.num_workers=1"])
     monkeypatch.setattr(TransformedDataset, "__getitem__", killed)
-    said = r"^A data loader's process \(\d+\) (ended|was killed).*when memory runs out\. Set data\.num_workers lower.*$"
+    said = (
+        r"^A data loader's process \(\d+\) (ended|was killed).*when memory runs out\. Fix: reduce data\.num_workers.*$"
+    )
     with pytest.raises((DataError, TrainingError), match=said):
         train(config, tmp_path / "run")

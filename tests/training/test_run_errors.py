@@ -89,7 +89,7 @@ RuntimeError: {}
         (
             "DataLoader worker (pid 52) is killed by signal: Bus error. It is possible that dataloader's workers are "
             "out of shared memory. Please try to raise your shared memory limit.",
-            r"process \(52\) was killed by the signal 'Bus error', where /dev/shm is full; .* --shm-size",
+            r"process \(52\) was killed by the signal 'Bus error', as /dev/shm is full; .* --shm-size",
         ),
         ("DataLoader worker (pid 52) is killed by signal: Killed. ", r"process \(52\) was .*when memory runs out"),
         ("DataLoader worker (pid(s) 52, 53) exited unexpectedly", r"process \(52, 53\) ended without a message"),

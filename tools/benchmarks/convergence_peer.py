@@ -115,7 +115,7 @@ def train(config: Config, folder: Path, clock: Clock | None) -> None:
     low = resolve(config.trainer.precision).startswith("bf16")
     data = build_data(config)
     model = build(config, len(data.classes["detection"])).to(device).train()
-    budget = Budget.of(config.trainer, data.batches_an_epoch(), config.data.batch_size, world_size=1)
+    budget = Budget.of(config.trainer, data.batches_per_epoch(), config.data.batch_size, world_size=1)
     assert config.optim.lr is not None and config.trainer.clip_grad_norm is not None
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=WEIGHT_DECAY, fused=True)
     rate = LambdaLR(optimizer, schedule(config.optim, budget.steps))

@@ -1,4 +1,4 @@
-"""Images with annotations in COCO's format: the official sets, and folders of one's own in any common layout."""
+"""Images with annotations in COCO's format: the official data sets, and custom folders in any common layout."""
 
 import os
 from functools import partial
@@ -25,7 +25,7 @@ _LARGE_JSON = 1 << 20  # bytes; the scan of a smaller one is not cached
 
 
 class Coco(Dataset):
-    """Objects from a COCO json: boxes, and instance masks where `masks` is set.
+    """Objects from a COCO json: boxes, and instance masks if `masks` is set.
 
     root: the data set's folder. Searched in it, for a split called train (val may be spelled valid or validation):
         annotations/instances_train2017.json with train2017/          the official layout, of any year or none
@@ -33,19 +33,20 @@ class Coco(Dataset):
         train/_annotations.coco.json or train/annotations.json with train/ or train/images/
         a single json in COCO's format under any name, such as annotations/instances_default.json or result.json
         Images that are not in these folders are searched for below root, by their `file_name`.
-    annotations, images: the json and the folder of its images, instead of those found, for every split;
-        train_annotations, train_images, val_annotations, val_images are for one split and win. Relative to root.
+    annotations, images: the json and the folder of its images, for every split, instead of the search;
+        train_annotations, train_images, val_annotations, val_images are for one split and override these. Relative to
+        root.
     outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
     val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
-        none for val; by default 0.2. An error where there is a val split. Identical and nearly identical images stay
-        in one part, and the parts depend on the images' content only (see `validation_part`). A json that is named
-        with `annotations` is divided only if val_share is given.
+        none for val; by default 0.2. An error if there is a val split. Identical and nearly identical images stay in
+        one part, and the parts depend only on the images' content (see `validation_part`). A json given by
+        `annotations` is divided only if val_share is given.
     limit: the number of images to use, the first ones.
 
     The json and all images are checked at the start (see `read_annotations` and `validate_images`). Samples have the
-    boxes of the json, which evaluation compares with; in training they are clipped to the image, and those without area
-    left out, of which a warning tells. `area` defaults to width times height. A json without `annotations`, as of test
-    sets, gives images without labels.
+    boxes of the json, which evaluation uses; in training they are clipped to the image, and those without area are left
+    out, with a warning. `area` defaults to width times height. A json without `annotations`, as of test sets, gives
+    images without labels.
     """
 
     def __init__(
@@ -95,34 +96,34 @@ class Coco(Dataset):
         return len(self._annotations)
 
     def check_labels(self) -> None:
-        """Raises DataError where the split has no object that is not a crowd."""
+        """Raises DataError if the split has no object that is not a crowd."""
         if not self._annotations.labelled:
             raise DataError(
                 f"{self._file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
-                f"split {self._split!r}. Name a file with labels with data.{self._split}_annotations."
+                f"split {self._split!r}. Set data.{self._split}_annotations to a file with labels."
             )
         if not self._usable.any():
             raise DataError(
-                f"{self._file}: no object of the split {self._split!r} has a box inside its image and is no crowd: "
+                f"{self._file}: the split {self._split!r} has no object, except crowds, with a box inside its image: "
                 "nothing can be learned or measured. Check its `annotations`."
             )
 
     def sizes(self) -> np.ndarray:
-        """(N, 2) heights and widths, of the images as `__getitem__` gives them."""
+        """Returns (N, 2) heights and widths of the images as `__getitem__` returns them."""
         return self._annotations.sizes
 
     def object_counts(self) -> np.ndarray:
-        """(N,) objects per image that can be trained on: without crowds, and boxes without area."""
+        """Returns (N,) objects per image that can be trained on: without crowds, and boxes without area."""
         count = np.concatenate([[0], np.cumsum(self._usable)])
         return np.diff(count[self._annotations.first])
 
     def image_classes(self) -> np.ndarray:
-        """(P, 2) image and class of each object that can be trained on."""
+        """Returns (P, 2) image and class of each object that can be trained on."""
         known = self._annotations
         return np.stack([known.images, known.labels], axis=1)[self._usable]
 
     def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-        """Image, clipped box and class of each object that can be trained on, without reading images."""
+        """Returns image, clipped box and class of each object that can be trained on, without reading images."""
         known, objects = self._annotations, self._usable
         if not known.labelled:
             return None
@@ -131,22 +132,21 @@ class Coco(Dataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """A folder with a json in one of the layouts, or with a single json in COCO's format."""
+        """Recognises a folder with a json in one of the layouts, or with a single json in COCO's format."""
         found = any(located_split(root, split) for split in ("train", "val")) or single_json(root)
         return {} if found else None
 
     def path(self, index: int) -> str:
-        """The file of an image."""
-        return os.path.join(
-            self.folder, self._annotations.file_names[index].decode()
-        )  # not a Path, which would stay in memory
+        """Returns the file of an image."""
+        # not a Path, which would stay in memory
+        return os.path.join(self.folder, self._annotations.file_names[index].decode())
 
     def image_name(self, index: int) -> str:
-        """As in the json."""
+        """Returns the image's `file_name` in the json."""
         return str(self._annotations.file_names[index].decode())
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample; where labelled, with boxes, labels, area, iscrowd and, if requested, masks, of N objects."""
+        """Returns the sample; if labelled, with boxes, labels, area, iscrowd and, if requested, masks, of N objects."""
         pixels = read_image(self.path(index), upright=bool(self._upright[index]))
         size = (int(self._annotations.sizes[index, 0]), int(self._annotations.sizes[index, 1]))
         if pixels.shape[:2] != size:
@@ -161,7 +161,7 @@ class Coco(Dataset):
         return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
 
     def objects(self, index: int) -> Targets:
-        """boxes, labels, area and iscrowd of an image as in the json, without reading its file."""
+        """Returns boxes, labels, area and iscrowd of an image as in the json, without reading its file."""
         known = self._annotations
         rows = self._rows(index)
         return {
@@ -172,7 +172,7 @@ class Coco(Dataset):
         }
 
     def _rows(self, index: int) -> slice:
-        """The objects of an image."""
+        """Returns the rows of an image's objects."""
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
 
 
@@ -185,9 +185,9 @@ def _scan_files(
     part: str | None,
     val_share: float | None,
 ) -> Arrays:
-    """Reads and checks all files: the annotations, and per image whether it is rotated as EXIF says.
+    """Reads and checks all files: the annotations, and per image whether it is rotated by its EXIF orientation.
 
-    part: of the images, "train" or "val", where the json holds both; None: all of them.
+    part: "train" or "val" if the json has the images of both; None: all images.
     """
     examination, file = scan.examination, files.file
     read = read_annotations(file, masks) if examination is None else read_examined(file, masks, examination)
@@ -211,16 +211,13 @@ def _scan_files(
 
 
 def _files(file: Path, arrays: Arrays) -> list[str]:
-    """The json and the images of a scan."""
+    """Returns the json and the images of a scan."""
     folder = from_array(arrays["folder"])
     return [str(file), *(os.path.join(folder, name.decode()) for name in arrays["file_names"].tolist())]
 
 
 def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
-    """Raises DataError where a run-length code has another size than its image file.
-
-    sizes: (N, 2).
-    """
+    """Raises DataError if the size of a run-length code is not that of its image file. sizes: (N, 2)."""
     if read.segmentations is None:
         return
     made_for = read.segmentations.sizes  # (M, 2)
@@ -229,6 +226,6 @@ def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
     if len(wrong):
         (height, width), (h, w) = made_for[wrong[0]].tolist(), of_object[wrong[0]].tolist()
         raise DataError(
-            f"{read.file}: annotation {read.ids[wrong[0]]}: its `segmentation` is made for an image of {width} x "
-            f"{height}, and the image has {w} x {h}."
+            f"{read.file}: annotation {read.ids[wrong[0]]}: its `segmentation` is for an image of {width} x "
+            f"{height}, but the image has {w} x {h}."
         )

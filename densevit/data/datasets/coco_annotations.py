@@ -36,7 +36,7 @@ _COLUMNS = ("image_ids", "file_names", "sizes", "first", "ids", "boxes", "labels
 class Annotations:
     """N images and M objects in the images' order: those of image i are `first[i]` up to `first[i + 1]`.
 
-    labelled: False where the file has no `annotations`, as test sets. ids: of the annotations, for messages.
+    labelled: False if the file has no `annotations`, as in test sets. ids: of the annotations, for messages.
     """
 
     file: Path
@@ -44,35 +44,35 @@ class Annotations:
     labelled: bool
     image_ids: np.ndarray  # (N,) int64, or text
     file_names: np.ndarray  # (N,) UTF-8 bytes
-    sizes: np.ndarray  # (N, 2) int32, height and width; 0 where the json does not say
+    sizes: np.ndarray  # (N, 2) int32, height and width; 0 if the json has none
     first: np.ndarray  # (N + 1,) int64
     ids: np.ndarray  # (M,) int64, or text
     boxes: np.ndarray  # (M, 4) float64, xyxy in pixels: evaluation depends on the last digits
     labels: np.ndarray  # (M,) int32, class indices
     area: np.ndarray  # (M,) float64
     iscrowd: np.ndarray  # (M,) bool
-    segmentations: Segmentations | None  # where masks were requested
+    segmentations: Segmentations | None  # None unless masks were requested
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @property
     def images(self) -> np.ndarray:
-        """(M,) the image of each object."""
+        """(M,) index of each object's image."""
         return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def clipped_boxes(self) -> np.ndarray:
-        """(M, 4) float64, the boxes limited to their images, of which `sizes` are known."""
+        """Returns the boxes clipped to their images, (M, 4) float64. All `sizes` must be known."""
         return np.clip(self.boxes, 0, np.tile(self.sizes[:, ::-1], 2)[self.images])
 
     def have_area(self) -> np.ndarray:
-        """(M,) bool: whether the part of each box inside its image has an area; others are not trained on."""
+        """Whether the part of each box inside its image has an area, (M,) bool; other boxes are not trained on."""
         clipped = self.clipped_boxes()
         return np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
 
     def rasterised(self, sizes: np.ndarray, images: np.ndarray | None = None) -> "Annotations":
-        """For images of these (N, 2) sizes: segmentations become run-length codes. images: (n,) the indices of those
-        whose objects are needed; None: all. Others have no code."""
+        """Converts segmentations to run-length codes. sizes: (N, 2), of the images. images: (n,) indices of the images
+        whose objects are needed; None: all. Other objects get no code."""
         if self.segmentations is None:
             return replace(self, sizes=sizes)
         rows, first = None, self.first
@@ -81,7 +81,7 @@ class Annotations:
         return replace(self, sizes=sizes, segmentations=self.segmentations.rasterised(sizes[self.images], rows))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it but the file, as plain arrays by name."""
+        """Returns everything except `file` as plain arrays by name."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         if self.segmentations is not None:
             columns |= {f"segmentations.{name}": value for name, value in vars(self.segmentations).items()}
@@ -98,7 +98,7 @@ class Annotations:
         return cls(file, classes, head["labelled"], **columns, segmentations=Segmentations(**parts) if parts else None)
 
     def subset(self, chosen: np.ndarray) -> "Annotations":
-        """The images of which `chosen` (N,) bool is True."""
+        """Returns the images for which `chosen`, (N,) bool, is True."""
         objects = chosen[self.images]
         first = np.concatenate([[0], np.cumsum(np.diff(self.first)[chosen])]).astype(np.int64)
         cut = {name: getattr(self, name)[chosen] for name in ("image_ids", "file_names", "sizes")}
@@ -117,7 +117,7 @@ def read_annotations(file: Path, masks: bool = False) -> Annotations:
 
 
 def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Annotations:
-    """The annotations of a parsed json; see `read_annotations`. file: for messages."""
+    """Converts a parsed json to annotations; see `read_annotations`. file: for messages."""
     records = section_of(file, document, "annotations")
     images, classes = images_of(file, document), classes_of(file, document)
     ids = [record.get("id", f"at position {i}") for i, record in enumerate(records)]
@@ -129,7 +129,7 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Anno
         )
     if len(set(ids)) < len(ids):
         raise DataError(
-            f"{file}: duplicate annotation ids: {_duplicates(records, ids)}. Expected an id of its own for each "
+            f"{file}: duplicate annotation ids: {_duplicates(records, ids)}. Expected a different id for each "
             "annotation: pycocotools uses only the last one. Fix: renumber the annotations of this file."
         )
     rows = lookup(file, records, ids, "image_id", images.rows(), "image")
@@ -160,7 +160,7 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Anno
 
 
 def _duplicates(records: Sequence[Mapping[str, Any]], ids: Sequence[Any]) -> str:
-    """The ids that occur more than once, each with the images of its annotations."""
+    """Lists the ids that occur more than once, each with the images of its annotations."""
     images: dict[Any, list[str]] = {}
     for name, record in zip(ids, records, strict=True):
         images.setdefault(name, []).append(shown(record.get("image_id")))
@@ -168,7 +168,7 @@ def _duplicates(records: Sequence[Mapping[str, Any]], ids: Sequence[Any]) -> str
 
 
 def _boxes(file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any]) -> np.ndarray:
-    """(M, 4) float64, x, y, width and height."""
+    """Reads the boxes, (M, 4) float64, x, y, width and height."""
     column = column_of(file, "annotation", records, "bbox")
     try:
         boxes = np.array(column).reshape(len(column), 4)
@@ -194,7 +194,7 @@ def _not_boxes(column: Sequence[Any]) -> list[int]:
 
 
 def _area(file: Path, record: Mapping[str, Any]) -> float:
-    """The area of an annotation; NaN for one without."""
+    """Returns the area of an annotation; NaN if it has none."""
     area = record.get("area")
     if area is None:
         return np.nan
@@ -206,7 +206,7 @@ def _area(file: Path, record: Mapping[str, Any]) -> float:
 def _segmentations(
     file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any], sizes: np.ndarray
 ) -> Segmentations:
-    """The segmentations of M annotations. sizes: (M, 2), those of their images in the json, 0 where it has none."""
+    """Reads the segmentations of M annotations. sizes: (M, 2), of their images in the json, 0 if it has none."""
     parsed = []
     for record, name, size in zip(records, ids, sizes.tolist(), strict=True):
         try:

@@ -1,4 +1,4 @@
-"""All problems in the records of a COCO json, for `densevit doctor`; `coco_annotations` stops at the first error."""
+"""Reports all problems in a COCO json, for `densevit doctor`; `coco_annotations` stops at the first error."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,15 +13,15 @@ from densevit.data.datasets.examination import EXAMPLES, Examination, Severity, 
 from densevit.errors import DataError
 from densevit.options import shown
 
-_MARGIN = 1.0  # pixels; a box that reaches farther outside is no rounding error
+_MARGIN = 1.0  # pixels; a box that is farther outside is not a rounding error
 
 Records = list[dict[str, Any]]
 
 
 def read_examined(file: Path, masks: bool, examination: Examination) -> Annotations:
-    """The annotations of a json without those that are errors; reports all problems.
+    """Returns the annotations of a json without invalid ones; reports all problems.
 
-    masks: whether segmentations are read. Raises DataError for a json of which nothing can be read.
+    masks: whether segmentations are read. Raises DataError if nothing can be read from the json.
     """
     document = parse_json(file, keep_segmentations=masks)
     try:
@@ -38,9 +38,9 @@ def read_examined(file: Path, masks: bool, examination: Examination) -> Annotati
 
 
 def _cleaned(file: Path, document: Mapping[str, Any], masks: bool, examination: Examination) -> dict[str, Any]:
-    """A json without the images and annotations that are errors, which are reported.
+    """Returns a json without invalid images and annotations, which are reported.
 
-    What else is wrong, such as invalid categories, is left to the reader.
+    Other errors, such as invalid categories, are left to the reader.
     """
     images = _good_images(file, section_of(file, document, "images"), examination)
     annotations = section_of(file, document, "annotations")
@@ -71,14 +71,14 @@ def _good_images(file: Path, images: Records, examination: Examination) -> Recor
         good.append(image)
     of = len(images)
     examination.report("error", "invalid entries of `images`", wrong, "Correct them in the json.", of=of)
-    examination.report("error", "duplicate image ids", repeated, "Give each image an id of its own.", of=of)
+    examination.report("error", "duplicate image ids", repeated, "Give each image a different id.", of=of)
     return good
 
 
 def _good_annotations(
     file: Path, records: Records, names: Mapping[Any, str], categories: set[Any], examination: Examination
 ) -> Records:
-    """The annotations that the reader accepts; reports the others, by kind."""
+    """Returns the annotations that the reader accepts; reports the others by kind."""
     wrong = np.zeros(len(records), bool)
 
     def report(title: str, fix: str, is_wrong: Callable[[dict[str, Any]], bool], key: str) -> None:
@@ -98,7 +98,7 @@ def _good_annotations(
 
         return is_wrong
 
-    report("annotations with an invalid id", "Number them.", lambda one: not _is_id(one), "id")
+    report("annotations with an invalid id", "Give each a different number.", lambda one: not _is_id(one), "id")
     some = listed(sorted(categories, key=str), 8)
     known: set[Any] = set()
 
@@ -122,7 +122,7 @@ def _good_annotations(
 def _with_masks(
     records: Records, sizes: Mapping[Any, tuple[int, int]], names: Mapping[Any, str], examination: Examination
 ) -> Records:
-    """The annotations with valid segmentations."""
+    """Returns the annotations with valid segmentations; reports the others."""
     good, wrong = [], []
     for i, record in enumerate(records):
         try:
@@ -136,7 +136,7 @@ def _with_masks(
 
 
 def _examine_boxes(read: Annotations, examination: Examination) -> None:
-    """Reports boxes that are degenerate, outside of their image, or doubled."""
+    """Reports boxes that are degenerate, outside of their image, or duplicates."""
     rows = np.repeat(np.arange(len(read)), np.diff(read.first))
     sides = read.sizes[:, ::-1].astype(np.float64)
     limits = np.where(sides > 0, sides, np.inf)[rows]  # (M, 2) width, height
@@ -156,8 +156,12 @@ def _examine_boxes(read: Annotations, examination: Examination) -> None:
 
     out = "They are left out in training, and missed in evaluation."
     report("boxes without area", f"{out} Correct or remove them.", np.flatnonzero(flat))
-    report("boxes outside of their image", f"{out} Were images resized, or sides exchanged?", np.flatnonzero(away))
-    fix = "They are clipped in training. Were images resized? Or are boxes x1, y1, x2, y2, and not x, y, w, h?"
+    report(
+        "boxes outside of their image",
+        f"{out} Were images resized, or width and height exchanged?",
+        np.flatnonzero(away),
+    )
+    fix = "They are clipped in training. Were images resized? Or are boxes x1, y1, x2, y2 instead of x, y, w, h?"
     report("boxes partly outside of their image", fix, np.flatnonzero(partly))
     table = np.column_stack([rows, read.labels, read.boxes])
     order = np.lexsort(table.T[::-1])
@@ -195,6 +199,6 @@ def _name(record: Mapping[str, Any], position: int) -> str:
 
 
 def _image(record: Mapping[str, Any], names: Mapping[Any, str]) -> str:
-    """The image's file, or its id where that is unknown."""
+    """Returns the image's file, or its id if the file is unknown."""
     name = record.get("image_id")
     return names.get(name, shown(name)) if isinstance(name, int | str) else shown(name)

@@ -1,4 +1,4 @@
-"""The sections of a COCO json, checked: images, categories, and columns of annotations."""
+"""Reads and checks the sections of a COCO json: images, categories, and columns of annotations."""
 
 import colorsys
 import gc
@@ -22,22 +22,22 @@ _LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are a
 
 
 class Images(NamedTuple):
-    """The section `images`. sizes: (N, 2) int32, height and width; 0 where the json does not say."""
+    """The section `images`. sizes: (N, 2) int32, height and width; 0 if the json has none."""
 
     ids: list[Any]
     names: list[str]
     sizes: np.ndarray
 
     def rows(self) -> dict[Any, int]:
-        """The position of each id."""
+        """Returns the position of each id."""
         return dict(zip(self.ids, range(len(self.ids)), strict=True))
 
 
 def images_of(file: Path, document: Mapping[str, Any]) -> Images:
-    """Ids, names and sizes of all images. Raises DataError for duplicate and invalid ids."""
+    """Reads ids, names and sizes of all images. Raises DataError for duplicate and invalid ids."""
     images = section_of(file, document, "images")
     if not images:
-        raise DataError(f"{file}: `images` is missing or empty; expected one entry an image with id and file_name.")
+        raise DataError(f"{file}: `images` is missing or empty; expected one entry per image with id and file_name.")
     ids, names = column_of(file, "image", images, "id"), _file_names(file, images)
     wrong = next((i for i, name in enumerate(ids) if not is_identifier(name)), None)
     if wrong is not None:
@@ -55,6 +55,8 @@ def images_of(file: Path, document: Mapping[str, Any]) -> Images:
 
 
 def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
+    """Parses a COCO json. Raises DataError unless it is a valid json of an object."""
+
     def slim(record: dict[str, Any]) -> dict[str, Any]:
         record.pop("segmentation", None)
         return record
@@ -67,9 +69,9 @@ def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from None
     except RecursionError:
-        raise DataError(f"{file} is nested too deep for COCO's format, which has few levels.") from None
+        raise DataError(f"{file} is nested too deeply for COCO's format.") from None
     except ValueError as error:
-        raise DataError(f"{file} is no valid json: {error}.") from None
+        raise DataError(f"{file} is not valid json: {error}.") from None
     finally:
         if collecting:
             gc.enable()
@@ -84,7 +86,7 @@ def section_of(file: Path, document: Mapping[str, Any], name: str) -> list[dict[
     if section is None:
         return []
     if not isinstance(section, list) or not all(isinstance(record, dict) for record in section):
-        raise DataError(f"{file}: `{name}` is no list of objects, as COCO's format has it.")
+        raise DataError(f"{file}: `{name}` is not a list of objects, as in COCO's format.")
     return section
 
 
@@ -97,23 +99,23 @@ def column_of(file: Path, kind: str, records: Sequence[Mapping[str, Any]], key: 
 
 
 def lookup(
-    file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any], key: str, known: Mapping[Any, int], kind: str
+    file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any], key: str, rows: Mapping[Any, int], kind: str
 ) -> np.ndarray:
-    """(M,) the index to which each annotation's `key` refers."""
+    """Returns (M,) the index to which each annotation's `key` refers. rows: the index of each id."""
     column = column_of(file, "annotation", records, key)
     try:
-        return np.array([known[value] for value in column], dtype=np.int64)
+        return np.array([rows[value] for value in column], dtype=np.int64)
     except (KeyError, TypeError):
-        keys = set(known)
+        keys = set(rows)
         number = next(i for i, value in enumerate(column) if not isinstance(value, int | str) or value not in keys)
-        some = ", ".join(map(repr, sorted(known, key=str)[:10])) + (", ..." if len(known) > 10 else "")
+        some = ", ".join(map(repr, sorted(rows, key=str)[:10])) + (", ..." if len(rows) > 10 else "")
         raise DataError(
             f"{file}: annotation {ids[number]} has {key} {column[number]!r}, and no {kind} has that id. Known: {some}."
         ) from None
 
 
 def _size(file: Path, image: Mapping[str, Any]) -> tuple[int, int]:
-    """height and width of an image; 0 for one that the json does not give."""
+    """Returns height and width of an image; 0 for a side that is not in the json."""
     sides = []
     for key in ("height", "width"):
         side = image.get(key)
@@ -159,10 +161,10 @@ def _file_names(file: Path, images: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
-    """The section `categories`: classes in the order of their ids, without the group that Roboflow adds."""
+    """Reads the section `categories`: classes in the order of their ids, without the group that Roboflow adds."""
     categories = _without_group(section_of(file, document, "categories"), section_of(file, document, "annotations"))
     if not categories:
-        raise DataError(f"{file}: `categories` is missing or empty; expected one entry a class with id and name.")
+        raise DataError(f"{file}: `categories` is missing or empty; expected one entry per class with id and name.")
     named = zip(
         column_of(file, "category", categories, "id"), column_of(file, "category", categories, "name"), strict=True
     )
@@ -191,10 +193,8 @@ def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
 
 
 def _without_group(categories: list[dict[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The categories without number 0 of Roboflow's exports: the `supercategory` of all others, without objects.
-
-    It may have the name of a class.
-    """
+    """Returns the categories without number 0 of Roboflow's exports: the `supercategory` of all others, without
+    objects, which may have the name of a class."""
     groups = [one for one in categories if one.get("id") == 0 and one.get("supercategory") == "none"]
     others = [one for one in categories if one.get("id") != 0]
     if len(groups) != 1 or not others or any(one.get("supercategory") != groups[0].get("name") for one in others):
@@ -203,12 +203,13 @@ def _without_group(categories: list[dict[str, Any]], annotations: Sequence[Mappi
 
 
 def identifiers(ids: Sequence[Any]) -> np.ndarray:
-    """Integers as int64; text and mixed ids as fixed-width text."""
+    """Converts integers to int64; text and mixed ids to fixed-width text."""
     numbers = all(isinstance(name, int) for name in ids)
     return np.array(ids, dtype=np.int64) if numbers else np.array([str(name) for name in ids])
 
 
 def color_of(index: int) -> tuple[int, int, int]:
-    """A colour for a class index; consecutive ones differ in hue by the golden ratio and in brightness."""
+    """Returns a colour for a class index; those of consecutive indices differ in hue, by the golden ratio, and in
+    brightness."""
     red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.6)[index % 2], (1.0, 0.8, 0.9)[index % 3])
     return round(red * 255), round(green * 255), round(blue * 255)

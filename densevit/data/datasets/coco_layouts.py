@@ -1,4 +1,4 @@
-"""Where a folder in COCO's format has the json of a split, and the images of a json."""
+"""Finds the json of a split in a folder in COCO's format, and the images of a json."""
 
 import json
 import os
@@ -33,9 +33,9 @@ class SplitFiles:
     root: Path | None = None
 
     def image_folder(self, names: Sequence[str]) -> Path:
-        """The folder that has most of the images with these names, of the candidates or else below root.
+        """Returns the folder that has most of these images, of the candidates or else below root.
 
-        If none has any, the first candidate that exists; validation then reports missing files.
+        If no folder has any, returns the first candidate that exists; validation then reports missing files.
         """
         names = names[:_SEEN]
         there = [folder for folder in self.folders if folder.is_dir()]
@@ -60,7 +60,7 @@ class NamedFiles:
     val_images: str | None = None
 
     def of(self, split: str) -> tuple[str | None, str | None]:
-        """The json and the folder of a split; None: they are searched for."""
+        """Returns the json and the image folder of a split; None: they are searched for."""
         json_of, images_of = {
             "train": (self.train_annotations, self.train_images),
             "val": (self.val_annotations, self.val_images),
@@ -69,9 +69,9 @@ class NamedFiles:
 
 
 def find_files(root: Path | None, split: str, named: NamedFiles, val_share: float | None) -> tuple[SplitFiles, bool]:
-    """The json of a split, and whether it has the images of both train and val, which are to be divided.
+    """Returns the json of a split, and whether it has the images of both train and val, which are then divided.
 
-    Raises DataError where there is none, and for a `val_share` of a data set with a val split.
+    Raises DataError if there is none, and for a `val_share` of a data set with a val split.
     """
     val = _val_split(root, named, val_share)
     check_val_share(val_share, val)
@@ -86,9 +86,9 @@ def find_files(root: Path | None, split: str, named: NamedFiles, val_share: floa
 
 
 def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) -> Path | str | None:
-    """What says that there is a val split; None: there is none, and train is to be divided.
+    """Returns the file or option of the val split; None if there is no val split, so that train is divided.
 
-    A json that is named for every split is evaluated as a whole, unless val_share is given.
+    All images of a json given for every split are evaluated, unless val_share is given.
     """
     if named.val_annotations is not None:
         return named.val_annotations
@@ -100,7 +100,7 @@ def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) ->
 
 
 def _files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | None:
-    """The json of a split, as named or in a layout; None where a folder has none."""
+    """Returns the json of a split, given by an option or by a layout; None if the folder has none."""
     annotations, images = named.of(split)
     if root is None and (annotations is None or images is None):
         raise DataError(
@@ -118,19 +118,19 @@ def _files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | 
 
 
 def _with_images(files: SplitFiles, base: Path, images: str | None) -> SplitFiles:
-    """With the folder of the images that is named."""
+    """Sets the image folder if it is given by an option."""
     return files if images is None else SplitFiles(files.file, (base / Path(images).expanduser(),))
 
 
 def located_split(root: Path, split: str, images: str | None = None) -> SplitFiles | None:
-    """The json of a split where a layout has it. images: the folder of its images; None: it is searched for."""
+    """Returns the json of a split if a layout has it. images: the folder of its images; None: it is searched for."""
     found = ((file, folders) for file, folders in _layouts(root, split) if file.is_file())
     located = next((SplitFiles(file, tuple(folders), root) for file, folders in found), None)
     return None if located is None else _with_images(located, root, images)
 
 
 def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
-    """The only json in COCO's format of a folder that has no json of a split, such as Label Studio's result.json."""
+    """Returns the only json in COCO's format of a folder without a json of a split, as Label Studio's result.json."""
     if any(located_split(root, split) for split in SPLITS):
         return None
     files = _coco_jsons(root)
@@ -138,7 +138,7 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 
 
 def _missing_split(root: Path, split: str) -> DataError:
-    """The error about a folder without a json of this split. Raises that of a layout that has to be converted."""
+    """Returns the error for a folder without a json of this split. Raises an error if its layout must be converted."""
     others = {other: found.file for other in SPLITS if (found := located_split(root, other)) is not None}
     if not others:
         check_no_foreign_layout(root)
@@ -148,7 +148,7 @@ def _missing_split(root: Path, split: str) -> DataError:
     also = f"To evaluate on {evaluated[-1]}, set data.split={evaluated[-1]}. " if evaluated else ""
     jsons = [] if others else _coco_jsons(root)
     several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
-    unused = f"\nFound {len(jsons)} files in COCO's format of other names: {several}." if jsons else ""
+    unused = f"\nFound {len(jsons)} files in COCO's format with other names: {several}." if jsons else ""
     places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
     fix = (
         f"Name the file and its images' folder with data.{split}_annotations and data.{split}_images"
@@ -162,12 +162,12 @@ def _missing_split(root: Path, split: str) -> DataError:
 
 
 def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
-    """Candidate jsons of a split in order of preference, each with the candidate folders of its images."""
+    """Yields candidate jsons of a split in order of preference, each with the candidate folders of its images."""
     for name in _SPELLINGS.get(split, (split,)):
         official = rf"instances_({re.escape(name)}\d*)\.json"
         years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
         dated = [found[1] for path in years if (found := re.fullmatch(official, path, re.IGNORECASE))]
-        for folder in dated[::-1] or [f"{name}2017"]:  # of two years, the later
+        for folder in dated[::-1] or [f"{name}2017"]:  # of two years, the later one first
             places = [root / folder, root / "images" / folder, root / "images", root]
             yield root / "annotations" / f"instances_{folder}.json", places
         places = [root / name, root / name / "images", root / "images" / name, root / "images", root]
@@ -178,7 +178,7 @@ def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _coco_jsons(root: Path) -> list[Path]:
-    """All jsons in COCO's format; none where a folder has too many jsons to read."""
+    """Returns all jsons in COCO's format; none if a folder has too many jsons to read."""
     files = list(islice((file for depth in _DEPTHS for file in sorted(root.glob(f"{depth}*.json"))), _MOST_JSONS + 1))
     return [] if len(files) > _MOST_JSONS else [file for file in files if _is_coco(file)]
 
@@ -198,13 +198,13 @@ def _is_coco(file: Path) -> bool:
 
 
 def _with_most(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
-    """The folder that has most of these files, the first of several; None if none has any."""
+    """Returns the folder that has most of these files, the first of several; None if none has any."""
     counts = [sum((folder / name).is_file() for name in names) for folder in folders]
     return folders[counts.index(max(counts))] if any(counts) else None
 
 
 def _folders_below(root: Path) -> list[Path]:
-    """A folder and those in it, without hidden ones."""
+    """Returns a folder and its subfolders, without hidden ones."""
 
     def walk() -> Iterator[Path]:
         for place, names, _ in os.walk(root, followlinks=True):

@@ -1,4 +1,4 @@
-"""Images with segments in COCO's panoptic format: a json, and PNGs with ids by colour."""
+"""Images with segments in COCO's panoptic format: a json, and PNGs with segment ids as colours."""
 
 import glob
 import hashlib
@@ -42,20 +42,20 @@ class CocoPanoptic(Dataset):
 
     root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name, also
         as training, valid or validation.
-    preset: the options of a known data set, in presets/panoptic/PRESET.yaml beside this file. Options given besides it
-        win; by default those of COCO's official layout.
+    preset: the options of a known data set, in presets/panoptic/PRESET.yaml beside this file. Other options override
+        them; by default those of COCO's official layout.
     annotations: the json. segments: the folder of its PNGs, in which a pixel's segment is R + 256 G + 65536 B, and 0 is
-        void. images: the folder of its images, or a pattern as "leftImg8bit/{split}/*/*_leftImg8bit.png", in which the
-        last star matches an image's id.
-    masks: whether to give instance masks of things. semantic: whether to give the label map, with the classes of
+        void. images: the folder of its images, or a pattern such as "leftImg8bit/{split}/*/*_leftImg8bit.png", in which
+        the last star matches an image's id.
+    masks: whether to return instance masks of things. semantic: whether to return the label map, with the classes of
         `panoptic`; void is ignored.
     empty_segments: whether segments of the json may have no pixel in their PNG; these are left out.
     outside_paths: whether a `file_name` may lead out of its folder, by `..` or as an absolute path.
     limit: the number of images to use, the first ones.
 
     `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. All files are
-    checked at the start: that images and PNGs are complete and of one size, and that the json and each PNG have the
-    same segments. A json without `annotations`, as of test sets, gives images without labels.
+    checked at the start: that images and PNGs are complete and have the same size, and that the json and each PNG have
+    the same segments. A json without `annotations`, as of test sets, gives images without labels.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class CocoPanoptic(Dataset):
         given = {name: value for name, value in arguments.items() if value is not None}
         options: dict[str, Any] = _COCO | (load_preset(PRESETS, preset) if preset is not None else {}) | given
         base = root_folder(root)
-        file, examination = _found(base, split, "annotations", options["annotations"]), scan.examination
+        file, examination = _split_path(base, split, "annotations", options["annotations"]), scan.examination
         read = read_panoptic_annotations(file) if examination is None else read_examined(file, examination)
         self._annotations = read if limit is None else read.head(limit)
         self._split = split
         self._images = _image_paths(base, split, options["images"], self._annotations, outside_paths, scan)
         self._segments = ""
         if read.labelled:
-            self._segments = str(_found(base, split, "segments", options["segments"]))
+            self._segments = str(_split_path(base, split, "segments", options["segments"]))
             names = [os.fsdecode(name) for name in self._annotations.segment_files]
             if not outside_paths:
                 check_file_names(read.file, self._annotations.image_ids.tolist(), names, self._segments)
@@ -113,49 +113,49 @@ class CocoPanoptic(Dataset):
         return len(self._annotations)
 
     def check_labels(self) -> None:
-        """Raises DataError where the split has no segment that is not a crowd."""
+        """Raises DataError if the split has no segment that is not a crowd."""
         if self._annotations.iscrowd.all():
             raise DataError(
-                f"{self._annotations.file}: the split {self._split!r} has no segment that is no crowd: nothing can be "
+                f"{self._annotations.file}: the split {self._split!r} has no segment except crowds: nothing can be "
                 "learned or measured. Check its `annotations`."
             )
 
     def sizes(self) -> np.ndarray:
-        """(N, 2) heights and widths, of the images as `__getitem__` gives them."""
+        """Returns (N, 2) heights and widths of the images as `__getitem__` returns them."""
         return self._sizes
 
     def object_counts(self) -> np.ndarray:
-        """(N,) segments per image, things and stuff, without crowds."""
+        """Returns (N,) segments per image, things and stuff, without crowds."""
         count = np.concatenate([[0], np.cumsum(~self._annotations.iscrowd)])
         return np.diff(count[self._annotations.first])
 
     def image_classes(self) -> np.ndarray:
-        """(P, 2) image and class of each segment, things and stuff, that is not a crowd."""
+        """Returns (P, 2) image and class of each segment, things and stuff, without crowds."""
         known = self._annotations
         images = np.repeat(np.arange(len(known)), np.diff(known.first))
         return np.stack([images, known.labels], axis=1)[~known.iscrowd]
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """A folder in COCO's official layout, without a json of instances."""
+        """Recognises a folder in COCO's official layout, without a json of instances."""
         pattern = str(_COCO["annotations"]).replace("{split}", "train")
         instances = any(root.glob("annotations/instances_*.json"))
         return {} if (root / pattern).is_file() and not instances else None
 
     def path(self, index: int) -> str:
-        """The file of an image."""
+        """Returns the file of an image."""
         return os.fsdecode(self._images[index])
 
     def image_name(self, index: int) -> str:
-        """Without its folder."""
+        """Returns the name of an image's file, without its folder."""
         return os.path.basename(self.path(index))
 
     def segments_path(self, index: int) -> str:
-        """The PNG of its segments."""
+        """Returns the PNG of an image's segments."""
         return os.path.join(self._segments, os.fsdecode(self._annotations.segment_files[index]))
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample; where labelled, with boxes, labels, area and iscrowd of things, crowds included."""
+        """Returns the sample; if labelled, with boxes, labels, area and iscrowd of things, including crowds."""
         pixels = read_image(self.path(index), upright=bool(self._upright[index]))
         size = (int(self._sizes[index, 0]), int(self._sizes[index, 1]))
         if pixels.shape[:2] != size:
@@ -250,13 +250,13 @@ class CocoPanoptic(Dataset):
         more = f", and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
         raise DataError(
             f"{self.segments_path(index)} has 0 pixels of segments that {known.file} lists for image "
-            f"{known.image_ids[index].item()}: {', '.join(listed)}{more}. Is it the PNG of another image? Where such "
+            f"{known.image_ids[index].item()}: {', '.join(listed)}{more}. Is it the PNG of another image? If such "
             "segments are hidden, set data.empty_segments=true, which leaves them out."
         )
 
 
 def _rows_of(runs: Runs, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(R,) the index of each run's segment in ids (K,), K for void; and (R,) bool, whether its id is not among them."""
+    """Returns the index (R,) of each run's segment in ids (K,), K for void; and which ids are unknown, (R,) bool."""
     order = np.argsort(ids)
     place = np.searchsorted(ids, runs.ids, sorter=order)
     rows = np.append(order, len(ids))[place]
@@ -265,7 +265,7 @@ def _rows_of(runs: Runs, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _masks(panoptic: np.ndarray, ids: np.ndarray) -> RunLengthMasks:
-    """The masks of segments (N,) in a panoptic map."""
+    """Returns the masks of segments (N,) in a panoptic map."""
     runs = Runs.of(panoptic.T)
     rows, _ = _rows_of(runs, ids)
     column, top = np.divmod(runs.starts, panoptic.shape[0])
@@ -274,8 +274,8 @@ def _masks(panoptic: np.ndarray, ids: np.ndarray) -> RunLengthMasks:
     return RunLengthMasks(panoptic.shape, len(ids), *values)
 
 
-def _found(base: Path, split: str, option: str, pattern: str) -> Path:
-    """The path of a split. Raises DataError where it does not exist."""
+def _split_path(base: Path, split: str, option: str, pattern: str) -> Path:
+    """Returns the path of a split. Raises DataError if it does not exist."""
     paths = [base / pattern.replace("{split}", name) for name in spellings(split)]
     there = next((path for path in paths if path.exists()), None)
     if there is None:
@@ -286,9 +286,10 @@ def _found(base: Path, split: str, option: str, pattern: str) -> Path:
 def _image_paths(
     base: Path, split: str, pattern: str, annotations: PanopticAnnotations, outside_paths: bool, scan: Scan
 ) -> np.ndarray:
-    """(N,) bytes. Raises DataError for missing images, and for those outside of their folder unless allowed."""
+    """Returns the paths of images, (N,) bytes. Raises DataError for missing images, and for those outside of their
+    folder unless allowed."""
     if "*" not in pattern:
-        folder = _found(base, split, "images", pattern)
+        folder = _split_path(base, split, "images", pattern)
         names = [os.fsdecode(name) for name in annotations.image_names]
         if not outside_paths:
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)

@@ -32,8 +32,8 @@ class Segmentations:
         return Segmentations(self.data, *(column[chosen] for column in columns))
 
     def rasterised(self, sizes: np.ndarray, rows: Sequence[int] | None = None) -> "Segmentations":
-        """Polygons as run-length codes too. sizes: (M, 2), height and width of each object's image. rows: the objects
-        that are needed; None: all. The others have no code.
+        """Converts polygons to run-length codes. sizes: (M, 2), height and width of each object's image. rows: the
+        objects that are needed; None: all. Other objects get no code.
         """
         found: list[tuple[bytes, int, tuple[int, int]]] = [(b"", _RLE, (0, 0))] * len(self.starts)
         rows = range(len(found)) if rows is None else rows
@@ -48,7 +48,7 @@ class Segmentations:
         return pack(found)
 
     def masks(self, rows: slice, size: tuple[int, int]) -> RunLengthMasks:
-        """The masks of objects of one image, rasterised ones."""
+        """Returns the masks of the objects of one image; they must be rasterised."""
         lengths = self.lengths[rows]
         first = int(self.starts[rows.start]) if len(lengths) else 0
         return RunLengthMasks.from_codes(self.data[first : first + int(lengths.sum())], lengths, size)
@@ -59,8 +59,8 @@ class Segmentations:
 
 
 def _drawn(packed: bytes, size: tuple[int, int]) -> bytes:
-    """The run-length code of packed polygons."""
-    coordinates = np.frombuffer(packed, np.float64)  # how many polygons, how many numbers in each, the numbers
+    """Returns the run-length code of packed polygons."""
+    coordinates = np.frombuffer(packed, np.float64)  # number of polygons, length of each, coordinates
     count = int(coordinates[0])
     ends = 1 + count + np.cumsum(coordinates[1 : 1 + count]).astype(int)
     polygons = [part.tolist() for part in np.split(coordinates[1 + count :], ends[:-1] - 1 - count)]
@@ -69,7 +69,7 @@ def _drawn(packed: bytes, size: tuple[int, int]) -> bytes:
 
 
 def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segmentations:
-    """Joins what `parse` returned for each object."""
+    """Concatenates the results of `parse` of all objects."""
     lengths = np.array([len(data) for data, _, _ in segmentations], dtype=np.int64)
     return Segmentations(
         data=np.frombuffer(b"".join(data for data, _, _ in segmentations), np.uint8),
@@ -81,23 +81,23 @@ def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segment
 
 
 def parse(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
-    """One object's segmentation as bytes, its kind, and the size of a run-length code.
+    """Returns an object's segmentation as bytes, its kind, and the size of a run-length code.
 
-    size: height and width of the image; 0 where the json has none. Raises ValueError with the reason.
+    size: height and width of the image; 0 if the json has none. Raises ValueError with the reason.
     """
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size)
     if not isinstance(segmentation, list):
         raise ValueError(f"is a {type(segmentation).__name__}")
     if not all(isinstance(polygon, list) for polygon in segmentation):
-        raise ValueError("is no list of polygons, which are lists of numbers x, y, x, y, ...")
+        raise ValueError("is not a list of polygons, which are lists of numbers x, y, x, y, ...")
     polygons = [_polygon(polygon, size) for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         raise ValueError("has no polygon of three points or more")
     if 0 not in size and all(map(partial(_is_outside, size=size), polygons)):
         x, y = polygons[0][::2], polygons[0][1::2]
         raise ValueError(
-            f"lies outside of the image of {size[1]} x {size[0]}: x is {x.min():g} to {x.max():g}, y {y.min():g} to "
+            f"is outside of the image of {size[1]} x {size[0]}: x is {x.min():g} to {x.max():g}, y {y.min():g} to "
             f"{y.max():g}"
         )
     return np.concatenate([[len(polygons)], list(map(len, polygons)), *polygons]).tobytes(), _POLYGONS, (0, 0)
@@ -110,12 +110,12 @@ def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:
             raise ValueError
         polygon = polygon.astype(np.float64, copy=False)
     except (ValueError, OverflowError):
-        raise ValueError("has a polygon that is no list of numbers x, y, x, y, ...") from None
+        raise ValueError("has a polygon that is not a list of numbers x, y, x, y, ...") from None
     if len(polygon) % 2:
         raise ValueError(f"has a polygon of {len(polygon)} numbers; points are pairs x, y")
     height, width = (side or _UNKNOWN_SIDE for side in size)
     farthest = _FARTHEST * max(height, width)
-    if not (polygon.min() >= -farthest and polygon.max() <= farthest):  # NaN is neither
+    if not (polygon.min() >= -farthest and polygon.max() <= farthest):  # False for NaN
         wrong = polygon[~(np.abs(polygon) <= farthest)][0]
         raise ValueError(f"has a polygon with {wrong:g}, far outside of the image of {width} x {height}")
     return polygon
@@ -132,7 +132,7 @@ def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[b
         raise ValueError(f"is run-length encoded with the size {own!r}; expected [height, width]")
     height, width = own
     if 0 not in size and (height, width) != size:
-        raise ValueError(f"is made for an image of {width} x {height}, and the image has {size[1]} x {size[0]}")
+        raise ValueError(f"is for an image of {width} x {height}, but the image has {size[1]} x {size[0]}")
     if isinstance(counts, str):
         lengths = _decoded(counts)
     elif isinstance(counts, list) and all(type(count) is int and abs(count) < 2**62 for count in counts):
@@ -141,9 +141,9 @@ def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[b
         raise ValueError("has run lengths that are neither a list of whole numbers nor a code")
     if (lengths < 0).any():
         raise ValueError(f"has a negative run length, {lengths.min()}")
-    covered = sum(lengths.tolist())  # of Python's numbers, which do not overflow
+    covered = sum(lengths.tolist())  # of Python integers, which do not overflow
     if covered != height * width:
-        raise ValueError(f"has run lengths of {covered} pixels in all; its size has {height * width}")
+        raise ValueError(f"has run lengths of {covered} pixels in total; its size has {height * width}")
     if isinstance(counts, list):
         packed: bytes = rle.frPyObjects({"size": own, "counts": counts}, height, width)["counts"]
     else:
@@ -152,8 +152,8 @@ def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[b
 
 
 def _decoded(code: str) -> np.ndarray:
-    """(R,) int64, the run lengths of COCO's compressed code: five bits a character, from the third on as differences
-    to the last but one (pycocotools, maskApi.c, rleFrString)."""
+    """Decodes the run lengths, (R,) int64, of COCO's compressed code: five bits per character, from the third run on
+    as differences to the last but one (pycocotools, maskApi.c, rleFrString)."""
     try:
         digits = np.frombuffer(code.encode("ascii"), np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:

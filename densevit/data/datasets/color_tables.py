@@ -1,4 +1,4 @@
-"""The classes of label maps whose values are colours: from CVAT's labelmap.txt, or as found in the files."""
+"""Classes of label maps from CVAT's labelmap.txt, or from the values or colours in the files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ LABELMAP = "labelmap.txt"
 
 
 def read_labelmap(file: Path) -> list[dict[str, Any]]:
-    """The entries of `data.classes` of CVAT's labelmap.txt: lines `name:red,green,blue:parts:actions`, # comments.
+    """Reads `data.classes` from CVAT's labelmap.txt: lines `name:red,green,blue:parts:actions`, # comments.
 
-    Raises DataError with the line that is wrong.
+    Raises DataError with the first invalid line.
     """
     check_regular(file)
     try:
@@ -33,12 +33,12 @@ def read_labelmap(file: Path) -> list[dict[str, Any]]:
             raise DataError(f"{file}, line {number}: {line!r}; expected name:red,green,blue::, each colour 0 to 255.")
         classes.append({"name": name.strip(), "color": [int(part) for part in parts]})
     if not classes:
-        raise DataError(f"{file} names no classes; expected lines of name:red,green,blue::.")
+        raise DataError(f"{file} has no classes; expected lines of name:red,green,blue::.")
     return classes
 
 
 def suggested_classes(maps: Sequence[np.ndarray]) -> list[tuple[dict[str, Any], float]] | None:
-    """An entry of `data.classes` for each value or colour in label maps, with its share of the pixels.
+    """Returns an entry of `data.classes` for each value or colour in label maps, with its share of the pixels.
 
     maps: (H, W) or all (H, W, 3), as `read_label` returns them. None for more than 255, and for no maps.
     """

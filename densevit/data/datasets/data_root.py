@@ -8,7 +8,7 @@ from densevit.errors import DataError, one_line
 
 
 def root_folder(root: str | None) -> Path:
-    """`data.root` as an existing folder. Raises DataError where it does not exist."""
+    """Returns `data.root` as an existing folder. Raises DataError if it does not exist."""
     if root is None:
         raise DataError("data.root is missing: name the data set's folder.")
     try:
@@ -22,4 +22,4 @@ def root_folder(root: str | None) -> Path:
         check_no_foreign_layout(base)
         raise DataError(f"data.root: {base} is a file; the data set's folder is expected.")
     hint = nearest_neighbour(base, only_folders=True)
-    raise DataError(f"data.root: there is no folder {base} (seen from {Path.cwd()}).{hint}")
+    raise DataError(f"data.root: there is no folder {base} (working directory {Path.cwd()}).{hint}")

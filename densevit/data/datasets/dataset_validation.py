@@ -1,4 +1,4 @@
-"""Validates all files of a data set before training, in threads, so that a bad one is not found in epoch three."""
+"""Validates all files of a data set before training, in threads, so that a damaged file fails at the start."""
 
 import os
 import time
@@ -21,17 +21,17 @@ from densevit.terminal import text_console
 THREADS = min(32, 2 * (os.cpu_count() or 1))
 _CHUNK = 32  # files that a thread takes at a time
 _PATIENCE = 2.0  # seconds without a progress bar
-_NAMED = 3  # unreadable files in a warning
+_NAMED = 3  # unreadable files listed in a warning
 
 
 @dataclass(frozen=True)
 class Scan:
-    """How a data set's constructor scans its files. By default it raises DataError with the first wrong one.
+    """How a data set's constructor scans its files. By default it raises DataError for the first invalid file.
 
     on_error: "skip" leaves out files that cannot be read, with a warning (`data.on_error`). unreadable: the errors of
-    those so far. examination: gets the errors of files and records, which are then left out whatever on_error says; an
-    error that leaves nothing to read, such as a missing folder, is still raised. The scan is not cached, and sizes that
-    are not known without opening an image are 0 until it is opened.
+    these files so far. examination: collects the errors of files and records, which are then left out with any
+    on_error; an error that leaves nothing to read, such as a missing folder, is still raised. The scan is then not
+    cached, and sizes that require opening an image are 0 until it is opened.
     """
 
     on_error: Literal["raise", "skip"] = "raise"
@@ -44,7 +44,7 @@ class Scan:
         return self.on_error == "skip" or self.examination is not None
 
     def record_files(self, paths: Iterable[str]) -> None:
-        """Tells an examination the files of a data set's images, in their order."""
+        """Passes the files of a data set's images, in order, to the examination if there is one."""
         if self.examination is not None:
             self.examination.files.extend(paths)
 
@@ -57,8 +57,8 @@ class Scan:
     ) -> None:
         """Calls check(0) to check(count - 1) in threads, until one raises an error that is not left out.
 
-        An error that all indices raise is not left out, except in an examination. needed: the indices that an
-        examination of a sample checks besides it; None: all.
+        If all indices raise an error, it is not left out, except in an examination. needed: the indices that an
+        examination of a sample checks additionally; None: all.
         """
         indices: Sequence[int] = range(count)
         if self.examination is not None and needed is not None:
@@ -90,10 +90,10 @@ class Scan:
             )
 
     def check_existence(self, folder: Path, names: Sequence[str], annotations: Path, noun: str = "images") -> None:
-        """Raises DataError with up to five of the missing files; where unreadable ones are skipped, if all are missing.
+        """Raises DataError with up to five missing files; if unreadable files are skipped, only if all are missing.
 
-        noun: what messages call them.
-        Lists each folder once, which is much faster than a look at each file.
+        noun: the files' name in messages.
+        Lists each folder once, which is much faster than testing each file.
         """
         by_folder: dict[Path, set[str]] = defaultdict(set)
         for name in names:
@@ -102,11 +102,11 @@ class Scan:
         missing = []
         for place, expected in by_folder.items():
             there = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
-            # The second look is for file systems that ignore case.
+            # Files are tested individually too, for file systems that ignore case.
             missing += [str(place / name) for name in expected - there if not (place / name).exists()]
         if self.examination is not None and len(missing) < len(names):
             self.examination.missing.update(missing)
-            fix = "Copy them to their place, or remove them from the annotations."
+            fix = "Copy them to these paths, or remove them from the annotations."
             self.examination.report("error", f"missing {noun}", sorted(missing), fix, of=len(names))
             return
         if missing and not (self.skips_unreadable and len(missing) < len(names)):
@@ -147,13 +147,13 @@ def for_each(count: int, check: Callable[[int], None], title: str) -> None:
 def validate_images(
     scan: Scan, folder: Path, names: Sequence[str], sizes: np.ndarray, annotations: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checks that each image exists, is whole and has the size that its annotations are made for.
+    """Checks that each image exists, is complete and has the size of its annotations.
 
-    sizes: (N, 2) int, height and width as the file `annotations` gives them; 0 where it does not.
-    Returns the (N, 2) sizes of the annotated grids, and (N,) bool, whether an image is to be rotated as its EXIF
-    orientation says: annotations may be made on the image as shown or as stored, and only its size tells which.
-    Raises DataError with up to five of the missing images, otherwise with the first image that is wrong. Where
-    unreadable images are skipped, their sizes are those given, or 1.
+    sizes: (N, 2) int, height and width given in the file `annotations`; 0 if it has none.
+    Returns the (N, 2) sizes of the annotated grids, and (N,) bool, whether an image is rotated by its EXIF orientation:
+    annotations may be made on the rotated or on the stored image, which only the given size shows.
+    Raises DataError with up to five of the missing images, otherwise with the first invalid image. If unreadable images
+    are skipped, their sizes are those given, or 1.
     """
     scan.check_existence(folder, names, annotations)
     scan.record_files(os.path.join(folder, name) for name in names)
@@ -168,7 +168,7 @@ def validate_images(
             (h, w), (height, width) = given, header.upright_size
             raise DataError(
                 f"{path} has {width} x {height} pixels, but {annotations} says {w} x {h}. "
-                "Boxes would not fit: the image was resized, or is another one."
+                "Boxes would not fit: the image was resized or replaced."
             )
 
     scan.check_files(len(names), check, needed=np.flatnonzero((sizes == 0).any(axis=1)).tolist())

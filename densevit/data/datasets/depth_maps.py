@@ -1,4 +1,4 @@
-"""Folders of images and depth maps: public data sets and one's own."""
+"""Folders of images and depth maps: public data sets and custom folders."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -38,24 +38,24 @@ class DepthMaps(PairedDataset):
 
     root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name. Each
         path may be one for both splits, or {train: ..., val: ...}.
-    preset: the options of a known data set, in presets/depth/PRESET.yaml beside this file. Options given besides it
-        win.
-    images, labels: folders, in which files of one name belong together, or patterns as "{split}/*/im0.png", in which
-        the stars match the name (see `find_pairs`); or text files of timestamps (see `find_times`). By default
+    preset: the options of a known data set, in presets/depth/PRESET.yaml beside this file. Other options override
+        them.
+    images, labels: folders, in which files of the same name are pairs, or patterns such as "{split}/*/im0.png", in
+        which the stars match the name (see `find_pairs`); or text files of timestamps (see `find_times`). By default
         images/{split} and labels/{split}.
-    list_file: the images to use, a name a line, or the paths of an image and of its depth map, and a focal length if
-        any. Images whose depth map is called None are left out.
+    list_file: the images to use, one name per line, or the paths of an image and of its depth map, and a focal length
+        if any. Images whose depth map is called None are left out.
     splits: the names of train and val on disk, {train: part1}; by default also training, valid and validation.
     key: the array of NPZ, or the channel of EXR files, to read.
-    kind: what a number in a file, times scale, is: depth; disparity, in pixels; or inverse_depth.
-    scale: the metres (inverse_depth: 1/metres) of 1: 0.001 for millimetres. Required for files of integers.
-    metric: false for relative depth, known up to its unit (or, of a disparity, without calibration).
-    baseline, focal, doffs: of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
-    calibration: a folder or pattern of Middlebury's calib.txt files, one an image, in place of these three.
+    kind: the quantity that stored values times scale are: depth; disparity, in pixels; or inverse_depth.
+    scale: metres (inverse_depth: 1/metres) per unit in a file: 0.001 for millimetres. Required for files of integers.
+    metric: false for relative depth, known up to its unit (or, for disparity, without calibration).
+    baseline, focal, doffs: for disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
+    calibration: a folder or pattern of Middlebury's calib.txt files, one per image, in place of these three.
     valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
     invalid: further numbers in files that mean unknown, besides 0, negative numbers, nan and infinities.
     min_depth, max_depth: depth outside of these, in metres, becomes unknown.
-    range: [least, most] metres in which the median of all depth is expected; by default [0.05, 250].
+    range: [minimum, maximum] in metres of the expected median of all depth; by default [0.05, 250].
     seconds: the largest difference in time of an image and its depth map.
     outside_paths: whether a list may name files outside of root, `images` and `labels`.
     limit: the number of images to use, the first ones.
@@ -125,27 +125,27 @@ class DepthMaps(PairedDataset):
         self._check_range(options["range"], scan)
 
     def size_of(self, path: str) -> Size:
-        """(h, w) of a depth map, from its header."""
+        """Returns (h, w) of a depth map, from its header."""
         return depth_size_of(path, self._key)
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """A folder with images/train and labels/train, of files that are no 8-bit images."""
+        """Recognises a folder with images/train and labels/train, with label files other than 8-bit images."""
         files = label_files(root)
         if not files or files[0].suffix.lower() not in SUFFIXES:
             return None
         return None if read_depth(str(files[0])).dtype == np.uint8 else {}
 
     def scan_key(self) -> list[Any]:
-        """Also the array of the files."""
+        """Extends the key by the option `key`."""
         return [*super().scan_key(), self._key]
 
     def target(self, index: int) -> np.ndarray:
-        """`depth` (H, W) float32: metres where `metric`, else in any unit; 0 = unknown."""
+        """Returns `depth` (H, W) float32: in metres if `metric`, else in any unit; 0 = unknown."""
         return self._values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))
 
     def check_labels(self) -> None:
-        """Raises DataError where no depth is between min_depth and max_depth."""
+        """Raises DataError if no depth is between min_depth and max_depth."""
         if not self._labelled:
             raise DataError(
                 f"{self.label_path(0)}: as in all depth maps of the split {self._split!r} that were read, no pixel has "
@@ -153,7 +153,7 @@ class DepthMaps(PairedDataset):
             )
 
     def _depth(self, index: int, stored: np.ndarray) -> np.ndarray:
-        """(H, W) float32 of what a depth file holds, before min_depth and max_depth."""
+        """Converts stored values to depth, (H, W) float32, before min_depth and max_depth are applied."""
         calibration = None if self._calibrations is None else Calibration(*self._calibrations[index].tolist())
         files = [(self.label_path(index), stored)]
         if self._valid is not None:
@@ -166,7 +166,7 @@ class DepthMaps(PairedDataset):
         return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
 
     def _check_range(self, expected: tuple[float, float], scan: Scan) -> None:
-        """Shows the range of the depth. Raises DataError where it cannot be right."""
+        """Shows the range of the depth. Raises DataError if it is implausible."""
         split = self._split
 
         def read(index: int) -> np.ndarray:
@@ -193,23 +193,23 @@ class DepthMaps(PairedDataset):
 
 
 def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises DataError for invalid numbers, and where disparity lacks the calibration for metric depth."""
+    """Raises DataError for invalid numbers, and for disparity without the calibration that metric depth needs."""
     for name in ("scale", "baseline", "focal", "max_depth", "seconds"):
         value = options[name]
         if value is not None and not 0 < value < np.inf:
             raise DataError(f"data.{name} is {value}; expected a number above 0.")
     low, high = options["range"]
     if not 0 <= low < high:
-        raise DataError(f"data.range is {[low, high]}; expected [least, most], in metres.")
+        raise DataError(f"data.range is {[low, high]}; expected [minimum, maximum], in metres.")
     if "range" in given and not options["metric"]:
-        raise DataError("data.range is in metres, and with data.metric=false depth is not. Leave one of them out.")
+        raise DataError("data.range is in metres, but with data.metric=false depth is not. Leave one of them out.")
     low, high = options["min_depth"] or 0.0, options["max_depth"] or np.inf
     if not 0 <= low < high:
-        raise DataError(f"data.min_depth is {low} and data.max_depth {high}; expected the first to be less.")
+        raise DataError(f"data.min_depth is {low} and data.max_depth {high}; expected a smaller minimum.")
     if options["kind"] != "disparity":
         useless = [name for name in ("baseline", "focal", "doffs", "calibration") if options[name]]
         if useless:
-            raise DataError(f"data.{useless[0]} is for disparity, and data.kind is {options['kind']}.")
+            raise DataError(f"data.{useless[0]} is for disparity, but data.kind is {options['kind']}.")
         return
     if options["calibration"] is not None:
         also = [name for name in ("baseline", "focal", "doffs") if options[name]]
@@ -219,22 +219,24 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         options["metric"] and options["baseline"] is None
     ):
         raise DataError(
-            "data.kind=disparity needs data.baseline (metres) and data.focal (pixels), or data.calibration, files like "
-            "Middlebury's calib.txt. Without them depth is relative: data.metric=false."
+            "data.kind=disparity needs data.baseline (metres) and data.focal (pixels), or data.calibration, files such "
+            "as Middlebury's calib.txt. Without them depth is relative: data.metric=false."
         )
 
 
 def _find(
     base: Path, split: str, options: Mapping[str, Any], limit: int | None, outside_paths: bool
 ) -> tuple[Pairs, np.ndarray | None, np.ndarray | None]:
-    """Images with depth maps; and the (N,) paths of validity masks and of calibrations, where there are such."""
+    """Returns images with depth maps, and the (N,) paths of validity masks and of calibrations, or None."""
     names = ("images", "labels", "list_file", "valid", "calibration")
     images, labels, list_file, valid, calibration = (_of_split(options[name], split, name) for name in names)
     assert images is not None and labels is not None
     splits = options["splits"]
     if images.endswith(".txt") and labels.endswith(".txt"):
         if list_file or valid or calibration:
-            raise DataError("data.list_file, valid and calibration do not go with pairs by time (images: rgb.txt).")
+            raise DataError(
+                "data.list_file, valid and calibration cannot be used with pairs by time (images: rgb.txt)."
+            )
         name = (splits or {}).get(split, split)
         images, labels = images.replace("{split}", name), labels.replace("{split}", name)
         return find_times(base, images, labels, options["seconds"], limit, outside_paths), None, None
@@ -252,7 +254,7 @@ def _find(
 
 
 def _of_split(where: Where | None, split: str, option: str) -> str | None:
-    """The path of a split, where each has its own."""
+    """Returns the path of a split; `where` is one for both or a mapping."""
     if where is None or isinstance(where, str):
         return where
     if split not in where:
@@ -261,6 +263,6 @@ def _of_split(where: Where | None, split: str, option: str) -> str | None:
 
 
 def _read_calibrations(root: str, paths: np.ndarray) -> np.ndarray:
-    """(N, 3) baseline, focal, doffs."""
+    """Reads (N, 3) baseline, focal, doffs."""
     read = [Calibration.read(os.path.join(root, os.fsdecode(path))) for path in paths]
     return np.array([(one.baseline, one.focal, one.doffs) for one in read])

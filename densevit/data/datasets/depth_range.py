@@ -1,4 +1,4 @@
-"""Detects wrong units: measures the depth of a data set and checks that it can be metres."""
+"""Detects wrong units: measures the depth of a data set and checks that it is plausible in metres."""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from densevit.data.datasets.depth_values import DepthValues
 from densevit.errors import DataError
 
 _MOST_FILES = 128
-_MOST_VALUES = 1 << 14  # of one file, for the median
+_MOST_VALUES = 1 << 14  # per file, for the median
 _UNITS = (
     ("millimetres", 0.001),
     ("1/256 m, as in KITTI", 1 / 256),
@@ -25,19 +25,19 @@ _UNITS = (
 class DepthRange:
     """Statistics of some depth maps.
 
-    known: the share of pixels with known depth. files: the number of files read. medians: index and median of each file
+    known_share: of pixels with known depth. files: the number of files read. medians: index and median of each file
     with known depth.
     """
 
     low: float
     median: float
     high: float
-    known: float
+    known_share: float
     files: int
     medians: tuple[tuple[int, float], ...]
 
     def outside(self, low: float, high: float) -> list[tuple[int, float]]:
-        """The files whose median is outside of these bounds, farthest first."""
+        """Returns the files whose median is outside of these bounds, farthest first."""
 
         def ratio(file: tuple[int, float]) -> float:
             return max(file[1] / high, low / file[1])
@@ -46,15 +46,15 @@ class DepthRange:
 
 
 def sample(count: int) -> list[int]:
-    """Indices of the files to read: all, or 128 evenly spread."""
+    """Returns the indices of the files to read: all, or 128 evenly spaced."""
     return np.linspace(0, count - 1, min(count, _MOST_FILES)).round().astype(int).tolist()
 
 
 def measure(read: Callable[[int], np.ndarray], count: int, threads: int, of: str) -> DepthRange:
-    """The range of depth maps that `sample` chooses.
+    """Returns the range of the depth maps that `sample` chooses.
 
-    read: (H, W) depth by index, 0 = unknown. of: which maps these are, for messages. Raises DataError where no depth at
-    all is known.
+    read: returns (H, W) depth by index, 0 = unknown. of: the maps' origin, for messages. Raises DataError if no depth
+    is known.
     """
 
     def look(index: int) -> tuple[np.ndarray, float, float, int, int]:
@@ -91,7 +91,7 @@ def show(
     count: int,
     left_out: int,
 ) -> None:
-    """Prints the range on stderr, and a second line where some files differ from the others. path_of: by index."""
+    """Prints the range on stderr, and a second line if some files differ from the others. path_of: by index."""
     lone = f"; {left_out} image{'s'[: left_out - 1]} without depth left out" if left_out else ""
     print(
         f"depth, {split}: {described(seen, values, count)}{lone}",
@@ -103,24 +103,24 @@ def show(
         index, median = outside[0]
         print(
             f"depth, {split}: the median of {len(outside)} of these files is not in data.range, {low:g} to {high:g} m; "
-            f"the farthest is {_shown(median)} m, in {path_of(index)}. Are all files in one unit?",
+            f"the farthest is {_shown(median)} m, in {path_of(index)}. Do all files have the same unit?",
             file=sys.stderr,
         )
 
 
 def described(seen: DepthRange, values: DepthValues, count: int) -> str:
-    """The range in one line. count: the number of all files."""
-    unit = values.unit or " (relative, of no unit)"
+    """Returns the range in one line. count: the number of all files."""
+    unit = values.unit or " (relative, without unit)"
     return (
         f"{_shown(seen.low)} to {_shown(seen.high)}{unit}, median {_shown(seen.median)}{values.unit}, "
-        f"{seen.known:.1%} of pixels known (read {seen.files} of {count})"
+        f"{seen.known_share:.1%} of pixels known (read {seen.files} of {count})"
     )
 
 
 def check(
     split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
 ) -> None:
-    """Raises DataError where the median of metric depth is outside of the expected range, with the likely fix."""
+    """Raises DataError if the median of metric depth is outside of the expected range, with the likely fix."""
     low, high = expected
     if not values.metric or low <= seen.median <= high:
         return
@@ -129,7 +129,7 @@ def check(
     raise DataError(
         f"data.range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
         f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m. "
-        f"{_mend(seen.median, values, expected)}"
+        f"{_fix(seen.median, values, expected)}"
     )
 
 
@@ -143,32 +143,32 @@ def check_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tu
     guess = _looks_like(median, 0.0, expected) if values.kind == "depth" else ""
     raise DataError(
         f"data.scale is missing: {path} holds whole numbers ({stored.min()} to {stored.max()}, median {median:g}), and "
-        f"data.scale is the number of {unit} of 1. {guess}".rstrip()
+        f"data.scale is the number of {unit} per unit in a file. {guess}".rstrip()
     )
 
 
 def _shown(depth: float) -> str:
-    """Three digits, without exponent for common values."""
+    """Formats depth with three digits, without exponent for common values."""
     return f"{depth:.0f}" if 1000 <= depth < 1e7 else f"{depth:.3g}"
 
 
-def _mend(median: float, values: DepthValues, expected: tuple[float, float]) -> str:
-    """The likely fix."""
-    otherwise = "Where this is right, give data.range=[LOW,HIGH], in metres."
+def _fix(median: float, values: DepthValues, expected: tuple[float, float]) -> str:
+    """Returns the likely fix."""
+    otherwise = "If this is right, set data.range=[LOW,HIGH], in metres."
     if values.kind == "depth":
         scale = 1.0 if values.scale is None else values.scale
         guess = _looks_like(median / scale, scale, expected)
-        return f"{guess or 'Set data.scale, the metres that 1 in a file is.'} {otherwise}"
+        return f"{guess or 'Set data.scale, the number of metres per unit in a file.'} {otherwise}"
     if values.kind == "inverse_depth":
-        return f"Set data.scale, the 1/metres that 1 in a file is; where files hold depth, data.kind=depth. {otherwise}"
+        return f"Set data.scale, 1/metres per unit in a file; or data.kind=depth, if files store depth. {otherwise}"
     stereo = values.calibration
     if stereo is not None and expected[0] <= median / 1000 <= expected[1]:
         return f"data.baseline looks like millimetres: set data.baseline={stereo.baseline / 1000:g}. {otherwise}"
-    return f"Look at data.baseline (metres), data.focal and data.doffs (pixels of the files' own size). {otherwise}"
+    return f"Check data.baseline (metres), data.focal and data.doffs (pixels at the files' size). {otherwise}"
 
 
 def _looks_like(median: float, scale: float, expected: tuple[float, float]) -> str:
-    """The common units in which this stored median would be in the expected range. scale: the current one."""
+    """Lists the common units in which this stored median would be in the expected range. scale: the current one."""
     fitting = [
         (name, unit)
         for name, unit in _UNITS

@@ -1,4 +1,4 @@
-"""Converts the numbers of depth files, depth, disparity or inverse depth, to depth, and marks unknown ones."""
+"""Converts the values of depth files, which are depth, disparity or inverse depth, to depth with 0 = unknown."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _NUMBER = r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Stereo calibration: depth = baseline * focal / (disparity + doffs). baseline in metres, the rest in pixels.
+    """Stereo calibration: depth = baseline * focal / (disparity + doffs). baseline in metres, the others in pixels.
 
     doffs: the horizontal offset of the two principal points.
     """
@@ -29,7 +29,7 @@ class Calibration:
 
     @classmethod
     def read(cls, path: str | Path) -> "Calibration":
-        """From a calib.txt of Middlebury's (2014): cam0=[focal 0 cx; ...], doffs, and baseline in millimetres."""
+        """Reads a calib.txt of Middlebury (2014): cam0=[focal 0 cx; ...], doffs, and baseline in millimetres."""
         check_regular(path)
         try:
             text = Path(path).read_text("utf-8")
@@ -41,8 +41,8 @@ class Calibration:
         ]
         if found[0] is None or found[1] is None:
             raise DataError(
-                f"{path} names no {'cam0' if found[0] else 'baseline'}; expected cam0=[focal 0 cx; ...], "
-                "doffs=... and baseline=..., as Middlebury's calib.txt has them."
+                f"{path} has no {'cam0' if found[0] else 'baseline'}; expected cam0=[focal 0 cx; ...], "
+                "doffs=... and baseline=..., as in Middlebury's calib.txt."
             )
         baseline, focal, doffs = (0.0 if match is None else float(match[1]) for match in found)
         return cls(baseline / 1000, focal, doffs)
@@ -52,7 +52,7 @@ class Calibration:
 class DepthValues:
     """Converts stored numbers to depth.
 
-    kind: the quantity stored, times scale: depth; disparity in pixels; or 1 / depth.
+    kind: the quantity that stored numbers times scale are: depth; disparity in pixels; or 1 / depth.
     metric: whether the result is in metres; relative disparity needs no calibration.
     calibration: for disparity, unless each image has its own.
     invalid: stored numbers that mean "unknown", besides 0, negative ones, nan and infinities.
@@ -69,16 +69,16 @@ class DepthValues:
 
     @property
     def unit(self) -> str:
-        """ " m", or nothing."""
+        """The unit after a number, " m", or nothing."""
         return " m" if self.metric else ""
 
     @property
     def needs_scale(self) -> bool:
-        """Whether files of integers need a scale: whole metres are not plausible."""
+        """Whether files of integers need a scale, as whole metres are implausible."""
         return self.scale is None and self.metric and self.kind != "disparity"
 
     def depth(self, stored: np.ndarray, calibration: Calibration | None = None) -> np.ndarray:
-        """(H, W) float32, 0 = unknown. stored: (H, W) as in the file. calibration: the image's own."""
+        """Returns depth (H, W) float32, 0 = unknown. stored: (H, W) as in the file. calibration: the image's."""
         values = stored.astype(np.float32)
         known = np.isfinite(values) & (values > 0)
         for value in self.invalid:
@@ -96,7 +96,7 @@ class DepthValues:
         return np.where(known & np.isfinite(values), values, np.float32(0))
 
     def capped(self, depth: np.ndarray) -> np.ndarray:
-        """The depth with 0 outside of min_depth and max_depth."""
+        """Returns the depth with 0 outside of min_depth and max_depth."""
         if self.min_depth is None and self.max_depth is None:
             return depth
         low, high = self.min_depth or 0.0, np.inf if self.max_depth is None else self.max_depth

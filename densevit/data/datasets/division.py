@@ -1,4 +1,4 @@
-"""Divides the images of a data set without a val split: a share of them is for validation (`data.val_share`)."""
+"""Divides the images of a data set without a val split into train and val, by `data.val_share`."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ _FEW = 50  # images; the duplicates of fewer are not cached
 
 
 def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] | None) -> None:
-    """Raises DataError for a share that is none, and for a share of a data set that has a val split, as named."""
+    """Raises DataError for an invalid share, and for a share of a data set with a val split. val_split: its name."""
     if val_share is None:
         return
     if not 0 < val_share < 1:
@@ -30,11 +30,11 @@ def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] |
 
 
 def validation_part(paths: Sequence[str], share: float, where: str | os.PathLike[str]) -> np.ndarray:
-    """(N,) bool: which images are for validation.
+    """Chooses the images for validation, (N,) bool.
 
-    Identical and nearly identical images (see `densevit.data.duplicates`) stay together. The choice depends on the
-    images' content only, and not on their order or names. where: the data set, for messages. Raises DataError for
-    images that cannot be divided.
+    Identical and nearly identical images (see `densevit.data.duplicates`) stay in one part. The choice depends only on
+    the images' content, not on their order or names. where: the data set, for messages. Raises DataError for images
+    that cannot be divided.
     """
     scan = similar_images(paths)
     count = min(max(1, round(share * len(paths))), len(paths) - 1)
@@ -48,22 +48,23 @@ def validation_part(paths: Sequence[str], share: float, where: str | os.PathLike
                 f"{'one image' if len(paths) == 1 else 'almost all are identical'}. Fix: add a val split."
             )
         warn_once(
-            f"{where}: {largest:,} of {len(paths):,} images are one chain of nearly identical images, as frames of a "
-            "video are, and cannot stay together: the metrics will be too good. Fix: add a val split of other scenes."
+            f"{where}: {largest:,} of {len(paths):,} images are one chain of nearly identical images, such as "
+            "frames of a video, and cannot stay in one part: the metrics will be too good. Fix: add a val split of "
+            "other scenes."
         )
     return chosen
 
 
 def similar_images(paths: Sequence[str]) -> Arrays:
-    """`digests` (N, 16) uint8 of the files, and `identical` and `similar`, (N,) the numbers of the groups of identical
-    and of identical or nearly identical images. Cached."""
+    """Returns `digests` (N, 16) uint8 of the files, and the group numbers (N,) of identical images, `identical`, and of
+    identical or nearly identical images, `similar`. Cached."""
     key = hashlib.sha256("\0".join(paths).encode(errors="surrogateescape")).hexdigest()
     is_large = len(paths) >= _FEW
     return cached_scan(STRICT_SCAN, ["division", key], lambda: _scan(paths), lambda _: paths, is_large)
 
 
 def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathLike[str]) -> str:
-    """The line about a division that a training prints. share: None for the default."""
+    """Returns the line about a division that a training prints. share: None for the default."""
     val = int(chosen.sum())
     default = " by default" if share is None else ""
     return (
@@ -73,9 +74,9 @@ def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathL
 
 
 def _choose(digests: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """(N,) bool: at most `count` images, whole groups in the order of the least digest of each.
+    """Chooses at most `count` images, (N,) bool: complete groups, ordered by the lowest digest of each.
 
-    If no group is that small, one of the smallest groups, with at most half of the images.
+    If all groups are larger, chooses one of the smallest groups, if it has at most half of the images.
     digests: (N, 16) uint8. groups: (N,) the group of each image.
     """
     order = np.lexsort(digests.T[::-1])
@@ -94,7 +95,7 @@ def _choose(digests: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
 
 
 def _scan(paths: Sequence[str]) -> Arrays:
-    """Digests of the files, and the groups of identical and of nearly identical images.
+    """Returns digests of the files, and the groups of identical and of nearly identical images.
 
     A file that cannot be read is alone in its group; the data set's own checks report it.
     """
@@ -107,7 +108,7 @@ def _scan(paths: Sequence[str]) -> Arrays:
             pixels = read_image(path)
             with open(path, "rb") as file:
                 content = file.read()
-        except (OSError, ValueError):  # DataError too
+        except (OSError, ValueError):  # includes DataError
             content = os.path.basename(path).encode(errors="surrogateescape")
             images[index] = Image("", path, path.encode(errors="surrogateescape"), None)
         else:

@@ -1,4 +1,4 @@
-"""Collects all problems of a data set, where its constructor would stop at the first one (`densevit doctor`)."""
+"""Collects all problems of a data set, instead of only the first as its constructor does (`densevit doctor`)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from densevit.errors import DataError, UnreadableFileError
 
-EXAMPLES = 5  # named in a finding
+EXAMPLES = 5  # examples of a finding
 
 Severity = Literal["error", "warning", "note"]
 
@@ -17,10 +17,10 @@ Severity = Literal["error", "warning", "note"]
 class Finding:
     """One kind of problem of a data set.
 
-    severity: "error" stops a training or makes its result wrong, "warning" may, "note" is information. title: the
-    kind, as a plural noun: "boxes outside of their image". count: how often it was found. of: among how many that were
-    checked, if known. examples: the first ones, with the file or annotation. fix: what to do. split: where it was
-    found; empty for all.
+    severity: "error" stops a training or makes its result wrong, "warning" may do so, "note" is information. title: the
+    kind, as a plural noun: "boxes outside of their image". count: number of occurrences. of: number of checked items,
+    if known. examples: the first ones, with the file or annotation. fix: what to do. split: the split with the problem;
+    empty for all.
     """
 
     severity: Severity
@@ -33,18 +33,18 @@ class Finding:
 
     @property
     def heading(self) -> str:
-        """ "train: 3 of 2,805 boxes without area" """
+        """The finding in one line, as in "train: 3 of 2,805 boxes without area"."""
         of = f" of {self.of:,}" if self.of else ""
         number = f"{self.count:,}{of} " if of or self.count > 1 else ""
         return f"{self.split}{': ' if self.split else ''}{number}{self.title}"
 
     @property
     def left_out(self) -> str:
-        """ "... (2,805 in all)" if there are more than the examples."""
+        """The text "... (2,805 in all)" if there are more occurrences than examples."""
         return f"... ({self.count:,} in all)" if self.count > len(self.examples) > 1 else ""
 
     def __str__(self) -> str:
-        """Severity and heading, then examples and the fix on indented lines."""
+        """Returns severity and heading, then examples and the fix on indented lines."""
         lines = [f"{self.severity}: {self.heading}"]
         lines += [f"    {example}" for example in (*self.examples, self.left_out) if example]
         lines += [f"  {self.fix}"] if self.fix else []
@@ -80,7 +80,7 @@ class Examination:
             self.findings.append(Finding(severity, title, found, fix, tuple(examples[:EXAMPLES]), of))
 
     def report_errors(self, errors: "dict[int, DataError]", checked: int, count: int) -> None:
-        """Adds the errors of files by index. checked: how many of `count` files were opened."""
+        """Adds the errors of files by index. checked: number of files, of `count`, that were opened."""
         self._failed.setdefault(count, set()).update(errors)
         messages = {}
         for index in sorted(errors):
@@ -95,22 +95,22 @@ class Examination:
         self.report("error", "invalid files", wrong, "Each message names its fix.", of=checked)
 
     def failed(self, count: int) -> set[int]:
-        """The indices of wrong images in a data set of `count` images."""
+        """Returns the indices of images with errors in a data set of `count` images."""
         return self._failed.get(count, set())
 
     def chosen(self, count: int) -> np.ndarray:
-        """The indices of the files to open, of `count` files."""
+        """Returns the indices of the files to open, of `count` files."""
         return evenly_spaced(count, self.most_images)
 
 
 def evenly_spaced(count: int, most: int | None) -> np.ndarray:
-    """At most `most` indices of 0 ... count - 1, sorted; None: all."""
+    """Returns at most `most` evenly spaced indices of 0 ... count - 1, sorted; None: all."""
     if most is None or count <= most:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 1, most).round().astype(int))
 
 
 def listed(names: Iterable[object], most: int = EXAMPLES) -> str:
-    """ "a, b, c, ..." """
+    """Joins the first names to a text such as "a, b, c, ..."."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")

@@ -11,18 +11,18 @@ import yaml
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.errors import DataError
 
-_SEEN = 20  # label files that are looked at
-_LARGEST = 1 << 22  # bytes of a json that is looked at: labelme's is of one image
+_SEEN = 20  # label files that are read
+_LARGEST = 1 << 22  # bytes of a json that is read: labelme's is of one image
 _DEPTHS = ("", "*/", "*/*/")  # folders in which label files are searched for
 _FORMATS = {
     "yolo": "YOLO's format, with one text file per image",
-    "voc": "Pascal VOC's format, with an xml file an image",
-    "labelme": "labelme's format, with a json file an image",
+    "voc": "Pascal VOC's format, with one xml file per image",
+    "labelme": "labelme's format, with one json file per image",
 }
 
 
 def foreign_format(path: Path) -> str | None:
-    """The format of a folder for `densevit data convert`: yolo, voc or labelme. Also that of YOLO's data.yaml."""
+    """Returns the format of a folder or of YOLO's data.yaml for `densevit data convert`: yolo, voc or labelme."""
     if path.is_file():
         return "yolo" if _describes_yolo(path) else None
     if is_yolo_folder(path):
@@ -35,18 +35,18 @@ def foreign_format(path: Path) -> str | None:
 
 
 def check_no_foreign_layout(path: Path) -> None:
-    """Raises DataError with the command that converts it, for a folder in such a layout, or YOLO's data.yaml."""
+    """Raises DataError, with the command that converts it, for a folder in such a layout or for YOLO's data.yaml."""
     format = foreign_format(path)
     if format is not None:
         what = "describes" if path.is_file() else "is"
         raise DataError(
-            f"{path} {what} a data set in {_FORMATS[format]}. Fix: convert it to COCO's, into a new folder, and name "
-            f"that as data.root: densevit data convert {format} {path} NEW_FOLDER"
+            f"{path} {what} a data set in {_FORMATS[format]}. Fix: convert it to COCO's format, in a new folder, and "
+            f"set data.root to it: densevit data convert {format} {path} NEW_FOLDER"
         )
 
 
 def is_yolo_folder(root: Path) -> bool:
-    """Whether a folder has text files of a class and coordinates within 0 ... 1 a line, or a data.yaml of YOLO's.
+    """Whether a folder has YOLO's data.yaml, or text files with a class and coordinates within 0 ... 1 per line.
 
     The text files are in a folder `labels`, or beside their images.
     """

@@ -50,7 +50,7 @@ class ImageFolder(Dataset):
         return {"image": image, "targets": {"image_id": Path(self._path(index)).as_posix()}}
 
     def sizes(self) -> np.ndarray:
-        """(N, 2) heights and widths of the images."""
+        """Returns (N, 2) heights and widths of the images."""
         return self._sizes
 
     def check_labels(self) -> None:
@@ -68,7 +68,7 @@ class ImageFolder(Dataset):
 
 
 def _paths(root: Path, split: str, val_share: float) -> list[str]:
-    """The sorted paths of a split's images, relative to root. Raises DataError if there are none."""
+    """Returns the sorted paths of a split's images, relative to root. Raises DataError if there are none."""
     has_folders = any((root / name).is_dir() for name in ("train", "val", split))
     folder = root / split if has_folders else root
     if not folder.is_dir():
@@ -98,6 +98,6 @@ def _paths(root: Path, split: str, val_share: float) -> list[str]:
 
 
 def _hash(path: str) -> float:
-    """A number in [0, 1) that depends on the path only."""
+    """Returns a number in [0, 1) that depends only on the path."""
     digest = hashlib.sha256(Path(path).as_posix().encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,4 +1,4 @@
-"""Folders of images and label maps, one value a pixel: public data sets and one's own."""
+"""Folders of images and label maps, one value per pixel: public data sets and custom folders."""
 
 import os
 from pathlib import Path
@@ -33,7 +33,7 @@ Preset = Literal[
 ]
 
 _FOLDERS: dict[str, Any] = {"images": "images/{split}", "labels": "labels/{split}"}
-_SEEN = 64  # label maps whose values are looked at where no classes are given
+_SEEN = 64  # label maps whose values are read if no classes are given
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -41,27 +41,26 @@ class LabelMaps(PairedDataset):
     """A class for each pixel, from palette, grey or RGB-coded label maps; `targets["semantic"]`.
 
     root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name.
-    preset: the options of a known data set, in presets/PRESET.yaml beside this file. Options given besides it win.
-    images, labels: folders, in which files of one name belong together, or patterns as
+    preset: the options of a known data set, in presets/PRESET.yaml beside this file. Other options override them.
+    images, labels: folders, in which files of the same name are pairs, or patterns such as
         "leftImg8bit/{split}/*/*_leftImg8bit.png", in which the stars match the name (see `find_pairs`). By default
         images/{split} and labels/{split}, or images and labels, or JPEGImages and SegmentationClass beside a
         labelmap.txt, with the lists in ImageSets/Segmentation.
-    list_file: the images to use, a name a line, or the paths of an image and of its label map.
+    list_file: the images to use, one name per line, or the paths of an image and of its label map.
     splits: the names of train and val on disk, {train: trainaug}; by default also training, valid and validation.
-    classes: names in the order of label values from 0; or {name, id, color}, with `ids` or `colors` where several
-        values or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. By
-        default those of CVAT's labelmap.txt in root, a line `name:red,green,blue::` a class.
-    ignore_index: the label value or values that are no class; by default 255, unless a class has it.
+    classes: names in the order of label values from 0; or {name, id, color}, with `ids` or `colors` if several values
+        or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. By default those
+        of CVAT's labelmap.txt in root, one line `name:red,green,blue::` per class.
+    ignore_index: the label value or values that are not a class; by default 255, unless a class has it.
     reduce_zero_label: 0 is "other" and ignored, and classes without an id count from 1, as in ADE20K.
-    ignore_colors: the colours, in RGB files, that are no class.
+    ignore_colors: the colours, in RGB files, that are not a class.
     outside_paths: whether a list file may name files outside of root, `images` and `labels`.
-    val_share: the share of the validation images of a data set without a val split, by default 0.2. An error where
-        there is one. Identical and nearly identical images stay in one part, and the parts depend on the images'
-        content only (see `validation_part`). Paths without {split}, and a preset, are divided only if val_share is
-        given.
+    val_share: the share of the validation images of a data set without a val split, by default 0.2. An error if there
+        is a val split. Identical and nearly identical images stay in one part, and the parts depend only on the images'
+        content (see `validation_part`). Paths without {split}, and a preset, are divided only if val_share is given.
     limit: the number of images to use, the first ones.
 
-    All files are checked at the start: that pairs are complete and of one size, and each value of each label map.
+    All files are checked at the start: that pairs are complete and of the same size, and each value of each label map.
     """
 
     noun = "label"
@@ -124,7 +123,7 @@ class LabelMaps(PairedDataset):
         self._labelled = self._scanned["labelled"]
 
     def _part(self, root: Path, split: str, pairs: Pairs, val_share: float | None, limit: int | None) -> Pairs:
-        """The pairs for train or val of a data set without a val split."""
+        """Returns the pairs for train or val of a data set without a val split."""
         in_val = validation_part(
             [str(root / os.fsdecode(path)) for path in pairs.images], val_share or DEFAULT_SHARE, root
         )
@@ -134,7 +133,7 @@ class LabelMaps(PairedDataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """A folder with images and label maps of whole numbers up to 255, or of up to 255 colours. Without a
+        """Recognises a folder with images and label maps of integers up to 255, or of up to 255 colours. Without a
         labelmap.txt, the classes are these values or colours."""
         files = _label_files(root, "train", _default_files(root))
         if not files:
@@ -148,32 +147,32 @@ class LabelMaps(PairedDataset):
         return None if suggested is None else {"classes": [one for one, _ in suggested]}
 
     def scan_key(self) -> list[Any]:
-        """Also the values of the classes."""
+        """Extends the key by the values of the classes."""
         return [*super().scan_key(), self._values.key(), self._palette]
 
     def scan_files(self, scan: Scan) -> Arrays:
-        """Also whether each label map has a pixel that is not ignored."""
+        """Also checks whether each label map has a pixel that is not ignored."""
         arrays, self._labelled = super().scan_files(scan), np.zeros(len(self), bool)
         scan.check_files(len(self), self._check, "Validating labels", needed=())
         return arrays | {"labelled": self._labelled}
 
     def size_of(self, path: str) -> Size:
-        """(h, w) of a label map, from its header."""
+        """Returns (h, w) of a label map, from its header."""
         return label_size_of(path)
 
     def target(self, index: int) -> np.ndarray:
-        """`semantic` (H, W) uint8: class indices, 255 = ignore."""
+        """Returns `semantic` (H, W) uint8: class indices, 255 = ignore."""
         path = self.label_path(index)
         pixels = read_label(path, self._palette)
         if self._palette and pixels.ndim == 2:
             raise DataError(
-                f"{path} has grey values, and {Path(self._root) / LABELMAP} names colours. Fix: name the classes with "
+                f"{path} has grey values, but {Path(self._root) / LABELMAP} has colours. Fix: name the classes with "
                 "data.classes in the order of these values."
             )
         return self._values.indices(pixels, path)
 
     def check_labels(self) -> None:
-        """Raises DataError where every pixel of every label map is ignored."""
+        """Raises DataError if every pixel of every label map is ignored."""
         if not self._labelled.any():
             raise DataError(
                 f"{self.label_path(0)}: as in all {len(self)} labels of the split {self._split!r}, every pixel is "
@@ -187,8 +186,8 @@ class LabelMaps(PairedDataset):
 def _is_divided(root: Path, options: dict[str, Any], val_share: float | None, is_known: bool, is_named: bool) -> bool:
     """Whether the images of train are divided into train and val.
 
-    Without val_share, neither those of a preset (is_known), nor those of named paths without {split}, which are one
-    split. Raises DataError for a val_share of a data set with a val split.
+    Without val_share, images of a preset (is_known) are not divided, nor images of given paths without {split}
+    (is_named). Raises DataError for a val_share of a data set with a val split.
     """
     has_val = has_split(root, "val", **options)
     check_val_share(val_share, root / options["images"] if has_val else None)
@@ -199,7 +198,7 @@ def _is_divided(root: Path, options: dict[str, Any], val_share: float | None, is
 
 
 def _default_files(root: Path) -> dict[str, Any]:
-    """The options `images`, `labels` and `list_file` of a folder's layout."""
+    """Returns the options `images`, `labels` and `list_file` of a folder's layout."""
     lists = root / "ImageSets" / "Segmentation"
     if (root / LABELMAP).is_file() and (root / "SegmentationClass").is_dir():
         files = {"images": "JPEGImages", "labels": "SegmentationClass"}
@@ -211,7 +210,7 @@ def _default_files(root: Path) -> dict[str, Any]:
 
 
 def _label_files(root: Path, split: str, options: dict[str, Any]) -> list[Path]:
-    """The label files of a split, without looking at lists; none where there are none, or others besides."""
+    """Returns the files in the label folder of a split, without reading lists; none unless they are label maps."""
     for name in spellings(split):
         folder = root / options["labels"].replace("{split}", name)
         images = root / options["images"].replace("{split}", name)
@@ -226,7 +225,7 @@ def _sampled(files: list[Path]) -> list[Path]:
 
 
 def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataError:
-    """The error about a config without classes, with the values or colours of some label maps to paste."""
+    """Returns the error for a config without classes, with the values or colours of some label maps to paste."""
     text = (
         "data.classes is missing: name the classes in the order of their label values, as in `classes: [road, tree]` "
         "or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
@@ -236,7 +235,7 @@ def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataErr
         check_no_foreign_layout(root)
     try:
         suggested = suggested_classes([read_label(path) for path in files])
-    except DataError:  # a wrong file, which is reported when the classes are known
+    except DataError:  # an invalid file, which is reported when the classes are given
         suggested = None
     if not suggested:
         return DataError(text)
@@ -245,13 +244,13 @@ def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataErr
         for one, share in suggested
     ]
     return DataError(
-        f"{text} Found in {len(files)} label maps of {root}, with their shares of the pixels, to be given names, or to "
-        f"be moved to ignore_index or ignore_colors:\nclasses:{''.join(lines)}"
+        f"{text} Found in {len(files)} label maps of {root}, with their shares of the pixels; name them, or move them "
+        f"to ignore_index or ignore_colors:\nclasses:{''.join(lines)}"
     )
 
 
 def _preset(name: str) -> dict[str, Any]:
-    """The options of a preset. One with `base` has the classes of that other preset, numbered in their order."""
+    """Returns the options of a preset. A preset with `base` has that preset's classes, numbered in their order."""
     options = load_preset(PRESETS, name)
     if "base" in options:
         classes = _preset(options.pop("base"))["classes"]

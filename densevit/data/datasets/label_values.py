@@ -17,17 +17,17 @@ Color = tuple[int, int, int]
 
 _KEYS = ("name", "id", "ids", "color", "colors")
 _MOST_VALUES = 2**16
-_IGNORED = IGNORE + 1  # tables hold class index + 1; 0 is unknown
+_IGNORED = IGNORE + 1  # tables contain class index + 1; 0 is unknown
 
 
 class LabelValues:
     """Converts the values of label maps to class indices.
 
     classes: names, or {name, id or ids, color or colors} with the values or, in RGB files, the colours of the class.
-        Classes without an id take their position as value. Of several, the first is the class's file id or colour.
+        Classes without an id have their position as value. The first id or colour is the class's file id or colour.
     ignore_index: the ignored value or values; by default 255, unless a class has it.
     reduce_zero_label: 0 is ignored too, and classes without an id count from 1.
-    ignore_colors: the same for RGB files.
+    ignore_colors: the ignored colours of RGB files.
 
     Raises DataError for an invalid class and for duplicate values or names.
     """
@@ -58,7 +58,7 @@ class LabelValues:
             _check_value(value, "data.ignore_index")
         if both := known & ignored:
             why = " (data.reduce_zero_label ignores 0)" if reduce_zero_label and 0 in both else ""
-            raise DataError(f"The label value {min(both)} is both a class's in data.classes and ignored{why}.")
+            raise DataError(f"The label value {min(both)} is both that of a class in data.classes and ignored{why}.")
         self.classes = tuple(
             Class(name, own[0], shown[0] if shown else color_of(i), thing=False)
             for i, (name, own, shown) in enumerate(zip(names, ids, colors, strict=True))
@@ -71,7 +71,7 @@ class LabelValues:
         self._ignored_colors = tuple(_color(color, "data.ignore_colors") for color in ignore_colors)
 
     def indices(self, pixels: np.ndarray, path: str) -> np.ndarray:
-        """(H, W) uint8, class indices with 255 = ignore, of the result of `read_label` for `path`.
+        """Converts the result of `read_label` for `path` to class indices, (H, W) uint8, 255 = ignore.
 
         Raises DataError with the file, the unknown values and the number of pixels of each.
         """
@@ -89,21 +89,22 @@ class LabelValues:
         return (found - 1).astype(np.uint8)
 
     def key(self) -> str:
-        """A text that differs for different values and colours."""
+        """Returns a text that differs for different values and colours."""
         return f"{zlib.crc32(self._table.tobytes()):x} {self._colors} {self._ignored_colors}"
 
     def _as_grey(self, pixels: np.ndarray, path: str) -> np.ndarray:
-        """(H, W) of an RGB file with three equal channels: grey values stored as colours."""
+        """Converts an RGB file with three equal channels to (H, W): grey values stored as colours."""
         grey = pixels[..., 0]
         if (pixels[..., 1] != grey).any() or (pixels[..., 2] != grey).any():
             raise DataError(
-                f"{path} is coded in colours, and data.classes names none. Give each class its own, as in "
-                "`classes: [{name: road, color: [128, 64, 128]}, ...]`, and data.ignore_colors those of no class."
+                f"{path} is coded in colours, but data.classes has none. Give each class its colour, as in "
+                "`classes: [{name: road, color: [128, 64, 128]}, ...]`, and list colours of no class in "
+                "data.ignore_colors."
             )
         return np.ascontiguousarray(grey)
 
     def _unknown(self, codes: np.ndarray, path: str, colored: bool) -> str:
-        """The message about pixels whose values no class has. codes: (N,)."""
+        """Returns the message about pixels whose values no class has. codes: (N,)."""
         values, counts = np.unique(codes, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         listed = [
@@ -118,19 +119,19 @@ class LabelValues:
             missing = [one.name for one, own in zip(self.classes, self._colors, strict=True) if not own]
             lacking = f" (none for {', '.join(missing[:5])})" if missing else ""
             return found + (
-                f"Known: {given} colours of data.classes{lacking} and {len(self._ignored_colors)} ignored. Give each "
-                "to a class as its `color`, or one of its `colors`, or name it in data.ignore_colors."
+                f"Known: {given} colours of data.classes{lacking} and {len(self._ignored_colors)} ignored. Add each to "
+                "a class as its `color`, or one of its `colors`, or to data.ignore_colors."
             )
         of_classes = np.flatnonzero((self._table > 0) & (self._table < _IGNORED))
         known = f"Known: {_ranges(of_classes)}; ignored: {_ranges(np.flatnonzero(self._table == _IGNORED)) or 'none'}. "
-        fix = "Give each to a class as its `id`, or one of its `ids`, in data.classes, or name it in data.ignore_index"
+        fix = "Add each to a class in data.classes as its `id`, or one of its `ids`, or to data.ignore_index"
         if values.tolist() == [0] or (values.tolist() == [len(self.classes)] and self._table[0] == 1):
-            fix += "; where 0 is no class and the classes count from 1, set data.reduce_zero_label=true"
+            fix += "; if 0 is not a class and the classes count from 1, set data.reduce_zero_label=true"
         return f"{found}{known}{fix}."
 
 
 def _ids(written: Mapping[str, Any], position: int, otherwise: int) -> tuple[int, ...]:
-    """The values of a class. Raises DataError for an invalid entry."""
+    """Returns the values of a class. Raises DataError for an invalid entry."""
     where = f"data.classes[{position}]"
     if not isinstance(written, Mapping):
         raise DataError(f"{where} is {written!r}; expected a name, or a mapping as in {{name: road, id: 7}}.")
@@ -141,7 +142,7 @@ def _ids(written: Mapping[str, Any], position: int, otherwise: int) -> tuple[int
         raise DataError(f"{where} has the name {written.get('name')!r}; expected text, as in {{name: road, id: 7}}.")
     for one, several in (("id", "ids"), ("color", "colors")):
         if one in written and several in written:
-            raise DataError(f"{where} ({written['name']}) has both `{one}` and `{several}`; one of them is enough.")
+            raise DataError(f"{where} ({written['name']}) has both `{one}` and `{several}`; expected one of them.")
     ids = written.get("ids", [written.get("id", otherwise)])
     if not isinstance(ids, list | tuple) or not ids:
         raise DataError(f"{where}.ids ({written['name']}) is {ids!r}; expected a list of label values.")
@@ -179,7 +180,7 @@ def _check_once(what: str, given: Iterable[Any]) -> None:
 
 @lru_cache(maxsize=4)
 def _color_table(colors: tuple[tuple[Color, ...], ...], ignored: tuple[Color, ...]) -> np.ndarray:
-    """(2 ** 24,) uint16 by `_codes`; memory is used only for pages with a colour. Not pickled."""
+    """Returns a table (2 ** 24,) uint16 by `_codes`; only memory pages with a colour are allocated. Not pickled."""
     _check_once("color", (color for own in colors for color in own))
     table = np.zeros(2**24, np.uint16)
     for index, own in enumerate(colors):
@@ -187,14 +188,14 @@ def _color_table(colors: tuple[tuple[Color, ...], ...], ignored: tuple[Color, ..
             table[red << 16 | green << 8 | blue] = index + 1
     for red, green, blue in ignored:
         if table[red << 16 | green << 8 | blue]:
-            raise DataError(f"The colour {(red, green, blue)} is both a class's in data.classes and ignored.")
+            raise DataError(f"The colour {(red, green, blue)} is both that of a class in data.classes and ignored.")
     for red, green, blue in ignored:
         table[red << 16 | green << 8 | blue] = _IGNORED
     return table
 
 
 def _codes(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) int32, a number for each colour."""
+    """Converts (H, W, 3) uint8 to (H, W) int32, a number for each colour."""
     red, green, blue = (pixels[..., c].astype(np.int32) for c in range(3))
     return red << 16 | green << 8 | blue
 
@@ -204,6 +205,6 @@ def _color_of_code(code: int) -> Color:
 
 
 def _ranges(values: np.ndarray) -> str:
-    """ "0 to 5, 7, 9 to 12" of ascending whole numbers."""
+    """Formats ascending integers as in "0 to 5, 7, 9 to 12"."""
     parts = [part for part in np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if len(part)]
     return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

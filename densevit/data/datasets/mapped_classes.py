@@ -1,4 +1,4 @@
-"""A data set with a part of its classes, on which a model of other classes is evaluated."""
+"""A data set with a subset of its classes, for the evaluation of a model with other classes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,9 @@ from densevit.targets.types import TargetTypes
 
 
 class MappedClasses(Dataset):
-    """The same images with some of the classes. Objects of the others are removed, and their pixels unlabelled.
+    """The same images with some of the classes. Objects of other classes are removed, and their pixels unlabelled.
 
-    kept: the indices of the classes that stay, by task; the classes of other tasks all stay.
+    kept: the indices of the kept classes by task; other tasks keep all classes.
     """
 
     def __init__(self, dataset: Dataset, kept: Mapping[str, Sequence[int]]) -> None:

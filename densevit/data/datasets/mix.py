@@ -19,14 +19,14 @@ class Mix(Dataset):
     """The images of several data sets, each with the target keys that its set labels.
 
     sets: a data section for each name, `{name: coco, root: ...}`: the plugin and its options, and two more keys.
-        share: the set's share of training samples, by default its share of the images. An epoch shows each image of
-            each set at least once, and images of one set equally often up to one. The images shown once more change
-            from epoch to epoch, so that in the long run all are shown equally often.
+        share: the set's share of training samples, by default its share of the images. An epoch has each image of each
+            set at least once; the numbers of occurrences of a set's images differ by at most one. The images with one
+            more change from epoch to epoch, so that in the long run all occur equally often.
         provides: the target keys to use, `[semantic]`; by default all.
-    image_size: for the sets that take it and do not set it.
+    image_size: for the sets that have this option and do not set it.
 
-    Shares are for training; validation shows every image of each set once. Two sets that label one task have the same
-    classes. `image_id` is NAME/ID, of the set's name and the image's id in it.
+    Shares are for training; validation has every image of each set once. Two sets that label the same task must have
+    the same classes. `image_id` is NAME/ID, of the set's name and the image's id in it.
     """
 
     def __init__(
@@ -74,15 +74,17 @@ class Mix(Dataset):
             raise DataError(f"data.sets.{empty} has no images for the split {split!r}; at least 1 is needed.")
         counts = self._lengths if not shares or split != "train" else _counts(self._lengths, list(shares.values()))
         times = counts // self._lengths
-        self._surplus = counts - times * self._lengths  # images of each set that an epoch shows once more
+        self._surplus = (
+            counts - times * self._lengths
+        )  # number of images of each set with one more occurrence in an epoch
         self._ends = np.cumsum(times * self._lengths)
 
     def __len__(self) -> int:
-        """Indices of all sets; images of a set are repeated as often as each epoch shows each of them."""
+        """The number of indices; a set's images are repeated as often as each epoch has all of them."""
         return int(self._ends[-1])
 
     def check_labels(self) -> None:
-        """Raises DataError where no set has labels; a set of background images may be mixed with others."""
+        """Raises DataError if no set has labels; a set of background images may be mixed with others."""
         errors = []
         for own in self._sets:
             try:
@@ -93,7 +95,7 @@ class Mix(Dataset):
             raise errors[0]
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
-        """(M,): every index once, and the images that this epoch shows once more.
+        """Returns (M,): every index once, and the images with one more occurrence in this epoch.
 
         These follow a fixed permutation of each set: the next epoch continues where this one ends.
         """
@@ -105,7 +107,7 @@ class Mix(Dataset):
         return np.concatenate(chosen)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of one set, with the target keys that are used of it."""
+        """Returns a sample of one set, with the target keys that are used from this set."""
         number, place = self._place(index)
         sample = self._sets[number][place]
         kept, types = self._kept[number], self._types[number]
@@ -118,13 +120,13 @@ class Mix(Dataset):
         return {"image": sample["image"], "targets": targets}
 
     def image_name(self, index: int) -> str | None:
-        """NAME/IMAGE, where the set knows the image's."""
+        """Returns NAME/IMAGE, or None if the set has no image names."""
         number, place = self._place(index)
         name = self._sets[number].image_name(place)
         return None if name is None else f"{self._names[number]}/{name}"
 
     def sizes(self) -> np.ndarray | None:
-        """(N, 2) heights and widths, where all sets know theirs."""
+        """Returns (N, 2) heights and widths; None unless all sets have them."""
         known = [own.sizes() for own in self._sets]
         if any(sizes is None for sizes in known):
             return None
@@ -133,24 +135,24 @@ class Mix(Dataset):
         return np.concatenate([sizes for sizes in known if sizes is not None])[first[numbers] + places]
 
     def object_counts(self) -> np.ndarray | None:
-        """Objects per image of those sets that know theirs, in no order."""
+        """Returns the objects per image of the sets that have these counts, in no order."""
         known = [counts for own in self._sets if (counts := own.object_counts()) is not None]
         return np.concatenate(known) if known else None
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
-            raise IndexError(f"The mix has images 0 to {len(self) - 1}, and no {index}.")
+            raise IndexError(f"The mix has images 0 to {len(self) - 1}, not {index}.")
         number, place = self._places(np.array(index))
         return int(number), int(place)
 
     def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which set an index is of, and which of its images."""
+        """Returns the set of each index, and the image's index in it."""
         numbers = np.searchsorted(self._ends, indices, side="right")
         begins = np.concatenate([[0], self._ends[:-1]])
         return numbers, (indices - begins[numbers]) % self._lengths[numbers]
 
     def _joined_classes(self) -> dict[str, tuple[Class, ...]]:
-        """Each task's classes, of the sets that label it. Raises DataError where two sets differ."""
+        """Returns each task's classes, from the sets that label it. Raises DataError if two sets differ."""
         joined: dict[str, tuple[str, tuple[Class, ...]]] = {}
         for name, own, keys, types in zip(self._names, self._sets, self._kept, self._types, strict=True):
             unlabelled = registered_tasks() - {types[key].task for key in keys if key in types}
@@ -160,8 +162,9 @@ class Mix(Dataset):
                 first, known = joined.setdefault(task, (name, classes))
                 if [c.name for c in known] != [c.name for c in classes]:
                     raise DataError(
-                        f"data.sets: {first!r} and {name!r} both label {task}, with other classes: {_listed(known)} "
-                        f"and {_listed(classes)}. Give both the same, or leave one's labels out with `provides`."
+                        f"data.sets: {first!r} and {name!r} both label {task}, with different classes: "
+                        f"{_listed(known)} and {_listed(classes)}. Fix: use the same classes, or leave out the labels "
+                        "of one set with `provides`."
                     )
         return {task: classes for task, (_, classes) in joined.items()}
 
@@ -183,13 +186,13 @@ def _chosen(provided: Collection[str], chosen: Any, name: str) -> tuple[str, ...
 
 
 def _counts(lengths: np.ndarray, shares: list[float]) -> np.ndarray:
-    """Images of each set in an epoch: in proportion to the shares, each image at least once."""
+    """Returns the number of images of each set in an epoch: proportional to the shares, each image at least once."""
     weights = np.array(shares)
     counts = np.rint(weights * (lengths / weights).max())
     if counts.sum() > _LONGEST_EPOCH:
         raise DataError(
             f"data.sets: the shares {', '.join(f'{share:g}' for share in shares)} make an epoch of {counts.sum():.3g} "
-            f"images, so that each is shown at least once; at most {_LONGEST_EPOCH:,} fit. Bring them closer together."
+            f"images, with each image at least once; at most {_LONGEST_EPOCH:,} are supported. Use closer shares."
         )
     return counts.astype(int)
 

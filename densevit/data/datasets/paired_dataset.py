@@ -1,4 +1,4 @@
-"""What data sets of images with one annotation file each have in common: label maps and depth maps."""
+"""Base class of data sets with one annotation file per image: label maps and depth maps."""
 
 import hashlib
 import os
@@ -20,17 +20,17 @@ Size = tuple[int, int]  # height, width
 
 
 class PairedDataset(Dataset):
-    """Images with an annotation file each, one value a pixel. A subclass reads these files.
+    """Images with one annotation file each, one value per pixel. A subclass reads these files.
 
-    noun: what messages call such a file. At the start, each image is checked to be whole and of its file's size. A
-    file of the image's size as stored, where EXIF rotates it, leaves the image as stored. `image_id` is the image's
-    name.
+    noun: the annotation file's name in messages. At the start, each image is checked to be complete and of its
+    annotation file's size. An image is not rotated by EXIF if its annotation file has the size of the stored image.
+    `image_id` is the image's name.
     """
 
     noun: str
 
     def open(self, root: Path, split: str, pairs: Pairs, scan: Scan) -> None:
-        """Takes the files of a split and measures them. Raises DataError with the first file that is wrong."""
+        """Sets the files of a split and measures them. Raises DataError for the first invalid file."""
         self._root, self._split, self._pairs = str(root), split, pairs
         scan.record_files(self.path(index) for index in range(len(pairs)))
         is_large = len(pairs) >= LARGE
@@ -39,7 +39,7 @@ class PairedDataset(Dataset):
         self._scanned = arrays
 
     def scan_key(self) -> list[Any]:
-        """What the result of `scan_files` depends on besides the files' content, as JSON."""
+        """Returns everything besides the files' content that the result of `scan_files` depends on, as JSON."""
         of_pairs = (self._pairs.images.tobytes(), self._pairs.labels.tobytes())
         return [type(self).__name__, self._root, *(hashlib.sha256(paths).hexdigest() for paths in of_pairs)]
 
@@ -54,34 +54,34 @@ class PairedDataset(Dataset):
         return [path for index in range(len(self)) for path in (self.path(index), self.label_path(index))]
 
     def size_of(self, path: str) -> Size:
-        """(h, w) of an annotation file, from its header."""
+        """Returns (h, w) of an annotation file, from its header."""
         raise NotImplementedError
 
     def target(self, index: int) -> np.ndarray:
-        """(H, W), the values of an annotation file under the key that `provides` names."""
+        """Returns (H, W), the values of an annotation file, for the key in `provides`."""
         raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def sizes(self) -> np.ndarray:
-        """(N, 2) heights and widths of the images as `__getitem__` returns them."""
+        """Returns (N, 2) heights and widths of the images as `__getitem__` returns them."""
         return self._sizes
 
     def path(self, index: int) -> str:
-        """The path of an image."""
+        """Returns the path of an image."""
         return os.path.join(self._root, os.fsdecode(self._pairs.images[index]))
 
     def label_path(self, index: int) -> str:
-        """The path of its annotation file."""
+        """Returns the path of an image's annotation file."""
         return os.path.join(self._root, os.fsdecode(self._pairs.labels[index]))
 
     def size(self, index: int) -> Size:
-        """(h, w) of an image and its annotation file."""
+        """Returns (h, w) of an image and its annotation file."""
         return int(self._sizes[index, 0]), int(self._sizes[index, 1])
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample with its one target, (H, W)."""
+        """Returns the sample with its only target, (H, W)."""
         if not self._sizes[index].all():
             self._measure(index)
         pixels = read_image(self.path(index), upright=bool(self._upright[index]))
@@ -103,14 +103,14 @@ class PairedDataset(Dataset):
             (height, width), (h, w) = header.upright_size, size
             raise DataError(
                 f"{self.path(index)} has {width} x {height} pixels, but its {self.noun} {self.label_path(index)} has "
-                f"{w} x {h}. One of them was resized, or belongs to another; resize the {self.noun} to the image's "
-                "size (nearest pixel)."
+                f"{w} x {h}. One of them was resized, or they are not a pair; resize the {self.noun} to the "
+                "image's size (nearest pixel)."
             )
         self._sizes[index], self._upright[index] = size, size == header.upright_size
 
 
 def load_preset(folder: Path, name: str) -> dict[str, Any]:
-    """The options in folder/NAME.yaml. Raises DataError for an unknown name."""
+    """Returns the options in folder/NAME.yaml. Raises DataError for an unknown name."""
     file = folder / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(other.stem for other in folder.glob("*.yaml")))

@@ -23,20 +23,20 @@ _SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validatio
 class Pairs:
     """N images with their labels, as arrays, which forked workers share with their parent."""
 
-    names: np.ndarray  # (N,) UTF-8 bytes: what image and label have in common, "aachen/aachen_000000_000019"
+    names: np.ndarray  # (N,) UTF-8 bytes: the common name of image and label, "aachen/aachen_000000_000019"
     images: np.ndarray  # (N,) UTF-8 bytes, paths relative to the root
     labels: np.ndarray  # (N,)
     left_out: np.ndarray  # (M,) names of images that the list file marks as unlabelled
 
     @classmethod
     def of(cls, rows: Sequence[tuple[str, str, str]], left_out: Iterable[str] = ()) -> "Pairs":
-        """From (name, image, label) each."""
+        """Builds pairs from rows of (name, image, label)."""
         columns = (*zip(*rows, strict=True), left_out)
         names, images, labels, lone = (np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in columns)
         return cls(names, images, labels, lone)
 
     def subset(self, chosen: np.ndarray) -> "Pairs":
-        """The images of which `chosen` (N,) bool is True."""
+        """Returns the images for which `chosen`, (N,) bool, is True."""
         return Pairs(self.names[chosen], self.images[chosen], self.labels[chosen], self.left_out)
 
     def __len__(self) -> int:
@@ -55,13 +55,13 @@ def find_pairs(
     no_label: str | None = None,
     outside_paths: bool = False,
 ) -> Pairs:
-    """The images of a split with their labels, in the order of their names or of the list file.
+    """Returns the images of a split with their labels, in the order of their names or of the list file.
 
     images, labels, list_file: relative to root, {split} is replaced by the split's name. Without a `*`, images and
-    labels are folders, and files of one name (relative to the folder, without suffix) are a pair. With stars, they
-    are patterns, and the name is what the stars match; a star matches within one folder. A line of the list file is
-    such a name, or the paths of an image and its label, with an optional number (a focal length). These paths
-    are relative to root, to the folders images and labels, or to folders in them.
+    labels are folders, and files of the same name (relative to the folder, without suffix) are a pair. With stars,
+    they are patterns, and the name is the text that the stars match; a star matches within one folder. A line of the
+    list file is such a name, or the paths of an image and its label, with an optional number (a focal length). These
+    paths are relative to root, to the folders images and labels, or to folders in them.
     suffixes: of label files. no_label: the word for a missing label in place of its path.
     outside_paths: whether paths of the list file may lead out of root and of the folders images and labels.
 
@@ -100,7 +100,7 @@ def has_split(
 
 
 def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str]) -> str:
-    """The split's name on disk: the given one, or the first spelling for which all paths exist."""
+    """Returns the split's name on disk: from `splits`, or the first spelling for which all paths exist."""
     if split in splits:
         return splits[split]
     names = spellings(split)
@@ -111,14 +111,14 @@ def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[st
 
 
 def label_files(root: Path) -> list[Path]:
-    """The files of labels/train, sorted, of a folder that also has images/train; in any spelling of train."""
+    """Returns the sorted files of labels/train, in any spelling of train, if the folder also has images/train."""
     folders = [(root / "images" / name, root / "labels" / name) for name in spellings("train")]
     there = next((labels for images, labels in folders if images.is_dir() and labels.is_dir()), None)
     return [] if there is None else sorted(path for path in there.rglob("*") if path.is_file())
 
 
 def spellings(split: str) -> tuple[str, ...]:
-    """The names that a split may have on disk."""
+    """Returns the names that a split may have on disk."""
     return _SPELLINGS.get(split, (split,))
 
 
@@ -131,12 +131,12 @@ def _glob(root: Path, pattern: str) -> list[str]:
 
 
 def _form(pattern: str) -> str:
-    """The pattern of a file's path, for messages."""
+    """Returns the pattern of a file's path, for messages."""
     return pattern if "*" in pattern else f"{pattern}/*"
 
 
 def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -> dict[str, str]:
-    """{name: path relative to root} of the files in a folder or of a pattern. option: its name, for messages."""
+    """Returns {name: path relative to root} of the files in a folder or of a pattern. option: for messages."""
     if "*" in pattern:
         form = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
         found = [("/".join(match.groups()), path) for path in _glob(root, pattern) if (match := form.fullmatch(path))]
@@ -159,7 +159,9 @@ def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -
     listed: dict[str, str] = {}
     for name, path in sorted(found):
         if name in listed:
-            raise DataError(f"{root / listed[name]} and {root / path} have one name; which of the {option} is it?")
+            raise DataError(
+                f"{root / listed[name]} and {root / path} have the same name; names in data.{option} must differ."
+            )
         listed[name] = path
     return listed
 
@@ -169,9 +171,9 @@ def _check_complete(kind: str, other: str, files: Mapping[str, str], others: Map
     if lone:
         listed = _some([files[name] for name in lone])
         raise DataError(
-            f"{len(lone)} of {len(files)} {kind}s have no {other}:{listed}\nThe {other} has the {kind}'s name, as "
-            f"{form.replace('*', lone[0]) if form.count('*') == 1 else form}. To use only some of the files, name "
-            "these in a list (data.list_file)."
+            f"{len(lone)} of {len(files)} {kind}s have no {other}:{listed}\nExpected the {other} under the {kind}'s "
+            f"name, as {form.replace('*', lone[0]) if form.count('*') == 1 else form}. To use only some of the files, "
+            "name these in a list (data.list_file)."
         )
 
 
@@ -184,7 +186,7 @@ def _from_list(
     no_label: str | None,
     outside_paths: bool,
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """(name, image, label) of each line with a label, and the images of the others."""
+    """Returns (name, image, label) of each line with a label, and the images of the other lines."""
     check_regular(file)
     try:
         lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
@@ -194,7 +196,7 @@ def _from_list(
     lone = [name for _, (name, label) in entries if label is not None and label == no_label]
     entries = [(number, entry) for number, entry in entries if entry[1] is None or entry[1] != no_label]
     if not entries:
-        raise DataError(f"data.list_file: {file} is empty; expected an image's name a line.")
+        raise DataError(f"data.list_file: {file} is empty; expected one image name per line.")
     by_name = any(label is None for _, (_, label) in entries)
     image_files = list_files(root, images, IMAGES, "images") if by_name else {}
     files = list_files(root, labels, suffixes, "labels") if by_name else {}
@@ -208,13 +210,13 @@ def _from_list(
             label = files.get(name) or _form(labels).replace("*", name)
             here = name in image_files, name in files
         else:
-            image, label = _found(root, places, name), _found(root, label_places, label)
+            image, label = _resolved(root, places, name), _resolved(root, label_places, label)
             for path, folder in () if outside_paths else ((image, images), (label, labels)):
                 check_listed_path(f"{file}, line {number}", path, root, folder)
             here = (root / image).is_file(), (root / label).is_file()
             name = _without(image, IMAGES)
         if name in seen:
-            raise DataError(f"{file}, line {number}: {name} stands in line {seen[name]} already.")
+            raise DataError(f"{file}, line {number}: {name} occurs already in line {seen[name]}.")
         seen[name] = number
         missing += [path for path, there in zip((image, label), here, strict=True) if not there]
         rows.append((name, image, label))
@@ -227,7 +229,7 @@ def _from_list(
 
 
 def _entry(line: str, suffixes: Sequence[str], no_label: str | None) -> tuple[str, str | None]:
-    """A line's name, or its image and label; a name may hold spaces."""
+    """Returns a line's name, or its image and label; a name may contain spaces."""
     parts = line.split("\t") if "\t" in line else line.split()
     if len(parts) == 3 and _NUMBER.fullmatch(parts[2]):
         parts.pop()
@@ -237,15 +239,15 @@ def _entry(line: str, suffixes: Sequence[str], no_label: str | None) -> tuple[st
 
 
 def _places(root: Path, folder: str) -> list[str]:
-    """The folders, relative to the root, to which paths of a list file may be relative."""
+    """Returns the folders, relative to the root, to which paths of a list file may be relative."""
     if "*" in folder or not (root / folder).is_dir():
         return [""]
     inside = sorted(entry.name for entry in os.scandir(root / folder) if entry.is_dir())
     return ["", *(os.path.normpath(os.path.join(folder, name)) for name in ("", *inside))]
 
 
-def _found(root: Path, places: Sequence[str], path: str) -> str:
-    """A path of a list file, relative to root; public lists begin with a slash that stands for the root."""
+def _resolved(root: Path, places: Sequence[str], path: str) -> str:
+    """Returns a path of a list file relative to root; in public lists, a slash at the start means the root."""
     if (root / path).exists():
         return path
     path = path.lstrip("/")

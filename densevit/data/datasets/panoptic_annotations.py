@@ -30,7 +30,7 @@ _MOST_IDS = 2**24
 class PanopticAnnotations:
     """N images and M segments in the images' order: those of image i are `first[i]` up to `first[i + 1]`.
 
-    labelled: False where the file has no `annotations`, as test sets.
+    labelled: False if the file has no `annotations`, as in test sets.
     """
 
     file: Path
@@ -43,25 +43,25 @@ class PanopticAnnotations:
     ids: np.ndarray  # (M,) int32, in the PNG
     labels: np.ndarray  # (M,) int32, class indices
     iscrowd: np.ndarray  # (M,) bool
-    area: np.ndarray  # (M,) int64, pixels; as annotated, -1 where the json does not say, until they are counted
+    area: np.ndarray  # (M,) int64, pixels; as annotated, -1 if the json has none, until they are counted
     boxes: np.ndarray  # (M, 4) int32 xyxy; 0 until they are measured
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def rows(self, index: int) -> slice:
-        """The segments of an image."""
+        """Returns the rows of an image's segments."""
         return slice(int(self.first[index]), int(self.first[index + 1]))
 
     def head(self, count: int) -> "PanopticAnnotations":
-        """The first `count` images."""
+        """Returns the first `count` images."""
         segments = slice(0, int(self.first[min(count, len(self))]))
         cut = {name: getattr(self, name)[:count] for name in ("image_ids", "image_names", "segment_files")}
         cut |= {name: getattr(self, name)[segments] for name in ("ids", "labels", "iscrowd", "area", "boxes")}
         return replace(self, first=self.first[: count + 1], **cut)
 
     def without_empty(self) -> "PanopticAnnotations":
-        """Without segments of no pixels."""
+        """Returns the annotations without empty segments."""
         keep = np.flatnonzero(self.area > 0)
         kept = {name: getattr(self, name)[keep] for name in ("ids", "labels", "iscrowd", "area", "boxes")}
         return replace(self, first=np.searchsorted(keep, self.first), **kept)
@@ -77,7 +77,7 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
 
 
 def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> PanopticAnnotations:
-    """The annotations of a parsed json; see `read_panoptic_annotations`. file: for messages."""
+    """Converts a parsed json to annotations; see `read_panoptic_annotations`. file: for messages."""
     images, classes = images_of(file, document), panoptic_classes_of(file, document)
     records = section_of(file, document, "annotations")
     labelled = document.get("annotations") is not None
@@ -113,7 +113,7 @@ def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> Panoptic
 
 
 def panoptic_ids(labels: np.ndarray) -> np.ndarray:
-    """(K,) int32 of an image's segments: class index * 1000 + number among the segments of its class."""
+    """Returns the panoptic ids (K,) int32 of an image's segments: class index * 1000 + number within the class."""
     same = labels[:, None] == labels
     numbers = np.tril(same, -1).sum(axis=1)
     return (labels * LABEL_DIVISOR + numbers).astype(np.int32)
@@ -123,7 +123,7 @@ def panoptic_ids(labels: np.ndarray) -> np.ndarray:
 
 
 def panoptic_classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
-    """Things and stuff in the order of their ids, in the json's colours if it has any."""
+    """Returns things and stuff in the order of their ids, with the json's colours if it has any."""
     written = {one.get("id"): one for one in section_of(file, document, "categories") if isinstance(one.get("id"), int)}
     classes = []
     for one in classes_of(file, document):
@@ -164,7 +164,7 @@ def _segments_info(file: Path, record: Mapping[str, Any]) -> list[dict[str, Any]
 def _segments(
     file: Path, records: Sequence[Mapping[str, Any]], found: Sequence[list[dict[str, Any]]], known: Mapping[Any, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) int32 ids in the PNGs, and (M,) int32 labels."""
+    """Returns (M,) int32 ids in the PNGs, and (M,) int32 labels."""
     ids, labels = [], []
     for record, segments in zip(records, found, strict=True):
         where = f"{file}: the annotation of image {record['image_id']}"
@@ -188,12 +188,13 @@ def _segments(
             number = Counter(own).most_common(1)[0][0]
             raise DataError(
                 f"{where} has {own.count(number)} segments of id {number}, which overlap; expected each id once in its "
-                "`segments_info`. Fix: give each segment an id and pixels of its own, or remove all entries but one."
+                "`segments_info`. Fix: give each segment its own id and pixels, or remove all entries but one."
             )
         of_class = Counter(labels[len(labels) - len(own) :])
         if own and of_class.most_common(1)[0][1] > LABEL_DIVISOR:
             raise DataError(
-                f"{where} has {of_class.most_common(1)[0][1]} segments of one category; at most {LABEL_DIVISOR} fit."
+                f"{where} has {of_class.most_common(1)[0][1]} segments of one category; expected at most "
+                f"{LABEL_DIVISOR}."
             )
         ids += own
     return np.array(ids, np.int32), np.array(labels, np.int32)

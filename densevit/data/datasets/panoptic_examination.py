@@ -1,4 +1,4 @@
-"""All problems in the records of a COCO panoptic json, for `densevit doctor`."""
+"""Reports all problems in a COCO panoptic json, for `densevit doctor`."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -15,15 +15,15 @@ from densevit.errors import DataError
 
 
 def read_examined(file: Path, examination: Examination) -> PanopticAnnotations:
-    """The annotations of a json without the images that have errors, which are reported.
+    """Returns the annotations of a json without images that have errors, which are reported.
 
-    Raises DataError for invalid categories, and for a json of which nothing can be read.
+    Raises DataError for invalid categories, and if nothing can be read from the json.
     """
     document = parse_json(file, keep_segmentations=True)
     try:
         return panoptic_annotations_of(file, document)
     except DataError:
-        panoptic_classes_of(file, document)  # raises where every image would be wrong
+        panoptic_classes_of(file, document)  # raises an error that every image would have
     images, annotations = (section_of(file, document, name) for name in ("images", "annotations"))
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for record in annotations:

@@ -1,8 +1,8 @@
 """Caches the scan of a large data set: its parsed annotations, and the sizes of its validated images.
 
 An entry is an NPZ of plain arrays, without pickled objects, in $DENSEVIT_CACHE, by default densevit/ in $XDG_CACHE_HOME
-or ~/.cache; with DENSEVIT_CACHE=off there are none. It is used while all files that were scanned have the same path,
-size and modification time. Of several processes that start together, one scans and the others wait for its entry.
+or ~/.cache; with DENSEVIT_CACHE=off there are none. It is valid while all scanned files have the same path, size and
+modification time. Of several processes that start together, one scans and the others wait for its entry.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ except ImportError:  # Windows
 
 Arrays = dict[str, np.ndarray]
 
-FORMAT = 3  # to be raised when data sets scan other arrays, or check more
-LARGE = 2000  # files; fewer are scanned in a moment
+FORMAT = 3  # increment when data sets scan other arrays, or check more
+LARGE = 2000  # files; fewer are scanned quickly
 _STAMPS = "stamps"
 
 
 def cache_folder() -> Path:
-    """The folder of the entries."""
+    """Returns the folder of the entries."""
     own = os.environ.get("DENSEVIT_CACHE")
     if own:
         return Path(own).expanduser()
@@ -46,12 +46,12 @@ def cached_scan(
     files_of: Callable[[Arrays], Sequence[str]],
     is_large: bool = True,
 ) -> Arrays:
-    """The arrays that make() returns, from the cache if no file has changed.
+    """Returns the arrays of make(), from the cache if no file has changed.
 
-    scan: the one that make() does. key: what it depends on besides its files, as JSON: the data set, paths and options.
-    files_of: from the arrays to the paths of all scanned files. is_large: small data sets are not cached. A scan with
-    unreadable files, which `data.on_error: skip` allows, is not cached either, nor an examination. A damaged entry is
-    replaced, and a cache folder that cannot be written is a warning.
+    scan: the scan that make() does. key: everything besides its files that it depends on, as JSON: the data set, paths
+    and options. files_of: returns the paths of all scanned files from the arrays. is_large: small data sets are not
+    cached. A scan with unreadable files, which `data.on_error: skip` allows, and an examination are not cached either.
+    A damaged entry is replaced, and a cache folder that cannot be written is a warning.
     """
     if not is_large or os.environ.get("DENSEVIT_CACHE") == "off" or scan.examination is not None:
         return make()
@@ -69,7 +69,7 @@ def cached_scan(
 
 
 def as_array(value: Any) -> np.ndarray:
-    """A JSON value as an array of bytes, for an entry."""
+    """Converts a JSON value to an array of bytes, for an entry."""
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
@@ -79,7 +79,7 @@ def from_array(array: np.ndarray) -> Any:
 
 
 def _stamps(files: Sequence[str]) -> np.ndarray:
-    """(F, 2) int64, size and modification time in ns of each file; -1 for a missing one."""
+    """Returns (F, 2) int64, size and modification time in ns of each file; -1 for a missing file."""
     stamps = np.full((len(files), 2), -1, np.int64)
 
     def look(index: int) -> None:
@@ -94,7 +94,7 @@ def _stamps(files: Sequence[str]) -> np.ndarray:
 
 
 def _read(entry: Path, files_of: Callable[[Arrays], Sequence[str]]) -> Arrays | None:
-    """The arrays of a valid entry of unchanged files; otherwise None."""
+    """Returns the arrays of a valid entry of unchanged files; otherwise None."""
     try:
         with np.load(entry, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
@@ -103,7 +103,7 @@ def _read(entry: Path, files_of: Callable[[Arrays], Sequence[str]]) -> Arrays | 
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error and more
-        warnings.warn(f"{entry}: the cached scan cannot be read ({error}), and is made again.", stacklevel=2)
+        warnings.warn(f"{entry}: the cached scan cannot be read ({error}), and is repeated.", stacklevel=2)
         return None
     return arrays if np.array_equal(stamps, _stamps(files)) else None
 
@@ -134,7 +134,7 @@ def _warn(entry: Path, error: OSError) -> None:
 
 @contextmanager
 def _locked(entry: Path) -> Iterator[None]:
-    """Waits for another process that makes this entry. The system unlocks the file when its process ends."""
+    """Waits for another process that creates this entry. The system unlocks the file when its process ends."""
     if fcntl is None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         yield

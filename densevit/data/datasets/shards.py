@@ -1,4 +1,4 @@
-"""Tar shards, as `densevit shard` writes them: a data set of any size in few large files."""
+"""Reads the tar shards that `densevit shard` writes: a data set of any size in few large files."""
 
 import json
 import os
@@ -25,13 +25,14 @@ class Shards(Dataset):
     root: the folder that `densevit shard` wrote.
     limit: the number of images to use, the first ones.
 
-    Samples, sizes, classes and labels are those of the data set that was written. Files are checked then; here only
-    that all shards exist with their sizes. Damage inside of a shard is found when its record is read.
+    Samples, sizes, classes and labels are those of the data set that was written. Its files are checked when they are
+    written; here only that all shards exist with their sizes. Damage inside a shard is detected when its record is
+    read.
 
-    Records are read by their place in the index, a contiguous part of a shard each: an epoch has each record once on
-    any number of processes and workers, and a run resumes exactly, which a stream of shards cannot promise. So that
-    disks and network file systems still read large contiguous parts, an epoch shuffles the shards, and then the records
-    within each 4 successive shards: all processes read in the same few shards at a time.
+    Each record is a contiguous part of a shard, located by the index: an epoch has each record once on any number of
+    processes and workers, and a run resumes exactly, which is not possible with a stream of shards. An epoch shuffles
+    the shards, and then the records within each 4 successive shards: all processes read from the same few shards at a
+    time, so that disks and network file systems read large contiguous parts.
     """
 
     def __init__(self, split: str, root: str | None = None, limit: int | None = None) -> None:
@@ -67,37 +68,37 @@ class Shards(Dataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """A folder with the index of `densevit shard`."""
+        """Recognises a folder with the index of `densevit shard`."""
         return {} if (root / INDEX).is_file() and (root / "train" / RECORDS).is_file() else None
 
     def __len__(self) -> int:
         return len(self._shard)
 
     def check_labels(self) -> None:
-        """Raises DataError where the data set that was written has no labels."""
+        """Raises DataError if the data set that was written has no labels."""
         if self._unlabelled is not None:
             raise DataError(f"{self._index}: when the shards were written, {self._unlabelled}")
 
     def sizes(self) -> np.ndarray:
-        """(N, 2) heights and widths."""
+        """Returns (N, 2) heights and widths."""
         return self._sizes
 
     def object_counts(self) -> np.ndarray | None:
-        """(N,) as of the data set that was written."""
+        """Returns the counts (N,) of the data set that was written."""
         return self._counts
 
     def image_classes(self) -> np.ndarray | None:
-        """(P, 2) as of the data set that was written."""
+        """Returns the pairs (P, 2) of the data set that was written."""
         return self._pairs
 
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The indices in random order within each 4 successive shards of a random order of the shards."""
+        """Returns the indices in random order within each 4 successive shards of a random order of the shards."""
         place = rng.permutation(len(self._paths))  # of each shard
         window = place[self._shard[indices]] // _WINDOW
         return indices[np.lexsort((rng.random(len(indices)), window))]
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample as it was written."""
+        """Returns the sample as it was written."""
         shard, first, length = int(self._shard[index]), int(self._first[index]), int(self._length[index])
         name = f"{self._paths[shard]}, record {index}"
         try:
@@ -109,7 +110,7 @@ class Shards(Dataset):
         return decode(data, name)
 
     def _file(self, shard: int) -> int:
-        """The file descriptor of a shard. Reads do not share a position, so forked workers may share it."""
+        """Returns the file descriptor of a shard. Forked workers may share it, as reads use no common position."""
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
@@ -123,10 +124,10 @@ class Shards(Dataset):
             os.close(descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_files": OrderedDict()}  # descriptors are of this process
+        return {**vars(self), "_files": OrderedDict()}  # descriptors are valid in this process only
 
     def _described(self, split: str) -> dict[str, Any]:
-        """The entry of a split in the index."""
+        """Reads the entry of a split in the index."""
         check_regular(self._index)
         try:
             document = json.loads(self._index.read_text("utf-8"))
@@ -137,7 +138,7 @@ class Shards(Dataset):
                 f"{self._index.parent} writes them."
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self._index} is no index of shards: {one_line(error)}. {_FIX}") from None
+            raise DataError(f"{self._index} is not an index of shards: {one_line(error)}. {_FIX}") from None
         if version != VERSION:
             raise DataError(f"{self._index} has the version {version!r}; expected {VERSION}. {_FIX}")
         if split not in splits:
@@ -156,18 +157,18 @@ def _check_shard(path: Path, size: int) -> None:
     except OSError as error:
         raise DataError(f"{path}: the index names this shard, but: {error.strerror}. {_FIX}") from None
     if found != size:
-        state = "is cut short" if found < size else "is another file"
+        state = "is cut short" if found < size else "was replaced"
         raise DataError(f"{path} {state}: it has {found} bytes, the index says {size}. {_FIX}")
 
 
 def _records(path: Path, images: int, sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of a split. sizes: of the shards in bytes, in which its records lie."""
+    """Reads the arrays of a split. sizes: of its shards, in bytes."""
     check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         if not all(len(arrays[key]) == images for key in ("shard", "first", "length", "sizes")):
-            raise ValueError(f"it is not of {images} records")
+            raise ValueError(f"it does not have {images} records")
         shard, first, length = (arrays[key] for key in ("shard", "first", "length"))
         outside = (shard < 0) | (shard >= len(sizes)) | (first < 0) | (length < 0)
         if outside.any() or (first > sizes[shard] - length).any():

@@ -13,11 +13,11 @@ from densevit.errors import DataError
 
 
 def find_times(root: Path, images: str, labels: str, seconds: float, limit: int | None, outside_paths: bool) -> Pairs:
-    """The pairs of all recordings.
+    """Returns the pairs of all recordings.
 
-    images, labels: text files, or patterns of such, with a time in seconds and a file a line, relative to their folder;
-    "#" begins a comment. The stars match the recording. seconds: the largest difference in time.
-    outside_paths: whether the files may lie outside of root and of their list's folder.
+    images, labels: text files, or patterns of them, with a time in seconds and a file per line, relative to their
+    folder; "#" begins a comment. The stars match the recording. seconds: the largest difference in time.
+    outside_paths: whether the files may be outside of root and of their list's folder.
     """
     if "*" in images:
         recordings = find_pairs(root, "", images, labels, suffixes=(".txt",))
@@ -43,7 +43,7 @@ def find_times(root: Path, images: str, labels: str, seconds: float, limit: int 
 
 
 def associate(first: Sequence[float], second: Sequence[float], seconds: float) -> list[tuple[int, int]]:
-    """Indices of pairs less than `seconds` apart, assigned greedily from the nearest, each in at most one.
+    """Returns indices of pairs less than `seconds` apart, assigned greedily from the nearest, each in at most one pair.
 
     The rule of TUM's associate.py.
     """
@@ -67,7 +67,7 @@ def associate(first: Sequence[float], second: Sequence[float], seconds: float) -
 
 
 def _read(root: Path, path: str, outside_paths: bool) -> tuple[list[float], list[str]]:
-    """Times and files of a list."""
+    """Reads the times and files of a list."""
     check_regular(root / path)
     try:
         lines = (root / path).read_text("utf-8").splitlines()

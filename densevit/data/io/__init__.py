@@ -1,1 +1,1 @@
-"""Reading and writing image, label and depth files."""
+"""Reads and writes image, label, depth and video files, and shards."""

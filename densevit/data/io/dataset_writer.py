@@ -15,13 +15,13 @@ from densevit.interfaces import Class, Dataset, Targets
 
 
 def empty_folder(folder: Path) -> Path:
-    """Creates an empty folder for a data set. Raises DataError where the path exists and is not an empty folder."""
+    """Creates an empty folder for a data set. Raises DataError if the path exists and is not an empty folder."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not an empty folder. Name another one, or remove it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+        raise DataError(f"The folder {folder} cannot be created: {error.strerror}.") from error
     return folder
 
 
@@ -60,7 +60,7 @@ def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png"
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:
-    """Metres to 16-bit millimetres; larger values become 0, unknown."""
+    """Converts metres to 16-bit millimetres; larger values become 0, unknown."""
     rounded = np.rint(depth * 1000.0)
     return np.where(rounded < 2**16, rounded, 0).astype(np.uint16)
 

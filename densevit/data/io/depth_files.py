@@ -1,4 +1,4 @@
-"""Reads the stored numbers of depth files; their meaning is in `datasets/depth_values.py`.
+"""Reads the stored values of depth files; `datasets/depth_values.py` converts them to depth.
 
 PNG and TIFF are read by Pillow, NPY and NPZ by numpy, EXR by the OpenEXR package, PFM here.
 """
@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.images import orientation_of, turned, upright_size_of
+from densevit.data.io.images import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.large_images import check_size, open_image
 from densevit.errors import DataError
 
 SUFFIXES = (".png", ".npy", ".npz", ".exr", ".pfm", ".tif", ".tiff")
 
-_ANNOUNCED = (".npy", ".npz", ".exr", ".pfm")  # whose readers allocate what the header says
+_ANNOUNCED = (".npy", ".npz", ".exr", ".pfm")  # formats whose readers allocate the size in the header
 
-_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's for one number a pixel
+_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes with one number per pixel
 _EXR_MAGIC = b"\x76\x2f\x31\x01"
 
 Path = str | os.PathLike[str]
@@ -31,9 +31,9 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
     """Returns (H, W), as stored: integers or float32.
 
     key: the array of an NPZ or the channel of an EXR. By default the only array, and of an EXR the only channel, the
-    one named Z or depth, or red where red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
+    one named Z or depth, or red if red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
     PNG and TIFF are rotated by their EXIF orientation, as images are.
-    Raises DataError with the file for a damaged file and for one without a single number a pixel.
+    Raises DataError with the file if it is damaged or has more than one number per pixel.
     """
     if os.path.splitext(path)[1].lower() in _ANNOUNCED:
         depth_size_of(path, key)  # raises before the announced size is allocated
@@ -53,12 +53,12 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
                 with open_image(path) as image:
                     _check_mode(image)
                     orientation = orientation_of(image)
-                    values = turned(np.asarray(image), orientation)
+                    values = apply_orientation(np.asarray(image), orientation)
         return _plain(values)
 
 
 def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
-    """(h, w) of the result of `read_depth`, from the file's header."""
+    """Returns (h, w) of the result of `read_depth`, from the file's header."""
     with naming_file(path, "depth file"):
         match _suffix(path):
             case ".npy":
@@ -84,7 +84,7 @@ def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
 def _suffix(path: Path) -> str:
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES:
-        raise DataError(f"it is no depth file; expected one of {', '.join(SUFFIXES)}.")
+        raise DataError(f"it is not a depth file; expected one of {', '.join(SUFFIXES)}.")
     return suffix
 
 
@@ -97,13 +97,13 @@ def _check_mode(image: Image.Image) -> None:
     if image.mode not in _MODES:
         kind = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(image.mode, repr(image.mode))
         raise DataError(
-            f"its pixels are {kind}; expected one number a pixel, 8 or 16 bits or floating point. A depth map drawn in "
-            "colours cannot be turned back into metres."
+            f"its pixels are {kind}; expected one number per pixel, 8 or 16 bits or floating point. A depth map drawn "
+            "in colours cannot be converted to metres."
         )
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """(H, W), of integers or float32."""
+    """Returns values as (H, W), integers or float32."""
     values = values.reshape(_plain_shape(values.shape))
     _check_kind(values.dtype)
     if values.dtype == bool:
@@ -128,7 +128,7 @@ def _plain_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _named(key: str | None, names: Sequence[str], what: str) -> str:
-    """The requested array or channel."""
+    """Returns the name of the requested array or channel."""
     if key in names:
         return str(key)
     if key is None and len(names) == 1:
@@ -149,12 +149,12 @@ def _shape_of_array(file: IO[bytes]) -> tuple[int, ...]:
 
 
 def _header_of_pfm(file: IO[bytes]) -> tuple[tuple[int, int], str]:
-    """(h, w) and the byte order, "<" or ">", which is the sign of the third line."""
+    """Returns (h, w) and the byte order, "<" or ">", given by the sign of the third line."""
     kind, *numbers = (_token(file) for _ in range(4))
     if kind == b"PF":
-        raise DataError("it is a PFM in colours (PF); expected one number a pixel (Pf).")
+        raise DataError("it is a PFM in colours (PF); expected one number per pixel (Pf).")
     if kind != b"Pf":
-        raise DataError("it is no PFM: it does not begin with Pf.")
+        raise DataError("it is not a PFM: it does not begin with Pf.")
     width, height = int(numbers[0]), int(numbers[1])
     return (height, width), "<" if float(numbers[2]) < 0 else ">"
 
@@ -169,11 +169,11 @@ def _token(file: IO[bytes]) -> bytes:
                 return word
         else:
             word += byte
-    raise DataError("its header is none of a PFM.")
+    raise DataError("its header is not a PFM header.")
 
 
 def _read_pfm(file: IO[bytes]) -> np.ndarray:
-    """(H, W) float32. Rows are stored bottom-up. The magnitude of the scale, a unit of light, is ignored."""
+    """Returns (H, W) float32. Rows are stored bottom-up. The magnitude of the scale, a light unit, is ignored."""
     (height, width), order = _header_of_pfm(file)
     data = file.read(4 * height * width)
     if len(data) < 4 * height * width:
@@ -185,9 +185,9 @@ def _read_pfm(file: IO[bytes]) -> np.ndarray:
 
 
 def _size_of_exr(file: IO[bytes]) -> tuple[int, int]:
-    """(h, w) of the data window, from the header's attributes: name, kind and size, then the value."""
+    """Returns (h, w) of the data window, from the header's attributes: name, kind, size and value."""
     if file.read(4) != _EXR_MAGIC:
-        raise DataError("it is no EXR file.")
+        raise DataError("it is not an EXR file.")
     file.read(4)  # version and flags
     while name := _text(file):
         _text(file)
@@ -200,7 +200,7 @@ def _size_of_exr(file: IO[bytes]) -> tuple[int, int]:
 
 
 def _text(file: IO[bytes]) -> bytes:
-    """The text before the next zero byte."""
+    """Reads the text before the next zero byte."""
     text = b""
     while (byte := file.read(1)) not in (b"\0", b""):
         text += byte
@@ -217,7 +217,7 @@ def _read_exr(path: Path, key: str | None) -> np.ndarray:
 
 
 def _open_exr() -> Any:
-    """The OpenEXR package."""
+    """Imports the OpenEXR package."""
     try:
         import OpenEXR
     except ImportError:
@@ -230,7 +230,7 @@ def _open_exr() -> Any:
 
 
 def _depth_channel(channels: dict[str, np.ndarray]) -> str | None:
-    """The channel that is depth by its name ("Z", "ViewLayer.Depth.Z"), or red where the colours agree."""
+    """Returns the channel named as depth ("Z", "ViewLayer.Depth.Z"), or red if the colours are equal."""
     named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth")]
     if len(named) == 1:
         return named[0]

@@ -1,4 +1,4 @@
-"""Errors of damaged files, from any library that reads them, as one line that names the file."""
+"""Converts the errors of any library that reads a damaged file to one line that names the file."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ from densevit.errors import DataError, UnreadableFileError
 def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None) -> Iterator[None]:
     """Converts any exception to an UnreadableFileError that names the file, and refuses FIFOs and devices.
 
-    noun: its kind. size: in bytes; None: the file's. Content that was read already has a size.
+    noun: its kind. size: number of bytes of content that was read already; None: `path` is still to be read.
     """
     try:
         if size is None:
@@ -26,7 +26,7 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
         raise UnreadableFileError(f"{path}: there is no such {noun}.") from None
     except Image.UnidentifiedImageError as error:
         found = f"{_size(path, size)}; {error}"
-        raise UnreadableFileError(f"{path} is no image, or of a format that Pillow does not know ({found}).") from None
+        raise UnreadableFileError(f"{path} is not an image, or has a format unknown to Pillow ({found}).") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
         found = _size(path, size)
         raise UnreadableFileError(
@@ -37,13 +37,13 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
 def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:
     """Raises DataError for a FIFO, a device or a socket: reading it may never end.
 
-    subject: of the message; by default the path. A missing file is an error where it is opened.
+    subject: of the message; by default the path. A missing file raises nothing here, only when it is opened.
     """
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a folder is an error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a folder raises an error
         kind = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise DataError(f"{subject or f'{path} is'} {kind}; a regular file is expected.")
 

@@ -1,9 +1,9 @@
 """Reads common image files as (H, W, 3) uint8 RGB; a DataError names files that cannot be read.
 
-Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode the common ones, Pillow the rest. Where
-several can, they agree to the last bit. The conventions are those of Pillow's `convert("RGB")`: grey is repeated, a
-palette looked up, alpha dropped, CMYK converted without a colour profile. 16 bits become 8 by the nearest value / 257.
-Of an animation, the first frame is read.
+Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode the common ones, Pillow the rest. For formats
+that several can decode, they agree to the last bit. Modes are converted as by Pillow's `convert("RGB")`: grey is
+repeated, a palette looked up, alpha dropped, CMYK converted without a colour profile. 16-bit values are divided by 257
+and rounded. Of an animation, the first frame is read.
 """
 
 import io
@@ -22,10 +22,10 @@ from densevit.data.io.tiff import channel_bits
 from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
-_SPARE_BYTES = 64  # before a JPEG's marker, which encoders leave; more are the rest of a damaged scan
+_SPARE_BYTES = 64  # that encoders leave before a JPEG marker; more are the rest of a damaged scan
 _TAIL = 64  # bytes at the end of a file that hold the end marker
 _END_OF_PNG = b"IEND\xae\x42\x60\x82"
-_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
+_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits per channel
 
 
 class Header(NamedTuple):
@@ -41,14 +41,14 @@ class Header(NamedTuple):
 
 
 def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
-    """An image as (H, W, 3) uint8, RGB. upright: rotates it by its EXIF orientation."""
+    """Reads an image as (H, W, 3) uint8, RGB. upright: rotates it by its EXIF orientation."""
     with naming_file(path, "image"), open(path, "rb") as file:
         data = file.read()
     return decode_image(data, path, upright)
 
 
 def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
-    """The content of an image file as (H, W, 3) uint8, RGB; see `read_image`. name: its origin, for messages."""
+    """Decodes an image file's content to (H, W, 3) uint8, RGB; see `read_image`. name: its origin, for messages."""
     with naming_file(name, "image", len(data)), open_image(io.BytesIO(data)) as image:
         orientation = _header(image).orientation
         check_bits(image)
@@ -57,22 +57,22 @@ def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True
         else:
             fast = _decode_fast(image, data)
             pixels = to_rgb(image) if fast is None else fast
-        if image.format == "PNG" and _END_OF_PNG not in data:  # Pillow does not check that
+        if image.format == "PNG" and _END_OF_PNG not in data:  # which Pillow does not check
             raise DataError("it is a PNG without an end. Is the file cut short?")
-    return turned(pixels, orientation) if upright else pixels
+    return apply_orientation(pixels, orientation) if upright else pixels
 
 
 def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(h, w) of the result of `read_image`, from the file's header."""
+    """Returns (h, w) of the result of `read_image`, from the file's header."""
     with naming_file(path, "image"), open_image(path) as image:
         return _header(image).upright_size
 
 
 def check_image(path: str | os.PathLike[str]) -> Header:
-    """Returns an image's header. Raises DataError where the file is incomplete.
+    """Returns an image's header. Raises DataError if the file is incomplete.
 
-    Of JPEG, PNG and WebP files only the first and last bytes are read, others are decoded. Damage inside of a file is
-    found when it is decoded.
+    Of JPEG, PNG and WebP files only the first and last bytes are read, others are decoded. Damage inside a file is
+    detected when it is decoded.
     """
     with naming_file(path, "image"), open(path, "rb") as file, open_image(file) as image:
         header = _header(image)
@@ -89,17 +89,17 @@ def check_image(path: str | os.PathLike[str]) -> Header:
 def _header(image: Image.Image) -> Header:
     width, height = image.size
     if image.format == "PNG":
-        image.getexif()  # reads on to the end, where EXIF may be too
+        image.getexif()  # reads up to the end of the file, where EXIF may be too
     return Header((height, width), orientation_of(image))
 
 
 def upright_size_of(image: Image.Image) -> tuple[int, int]:
-    """(h, w) of an opened label or depth file after the EXIF rotation."""
+    """Returns (h, w) of an opened label or depth file after the EXIF rotation."""
     return Header(image.size[::-1], orientation_of(image)).upright_size
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1 ... 8, that Pillow does not apply itself; of a PNG, as stands before the pixels."""
+    """Returns the EXIF orientation, 1 ... 8, that Pillow does not apply itself; of a PNG, that before the pixels."""
     if image.format == "TIFF":  # Pillow and OpenCV rotate these
         return 1
     orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own method decodes the pixels
@@ -118,7 +118,7 @@ def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool
 
 
 def _decode_fast(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """An ordinary JPEG or PNG, decoded without Pillow; None for others, and where only Pillow reports damage."""
+    """Decodes an ordinary JPEG or PNG without Pillow; None for others, and if only Pillow reports damage."""
     ordinary = (image.format in _JPEG and image.mode in ("RGB", "L")) or (
         image.format == "PNG" and image.mode in ("RGB", "L", "RGBA")
     )
@@ -135,10 +135,10 @@ def _decode_fast(image: Image.Image, data: bytes) -> np.ndarray | None:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 of a Pillow image in any mode, without EXIF rotation."""
+    """Converts a Pillow image in any mode to (H, W, 3) uint8, without EXIF rotation."""
     if image.mode == "F":
         raise DataError(
-            "its pixels are floating-point numbers; expected 8 or 16 bits a channel. Save it as PNG or JPEG."
+            "its pixels are floating-point numbers; expected 8 or 16 bits per channel. Save it as PNG or JPEG."
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours, without a warning by Pillow
@@ -146,22 +146,22 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         return np.array(image.convert("RGB"))
     grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 65535:
-        raise DataError(f"its pixels reach from {grey.min()} to {grey.max()}; expected 8 or 16 bits a channel.")
+        raise DataError(f"its values range from {grey.min()} to {grey.max()}; expected 8 or 16 bits per channel.")
     return np.repeat(_to_8_bits(grey)[..., None], 3, axis=2)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether a PNG or TIFF has 16 bits a channel, which Pillow would cut to 8."""
+    """Whether a PNG or TIFF has 16 bits per channel, which Pillow would cut to 8."""
     if image.format == "PNG":
         return data[_DEPTH_OF_PNG] == 16
     return channel_bits(image) == 16
 
 
 def check_bits(image: Image.Image) -> None:
-    """Raises DataError for a TIFF of 9 to 15 bits a channel, whose values Pillow leaves in the range of these bits."""
+    """Raises DataError for a TIFF of 9 to 15 bits per channel, whose values Pillow does not scale to 16 bits."""
     bits = channel_bits(image)
     if 8 < bits < 16:
-        raise DataError(f"it has {bits} bits a channel; expected 8 or 16. Save it with 8, or scaled to 16.")
+        raise DataError(f"it has {bits} bits per channel; expected 8 or 16. Save it with 8, or scaled to 16.")
 
 
 def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray:
@@ -175,16 +175,16 @@ def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """0 ... 65535 to 0 ... 255: the nearest of value / 257."""
+    """Converts 0 ... 65535 to 0 ... 255: value / 257, rounded."""
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Applies an EXIF orientation to (H, W, ...): its row 0 becomes the top, its column 0 the left."""
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Applies an EXIF orientation to (H, W, ...)."""
     if orientation == 1:
         return pixels
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     down = -1 if orientation in (3, 4, 7, 8) else 1
     right = -1 if orientation in (2, 3, 6, 7) else 1
-    return pixels[::down, ::right].copy()  # strides of a single row or column, too, are positive then, as torch needs
+    return pixels[::down, ::right].copy()  # torch needs positive strides, also of a single row or column

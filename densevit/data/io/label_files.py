@@ -1,7 +1,7 @@
 """Reads the stored values or colours of label maps.
 
-These differ from what a viewer shows: of a palette file the indices are the labels, not the colours, and decoders
-stretch the values 0 ... 15 of a grey 4-bit PNG to 0 ... 255.
+These differ from the decoded image: of a palette file the indices are the labels, not the colours, and decoders scale
+the values 0 ... 15 of a grey 4-bit PNG to 0 ... 255.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.images import orientation_of, turned, upright_size_of
+from densevit.data.io.images import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.large_images import open_image
 from densevit.data.io.tiff import channel_bits
 from densevit.errors import DataError
@@ -20,13 +20,13 @@ from densevit.errors import DataError
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
 _MODES_OF_COLORS = ("RGB", "RGBA", "RGBa", "RGBX")
 _LOSSY = ("JPEG", "MPO")
-_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits a channel
+_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits per channel
 
 
 def read_label(path: str | os.PathLike[str], palette: bool = False) -> np.ndarray:
-    """The label values as stored: (H, W) uint8 or uint16 of an indexed or grey file, (H, W, 3) uint8 of an RGB one.
+    """Reads label values as stored: (H, W) uint8 or uint16 of an indexed or grey file, (H, W, 3) uint8 of an RGB file.
 
-    palette: of an indexed file, the colours of its palette (H, W, 3) instead.
+    palette: for an indexed file, returns the colours of its palette (H, W, 3) instead.
     An alpha channel is dropped, and the file is rotated by its EXIF orientation, as images are. Raises DataError with
     the file for damaged or lossy files (JPEG), for colours of 16 bits, and for values that cannot be labels (floating
     point, negative, above 65535).
@@ -34,17 +34,17 @@ def read_label(path: str | os.PathLike[str], palette: bool = False) -> np.ndarra
     with _opened(path) as image:
         orientation = orientation_of(image)
         if palette and image.mode in ("P", "PA"):
-            return turned(np.asarray(image.convert("RGB")), orientation)
-        return turned(_stored(path, image), orientation)
+            return apply_orientation(np.asarray(image.convert("RGB")), orientation)
+        return apply_orientation(_stored(path, image), orientation)
 
 
 def _stored(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
-    """The values or colours as stored, not rotated."""
+    """Returns the values or colours as stored, not rotated."""
     mode, bits = image.mode, _bits(path, image)
     if mode not in _MODES_OF_VALUES + _MODES_OF_COLORS:
-        raise DataError(f"its pixels are of the kind {mode!r}; expected a label file, which is indexed, grey or RGB.")
+        raise DataError(f"its pixels have the mode {mode!r}; expected a label file, which is indexed, grey or RGB.")
     if bits == 16 and mode in (*_MODES_OF_COLORS, "LA"):  # Pillow would cut them to 8 bits
-        raise DataError("it has several channels of 16 bits a channel; expected 8, or one channel of 16 bits.")
+        raise DataError("it has several channels of 16 bits per channel; expected 8, or one channel of 16 bits.")
     values = np.asarray(image)
     if mode in _MODES_OF_COLORS:
         return values if mode == "RGB" else np.ascontiguousarray(values[..., :3])
@@ -52,11 +52,11 @@ def _stored(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
         values = np.ascontiguousarray(values[..., 0])
     if values.dtype not in (np.uint8, np.uint16):
         values = _narrow(values)
-    return values // (255 // (2**bits - 1)) if mode == "L" and bits < 8 else values  # Pillow stretches 2 and 4 bits
+    return values // (255 // (2**bits - 1)) if mode == "L" and bits < 8 else values  # Pillow scales 2 and 4 bits
 
 
 def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(h, w), from the file's header."""
+    """Returns (h, w) of the result of `read_label`, from the file's header."""
     with _opened(path) as image:
         return upright_size_of(image)
 
@@ -73,17 +73,17 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
-    """Booleans and 32-bit integers to (H, W) uint8 or uint16."""
+    """Converts booleans and 32-bit integers to (H, W) uint8 or uint16."""
     if values.dtype == bool:
         return values.astype(np.uint8)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise DataError(f"its values reach from {low} to {high}; expected labels of 0 to 65535.")
+        raise DataError(f"its values range from {low} to {high}; expected labels of 0 to 65535.")
     return values.astype(np.uint16)
 
 
 def _bits(path: str | os.PathLike[str], image: Image.Image) -> int:
-    """Bits a channel of a PNG or TIFF; 8 for other formats."""
+    """Returns the bits per channel of a PNG or TIFF; 8 for other formats."""
     if image.format != "PNG":
         return channel_bits(image)
     with open(path, "rb") as file:

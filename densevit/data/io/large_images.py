@@ -1,6 +1,6 @@
-"""Opens image files for all readers: beyond Pillow's limit for decompression bombs, and TIFF files of one image only.
+"""Opens image files for all readers: images beyond Pillow's limit for decompression bombs, and TIFF files of one image.
 
-Pillow refuses images above 179 million pixels and warns above 89 million; sliding windows are for such images.
+Pillow refuses images above 179 million pixels and warns above 89 million; sliding windows can predict such images.
 The limit here is OpenCV's: 2^30 pixels, and 2^20 on a side.
 """
 
@@ -16,29 +16,29 @@ from PIL import Image
 from densevit.data.io.tiff import check_bands, check_single_page, without_mapping
 from densevit.errors import DataError
 
-MOST_PIXELS = 1 << 30
-LONGEST_SIDE = 1 << 20
+MAX_PIXELS = 1 << 30
+MAX_SIDE = 1 << 20
 _PROGRAMS = ("EPS",)  # formats that are programs: Pillow would run Ghostscript
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises DataError for a size beyond the limit above, which any file of pixels may announce in its header."""
+    """Raises DataError for a size beyond the limit above, as a damaged header may have."""
     if min(width, height) < 1:
         raise DataError(f"it has {width} x {height} pixels; expected 1 or more on a side.")
-    if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise DataError(
-            f"it has {width} x {height} = {width * height:,} pixels; at most {MOST_PIXELS:,} can be read, and "
-            f"{LONGEST_SIDE:,} on a side. Cut the image into tiles, or make it smaller."
+            f"it has {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} can be read, and "
+            f"{MAX_SIDE:,} on a side. Cut the image into tiles, or make it smaller."
         )
 
 
 @contextmanager
 def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
-    """`PIL.Image.open` with the limit above, without Pillow's warning.
+    """Opens an image as `PIL.Image.open`, with the limit above and without Pillow's warning.
 
     Pillow's own limit is lifted for all threads while an image beyond it is open here. Raises DataError before pixels
     are decoded for an image beyond the limit above or larger than the memory, and for a TIFF of several pages or with
-    further bands; and whatever `PIL.Image.open` raises. Of an animation in another format, the first frame is opened.
+    further bands; also the errors of `PIL.Image.open`. Of an animation in another format, the first frame is opened.
     """
     with ExitStack() as stack:
         file: IO[bytes]
@@ -67,7 +67,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
 
 
 def _identified(file: IO[bytes], name: str) -> Image.Image:
-    """`PIL.Image.open`, with Pillow's plugins in the same order, without the size check, and without programs."""
+    """Opens an image as `PIL.Image.open`, with plugins in the same order, without size check and without programs."""
     file.seek(0)
     prefix = file.read(16)
     tried: Sequence[str] = ()
@@ -79,7 +79,7 @@ def _identified(file: IO[bytes], name: str) -> Image.Image:
                 continue
             try:
                 accepted = accept is None or accept(prefix)
-                if not accepted or isinstance(accepted, str):  # a text says why this Pillow lacks the format
+                if not accepted or isinstance(accepted, str):  # a string is the reason why this Pillow lacks the format
                     continue
                 file.seek(0)
                 return factory(file, name)

@@ -10,7 +10,7 @@ from densevit.data.io.label_files import read_label
 
 
 def read_segment_ids(path: str | os.PathLike[str]) -> np.ndarray:
-    """(H, W) int32: R + 256 G + 65536 B of an RGB file, or the values of a grey or indexed one; 0 = void.
+    """Returns (H, W) int32: R + 256 G + 65536 B of an RGB file, or the values of a grey or indexed one; 0 = void.
 
     Raises DataError for the files that `read_label` refuses.
     """
@@ -34,22 +34,22 @@ class Runs:
 
     @classmethod
     def of(cls, ids: np.ndarray) -> "Runs":
-        """The runs of a map (H, W)."""
+        """Returns the runs of a map (H, W)."""
         begins = np.ones(ids.shape, bool)
         np.not_equal(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
         starts = np.flatnonzero(begins)
         return cls(ids.ravel()[starts], starts, np.diff(starts, append=ids.size), ids.shape)
 
     def filled(self, values: np.ndarray) -> np.ndarray:
-        """(H, W) of one value (R,) for each run."""
+        """Returns a map (H, W) from one value per run, (R,)."""
         return np.repeat(values, self.lengths).reshape(self.size)
 
     def areas(self, rows: np.ndarray, count: int) -> np.ndarray:
-        """(count,) int64 pixels of segments. rows: (R,), the segment of each run."""
+        """Returns the areas of segments in pixels, (count,) int64. rows: (R,), the segment of each run."""
         return np.bincount(rows, self.lengths, count).astype(np.int64)
 
     def boxes(self, rows: np.ndarray, count: int) -> np.ndarray:
-        """(count, 4) int32 xyxy of segments, tight; empty segments have no area. rows: as in `areas`."""
+        """Returns tight boxes of segments, (count, 4) int32 xyxy; empty segments have no area. rows: as in `areas`."""
         y, left = np.divmod(self.starts, self.size[1])
         boxes = np.tile(np.array([self.size[1], self.size[0], 0, 0], np.int32), (count, 1))
         for column, (least, values) in enumerate(((1, left), (1, y), (0, left + self.lengths), (0, y + 1))):

@@ -1,8 +1,8 @@
 """Records of tar shards in WebDataset's naming: the files NUMBER.jpg, NUMBER.json, NUMBER.png and NUMBER.npz.
 
 The image keeps the bytes of its file. The json holds `image_id` and other plain values, the targets of objects, masks
-as run-length codes, and under `files` what the other files are. A label map is a PNG of class indices, 255 = ignore;
-other maps are arrays of the NPZ, by key.
+as run-length codes, and under `files` the names of the other files. A label map is a PNG of class indices, 255 =
+ignore; other maps are arrays of the NPZ, by key.
 """
 
 import io
@@ -31,7 +31,7 @@ VERSION = 1
 
 
 def encode(sample: Sample, path: str | None) -> dict[str, bytes]:
-    """The files of a record, by suffix. path: the image's file; None: the image is written as a PNG.
+    """Returns the files of a record by suffix. path: the image's file; None: the image is written as a PNG.
 
     Raises DataError for a target that is neither a tensor, nor masks, nor plain values.
     """
@@ -74,9 +74,9 @@ def write(tar: tarfile.TarFile, name: str, files: Mapping[str, bytes]) -> None:
 
 
 def decode(data: bytes, name: str) -> Sample:
-    """The sample of a record. data: its part of a shard. name: the shard and the record, for messages.
+    """Returns the sample of a record. data: its bytes in the shard. name: the shard and the record, for messages.
 
-    Raises UnreadableFileError where it is damaged.
+    Raises UnreadableFileError if it is damaged.
     """
     with naming_file(name, "record", len(data)):
         files = _members(data)
@@ -106,21 +106,21 @@ def decode(data: bytes, name: str) -> Sample:
 
 
 def _members(data: bytes) -> dict[str, bytes]:
-    """The files of a record, by suffix."""
+    """Returns the files of a record by suffix."""
     files = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
-            if content is None:  # a link, which may be of itself, a FIFO, a device, or sparse: of any size
-                raise DataError(f"its member {member.name} is no regular file.")
+            if content is None:  # a link, possibly to itself, a FIFO, a device, or a sparse file of any size
+                raise DataError(f"its member {member.name} is not a regular file.")
             files[member.name.partition(".")[2]] = content.read()
     return files
 
 
 def _image(pixels: np.ndarray, path: str | None) -> tuple[str, bytes, bool]:
-    """Suffix and content of an image's file, and whether EXIF rotates it. pixels: (H, W, 3), which it must decode to.
+    """Returns suffix and content of an image's file, and whether EXIF rotates it. pixels: (H, W, 3), as decoded.
 
-    A PNG where the data set has no file, or changes the image after reading it.
+    The file is a PNG if the data set has no file, or changes the image after reading it.
     """
     if path is not None:
         with naming_file(path, "image"), open(path, "rb") as file:

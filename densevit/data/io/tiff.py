@@ -1,4 +1,4 @@
-"""Checks of TIFF files that Pillow lacks: pages, bands, and bits per channel."""
+"""Checks of TIFF files that Pillow does not make: pages, bands, and bits per channel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from densevit.errors import DataError
 
 _KIND = 254  # NewSubfileType
-_NO_PAGE = 1 | 4  # of it: a reduced version, a transparency mask
+_NO_PAGE = 1 | 4  # its bits for a reduced version and a transparency mask
 _BIG = 43  # the version of BigTIFF, with a longer header
 _ALPHA = ((), (1,), (2,))  # ExtraSamples: none, and alpha, associated or not
 
 
 def check_single_page(image: Image.Image, file: IO[bytes]) -> None:
-    """Raises DataError for a TIFF with several pages. Previews and transparency masks of a page are none.
+    """Raises DataError for a TIFF with several pages. Previews and transparency masks are not pages.
 
-    image: just opened. file: its content, of which the directories are read.
+    image: just opened. file: its content, whose directories are read.
     """
     if not getattr(image, "is_animated", False):
         return
@@ -35,19 +35,19 @@ def check_bands(image: Image.Image) -> None:
     if tuple(tags.get(ExifTags.Base.ExtraSamples, ())) not in _ALPHA:
         bands = tags.get(ExifTags.Base.SamplesPerPixel, 1)
         raise DataError(
-            f"it has {bands} bands a pixel; expected 1 (grey) or 3 (RGB), and at most alpha. Save the bands to use as "
-            "a file of their own."
+            f"it has {bands} bands per pixel; expected 1 (grey) or 3 (RGB), and at most alpha. Save the bands to use "
+            "as a separate file."
         )
 
 
 def channel_bits(image: Image.Image) -> int:
-    """The largest number of bits per channel; 8 for other formats."""
+    """Returns the largest number of bits per channel; 8 for other formats."""
     return int(max(_tags(image).get(ExifTags.Base.BitsPerSample, (1,)))) if image.format == "TIFF" else 8
 
 
 @contextmanager
 def without_mapping(image: Image.Image) -> Iterator[None]:
-    """Within it, Pillow decodes an image without mapping its file into memory.
+    """Context in which Pillow decodes an image without mapping its file into memory.
 
     Pillow maps an uncompressed TIFF with the height and width after its EXIF rotation, which mixes up the rows.
     """
@@ -55,7 +55,7 @@ def without_mapping(image: Image.Image) -> Iterator[None]:
     if _tags(image).get(ExifTags.Base.Orientation, 1) < 5:
         yield
         return
-    image.filename = ""  # type: ignore[attr-defined]  # Pillow maps only files of which it knows the path
+    image.filename = ""  # type: ignore[attr-defined]  # Pillow maps only files whose path is set
     try:
         yield
     finally:
@@ -67,7 +67,7 @@ def _tags(image: Image.Image) -> Any:
 
 
 def _directories(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
-    """The tags of each page."""
+    """Yields the tags of each page."""
     file.seek(0)
     header = file.read(8)
     if header[2] == _BIG:

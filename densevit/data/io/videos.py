@@ -17,9 +17,10 @@ _NO_FRAME = "no frame could be read; expected a video that OpenCV can decode."
 
 
 def count_frames(path: Path) -> int:
-    """The number of frames that can be decoded; 0 if it cannot be read as a video. Warns if the file announces more.
+    """Returns the number of frames that can be decoded; 0 if it cannot be read as a video. Warns if the header has
+    more.
 
-    All are decoded: the number that a file announces is an estimate in MPEG, and missing in a recorded webm.
+    All frames are decoded: the header's number is an estimate in MPEG, and missing in a recorded webm.
     """
     video = _opened(path)
     try:
@@ -38,7 +39,7 @@ def count_frames(path: Path) -> int:
 
 
 def frames(path: Path) -> Iterator[np.ndarray]:
-    """All frames of a video in order, (H, W, 3) uint8, RGB. Raises DataError if there is none."""
+    """Yields all frames of a video in order, (H, W, 3) uint8, RGB. Raises DataError if there is none."""
     video = _opened(path)
     try:
         _check_size(path, video)
@@ -53,9 +54,9 @@ def frames(path: Path) -> Iterator[np.ndarray]:
 
 
 class VideoFrames:
-    """Frames of a video by number, for several threads that ask for them about in order.
+    """Frames of a video by number, for several threads that request them approximately in order.
 
-    wanted: the numbers that will be asked for, each once; these are kept until then, so that none is decoded twice.
+    wanted: the numbers that will be requested, each once; these frames are kept until then, and decoded only once.
     """
 
     def __init__(self, path: Path, wanted: Collection[int]) -> None:
@@ -85,11 +86,11 @@ class VideoFrames:
 
 def _check_size(path: Path, video: cv2.VideoCapture) -> None:
     width, height = (int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    if width > 0 and height > 0:  # else it is no video, or one that does not say
+    if width > 0 and height > 0:  # 0: not a video, or without a size in the header
         with naming_file(path, "video"):
             check_size(width, height)
 
 
 def _opened(path: Path) -> cv2.VideoCapture:
-    """The video; not opened where it is no regular file, such as a FIFO, which may have no end."""
+    """Returns the video; not opened if it is not a regular file, such as a FIFO, which may have no end."""
     return cv2.VideoCapture(str(path)) if path.is_file() else cv2.VideoCapture()

@@ -1,1 +1,1 @@
-"""From samples to batches: samplers, worker processes, resumable loaders."""
+"""Batch samplers and resumable data loaders."""

@@ -1,4 +1,4 @@
-"""Batch samplers and collation: shuffled and resumable for training, one padded size a batch for evaluation."""
+"""Batch samplers and collation: shuffled and resumable for training, one padded size per batch for evaluation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from densevit.targets.types import TargetTypes
 class SampleKey:
     """Index of a sample and the random state of its transform.
 
-    index: in the data set. seed: of this epoch's random transforms. repeat: how many times the epoch has had the sample
-    before: repeats are augmented differently in training and not counted in evaluation.
+    index: in the data set. seed: of this epoch's random transforms. repeat: number of earlier occurrences of the sample
+    in the epoch; repeats are augmented differently in training and not counted in evaluation.
     """
 
     index: int
@@ -53,7 +53,7 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:
-    """(N,) a group number for each image: landscape, square or portrait. sizes: (N, 2) heights and widths."""
+    """Returns a group number for each image, (N,): landscape, square or portrait. sizes: (N, 2) heights and widths."""
     return np.digitize(sizes[:, 0] / sizes[:, 1], _ASPECT_EDGES)
 
 
@@ -61,16 +61,16 @@ class TrainBatches(Sampler[list[SampleKey]]):
     """Batch sampler for training: shuffled by seed and epoch, sharded over ranks, resumable.
 
     A global batch has `batch_size` samples of each rank. The global batches of several ranks are the batches of one
-    rank with a batch size of `batch_size * world_size`, in the same order; a run begun on one continues on the other.
+    rank with a batch size of `batch_size * world_size`, in the same order; each can resume a run of the other.
 
-    length: samples an epoch. epoch_indices: returns the (length,) indices of an epoch, see `Dataset.epoch_indices`; by
+    length: samples per epoch. epoch_indices: returns the (length,) indices of an epoch, see `Dataset.epoch_indices`; by
     default each index once. groups: a group number for each index of the data set; batches are of one group where
     possible. shuffled: orders the indices of an epoch, see `Dataset.shuffled`; batches then follow this order, by their
     first sample.
 
-    Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, others each epoch;
-    a smaller data set is repeated to fill one. `set_epoch` reshuffles. The state holds the number of batches consumed
-    in the epoch (`position`), and iteration after `load_state_dict` continues there.
+    Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, different ones in
+    each epoch; a smaller data set is repeated to fill one. `set_epoch` reshuffles. The state holds the number of
+    batches consumed in the epoch (`position`), and iteration after `load_state_dict` continues there.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         self.epoch = self.position = self._start = 0
 
     def __len__(self) -> int:
-        """Batches an epoch on this rank."""
+        """The number of batches per epoch on this rank."""
         return max(1, self.length // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
@@ -105,7 +105,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return self._start
 
     def advance(self) -> None:
-        """Counts a consumed batch. Only this ends a resumption: a DataLoader may create the iterator twice."""
+        """Counts a consumed batch. The start is reset here, as a DataLoader may create the iterator twice."""
         self.position, self._start = self.position + 1, 0
 
     @property
@@ -114,12 +114,12 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch. A new epoch begins at its first batch; that of a loaded state continues at its position."""
+        """Sets the epoch. A new epoch begins at its first batch; the epoch of a loaded state keeps its position."""
         if epoch != self.epoch:
             self.epoch, self.position, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Plain numbers."""
+        """Returns the epoch, the position in it and the seed."""
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         self.position = self._start
 
     def _epoch_batches(self) -> list[list[SampleKey]]:
-        """The global batches of an epoch, shuffled: full ones of each group and those of the remaining samples."""
+        """Returns the shuffled global batches of an epoch: full ones of each group, and of the remaining samples."""
         rng = np.random.default_rng([self.seed, self.epoch])
         seed = int(rng.integers(2**31))
         size = self.batch_size * self.world_size
@@ -150,13 +150,13 @@ class TrainBatches(Sampler[list[SampleKey]]):
         rows = np.concatenate([*full, rest[: len(rest) // size * size].reshape(-1, size)])
         rows = rows[rng.permutation(len(rows)) if ordered is None else rows.min(axis=1).argsort()]
         return [
-            [SampleKey(*pick) for pick in zip(of_row, [seed] * size, times, strict=True)]
+            [SampleKey(*key) for key in zip(of_row, [seed] * size, times, strict=True)]
             for of_row, times in zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
         ]
 
 
 def _repeats(indices: np.ndarray) -> np.ndarray:
-    """(S,) the number of earlier occurrences of each index."""
+    """Returns the number of earlier occurrences of each index, (S,)."""
     order = np.argsort(indices, kind="stable")
     in_order = indices[order]
     repeats = np.empty_like(order)
@@ -168,7 +168,7 @@ class EvaluationBatches(Sampler[list[SampleKey]]):
     """Batch sampler for evaluation: each image once over all ranks, batches of one padded size.
 
     sizes: (N, 2), the padded sizes; None makes each image a batch of its own. Ranks may differ by one batch. Large
-    images come first, so that running out of memory shows at once.
+    images come first, so that they fail early if memory is insufficient.
 
     A rank without a batch would miss the collective operations of the others. It gets an image of another rank as a
     repeat, which is not counted.

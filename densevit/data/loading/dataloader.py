@@ -67,14 +67,14 @@ class TransformedDataset(data.Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, pick: SampleKey) -> Sample | list[Sample]:  # type: ignore[override]
-        """The sample of a key, or all its views. A repeat in evaluation has no `truth`: it is not counted."""
-        index = pick.index
+    def __getitem__(self, key: SampleKey) -> Sample | list[Sample]:  # type: ignore[override]
+        """Returns the sample of a key, or all its views. A repeat in evaluation has no `truth`: it is not counted."""
+        index = key.index
         try:
             sample = self.dataset[index]
             check_sample(sample, self.dataset, index, self.types)
             if self.train:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
-                seeds = [[pick.seed, index, pick.repeat, view] for view in range(self.views)]
+                seeds = [[key.seed, index, key.repeat, view] for view in range(self.views)]
                 samples = [
                     self.transform(sample, np.random.default_rng(seed), self.types)  # type: ignore[call-arg,arg-type]
                     for seed in seeds
@@ -88,29 +88,29 @@ class TransformedDataset(data.Dataset[Sample]):
             place = f"{frame.filename}, line {frame.lineno}"
             name, kind = name_of(self.dataset), type(error).__name__
             raise DataError(f"Sample {index} of {name} failed: {kind}: {error} ({place}).") from error
-        if not pick.repeat:
+        if not key.repeat:
             prepared["targets"] |= {"truth": sample["targets"], "dataset_index": index}
         return prepared
 
-    def __getitems__(self, picks: Sequence[SampleKey]) -> "list[Sample | list[Sample] | Skipped]":
-        """The samples of a batch. With on_error "skip", unreadable images are left out, and their `Skipped` come last.
+    def __getitems__(self, keys: Sequence[SampleKey]) -> "list[Sample | list[Sample] | Skipped]":
+        """Returns a batch's samples. With on_error "skip", a `Skipped` at the end replaces each unreadable image.
 
         If all are unreadable, the batch has the next readable image of the data set, in evaluation as a repeat: each
-        process needs a batch in each step. The result depends on the keys and the files only. Raises DataError for 100
+        process needs a batch in each step. The result depends only on the keys and the files. Raises DataError for 100
         unreadable images in a row.
         """
         if self.on_error == "raise":
-            return [self[pick] for pick in picks]
+            return [self[key] for key in keys]
         samples: list[Sample | list[Sample] | Skipped] = []
         skipped = []
-        for pick in picks:
+        for key in keys:
             try:
-                samples.append(self[pick])
+                samples.append(self[key])
             except UnreadableFileError as error:
-                skipped.append(Skipped(str(error), counts=self.train or not pick.repeat))
-        last, tried = picks[-1], len(skipped)
+                skipped.append(Skipped(str(error), counts=self.train or not key.repeat))
+        last, tried = keys[-1], len(skipped)
         while not samples:
-            last, tried = replace(last, index=(last.index + 1) % len(self), repeat=picks[-1].repeat + 1), tried + 1
+            last, tried = replace(last, index=(last.index + 1) % len(self), repeat=keys[-1].repeat + 1), tried + 1
             try:
                 samples.append(self[last])
             except UnreadableFileError as error:
@@ -122,9 +122,9 @@ class TransformedDataset(data.Dataset[Sample]):
         return [*samples, *skipped]
 
     def check_values(self, count: int = 16) -> None:
-        """Raises DataError for an invalid one in `count` samples, evenly spaced; fewer if reading takes seconds.
+        """Raises DataError for invalid values in `count` evenly spaced samples, or fewer if reading takes seconds.
 
-        Warns of objects of training images that cannot be trained on, as boxes without area, except crowds.
+        Warns of objects of training images that cannot be trained on, such as boxes without area, except crowds.
         """
         unusable: list[str] = []
         deadline = time.monotonic() + _CHECK_SECONDS
@@ -146,8 +146,8 @@ class TransformedDataset(data.Dataset[Sample]):
                     unusable.append(f"{key} of {left_out} of the {len(usable)} objects of image {name!r}")
         if unusable and self.train:
             warn_once(
-                f"{name_of(self.dataset)}: objects that cannot be trained on, as boxes without area inside their "
-                f"image, are left out in training: {unusable[0]}{', ...' if len(unusable) > 1 else ''}."
+                f"{name_of(self.dataset)}: objects that cannot be trained on, such as boxes without area inside "
+                f"their image, are left out in training: {unusable[0]}{', ...' if len(unusable) > 1 else ''}."
             )
 
 
@@ -156,10 +156,10 @@ class Loader(data.DataLoader[Any]):
 
     batches_per_step: returns the number of batches of an optimiser step. If it is above 1, the batches of a step are
     fetched together, and each has `step_targets`, a list of the targets of all of them, for losses that are divided by
-    the counts of the step. seconds_waited: for batches, of all iterations.
+    the counts of the step. seconds_waited: time spent waiting for batches, over all iterations.
 
-    Prefetched batches do not count. `state_dict`, `load_state_dict` and `set_epoch` are those of its `TrainBatches`; a
-    loader for evaluation has no state.
+    Prefetched batches do not count as consumed. `state_dict`, `load_state_dict` and `set_epoch` are those of its
+    `TrainBatches`; a loader for evaluation has no state.
     """
 
     def __init__(
@@ -200,9 +200,8 @@ class Loader(data.DataLoader[Any]):
                 yield batch if size == 1 else {**batch, "step_targets": targets}
 
     def _fetched(self) -> Iterator[Any]:
-        batches = (
-            super().__iter__()
-        )  # at the first batch: a trainer that resumes asks for the iterator before it sets the epoch
+        # created at the first batch: a trainer that resumes requests the iterator before it sets the epoch
+        batches = super().__iter__()
         while True:
             since = time.perf_counter()
             try:
@@ -229,17 +228,17 @@ class Loader(data.DataLoader[Any]):
             self._batches.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and the position in it."""
+        """Returns the epoch and the position in it."""
         return self._batches.state_dict() if isinstance(self._batches, TrainBatches) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Makes the next iteration continue there."""
+        """Makes the next iteration continue at the state's position."""
         if isinstance(self._batches, TrainBatches) and state:
             self._batches.load_state_dict(state)
 
 
 def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
-    """Number of worker processes of a loader: the given one, or, for "auto", by the machine's free cores.
+    """Returns the number of worker processes of a loader: the setting, or, for "auto", by the machine's cores.
 
     processes: training processes on this machine.
     """
@@ -248,7 +247,7 @@ def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if length < _TINY:
         return 0
-    # On a CPU, a worker takes time from training: 52 images a second instead of 58 on two cores.
+    # On a CPU, a worker takes time from training: 52 images per second instead of 58 on two cores.
     spare = cores // processes - 1 if torch.accelerator.is_available() else cores // processes // 4
     return max(0, min(_MOST_WORKERS, spare))
 
@@ -262,7 +261,7 @@ class _Collate:
     def __call__(self, samples: list[Any]) -> Any:
         skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
         samples = [sample for sample in samples if not isinstance(sample, Skipped)]
-        if isinstance(samples[0], list):  # views: first all first ones
+        if isinstance(samples[0], list):  # views: the first of all samples, then the second
             samples = [sample for view in zip(*samples, strict=True) for sample in view]
         batch = collate(samples, self.multiple)
         if skipped:
@@ -271,7 +270,7 @@ class _Collate:
 
 
 def _shipped(value: Any) -> Any:
-    """Small tensors as arrays: each tensor sent between processes costs a file descriptor; a batch has a hundred."""
+    """Converts small tensors to arrays: a tensor sent between processes costs a file descriptor; a batch has many."""
     if isinstance(value, torch.Tensor):
         return value.numpy() if value.nbytes < _SMALL else value
     if isinstance(value, dict):
@@ -290,33 +289,33 @@ def _received(value: Any, pin: bool = False) -> Any:
 
 
 def worker_failure(error: RuntimeError) -> DataError | None:
-    """One line for torch's errors about a killed worker process, shared memory and open files; None for other errors.
+    """Returns a one-line error for torch's errors about killed workers, shared memory and open files, or else None.
 
-    torch raises the first from a signal handler, at any place of the program.
+    torch raises the first from a signal handler, at any point of the program.
     """
     text = str(error)
     memory = re.search(r"unable to (?:allocate shared memory|write to file|mmap|resize file)[^\n]*", text)
     if memory is not None and "/torch_" in memory[0]:
         return DataError(
-            f"A data loader's process found no space in /dev/shm, which passes batches on ({memory[0].rstrip('.')})."
-            " Fix: a container gets more with --shm-size=8g; or set data.num_workers lower (0 needs none), or "
-            "data.batch_size or data.image_size."
+            "A data loader's process found no space in /dev/shm, through which batches are passed "
+            f"({memory[0].rstrip('.')}). Fix: give a container more with --shm-size=8g, or reduce data.num_workers (0 "
+            "needs none), data.batch_size or data.image_size."
         )
     if "items of ancdata" in text or "Too many open files" in text:
         return DataError(
-            "The data loader's processes have too many open files. Fix: raise the limit with ulimit -n 65536, or set "
-            "data.num_workers lower (0 loads in the training process)."
+            "The data loader's processes have too many open files. Fix: raise the limit with ulimit -n 65536, or "
+            "reduce data.num_workers (0 loads in the training process)."
         )
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([^.]+))?", str(error))
     if found is None:
         return None
     how = f"was killed by the signal {found[2].strip()!r}" if found[2] else "ended without a message"
-    cause = "as the system does when memory runs out"
+    cause = "as happens when memory runs out"
     if "shared memory" in str(error) or "Bus error" in str(error):
-        cause = "where /dev/shm is full; a container gets more with --shm-size"
+        cause = "as /dev/shm is full; give a container more with --shm-size"
     return DataError(
-        f"A data loader's process ({found[1]}) {how}, {cause}. Set data.num_workers lower (0 loads in the training "
-        "process), or data.batch_size or data.image_size."
+        f"A data loader's process ({found[1]}) {how}, {cause}. Fix: reduce data.num_workers (0 loads in the training "
+        "process), data.batch_size or data.image_size."
     )
 
 
@@ -328,7 +327,7 @@ def start_worker(worker: int) -> None:
 
 
 def _original_message(error: DensevitError) -> str:
-    """The error's message without the worker's traceback that torch adds."""
+    """Returns the error's message without the worker's traceback that torch adds."""
     name = re.escape(f"{type(error).__module__}.{type(error).__qualname__}: ")
     parts = re.split(f"^{name}", str(error), flags=re.MULTILINE)
     return parts[-1].rstrip("\n")

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def repeat_factors(image_classes: np.ndarray, images: int, threshold: float) -> np.ndarray:
-    """Mean number of times that an epoch shows each image, (N,) float64, at least 1.
+    """Returns the mean number of occurrences of each image in an epoch, (N,) float64, at least 1.
 
     r(c) = max(1, sqrt(threshold / f(c))) for a class c, where f(c) is the fraction of images with it; an image has the
     largest factor of its classes, and 1 without any.
@@ -23,19 +23,19 @@ class RepeatedIndices:
     """Indices of an epoch in which each image occurs as often as its factor says.
 
     An image with the factor 1.3 occurs once or twice, 1.3 times on average over the epochs: the fractional parts are
-    rounded stochastically, again in each epoch. Rounding is systematic, by one random offset to the cumulative sum of
-    the fractions in random order: all epochs have the same length, the rounded sum of the factors. With independent
-    draws per image, as in detectron2, their lengths differ. So that their sum is an integer, the fractions are scaled,
-    to 1 at most; the averages therefore differ from the factors, by less than 1 image in the sum over all images.
+    rounded stochastically in each epoch. Rounding is systematic, by one random offset to the cumulative sum of the
+    fractions in random order: all epochs have the same length, the rounded sum of the factors. With independent draws
+    per image, as in detectron2, their lengths differ. The fractions are scaled, to 1 at most, so that their sum is an
+    integer; the averages therefore differ from the factors, by less than 1 image in the sum over all images.
 
-    factors: (N,), at least 1. Epochs depend on nothing but them, the seed and the epoch's number.
+    factors: (N,), at least 1. An epoch depends only on the factors, the seed and its number.
     """
 
     def __init__(self, factors: np.ndarray, seed: int) -> None:
         self.factors, self.seed = factors, seed
 
     def __call__(self, epoch: int) -> np.ndarray:
-        """(M,) int64, grouped by image."""
+        """Returns the indices of an epoch, (M,) int64, grouped by image."""
         rng = np.random.default_rng([self.seed, epoch, _STREAM])
         order = rng.permutation(len(self.factors))
         whole = np.floor(self.factors[order])
@@ -52,7 +52,7 @@ class RepeatedIndices:
 
 
 def _scaled_to_one(fractions: np.ndarray, total: int) -> np.ndarray:
-    """(N,) bool: the fractions that are limited to 1 where all are scaled to sum up to `total`."""
+    """(N,) bool: which fractions are clipped to 1 when all are scaled to the sum `total`."""
     sure = np.zeros(len(fractions), bool)
     while True:
         rest = np.where(sure, 0, fractions)
@@ -62,4 +62,4 @@ def _scaled_to_one(fractions: np.ndarray, total: int) -> np.ndarray:
         sure |= more
 
 
-_STREAM = 1  # apart from the generator that shuffles the epoch
+_STREAM = 1  # of random numbers; the generator that shuffles the epoch has another

@@ -1,4 +1,4 @@
-"""Random augmentation for training. Geometry follows the target types; colours are albumentations'."""
+"""Random augmentation for training: geometry by the target types, colours by albumentations."""
 
 import math
 import os
@@ -33,10 +33,10 @@ import albumentations as A
 class Augmentation:
     """Flips, rotates, crops, resizes and recolours a sample as a recipe says.
 
-    vertical_flip: images are flipped vertically too, half of them.
-    rotation: images are rotated by up to so many degrees in either direction before the crop.
-    object_crops: the share of crops that are placed around an object. min_visible: the smallest share of a box's area
-        inside the crop with which its object is kept; 0 keeps every object with a part inside.
+    vertical_flip: also flips images vertically, with probability 0.5.
+    rotation: the largest angle, in degrees in either direction, of a random rotation before the crop.
+    object_crops: the share of crops that are placed around an object. min_visible: objects are kept if at least this
+        share of their box's area is inside the crop; 0 keeps every object with a part inside.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Augmentation:
         """Returns the augmented sample: targets on the new grid, without crowds and cropped objects, with `size` and
         `original_size`.
 
-        An object is kept where part of its box is inside; with masks, where a pixel of its mask is.
+        An object is kept if part of its box is inside; with masks, if a pixel of its mask is.
         types: of the target keys; by default the registered ones.
         """
         types = TargetTypes() if types is None else types
         pixels, size = to_pixels(sample["image"]), image_size(sample)
         values = usable_values(sample, types)
         coins = random.Random(int(rng.integers(2**32)))
-        coins.random()  # drawn by albumentations, which earlier versions flipped with: seeded runs stay the same
+        coins.random()  # a draw of earlier versions, kept so that seeded runs stay the same
         if coins.random() < 0.5:
             pixels = cv2.flip(pixels, 1)
             values = {key: types[key].hflip(value, size) for key, value in values.items()}
@@ -103,7 +103,7 @@ class Augmentation:
 
 
 def _recolored(step: Any, pixels: np.ndarray) -> np.ndarray:
-    """The pixels after a change of colours. Raises DataError if it returns anything but uint8 of the same shape."""
+    """Applies a colour transform. Raises DataError unless it returns uint8 of the same shape."""
     recolored: np.ndarray = step(image=pixels)["image"]
     if recolored.dtype != np.uint8 or recolored.shape != pixels.shape:
         raise DataError(
@@ -115,8 +115,8 @@ def _recolored(step: Any, pixels: np.ndarray) -> np.ndarray:
 
 
 def window_around(box: np.ndarray, window: Window, size: Size, rng: np.random.Generator) -> Window:
-    """A window of the same sides at a random place of the image that has a box (4,) xyxy inside, or, if the box is
-    larger, its centre. As in nnU-Net, which places a third of its crops around objects (Isensee et al. 2021).
+    """Returns a window of the same size at a random position that contains a box (4,) xyxy, or its centre if the box is
+    larger, as in nnU-Net, which places a third of its crops around objects (Isensee et al. 2021).
     """
     edges = []
     for axis, (low, high, limit) in enumerate(zip(window[:2], window[2:], size, strict=True)):
@@ -131,30 +131,31 @@ def window_around(box: np.ndarray, window: Window, size: Size, rng: np.random.Ge
 
 
 def visible_shares(boxes: np.ndarray, size: Size) -> np.ndarray:
-    """The share (N,) of each box's area that is inside an image. boxes: (N, 4) xyxy in its pixels, with areas."""
+    """Returns the share (N,) of each box's area inside the image. boxes: (N, 4) xyxy in its pixels, not empty."""
     inside = np.clip(boxes, 0, (size[1], size[0], size[1], size[0]))
     areas = [np.prod(one[:, 2:] - one[:, :2], axis=1, dtype=np.float64) for one in (inside, boxes)]
     return np.asarray(areas[0] / areas[1])
 
 
 def vflip(target_type: TargetType, value: Any, size: Size) -> Any:
-    """The value of the vertically flipped image: flipped horizontally, and turned by 180 degrees."""
+    """Returns the value of the vertically flipped image: flipped horizontally and rotated by 180 degrees."""
     half_turn = np.array([[-1.0, 0.0, size[1] - 1], [0.0, -1.0, size[0] - 1]])
     return target_type.rotate(target_type.hflip(value, size), half_turn, size)
 
 
 def rotation_matrix(size: Size, angle: float) -> np.ndarray:
-    """(2, 3): rotates about the image's centre, counterclockwise by an angle in degrees; a pixel's centre is at 0."""
+    """Returns the (2, 3) matrix of a counterclockwise rotation, in degrees, about the image's centre. The centre of
+    the first pixel is at 0."""
     return np.asarray(cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), angle, 1.0))
 
 
 def recolored(recoloring: Recoloring | Sequence[Any]) -> list[Any]:
-    """The given transforms of albumentations, or built-in changes of brightness, contrast and colour, each in half of
-    the images.
+    """Returns the given albumentations transforms, or built-in changes of brightness, contrast and colour, each with
+    probability 0.5.
 
     photometric: SSD's (Liu et al. 2016) as mmsegmentation has it, with contrast either before or after the colours:
     brightness by up to 32 of 255, contrast and saturation by 0.5 to 1.5, hue by up to 18 of OpenCV's 180. Saturation is
-    torchvision's, a blend with grey, where mmsegmentation multiplies that of HSV; numbers are rounded after each step.
+    torchvision's, a blend with grey, where mmsegmentation multiplies that of HSV; values are rounded after each step.
     """
     if not isinstance(recoloring, str):
         return list(recoloring)

@@ -13,8 +13,8 @@ from densevit.targets.objects import Boxes, InstanceMasks, run_length_coded
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 
-# An object that pasted ones cover in part is kept if its box moves little or much of its mask is left: mmdetection's
-# numbers, for images of 1024 x 1024. They are scaled with the size of the image.
+# A partly covered object is kept if its box moves little or much of its mask is left: mmdetection's thresholds for
+# images of 1024 x 1024, scaled with the size of the image.
 _SIDE = 1024
 _BOX_CHANGE = 10  # pixels, of each side of the box
 _PIXELS_LEFT = 300  # of the mask
@@ -23,12 +23,12 @@ _PIXELS_LEFT = 300  # of the mask
 class CopyPaste:
     """Pastes a random subset of the objects of a second image, after both were augmented.
 
-    transform: of both images. dataset: the second image is drawn from it. probability: of pasting at all.
+    transform: applied to both images. dataset: source of the second image. probability: of pasting.
 
-    Objects keep their place from the upper left; what lies outside of the first image is cut off, without the paper's
-    blending. Covered pixels are taken from masks and maps, and the boxes of these objects are those of the rest. An
-    image whose target keys differ from the second one's, as in a mix, or without masks, remains as it is. Raises
-    ConfigError for a data set without instance masks, and for target keys whose type has no `paste`.
+    Objects keep their coordinates and are cropped to the first image, without the paper's blending. Pasted objects
+    replace the values of maps; covered pixels are removed from masks, and boxes are recomputed from them. An image
+    without masks, or with other target keys than the second image, as in a mix, is not changed. Raises ConfigError for
+    a data set without instance masks, and for target keys whose type has no `paste`.
     """
 
     def __init__(self, transform: TrainingTransform, dataset: Dataset, probability: float) -> None:
@@ -42,9 +42,9 @@ class CopyPaste:
         for key in keys:
             if type(types[key]).paste is TargetType.paste and not types[key].truth_only:
                 raise ConfigError(
-                    f"data.copy_paste cannot be used with the target {key!r}: {type(types[key]).__name__} does not say "
-                    f"what a pasted object changes in it (TargetType.paste). Fix: leave {key!r} out of the data set "
-                    f"(an option such as `data.{key}: false`), or leave data.copy_paste out."
+                    f"data.copy_paste cannot be used with the target {key!r}: {type(types[key]).__name__} does not "
+                    f"implement TargetType.paste. Fix: leave {key!r} out of the data set (an option such as "
+                    f"`data.{key}: false`), or leave data.copy_paste out."
                 )
         self.transform, self.dataset, self.probability, self.types = transform, dataset, probability, types
 
@@ -61,7 +61,7 @@ class CopyPaste:
 
 
 def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator) -> Sample:
-    """The first of two transformed samples with some objects of the second: 0 ... N of its N in view, at random."""
+    """Pastes a random subset, 0 ... N, of the N visible objects of the second transformed sample into the first."""
     values, others = _values(first, types), _values(second, types)
     key = next((key for key in values if isinstance(types[key], InstanceMasks)), None)
     if key is None or values.keys() != others.keys():
@@ -97,9 +97,9 @@ def _values(sample: Sample, types: Types) -> Values:
 
 
 def _occlusion(before: RunLengthMasks, after: RunLengthMasks, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Which objects lost pixels and which are kept, (N + M,) bool.
+    """Returns which objects lost pixels and which are kept, (N + M,) bool each.
 
-    before: the N masks of the first image. after: theirs with the M pasted ones.
+    before: the N masks of the first image. after: the same masks without covered pixels, and the M pasted masks.
     """
     n, scale, areas = len(before), math.sqrt(math.prod(size)) / _SIDE, after.areas()
     occluded, keep = np.zeros(len(after), bool), np.ones(len(after), bool)

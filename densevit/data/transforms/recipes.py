@@ -42,7 +42,7 @@ def build_recipe(
     short_side: int | None = None,
     scales: tuple[float, float] | None = None,
 ) -> Recipe:
-    """The recipe that `data.recipe` and its keys describe.
+    """Builds the recipe that `data.recipe` and its keys describe.
 
     fixed, and resize, which is fixed without augmentation: an int is the long side; [h, w] bounds the image; None keeps
     its size.
@@ -70,7 +70,7 @@ def build_recipe(
         short, longest = image_size
         if short > longest:
             raise ConfigError(
-                f"data.image_size: the recipe 'detr' takes [short, greatest long side], not {[*image_size]}."
+                f"data.image_size: the recipe 'detr' takes [short side, maximum long side], not {[*image_size]}."
             )
         return Detr(short, longest)
     raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: crop, detr, fixed, lsj, resize.")
@@ -88,16 +88,16 @@ class Fixed(Recipe):
 
     @property
     def canvas(self) -> Size | None:  # type: ignore[override]  # read-only
-        """(h, w) that images are padded to, where two numbers were given."""
+        """(h, w) that images are padded to, if two numbers were given."""
         return self.target if isinstance(self.target, tuple) else None
 
     @property
     def evaluation_canvas(self) -> Size | None:  # type: ignore[override]
-        """(h, w) that images are padded to in evaluation: the canvas of the training."""
+        """(h, w) that images are padded to in evaluation: the training's canvas."""
         return self.canvas
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The largest size with the image's aspect ratio that fits."""
+        """Returns the largest size with the image's aspect ratio that fits."""
         if self.target is None:
             return height, width
         bound = (self.target, self.target) if isinstance(self.target, int) else self.target
@@ -107,7 +107,7 @@ class Fixed(Recipe):
         )
 
     def evaluation_bounds(self) -> Mapping[str, float]:
-        """The long side, or both."""
+        """Returns the bound of the long side, or of height and width."""
         if self.target is None:
             return {}
         return _fitting(self.target) if isinstance(self.target, tuple) else {"long_side": self.target}
@@ -115,7 +115,7 @@ class Fixed(Recipe):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """As in evaluation, or zoomed."""
+        """Returns the evaluation's frame, or a zoomed one."""
         size = self.evaluation_size(height, width)
         zoom = _ZOOM ** rng.uniform(-1, 1) if rng.random() < _ZOOMED else 1.0
         if zoom <= 1:
@@ -127,7 +127,7 @@ class Fixed(Recipe):
 
 @dataclass(frozen=True)
 class Detr(Recipe):
-    """Carion et al. 2020, appendix A.4: a random short side; in half of the images, of a random crop.
+    """The recipe of DETR (Carion et al. 2020, appendix A.4): a random short side; in half of the images, of a crop.
 
     The paper resizes, crops and resizes again. Here the crop is computed on the original image, resampled once.
     """
@@ -139,17 +139,17 @@ class Detr(Recipe):
     evaluation_canvas: Size | None = None
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The greatest of the recipe's scales."""
+        """Returns the size at the largest of the recipe's scales."""
         return resize_short_side(height, width, self.short, self.longest)
 
     def evaluation_bounds(self) -> Mapping[str, float]:
-        """Both sides."""
+        """Returns the bounds of the short and the long side."""
         return {"short_side": self.short, "long_side": self.longest}
 
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """One of the paper's two branches."""
+        """Returns a random frame of one of the paper's two branches: resize, or resize, crop and resize."""
         whole = rng.random() < 0.5
         short = self._scaled(int(rng.choice(_DETR_SCALES)))
         if whole:
@@ -171,8 +171,8 @@ class Detr(Recipe):
 class Crop(Recipe):
     """The usual recipe for semantic segmentation, as in mmsegmentation: a random scale and a crop of mixed classes.
 
-    canvas: (h, w) of the crop. short_side: the short side in evaluation, to which scales are relative; None for the
-    image's own. scales: minimum and maximum.
+    canvas: (h, w) of the crop. short_side: the short side in evaluation, to which scales are relative; None keeps the
+    image's. scales: minimum and maximum.
 
     mmsegmentation resizes and crops. Here the crop is computed on the original image, resampled once.
     """
@@ -184,7 +184,7 @@ class Crop(Recipe):
     recoloring: Recoloring = "photometric"
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The size with this short side, or smaller where the long side would exceed four times it.
+        """Returns the size with this short side, or smaller if the long side would exceed four times it.
 
         Rounded half up as in mmcv, whose floating-point scale may round an exact half down.
         """
@@ -195,7 +195,7 @@ class Crop(Recipe):
         return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
     def evaluation_bounds(self) -> Mapping[str, float]:
-        """Both sides, or none."""
+        """Returns the bounds of the short and the long side; empty without `short_side`."""
         if self.short_side is None:
             return {}
         return {"short_side": self.short_side, "long_side": _LONGEST * self.short_side}
@@ -203,8 +203,8 @@ class Crop(Recipe):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """A random scale and crop. semantic: (height, width) uint8; takes the first of ten crops with mixed classes, or
-        the last. A scaled image smaller than the crop is not cropped on that axis; padding fills the canvas.
+        """Returns a random scale and crop: the first of ten crops with mixed classes in `semantic`, (height, width)
+        uint8, or the last. An axis on which the scaled image is smaller than the crop is padded instead of cropped.
         """
         scale = self._evaluation_scale(height, width) * rng.uniform(*self.scales)
         (h, out_h), (w, out_w) = (
@@ -227,8 +227,8 @@ class Crop(Recipe):
 class LargeScaleJitter(Recipe):
     """Large-scale jitter (Ghiasi et al. 2021, section 3), as detectron2's ResizeScale and FixedSizeCrop.
 
-    In training, an image is fitted into the canvas, with its aspect ratio kept, times a random factor of `scales`; what
-    exceeds the canvas is cropped at random, the rest is padding.
+    In training, an image is resized to fit into the canvas times a random factor of `scales`, with its aspect ratio
+    kept, then cropped at random or padded to the canvas.
 
     canvas: (h, w). short_side: in evaluation, with a long side of at most 1333 / 800 of it, as in detectron2; None fits
     images into the canvas. scales: minimum and maximum.
@@ -243,8 +243,8 @@ class LargeScaleJitter(Recipe):
     recoloring: Recoloring = "none"
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """The size with this short side, or smaller where the long side would exceed its bound; or the largest that
-        fits into the canvas."""
+        """Returns the size with this short side, or smaller if the long side would exceed its bound; or the largest
+        size that fits into the canvas."""
         if self.short_side is None:
             scales = ((self.canvas[0], height), (self.canvas[1], width))
         else:
@@ -253,7 +253,7 @@ class LargeScaleJitter(Recipe):
         return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
     def evaluation_bounds(self) -> Mapping[str, float]:
-        """Both sides, or the canvas."""
+        """Returns the bounds of the short and the long side, or the canvas."""
         if self.short_side is None:
             return _fitting(self.canvas)
         return {"short_side": self.short_side, "long_side": self.short_side * DETR_LONG / DETR_SHORT}
@@ -261,7 +261,7 @@ class LargeScaleJitter(Recipe):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """A random scale and crop; its offset is the same share of what exceeds the canvas on both axes."""
+        """Returns a random scale and crop, whose offset is the same share of the excess on both axes."""
         scale = self._fitting_scale(height, width, rng.uniform(*self.scales))
         share = rng.random()
         (top, bottom, h), (left, right, w) = (
@@ -288,9 +288,9 @@ def _jittered_side(side: int, scale: float, crop: int, share: float) -> tuple[in
 
 
 def is_mixed(semantic: np.ndarray) -> bool:
-    """Whether several classes are labelled here and none has more than 75 % of the labelled pixels.
+    """Whether several classes are labelled in a crop and none has more than 75 % of the labelled pixels.
 
-    semantic: (H, W) uint8. mmsegmentation's `cat_max_ratio` (which leaves out exactly 75 %).
+    semantic: (H, W) uint8. Corresponds to mmsegmentation's `cat_max_ratio`, which excludes exactly 75 %.
     """
     counts = cv2.calcHist([semantic], [0], None, [256], [0, 256]).ravel()
     counts[IGNORE] = 0
@@ -310,20 +310,21 @@ def _cropped_side(side: int, scale: float, crop: int) -> tuple[int, int]:
 
 
 def _scaled_by_least(side: int, scales: Sequence[tuple[int, int]]) -> int:
-    """A side times the smallest of these fractions (numerator, denominator), rounded half up."""
+    """Returns a side times the smallest of these fractions (numerator, denominator), rounded half up."""
     least = functools.reduce(_min, ((2 * side * top + bottom) // (2 * bottom) for top, bottom in scales))
     return _max(1, least)
 
 
 def _rounded(numerator: int, denominator: int) -> int:
-    """The fraction, rounded half to even as by `round`."""
+    """Returns the fraction, rounded half to even as by `round`."""
     doubled = 2 * numerator + denominator
     rounded, rest = doubled // (2 * denominator), doubled % (2 * denominator)
     return rounded - (1 - _min(1, rest)) * (rounded % 2)
 
 
 def resize_short_side(height: int, width: int, short: int, longest: int | None = None) -> Size:
-    """(h, w) with this short side, or smaller where the long side would exceed `longest`; rounded as in DETR's code."""
+    """Returns (h, w) with this short side, or smaller if the long side would exceed `longest`; rounded as in DETR's
+    code."""
     low, high = _min(height, width), _max(height, width)
     if longest is not None:
         short = _max(1, _min(short, _rounded(longest * low, high)))

@@ -34,7 +34,7 @@ class TrainingTransform(Protocol):
 
 
 def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
-    """The evaluation transform of a data section."""
+    """Builds the evaluation transform of a data section."""
     if isinstance(section.recipe, str):
         recipe = build_recipe(section.recipe, section.image_size, section.short_side, section.scales)
     else:
@@ -53,7 +53,7 @@ class EvaluationTransform:
         self.recipe, self.canvas = recipe, recipe.evaluation_canvas
 
     def size_of(self, height: int, width: int) -> Size:
-        """(h, w) to which an image of this size is resized, without padding."""
+        """Returns (h, w) to which an image of this size is resized, without padding."""
         return self.recipe.evaluation_size(height, width)
 
     def __call__(self, sample: Sample, types: Types | None = None) -> Sample:
@@ -71,7 +71,7 @@ class EvaluationTransform:
 
 
 class WithoutAugmentation:
-    """The training transform of the recipe `resize`: that of evaluation. The generator is not used."""
+    """The training transform of the recipe `resize`: the evaluation transform. The generator is not used."""
 
     def __init__(self, evaluation: EvaluationTransform) -> None:
         self.evaluation = evaluation
@@ -80,23 +80,23 @@ class WithoutAugmentation:
         return self.evaluation(sample, types)
 
 
-# ---- what goes in and comes out ----
+# ---- images and targets as arrays ----
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """(3, H, W) tensor to (H, W, 3) array, without a copy where the memory layout allows it."""
+    """Converts a (3, H, W) tensor to an (H, W, 3) array, without a copy if the memory layout allows it."""
     if image.is_contiguous():
         return cv2.merge([plane.numpy() for plane in image])
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def image_size(sample: Sample) -> Size:
-    """(H, W) of the image."""
+    """Returns (H, W) of the image."""
     return (int(sample["image"].shape[-2]), int(sample["image"].shape[-1]))
 
 
 def usable_values(sample: Sample, types: Types) -> Values:
-    """The sample's typed targets as arrays, clipped to the image, without objects that cannot be trained on.
+    """Returns the sample's typed targets as arrays, clipped to the image, without objects that cannot be trained on.
 
     Crowds and boxes without area are dropped, with the other values of these objects. Raises DataError as
     `checked_values`.
@@ -108,8 +108,8 @@ def usable_values(sample: Sample, types: Types) -> Values:
 
 
 def checked_values(sample: Sample, types: Types) -> Values:
-    """The sample's typed targets as arrays. Raises DataError with the image's id for an invalid value and for values
-    per object of different lengths.
+    """Returns the sample's typed targets as arrays. Raises DataError with the image's id for an invalid value and for
+    values per object of different lengths.
     """
     size, targets = image_size(sample), sample["targets"]
     values = {key: as_array(value) for key, value in targets.items() if key in types}
@@ -130,21 +130,21 @@ def checked_values(sample: Sample, types: Types) -> Values:
 
 
 def visible_values(values: Values, types: Types, size: Size) -> Values:
-    """Values of a cropped image, clipped to it, without the objects that are outside."""
+    """Returns the values of a cropped image, clipped to it, without the objects that are outside."""
     for key in [key for key in values if types[key].per == "object"]:  # in order: later types see fewer objects
         values = selected(values, types, types[key].visible(values[key], size))
     return {key: types[key].clip(value, size) for key, value in values.items()}
 
 
 def selected(values: Values, types: Types, keep: np.ndarray | None) -> Values:
-    """Values with the objects of which keep, (N,) bool, is True; None: all."""
+    """Returns the values with the objects for which keep, (N,) bool, is True; None keeps all."""
     if keep is None or keep.all():
         return values
     return {key: value[keep] if types[key].per == "object" else value for key, value in values.items()}
 
 
 def as_array(value: Any) -> Any:
-    """Tensors as arrays, other values unchanged."""
+    """Returns tensors as arrays, other values unchanged."""
     return value.numpy() if isinstance(value, Tensor) else value
 
 
@@ -154,7 +154,7 @@ def _all_of(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
 
 
 def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: Size, canvas: Size | None) -> Sample:
-    """The sample of resized pixels (h, w, 3), padded to the canvas if there is one.
+    """Returns the sample of resized pixels (h, w, 3), padded to the canvas if there is one.
 
     values: the transformed values; keys of the sample without a type are passed through.
     """
@@ -174,10 +174,10 @@ def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: 
 
 
 def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W, 3) uint8 to this (h, w): bilinear, with antialiasing where it shrinks.
+    """Resizes an image (H, W, 3) uint8 to `size`, (h, w): bilinear, with antialiasing when it shrinks.
 
-    Equal to Pillow and torchvision, with which official weights were trained, to within one level: torch's kernel for
-    uint8, or OpenCV's faster one where no side shrinks.
+    Differs by one level at most from Pillow and torchvision, with which official weights were trained. Uses torch's
+    uint8 kernel, or OpenCV's faster one if no side shrinks.
     """
     height, width = pixels.shape[:2]
     if (height, width) == size:

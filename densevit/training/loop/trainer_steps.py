@@ -30,7 +30,7 @@ def _known_steps(trainer: lightning.Trainer) -> int | None:
     partial = trainer.limit_train_batches != 1.0 or trainer.overfit_batches  # type: ignore[attr-defined]
     if not isinstance(data, DenseDataModule) or partial or trainer.max_epochs in (None, -1):
         return None
-    batches = data.data.batches_an_epoch(trainer.world_size)
+    batches = data.data.batches_per_epoch(trainer.world_size)
     steps = math.ceil(batches / trainer.accumulate_grad_batches) * max(1, int(trainer.max_epochs))
     return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 

@@ -80,7 +80,7 @@ class Plan:
         evaluators = build_evaluators(model, config, data.val, method)
         metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
         check_callbacks(callbacks, metrics)
-        batches = data.batches_an_epoch(trainer.world_size)
+        batches = data.batches_per_epoch(trainer.world_size)
         budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size)
         rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
         parts = (trainer, callbacks, data, model, method, loaded, evaluators, budget, rates, checkpoint_rates)

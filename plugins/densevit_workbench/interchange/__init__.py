@@ -1,1 +1,1 @@
-"""Converts data sets of other formats to COCO's: YOLO, Pascal VOC, labelme, and COCO itself, split again."""
+"""Converts data sets to COCO's format: from YOLO, Pascal VOC, labelme, and COCO itself, with new splits."""

@@ -1,4 +1,4 @@
-"""What the readers of all formats return: images with objects by class name, in pixels."""
+"""The result of the readers of all formats: images with objects by class name, in pixels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from densevit.data.io.file_errors import check_regular
 from densevit.data.io.images import check_image
 from densevit.errors import DataError, one_line
 
-Split = str  # "train", "val", "test", or "" where a source has none
+Split = str  # "train", "val", "test", or "" if a source has no splits
 
 
 @dataclass(frozen=True)
 class AnnotatedObject:
     """One object. bbox: x, y, width, height in pixels. segmentation: polygons or run lengths, as in COCO's format.
 
-    iscrowd: whether training leaves it out and evaluation ignores it. more: other values that are kept, by key.
+    iscrowd: whether training leaves it out and evaluation ignores it. more: further values to keep, by key.
     """
 
     category: str
@@ -34,8 +34,8 @@ class AnnotatedObject:
 class AnnotatedImage:
     """One image file.
 
-    height, width: of the grid of its annotations. content: of a file that is to be written. label_file_exists: False
-    for an image of YOLO's format without a text file, which is taken as without objects.
+    height, width: of the annotations' grid. content: the bytes of a file to write; None: `path` is the file.
+    label_file_exists: False for a YOLO image without a text file, which is converted without objects.
     """
 
     path: Path
@@ -50,8 +50,8 @@ class AnnotatedImage:
 class Annotated:
     """A data set: its class names in order, and the images of each split.
 
-    ids: of the classes; by default 1, 2, ... left_out: why images that cannot be read are left out, an entry each.
-    keypoints: the names of the keypoints of each object, which its `more` has.
+    ids: of the classes; by default 1, 2, ... left_out: one message for each image that cannot be read and is left out.
+    keypoints: the names of the keypoints that objects have in `more`.
     """
 
     classes: tuple[str, ...]
@@ -61,7 +61,7 @@ class Annotated:
     keypoints: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """The number of classes, and those of images and objects of each split."""
+        """The numbers of classes, and of images and objects of each split."""
         counts = {
             split or "all": f"{len(images):,} images with {sum(len(image.objects) for image in images):,} objects"
             for split, images in self.splits.items()
@@ -72,29 +72,29 @@ class Annotated:
 
 
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
-    """x, y, width and height of the box around points (N, 2)."""
+    """Returns x, y, width and height of the box around points (N, 2)."""
     low, high = points.min(axis=0), points.max(axis=0)
     return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
 
 
 def polygon_area(points: np.ndarray) -> float:
-    """The area of a simple polygon (N, 2), by the shoelace formula."""
+    """Returns the area of a simple polygon (N, 2), by the shoelace formula."""
     x, y = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted."""
+    """Returns all image files below a folder, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and not path.name.startswith("."))
 
 
 def shown_size(path: Path) -> tuple[int, int]:
-    """(h, w) of an image as viewers show it. Raises DataError for a file that cannot be read."""
+    """Returns (h, w) of an image after its EXIF rotation. Raises DataError for a file that cannot be read."""
     return check_image(path).upright_size
 
 
 def read_text(path: Path) -> str:
-    """A text file. Raises DataError where it cannot be read."""
+    """Returns the content of a text file. Raises DataError if it cannot be read."""
     check_regular(path)
     try:
         return path.read_text("utf-8")
@@ -103,7 +103,7 @@ def read_text(path: Path) -> str:
 
 
 def number(text: Any, where: str) -> float:
-    """A finite number. Raises DataError that names the place."""
+    """Returns a finite number. Raises DataError with the place `where`."""
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -114,7 +114,7 @@ def number(text: Any, where: str) -> float:
 
 
 def named(names: Sequence[Any], where: str) -> tuple[str, ...]:
-    """Class names as text. Raises DataError for an empty list, and for a name that occurs twice."""
+    """Returns class names as text. Raises DataError for an empty list, and for a name that occurs twice."""
     titles = tuple(" ".join(str(name).split()) for name in names)
     if not titles or not all(titles):
         raise DataError(f"{where}: expected the names of the classes; found {list(names)}.")

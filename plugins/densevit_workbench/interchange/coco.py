@@ -1,4 +1,4 @@
-"""Reads COCO data sets, to split them again, merge classes, or bring them into the common layout."""
+"""Reads COCO data sets, to make new splits, merge classes, or convert them to the common layout."""
 
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,22 @@ _OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "are
 
 
 def read_coco(source: Path, faults: Faults) -> Annotated:
-    """A folder in a layout that the data set `coco` finds, or one json with its images below its folder."""
-    found = _found(source)
+    """Reads a folder in a layout of the data set `coco`, or one json with its images below its folder."""
+    found = _split_files(source)
     if not found:
         raise DataError(
-            f"{source}: no json of COCO's format is found, as train.json or annotations/instances_train.json."
+            f"{source}: no json in COCO's format is found, such as train.json or annotations/instances_train.json."
         )
     classes: dict[int, str] = {}
     splits = {}
     for split, files in found.items():
         file = files.file
         document = parse_json(file, keep_segmentations=True)
-        annotations_of(file, document, masks=False)  # raises for whatever is wrong
+        annotations_of(file, document, masks=False)  # raises for an invalid document
         own = {one.file_id: one.name for one in classes_of(file, document)}
         for file_id, name in own.items():
             if classes.setdefault(file_id, name) != name:
-                raise DataError(f"{file}: category {file_id} is {name!r}, in another split {classes[file_id]!r}.")
+                raise DataError(f"{file}: category {file_id} is {name!r}, but in another split {classes[file_id]!r}.")
         root = source.parent if source.is_file() else source
         folders = [*files.folders, files.image_folder([image["file_name"] for image in document["images"]])]
         splits[split] = _images(document, own, list(dict.fromkeys(folders)), file, root, faults)
@@ -38,8 +38,8 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
     return Annotated(tuple(classes[file_id] for file_id in ids), splits, tuple(ids))
 
 
-def _found(source: Path) -> dict[str, SplitFiles]:
-    """The json of each split; "" for a folder with a single json."""
+def _split_files(source: Path) -> dict[str, SplitFiles]:
+    """Returns the json of each split; "" for a folder with a single json."""
     if source.is_file():
         return {"": SplitFiles(source, (source.parent,), source.parent)}
     found = {split: files for split in SPLITS if (files := located_split(source, split)) is not None}

@@ -1,4 +1,4 @@
-"""Writes a data set of another format in COCO's, in the layout that the data set `coco` reads."""
+"""Converts a data set of another format to COCO's, in the layout that the data set `coco` reads."""
 
 import json
 import os
@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[Path, Faults], Annotated]] = {
     "labelme": read_labelme,
     "coco": read_coco,
 }
-DEFAULT_SPLITS = {"train": 0.8, "val": 0.2}  # where the source has no val
+DEFAULT_SPLITS = {"train": 0.8, "val": 0.2}  # if the source lacks train or val
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
@@ -47,11 +47,11 @@ def convert_dataset(
     """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
 
     format: "yolo", "voc", "labelme" or "coco". out: a new folder, which appears when it is complete. Images are hard
-    links to the source's files, or copies on another file system. splits: shares by which all images are divided again,
-    {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares where it has no two. merge: from old to
-    new class names. seed: of the division. skip_unreadable: leaves out images that are missing or cannot be read, with
-    a warning that names them. outside_paths: whether entries may name images outside of the source. Raises DataError
-    with all wrong files, ConfigError for wrong arguments.
+    links to the source's files, or copies on another file system. splits: shares of new splits of all images, such as
+    {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares if it lacks train or val. merge: from
+    old to new class names. seed: of the new splits. skip_unreadable: leaves out images that are missing or cannot be
+    read, with a warning that names them. outside_paths: whether entries may name images outside of the source. Raises
+    DataError with all invalid files, ConfigError for invalid arguments.
     """
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
@@ -71,7 +71,9 @@ def convert_dataset(
         for split, images in given.splits.items():
             _write_split(given, split, images, partial, source, track)
         if out.exists():
-            raise ConfigError(f"{out} exists: another process has made it meanwhile. Fix: name another folder.")
+            raise ConfigError(
+                f"{out} exists: another process has created it in the meantime. Fix: name another folder."
+            )
         os.replace(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -109,7 +111,7 @@ def _record(one: AnnotatedObject) -> dict[str, Any]:
 
 
 def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
-    """The names of the images' files; where two have one name, with their folders below the source."""
+    """Returns the images' file names, with their folders below the source where two images have the same name."""
     count = Counter(image.path.name for image in images)
     names = []
     for image in images:
@@ -117,7 +119,7 @@ def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
         if count[name] > 1:
             with suppress(ValueError):  # a path of a list file, outside of the source
                 name = Path(os.path.normpath(image.path)).relative_to(os.path.normpath(source)).as_posix()
-        names.append(name.encode(errors="backslashreplace").decode())  # json is UTF-8, file names may be none
+        names.append(name.encode(errors="backslashreplace").decode())  # json is UTF-8, file names need not be
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{source}: two images are called {twice}. Rename one of them.")

@@ -21,7 +21,7 @@ _FIX_UNREADABLE = (
 class Faults:
     """The faults of a conversion's files.
 
-    skip_unreadable: images that are missing or cannot be read are no faults, but listed in `left_out`. outside_paths:
+    skip_unreadable: images that are missing or cannot be read are not faults, but listed in `left_out`. outside_paths:
     whether entries may name images outside of the source.
     """
 
@@ -32,7 +32,7 @@ class Faults:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Within it, a DataError ends the block and is collected."""
+        """Context in which a DataError ends the block and is collected."""
         try:
             yield
         except UnreadableFileError as error:
@@ -44,7 +44,7 @@ class Faults:
             self.errors.append(error)
 
     def check_place(self, where: str, path: Path, folder: Path) -> None:
-        """Raises DataError for a path, of an entry at `where`, outside of the source's folder, unless allowed."""
+        """Raises DataError if the path of the entry at `where` is outside of the source's folder, unless allowed."""
         if not self.outside_paths and is_outside(os.path.join(os.getcwd(), path), folder):
             raise DataError(
                 f"{where}: {path} is outside of {folder}. Move the image below this folder and correct the entry. If "
@@ -55,7 +55,7 @@ class Faults:
     def check(self, source: Path, splits: Mapping[str, Sequence[object]]) -> None:
         """Raises DataError with the first faults, their number and the fix, if there are any.
 
-        splits: the images that were read; none of them is a fault too.
+        splits: the images that were read; if there are none, that is a fault too.
         """
         if self.left_out and not self.errors and not any(splits.values()):
             raise DataError(f"{source}: none of {len(self.left_out):,} images can be read:{_lines(self.left_out)}")
@@ -75,7 +75,7 @@ class Faults:
 
 
 def _lines(messages: Sequence[object]) -> str:
-    """The first messages, a line each, and the number of the others."""
+    """The first messages, one per line, and the number of the others."""
     more = len(messages) - LISTED
     lines = [*map(str, messages[:LISTED]), *([f"... and {more:,} more"] if more > 0 else [])]
     return "".join(f"\n  {line}" for line in lines)

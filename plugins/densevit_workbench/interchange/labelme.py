@@ -1,6 +1,7 @@
-"""Reads labelme data sets: a json an image, with polygons, rectangles, circles and masks.
+"""Reads labelme data sets: one json per image, with polygons, rectangles, circles and masks.
 
-Shapes of one label and `group_id` are one object. Points and lines have no area and are left out, with one warning.
+Shapes with the same label and `group_id` are one object. Points and lines have no area and are left out, with one
+warning.
 """
 
 import base64
@@ -36,7 +37,7 @@ _WITHOUT_AREA = ("point", "line", "linestrip", "points")
 
 
 def read_labelme(source: Path, faults: Faults) -> Annotated:
-    """A folder of json files beside their images; folders train and val are splits."""
+    """Reads a folder of json files beside their images; folders train and val are splits."""
     documents = []
     for file in sorted(source.rglob("*.json")):
         with faults.collecting():
@@ -45,7 +46,7 @@ def read_labelme(source: Path, faults: Faults) -> Annotated:
                 documents.append((file, document))
     if not documents:
         faults.check(source, {})
-        raise DataError(f"{source}: no json file of labelme's format, with `shapes`, is in it.")
+        raise DataError(f"{source}: no json file in labelme's format, with `shapes`, is found.")
     left_out = 0
     splits: dict[str, list[AnnotatedImage]] = {}
     for file, document in documents:
@@ -69,12 +70,12 @@ def _document(file: Path) -> Mapping[str, Any]:
     try:
         document = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no valid json: {error}.") from None
+        raise DataError(f"{file} is not valid json: {error}.") from None
     return document if isinstance(document, Mapping) else {}
 
 
 def _image(file: Path, document: Mapping[str, Any], source: Path, faults: Faults) -> tuple[AnnotatedImage, int]:
-    """An image, and the number of shapes without area."""
+    """Returns an image, and the number of shapes without area."""
     name = str(document.get("imagePath") or "").replace("\\", "/")
     path, content = file.parent / name, None
     faults.check_place(f"{file}: imagePath", path, source)
@@ -84,14 +85,14 @@ def _image(file: Path, document: Mapping[str, Any], source: Path, faults: Faults
         try:
             content = base64.b64decode(document["imageData"])
         except (TypeError, ValueError) as error:
-            raise UnreadableFileError(f"{file}: `imageData` is no base64 text: {error}.") from None
+            raise UnreadableFileError(f"{file}: `imageData` is not base64 text: {error}.") from None
         path = file.with_suffix(Path(name).suffix or ".png")
         height, width = decode_image(content, f"{file}: imageData").shape[:2]
     else:
         raise UnreadableFileError(f"{file}: its image {path} does not exist, and it has no `imageData`.")
     given = (document.get("imageHeight") or height, document.get("imageWidth") or width)
     if given != (height, width):
-        raise DataError(f"{file} is made for an image of {given[1]} x {given[0]}, and {path} has {width} x {height}.")
+        raise DataError(f"{file} is for an image of {given[1]} x {given[0]} pixels; {path} has {width} x {height}.")
     shapes = [shape for shape in document["shapes"] if shape.get("shape_type") not in _WITHOUT_AREA]
     parts = []
     for place, shape in enumerate(shapes):
@@ -110,13 +111,15 @@ def _image(file: Path, document: Mapping[str, Any], source: Path, faults: Faults
 
 
 def _object(label: str, shapes: list[Mapping[str, Any]], size: tuple[int, int], where: str) -> AnnotatedObject:
-    """One object of all shapes of a group."""
+    """Returns one object of all shapes of a group."""
     where = f"{where}: {label}"
     if any(shape.get("shape_type") == "mask" for shape in shapes):
         mask = np.zeros(size, np.uint8)
         for shape in shapes:
             if shape.get("shape_type") != "mask":
-                raise DataError(f"{where}: a mask and a {shape.get('shape_type')} have one group_id; use one kind.")
+                raise DataError(
+                    f"{where}: a mask and a {shape.get('shape_type')} have the same group_id; use one kind."
+                )
             _paste(mask, shape, where)
         code = rle.encode(np.asfortranarray(mask))
         segmentation = {"size": list(size), "counts": code["counts"].decode()}
@@ -128,7 +131,7 @@ def _object(label: str, shapes: list[Mapping[str, Any]], size: tuple[int, int], 
 
 
 def _polygon(shape: Mapping[str, Any], where: str) -> np.ndarray:
-    """(N, 2) points of a shape's outline."""
+    """Returns the points (N, 2) of a shape's outline."""
     points = _points(shape, where)
     kind = shape.get("shape_type") or "polygon"
     if kind == "rectangle" and len(points) == 2:
@@ -146,17 +149,17 @@ def _polygon(shape: Mapping[str, Any], where: str) -> np.ndarray:
 def _points(shape: Mapping[str, Any], where: str) -> np.ndarray:
     points = shape.get("points")
     if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
-        raise DataError(f"{where}: its points are no list of [x, y].")
+        raise DataError(f"{where}: its points are not a list of [x, y].")
     return np.array([[number(value, where) for value in point] for point in points]).reshape(-1, 2)
 
 
 def _paste(mask: np.ndarray, shape: Mapping[str, Any], where: str) -> None:
-    """Adds a shape's mask, a PNG in base64 of the box between its two points."""
+    """Adds a shape's mask, a base64 PNG of the box between its two points."""
     try:
         with open_image(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
             if image.width > mask.shape[1] or image.height > mask.shape[0]:
-                found = f"{image.width} x {image.height} pixels, and its image {mask.shape[1]} x {mask.shape[0]}"
-                raise DataError(f"{where}: its mask has {found}.")
+                sizes = f"{image.width} x {image.height} pixels, its image {mask.shape[1]} x {mask.shape[0]}"
+                raise DataError(f"{where}: its mask has {sizes}.")
             pixels = np.asarray(image.convert("L")) > 0
     except DataError:
         raise

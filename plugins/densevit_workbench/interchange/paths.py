@@ -1,4 +1,4 @@
-"""Checks the source and the result of a conversion, without slow imports."""
+"""Checks the paths of a conversion's source and result, without slow imports."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from densevit.errors import ConfigError, DataError
 
 
 def check_paths(source: Path, out: Path) -> Path:
-    """Returns the folder to write to, which becomes `out` when it is complete.
+    """Returns the folder to write to, which is renamed to `out` when it is complete.
 
-    Raises DataError for a source that does not exist, ConfigError for a result that does.
+    Raises DataError if the source does not exist, ConfigError if `out` does.
     """
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder.{nearest_neighbour(source)}")

@@ -20,16 +20,16 @@ def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Itera
 
     folder/SPLIT/000000.tar, ...: the records in the data set's order; a shard ends after `size` bytes.
     folder/SPLIT/records.npz: for each record its shard, its first byte and its length in it, and its image's size; and
-    the data set's `object_counts` and `image_classes`, where it knows them.
+    the data set's `object_counts` and `image_classes`, if it has them.
     folder/index.json: for each split its shards with their numbers of records and bytes, the classes, and the keys that
-    are labelled. Splits written before stay in it.
+    are labelled. Splits written earlier are kept.
 
     Raises DataError for target keys whose type is not the registered one of that name, and for invalid samples.
     """
     types = TargetTypes.of(dataset)
     own = [key for key in dataset.provides if type(types.get(key)) is not type(TargetTypes().get(key))]
     if own:
-        raise DataError(f"The target {own[0]!r} has a type of its own, which shards cannot name.")
+        raise DataError(f"The target {own[0]!r} has a custom type, which shards cannot store.")
     place = folder / split
     place.mkdir(parents=True)
     shards: list[dict[str, Any]] = []
@@ -71,13 +71,13 @@ def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Itera
 
 
 def _path(dataset: Dataset, index: int) -> str | None:
-    """The file of an image, where the data set names it."""
+    """Returns the file of an image, if the data set has a method `path`."""
     path = getattr(dataset, "path", None)
     return None if path is None else str(path(index))
 
 
 def _unlabelled(dataset: Dataset) -> str | None:
-    """Why nothing can be learned from the data set; None if something can."""
+    """Returns the error of the data set's `check_labels`; None without one."""
     try:
         dataset.check_labels()
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Splits images by ratio with iterative stratification, in which duplicates stay together, and merges classes."""
+"""Splits images with iterative stratification, so that duplicates stay in one split, and merges classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,13 +11,13 @@ from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage
 
 
 def split_again(given: Annotated, shares: Mapping[str, float], seed: int = 0) -> Annotated:
-    """All images divided by these shares of each split, so that each class is divided by them as nearly as possible.
+    """Splits all images by the share of each split, so that each class is split by these shares as nearly as possible.
 
-    Identical and nearly identical images stay in one split, but for a chain of them that is too long for that. Raises
-    ConfigError for shares that are not above 0, and for fewer images than splits.
+    Identical and nearly identical images stay in one split, unless a chain of them is too long for the smallest split.
+    Raises ConfigError for shares that are not above 0, and for fewer images than splits.
     """
     if not shares or any(not 0 < share < float("inf") for share in shares.values()):
-        raise ConfigError(f"splits: {dict(shares)} are no shares; numbers above 0 are expected, as train=0.8,val=0.2.")
+        raise ConfigError(f"splits: {dict(shares)} are not shares; expected numbers above 0, as in train=0.8,val=0.2.")
     images = [image for split in given.splits.values() for image in split]
     if len(images) < len(shares):
         raise ConfigError(f"splits: {len(images)} images cannot be divided into {len(shares)} splits.")
@@ -37,9 +37,9 @@ def split_again(given: Annotated, shares: Mapping[str, float], seed: int = 0) ->
 
 
 def _groups(images: Sequence[AnnotatedImage], least_share: float) -> np.ndarray:
-    """(N,) the group of each image that stays together.
+    """Returns the group number of each image, (N,); the images of a group stay in one split.
 
-    Where nearly identical images are a chain of more images than the smallest split has, only identical ones do.
+    If a chain of nearly identical images is longer than the smallest split, groups are of identical images only.
     """
     scan = similar_images([str(image.path) for image in images])
     similar = scan["similar"]
@@ -49,12 +49,12 @@ def _groups(images: Sequence[AnnotatedImage], least_share: float) -> np.ndarray:
 def stratified(
     labels: np.ndarray, shares: Sequence[float], seed: int = 0, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """(N,) the part of each row, by iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, algorithm 1).
+    """Assigns rows to parts, (N,), by iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, algorithm 1).
 
-    labels: (N, K) bool, the classes of each row. shares: of the parts, up to a factor. groups: (N,) numbers of groups
-    of rows that stay in one part; the first row of each, in a random order, chooses for all. The rows of the rarest
-    class left are assigned first, each to the part that still needs most of this class, of several to the one that
-    needs most rows. Rows without a class come last.
+    labels: (N, K) bool, the classes of each row. shares: of the parts, up to a factor. groups: (N,) group numbers; the
+    rows of a group are assigned to the part of its first row in a random order. The rows of the rarest remaining class
+    are assigned first, each to the part that needs most rows of this class; ties go to the part that needs most rows.
+    Rows without a class come last.
     """
     rng = np.random.default_rng(seed)
     ratio = np.array(shares, np.float64) / sum(shares)
@@ -86,7 +86,7 @@ def stratified(
 
 
 def merge_classes(given: Annotated, merged: Mapping[str, str]) -> Annotated:
-    """Renames classes; classes that get one name become one, with the id and the place of the first.
+    """Renames classes; classes with the same new name are merged, with the id and position of the first.
 
     merged: from old to new names. Raises ConfigError for an unknown class.
     """

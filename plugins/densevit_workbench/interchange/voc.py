@@ -1,4 +1,4 @@
-"""Reads Pascal VOC data sets: an xml an image, with boxes in pixels that count from 1 (VOC devkit, section 2).
+"""Reads Pascal VOC data sets: one xml per image, with boxes in pixels that count from 1 (VOC devkit, section 2).
 
 Objects marked `difficult` become crowds: left out in training and ignored in evaluation, as in VOC.
 """
@@ -27,10 +27,10 @@ _FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": 
 
 
 def read_voc(source: Path, faults: Faults) -> Annotated:
-    """A VOCdevkit year with Annotations, JPEGImages and ImageSets/Main, or folders of xml files with their images."""
+    """Reads a VOCdevkit year with Annotations, JPEGImages and ImageSets/Main, or folders of xml files and images."""
     files = [path for path in sorted(source.rglob("*.xml")) if not path.name.startswith(".")]
     if not files:
-        raise DataError(f"{source}: no xml file of Pascal VOC's format is in it.")
+        raise DataError(f"{source}: no xml file in Pascal VOC's format is found.")
     images = {path.stem: path for path in image_files(source) if "Segmentation" not in path.parent.name}
     by_place = {path.with_suffix(""): path for path in images.values()}
     members = _members(source)
@@ -45,14 +45,14 @@ def read_voc(source: Path, faults: Faults) -> Annotated:
     if not names:
         raise DataError(f"{source}: none of {len(files)} xml files has an object.")
     if set(splits) - {""}:
-        splits.pop("", None)  # images of no list
+        splits.pop("", None)  # images in no list
     return Annotated(tuple(names), splits)
 
 
 def _members(source: Path) -> dict[str, str]:
-    """The split of each image that ImageSets/Main lists."""
+    """Returns the split of each image that ImageSets/Main lists."""
     members: dict[str, str] = {}
-    for split in ("test", "val", "train"):  # train wins
+    for split in ("test", "val", "train"):  # train overrides
         for file in sorted(source.rglob(f"ImageSets/Main/{split}.txt")):
             members |= {line.split()[0]: split for line in read_text(file).splitlines() if line.strip()}
     return members
@@ -70,7 +70,7 @@ def _image(file: Path, path: Path | None, source: Path, faults: Faults) -> Annot
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError) as error:
-        raise DataError(f"{file} is no valid xml: {error}.") from None
+        raise DataError(f"{file} is not valid xml: {error}.") from None
     if path is None:
         named = root.findtext("filename") or file.stem
         raise UnreadableFileError(f"{file}: its image {named} is not found below {source}.")
@@ -78,7 +78,7 @@ def _image(file: Path, path: Path | None, source: Path, faults: Faults) -> Annot
     given = tuple(int(number(root.findtext(f"size/{side}") or 0, f"{file}: size")) for side in ("height", "width"))
     if 0 not in given and given not in (header.upright_size, header.size):
         (height, width), (h, w) = header.upright_size, given
-        raise DataError(f"{file} is made for an image of {w} x {h}, and {path} has {width} x {height}.")
+        raise DataError(f"{file} is for an image of {w} x {h} pixels; {path} has {width} x {height}.")
     height, width = header.upright_size if 0 in given else given
     masks = _instances(path, (height, width))
     objects = []
@@ -89,7 +89,7 @@ def _image(file: Path, path: Path | None, source: Path, faults: Faults) -> Annot
 
 
 def _instances(path: Path, size: tuple[int, int]) -> np.ndarray | None:
-    """(H, W), the number of the object of each pixel, where SegmentationObject has the image."""
+    """Returns the object number of each pixel, (H, W); None if SegmentationObject lacks the image."""
     file = path.parent.parent / "SegmentationObject" / f"{path.stem}.png"
     if not file.is_file():
         return None
@@ -109,8 +109,8 @@ def _object(one: ElementTree.Element, where: str, mask: np.ndarray | None) -> An
         raise DataError(f"{where} ({name}) has no {lacking[0]} in its bndbox.")
     x0, y0, x1, y1 = (number(text, f"{where} ({name}): {side}") for side, text in sides.items())
     if x1 < x0 or y1 < y0:
-        raise DataError(f"{where} ({name}) has the box {x0:g}, {y0:g}, {x1:g}, {y1:g}; xmax and ymax are less.")
-    # the first pixel is 1, and the last one belongs to the box
+        raise DataError(f"{where} ({name}) has the box {x0:g}, {y0:g}, {x1:g}, {y1:g}; xmax or ymax is too small.")
+    # coordinates start at 1, and the box includes the last pixel
     bbox = (x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1)
     segmentation, area = None, None
     if mask is not None and mask.any():

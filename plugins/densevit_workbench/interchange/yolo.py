@@ -1,7 +1,7 @@
 """Reads YOLO data sets: one text file per image, one line per object, with coordinates relative to the image's sides.
 
 Lines are `class x_center y_center width height`, or, for segmentation and oriented boxes, `class x1 y1 x2 y2 x3 y3 ...`
-(Ultralytics' documentation, "Datasets overview"). Where data.yaml has `kpt_shape: [K, 3]`, a box is followed by x, y
+(Ultralytics' documentation, "Datasets overview"). If data.yaml has `kpt_shape: [K, 3]`, a box is followed by x, y
 and visibility of K keypoints, or by x and y for `[K, 2]`.
 """
 
@@ -31,11 +31,11 @@ from densevit_workbench.interchange.annotated import (
 from densevit_workbench.interchange.faults import LISTED, Faults
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_MARGIN = 0.05  # of the sides, by which coordinates may be outside of the image
+_MARGIN = 0.05  # share of a side by which coordinates may be outside of the image
 
 
 def read_yolo(source: Path, faults: Faults) -> Annotated:
-    """A data set by its data.yaml, or by its folders. source: that file, or the folder that has it.
+    """Reads a data set by its data.yaml, or by its folders. source: this file, or the data set's folder.
 
     An image without a text file has no objects; a warning names such images.
     """
@@ -46,8 +46,8 @@ def read_yolo(source: Path, faults: Faults) -> Annotated:
     folders = _folders(root, file, values, faults)
     if not folders:
         raise DataError(
-            f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders as "
-            "images/train with labels/train, train/images with train/labels, or images with labels."
+            f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders "
+            "such as images/train with labels/train, train/images with train/labels, or images with labels."
         )
     keypoints = _keypoints(file, values)
     splits: dict[str, list[AnnotatedImage]] = {split: [] for split in folders}
@@ -65,14 +65,14 @@ def read_yolo(source: Path, faults: Faults) -> Annotated:
 
 
 class Keypoints(NamedTuple):
-    """names: of the K keypoints. columns: 3 with visibility, or 2."""
+    """Format of the keypoints. names: of the K keypoints. columns: 3 with visibility, or 2."""
 
     names: tuple[str, ...]
     columns: int
 
 
 def _keypoints(file: Path | None, values: Mapping[str, Any]) -> Keypoints | None:
-    """`kpt_shape` and `kpt_names` of data.yaml; None where it has no keypoints."""
+    """Reads `kpt_shape` and `kpt_names` of data.yaml; None if it has no keypoints."""
     shape = values.get("kpt_shape")
     if shape is None:
         return None
@@ -103,22 +103,22 @@ def _warn_of_keypoints(splits: Mapping[str, Sequence[AnnotatedImage]], source: P
 
 
 def _warn_of_missing(splits: Mapping[str, Sequence[AnnotatedImage]], source: Path) -> None:
-    """Warns of images without a text file. An empty file says on purpose that there are no objects."""
+    """Warns of images without a text file. An empty file states that an image has no objects."""
     missing = [image.path for images in splits.values() for image in images if not image.label_file_exists]
     if missing:
         root = source if source.is_dir() else source.parent
         files = [path.relative_to(root) if path.is_relative_to(root) else path for path in missing]
         has, is_taken = ("image has", "it is") if len(missing) == 1 else ("images have", "they are")
         warnings.warn(
-            f"{source}: {len(missing):,} {has} no text file: {listed(files, LISTED)}; {is_taken} taken as without "
-            "objects. Where objects are missing, add the text file or remove the image; an empty text file says that "
-            "there are none.",
+            f"{source}: {len(missing):,} {has} no text file: {listed(files, LISTED)}; {is_taken} converted "
+            "without objects. If objects are missing, add the text file or remove the image; an empty text file states "
+            "that there are none.",
             stacklevel=2,
         )
 
 
 def _description(folder: Path) -> Path | None:
-    """The yaml file of a folder that describes the data set."""
+    """Returns the yaml file of a folder that describes the data set."""
     files = [folder / "data.yaml", *sorted(folder.glob("*.y*ml"))]
     return next((file for file in files if file.is_file() and "names" in _read_yaml(file)), None)
 
@@ -143,13 +143,13 @@ def _names(root: Path, file: Path | None, values: Mapping[str, Any]) -> tuple[st
         if text.is_file():
             return named([line for line in read_text(text).splitlines() if line.strip()], str(text))
     raise DataError(
-        f"{root}: the names of the classes are not found. Fix: write a data.yaml with `names: [cat, dog]`, in order "
-        "of the labels' numbers, or a classes.txt with a name a line."
+        f"{root}: the class names are not found. Fix: write a data.yaml with `names: [cat, dog]`, in the order of the "
+        "label numbers, or a classes.txt with one name per line."
     )
 
 
 def _folders(root: Path, file: Path | None, values: Mapping[str, Any], faults: Faults) -> dict[str, list[Path]]:
-    """The image files of each split."""
+    """Returns the image files of each split."""
     listed = {split: values[name] for split, names in _SPLITS.items() for name in names if values.get(name)}
     if file is not None and listed:
         base = file.parent / str(values.get("path") or "")
@@ -171,7 +171,7 @@ def _folders(root: Path, file: Path | None, values: Mapping[str, Any], faults: F
 def _listed_images(
     base: Path, file: Path, listed: Mapping[str, Any], root: Path, faults: Faults
 ) -> dict[str, list[Path]]:
-    """The image files of each split that data.yaml lists; a test split that does not exist is a warning."""
+    """Returns the image files of each split that data.yaml lists. Warns of a test split that does not exist."""
     found = {}
     for split, entry in listed.items():
         try:
@@ -188,11 +188,11 @@ class MissingEntryError(DataError):
 
 
 def _images_of(base: Path, file: Path, entry: Any, root: Path, faults: Faults) -> list[Path]:
-    """The images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
+    """Returns the images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
     paths: list[Path] = []
     for one in entry if isinstance(entry, list) else [entry]:
         text = str(one)
-        # Exported files say ../train/images for the folder beside data.yaml.
+        # Exported files have ../train/images for the folder beside data.yaml.
         places = [base / text, file.parent / text, file.parent / text.removeprefix("../")]
         place = next((candidate for candidate in places if candidate.exists()), None)
         if place is None:
@@ -219,7 +219,7 @@ def _label_file(image: Path) -> Path:
 
 
 def _image(path: Path, names: tuple[str, ...], keypoints: Keypoints | None, faults: Faults) -> AnnotatedImage:
-    """An image with the objects of its text file; without one, it has none."""
+    """Reads an image and the objects of its text file, if it has one."""
     height, width = shown_size(path)
     file = _label_file(path)
     exists = file.is_file()
@@ -237,7 +237,9 @@ def _object(
 ) -> AnnotatedObject:
     label, *values = (number(part, where) for part in parts)
     if label != int(label) or not 0 <= label < len(names):
-        raise DataError(f"{where}: the class is {parts[0]}; the data set has {len(names)}, 0 to {len(names) - 1}.")
+        raise DataError(
+            f"{where}: the class is {parts[0]}; expected 0 to {len(names) - 1}, the classes of the data set."
+        )
     more: dict[str, Any] = {}
     if keypoints is not None and len(values) > 4:
         values, more = values[:4], _keypoint_values(values[4:], keypoints, sides, where)
@@ -258,9 +260,9 @@ def _object(
 
 
 def _keypoint_values(values: list[float], keypoints: Keypoints, sides: tuple[int, int], where: str) -> dict[str, Any]:
-    """COCO's `keypoints`, x, y and visibility in a row, and `num_keypoints`.
+    """Returns COCO's `keypoints`, a flat list of x, y and visibility, and `num_keypoints`.
 
-    Without visibility in the file, a keypoint at 0, 0 is not labelled, and others are visible.
+    If the file has no visibility, a keypoint at 0, 0 is not labelled, and others are visible.
     """
     count = len(keypoints.names)
     if len(values) != count * keypoints.columns:

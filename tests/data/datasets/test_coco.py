@@ -352,7 +352,7 @@ def test_unknown_layout_error_lists_the_expected_paths(write: Write, tmp_path: P
     root = write(None, "two.json", "train")
     with pytest.raises(DataError) as caught:
         Coco("train", root=str(root))
-    assert "Found 2 files in COCO's format of other names: one.json, two.json" in str(caught.value)
+    assert "Found 2 files in COCO's format with other names: one.json, two.json" in str(caught.value)
     for looked in ("annotations/instances_train2017.json", "train.json", "train/_annotations.coco.json"):
         assert looked in str(caught.value)
     assert "data.train_annotations" in str(caught.value)
@@ -435,8 +435,8 @@ def duplicated(section: str) -> dict[str, Any]:
         (duplicated("categories"), r"category id 90 occurs twice, for 'toothbrush' and 'unused'"),
         (document(images=[]), r"`images` is missing or empty"),
         (document(categories=[]), r"`categories` is missing or empty"),
-        (document(annotations={"1": 2}), r"`annotations` is no list of objects"),
-        (document(images=[1, 2]), r"`images` is no list of objects"),
+        (document(annotations={"1": 2}), r"`annotations` is not a list of objects"),
+        (document(images=[1, 2]), r"`images` is not a list of objects"),
         (
             document(images=[{"id": 1, "file_name": "1.jpg", "height": "tall"}], annotations=[]),
             r"image 1 has the height 'tall'",
@@ -444,7 +444,7 @@ def duplicated(section: str) -> dict[str, Any]:
         (document(images=[{"id": 1.5, "file_name": "1.jpg"}]), r"the image 1\.jpg has the id 1\.5"),
         (document(categories=[{"id": "a", "name": "cat"}]), r"category 'cat' has the id 'a'; expected a whole number"),
         ("[1, 2]", r"a list; expected COCO's object"),
-        ('{"images": [', r"no valid json"),
+        ('{"images": [', r"not valid json"),
     ],
 )
 def test_invalid_json_error_names_file_and_annotation(content: Any, message: str, write: Write) -> None:

@@ -12,13 +12,13 @@ def test_a_misspelt_folder_suggests_the_nearest(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "cells_coco").mkdir()
     (tmp_path / "cell_coco.txt").write_text("a file, which is no suggestion")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"no folder cell_coco \(seen from .*\)\. Did you mean 'cells_coco'\?$"):
+    with pytest.raises(DataError, match=r"no folder cell_coco \(working directory .*\)\. Did you mean 'cells_coco'\?$"):
         root_folder("cell_coco")
     with pytest.raises(DataError, match=f"Did you mean '{tmp_path}/cells_coco'"):
         root_folder(f"{tmp_path}/cellscoco")
-    with pytest.raises(DataError, match=r"there is no folder flowers \(seen from [^?]*$"):
+    with pytest.raises(DataError, match=r"there is no folder flowers \(working directory [^?]*$"):
         root_folder("flowers")
-    with pytest.raises(DataError, match=r"there is no folder nowhere/cells_coco \(seen from [^?]*$"):
+    with pytest.raises(DataError, match=r"there is no folder nowhere/cells_coco \(working directory [^?]*$"):
         root_folder("nowhere/cells_coco")
 
 

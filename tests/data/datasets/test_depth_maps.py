@@ -141,7 +141,7 @@ def test_calibration_may_be_per_image(tmp_path: Path, write_image: Write, depth:
     dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", **where)  # type: ignore[arg-type]
     assert [metres(dataset, i) for i in (0, 1)] == [[[4, 0]], [[2, 0]]]
     (tmp_path / "train/b/calib.txt").write_text("cam0=[1000 0 1]\n")
-    with pytest.raises(DataError, match=r"b/calib\.txt names no baseline"):
+    with pytest.raises(DataError, match=r"b/calib\.txt has no baseline"):
         DepthMaps("train", root=str(tmp_path), kind="disparity", **where)  # type: ignore[arg-type]
 
 
@@ -157,7 +157,7 @@ def test_relative_inverse_depth_is_not_metric(tmp_path: Path, pair: Write, capsy
         dataset = DepthMaps("train", root=str(tmp_path), kind=kind, metric=False)  # type: ignore[arg-type]
         assert not dataset.metric
         assert metres(dataset) == [[0, 1, 0.01, 0.004]]
-    assert "0.004 to 1 (relative, of no unit), median 0.01, 75.0% of pixels known" in capsys.readouterr().err
+    assert "0.004 to 1 (relative, without unit), median 0.01, 75.0% of pixels known" in capsys.readouterr().err
 
 
 def test_invalid_and_out_of_range_values_become_unknown(tmp_path: Path, pair: Write) -> None:
@@ -252,7 +252,7 @@ def test_file_in_another_unit_is_named(
     assert first.startswith("depth, train: 2 to 2000 m, median 2 m")
     assert second == (
         "depth, train: the median of 1 of these files is not in data.range, 0.05 to 250 m; the farthest is 2000 m, in "
-        f"{tmp_path / 'labels/train/c.npy'}. Are all files in one unit?"
+        f"{tmp_path / 'labels/train/c.npy'}. Do all files have the same unit?"
     )
 
 
@@ -274,7 +274,11 @@ def test_integer_files_require_a_scale(tmp_path: Path, pair: Write) -> None:
     [
         (0.001, (3.0, 60.0), "1/256 m, as in KITTI: set data.scale=0.00390625"),
         (1e-6, (0.05, 250.0), "millimetres: set data.scale=0.001"),
-        (0.001, (300.0, 400.0), r"Set data\.scale, the metres that 1 in a file is\. .*data\.range=\[LOW,HIGH\]"),
+        (
+            0.001,
+            (300.0, 400.0),
+            r"Set data\.scale, the number of metres per unit in a file\. .*data\.range=\[LOW,HIGH\]",
+        ),
     ],
 )
 def test_wrong_scale_and_declared_range(
@@ -290,11 +294,11 @@ def test_invalid_calibration_raises(tmp_path: Path, pair: Write) -> None:
     stereo: dict[str, Any] = {"root": str(tmp_path), "kind": "disparity"}
     with pytest.raises(DataError, match=r"data\.baseline looks like millimetres: set data\.baseline=0\.16"):
         DepthMaps("train", baseline=160, focal=3740, doffs=200, **stereo)
-    with pytest.raises(DataError, match=r"Look at data\.baseline \(metres\), data\.focal"):
+    with pytest.raises(DataError, match=r"Check data\.baseline \(metres\), data\.focal"):
         DepthMaps("train", baseline=0.16, focal=3.7, doffs=200, **stereo)
     pair(np.full((1, 2), 5000.0, np.float32), ".npy")
     (tmp_path / "labels/train/a.png").unlink()
-    with pytest.raises(DataError, match=r"where files hold depth, data\.kind=depth"):
+    with pytest.raises(DataError, match=r"or data\.kind=depth, if files store depth"):
         DepthMaps("train", root=str(tmp_path), kind="inverse_depth")
 
 
@@ -347,9 +351,9 @@ def test_file_changed_after_scanning_raises(tmp_path: Path, pair: Write, write_i
         ({"kind": "disparity", "baseline": 1}, r"needs data\.baseline"),
         ({"kind": "disparity", "focal": 1, "metric": False}, r"needs data\.baseline"),
         ({"kind": "disparity", "focal": 1, "calibration": "x"}, r"data\.calibration and data\.focal are both given"),
-        ({"baseline": 1}, r"data\.baseline is for disparity, and data\.kind is depth"),
+        ({"baseline": 1}, r"data\.baseline is for disparity, but data\.kind is depth"),
         ({"images": {"val": "x"}}, r"data\.images has no 'train'"),
-        ({"images": "rgb.txt", "labels": "depth.txt", "valid": "x"}, r"do not go with pairs by time"),
+        ({"images": "rgb.txt", "labels": "depth.txt", "valid": "x"}, r"cannot be used with pairs by time"),
         ({"preset": "nyuv2"}, r"data\.preset: there is no 'nyuv2'\. Presets: diode, kitti, nyu, tum"),
         ({"labels": "nowhere"}, r"There is no folder .*nowhere"),
     ],

@@ -260,7 +260,7 @@ def test_unknown_colour_is_named(tmp_path: Path, pairs: Write) -> None:
 
 def test_coloured_labels_require_class_colours(tmp_path: Path, pairs: Write) -> None:
     pairs(np.full((3, 4, 3), (5, 6, 7), np.uint8))
-    with pytest.raises(DataError, match=r"a\.png is coded in colours, and data\.classes names none"):
+    with pytest.raises(DataError, match=r"a\.png is coded in colours, but data\.classes has none"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
@@ -285,7 +285,7 @@ def test_unpaired_images_and_labels_raise(tmp_path: Path, pairs: Write, write_im
 def test_duplicate_image_names_raise(tmp_path: Path, pairs: Write, write_image: Write) -> None:
     pairs()
     write_image("images/train/a.png")
-    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have one name"):
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
 
 
@@ -293,7 +293,7 @@ def test_duplicate_image_names_raise(tmp_path: Path, pairs: Write, write_image: 
     ("text", "message"),
     [
         ("a\nz\n", r"names 2 images; .*2 files do not exist.*\n  images/train/z\n  labels/train/z"),
-        ("a\nb\na\n", r"train\.txt, line 3: a stands in line 1 already"),
+        ("a\nb\na\n", r"train\.txt, line 3: a occurs already in line 1"),
         ("images/train/a.jpg labels/train/q.png", r"1 files do not exist.*\n  labels/train/q\.png"),
         ("\n", r"is empty"),
         (None, r"cannot be read"),
@@ -342,7 +342,7 @@ def test_file_changed_after_scanning_raises(tmp_path: Path, pairs: Write, label:
         ({"classes": [{"name": "a", "id": -1}]}, r"data\.classes\[0\] \(a\): id is -1"),
         ({"classes": [{"name": "a", "id": 1, "ids": [2]}]}, r"both `id` and `ids`"),
         ({"classes": [{"name": "a", "color": [1, 2]}]}, r"color is \[1, 2\]; expected \[red, green, blue\]"),
-        ({"ignore_index": 1}, r"The label value 1 is both a class's"),
+        ({"ignore_index": 1}, r"The label value 1 is both that of a class"),
         ({"ignore_index": -1}, r"data\.ignore_index is -1"),
         (
             {"classes": [{"name": "a", "id": 0}], "reduce_zero_label": True},
@@ -626,7 +626,7 @@ def test_segmentation_masks_of_cvat_are_read_by_their_labelmap(indexed: bool, tm
 def test_grey_labels_beside_a_labelmap_are_an_error(tmp_path: Path, pairs: Write) -> None:
     pairs()
     (tmp_path / "labelmap.txt").write_text("tree:0,128,0::\n")
-    with pytest.raises(DataError, match=r"a\.png has grey values, and .*labelmap\.txt names colours\. Fix"):
+    with pytest.raises(DataError, match=r"a\.png has grey values, but .*labelmap\.txt has colours\. Fix"):
         LabelMaps("train", root=str(tmp_path))
     assert len(LabelMaps("train", root=str(tmp_path), classes=NAMES)) == 2
 

@@ -123,7 +123,7 @@ def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, 
     Coco("train", str(root))
     [entry] = entries(root)
     entry.write_bytes(entry.read_bytes()[:2000] if content is None else content)
-    with pytest.warns(UserWarning, match=r"the cached scan cannot be read .* and is made again"):
+    with pytest.warns(UserWarning, match=r"the cached scan cannot be read .* and is repeated"):
         Coco("train", str(root))
     forbid(monkeypatch)
     Coco("train", str(root))

@@ -270,7 +270,7 @@ def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"records.npz cannot be read: .*Fix: copy"):
         Shards("train", str(out))
     (out / "index.json").write_text("{}")
-    with pytest.raises(DataError, match=r"index.json is no index of shards"):
+    with pytest.raises(DataError, match=r"index.json is not an index of shards"):
         Shards("train", str(out))
     with pytest.raises(DataError, match=r"holds no shards. Fix: densevit shard SRC"):
         Shards("train", str(tmp_path))
@@ -387,7 +387,9 @@ def sparse(size: int) -> bytes:
     ids=["FIFO", "character device", "block device", "folder", "link of itself", "hard link", "link outside", "sparse"],
 )
 def test_members_of_a_record_are_regular_files(record: bytes) -> None:
-    with pytest.raises(UnreadableFileError, match=r"train/000000.tar, record 3: its member 0.json is no regular file"):
+    with pytest.raises(
+        UnreadableFileError, match=r"train/000000.tar, record 3: its member 0.json is not a regular file"
+    ):
         decode(record, "train/000000.tar, record 3")
 
 

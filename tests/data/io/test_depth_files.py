@@ -174,7 +174,7 @@ def test_npz_array_is_selected_by_name(tmp_path: Path) -> None:
 WRONG = {
     "colours.png": (cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes(), "its pixels are colours"),
     "cut.png": (png(WHOLE)[:60], "cannot be read"),
-    "none.png": (b"not an image", "is no image"),
+    "none.png": (b"not an image", "is not an image"),
     "cut.npy": (npy(DEPTH)[:-4], "cannot be read"),
     "text.npy": (npy(np.array([["a", "b"]])), "it holds <U1; expected numbers"),
     "empty.npy": (npy(np.zeros((0, 4))), r"shape \(0, 4\)"),
@@ -182,9 +182,9 @@ WRONG = {
     "cut.npz": (npz(depth=DEPTH)[:-30], "cannot be read"),
     "cut.pfm": (pfm(DEPTH, "-1")[:-1], "ends after 47 of 48 bytes"),
     "colours.pfm": (b"PF\n2 1\n-1\n" + bytes(24), r"PFM in colours"),
-    "none.pfm": (b"P5 2 2 255\n", "no PFM"),
-    "noise.pfm": (bytes(range(65, 91)) * 20, "no header|none of a PFM"),
-    "a.bin": (b"", "is no depth file; expected one of .png"),
+    "none.pfm": (b"P5 2 2 255\n", "not a PFM"),
+    "noise.pfm": (bytes(range(65, 91)) * 20, "no header|not a PFM header"),
+    "a.bin": (b"", "is not a depth file; expected one of .png"),
 }
 
 
@@ -211,7 +211,7 @@ def test_exr_size_needs_no_package(tmp_path: Path) -> None:
     (tmp_path / "a.exr").write_bytes(exr({"Z": DEPTH}))
     assert depth_size_of(tmp_path / "a.exr") == (3, 4)
     (tmp_path / "b.exr").write_bytes(b"no")
-    with pytest.raises(DataError, match=r"b\.exr: it is no EXR file"):
+    with pytest.raises(DataError, match=r"b\.exr: it is not an EXR file"):
         depth_size_of(tmp_path / "b.exr")
 
 

@@ -302,7 +302,7 @@ def tiff(pixels: np.ndarray, photometric: int, extra: list[int]) -> bytes:
 def test_a_tiff_with_further_bands_is_an_error(photometric: int, extra: list[int], bands: int, tmp_path: Path) -> None:
     (tmp_path / "bands.tif").write_bytes(tiff(np.ones((4, 5, bands), np.uint8), photometric, extra))
     for read in READERS:
-        with pytest.raises(DataError, match=rf"bands\.tif: it has {bands} bands a pixel.*expected"):
+        with pytest.raises(DataError, match=rf"bands\.tif: it has {bands} bands per pixel.*expected"):
             read(tmp_path / "bands.tif")
 
 
@@ -340,7 +340,7 @@ def test_a_tiff_of_12_bits_is_an_error_as_an_image_and_read_as_a_map(tmp_path: P
     path = tmp_path / "deep.tif"
     path.write_bytes(content)
     for read in (read_image, check_image, lambda path: as_sample(Image.open(path), 0)):
-        with pytest.raises(DataError, match=r"deep\.tif: it has 12 bits a channel; expected 8 or 16"):
+        with pytest.raises(DataError, match=r"deep\.tif: it has 12 bits per channel; expected 8 or 16"):
             read(path)
     assert read_label(path).tolist() == read_depth(path).tolist() == [[4095, 1], [2, 3]]
 

@@ -134,7 +134,7 @@ def test_colours_of_16_bits_raise(channels: int, tmp_path: Path) -> None:
     """Pillow cuts them to 8 bits: 300 would become 1."""
     for name in ("a.png", "a.tif"):
         cv2.imwrite(str(tmp_path / name), np.full((3, 5, channels), 300, np.uint16))
-        with pytest.raises(DataError, match=rf"{name}.*16 bits a channel; expected 8"):
+        with pytest.raises(DataError, match=rf"{name}.*16 bits per channel; expected 8"):
             read_label(tmp_path / name)
 
 
@@ -146,13 +146,13 @@ def test_jpeg_labels_raise(tmp_path: Path) -> None:
 
 def test_floating_point_labels_raise(tmp_path: Path) -> None:
     Image.fromarray(VALUES.astype(np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif: its pixels are of the kind 'F'"):
+    with pytest.raises(DataError, match=r"a\.tif: its pixels have the mode 'F'"):
         read_label(tmp_path / "a.tif")
 
 
 def test_negative_values_raise(tmp_path: Path) -> None:
     Image.fromarray(VALUES.astype(np.int32) - 1).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif: its values reach from -1 to 2"):
+    with pytest.raises(DataError, match=r"a\.tif: its values range from -1 to 2"):
         read_label(tmp_path / "a.tif")
 
 

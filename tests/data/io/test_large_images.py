@@ -121,7 +121,7 @@ def test_unreadable_file_error_names_size_and_limit(read: Callable[[Path], Any],
 
 
 def test_limit_matches_opencv() -> None:
-    assert (large_images.MOST_PIXELS, large_images.LONGEST_SIDE) == (2**30, 2**20)  # CV_IO_MAX_IMAGE_PIXELS, _WIDTH
+    assert (large_images.MAX_PIXELS, large_images.MAX_SIDE) == (2**30, 2**20)  # CV_IO_MAX_IMAGE_PIXELS, _WIDTH
 
 
 def test_insufficient_memory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ def test_loader_repeats_rare_images_without_crowds(folder: Path) -> None:
     loader = data.train_loader()
     shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
     assert shown == {**dict.fromkeys(range(_IMAGES - 1), 1), _IMAGES - 1: 4}  # sqrt(0.8 / (1 / 20)) = 4
-    assert len(loader) == data.batches_an_epoch() == _IMAGES + 3
+    assert len(loader) == data.batches_per_epoch() == _IMAGES + 3
 
 
 def test_repeats_are_augmented_differently(folder: Path) -> None:
@@ -188,12 +188,12 @@ def test_resumes_within_a_repeated_epoch() -> None:
 
 def test_own_data_set_gives_its_classes() -> None:
     data = build_data(config(name=f"{__name__}:Known", repeat_factor=0.8, batch_size=1))
-    assert data.batches_an_epoch() == _IMAGES + 3
+    assert data.batches_per_epoch() == _IMAGES + 3
 
 
 def test_data_sets_without_classes_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.repeat_factor.*Own.*image_classes\(\)"):
-        build_data(config(name=f"{__name__}:Own", repeat_factor=0.1)).batches_an_epoch()
+        build_data(config(name=f"{__name__}:Own", repeat_factor=0.1)).batches_per_epoch()
     sets = {"a": {"name": "coco", "root": str(folder)}}
     with pytest.raises(ConfigError, match=r"data\.repeat_factor: 'mix'.*leave data\.repeat_factor out"):
-        build_data(config(name="mix", sets=sets, repeat_factor=0.1)).batches_an_epoch()
+        build_data(config(name="mix", sets=sets, repeat_factor=0.1)).batches_per_epoch()

@@ -61,7 +61,7 @@ def yolo(root: Path) -> Path:
 
 def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
     out = tmp_path / "out"
-    with pytest.warns(UserWarning, match=r"1 image has no text file: images/train/b.png; it is taken as without obj"):
+    with pytest.warns(UserWarning, match=r"1 image has no text file: images/train/b.png; it is converted without obj"):
         convert_dataset("yolo", yolo(tmp_path / "in"), out)
     box, polygon = annotations(out / "train.json", "a.png")
     # x from 0.375 to 0.625 of 80, y from 0.25 to 0.75 of 40
@@ -145,7 +145,7 @@ def test_result_of_a_conversion_has_a_short_repr(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2 0.5 0.5 0.2 0.2", r"labels/train/a.txt, line 1: the class is 2; the data set has 2, 0 to 1"),
+        ("2 0.5 0.5 0.2 0.2", r"labels/train/a.txt, line 1: the class is 2; expected 0 to 1, the classes"),
         ("0 30 10 20 20", r"line 1: 30 is not within 0 \.\.\. 1"),
         ("0 0.5 0.5 0.2", r"line 1: 4 numbers; expected a class and x, y, width, height"),
         ("0 0.5 0.5 0.2 wide", r"line 1: 'wide' is not a number"),
@@ -166,7 +166,7 @@ def test_images_without_a_text_file_are_named_and_an_empty_one_is_deliberate(
     image(root / "images" / "val" / "d.png")
     image(root / "images" / "val" / "e.png")
     write(root / "labels" / "val" / "e.txt", "")
-    said = "2 images have no text file: images/train/b.png, images/val/d.png; they are taken as without objects"
+    said = "2 images have no text file: images/train/b.png, images/val/d.png; they are converted without objects"
     with pytest.warns(UserWarning, match=said):
         assert main(["data", "convert", "yolo", str(root), str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -305,7 +305,7 @@ def test_voc_object_masks_are_kept(tmp_path: Path):
 
 
 def test_voc_xml_of_another_size_is_an_error(tmp_path: Path):
-    with pytest.raises(DataError, match=r"a.xml is made for an image of 40 x 40, and .*a.jpg has 80 x 40"):
+    with pytest.raises(DataError, match=r"a.xml is for an image of 40 x 40 pixels; .*a.jpg has 80 x 40"):
         convert_dataset("voc", voc(tmp_path / "in", (40, 40)), tmp_path / "out")
 
 
@@ -424,7 +424,7 @@ def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys: pytest.Captur
         ([str(source), str(tmp_path / "out"), "--merge", "cra=car"], "no class 'cra'. Did you mean 'car'?"),
         ([str(source), str(tmp_path / "out"), "--merge", "car"], "is not a list of classes with a new name"),
         ([str(source), str(tmp_path / "out"), "--splits", "train"], "is not a list of shares by split"),
-        ([str(source), str(tmp_path / "out"), "--splits", "train=-1"], "are no shares"),
+        ([str(source), str(tmp_path / "out"), "--splits", "train=-1"], "are not shares"),
     ]:
         assert main(["data", "convert", "coco", *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -437,7 +437,7 @@ def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys: pytest.Captur
 def test_yolo_without_names_of_classes_is_an_error(tmp_path: Path):
     root = yolo(tmp_path / "in")
     (root / "data.yaml").unlink()
-    with pytest.raises(DataError, match=r"the names of the classes are not found. Fix: write a data.yaml with `names"):
+    with pytest.raises(DataError, match=r"the class names are not found. Fix: write a data.yaml with `names"):
         convert_dataset("yolo", root, tmp_path / "out")
     write(root / "classes.txt", "cat\ndog\n")
     found = convert_dataset("yolo", root, tmp_path / "out")
@@ -556,5 +556,5 @@ def test_labelme_masks_are_refused_by_the_size_that_they_announce(tmp_path: Path
         png + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     ).decode()
     labelme(tmp_path / "in", "a", [coded])
-    with pytest.raises(DataError, match="a.json: spot: its mask has 12000 x 12000 pixels, and its image 80 x 40"):
+    with pytest.raises(DataError, match="a.json: spot: its mask has 12000 x 12000 pixels, its image 80 x 40"):
         convert_dataset("labelme", tmp_path / "in", tmp_path / "out", splits={"train": 1.0})
