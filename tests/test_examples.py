@@ -21,6 +21,8 @@ from PIL import Image
 import densevit
 from densevit.cli import main
 
+pytestmark = pytest.mark.integration
+
 
 def example(project: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, project / "examples" / f"{name}.py")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOTS = {
     "densevit": "densevit",
     "densevit_backbones": "plugins/densevit_backbones",

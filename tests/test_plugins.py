@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from densevit import registry
 from densevit.cli import main
 
+pytestmark = pytest.mark.integration
+
 DETECTION = """
 seed: 0
 backbone: {name: mynet, width: 16}

@@ -15,6 +15,8 @@ from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
 from tests.training.runs import train
 
+pytestmark = pytest.mark.integration
+
 RECIPES = sorted(Path("configs/ade20k").glob("setr*.yaml")) + sorted(Path("configs/cityscapes").glob("*.yaml"))
 SECTIONS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "label_maps", "pascal_context", "voc")
 

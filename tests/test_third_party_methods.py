@@ -33,6 +33,8 @@ from tests.test_plugins import densevit
 from tests.training.test_methods import Quit
 from tests.training.test_signals import child
 
+pytestmark = pytest.mark.integration
+
 BACKBONE = "backbone: {name: swin, variant: nano, window_size: 4}"
 SIMMIM = f"""
 {BACKBONE}

@@ -9,6 +9,8 @@ import densevit
 from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def on_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

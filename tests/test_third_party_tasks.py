@@ -29,6 +29,8 @@ from densevit.inference.loading import load
 from densevit.targets import Keypoints
 from densevit.visualization.draw import draw
 
+pytestmark = pytest.mark.integration
+
 POSES = """
 seed: 0
 backbone: {name: mynet, width: 32}

@@ -163,6 +163,7 @@ def test_pickle_copy_and_state_dict_preserve_features(variant, version, class_to
             assert torch.equal(x, y)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("version", [1, 2])
 def test_compiles_into_one_graph_and_exports(version, randomise):
     mvit = MViT("nano", version).eval()

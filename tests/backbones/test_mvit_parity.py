@@ -17,6 +17,8 @@ from densevit_backbones.mvit.attention import RelativePositions, bias, widen
 from densevit_backbones.mvit.backbone import MViT, Positions
 from densevit_backbones.mvit.variants import VARIANTS
 
+pytestmark = pytest.mark.integration
+
 # Their parameter names and ours. We normalise each feature, they the classifier's input.
 COMMON = [
     (r"\.attn\.pool_([qkv])\.(pool\.)?weight$", r".attention.pool_\1.weight"),

@@ -63,6 +63,7 @@ def fixed(name: str) -> bool:
     return name.split("_")[0] in FIXED or name == "lambda_resnet26rpt_256"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "model_args", "strides"), FAMILIES, ids=lambda x: x if isinstance(x, str) else "")
 def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, randomise):
     backbone = Timm(name, image_size=64, model_args=model_args).eval()

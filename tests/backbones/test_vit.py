@@ -154,6 +154,7 @@ def test_export_with_dynamic_sizes(positions, randomise):
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", ["rotary windows", "everything"])
 def test_compiles_into_one_graph(kind, randomise):
     vit = nano(**{**KINDS[kind], "features": (2,)}).eval()

@@ -13,6 +13,8 @@ from transformers.models.dpt.modeling_dpt import DPTReassembleStage
 
 from densevit_backbones.vit import ViT
 
+pytestmark = pytest.mark.integration
+
 Renamings = list[tuple[str, str]]
 
 FROM_TIMM: Renamings = [

@@ -4,6 +4,8 @@ import pytest
 
 from densevit.cli import main
 
+pytestmark = pytest.mark.integration
+
 OWN = '''
     """Backbones of one's own."""
 

@@ -15,6 +15,8 @@ from densevit.cli import command, main
 from densevit.cli.output import Output
 from densevit.visualization.html_page import write_page
 
+pytestmark = pytest.mark.integration
+
 COMMANDS = [*registry.find("commands")]
 
 

@@ -18,6 +18,8 @@ from tests.docs import small_configs
 from tests.docs.code_blocks import Block, Page, blocks, parse
 from tests.docs.world import World, torch_download, untrained_timm
 
+pytestmark = pytest.mark.integration
+
 PROJECT = Path(__file__).resolve().parents[2]
 BLOCKS = blocks(PROJECT)
 RUN = ("python", "bash", "yaml", "ini")

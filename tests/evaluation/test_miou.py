@@ -191,6 +191,7 @@ def test_repeated_image_counts_once():
     assert evaluated(images + images[2:4], 6).counts.tolist() == brute_force(images, 6).tolist()
 
 
+@pytest.mark.integration
 def test_image_evaluated_by_two_processes_raises():
     images = random_images(7)
     states = [evaluated(part, 6).state() for part in (images[:4], images[3:])]

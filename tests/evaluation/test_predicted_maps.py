@@ -108,6 +108,7 @@ def test_pycocotools_finds_the_mask_ap_of_written_masks(run: Path, tmp_path: Pat
     assert found.stats.tolist() == [-1 if value is None else value for value in values]
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
 def test_two_processes_write_the_same_maps_as_one(run: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.exporting.comparison import example_images
 
+pytestmark = pytest.mark.integration
+
 
 def found_by_script(file: Path, image: Path, project: Path) -> list[tuple[str, float, list[float]]]:
     """The name, score and box of each object that the script prints."""

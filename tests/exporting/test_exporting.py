@@ -20,6 +20,8 @@ from densevit.interfaces import Class, Head
 from densevit.layers.selection import SelectTop, recorded
 from densevit.model import DenseModel
 
+pytestmark = pytest.mark.integration
+
 CLASSES = ["a", "b", "c"]
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet": {"name": "resnet", "depth": 18},

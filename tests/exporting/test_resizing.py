@@ -16,6 +16,8 @@ from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Recipe
 
+pytestmark = pytest.mark.integration
+
 RECIPES: dict[str, tuple[Any, ...]] = {
     "long side": ("fixed", 96),
     "canvas": ("fixed", (64, 80)),

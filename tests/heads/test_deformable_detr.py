@@ -431,6 +431,7 @@ def test_wrong_options_are_explained(options: dict[str, Any], message: str):
     assert message in str(error.value)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("options", [MODES["multi-scale"], MODES["two-stage"]], ids=["multi-scale", "two-stage"])
 def test_it_passes_the_checks_of_heads(options: dict[str, Any]):
     check_head(functools.partial(DeformableDetr, **SMALL, **options))

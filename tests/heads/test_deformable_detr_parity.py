@@ -24,6 +24,8 @@ from densevit.losses.matching import Objects, hungarian
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
 
+pytestmark = pytest.mark.integration
+
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 8
 CHANNELS, STRIDES = (12, 16), (4, 8)

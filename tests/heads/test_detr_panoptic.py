@@ -38,6 +38,7 @@ CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("kind", "options"),
     [(DetrPanoptic, SMALL), (DabDetrPanoptic, {"dab_detr": FAST}), (DetrPanoptic, {**SMALL, "freeze_detector": True})],

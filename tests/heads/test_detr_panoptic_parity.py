@@ -17,6 +17,8 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr_panoptic import DetrPanoptic
 from tests.heads.test_detr_parity import our_name as detector_name
 
+pytestmark = pytest.mark.integration
+
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0), thing=i < 3) for i in range(5)]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 LAYERS = 3

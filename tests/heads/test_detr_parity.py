@@ -20,6 +20,8 @@ from densevit.set_prediction.criterion import LossWeights
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr
 
+pytestmark = pytest.mark.integration
+
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS = 3
 SIZES = [(50, 70), (37, 71), (61, 45), (64, 24)]  # no multiple of the stride among the first three

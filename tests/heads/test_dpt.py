@@ -34,6 +34,7 @@ def mask(size, B=2):
     return torch.zeros(B, *size, dtype=torch.bool)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "options",
     [
@@ -48,6 +49,7 @@ def test_the_metric_head_passes_the_contract_tests(options):
     check_head(functools.partial(DptDepth, width=16, **options), reach=REACH)
 
 
+@pytest.mark.integration
 def test_the_relative_head_passes_the_contract_tests():
     check_head(functools.partial(DptDepth, width=16, ssi=0.5), reach=REACH)
 
@@ -69,6 +71,7 @@ def test_the_relative_head_predicts_inverse_depth_only():
         assert found["inverse_depth"].min() >= 0
 
 
+@pytest.mark.integration
 def test_the_segmentation_head_passes_the_contract_tests():
     check_head(functools.partial(DptSegmentation, width=16, dice=0.5, label_smoothing=0.1), reach=REACH)
 

@@ -11,6 +11,8 @@ from densevit.interfaces import Class
 from densevit_backbones.vit import ViT
 from densevit_heads.dpt import DptDepth, DptSegmentation
 
+pytestmark = pytest.mark.integration
+
 K, SIDE = 7, 64
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
 

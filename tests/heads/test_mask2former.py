@@ -58,6 +58,7 @@ class Patches(Backbone):
         return [self.layer(images)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("head", HEADS)
 def test_the_head_meets_its_interface(head):
     check_head(functools.partial(head, **SMALL))

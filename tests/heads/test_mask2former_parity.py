@@ -26,6 +26,8 @@ from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOpti
 from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
+pytestmark = pytest.mark.integration
+
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES, HEADS, POINTS = 4, 8, 4, 96
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)

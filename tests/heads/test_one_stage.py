@@ -27,6 +27,7 @@ def make_head(**options: Any) -> OneStage:
     return head
 
 
+@pytest.mark.integration
 def test_contract():
     check_head(functools.partial(OneStage, width=16, fusion_blocks=1))
 

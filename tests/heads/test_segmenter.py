@@ -58,6 +58,7 @@ def test_logits_match_the_reference_for_each_image_of_a_padded_batch() -> None:
         torch.testing.assert_close(logits[i : i + 1, :, :rows, :columns], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_the_head_passes_the_contract_tests() -> None:
     check_head(functools.partial(Segmenter, width=32, num_heads=4, dropout=0.0))
 

@@ -33,6 +33,7 @@ def mask(size, B=2):
     return torch.zeros(B, *size, dtype=torch.bool)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "options",
     [

@@ -230,6 +230,7 @@ def test_half_precision_is_computed_in_fp32(loss, dtype):
     assert low.grad.isfinite().all() and low.grad.any()
 
 
+@pytest.mark.integration
 @ALL
 def test_losses_of_two_processes_average_to_the_loss_of_the_whole_batch(loss):
     """Two processes with three images and one: the mean of their losses is that of all four."""

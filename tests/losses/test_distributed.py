@@ -102,6 +102,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> dict[str,
     return torch.load(folder / "0.pt")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_match_one(case: str, shared: dict[str, tuple[Tensor, dict[str, Tensor]]]):
     losses, gradients = losses_of(case, [0, 1, 2, 3])

@@ -185,6 +185,7 @@ def run_process(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.integration
 def test_two_processes_match_one(tmp_path, run_processes):
     run_processes(__file__, len(SHARES), tmp_path)
     shared = torch.load(tmp_path / "0.pt")

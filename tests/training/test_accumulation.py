@@ -219,6 +219,7 @@ def run_process(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
 def test_two_processes_that_accumulate_match_one_large_batch(tmp_path: Path, run_processes: Any) -> None:
     run_processes(__file__, len(SHARES), tmp_path)

@@ -434,6 +434,7 @@ def run_process(rank: int, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo")
 def test_each_image_counts_once_in_two_processes_with_a_distributed_sampler(tmp_path: Path, run_processes) -> None:
     """Five validation images on two processes: Lightning's sampler repeats one of them."""

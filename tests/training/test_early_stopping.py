@@ -95,6 +95,7 @@ def test_metrics_of_an_evaluator_are_known_before_the_training(metrics: Any, mes
         check_monitor(None, {"map": Own(())})
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
 def test_two_processes_stop_together(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)

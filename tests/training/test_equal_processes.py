@@ -152,6 +152,7 @@ def rows(run: Path, column: str) -> list[float]:
     return [float(row[column]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(column)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("head", HEADS)
 def test_losses_and_metrics_of_two_processes_match_one(head: str, runs: Path) -> None:
     one, two = (rows(runs / f"{head}-{name}", "train/loss") for name in ("alone", "together"))

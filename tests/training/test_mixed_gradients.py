@@ -176,6 +176,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> list[dict
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARES))]
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_two_processes_with_different_tasks_match_one(case, shared) -> None:

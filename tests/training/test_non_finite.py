@@ -209,6 +209,7 @@ def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, mon
         poisoned("backbone.where=nowhere", run="scale")
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 def test_nan_in_one_of_two_processes(poisoned, project, tmp_path):
     """Each process sees half of the images; both end, or both leave out the step."""

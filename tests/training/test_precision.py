@@ -186,6 +186,7 @@ class TruthDepth(DepthErrors):
         super().update(predictions, truths)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["32", "bf16-mixed", "bf16-true", "64"])
 def test_every_precision_trains_every_head_without_casting_targets(name: str, tmp_path: Path) -> None:
     boxes = {

@@ -22,6 +22,8 @@ from tests.training.runs import train
 from tests.training.test_run import TINY, recorded
 from tests.training.test_signals import SMALL
 
+pytestmark = pytest.mark.integration
+
 DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.val_length=5"]
 
 

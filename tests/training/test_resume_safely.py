@@ -14,6 +14,8 @@ from densevit.errors import WeightsError
 from densevit.training.run.resuming import Checkpoint
 from tests.training import runs
 
+pytestmark = pytest.mark.integration
+
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}}

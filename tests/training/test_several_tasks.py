@@ -17,6 +17,8 @@ from densevit import config as configs
 from densevit.cli import main
 from tests.training.runs import train
 
+pytestmark = pytest.mark.integration
+
 DETECTION = {
     "name": "dab_detr", "num_queries": 8, "stride": 8, "fusion_blocks": 1, "classification": "mal",
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},

@@ -18,6 +18,8 @@ from densevit.model import create_backbone
 from densevit.training.loop.shard_files import SafePlanner, ShardReader, ShardWriter
 from densevit.training.loop.sharding import ShardedStrategy, read_checkpoint, repeated_blocks
 
+pytestmark = pytest.mark.integration
+
 
 def test_repeated_blocks_are_the_entries_of_one_class() -> None:
     """Two stages of two blocks; the stages, a single block, small norms and the stem are not blocks."""

@@ -25,7 +25,10 @@ from densevit.training.run.metrics_csv import MetricsCsv
 from tests.training.runs import resume, train
 from tests.training.test_run import recorded
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and signals as Linux has them")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks and signals as Linux has them"),
+]
 
 SMALL = """
 backbone: {name: swin, variant: nano, window_size: 4}

@@ -59,6 +59,7 @@ def test_run_counts_and_names_the_skipped_images(folder: Path, monkeypatch: pyte
     assert evaluate("run") == metrics  # those of the four images that can be read
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
 def test_two_processes_end_in_time_with_batches_of_unreadable_images(folder: Path) -> None:
     double = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1"]

@@ -107,6 +107,7 @@ def test_without_an_evaluator_for_its_task_the_fix_is_named(config_file: Path, t
         train(configs.load(config_file, overrides), tmp_path / "run")
 
 
+@pytest.mark.integration
 def test_two_processes_give_the_loss_of_one(config_file: Path, tmp_path: Path) -> None:
     """Five images in batches of one: the processes have different numbers of them."""
     double = [

@@ -35,6 +35,8 @@ from densevit.trust import NameInFile, names_in_file
 from densevit.weights import model_file
 from densevit_workbench.replay import replay
 
+pytestmark = pytest.mark.integration
+
 CLASSES = {"surfaces": (Class("floor", 1, (0, 0, 9)), Class("wall", 2, (1, 0, 9)))}
 VALUES: dict[str, Any] = {
     "backbone": {"name": "resnet", "depth": 18},

@@ -15,6 +15,8 @@ import pytest
 from densevit import config, registry, scaffold
 from densevit.cli import main
 
+pytestmark = pytest.mark.integration
+
 DATA = "{name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 2}"
 CASES = [("backbone", "own-net", "own_net", "OwnNet"), ("head", "ownhead", "ownhead", "Ownhead")]
 

@@ -10,6 +10,8 @@ from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
 
+pytestmark = pytest.mark.integration
+
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96, "patch_size": 16, "num_classes": 7}
 OFFSETS = {**SMALL, "init_values": 0.1, "use_abs_pos_emb": False, "use_rel_pos_bias": True}
 POOLED = ("fc_norm.weight", "fc_norm.bias")  # after mean pooling, for the classifier

@@ -12,6 +12,8 @@ from densevit.weights.layouts import recognise
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from tests.weights.layouts.test_transformers_deformable_detr import MODES, OWN_RESNET, SIZE, loaded, make, run, same
 
+pytestmark = pytest.mark.integration
+
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 THIRDS = "in_proj_"
 AUTHORS = [  # transformers' names in memory -> the authors', as in transformers' conversion script

@@ -18,6 +18,8 @@ from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import recognise
 from densevit_heads.detr.checkpoints import DETR
 
+pytestmark = pytest.mark.integration
+
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 UNUSED = [i for i in range(91) if i not in USED]
 SIZES = [(96, 130), (70, 111), (125, 64)]

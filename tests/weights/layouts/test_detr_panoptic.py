@@ -22,6 +22,8 @@ from densevit.weights.pretrained import load_pretrained
 from densevit_heads.detr_panoptic.checkpoints import DETR_PANOPTIC
 from tests.weights.layouts.test_detr import OfficialDetr, pixels_of, randomise
 
+pytestmark = pytest.mark.integration
+
 SIZES = [(96, 130), (70, 111), (125, 64)]
 KEPT = [*(one.file_id for one in coco_panoptic_classes()), 250]
 UNUSED = [i for i in range(250) if i not in KEPT]

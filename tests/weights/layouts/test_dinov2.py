@@ -10,6 +10,8 @@ from torch import nn
 from densevit.weights.key_mapping import describe, translate_back
 from densevit.weights.layouts import find
 
+pytestmark = pytest.mark.integration
+
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 98}
 DYNAMIC = {"dynamic_img_size": True, "dynamic_img_pad": True, "num_classes": 0}
 GATED = {"mlp_ratio": 2 * 344 / 128, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}

@@ -14,6 +14,8 @@ from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes, segmentation_classes
 from densevit.weights.layouts import find, recognise
 
+pytestmark = pytest.mark.integration
+
 K, WIDTH, SIDE = 7, 64, 64
 SIZES = {"square": [(64, 64)], "padded": [(64, 96), (45, 77)]}
 WITHOUT_EFFECT = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."

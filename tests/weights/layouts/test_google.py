@@ -8,6 +8,8 @@ import torch
 from densevit.weights.key_mapping import describe, translate_back
 from densevit.weights.layouts import find
 
+pytestmark = pytest.mark.integration
+
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "dynamic_img_size": True, "dynamic_img_pad": True}
 SIZES = [(71, 115), (97, 64)]
 

@@ -1,10 +1,13 @@
 """MAE's encoder: pre-training files with their decoder, fine-tuning files, and timm's conversion of the encoder."""
 
+import pytest
 import timm
 import torch
 
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import find
+
+pytestmark = pytest.mark.integration
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96, "dynamic_img_size": True}
 

@@ -17,6 +17,8 @@ from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.label_sets import coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
 
+pytestmark = pytest.mark.integration
+
 SIZE = (128, 160)
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 BACKBONES = {

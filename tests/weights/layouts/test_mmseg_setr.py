@@ -21,6 +21,8 @@ from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import fit_backbone
 
+pytestmark = pytest.mark.integration
+
 K, C, WIDTH, BRANCH, SIDE = 5, 128, 24, 16, 64
 SIZES = {"square": [(64, 64)], "padded": [(48, 96), (37, 81)]}
 WITHOUT_EFFECT = {"mmseg-setr-naive-ade20k": r"auxiliary_head\.", "mmseg-setr-mla": r"backbone\.cls_token"}

@@ -11,6 +11,8 @@ from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
 from densevit_backbones.mvit.variants import VARIANTS
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "mvitv2_small", "mvitv2_base", "mvitv2_base_cls", "mvitv2_large"])
 def test_all_variants_are_translated_completely(name, loaded):

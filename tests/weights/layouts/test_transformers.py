@@ -33,6 +33,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
 
+pytestmark = pytest.mark.integration
+
 
 def in_files(model):
     return dict(revert_weight_conversion(model, model.state_dict()))

@@ -22,6 +22,8 @@ from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import saved_options, translate, translate_back
 from densevit.weights.layouts import find, recognise
 
+pytestmark = pytest.mark.integration
+
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 SIZE = (96, 130)
 OWN_RESNET = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")

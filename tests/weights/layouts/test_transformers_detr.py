@@ -17,6 +17,8 @@ from densevit.errors import WeightsError
 from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find, recognise
 
+pytestmark = pytest.mark.integration
+
 USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 UNUSED = [i for i in range(91) if i not in USED]
 SIZES = [(96, 130), (70, 111), (125, 64)]

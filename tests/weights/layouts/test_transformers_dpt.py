@@ -13,6 +13,8 @@ from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
 
+pytestmark = pytest.mark.integration
+
 K, SIDE = 7, 64
 NAMES = [f"surface {i}" for i in range(K)]
 SIZES = {"square": [(64, 64)], "padded": [(64, 96), (45, 77)]}
