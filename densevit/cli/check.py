@@ -14,7 +14,7 @@ from densevit.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from densevit.testing import Result
+    from densevit.testing import CheckResult
 
 KINDS = ("backbone", "head")
 
@@ -77,13 +77,13 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def show(title: str, checks: "Iterator[Result]") -> "list[Result]":
+def show(title: str, checks: "Iterator[CheckResult]") -> "list[CheckResult]":
     """Prints a table of results; in a terminal it grows while the checks run."""
     from rich.live import Live
 
     from densevit.terminal import text_console
 
-    results: list[Result] = []
+    results: list[CheckResult] = []
     console = text_console()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for result in checks:
@@ -94,7 +94,7 @@ def show(title: str, checks: "Iterator[Result]") -> "list[Result]":
     return results
 
 
-def _table(title: str, results: "Sequence[Result]") -> "Table":
+def _table(title: str, results: "Sequence[CheckResult]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 

@@ -2,12 +2,12 @@
 
 from densevit.testing.backbones import backbone_checks, check_backbone
 from densevit.testing.heads import check_head, head_checks
-from densevit.testing.results import CheckFailed, Result
+from densevit.testing.results import CheckFailed, CheckResult
 from densevit.testing.targets import random_targets
 
 __all__ = [
     "CheckFailed",
-    "Result",
+    "CheckResult",
     "backbone_checks",
     "check_backbone",
     "check_head",

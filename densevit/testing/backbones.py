@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from densevit.interfaces import Backbone
 from densevit.testing import behaviour, feature_maps, gradients, state
 from densevit.testing.fixtures import BackboneFixture
-from densevit.testing.results import Result, all_passed, run
+from densevit.testing.results import CheckResult, all_passed, run
 
 CHECKS = (
     feature_maps.construction,
@@ -40,7 +40,7 @@ CHECKS = (
 )
 
 
-def check_backbone(factory: Callable[[], Backbone], *, skip: Collection[str] = ()) -> list[Result]:
+def check_backbone(factory: Callable[[], Backbone], *, skip: Collection[str] = ()) -> list[CheckResult]:
     """Checks that a backbone meets its interface. Returns the results; raises CheckFailed with all failures.
 
     factory: a class, or a callable without arguments that returns a new instance, such as
@@ -51,6 +51,6 @@ def check_backbone(factory: Callable[[], Backbone], *, skip: Collection[str] = (
     return all_passed(fixture.name, run(CHECKS, fixture, skip))
 
 
-def backbone_checks(factory: Callable[[], Backbone], *, skip: Collection[str] = ()) -> Iterator[Result]:
+def backbone_checks(factory: Callable[[], Backbone], *, skip: Collection[str] = ()) -> Iterator[CheckResult]:
     """The results of `check_backbone` one by one, failures included; does not raise CheckFailed."""
     return run(CHECKS, BackboneFixture(factory), skip)

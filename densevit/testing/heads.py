@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from densevit.interfaces import Head
 from densevit.testing import behaviour, gradients, head_export, head_losses, head_maps, head_predictions, state
 from densevit.testing.head_fixtures import HeadFixture
-from densevit.testing.results import Result, all_passed, run
+from densevit.testing.results import CheckResult, all_passed, run
 
 CHANNELS, STRIDES = (16, 32, 48, 64), (4, 8, 16, 32)
 
@@ -48,7 +48,7 @@ def check_head(
     strides: Sequence[int] = STRIDES,
     reach: int = 96,
     skip: Collection[str] = (),
-) -> list[Result]:
+) -> list[CheckResult]:
     """Checks that a head meets its interface. Returns the results; raises CheckFailed with all failures.
 
     factory: a class, or a callable that returns a new instance for (channels, strides, classes), such as
@@ -68,6 +68,6 @@ def head_checks(
     strides: Sequence[int] = STRIDES,
     reach: int = 96,
     skip: Collection[str] = (),
-) -> Iterator[Result]:
+) -> Iterator[CheckResult]:
     """The results of `check_head` one by one, failures included; does not raise CheckFailed."""
     return run(CHECKS, HeadFixture(factory, channels, strides, reach), skip)

@@ -56,7 +56,7 @@ def require(condition: object, found: str, expected: str, fix: str) -> None:
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     """The result of one check. message: empty if the check passed. note: more information, for example on skipped
     parts. exception: the exception that the plugin raised, as in the message."""
 
@@ -71,17 +71,17 @@ class Result:
 class CheckFailed(AssertionError):  # noqa: N818  # pytest shows the name
     """Raised if at least one check failed; the message lists all failed checks. results: the results of all checks."""
 
-    def __init__(self, plugin: str, results: Sequence[Result]) -> None:
+    def __init__(self, plugin: str, results: Sequence[CheckResult]) -> None:
         self.results = tuple(results)
         failed = sum(not result.passed for result in results)
         lines = [f"- {line}" for line in messages(results)]
         super().__init__("\n".join([f"{plugin} fails {failed} of {len(results)} checks:", *lines]))
 
 
-def messages(results: Sequence[Result]) -> list[str]:
+def messages(results: Sequence[CheckResult]) -> list[str]:
     """One line per failed check. An exception that several checks raise has one line without a fix, because the fixes
     of the single checks do not apply."""
-    groups: dict[str, list[Result]] = {}
+    groups: dict[str, list[CheckResult]] = {}
     for result in results:
         if not result.passed:
             place = re.search(r" \([^()]+, line \d+\)$", result.exception)
@@ -97,7 +97,7 @@ def messages(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> Iterator[Result]:
+def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> Iterator[CheckResult]:
     """Runs the checks one by one, each from the same seed, and restores the caller's random state.
 
     Stops after a required check that fails. Raises ValueError for an unknown name in `skip`.
@@ -109,7 +109,7 @@ def run(checks: Sequence[Check], fixture: Any, skip: Collection[str] = ()) -> It
     return _run([check for check in checks if check.name not in skip], fixture)
 
 
-def all_passed(plugin: str, results: Iterator[Result]) -> list[Result]:
+def all_passed(plugin: str, results: Iterator[CheckResult]) -> list[CheckResult]:
     """All results. Raises CheckFailed if one did not pass."""
     found = list(results)
     if not all(result.passed for result in found):
@@ -117,7 +117,7 @@ def all_passed(plugin: str, results: Iterator[Result]) -> list[Result]:
     return found
 
 
-def _run(checks: Sequence[Check], fixture: Any) -> Iterator[Result]:
+def _run(checks: Sequence[Check], fixture: Any) -> Iterator[CheckResult]:
     for i, check in enumerate(checks):
         start = time.perf_counter()
         note, message, exception = "", "", ""
@@ -136,7 +136,7 @@ def _run(checks: Sequence[Check], fixture: Any) -> Iterator[Result]:
         stop = message and check.required
         if stop and checks[i + 1 :]:
             message += f" The other {len(checks) - i - 1} checks need this one."
-        yield Result(check.name, not message, message, time.perf_counter() - start, note, exception)
+        yield CheckResult(check.name, not message, message, time.perf_counter() - start, note, exception)
         if stop:
             return
 

@@ -27,7 +27,7 @@ _TOLERANCE = 1e-3  # of the largest value: two implementations of the same funct
 
 
 @dataclass
-class Exported:
+class ForeignExport:
     """An export and its layout. notes: what the layout does not record, a sentence each."""
 
     layout: CheckpointLayout
@@ -87,7 +87,7 @@ class _Source:
         return renamed
 
 
-def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Collection[str] = ()) -> Exported:
+def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Collection[str] = ()) -> ForeignExport:
     """Exports a run's weights, checked: translated back they are bit-identical, and the outputs are the same.
 
     source: a run folder, a model file, or a converted backbone. to: a layout's name, or a project, "hf", "timm" or
@@ -98,7 +98,7 @@ def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Coll
     ours = _source(source, trust)
     candidates = _candidates(to, ours)
     failed: list[_NotRepresentable] = []
-    found: list[Exported] = []
+    found: list[ForeignExport] = []
     for layout in candidates:
         try:
             found.append(_in_layout(ours, layout, allowed))
@@ -145,7 +145,7 @@ def _candidates(to: str, ours: _Source) -> list[CheckpointLayout]:
     return [layout for layout in known if layout.part == "backbone"]
 
 
-def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) -> Exported:
+def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) -> ForeignExport:
     if layout.part == "model" and ours.model is None:
         raise _NotRepresentable(f"{layout.name} is for complete models; this is a backbone without heads.")
     state = ours.state(layout)
@@ -199,7 +199,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
             notes.append(f"{name} is {'written' if state[name].any() else 'all zeros and is not written'}: {why}.")
     if ours.model is not None and layout.part == "backbone":
         notes.append(f"Only the backbone: {layout.name} has no {', '.join(ours.model.heads)}.")
-    return Exported(layout, tensors, left_out, notes, files)
+    return ForeignExport(layout, tensors, left_out, notes, files)
 
 
 def _is_initial(name: str, tensor: Tensor) -> bool:

@@ -37,7 +37,7 @@ class LearnedQueries(nn.Module):
         return Queries(contents, positions), points
 
 
-class Proposals(NamedTuple):
+class CellProposals(NamedTuple):
     """A proposal for each cell.
 
     logits: (B, S, K), of all classes, or the first of which tells objects from background.
@@ -75,7 +75,7 @@ class TwoStage(nn.Module):
         """From the sine encoding of a box (2C) to what is embedded from it, and a norm."""
         return nn.Linear(2 * self.width, self.embedded * self.width), nn.LayerNorm(self.embedded * self.width)
 
-    def propose(self, memory: Tensor, levels: Levels) -> Proposals:
+    def propose(self, memory: Tensor, levels: Levels) -> CellProposals:
         """memory: (B, S, C). The initial box of a cell is centred on it, with sides of 0.05 * 2^level.
 
         Cells of padding or near the border have features of 0 and a box of no size at the bottom right.
@@ -86,9 +86,9 @@ class TwoStage(nn.Module):
         valid = ((initial > MARGIN) & (initial < 1 - MARGIN)).all(-1) & ~levels.padding
         features = self.norm(self.project(memory.masked_fill(~valid[..., None], 0.0)))
         boxes = refine(self.box_head, features, initial, EPS)
-        return Proposals(self.label_head(features), boxes.masked_fill(~valid[..., None], 1.0), levels.padding)
+        return CellProposals(self.label_head(features), boxes.masked_fill(~valid[..., None], 1.0), levels.padding)
 
-    def best(self, proposals: Proposals) -> tuple[Tensor, Tensor]:
+    def best(self, proposals: CellProposals) -> tuple[Tensor, Tensor]:
         """Logits (B, Q, K) and boxes (B, Q, 4) of the `num_queries` proposals with the highest scores, or of all.
 
         Padding comes last; the authors' code ranks it by the score of features of 0.
