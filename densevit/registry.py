@@ -37,7 +37,6 @@ INTERFACES = {
 }
 _OTHERS = {"commands": "command", "names": "public name"}  # modules of the command line; names of `densevit.__all__`
 GROUPS = (*INTERFACES, *_OTHERS)
-_RENAMED = {("datasets", "masks"): "label_maps"}  # built-in plugins: old name, new name
 _MODULES = ("backbones", "necks", "heads", "methods")
 _INSTANCES = ("checkpoints",)  # groups whose plugins are instances of the interface; in other groups, subclasses
 
@@ -88,10 +87,6 @@ def load(group: str, name: str) -> Any:
         plugin = Plugin(group, name, value=name, origin="the config")
     else:
         known = find(group)
-        if name not in known and (group, name) in _RENAMED:
-            new = _RENAMED[group, name]
-            warnings.warn(f"the {_noun(group)} {name!r} is now called {new!r}.", stacklevel=2)
-            name = new
         if name not in known:
             raise PluginError(_unknown(group, name, known))
         plugin = known[name]

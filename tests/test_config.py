@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from densevit import config, registry
+from densevit import config
 from densevit.config import Config, yaml_io
 from densevit.config.data_schema import DataSection, different_keys, evaluated_data
 from densevit.errors import ConfigError
@@ -362,14 +362,6 @@ def test_section_names_take_precedence_over_recipes(tmp_path: Path, monkeypatch:
     loaded = config.load("setr_swin", ["data=camvid"])
     assert (loaded.data.name, loaded.data.options["preset"]) == ("label_maps", "camvid")
     assert config.load("camvid").backbone.name == "resnet"
-
-
-def test_old_names_are_accepted_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="the dataset 'masks' is now called 'label_maps'"):
-        assert registry.load("datasets", "masks").__name__ == "LabelMaps"
-    with pytest.warns(UserWarning, match="the config data/masks is now called data/label_maps"):
-        loaded = config.load("setr_swin", ["data=configs/data/masks.yaml", "data.root=."])
-    assert loaded.data.name == "label_maps"
 
 
 @pytest.mark.parametrize(

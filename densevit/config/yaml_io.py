@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,9 +16,6 @@ _LARGEST = 64 * 2**20  # bytes of a config file
 _DEEPEST = 100  # levels of nesting
 _MOST_NODES = 100_000  # values that aliases may expand to
 _TOO_DEEP = f"values are nested more than {_DEEPEST} levels deep"
-
-
-_RENAMED = {"data/masks": "data/label_maps"}  # shipped configs: old name, new name
 
 
 def find_file(name: str, source: str = "", folder: Path | None = None, section: str = "") -> Path:
@@ -38,9 +34,6 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
     shipped = shipped_configs()
     named = str(within).removeprefix("configs/")
     for candidate_name in (f"{section}/{within}", named) if section else (named,):
-        if candidate_name in _RENAMED:
-            warnings.warn(f"the config {candidate_name} is now called {_RENAMED[candidate_name]}.", stacklevel=2)
-            candidate_name = _RENAMED[candidate_name]
         if candidate_name in shipped:
             return shipped[candidate_name]
     prefix = f"{source}: " if source else ""

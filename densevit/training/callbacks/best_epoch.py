@@ -69,7 +69,7 @@ class BestEpoch:
         """Restores the state from a checkpoint."""
         self.best = None if state["best"] is None else dict(state["best"])
         self.reached = dict(state["reached"])
-        self.stale = int(state.get("stale", 0))  # earlier versions did not count
+        self.stale = int(state["stale"])
 
 
 def share(value: float, reached: float, is_error: bool = False) -> float:
