@@ -35,7 +35,7 @@ from densevit.training.loop.evaluators import (
 )
 from densevit.training.loop.method import Supervised, check_method
 from densevit.training.loop.optim import build_optimizer, group_options, learning_rate, rates_of, schedule
-from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model, whole
+from densevit.training.loop.sharding import ShardedStrategy, full_tensor, gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.loop.trainer_steps import images_per_step, optimizer_steps
 from densevit.training.loop.unused_parameters import freeze_unused, without_unused
@@ -175,7 +175,7 @@ class DenseModule(lightning.LightningModule):
         if gradient_clip_val is not None and gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val is not None:
-            self.gradient_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+            self.gradient_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
         if self.before_update is not None:
             self.before_update(optimizer)
 

@@ -207,15 +207,15 @@ def sharded_modules(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def whole(x: Tensor) -> Tensor:
-    """The tensor; a sharded one gathered in each process. All processes must call it."""
+def full_tensor(x: Tensor) -> Tensor:
+    """Returns the tensor; a sharded one is gathered in each process. All processes must call it."""
     gathered: Tensor = x.full_tensor() if isinstance(x, DTensor) else x
     return gathered
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict; of a sharded model gathered in the memory of the first process, and empty in the others. All
-    processes must call it."""
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the state dict; that of a sharded model is gathered in rank 0's CPU memory and empty in the other
+    processes. All processes must call it."""
     if not isinstance(model, FSDPModule):
         return dict(model.state_dict())
     state: dict[str, Tensor] = {}

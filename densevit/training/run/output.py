@@ -18,7 +18,7 @@ from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.stop_signals import StopSignals
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
-from densevit.training.loop.sharding import whole_state
+from densevit.training.loop.sharding import full_state_dict
 from densevit.training.run.checks import check_budget
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.errors import resume_command
@@ -132,7 +132,7 @@ def finish(
     `fit`.
     """
     unfinished = best.best_epoch.best is None  # stopped before the first validation: the current weights
-    state = whole_state(plan.model) if unfinished else {}  # in all processes
+    state = full_state_dict(plan.model) if unfinished else {}  # a collective operation of all processes
     if not plan.trainer.is_global_zero:
         return
     if unfinished:
