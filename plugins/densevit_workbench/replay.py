@@ -1,4 +1,4 @@
-"""Repeats a saved training step whose loss or gradient was not finite, to find the module that it started in."""
+"""Repeats a saved training step with a non-finite loss or gradient, to find the first module that produces one."""
 
 from collections.abc import Collection
 from contextlib import nullcontext
@@ -27,8 +27,8 @@ _DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 class Replay:
     """A repeated training step.
 
-    step: the optimiser step, from 1. images: the ids of its images. reported, found: the first module with a non-finite
-    value when the step was saved, and in this repetition.
+    step: the optimiser step, counted from 1. images: the ids of its images. reported, found: the first module with a
+    non-finite value when the step was saved, and in this repetition.
     """
 
     step: int
@@ -38,16 +38,16 @@ class Replay:
 
     @property
     def reproduced(self) -> bool:
-        """Whether a value is not finite again, in the reported module if one was reported."""
+        """Whether a non-finite value occurs again, in the reported module if there is one."""
         return bool(self.found.what) and self.reported in ("", str(self.found))
 
 
 def replay(file: str | Path, device: str | torch.device | None = "auto", trust: Collection[str] = ()) -> Replay:
-    """Repeats the training step of a file RUN/faults/step_*.pt: forward and backward, without an update.
+    """Repeats the training step of a file RUN/faults/step_*.pt: forward and backward pass, without an update.
 
-    Needs no data set; weights, batches, random state and precision are those of the file. device, trust: as for `load`;
-    what the config.yaml of the file's run names needs no trust.
-    Raises WeightsError for another file, and ConfigError or PluginError if the model cannot be built.
+    Needs no data set; weights, batches, random state and precision are those of the file. device, trust: see `load`;
+    modules named in the config.yaml of the file's run need no trust.
+    Raises WeightsError for any other file, and ConfigError or PluginError if the model cannot be built.
     """
     path = Path(file).expanduser()
     content = fault_files.read(path)

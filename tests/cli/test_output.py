@@ -185,7 +185,7 @@ def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(
 ) -> None:
     assert main(["train", "tiny.yaml", "--run-dir", os.fsdecode(b"r\xff")]) == 2
     assert capsys.readouterr().err.startswith(
-        r"--run-dir r\udcff: the name is no UTF-8 text, as model files need. Fix:"
+        r"--run-dir r\udcff: the name is not valid UTF-8, which model files need. Fix:"
     )
     assert [path.name for path in tiny.iterdir()] == ["tiny.yaml"]
 

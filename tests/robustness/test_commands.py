@@ -220,7 +220,7 @@ def test_resuming_with_an_invalid_metrics_csv_is_refused(tmp_path: Path, name: s
 
     content, says = RESUMED[name]
     (tmp_path / "metrics.csv").write_bytes(content)
-    with pytest.raises(DataError, match=rf"metrics.csv: is not a table of metrics as a run writes it: .*{says}"):
+    with pytest.raises(DataError, match=rf"metrics.csv: is not the metrics table of a run: .*{says}"):
         MetricsCsv(tmp_path / "metrics.csv")
     assert (tmp_path / "metrics.csv").read_bytes() == content
 

@@ -120,7 +120,7 @@ def test_two_callbacks_of_one_state_are_refused() -> None:
 
 def test_an_unknown_metric_or_an_unreadable_state_is_found_before_training() -> None:
     with pytest.raises(
-        ConfigError, match=r"EarlyStopping monitors 'a/APP', which is no metric\. Did you mean 'a/AP'\?"
+        ConfigError, match=r"EarlyStopping monitors 'a/APP', which is not a metric\. Did you mean 'a/AP'\?"
     ):
         check_callbacks([EarlyStopping("a/APP")], ["a/AP"])
     with pytest.raises(

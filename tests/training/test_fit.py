@@ -92,7 +92,7 @@ def test_a_resumed_run_continues_with_its_callbacks(config_file: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "fit needs a config, or the folder of a run to resume, and not both"),
+        ({}, "fit needs a config or the folder of a run to resume, and not both"),
         ({"config": "seg.yaml", "resume": "run"}, "and not both"),
         ({"resume": "run", "run_dir": "other"}, r"fit: resume=run uses that folder\. Fix: remove run_dir"),
         ({"config": {"sed": 1}}, r"fit: sed is not a key\. Did you mean 'seed'\?"),
@@ -186,7 +186,7 @@ def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
         )
 
     assert set(evaluate(model_of(surfaces), section)) >= {"map/mIoU", "map/aAcc"}
-    with pytest.raises(ConfigError, match=r"evaluate: the model has no config, and so no data\. Fix: give data="):
+    with pytest.raises(ConfigError, match=r"evaluate: the model has no config, and so no data\. Fix: pass data="):
         evaluate(model_of(surfaces))
     assert set(evaluate(model_of(surfaces[::-1]), section)) >= {"map/mIoU", "map/aAcc"}  # mapped by name
     with pytest.raises(DataError, match=r"model's head 'map' have no name in common\. Classes of the data: ball, "):

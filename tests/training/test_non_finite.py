@@ -205,7 +205,7 @@ def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, mon
     with pytest.raises(TrainingError, match="model.backbone.poison"):
         poisoned(run="loss")
     monkeypatch.setattr("densevit.training.callbacks.non_finite._MIN_SCALE", 1e9)
-    with pytest.raises(TrainingError, match="Optimiser step 1: the gradients overflow in fp16, also at a scale of"):
+    with pytest.raises(TrainingError, match="step 1: the gradients overflow in fp16, even at a loss scale of"):
         poisoned("backbone.where=nowhere", run="scale")
 
 
@@ -229,7 +229,7 @@ def test_nan_in_one_of_two_processes(poisoned, project, tmp_path):
     assert main(["replay", str(file)]) == 0
     skipped = run("skipped", "trainer.non_finite=skip", "backbone.where=gradient")
     assert skipped.returncode == 0, skipped.stderr
-    assert "1 step of 4 left out" in skipped.stdout
+    assert "1 step of 4 skipped" in skipped.stdout
     assert all(x.isfinite().all() for x in weights(tmp_path / "skipped").values())
 
 

@@ -100,7 +100,7 @@ def test_checkpoint_with_values_of_other_types_is_refused(changed, tmp_path):
 def test_checkpoint_that_is_a_fifo_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "last.ckpt")
-    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint .*it is no regular file"):
+    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint .*it is not a regular file"):
         Checkpoint(tmp_path)
 
 

@@ -58,12 +58,12 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     (killed / "metrics.csv").write_text("step,train/loss\n1,9.5\n")
     capsys.readouterr()
     assert main(["train", "--resume", str(killed)]) == 0
-    assert f"{killed} has no checkpoint yet: its training starts again from the beginning." in capsys.readouterr().out
+    assert f"{killed} has no checkpoint yet: training starts again from the beginning." in capsys.readouterr().out
     states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, killed)]
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
     assert "9.5" not in (killed / "metrics.csv").read_text()
     assert main(["train", "--resume", str(killed)]) == 0
-    assert f"{killed} has trained all of its 2 steps. To train it for longer: densevit" in capsys.readouterr().out
+    assert f"{killed} has trained all of its 2 steps. To train longer: densevit" in capsys.readouterr().out
 
 
 @linux
@@ -149,8 +149,8 @@ def test_resuming_at_another_size_and_with_worse_epochs_is_said(
     resume(stopped, ["data.image_size=48"])
     said = capsys.readouterr().out
     assert "data.image_size: 64 -> 48" in said
-    assert f"For a run of its own from these weights: densevit train CONFIG weights={stopped}" in said
-    assert re.search(r"those of the best epoch; [2-4] later validations had no better ones", said)
+    assert f"To start a separate run from these weights: densevit train CONFIG weights={stopped}" in said
+    assert re.search(r"those of the best epoch; no improvement in [2-4] later validations", said)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_running_training_locks_its_folder(stopped: Path, tmp_path: Path) -> Non
     try:
         wait_for(run / "checkpoints" / "last.ckpt", process)
         with pytest.raises(
-            ConfigError, match=rf"long: is being trained by process {process.pid} on .*Fix: wait until it ends"
+            ConfigError, match=rf"long: is in use by process {process.pid} on .*Fix: wait until it ends"
         ):
             resume(run)
     finally:
@@ -272,7 +272,7 @@ def test_lock_of_a_run_survives_that_code_of_the_process_reads_its_files(tmp_pat
             refused.write_text(str(error))
 
     child(attempt).join(60)
-    assert f"is being trained by process {os.getpid()} on" in refused.read_text()
+    assert f"is in use by process {os.getpid()} on" in refused.read_text()
     lock.close()
     RunFolder(tmp_path, new=False).close()
 

@@ -45,8 +45,8 @@ def test_full_memory_is_one_line_with_the_fix(error, expected, tmp_path: Path, m
     with pytest.raises(TrainingError) as raised:
         fit(configs.load(tmp_path / "tiny.yaml", ["data.batch_size=2", "trainer.accumulate=3"]), run_dir=tmp_path / "r")
     assert str(raised.value) == (
-        f"{expected} Fix: set data.batch_size=1 with trainer.accumulate=6, or data.image_size smaller, or "
-        "backbone.checkpointing=true, which computes activations again in the backward pass, or "
+        f"{expected} Fix: set data.batch_size=1 with trainer.accumulate=6, or a smaller data.image_size, or "
+        "backbone.checkpointing=true, which recomputes activations in the backward pass, or "
         "trainer.precision=bf16-mixed."
     )
     assert not (tmp_path / "r").exists()  # before its first step

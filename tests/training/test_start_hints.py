@@ -43,23 +43,23 @@ def section(**given: Any) -> configs.DataSection:
 def test_object_size_are_reported_with_an_image_size_that_enlarges_them():
     # 70 px in files of 1000: 14 at 200, 31.4 at 448, 44.8 at 640
     assert object_size(section(), Squares(10, 70, 500), None) == (
-        "Median object: 14 px at data.image_size=200 (70 px in the files), which few models find. "
-        "data.image_size=640 shows it at 45 px."
+        "Median object: 14 px at data.image_size=200 (70 px in the files), which few models detect. "
+        "data.image_size=640 enlarges it to 45 px."
     )
 
 
 def test_the_suggested_size_does_not_exceed_the_files():
     # 20 px in files: 16 at 800, the largest size below 1000; 1024 would enlarge the files by 2.4 %
     line = object_size(section(), Squares(20), None)
-    assert line.endswith("data.image_size=1024 shows it at 20 px.")
+    assert line.endswith("data.image_size=1024 enlarges it to 20 px.")
     assert object_size(section(image_size=None), Squares(9), None) == (
-        "Median object: 9 px at the model's input (9 px in the files), which few models find."
+        "Median object: 9 px at the model's input (9 px in the files), which few models detect."
     )
 
 
 def test_a_backbone_of_one_size_gets_no_suggestion():
     assert object_size(section(image_size=[200, 200]), Squares(70), (200, 200)) == (
-        "Median object: 14 px at data.image_size=[200,200] (70 px in the files), which few models find."
+        "Median object: 14 px at data.image_size=[200,200] (70 px in the files), which few models detect."
     )
 
 
@@ -91,7 +91,7 @@ def test_unknown_objects_are_not_reported(dataset: Dataset):
 def test_random_weights_are_reported_for_few_images():
     config = configs.load("detr_swin", ["data=coco", "data.root=street"])
     line = random_weights(config, 205)
-    assert line.startswith("Weights: random, and 205 training images are few") and "backbone.weights=..." in line
+    assert line.startswith("Weights: random, with only 205 training images.") and "backbone.weights=..." in line
     assert random_weights(config, 5000) == ""
     for override in (
         "backbone.weights=mine.pth",

@@ -1,1 +1,1 @@
-"""Lightning callbacks: what happens around the steps of a training."""
+"""Lightning callbacks of a run: checkpoints, best model, EMA, logging, progress, fault handling."""

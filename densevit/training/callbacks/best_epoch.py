@@ -12,15 +12,15 @@ _MIN_SCALE = 0.1  # lower bound of the denominator in `share` for scores, which 
 class BestEpoch:
     """Keeps the metrics of the best epoch and compares each new epoch with it.
 
-    monitor: the metric that decides; None: the head's main metric. With several heads, the value of an epoch is the
-    mean of `share` over the heads: the main metric relative to the best value that it has reached so far, from 0 to 1.
-    The new epoch and the best one are compared relative to the same values, so a very poor first epoch does not
-    dominate, as it would if metrics were divided by their first values.
+    monitor: the metric to compare; None: the head's main metric. With several heads, the value of an epoch is the mean
+    of `share` over the heads: the main metric relative to its best value so far, from 0 to 1. The new epoch and the
+    best one are compared relative to the same values, so a very poor first epoch does not dominate, as it would if
+    metrics were divided by their first values.
 
-    stale: the number of epochs since the best one.
+    stale: the number of validations since the best one.
 
-    Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value; while all metrics are NaN, and
-    without evaluators, the latest epoch is the best.
+    Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value. Without evaluators, or while all
+    metrics are NaN, the latest epoch is the best.
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:
@@ -35,7 +35,7 @@ class BestEpoch:
         self.stale = 0
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
-        """Updates the state with the metrics of a validation. Returns whether it is the best so far."""
+        """Updates the state with the metrics of a validation. Returns whether they are the best so far."""
         new = {name: metrics[name] for name in self.monitored}
         for name, value in new.items():
             if math.isfinite(value) and (name not in self.reached or self._better(name, value, self.reached[name])):
@@ -47,7 +47,7 @@ class BestEpoch:
         return True
 
     def beats(self, new: dict[str, float], best: dict[str, float]) -> bool:
-        """Whether the monitored metrics of an epoch are better than those of another."""
+        """Returns whether the monitored metrics of an epoch are better than those of the best epoch."""
         if len(new) == 1:
             [(name, value)] = new.items()
             return not math.isnan(value) and (math.isnan(best[name]) or self._better(name, value, best[name]))
@@ -61,7 +61,7 @@ class BestEpoch:
         return math.fsum(share(metrics[name], best[name], name in self.errors) for name in best) / max(1, len(best))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state for a checkpoint."""
+        """Returns the state for a checkpoint."""
         best = None if self.best is None else dict(self.best)
         return {"best": best, "reached": dict(self.reached), "stale": self.stale}
 
@@ -73,10 +73,10 @@ class BestEpoch:
 
 
 def share(value: float, reached: float, is_error: bool = False) -> float:
-    """A metric relative to its best value so far, in [0, 1]: 1 - |value - reached| / max(|value|, |reached|).
+    """Computes a metric relative to its best value so far, in [0, 1]: 1 - |value - reached| / max(|value|, |reached|).
 
     This equals value / reached for scores and reached / value for errors. For scores the denominator is at least 0.1,
-    so that noise in a head with scores near zero has little influence. 0 for NaN or infinity.
+    so that noise in a head with scores near zero has little influence. Returns 0 for NaN or infinity.
     """
     if not math.isfinite(value):
         return 0.0

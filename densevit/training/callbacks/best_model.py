@@ -1,4 +1,4 @@
-"""The best model of a run and its metrics, and early stopping."""
+"""Saving of the best model with its metrics, and early stopping."""
 
 import warnings
 from pathlib import Path
@@ -12,22 +12,22 @@ from densevit.evaluation.tables_file import write_tables
 from densevit.interfaces import Dataset
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.loop.dense_module import DenseModule
-from densevit.training.loop.sharding import whole_state
+from densevit.training.loop.sharding import full_state_dict
 from densevit.weights import model_file
 
 _MODEL, _METRICS = "model.safetensors", "metrics.json"
 
 
 class BestModel(lightning.Callback):
-    """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run's folder.
+    """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run folder.
 
-    The model file has the evaluators' score thresholds of that epoch.
+    The model file contains the evaluators' score thresholds of that epoch.
 
-    It must precede the callback for EMA, which ends the use of the average in `on_validation_end`.
+    It must precede the EMA callback, which restores the current weights in `on_validation_end`.
 
-    folder: of the run. dataset: the validation split. patience: ends the training after so many validations in a row
-    that are not the best. Lightning's EarlyStopping monitors one metric; this one also does several heads. Metrics are
-    equal in all processes, so that all stop.
+    folder: the run folder. dataset: the validation split. patience: training stops after this number of consecutive
+    validations without improvement. Lightning's EarlyStopping monitors one metric; this callback supports several
+    heads. Metrics are equal in all processes, so all of them stop.
     """
 
     def __init__(self, folder: Path, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
@@ -35,15 +35,15 @@ class BestModel(lightning.Callback):
 
     @property
     def exhausted(self) -> bool:
-        """Whether `patience` has ended the training."""
+        """Whether training stops because `patience` is exceeded."""
         return self.patience is not None and self.best_epoch.stale >= self.patience
 
     @property
     def state_key(self) -> str:
-        return "RunFolder"  # as in the checkpoints of earlier versions
+        return "RunFolder"  # the key in checkpoints of earlier versions
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.exhausted  # a resumed run
+        trainer.should_stop = trainer.should_stop or self.exhausted  # of a resumed run
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, DenseModule) and pl_module.evaluators is not None
@@ -53,17 +53,17 @@ class BestModel(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.exhausted
         if not improved:
             return
-        thresholds = {name: one.score_threshold() for name, one in pl_module.evaluators.items()}
+        thresholds = {name: evaluator.score_threshold() for name, evaluator in pl_module.evaluators.items()}
         pl_module.model.score_thresholds = {name: score for name, score in thresholds.items() if score is not None}
-        state = whole_state(pl_module.model)
+        state = full_state_dict(pl_module.model)
         if not trainer.is_global_zero:
             return
         if self.best_epoch.monitored and not self.best_epoch.reached:
             monitored = ", ".join(self.best_epoch.monitored)
             warnings.warn(
-                f"{monitored}: not defined on the validation data; the latest weights are saved in place of the best. "
+                f"{monitored}: not defined on the validation data; the latest weights are saved instead of the best. "
                 "Fix: check the labels of the validation data.",
-                stacklevel=1,  # warnings of Lightning, the caller, are not shown
+                stacklevel=1,  # the caller is Lightning, whose warnings are not shown
             )
         model_file.save(pl_module.model, self.folder / _MODEL, pl_module.config, state)
         metrics_file.write(pl_module.metrics, self.folder / _METRICS)
@@ -76,8 +76,8 @@ class BestModel(lightning.Callback):
         missing = [name for name in (_MODEL, _METRICS) if not (self.folder / name).is_file()]
         if state["best"] is not None and missing:
             warnings.warn(
-                f"{self.folder} has no {' and no '.join(missing)} of its best epoch: the next validation is taken as "
-                "the best.",
+                f"{self.folder} has no {' and no '.join(missing)} of its best epoch; the next validation counts as the "
+                "best.",
                 stacklevel=1,
             )
             return

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are written, and which are kept."""
+"""Writing and pruning of a run's checkpoints."""
 
 import os
 import shutil
@@ -13,18 +13,18 @@ from densevit.training.loop.budget import Budget
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
-    """A signal requested the training to stop, and the checkpoint is written."""
+    """Training stops because of a signal; the checkpoint is written."""
 
 
 class Checkpointing(lightning.Callback):
-    """Writes `checkpoints/last.ckpt`. When it is replaced, it remains as `step-N.ckpt`, so that there is another one if
-    a disk damages it. The weights of the best epoch are in `model.safetensors`, see `BestModel`.
+    """Writes `checkpoints/last.ckpt` and keeps previous checkpoints as `step-N.ckpt`, in case the last one is damaged.
+    `BestModel` writes the weights of the best epoch.
 
     It must be the last callback, so that a checkpoint includes the state of the others after its step.
 
-    folder: of the run. checkpoint_every: interval between two `last.ckpt`, in addition to those after validations:
+    folder: the run folder. checkpoint_every: interval between checkpoints, in addition to those after validations:
     optimiser steps as an int, or seconds as a float; None: after validations only. keep: the number of checkpoints to
-    keep, `last.ckpt` and those before it; None: all. signals: those that stop the training.
+    keep, including `last.ckpt`; None: all. signals: the signals that stop training.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Checkpointing(lightning.Callback):
     ) -> None:
         self.folder, self.budget = folder, budget
         self.checkpoint_every, self.keep, self.signals = checkpoint_every, keep, signals
-        self._saved_step: int | None = None  # that of last.ckpt
+        self._saved_step: int | None = None  # the step of last.ckpt
         self._stopping = self._due = False
         self._last_step = -1
         self._saved_at = 0.0
@@ -104,7 +104,7 @@ class Checkpointing(lightning.Callback):
             self._prune(step)
 
     def _prune(self, step: int) -> None:
-        """Removes the oldest checkpoints, and those of a later step, which an earlier training has left behind."""
+        """Removes the oldest checkpoints, and those of later steps, which remain from an earlier training."""
         before = [path for path in numbered_checkpoints(self.folder) if step_of(path) < step]
         kept = before if self.keep is None else before[: self.keep - 1]
         for path in numbered_checkpoints(self.folder):
@@ -113,10 +113,10 @@ class Checkpointing(lightning.Callback):
 
 
 def _keep_as(path: Path, name: Path) -> None:
-    """A second name for a checkpoint, which then survives its replacement; a copy where the disk has no hard links.
+    """Hard-links a checkpoint to a second name, or copies it if the file system has no hard links.
 
-    The checkpoint keeps its own name, so that a run that is killed now can be resumed. Without space for a copy, there
-    is none.
+    The first name remains, so that a run that is killed now can be resumed. If the disk has no space for a copy, none
+    is made.
     """
     if not path.exists():
         return
@@ -127,7 +127,7 @@ def _keep_as(path: Path, name: Path) -> None:
         try:
             if path.is_file():
                 copy(path, partial)
-            else:  # of shards
+            else:  # a sharded checkpoint
                 shutil.copytree(path, partial, copy_function=copy)
             partial.rename(name)
             return
@@ -143,11 +143,11 @@ def _remove(checkpoint: Path) -> None:
 
 
 def numbered_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints before the last, `step-N.ckpt`, newest first."""
+    """Returns the previous checkpoints, `step-N.ckpt`, newest first."""
     return sorted((run / "checkpoints").glob("step-*.ckpt"), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """N of `step-N.ckpt`; -1 for another name."""
+    """Returns N of `step-N.ckpt`, -1 for another name."""
     number = path.stem.removeprefix("step-")
     return int(number) if number.isdecimal() else -1

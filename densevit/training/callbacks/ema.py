@@ -12,12 +12,12 @@ class ExponentialMovingAverage(lightning.Callback):
 
     The trained parameters of the method, such as a decoder, are averaged too: its validation loss needs both.
 
-    average <- decay * average + (1 - decay) * current, on the model's device, for all tensors at once. The average
-    starts with the weights after the first step. Frozen parameters stay bit-identical; integer buffers, such as
+    average <- decay * average + (1 - decay) * current, on the model's device, with one kernel for all tensors. The
+    average starts with the weights after the first step. Frozen parameters stay bit-identical; integer buffers, such as
     counters, are copied.
 
-    It must be the first callback: checkpoints then include the average of their own step, and the current weights are
-    in place. In checkpoints `state_dict` holds the average and `current_model_state` the current weights.
+    It must be the first callback: checkpoints then include the average of the same step, and the model has its current
+    weights. In checkpoints `state_dict` contains the average and `current_model_state` the current weights.
 
     decay: in [0, 1].
     """
@@ -43,7 +43,7 @@ class ExponentialMovingAverage(lightning.Callback):
         self._last_step = trainer.global_step
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._last_step = trainer.global_step  # of a resumed run; not known in on_fit_start
+        self._last_step = trainer.global_step  # a resumed run restores it after on_fit_start
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         if trainer.global_step == self._last_step:  # gradients accumulate
@@ -101,7 +101,7 @@ class ExponentialMovingAverage(lightning.Callback):
 
 
 def update_average(average: list[Tensor], current: list[Tensor], weight: float) -> None:
-    """average + weight * (current - average), in place; exact if both are equal. Integer tensors are copied."""
+    """Computes average + weight * (current - average) in place; exact if both are equal. Integer tensors are copied."""
     floating = [i for i, x in enumerate(average) if x.is_floating_point()]
     if floating:
         torch._foreach_lerp_([average[i] for i in floating], [current[i] for i in floating], weight)
@@ -111,8 +111,8 @@ def update_average(average: list[Tensor], current: list[Tensor], weight: float) 
 
 
 def _averaged_state(pl_module: lightning.LightningModule) -> dict[str, Tensor]:
-    """By their keys in a checkpoint: the model's parameters and persistent buffers, and the method's own parameters
-    that are trained, without copies."""
+    """Returns, by checkpoint key and without copies, the model's parameters and persistent buffers and the trained
+    parameters that only the method has."""
     model, method = pl_module.model, getattr(pl_module, "method", None)
     assert isinstance(model, torch.nn.Module)
     state: dict[str, Tensor] = {f"model.{name}": x for name, x in model.state_dict(keep_vars=True).items()}

@@ -1,12 +1,12 @@
-"""Losses and gradients that are not finite: the training stops before the update, or leaves the step out.
+"""Detection of non-finite losses and gradients: training stops before the update, or skips the step.
 
 Each optimiser step has a flag on the device: whether the loss of one of its batches, or the norm of the gradients, is
-not finite, in any process. On the CPU it is read before the update. On a GPU, reading it would wait for the step to be
-computed. There the fused Adam and AdamW take the flag as `found_inf`, as from a gradient scaler, and change nothing if
-it is set; the flag is copied to the host without waiting and read one step later. Other optimisers on a GPU wait.
+not finite, in any process. On the CPU it is read before the update. On a GPU, reading it would synchronise. There the
+fused Adam and AdamW take the flag as `found_inf`, as from a gradient scaler, and skip the update if it is set; the flag
+is copied to the host asynchronously and read one step later. Other optimisers on a GPU synchronise.
 
-With 16-mixed, the gradient scaler leaves out steps whose gradients overflow, and lowers its scale: only the loss
-counts, and a scale that has become too small.
+With 16-mixed, the gradient scaler skips steps whose gradients overflow and lowers its scale, so only a non-finite loss
+and a scale that is too small are faults.
 """
 
 import sys
@@ -29,16 +29,16 @@ from densevit.losses.distributed import process_count
 from densevit.training.loop import fault_files
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.first_non_finite import find_in_batches, image_ids, random_state
-from densevit.training.loop.sharding import whole
+from densevit.training.loop.sharding import full_tensor
 
 _MIN_SCALE = 1e-4  # of fp16 gradient scaling, as fairseq's --min-loss-scale
-_EXIT_CODE = 2  # of processes other than that of rank 0, which reports for all
+_EXIT_CODE = 2  # of processes other than rank 0, which reports for all
 
 
 @dataclass
 class _Step:
-    """What repeats an optimiser step. number: from 1. training: the modules in training mode. buffers: of these, each
-    with its value before the step."""
+    """The state that repeats an optimiser step. number: counted from 1. training: the modules in training mode.
+    buffers: the buffers of these modules, each with its value before the step."""
 
     number: int
     random_state: dict[str, Tensor]
@@ -49,12 +49,12 @@ class _Step:
 
 
 class NonFinite(lightning.Callback):
-    """Stops the training at a loss or gradient that is not finite, or leaves the step out.
+    """Stops training at a non-finite loss or gradient, or skips the step.
 
-    It must precede the callbacks that save: a checkpoint is not written after such a step.
+    It must precede the callbacks that save, so that no checkpoint is written after such a step.
 
-    skip: leaves such steps out: weights, buffers and the optimiser's state stay as they are, and the schedule goes on.
-    folder: of the run, for `faults/step_*.pt`, which `densevit replay` repeats. skipped: the number of skipped steps.
+    folder: the run folder, for `faults/step_*.pt`, which `densevit replay` repeats. skip: skips such steps: weights,
+    buffers and the optimiser's state are unchanged, and the schedule continues. skipped: the number of skipped steps.
     """
 
     def __init__(self, folder: Path, skip: bool = False) -> None:
@@ -62,7 +62,7 @@ class NonFinite(lightning.Callback):
         self._step: _Step | None = None
         self._pending: list[tuple[_Step, Tensor, Any]] = []  # a step, its flag on the host, and the event of the copy
         self._flag: Tensor | None = None  # 1 if a loss of this step is not finite
-        self._found: Tensor | None = None  # 1 from the first fault on
+        self._found: Tensor | None = None  # 1 once a step was not finite
         self._skipped: Tensor | None = None
         self._restored = 0
 
@@ -71,7 +71,7 @@ class NonFinite(lightning.Callback):
         return self._restored + (0 if self._skipped is None else int(self._skipped))
 
     def batch(self) -> str:
-        """The number and the size of the images of the current batch; "" between two steps."""
+        """Describes the current batch by the number and size of its images; "" between two steps."""
         if self._step is None or not self._step.batches:
             return ""
         images = self._step.batches[-1]["images"]
@@ -93,7 +93,7 @@ class NonFinite(lightning.Callback):
             training = [module for module in pl_module.modules() if module.training]
             buffers = [(x, x.detach().clone()) for module in training for x in module.buffers(recurse=False)]
             self._step = _Step(trainer.global_step + 1, random_state(pl_module.device), training, buffers)
-        self._step.batches.append(self._module.host_batch or batch)  # in the memory of the CPU
+        self._step.batches.append(self._module.host_batch or batch)  # on the CPU
 
     def on_before_backward(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
@@ -103,8 +103,8 @@ class NonFinite(lightning.Callback):
         self._flag = torch.maximum(self._flag, _is_broken(loss.detach()))
 
     def before_update(self, optimizer: Optimizer) -> None:
-        """Called once the gradients of an optimiser step are complete. Sets `gradient_norm` of the module if clipping
-        has not."""
+        """Checks the step; called when the gradients of an optimiser step are complete. Sets the module's
+        `gradient_norm` unless gradient clipping has set it."""
         assert self._step is not None and self._flag is not None and self._found is not None
         step, flag = self._step, self._flag
         self._step, self._flag = None, torch.zeros_like(flag)
@@ -130,16 +130,16 @@ class NonFinite(lightning.Callback):
 
     def _check_scale(self, scale: float, step: _Step) -> None:
         if scale < _MIN_SCALE:
-            self._stop(step, f"the gradients overflow in fp16, also at a scale of {scale:.2g}")
+            self._stop(step, f"the gradients overflow in fp16, even at a loss scale of {scale:.2g}")
 
     def _norm(self) -> Tensor:
         gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
         if not gradients:
             return torch.zeros((), device=self._module.device)
-        return whole(torch.nn.utils.get_total_norm(gradients))
+        return full_tensor(torch.nn.utils.get_total_norm(gradients))
 
     def _update_later(self, optimizer: Any, step: _Step, flag: Tensor) -> None:
-        """Lets the optimiser's kernels skip the update, and looks at the flag of the step before."""
+        """Lets the optimiser's kernels skip the update, and reads the flag of the previous step."""
         if self.skip:
             optimizer.found_inf = flag
             for buffer, before in step.buffers:
@@ -147,7 +147,7 @@ class NonFinite(lightning.Callback):
             self._count(flag)
             return
         assert self._found is not None
-        self._found = torch.maximum(self._found, flag)  # no update after the fault either
+        self._found = torch.maximum(self._found, flag)  # later updates are skipped too
         optimizer.found_inf = self._found
         host = torch.zeros((), pin_memory=flag.is_cuda).copy_(self._found, non_blocking=True)
         event = torch.cuda.Event() if flag.is_cuda else None
@@ -157,7 +157,7 @@ class NonFinite(lightning.Callback):
         self._read(later=1)
 
     def _read(self, later: int = 0) -> None:
-        """Stops if the flag of a step is set, but that of the latest `later` steps, which may not be computed yet."""
+        """Stops if the flag of a step is set. The latest `later` steps, which may still be running, are not read."""
         while len(self._pending) > later:
             step, host, event = self._pending.pop(0)
             if event is not None:
@@ -169,7 +169,7 @@ class NonFinite(lightning.Callback):
         assert self._skipped is not None
         self._skipped = self._skipped + flag
 
-    # ---- a checkpoint or a validation looks at all steps before it ----
+    # ---- all pending flags are read before a checkpoint or a validation ----
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._read()
@@ -178,8 +178,8 @@ class NonFinite(lightning.Callback):
         self._read()
         if self.skipped and trainer.is_global_zero:
             get_console().print(
-                f"{counted(self.skipped, 'step')} of {trainer.global_step:,} left out, whose loss or gradient was not "
-                "finite (trainer.non_finite)."
+                f"{counted(self.skipped, 'step')} of {trainer.global_step:,} skipped because of a non-finite loss or "
+                "gradient (trainer.non_finite)."
             )
 
     def on_save_checkpoint(
@@ -196,7 +196,7 @@ class NonFinite(lightning.Callback):
     # ---- the report ----
 
     def _stop(self, step: _Step, reason: str = "") -> None:
-        """Finds the layer, saves the step, and raises TrainingError; with several processes in that of rank 0."""
+        """Finds the layer, saves the step, and raises TrainingError; the processes other than rank 0 exit."""
         module, rank, count = self._module, self._trainer.global_rank, process_count()
         module.zero_grad(set_to_none=True)  # frees memory for the repetition
         _restore(step)
@@ -216,7 +216,7 @@ class NonFinite(lightning.Callback):
             reports = [None] * count
             distributed.all_gather_object(reports, report)
         concerned = [r for r in reports if r["concerned"]] or reports[:1]
-        state_dict = _whole(module.state_dict())  # of all processes: sharded weights are gathered
+        state_dict = _gathered(module.state_dict())  # in all processes: sharded weights are gathered
         files = {r["rank"]: self._file(step.number, r["rank"]) for r in concerned}
         problem = ""
         if rank in files:
@@ -229,7 +229,8 @@ class NonFinite(lightning.Callback):
         raise TrainingError(self._message(step.number, concerned, files, reason, problem))
 
     def _layer(self, step: _Step) -> tuple[str, str]:
-        """The finding of a repetition in this process, "" if all is finite, and its text for the report."""
+        """Repeats the step in this process. Returns the finding, "" if all values are finite, and its text for the
+        report."""
         device = self._module.device
         if any(isinstance(p, DTensor) for p in self._module.parameters()):
             return "", "A repetition of the saved step finds the layer"  # sharded weights need all processes
@@ -251,7 +252,7 @@ class NonFinite(lightning.Callback):
             "step": step.number,
             "reported": reported,
             "config": "" if module.config is None else configs.dump(module.config),
-            "classes": {name: [asdict(one) for one in classes] for name, classes in module.model.classes.items()},
+            "classes": {name: [asdict(c) for c in classes] for name, classes in module.model.classes.items()},
             "precision": str(self._trainer.precision),
             "state_dict": state_dict,
             "batches": [
@@ -279,27 +280,27 @@ class NonFinite(lightning.Callback):
         if problem:
             parts.append(problem)
         parts.append(
-            "Fix: lower optim.lr, set optim.warmup or trainer.clip_grad_norm, check these images, or leave such steps "
-            "out with trainer.non_finite=skip."
+            "Fix: lower optim.lr, set optim.warmup or trainer.clip_grad_norm, check these images, or skip such steps "
+            "with trainer.non_finite=skip."
         )
         return " ".join(parts)
 
 
 def _restore(step: _Step) -> None:
-    """Buffers and training modes as before the step; a validation may have begun."""
+    """Restores the buffers and training modes before the step; a validation may have started."""
     for buffer, before in step.buffers:
         buffer.copy_(before)
     for module in step.training:
         module.training = True
 
 
-def _whole(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: whole(x).cpu() if isinstance(x, DTensor) else x for name, x in state.items()}
+def _gathered(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: full_tensor(x).cpu() if isinstance(x, DTensor) else x for name, x in state.items()}
 
 
 def _is_broken(x: Tensor) -> Tensor:
-    """1 if x is not finite, else 0, on its device."""
-    return (~whole(x).isfinite()).float()
+    """Returns 1 if x is not finite, else 0, on its device."""
+    return (~full_tensor(x).isfinite()).float()
 
 
 def _are_finite(terms: dict[str, float]) -> bool:
@@ -307,9 +308,9 @@ def _are_finite(terms: dict[str, float]) -> bool:
 
 
 def _skips_itself(optimizer: Any) -> bool:
-    """Whether the optimiser's kernels on a GPU skip the update by the flag `found_inf`."""
+    """Whether the optimiser's kernels on a GPU skip the update if `found_inf` is set."""
     optimizer = getattr(optimizer, "optimizer", optimizer)
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):  # SGD's leaves its first momentum undefined
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):  # SGD would leave its first momentum undefined
         return False
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return all(group["fused"] for group in optimizer.param_groups) and all(

@@ -7,11 +7,12 @@ import pytorch_lightning as lightning
 from densevit.interfaces import Batch, Predictions
 
 Write = Callable[[str, int | str, Predictions], None]
-"""Called with a head's name, an image id, and the head's predictions for that image."""
+"""A function of a head's name, an image id, and the head's predictions for that image."""
 
 
 class PredictionWriter(lightning.Callback):
-    """Calls `write` with each image's predictions, in each process for its own images. Predictions are not stored."""
+    """Calls `write` with the predictions of each image, in the process that predicts them. Predictions are not
+    stored."""
 
     def __init__(self, write: Write) -> None:
         self.write = write
@@ -27,5 +28,5 @@ class PredictionWriter(lightning.Callback):
     ) -> None:
         for name, predictions in outputs.items():
             for target, prediction in zip(batch["targets"], predictions, strict=True):
-                if "truth" in target:  # not a repeat of an image of another process
+                if "truth" in target:  # False for an image repeated from another process
                     self.write(name, target["image_id"], prediction)

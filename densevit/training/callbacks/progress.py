@@ -23,8 +23,8 @@ CONSOLE: dict[str, Any] = {"soft_wrap": True}  # paths are not wrapped
 
 
 class LogFile:
-    """stdout or stderr for a console. Once it cannot be written, as on a full disk, what is printed is lost, with a
-    warning, and the training goes on."""
+    """stdout or stderr as the file of a console. If writing fails, as on a full disk, it warns, discards the output and
+    lets training continue."""
 
     def __init__(self, stderr: bool) -> None:
         self.stderr = stderr
@@ -49,33 +49,33 @@ class LogFile:
         except BrokenPipeError:
             raise
         except OSError as error:
-            with suppress(OSError):  # from now on, and what is left in its buffer
+            with suppress(OSError):  # for later output and the rest of the buffer
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             name = "stderr" if self.stderr else "stdout"
-            warnings.warn(f"{name} cannot be written: {error.strerror}. The training goes on without.", stacklevel=2)
+            warnings.warn(f"{name} cannot be written: {error.strerror}. Training continues without it.", stacklevel=2)
         return None
 
 
 class RemainingTime:
-    """The estimated time until the end of the training, from the steps so far with their validations."""
+    """Estimates the time until the end of training from the steps so far and their validations."""
 
     def __init__(self) -> None:
         self._start = (0.0, 0)  # time and step
 
     def start(self, step: int) -> None:
-        """Begins to measure; step: at which the training begins or goes on."""
+        """Starts the measurement. step: the step at which training starts or resumes."""
         self._start = time.monotonic(), step
 
     def seconds(self, step: int, steps: int) -> float | None:
-        """After `step` of `steps`; None before a few steps are measured."""
+        """Returns the remaining seconds after `step` of `steps`; None before a few steps are measured."""
         since, first = self._start
         done = step - first
         return None if done < _STEPS_BEFORE_TIMING else (time.monotonic() - since) / done * (steps - step)
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar of an epoch, without the version number, with the time left of the whole training and
-    the clock time of its end."""
+    """Lightning's progress bar of an epoch, without the version number, with the remaining time of the training and the
+    time of day of its end."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -84,7 +84,7 @@ class ProgressBar(RichProgressBar):
     def _init_progress(self, trainer: lightning.Trainer) -> None:
         before = self.progress
         super()._init_progress(trainer)
-        if self.progress is not before:  # Lightning has made the global console again
+        if self.progress is not before:  # Lightning has recreated the global console
             escaping(get_console())
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -100,7 +100,7 @@ class ProgressBar(RichProgressBar):
 
 
 def left_and_end(seconds: float) -> str:
-    """As in "1:05 h, ends 14:20"; with the date if that is another day."""
+    """Formats a remaining time, as in "1:35 h, ends 14:20"; with the date if that is another day."""
     now = datetime.now()
     end = now + timedelta(seconds=seconds)
     minutes = round(seconds / 60)
@@ -113,9 +113,9 @@ _TIMED_SECONDS = 5.0
 
 
 class ProgressLines(lightning.Callback):
-    """Prints the estimated time of the training, and after each validation its step, the loss and the main metrics.
+    """Prints the estimated training time, and after each validation the step, the loss and the main metrics.
 
-    Where the console is no terminal, and so has no progress bar, it also prints a line every half minute.
+    If the console is not a terminal, and so has no progress bar, it also prints a line every half minute.
     """
 
     def __init__(self, console: Console) -> None:
@@ -164,7 +164,7 @@ class ProgressLines(lightning.Callback):
         self.console.print("  ".join(parts))
 
     def _estimate(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Prints the speed and the remaining time once a few seconds were measured, if as many are left."""
+        """Prints the speed and the remaining time after a few seconds of measurement, unless fewer remain."""
         now = time.monotonic()
         if self._timed_from is None:
             self._batches += 1
@@ -203,7 +203,7 @@ class ProgressLines(lightning.Callback):
 
 
 class EvaluationProgress(lightning.Callback):
-    """Progress of an evaluation on stderr."""
+    """Shows the progress of an evaluation on stderr."""
 
     def __init__(self) -> None:
         self._bar: Iterator[int] = iter(())

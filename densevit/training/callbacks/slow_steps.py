@@ -1,4 +1,4 @@
-"""Warns if other programs use the cores of a training on a CPU, which costs it far more than their share."""
+"""Warns if other programs use the cores of a training on a CPU, which slows it down by more than their share."""
 
 import statistics
 import time
@@ -14,15 +14,16 @@ import torch
 from densevit.errors import counted
 from densevit.interfaces import Batch
 
-_STEPS = 20  # that are judged together
-_SLOWER, _WAITED = 3.0, 0.1  # than the fastest step, by pixels; and of the time, summed over threads
-_WAITED_MOSTLY = 0.25  # of the time of each thread, where no step was fast
-_SUSTAINED = 30.0  # seconds of slow steps in a row
+_STEPS = 20  # number of steps in one measurement
+_SLOWER = 3.0  # least ratio of the median time per pixel to that of the fastest step
+_WAITED = 0.1  # least fraction of the time that threads wait for a core, summed over threads
+_WAITED_MOSTLY = 0.25  # the same fraction, averaged over threads, if no step was fast
+_SUSTAINED = 30.0  # least seconds of consecutive slow steps
 
 
 def seconds_waited_for_cores() -> float | None:
-    """The seconds for which the threads of this process were ready to run, but had no core. None if the system does not
-    count them; Linux does."""
+    """Returns the seconds that the threads of this process were ready to run but had no core. None if the system does
+    not count them; Linux does."""
     waited = []
     for file in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError, IndexError, ValueError):  # a thread that has ended
@@ -31,15 +32,15 @@ def seconds_waited_for_cores() -> float | None:
 
 
 class SlowSteps(lightning.Callback):
-    """Warns once in a training on a CPU if its steps take several times as long as the fastest one, while its threads
-    wait for a core; or if these wait for a quarter of the time, as where other programs ran before it.
+    """Warns once in a training on a CPU if its steps take several times as long as the fastest one while its threads
+    wait for a core; or if the threads wait a quarter of the time, as when other programs were running from the start.
 
-    The time of an optimiser step is that of its batches, divided by their pixels, as batches differ in size; loading,
-    validation and checkpoints are outside of it. A step may be slow for other reasons, such as larger images or a
-    processor that is too hot, but then no thread waits for a core. The processor time of the threads would not tell:
-    OpenMP's threads compute on while they wait for one that has no core.
+    The time of an optimiser step is that of its batches, per pixel because batches differ in size, without loading,
+    validation and checkpoints. A step may be slow for other reasons, such as larger images or an overheated processor,
+    but then no thread waits for a core. The CPU time of the threads is no indicator: OpenMP threads spin while they
+    wait for a thread that has no core.
 
-    clock: seconds. waited: seconds for which the threads have waited for a core so far; None where it is not known.
+    clock: returns seconds. waited: returns the seconds that the threads have waited for a core so far; None if unknown.
     """
 
     def __init__(
@@ -50,12 +51,12 @@ class SlowSteps(lightning.Callback):
         self._clock, self._waited = clock, waited
         self._watches = False
         self._step = 0
-        self._begun = 0.0  # of a batch
+        self._begun = 0.0  # start of a batch
         self._seconds, self._pixels = 0.0, 0  # of an optimiser step
-        self._fastest = float("inf")  # seconds a pixel
-        self._times: list[float] = []  # seconds a pixel of up to `_STEPS` steps, which are judged together
+        self._fastest = float("inf")  # seconds per pixel
+        self._times: list[float] = []  # seconds per pixel of up to `_STEPS` steps
         self._total = 0.0  # seconds of these steps
-        self._since = (0.0, 0.0)  # the time when they began, and the seconds waited for cores until then
+        self._since = (0.0, 0.0)  # the start of these steps, and the seconds waited for cores until then
         self._slow_seconds = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -99,16 +100,16 @@ class SlowSteps(lightning.Callback):
         self._watches = False
         workers, processes = getattr(trainer.train_dataloader, "num_workers", 0), trainer.world_size
         own = (
-            f", or its own {counted(processes, 'process')} with data.num_workers {workers},"
+            f", or its own {counted(processes, 'process')} with data.num_workers={workers},"
             if workers or processes > 1
             else ""
         )
         times = f", and steps take {slower:.1f} times as long as the fastest one" if slower >= _SLOWER else ""
         alone = (
-            " Or stop and resume with OMP_NUM_THREADS=1, by which no thread waits for another." if threads > 1 else ""
+            " Or stop and resume with OMP_NUM_THREADS=1, so that no thread waits for another." if threads > 1 else ""
         )
         warnings.warn(
-            f"The {threads} threads of the training wait for a core, together {waited:.1f} s a second{times}: other "
+            f"The {threads} threads of the training wait for a core, together {waited:.1f} s per second{times}: other "
             f"programs{own} use these cores. Fix: end them.{alone}",
             stacklevel=2,
         )

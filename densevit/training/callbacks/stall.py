@@ -1,4 +1,4 @@
-"""Reports a step that does not finish: where each thread of the process is, and what it waits for."""
+"""Reports a step that does not finish, with the call stack of each thread and what the step waits for."""
 
 import sys
 import threading
@@ -10,25 +10,25 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
-_OWN_LINES = 4  # innermost calls that are printed of each thread
+_OWN_LINES = 4  # number of innermost calls printed per thread
 _LOADING = ("torch/utils/data/", "densevit/data/loading/")
 _COLLECTIVE = ("torch/distributed/", "torch/nn/parallel/")
 _LIBRARIES = ("/site-packages/", "/lib/python", "<frozen")
 
 
 class StallReports(lightning.Callback):
-    """Prints to stderr if no training or validation step has finished for a time, and goes on waiting.
+    """Prints a report to stderr if no training or validation step has finished for a time. Training is not stopped.
 
-    A thread watches; steps only record the time. The next report of the same stall follows after twice the time.
+    A background thread monitors the time of the last step. The interval doubles for further reports of the same stall.
 
-    after: seconds.
+    after: the seconds without a finished step until the first report.
     """
 
     def __init__(self, after: float) -> None:
         self.after = after
         self._finished = threading.Event()
         self._last = time.monotonic()
-        self._steps = 0  # finished since the start
+        self._steps = 0  # number of steps finished since the start
         self._rank = self._step = 0
         self._processes = 1
 
@@ -80,12 +80,10 @@ class StallReports(lightning.Callback):
         main = _stack(frames.pop(self._main))
         seconds = time.monotonic() - self._last
         rank = f"Process {self._rank} of {self._processes}: " if self._processes > 1 else ""
-        start = (
-            "" if self._steps else " The first step may take minutes, for example where trainer.compile compiles it."
-        )
+        start = "" if self._steps else " The first step may take minutes, for example if trainer.compile compiles it."
         lines = [
             f"{rank}no step has finished for {seconds:.0f} s (trainer.stall_after), after optimiser step "
-            f"{self._step:,}. It waits for {waits_for(main, self._processes)}. The training goes on waiting.{start}",
+            f"{self._step:,}. It waits for {waits_for(main, self._processes)}. Training continues to wait.{start}",
             *_shown("main thread", main),
         ]
         for ident, frame in frames.items():
@@ -94,7 +92,7 @@ class StallReports(lightning.Callback):
 
 
 def waits_for(stack: Sequence[traceback.FrameSummary], processes: int = 1) -> str:
-    """What a thread waits for. stack: its calls, outermost first."""
+    """Describes what a thread waits for. stack: its calls, outermost first."""
     files = [frame.filename.replace("\\", "/") for frame in stack]
     own = next((frame for frame in reversed(stack) if not any(part in frame.filename for part in _LIBRARIES)), None)
     place = "" if own is None else f": {own.name} in {own.filename}, line {own.lineno}"
@@ -103,7 +101,7 @@ def waits_for(stack: Sequence[traceback.FrameSummary], processes: int = 1) -> st
     if any(part in file for file in files for part in _COLLECTIVE):
         return f"the other processes, in a collective operation{place}"
     if processes > 1 and any("torch/autograd/" in file for file in files[-3:]):
-        return "the backward pass, which waits for the gradients of the other processes"
+        return "the gradients of the other processes, in the backward pass"
     return f"its own code{place}" if own is not None else "a library"
 
 
@@ -112,6 +110,6 @@ def _stack(frame: FrameType) -> list[traceback.FrameSummary]:
 
 
 def _shown(name: str, stack: Sequence[traceback.FrameSummary]) -> list[str]:
-    """The innermost calls."""
+    """Formats the innermost calls."""
     calls = [f"    {frame.filename}:{frame.lineno} in {frame.name}" for frame in stack[-_OWN_LINES:]]
     return [f"  {name}:", *calls]

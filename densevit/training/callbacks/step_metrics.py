@@ -1,4 +1,4 @@
-"""Logging of losses, learning rates, the gradients' norm, speed and memory, and of the metrics."""
+"""Logging of losses, learning rates, gradient norm, speed, memory and validation metrics."""
 
 import math
 import sys
@@ -17,12 +17,12 @@ from densevit.training.loop.dense_module import DenseModule
 
 class StepMetrics(lightning.Callback):
     """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes and accumulated
-    batches, the rates, the norm of the gradients, and the skipped steps if `non_finite` skips them; `system/` speed and
-    memory; after each validation its metrics.
+    batches, the learning rates, the gradient norm, the number of skipped steps if `non_finite` skips them, and speed
+    and memory as `system/*`. Logs the metrics after each validation.
 
-    The device is waited for at these steps only. It must precede the checkpointing callback, so that the row of a
-    checkpoint's step is written before the checkpoint. Lightning itself logs after all callbacks, and a run killed in
-    between would lose that row.
+    The device is synchronised at these steps only. This callback must precede the checkpointing callback, so that the
+    row of a checkpoint's step is written before the checkpoint. Lightning itself logs after all callbacks, and a run
+    killed in between would lose that row.
     """
 
     def __init__(self, non_finite: NonFinite) -> None:
@@ -72,14 +72,15 @@ class StepMetrics(lightning.Callback):
         self._speed.go_on()
         assert isinstance(pl_module, DenseModule)
         defined = {name: value for name, value in pl_module.metrics.items() if not math.isnan(value)}
-        for logger in trainer.loggers:  # with the number of steps before it; Lightning's own would be one less
+        for logger in trainer.loggers:  # with the number of completed steps; Lightning's own is one less
             logger.log_metrics({"epoch": trainer.current_epoch, **defined}, trainer.global_step)
 
 
 class Speed:
-    """Images a second and the share of time spent waiting for data since the last row, without validations.
+    """Measures images per second and the fraction of time spent waiting for data since the last row, without
+    validations.
 
-    images: of all processes since then.
+    images: the number of images of all processes since then.
     """
 
     def __init__(self) -> None:
@@ -88,12 +89,12 @@ class Speed:
         self._waited = 0.0
 
     def start(self, trainer: lightning.Trainer) -> None:
-        """Begins a new interval."""
+        """Starts a new interval."""
         self.images, self._since = 0, time.perf_counter()
         self._waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0)
 
     def pause(self) -> None:
-        """Leaves out the time until `go_on`."""
+        """Excludes the time until `go_on`."""
         self._paused = time.perf_counter()
 
     def go_on(self) -> None:
@@ -103,7 +104,7 @@ class Speed:
     def metrics(self, trainer: lightning.Trainer) -> dict[str, float]:
         """Ends the interval and returns its metrics.
 
-        `memory_gb` is the peak of a GPU in the interval, or of the process since its start.
+        `memory_gb` is the peak GPU memory in the interval, or that of the process since its start on a CPU.
         """
         seconds = max(time.perf_counter() - self._since, 1e-9)
         waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0) - self._waited
@@ -115,8 +116,9 @@ class Speed:
 
 
 def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> dict[str, float]:
-    """The current rates by part of the model, `backbone`, if there are several. A part is the common start of the names
-    of the parameters with one rate; where two have the same, parts are named by their initial rates."""
+    """Returns the current learning rates by part of the model, such as `backbone`, if there are several rates. A part
+    is the common prefix of the names of the parameters with one rate; if two prefixes are equal, parts are named by
+    their initial rates."""
     names = {id(p): name.removeprefix("model.") for name, p in module.named_parameters()}
     members: dict[float, list[str]] = {}
     rates: dict[float, float] = {}
@@ -138,7 +140,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) ->
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Bytes: the peak of a GPU since the last call, else of this process; 0 if unknown."""
+    """Returns the peak memory in bytes: of a GPU since the last call, else of this process; 0 if unknown."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -27,9 +27,9 @@ class StopSignals:
     """Records Ctrl-C (SIGINT), SIGTERM (SLURM, docker stop, timeout) and, under SLURM, SIGUSR1, sent before the time
     limit. A second Ctrl-C raises KeyboardInterrupt.
 
-    A signal that the parent process ignores, as SIGINT of a job in the background of a script, stays ignored. Within
-    `with`, SIGUSR1 is handled from the start: before the first step it requeues the job and ends the process at once,
-    because there is nothing to save. `install` adds the other signals.
+    A signal that the parent process ignores, such as SIGINT in a background job of a script, stays ignored. Inside the
+    context manager, SIGUSR1 is handled from the start: before the first step it requeues the job and ends the process
+    immediately, because there is nothing to save. `install` adds the other signals.
 
     received: the number of the first signal, 0 for none. begun: whether the first step is complete.
     """
@@ -51,11 +51,11 @@ class StopSignals:
         self._previous.clear()
 
     def install(self) -> None:
-        """Installs all handlers, also a second time."""
+        """Installs all handlers. May be called repeatedly."""
         self._handle(signal.SIGINT, signal.SIGTERM, _REQUEUE)
 
     def _handle(self, *numbers: int) -> None:
-        """Does nothing outside of the main thread, where Python does not allow it."""
+        """Installs handlers, except outside of the main thread, where Python does not allow it."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in numbers:
@@ -67,7 +67,7 @@ class StopSignals:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within, a signal raises Interrupted."""
+        """Context manager in which a signal raises Interrupted."""
         self._interrupts = True
         try:
             yield
@@ -90,7 +90,7 @@ class StopSignals:
     def agree(self, *flags: bool) -> tuple[int, tuple[bool, ...]]:
         """Returns the received signal and rank 0's flags, the same in all processes. All must call it at the same step.
 
-        A small all-reduce on the CPU, without synchronisation of the accelerator. One process needs no communication.
+        Uses a small all-reduce on the CPU, without synchronisation of the accelerator; none with one process.
         """
         if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
             return self.received, flags
@@ -100,7 +100,7 @@ class StopSignals:
         state = torch.tensor([self.received, *sent], dtype=torch.int64)
         distributed.all_reduce(state, op=distributed.ReduceOp.MAX, group=self._group)
         number, *agreed = map(int, state.tolist())
-        if number:  # else a signal that arrived meanwhile is kept for the next step
+        if number:  # otherwise a signal that arrived meanwhile is kept for the next step
             self.received = number
         return number, tuple(map(bool, agreed))
 
@@ -111,7 +111,7 @@ def _say(text: str) -> None:
 
 
 def requeue() -> str:
-    """Requeues this SLURM job. Returns one line that reports the result."""
+    """Requeues this SLURM job. Returns the result as one line of text."""
     job = os.environ.get("SLURM_JOB_ID", "")
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

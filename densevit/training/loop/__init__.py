@@ -1,1 +1,1 @@
-"""What runs in each step: the LightningModule and DataModule, the method, optimisers, the budget, the Trainer."""
+"""The training loop: LightningModule and DataModule, method, optimisers, budget, Trainer."""

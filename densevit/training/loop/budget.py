@@ -1,4 +1,4 @@
-"""The training budget: the number of optimiser steps, and the steps that validation follows."""
+"""The training budget: the number of optimiser steps, and the steps after which validation runs."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from densevit.errors import counted
 class Budget:
     """The length of a training.
 
-    steps: the number of optimiser steps. steps_per_epoch: those of one pass over the data set. images_per_step: summed
-    over all processes. evaluate_every: a fraction of `steps` if below 1, else a number of epochs.
+    steps: the number of optimiser steps. steps_per_epoch: the number of optimiser steps of one pass over the data set.
+    images_per_step: summed over all processes. evaluate_every: a fraction of `steps` if below 1, else a number of
+    epochs.
     """
 
     steps: int
@@ -40,7 +41,7 @@ class Budget:
         return self.steps * self.images_per_step
 
     def validates_after(self, step: int) -> bool:
-        """Whether validation follows optimiser step `step`, counted from 1. It always follows the last step."""
+        """Whether validation runs after optimiser step `step`, counted from 1. It always runs after the last step."""
         if step == self.steps:
             return True
         if step < 1 or step > self.steps:
@@ -58,7 +59,7 @@ class Budget:
         return min(self.steps, round(1 / self.evaluate_every))
 
     def describe(self, images: int) -> str:
-        """One line for the terminal. images: the number of images of the data set."""
+        """Describes the budget in one line. images: the number of images of the data set."""
         return (
             f"budget: {counted(self.steps, 'step')} of {self.images_per_step} images, {self.images:,} in all; each of "
             f"{images:,} images is seen {_times(self.images / images)}; {counted(self.validations, 'validation')}"

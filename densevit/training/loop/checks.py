@@ -1,4 +1,4 @@
-"""Checks of what a Trainer gives a model: data that its heads can learn from, batches, and losses of a method."""
+"""Checks during training: whether the heads can learn from the data, the format of batches, the losses of a method."""
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,22 +24,22 @@ _TARGET = {  # the keys of every target
 
 
 def check_heads(data: Data, model: DenseModel) -> None:
-    """Raises ConfigError if a head needs labels that the training data lacks, or its own check fails."""
+    """Raises ConfigError if a head needs labels that the training data lacks, or its `check` fails."""
     for name, head in model.heads.items():
         check_needs(f"heads.{name} ({model.plugin_name(name)})", head.needs, data)
     check_learnable(data, model)
 
 
 def check_learnable(data: Data, model: DenseModel) -> None:
-    """Raises the ConfigError of a head whose own check of the data fails; its warnings name the head too."""
+    """Raises ConfigError if the `check` of a head fails on the training data. Its warnings name the head too."""
     for name, head in model.heads.items():
         where = f"heads.{name} ({model.plugin_name(name)})"
         try:
-            with warnings.catch_warnings(record=True) as found:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 head.check(data.train)
-            for one in found:
-                warnings.warn(f"{where}: {one.message}", one.category, stacklevel=2)
+            for warning in caught:
+                warnings.warn(f"{where}: {warning.message}", warning.category, stacklevel=2)
         except ConfigError as error:
             note = f" The data set is {data.section.name!r}."
             if not data.train.metric:
@@ -49,7 +49,7 @@ def check_learnable(data: Data, model: DenseModel) -> None:
 
 
 def check_needs(head: str, needs: Sequence[str], data: Data) -> None:
-    """Raises ConfigError if a head needs labels that the data lacks. head: its name in the message."""
+    """Raises ConfigError if a head needs labels that the data lacks. head: the head's name in the message."""
     lacking = [key for key in needs if key not in data.provides]
     if lacking:
         labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
@@ -72,13 +72,13 @@ def check_classes(data: Data, model: DenseModel, mapped: Collection[str] = ()) -
         expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(data.val)]
         if expected != found:
             raise DataError(
-                f"The data's classes for {kind.task} are not those of the model's head {head!r}, in the same order."
+                f"The data's classes for {kind.task} are not those of the model's head {head!r} in the same order."
                 f" Found: {_listed(found)}. Expected: {_listed(expected)}."
             )
 
 
 def check_batch(batch: Any) -> None:
-    """Raises DataError if this is not a batch as the model takes it, see `Batch`."""
+    """Raises DataError unless `batch` is a valid input of the model, see `Batch`."""
     if not isinstance(batch, Mapping):
         raise DataError(f"The loader's first batch is a {type(batch).__name__}; {_BATCH}")
     lacking = [key for key in ("images", "padding_mask", "targets") if key not in batch]
@@ -119,7 +119,7 @@ def check_batch(batch: Any) -> None:
 
 
 def check_losses(losses: Any, method: Method) -> None:
-    """Raises PluginError unless these are the loss terms that `training_step` returns."""
+    """Raises PluginError unless `losses`, the result of the method's `training_step`, is a dict of scalar tensors."""
     if (
         isinstance(losses, Mapping)
         and losses
@@ -141,7 +141,7 @@ def _kind(value: Any) -> str:
 
 
 def _keys_set_to_false(key: str, options: Mapping[str, Any], where: str) -> Iterator[str]:
-    """The dotted names of this key where it is false: data.metric, data.sets.NAME.metric."""
+    """Yields the dotted names of this key where it is false: data.metric, data.sets.NAME.metric."""
     for name, value in options.items():
         if name == key and value is False:
             yield f"{where}.{name}"

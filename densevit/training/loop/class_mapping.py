@@ -1,4 +1,4 @@
-"""The mapping from a model's classes to those of the data that it is evaluated on."""
+"""Mapping from a model's classes to those of the data that it is evaluated on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from densevit.interfaces import Class, Dataset, Predictions, TargetType
 from densevit.model import DenseModel
 from densevit.targets.class_mapping import with_classes
 
-LISTED = 100  # classes in an error
+LISTED = 100  # largest number of classes in a message
 
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """From the classes of a head to those of the data.
+    """Maps the classes of a head to those of the data.
 
-    trained: the classes of the head. found: those of the data. indices: for each of the head's, the index in `found`;
-    None: not in the data.
+    trained: the classes of the head. data_classes: the classes of the data. indices: for each class of the head, its
+    index in `data_classes`, or None if the data does not have it.
     """
 
     trained: tuple[Class, ...]
-    found: tuple[Class, ...]
+    data_classes: tuple[Class, ...]
     indices: tuple[int | None, ...]
 
     @property
@@ -34,26 +34,26 @@ class ClassMapping:
     @property
     def classes(self) -> tuple[Class, ...]:
         """The evaluated classes, in the data's order."""
-        return tuple(self.found[index] for index in self.kept)
+        return tuple(self.data_classes[index] for index in self.kept)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The names of mapped classes, of the model and of the data."""
+        """The pairs of mapped class names: the model's and the data's."""
         mapped = zip(self.trained, self.indices, strict=True)
-        return [(c.name, self.found[index].name) for c, index in mapped if index is not None]
+        return [(c.name, self.data_classes[index].name) for c, index in mapped if index is not None]
 
     @property
     def only_model(self) -> list[str]:
-        """The model's classes that are not mapped; their predictions count as no class."""
+        """The names of the model's classes that are not mapped; their predictions count as no class."""
         return [c.name for c, index in zip(self.trained, self.indices, strict=True) if index is None]
 
     @property
     def only_data(self) -> list[str]:
-        """The data's classes that are not evaluated."""
-        return [c.name for index, c in enumerate(self.found) if index not in self.indices]
+        """The names of the data's classes that are not evaluated."""
+        return [c.name for index, c in enumerate(self.data_classes) if index not in self.indices]
 
     def applied(self, predictions: Predictions, types: Mapping[str, TargetType]) -> Predictions:
-        """Predictions of the head with the evaluated classes."""
+        """Converts predictions of the head to the evaluated classes."""
         place = {index: n for n, index in enumerate(self.kept)}
         table = np.array([-1 if index is None else place[index] for index in self.indices], np.int64)
         return with_classes(predictions, lambda task: (table, self.classes), types)
@@ -62,11 +62,11 @@ class ClassMapping:
 def map_classes(
     model: DenseModel, data: Data, given: Mapping[str, str | None] | None = None
 ) -> dict[str, ClassMapping]:
-    """Maps the classes of all heads to those of the validation data, which is replaced by `MappedClasses`.
+    """Maps the classes of all heads to those of the validation data, and reduces the data to the mapped classes.
 
     Classes are mapped by name, regardless of case, hyphens and underscores. given: names of the model to names of the
     data, or to None for classes that are not mapped; it takes precedence. Heads whose classes are the data's have no
-    mapping. Raises DataError, with both lists, for a name that does not exist, and if no class is mapped.
+    mapping. Raises DataError, which lists both, for a name that does not exist, and if no class is mapped.
     """
     given, dataset = dict(given or {}), data.val
     mappings: dict[str, ClassMapping] = {}
@@ -74,17 +74,17 @@ def map_classes(
     used: set[str] = set()
     for name, head in model.heads.items():
         trained, found = tuple(model.classes[name]), tuple(head.classes_from(dataset))
-        own = {old: new for old, new in given.items() if old in {c.name for c in trained}}
-        used |= own.keys()
-        if not trained or ([c.name for c in trained] == [c.name for c in found] and not own):
+        of_head = {old: new for old, new in given.items() if old in {c.name for c in trained}}
+        used |= of_head.keys()
+        if not trained or ([c.name for c in trained] == [c.name for c in found] and not of_head):
             continue
-        mapping = _mapping(name, str(head.task), trained, found, own)
+        mapping = _mapping(name, str(head.task), trained, found, of_head)
         mappings[name] = mapping
-        for task in [one for one, classes in dataset.classes.items() if tuple(classes) == found]:
+        for task in [task for task, classes in dataset.classes.items() if tuple(classes) == found]:
             if kept.setdefault(task, mapping.kept) != mapping.kept:
                 raise DataError(
-                    f"The heads of the task {task!r} map to different classes of the data. Evaluate one of them at a "
-                    "time, or give all of them the same mapping."
+                    f"The heads of the task {task!r} map to different classes of the data. Fix: evaluate one of them "
+                    "at a time, or give all of them the same mapping."
                 )
     for old in given.keys() - used:
         names = list(dict.fromkeys(c.name for classes in model.classes.values() for c in classes))
@@ -121,7 +121,7 @@ def _mapping(
     if not mapping.kept:
         raise DataError(
             f"The data's classes for {task} and those of the model's head {head!r} have no name in common. {lists} "
-            "Fix: map some, as in --map person=pedestrian."
+            "Fix: map some of them, as in --map person=pedestrian."
         )
     return mapping
 
@@ -129,7 +129,7 @@ def _mapping(
 def _add_parts(dataset: Dataset, mappings: Mapping[str, ClassMapping], kept: dict[str, list[int]]) -> None:
     """Adds tasks whose classes are a part of a mapped head's, such as the things of panoptic classes."""
     for mapping in mappings.values():
-        every, evaluated = {c.name for c in mapping.found}, {c.name for c in mapping.classes}
+        every, evaluated = {c.name for c in mapping.data_classes}, {c.name for c in mapping.classes}
         for task, classes in dataset.classes.items():
             if task not in kept and classes and {c.name for c in classes} <= every:
                 kept[task] = [n for n, c in enumerate(classes) if c.name in evaluated]
@@ -144,7 +144,7 @@ def _all(dataset: Dataset) -> list[str]:
 
 
 def _hint(name: str, names: Sequence[str]) -> str:
-    """The nearest name, if any; all are listed beside it."""
+    """Suggests the nearest name, if any. The message lists all names separately."""
     return did_you_mean(name, names).partition(" Known:")[0]
 
 

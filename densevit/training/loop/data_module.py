@@ -1,4 +1,4 @@
-"""The LightningDataModule of a config's data section."""
+"""The LightningDataModule for the config section `data`."""
 
 import warnings
 from collections.abc import Mapping
@@ -19,11 +19,12 @@ from densevit.model import DenseModel
 class DenseDataModule(lightning.LightningDataModule):
     """Training and validation loaders of a data set, for any Lightning Trainer.
 
-    Each process gets its own batches: Lightning's `use_distributed_sampler` changes nothing. Batches are padded to the
+    Each process gets its own batches: Lightning's `use_distributed_sampler` has no effect. Batches are padded to the
     model's multiple, and a run resumed within an epoch continues at its next batch.
 
     data: a config, or its section `data`: as a `DataSection`, a mapping, or a section file such as
-    configs/data/coco.yaml; or a `Data`. seed: of the order and the augmentation; None: that of a config, else 0.
+    configs/data/coco.yaml; or a `Data`. seed: the seed of the order and the augmentation; None: that of a config,
+    else 0.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class DenseDataModule(lightning.LightningDataModule):
         self.data = data
 
     def setup(self, stage: str) -> None:
-        """Checks the splits, unless a `Data` was given. Raises DataError without labels or for different classes."""
+        """Checks the splits, unless a `Data` was given. Raises DataError if labels are missing or the splits have
+        different classes."""
         module = self.trainer.lightning_module if self.trainer is not None else None
         model, method = getattr(module, "model", None), getattr(module, "method", None)
         labels = True
@@ -50,7 +52,7 @@ class DenseDataModule(lightning.LightningDataModule):
         if isinstance(model, DenseModel) and isinstance(method, Method):
             self.data.use(method)
             labels = method.needs_labels or bool(model.heads)
-        # Lightning warns that it takes these hooks from the module, as intended.
+        # Lightning warns that the module overrides these hooks of the data module, which is intended.
         hooks = "on_before_batch_transfer|transfer_batch_to_device"
         warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")
         if not self._is_checked and stage == "fit":
@@ -72,8 +74,8 @@ class DenseDataModule(lightning.LightningDataModule):
 
 
 class _Sharded(SequentialSampler, DistributedSampler):
-    """Marks a loader whose batch sampler has the batches of one process: Lightning replaces any sampler that is not a
-    `DistributedSampler`."""
+    """Marks a loader whose batch sampler yields the batches of one process: Lightning replaces any sampler that is not
+    a `DistributedSampler`."""
 
 
 def _sharded(loader: Loader) -> Loader:

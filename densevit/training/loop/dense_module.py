@@ -35,7 +35,7 @@ from densevit.training.loop.evaluators import (
 )
 from densevit.training.loop.method import Supervised, check_method
 from densevit.training.loop.optim import build_optimizer, group_options, learning_rate, rates_of, schedule
-from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model, whole
+from densevit.training.loop.sharding import ShardedStrategy, full_tensor, gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.loop.trainer_steps import images_per_step, optimizer_steps
 from densevit.training.loop.unused_parameters import freeze_unused, without_unused
@@ -50,16 +50,16 @@ class DenseModule(lightning.LightningModule):
     Metrics are logged as HEAD/METRIC after each validation, the same in all processes, in float64.
 
     optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps.
-    evaluators: by head, after `Evaluator.prepare`. None: of the model's config, by default those named like the tasks.
+    evaluators: by head, after `Evaluator.prepare`. None: those of the model's config, by default named like the tasks.
     inference: windows and test-time augmentation in validation, by head. None: those of the predictor.
-    method: how the model is trained. None: supervised.
+    method: the training method. None: supervised.
 
-    budget: of a run; None in a Trainer of one's own. rates: of all parameters; None: those of `optim`.
-    checkpoint_rates: those of the checkpoint of a resumed run, which may have trained other parameters. metrics: of the
-    last validation. indices: of its images in the data set, by image id, if the loader is densevit's. mappings: of
-    heads whose classes are not the data's. terms: the losses of the last batch. host_batch: the last batch, on the CPU.
-    gradient_norm: of the last step; None if not computed.
-    before_update: called with the optimiser before each update; it then handles losses that are not finite.
+    budget: the budget of a run; None in a user's Trainer. rates: the learning rates of all parameters; None: those of
+    `optim`. checkpoint_rates: the rates in the checkpoint of a resumed run, which may have trained other parameters.
+    metrics: the metrics of the last validation. indices: the data set index of each of its images by image id, if the
+    loader is densevit's. mappings: the mappings of heads whose classes are not the data's. terms: the losses of the
+    last batch. host_batch: the last batch, on the CPU. gradient_norm: the norm of the last step; None if not computed.
+    before_update: called with the optimiser before each update; it then handles non-finite losses.
     """
 
     def __init__(
@@ -96,30 +96,30 @@ class DenseModule(lightning.LightningModule):
         self._step_targets: list[list[Targets]] | None = None  # of all batches of the optimiser step, if several
         self._context: LossContext | None = None  # of these batches
         self._checked: set[str] = set()  # the stages whose first batch is checked
-        self._seen: dict[int, int] = {}  # images of this validation, by the index of their loader
+        self._seen: dict[int, int] = {}  # number of images in this validation, by index of the loader
         self._skipped = {"training": SkippedImages(), "validation": SkippedImages()}
         self._random_states: list[Any] | None = None
         self._resumed = False
 
     def setup(self, stage: str) -> None:
-        """Freezes unused parameters in several processes, which would wait for their gradients. The options of the
-        data become the model's `training_data`, for predictions at the same size.
+        """With several processes, freezes unused parameters, for whose gradients they would wait. Stores the data
+        options as the model's `training_data`, for predictions at the same size.
 
-        Raises DataError or ConfigError if the data of a `DenseDataModule` does not suit the model.
+        Raises DataError or ConfigError if the data of a `DenseDataModule` does not match the model.
         """
-        if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # a run has done it
+        if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # a run does it before
             freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
             if stage == "fit":
                 self.model.training_data = data.data.section.model_dump()
-            if self.budget is None:  # a run has checked its data
+            if self.budget is None:  # a run checks its data before
                 check_classes(data.data, self.model, self.mappings)
                 if stage == "fit" and self.method.needs_labels:
                     check_heads(data.data, self.model)
 
     def configure_model(self) -> None:
-        """Shards the model for training with `fsdp2`. An evaluation holds the whole model in each process."""
+        """Shards the model for training with `fsdp2`. In an evaluation, each process has the entire model."""
         if self._trainer is None:  # in `load_from_checkpoint`
             return
         strategy = self.trainer.strategy
@@ -128,13 +128,13 @@ class DenseModule(lightning.LightningModule):
 
     @property
     def _logs(self) -> bool:
-        """Whether losses and metrics are logged by Lightning; in a run, `StepMetrics` does it."""
+        """Whether Lightning logs losses and metrics; in a run, `StepMetrics` does."""
         return self.budget is None and bool(self.trainer.loggers)
 
     # ---- training ----
 
     def on_fit_start(self) -> None:
-        self.model.train()  # a model from `load` or `create_model` is in evaluation mode, which Lightning would keep
+        self.model.train()  # `load` and `create_model` return models in evaluation mode, which Lightning would keep
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         self._skipped["training"].add(batch)
@@ -171,12 +171,12 @@ class DenseModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning rejects fused optimisers here because of fp16's gradient scaler; ours is not fused with fp16.
+        # Lightning's method rejects fused optimisers because of fp16's gradient scaler; with fp16 ours are not fused.
         self.gradient_norm = None
         if gradient_clip_val is not None and gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val is not None:
-            self.gradient_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+            self.gradient_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
         if self.before_update is not None:
             self.before_update(optimizer)
 
@@ -187,7 +187,7 @@ class DenseModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """The parameter groups; sharding replaces parameters, which keep their names."""
+        """Builds the parameter groups from the current parameters, by name: sharding replaces the parameters."""
         rates = rates_of(self.model, self.optim, self._lr(), self.method) if self.rates is None else self.rates
         parameters = {**dict(self.method.named_parameters("method")), **dict(self.model.named_parameters())}
         return parameter_groups([rate._replace(parameter=parameters[rate.name]) for rate in rates])
@@ -212,7 +212,7 @@ class DenseModule(lightning.LightningModule):
     # ---- validation ----
 
     def on_validation_start(self) -> None:
-        # These metrics are the same in all processes.
+        # Lightning recommends sync_dist=True, but these metrics are the same in all processes.
         heads = "|".join(map(re.escape, [*self.model.heads, METHOD, SKIPPED]))
         warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({heads})/")
         gather(self.model)
@@ -227,30 +227,30 @@ class DenseModule(lightning.LightningModule):
         self._skipped["validation"].reset()
         by_loss = {name for name, evaluator in self.evaluators.items() if isinstance(evaluator, ValidationLoss)}
         self._by_loss = [name for name in self.model.heads if name in by_loss]
-        # Heads that are validated by their loss may not implement `predict`. The list keeps it out of the submodules.
+        # Heads that are validated by their loss may not implement `predict`. A list, so that it is not a submodule.
         self._predicting = [with_heads(self.model, set(self.model.heads) - by_loss) if by_loss else self.model]
 
     def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
         assert self.evaluators is not None
         self._skipped["validation"].add(batch)
         [model] = self._predicting
-        inference = {name: own for name, own in self.inference.items() if name in model.heads}
+        inference = {name: options for name, options in self.inference.items() if name in model.heads}
         outputs = model.infer(batch, inference) if model.heads else {}
         for name, mapping in self.mappings.items():
             types = TargetTypes(self.model.target_types.get(name))
-            outputs[name] = [mapping.applied(one, types) for one in outputs[name]]
-        found = outputs | image_losses(self.model, self._by_loss, batch) if self._by_loss else dict(outputs)
+            outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]
+        results = outputs | image_losses(self.model, self._by_loss, batch) if self._by_loss else dict(outputs)
         if METHOD in self.evaluators:
-            found[METHOD] = method_losses(self.method, self.model, batch)
+            results[METHOD] = method_losses(self.method, self.model, batch)
         seen, loader = self._seen.get(dataloader_idx, 0), validation_loader(self.trainer, dataloader_idx)
         self._seen[dataloader_idx] = seen + len(batch["targets"])
-        known = [(i, x) for i, x in enumerate(truths(batch, loader, seen, bool(model.heads))) if x is not None]
-        targets = [batch["targets"][i] for i, _ in known]
+        counted = [(i, x) for i, x in enumerate(truths(batch, loader, seen, bool(model.heads))) if x is not None]
+        targets = [batch["targets"][i] for i, _ in counted]
         add_indices(self.indices, [(t["image_id"], t["dataset_index"]) for t in targets if "dataset_index" in t])
-        if known:
+        if counted:
             for name, evaluator in self.evaluators.items():
                 try:
-                    evaluator.update([found[name][i] for i, _ in known], [truth for _, truth in known])
+                    evaluator.update([results[name][i] for i, _ in counted], [truth for _, truth in counted])
                 except DensevitError as error:
                     raise type(error)(f"{name if name == METHOD else f'heads.{name}'}: {error}") from None
         return outputs
@@ -282,7 +282,7 @@ class DenseModule(lightning.LightningModule):
         return batch
 
     def _count_step(self, targets: list[list[Targets]] | None) -> None:
-        """Counts what the losses of a step's batches are divided by, once a step. targets: of each of its batches."""
+        """Computes the normalisers of the losses, once per optimiser step. targets: of each of its batches."""
         if targets is None or not isinstance(self.method, Supervised):  # another method may change the targets
             self._step_targets = self._context = None
         elif targets is not self._step_targets:
@@ -308,7 +308,7 @@ class DenseModule(lightning.LightningModule):
             moved_batch["skipped"] = batch["skipped"]
         return moved_batch
 
-    # ---- checkpoints: they hold the random state of each process, so that a resumed run continues exactly ----
+    # ---- checkpoints: with the random state of each process, so that a resumed run continues exactly ----
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = {"cpu": torch.get_rng_state()}
@@ -328,7 +328,7 @@ class DenseModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get("random_state")
-        self._random_states = [states] if isinstance(states, dict) else states  # old checkpoints of one process
+        self._random_states = [states] if isinstance(states, dict) else states  # a dict in early checkpoints
         self._resumed = True
         self.model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
         if self.checkpoint_rates is not None and self.rates is not None and checkpoint.get("optimizer_states"):

@@ -1,4 +1,4 @@
-"""Evaluators of a model's heads: how they are built, and joined over processes."""
+"""Builds the evaluators of a model's heads and merges them over processes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -34,9 +34,9 @@ def build_evaluators(
 ) -> dict[str, Evaluator]:
     """Builds the evaluator of each head: the one that its config names, else the one named like its task.
 
-    Heads with `evaluation: null` get a `ValidationLoss`, and so does a method that implements `validation_losses`, if
-    the model has no heads. dataset: the validation split. mappings: of heads whose classes are not the data's.
-    Raises ConfigError if there is no evaluator, or it cannot evaluate its head on the data.
+    Heads with `evaluation: null` get a `ValidationLoss`; if the model has no heads, so does a method that implements
+    `validation_losses`. dataset: the validation split. mappings: the mappings of heads whose classes are not the
+    data's. Raises ConfigError if there is no evaluator, or it cannot evaluate its head on the data.
     """
     evaluators: dict[str, Evaluator] = {}
     for name, head in model.heads.items():
@@ -45,8 +45,8 @@ def build_evaluators(
         classes = model.classes[name] if mapping is None else mapping.classes
         if section is None and mapping is not None:
             raise ConfigError(
-                f"heads.{name}.evaluation is null: the loss cannot be computed on data of other classes. Fix: name an "
-                f"evaluator (heads.{name}.evaluation.name)."
+                f"heads.{name}.evaluation is null: the loss cannot be computed on data with other classes. Fix: name "
+                f"an evaluator (heads.{name}.evaluation.name)."
             )
         if section is None:
             evaluators[name] = ValidationLoss(model.classes[name])
@@ -54,7 +54,7 @@ def build_evaluators(
         if section.name is None and str(head.task) not in registry.find("evaluators"):
             raise ConfigError(
                 f"heads.{name}.evaluation: there is no evaluator for the task {str(head.task)!r}. Fix: name one "
-                f"(heads.{name}.evaluation.name), or set heads.{name}.evaluation: null, which validates by the loss."
+                f"(heads.{name}.evaluation.name), or set heads.{name}.evaluation: null to validate by the loss."
             )
         evaluators[name] = registry.create(
             "evaluators",
@@ -74,31 +74,31 @@ def build_evaluators(
 
 
 def join_processes(evaluator: Evaluator) -> None:
-    """Merges the evaluator's states of all processes, in each of them."""
+    """Merges the evaluator's states of all processes in each process."""
     if process_count() > 1:
         states: list[object] = [None] * process_count()
         distributed.all_gather_object(states, evaluator.state())
         evaluator.merge(states)
 
 
-def add_indices(known: dict[int | str, int], new: Iterable[tuple[int | str, int]]) -> None:
-    """Adds pairs of an image's id and its index in the data set. Raises DataError for two images with one id."""
+def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, int]]) -> None:
+    """Adds pairs of an image id and the image's index in the data set. Raises DataError if two images have one id."""
     for image_id, index in new:
-        other = known.setdefault(image_id, index)
+        other = indices.setdefault(image_id, index)
         if other != index:
             first, second = sorted([other, index])
             raise DataError(
                 f"Samples {first} and {second} of the data set have the same image_id {image_id!r}; evaluators would "
-                "count them as one image. Fix: let the data set give each image an id of its own."
+                "count them as one image. Fix: let the data set give each image a unique id."
             )
 
 
-def joined_indices(own: dict[int | str, int]) -> dict[int | str, int]:
-    """The indices of all processes, in each of them; see `add_indices`."""
+def joined_indices(local_indices: dict[int | str, int]) -> dict[int | str, int]:
+    """Merges the indices of all processes in each process; see `add_indices`."""
     if process_count() == 1:
-        return own
+        return local_indices
     every: list[Any] = [None] * process_count()
-    distributed.all_gather_object(every, own)
+    distributed.all_gather_object(every, local_indices)
     joined: dict[int | str, int] = {}
     for indices in every:
         add_indices(joined, indices.items())

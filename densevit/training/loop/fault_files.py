@@ -1,4 +1,4 @@
-"""Files of a non-finite step: its batches, the weights before it and the random state, to repeat it."""
+"""Files that reproduce a non-finite step: its batches, the weights before it and the random state."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,24 +20,24 @@ _ARRAYS = ("owner", "column", "top", "bottom")
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes the content, reduced to tensors and plain values. The file appears complete or not at all."""
+    """Writes the content, reduced to tensors and plain values, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path) as temporary:
         write_torch(_plain({"format": FORMAT, **content}), temporary)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a file from `write`, on the CPU. No code of the file is run.
+    """Reads a file of `write` to the CPU. No code in the file is run.
 
-    Raises WeightsError if it is missing, damaged, or not such a file.
+    Raises WeightsError if the file is missing, damaged, or not of this format.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file. Fix: name a file of a run's folder `faults`, as step_00000123.pt.")
+        raise WeightsError(f"{path}: no such file. Fix: name a file in a run's folder `faults`, as step_00000123.pt.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise any error
         raise WeightsError(
-            f"{path}: not a complete file of tensors and plain values ({safe_unpickler.reason(error)}). No code of it "
+            f"{path}: not a complete file of tensors and plain values ({safe_unpickler.reason(error)}). No code in it "
             "was run. Fix: copy it again."
         ) from error
     lacking = {"step", "config", "classes", "precision", "state_dict", "batches", "random_state"} - (
@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, Any]:
     )
     if lacking or content.get("format") != FORMAT:
         raise WeightsError(
-            f"{path}: not a file of a non-finite step. Fix: name a file of a run's folder `faults`; a checkpoint is "
+            f"{path}: not a file of a non-finite step. Fix: name a file in a run's folder `faults`; a checkpoint is "
             "resumed with densevit train --resume RUN."
         )
     restored: dict[str, Any] = _restored(content)
@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tensors on the CPU with memory of their own, lists, dicts and plain values; others are left out."""
+    """Copies tensors to the CPU and keeps lists, dicts and plain values; other values are left out."""
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, RunLengthMasks):

@@ -1,8 +1,8 @@
-"""Finds the module whose output or gradient is the first that is not finite.
+"""Finds the module with the first non-finite output or gradient.
 
 Activations are checked by forward hooks in the order of computation, gradients by tensor hooks in the order of the
-backward pass. Infinities in tensors without gradient are not counted if they are all negative: these are masks, which
-are added to attention scores.
+backward pass. Negative infinities in tensors without gradient count as finite: these are attention masks, which are
+added to the scores.
 """
 
 import functools
@@ -21,10 +21,9 @@ from densevit.model import DenseModel
 class Finding:
     """The first value that is not finite.
 
-    layer: the module's name and class. what: "value" of a parameter, "output", "gradient" or "loss"; "" if all are
-    finite.
-    inputs, outputs: shapes and ranges of its tensors; for a gradient, of the gradients of its outputs and its input.
-    terms: the loss terms.
+    layer: the module's name and class. what: "value" (of a parameter), "output", "gradient" or "loss"; "" if all are
+    finite. inputs, outputs: the shapes and ranges of the module's tensors; for a gradient, those of the gradients of
+    its outputs and input. terms: the loss terms.
     """
 
     layer: str = ""
@@ -42,9 +41,9 @@ class Finding:
 
 
 def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tensor]]) -> Finding:
-    """Runs a training step, forward and backward, and returns the first module with a non-finite value.
+    """Runs the forward and backward pass of a training step and returns the first module with a non-finite value.
 
-    modules: by name. step: returns the loss terms. Gradients of the parameters stay as they are.
+    modules: by name. step: returns the loss terms. `grad` of the parameters is unchanged.
     """
     parameters = {f"{prefix}.{name}": p for prefix, m in modules.items() for name, p in m.named_parameters()}
     for name, parameter in parameters.items():
@@ -78,7 +77,7 @@ class _Search:
     """The hooks of one step.
 
     found: the first non-finite output in the forward pass. found_gradient: the first non-finite gradient. backward:
-    whether the forward pass is complete; modules that activation checkpointing runs again are not examined.
+    whether the forward pass is complete; modules that activation checkpointing runs again are not checked.
     """
 
     def __init__(self) -> None:
@@ -86,7 +85,7 @@ class _Search:
         self.found_gradient: Finding | None = None
         self.backward = False
         self._running: list[tuple[str, nn.Module]] = []
-        self._uses: dict[int, tuple[Tensor, list[str]]] = {}  # a tensor, and the modules that take it, outermost first
+        self._uses: dict[int, tuple[Tensor, list[str]]] = {}  # a tensor and the modules that use it, outermost first
         self._made_by: dict[int, str] = {}
 
     def attach(self, name: str, module: nn.Module) -> Iterator[Any]:
@@ -104,7 +103,7 @@ class _Search:
             return
         for x in _tensors(inputs):
             if self.found is None and self._running and x.is_floating_point() and bool(x.detach().isnan().any()):
-                above = self._running[-1][0]  # computed between its submodules
+                above = self._running[-1][0]  # the parent computed x between its submodules
                 self.found = Finding(above, "output", (), (f"{_described(x)}, the input of {label}",))
             self._watch(x, label)
         self._running.append((label, module))
@@ -132,7 +131,7 @@ class _Search:
         if self.found_gradient is not None or is_finite(gradient):
             return
         users = self._uses[key][1]
-        if users:  # the innermost of the first nested ones
+        if users:  # the innermost of the first nested modules
             inner = users[0]
             for user in users[1:]:
                 if not user.startswith(inner.partition(" ")[0] + "."):
@@ -146,7 +145,7 @@ class _Search:
 
 
 def is_finite(x: Tensor) -> bool:
-    """Whether all values are finite; -inf in a tensor without gradient is a mask and counts as finite."""
+    """Whether all values are finite. -inf in a tensor without gradient is a mask and counts as finite."""
     if not x.is_floating_point() or x.device.type == "meta":
         return True
     if bool(x.detach().isfinite().all()):
@@ -155,7 +154,7 @@ def is_finite(x: Tensor) -> bool:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists, tuples, dicts and dataclasses."""
+    """Yields the tensors in nested lists, tuples, dicts and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -177,7 +176,7 @@ def _all_described(values: Any, most: int = 4) -> tuple[str, ...]:
 
 
 def _described(x: Tensor) -> str:
-    """The shape, the dtype, the range and the counts of non-finite values."""
+    """Formats the dtype, shape, range and counts of non-finite values."""
     x = x.detach()
     text = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
     finite = x[x.isfinite()].float()
@@ -191,9 +190,9 @@ def _described(x: Tensor) -> str:
 def find_in_batches(
     model: DenseModel, method: Method, batches: list[Batch], random_state: Mapping[str, Tensor], device: torch.device
 ) -> Finding:
-    """The first finding in the batches of one optimiser step, in this process alone and without torch.compile.
+    """Returns the first finding in the batches of one optimiser step, in this process only and without torch.compile.
 
-    The losses of each batch are normalised by themselves.
+    The losses of each batch are normalised separately.
     """
     restore_random_state(random_state, device)
     finding, context = Finding(), LossContext(finite_costs=False)
@@ -207,7 +206,7 @@ def find_in_batches(
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's generators of the CPU and of this device, without synchronisation."""
+    """Returns the state of torch's generators of the CPU and of this device, without synchronisation."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -222,5 +221,5 @@ def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> N
 
 
 def image_ids(batch: Batch) -> list[int | str]:
-    """The ids of a batch's images."""
+    """Returns the ids of a batch's images."""
     return [target.get("image_id", index) for index, target in enumerate(batch["targets"])]

@@ -1,4 +1,4 @@
-"""Silences Lightning's info logs and known benign warnings."""
+"""Silences Lightning's info logs and known-benign warnings."""
 
 import logging
 import sys

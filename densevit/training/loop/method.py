@@ -1,4 +1,4 @@
-"""Training methods: the default, and creation by name."""
+"""Supervised training, the default method, and creation of methods by name."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> M
 
 
 def check_method(method: Method) -> None:
-    """Raises PluginError for a method that was written for an earlier version."""
+    """Raises PluginError for a method written for an earlier version."""
     if not accepts(method.training_step, "model", "batch", "context"):
         raise PluginError(
             f"method {type(method).__name__}: its training_step takes no context. Fix: def training_step(self, model, "

@@ -1,6 +1,6 @@
 """Muon (Jordan et al. 2024; Liu et al. 2025): momentum, orthogonalised by Newton-Schulz iterations.
 
-`torch.optim.Muon` takes matrices only. Convolution kernels gain the most from it here.
+Unlike `torch.optim.Muon`, it also accepts convolution kernels, which benefit the most.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,24 +15,24 @@ from densevit.layers.precision import autocast_off
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 _ITERATIONS = 5
 _MOMENTUM = 0.95
-_RMS = 0.2  # of an update, that of AdamW's (Liu et al. 2025, section 2.2): the same learning rates fit both
+_RMS = 0.2  # of an update, as AdamW's (Liu et al. 2025, section 2.2), so that the same learning rates apply to both
 
 
 class Muon(torch.optim.AdamW):
     """Muon for the parameter groups with `muon: True`, with Nesterov momentum and decoupled weight decay; AdamW for the
     others.
 
-    A kernel (out, in, h, w) is the matrix (out, in * h * w). Matrices of one shape are orthogonalised together. The
-    update is `torch.optim.Muon`'s with `adjust_lr_fn="match_rms_adamw"`.
+    A kernel (out, in, h, w) is treated as the matrix (out, in * h * w). Matrices of one shape are orthogonalised as a
+    batch. The update equals that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], **options: Any) -> None:
-        """params: parameter groups. options: those of AdamW."""
+        """params: parameter groups. options: the other options of AdamW."""
         super().__init__([{"muon": False, **group} for group in params], **options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One optimiser step."""
+        """Performs one optimiser step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -60,7 +60,7 @@ class Muon(torch.optim.AdamW):
             for parameter, gradient in trained:
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = torch.zeros(())  # AdamW expects one when it loads a state
+                    state["step"] = torch.zeros(())  # required by AdamW when it loads a state
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 state["momentum_buffer"].lerp_(gradient, 1 - _MOMENTUM)
                 updates.append(gradient.lerp(state["momentum_buffer"], _MOMENTUM).flatten(1))
@@ -73,7 +73,7 @@ class Muon(torch.optim.AdamW):
 def orthogonalised(x: Tensor) -> Tensor:
     """Approximates U V^T of x = U S V^T, with singular values of about 0.7 to 1.2. x: (N, R, C).
 
-    Returns bf16, as in `torch.optim.Muon`, where the hardware computes in it, else fp32.
+    Returns bf16, as `torch.optim.Muon`, if the hardware supports it, else fp32.
     """
     a, b, c = _COEFFICIENTS
     tall = x.shape[1] > x.shape[2]

@@ -23,7 +23,7 @@ _POWER = 0.9  # exponent of `poly`, from DeepLab (Chen et al. 2017, section 4.1)
 
 
 def learning_rate(section: OptimSection, images_per_step: int) -> float:
-    """`lr`, or `lr_per_256` scaled linearly with the batch size (Goyal et al. 2017)."""
+    """Returns `lr`, or `lr_per_256` scaled linearly with the batch size (Goyal et al. 2017)."""
     if section.lr is not None:
         return section.lr
     assert section.lr_per_256 is not None  # the section has one of the two
@@ -33,21 +33,22 @@ def learning_rate(section: OptimSection, images_per_step: int) -> float:
 def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, **options: Any) -> Optimizer:
     """Builds the optimiser of a model from the keys of the config section `optim`: lr, backbone_lr, layer_decay, ...
 
-    images_per_step: for `lr_per_256`. The learning rate is constant: the schedule is not applied.
+    images_per_step: the batch size over all processes, for `lr_per_256`. The learning rate is constant: the schedule is
+    not applied.
     """
     section: OptimSection = configs.section("optim", options, "create_optimizer")
     return optimizer_of(dense_model(model), section, learning_rate(section, images_per_step))
 
 
 def optimizer_of(model: DenseModel, section: OptimSection, lr: float, fused: bool = True) -> Optimizer:
-    """The optimiser of a model at this learning rate. fused: as for `build_optimizer`."""
+    """Builds the optimiser of a model at this learning rate. fused: see `build_optimizer`."""
     return build_optimizer(section, parameter_groups(rates_of(model, section, lr)), lr, fused)
 
 
 def rates_of(
     model: DenseModel, section: OptimSection, lr: float, method: nn.Module | None = None
 ) -> list[ParameterRate]:
-    """The learning rate and weight decay of each parameter as the section says, see `parameter_rates`."""
+    """Returns the learning rate and weight decay of each parameter for a config section, see `parameter_rates`."""
     return parameter_rates(
         model,
         lr,
@@ -61,10 +62,10 @@ def rates_of(
 
 
 def build_optimizer(section: OptimSection, groups: list[dict[str, Any]], lr: float, fused: bool = True) -> Optimizer:
-    """Builds the optimiser of these parameter groups, which have their own learning rates.
+    """Builds the optimiser of these parameter groups.
 
-    lr: of the section; the default of a group without one.
-    fused: one kernel for all parameters; not compatible with fp16's gradient scaling.
+    lr: the default of groups without a learning rate. fused: updates all parameters with one kernel; not compatible
+    with fp16's gradient scaling.
     """
     if section.name not in OPTIMISERS:
         kind, options = named_classes.optimiser(section, lr)
@@ -79,7 +80,7 @@ def build_optimizer(section: OptimSection, groups: list[dict[str, Any]], lr: flo
 
 
 def group_options(section: OptimSection) -> dict[str, Any]:
-    """The options of the config that a parameter group holds, besides its learning rate and weight decay."""
+    """Returns the config options of a parameter group other than its learning rate and weight decay."""
     if section.name not in OPTIMISERS:
         options = section.options
         return options if section.betas is None else {**options, "betas": section.betas}
@@ -91,18 +92,18 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
     """Returns the factor on the learning rate as a function of the optimiser step: linear warm-up, then the schedule.
 
     `cosine` and `poly` reach `min_lr_ratio` at step `steps`, one after the last; `step` divides by 10 at the fraction
-    `drop_at` of the steps. A function of the user's gets the step after the warm-up, from 0, and the number of steps
-    after it. Raises PluginError if it does not return a number.
+    `drop_at` of the steps. A user's function is called with the step after the warm-up, from 0, and the number of
+    steps after it. The factor raises PluginError if the function does not return a number.
     """
 
     warmup = round(section.warmup * steps) if section.warmup_steps is None else section.warmup_steps
-    own = named_classes.schedule(section)
+    custom = named_classes.schedule(section)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        if own is not None:
-            return _number(own(step - warmup, max(1, steps - warmup)), step, section)
+        if custom is not None:
+            return _number(custom(step - warmup, max(1, steps - warmup)), step, section)
         if section.schedule == "constant":
             return 1.0
         if section.schedule == "step":
@@ -119,6 +120,6 @@ def _number(value: Any, step: int, section: OptimSection) -> float:
         name = getattr(section.schedule, "name", "")
         raise PluginError(
             f"optim.schedule: {name!r} returned {value!r} for step {step}; the factor on the learning rate is "
-            "expected, a finite number from 0."
+            "expected, a finite number of 0 or more."
         )
     return float(value)

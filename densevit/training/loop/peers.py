@@ -1,7 +1,6 @@
-"""Failures of distributed processes: when one ends, the others end within seconds, with one line that names it.
+"""Failure handling of distributed processes: if one ends, the others end within seconds, with a message that names it.
 
-Lightning's observer kills the process of rank 0 without a message, and gloo's errors in the others name only an
-address.
+Lightning's observer kills rank 0 without a message, and gloo's errors in the others name only an address.
 """
 
 import os
@@ -24,7 +23,7 @@ from torch import distributed
 from densevit.errors import DensevitError, TrainingError, one_line
 
 _PEER_ERROR = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
-_EXIT_CODE = 2  # of processes that end because another one has ended
+_EXIT_CODE = 2  # of processes that end because another has ended
 _EXIT_WAIT = 3.0  # seconds until a process that has closed its connections has exited
 _GRACE = 10.0  # seconds for the main thread to report a failed process itself
 
@@ -43,8 +42,8 @@ class PeerLauncher(_SubprocessScriptLauncher):
 
 
 class ChildObserver(threading.Thread):
-    """Ends this process if a child has failed and the main thread does not react, because it waits for the child on a
-    GPU."""
+    """Ends this process if a child has failed and the main thread does not react because it waits for the child in a
+    GPU operation."""
 
     def __init__(self, children: Sequence["subprocess.Popen[bytes]"]) -> None:
         super().__init__(daemon=True, name="child-observer")
@@ -62,7 +61,7 @@ class ChildObserver(threading.Thread):
 
 
 class Peers(lightning.Callback):
-    """Exchanges the host and process id of each rank. Its order among the callbacks does not matter."""
+    """Exchanges the host and process id of each rank. Its position among the callbacks does not matter."""
 
     def __init__(self) -> None:
         self.processes: list[tuple[str, int]] = []  # host and process id, by rank
@@ -74,7 +73,7 @@ class Peers(lightning.Callback):
             self.processes = processes
 
     def ended(self) -> list[int]:
-        """The ranks on this machine whose process has ended. Waits a few seconds for one that is about to end."""
+        """Returns the ranks on this machine whose process has ended. Waits a few seconds if none has."""
         until = time.monotonic() + _EXIT_WAIT
         host = socket.gethostname()
         while True:
@@ -89,7 +88,7 @@ class Peers(lightning.Callback):
 
 
 def prepare_launcher(trainer: lightning.Trainer) -> None:
-    """Replaces the launcher of a trainer that starts its own processes by `PeerLauncher`."""
+    """Replaces Lightning's launcher of subprocesses, if the trainer uses it, by `PeerLauncher`."""
     strategy = trainer.strategy
     if type(strategy.launcher) is _SubprocessScriptLauncher:
         launcher = strategy.launcher
@@ -98,10 +97,10 @@ def prepare_launcher(trainer: lightning.Trainer) -> None:
 
 @contextmanager
 def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
-    """Raises TrainingError in place of the error of a collective operation if a process has ended.
+    """Replaces the error of a collective operation by TrainingError if a process has ended.
 
     The first remaining process of each machine raises it; the others exit with the same code and without a message.
-    KeyboardInterrupt, which Lightning turns into SystemExit, is raised unchanged.
+    KeyboardInterrupt, which Lightning converts to SystemExit, is raised as such.
     """
     try:
         yield
@@ -138,8 +137,8 @@ def watching(trainer: lightning.Trainer, peers: Peers) -> Iterator[None]:
 
 
 def _report(codes: "dict[int, int | None]", count: int, error: str = "") -> str:
-    """One line for the terminal. codes: the exit code of each ended rank as Popen reports it; None if unknown. error:
-    the message of the collective operation, which is all that is known of another machine."""
+    """Formats the ended processes in one line. codes: the exit code of each ended rank as in Popen; None if unknown.
+    error: the message of the collective operation, the only information on another machine."""
     if not codes:
         return (
             f"A process on another machine, one of {count}, has ended or is unreachable ({error}). The others end too."

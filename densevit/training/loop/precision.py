@@ -1,4 +1,4 @@
-"""Training precision: the default for the hardware, and how Lightning applies it."""
+"""Training precision: the default for the hardware, and Lightning's precision plugins."""
 
 import warnings
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class _Half(HalfPrecision):
 
 
 class _Double(DoublePrecision):
-    """Casts the model only, as `_Half`."""
+    """Casts the model only, like `_Half`."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -35,7 +35,7 @@ class _Double(DoublePrecision):
 
 
 def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, Any]:
-    """Lightning's Trainer arguments for a precision: a name, or a plugin that does not cast targets."""
+    """Returns the arguments of Lightning's Trainer for a precision: a name, or a plugin that does not cast targets."""
     name = resolve(precision, accelerator)
     device_type, fast = _device_type(accelerator), resolve("auto", accelerator)
     if name.startswith("bf16") and device_type != "mps" and not supports_bf16(device_type):
@@ -56,8 +56,8 @@ def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, An
 
 @contextmanager
 def tf32(on: bool) -> Iterator[None]:
-    """Whether fp32 matrix products and convolutions on NVIDIA GPUs round their inputs to 10 bits (TF32); torch's
-    settings are restored afterwards. By default torch rounds those of convolutions."""
+    """Enables or disables TF32, which rounds the inputs of fp32 matrix products and convolutions on NVIDIA GPUs to 10
+    bits, and restores torch's settings afterwards. By default torch enables it for convolutions only."""
     matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if on else "highest")
     torch.backends.cudnn.allow_tf32 = on
@@ -71,8 +71,8 @@ def tf32(on: bool) -> Iterator[None]:
 def resolve(precision: str, accelerator: str = "auto") -> str:
     """Returns Lightning's name for a precision.
 
-    precision: "auto", or a name of Lightning's ("32-true", "16-mixed", "bf16-mixed", ...). "auto" is bf16-mixed if the
-    hardware supports bf16, else 16-mixed on an NVIDIA GPU, else 32-true.
+    precision: "auto", or one of Lightning's names ("32-true", "16-mixed", "bf16-mixed", ...). "auto" is bf16-mixed if
+    the hardware supports bf16, else 16-mixed on an NVIDIA GPU, else 32-true.
     """
     if precision != "auto":
         return precision
@@ -83,7 +83,7 @@ def resolve(precision: str, accelerator: str = "auto") -> str:
 
 
 def _device_type(accelerator: str) -> str:
-    """ "cuda", "mps" or "cpu": where Lightning trains with this accelerator."""
+    """Returns "cuda", "mps" or "cpu": the device type that Lightning uses for this accelerator."""
     if accelerator not in ("cpu", "mps") and torch.cuda.is_available():
         return "cuda"
     return "cpu" if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()) else "mps"

@@ -1,6 +1,6 @@
-"""The files of a sharded checkpoint: `torch.distributed.checkpoint`'s parts, with an index in JSON.
+"""The files of a sharded checkpoint: the data files of `torch.distributed.checkpoint`, with a JSON index.
 
-Torch's own index, `.metadata`, is a pickle, and so may its values be: loading them would run code of the folder.
+Torch's own index, `.metadata`, is a pickle, and its values may be too: loading them could run code in the files.
 """
 
 import io
@@ -29,7 +29,7 @@ _Stored = dict[MetadataIndex, _StorageInfo]
 
 
 class ShardWriter(FileSystemWriter):
-    """Writes the index once all processes have written their part."""
+    """Writes the index after all processes have written their parts."""
 
     def finish(self, metadata: Metadata, results: Any) -> None:
         stored = {result.index: result.storage_data for part in results for result in part}
@@ -54,7 +54,7 @@ class ShardWriter(FileSystemWriter):
 
 
 class ShardReader(FileSystemReader):
-    """Reads the index. Nothing is unpickled; `SafePlanner` reads the values."""
+    """Reads the index without unpickling; `SafePlanner` reads the values."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Raises ValueError if a file is missing or shorter than the index says, or the index is damaged."""
@@ -83,9 +83,9 @@ class SafePlanner(DefaultLoadPlanner):
     """Reads values other than tensors without running code."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Raises UnpicklingError for an object that is no plain value."""
+        """Raises UnpicklingError for an object that is not a plain value."""
         plain = torch.load(value, map_location="cpu", weights_only=True)
-        copy = io.BytesIO()  # torch's planner unpickles what it is given
+        copy = io.BytesIO()  # torch's planner unpickles its input
         torch.save(plain, copy)
         copy.seek(0)
         super().load_bytes(read_item, copy)

@@ -1,7 +1,7 @@
-"""Fully sharded data parallelism (FSDP2; Zhao et al. 2023): each process holds a part of every parameter.
+"""Fully sharded data parallelism (FSDP2; Zhao et al. 2023): each process has a part of every parameter.
 
-`trainer.strategy: fsdp2` is Lightning's ModelParallelStrategy with all processes in one data-parallel group, and
-`torch.distributed.fsdp.fully_shard` on the repeated blocks of the backbone, on the heads and on the whole model.
+`trainer.strategy: fsdp2` uses Lightning's ModelParallelStrategy with all processes in one data-parallel group, and
+`torch.distributed.fsdp.fully_shard` on the repeated blocks of the backbone, on the heads and on the entire model.
 """
 
 import shutil
@@ -34,8 +34,8 @@ from densevit.training.loop.precision import resolve
 from densevit.training.loop.shard_files import SafePlanner, ShardReader, ShardWriter
 
 STRATEGY = "fsdp2"
-METADATA = "meta.pt"  # Lightning's name for what is not a tensor
-_LEAST = 10_000  # parameters of a block that is gathered by itself; for a smaller one it costs more than it saves
+METADATA = "meta.pt"  # Lightning's name for the file of all values that are not tensors
+_LEAST = 10_000  # parameters of the smallest block that is sharded separately; below, it costs more than it saves
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -46,17 +46,17 @@ class ShardedStrategy(ModelParallelStrategy):
     """
 
     def setup_environment(self) -> None:
-        """Initialises the process group, and once there is a module the device mesh."""
-        if self.lightning_module is None:  # the run's folder is chosen before
+        """Initialises the process group, and the device mesh once there is a module."""
+        if self.lightning_module is None:  # called earlier, to choose the run folder
             self._setup_distributed()
             return
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Writes a temporary folder and renames it once all processes have written their part.
+        """Writes a temporary folder and renames it after all processes have written their parts.
 
-        The folder before is kept as PATH.previous until then, so that one of the two is complete at any time. Raises
+        The previous folder is kept as PATH.previous until then, so that one of the two is complete at any time. Raises
         TrainingError in all processes if one cannot write, for example on a full disk.
         """
         path = Path(self.broadcast(filepath))
@@ -66,7 +66,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.barrier()
         try:
             state = {"state_dict": checkpoint.pop("state_dict")}
-            state |= {f"optimizer_{i}": own for i, own in enumerate(checkpoint.pop("optimizer_states", []))}
+            state |= {f"optimizer_{i}": x for i, x in enumerate(checkpoint.pop("optimizer_states", []))}
             distributed_checkpoint.save(state, storage_writer=ShardWriter(unfinished))
             if self.is_global_zero:
                 torch.save(checkpoint, unfinished / METADATA)
@@ -84,7 +84,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """As Lightning's, but without pickle."""
+        """Loads a checkpoint like Lightning's method, but without pickle."""
         path = Path(self.broadcast(checkpoint_path))
         assert self.model is not None
         state: dict[str, Any] = {"state_dict": get_model_state_dict(self.model)}
@@ -105,14 +105,14 @@ def _load(state: dict[str, Any], path: Path) -> None:
 
 
 def previous_of(path: Path) -> Path:
-    """Where a checkpoint is kept while its successor takes its name."""
+    """Returns the path of the previous checkpoint while its successor is renamed."""
     return path.with_suffix(".previous")
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """What is not a tensor in a folder written by `ShardedStrategy`, and the shapes of the module's tensors by name.
+    """Returns the values that are not tensors in a folder of `ShardedStrategy`, and the tensors' shapes by name.
 
-    Raises ValueError if the index is damaged, or a file is missing or shorter than it says.
+    Raises ValueError if the index is damaged, or a file is missing or shorter than the index says.
     """
     index = ShardReader(path).read_metadata()
     content = torch.load(path / METADATA, map_location="cpu", weights_only=True)
@@ -125,7 +125,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ..
 
 
 def check_sharding(config: Config) -> None:
-    """Raises ConfigError for what fully sharded training does not support."""
+    """Raises ConfigError for options that fully sharded training does not support."""
     section = config.trainer
     if section.strategy != STRATEGY:
         return
@@ -135,7 +135,7 @@ def check_sharding(config: Config) -> None:
         raise ConfigError(f"{where}: trainer.precision={precision} is not supported. Fix: set 32 or bf16-mixed.")
     if config.optim.name == "muon":
         raise ConfigError(
-            f"{where}: optim.name=muon orthogonalises whole matrices, of which each process has a part. Fix: set "
+            f"{where}: optim.name=muon orthogonalises whole matrices, but each process has a part of them. Fix: set "
             "optim.name=adamw, or trainer.strategy=ddp."
         )
     for key, value, fix in (
@@ -147,7 +147,7 @@ def check_sharding(config: Config) -> None:
             raise ConfigError(f"{where}: {key}={value} is not supported. Fix: {fix}, or set trainer.strategy=ddp.")
     if config.method.name != "supervised":
         raise ConfigError(
-            f"{where}: method.name={config.method.name} may use parts of the model by themselves, which is not "
+            f"{where}: method.name={config.method.name} may call parts of the model separately, which is not "
             "supported. Fix: set trainer.strategy=ddp."
         )
 
@@ -155,12 +155,12 @@ def check_sharding(config: Config) -> None:
 def shard_model(model: DenseModel, mesh: DeviceMesh) -> None:
     """Shards the model over a one-dimensional mesh: each repeated block of the backbone, each head, and the rest.
 
-    Blocks are gathered for their forward and backward pass only. Heads and the rest stay gathered from the forward to
-    the end of the backward pass, because losses and predictions read their parameters too.
+    Blocks are gathered for their forward and backward pass only. Heads and the rest stay gathered until the end of the
+    backward pass, because losses and predictions read their parameters too.
     """
     if isinstance(model, FSDPModule):
         return
-    # Outputs that are views only matter where they are changed in place; losses and predictions change none.
+    # The warning concerns outputs that are changed in place; losses and predictions change none.
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
     for block in repeated_blocks(model.backbone):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -171,9 +171,9 @@ def shard_model(model: DenseModel, mesh: DeviceMesh) -> None:
 
 
 def repeated_blocks(backbone: nn.Module) -> Iterator[nn.Module]:
-    """The entries of each ModuleList or Sequential that has two or more of one class, inner ones first.
+    """Yields the entries of each ModuleList or Sequential with two or more entries of the same class, inner ones first.
 
-    An entry that is itself such a container is not one: backbones may iterate over it and never call it.
+    Entries that are such containers themselves are excluded: backbones may iterate over them without calling them.
     """
     found: dict[int, nn.Module] = {}
     for container in reversed(list(backbone.modules())):
@@ -187,8 +187,8 @@ def repeated_blocks(backbone: nn.Module) -> Iterator[nn.Module]:
 
 
 def gather(model: nn.Module) -> None:
-    """Gathers all parameters in each process until `scatter`. Processes then evaluate any number of batches and windows
-    without waiting for each other."""
+    """Gathers all parameters in each process until `scatter`, so that processes can evaluate different numbers of
+    batches and windows without synchronisation."""
     for module in sharded_modules(model):
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -203,19 +203,19 @@ def scatter(model: DenseModel) -> None:
 
 
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
-    """The modules with parameters of their own group, outer ones first."""
+    """Returns the modules to which `fully_shard` was applied, outer ones first."""
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def whole(x: Tensor) -> Tensor:
-    """The tensor; a sharded one gathered in each process. All processes must call it."""
+def full_tensor(x: Tensor) -> Tensor:
+    """Returns the tensor; a sharded one is gathered in each process. All processes must call it."""
     gathered: Tensor = x.full_tensor() if isinstance(x, DTensor) else x
     return gathered
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict; of a sharded model gathered in the memory of the first process, and empty in the others. All
-    processes must call it."""
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the state dict; that of a sharded model is gathered in rank 0's CPU memory and empty in the other
+    processes. All processes must call it."""
     if not isinstance(model, FSDPModule):
         return dict(model.state_dict())
     state: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Counts and names images that are left out because their files cannot be read (`data.on_error: skip`)."""
+"""Counts and reports images that are skipped because their files cannot be read (`data.on_error: skip`)."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from densevit.data.loading.dataloader import TransformedDataset
 from densevit.losses.distributed import sum_over_processes
 
 SKIPPED = "skipped"  # the name of their count in the metrics: `skipped/images`
-_NAMED = 5
+_NAMED = 5  # number of images that are named in warnings
 
 
 class SkippedImages:
-    """The images that batches of this process lack, see `Batch`. The first ones are named in warnings."""
+    """Counts the skipped images in the batches of this process, see `Batch`. Names the first ones in warnings."""
 
     def __init__(self) -> None:
         self.count = 0
         self._named: set[str] = set()
 
     def reset(self) -> None:
-        """Begins a new count; images that were named are not named again."""
+        """Resets the count; images that were named are not named again."""
         self.count = 0
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Counts the images that a batch lacks."""
+        """Adds the skipped images of a batch."""
         for reason in batch.get("skipped", ()):
             self.count += 1
             if reason not in self._named and len(self._named) < _NAMED:
@@ -34,7 +34,7 @@ class SkippedImages:
                 warnings.warn(f"{reason} The image is left out (data.on_error: skip).", stacklevel=2)
 
     def report(self, where: str, device: torch.device) -> int:
-        """The count over all processes, each of which must call this; the first one prints it. where: "epoch 3"."""
+        """Returns the count over all processes, which must all call this; rank 0 warns. where: as in "epoch 3"."""
         total = int(sum_over_processes(torch.tensor(self.count, device=device)))
         if total and getattr(rank_zero_only, "rank", 0) == 0:
             counted = f"{total} image{'s were' if total > 1 else ' was'}"
@@ -45,7 +45,7 @@ class SkippedImages:
 
 
 def may_skip(loaders: Any) -> bool:
-    """Whether one of a trainer's loaders leaves out unreadable images."""
+    """Whether one of a trainer's loaders skips unreadable images."""
     several = loaders if isinstance(loaders, Sequence) else [loaders]
     datasets = [getattr(loader, "dataset", None) for loader in several]
-    return any(isinstance(one, TransformedDataset) and one.on_error == "skip" for one in datasets)
+    return any(isinstance(dataset, TransformedDataset) and dataset.on_error == "skip" for dataset in datasets)

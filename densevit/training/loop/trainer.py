@@ -17,9 +17,9 @@ from densevit.weights.state import write_torch
 
 
 def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer:
-    """Builds a Trainer on the section's devices, which writes no files. settings: other arguments of Lightning's.
+    """Builds a Trainer on the section's devices that writes no files. settings: other arguments of Lightning's Trainer.
 
-    Raises ConfigError if the devices do not exist, or do not fit the strategy or `sync_batchnorm`.
+    Raises ConfigError if the devices do not exist, or do not support the strategy or `sync_batchnorm`.
     """
     if section.strategy == STRATEGY and section.accelerator in ("mps", "tpu"):
         raise ConfigError(
@@ -61,7 +61,7 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
 
 
 class DirectCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints to their folder directly. Lightning's default uses TMPDIR first, which may be small."""
+    """Writes checkpoints directly to their folder. Lightning's default writes to TMPDIR first, which may be small."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes a temporary file and renames it once it is complete, so that a failure keeps the previous checkpoint.

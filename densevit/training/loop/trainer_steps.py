@@ -1,4 +1,4 @@
-"""The length of a training in a Trainer of the user's own."""
+"""The length of a training in a user's Trainer."""
 
 import math
 
@@ -10,8 +10,8 @@ from densevit.training.loop.data_module import DenseDataModule
 
 
 def optimizer_steps(trainer: lightning.Trainer, section: OptimSection) -> int:
-    """The number of optimiser steps of a fit. Raises ConfigError if it is infinite and the schedule needs it."""
-    steps = _known_steps(trainer) or trainer.estimated_stepping_batches
+    """Returns the number of optimiser steps of a fit. Raises ConfigError if a schedule needs it and it is infinite."""
+    steps = _steps_of_data_module(trainer) or trainer.estimated_stepping_batches
     if math.isfinite(steps):
         return int(steps)
     if section.schedule == "constant" and not section.warmup:
@@ -23,9 +23,9 @@ def optimizer_steps(trainer: lightning.Trainer, section: OptimSection) -> int:
     )
 
 
-def _known_steps(trainer: lightning.Trainer) -> int | None:
-    """The steps with a `DenseDataModule`, without building its loader: Lightning restores the position of a resumed run
-    only in a loader that is built later."""
+def _steps_of_data_module(trainer: lightning.Trainer) -> int | None:
+    """Computes the steps with a `DenseDataModule` without building its loader: Lightning restores the position of a
+    resumed run only in a loader that is built later."""
     data = getattr(trainer, "datamodule", None)
     partial = trainer.limit_train_batches != 1.0 or trainer.overfit_batches  # type: ignore[attr-defined]
     if not isinstance(data, DenseDataModule) or partial or trainer.max_epochs in (None, -1):
@@ -36,7 +36,8 @@ def _known_steps(trainer: lightning.Trainer) -> int | None:
 
 
 def images_per_step(trainer: lightning.Trainer) -> int:
-    """The images of one optimiser step over all processes. Raises ConfigError if the loader does not know them."""
+    """Returns the number of images of one optimiser step over all processes. Raises ConfigError if the loader has no
+    batch size."""
     data = getattr(trainer, "datamodule", None)
     size = None
     if isinstance(data, DenseDataModule):

@@ -1,4 +1,4 @@
-"""Freezes parameters that get no gradient, such as the norm of a feature map that no head uses."""
+"""Freezes parameters that receive no gradient, such as the norm of a feature map that no head uses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,12 +12,13 @@ from densevit.training.loop.method import Supervised
 
 
 def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
-    """Freezes the parameters that get no gradient, and returns their names. Distributed training would wait for them.
+    """Freezes the parameters that receive no gradient, and returns their names. Distributed training would wait for
+    their gradients.
 
-    They are found by one step on blank images without labels, whose losses depend on every parameter in use.
-    Weights, running statistics and the random state are left unchanged.
+    They are detected by one step on blank images without labels, whose losses depend on every parameter in use.
+    Weights, running statistics and the random state are unchanged.
 
-    method: how the model is trained; its parameters are named `method.*`. None: supervised.
+    method: the training method; its parameters are named `method.*`. None: supervised.
     """
     method = Supervised(model) if method is None else method
     height, width = model.backbone.input_size or (2 * model.multiple, 2 * model.multiple)
@@ -47,9 +48,9 @@ def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
 def without_unused(
     state: Mapping[str, Any], before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The state of an optimiser whose unused parameters have been frozen; they have no state of their own.
+    """Removes unused parameters from the state of an optimiser; the state has no values for them.
 
-    A run begun with one process, which trains all parameters, is resumed with several in this way.
+    Needed when a run that was started with one process, which trains all parameters, is resumed with several.
     before, after: the parameter groups before and after `freeze_unused`.
     """
     places = {id(p): i for i, p in enumerate([p for group in before for p in group["params"]])}

@@ -1,4 +1,4 @@
-"""The images of a validation that count, and their ground truth."""
+"""The ground truth of a validation, without repeated images."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from densevit.model import DenseModel
 
 
 def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets | None]:
-    """The ground truth of each image of a validation batch, with its size in original pixels as `size` and
-    `original_size`; None for a repeat, which does not count.
+    """Returns the ground truth of each image of a validation batch, with its size in original pixels as `size` and
+    `original_size`; None for a repeated image, which is not evaluated.
 
-    densevit's loaders mark a repeat by the absence of `truth`. In a loader with a `DistributedSampler`, which Lightning
-    adds to every DataLoader, repeats are the images that it appends so that all processes have equally many.
+    In densevit's loaders, repeated images have no `truth`. In a loader with a `DistributedSampler`, which Lightning
+    adds to every DataLoader, they are the images that it appends so that all processes have the same number.
 
-    loader: which the batch is of. seen: the number of images that this process has had of it before. labels: False if
-    only their image_id is needed. Raises DataError if another loader's target has no `truth` and is not in original
-    pixels either.
+    loader: the loader of the batch. seen: the number of images that this process has received from it before. labels:
+    False if only the image_id is needed. Raises DataError if a target of another loader has no `truth` and is not in
+    original pixels.
     """
     if isinstance(loader, Loader):
         return [_truth(target) if "truth" in target else None for target in batch["targets"]]
@@ -29,7 +29,7 @@ def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets |
     found: list[Targets | None] = []
     for index, target in enumerate(batch["targets"]):
         is_repeat = False
-        if isinstance(sampler, DistributedSampler):  # process r of R has the places r, r + R, r + 2 R, ...
+        if isinstance(sampler, DistributedSampler):  # process r of R has the indices r, r + R, r + 2 R, ...
             is_repeat = sampler.rank + (seen + index) * sampler.num_replicas >= len(sampler.dataset)  # type: ignore[arg-type]  # has a length
         found.append(None if is_repeat else _truth(target) if labels else target)
     return found
@@ -50,14 +50,15 @@ def _truth(target: Targets) -> Targets:
 
 
 def validation_loader(trainer: lightning.Trainer, index: int) -> Any:
-    """The loader that is being validated on. index: of several."""
+    """Returns the current validation loader. index: its index if there are several."""
     loop = trainer.validate_loop if trainer.state.fn == "validate" else trainer.fit_loop.epoch_loop.val_loop
     assert loop._combined_loader is not None
     return loop._combined_loader.flattened[index]
 
 
 def validation_dataset(trainer: lightning.Trainer, model: DenseModel) -> Dataset:
-    """The data set of the first validation loader. One that is not densevit's is taken to be metric."""
+    """Returns the data set of the first validation loader. Any other than a densevit `Dataset` is replaced by an empty
+    one with the model's classes and metric depth."""
     dataset = getattr(validation_loader(trainer, 0), "dataset", None)
     dataset = dataset.dataset if isinstance(dataset, TransformedDataset) else dataset
     if isinstance(dataset, Dataset):

@@ -11,10 +11,10 @@ from densevit.model import DenseModel
 
 
 class ValidationLoss(Evaluator):
-    """The mean of a head's loss over the labelled images.
+    """Computes the mean of a head's loss over the labelled images.
 
-    `update` takes predictions {"loss": float} as `image_losses` gives them. The sum is correctly rounded, so that the
-    mean does not depend on the order of the images or the number of processes.
+    `update` takes predictions {"loss": float} of `image_losses`. The sum is correctly rounded, so that the mean does
+    not depend on the order of the images or the number of processes.
     """
 
     main = "loss"
@@ -28,14 +28,15 @@ class ValidationLoss(Evaluator):
         self._losses: dict[int | str, float] = {}
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """truths: only their image_id. Images without a loss are unlabelled and ignored, as is one already added."""
-        for found, truth in zip(predictions, truths, strict=True):
+        """Adds images; only the image_id of `truths` is used. Unlabelled images, which have no loss, and images that
+        were added before are ignored."""
+        for prediction, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"]
-            if "loss" in found:
-                self._losses.setdefault(image_id if isinstance(image_id, str) else int(image_id), found["loss"])
+            if "loss" in prediction:
+                self._losses.setdefault(image_id if isinstance(image_id, str) else int(image_id), prediction["loss"])
 
     def compute(self) -> dict[str, float]:
-        """{"loss": the mean}; nan without labelled images."""
+        """Returns {"loss": the mean}; nan without labelled images."""
         losses = self._losses.values()
         if not losses or not all(map(math.isfinite, losses)):
             return {"loss": math.nan}
@@ -50,34 +51,34 @@ class ValidationLoss(Evaluator):
 
 @torch.no_grad()
 def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[str, list[Predictions]]:
-    """The loss of each image by head: {"loss": the sum of the head's terms}, or {} without the labels that it needs.
+    """Computes the loss of each image by head: {"loss": sum of the head's terms}, or {} if the labels are missing.
 
-    Heads see one image at a time, so that the loss does not depend on the others of its batch, by which heads divide.
-    The head's `weight` is not applied.
+    Heads get one image at a time, so that the loss does not depend on the other images of the batch through its
+    normaliser. The head's `weight` is not applied.
     """
     features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
-    found: dict[str, list[Predictions]] = {}
+    losses: dict[str, list[Predictions]] = {}
     for name in heads:
         head, inputs = model.heads[name], model.head_inputs(name, features, batch["padding_mask"])
-        found[name] = []
+        losses[name] = []
         for i, target in enumerate(batch["targets"]):
             if not all(key in target for key in head.needs):
-                found[name].append({})
+                losses[name].append({})
                 continue
             outputs = head([x[i : i + 1] for x in inputs], batch["padding_mask"][i : i + 1])
-            terms = head.loss(outputs, [target], LossContext())  # of this process alone
-            found[name].append({"loss": math.fsum(float(term) for term in terms.values())})
-    return found
+            terms = head.loss(outputs, [target], LossContext())  # normalised in this process only
+            losses[name].append({"loss": math.fsum(float(term) for term in terms.values())})
+    return losses
 
 
 @torch.no_grad()
 def method_losses(method: Method, model: DenseModel, batch: Batch) -> list[Predictions]:
-    """The method's loss of each image, as `image_losses` gives those of heads."""
+    """Computes the method's loss of each image, in the format of `image_losses`."""
     return [{"loss": loss} for loss in method.validation_losses(model, batch).double().tolist()]
 
 
 def with_heads(model: DenseModel, names: Iterable[str]) -> DenseModel:
-    """A model of some of the heads, with the same parameters and buffers."""
+    """Returns a model with some of the heads, sharing parameters and buffers."""
     heads: dict[str, Any] = {name: model.heads[name] for name in names}
     necks: dict[str, Any] = {name: model.necks[name] for name in heads if name in model.necks}
     part = DenseModel(model.backbone, heads, necks)

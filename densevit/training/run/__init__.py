@@ -1,1 +1,1 @@
-"""A training run from its config to its report, in order: plan, folder, training, finish."""
+"""A training run from config to report: plan, folder, training, output."""

@@ -20,13 +20,13 @@ from densevit.training.loop.checks import check_learnable
 from densevit.training.loop.checks import check_needs as check_needs_of_head
 from densevit.training.loop.evaluators import METHOD, flat_metrics
 
-_MIN_STEPS = 1000  # with fewer steps, a model from random weights learns next to nothing in any of our recipes
+_MIN_STEPS = 1000  # with fewer steps, a model with random weights learns next to nothing in any shipped recipe
 _MIN_STEPS_FINE_TUNING = 100
 
 
 def check_model(config: Config, data: Data, model: DenseModel) -> None:
-    """Raises ConfigError if the model cannot be trained on this data, or validated as the config says."""
-    inference_by_head(model, config.inference.options, config.inference_by_head)  # raises for options of no use
+    """Raises ConfigError if the model cannot be trained on this data, or validated with the config's options."""
+    inference_by_head(model, config.inference.options, config.inference_by_head)  # raises for options without effect
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, model)
@@ -34,7 +34,7 @@ def check_model(config: Config, data: Data, model: DenseModel) -> None:
 
 
 def _check_frozen(config: Config, model: DenseModel) -> None:
-    """Warns if a part of the backbone is frozen, and no weights are loaded for it."""
+    """Warns if a part of the backbone is frozen but no weights are loaded for it."""
     section = config.backbone
     if config.weights or section.weights or section.options.get("pretrained"):
         return
@@ -49,24 +49,25 @@ def _check_frozen(config: Config, model: DenseModel) -> None:
 
 
 def check_needs(config: Config, data: Data) -> None:
-    """Raises ConfigError if a head of the config needs labels that the training data lacks; before heads are built."""
+    """Raises ConfigError if a head needs labels that the training data lacks. Does not build the heads."""
     for name, section in config.heads.items():
         kind = registry.load("heads", section.name)
         check_needs_of_head(f"heads.{name} ({section.name})", kind.needs, data)
 
 
 def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], patience: int | None = None) -> list[str]:
-    """The metrics of all evaluators. Raises ConfigError if none computes the monitored one, or `patience` has none, and
-    PluginError for an evaluator whose metrics are not known without images.
+    """Returns the names of all evaluators' metrics. Raises ConfigError if the monitored metric is not among them, or
+    `patience` is set without evaluators, and PluginError for an evaluator that cannot compute metrics without images.
 
-    Call it before any evaluator was updated.
+    Must be called before the evaluators are updated.
     """
     if patience is not None and not evaluators:
         raise ConfigError(
             f"trainer.patience is {patience}, but nothing is validated: the model has no heads, and the method no "
             "validation loss. Fix: leave trainer.patience out, or implement Method.validation_losses."
         )
-    names = list(flat_metrics({name: _metrics_without_images(name, one) for name, one in evaluators.items()}))
+    metrics = {name: _metrics_without_images(name, evaluator) for name, evaluator in evaluators.items()}
+    names = list(flat_metrics(metrics))
     if monitor is not None and monitor not in names:
         raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, names)}")
     return names
@@ -80,21 +81,21 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
         raise
     except Exception as error:
         raise PluginError(
-            f"{where} fails without images: {type(error).__name__}: {one_line(error)}. It is called before a training, "
-            "for the names of the metrics. Fix: without images, return all metrics as nan."
+            f"{where} fails without images: {type(error).__name__}: {one_line(error)}. It is called before training "
+            "to get the names of the metrics. Fix: without images, return all metrics as nan."
         ) from error
     main = getattr(evaluator, "main", None)
     if main not in metrics:
         raise PluginError(
             f"{where} returns {', '.join(metrics) or 'nothing'}, without its main metric {main!r}. It is called before "
-            "a training, for the names of the metrics. Fix: without images, return all metrics as nan, `main` among "
-            "them."
+            "training to get the names of the metrics. Fix: without images, return all metrics as nan, including the "
+            "main one."
         )
     return metrics
 
 
 def check_budget(budget: Budget, config: Config) -> None:
-    """Warns if the training is too short to learn anything, with the number to set."""
+    """Warns if the training is too short to learn anything, with the least sufficient value."""
     pretrained = config.initial_weights != "random"
     least = _MIN_STEPS_FINE_TUNING if pretrained else _MIN_STEPS
     if budget.steps < least:
@@ -122,7 +123,7 @@ def check_budget(budget: Budget, config: Config) -> None:
 
 
 def _check_input_size(config: Config, model: DenseModel) -> None:
-    """Raises ConfigError if the backbone has a fixed input size and the config gives it images of another size."""
+    """Raises ConfigError if the backbone has a fixed input size and the config resizes images to another size."""
     fixed = model.backbone.input_size
     if fixed is None:
         return

@@ -1,4 +1,4 @@
-"""Drawings of validation images in the folder of a run or an evaluation."""
+"""Visualizations of validation images in the folder of a run or an evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from densevit.targets.types import TargetTypes
 from densevit.training.loop.class_mapping import ClassMapping
 from densevit.visualization.samples import draw_extremes, draw_samples
 
-EXTREMES = 3  # best images, and as many worst ones
+EXTREMES = 3  # number of best and of worst images
 
 
 def draw_images(
@@ -23,10 +23,10 @@ def draw_images(
     indices: Mapping[int | str, int],
     mappings: Mapping[str, ClassMapping] | None = None,
 ) -> None:
-    """Draws samples of the validation images to predictions/, and the best and the worst ones by images-HEAD.csv.
+    """Draws a sample of the validation images, and the best and worst ones by images-HEAD.csv, to predictions/.
 
-    Nothing is drawn if a head makes no predictions. indices: in the data set, by image id. mappings: of heads whose
-    classes are not the data's.
+    Draws nothing if a head does not implement `predict`. indices: data set indices by image id. mappings: the class
+    mappings of heads whose classes are not the data's.
     """
     if any(type(head).predict is Head.predict for head in predictor.heads.values()):
         return
@@ -35,10 +35,10 @@ def draw_images(
     classes = {head: mappings[head].classes if head in mappings else of for head, of in predictor.classes.items()}
 
     def predict(image: Tensor) -> dict[str, Predictions]:
-        found: dict[str, Predictions] = dict(predictor.predict(image, threshold=0).heads)
+        predictions: dict[str, Predictions] = dict(predictor.predict(image, threshold=0).heads)
         for head, mapping in mappings.items():
-            found[head] = mapping.applied(found[head], TargetTypes(types.get(head)))
-        return found
+            predictions[head] = mapping.applied(predictions[head], TargetTypes(types.get(head)))
+        return predictions
 
     drawn = folder / "predictions"
     draw_samples(predict, classes, data, drawn, types=types)
@@ -47,6 +47,6 @@ def draw_images(
     for head in classes:
         path = folder / f"{tables_file.IMAGES}-{head}.csv"
         rows = tables_file.read(path) if path.is_file() else [["image_id"]]
-        column = rows[0].index("image_id") if "image_id" in rows[0] else 0  # first in runs of earlier versions
+        column = rows[0].index("image_id") if "image_id" in rows[0] else 0  # the first one in earlier versions
         orders[head] = [by_id[row[column]] for row in rows[1:] if row[column] in by_id]
     draw_extremes(predict, classes, data, drawn, orders, EXTREMES, types)

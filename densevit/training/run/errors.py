@@ -1,4 +1,4 @@
-"""Errors of a training: what is reported to the user, and what becomes of the folder."""
+"""Error handling of a training: messages with a fix and the command to resume, removal of an empty run folder."""
 
 import errno
 import re
@@ -25,13 +25,13 @@ def translated_errors(
     folder: Path, config: Config, batch: Callable[[], str] = str, command: str | None = None
 ) -> Iterator[None]:
     """Raises TrainingError, with the command to resume, if a file cannot be written, another process has ended, memory
-    runs out, or a batch norm gets one value. batch: describes the batch of the current step; "" if there is none.
-    command: see `resume_hint`."""
+    runs out, or a batch norm receives one value per channel. batch: describes the batch of the current step; "" if
+    there is none. command: see `resume_hint`."""
     try:
         yield
     except OSError as error:
         if error.errno is None or isinstance(error, BrokenPipeError):
-            raise  # not of the system; stdout is closed
+            raise  # not an error of the system, or stdout is closed
         problem = " cannot be written" if error.errno in _DISK_ERRORS else ""
         reason = f"{error.filename or folder}{problem}: {error.strerror}."
     except TrainingError as error:
@@ -52,8 +52,8 @@ def translated_errors(
 
 @contextmanager
 def resumable_errors(folder: Path, command: str | None) -> Iterator[None]:
-    """Adds the command to resume to errors of the data and of plugins in the training, and of any other kind below
-    their traceback. command: see `resume_hint`."""
+    """Adds the command to resume to errors of data and plugins during training, and as a note to any other exception.
+    command: see `resume_hint`."""
     try:
         yield
     except TrainingError:  # see `translated_errors`
@@ -63,14 +63,14 @@ def resumable_errors(folder: Path, command: str | None) -> Iterator[None]:
         raise
     except Exception as error:
         hint = resume_hint(folder, command).strip()
-        if hint and hasattr(error, "add_note"):  # from Python 3.11 on
+        if hint and hasattr(error, "add_note"):  # Python 3.11
             error.add_note(hint)
         raise
 
 
 @contextmanager
 def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
-    """Removes the folder of a new run that fails before its first step, unless the step was saved."""
+    """Removes the folder of a new run that fails before its first step, unless the faulty step was saved."""
     try:
         yield
     except DensevitError:
@@ -80,48 +80,48 @@ def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Ite
 
 
 def memory_failure(error: RuntimeError, config: Config, batch: str) -> str:
-    """One line with the fix for torch's error that memory ran out, of a GPU or the CPU; "" for other errors."""
+    """Returns one line with the fix for torch's out-of-memory error of a GPU or the CPU; "" for other errors."""
     text = one_line(error)
     if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate memory" not in text:
         return ""
     device = "the CPU" if "CPUAllocator" in text else "the GPU"
-    asked = re.search(r"[Tt]ried to allocate [\d.,]+ \w+", text)
+    requested = re.search(r"[Tt]ried to allocate [\d.,]+ \w+", text)
     total = re.search(r"total capacity of [\d.,]+ \w+", text)
     size = "the recipe's" if config.data.image_size is None else str(config.data.image_size)
-    found = [batch or f"a batch of {config.data.batch_size}, data.image_size {size}"]
-    found += [match[0][0].lower() + match[0][1:] for match in (asked, total) if match is not None]
+    facts = [batch or f"a batch of {config.data.batch_size}, data.image_size {size}"]
+    facts += [match[0][0].lower() + match[0][1:] for match in (requested, total) if match is not None]
     half, accumulate = max(1, config.data.batch_size // 2), config.trainer.accumulate
-    fixes = ["data.image_size smaller"]
+    fixes = ["a smaller data.image_size"]
     if config.data.batch_size > 1:
         fixes.insert(0, f"data.batch_size={half} with trainer.accumulate={accumulate * config.data.batch_size // half}")
     if not config.backbone.options.get("checkpointing"):
-        fixes.append("backbone.checkpointing=true, which computes activations again in the backward pass")
+        fixes.append("backbone.checkpointing=true, which recomputes activations in the backward pass")
     if config.trainer.precision in ("32", "64"):
         fixes.append("trainer.precision=bf16-mixed")
-    return f"The memory of {device} is full ({'; '.join(found)}). Fix: set {', or '.join(fixes)}."
+    return f"The memory of {device} is full ({'; '.join(facts)}). Fix: set {', or '.join(fixes)}."
 
 
 def single_value_failure(error: ValueError, config: Config) -> str:
-    """One line with the fix for torch's error about a batch norm of one value per channel; "" for other errors."""
-    found = re.search(
+    """Returns one line with the fix for torch's error that a batch norm has one value per channel; "" for others."""
+    match = re.search(
         r"^Expected more than 1 value per channel when training, got input size (?:torch.Size\()?(.*\])", str(error)
     )
-    if found is None:
+    if match is None:
         return ""
     return (
-        f"A batch norm got an input of size {found[1]}, one value per channel, which has no variance, with "
-        f"data.batch_size {config.data.batch_size}. Fix: set data.batch_size=2 or more, or data.image_size larger; or "
-        "norms that do not depend on the batch, such as norm=group or norm=frozen of the backbone or head that has it."
+        f"A batch norm got an input of size {match[1]}, one value per channel, which has no variance, with "
+        f"data.batch_size={config.data.batch_size}. Fix: set data.batch_size=2 or more, or a larger data.image_size, "
+        "or a norm that does not depend on the batch, such as norm=group or norm=frozen of that backbone or head."
     )
 
 
 def resume_hint(folder: Path, command: str | None) -> str:
-    """The command that resumes the run, if it has a checkpoint. command: None for that of densevit."""
+    """Returns a sentence with the command to resume the run; "" without a checkpoint. command: None: densevit's."""
     if not (folder / "checkpoints" / "last.ckpt").exists():
         return ""
     return f" Resume from the last checkpoint with: {command or resume_command(folder)}"
 
 
 def resume_command(folder: Path) -> str:
-    """The command that resumes the run."""
+    """Returns densevit's command to resume the run."""
     return f"densevit train --resume {folder}"

@@ -1,4 +1,4 @@
-"""Evaluation of a model on the validation data, of `densevit.evaluate` and `densevit evaluate`."""
+"""Evaluation of a model on validation data, for `densevit.evaluate` and `densevit evaluate`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,8 @@ from densevit.training.run.fit import Run
 
 
 class Evaluation(NamedTuple):
-    """metrics: named HEAD/METRIC. evaluators: by head. indices: in the data set, by image id."""
+    """The result of an evaluation. metrics: named HEAD/METRIC. evaluators: by head. indices: data set indices by image
+    id."""
 
     metrics: dict[str, float]
     evaluators: dict[str, Evaluator]
@@ -39,10 +40,10 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """An evaluation that can start: the data have labels, and their classes are mapped.
+    """A checked evaluation: the data has labels, and its classes are mapped.
 
-    trainer: the devices and the precision, which are those of the training for metrics equal to its validation.
-    mappings: of heads whose classes are not the data's, by name.
+    trainer: devices and precision; those of the training give the same metrics as its validation. mappings: by head,
+    for heads whose classes are not the data's.
     """
 
     predictor: Predictor
@@ -58,7 +59,7 @@ class EvaluationPlan:
         trainer: TrainerSection,
         classes: Mapping[str, str | None] | None = None,
     ) -> "EvaluationPlan":
-        """Checks the data, which then have the predictor's replaced resizing. classes: as for `map_classes`.
+        """Checks the data and applies the predictor's replaced resizing to it. classes: as `given` of `map_classes`.
 
         Raises DataError if images have no labels, or no class is mapped.
         """
@@ -70,11 +71,11 @@ class EvaluationPlan:
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:
-        """The classes that are evaluated, by head."""
+        """The evaluated classes by head."""
         return self.predictor.classes | {name: mapping.classes for name, mapping in self.mappings.items()}
 
     def run(self, write: Write | None = None) -> Evaluation:
-        """Evaluates the model. write: called with each image's predictions, in each process for its own images."""
+        """Evaluates the model. write: called with each image's predictions, in the process that predicts the image."""
         silence_lightning()
         model, config = self.predictor.model, self.predictor.config
         evaluators = build_evaluators(model, config, self.data.val, mappings=self.mappings)
@@ -96,16 +97,16 @@ def evaluate(
     classes: Mapping[str, str | None] | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Evaluates a model on one device, those of `overrides`, or in the processes of torchrun.
+    """Evaluates a model on one device, on the devices in `overrides`, or in the processes of torchrun.
 
-    Returns the metrics, named HEAD/METRIC. On the same devices they are those of `densevit evaluate` and of the end of
-    a training.
+    Returns the metrics, named HEAD/METRIC. On the same devices they equal those of `densevit evaluate` and of the
+    validation during training.
 
-    model: a model, a run, a run's folder or a model file, or a predictor, whose inference options and replaced resizing
-    hold. data: the config section `data`, as a mapping, a section file or a `DataSection`, or a config with it; its
-    split `data.split` is evaluated. None: the data that the model was trained with. classes: from names of the model's
-    classes to those of the data, or to None, in addition to equal names; only mapped classes are evaluated
-    (docs/evaluate.md). overrides: of the model's config, as those of `densevit evaluate`:
+    model: a model, a run, a run folder or a model file, or a predictor, whose inference options and replaced resizing
+    are used. data: the config section `data`, as a mapping, a section file or a `DataSection`, or a config with it; its
+    split `data.split` is evaluated. None: the data that the model was trained with. classes: maps names of the model's
+    classes to names of the data's, or to None, in addition to equal names; only mapped classes are evaluated
+    (docs/evaluate.md). overrides: changes of the model's config as in `densevit evaluate`:
     "heads.depth.evaluation.align=median". Raises DataError if no class is mapped, and ConfigError for overrides that
     change the model.
     """
@@ -113,14 +114,14 @@ def evaluate(
     if data is None:
         data = predictor.data if predictor.config is None else predictor.config
     if data is None:
-        raise ConfigError("evaluate: the model has no config, and so no data. Fix: give data={'name': ..., ...}.")
+        raise ConfigError("evaluate: the model has no config, and so no data. Fix: pass data={'name': ..., ...}.")
     plan = EvaluationPlan.of(predictor, DenseDataModule(data).data, _trainer(predictor, overrides), classes)
     model = predictor.model
     device, was_training = model.mean.device, model.training
     try:
         return plan.run().metrics
     finally:
-        model.to(device).train(was_training)  # Lightning moves it to the CPU
+        model.to(device).train(was_training)  # Lightning moves the model to the CPU
 
 
 def _predictor(model: DenseModel | Predictor | Run | str | Path) -> Predictor:
@@ -132,7 +133,7 @@ def _predictor(model: DenseModel | Predictor | Run | str | Path) -> Predictor:
 
 
 def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
-    """The predictor with overrides of its config."""
+    """Returns the predictor with overrides applied to its config."""
     if not overrides:
         return predictor
     check_overrides(overrides)
@@ -144,7 +145,7 @@ def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
 
 
 def _trainer(predictor: Predictor, overrides: Sequence[str]) -> TrainerSection:
-    """The section `trainer` of the model's config, on the devices of `processes` and of the overrides."""
+    """Returns the section `trainer` of the model's config with the devices of `processes`, unless overridden."""
     given = {override.partition("=")[0].strip() for override in overrides}
     update = {key: value for key, value in processes().items() if f"trainer.{key}" not in given}
     section = TrainerSection(max_steps=1) if predictor.config is None else predictor.config.trainer
@@ -166,7 +167,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def processes() -> dict[str, Any]:
-    """The keys of the config section `trainer` for an evaluation: the processes of torchrun, else one device."""
+    """Returns the device keys of the config section `trainer` for an evaluation: torchrun's processes or one device."""
     if not TorchElasticEnvironment.detect():
         return {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     total = int(os.environ["WORLD_SIZE"])

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: metrics, tables, plots, drawn images and a report."""
+"""The folder of an evaluation: metrics, tables, plots, visualizations and a report."""
 
 import json
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ def new_folder(run: Path, config: Config) -> Path:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan, source: str) -> Path:
-    """Writes all files to an existing folder. source: the model's name in the report. Returns the report's path."""
+    """Writes all files to an existing folder and returns the report's path. source: the model's name in the report."""
     predictor, data, mappings = plan.predictor, plan.data, plan.mappings
     metrics_file.write(evaluation.metrics, folder / "metrics.json")
     tables_file.write_tables(evaluation.evaluators, folder, image_names(data.val, evaluation.indices))
-    for head, one in evaluation.evaluators.items():
-        for name, plot in one.plots().items():
+    for head, evaluator in evaluation.evaluators.items():
+        for name, plot in evaluator.plots().items():
             (folder / f"{file_name(name)}-{head}.svg").write_text(svg_file(name, plot), encoding="utf-8")
     for head, mapping in mappings.items():
         rows = [*mapping.pairs, *((name, "") for name in mapping.only_model), *(("", n) for n in mapping.only_data)]
@@ -45,7 +45,8 @@ def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan,
 
 
 def read_mapping(texts: list[str]) -> dict[str, str | None]:
-    """The mapping of texts MODEL=DATA, and of YAML files with one entry per class of the model; null: not mapped."""
+    """Parses a class mapping from texts MODEL=DATA and YAML files with one entry per class of the model; null: not
+    mapped."""
     from densevit.config.yaml_io import parse
 
     mapping: dict[str, str | None] = {}
@@ -55,13 +56,13 @@ def read_mapping(texts: list[str]) -> dict[str, str | None]:
             mapping[old.strip()] = new.strip() or None
             continue
         try:
-            found = parse(Path(text).expanduser().read_text(encoding="utf-8"), text)
+            entries = parse(Path(text).expanduser().read_text(encoding="utf-8"), text)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text file"
             raise DataError(
                 f"--map {text}: cannot be read: {reason}. Expected names of classes, MODEL=DATA, or a YAML file."
             ) from None
-        if not isinstance(found, Mapping) or not all(new is None or isinstance(new, str) for new in found.values()):
+        if not isinstance(entries, Mapping) or not all(new is None or isinstance(new, str) for new in entries.values()):
             raise DataError(f"{text}: expected one entry `class of the model: class of the data` per class.")
-        mapping |= {str(old): new for old, new in found.items()}
+        mapping |= {str(old): new for old, new in entries.items()}
     return mapping

@@ -1,4 +1,4 @@
-"""The callbacks and loggers of a run that its config names or its caller gives."""
+"""The callbacks and loggers of a run that its config or its caller adds."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,8 @@ _ALSO_MONITORED = ("train/loss", "epoch", "step")  # besides the metrics
 
 
 def build_callbacks(section: TrainerSection, given: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
-    """The callbacks of the config, then the given ones. Raises ConfigError for two with the same state."""
+    """Builds the callbacks of the config and appends the given ones. Raises ConfigError if two have the same state
+    key."""
     callbacks: list[lightning.Callback] = []
     for index, named in enumerate(section.callbacks):
         kind = named_classes.load("callback", named.name)
@@ -30,37 +31,37 @@ def build_callbacks(section: TrainerSection, given: Sequence[lightning.Callback]
     for key in keys:
         if keys.count(key) > 1:
             raise ConfigError(
-                f"trainer.callbacks: two callbacks have the same state_key, {key}, so a checkpoint cannot tell them "
-                "apart. Fix: give them different options, or remove one."
+                f"trainer.callbacks: two callbacks have the same state_key, {key}, so a checkpoint cannot distinguish "
+                "them. Fix: give them different options, or remove one."
             )
     return callbacks
 
 
 def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[str]) -> None:
-    """Raises ConfigError for a callback that monitors an unknown metric, or whose state a checkpoint cannot hold."""
+    """Raises ConfigError for a callback that monitors an unknown metric or whose state cannot be loaded safely."""
     for callback in callbacks:
         name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
-        known = [*metrics, *_ALSO_MONITORED]
-        if isinstance(callback, EarlyStopping | ModelCheckpoint) and monitor is not None and monitor not in known:
+        names = [*metrics, *_ALSO_MONITORED]
+        if isinstance(callback, EarlyStopping | ModelCheckpoint) and monitor is not None and monitor not in names:
             raise ConfigError(
-                f"trainer.callbacks: {name} monitors {monitor!r}, which is no metric.{did_you_mean(monitor, known)}"
+                f"trainer.callbacks: {name} monitors {monitor!r}, which is not a metric.{did_you_mean(monitor, names)}"
             )
         if _is_stateful(callback):
             memory = io.BytesIO()
             try:
                 torch.save(callback.state_dict(), memory)
                 memory.seek(0)
-                torch.load(memory, weights_only=True)  # as a run is resumed
+                torch.load(memory, weights_only=True)  # as when a run is resumed
             except Exception as error:  # a plugin's state may raise anything
                 raise ConfigError(
                     f"trainer.callbacks: the state_dict of {name} cannot be read back from a checkpoint "
-                    f"({one_line(error)}). Fix: let it hold tensors, numbers, strings, lists and dicts only."
+                    f"({one_line(error)}). Fix: use tensors, numbers, strings, lists and dicts only."
                 ) from error
 
 
 def build_loggers(section: TrainerSection, folder: Path, given: Sequence[Logger] = ()) -> list[Logger]:
-    """metrics.csv in the run's folder, then the loggers of the config, then the given ones."""
+    """Builds the logger of metrics.csv and those of the config, and appends the given ones."""
     loggers: list[Logger] = [MetricsCsv(folder / "metrics.csv")]
     names = [named.name for named in section.loggers or ()]
     if section.loggers is None or "tensorboard" in names:

@@ -1,4 +1,4 @@
-"""A training run, from its config to its report: plan, folder, training, finish."""
+"""`fit`: a training run from config to report."""
 
 import signal
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ from densevit.training.run.resuming import Checkpoint, run_of, without_checkpoin
 class Run:
     """A finished or stopped training.
 
-    path: its folder. stopped_by: the number of the signal that stopped it; 0 if it ran to its end.
+    path: the run folder. stopped_by: the number of the signal that stopped the training; 0 if it was completed.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class Run:
 
     @cached_property
     def model(self) -> Predictor:
-        """The model of the best epoch, loaded when it is first used."""
+        """The model of the best epoch, loaded on first access."""
         return load(self.path)
 
 
@@ -84,18 +84,18 @@ def fit(
 ) -> Run:
     """Trains the model that a config describes, or resumes a run.
 
-    The config, the data and the weights are checked before a folder is created. A resumed run continues with its own
-    config and last checkpoint, or from its beginning if it was killed before its first checkpoint; all differences from
-    the checkpoint's config are printed.
+    The config, the data and the weights are checked before a folder is created. A resumed run continues with the config
+    in its folder from its last checkpoint, or from the beginning if it was killed before its first checkpoint;
+    differences from the checkpoint's config are printed.
 
     config: a file, a shipped config's name, a mapping or a `Config`. overrides: as on the command line,
     "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: in addition to those of
-    the config. resume: the folder of the run, or one of its checkpoints, in place of a config. run_dir: a new or empty
-    folder; None: the next free runs/NAME. name: of that folder; None: the config file's. resume_with: the command that
-    messages name to resume the run, of a program that calls `fit`; None: densevit train --resume FOLDER.
+    the config. resume: the folder of a run, or one of its checkpoints, instead of a config. run_dir: a new or empty
+    folder; None: the next free runs/NAME. name: NAME; None: the config file's name. resume_with: the command to resume
+    the run in messages, for a program that calls `fit`; None: densevit train --resume FOLDER.
 
-    Raises ConfigError, PluginError, DataError or WeightsError for wrong input, also for differences that change the
-    model, the optimiser or the data set of a resumed run, and TrainingError if the training cannot continue.
+    Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
+    model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
     """
     with StopSignals() as signals:
         config, path, name, checkpoint = _request(config, overrides, resume, run_dir, name)
@@ -104,15 +104,15 @@ def fit(
         _use_console()
         plan = Plan.of(config, callbacks, checkpoint)
         folder = RunFolder.open(plan.trainer, name, path, resumed=resume is not None)
-        own = _callbacks(plan, folder.path, signals)
-        errors = translated_errors(folder.path, config, own.non_finite.batch, resume_with)
+        run_callbacks = _callbacks(plan, folder.path, signals)
+        errors = translated_errors(folder.path, config, run_callbacks.non_finite.batch, resume_with)
         with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
-            plan.trainer.callbacks = own.around(plan)  # type: ignore[attr-defined]  # set by a connector
+            plan.trainer.callbacks = run_callbacks.ordered(plan)  # type: ignore[attr-defined]  # set by a connector
             plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
             start(plan, folder)
             module = _module(plan)
-            stopped_by = _train(plan, module, own.peers, folder.path, signals, resume_with)
-            finish(plan, folder.path, own.best, module.indices, bool(stopped_by), signals, resume_with)
+            stopped_by = _train(plan, module, run_callbacks.peers, folder.path, signals, resume_with)
+            finish(plan, folder.path, run_callbacks.best, module.indices, bool(stopped_by), signals, resume_with)
     return Run(folder.path, stopped_by)
 
 
@@ -123,9 +123,9 @@ def _request(
     run_dir: str | Path | None,
     name: str | None,
 ) -> tuple[Config, Path | None, str, Checkpoint | None]:
-    """The config, the wanted folder, its name, and the checkpoint to resume, of the arguments of `fit`."""
+    """Returns the config, the requested folder, its name, and the checkpoint to resume from the arguments of `fit`."""
     if (config is None) == (resume is None):
-        raise ConfigError("fit needs a config, or the folder of a run to resume, and not both.")
+        raise ConfigError("fit needs a config or the folder of a run to resume, and not both.")
     if resume is not None:
         if run_dir is not None:
             raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
@@ -143,13 +143,13 @@ def _request(
 
 
 def _use_console() -> None:
-    """Makes rich's console that of the progress bar, so that lines are printed above it."""
+    """Sets rich's global console to that of the progress bar, so that lines are printed above the bar."""
     quiet, stderr = get_console().quiet, get_console().stderr
     use_text_console(**CONSOLE, quiet=quiet, stderr=stderr, file=LogFile(stderr))
 
 
 class _Callbacks(NamedTuple):
-    """The callbacks of a run, in their order: the average is updated and metrics are written before a checkpoint."""
+    """The callbacks of a run in their order: EMA is updated and metrics are written before a checkpoint."""
 
     non_finite: NonFinite
     best: BestModel
@@ -158,8 +158,8 @@ class _Callbacks(NamedTuple):
     stalls: Sequence[lightning.Callback]
     checkpointing: Checkpointing
 
-    def around(self, plan: Plan) -> list[lightning.Callback]:
-        """All callbacks, with those of the Trainer, of the config and of the caller."""
+    def ordered(self, plan: Plan) -> list[lightning.Callback]:
+        """Returns all callbacks, including those of the Trainer, the config and the caller, in their order."""
         first = [self.non_finite, self.best, *self.measured, self.peers]
         given = [*plan.trainer.callbacks, *plan.callbacks]  # type: ignore[attr-defined]  # set by a connector
         return [*first, *given, *self.stalls, self.checkpointing]
@@ -188,7 +188,7 @@ def _module(plan: Plan) -> DenseModule:
 def _train(
     plan: Plan, module: DenseModule, peers: Peers, folder: Path, signals: StopSignals, resume_with: str | None
 ) -> int:
-    """Runs Lightning's loop. Returns the number of the signal that stopped it; 0 if none did."""
+    """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0 if none did."""
     trainer, console, stopped_by = plan.trainer, get_console(), 0
     path = None if plan.checkpoint is None else plan.checkpoint.path
     signals.install()
@@ -201,8 +201,8 @@ def _train(
         if trainer.is_global_zero:
             console.print(f"Stopped immediately.{resume_hint(folder, resume_with)}")
         raise
-    signals.install()  # again: Lightning has restored those before it
-    signals.begun = True  # also of a resumed run that has trained all of its steps
+    signals.install()  # again: Lightning has restored the previous handlers
+    signals.begun = True  # including a resumed run that has no steps left
     if stopped_by == getattr(signal, "SIGUSR1", -1) and trainer.is_global_zero:
-        console.print(requeue())  # the checkpoint is written; what follows may fail or be cut short
+        console.print(requeue())  # immediately after the checkpoint: the job may end before the report is written
     return stopped_by

@@ -15,27 +15,27 @@ from densevit.errors import ConfigError, DensevitError, has_surrogates
 from densevit.file_lock import FileLock
 
 LOCK = ".lock"
-_LEFT = {LOCK, "config.yaml.partial"}  # in the folder of a run that was killed before it wrote its config
+_LEFT = {LOCK, "config.yaml.partial"}  # files left by a run that was killed before it wrote its config
 _RUN_DIR = "DENSEVIT_RUN_DIR"  # set for child processes: the id of this process and the folder
 
 
 class RunFolder:
-    """The folder of a run. The process that chose it, of rank 0, locks it against a second training.
+    """The folder of a run. Rank 0, which chooses it, locks it against a second training.
 
-    new: whether it was created for this training; False for a resumed run.
+    new: whether the folder was created for this training; False for a resumed run.
     """
 
     def __init__(self, path: Path, new: bool, lock: bool = True) -> None:
-        """Takes an existing folder. Raises ConfigError if another process has locked it."""
+        """Opens an existing folder. Raises ConfigError if another process has locked it."""
         self.path, self.new = path, new
         self._lock = _locked(path) if lock else None
 
     @classmethod
     def open(cls, trainer: lightning.Trainer, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
-        """Creates the folder of a new run, see `choose`, or takes that of a resumed one: the same in all processes.
+        """Creates the folder of a new run, see `choose`, or opens that of a resumed run: the same in all processes.
 
         Processes started by an external launcher (torchrun, srun) synchronise here, and all raise the ConfigError of
-        rank 0. Child processes read the folder from their environment.
+        rank 0. Child processes read the folder from an environment variable.
         """
         environment = getattr(trainer.strategy, "cluster_environment", None)
         parent, _, path = os.environ.get(_RUN_DIR, "").partition(" ")
@@ -57,7 +57,7 @@ class RunFolder:
             return cls(wanted, new=False)
         folder = cls(choose(name, wanted), new=True)
         try:
-            check_unused(folder.path)  # another training may have ended in it meanwhile
+            check_unused(folder.path)  # another training may have run in it meanwhile
         except ConfigError:
             folder.close()
             raise
@@ -65,7 +65,7 @@ class RunFolder:
 
     @classmethod
     def _broadcast(cls, trainer: lightning.Trainer, name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
-        """Opens the folder in the process of rank 0 and broadcasts its path, or the error that it raised."""
+        """Opens the folder in rank 0 and broadcasts its path, or the error that was raised."""
         trainer.strategy.setup_environment()
         folder: RunFolder | None = None
         result: Path | DensevitError | None = None
@@ -77,7 +77,7 @@ class RunFolder:
                 result = error
         result = trainer.strategy.broadcast(result)
         if isinstance(result, DensevitError):
-            distributed.destroy_process_group()  # otherwise its threads abort the process
+            distributed.destroy_process_group()  # otherwise the group's threads abort the process
             raise result
         assert result is not None
         return folder or cls(result, not resumed, lock=False)
@@ -95,15 +95,17 @@ def _locked(folder: Path) -> FileLock:
     except BlockingIOError:
         holder = path.read_text(encoding="utf-8").strip() or "another process"
         raise ConfigError(
-            f"{folder}: is being trained by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves."
+            f"{folder}: is in use by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves a "
+            "checkpoint."
         ) from None
-    with suppress(OSError):  # a full disk: it is locked without the name of its holder
+    with suppress(OSError):  # on a full disk the lock does not name its holder
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     return lock
 
 
 def _check_address(trainer: lightning.Trainer, environment: ClusterEnvironment, external: bool) -> None:
-    """Raises ConfigError if the machines do not know each other; says for whom the first process waits."""
+    """Raises ConfigError if the address of the main process is not set. The first process of each machine prints that
+    it waits for the others."""
     if not external and "MASTER_ADDR" not in os.environ:
         raise ConfigError(
             f"trainer.num_nodes={trainer.num_nodes}: the address of the other machines is unknown. Fix: start with "
@@ -116,10 +118,11 @@ def _check_address(trainer: lightning.Trainer, environment: ClusterEnvironment, 
 
 
 def choose(name: str, wanted: Path | None) -> Path:
-    """Creates the run's folder: `wanted`, which must be unused or new, or else the next free `runs/NAME`."""
+    """Creates the run folder: `wanted`, which must be new or unused, or the next free `runs/NAME`."""
     if has_surrogates(str(wanted or name)):
         raise ConfigError(
-            f"--run-dir {wanted or name}: the name is no UTF-8 text, as model files need. Fix: name another folder."
+            f"--run-dir {wanted or name}: the name is not valid UTF-8, which model files need. Fix: name another "
+            "folder."
         )
     try:
         if wanted is not None:
@@ -136,12 +139,12 @@ def choose(name: str, wanted: Path | None) -> Path:
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a run can begin in a folder: it is empty, or a run was killed in it before its config was written."""
+    """Whether a run can start in a folder: it is empty, or its run was killed before the config was written."""
     return folder.is_dir() and all(path.name in _LEFT for path in folder.iterdir())
 
 
 def check_unused(folder: Path) -> None:
-    """Raises ConfigError if the path exists and no run can begin in it."""
+    """Raises ConfigError if the path exists and no run can start in it."""
     if folder.exists() and not is_unused(folder):
         raise ConfigError(
             f"--run-dir {folder}: is not empty. Fix: name a new folder, or use `train --resume {folder}`."

@@ -13,9 +13,9 @@ from densevit.errors import DataError, one_line
 
 
 class MetricsCsv(Logger):
-    """Appends rows to a CSV file, and rewrites the file when there is a new column.
+    """Appends rows to a CSV file, and rewrites the file if there is a new column.
 
-    Lightning's CSVLogger deletes the file of a resumed run.
+    Lightning's CSVLogger would delete the file of a resumed run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +26,7 @@ class MetricsCsv(Logger):
             self.columns = self._header()
 
     def _header(self) -> list[str]:
-        """The file's columns; none if it is empty. Raises DataError if it is not a table with a column `step`."""
+        """Returns the columns, none if the file is empty. Raises DataError for any file but a table with `step`."""
         problem = "no column `step`"
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -37,8 +37,8 @@ class MetricsCsv(Logger):
         except (ValueError, csv.Error) as error:
             problem = one_line(error)
         raise DataError(
-            f"{self.path}: is not a table of metrics as a run writes it: {problem}. "
-            "Fix: move it away; the run continues without it."
+            f"{self.path}: is not the metrics table of a run: {problem}. Fix: move it away; the run continues without "
+            "it."
         )
 
     @property
@@ -51,12 +51,12 @@ class MetricsCsv(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run's folder; Lightning's ModelCheckpoint writes to its `checkpoints`."""
+        """The run folder; Lightning's ModelCheckpoint writes to its `checkpoints`."""
         return str(self.path.parent)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: `config.yaml` holds them."""
+        """Does nothing: `config.yaml` has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -70,7 +70,7 @@ class MetricsCsv(Logger):
             csv.DictWriter(file, self.columns).writerow(row)
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, as text, without a last line that a killed run did not complete."""
+        """Returns all rows as text, without an incomplete last line of a killed run."""
         if not self.path.is_file():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
@@ -84,8 +84,8 @@ class MetricsCsv(Logger):
     def remove_after(self, step: int) -> None:
         """Removes the rows after the checkpoint of this step; a resumed run writes them again.
 
-        Training rows count optimiser steps from 0, so the checkpoint includes those below `step`; validation rows hold
-        the number of steps before them.
+        Training rows count optimiser steps from 0, so the checkpoint includes those below `step`; validation rows have
+        the number of completed steps.
         """
         self._write([row for row in self.rows() if int(row["step"]) < step + (not row.get("train/loss"))])
 

@@ -1,4 +1,4 @@
-"""What a run writes and prints at its start and its end."""
+"""Files and terminal output at the start and the end of a run."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.stop_signals import StopSignals
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
-from densevit.training.loop.sharding import whole_state
+from densevit.training.loop.sharding import full_state_dict
 from densevit.training.run.checks import check_budget
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.errors import resume_command
@@ -34,14 +34,14 @@ from densevit.weights import model_file
 
 _INPUT = {"data.image_size", "data.recipe", "data.short_side"}
 _OTHER_INPUT = (
-    "Epochs before and after are compared although their images differ in size. For a run of its own from these "
-    "weights: densevit train CONFIG weights={}"
+    "The best epoch is chosen among epochs before and after, although their images differ in size. To start a separate "
+    "run from these weights: densevit train CONFIG weights={}"
 )
-_EXTEND = "To train it for longer: densevit train --resume {} trainer.max_images=N, with a larger N."
+_EXTEND = "To train longer: densevit train --resume {} trainer.max_images=N, with a larger N."
 
 
 def start(plan: Plan, folder: RunFolder) -> None:
-    """Writes config.yaml and prints what is trained, on which data and for how long."""
+    """Writes config.yaml and prints the model, the data, the budget and hints."""
     path, config, console = folder.path, plan.config, get_console()
     if plan.trainer.is_global_zero:
         with replaced_file(path / "config.yaml") as temporary:
@@ -66,7 +66,7 @@ def start(plan: Plan, folder: RunFolder) -> None:
                 console.print(line)
             check_budget(plan.budget, config)
             if not folder.new:
-                console.print(f"{path} has no checkpoint yet: its training starts again from the beginning.")
+                console.print(f"{path} has no checkpoint yet: training starts again from the beginning.")
         elif plan.checkpoint.step >= plan.budget.steps:
             console.print(f"{path} has trained all of its {plan.budget.steps:,} steps. {_EXTEND.format(path)}")
     for logger in plan.trainer.loggers:
@@ -74,8 +74,8 @@ def start(plan: Plan, folder: RunFolder) -> None:
 
 
 def derived_values(plan: Plan) -> dict[str, str]:
-    """Derived values, written to config.yaml as comments."""
-    images, own = plan.budget.images_per_step, method_parameters(plan.model, plan.method)
+    """Returns derived values, which config.yaml has as comments."""
+    images, of_method = plan.budget.images_per_step, method_parameters(plan.model, plan.method)
     backbone, count = plan.model.backbone, len(plan.data.train)
     values = {
         "training images": str(count),
@@ -87,15 +87,15 @@ def derived_values(plan: Plan) -> dict[str, str]:
         "feature channels and strides": f"{list(backbone.channels)} at {list(backbone.strides)}",
         "parameters": f"{sum(p.numel() for p in plan.model.parameters()):,}",
     }
-    if own:
-        values["parameters of the method"] = f"{sum(p.numel() for p in own):,}"
+    if of_method:
+        values["parameters of the method"] = f"{sum(p.numel() for p in of_method):,}"
     for name, classes in plan.model.classes.items():
         values[f"classes of {name}"] = ", ".join(c.name for c in classes)
     return values
 
 
 def announcement(plan: Plan, folder: Path) -> Iterator[str]:
-    """Lines on the model, the method unless it is supervised, the data, the budget and the devices."""
+    """Yields lines on the model, the method unless it is supervised, the data, the budget and the devices."""
     config, data, trainer = plan.config, plan.data, plan.trainer
     heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
     what = f"{config.backbone.name} -> {heads}" if heads else config.backbone.name
@@ -128,11 +128,11 @@ def finish(
 ) -> None:
     """Prints why the training ended, and writes the visualizations and the report.
 
-    indices: of the validation images in the data set, by image id. stopped: by one of the signals. resume_with: as of
-    `fit`.
+    indices: data set indices of the validation images by image id. stopped: whether a signal stopped the training.
+    resume_with: see `fit`.
     """
-    unfinished = best.best_epoch.best is None  # stopped before the first validation: the current weights
-    state = whole_state(plan.model) if unfinished else {}  # in all processes
+    unfinished = best.best_epoch.best is None  # stopped before the first validation: saves the current weights
+    state = full_state_dict(plan.model) if unfinished else {}  # a collective operation of all processes
     if not plan.trainer.is_global_zero:
         return
     if unfinished:
@@ -147,7 +147,7 @@ def finish(
         console.print(f"{cause} ended the training at step {step:,} of {plan.budget.steps:,}.")
     if best.best_epoch.stale:
         later = counted(best.best_epoch.stale, "later validation")
-        console.print(f"The model and the metrics are those of the best epoch; {later} had no better ones.")
+        console.print(f"The model and the metrics are those of the best epoch; no improvement in {later}.")
     _write_report(plan, folder, indices, signals)
     if stopped:
         console.print(f"Stopped. Resume with: {resume_with or resume_command(folder)}")
@@ -156,12 +156,12 @@ def finish(
 def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int], signals: StopSignals) -> None:
     """Writes the visualizations and the report, and prints the metrics and the files.
 
-    What fails is a warning with the command that makes it again: the training is over and saved. A signal ends the
-    drawing.
+    The training is complete and saved, so failures are warnings with the command that repeats the output. A signal
+    stops the drawing.
     """
     files = [f"model: {folder / 'model.safetensors'}"]
     with _warning("The report was not written", f"densevit report {folder}"):
-        write_report(folder)  # at first without visualizations, which take longer
+        write_report(folder)  # first without visualizations, which take longer
         files.append(f"report: {folder / 'report.html'}")
     again = f"densevit evaluate {folder}"
     if plan.config.heads:
@@ -179,10 +179,10 @@ def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int], si
 
 @contextmanager
 def _warning(what: str, command: str) -> Iterator[None]:
-    """Warns in place of an error. command: that repeats what failed."""
+    """Turns an error into a warning. command: the command that repeats the failed output."""
     try:
         yield
-    except BrokenPipeError:  # stdout is closed, which is not of these files
+    except BrokenPipeError:  # stdout is closed; the files are written
         raise
-    except Exception as error:  # of a plugin's drawing, a full disk, a damaged file, a signal
+    except Exception as error:  # from a plugin's `draw`, a full disk, a damaged file, a signal
         warnings.warn(f"{what}: {one_line(error)}. To try again: {command}", stacklevel=3)

@@ -1,4 +1,4 @@
-"""What a training consists of: each part checked and built, before anything is written."""
+"""The parts of a training, built and checked before anything is written."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -38,10 +38,10 @@ from densevit.weights.state_dict_loading import Fit
 class Plan:
     """A training that can start: all parts are built, all checks have passed, and nothing is written.
 
-    checkpoint: that a resumed run continues from; None of a run that starts at step 0. changed: the keys of the config
-    that differ from the checkpoint's. callbacks: those of the config and of the caller. loaded: what was loaded of each
-    pretrained file. rates: the learning rate of each parameter. checkpoint_rates: those that the checkpoint's optimiser
-    was built for.
+    checkpoint: the checkpoint of a resumed run; None for a run that starts at step 0. changed: the keys of the config
+    that differ from the checkpoint's. callbacks: those of the config and of the caller. loaded: a report of the tensors
+    loaded from each pretrained file. rates: the learning rate of each parameter. checkpoint_rates: the rates that the
+    checkpoint's optimiser was built for.
     """
 
     config: Config
@@ -65,10 +65,10 @@ class Plan:
         callbacks: Sequence[lightning.Callback] = (),
         checkpoint: Checkpoint | None = None,
     ) -> "Plan":
-        """Builds the parts in the order in which they depend on each other, and checks each.
+        """Builds and checks the parts in the order of their dependencies.
 
-        callbacks: of the caller. checkpoint: of a resumed run.
-        Raises ConfigError, PluginError, DataError or WeightsError for what cannot be trained.
+        callbacks: the caller's callbacks. checkpoint: the checkpoint of a resumed run.
+        Raises ConfigError, PluginError, DataError or WeightsError for invalid input.
         """
         changed = _check_config(config, checkpoint)
         callbacks = build_callbacks(config.trainer, callbacks)
@@ -88,7 +88,7 @@ class Plan:
 
 
 def _check_config(config: Config, checkpoint: Checkpoint | None) -> dict[str, str]:
-    """Checks what needs no data: plugins' options, the strategy and the files of a resumed run.
+    """Checks the plugins' options, the strategy and the files of a resumed run, without the data.
 
     Returns the keys that differ from the checkpoint's config.
     """
@@ -102,7 +102,7 @@ def _check_config(config: Config, checkpoint: Checkpoint | None) -> dict[str, st
 
 
 def _data(config: Config) -> Data:
-    """The data, whose labels are those that the method and the heads need."""
+    """Builds the data. Checks that it has the labels that the method and the heads need."""
     data = build_data(config)
     needs_labels = registry.load("methods", config.method.name).needs_labels
     data.check_splits(needs_labels or bool(config.heads))
@@ -112,7 +112,7 @@ def _data(config: Config) -> Data:
 
 
 def _model(config: Config, data: Data, pretrained: bool) -> tuple[DenseModel, list[Fit]]:
-    """The model with pretrained weights. pretrained: False where a checkpoint has all weights."""
+    """Builds the model with pretrained weights. pretrained: False if a checkpoint replaces all weights."""
     model = build_model(config, data.train, pretrained=pretrained)
     data.multiple = model.multiple
     check_model(config, data, model)
@@ -125,7 +125,7 @@ def _model(config: Config, data: Data, pretrained: bool) -> tuple[DenseModel, li
 
 
 def _method(config: Config, model: DenseModel, data: Data) -> Method:
-    """The training method, whose transforms the data then use."""
+    """Builds the training method and applies its transforms to the data."""
     method: Method = registry.create(
         "methods", config.method.name, model, options=config.method.options, where="method"
     )
@@ -137,10 +137,11 @@ def _method(config: Config, model: DenseModel, data: Data) -> Method:
 def _rates(
     config: Config, model: DenseModel, method: Method, budget: Budget, checkpoint: Checkpoint | None, several: bool
 ) -> tuple[list[ParameterRate], list[ParameterRate]]:
-    """The learning rate of each parameter, and those that the checkpoint's optimiser was built for.
+    """Returns the learning rate of each parameter, and the rates that the checkpoint's optimiser was built for.
 
-    several: whether several processes train. They train no parameters without gradient, so that the optimiser of their
-    checkpoints has none. Raises WeightsError or ConfigError if a checkpoint does not fit the model or the optimiser.
+    several: whether several processes train. Parameters without gradient are then frozen, so that the optimiser of the
+    checkpoint does not have them. Raises WeightsError or ConfigError if a checkpoint does not match the model or the
+    optimiser.
     """
     rates = checkpoint_rates = rates_of(
         model, config.optim, learning_rate(config.optim, budget.images_per_step), method
@@ -163,20 +164,20 @@ def _rates(
 
 def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
     section, console = config.trainer, get_console()
-    own_bar = (
+    has_bar = (
         console.is_terminal
         and not console.quiet
         and not any(isinstance(callback, LightningBar) for callback in callbacks)
     )
     return build_trainer(
         section,
-        callbacks=[ProgressBar(console_kwargs=CONSOLE | TEXT)] if own_bar else [],
+        callbacks=[ProgressBar(console_kwargs=CONSOLE | TEXT)] if has_bar else [],
         max_epochs=-1,  # the budget ends the training
         check_val_every_n_epoch=None,
         gradient_clip_val=section.clip_grad_norm,
         accumulate_grad_batches=section.accumulate,
         log_every_n_steps=section.log_every,
-        enable_progress_bar=own_bar,
+        enable_progress_bar=has_bar,
         num_sanity_val_steps=0,
-        default_root_dir=os.devnull,  # where Lightning looks for its own checkpoints; nothing is written there
+        default_root_dir=os.devnull,  # Lightning looks for its own checkpoints there; nothing is written
     )

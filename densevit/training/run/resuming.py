@@ -1,4 +1,4 @@
-"""Resuming a run: its last checkpoint and the allowed changes of its config."""
+"""Resuming a run: its checkpoint and the permitted changes of its config."""
 
 import fnmatch
 import zipfile
@@ -40,14 +40,14 @@ _FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "opt
 
 
 class Checkpoint:
-    """The last checkpoint of a run, or a file of its folder `checkpoints`. Raises WeightsError if there is none, or if
-    it is damaged, with the checkpoint before it.
+    """The last checkpoint of a run, or a given one. Raises WeightsError if it is missing or damaged; the message names
+    the newest complete checkpoint.
 
-    It is a file, or a folder of shards with `trainer.strategy: fsdp2`; if a kill has left the folder before it under
-    its temporary name, that one is used.
+    A checkpoint is a file, or a folder of shards with `trainer.strategy: fsdp2`. If a run was killed while it replaced
+    that folder, the previous one is used.
 
-    run: the run's folder, or a checkpoint of it.
-    step: the number of optimiser steps. config: the config it was trained with; None in checkpoints of old versions.
+    run: the run folder, or a checkpoint in it.
+    step: the number of optimiser steps. config: the config of the training; None in checkpoints of old versions.
     """
 
     def __init__(self, run: Path) -> None:
@@ -78,10 +78,10 @@ class Checkpoint:
             another = _another(folder, self.path)
             raise WeightsError(
                 f"{self.path}: not a complete checkpoint of tensors and plain values "
-                f"({safe_unpickler.reason(error)}). No code of it was run. Fix: {another or _ANEW}."
+                f"({safe_unpickler.reason(error)}). No code in it was run. Fix: {another or _ANEW}."
             ) from error
         self.run = folder
-        if self.is_sharded:  # the state of a parameter is found by its name
+        if self.is_sharded:  # optimiser states are stored by parameter name
             self.group_sizes = []
         self.config: Config | None = None
         if isinstance(content.get("config"), str):
@@ -99,23 +99,24 @@ class Checkpoint:
                 )
         state = {**model.state_dict(prefix="model."), **method.state_dict(prefix="method.")}
         shapes = {key: tuple(x.shape) for key, x in state.items()}
-        for found in filter(None, (self.shapes, self.without_average)):
-            for key in {**shapes, **found}:
-                if shapes.get(key) != found.get(key):
+        for saved_shapes in filter(None, (self.shapes, self.without_average)):
+            for key in {**shapes, **saved_shapes}:
+                if shapes.get(key) != saved_shapes.get(key):
                     raise WeightsError(
-                        f"{self.path}: {key} has shape {found.get(key, 'none (missing)')}; the model has "
+                        f"{self.path}: {key} has shape {saved_shapes.get(key, 'none (missing)')}; the model has "
                         f"{shapes.get(key, 'no such tensor')}. The plugin's code has changed. Fix: start a new run."
                     )
 
     def has_groups(self, groups: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the optimiser's parameter groups are as large as those of the checkpoint.
+        """Whether the optimiser's parameter groups have the sizes of those in the checkpoint.
 
-        A checkpoint of several processes lacks the parameters that `freeze_unused` has frozen. Shards have no sizes.
+        A checkpoint of several processes lacks the parameters frozen by `freeze_unused`. A sharded checkpoint has no
+        sizes and always matches.
         """
         return self.is_sharded or [len(group["params"]) for group in groups] == self.group_sizes
 
     def check_strategy(self, strategy: str) -> None:
-        """Raises ConfigError unless the strategy reads checkpoints of this kind."""
+        """Raises ConfigError unless the strategy supports this kind of checkpoint."""
         if self.is_sharded != (strategy == STRATEGY):
             kind, fix = "a file", "trainer.strategy as it was"
             if self.is_sharded:
@@ -126,8 +127,8 @@ class Checkpoint:
             )
 
     def check_files(self) -> None:
-        """Raises WeightsError or DataError if the model or the metrics of the best epoch are damaged: a run without a
-        better epoch would show it at its end only."""
+        """Raises WeightsError or DataError if the model or the metrics of the best epoch are damaged. Otherwise a run
+        without a better epoch would fail only at its end."""
         if not self.has_best:
             return
         for name, read in ((_MODEL, read_header), ("metrics.json", metrics_file.read)):
@@ -139,8 +140,8 @@ class Checkpoint:
                 raise type(error)(f"{error} Or remove it: the next validation then writes it again.") from None
 
     def check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Raises ConfigError if the optimiser's parameter groups differ from those of the checkpoint, as they do if a
-        changed `weight_decay` or `lr` separates or joins two of them."""
+        """Raises ConfigError if the optimiser's parameter groups differ from those of the checkpoint, for example
+        because a changed `weight_decay` or `lr` splits or merges groups."""
         if not self.has_groups(groups):
             sizes = [len(group["params"]) for group in groups]
             raise ConfigError(
@@ -150,8 +151,8 @@ class Checkpoint:
             )
 
     def check_optimizer(self, groups: Sequence[Mapping[str, Any]], model: DenseModel, method: Method) -> None:
-        """Raises WeightsError if a tensor of the optimiser has another shape than its parameter: fused kernels do not
-        check it. For torch's optimisers and Muon; others may have tensors of any shape."""
+        """Raises WeightsError if a state tensor of the optimiser has another shape than its parameter, which fused
+        kernels do not check. For torch's optimisers and Muon; others may have tensors of any shape."""
         parts = {"method": method, "model": model}
         names = {id(p): f"{part}.{name}" for part in parts for name, p in parts[part].named_parameters()}
         for place, parameter in enumerate(p for group in groups for p in group["params"]):
@@ -165,7 +166,8 @@ class Checkpoint:
 
 
 def _shapes(state: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, tuple[int, ...]]]:
-    """The shapes of an optimiser's tensors that have the shape of their parameter, or none, by its number."""
+    """Returns the shapes of an optimiser's state tensors by parameter index: those shaped like the parameter, and
+    `step`."""
     return {
         place: {key: tuple(x.shape) for key, x in of.items() if key in (*_AS_PARAMETER, _STEP) and torch.is_tensor(x)}
         for place, of in state.items()
@@ -173,30 +175,30 @@ def _shapes(state: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, tuple
 
 
 def _classes(given: Any) -> dict[str, list[str]] | None:
-    """The names of each head's classes."""
-    return None if given is None else {name: [str(one) for one in own] for name, own in given.items()}
+    """Returns the class names of each head."""
+    return None if given is None else {head: [str(name) for name in names] for head, names in given.items()}
 
 
 def run_of(resumed: Path) -> Path:
-    """The run's folder, of that folder or one of its checkpoints."""
+    """Returns the run folder. resumed: that folder or one of its checkpoints."""
     return resumed.parent.parent if _is_checkpoint(resumed) else resumed
 
 
 def checkpoint_of(resumed: Path) -> Path:
-    """The checkpoint to resume, of the run's folder, whose last one it is, or of a checkpoint."""
+    """Returns the checkpoint to resume. resumed: a checkpoint, or the run folder, whose last one is used."""
     return resumed if _is_checkpoint(resumed) else resumed / "checkpoints" / _LAST
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether it is named as a checkpoint, and is not the folder of a run with such a name."""
+    """Whether the path is named like a checkpoint and is not a run folder with such a name."""
     return path.suffix == ".ckpt" and not ((path / "config.yaml").is_file() or is_unused(path))
 
 
 def without_checkpoint(resumed: Path) -> bool:
-    """Whether it is the folder of a run that was killed before its first checkpoint, with nothing to lose: a model
-    whose checkpoints were removed must not be overwritten.
+    """Whether the path is the folder of a run that was killed before its first checkpoint and can start again. A run
+    with a model whose checkpoints were removed must not be overwritten.
 
-    A run that is killed as it saves its first epoch has that epoch's model and no report. It is computed again.
+    A run killed while it saved its first epoch has that epoch's model and no report; the epoch is repeated.
     """
     last = checkpoint_of(resumed)
     is_run = resumed.is_dir() and (resumed / "config.yaml").is_file()
@@ -210,14 +212,14 @@ def without_checkpoint(resumed: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """The content of a complete checkpoint, and the shapes of its tensors.
+    """Returns the content of a complete checkpoint, and the shapes of its tensors.
 
-    The checksums (CRC-32) of a file are verified. weights_only: no code of it is run.
+    Verifies the checksums (CRC-32) of a file. With weights_only, no code in it is run.
     """
     if path.is_dir():
         return read_checkpoint(path)
     if not path.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if zipfile.is_zipfile(path):  # not of torch's old format
         with zipfile.ZipFile(path) as archive:
@@ -228,7 +230,7 @@ def _read(path: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
 
 
 def _another(run: Path, damaged: Path) -> str:
-    """The command that goes on from the newest complete checkpoint besides this one; "" if there is none."""
+    """Returns the command that resumes from the newest complete checkpoint other than this one; "" if there is none."""
     for path in (run / "checkpoints" / _LAST, *numbered_checkpoints(run)):
         if path == damaged or not path.exists():
             continue
@@ -239,11 +241,11 @@ def _another(run: Path, damaged: Path) -> str:
 
 
 def changes(before: Config, after: Config) -> dict[str, str]:
-    """The keys that differ between a checkpoint's config and the config to resume with: {key: "old -> new"}.
+    """Returns the keys that differ between a checkpoint's config and the config to resume with: {key: "old -> new"}.
 
     Raises ConfigError if one of them changes the model, the optimiser or the data set.
     """
-    before.heads.update(renamed_heads(before.heads))  # as `check_plugins` has those of `after`
+    before.heads.update(renamed_heads(before.heads))  # `check_plugins` has done this for `after`
     old, new = _flat(before.model_dump()), _flat(after.model_dump())
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     changed = {key: f"{shown(old.get(key))} -> {shown(new.get(key))}" for key in keys}
@@ -262,7 +264,7 @@ def _can_change(key: str, old: Any, new: Any) -> bool:
     if key.startswith("heads.") and key.endswith(".weight"):
         return "learned" not in (old, new)  # a learned weight is a parameter
     if key == "trainer.ema":
-        return new is not None  # without EMA, the averaged weights would be trained on
+        return new is not None  # without EMA, training would continue from the averaged weights
     changeable, fixed = (
         any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns) for patterns in (_CHANGEABLE, _FIXED)
     )

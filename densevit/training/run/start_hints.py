@@ -1,4 +1,4 @@
-"""What a new training says about its data: the size of objects in the model's input, and random weights."""
+"""Hints at the start of a training: the size of objects in the model's input, and few images for random weights."""
 
 from collections.abc import Callable
 
@@ -9,15 +9,15 @@ from densevit.data.build import Data, build_evaluation_transform
 from densevit.evaluation.low_classes import SMALL, object_sides
 from densevit.interfaces import Dataset, Size
 
-FEW_IMAGES = 5000  # with fewer, models from random weights score far below those from pretrained ones
+FEW_IMAGES = 5000  # with fewer, models trained from random weights score far below pretrained ones
 _LARGE_ENOUGH = 2 * SMALL  # pixels
 _IMAGE_SIZES = (256, 320, 448, 640, 800, 1024, 1280, 1600, 2048)
 
 
 def start_hints(config: Config, data: Data, fixed_size: Size | None) -> list[str]:
-    """The lines that are worth saying before a training; none for rendered data, which has no files.
+    """Returns lines with hints for a training; none for rendered data, which has no files.
 
-    fixed_size: of the backbone's input, if it takes one size only.
+    fixed_size: the input size of a backbone that accepts one size only.
     """
     if not config.heads or not config.data.options.get("root"):
         return []
@@ -26,19 +26,19 @@ def start_hints(config: Config, data: Data, fixed_size: Size | None) -> list[str
 
 
 def random_weights(config: Config, images: int) -> str:
-    """A line if a backbone with random weights is trained on few images; else empty."""
+    """Returns a line if a backbone with random weights is trained on few images, else ""."""
     if config.initial_weights != "random" or images >= FEW_IMAGES:
         return ""
     return (
-        f"Weights: random, and {images:,} training images are few to learn from. backbone.weights=... starts from "
-        "pretrained ones: a file, a run, timm:MODEL or hf:ORG/NAME."
+        f"Weights: random, with only {images:,} training images. Set backbone.weights=... to start from pretrained "
+        "weights: a file, a run, timm:MODEL or hf:ORG/NAME."
     )
 
 
 def object_size(section: DataSection, dataset: Dataset, fixed_size: Size | None) -> str:
-    """A line about the median object in the model's input; if it is small, with an image size that enlarges it.
+    """Returns a line on the median object in the model's input; if it is small, with an image size that enlarges it.
 
-    The side of an object is the square root of its box's area. Empty for a data set that does not know its boxes and
+    The side of an object is the square root of its box's area. Returns "" for a data set that cannot list boxes and
     sizes without reading images.
     """
     side = _median_side(dataset, build_evaluation_transform(section).size_of)
@@ -49,26 +49,25 @@ def object_size(section: DataSection, dataset: Dataset, fixed_size: Size | None)
     line = f"Median object: {side:.0f} px at {given} ({in_files:.0f} px in the files)"
     if side >= SMALL:
         return f"{line}."
-    line += ", which few models find."
+    line += ", which few models detect."
     scales = fixed_size is None and section.recipe in ("fixed", "resize")  # others may not scale with image_size
     larger = _larger(section, dataset, side, in_files or side) if scales else None
-    return line if larger is None else f"{line} data.image_size={larger[0]} shows it at {larger[1]:.0f} px."
+    return line if larger is None else f"{line} data.image_size={larger[0]} enlarges it to {larger[1]:.0f} px."
 
 
 def _larger(section: DataSection, dataset: Dataset, side: float, in_files: float) -> tuple[int, float] | None:
-    """The smallest image size at which the median object is large enough, or else the largest up to the files' own.
-
-    Also the side of the object at it. None if no size enlarges the object by a quarter.
+    """Returns the smallest image size at which the median object is large enough, else the largest up to the files'
+    size, and the side of the object at this size. None if no size enlarges the object by a quarter.
     """
     best: tuple[int, float] | None = None
     for image_size in _IMAGE_SIZES:
         candidate = section.model_copy(update={"image_size": image_size})
-        found = _median_side(dataset, build_evaluation_transform(candidate).size_of)
-        if found is None or found > 1.05 * in_files:
+        enlarged = _median_side(dataset, build_evaluation_transform(candidate).size_of)
+        if enlarged is None or enlarged > 1.05 * in_files:
             break
-        if found >= 1.25 * side:
-            best = image_size, found
-        if found >= _LARGE_ENOUGH:
+        if enlarged >= 1.25 * side:
+            best = image_size, enlarged
+        if enlarged >= _LARGE_ENOUGH:
             break
     return best
 

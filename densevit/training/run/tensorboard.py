@@ -4,7 +4,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes `events.*`, without Lightning's `hparams.yaml`: `config.yaml` has more."""
+    """Writes `events.*` without Lightning's `hparams.yaml`, which `config.yaml` replaces."""
 
     def save(self) -> None:
         self.experiment.flush()

@@ -58,7 +58,7 @@ def test_steps_that_wait_for_cores_are_a_warning_once():
     run.batches_of(100, 0.25)
     run.batches_of(39, *SLOW)  # the first 20 take 20 s; 30 s are needed
     message = (
-        r"^The 2 threads of the training wait for a core, together 0\.4 s a second, and steps take 4\.0 times as "
+        r"^The 2 threads of the training wait for a core, together 0\.4 s per second, and steps take 4\.0 times as "
         r"long as the fastest one: other programs use these cores\. Fix: end them\. .* OMP_NUM_THREADS=1"
     )
     with pytest.warns(UserWarning, match=message):
@@ -68,8 +68,8 @@ def test_steps_that_wait_for_cores_are_a_warning_once():
 
 def test_slow_from_the_start_is_found_by_the_steps_that_were_not_disturbed():
     run = Run(num_workers=2)
-    own = r"other programs, or its own 1 process with data\.num_workers 2, use these"
-    with pytest.warns(UserWarning, match=rf"4\.0 times as long as the fastest one: {own}"):
+    programs = r"other programs, or its own 1 process with data\.num_workers=2, use these"
+    with pytest.warns(UserWarning, match=rf"4\.0 times as long as the fastest one: {programs}"):
         for n in range(40):
             run.batch(*((0.25, 0.0) if n % 10 == 7 else SLOW))
 
@@ -77,7 +77,7 @@ def test_slow_from_the_start_is_found_by_the_steps_that_were_not_disturbed():
 def test_programs_that_never_leave_the_cores_are_found_by_the_waiting_alone():
     run = Run()
     run.batches_of(39, 1.0, 0.6)
-    with pytest.warns(UserWarning, match=r"together 0\.6 s a second: other programs use these cores"):
+    with pytest.warns(UserWarning, match=r"together 0\.6 s per second: other programs use these cores"):
         run.batch(1.0, 0.6)
     Run().batches_of(100, 1.0, 0.45)  # less than a quarter for each of two threads
 

@@ -57,7 +57,7 @@ def test_slow_data_set_is_reported_and_training_goes_on(num_workers, tmp_path: P
             2,
             "the other processes, in a collective",
         ),
-        (["run.py", "/x/site-packages/torch/autograd/graph.py"], 2, "the backward pass"),
+        (["run.py", "/x/site-packages/torch/autograd/graph.py"], 2, "the gradients of the other processes"),
         (["run.py", "/x/site-packages/torch/utils/data/dataloader.py"], 1, "the data loader"),
         (
             ["run.py", "/y/mine.py", "/x/site-packages/torch/nn/functional.py"],
