@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from densevit.weights.foreign_export import Exported
+from densevit.weights.foreign_export import ForeignExport
 from densevit.weights.state_dict_loading import Fit, shown
 
 NAMES_PER_ROW = 3
@@ -30,7 +30,7 @@ def weights_table(fit: Fit) -> Group:
     )
 
 
-def written_table(exported: Exported, source: str, out: Path) -> Group:
+def written_table(exported: ForeignExport, source: str, out: Path) -> Group:
     """The tensors and files of a converted run."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
