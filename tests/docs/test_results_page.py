@@ -8,7 +8,7 @@ import pytest
 from densevit import config
 from densevit.data.build import build_data
 from densevit.inference.creating import build_model
-from densevit.model.cost import model_cost
+from densevit_workbench.model_cost import model_cost
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = re.findall(r"^\| `(\w+)\.yaml`[ *]*\|(.*)\|$", (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)

@@ -20,7 +20,6 @@ from densevit.file_lock import locked_folder
 from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_architecture, classes_by_head
-from densevit.model.cost import Cost, model_cost
 from densevit_workbench.benchmarking import tables
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
@@ -33,6 +32,7 @@ from densevit_workbench.benchmarking.cases import (
 from densevit_workbench.benchmarking.results import CaseResult, Results, finite
 from densevit_workbench.benchmarking.timing import MODES, Forward, check_modes, device_name, interleaved
 from densevit_workbench.benchmarking.trainings import train_case
+from densevit_workbench.model_cost import Cost, model_cost
 
 ASSUMED_CLASSES = 80  # of a head whose data set is not on this machine
 DEFAULT_SIDE = 512  # of the images of a config without data.image_size

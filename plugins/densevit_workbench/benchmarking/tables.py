@@ -6,8 +6,8 @@ from typing import Any
 from densevit.config.data_schema import different_keys
 from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
-from densevit.visualization.scatter import Panel, scatter_svg
 from densevit_workbench.benchmarking.results import CaseResult
+from densevit_workbench.scatter import Panel, scatter_svg
 
 SHOWN = {  # columns beside the main metric of a head; of others, the first of `SHOWN_METRICS` metrics
     "AP": ("AP50",),

@@ -11,10 +11,10 @@ from densevit.data.build import Data
 from densevit.data.datasets.examination import Examination
 from densevit.errors import DensevitError
 from densevit.inference.creating import build_model
-from densevit.model.cost import model_cost
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.run.checks import check_budget, check_model, check_needs
+from densevit_workbench.model_cost import model_cost
 
 PASSES = 3  # multiply-adds of a training step in forward passes: the backward pass costs as much as two
 

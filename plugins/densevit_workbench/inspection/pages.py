@@ -9,11 +9,11 @@ from torch import Tensor
 
 from densevit.visualization.fonts import drawable_names
 from densevit.visualization.html_page import image_figure, missing, write_page
-from densevit.visualization.scatter import head_distances_svg
 from densevit_workbench.inspection import figures
 from densevit_workbench.inspection.attention_layers import AttentionLayer
 from densevit_workbench.inspection.findings import Findings
 from densevit_workbench.inspection.measures import query_maps
+from densevit_workbench.scatter import head_distances_svg
 
 MOST_SIMILARITIES = 8  # rows and columns of tiles in the figure of positions
 SIDE = 220  # of a tile, in pixels

@@ -1,7 +1,7 @@
 import re
 import xml.etree.ElementTree as ET
 
-from densevit.visualization.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Panel, log_ticks, scatter_svg
+from densevit_workbench.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Panel, log_ticks, scatter_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -10,8 +10,8 @@ from densevit.errors import DensevitError
 from densevit.interfaces import Backbone, Class, Head
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.model.build import create_backbone, create_head
-from densevit.model.cost import Cost, model_cost, multiply_adds
 from densevit.model.dense import DenseModel
+from densevit_workbench.model_cost import Cost, model_cost, multiply_adds
 
 COCO = [Class(f"class {i}", i, (0, 0, 0)) for i in range(91)]
 
