@@ -152,7 +152,7 @@ def test_a_read_only_array_is_accepted_without_a_warning():
     [
         (PIXELS.transpose(2, 0, 1), r"image 7 is an array of shape (3, 20, 30). Expected (H, W, 3) or (H, W), in RGB."),
         (PIXELS.transpose(2, 0, 1), "Fix: image.transpose(1, 2, 0), or pass a tensor."),
-        (np.zeros((8, 8, 4), np.uint8), "shape (8, 8, 4). Expected (H, W, 3) or (H, W), in RGB. Fix: leave out"),
+        (np.zeros((8, 8, 4), np.uint8), "shape (8, 8, 4). Expected (H, W, 3) or (H, W), in RGB. Fix: remove the"),
         (np.zeros((0, 8, 3), np.uint8), "image 7 has no pixels: its shape is (0, 8, 3)."),
         (np.zeros((8, 8, 3), np.int64), "image 7 is an array of int64. Expected uint8 in 0 ... 255, or floats in"),
         (np.zeros((8, 8, 3), np.uint16), "an array of uint16. Expected uint8"),

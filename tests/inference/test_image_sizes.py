@@ -135,7 +135,7 @@ def test_windows_that_no_image_exceeds_are_a_warning(tmp_path):
     predictor = trained_at(48, Oracle)
     small, large = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((60, 80), (60, 161)))
     with pytest.warns(
-        UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\), so that"
+        UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\), so the windows"
     ):
         predictor.predict([small, small], inference={"window": 160})
     with pytest.warns(UserWarning, match=r"\(the largest has 18x48 pixels after resizing\).*image_size source"):
