@@ -1,4 +1,4 @@
-"""A data set of one's own: a class, named in the config as module:Class.
+"""Trains on a custom data set: a class, named in the config as module:Class.
 
 cd examples && python own_dataset.py
 densevit train setr_swin data.name=own_dataset:Disks data.image_size=96      # the same from the command line
@@ -12,7 +12,7 @@ from densevit.interfaces import Sample
 
 
 class Disks(densevit.Dataset):
-    """Disks on noise, with label maps. A real data set reads its files here, in pixels of the file."""
+    """Disks on noise, with label maps. A real data set reads files here and returns their pixels without resizing."""
 
     provides = ("semantic",)
 
@@ -25,7 +25,7 @@ class Disks(densevit.Dataset):
         return self.length if self.split == "train" else self.length // 10
 
     def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng([self.split == "train", index])  # the same image for an index, always
+        rng = np.random.default_rng([self.split == "train", index])  # each index always gives the same image
         y, x = np.mgrid[: self.side, : self.side]
         centre, radius = rng.uniform(0.3, 0.7, 2) * self.side, rng.uniform(0.1, 0.3) * self.side
         disk = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2

@@ -1,4 +1,4 @@
-"""Trains in a Lightning Trainer of one's own, with a logger and a callback.
+"""Trains in a custom Lightning Trainer, with a logger and a callback.
 
 python examples/own_trainer.py
 """

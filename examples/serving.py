@@ -1,4 +1,4 @@
-"""Serves a model over HTTP: an image in, JSON or a drawn image out.
+"""Serves a model over HTTP: takes an image, returns JSON or a visualization.
 
     python examples/serving.py runs/detr_swin --port 8000
     curl --data-binary @street.jpg "http://localhost:8000/?threshold=0.5"
@@ -24,68 +24,69 @@ import densevit
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 
-MAX_BYTES = 32 * 2**20  # of an image's file
-MAX_PIXELS = 32 * 2**20  # a few kilobytes of a file can hold gigabytes of pixels
-MAX_REQUESTS = 8  # that are read, wait or are answered at a time
-MAX_SECONDS = 30.0  # for which a client may send an image, and for which it waits for the model
+MAX_BYTES = 32 * 2**20  # of an image file
+MAX_PIXELS = 32 * 2**20  # a file of a few kilobytes can expand to gigabytes of pixels
+MAX_REQUESTS = 8  # concurrent requests, including waiting ones
+MAX_SECONDS = 30.0  # for sending an image, and for waiting for the model
 
 
 def pixels_of(image: bytes) -> int:
-    """The number of pixels by the header of an image file, before they are decoded."""
+    """Returns the number of pixels from the header of an image file, without decoding it."""
     with naming_file("the body", "image", len(image)), open_image(io.BytesIO(image)) as opened:
         return opened.width * opened.height
 
 
 def answer(result: densevit.Result) -> dict[str, Any]:
-    """The objects and the maps of each head. A label map is the fraction of pixels of each class."""
-    found: dict[str, Any] = {"height": result.size[0], "width": result.size[1]}
-    for head, own in result.heads.items():
-        if "boxes" in own:
-            objects = zip(own.names, own.scores.tolist(), own.boxes.tolist(), strict=True)
-            found[head] = [{"name": name, "score": score, "box": box} for name, score, box in objects]
-        elif "semantic" in own:
-            pixels = torch.bincount(own.semantic.flatten().long(), minlength=len(own.classes[head])).tolist()
-            total = own.semantic.numel()
-            found[head] = {c.name: n / total for c, n in zip(own.classes[head], pixels, strict=False) if n}
+    """Returns the objects of each head, the fraction of pixels of each class in label maps, and the range of other
+    maps."""
+    content: dict[str, Any] = {"height": result.size[0], "width": result.size[1]}
+    for head, part in result.heads.items():
+        if "boxes" in part:
+            objects = zip(part.names, part.scores.tolist(), part.boxes.tolist(), strict=True)
+            content[head] = [{"name": name, "score": score, "box": box} for name, score, box in objects]
+        elif "semantic" in part:
+            pixels = torch.bincount(part.semantic.flatten().long(), minlength=len(part.classes[head])).tolist()
+            total = part.semantic.numel()
+            content[head] = {c.name: n / total for c, n in zip(part.classes[head], pixels, strict=False) if n}
         else:
-            found[head] = {key: [float(values.min()), float(values.max())] for key, values in own.maps.items()}
-    return found
+            content[head] = {key: [float(values.min()), float(values.max())] for key, values in part.maps.items()}
+    return content
 
 
 def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
-    """A server that answers POST requests with an image as their body, and GET /health."""
-    lock = threading.Lock()  # one image at a time on the model, which bounds the memory
-    places = threading.BoundedSemaphore(MAX_REQUESTS)
+    """Creates a server for POST requests with an image as body, and GET /health."""
+    lock = threading.Lock()  # the model processes one image at a time, which limits memory
+    slots = threading.BoundedSemaphore(MAX_REQUESTS)
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = MAX_SECONDS  # without a byte from a client
+        timeout = MAX_SECONDS  # without data from the client
 
-        def do_GET(self) -> None:  # named by http.server
-            known = urlsplit(self.path).path == "/health"
-            self._send(200 if known else 404, "text/plain", b"ok" if known else b"POST an image to / or /drawn.")
+        def do_GET(self) -> None:  # called by http.server
+            healthy = urlsplit(self.path).path == "/health"
+            self._send(200 if healthy else 404, "text/plain", b"ok" if healthy else b"POST an image to / or /drawn.")
 
-        def do_POST(self) -> None:  # named by http.server
-            if not places.acquire(blocking=False):
-                self._send(503, "text/plain", f"{MAX_REQUESTS} images wait already. Try again.".encode())
+        def do_POST(self) -> None:  # called by http.server
+            if not slots.acquire(blocking=False):
+                self._send(503, "text/plain", f"{MAX_REQUESTS} images are already waiting. Try again.".encode())
                 return
             try:
                 self._send(*self._reply())
             finally:
-                places.release()
+                slots.release()
 
         def _reply(self) -> tuple[int, str, bytes]:
-            """Status, kind and content of the answer to an image."""
+            """Returns status, content type and content of the response to an image."""
             length = self.headers.get("Content-Length")
             if length is None:
                 return 411, "text/plain", b"Expected a Content-Length."
             if not (length.isascii() and length.isdecimal() and 0 < len(length) < 20 and int(length)):
-                return 400, "text/plain", b"Expected a Content-Length of some bytes."
+                return 400, "text/plain", b"Expected a positive Content-Length."
             if int(length) > MAX_BYTES:
                 return 413, "text/plain", f"Expected an image of at most {MAX_BYTES:,} bytes.".encode()
             address = urlsplit(self.path)
             try:
                 threshold = float(parse_qs(address.query).get("threshold", ["0.5"])[0])
-                image = self._read(int(length))  # not within the lock: a slow client would block the others
+                image = self._read(int(length))  # outside the lock: a slow client would block the others
                 if pixels_of(image) > MAX_PIXELS:
                     return 413, "text/plain", f"Expected an image of at most {MAX_PIXELS:,} pixels.".encode()
                 if not lock.acquire(timeout=MAX_SECONDS):
@@ -103,7 +104,7 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
             return 200, "application/json", json.dumps(answer(result)).encode()
 
         def _read(self, length: int) -> bytes:
-            """The body. Raises ValueError where it is shorter, or takes longer than MAX_SECONDS."""
+            """Reads the body. Raises ValueError if it is shorter than `length` or takes longer than MAX_SECONDS."""
             content, end = b"", time.monotonic() + MAX_SECONDS
             while len(content) < length and time.monotonic() < end:
                 part = self.rfile.read1(length - len(content))

@@ -145,7 +145,7 @@ def _predict(
     files = PredictionFiles(
         folder, predictor.classes, thresholds, args.focal, predictor.target_types, settings, args.resume
     )
-    left = files.left(images)
+    left = files.remaining(images)
     if args.resume:
         args.output.show(f"{folder} has {len(images) - len(left)} of {len(images)} images; {len(left)} are left")
     errors: list[DensevitError] = []

@@ -1,1 +1,1 @@
-"""Files and arrays in, results in original pixels out."""
+"""Prediction on images: creating and loading models, inputs, results in original pixels, output files."""

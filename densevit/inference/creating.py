@@ -32,20 +32,20 @@ def create_model(
     pretrained: bool = True,
     device: str | torch.device | None = None,
 ) -> Predictor:
-    """Builds a model, with the pretrained weights that its sections name.
+    """Builds a model and loads the pretrained weights that its sections name.
 
-    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}. Without `heads` it
-    is a whole config: a `Config`, a file or a shipped config's name.
+    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}. Without `heads`, a
+    complete config: a `Config`, a file or a shipped config's name.
     heads: by name, each a plugin's name or a section `heads.NAME`.
-    classes: of each head, by its name or its task; a list for a single head. A class is a `Class` or a name. None: the
-    classes of a config's data set; with `heads`, none.
-    weights: a checkpoint of the whole model or of its backbone, in place of the `weights` and `backbone.weights` of the
-    sections. pretrained: False leaves the random weights.
-    Raises ConfigError, PluginError and WeightsError for what does not fit.
+    classes: by the name or the task of a head; a list for a single head. A class is a `Class` or a name. None: the
+    classes of a config's data set; with `heads`, no classes.
+    weights: a checkpoint of the model or of its backbone, which replaces the `weights` and `backbone.weights` of the
+    sections. pretrained: False: random weights.
+    Raises ConfigError, PluginError or WeightsError for invalid arguments.
     """
     target = device_of(device)
     if weights is not None and not pretrained:
-        raise ConfigError("create_model: pretrained=False loads no weights, and weights are given; leave one out.")
+        raise ConfigError("create_model: pretrained=False loads no weights, but weights are given. Fix: omit one.")
     for key, given in {
         "backbone": backbone,
         **{f"heads[{name!r}]": head for name, head in (heads or {}).items()},
@@ -67,9 +67,9 @@ def create_model(
     if pretrained:
         if weights is not None:
             checkpoint = read_translated(weights, model)
-            whole = bool(checkpoint.heads)
-            sections.weights = str(weights) if whole else None
-            sections.backbone.weights = None if whole else str(weights)
+            has_heads = bool(checkpoint.heads)
+            sections.weights = str(weights) if has_heads else None
+            sections.backbone.weights = None if has_heads else str(weights)
         load_pretrained(model, sections)
     return Predictor(model.eval(), sections).to(target)
 
@@ -77,10 +77,10 @@ def create_model(
 def build_model(
     config: Config, classes: Mapping[str, Sequence[Class]] | Dataset, pretrained: bool = True
 ) -> DenseModel:
-    """Builds the model that a config describes, with random weights.
+    """Builds the model that a config describes, with random weights; `weights.pretrained.load_pretrained` loads others.
 
-    classes: by task, or the data set that each head takes its own from. pretrained: see `build_from_architecture`.
-    `weights.pretrained.load_pretrained` loads weights.
+    classes: by task, or the data set from which each head takes its classes. pretrained: see
+    `build_from_architecture`.
     """
     architecture = config.architecture
     model = build_from_architecture(architecture, classes_by_head(architecture, classes), pretrained)
@@ -91,10 +91,10 @@ def build_model(
 def create_backbone(
     name: str, weights: str | Path | None = None, weights_allow: Sequence[str] = (), **options: Any
 ) -> Backbone:
-    """Builds a backbone by its plugin name; `options` are those of its constructor.
+    """Builds a backbone by its plugin name. options: arguments of its constructor.
 
-    weights: pretrained weights as in `backbone.weights`, which also set its mean and std; None: random weights.
-    weights_allow: patterns of tensors that may be missing, unexpected or of another shape.
+    weights: pretrained weights as in `backbone.weights`, which also set mean and std; None: random weights.
+    weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     """
     backbone = build.create_backbone(name, **options)
     if weights is not None:
@@ -109,8 +109,8 @@ def _config(source: Section | Path | Config) -> Config:
         return source.model_copy(deep=True)
     if isinstance(source, Mapping) or source in registry.find("backbones"):
         raise ConfigError(
-            "create_model: a backbone without heads. Expected heads={NAME: PLUGIN}, or a whole config in place of the "
-            "backbone: a Config, a file or a shipped config's name."
+            "create_model: a backbone without heads. Expected heads={NAME: PLUGIN}, or a complete config instead of "
+            "the backbone: a Config, a file or a shipped config's name."
         )
     return configs.load(source)
 
@@ -120,7 +120,7 @@ def _section(given: Any) -> Any:
 
 
 def _check_named(key: str, given: object) -> None:
-    """Raises ConfigError for a class or a module in place of the name of one."""
+    """Raises ConfigError for a class or a module instead of its name."""
     if isinstance(given, type | nn.Module):
         kind = given if isinstance(given, type) else type(given)
         name = f"{kind.__module__}:{kind.__qualname__}"
@@ -131,7 +131,7 @@ def _check_named(key: str, given: object) -> None:
 
 
 def _given_classes(architecture: Architecture, given: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
-    """The classes of each head, from those by head or task."""
+    """Returns the classes of each head from classes by head or task."""
     tasks = tasks_of(architecture)
     if not isinstance(given, Mapping):
         if len(tasks) != 1:
@@ -141,10 +141,10 @@ def _given_classes(architecture: Architecture, given: Classes | Mapping[str, Cla
             )
         given = dict.fromkeys(tasks, given)
     for name in given:
-        if name not in (known := {*tasks, *tasks.values()}):
-            raise ConfigError(f"create_model: classes of {name!r}, which is no head.{did_you_mean(name, known)}")
+        if name not in (names := {*tasks, *tasks.values()}):
+            raise ConfigError(f"create_model: classes of {name!r}, which is not a head.{did_you_mean(name, names)}")
     return {name: _classes(given.get(name, given.get(task, ()))) for name, task in tasks.items()}
 
 
 def _classes(given: Classes) -> tuple[Class, ...]:
-    return tuple(one if isinstance(one, Class) else Class(one, i, color_of(i)) for i, one in enumerate(given))
+    return tuple(c if isinstance(c, Class) else Class(c, i, color_of(i)) for i, c in enumerate(given))

@@ -1,7 +1,7 @@
-"""Downloads images of `predict` within bounds: bytes, seconds, and what a server may redirect to.
+"""Downloads images for `predict` with limits on size, time and redirects.
 
-The address comes from the caller and may be any, also one of this machine. Where a server redirects to is the server's
-choice: http and https only, and not from a public address into the caller's network.
+The caller may give any address, including one of this machine. A server may redirect only to http and https, and not
+from a public address into the caller's network.
 """
 
 import contextlib
@@ -18,19 +18,19 @@ from typing import IO, Any
 from densevit.errors import DataError
 
 URL_TIMEOUT = 20.0
-"""Seconds without an answer after which the download of an image fails."""
+"""Seconds without a response after which a download fails."""
 URL_SECONDS = 120.0
-"""Seconds that the download of an image may take in all."""
+"""Largest total duration of a download in seconds."""
 URL_BYTES = 256 * 2**20
-"""Bytes that a downloaded image may have."""
+"""Largest size of a downloaded image in bytes."""
 
 SCHEMES = ("http://", "https://")
 
 
 def download(url: str) -> bytes:
-    """The content of a URL of http or https. Raises DataError beyond the bounds above, and for forbidden redirects."""
+    """Downloads an http or https URL. Raises DataError beyond the limits above, and for forbidden redirects."""
     if not url.lower().startswith(SCHEMES):
-        raise DataError(f"{url}: only URLs of http and https are read. Download the image, and give its path.")
+        raise DataError(f"{url}: only URLs of http and https are read. Fix: download the image, and give its path.")
     with _Route(url) as route:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "densevit"})
@@ -41,7 +41,7 @@ def download(url: str) -> bytes:
                         f"{url}: the server sends {kind}, not an image. Expected the address of an image file."
                     )
                 content = b"".join(_parts(answer, url))
-                if route.is_over:  # which looks like the end of an answer without a length
+                if route.is_over:  # without a Content-Length, a closed connection looks like the end of the content
                     raise TimeoutError
                 return content
         except urllib.error.HTTPError as error:
@@ -58,8 +58,8 @@ def download(url: str) -> bytes:
 
 
 def _parts(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
-    """The content as it arrives. Raises DataError where it is too large, before all of it is in memory."""
-    total = answer.length or 0  # as announced
+    """Yields the content as it arrives. Raises DataError as soon as it is too large."""
+    total = answer.length or 0  # the Content-Length
     if total <= URL_BYTES:
         total = 0
         while part := answer.read1(2**16):
@@ -69,15 +69,16 @@ def _parts(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
             yield part
     if total > URL_BYTES:
         raise DataError(
-            f"{url}: the server sends more than {URL_BYTES:,} bytes, the limit for a download. Download the image, and "
-            "give its path."
+            f"{url}: the server sends more than {URL_BYTES:,} bytes, the limit for a download. Fix: download the "
+            "image, and give its path."
         )
     if answer.length:
         raise http.client.IncompleteRead(b"", answer.length)
 
 
 class _Route:
-    """The connections of one download, with its redirects; within it, the last one is ended after URL_SECONDS."""
+    """The connections of one download and its redirects. A context manager that closes the last one after
+    URL_SECONDS."""
 
     def __init__(self, url: str) -> None:
         self.url, self.is_over = url, False
@@ -94,7 +95,7 @@ class _Route:
         self._timer.cancel()
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """Opens http and https only; files, ftp and data URLs have no handler."""
+        """Returns an opener for http and https only; file, ftp and data URLs have no handler."""
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -108,7 +109,7 @@ class _Route:
         return opener
 
     def connected(self, connection: socket.socket) -> None:
-        """Checks the address of a new connection before a request is sent. Behind a proxy it is the proxy's."""
+        """Checks the address of a new connection before a request is sent. With a proxy, it is the proxy's address."""
         self._socket = connection
         if self.is_over:
             raise TimeoutError
@@ -120,7 +121,7 @@ class _Route:
             connection.close()
             raise DataError(
                 f"{self.url}: the server redirects to {address}, an address of this machine or its network, "
-                "which is not read. Download the image, and give its path."
+                "which is not allowed. Fix: download the image, and give its path."
             )
 
     def _end(self) -> None:
@@ -130,7 +131,7 @@ class _Route:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet: not private, loopback, link-local, shared or reserved."""
+    """Whether an IP address is public: not private, loopback, link-local, shared or reserved."""
     ip = ipaddress.ip_address(address)
     return (getattr(ip, "ipv4_mapped", None) or ip).is_global
 
@@ -143,7 +144,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if not newurl.lower().startswith(SCHEMES):
-            raise DataError(f"{self.url}: the server redirects to {newurl}; only http and https are read.")
+            raise DataError(f"{self.url}: the server redirects to {newurl}; only http and https are allowed.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -168,7 +169,7 @@ class _Https(urllib.request.HTTPSHandler):
 def _connection(
     kind: type[http.client.HTTPConnection], route: _Route, host: str, **options: Any
 ) -> http.client.HTTPConnection:
-    """A connection that shows its address to the route as soon as it has one."""
+    """Creates a connection whose address `route` checks as soon as it is connected."""
     connection = kind(host, **options)
     connect = connection.connect
 

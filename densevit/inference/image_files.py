@@ -1,4 +1,4 @@
-"""Images by name: files, folders, glob patterns, frames of videos, URLs, and a list on stdin."""
+"""Finds images in files, folders, glob patterns, videos, URLs, and a list on stdin."""
 
 import glob
 import sys
@@ -15,7 +15,7 @@ from densevit.inference.video_streams import check_no_stream
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
-_LONGEST = 100  # characters of a file's name that is taken from a URL
+_LONGEST = 100  # largest number of characters in a file name taken from a URL
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class ImageFile:
 
     name: the stem of output files, unique among all images of one call.
     image_id: the file's stem as an integer, as in COCO (000000000139.jpg is 139), if it is one and unique; else the
-    file's name, or its path if the name is not unique. frame: its number from 0, of a video; NAME_000012 is its name
-    and id. url: of an image that is downloaded; its path is then HOST/FILE.
+    file's name, or its path if the name is not unique. frame: the number of a video frame, from 0; its name and id are
+    NAME_000012. url: the address of an image to download, whose path is HOST/FILE.
     """
 
     path: Path
@@ -36,18 +36,19 @@ class ImageFile:
 
     @property
     def file_name(self) -> str:
-        """The file's path, or the URL; of a frame with its number, "clip.mp4#12"."""
+        """The file's path or the URL; for a frame with its number, "clip.mp4#12"."""
         return self.url or self.path.as_posix() + ("" if self.frame is None else f"#{self.frame}")
 
 
 def find_images(sources: Sequence[str]) -> list[ImageFile]:
-    """Finds the images of files, folders (without subfolders), URLs and patterns such as `photos/**/*.jpg`, each once.
+    """Finds the images in files, folders (without subfolders), URLs and patterns such as `photos/**/*.jpg`, without
+    duplicates.
 
-    Of a video, given as a file, all frames. "-" reads files from stdin, one per line. They are in the order of the
-    sources, sorted within each. URLs are not opened. Raises DataError for a source without images, and for streams; a
-    line of stdin that names none is an image that cannot be read, so that the others are predicted.
+    A video file yields all its frames. "-" reads sources from stdin, one per line. Images are in the order of the
+    sources, sorted within each. URLs are not opened. Raises DataError for a source without images and for streams. A
+    line of stdin without images is returned as a file that cannot be read, so that the others are predicted.
     """
-    found: dict[Path | str, tuple[Path, str | None]] = {}  # the path and the URL
+    found: dict[Path | str, tuple[Path, str | None]] = {}  # path and URL of each image
     for source in sources:
         for location in _lines_of_stdin() if source == "-" else _locations(source):
             if isinstance(location, str):
@@ -72,16 +73,16 @@ def find_images(sources: Sequence[str]) -> list[ImageFile]:
 
 
 def _locations(source: str) -> Sequence[Path | str]:
-    """The paths of a source, or its URL."""
+    """Returns the paths of a source, or its URL."""
     if not source.lower().startswith(SCHEMES):
         return find_files(source)
     if _path_of(source).suffix.lower() in videos.SUFFIXES:
-        raise DataError(f"{source}: videos of URLs are not read. Fix: download the video, and give its path.")
+        raise DataError(f"{source}: videos are not read from URLs. Fix: download the video, and give its path.")
     return [source]
 
 
 def _path_of(url: str) -> Path:
-    """HOST/FILE, where FILE is the last part of the URL's path, percent-encoded as it is."""
+    """Returns HOST/FILE, where FILE is the last part of the URL's path, without percent-decoding."""
     parts = urlsplit(url)
     name = parts.path.rstrip("/").rpartition("/")[2] or parts.hostname or "image"
     suffix = Path(name).suffix[:_LONGEST]
@@ -91,7 +92,7 @@ def _path_of(url: str) -> Path:
 def _lines_of_stdin() -> list[Path | str]:
     lines = [line.strip() for line in sys.stdin if line.strip()]
     if not lines:
-        raise DataError("-: stdin names no image; expected a file, folder or pattern per line.")
+        raise DataError("-: stdin names no image; expected one file, folder or pattern per line.")
     paths: list[Path | str] = []
     for line in lines:
         try:
@@ -102,12 +103,12 @@ def _lines_of_stdin() -> list[Path | str]:
 
 
 def find_files(source: str) -> list[Path]:
-    """The image and video files of a file's path, a folder or a pattern. Raises DataError if there is none."""
+    """Returns the image and video files of a path, a folder or a pattern. Raises DataError if there are none."""
     if not source.strip():
         raise DataError("'' names no image: expected a file, a folder, a pattern or a URL.")
     check_no_stream(source)
     if "://" in source:
-        raise DataError(f"{source}: only URLs of http and https are read. Download the image, and give its path.")
+        raise DataError(f"{source}: only URLs of http and https are read. Fix: download the image, and give its path.")
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
@@ -138,7 +139,7 @@ def _subfolders_have_images(folder: Path) -> bool:
 
 
 def _output_names(paths: Sequence[Path]) -> list[str]:
-    """Unique names: the stem; prefixed by the folder's name if the stem is not unique ignoring case; then numbered."""
+    """Returns names that are unique ignoring case: stems, with the folder's name as prefix or a number if needed."""
     stems = Counter(path.stem.casefold() for path in paths)
     taken: set[str] = set()
     names = []

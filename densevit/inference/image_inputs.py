@@ -32,9 +32,9 @@ class VideoFrame(NamedTuple):
 
 
 def as_images(inputs: Any) -> tuple[list[Any], bool]:
-    """The images of an input of `predict`, and whether it is a single image.
+    """Returns the images of an input of `predict`, and whether it is a single image.
 
-    An array or a tensor of four dimensions is a batch, and any other iterable is one of images.
+    An array or a tensor with four dimensions is a batch; any other iterable contains images.
     """
     if isinstance(inputs, np.ndarray | Tensor):
         return (list(inputs), False) if inputs.ndim == 4 else ([inputs], True)
@@ -45,11 +45,11 @@ def as_images(inputs: Any) -> tuple[list[Any], bool]:
 
 
 def as_sample(image: Any, image_id: int | str) -> Sample:
-    """An image to a sample without labels.
+    """Converts an image to a sample without labels.
 
-    Files, URLs, bytes and file objects are decoded as `read_image` does, PIL images are rotated by their EXIF
-    orientation. Arrays are (H, W, 3) or (H, W), tensors (3, H, W), (1, H, W) or (H, W), in RGB: uint8, or floats in
-    0 ... 1. Raises DataError for other inputs and for unreadable files.
+    Files, URLs, bytes and file objects are decoded like `read_image`; PIL images are rotated by their EXIF orientation.
+    Arrays are (H, W, 3) or (H, W), tensors (3, H, W), (1, H, W) or (H, W), in RGB: uint8, or floats in 0 ... 1. Raises
+    DataError for other inputs and for unreadable files.
     """
     pixels = torch.from_numpy(_pixels(image, f"image {image_id}")).permute(2, 0, 1)
     size = (pixels.shape[1], pixels.shape[2])
@@ -57,7 +57,7 @@ def as_sample(image: Any, image_id: int | str) -> Sample:
 
 
 def _pixels(image: Any, name: str) -> np.ndarray:
-    """(H, W, 3) uint8. name: of the image, for messages where it has none of its own."""
+    """Returns (H, W, 3) uint8. name: names the image in messages if it is not a file."""
     if isinstance(image, VideoFrame):
         return image.pixels
     if isinstance(image, str):
@@ -68,7 +68,7 @@ def _pixels(image: Any, name: str) -> np.ndarray:
         path = Path(image)
         if path.is_dir() or (path.suffix.lower() in videos.SUFFIXES and path.is_file()):
             what = "a folder" if path.is_dir() else "a video"
-            raise DataError(f"{image} is {what} in a list of images. Fix: give it alone: predict({str(image)!r}).")
+            raise DataError(f"{image} is {what} in a list of images. Fix: pass it alone: predict({str(image)!r}).")
         return read_image(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return decode_image(bytes(image), name)
@@ -102,7 +102,7 @@ def _of_pil(image: Image.Image, name: str) -> np.ndarray:
             pixels = to_rgb(ImageOps.exif_transpose(image))
     except DensevitError as error:
         raise DataError(f"{name}: {error}") from None
-    except Exception as error:  # of a damaged file, which PIL decodes only now
+    except Exception as error:  # PIL decodes the file only now; it may be damaged
         raise DataError(f"{name} cannot be read: {error}. Is the file damaged or cut short?") from error
     return _not_empty(pixels, name)
 
@@ -113,9 +113,9 @@ def _of_array(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
         fix = ""
         if array.ndim == 3 and array.shape[0] in (1, 3):
-            fix = " Fix: image.transpose(1, 2, 0), or give a tensor."
+            fix = " Fix: image.transpose(1, 2, 0), or pass a tensor."
         elif array.ndim == 3 and array.shape[2] == 4:
-            fix = " Fix: leave out the fourth channel, image[..., :3]."
+            fix = " Fix: remove the fourth channel, image[..., :3]."
         raise DataError(f"{name} is an array of shape {array.shape}. Expected {_ARRAY}, in RGB.{fix}")
     pixels = _as_8_bits(_not_empty(array, name), name, "an array")
     if pixels.ndim == 2:
@@ -130,7 +130,7 @@ def _of_tensor(tensor: Tensor, name: str) -> np.ndarray:
         if tensor.ndim == 3 and shape[2] in (1, 3):
             fix = " Fix: image.permute(2, 0, 1)."
         elif tensor.ndim == 3 and shape[0] == 4:
-            fix = " Fix: leave out the fourth channel, image[:3]."
+            fix = " Fix: remove the fourth channel, image[:3]."
         raise DataError(f"{name} is a tensor of shape {shape}. Expected {_TENSOR}, in RGB.{fix}")
     tensor = tensor.detach().cpu()
     tensor = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bfloat16
@@ -141,14 +141,14 @@ def _of_tensor(tensor: Tensor, name: str) -> np.ndarray:
 
 
 def _for_torch(pixels: np.ndarray) -> np.ndarray:
-    """A copy only where torch needs it: contiguous, writable, and without negative strides."""
-    if min(pixels.strides) < 0:  # also of a single row or column, which is contiguous for numpy
+    """Returns a contiguous, writable array without negative strides, as torch needs; copies only if necessary."""
+    if min(pixels.strides) < 0:  # numpy considers a single row or column contiguous
         return pixels.copy()
     return np.require(pixels, requirements=["C", "W"])
 
 
 def _as_8_bits(values: np.ndarray, name: str, kind: str) -> np.ndarray:
-    """uint8 as it is; floats in 0 ... 1 to the nearest of 255 levels."""
+    """Returns uint8 unchanged and rounds floats in 0 ... 1 to multiples of 1/255."""
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "f":
@@ -159,7 +159,7 @@ def _as_8_bits(values: np.ndarray, name: str, kind: str) -> np.ndarray:
         if least >= 0 and most <= 255:
             fix = "divide it by 255"
         else:
-            fix = "give the image before it was normalised; the model normalises it"
+            fix = "pass the image without normalisation; the model normalises it"
     else:
         found, fix = str(values.dtype), "convert it to uint8"
     raise DataError(f"{name} is {kind} of {found}. Expected uint8 in 0 ... 255, or floats in 0 ... 1. Fix: {fix}.")

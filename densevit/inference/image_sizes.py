@@ -1,4 +1,4 @@
-"""The size to which `predict` resizes images, and whether its windows are smaller than these."""
+"""The image size of `predict`, and a check that its windows are smaller than the images."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -10,17 +10,17 @@ from densevit.interfaces import Size
 from densevit.model import DenseModel, Inference
 
 ImageSize = int | Size | Literal["source"]
-"""The long side, (height, width) that bound the image, or "source": images keep their size."""
+"""The long side, the (height, width) into which images are fitted, or "source": images keep their size."""
 
 
 def requested_size(
     image_size: Any, options: Mapping[str, Any], model: DenseModel, inference: Mapping[str, Inference]
 ) -> ImageSize | None:
-    """The image size of a call of `predict`: the one given, "source" where only a window is given, or None: as in
-    evaluation.
+    """Returns the image size for a call of `predict`: the given size; "source" if only a window is given; else None, as
+    in evaluation.
 
-    options: the inference options of the call. inference: the resulting ones, by head. Raises ConfigError for a
-    size that the model cannot use.
+    options: the inference options of the call. inference: the resulting options by head. Raises ConfigError for a size
+    that the model cannot use.
     """
     size = None if image_size is None else _checked(image_size)
     if size is None:
@@ -33,7 +33,7 @@ def requested_size(
 
 
 def resizing(image_size: ImageSize | None, evaluation: EvaluationTransform | None) -> EvaluationTransform | None:
-    """What resizes images to this size; None: they keep theirs. evaluation: the transform of the model's evaluation."""
+    """Returns the transform to this size; None: images keep their size. evaluation: that of the model's evaluation."""
     if image_size is None:
         return evaluation
     return None if image_size == "source" else EvaluationTransform(Fixed(image_size))
@@ -42,26 +42,26 @@ def resizing(image_size: ImageSize | None, evaluation: EvaluationTransform | Non
 def unused_windows(
     inference: Mapping[str, Inference], sizes: Iterable[Size], resize: EvaluationTransform | None
 ) -> str | None:
-    """A warning if no image is larger than the windows of any head; None if one is, or if there are no windows.
+    """Returns a warning if no image is larger than the window of any head; None if one is, or without windows.
 
     sizes: (H, W) of the images before `resize`.
     """
-    windowed = [own for own in inference.values() if own.window is not None]
+    windowed = [options for options in inference.values() if options.window is not None]
     resized = [(size if resize is None else resize.size_of(*size)) for size in sizes]
     if not windowed or not resized:
         return None
-    for own in windowed:
-        window, scale = own.window_sides, max(own.scales)
+    for options in windowed:
+        window, scale = options.window_sides, max(options.scales)
         assert window is not None
         if any(round(scale * side) > most for size in resized for side, most in zip(size, window, strict=True)):
             return None
     largest = max(resized, key=lambda size: size[0] * size[1])
-    fix = "Fix: a smaller window" + ("." if resize is None else ", or image_size source: images at their own size.")
-    windows = " and ".join(dict.fromkeys(_shown(own.window_sides) for own in windowed))
-    grid = "" if resize is None else ", resized"
+    fix = "Fix: use a smaller window" + ("." if resize is None else ", or image_size source (no resizing).")
+    windows = " and ".join(dict.fromkeys(_shown(options.window_sides) for options in windowed))
+    grid = "" if resize is None else " after resizing"
     return (
-        f"window {windows}: no image is larger (the largest has {_shown(largest)} pixels{grid}), so that the windows "
-        f"change nothing. {fix}"
+        f"window {windows}: no image is larger (the largest has {_shown(largest)} pixels{grid}), so the windows have "
+        f"no effect. {fix}"
     )
 
 
@@ -71,24 +71,24 @@ def _checked(image_size: Any) -> ImageSize:
     sides = [*image_size] if isinstance(image_size, list | tuple) else [image_size]
     if any(type(side) is not int or side < 1 for side in sides) or len(sides) not in (1, 2):
         raise ConfigError(
-            f"image_size is {image_size!r}; a side (1280), height and width (960x1280), or source (images at their own "
-            "size) is expected."
+            f"image_size is {image_size!r}; a side (1280), height and width (960x1280), or source (no resizing) is "
+            "expected."
         )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _check_all_take_windows(model: DenseModel, inference: Mapping[str, Inference]) -> None:
-    """Raises ConfigError if a head would predict images at their own size in one pass without that being requested."""
+    """Raises ConfigError if a head without windows would process images at full size in one pass by default."""
     others = [name for name in model.heads if name not in inference]
     if others:
         raise ConfigError(
-            f"window: windows are of the image at its own size, but {_heads(others)} takes no windows and would predict"
-            " the whole image of that size in one pass. Fix: give image_size too: a side, or source."
+            f"window: windows are cut from images without resizing, but {_heads(others)} takes no windows and would "
+            "process the whole image in one pass. Fix: give image_size too: a side, or source."
         )
 
 
 def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str, Inference]) -> None:
-    """Raises ConfigError if a backbone of one input size would get images of another one."""
+    """Raises ConfigError if a backbone with a fixed input size would get images of another size."""
     fixed = model.backbone.input_size
     whole = [name for name in model.heads if name not in inference or inference[name].window is None]
     if fixed is not None and size != fixed and whole:
@@ -96,7 +96,7 @@ def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str
         windows = windows if all(name in inference for name in whole) else ""
         raise ConfigError(
             f"image_size {_shown(size)}: the backbone takes images of {_shown(fixed)} only, and {_heads(whole)} "
-            f"predicts whole images. Fix: {windows}leave image_size out."
+            f"predicts whole images. Fix: {windows}omit image_size."
         )
 
 

@@ -1,4 +1,4 @@
-"""Folders, patterns and videos as inputs of `Predictor.predict`: their images one after another."""
+"""Iterates over the images of folders, patterns and videos, as inputs of `Predictor.predict`."""
 
 import glob
 import os
@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 
 def images_of(source: Any) -> Iterator[Path | VideoFrame] | None:
-    """The image files of a folder or a pattern, and the frames of a video, as `densevit predict` finds them; None for
-    other inputs. Frames are decoded when they are reached.
+    """Iterates over the image files of a folder or a pattern, or the frames of a video, as `densevit predict` does.
+    Returns None for other inputs. Frames are decoded lazily.
 
     Raises DataError for a folder or a pattern without images.
     """
@@ -31,7 +31,7 @@ def images_of(source: Any) -> Iterator[Path | VideoFrame] | None:
 
 
 def chunks(items: Iterator[T], size: int) -> Iterator[Sequence[T]]:
-    """The items in lists of this length, the last one shorter."""
+    """Yields the items in lists of this length; the last one may be shorter."""
     while chunk := list(islice(items, size)):
         yield chunk
 

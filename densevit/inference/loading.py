@@ -1,4 +1,4 @@
-"""Loads models of any source, and saves them."""
+"""Loads models from any source, and saves them."""
 
 import warnings
 from collections.abc import Collection
@@ -13,15 +13,15 @@ from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.weights import checkpoint_io, converting, model_file
 
-_DEVICE_FIX = 'Fix: device "auto" is an accelerator if there is one, else the CPU.'
+_DEVICE_FIX = 'Fix: use device "auto": an accelerator if there is one, else the CPU.'
 
 
 class LoadedModel(NamedTuple):
     """A model in evaluation mode on the CPU.
 
-    sections: the config, or those of a model saved without one. foreign: whether the weights are another project's, of
-    which the config was derived: its data section has the sizes of the published recipe, but names no data of the
-    user's.
+    sections: the config, or the sections of a model saved without a config. foreign: whether the weights are another
+    project's. The config is then derived from them: its data section has the sizes of the published recipe, but not the
+    user's data.
     """
 
     model: DenseModel
@@ -30,16 +30,16 @@ class LoadedModel(NamedTuple):
 
     @property
     def config(self) -> Config | None:
-        """None if it was saved without one."""
+        """The config; None if the model was saved without one."""
         return self.sections if isinstance(self.sections, Config) else None
 
 
 def load(source: str | Path, device: str | torch.device | None = None, trust: Collection[str] = ()) -> Predictor:
-    """The predictor of a run folder, a model file, a checkpoint of another project, or `hf:ORG/NAME`.
+    """Loads the predictor of a run folder, a model file, a checkpoint of another project, or `hf:ORG/NAME`.
 
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
-    trust: modules whose classes the file may name as `module:Class`. Installed plugins, and what the config.yaml of a
-    run folder names, need no trust; no other code is imported, and none of the file is run.
+    trust: modules whose classes the file may name as `module:Class`. Installed plugins, and modules named in the
+    config.yaml of a run folder, need no trust. No other code is imported, and no code in the file is run.
     Raises WeightsError if there is no complete model, for a module that is not trusted, and for a backbone without
     heads.
     """
@@ -49,50 +49,51 @@ def load(source: str | Path, device: str | torch.device | None = None, trust: Co
 
 
 def load_any(source: str | Path, trust: Collection[str] = ()) -> LoadedModel:
-    """The model of any source that `load` takes. Options that foreign weights do not determine are a warning."""
+    """Loads the model of any source of `load`. Warns about options that foreign weights do not determine."""
     if model_file.is_model_file(source):
         return LoadedModel(*model_file.load(source, trust), foreign=False)
     checkpoint = checkpoint_io.read(source)
     if checkpoint.header.get("format") == "densevit":  # published
-        own = model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust)
-        return LoadedModel(*own, foreign=False)
+        model, sections = model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust)
+        return LoadedModel(model, sections, foreign=False)
     if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
         file = f"{source}/model.safetensors" if Path(source).expanduser().is_dir() else source
         raise WeightsError(
             f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without classes and config: it has no densevit "
-            f"header. Fix: name the run's folder or its model.safetensors; to train from these tensors, weights={file}."
+            f"header. Fix: name the run folder or its model.safetensors; to train from these tensors, set "
+            f"weights={file}."
         )
-    found = converting.convert_checkpoint(checkpoint)
-    if found.model is None or found.config is None:
+    converted = converting.convert_checkpoint(checkpoint)
+    if converted.model is None or converted.config is None:
         raise WeightsError(
-            f"{source}: contains only a backbone ({found.section.name}), which predicts nothing. Fix: train a model on "
-            f"it, with backbone.weights={source}, or build one with densevit.create_model."
+            f"{source}: contains only a backbone ({converted.section.name}), which predicts nothing. Fix: train a "
+            f"model with backbone.weights={source}, or build one with densevit.create_model."
         )
-    if found.assumed:
+    if converted.assumed:
         warnings.warn(
-            f"{source}: assumed {', '.join(found.assumed)}, because the weights do not determine it. If that is wrong: "
-            f"densevit convert {source} OUT section.key=value, and use OUT.",
+            f"{source}: assumed {', '.join(converted.assumed)}, because the weights do not determine it. If that is "
+            f"wrong: densevit convert {source} OUT section.key=value, and use OUT.",
             stacklevel=3,
         )
-    return LoadedModel(found.model, found.config, foreign=True)
+    return LoadedModel(converted.model, converted.config, foreign=True)
 
 
 def save(model: Predictor | DenseModel, path: str | Path) -> None:
-    """Writes a model file, which `load` takes: the weights, the classes, and the config or what builds the model, with
-    the inference options of a predictor. A replaced `resize` is not written.
+    """Writes a model file for `load`: the weights, the classes, and the config or the sections that build the model,
+    with the inference options of a predictor. A replaced `resize` is not written.
 
-    Raises WeightsError for a DenseModel whose plugins and options are not known.
+    Raises WeightsError for a DenseModel without a record of its plugins and options.
     """
     model_file.save(dense_model(model), path, model.sections if isinstance(model, Predictor) else None)
 
 
 def device_of(name: str | torch.device | None) -> torch.device:
-    """The device of this name. Raises DensevitError if it is not available."""
+    """Returns the device with this name. Raises DensevitError if it is not available."""
     if name is None:
         return torch.device("cpu")
     if str(name) == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
     if str(name).partition(":")[0] == "meta":
         raise DensevitError(f"device meta computes nothing. {_DEVICE_FIX}")
     try:

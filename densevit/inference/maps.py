@@ -1,7 +1,7 @@
-"""Writes predicted values per pixel as files, in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy,
+"""Writes predicted maps as files in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy,
 panoptic/NAME.png and panoptic.json.
 
-The formats are those of the target types, see `densevit.targets.maps`.
+The target types define the formats, see `densevit.targets.maps`.
 """
 
 import json
@@ -21,8 +21,8 @@ from densevit.targets.types import TargetTypes
 class MapFiles:
     """Writes the maps of many images to one folder; with several heads, to one subfolder per head.
 
-    classes: the classes of each head. types: of each head's keys, where they have options (`Head.target_types`).
-    Several processes may write to the same folder; then one calls `finish`.
+    classes: by head. types: by head, the target types of its keys that have options (`Head.target_types`). Several
+    processes may write to the same folder; one of them then calls `finish`.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class MapFiles:
         self.types = {head: TargetTypes((types or {}).get(head)) for head in classes}
 
     def folder_of(self, head: str) -> Path:
-        """The folder of a head's files."""
+        """Returns the folder of a head's files."""
         return self.folder / head if len(self.classes) > 1 else self.folder
 
     def add(self, head: str, name: str, predictions: Predictions, image: Mapping[str, Any] | None = None) -> None:
-        """Writes a head's predictions per pixel for one image, as folder_of(head)/KEY/name.
+        """Writes a head's maps for one image to folder_of(head)/KEY/name.
 
-        image: its `id` and `file_name` in files of annotations; by default the name.
+        image: the `id` and `file_name` in annotation files; both default to the name.
         """
         for key in self._keys(head, predictions):
             path, value = self.folder_of(head) / key / name, as_array(predictions[key])
@@ -58,7 +58,7 @@ class MapFiles:
                 _write(path.with_name(path.name + suffix), content)  # `with_suffix` would replace the ".b" of "a.b"
 
     def add_image(self, head: str, image_id: int | str, predictions: Predictions) -> None:
-        """Writes the maps under `file_name(image_id)`, with a checksum of the id appended if that name is taken."""
+        """Writes the maps as `file_name(image_id)`, with a checksum of the id appended if that name exists."""
         name = file_name(image_id)
         folders = [(self.folder_of(head) / key / name).parent for key in self._keys(head, predictions)]
         suffixes = (".png", ".npy", ".json")
@@ -67,9 +67,9 @@ class MapFiles:
         self.add(head, name, predictions, {"id": image_id, "file_name": str(image_id)})
 
     def finish(self, more_follows: bool = False) -> None:
-        """Joins the annotations of all images, in the order of their ids, to KEY.json.
+        """Joins the annotations of all images, in the order of their ids, in KEY.json.
 
-        more_follows: the annotations of each image are kept, to be joined with those of more images.
+        more_follows: keeps the annotation file of each image, to be joined with those of further images.
         """
         for head in self.classes:
             for folder in [path for path in self.folder_of(head).glob("*") if path.name in self.types[head]]:
@@ -79,13 +79,13 @@ class MapFiles:
                 if not paths:  # joined before
                     continue
                 images = [AnnotatedImage(*json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-                images.sort(key=lambda one: (isinstance(one.image["id"], str), one.image["id"]))
+                images.sort(key=lambda entry: (isinstance(entry.image["id"], str), entry.image["id"]))
                 _write(folder.with_suffix(".json"), self._annotation_file(head, folder.name, images))
                 for path in [] if more_follows else paths:
                     path.unlink()
 
     def is_joined(self) -> bool:
-        """Whether the folder has annotations that were joined, to which those of more images cannot be added."""
+        """Whether the folder has joined annotations, to which further images cannot be added."""
         folders = [self.folder_of(head) / key for head in self.classes for key in self.types[head]]
         return any(path.with_suffix(".json").is_file() and not [*path.rglob("*.json")] for path in folders)
 
@@ -108,7 +108,7 @@ def _write(path: Path, content: Any) -> None:
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Tensors as arrays, in float32 where they are of another floating-point type."""
+    """Converts tensors to arrays, floating-point tensors to float32."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16

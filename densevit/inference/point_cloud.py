@@ -15,9 +15,9 @@ def points(
 ) -> np.ndarray:
     """Back-projects each pixel with a pinhole camera without distortion: x right, y down, z forward, in metres.
 
-    depth: (H, W), along the optical axis. focal: focal length in pixels, one for both axes or (fx, fy). centre:
-    principal point (cx, cy) in pixels, where the centre of the first pixel is 0, as in calibrations; by default the
-    centre of the image. Returns (H, W, 3) float64.
+    depth: (H, W), along the optical axis. focal: focal length in pixels, for both axes or (fx, fy). centre: principal
+    point (cx, cy) in pixels, where the centre of the first pixel is 0, as in calibrations; by default the centre of
+    the image. Returns (H, W, 3) float64.
     """
     height, width = depth.shape
     fx, fy = focal if isinstance(focal, tuple) else (focal, focal)
@@ -39,17 +39,17 @@ def write_ply(
     """Writes a binary PLY with one coloured point per pixel, row by row. Returns the number of points.
 
     depth: (H, W) in metres; unknown pixels (0, negative or not finite) are skipped. image: (H, W, 3) uint8, RGB. focal,
-    centre: as in `points`; the axes are the same.
+    centre, axes: as in `points`.
     """
     if image.shape != (*depth.shape, 3) or image.dtype != np.uint8:
         raise DensevitError(
             f"{path}: depth is {' x '.join(map(str, depth.shape))} and the image {' x '.join(map(str, image.shape))} "
             f"{image.dtype}; H x W and H x W x 3 uint8 are expected."
         )
-    known = np.isfinite(depth) & (depth > 0)
-    vertices = np.empty(np.count_nonzero(known), _VERTEX)
-    vertices["position"] = points(np.where(known, depth, 0), focal, centre)[known]
-    vertices["color"] = image[known]
+    valid = np.isfinite(depth) & (depth > 0)
+    vertices = np.empty(np.count_nonzero(valid), _VERTEX)
+    vertices["position"] = points(np.where(valid, depth, 0), focal, centre)[valid]
+    vertices["color"] = image[valid]
     lines = ["ply", "format binary_little_endian 1.0", "comment x right, y down, z forward, in metres"]
     lines += [f"element vertex {len(vertices)}", *(f"property {what}" for what in _PROPERTIES), "end_header"]
     with path.open("wb") as file:

@@ -22,26 +22,27 @@ from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, S
 from densevit.model import DenseModel, Inference, inference_by_head, windows_only
 from densevit.targets.types import TargetTypes, above_threshold
 
-BATCHES_AT_ONCE = 4  # of a folder or a video, read together, so that images of one size can form batches
+BATCHES_AT_ONCE = 4  # batches of a folder or a video that are read together, so that equal sizes can form batches
 WINDOW_SCORE = 0.05
-"""The lowest score of boxes merged from windows, unless a threshold says otherwise: each window adds as many boxes as a
-whole image has, most of them of scores near 0. As in torchvision and detectron2 (`box_score_thresh`)."""
+"""The default score threshold of boxes merged from windows: each window adds as many boxes as an entire image has, most
+of them with scores near 0. As `box_score_thresh` in torchvision and detectron2."""
 
 Threshold = float | Mapping[str, float]
 
 
 class Predictor:
-    """Predicts on images with a model, resized as in its evaluation.
+    """Predicts on images, resized as in the model's evaluation.
 
-    model: in evaluation mode while it predicts. config: of its training, or the sections of a model without one; None:
-    those of the model's architecture. Images are resized as by the config's section `data`, else as by the model's
-    `training_data`; without any they keep their size. inference: sliding windows, flips and scales of each head that
-    makes maps or boxes, by name; None: those of the config. resize: what resizes images in place of the section `data`.
+    model: set to evaluation mode during prediction. config: the training config, or the sections of a model without
+    one; None: those of the model's architecture. Images are resized by the config's section `data`, else by the model's
+    `training_data`; without either they keep their size. inference: sliding windows, flips and scales by head, for
+    heads that predict maps or boxes; None: those of the config. resize: a transform that replaces the resizing of the
+    section `data`.
 
-    `config`, and `sections`, which a model file has, are those given with the predictor's inference options.
+    The attributes `config` and `sections`, which model files contain, include the predictor's inference options.
 
-    `predict` may be called from several threads at once on a model in evaluation mode. While it runs, the model must
-    not be moved, converted or trained: on a model in training mode `predict` switches the mode and back.
+    Several threads may call `predict` concurrently on a model in evaluation mode. During the call, the model must not
+    be moved, converted or trained; `predict` temporarily switches a model in training mode to evaluation mode.
 
     Raises ConfigError for options that the model cannot use.
     """
@@ -60,24 +61,24 @@ class Predictor:
         general = config.inference.options if isinstance(config, Config) else Inference()
         default = inference_by_head(model, general, None if config is None else config.inference_by_head)
         self.inference = default if inference is None else inference_by_head(model, Inference(), inference)
-        changed = {name: own for name, own in self.inference.items() if own != default[name]}
+        changed = {name: options for name, options in self.inference.items() if options != default[name]}
         self._sections = None if config is None else _with_inference(config, changed)
 
     @property
     def sections(self) -> Config | ModelSections | None:
-        """The config, or the sections of a model without one; None for a model built in Python from its parts."""
+        """The config, or the sections of a model without one; None for a model built from modules in Python."""
         if isinstance(self._sections, ModelSections):
             return self._sections.model_copy(update={"data": self.data})
         return self._sections
 
     @property
     def config(self) -> Config | None:
-        """The config of the training, with the inference options of this predictor; None if there is none."""
+        """The training config with the inference options of this predictor; None if there is none."""
         return self._sections if isinstance(self._sections, Config) else None
 
     @property
     def data(self) -> DataSection | None:
-        """The section `data` of the training; None if it is not known."""
+        """The section `data` of the training; None if unknown."""
         if self.config is not None:
             return self.config.data
         values = self.model.training_data
@@ -85,18 +86,18 @@ class Predictor:
 
     @property
     def resize(self) -> EvaluationTransform | None:
-        """What resizes images, by default as the section `data` says; None if they keep their size."""
+        """The transform that resizes images, by default that of the section `data`; None: images keep their size."""
         if self._resize is None and self.data is not None:
             return build_evaluation_transform(self.data)
         return self._resize
 
     @property
     def resize_is_replaced(self) -> bool:
-        """Whether images are resized otherwise than the section `data` says."""
+        """Whether a transform replaces the resizing of the section `data`."""
         return self._resize is not None
 
     def with_resize(self, transform: EvaluationTransform) -> "Predictor":
-        """A predictor of the same model that resizes images in another way, also in `densevit.evaluate`."""
+        """Returns a predictor of the same model with another resizing transform, which `densevit.evaluate` uses too."""
         return Predictor(self.model, self._sections, self.inference, transform)
 
     def __repr__(self) -> str:
@@ -124,13 +125,13 @@ class Predictor:
 
     @property
     def target_types(self) -> dict[str, Mapping[str, TargetType] | None]:
-        """The types of each head's predictions, where they have options."""
+        """By head, the target types of its predictions that have options."""
         return self.model.target_types
 
     @property
     def score_thresholds(self) -> dict[str, float]:
-        """By head, the lowest score of objects that `predict` returns by default: that with the largest F1 in the
-        validation of the training. Empty if there is none."""
+        """The default score threshold of `predict` by head: the one with the highest F1 in validation during training.
+        Empty if there is none."""
         return dict(self.model.score_thresholds)
 
     @property
@@ -143,7 +144,7 @@ class Predictor:
         return self.model.parameters()
 
     def to(self, *args: Any, **kwargs: Any) -> "Predictor":
-        """Moves or converts the model, as `nn.Module.to` does. Returns itself."""
+        """Moves or converts the model like `nn.Module.to`. Returns itself."""
         self.model.to(*args, **kwargs)
         return self
 
@@ -152,22 +153,22 @@ class Predictor:
         return self.to(torch.float16)
 
     def eval(self) -> "Predictor":
-        """Sets the model's evaluation mode, which `predict` always uses. Returns itself."""
+        """Sets the model to evaluation mode, which `predict` always uses. Returns itself."""
         self.model.eval()
         return self
 
     def with_inference(self, options: Mapping[str, Any], source: str = "inference") -> "Predictor":
-        """A predictor with some inference options of all heads that make maps or boxes replaced, as in
-        {"window": 512, "flip": True}. Boxes take only the windows.
+        """Returns a predictor with inference options replaced in all heads that predict maps or boxes, as in
+        {"window": 512, "flip": True}. Box heads use only the windows.
 
-        source: the origin of the options, for messages. Raises ConfigError for an invalid one.
+        source: the origin of the options, for messages. Raises ConfigError for an invalid option.
         """
-        inference = {name: inference_with(own, options, source) for name, own in self.inference.items()}
+        inference = {name: inference_with(before, options, source) for name, before in self.inference.items()}
         dense = [name for name in inference if isinstance(self.heads[name], DenseHead)]
         if not dense:  # an error for options of dense heads
             general = next(iter(inference.values()), None) or inference_with(Inference(), options, source)
             inference_by_head(self.model, general)
-        inference = {name: own if name in dense else windows_only(own) for name, own in inference.items()}
+        inference = {name: new if name in dense else windows_only(new) for name, new in inference.items()}
         return Predictor(self.model, self._sections, inference, self._resize)
 
     def predict(
@@ -178,14 +179,15 @@ class Predictor:
         inference: Mapping[str, Any] | None = None,
         image_size: ImageSize | None = None,
     ) -> Any:
-        """Predicts on one image or on several.
+        """Predicts on one or several images.
 
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
-        an array or a tensor of four dimensions is a batch. Or a folder, a pattern ("photos/*.jpg") or a video, as
-        `densevit predict` takes them.
-        threshold: the lowest score of objects, of all heads or by head; 0: all objects. None: the model's
-        `score_thresholds`, of its validation; without one, all objects, from windows those of a score of 0.05 or more.
-        inference: options that replace those of all dense heads, such as {"window": 512, "flip": True}.
+        an array or a tensor with four dimensions is a batch. Also a folder, a pattern ("photos/*.jpg") or a video, as
+        in `densevit predict`.
+        threshold: the score threshold of objects, for all heads or by head; 0: all objects. None: the model's
+        `score_thresholds`; without one, all objects, with windows those with a score of at least 0.05.
+        inference: options that replace those of all heads that predict maps or boxes, such as
+        {"window": 512, "flip": True}.
         image_size: the long side to which images are resized, (height, width) into which they are fitted, or "source":
         images keep their size. None: as in evaluation; with a window in `inference`, "source".
         Returns a `Result` for a single image; for a folder, a pattern or a video an iterator, which reads and predicts
@@ -218,7 +220,7 @@ class Predictor:
         resize: EvaluationTransform | None,
         warns: bool,
     ) -> Iterator[Result]:
-        """The results of images in order, some batches at a time. warns: of windows that no image exceeds."""
+        """Yields the results of images in order, some batches at a time. warns: warns if no image exceeds a window."""
         sizes: set[tuple[int, int]] = set()
         for chunk in chunks(images, BATCHES_AT_ONCE * batch_size):
             results = self._results(chunk, thresholds, batch_size, resize)
@@ -233,21 +235,21 @@ class Predictor:
             warnings.warn(problem, stacklevel=3)
 
     def _thresholds(self, given: Threshold | None) -> dict[str, float]:
-        """The lowest score of each head's objects, without the heads that have none."""
+        """Returns the score threshold of each head that has one."""
         if given is None:
             return self.score_thresholds
         by_head = {**given} if isinstance(given, Mapping) else dict.fromkeys(self.heads, given)
         for name, score in by_head.items():
             if name not in self.heads:
                 raise DensevitError(
-                    f"predict: threshold of {name!r}, which is no head.{did_you_mean(name, self.heads)}"
+                    f"predict: threshold of {name!r}, which is not a head.{did_you_mean(name, self.heads)}"
                 )
             if not 0 <= score <= 1:
                 raise DensevitError(f"predict: threshold is {score}; a score from 0 to 1 is expected.")
         return by_head
 
     def merges_windows(self, head: str) -> bool:
-        """Whether a head's boxes are those of windows, merged."""
+        """Whether a head's boxes are merged from windows."""
         has_windows = head in self.inference and self.inference[head].window is not None
         return has_windows and not isinstance(self.heads[head], DenseHead)
 
@@ -262,16 +264,16 @@ class Predictor:
         floored = [head for head in self.heads if head not in thresholds and self.merges_windows(head)]
         results: dict[int, Result] = {}
         pending: dict[int, tuple[Any, tuple[int, int]]] = {}  # the image and its size
-        waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images of one padded size are batched
+        waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}  # images with equal padded size form batches
 
         def run(group: Sequence[tuple[int, Sample]]) -> None:
-            for (index, _), found in zip(group, self._predictions([sample for _, sample in group]), strict=True):
+            for (index, _), by_head in zip(group, self._predictions([sample for _, sample in group]), strict=True):
                 for head in floored:
                     types = TargetTypes(self.target_types[head])
-                    found[head] = above_threshold(found[head], WINDOW_SCORE, types)
+                    by_head[head] = above_threshold(by_head[head], WINDOW_SCORE, types)
                 origin = _origin(images[index])
                 results[index] = Result(
-                    *pending.pop(index), found, self.classes, thresholds, self.target_types, *origin
+                    *pending.pop(index), by_head, self.classes, thresholds, self.target_types, *origin
                 )
 
         with _evaluation_mode(self.model):
@@ -295,7 +297,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predictions(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
-        """The predictions of each head for each image of a batch, on the CPU."""
+        """Returns the predictions of each head for each image of a batch, on the CPU."""
         batch = collate(samples, self.model.multiple)
         for key in ("images", "padding_mask"):
             batch[key] = batch[key].to(self.device)
@@ -308,7 +310,7 @@ class Predictor:
 
 @contextmanager
 def _evaluation_mode(model: DenseModel) -> Iterator[None]:
-    """Switches a model in training mode to evaluation mode, and back."""
+    """Switches the model to evaluation mode and restores its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -318,23 +320,23 @@ def _evaluation_mode(model: DenseModel) -> Iterator[None]:
 
 
 def _origin(image: Any) -> tuple[str | os.PathLike[str] | None, int | None]:
-    """The path, video or URL of an image, and the number of the frame; None without."""
+    """Returns the path, video or URL of an image and the frame number, or None for each that is missing."""
     if isinstance(image, VideoFrame):
         return image.path, image.number
     return (image if isinstance(image, str | os.PathLike) else None), None
 
 
 def dense_model(model: DenseModel | Predictor) -> DenseModel:
-    """The model of a predictor; a model itself."""
+    """Returns the model of a predictor, or the model itself."""
     return model.model if isinstance(model, Predictor) else model
 
 
 def _with_inference(sections: Config | ModelSections, inference: Mapping[str, Inference]) -> Config | ModelSections:
-    """The sections with `heads.NAME.inference` of these heads replaced, in a copy that shares the others."""
+    """Returns the sections with `heads.NAME.inference` of these heads replaced, in a shallow copy."""
     if not inference:
         return sections
-    given = {name: InferenceSection(**asdict(own)) for name, own in inference.items()}
-    changed = {name: sections.heads[name].model_copy(update={"inference": own}) for name, own in given.items()}
+    given = {name: InferenceSection(**asdict(options)) for name, options in inference.items()}
+    changed = {name: sections.heads[name].model_copy(update={"inference": new}) for name, new in given.items()}
     return sections.model_copy(update={"heads": {**sections.heads, **changed}})
 
 

@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     import pandas
     import supervision
 
-DRAWN_FROM = 0.5  # the lowest score that is drawn if `predict` had no threshold
+DRAWN_FROM = 0.5  # the score threshold for drawing if `predict` had none
 
 
 class Result(Mapping[str, Any]):
-    """The predictions for one image, in its own pixels, on the CPU; of one head or of several.
+    """The predictions of one or several heads for one image, in pixels of the original image, on the CPU.
 
-    `result.boxes` (N, 4) xyxy, `scores`, `labels`, `names`, `masks` (N, H, W), `semantic`, `panoptic`, `depth`, ...
-    are those of the head that predicts them. `result.maps` has all maps by name, `result.heads` the result of each.
+    The attributes `boxes` (N, 4) xyxy, `scores`, `labels`, `names`, `masks` (N, H, W), `semantic`, `panoptic`, `depth`,
+    ... are the predictions of the head that has them. `maps` has all maps by name, `heads` the result of each head.
 
-    As a mapping, a result of one head has its predictions: `result["boxes"]`. One of several heads has their results:
-    `result["segmentation"].semantic`.
+    As a mapping, a result of one head contains its predictions: `result["boxes"]`. A result of several heads contains
+    their results: `result["segmentation"].semantic`.
 
-    image: (H, W, 3) uint8, or the file to read it from. predictions, classes: those of each head, by its name.
-    threshold: the lowest score of objects, of all heads or by head; None, or a head without one: all are kept.
-    types: of the keys of each head whose types have options (`Head.target_types`). path: the image's file, the video,
-    or the URL; None if it was given as pixels or bytes. frame: the number in the video, from 0; None of an image.
+    image: (H, W, 3) uint8, or the file to read. predictions, classes: by head. threshold: the score threshold of
+    objects, for all heads or by head; None, or a head without one: all objects are kept. types: by head, the target
+    types of its keys that have options (`Head.target_types`). path: the image file, the video, or the URL; None if the
+    image was given as pixels or bytes. frame: the number in the video, from 0; None for an image.
     """
 
     boxes: Tensor
@@ -87,20 +87,24 @@ class Result(Mapping[str, Any]):
 
     @property
     def maps(self) -> dict[str, Tensor]:
-        """The predictions with one value per pixel, (H, W) or (C, H, W), by name; HEAD/NAME if heads share one."""
-        found = [(head, key, value) for head, own in self._predictions.items() for key, value in own.items()]
-        maps = [(head, key, value) for head, key, value in found if self._is_map(head, key)]
+        """The predictions per pixel, (H, W) or (C, H, W), by name; HEAD/NAME if several heads predict one name."""
+        maps = [
+            (head, key, value)
+            for head, predictions in self._predictions.items()
+            for key, value in predictions.items()
+            if self._is_map(head, key)
+        ]
         count = Counter(key for _, key, _ in maps)
         return {key if count[key] == 1 else f"{head}/{key}": value for head, key, value in maps}
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_"):
             raise AttributeError(key)
-        key = "labels" if key == "names" else key  # Python comes here after an AttributeError in a property
+        key = "labels" if key == "names" else key  # called after an AttributeError in the property
         return self._predictions[self._head_of(key)][key]
 
     def __dir__(self) -> list[str]:
-        """With the predictions that are attributes, and `names` only where there are labels."""
+        """Includes the predictions that are attributes, and `names` only if there are labels."""
         heads = Counter(key for found in self._predictions.values() for key in found)
         predicted = {key for key, count in heads.items() if count == 1}
         names = {"names"} if "labels" in predicted else set()
@@ -121,8 +125,8 @@ class Result(Mapping[str, Any]):
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        found = [f"{head}: {', '.join(map(_shown, own.items()))}" for head, own in self._predictions.items()]
-        return f"Result({self.size[0]}x{self.size[1]}; {'; '.join(found)})"
+        heads = [f"{head}: {', '.join(map(_shown, items.items()))}" for head, items in self._predictions.items()]
+        return f"Result({self.size[0]}x{self.size[1]}; {'; '.join(heads)})"
 
     def _of(self, head: str) -> "Result":
         classes = {head: self.classes.get(head, ())}
@@ -131,7 +135,7 @@ class Result(Mapping[str, Any]):
         return Result(self._image, self.size, predictions, classes, self.thresholds, self._types, *origin)
 
     def _head_of(self, key: str) -> str:
-        """The head that predicts this key. Raises AttributeError if there is none, or several."""
+        """Returns the head that predicts this key. Raises AttributeError unless there is exactly one."""
         heads = [head for head, found in self._predictions.items() if key in found]
         if len(heads) == 1:
             return heads[0]
@@ -149,13 +153,13 @@ class Result(Mapping[str, Any]):
 
     @property
     def image(self) -> np.ndarray:
-        """(H, W, 3) uint8, RGB. Read again if it was given as a file."""
+        """The image, (H, W, 3) uint8, RGB. Each access reads it again if it was given as a file."""
         return self._image if isinstance(self._image, np.ndarray) else read_image(self._image)
 
     def draw(self, threshold: float | None = None) -> Image.Image:
-        """A visualization, as `densevit predict` draws it; of several heads side by side.
+        """Draws a visualization as in `densevit predict`; those of several heads are side by side.
 
-        threshold: the lowest score to draw; None: those of `predict`, or 0.5.
+        threshold: the score threshold for drawing; None: that of `predict`, or 0.5.
         """
         image = self.image
         panels = []
@@ -171,9 +175,9 @@ class Result(Mapping[str, Any]):
         return canvas
 
     def save(self, path: str | os.PathLike[str], threshold: float | None = None) -> None:
-        """Writes the visualization, in the format of the suffix (`.png`, `.jpg`, ...).
+        """Writes the visualization in the format of the suffix (`.png`, `.jpg`, ...).
 
-        threshold: as of `draw`. Raises DensevitError if the suffix names no format, or the file cannot be written.
+        threshold: see `draw`. Raises DensevitError if the suffix names no format, or the file cannot be written.
         """
         suffix = Path(path).suffix.lower()
         if Image.registered_extensions().get(suffix) not in Image.SAVE:
@@ -186,9 +190,9 @@ class Result(Mapping[str, Any]):
             raise DensevitError(f"{path}: the visualization cannot be written: {error.strerror or error}.") from None
 
     def show(self, threshold: float | None = None) -> None:
-        """Shows the visualization: in a notebook below the cell, else in a window of the system's image viewer.
+        """Shows the visualization below the cell of a notebook, else in the system's image viewer.
 
-        threshold: as of `draw`. Raises DensevitError where no window can be opened.
+        threshold: see `draw`. Raises DensevitError if no window can be opened.
         """
         image = self.draw(threshold)
         if _in_notebook():
@@ -202,7 +206,7 @@ class Result(Mapping[str, Any]):
             )
 
     def _repr_png_(self) -> bytes:
-        """The visualization, which Jupyter shows for a result at the end of a cell."""
+        """Returns the visualization, which Jupyter displays for a result at the end of a cell."""
         file = io.BytesIO()
         self.draw().save(file, "png")
         return file.getvalue()
@@ -213,35 +217,37 @@ class Result(Mapping[str, Any]):
         focal: float | tuple[float, float],
         centre: tuple[float, float] | None = None,
     ) -> int:
-        """Writes the predicted metres as a coloured point cloud, as `densevit predict --focal`; returns its points.
+        """Writes the predicted depth as a coloured point cloud, as `densevit predict --focal`. Returns the number of
+        points.
 
-        focal: focal length in pixels of the image, one or (fx, fy). centre: principal point (cx, cy); by default the
-        centre of the image. Raises AttributeError if no head, or several, predict `depth`.
+        focal: focal length in pixels, for both axes or (fx, fy). centre: principal point (cx, cy); by default the
+        centre of the image. Raises AttributeError unless exactly one head predicts `depth`.
         """
         return write_ply(Path(path), _array(self.depth), self.image, focal, centre)
 
     def to_json(self) -> str:
-        """The result as JSON text: `height`, `width`, and `heads` with an object for each head by its name.
+        """Converts the result to JSON text: `height`, `width`, and `heads` with an object for each head by its name.
 
         `objects` has an entry for each object: `name`, `label`, `score`, `box` (xyxy in pixels), `mask` as COCO's
         compressed run-length code, and other predictions per object. `semantic` and `panoptic` have an entry for each
-        class or segment: `name`, `label`, `mask`, and the `id` of a segment. Maps of floats, such as depth, are left
-        out.
+        class or segment: `name`, `label`, `mask`, and the `id` of a segment. Floating-point maps, such as depth, are
+        omitted.
         """
         return result_formats.to_json(self.size, self._predictions, self.classes, self._types)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """A `pandas.DataFrame` with a row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`, `y2`.
+        """Converts the result to a table with one row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`,
+        `y2`.
 
-        Raises DensevitError without the package pandas, and for a result without objects.
+        Raises DensevitError if pandas is not installed, and for a result without objects.
         """
         return result_formats.to_pandas(self._predictions, self.classes)
 
     def to_supervision(self) -> "supervision.Detections":
-        """The result as `supervision.Detections`, with class names in its data.
+        """Converts the result to `supervision.Detections`, with class names in its data.
 
-        Objects become detections with their scores, and with masks if there are any; a label map one detection with a
-        mask for each class in it. Raises DensevitError without the package supervision, and for other predictions.
+        Objects become detections with scores, and masks if there are any; a label map becomes one detection with a mask
+        per class. Raises DensevitError if supervision is not installed, and for other predictions.
         """
         try:
             import supervision
@@ -253,16 +259,16 @@ class Result(Mapping[str, Any]):
             heads = [head for head, found in self._predictions.items() if key in found]
             if len(heads) > 1:
                 raise DensevitError(
-                    f"The heads {' and '.join(heads)} predict {key}, and supervision.Detections has those of one. "
+                    f"The heads {' and '.join(heads)} predict {key}, but supervision.Detections supports only one. "
                     f"Fix: result[{heads[0]!r}].to_supervision()."
                 )
             if heads:
                 [head] = heads
-                found = convert(self._predictions[head])
-                names = [self.classes[head][label].name for label in found["class_id"]]
-                return supervision.Detections(**found, data={"class_name": np.array(names, dtype=str)})
+                detections = convert(self._predictions[head])
+                names = [self.classes[head][label].name for label in detections["class_id"]]
+                return supervision.Detections(**detections, data={"class_name": np.array(names, dtype=str)})
         keys = ", ".join(key for found in self._predictions.values() for key in found)
-        raise DensevitError(f"supervision.Detections holds objects or a label map; this result has {keys} only.")
+        raise DensevitError(f"supervision.Detections supports objects or a label map; this result has only {keys}.")
 
 
 def _in_notebook() -> bool:
@@ -272,7 +278,7 @@ def _in_notebook() -> bool:
 
 
 def _has_display() -> bool:
-    """False on Linux and other systems with X11 or Wayland if neither runs."""
+    """Whether windows can be opened: False on Linux and similar systems if neither X11 nor Wayland runs."""
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
@@ -287,7 +293,7 @@ def _objects(found: Predictions) -> dict[str, Any]:
 
 
 def _regions(found: Predictions) -> dict[str, Any]:
-    """One region for each class of a label map, with the smallest box around it."""
+    """Returns one region per class of a label map, with its bounding box."""
     labels = _array(found["semantic"])
     ids = np.unique(labels)
     masks = labels[None] == ids[:, None, None]  # (K, H, W)

@@ -1,4 +1,4 @@
-"""Results as JSON and as tables."""
+"""Conversion of results to JSON and tables."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def to_json(
     classes: Mapping[str, Sequence[Class]],
     types: Mapping[str, TargetTypes],
 ) -> str:
-    """The predictions of each head as JSON, see `Result.to_json`."""
+    """Converts the predictions of each head to JSON, see `Result.to_json`."""
     heads = {head: _head(found, classes.get(head, ()), types[head]) for head, found in predictions.items()}
     return json.dumps({"height": size[0], "width": size[1], "heads": heads}, ensure_ascii=False)
 
@@ -42,7 +42,7 @@ def _head(found: Predictions, classes: Sequence[Class], types: TargetTypes) -> d
 
 
 def _objects(found: Predictions, classes: Sequence[Class], types: TargetTypes) -> list[dict[str, Any]]:
-    """One entry per object."""
+    """Returns one entry per object."""
     entries = [{"name": classes[label].name, "label": label} for label in as_array(found["labels"]).tolist()]
     singular = {"scores": "score", "boxes": "box", "masks": "mask"}
     for key, value in found.items():
@@ -54,7 +54,7 @@ def _objects(found: Predictions, classes: Sequence[Class], types: TargetTypes) -
 
 
 def _regions(key: str, values: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-    """One entry with a mask for each value in a map (H, W) of integers; negative values are void."""
+    """Returns one entry with a mask per value in an integer map (H, W); negative values are void."""
     ids = [value for value in np.unique(values).tolist() if value >= 0]
     codes = _codes(np.stack([values == value for value in ids])) if ids else []
     return [{**_region(key, value, classes), "mask": code} for value, code in zip(ids, codes, strict=True)]
@@ -70,15 +70,15 @@ def _region(key: str, value: int, classes: Sequence[Class]) -> dict[str, Any]:
 
 
 def _codes(masks: np.ndarray) -> list[dict[str, Any]]:
-    """COCO's compressed run-length codes of masks (N, H, W)."""
+    """Encodes masks (N, H, W) as COCO's compressed run-length codes."""
     from pycocotools import mask as codes  # late: it takes time to import
 
     encoded = codes.encode(np.asfortranarray(masks.astype(np.uint8).transpose(1, 2, 0))) if len(masks) else []
-    return [{"size": [*map(int, one["size"])], "counts": one["counts"].decode()} for one in encoded]
+    return [{"size": [*map(int, code["size"])], "counts": code["counts"].decode()} for code in encoded]
 
 
 def to_pandas(predictions: Mapping[str, Predictions], classes: Mapping[str, Sequence[Class]]) -> "pandas.DataFrame":
-    """The objects of all heads as a table, see `Result.to_pandas`."""
+    """Converts the objects of all heads to a table, see `Result.to_pandas`."""
     try:
         import pandas
     except ModuleNotFoundError:
@@ -88,7 +88,7 @@ def to_pandas(predictions: Mapping[str, Predictions], classes: Mapping[str, Sequ
     with_objects = {head: found for head, found in predictions.items() if "labels" in found}
     if not with_objects:
         keys = ", ".join(key for found in predictions.values() for key in found)
-        raise DensevitError(f"to_pandas() has a row per object; this result has no objects, only {keys}.")
+        raise DensevitError(f"to_pandas() has one row per object; this result has no objects, only {keys}.")
     tables = [pandas.DataFrame(_columns(head, found, classes[head])) for head, found in with_objects.items()]
     return pandas.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 

@@ -1,4 +1,4 @@
-"""Lists of predictions in files, one line each, which an interrupted prediction leaves complete and continues."""
+"""Files of predictions, one line per entry, which remain valid if prediction is interrupted and can be continued."""
 
 import csv
 import json
@@ -11,19 +11,19 @@ from densevit.evaluation.csv_cells import FORM, escaped, unescaped
 from densevit.interfaces import Class
 
 SETTINGS = "predict.json"
-_DIGITS = 4  # of numbers in a table, after the point
+_DIGITS = 4  # decimal places of numbers in a table
 BOX = ("x", "y", "width", "height")
 
 
 class JsonList:
-    """A JSON list that is written entry by entry, one per line, to save memory.
+    """Writes a JSON list entry by entry, one per line, to save memory.
 
-    kept: the ids of the images whose entries of an existing file are kept; its other entries are incomplete.
+    kept: ids of the images whose entries in an existing file are kept; the entries of other images are incomplete.
     """
 
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
         entries = [e for e in read_entries(path) if e.get("image_id", e.get("id")) in kept] if kept else []
-        partial = path.with_name(f"{path.name}.partial")  # the old file stays until the kept entries are written
+        partial = path.with_name(f"{path.name}.partial")  # the old file remains until the kept entries are written
         self._file = partial.open("w", encoding="utf-8")
         self._file.write("[")
         self._separator = "\n"
@@ -45,9 +45,9 @@ class JsonList:
 
 
 class CsvTable:
-    """A CSV file whose columns are those of its first row; text that a spreadsheet would run is escaped.
+    """Writes a CSV file with the columns of its first row; text that a spreadsheet would execute is escaped.
 
-    kept: as of `JsonList`.
+    kept: see `JsonList`.
     """
 
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
@@ -67,7 +67,7 @@ class CsvTable:
         partial.replace(path)
 
     def begin(self, row: Mapping[str, Any]) -> None:
-        """Writes the header, the keys of this row, if there is none yet."""
+        """Writes the keys of this row as the header if there is none yet."""
         if self._writer is None:
             self._writer = csv.DictWriter(self._file, list(row), extrasaction="ignore", restval="")
             self._writer.writeheader()
@@ -86,12 +86,12 @@ class CsvTable:
 
 
 def csv_rows(entries: Sequence[Mapping[str, Any]], file_name: str, classes: Sequence[Class]) -> list[dict[str, Any]]:
-    """Rows of entries in COCO's results format: the image, the class's name, numbers, texts and the box. Numbers are
-    rounded to four digits after the point.
+    """Returns table rows for entries in COCO's results format: image, class name, numbers, texts and box. Numbers are
+    rounded to four decimal places.
 
-    Values of other forms, such as masks, are left out.
+    Other values, such as masks, are omitted.
     """
-    names, rows = {one.file_id: one.name for one in classes}, []
+    names, rows = {c.file_id: c.name for c in classes}, []
     for entry in entries:
         row: dict[str, Any] = {"image": file_name, "image_id": entry["image_id"]}
         if "category_id" in entry:
@@ -106,7 +106,7 @@ def csv_rows(entries: Sequence[Mapping[str, Any]], file_name: str, classes: Sequ
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The entries of a `JsonList`, also of an incomplete file; none if there is no file."""
+    """Reads the entries of a `JsonList`, even of an incomplete file; none if there is no file."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         text = line.strip().removesuffix(",")
@@ -114,22 +114,22 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             entries.append(json.loads(text.removeprefix("[")))
-        except json.JSONDecodeError:  # the line at which a killed process stopped
+        except json.JSONDecodeError:  # the last line of a killed process
             break
     return entries
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raises DensevitError if the folder has no predictions, or predictions with other settings."""
+    """Raises DensevitError if the folder has no predictions or was written with other settings."""
     file = folder / SETTINGS
     if not file.is_file():
-        raise DensevitError(f"--resume: {folder} has no {SETTINGS}, and so no predictions to go on with.")
+        raise DensevitError(f"--resume: {folder} has no {SETTINGS}, and so no predictions to continue.")
     try:
-        found = dict(json.loads(file.read_text(encoding="utf-8")))
+        saved = dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None
-    wanted = json.loads(json.dumps(dict(settings)))
-    other = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    if other:
-        listed = "; ".join(f"{key} is {wanted.get(key)!r}, was {found.get(key)!r}" for key in other)
+    current = json.loads(json.dumps(dict(settings)))
+    changed = [key for key in {**saved, **current} if saved.get(key) != current.get(key)]
+    if changed:
+        listed = "; ".join(f"{key} is {current.get(key)!r}, was {saved.get(key)!r}" for key in changed)
         raise DensevitError(f"--resume: {folder} was predicted with other settings: {listed}. Fix: name a new folder.")

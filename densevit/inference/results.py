@@ -26,26 +26,26 @@ def check_new_folder(folder: Path) -> Path:
         return folder
     if folder.exists():
         reason = "is not empty" if folder.is_dir() else "is a file"
-        resume = ", or add --resume to go on in it" if (folder / SETTINGS).is_file() else ""
+        resume = ", or add --resume to continue in it" if (folder / SETTINGS).is_file() else ""
         raise DensevitError(f"{folder} {reason}. Fix: name a new folder, or remove this one first{resume}.")
     check_free(folder)
     return folder
 
 
 class PredictionFiles:
-    """Writes predictions to a folder image by image. The files are complete also after an error, and can be continued.
+    """Writes predictions to a folder image by image. The files are complete even after an error, and can be continued.
 
-    drawn/NAME.jpg: visualization, with objects from the head's threshold on. predictions.csv: the numbers of these
-    objects, or values per image; predictions.json: all objects in COCO's results format. semantic/NAME.png, depth/NAME,
-    panoptic/NAME.png and panoptic.json: maps (see `maps`). clouds/NAME.ply: point cloud, if `focal` is given.
-    images.json: image ids and their files. With several heads, each has a subfolder with all but images.json. Keys are
-    written by their target types.
+    drawn/NAME.jpg: visualization with the objects above the head's threshold. predictions.csv: numbers and texts of
+    these objects, or values per image; predictions.json: all objects in COCO's results format. semantic/NAME.png,
+    depth/NAME, panoptic/NAME.png and panoptic.json: maps (see `maps`). clouds/NAME.ply: point cloud, if `focal` is
+    given. images.json: image ids and file names. With several heads, each has a subfolder with all but images.json. The
+    target types encode the predictions.
 
-    thresholds: scores by head. types: of each head's keys, where they have options. focal: focal length in pixels, the
-    same for all images. settings: what the predictions depend on, kept in predict.json. resume: continues in a folder
-    of these settings.
-    done: ids of the images that the folder has already. objects: by head, the numbers of objects in the table and in
-    all, of the images added.
+    thresholds: scores by head. types: by head, the target types of its keys that have options. focal: focal length in
+    pixels, the same for all images. settings: the settings that the predictions depend on, saved in predict.json.
+    resume: continues in a folder with the same settings.
+    done: ids of the images that the folder already has. objects: by head, the numbers of objects in the table and in
+    total, for the images added.
     """
 
     def __init__(
@@ -81,22 +81,22 @@ class PredictionFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for one in self._lists.values():
-            one.close()
+        for file in self._lists.values():
+            file.close()
         self._maps.finish(more_follows=kind is not None)
 
-    def left(self, images: Sequence[ImageFile]) -> list[ImageFile]:
+    def remaining(self, images: Sequence[ImageFile]) -> list[ImageFile]:
         """Returns the images that are not predicted yet.
 
-        Returns all images if the annotations of a finished prediction would have to be joined with new ones.
+        Returns all images if some remain and the folder's annotations are already joined.
         """
-        left = [image for image in images if image.image_id not in self.done]
-        if left and self.done and self._maps.is_joined():
-            self.done, left = set(), [*images]
-        return left
+        remaining = [image for image in images if image.image_id not in self.done]
+        if remaining and self.done and self._maps.is_joined():
+            self.done, remaining = set(), [*images]
+        return remaining
 
     def add(self, file: ImageFile, pixels: np.ndarray, results: Predictions | Mapping[str, Predictions]) -> None:
-        """Writes the files of one image. pixels: (H, W, 3) uint8. results: with several heads a dict by head."""
+        """Writes the files of one image. pixels: (H, W, 3) uint8. results: by head if there are several."""
         height, width = pixels.shape[:2]
         image = {"id": file.image_id, "file_name": file.file_name, "width": width, "height": height}
         if len(self.classes) == 1:
@@ -123,26 +123,26 @@ class PredictionFiles:
                 self._list(folder / "predictions.json").extend(entries)
                 rows = csv_rows(entries, file.file_name, self.classes[head])
                 self._add_rows(head, folder / "predictions.csv", entries, rows)
-        for one in self._lists.values():
-            one.flush()
-        images = self._list(self.folder / "images.json")  # last: an image in it is complete
+        for opened in self._lists.values():
+            opened.flush()
+        images = self._list(self.folder / "images.json")  # last, so that images in it are complete
         images.extend([image])
         images.flush()
 
     def _add_rows(
         self, head: str, path: Path, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Adds the rows of those entries whose score is not below the head's threshold to a table."""
+        """Adds the rows of entries whose score is not below the head's threshold to a table."""
         table, scores = self._list(path), [entry.get("score") for entry in entries]
         kept = [score is None or score >= self.thresholds[head] for score in scores]
         assert isinstance(table, CsvTable)
         for row in rows[:1]:
             table.begin(row)
         table.extend([row for row, keep in zip(rows, kept, strict=True) if keep])
-        found = [keep for keep, score in zip(kept, scores, strict=True) if score is not None]
-        if found:
+        scored = [keep for keep, score in zip(kept, scores, strict=True) if score is not None]
+        if scored:
             listed, total = self.objects.get(head, (0, 0))
-            self.objects[head] = listed + sum(found), total + len(found)
+            self.objects[head] = listed + sum(scored), total + len(scored)
 
     def _list(self, path: Path) -> "JsonList | CsvTable":
         if path not in self._lists:
@@ -154,9 +154,10 @@ class PredictionFiles:
 def json_entries(
     image_id: int | str, predictions: Predictions, classes: Sequence[Class], types: TargetTypes
 ) -> list[dict[str, Any]] | None:
-    """One image's predictions per object, an entry for each in COCO's results format; those per image, one entry.
+    """Converts the predictions for one image to COCO's results format: one entry per object, and one for predictions
+    per image.
 
-    None if there is neither.
+    Returns None if there is neither.
     """
     objects: dict[str, Any] = {}
     image: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Recognises streams and cameras, which are not supported as inputs of `predict`."""
+"""Detects streams and cameras, which `predict` does not support."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _CAMERAS = ("webcam", "camera", "cam", "screen")
 
 
 def check_no_stream(source: str) -> None:
-    """Raises DataError for the address of a stream, and for a camera: `rtsp://...`, `0`, `webcam`, `/dev/video0`."""
+    """Raises DataError for the address of a stream or a camera: `rtsp://...`, `0`, `webcam`, `/dev/video0`."""
     scheme, separator, _ = source.lower().partition("://")
     if separator:
         is_stream = scheme in _SCHEMES
@@ -21,5 +21,5 @@ def check_no_stream(source: str) -> None:
         raise DataError(
             f"{source}: streams are not supported. Expected files. Fix: save frames, for example with "
             f"`ffmpeg -i {source if separator else '/dev/video0'} -vf fps=1 frames/%06d.jpg`, and give that folder; or "
-            "read frames in Python, and give each to Predictor.predict as an array."
+            "read frames in Python, and pass each to Predictor.predict as an array."
         )

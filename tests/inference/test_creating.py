@@ -166,12 +166,12 @@ def test_a_backbone_gets_weights(file: str, resnet: nn.Module):
         (
             {"backbone": "resnet", "heads": {"seg": "setr"}, "classes": {"sg": ["x"]}},
             ConfigError,
-            "classes of 'sg', which is no head. Did you mean 'seg'",
+            "classes of 'sg', which is not a head. Did you mean 'seg'",
         ),
         (
             {"backbone": "resnet", "heads": {"a": "setr"}, "classes": ["x"], "weights": "a", "pretrained": False},
             ConfigError,
-            "pretrained=False loads no weights, and weights are given; leave one out",
+            "pretrained=False loads no weights, but weights are given. Fix: omit one",
         ),
     ],
 )

@@ -122,7 +122,7 @@ def test_redirects_to_other_schemes_are_refused(target: str, server: ThreadingHT
         target = target.format(port=ftp.getsockname()[1])
         with pytest.raises(
             DataError,
-            match=r"/to/.*(redirects to ftp.*; only http and https are read|Redirection to url .* is not allowed)",
+            match=r"/to/.*(redirects to ftp.*; only http and https are allowed|Redirection to url .* is not allowed)",
         ):
             image_inputs.as_sample(f"{address(server)}/to/{target}", 0)
         with pytest.raises(TimeoutError):

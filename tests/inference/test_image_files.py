@@ -134,8 +134,8 @@ def test_files_named_like_cameras_are_files(photos: Path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("https://a.org/clip.mp4", "videos of URLs are not read. Fix: download the video"),
-        ("ftp://a.org/a.jpg", "only URLs of http and https are read. Download the image"),
+        ("https://a.org/clip.mp4", "videos are not read from URLs. Fix: download the video"),
+        ("ftp://a.org/a.jpg", "only URLs of http and https are read. Fix: download the image"),
         ("s3://bucket/a.jpg", "only URLs of http and https are read"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_backbone_of_one_size_needs_windows_of_it():
         with pytest.raises(
             ConfigError,
             match=rf"image_size {image_size}: .* 64x64 only, and heads.oracle predicts whole images. "
-            r"Fix: add windows of that size \(window 64x64\), or leave image_size out.",
+            r"Fix: add windows of that size \(window 64x64\), or omit image_size.",
         ):
             predictor.predict(image, image_size=image_size)
     assert predictor.predict(image, image_size=(64, 64)).size == (200, 230)
@@ -118,7 +118,7 @@ def test_a_backbone_of_one_size_needs_windows_of_it():
     small = image[:, :40, :50]
     assert predictor.predict(small, image_size="source", inference={"window": [64, 64]}).size == (40, 50)
     masks = trained_at((64, 64), Oracle, Masks, backbone=OneSize)
-    with pytest.raises(ConfigError, match=r"heads.masks predicts whole images. Fix: leave image_size out."):
+    with pytest.raises(ConfigError, match=r"heads.masks predicts whole images. Fix: omit image_size."):
         masks.predict(image, inference={"window": [64, 64]}, image_size="source")
 
 
@@ -135,10 +135,10 @@ def test_windows_that_no_image_exceeds_are_a_warning(tmp_path):
     predictor = trained_at(48, Oracle)
     small, large = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((60, 80), (60, 161)))
     with pytest.warns(
-        UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\), so that"
+        UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\), so the windows"
     ):
         predictor.predict([small, small], inference={"window": 160})
-    with pytest.warns(UserWarning, match=r"\(the largest has 18x48 pixels, resized\).*image_size source"):
+    with pytest.warns(UserWarning, match=r"\(the largest has 18x48 pixels after resizing\).*image_size source"):
         predictor.predict(large, inference={"window": 160}, image_size=48)
     Image.fromarray(small.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
     with pytest.warns(UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\)"):

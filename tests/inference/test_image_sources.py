@@ -92,8 +92,8 @@ def test_images_in_lists_have_their_paths_too(photos: Path):
     [
         ("empty", r"empty: no images in this folder; expected \.jpg"),
         ("photos/*.tif", r"photos/\*\.tif: the pattern matches no image"),
-        (["photos"], r"photos is a folder in a list of images\. Fix: give it alone: predict\('photos'\)"),
-        (["clip.avi"], r"clip\.avi is a video in a list of images\. Fix: give it alone"),
+        (["photos"], r"photos is a folder in a list of images\. Fix: pass it alone: predict\('photos'\)"),
+        (["clip.avi"], r"clip\.avi is a video in a list of images\. Fix: pass it alone"),
         ("nowhere.mp4", r"nowhere\.mp4: there is no such"),
         ("rtsp://nowhere/1", r"streams are not supported"),
     ],

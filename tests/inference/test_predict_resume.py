@@ -205,7 +205,7 @@ def test_the_table_has_the_objects_above_the_threshold(model: StandIn, photos: P
     assert len(tables[0]) == 3 and tables[1] == tables[0][:1]  # the header alone
     assert len(read("none/predictions.json")) == 2
     assert main(["predict", "run", "b/cat.png", "--out", "none"]) == 2
-    assert "remove this one first, or add --resume to go on in it" in " ".join(capsys.readouterr().err.split())
+    assert "remove this one first, or add --resume to continue in it" in " ".join(capsys.readouterr().err.split())
 
 
 def test_names_that_a_spreadsheet_runs_begin_with_an_apostrophe_also_after_resuming(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: 
 
     def predict(count: int, resume: bool, interrupted: bool = False) -> int:
         files = PredictionFiles(tmp_path, {"head": CLASSES}, {"head": 0.5}, settings={}, resume=resume)
-        left = files.left(images[:count])
+        left = files.remaining(images[:count])
         with contextlib.suppress(KeyboardInterrupt), files:
             for image in left:
                 files.add(image, np.zeros((2, 2, 3), np.uint8), {"panoptic": ids})

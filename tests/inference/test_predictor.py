@@ -210,7 +210,7 @@ def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
     assert [len(own.boxes) for own in predictor.predict(random_image(8, 8), threshold=0).heads.values()] == [3, 3]
     found = predictor.predict(random_image(8, 8), threshold={"others": 0.7})
     assert (len(found["detection"].boxes), len(found["others"].boxes)) == (3, 1)
-    with pytest.raises(densevit.DensevitError, match="threshold of 'other', which is no head. Did you mean 'others'"):
+    with pytest.raises(densevit.DensevitError, match="threshold of 'other', which is not a head. Did you mean 'othe"):
         predictor.predict(random_image(8, 8), threshold={"other": 0.7})
 
 

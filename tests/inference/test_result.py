@@ -247,7 +247,7 @@ def test_a_data_frame_has_a_row_per_object():
 
 def test_results_without_objects_and_missing_pandas_are_errors(monkeypatch):
     pytest.importorskip("pandas")
-    with pytest.raises(DensevitError, match="has a row per object; this result has no objects, only depth"):
+    with pytest.raises(DensevitError, match="has one row per object; this result has no objects, only depth"):
         both()["depth"].to_pandas()
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(DensevitError, match="pip install pandas"):
@@ -282,7 +282,7 @@ def test_a_label_map_becomes_one_region_per_class(stand_in):
 
 
 def test_other_predictions_have_no_detections(stand_in):
-    with pytest.raises(DensevitError, match="holds objects or a label map; this result has depth only"):
+    with pytest.raises(DensevitError, match="supports objects or a label map; this result has only depth"):
         both()["depth"].to_supervision()
     two = Result(IMAGE, (4, 6), {"cars": objects(), "people": objects()}, {"cars": THINGS, "people": THINGS})
     with pytest.raises(DensevitError, match=r"The heads cars and people predict boxes.*result\['cars'\]"):

@@ -118,6 +118,6 @@ def _averaged_state(pl_module: lightning.LightningModule) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {f"model.{name}": x for name, x in model.state_dict(keep_vars=True).items()}
     of_model = set(map(id, state.values()))
     if isinstance(method, torch.nn.Module):
-        own = method.named_parameters(prefix="method")
-        state |= {name: x for name, x in own if x.requires_grad and id(x) not in of_model}
+        of_method = method.named_parameters(prefix="method")
+        state |= {name: x for name, x in of_method if x.requires_grad and id(x) not in of_model}
     return state

@@ -96,10 +96,10 @@ class ProgressBar(RichProgressBar):
         shown = {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "v_num"}
         budget = getattr(pl_module, "budget", None)
         left = None if budget is None else self.remaining.seconds(trainer.global_step, budget.steps)
-        return shown if left is None else {**shown, "left": left_and_end(left)}
+        return shown if left is None else {**shown, "left": remaining_text(left)}
 
 
-def left_and_end(seconds: float) -> str:
+def remaining_text(seconds: float) -> str:
     """Formats a remaining time, as in "1:35 h, ends 14:20"; with the date if that is another day."""
     now = datetime.now()
     end = now + timedelta(seconds=seconds)

@@ -94,15 +94,15 @@ class StallReports(lightning.Callback):
 def waits_for(stack: Sequence[traceback.FrameSummary], processes: int = 1) -> str:
     """Describes what a thread waits for. stack: its calls, outermost first."""
     files = [frame.filename.replace("\\", "/") for frame in stack]
-    own = next((frame for frame in reversed(stack) if not any(part in frame.filename for part in _LIBRARIES)), None)
-    place = "" if own is None else f": {own.name} in {own.filename}, line {own.lineno}"
+    call = next((frame for frame in reversed(stack) if not any(part in frame.filename for part in _LIBRARIES)), None)
+    place = "" if call is None else f": {call.name} in {call.filename}, line {call.lineno}"
     if any(part in file for file in files for part in _LOADING):
         return f"the data loader{place}"
     if any(part in file for file in files for part in _COLLECTIVE):
         return f"the other processes, in a collective operation{place}"
     if processes > 1 and any("torch/autograd/" in file for file in files[-3:]):
         return "the gradients of the other processes, in the backward pass"
-    return f"its own code{place}" if own is not None else "a library"
+    return f"its own code{place}" if call is not None else "a library"
 
 
 def _stack(frame: FrameType) -> list[traceback.FrameSummary]:

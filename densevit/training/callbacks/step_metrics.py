@@ -69,7 +69,7 @@ class StepMetrics(lightning.Callback):
         self._speed.pause()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._speed.go_on()
+        self._speed.resume()
         assert isinstance(pl_module, DenseModule)
         defined = {name: value for name, value in pl_module.metrics.items() if not math.isnan(value)}
         for logger in trainer.loggers:  # with the number of completed steps; Lightning's own is one less
@@ -94,10 +94,10 @@ class Speed:
         self._waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0)
 
     def pause(self) -> None:
-        """Excludes the time until `go_on`."""
+        """Excludes the time until `resume`."""
         self._paused = time.perf_counter()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Ends a pause."""
         self._since += time.perf_counter() - self._paused
 
@@ -129,8 +129,8 @@ def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) ->
     if len(rates) < 2:
         return {}
     parts = {
-        initial: commonpath([name.replace(".", "/") for name in own]).replace("/", ".")
-        for initial, own in members.items()
+        initial: commonpath([name.replace(".", "/") for name in group_names]).replace("/", ".")
+        for initial, group_names in members.items()
     }
     short = {initial: ".".join(part.split(".")[:2]) for initial, part in parts.items()}  # "heads.detection"
     for names_of in (short, parts, {initial: f"{initial:g}" for initial in rates}):

@@ -1,4 +1,4 @@
-"""Predictions as a COCO json of images, categories and annotations with scores, which label tools import."""
+"""Converts predictions to a COCO json with scores, which label tools import."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from densevit.atomic_io import atomic_file
 from densevit.errors import DataError
 from densevit.interfaces import Class
 
-_POINTS = 3  # of a polygon, at least
-_TOLERANCE = 0.7  # pixels by which a polygon may differ from the mask's outline
+_POINTS = 3  # least number of points of a polygon
+_TOLERANCE = 0.7  # largest distance in pixels between a polygon and the mask's outline
 
 
 def write_prelabels(
@@ -22,8 +22,8 @@ def write_prelabels(
 ) -> int:
     """Writes the objects in a folder of `densevit predict` as annotations, and returns their number.
 
-    classes: of each head; one of several heads whose objects are written is the first with predictions.json. threshold:
-    the lowest score. Masks become polygons, which can be edited. Raises DataError for a folder without objects.
+    classes: by head; the objects of the first head with predictions.json are written. threshold: the score threshold.
+    Masks are converted to polygons, which can be edited. Raises DataError for a folder without objects.
     """
     folder, out = Path(predictions).expanduser(), Path(out).expanduser()
     head, entries = _entries(folder, list(classes))
@@ -40,7 +40,7 @@ def prelabels(
     classes: Sequence[Class],
     threshold: float,
 ) -> dict[str, Any]:
-    """The COCO document. images: id, file_name, width and height. entries: in COCO's results format."""
+    """Builds the COCO document. images: with id, file_name, width and height. entries: in COCO's results format."""
     number = {image["id"]: place for place, image in enumerate(images, 1)}
     annotations: list[dict[str, Any]] = []
     for entry in entries:
@@ -62,27 +62,27 @@ def prelabels(
             for image in images
         ],
         "annotations": annotations,
-        "categories": [{"id": one.file_id, "name": one.name} for one in classes],
+        "categories": [{"id": c.file_id, "name": c.name} for c in classes],
     }
 
 
 def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Polygons, area and box of an entry with a mask."""
+    """Returns polygons, area and box of an entry with a mask."""
     code = entry.get("segmentation")
     if code is None:
         return {}
     mask = rle.decode({"size": code["size"], "counts": code["counts"].encode()})
     if not mask.any():
         return {}
-    found: dict[str, Any] = {"segmentation": _polygons(mask), "area": float(mask.sum())}
-    if not found["segmentation"]:
-        del found["segmentation"]
-    return found | {"bbox": entry.get("bbox", rle.toBbox(rle.encode(np.asfortranarray(mask))).tolist())}
+    shape: dict[str, Any] = {"segmentation": _polygons(mask), "area": float(mask.sum())}
+    if not shape["segmentation"]:
+        del shape["segmentation"]
+    return shape | {"bbox": entry.get("bbox", rle.toBbox(rle.encode(np.asfortranarray(mask))).tolist())}
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Outlines of a mask (H, W), along the edges of its pixels; holes are filled."""
-    # of a mask enlarged three times, contours run through the outer thirds of border pixels
+    """Returns the outlines of a mask (H, W) along the edges of its pixels; holes are filled."""
+    # In a mask enlarged three times, contours run through the outer thirds of border pixels.
     large = cv2.resize(np.ascontiguousarray(mask), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outlines = [cv2.approxPolyDP(contour, 3 * _TOLERANCE, True)[:, 0] for contour in contours]
@@ -90,7 +90,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 def _entries(folder: Path, heads: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
-    """The first head with objects, and its entries."""
+    """Returns the first head with objects, and its entries."""
     for head in heads:
         for file in (folder / head / "predictions.json", folder / "predictions.json"):
             if file.is_file():
@@ -98,8 +98,8 @@ def _entries(folder: Path, heads: Sequence[str]) -> tuple[str, list[dict[str, An
                 if not entries or any("category_id" in entry for entry in entries):
                     return head, entries
     raise DataError(
-        f"{folder}: has no predictions.json with objects. Expected the folder that `densevit predict` has written "
-        "with a model that detects objects."
+        f"{folder}: has no predictions.json with objects. Expected a folder written by `densevit predict` with a model "
+        "that detects objects."
     )
 
 

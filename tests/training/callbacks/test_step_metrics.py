@@ -15,7 +15,7 @@ from densevit.config import named_classes
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
 from densevit.training.callbacks import step_metrics
-from densevit.training.callbacks.progress import RemainingTime, left_and_end
+from densevit.training.callbacks.progress import RemainingTime, remaining_text
 from densevit.training.callbacks.step_metrics import Speed, learning_rates
 from densevit.training.run.fit import fit
 from densevit.training.run.metrics_csv import MetricsCsv
@@ -74,7 +74,7 @@ def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.Mo
     speed.images, loader.seconds_waited, clock.now = 40, 8.0, 104.0
     speed.pause()
     clock.now = 200.0
-    speed.go_on()
+    speed.resume()
     found = speed.metrics(trainer)
     assert found["system/images_per_second"] == 10 and found["system/data_wait"] == 0.25
     clock.now = 202.0
@@ -103,9 +103,9 @@ def test_remaining_time_is_that_of_all_steps_left(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_end_has_a_date_where_it_is_another_day() -> None:
-    assert re.fullmatch(r"1 min, ends (\d\d:\d\d|\d\d \w+ \d\d:\d\d)", left_and_end(60))
-    assert left_and_end(20).startswith("less than 1 min, ends ")
-    assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", left_and_end(50 * 3600))
+    assert re.fullmatch(r"1 min, ends (\d\d:\d\d|\d\d \w+ \d\d:\d\d)", remaining_text(60))
+    assert remaining_text(20).startswith("less than 1 min, ends ")
+    assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", remaining_text(50 * 3600))
 
 
 @pytest.mark.parametrize(("name", "logger"), [("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")])
