@@ -158,6 +158,14 @@ def test_cycles_are_detected(tmp_path, sources, expected):
     assert cycles(module_graph(tmp_path / "made", "made")) == {frozenset(modules) for modules in expected}
 
 
+def test_no_module_imports_a_private_name_of_another(project):
+    for root in (project / "densevit", *(project / "plugins").iterdir()):
+        for file, package in files(root, root.name) if root.is_dir() else []:
+            for name, line in imports(file, package):
+                is_private = any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+                assert not (name.startswith("densevit") and is_private), f"{file}:{line} imports {name}"
+
+
 def test_plugins_import_only_what_is_open_to_them(project):
     """The workbench is made of all of densevit; only nothing depends on it."""
     for folder in {*(project / "plugins").iterdir()} - {project / "plugins" / WORKBENCH}:
