@@ -142,12 +142,6 @@ def test_epochs_since_the_best_are_counted() -> None:
     assert counts == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_state_of_earlier_versions_is_read() -> None:
-    chooser = BestEpoch({"depth": DEPTH}, None)
-    chooser.load_state_dict({"best": {"depth/AbsRel": 0.1}, "reached": {"depth/AbsRel": 0.1}})
-    assert not chooser.improves({"depth/AbsRel": 0.2}) and chooser.stale == 1
-
-
 def test_state_dict_round_trips():
     evaluators: dict[str, Evaluator] = {"boxes": DETECTION, "depth": DEPTH}
     epochs = [
