@@ -1,7 +1,7 @@
-"""An unpickler that changes and calls nothing but what it made itself.
+"""An unpickler that calls and modifies only objects that it created.
 
-Python's own sets attributes of any object that a file reaches (BUILD), calls it (REDUCE, NEWOBJ, INST, OBJ) and adds
-items to it (APPEND, SETITEM): an allow-list of classes alone lets a file change these classes.
+Python's unpickler sets attributes of any object that a file reaches (BUILD), calls it (REDUCE, NEWOBJ, INST, OBJ) and
+adds items to it (APPEND, SETITEM): with an allow-list of classes alone, a file can modify these classes.
 """
 
 import pickle

@@ -43,7 +43,7 @@ class Ddq(SetPredictionHead):
 
     @classmethod
     def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """Options of an earlier version over those of a recipe."""
+        """Renames the options of an earlier version."""
         return "ddq", nested(options, {**NESTED, "distinct_queries": "duplicate_iou"})
 
     def __init__(

@@ -72,7 +72,7 @@ class TwoStage(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
 
     def _embedding_layers(self) -> tuple[nn.Module, nn.Module]:
-        """From the sine encoding of a box (2C) to what is embedded from it, and a norm."""
+        """A linear layer on the sine encoding of a box (2C), and a layer norm."""
         return nn.Linear(2 * self.width, self.embedded * self.width), nn.LayerNorm(self.embedded * self.width)
 
     def propose(self, memory: Tensor, levels: Levels) -> CellProposals:

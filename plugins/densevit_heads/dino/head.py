@@ -50,7 +50,7 @@ class Dino(SetPredictionHead):
 
     @classmethod
     def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """Options of an earlier version over those of a recipe."""
+        """Renames the options of an earlier version."""
         return "dino", nested(options)
 
     def __init__(
