@@ -146,7 +146,7 @@ def test_head_without_maps_is_reported_before_any_work(
     predictor.model.heads["a"].__class__ = NotDense
     assert main(command) == 2
     assert (
-        "heads.a (setr) makes none: it is not a DenseHead. Fix: class Dense(densevit.DenseHead)"
+        "heads.a (setr) makes none: it is not a DenseHead. Fix: class NotDense(densevit.DenseHead)"
         in capsys.readouterr().err
     )
 

@@ -316,7 +316,7 @@ def test_log_on_a_full_disk_does_not_stop_a_training(
 
     assert exit_code_of(small, prepare, "trainer.max_steps=2") == 0
     assert (tmp_path / "run" / "report.html").is_file()
-    assert "stdout cannot be written: No space left on device. The training goes on" in capfd.readouterr().err
+    assert "stdout cannot be written: No space left on device. Training continues without it." in capfd.readouterr().err
 
 
 def test_handlers_are_restored_after_a_training(small: Path, tmp_path: Path) -> None:
