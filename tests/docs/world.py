@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tests.data.converting.test_converting import yolo
 
 from densevit.cli import main
 from tests.docs.code_blocks import Block, Page, entry_points
 from tests.test_depth_recipes import make as make_depth
 from tests.test_mask_recipes import make_coco
 from tests.test_recipes import make as make_label_maps
+from tests.workbench.interchange.test_converting import yolo
 
 SIZE = (64, 96)
 

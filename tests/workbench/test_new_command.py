@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from densevit import config, registry, scaffold
+from densevit import config, registry
 from densevit.cli import main
+from densevit_workbench import scaffold
 
 pytestmark = pytest.mark.integration
 
