@@ -216,7 +216,7 @@ def test_checkpoint_of_another_model_is_refused(
 
 def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, refused: Callable[..., str]) -> None:
     torch.save(_changed(tiny_run, lambda x: x), tmp_path / "x.pth")
-    says = ("x.pth: a checkpoint of 154 tensors without classes and config", "Fix: name the run's folder")
+    says = ("x.pth: a checkpoint of 154 tensors without classes and config", "Fix: name the run folder")
     refused("predict", "x.pth", "a.png", says=says)
     refused("evaluate", "x.pth", says=says)
 
