@@ -1,4 +1,4 @@
-"""Checks a head's export: `Head.exported` is traced, and the file is run on other batches and sizes."""
+"""Checks a head's export: `exported` is traced, and the file is run on other batches and sizes."""
 
 import tempfile
 from collections.abc import Sequence
