@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from densevit.cli import main
+from tests.configs.test_depth_recipes import make as make_depth
+from tests.configs.test_mask_recipes import make_coco
+from tests.configs.test_recipes import make as make_label_maps
 from tests.docs.code_blocks import Block, Page, entry_points
-from tests.test_depth_recipes import make as make_depth
-from tests.test_mask_recipes import make_coco
-from tests.test_recipes import make as make_label_maps
 from tests.workbench.interchange.test_converting import yolo
 
 SIZE = (64, 96)

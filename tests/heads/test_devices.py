@@ -17,7 +17,7 @@ from densevit.losses.context import LossContext
 from densevit.model import DenseModel
 from densevit.training.loop.evaluators import build_evaluators
 from tests.strict_device import DEVICE, Accelerator, host, moved
-from tests.training.test_several_tasks import BASE, DETECTION, SURFACES
+from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 
 PLAIN = {
     "name": "detr", "num_queries": 4,

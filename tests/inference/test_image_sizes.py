@@ -13,7 +13,7 @@ from densevit.errors import ConfigError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, DenseHead
 from densevit.model import DenseModel
-from tests.inference.test_tiled_detection import CLASSES, Masks, Oracle, Pixels, as_set, painted
+from tests.model.test_tiled_detection import CLASSES, Masks, Oracle, Pixels, as_set, painted
 
 
 class Brightness(DenseHead):

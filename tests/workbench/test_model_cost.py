@@ -67,7 +67,7 @@ def test_cost_matches_the_papers(name: str, options: dict[str, Any], size: int, 
     [("detr", {}, 86, 41.52), ("deformable_detr", {}, 173, 40.07)],
 )
 def test_cost_of_detectors_matches_the_papers(head: str, options: dict[str, Any], gmacs: float, millions: float):
-    """At 800 x 1131 as in `tests/heads/test_detr_cost.py`; the sampling of deformable attention adds 1 %."""
+    """At 800 x 1131 as in `tests/heads/detr/test_cost.py`; the sampling of deformable attention adds 1 %."""
     model = with_head(head, "resnet", {"depth": 50, "norm": "frozen", "frozen_stages": 2}, **options)
     cost = model_cost(model, (800, 1131))
     assert cost.multiply_adds / 1e9 == pytest.approx(gmacs, rel=0.015)

@@ -1,6 +1,6 @@
 """Compares DPT for depth with transformers', forward and backward, on a ViT-B/16 at 384 x 384: head and complete model.
 
-Both have the same sizes and layers (`tests/heads/test_dpt_parity.py` checks that their outputs are equal); the class
+Both have the same sizes and layers (`tests/heads/dpt/test_parity.py` checks that their outputs are equal); the class
 token is ignored, so a head gets only maps. Rounds are interleaved, so that other load on the machine slows both
 equally.
 """

@@ -12,7 +12,7 @@ from densevit import config as configs
 from densevit.training.callbacks.stall import waits_for
 from densevit.training.run.fit import fit
 from tests.training import poisoned
-from tests.training.test_non_finite import POISONED
+from tests.training.callbacks.test_non_finite import POISONED
 
 
 class Started(lightning.Callback):

@@ -19,7 +19,7 @@ from densevit.training.callbacks.progress import RemainingTime, remaining_text
 from densevit.training.callbacks.step_metrics import Speed, learning_rates
 from densevit.training.run.fit import fit
 from densevit.training.run.metrics_csv import MetricsCsv
-from tests.training.test_resume_safely import TINY
+from tests.training.run.test_resume_safely import TINY
 
 
 class Norms(lightning.Callback):

@@ -1,0 +1,372 @@
+"""`densevit predict`: videos, lists on stdin, tables, and going on after an interruption."""
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.cli import main
+from densevit.data.io import large_images
+from densevit.data.io.videos import VideoFrames, count_frames
+from densevit.errors import DataError
+from densevit.inference.image_files import ImageFile
+from densevit.inference.result_lists import CsvTable
+from densevit.inference.results import PredictionFiles
+from tests.cli.test_predict import CLASSES, StandIn, model, photos, read  # noqa: F401  # fixtures
+
+FOLDERS = ("predictions", "predictions-2")
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """12 frames of 64 x 48; frame n has red 20 n, and green and blue 10."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for n in range(12):
+        frame = np.full((48, 64, 3), 10, np.uint8)
+        frame[..., 2] = 20 * n  # BGR
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_frames_are_read_in_any_near_order_and_only_wanted_ones_are_kept(clip: Path) -> None:
+    assert count_frames(clip) == 12
+    frames = VideoFrames(clip, {5, 6, 9})
+    for number in (6, 5, 9):
+        red, green, _ = frames.read(number).mean((0, 1))
+        assert abs(red - 20 * number) < 6 and abs(green - 10) < 6
+    assert not frames._waiting
+    with pytest.raises(DataError, match="frame 40 cannot be read; the video ends at 12"):
+        frames.read(40)
+
+
+def video(path: Path, codec: str, length: int = 37) -> Path:
+    """Frames of noise; the red of frame n is about 6 n."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (64, 48))
+    assert writer.isOpened()
+    for n in range(length):
+        frame = np.random.default_rng(n).integers(0, 30, (48, 64, 3), dtype=np.uint8)
+        frame[..., 2] = 6 * n
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def without_duration(path: Path) -> Path:
+    """Replaces a webm's element Duration (0x4489, 8 bytes) by one that is skipped, as in a recorded stream."""
+    data = path.read_bytes()
+    at = data.index(b"\x44\x89\x88")
+    path.write_bytes(data[:at] + b"\xec\x89" + bytes(9) + data[at + 11 :])
+    return path
+
+
+def announced(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+
+VIDEOS: dict[str, Callable[[Path], Path]] = {
+    "clip.mpg": lambda path: video(path, "MPG1"),  # 26 are announced, by the bit rate
+    "clip.webm": lambda path: without_duration(video(path, "VP80")),  # a negative number
+    "clip.mp4": lambda path: video(path, "mp4v"),
+}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_all_frames_are_predicted_whatever_the_file_announces(
+    name: str,
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+    capsys: Captured,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    path = VIDEOS[name](tmp_path / name)
+    assert announced(path) == 37 or name != "clip.mp4"
+    command = ["predict", "run", str(path), "--out", str(tmp_path / "found")]
+    assert main(command) == 0
+    assert "37 of 37 images" in capsys.readouterr().out and not recwarn.list
+    names = [image["file_name"] for image in read(str(tmp_path / "found" / "images.json"))]
+    assert names == [f"{path.as_posix()}#{n}" for n in range(37)]
+    frames = VideoFrames(path, {36})
+    assert abs(frames.read(36)[..., 0].mean() - 6 * 36) < 6  # the last one
+    assert main([*command, "--resume"]) == 0
+    assert "37 of 37 images; 0 are left" in capsys.readouterr().out
+
+
+def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    path = video(tmp_path / "clip.avi", "MJPG")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert announced(path) == 37
+    with pytest.warns(UserWarning, match=r"clip\.avi: 1\d frames can be decoded, of 37 announced"):
+        assert main(["predict", "run", str(path), "--out", str(tmp_path / "found")]) == 0
+    capture = cv2.VideoCapture(str(path))
+    decoded = [frame for found, frame in (capture.read() for _ in range(37)) if found]
+    assert len(read(str(tmp_path / "found" / "images.json"))) == len(decoded) in range(12, 20)
+
+
+@pytest.mark.parametrize("number", [-1.0, 0.0, 2.0, 12.0, float("nan")])
+def test_frames_are_counted_without_keeping_them(
+    number: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Capture:
+        """12 frames; only their presence is asked for, so that none is converted or kept."""
+
+        def __init__(self, path: str) -> None:
+            self.left = 12
+
+        def isOpened(self) -> bool:  # noqa: N802  # named by OpenCV
+            return True
+
+        def get(self, key: int) -> float:
+            return number
+
+        def grab(self) -> bool:
+            self.left -= 1
+            return self.left >= 0
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    (tmp_path / "clip.webm").touch()
+    assert count_frames(tmp_path / "clip.webm") == 12
+
+
+def test_frames_of_a_video_are_images(model: StandIn, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.chdir(clip.parent)
+    assert main(["predict", "run", "clip.avi", "--out", "found", "--batch-size", "2"]) == 0
+    assert [image["file_name"] for image in read("found/images.json")] == [f"clip.avi#{n}" for n in range(12)]
+    assert sorted(path.name for path in Path("found/drawn").iterdir()) == [f"clip_{n:06}.jpg" for n in range(12)]
+    assert read("found/predictions.json")[0]["image_id"] == "clip_000000"
+
+
+def test_a_file_that_is_no_video_is_named_and_the_rest_predicted(
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "clip.mp4").write_text("no video")
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    inputs = [str(tmp_path / name) for name in ("clip.mp4", "a.png")]
+    assert main(["predict", "run", *inputs, "--out", str(tmp_path / "found")]) == 1
+    assert "clip.mp4: no frame could be read; expected a video" in capsys.readouterr().err
+    assert len(read(str(tmp_path / "found" / "images.json"))) == 1
+
+
+def test_lines_of_stdin_are_sources(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("b/cat.png\n\na/1.jpg\n"))
+    assert main(["predict", "run", "-", "--out", "found", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "found", "images": 2, "skipped": 0} | {
+        "threshold": {"detection": 0.5},
+        "problems": [],
+    }
+    assert [image["file_name"] for image in read("found/images.json")] == ["b/cat.png", "a/1.jpg"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a/1.jpg\nnone.png\n"))
+    assert main(["predict", "run", "-", "--out", "again"]) == 1  # the other one is predicted
+    assert "none.png" in capsys.readouterr().err and len(read("again/images.json")) == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(["predict", "run", "-"]) == 2
+
+
+def test_objects_are_rows_of_a_table(model: StandIn, photos: Path) -> None:  # noqa: F811
+    assert main(["predict", "run", "b/cat.png", "--out", "found", "--threshold", "0.1"]) == 0
+    with open("found/predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["dog", "cat"]
+    first = rows[0]
+    assert (first["image"], first["image_id"], float(first["score"])) == ("b/cat.png", "cat.png", 0.75)
+    assert [float(first[key]) for key in ("x", "y", "width", "height")] == [1, 2, 52, 38]  # 53 x 40 pixels
+
+
+def test_the_table_has_the_objects_above_the_threshold(model: StandIn, photos: Path, capsys: Captured) -> None:  # noqa: F811
+    assert main(["predict", "run", "b/cat.png", "a/1.jpg", "--out", "some", "--threshold", "0.7"]) == 0
+    said = "predictions.csv: the 2 objects of score 0.7 or more (--threshold); predictions.json: all 4"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert main(["predict", "run", "b/cat.png", "--out", "none", "--threshold", "1"]) == 0
+    tables = [Path(folder, "predictions.csv").read_text().splitlines() for folder in ("some", "none")]
+    assert len(tables[0]) == 3 and tables[1] == tables[0][:1]  # the header alone
+    assert len(read("none/predictions.json")) == 2
+    assert main(["predict", "run", "b/cat.png", "--out", "none"]) == 2
+    assert "remove this one first, or add --resume to continue in it" in " ".join(capsys.readouterr().err.split())
+
+
+def test_names_that_a_spreadsheet_runs_begin_with_an_apostrophe_also_after_resuming(tmp_path: Path) -> None:
+    row = {"image": "=1+1\udcff.png", "image_id": "=1+1.png", "class": "@cat", "x": -1.5}
+    for kept in ((), ("=1+1.png",)):
+        table = CsvTable(tmp_path / "predictions.csv", kept)
+        table.extend([] if kept else [row, row | {"image_id": "other"}])
+        table.close()
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert list(csv.reader(file)) == [list(row), ["'=1+1\udcff.png", "'=1+1.png", "'@cat", "-1.5"]]
+
+
+def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model: StandIn, photos: Path) -> None:  # noqa: F811
+    whole = ["predict", "run", "a", "b", "--batch-size", "1"]
+    assert main([*whole, "--out", "once"]) == 0
+    assert main([*whole, "--out", "twice"]) == 0
+    images = Path("twice/images.json")  # as after kill -9: two images are complete, and a last line is not
+    images.write_text("".join(images.read_text().splitlines(keepends=True)[:3]) + '{"id": "b')
+    table = Path("twice/predictions.csv")
+    table.write_text(table.read_text() + "1.jpg,b-")
+    model.batches.clear()
+    assert main([*whole, "--out", "twice", "--resume"]) == 0
+    assert sum(model.batches) == 2  # of four images
+    for name in ("images.json", "predictions.json"):
+        once, twice = (
+            {json.dumps(entry, sort_keys=True) for entry in read(f"{folder}/{name}")} for folder in ("once", "twice")
+        )
+        assert once == twice
+    once, twice = (sorted(Path(folder, "predictions.csv").read_text().split()) for folder in ("once", "twice"))
+    assert once == twice
+    assert {path.name for path in Path("once").rglob("*")} == {path.name for path in Path("twice").rglob("*")}
+
+
+def test_resuming_with_nothing_left_and_with_other_settings(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["predict", "run", "a", "--out", "found"]) == 0
+    before = Path("found/predictions.json").read_text()
+    assert main(["predict", "run", "a", "--resume", "--out", "found"]) == 0
+    assert "found has 1 of 1 images; 0 are left" in capsys.readouterr().out
+    assert Path("found/predictions.json").read_text() == before
+    for arguments, message in (
+        (
+            ["--out", "found", "--resume", "--threshold", "0.2"],
+            "threshold is {'detection': 0.2}, was {'detection': 0.5}",
+        ),
+        (["b", "--out", "found", "--resume"], "inputs is ['a', 'b'], was ['a']"),
+        (["--out", "other", "--resume"], "other has no predict.json"),
+        (["--resume"], "--resume needs the folder"),
+    ):
+        assert main(["predict", "run", "a", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_interrupted_prediction_names_the_way_on(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    see, seen = model.see, []
+
+    def interrupted(height: int, width: int) -> object:
+        seen.append(width)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return see(height, width)
+
+    monkeypatch.setattr(model, "see", interrupted)
+    monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 1)
+    whole = ["predict", "run", "a", "b", "--batch-size", "1", "--out", "found"]
+    assert main(whole) == 130
+    assert "Stopped after 2 of 4 images. Continue with --out found --resume" in capsys.readouterr().err
+    assert len(read("found/images.json")) == 2
+    assert main([*whole, "--resume"]) == 0
+    assert len(read("found/images.json")) == 4
+
+
+def test_lists_of_a_killed_prediction_are_closed_when_nothing_is_left(model: StandIn, photos: Path) -> None:  # noqa: F811
+    assert main(["predict", "run", "a", "--out", "found"]) == 0
+    whole = Path("found/predictions.json").read_text()
+    Path("found/predictions.json").write_text(whole.removesuffix("\n]\n"))  # killed before the end was written
+    assert main(["predict", "run", "a", "--out", "found", "--resume"]) == 0
+    assert Path("found/predictions.json").read_text() == whole
+
+
+def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: Path) -> None:
+    """After an interruption their parts are kept; after the end, more images mean that all are predicted anew."""
+    ids = torch.tensor([[0, 0], [-1, 1000]], dtype=torch.int32)
+    images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in range(3)]
+
+    def predict(count: int, resume: bool, interrupted: bool = False) -> int:
+        files = PredictionFiles(tmp_path, {"head": CLASSES}, {"head": 0.5}, settings={}, resume=resume)
+        left = files.remaining(images[:count])
+        with contextlib.suppress(KeyboardInterrupt), files:
+            for image in left:
+                files.add(image, np.zeros((2, 2, 3), np.uint8), {"panoptic": ids})
+            if interrupted:
+                raise KeyboardInterrupt
+        return len(left)
+
+    def joined() -> list[int]:
+        return [image["id"] for image in read(str(tmp_path / "panoptic.json"))["images"]]
+
+    assert predict(1, resume=False, interrupted=True) == 1 and joined() == [0]
+    assert predict(2, resume=True) == 1 and joined() == [0, 1]
+    assert predict(2, resume=True) == 0 and joined() == [0, 1]
+    assert predict(3, resume=True) == 3 and joined() == [0, 1, 2]
+
+
+def test_predictions_at_once_without_out_have_a_folder_each(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second one starts and ends while the first loads its model."""
+
+    def load(run: str, device: object, trust: object) -> StandIn:
+        monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: model)
+        assert main(["predict", "run", "b/1.jpg"]) == 0
+        return model
+
+    monkeypatch.setattr("densevit.inference.loading.load", load)
+    assert main(["predict", "run", "a/1.jpg", "b/cat.png"]) == 0
+    names = {folder: [image["file_name"] for image in read(f"{folder}/images.json")] for folder in FOLDERS}
+    assert names == {"predictions": ["b/1.jpg"], "predictions-2": ["a/1.jpg", "b/cat.png"]}
+
+
+def test_predictions_at_once_do_not_go_on_in_one_folder(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    arguments = ["predict", "run", "a/1.jpg", "b/cat.png", "--out", "found"]
+    assert main(arguments) == 0
+    Path("found/images.json").write_text(json.dumps(read("found/images.json")[:1]))  # as if stopped after the first
+    predict, codes = model.predict, []
+
+    def meanwhile(images: list[np.ndarray], *given: object, **options: object) -> list[object]:
+        monkeypatch.setattr(model, "predict", predict)
+        codes.append(main([*arguments, "--resume"]))
+        return predict(images, *given, **options)
+
+    monkeypatch.setattr(model, "predict", meanwhile)
+    assert main([*arguments, "--resume"]) == 0
+    assert codes == [2] and "found: another process is writing to it." in capsys.readouterr().err
+    assert [image["file_name"] for image in read("found/images.json")] == ["a/1.jpg", "b/cat.png"]
+
+
+def test_no_folder_is_left_where_nothing_is_predicted(
+    model: StandIn,  # noqa: F811
+    photos: Path,  # noqa: F811
+) -> None:
+    assert main(["predict", "run", "a/1.jpg", "--out", "none", "--resume"]) == 2
+    assert not Path("none").exists() and not Path("predictions").exists()
+
+
+def test_a_video_of_huge_frames_is_refused_before_it_is_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_images, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(DataError, match=r"clip\.avi: it has 64 x 48 = 3,072 pixels; at most 3,071 can be read"):
+        VideoFrames(clip, {0}).read(0)

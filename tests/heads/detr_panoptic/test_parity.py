@@ -1,0 +1,211 @@
+"""The panoptic DETR head against transformers' DetrForSegmentation, with the same weights, features and targets."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import masks_to_boxes
+from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
+from transformers.loss.loss_for_object_detection import ForSegmentationLoss
+
+from densevit.interfaces import Class, Targets
+from densevit.losses.context import LossContext
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.detr_panoptic import DetrPanoptic
+from tests.heads.detr.test_parity import our_name as detector_name
+
+pytestmark = pytest.mark.integration
+
+CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0), thing=i < 3) for i in range(5)]
+CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
+LAYERS = 3
+SIZES = [(100, 140), (70, 143), (122, 90), (128, 48)]  # the padded batch, 128 x 143, is not a multiple of the strides
+COUNTS = [3, 0, 6, 1]
+
+NAMES = [
+    (r"bbox_attention\.q_proj\.(.*)", r"attention_maps.query.\1"),
+    (r"bbox_attention\.k_proj\.(.*)", r"attention_maps.key.\1"),
+    (r"mask_head\.conv1\.conv\.(.*)", r"mask_head.first.convolution.\1"),
+    (r"mask_head\.conv1\.norm\.(.*)", r"mask_head.first.norm.\1"),
+    (r"mask_head\.conv2\.conv\.(.*)", r"mask_head.blocks.0.convolution.\1"),
+    (r"mask_head\.conv2\.norm\.(.*)", r"mask_head.blocks.0.norm.\1"),
+    *(
+        line
+        for i in range(3)
+        for line in (
+            (rf"mask_head\.fpn_stages\.{i}\.fpn_adapter\.(.*)", rf"mask_head.adapters.{i}.\1"),
+            (rf"mask_head\.fpn_stages\.{i}\.refine\.conv\.(.*)", rf"mask_head.blocks.{i + 1}.convolution.\1"),
+            (rf"mask_head\.fpn_stages\.{i}\.refine\.norm\.(.*)", rf"mask_head.blocks.{i + 1}.norm.\1"),
+        )
+    ),
+    (r"mask_head\.output_conv\.(.*)", r"mask_head.output.\1"),
+]
+
+
+def our_name(name: str) -> str:
+    if name.startswith("detr."):
+        return detector_name(name.removeprefix("detr."))
+    [found] = [re.sub(theirs, ours, name) for theirs, ours in NAMES if re.fullmatch(theirs, name)]
+    return found
+
+
+@dataclass
+class Pair:
+    """transformers' model and ours with the same weights, and a batch."""
+
+    theirs: DetrForSegmentation
+    ours: DetrPanoptic
+    images: Tensor
+    padding_mask: Tensor
+    labels: list[dict[str, Tensor]]  # for transformers
+    targets: list[Targets]  # for ours
+
+    def run_theirs(self) -> tuple[Any, tuple[Tensor, Tensor], list[Tensor]]:
+        """The output, logits and boxes of all layers (L, B, Q, ...), and the features, which have gradients.
+
+        Layer outputs come from hooks, as in `test_detr_parity.Pair`.
+        """
+        features: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+            features[:] = [(x / x.std()).detach().requires_grad_() for x, _ in output]
+            return [(x, mask) for x, (_, mask) in zip(features, output, strict=True)]
+
+        model = self.theirs.detr.model
+        states: list[Tensor] = []
+        hooks = [model.backbone.register_forward_hook(keep)]
+        for layer in model.decoder.layers:
+            hooks.append(layer.register_forward_hook(lambda module, inputs, output: states.append(output)))
+        output = self.theirs(self.images, pixel_mask=(~self.padding_mask).long(), labels=self.labels)
+        for hook in hooks:
+            hook.remove()
+        normalised = model.decoder.layernorm(torch.stack(states))
+        layers = self.theirs.detr.class_labels_classifier(normalised), self.theirs.detr.bbox_predictor(normalised)
+        return output, (layers[0], layers[1].sigmoid()), features
+
+
+def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
+    """`count` rectangles of random classes; each hides a part of those before. Void elsewhere."""
+    (h, w), found = size, torch.full(size, -1, dtype=torch.int32)
+    for number in range(count):
+        y, x = number * h // 12 + int(torch.randint(h // 12, ())), number * w // 12 + int(torch.randint(w // 12, ()))
+        height, width = int(torch.randint(h // 4, h // 2, ())), int(torch.randint(w // 4, w // 2, ()))
+        found[y : y + height, x : x + width] = int(torch.randint(len(CLASSES), ())) * 1000 + number
+    return found
+
+
+def make_pair(auxiliary_losses: bool = True, **options: Any) -> Pair:
+    backbone = ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=CHANNELS,
+        depths=[1] * 4,
+        layer_type="basic",
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = DetrConfig(
+        backbone_config=backbone,
+        use_timm_backbone=False,
+        num_labels=len(CLASSES),
+        num_queries=8,
+        d_model=256,
+        encoder_layers=2,
+        decoder_layers=LAYERS,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+        dropout=0.0,
+    )
+    torch.manual_seed(0)
+    theirs = DetrForSegmentation(config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            spread = 3.0 if "query_position" in name else 0.07  # distinct queries, within fp32 precision
+            parameter.copy_(spread * torch.randn_like(parameter) + (1.0 if "norm.weight" in name else 0.0))
+        theirs.mask_head.conv1.conv.weight[:, 256:] *= 300  # attention maps sum to 1: masks of queries differ by them
+    detr: dict[str, Any] = {"num_queries": 8, "transformer": Transformer(256, 8, 2, LAYERS, 48, dropout=0.0)}
+    detr["auxiliary_losses"] = auxiliary_losses
+    ours = DetrPanoptic(CHANNELS, STRIDES, CLASSES, detr, **options).eval()
+    weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("detr.model.backbone.")}
+    ours.load_state_dict({our_name(name): value for name, value in weights.items()}, strict=True)
+
+    H, W = (max(size[axis] for size in SIZES) for axis in (0, 1))
+    images, padding_mask = torch.zeros(len(SIZES), 3, H, W), torch.ones(len(SIZES), H, W, dtype=torch.bool)
+    labels, targets = [], []
+    for i, ((h, w), count) in enumerate(zip(SIZES, COUNTS, strict=True)):
+        images[i, :, :h, :w], padding_mask[i, :h, :w] = torch.randn(3, h, w), False
+        panoptic = panoptic_map((h, w), count)
+        ids = panoptic.unique()[1 if (panoptic < 0).any() else 0 :]
+        assert len(ids) == count
+        masks = panoptic == ids[:, None, None]
+        corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1]) if count else torch.zeros(0, 4)
+        corners = corners / torch.tensor([w, h, w, h])
+        boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
+        labels.append({"class_labels": (ids // 1000).long(), "boxes": boxes, "masks": masks.float()})
+        targets.append({"panoptic": panoptic, "size": (h, w), "image_id": i})
+    return Pair(theirs, ours, images, padding_mask, labels, targets)
+
+
+def same_gradients(pair: Pair, theirs: list[Tensor], ours: list[Tensor]) -> None:
+    """Of features and of every parameter but the backbone's, to 1e-4 of the largest in each tensor."""
+    found = dict(pair.ours.named_parameters())
+    wanted = {name: p for name, p in pair.theirs.named_parameters() if not name.startswith("detr.model.backbone.")}
+    assert {our_name(name) for name in wanted} == set(found)
+    pairs = {f"features {i}": (a.grad, b.grad) for i, (a, b) in enumerate(zip(theirs, ours, strict=True))}
+    pairs |= {name: (p.grad, found[our_name(name)].grad) for name, p in wanted.items()}
+    for name, (theirs_grad, ours_grad) in pairs.items():
+        scale = theirs_grad.abs().max()
+        if re.search(r"attn\.k_proj\.bias|decoder\.layers\.0\.self_attn\.([qk]_proj|v_proj\.weight)", name):
+            # A softmax does not see what is added to all keys, and the first queries are all zero: rounding errors.
+            assert max(scale, ours_grad.abs().max()) < 1e-6, name
+        else:
+            assert scale > (1e-5 if "features" in name else 1e-4), f"{name} has no gradient to compare"
+            assert (theirs_grad - ours_grad).abs().max() <= 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["all masks", "matched masks"])
+def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None:
+    """In training only the masks of matched queries are computed: the losses and gradients are the same."""
+    pair = make_pair(auxiliary_losses=False)
+    output, _, features = pair.run_theirs()
+    own_features = [x.detach().clone().requires_grad_() for x in features]
+    pair.ours.train(training)
+    outputs = pair.ours(own_features, pair.padding_mask, pair.targets if training else None)
+    losses = pair.ours.loss(outputs, pair.targets, LossContext())
+
+    assert output.logits.std(dim=1).mean() > 0.01, "queries should differ, or the comparison shows nothing"
+    torch.testing.assert_close(outputs["logits"], output.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs["boxes"], output.pred_boxes, rtol=1e-4, atol=1e-5)
+    if not training:
+        assert output.pred_masks.std(dim=1).mean() > 0.05
+        assert outputs["masks"].shape == (4, 8, 32, 36)
+        torch.testing.assert_close(outputs["masks"], output.pred_masks, rtol=1e-4, atol=1e-4)
+
+    names = {"label": ("loss_ce", 1), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)}
+    names |= {"mask": ("loss_mask", 1), "dice": ("loss_dice", 1)}
+    assert set(losses) == set(names)
+    for name, (theirs, weight) in names.items():
+        torch.testing.assert_close(losses[name], weight * output.loss_dict[theirs], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(sum(losses.values()), output.loss, rtol=1e-4, atol=1e-6)
+    output.loss.backward()
+    sum(losses.values()).backward()
+    same_gradients(pair, features, own_features)
+
+
+def test_auxiliary_losses_and_weights_match_transformers() -> None:
+    pair = make_pair(mask_weight=3.0, dice_weight=7.0)
+    output, (logits, boxes), features = pair.run_theirs()
+    config = pair.theirs.config
+    config.auxiliary_loss, config.mask_loss_coefficient, config.dice_loss_coefficient = True, 3, 7
+    total, terms, _ = ForSegmentationLoss(
+        logits[-1], pair.labels, logits.device, boxes[-1], output.pred_masks, config, logits, boxes
+    )
+    assert "loss_mask_0" not in terms
+    losses = pair.ours.train().loss(pair.ours(features, pair.padding_mask, pair.targets), pair.targets, LossContext())
+    assert set(losses) == {"label", "l1", "giou", "auxiliary", "mask", "dice"}
+    torch.testing.assert_close(losses["mask"], 3 * terms["loss_mask"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses["dice"], 7 * terms["loss_dice"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(sum(losses.values()), total, rtol=1e-4, atol=1e-6)

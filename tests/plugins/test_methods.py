@@ -1,0 +1,311 @@
+"""Training methods of a third-party distribution, installed as by pip: SimMIM, SimSiam and feature distillation."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from densevit import config as configs
+from densevit import registry
+from densevit.cli import main
+from densevit.errors import ConfigError, WeightsError
+from densevit.inference.creating import build_model
+from densevit.inference.loading import load
+from densevit.losses.context import LossContext
+from densevit.model import create_backbone
+from densevit.training.run.fit import fit
+from densevit.training.run.metrics_csv import MetricsCsv
+from densevit.weights import model_file
+from densevit.weights.state import read_safetensors
+from densevit_scenes.dataset import Scenes
+from tests.plugins.test_plugins import densevit
+from tests.training.loop.test_methods import Quit
+from tests.training.run.test_signals import child
+
+pytestmark = pytest.mark.integration
+
+BACKBONE = "backbone: {name: swin, variant: nano, window_size: 4}"
+SIMMIM = f"""
+{BACKBONE}
+heads: {{}}
+method: {{name: simmim, patch: 16}}
+data: {{name: images, root: photos, image_size: 64, batch_size: 8, num_workers: 0}}
+optim: {{lr: 1e-3, warmup_steps: 2}}
+trainer: {{max_steps: 20, accelerator: cpu, precision: "32", log_every: 1, checkpoint_every: 3}}
+"""
+DETECTOR = f"""
+{BACKBONE}
+heads:
+  detection:
+    {{name: detr, num_queries: 5,
+     transformer: {{width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 8}}}}
+data: {{name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 2}}
+trainer: {{max_steps: 2, accelerator: cpu, precision: "32"}}
+"""
+SEGMENTATION = "{surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: group}}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    """tests/third_party/methods as a wheel, installed as by pip."""
+    source, folder = tmp_path_factory.mktemp("source") / "methods", tmp_path_factory.mktemp("site")
+    shutil.copytree(project / "tests" / "third_party" / "methods", source)
+    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True)
+    zipfile.ZipFile(next(folder.glob("*.whl"))).extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rendered images without labels in photos/, and the configs."""
+    folder = tmp_path_factory.mktemp("work")
+    for split, count in (("train", 24), ("val", 5)):
+        (folder / "photos" / split).mkdir(parents=True)
+        scenes = Scenes(split, image_size=64)
+        for index in range(count):
+            image = scenes[index]["image"].permute(1, 2, 0).numpy()
+            Image.fromarray(image).save(folder / "photos" / split / f"{index}.png")
+    (folder / "simmim.yaml").write_text(SIMMIM)
+    (folder / "detector.yaml").write_text(DETECTOR)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def installed(site: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.chdir(work)
+
+
+@pytest.fixture(scope="module")
+def pretrained(site: Path, work: Path) -> Path:
+    """The run of `densevit train simmim.yaml`; said.txt is what it printed."""
+    said = densevit("train", "simmim.yaml", "--run-dir", "simmim", site=site, cwd=work)
+    (work / "simmim" / "said.txt").write_text(said)
+    return work / "simmim"
+
+
+def losses(run: Path, name: str = "train/loss") -> list[float]:
+    return [float(row[name]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(name)]
+
+
+# ---- masked image modelling ----
+
+
+def test_simmim_learns_from_images_without_labels(pretrained: Path) -> None:
+    found = losses(pretrained)
+    assert len(found) == 20 and np.mean(found[-5:]) < 0.85 * np.mean(found[:5])
+    validated = losses(pretrained, "method/loss")
+    assert len(validated) == 4 and validated == sorted(validated, reverse=True)
+    assert json.loads((pretrained / "metrics.json").read_text()) == {"method/loss": validated[-1]}
+
+
+def test_its_run_folder_is_complete(pretrained: Path) -> None:
+    said = (pretrained / "said.txt").read_text()
+    model, data = "swin, method simmim, 2.41 M", "photos (images): 24 training images, 5 validation images"
+    for line in (f"{model} trained parameters", data):
+        assert line in said
+    config = configs.load(pretrained)
+    assert config.method.name == "simmim" and config.method.options == {"patch": 16} and config.heads == {}
+    assert "# parameters of the method: 789,507" in (pretrained / "config.yaml").read_text()
+    report = (pretrained / "report.html").read_text()
+    assert "simmim on swin, data: photos (images)" in report and "Visualizations" not in report
+    assert not (pretrained / "predictions").exists()
+    tensors, header = read_safetensors(pretrained / "model.safetensors")
+    backbone = create_backbone("swin", variant="nano", window_size=4).state_dict()
+    assert {name: x.shape for name, x in tensors.items()} == {f"backbone.{k}": x.shape for k, x in backbone.items()}
+    assert header["part"] == "backbone"
+    with pytest.raises(WeightsError, match=r"contains only a backbone\. Train with `backbone\.weights="):
+        load(pretrained)
+
+
+@pytest.mark.parametrize("freeze", ["true", "false"])
+def test_its_weights_start_a_detector(freeze: str, pretrained: Path, tmp_path: Path) -> None:
+    run, overrides = tmp_path / "run", [f"backbone.weights={pretrained}", f"backbone.freeze={freeze}"]
+    assert main(["train", "detector.yaml", *overrides, "--run-dir", str(run)]) == 0
+    before, after = load_file(pretrained / "model.safetensors"), load_file(run / "model.safetensors")
+    assert before.keys() == {name for name in after if name.startswith("backbone.")}
+    changed = {name for name, x in before.items() if not torch.equal(x, after[name])}
+    unused = {name for name in before if name.startswith(tuple(f"backbone.feature_norms.{i}" for i in range(3)))}
+    assert changed == (set() if freeze == "true" else before.keys() - unused)  # DETR takes the coarsest feature
+    assert "detection/AP" in json.loads((run / "metrics.json").read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_killed_simmim_continues_exactly(pretrained: Path, tmp_path: Path) -> None:
+    config, killed = configs.load("simmim.yaml"), tmp_path / "killed"
+    process = child(lambda: fit(config, run_dir=killed, callbacks=[Quit(8)]))  # after the checkpoint of step 6
+    process.join(120)
+    assert process.exitcode == 9
+    process = child(lambda: fit(resume=killed))
+    process.join(120)
+    assert process.exitcode == 0
+    assert losses(killed) == losses(pretrained)
+    states = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (pretrained, killed)
+    ]
+    assert {"method.mask_token", "method.decoder.0.weight"} <= states[0].keys() == states[1].keys()
+    assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
+def test_two_processes_train_simmim(site: Path, work: Path) -> None:
+    """The norms of the features that it does not use would make DDP wait for their gradients."""
+    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=3", "data.batch_size=4"]
+    command = [sys.executable, "-m", "densevit", "train", "simmim.yaml", *overrides, "--run-dir", "double"]
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stdout and "sync_dist" not in done.stderr
+    assert len(losses(work / "double")) == 3 and losses(work / "double", "method/loss")
+
+
+def small_model(backbone: str = "swin") -> Any:
+    sections = {"backbone": {"name": backbone, "variant": "nano", "window_size": 4}, "heads": {}}
+    data, trainer = {"name": "images"}, {"max_steps": 1}
+    return build_model(configs.from_mapping({**sections, "data": data, "trainer": trainer}), {})
+
+
+def batch_of(*sizes: tuple[int, int]) -> Any:
+    """Random images of these sizes, padded to 64 x 96."""
+    images, padding = torch.zeros(len(sizes), 3, 64, 96, dtype=torch.uint8), torch.ones(len(sizes), 64, 96, dtype=bool)
+    for index, (height, width) in enumerate(sizes):
+        images[index, :, :height, :width] = torch.randint(256, (3, height, width))
+        padding[index, :height, :width] = False
+    targets = [{"image_id": f"{index}.png", "size": size} for index, size in enumerate(sizes)]
+    return {"images": images, "padding_mask": padding, "targets": targets}
+
+
+def test_simmim_masks_its_share_of_the_patches_of_each_image() -> None:
+    method = registry.create("methods", "simmim", small_model(), options={"patch": 16, "mask_ratio": 0.5}, where="")
+    batch = batch_of((64, 96), (40, 50))
+    masked = method.masked_pixels(torch.rand(2, 4, 6), batch["padding_mask"])
+    assert masked[0].sum() == 12 * 16 * 16  # of 4 x 6 patches
+    blocks = masked[0].unfold(0, 16, 16).unfold(1, 16, 16).flatten(2).float().mean(2)
+    assert set(blocks.flatten().tolist()) == {0.0, 1.0}
+    assert not (masked & batch["padding_mask"]).any()
+    starts = masked[1, ::16, ::16]
+    assert starts.sum() == 6 and not starts[3:].any() and not starts[:, 4:].any()  # of 3 x 4 that touch the image
+
+
+def test_simmim_loss_is_the_mean_error_of_the_masked_pixels() -> None:
+    """With a decoder that predicts a constant; the backbone sees the mask token at masked pixels only."""
+    model = small_model().eval()
+    method = registry.create("methods", "simmim", model, options={"patch": 16}, where="")
+    torch.nn.init.zeros_(method.decoder[0].weight)
+    torch.nn.init.constant_(method.decoder[0].bias, 0.25)
+    method.mask_token.data.fill_(7.0)
+    batch, seen = batch_of((64, 96), (40, 50)), []
+    original = model.backbone.forward
+    model.backbone.forward = lambda images: seen.append(images) or original(images)
+    found = method.validation_losses(model, batch)
+    mean, std = 255 * np.array(model.backbone.mean), 255 * np.array(model.backbone.std)
+    for index, (height, width) in enumerate([(64, 96), (40, 50)]):
+        pixels = (batch["images"][index].permute(1, 2, 0).numpy() - mean) / std  # (H, W, 3)
+        image = seen[0][index].permute(1, 2, 0).detach().numpy()
+        masked = (image == 7.0).all(2)
+        np.testing.assert_allclose(image[:height, :width][~masked[:height, :width]],
+                                   pixels[:height, :width][~masked[:height, :width]], rtol=1e-5, atol=1e-6)  # fmt: skip
+        assert float(found[index]) == pytest.approx(np.abs(pixels[masked] - 0.25).mean(), rel=1e-5)
+        one = {key: value[index : index + 1] for key, value in batch.items()}
+        assert float(method.validation_losses(model, one)) == pytest.approx(float(found[index]), rel=1e-6)
+    loss = method.training_step(model, batch, LossContext())["reconstruction"]
+    assert loss.requires_grad and 0 < float(loss) < 3
+
+
+def test_methods_are_listed_and_their_options_checked() -> None:
+    assert {"simmim", "simsiam", "distillation", "supervised"} <= set(registry.find("methods"))
+    with pytest.raises(ConfigError, match=r"method\.mask_rate is not an option of 'simmim'.*mask_ratio"):
+        fit("simmim.yaml", ["method.mask_rate=0.5"])
+    with pytest.raises(ConfigError, match="heads is empty; the method 'supervised' trains heads"):
+        fit("simmim.yaml", ["method={name: supervised}"])
+
+
+def test_docs_show_the_tested_class(project: Path, tmp_path: Path) -> None:
+    page = (project / "docs" / "own-method.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL)
+    [code] = [text for language, text in blocks if language == "python"]
+    assert code == (project / "tests" / "third_party" / "methods" / "mymethods" / "simmim.py").read_text()
+    [entry_points] = [text for language, text in blocks if language == "ini"]
+    assert entry_points in (project / "tests" / "third_party" / "methods" / "setup.cfg").read_text()
+    (tmp_path / "simmim.yaml").write_text(next(text for language, text in blocks if language == "yaml"))
+    config, detector = configs.load(tmp_path / "simmim.yaml"), configs.load("detr_swin")
+    configs.check_plugins(config)
+    assert config.heads == {} and config.backbone == detector.backbone
+
+
+# ---- two views ----
+
+
+def test_simsiam_trains_on_two_views(tmp_path: Path) -> None:
+    run = fit("simmim.yaml", ["method={name: simsiam}", "trainer.max_steps=3"], run_dir=tmp_path / "run")
+    found = losses(run.path)
+    assert len(found) == 3 and all(-1 <= loss <= 1 for loss in found)
+    assert run.metrics == {} and (run.path / "model.safetensors").is_file()
+
+
+# ---- distillation ----
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a ResNet-18, whose running statistics would change in training mode."""
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("teacher") / "resnet18.safetensors"
+    backbone = create_backbone("resnet", depth=18)
+    model_file.save_backbone(backbone, {"name": "resnet", "depth": 18}, path)
+    return path
+
+
+@pytest.mark.parametrize("heads", ["{}", SEGMENTATION], ids=["without heads", "with a head"])
+def test_distillation_leaves_the_teacher_unchanged(heads: str, teacher: Path, tmp_path: Path) -> None:
+    method = f"method={{name: distillation, teacher: {{name: resnet, depth: 18, weights: '{teacher}'}}}}"
+    overrides = [method, "trainer.max_steps=12", "data.batch_size=4", "optim.lr=3e-3", f"heads={heads}"]
+    if heads != "{}":
+        overrides.append("data={name: scenes, image_size: 64, train_length: 24, val_length: 2}")
+    config = configs.load("simmim.yaml", overrides)
+    run = fit(config, run_dir=tmp_path / "run")
+    found = losses(run.path, "train/distillation")
+    assert np.mean(found[-3:]) < 0.8 * found[0]
+    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
+    frozen = {f"method.teacher.{name}": x for name, x in load_file(teacher).items()}
+    assert len(frozen) == 120 and all(torch.equal(checkpoint["state_dict"][name], x) for name, x in frozen.items())
+    trained = [p for p in build_model(config, Scenes("val", 32)).parameters() if p.requires_grad]
+    groups = checkpoint["optimizer_states"][0]["param_groups"]
+    assert sum(len(group["params"]) for group in groups) == len(trained) + 2 * 4  # and the four projections
+    if heads == "{}":
+        assert run.metrics.keys() == {"method/loss"}
+        assert all(name.startswith("backbone.") for name in load_file(run.path / "model.safetensors"))
+    else:
+        assert losses(run.path, "train/surfaces/cross_entropy") and "surfaces/mIoU" in run.metrics
+        assert not any("teacher" in name for name in load_file(run.path / "model.safetensors"))
+        assert load(run.path).heads.keys() == {"surfaces"}
+
+
+def test_distillation_loss_is_zero_for_equal_features(tmp_path: Path) -> None:
+    """Also where a feature is scaled, and not for another image."""
+    model = small_model().eval()
+    model_file.save_backbone(model.backbone, {"name": "swin"}, tmp_path / "own.safetensors")
+    options = {"name": "swin", "variant": "nano", "window_size": 4, "weights": str(tmp_path / "own.safetensors")}
+    method = registry.create("methods", "distillation", model, options={"teacher": options}, where="")
+    assert not any(module.training for module in method.train().teacher.backbone.modules())
+    for projection in method.projections:
+        torch.nn.init.dirac_(projection.weight)
+        torch.nn.init.zeros_(projection.bias)
+        projection.weight.data *= 3
+    batch = batch_of((64, 96), (40, 50))
+    torch.testing.assert_close(method.validation_losses(model, batch), torch.zeros(2), atol=1e-4, rtol=0)
+    features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
+    assert (method.errors([x.flip(0) for x in features], batch) > 0.1).all()
+    assert method.training_step(model, batch, LossContext())["distillation"].requires_grad

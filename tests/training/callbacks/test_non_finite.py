@@ -1,0 +1,240 @@
+"""NaN in the loss or a gradient: the report, the saved step, its repetition, and skipped steps."""
+
+import copy
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.errors import DensevitError, TrainingError
+from densevit.losses.matching import finite_costs
+from densevit.training.callbacks.non_finite import NonFinite
+from densevit.training.run.fit import fit
+from tests.training.run.test_run import assert_same, weights
+
+POISONED = """
+backbone: {name: "tests.training.poisoned:Poisoned", image: 3, where: output}
+heads: {seg: {name: setr, decoder: naive, width: 8, norm: batch, auxiliary: [], dropout: 0.0}}
+data: {name: "tests.training.poisoned:Greys", image_size: 16, batch_size: 1, num_workers: 0, recipe: resize}
+optim: {lr: 1e-2, schedule: constant}
+trainer: {max_steps: 6, precision: "32", accelerator: cpu, devices: 1, log_every: 1, loggers: []}
+"""
+
+
+@pytest.fixture
+def poisoned(tmp_path: Path) -> Callable[..., densevit.Run]:
+    """`poisoned(*overrides, run="run")` trains with POISONED."""
+    path = tmp_path / "poisoned.yaml"
+    path.write_text(POISONED)
+    return lambda *overrides, run="run": fit(configs.load(path, overrides), run_dir=tmp_path / run)
+
+
+def step_of(image: int, poisoned: Callable[..., densevit.Run], tmp_path: Path) -> int:
+    """The optimiser step with this image, in a run without NaN."""
+    from densevit.data.build import build_data
+
+    loader = build_data(configs.load(tmp_path / "poisoned.yaml")).train_loader()
+    ids = [batch["targets"][0]["image_id"] for batch in loader]
+    return ids.index(f"grey{image}") + 1
+
+
+@pytest.mark.parametrize(("where", "kind"), [("output", "output"), ("gradient", "gradient")])
+def test_stop_names_the_layer_and_replay_reproduces_it(where, kind, poisoned, tmp_path, capsys):
+    step = step_of(3, poisoned, tmp_path)
+    with pytest.raises(TrainingError) as raised:
+        poisoned(f"backbone.where={where}")
+    message, file = str(raised.value), tmp_path / "run" / "faults" / f"step_{step:08d}.pt"
+    assert message.startswith(
+        f"Optimiser step {step}: the loss or a gradient is not finite. "
+        f"The first non-finite {kind} is that of model.backbone.poison (Poison). Losses: seg/"
+    )
+    assert f"Images: 'grey3'. The step is saved; densevit replay {file} repeats it." in message
+    capsys.readouterr()
+    assert main(["replay", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"step {step}, images 'grey3'" and lines[-1] == "reproduced"
+    assert lines[1] == f"The first non-finite {kind} is that of model.backbone.poison (Poison)"
+    assert any("float32 (1, 8, 8, 8), 512 NaN of 512 values" in line for line in lines)
+    assert any(line.startswith("loss seg/cross_entropy: ") for line in lines)
+
+
+def test_saved_step_holds_plain_values_and_the_weights_before_it(poisoned, tmp_path):
+    """As a run that ends before the step has them."""
+    step = step_of(3, poisoned, tmp_path)
+    with pytest.raises(TrainingError):
+        poisoned()
+    poisoned(f"trainer.max_steps={step - 1}", run="before")
+    saved = torch.load(tmp_path / "run" / "faults" / f"step_{step:08d}.pt", weights_only=True)
+    before = torch.load(tmp_path / "before" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert_same(saved["state_dict"], before)
+    assert saved["batches"][0]["images"].unique().tolist() == [40] and "truth" not in saved["batches"][0]["targets"][0]
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_another_file_is_not_replayed(poisoned, tmp_path, capsys):
+    poisoned("backbone.where=nowhere", "trainer.max_steps=1")
+    (tmp_path / "text.pt").write_text("text")
+    for file, said in [
+        (tmp_path / "none.pt", "no such file"),
+        (tmp_path / "text.pt", "not a complete file of tensors and plain values"),
+        (tmp_path / "run" / "checkpoints" / "last.ckpt", "not a file of a non-finite step"),
+    ]:
+        capsys.readouterr()
+        assert main(["replay", str(file)]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_finite_repetition_is_reported(poisoned, tmp_path, capsys):
+    step = step_of(3, poisoned, tmp_path)
+    with pytest.raises(TrainingError):
+        poisoned()
+    file = tmp_path / "run" / "faults" / f"step_{step:08d}.pt"
+    content = torch.load(file, weights_only=True)
+    content["config"] = content["config"].replace("where: output", "where: nowhere")
+    torch.save(content, file)
+    assert main(["replay", str(file)]) == 1
+    assert "All outputs, gradients and losses are finite" in capsys.readouterr().out
+
+
+class Undo(lightning.Callback):
+    """Undoes one optimiser step: weights, buffers and the optimiser's state are those before it."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.saved = step, None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step - 1 and self.saved is None:
+            states = pl_module.state_dict(), trainer.optimizers[0].state_dict()
+            self.saved = copy.deepcopy(states)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step and self.saved[1] is not None:
+            pl_module.load_state_dict(self.saved[0])
+            trainer.optimizers[0].load_state_dict(self.saved[1])
+            self.saved = None, None
+
+
+@pytest.mark.parametrize(
+    ("where", "given"),
+    [
+        ("output", ()),
+        ("gradient", ("trainer.clip_grad_norm=0.1",)),
+        ("gradient", ("trainer.accumulate=2", "trainer.max_steps=4")),
+        ("output", ("optim.name=sgd",)),
+        ("output", ("optim.name=muon",)),
+    ],
+    ids=["adamw", "clipped", "accumulated", "sgd", "muon"],
+)
+def test_skip_gives_the_weights_of_a_run_without_the_step(where, given, poisoned, tmp_path, capsys):
+    accumulate = 2 if "trainer.accumulate=2" in given else 1
+    step = (step_of(3, poisoned, tmp_path) + accumulate - 1) // accumulate
+    given = ("trainer.non_finite=skip", *given)
+    poisoned(f"backbone.where={where}", *given)
+    assert "1 step of " in capsys.readouterr().out
+    config = configs.load(tmp_path / "poisoned.yaml", ["backbone.where=nowhere", *given])
+    fit(config, run_dir=tmp_path / "reference", callbacks=[Undo(step)])
+    assert_same(weights(tmp_path / "run"), weights(tmp_path / "reference"))
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [int(row["train/skipped_steps"]) for row in rows] == [int(i >= step) for i in range(1, len(rows) + 1)]
+
+
+class Late(NonFinite):
+    """As on a GPU: the flag is read one step later, and the fused optimiser skips the update by it."""
+
+    def before_update(self, optimizer):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("densevit.training.callbacks.non_finite._skips_itself", lambda optimizer: True)
+            super().before_update(optimizer)
+
+
+@pytest.mark.parametrize("where", ["output", "gradient"])
+def test_flag_read_one_step_later(where, poisoned, tmp_path, monkeypatch):
+    step = step_of(3, poisoned, tmp_path)
+    poisoned(f"backbone.where={where}", "trainer.non_finite=skip", run="skipped")
+    poisoned(f"trainer.max_steps={step - 1}", run="before")
+    monkeypatch.setattr("densevit.training.run.fit.NonFinite", Late)
+    poisoned(f"backbone.where={where}", "trainer.non_finite=skip", run="late")
+    assert_same(weights(tmp_path / "late"), weights(tmp_path / "skipped"))
+    with pytest.raises(TrainingError, match=rf"^Optimiser step {step}: .*model\.backbone\.poison .*'grey3'"):
+        poisoned(f"backbone.where={where}", "trainer.checkpoint_every=1", run="stopped")
+    saved = torch.load(tmp_path / "stopped" / "faults" / f"step_{step:08d}.pt", weights_only=True)
+    assert_same(saved["state_dict"], weights(tmp_path / "before"))
+    last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == step - 1  # not written after the fault
+
+
+class Weights(lightning.Callback):
+    """The weights after each step."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.found.append(pl_module.model.backbone.first.weight.detach().clone())
+
+
+def test_average_of_a_run_with_a_skipped_step(poisoned, tmp_path):
+    """The skipped step counts as one that has changed nothing."""
+    given = ["trainer.non_finite=skip", "trainer.ema=0.5"]
+    seen = Weights()
+    fit(configs.load(tmp_path / "poisoned.yaml", given), run_dir=tmp_path / "run", callbacks=[seen])
+    average = seen.found[0]
+    for now in seen.found[1:]:
+        average = torch.lerp(average, now, 0.5)
+    torch.testing.assert_close(weights(tmp_path / "run")["model.backbone.first.weight"], average)
+
+
+def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, monkeypatch):
+    """The gradient scaler leaves out the step of the NaN gradient, as it does for an overflow; a NaN loss stops."""
+    scaled = lambda *_: {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}  # noqa: E731
+    monkeypatch.setattr("densevit.training.loop.trainer.trainer_arguments", scaled)  # Lightning has none on a CPU
+    poisoned("backbone.where=gradient", run="gradient")
+    assert all(x.isfinite().all() for x in weights(tmp_path / "gradient").values())
+    with pytest.raises(TrainingError, match="model.backbone.poison"):
+        poisoned(run="loss")
+    monkeypatch.setattr("densevit.training.callbacks.non_finite._MIN_SCALE", 1e9)
+    with pytest.raises(TrainingError, match="step 1: the gradients overflow in fp16, even at a loss scale of"):
+        poisoned("backbone.where=nowhere", run="scale")
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
+def test_nan_in_one_of_two_processes(poisoned, project, tmp_path):
+    """Each process sees half of the images; both end, or both leave out the step."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)}
+    given = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=4"]
+    command = [sys.executable, "-m", "densevit", "train", "poisoned.yaml", *given, "--run-dir"]
+
+    def run(*extra):
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120}
+        return subprocess.run([*command, *extra], **options)
+
+    stopped = run("stopped")
+    lines = [line for line in stopped.stderr.splitlines() if not line.startswith("warning: ")]
+    assert stopped.returncode == 2 and len(lines) == 1, stopped.stderr
+    assert "model.backbone.poison (Poison)" in lines[0] and "Images: 'grey3'" in lines[0]
+    [file] = (tmp_path / "stopped" / "faults").iterdir()
+    assert main(["replay", str(file)]) == 0
+    skipped = run("skipped", "trainer.non_finite=skip", "backbone.where=gradient")
+    assert skipped.returncode == 0, skipped.stderr
+    assert "1 step of 4 skipped" in skipped.stdout
+    assert all(x.isfinite().all() for x in weights(tmp_path / "skipped").values())
+
+
+def test_costs_that_are_not_finite_are_replaced_only_where_allowed():
+    matrix = np.array([[[0.5, np.nan, np.inf]]])
+    with pytest.raises(DensevitError, match="the image"):
+        finite_costs(matrix, lambda: "the image", strict=True)
+    assert finite_costs(matrix, lambda: "the image", strict=False).tolist() == [[[0.5, 1e6, 1e6]]]

@@ -1,0 +1,335 @@
+"""Training methods with modules of their own, several views, and a backbone without heads."""
+
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as lightning
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from densevit.config import Config, from_mapping
+from densevit.data.build import build_data
+from densevit.errors import ConfigError, PluginError, WeightsError
+from densevit.inference.creating import build_model
+from densevit.interfaces import Backbone, Batch, Losses, Method
+from densevit.losses.context import LossContext
+from densevit.training.callbacks.progress import ProgressLines
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.unused_parameters import freeze_unused
+from densevit.training.run.checks import check_model
+from densevit.training.run.fit import fit
+from tests.training.run.test_run import recorded
+from tests.training.run.test_signals import child
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+
+class Pixels(Backbone):
+    """A feature of stride 1 and its norm; `unused` gets no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.strides = (4,), (1,)
+        self.convolution, self.norm, self.unused = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(1, 1)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.norm(self.convolution(images)).relu()]
+
+
+class Denoising(Method):
+    """Removes noise, and predicts the features of a moving average of the backbone on the other view."""
+
+    views = 2
+
+    def __init__(self, model: Any, noise: float = 0.1) -> None:
+        super().__init__(model)
+        self.noise, self.decoder, self.unused = noise, nn.Conv2d(4, 3, 1), nn.Linear(1, 1)
+        self.teacher = copy.deepcopy(model.backbone).requires_grad_(False)
+        self.register_buffer("updates", torch.tensor(0))
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        pixels = model.normalise(batch["images"], batch["padding_mask"])
+        [features] = model.backbone(pixels + self.noise * torch.randn_like(pixels))
+        [teacher] = self.teacher(pixels)
+        first, second = teacher.mean((2, 3)).chunk(2)
+        other = torch.cat([second, first])
+        return {
+            "denoising": (self.decoder(features) - pixels).square().mean(),
+            "teacher": (features.mean((2, 3)) - other).square().mean(),
+        }
+
+    def after_step(self, model: Any) -> None:
+        self.updates += 1
+        for own, other in zip(self.teacher.parameters(), model.backbone.parameters(), strict=True):
+            own.lerp_(other, 0.5)
+
+    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
+        pixels = model.normalise(batch["images"], batch["padding_mask"])
+        return (self.decoder(model.backbone(pixels)[0]) - pixels).square().mean((1, 2, 3))
+
+
+class Silent(Method):
+    """Has no validation loss."""
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        return {"mean": model.backbone(model.normalise(batch["images"], batch["padding_mask"]))[0].square().mean()}
+
+
+class Bare(Method):
+    """Returns a tensor in place of a dict."""
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Any:
+        return model.backbone(model.normalise(batch["images"], batch["padding_mask"]))[0].mean((1, 2, 3))
+
+
+class Old(Silent):
+    def training_step(self, model: Any, batch: Batch) -> Any:
+        return {}
+
+
+class Cropped(Silent):
+    """Trains on the top left quarter of each image, with the recipe's augmentation."""
+
+    def transform(self, recipe: Any) -> Any:
+        def quarter(sample: Any, rng: Any, types: Any) -> Any:
+            _, height, width = sample["image"].shape
+            image, targets = sample["image"], {"image_id": sample["targets"]["image_id"]}
+            return recipe({"image": image[:, : height // 2, : width // 2], "targets": targets}, rng, types)
+
+        return quarter
+
+
+def config(method: type[Method] = Denoising, trainer: dict[str, Any] | None = None, **sections: Any) -> Config:
+    values: dict[str, Any] = {
+        "backbone": {"name": f"{__name__}:Pixels"},
+        "heads": {},
+        "method": {"name": f"{__name__}:{method.__name__}"},
+        "data": {
+            "name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 6, "val_length": 3,
+        },
+        "optim": {"lr": 1e-2},
+        "trainer": {"max_steps": 4, "precision": "32", "accelerator": "cpu", "log_every": 1} | (trainer or {}),
+    }  # fmt: skip
+    return from_mapping(values | sections)
+
+
+# ---- views ----
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_have_first_all_first_views(num_workers: int) -> None:
+    made = config()
+    made.data.num_workers = num_workers
+    plain, data = build_data(made), build_data(made)
+    data.use(Denoising(build_model(made, {})))
+    for one, batch in zip(plain.train_loader(), data.train_loader(), strict=True):
+        ids = [target["image_id"] for target in one["targets"]]
+        assert [target["image_id"] for target in batch["targets"]] == ids * 2
+        first, second = batch["images"].chunk(2)
+        assert torch.equal(first, one["images"])  # the first views are those of a training with one
+        assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        assert batch["padding_mask"].shape == (4, *batch["images"].shape[2:])
+
+
+def test_views_are_the_same_after_resuming_within_an_epoch() -> None:
+    data = build_data(config())
+    data.use(Denoising(build_model(config(), {})))
+    loader, resumed = data.train_loader(), data.train_loader()
+    stream = iter(loader)
+    next(stream)
+    resumed.load_state_dict(loader.state_dict())
+    for batch, other in zip(stream, resumed, strict=True):
+        assert torch.equal(batch["images"], other["images"])
+
+
+def test_a_method_changes_the_training_transform_only() -> None:
+    made = config(Cropped)
+    plain, data = build_data(made), build_data(made)
+    for _ in range(2):  # that of the method before has no effect
+        data.use(Cropped(build_model(made, {})))
+    [size] = {target["original_size"] for target in next(iter(plain.train_loader()))["targets"]}
+    [half] = {target["original_size"] for target in next(iter(data.train_loader()))["targets"]}
+    assert half == (size[0] // 2, size[1] // 2)
+    batches = zip(plain.val_loader(), data.val_loader(), strict=True)
+    assert all(torch.equal(one["images"], other["images"]) for one, other in batches)
+
+
+# ---- parameters ----
+
+
+def test_parameters_unused_by_a_method_are_frozen_for_several_processes() -> None:
+    model = build_model(config(), {})
+    method = Denoising(model)
+    state = {name: x.clone() for part in (model, method) for name, x in part.state_dict().items()}
+    random_state = torch.get_rng_state()
+    unused = freeze_unused(model, method)
+    assert sorted(unused) == [
+        "backbone.unused.bias", "backbone.unused.weight", "method.unused.bias", "method.unused.weight",
+    ]  # fmt: skip
+    frozen = {
+        name for name, p in nn.ModuleDict({"model": model, "method": method}).named_parameters() if not p.requires_grad
+    }
+    teacher = {f"method.teacher.{name}" for name, _ in method.teacher.named_parameters()}
+    assert frozen == {name.replace("backbone", "model.backbone") for name in unused} | teacher
+    for name, x in [*model.state_dict().items(), *method.state_dict().items()]:
+        assert torch.equal(x, state[name]), name
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_trainer_of_ones_own_freezes_parameters_unused_by_the_method() -> None:
+    model = build_model(config(), {})
+    module = DenseModule(model, method=Denoising(model))
+    module.trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    module.setup("fit")
+    assert not model.backbone.unused.weight.requires_grad and not module.method.unused.weight.requires_grad
+    assert model.backbone.norm.weight.requires_grad and module.method.decoder.weight.requires_grad
+
+
+def test_averaged_maps_need_heads() -> None:
+    made = config(inference={"flip": True})
+    with pytest.raises(ConfigError, match=r"inference\.flip=true averages dense maps, but this model has no heads\."):
+        check_model(made, build_data(made), build_model(made, {}))
+
+
+def test_parameters_of_a_method_have_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    optim = {"lr": 0.01, "backbone_lr": 0.001, "lr_factors": {"method.decoder.*": 10}}
+    run = fit(config(optim=optim), run_dir=tmp_path / "run")
+    printed = " ".join(capsys.readouterr().out.split())
+    for row in ("backbone.* 1-3 0.001", "method.decoder.* 0.1 15", "method.unused.* 0.01 2", "method.teacher.* frozen"):
+        assert row in printed, row
+    optimizer = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert {group["initial_lr"] for group in optimizer["param_groups"]} == {0.1, 0.01, 0.001}
+    with pytest.raises(ConfigError, match=r"optim\.lr_factors.*method\.encoder"):
+        fit(config(optim={"lr_factors": {"method.encoder.*": 10}}), run_dir=tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+# ---- runs ----
+
+
+class Quit(lightning.Callback):
+    """Ends the process without a word before the batch after this step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os._exit(9)
+
+
+@linux
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_killed_run_continues_exactly(ema: float | None, tmp_path: Path) -> None:
+    """Decoder, teacher and its counter, noise and views."""
+    made = config(trainer={"max_steps": 7, "checkpoint_every": 2, "accumulate": 2, "ema": ema})
+    processes = [
+        child(lambda: fit(made, run_dir=tmp_path / "whole")),
+        child(lambda: fit(made, run_dir=tmp_path / "killed", callbacks=[Quit(5)])),
+    ]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 9]
+    process = child(lambda: fit(resume=tmp_path / "killed"))
+    process.join(120)
+    assert process.exitcode == 0
+    whole, killed = (
+        torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True) for run in ("whole", "killed")
+    )
+    assert whole["state_dict"]["method.updates"] == 7  # once for each optimiser step
+    for key in ("state_dict", "current_model_state")[: 1 if ema is None else 2]:
+        assert whole[key].keys() == killed[key].keys() >= {"method.decoder.weight", "method.teacher.norm.running_mean"}
+        assert all(torch.equal(x, killed[key][name]) for name, x in whole[key].items())
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for read in (recorded, lambda run: (run / "metrics.json").read_text()):
+        assert read(folders[0]) == read(folders[1])
+
+
+def test_resuming_with_another_decoder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fit(config(), run_dir=tmp_path / "run")
+    original = Denoising.__init__
+
+    def wider(self: Denoising, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        self.decoder = nn.Conv2d(4, 3, 3, padding=1)
+
+    monkeypatch.setattr(Denoising, "__init__", wider)
+    with pytest.raises(
+        WeightsError, match=r"method\.decoder\.weight has shape \(3, 4, 1, 1\); the model has \(3, 4, 3,"
+    ):
+        fit(resume=run.path)
+
+
+def test_moving_average_includes_the_method_and_is_what_is_validated(tmp_path: Path) -> None:
+    made = config(trainer={"max_steps": 5, "ema": 0.8, "evaluate_every": 0.99})
+    run = fit(made, run_dir=tmp_path / "run")
+    state = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
+    average, current = state["state_dict"], state["current_model_state"]
+    key = "method.decoder.weight"
+    assert not torch.equal(average[key], current[key])
+    assert torch.equal(average["method.unused.weight"], current["method.unused.weight"])
+    model = build_model(made, {}).eval()
+    method = Denoising(model).eval()
+    module = nn.ModuleDict({"model": model, "method": method})
+    module.load_state_dict(average)
+    with torch.no_grad():
+        losses = [method.validation_losses(model, batch) for batch in build_data(made).val_loader()]
+    assert run.metrics == {"method/loss": pytest.approx(float(torch.cat(losses).mean()), rel=1e-6)}
+    saved = load_file(run.path / "model.safetensors")
+    assert {f"model.{name}" for name in saved} == {name for name in average if name.startswith("model.")}
+    assert all(torch.equal(x, average[f"model.{name}"]) for name, x in saved.items())
+
+
+def test_without_validation_loss_the_latest_weights_are_saved(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit(config(Silent), run_dir=tmp_path / "run")
+    assert not [str(warning.message) for warning in recwarn if "not defined" in str(warning.message)]
+    assert json.loads((run.path / "metrics.json").read_text()) == {}
+    saved = load_file(run.path / "model.safetensors")
+    state = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == {name.removeprefix("model.") for name in state}
+    assert all(torch.equal(x, state[f"model.{name}"]) for name, x in saved.items())
+    assert "or its method has no validation loss" in (run.path / "report.html").read_text()
+    printed = capsys.readouterr().out
+    assert f"{__name__}:Pixels, method {__name__}:Silent, 0.00 M trained parameters" in printed
+    assert "visualizations" not in printed
+
+
+def test_wrong_losses_are_an_error_with_what_was_found(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"method Old: its training_step takes no context\. Fix: def training_step"):
+        fit(config(Old), run_dir=tmp_path / "run")
+    expected = r"method Bare: training_step returned float32 \(2,\); a dict of scalar tensors is expected"
+    with pytest.raises(PluginError, match=expected):
+        fit(config(Bare), run_dir=tmp_path / "run")
+
+
+def test_a_trainer_of_ones_own_uses_the_method_without_labels(tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("val", 3)):
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            pixels = torch.randint(256, (16, 16, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / split / f"{i}.png")
+    model = build_model(config(), {})
+    module = DenseModule(model, {"lr": 1e-2}, method=Denoising(model))
+    data = DenseDataModule({"name": "images", "root": str(tmp_path), "image_size": 16, "batch_size": 2})
+    lines = ProgressLines(Console(quiet=True))
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=[lines], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    assert trainer.global_step == 6 and module.method.updates == 6
+    assert lines.images == 12  # images are counted once, not views
+    with torch.no_grad():
+        losses = [module.method.validation_losses(model.eval(), batch) for batch in data.val_dataloader()]
+    assert module.metrics == {"method/loss": pytest.approx(float(torch.cat(losses).mean()), rel=1e-6)}

@@ -1,0 +1,174 @@
+"""Muon against `torch.optim.Muon`, which takes matrices only, and AdamW."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import densevit
+from densevit import config as configs
+from densevit.config import OptimSection
+from densevit.errors import ConfigError
+from densevit.model import DenseModel
+from densevit.model.parameter_groups import hidden_matrices
+from densevit.training.loop import muon
+from densevit.training.loop.muon import Muon, orthogonalised
+from densevit.training.loop.optim import optimizer_of
+from tests.training.run.test_run import TINY
+from tests.training.runs import resume, train
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A config on one step's worth of scenes."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 80), (80, 32), (24, 3, 3, 3), (16, 32, 2, 2)])
+def test_updates_are_those_of_torch_on_the_flattened_weight(shape, monkeypatch):
+    monkeypatch.setattr(muon, "supports_bf16", lambda device_type: True)  # torch's are always in bf16
+    torch.manual_seed(0)
+    start = torch.randn(3, *shape)
+    ours = [nn.Parameter(x.clone()) for x in start]
+    theirs = [nn.Parameter(x.flatten(1).clone()) for x in start]
+    options = {"lr": 0.02, "weight_decay": 0.1}
+    optimizer = Muon([{"params": ours, "muon": True}], **options)
+    reference = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options)
+    for _ in range(4):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.flatten(1).clone()
+        optimizer.step()
+        reference.step()
+    for a, b, x in zip(ours, theirs, start, strict=True):
+        assert (a - x).abs().max() > 1e-3
+        torch.testing.assert_close(a.flatten(1), b, atol=2e-4, rtol=1e-3)  # products in bf16, batched here
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_updates_are_computed_in_bf16_only_where_the_hardware_does(bf16, monkeypatch):
+    monkeypatch.setattr(muon, "supports_bf16", lambda device_type: bf16)
+    used = set()
+
+    class Dtypes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            used.update(x.dtype for x in args if isinstance(x, torch.Tensor))
+            return function(*args, **(kwargs or {}))
+
+    x = torch.randn(4, 16, 40)
+    with Dtypes():
+        y = orthogonalised(x)
+    assert (torch.bfloat16 in used) is bf16 and y.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    z = x.double()
+    z = z / z.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):  # Jordan et al. 2024, in double precision
+        gram = z @ z.mT
+        z = 3.4445 * z + (-4.7750 * gram + 2.0315 * gram @ gram) @ z
+    torch.testing.assert_close(y.double(), z, atol=2e-2 if bf16 else 1e-5, rtol=0)
+
+
+def test_other_parameters_are_trained_by_adamw():
+    torch.manual_seed(0)
+    matrix, bias = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16))
+    reference = nn.Parameter(bias.detach().clone())
+    options = {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.1}
+    optimizer = Muon([{"params": [matrix], "muon": True}, {"params": [bias]}], **options)
+    adamw = torch.optim.AdamW([reference], **options)
+    for _ in range(3):
+        for parameter in (matrix, bias, reference):
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        adamw.step()
+    torch.testing.assert_close(bias, reference, atol=0, rtol=0)
+
+
+def test_singular_values_approach_one():
+    x = torch.randn(2, 48, 20) @ torch.diag(torch.logspace(0, -1, 20))
+    values = torch.linalg.svdvals(orthogonalised(x).float())
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_a_restored_state_continues_exactly():
+    def run(steps: int, optimizer=None, weight=None):
+        weight = nn.Parameter(torch.linspace(-1, 1, 16 * 20).view(16, 20)) if weight is None else weight
+        optimizer = optimizer or Muon([{"params": [weight], "muon": True}], lr=0.1)
+        for _ in range(steps):
+            weight.grad = weight.detach().sin()
+            optimizer.step()
+        return optimizer, weight
+
+    _, straight = run(4)
+    first, weight = run(2)
+    weight = nn.Parameter(weight.detach().clone())
+    second = Muon([{"params": [weight], "muon": True}], lr=0.1)
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(run(2, second, weight)[1], straight, atol=0, rtol=0)
+
+
+def test_matrices_of_a_model():
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 16)
+            self.classes = nn.Linear(16, 8)
+            self.kernel = nn.Conv2d(3, 16, 3)
+            self.depthwise = nn.Conv2d(32, 32, 5, groups=32)
+            self.table = nn.Embedding(32, 32)
+            self.norm = nn.LayerNorm(32)
+
+    parts = Parts()
+    assert list(map(id, hidden_matrices(parts))) == [id(parts.linear.weight), id(parts.kernel.weight)]
+    assert list(map(id, hidden_matrices(parts, linear=False))) == [id(parts.kernel.weight)]
+
+
+def test_the_config_builds_it_with_rates_of_its_groups():
+    backbone = densevit.create_backbone("swin", variant="nano")
+    model = DenseModel(backbone, {})
+    section = OptimSection(name="muon", lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
+    optimizer = optimizer_of(model, section, 1e-3)
+    assert isinstance(optimizer, Muon)
+    assert {(group["muon"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
+        (True, 1e-4, 0.05),
+        (False, 1e-4, 0.0),
+    }
+    names = {id(p): name for name, p in model.named_parameters()}
+    chosen = {names[id(p)] for group in optimizer.param_groups if group["muon"] for p in group["params"]}
+    assert "backbone.stages.2.1.mlp.expand.weight" in chosen
+    assert not any("norm" in name or "bias" in name for name in chosen)
+
+
+def test_convolutions_only():
+    model = DenseModel(densevit.create_backbone("swin", variant="nano", stem="conv"), {})
+    optimizer = optimizer_of(model, OptimSection(name="muon", matrices="convolutions", weight_decay=0.05), 1e-3)
+    names = {id(p): name for name, p in model.named_parameters()}
+    chosen = [names[id(p)] for group in optimizer.param_groups if group["muon"] for p in group["params"]]
+    assert chosen == [f"backbone.patch_embed.{i}.weight" for i in (0, 3, 6, 9, 12)]
+
+
+def test_matrices_need_muon():
+    with pytest.raises(ValueError, match="set optim.name: muon"):
+        OptimSection(name="adamw", matrices="convolutions")
+
+
+@pytest.mark.parametrize("matrices", ["all", "convolutions"])
+def test_a_run_resumes_to_the_last_bit_and_takes_changed_rates(tiny: Path, tmp_path: Path, matrices: str) -> None:
+    named = ["optim.name=muon", f"optim.matrices={matrices}", "optim.weight_decay=0.05"]
+    whole = train(configs.load(tiny, [*named, "trainer.max_steps=4"]), tmp_path / "whole")
+    parts = train(configs.load(tiny, [*named, "trainer.max_steps=2"]), tmp_path / "parts")
+    resume(parts, ["trainer.max_steps=4"])
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, parts)]
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+    resume(parts, ["trainer.max_steps=5", "optim.weight_decay=0.1"])
+    groups = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert {(group["muon"], group["weight_decay"]) for group in groups} == {(True, 0.1), (False, 0.1), (False, 0.0)}
+
+
+def test_the_matrices_of_a_resumed_run_cannot_change(tiny: Path, tmp_path: Path) -> None:
+    run = train(configs.load(tiny, ["optim.name=muon", "trainer.max_steps=1"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="optim.matrices: 'all' -> 'convolutions'"):
+        resume(run, ["trainer.max_steps=2", "optim.matrices=convolutions"])

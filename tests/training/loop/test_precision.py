@@ -1,0 +1,218 @@
+"""Training precision: automatic selection; each precision trains each head without casting targets."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.depth import DepthErrors
+from densevit.interfaces import Predictions, Targets
+from densevit.layers import hardware, positions
+from densevit.training.loop import precision
+from densevit.training.loop.precision import resolve, trainer_arguments
+from densevit.training.run.metrics_csv import MetricsCsv
+from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
+from tests.training.runs import train
+
+
+class Machine:
+    """Mocks the hardware."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.patch = monkeypatch
+        self.has(cpu="")
+
+    def has(
+        self, gpu_bf16: bool | None = None, mps: bool = False, cpu: str | None = "", capability: str = "AVX512"
+    ) -> None:
+        """gpu_bf16: None for no GPU. cpu: its flags, None without /proc/cpuinfo. capability: the instructions that
+        torch uses."""
+
+        def read_text(path: Path, *args: object, **kwargs: object) -> str:
+            assert path == Path("/proc/cpuinfo")
+            if cpu is None:
+                raise FileNotFoundError(path)
+            return f"processor\t: 0\nflags\t\t: fpu sse avx512f {cpu}\nbugs\t: none\n"
+
+        self.patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        self.patch.setattr(torch.cuda, "is_available", lambda: gpu_bf16 is not None)
+        self.patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or gpu_bf16)
+        self.patch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        self.patch.setattr(hardware.Path, "read_text", read_text)
+        hardware._cpu_words.cache_clear()
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    yield Machine(monkeypatch)
+    hardware._cpu_words.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["32", "16-mixed", "bf16-mixed", "bf16-true", "64"])
+def test_explicit_precision_is_kept(name, machine):
+    machine.has(gpu_bf16=True, cpu="amx_bf16")
+    assert resolve(name) == name
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda"])
+def test_gpu_uses_bf16_unless_emulated_else_fp16(accelerator, machine):
+    machine.has(gpu_bf16=True)
+    assert resolve("auto", accelerator) == "bf16-mixed"
+    machine.has(gpu_bf16=False)
+    assert resolve("auto", accelerator) == "16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("amx_bf16 amx_tile", "bf16-mixed"),
+        ("avx512_bf16", "bf16-mixed"),
+        ("asimd bf16", "bf16-mixed"),  # ARM
+        ("avx512_vnni avx512bw", "32-true"),
+        ("avx512_bf16x", "32-true"),
+        (None, "32-true"),
+    ],
+)
+@pytest.mark.parametrize("accelerator", ["auto", "cpu"])
+def test_cpu_uses_bf16_with_native_support(accelerator, flags, expected, machine):
+    machine.has(cpu=flags)
+    assert resolve("auto", accelerator) == expected
+
+
+def test_cpu_whose_bf16_instructions_are_excluded_uses_fp32(machine):
+    machine.has(cpu="amx_bf16 avx512_bf16", capability="AVX2")  # as by ATEN_CPU_CAPABILITY=avx2
+    assert resolve("auto", "cpu") == "32-true" and not hardware.supports_bf16("cpu")
+    machine.has(cpu="asimd bf16", capability="DEFAULT")
+    assert hardware.supports_bf16("cpu")
+
+
+@pytest.mark.parametrize(
+    ("maker", "capability", "expected"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_only_amd_processors_with_avx512_have_a_slow_blas(maker, capability, expected, machine, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    machine.has(cpu=maker, capability=capability)
+    assert hardware.blas_lacks_avx512() is expected
+
+
+def test_cpu_accelerator_ignores_the_gpu(machine):
+    machine.has(gpu_bf16=True, cpu="")
+    assert resolve("auto", "cpu") == "32-true"
+    machine.has(gpu_bf16=False, cpu="amx_bf16")
+    assert resolve("auto", "cpu") == "bf16-mixed"
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "mps", "gpu"])
+def test_mps_uses_fp32(accelerator, machine):
+    machine.has(mps=True, cpu=None)
+    assert resolve("auto", accelerator) == "32-true"
+
+
+@pytest.mark.parametrize("name", ["bf16-mixed", "bf16-true"])
+def test_emulated_bf16_is_a_warning(name, machine):
+    with pytest.warns(UserWarning, match=rf"trainer.precision={name}: this CPU has no bf16.*auto, which is 32-true"):
+        trainer_arguments(name, "cpu")
+    machine.has(gpu_bf16=False)
+    with pytest.warns(UserWarning, match=r"this GPU has no bf16.*auto, which is 16-mixed"):
+        trainer_arguments(name, "gpu")
+
+
+@pytest.mark.parametrize("name", ["auto", "32", "bf16-mixed", "bf16-true"])
+def test_native_precisions_do_not_warn(name, machine, recwarn):
+    machine.has(cpu="avx512_bf16")
+    trainer_arguments(name, "cpu")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_tf32_is_set_for_products_and_convolutions_and_restored(on: bool) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with precision.tf32(on):
+        assert torch.backends.cuda.matmul.allow_tf32 is on and torch.backends.cudnn.allow_tf32 is on
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+
+
+def test_position_tables_are_fp32_under_autocast() -> None:
+    padding = torch.zeros(1, 5, 7, dtype=torch.bool)
+    boxes = torch.rand(3, 4)
+    tables = [
+        lambda: positions.sine(boxes, 8), lambda: positions.sine_map(padding, 16),
+        lambda: positions.sine_boxes(boxes, 8), lambda: positions.sine_grid_1d(3, 4, 8),
+        lambda: positions.sine_grid_2d(3, 4, 8), lambda: positions.resize_grid(torch.rand(3, 4, 8), (5, 7)),
+    ]  # fmt: skip
+    for table in tables:
+        torch.manual_seed(0)
+        expected = table()
+        for dtype in (torch.bfloat16, torch.float16):
+            torch.manual_seed(0)
+            with torch.autocast("cpu", dtype):
+                found = table()
+            assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("backbone", [{"name": "resnet", "depth": 18}, {"name": "swin", "variant": "nano"}], ids=str)
+def test_channels_last_changes_nothing_but_rounding(backbone: dict[str, Any], tmp_path: Path) -> None:
+    sections = {**BASE, "backbone": backbone, "heads": {"depth": {"name": "dpt", "width": 8}}}
+    config = configs.from_mapping({**sections, "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu"}})
+    losses = []
+    for on in (False, True):
+        config.trainer.channels_last = on
+        run = train(config, tmp_path / str(on))
+        [row] = [row for row in MetricsCsv(run / "metrics.csv").rows() if row["train/loss"]]
+        losses.append([float(row["train/loss"]), float(row["train/gradient_norm"])])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+class TruthDetection(CocoDetection):
+    """Evaluates the ground truth as the prediction: AP is 1 unless one of the two is cast."""
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        assert all(prediction["boxes"].dtype == torch.float32 for prediction in predictions)
+        given = [{**truth, "scores": torch.ones(len(truth["labels"]))} for truth in truths]
+        super().update(given, truths)
+
+
+class TruthDepth(DepthErrors):
+    """The same for depth, which is float32 in the scenes."""
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        assert all(truth["depth"].dtype == torch.float32 for truth in truths)
+        super().update(predictions, truths)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["32", "bf16-mixed", "bf16-true", "64"])
+def test_every_precision_trains_every_head_without_casting_targets(name: str, tmp_path: Path) -> None:
+    boxes = {
+        **DETECTION,
+        "position_bias": True,
+        "two_stage": True,
+        "evaluation": {"name": f"{__name__}:TruthDetection"},
+    }
+    depth: dict[str, Any] = {"name": "dpt", "width": 8, "evaluation": {"name": f"{__name__}:TruthDepth"}}
+    heads = {
+        "boxes": boxes,
+        "plain": {"name": "detr", "num_queries": 4,
+                  "transformer": {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1,
+                                  "feedforward": 16}},
+        "surfaces": SURFACES,
+        "relative": {"name": "dpt", "width": 8},
+        **{output: {**depth, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
+        "mask": {"name": "dpt_segmentation", "width": 8},
+        "weighted": {**SURFACES, "class_weights": [1.0 + c / 8 for c in range(12)]},
+    }  # fmt: skip
+    data = {**BASE["data"], "masks": False}
+    trainer = {"max_steps": 2, "precision": name, "accelerator": "cpu"}
+    run = train(configs.from_mapping({**BASE, "data": data, "heads": heads, "trainer": trainer}), tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["boxes/AP"] == pytest.approx(1, abs=1e-9)
+    losses = [
+        float(value) for row in (run / "metrics.csv").read_text().splitlines()[1:2] for value in row.split(",") if value
+    ]
+    assert losses and torch.isfinite(torch.tensor(losses)).all()

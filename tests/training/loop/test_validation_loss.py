@@ -1,0 +1,151 @@
+"""Heads with `evaluation: null`: validated by their loss, each image once, in any number of processes."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.data.loading.batch_sampler import collate
+from densevit.errors import ConfigError
+from densevit.inference.creating import build_model
+from densevit.interfaces import Head
+from densevit.losses.context import LossContext
+from densevit.losses.distributed import mean_over_processes
+from densevit.training.loop.validation_loss import ValidationLoss, image_losses
+from densevit.training.run.evaluation import evaluate
+from densevit.training.run.fit import fit
+from densevit.weights import model_file
+from tests.training.run.test_processes import densevit
+from tests.training.runs import train
+
+SEGMENTATION = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch, evaluation: null}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 4, val_length: 5}
+optim: {lr: 1e-2}
+trainer: {max_steps: 2, precision: "32", accelerator: cpu, evaluate_every: 0.5}
+"""
+
+
+class Embedding(Head):
+    """A task of its own, without predictions and without an evaluator: the mean of the squared map."""
+
+    task, needs = "embedding", ("boxes",)
+
+    def __init__(self, channels: Any, strides: Any, classes: Any, scale: float = 1.0) -> None:
+        super().__init__(channels, strides, classes)
+        self.layer, self.scale = nn.Conv2d(channels[-1], 2, 1), scale
+
+    def forward(self, features: Any, padding_mask: Any, targets: Any = None) -> Any:
+        return {"map": self.layer(features[-1])}
+
+    def loss(self, outputs: Any, targets: Any, context: LossContext) -> Any:
+        count = mean_over_processes(torch.tensor(float(sum(len(t["boxes"]) for t in targets)))).clamp(min=1)
+        return {"l2": self.scale * outputs["map"].square().sum() / count, "l1": outputs["map"].abs().mean()}
+
+
+EMBEDDING = f"{{name: '{__name__}:Embedding', evaluation: null}}"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "loss.yaml"
+    path.write_text(SEGMENTATION)
+    return path
+
+
+def by_hand(run: Path, head: str) -> float:
+    """The mean loss over the validation images, each in a batch of one."""
+    model, config = model_file.load(run)
+    assert config is not None
+    data = build_data(config, model.multiple)
+    losses = []
+    for index in range(len(data.val)):
+        sample = data.val_transform(data.val[index])
+        batch = collate([sample], model.multiple)
+        with torch.no_grad():
+            terms = model.heads[head].loss(model(batch)[head], batch["targets"], LossContext())
+        losses.append(sum(float(term) for term in terms.values()))
+    return sum(losses) / len(losses)
+
+
+def test_the_metric_is_the_mean_loss_over_images_and_the_best_epoch_goes_by_it(
+    config_file: Path, tmp_path: Path
+) -> None:
+    run = fit(config_file, ["trainer.max_steps=4", "trainer.evaluate_every=0.25"], run_dir=tmp_path / "run")
+    assert run.metrics == {"surfaces/loss": pytest.approx(by_hand(run.path, "surfaces"), rel=1e-5)}
+    rows = (run.path / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("surfaces/loss")
+    values = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
+    assert len(values) == 4 and run.metrics["surfaces/loss"] == min(values)
+    assert evaluate(run) == run.metrics
+    for batch_size in (1, 5):  # does not depend on the batch either
+        data = {**configs.load(run.path).data.model_dump(), "batch_size": batch_size}
+        assert evaluate(run, data)["surfaces/loss"] == pytest.approx(run.metrics["surfaces/loss"], rel=1e-6)
+
+
+def test_a_head_without_predictions_trains_beside_one_with_an_evaluator(config_file: Path, tmp_path: Path) -> None:
+    overrides = [f"heads.own={EMBEDDING}", "heads.surfaces.evaluation={}", "heads.own.scale=0.5"]
+    run = train(configs.load(config_file, overrides), tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["own/loss"] == pytest.approx(by_hand(run, "own"), rel=1e-5)
+    assert "surfaces/mIoU" in metrics and "surfaces/loss" not in metrics
+    alone = train(configs.load(config_file, ["heads.surfaces=null", f"heads.own={EMBEDDING}"]), tmp_path / "alone")
+    assert json.loads((alone / "metrics.json").read_text()).keys() == {"own/loss"}
+
+
+def test_without_an_evaluator_for_its_task_the_fix_is_named(config_file: Path, tmp_path: Path) -> None:
+    overrides = ["heads.surfaces=null", f"heads.own={{name: '{__name__}:Embedding'}}"]
+    message = r"heads\.own\.evaluation: there is no evaluator for the task 'embedding'.*heads\.own\.evaluation: null"
+    with pytest.raises(ConfigError, match=message):
+        train(configs.load(config_file, overrides), tmp_path / "run")
+
+
+@pytest.mark.integration
+def test_two_processes_give_the_loss_of_one(config_file: Path, tmp_path: Path) -> None:
+    """Five images in batches of one: the processes have different numbers of them."""
+    double = [
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+        "data.batch_size=1",
+        "data.image_size=64",
+        "heads.surfaces.norm=group",
+    ]
+    densevit("train", str(config_file), *double, "--run-dir", "run", folder=tmp_path)
+    together = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert together == evaluate(tmp_path / "run")
+
+
+# ---- the evaluator ----
+
+
+def test_images_count_once_and_unlabelled_ones_not_at_all() -> None:
+    evaluator = ValidationLoss(())
+    evaluator.update([{"loss": 1.0}, {}, {"loss": 4.0}, {"loss": 9.0}], [{"image_id": i} for i in (1, 2, 3, 1)])
+    assert evaluator.compute() == {"loss": 2.5}
+    other = ValidationLoss(())
+    other.update([{"loss": 0.1}, {"loss": 4.0}], [{"image_id": 7}, {"image_id": 3}])
+    evaluator.merge([evaluator.state(), other.state()])
+    assert evaluator.compute() == {"loss": pytest.approx(5.1 / 3)}
+    evaluator.reset()
+    assert math.isnan(evaluator.compute()["loss"])
+
+
+def test_heads_see_images_one_by_one_and_unlabelled_ones_not_at_all(config_file: Path) -> None:
+    config = configs.load(config_file, ["heads.surfaces=null", f"heads.own={EMBEDDING}"])
+    data = build_data(config)
+    model = build_model(config, data.train).eval()
+    samples = [data.val_transform(data.val[index]) for index in range(3)]
+    del samples[1]["targets"]["boxes"]
+    found = image_losses(model, ["own"], collate(samples, model.multiple))["own"]
+    assert found[1] == {}
+    for index in (0, 2):
+        outputs = model(collate([samples[index]], model.multiple))["own"]
+        terms = model.heads["own"].loss(outputs, [samples[index]["targets"]], LossContext())
+        assert found[index]["loss"] == pytest.approx(sum(float(term) for term in terms.values()), rel=1e-5)

@@ -1,0 +1,363 @@
+"""Signals and kills: saved checkpoints, exit codes, and exact resuming."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.cli import main
+from densevit.config import Config
+from densevit.config.values import seconds_of
+from densevit.errors import ConfigError
+from densevit.training.callbacks.stop_signals import requeue
+from densevit.training.run.metrics_csv import MetricsCsv
+from tests.training.run.test_run import recorded
+from tests.training.runs import resume, train
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks and signals as Linux has them"),
+]
+
+SMALL = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads:
+  detection:
+    {name: dab_detr, num_queries: 4, classification: mal, denoising: 1,
+     transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 16, dropout: 0.1}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 14, val_length: 2}
+optim: {lr: 1e-3, warmup: 0.1}
+trainer: {max_steps: 40, precision: "32", accelerator: cpu, devices: 1, log_every: 1, checkpoint_every: 3}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def child(work: Callable[[], object]) -> multiprocessing.Process:
+    """A forked process, which needs no imports."""
+
+    def run() -> None:
+        torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def wait_for(path: Path, process: multiprocessing.Process, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists() and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("overrides", [["trainer.ema=0.9"], ["trainer.accumulate=3", "trainer.checkpoint_every=2"]])
+def test_killed_run_resumes_exactly(small: Path, tmp_path: Path, overrides: list[str]) -> None:
+    """Weights, average, optimiser, best metrics and every row of metrics.csv."""
+
+    def made() -> Config:
+        return configs.load(small, overrides)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = child(lambda: train(made(), whole))
+    process.join(300)
+    assert process.exitcode == 0
+    moments, kills = random.Random(len(overrides)), 0
+    process = child(lambda: train(made(), killed))
+    while kills < 4:
+        wait_for(killed / "checkpoints" / "last.ckpt", process)
+        process.join(moments.uniform(0.05, 0.8))
+        if not process.is_alive():
+            break
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        kills += 1
+        process = child(lambda: resume(killed))
+    process.join(300)
+    assert process.exitcode == 0 and kills > 0
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed)]
+    for key in ("state_dict", "current_model_state"):
+        for name, value in states[0].get(key, {}).items():
+            assert torch.equal(value, states[1][key][name]), name
+    assert recorded(whole) == recorded(killed)
+    assert (whole / "metrics.json").read_text() == (killed / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_saves_a_checkpoint_and_sets_the_exit_code(small: Path, tmp_path: Path, number: int, code: int) -> None:
+    run = tmp_path / "run"
+    command = ["train", str(small), "trainer.max_steps=100000", "trainer.checkpoint_every=1", "--run-dir", str(run)]
+    process = child(lambda: os._exit(main(command)))
+    wait_for(run / "checkpoints" / "last.ckpt", process)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(120)
+    assert process.exitcode == code
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 0 < checkpoint["global_step"] < 100000
+    for name in ("model.safetensors", "metrics.json", "report.html"):
+        assert (run / name).is_file(), name
+
+
+def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=100000", "trainer.checkpoint_every=1"]
+    command = [sys.executable, "-m", "densevit", "train", str(small), *overrides, "--run-dir", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        end = time.monotonic() + 200
+        while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        ranks = [pid for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(int(ranks[0]), signal.SIGTERM)  # the second process only
+        printed, errors = process.communicate(timeout=200)
+    assert process.returncode == 143, errors
+    assert printed.count("Stopped. Resume with") == 1
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(checkpoint["random_state"]) == 2
+
+
+def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During the final validation."""
+    from densevit.training.loop.dense_module import DenseModule
+
+    original = DenseModule.validation_step
+
+    def interrupted(self: DenseModule, batch: object, index: int) -> object:
+        if self.trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch, index)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DenseModule, "validation_step", interrupted)
+    run = tmp_path / "run"
+    code = main(["train", str(small), "trainer.max_steps=4", "trainer.checkpoint_every=1", "--run-dir", str(run)])
+    assert code == 130
+    assert f"Resume from the last checkpoint with: densevit train --resume {run}" in capfd.readouterr().out.replace(
+        "\n", ""
+    )
+    monkeypatch.undo()
+    assert "detection/AP" in json.loads((resume(run) / "metrics.json").read_text())
+
+
+def test_slurm_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert requeue().startswith("SLURM job 17 was not requeued: ")
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    assert requeue() == "SLURM job 17 is requeued."
+    assert (tmp_path / "said").read_text() == "requeue 17\n"
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job of SLURM; scontrol writes its arguments and the checkpoints of `run` to the returned file."""
+    said = tmp_path / "said"
+    (tmp_path / "bin").mkdir()
+    script = f'#!/bin/sh\necho "$@" > {said}\nls {tmp_path}/run/checkpoints >> {said}\n'
+    (tmp_path / "bin" / "scontrol").write_text(script)
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # one process, as Lightning sees an interactive job
+    return said
+
+
+def exit_code_of(small: Path, prepare: Callable[[], object], *overrides: str) -> int | None:
+    """That of `train` in a forked process, after a preparation there."""
+
+    def work() -> None:
+        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr, flush=True)  # not by pytest
+        prepare()
+        os._exit(main(["train", str(small), *overrides, "--run-dir", str(small.parent / "run")]))
+
+    def run() -> None:
+        try:
+            work()
+        except SystemExit as stop:
+            os._exit(stop.code if isinstance(stop.code, int) else 99)
+
+    process = child(run)
+    process.join(200)
+    return process.exitcode
+
+
+def at_step(step: int, work: Callable[[], object]) -> None:
+    from densevit.training.loop.dense_module import DenseModule
+
+    original = DenseModule.training_step
+
+    def training_step(self: DenseModule, batch: object, index: int) -> object:
+        if self.trainer.global_step == step:
+            work()
+        return original(self, batch, index)  # type: ignore[arg-type]
+
+    DenseModule.training_step = training_step  # type: ignore[assignment,method-assign]
+
+
+def while_drawing(work: Callable[[], object]) -> None:
+    from densevit.training.run import output as run_output
+
+    run_output.draw_images = lambda *_: work()  # type: ignore[assignment,return-value]
+
+
+def signalled(number: int) -> Callable[[], None]:
+    def send() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(30)  # interrupted by the handler if it raises
+
+    return send
+
+
+def failing() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_job_is_requeued_after_the_checkpoint_whatever_fails_later(
+    small: Path, tmp_path: Path, slurm: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prepare() -> None:
+        at_step(4, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        while_drawing(failing)
+
+    assert exit_code_of(small, prepare) == 128 + signal.SIGUSR1
+    assert slurm.read_text().split() == ["requeue", "17", "last.ckpt", "step-3.ckpt"]
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
+    assert (tmp_path / "run" / "report.html").is_file()
+    printed = "".join(capfd.readouterr())
+    assert "SLURM job 17 is requeued." in printed
+    assert "The visualizations were not written" in printed
+    assert f"To try again: densevit evaluate {tmp_path / 'run'}" in printed
+
+
+@pytest.mark.parametrize("moment", ["set-up", "first step"])
+def test_job_is_requeued_before_its_first_step(small: Path, slurm: Path, moment: str) -> None:
+    def prepare() -> None:
+        from densevit.training.run import plan as run
+
+        build_data = run.build_data
+
+        def build(*arguments: object) -> object:
+            signalled(signal.SIGUSR1)()
+            return build_data(*arguments)  # type: ignore[arg-type]
+
+        if moment == "set-up":
+            run.build_data = build  # type: ignore[assignment]
+        else:
+            at_step(0, signalled(signal.SIGUSR1))
+
+    assert exit_code_of(small, prepare) == 128 + signal.SIGUSR1
+    assert slurm.read_text().startswith("requeue 17\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_drawing_leaves_the_report_and_the_exit_code_of_the_training(
+    small: Path, tmp_path: Path, number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(small, lambda: while_drawing(signalled(number)), "trainer.max_steps=2") == 0
+    assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "metrics.json").is_file()
+    said = f"The visualizations were not written: {signal.Signals(number).name} was received. To try again: densevit"
+    assert said in capfd.readouterr().err
+
+
+def test_error_in_the_report_leaves_the_exit_code_of_the_training(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prepare() -> None:
+        from densevit.training.run import output as run_output
+
+        run_output.write_report = lambda *_: failing()  # type: ignore[assignment,return-value]
+
+    assert exit_code_of(small, prepare, "trainer.max_steps=2") == 0
+    assert "The report was not written: [Errno 28]" in capfd.readouterr().err
+    assert [*(tmp_path / "run" / "predictions").rglob("*.jpg")]
+
+
+def test_signal_that_the_parent_ignores_stays_ignored(small: Path, tmp_path: Path) -> None:
+    """As SIGINT with `densevit train ... &` in a script, and with nohup."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        at_step(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    assert exit_code_of(small, prepare, "trainer.max_steps=4") == 0
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_log_on_a_full_disk_does_not_stop_a_training(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def prepare() -> None:
+        sys.stdout = open("/dev/full", "w")  # noqa: SIM115  # of the process
+
+    assert exit_code_of(small, prepare, "trainer.max_steps=2") == 0
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "stdout cannot be written: No space left on device. Training continues without it." in capfd.readouterr().err
+
+
+def test_handlers_are_restored_after_a_training(small: Path, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    train(configs.load(small, ["trainer.max_steps=1"]), tmp_path / "run")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:
+    assert configs.load("detr_swin").trainer.checkpoint_every == "5min"
+    assert [seconds_of(text) for text in ("30s", "5min", "1h")] == [30, 300, 3600]
+    with pytest.raises(ConfigError, match="a valid integer or a time such as 30s, 5min or 1h, not '5 minutes'"):
+        configs.load(small, ["trainer.checkpoint_every=5 minutes"])
+
+
+def test_incomplete_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
+    log = MetricsCsv(tmp_path / "metrics.csv")
+    for step in range(3):
+        log.log_metrics({"train/loss": 0.5, "epoch": 0}, step)
+    log.log_metrics({"epoch": 0, "d/AP": 0.25}, 3)
+    with log.path.open("a") as file:
+        file.write("3,0.12")
+    again = MetricsCsv(log.path)
+    assert [row["step"] for row in again.rows()] == ["0", "1", "2", "3"]
+    again.remove_after(2)  # two steps were made: 0 and 1
+    assert [row["step"] for row in again.rows()] == ["0", "1"]
+
+
+def test_signal_during_the_exchange_is_kept_for_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives after the process has contributed its flag, before the result."""
+    from densevit.training.callbacks import stop_signals
+
+    signals = stop_signals.StopSignals()
+    monkeypatch.setattr(stop_signals.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(stop_signals.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(stop_signals.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(stop_signals.distributed, "new_group", lambda **_: "group")
+
+    def interrupted(state: torch.Tensor, op: object, group: object) -> None:
+        signals._on_signal(signal.SIGTERM, None)
+
+    monkeypatch.setattr(stop_signals.distributed, "all_reduce", interrupted)
+    assert signals.agree(True) == (0, (True,))
+    assert signals.agree(False) == (signal.SIGTERM, (False,))
