@@ -18,12 +18,12 @@ ROWS = (
     ("config",),
     ("model",),
     ("targets",),
-    ("registry", "options"),
+    ("registry",),
     ("set_prediction",),
     ("interfaces",),
     ("losses",),
     ("layers",),
-    ("errors", "progress", "allocator", "terminal", "streams", "atomic_io", "file_lock", "trust"),
+    ("errors", "terminal", "streams", "atomic_io", "file_lock"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 KNOWN_CYCLES: dict[frozenset[str], str] = {}  # the modules of a cycle -> the reason

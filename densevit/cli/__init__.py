@@ -80,8 +80,8 @@ def _os_error(error: OSError) -> str:
 
 
 def _run(name: str, rest: list[str]) -> int:
-    from densevit.allocator import keep_freed_memory
     from densevit.cli import output
+    from densevit.inference.allocator import keep_freed_memory
 
     module, parser = command(name)
     keep_freed_memory()

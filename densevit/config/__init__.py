@@ -28,8 +28,8 @@ from densevit.config.schema import Config, Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
-from densevit.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
-from densevit.trust import modules_in, names_in_file
+from densevit.registry.options import OptionError, nearest, shown, takes, wanted, wrong_numbers
+from densevit.registry.trust import modules_in, names_in_file
 
 if TYPE_CHECKING:
     from densevit.model.architecture import Architecture

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from densevit import options as signatures
 from densevit import registry
 from densevit.config.data_schema import DataSection
 from densevit.config.training_schema import OPTIMISERS, OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
-from densevit.options import OptionError
-from densevit.trust import NameInFile
+from densevit.registry import options as signatures
+from densevit.registry.options import OptionError
+from densevit.registry.trust import NameInFile
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
 _TRACKERS = {  # short names of Lightning's loggers, whose packages have the same names

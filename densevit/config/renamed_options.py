@@ -8,7 +8,7 @@ from densevit import registry
 from densevit.config import yaml_io
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
-from densevit.options import GIVEN, parameters_of
+from densevit.registry.options import GIVEN, parameters_of
 
 HeadSection = TypeVar("HeadSection", bound=PluginSection)
 

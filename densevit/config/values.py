@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
 
-from densevit.trust import with_names_of
+from densevit.registry.trust import with_names_of
 
 
 def _number(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from densevit.errors import ConfigError
-from densevit.options import nearest
+from densevit.registry.options import nearest
 
 _LARGEST = 64 * 2**20  # bytes of a config file
 _DEEPEST = 100  # levels of nesting

@@ -19,7 +19,7 @@ from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Size
 from densevit.model import DenseModel
-from densevit.progress import step
+from densevit.visualization.progress import step
 
 LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
 _PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared

@@ -96,7 +96,7 @@ def create_backbone(
     weights: pretrained weights as in `backbone.weights`, which also set mean and std; None: random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     """
-    backbone = build.create_backbone(name, **options)
+    backbone = build.build_backbone(name, **options)
     if weights is not None:
         values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
         section = configs.backbone_section(values, "create_backbone")

@@ -2,9 +2,9 @@
 
 from densevit.model.architecture import Architecture, BackboneArchitecture, HeadArchitecture, NeckArchitecture
 from densevit.model.build import (
+    build_backbone,
     build_from_architecture,
     classes_by_head,
-    create_backbone,
     create_head,
     create_neck,
     kinds_of,
@@ -22,9 +22,9 @@ __all__ = [
     "HeadArchitecture",
     "Inference",
     "NeckArchitecture",
+    "build_backbone",
     "build_from_architecture",
     "classes_by_head",
-    "create_backbone",
     "create_head",
     "create_neck",
     "inference_by_head",

@@ -13,7 +13,7 @@ from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 
 
-def create_backbone(name: str, **options: Any) -> Backbone:
+def build_backbone(name: str, **options: Any) -> Backbone:
     """Builds a backbone with random weights by its plugin name. Options are checked against its constructor."""
     backbone = registry.create("backbones", name, options=options, where="backbone")
     for attribute in ("channels", "strides"):
@@ -90,7 +90,7 @@ def build_from_architecture(
     classes: by head. pretrained: False if all weights are loaded afterwards, see `options_without_weights`.
     """
     own = architecture.backbone
-    backbone = create_backbone(own.name, **(own.options if pretrained else options_without_weights(own.options)))
+    backbone = build_backbone(own.name, **(own.options if pretrained else options_without_weights(own.options)))
     backbone.mean, backbone.std = own.mean or backbone.mean, own.std or backbone.std
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}

@@ -15,7 +15,7 @@ from densevit.model import test_time_augmentation, tiled_detection
 from densevit.model.architecture import RGB, Architecture, HeadWeight
 from densevit.model.freezing import frozen_modules
 from densevit.model.inference_options import Inference
-from densevit.options import accepts
+from densevit.registry.options import accepts
 from densevit.targets.types import TargetTypes
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from densevit import options as signature
 from densevit import registry
 from densevit.errors import DensevitError, PluginError
+from densevit.registry import options as signature
 from densevit.testing.fixtures import BackboneFixture, Fixture, require_equal
 from densevit.testing.gradients import listed, perturb
 from densevit.testing.results import Failure, check, described, require

@@ -11,7 +11,7 @@ from densevit.config import BackboneSection, Config, DataSection
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
-from densevit.model import DenseModel, build_from_architecture, classes_by_head, create_backbone
+from densevit.model import DenseModel, build_backbone, build_from_architecture, classes_by_head
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
@@ -126,7 +126,7 @@ def _backbone(
         if not override.startswith("backbone."):
             raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
     section = configs.backbone_section(sections["backbone"], translated.source, overrides)
-    backbone = create_backbone(section.name, **section.options)
+    backbone = build_backbone(section.name, **section.options)
     if is_bgr(checkpoint):
         bgr_to_rgb(translated, backbone)
         section.mean, section.std = translated.mean, translated.std

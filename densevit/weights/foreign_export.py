@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit.atomic_io import atomic_file, atomic_folder
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, CheckpointLayout, Class
-from densevit.model import BackboneArchitecture, DenseModel, build_from_architecture, create_backbone, tasks_of
+from densevit.model import BackboneArchitecture, DenseModel, build_backbone, build_from_architecture, tasks_of
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.foreign_checkpoint import other_conventions
 from densevit.weights.key_mapping import describe, fresh_because, has_marks, option_of, translate, translate_back
@@ -261,7 +261,7 @@ def _check_function(
     try:
         if layout.part == "backbone":
             options = {key: value for key, value in theirs.items() if key != "name"}
-            rebuilt = create_backbone(theirs["name"], **options).eval()
+            rebuilt = build_backbone(theirs["name"], **options).eval()
             _load(rebuilt, state)
             same = _close(ours.backbone(pixels), rebuilt(pixels))
         else:

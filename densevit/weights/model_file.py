@@ -17,9 +17,9 @@ from densevit.interfaces import Backbone, Class
 from densevit.model import (
     BackboneArchitecture,
     DenseModel,
+    build_backbone,
     build_from_architecture,
     classes_by_head,
-    create_backbone,
     options_without_weights,
 )
 from densevit.weights import file_kinds
@@ -181,7 +181,7 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
     built = configs.backbone_section(values, str(path)).architecture
-    backbone = create_backbone(built.name, **options_without_weights(built.options))
+    backbone = build_backbone(built.name, **options_without_weights(built.options))
     backbone.mean, backbone.std = built.mean or backbone.mean, built.std or backbone.std
     load_state(backbone, part(state, "backbone."), path)
     return backbone.eval(), built

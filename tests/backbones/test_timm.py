@@ -220,6 +220,7 @@ def test_unavailable_weights_raise(monkeypatch, tmp_path):
         create(model="resnet18", pretrained=True)
 
 
+@pytest.mark.integration
 def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

@@ -81,6 +81,7 @@ def config_of(backbone, *overrides):
     return configs.from_mapping({"backbone": backbone, **sections, "trainer": {"max_steps": 1}}, overrides=overrides)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", LIBRARIES)
 @torch.no_grad()
 def test_backbone_import_and_export_round_trip(name, tmp_path, capsys):
@@ -269,6 +270,7 @@ def test_foreign_weights_predict_and_are_evaluated_on_data_of_the_command_line(d
     assert tables[0] == tables[1] != "[]"
 
 
+@pytest.mark.integration
 def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsys):
     folder, _ = detr
     run(folder, tmp_path / "run", "data.image_size=[96, 160]")

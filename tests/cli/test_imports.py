@@ -35,7 +35,7 @@ def heavy_after(code: str, folder) -> str:
     "code",
     [
         "import densevit; densevit.list_backbones(); densevit.DensevitError",
-        "import densevit.cli, densevit.registry, densevit.config, densevit.options, densevit.errors",
+        "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
         "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
         "from densevit.cli import main; assert main(['plugins']) == 0",
         "from densevit.cli import main; assert main(['--help']) == main(['--version']) == 0",
@@ -60,6 +60,7 @@ def test_overview_imports_no_command(tmp_path):
     assert heavy_after(code, tmp_path) == "[]"
 
 
+@pytest.mark.integration
 def test_training_evaluation_prediction_and_export_import_no_workbench(tmp_path):
     small = ["trainer.max_steps=2", "data.train_length=4", "data.val_length=2", "data.batch_size=2"]
     small += ["data.num_workers=0", "data.image_size=64", "trainer.accelerator=cpu"]
@@ -118,6 +119,7 @@ def test_train_refuses_invalid_arguments(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_output_whose_reader_ends_is_no_error():
     """As in `densevit config detr_swin | head -1`."""
     command = [sys.executable, "-m", "densevit", "config", "detr_swin"]

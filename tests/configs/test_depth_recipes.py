@@ -98,6 +98,7 @@ SMALLER = (
 )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_narrower_recipe_trains_one_step_at_its_crop(path: Path, tmp_path: Path) -> None:
     root = make(name(path), tmp_path, {"nyu": [(480, 640)], "kitti": [(375, 1242)]}[name(path)])

@@ -17,6 +17,7 @@ SMALLER = {
 }
 
 
+@pytest.mark.integration
 def test_code_of_the_page_runs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     blocks = re.findall(r"```python\n(.*?)```", (project / "docs" / "api.md").read_text(), flags=re.DOTALL)
     assert len(blocks) == 3

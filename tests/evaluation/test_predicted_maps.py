@@ -66,6 +66,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
 
 
+@pytest.mark.integration
 def test_written_maps_reproduce_the_metrics(run: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 0
     written = files(tmp_path / "out")
@@ -83,6 +84,7 @@ def test_written_maps_reproduce_the_metrics(run: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["surfaces/aAcc"] == hits / pixels
 
 
+@pytest.mark.integration
 def test_pycocotools_finds_the_mask_ap_of_written_masks(run: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -113,6 +113,7 @@ def on_accelerator(batch: Batch) -> Batch:
     }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("targets_on", ["accelerator", "cpu"])
 def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(setup: Setup, targets_on: str) -> None:
     """Also without float64, which Apple GPUs lack."""

@@ -289,6 +289,7 @@ def make_maps(batch, queries, size):
 SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries, map
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("dynamic", [True, None])
 def test_compiled_once_for_all_sizes(dynamic):
     torch._dynamo.reset()
@@ -311,6 +312,7 @@ def export(module):
     return torch.export.export(module, make_maps(*SIZES[0]), dynamic_shapes=(tokens, tokens, grid, grid))
 
 
+@pytest.mark.integration
 def test_exported_with_dynamic_batch_and_size():
     module = FromMaps()
     exported = export(module).module()
@@ -319,6 +321,7 @@ def test_exported_with_dynamic_batch_and_size():
         torch.testing.assert_close(exported(*inputs), module(*inputs), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.integration
 def test_onnx_with_dynamic_batch_and_size(tmp_path):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)

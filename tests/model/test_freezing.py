@@ -168,6 +168,7 @@ TUNED = {
 }  # fmt: skip
 
 
+@pytest.mark.integration
 def test_frozen_tensors_stay_bit_identical_and_resuming_is_exact(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,6 +278,7 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.mark.integration
 def test_docs_examples_run(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.inference.creating import build_model
 from densevit.inference.loading import load
 from densevit.losses.context import LossContext
-from densevit.model import create_backbone
+from densevit.model import build_backbone
 from densevit.training.run.fit import fit
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import model_file
@@ -123,7 +123,7 @@ def test_its_run_folder_is_complete(pretrained: Path) -> None:
     assert "simmim on swin, data: photos (images)" in report and "Visualizations" not in report
     assert not (pretrained / "predictions").exists()
     tensors, header = read_safetensors(pretrained / "model.safetensors")
-    backbone = create_backbone("swin", variant="nano", window_size=4).state_dict()
+    backbone = build_backbone("swin", variant="nano", window_size=4).state_dict()
     assert {name: x.shape for name, x in tensors.items()} == {f"backbone.{k}": x.shape for k, x in backbone.items()}
     assert header["part"] == "backbone"
     with pytest.raises(WeightsError, match=r"contains only a backbone\. Train with `backbone\.weights="):
@@ -263,7 +263,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a ResNet-18, whose running statistics would change in training mode."""
     torch.manual_seed(3)
     path = tmp_path_factory.mktemp("teacher") / "resnet18.safetensors"
-    backbone = create_backbone("resnet", depth=18)
+    backbone = build_backbone("resnet", depth=18)
     model_file.save_backbone(backbone, {"name": "resnet", "depth": 18}, path)
     return path
 

@@ -242,12 +242,12 @@ def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Cal
 def test_valid_plugins_are_accepted(
     broken: Callable, tiny: str, tmp_path: Path, accepted: Callable, source: str
 ) -> None:
-    from densevit.model import create_backbone
+    from densevit.model import build_backbone
 
     broken(source)
     accepted("train", tiny, "backbone={name: mine}")
     accepted("train", tiny, "backbone={name: 'net:Net'}")
-    assert [*create_backbone("mine").channels] == [8]
+    assert [*build_backbone("mine").channels] == [8]
 
 
 def test_small_backbone_trains(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:

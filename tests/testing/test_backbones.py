@@ -467,6 +467,7 @@ def test_a_single_depth_is_noted():
     assert notes["parameter_depths"].startswith("1 depth: optim.layer_decay has no effect")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "options"), [("resnet", {"depth": 18}), ("swin", {"variant": "nano"})], ids=["resnet 18", "swin nano"]
 )

@@ -654,6 +654,7 @@ def test_predictions_that_the_evaluator_rejects_fail():
     assert "from the evaluator 'depth'" in found["predictions"]
 
 
+@pytest.mark.integration
 def test_exported_outputs_are_checked():
     only = [check.name for check in CHECKS if check.name not in ("construction", "export")]
     notes = {result.name: result.note for result in head_checks(Sound, skip=only)}
@@ -704,6 +705,7 @@ class OneChannel(Vectors):
         return {"directions": F.normalize(maps, dim=1)[:, 0]}
 
 
+@pytest.mark.integration
 def test_maps_of_vectors_are_checked():
     assert not failures(Vectors)
     assert "directions that differs between read_maps" in failures(SwapsVectors)["maps"]
@@ -743,6 +745,7 @@ def test_head_with_custom_targets_is_checked_except_for_losses():
     assert results["padding"].note == "padding within 96 pixels of the image is not checked: convolutions may use it"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "options",
     [{}, {"stride": 16, "fusion_blocks": 1, "classification": "mal", "denoising": 2}],

@@ -50,6 +50,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("arithmetic", "layout"), [("std", "dpt-hybrid"), ("variance", "transformers-dpt-hybrid")])
 def test_weight_standardization_round_trips_through_the_config(arithmetic, layout, run, tmp_path):
     out, back, again = tmp_path / "out.pth", tmp_path / "back", tmp_path / "again.pth"

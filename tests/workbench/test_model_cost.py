@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from densevit.errors import DensevitError
 from densevit.interfaces import Backbone, Class, Head
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
-from densevit.model.build import create_backbone, create_head
+from densevit.model.build import build_backbone, create_head
 from densevit.model.dense import DenseModel
 from densevit_workbench.model_cost import Cost, model_cost, multiply_adds
 
@@ -31,13 +31,13 @@ class Classifier(Head):
 
 def classifier(name: str, **options: Any) -> DenseModel:
     with torch.device("meta"):
-        backbone = create_backbone(name, **options)
+        backbone = build_backbone(name, **options)
         return DenseModel(backbone, {"classification": Classifier(backbone.channels, backbone.strides, ())})
 
 
 def with_head(name: str, backbone_name: str, options: dict[str, Any], **head: Any) -> DenseModel:
     with torch.device("meta"):
-        backbone = create_backbone(backbone_name, **options)
+        backbone = build_backbone(backbone_name, **options)
         return DenseModel(backbone, {"own": create_head(name, backbone.channels, backbone.strides, COCO, **head)})
 
 

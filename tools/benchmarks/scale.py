@@ -31,7 +31,7 @@ from densevit.config import Config, load
 from densevit.data.build import build_transforms
 from densevit.data.io.images import decode_image
 from densevit.interfaces import Class
-from densevit.model import DenseModel, create_backbone, create_head
+from densevit.model import DenseModel, build_backbone, create_head
 from densevit.targets.types import TargetTypes
 
 COUNTS = (1, 8, 64)
@@ -84,7 +84,7 @@ def operations(config: Config, training: Training) -> tuple[float, int]:
     (name, head), *_ = config.heads.items()
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(training.classes)]
     with torch.device("meta"):
-        backbone = create_backbone(config.backbone.name, **config.backbone.options)
+        backbone = build_backbone(config.backbone.name, **config.backbone.options)
         made = create_head(head.name, backbone.channels, backbone.strides, classes, **head.options)
         model = DenseModel(backbone, {name: made}).train()
         height, width = training.size

@@ -33,7 +33,7 @@ from transformers import (
 from densevit.config import OptimSection, load
 from densevit.interfaces import Class
 from densevit.layers.replacement import replace_layers
-from densevit.model import DenseModel, create_backbone, create_head
+from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.optim import optimizer_of
 
 CONFIG = "configs/coco/detr_r50.yaml"  # backbone and optimiser of both
@@ -57,7 +57,7 @@ def images_and_targets(batch: int, side: int) -> tuple[Tensor, list[Tensor], lis
 def ours(head: str, batch: int, side: int, dtype: torch.dtype | None, device: torch.device) -> Step:
     config = load(CONFIG, [f"heads.detection.name={head}", f"heads.detection.num_queries={_queries(head)}"])
     section = config.backbone
-    backbone = create_backbone(section.name, **section.options)
+    backbone = build_backbone(section.name, **section.options)
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(CLASSES)]
     options = config.heads["detection"].options
     model = DenseModel(

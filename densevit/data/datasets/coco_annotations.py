@@ -27,7 +27,7 @@ from densevit.data.datasets.examination import listed
 from densevit.data.datasets.scan_cache import as_array, from_array
 from densevit.errors import DataError
 from densevit.interfaces import Class
-from densevit.options import shown
+from densevit.registry.options import shown
 
 _COLUMNS = ("image_ids", "file_names", "sizes", "first", "ids", "boxes", "labels", "area", "iscrowd")
 

@@ -11,7 +11,7 @@ from densevit.data.datasets.coco_json import crowd_flag, images_of, is_identifie
 from densevit.data.datasets.coco_segmentations import parse
 from densevit.data.datasets.examination import EXAMPLES, Examination, Severity, listed
 from densevit.errors import DataError
-from densevit.options import shown
+from densevit.registry.options import shown
 
 _MARGIN = 1.0  # pixels; a box that is farther outside is not a rounding error
 

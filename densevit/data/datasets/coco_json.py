@@ -14,7 +14,7 @@ from densevit.data.io.file_errors import check_regular
 from densevit.data.io.large_images import check_size
 from densevit.errors import DataError, has_surrogates
 from densevit.interfaces import Class
-from densevit.options import shown
+from densevit.registry.options import shown
 
 _INT64 = 2**63
 _LARGEST_SIDE = 2**30

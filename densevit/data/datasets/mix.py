@@ -9,7 +9,7 @@ from densevit import registry
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
-from densevit.options import takes
+from densevit.registry.options import takes
 from densevit.targets.types import TargetTypes, registered_tasks
 
 _LONGEST_EPOCH = 10**8  # images

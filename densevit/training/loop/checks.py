@@ -9,7 +9,7 @@ from torch import Tensor
 
 from densevit.data.build import Data
 from densevit.errors import ConfigError, DataError, PluginError
-from densevit.interfaces import Method
+from densevit.interfaces import Head, Method
 from densevit.model import DenseModel
 
 _BATCH = (
@@ -25,8 +25,7 @@ _TARGET = {  # the keys of every target
 
 def check_heads(data: Data, model: DenseModel) -> None:
     """Raises ConfigError if a head needs labels that the training data lacks, or its `check` fails."""
-    for name, head in model.heads.items():
-        check_needs(f"heads.{name} ({model.plugin_name(name)})", head.needs, data)
+    check_needs({f"heads.{name} ({model.plugin_name(name)})": head for name, head in model.heads.items()}, data)
     check_learnable(data, model)
 
 
@@ -48,16 +47,17 @@ def check_learnable(data: Data, model: DenseModel) -> None:
             raise ConfigError(f"{where} {error}{note}") from None
 
 
-def check_needs(head: str, needs: Sequence[str], data: Data) -> None:
-    """Raises ConfigError if a head needs labels that the data lacks. head: the head's name in the message."""
-    lacking = [key for key in needs if key not in data.provides]
-    if lacking:
-        labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
-        off = [name for key in lacking for name in _keys_set_to_false(key, data.section.options, "data")]
-        raise ConfigError(
-            f"{head} needs {', '.join(lacking)}, but the data set {data.section.name!r} labels {labelled}. Fix: "
-            f"{'set ' + ', '.join(f'{name}=true' for name in off) if off else 'use another head or data set'}."
-        )
+def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
+    """Raises ConfigError if a head needs labels that the data lacks. heads: by their names in the message."""
+    for head, kind in heads.items():
+        lacking = [key for key in kind.needs if key not in data.provides]
+        if lacking:
+            labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
+            off = [name for key in lacking for name in _keys_set_to_false(key, data.section.options, "data")]
+            raise ConfigError(
+                f"{head} needs {', '.join(lacking)}, but the data set {data.section.name!r} labels {labelled}. Fix: "
+                f"{'set ' + ', '.join(f'{name}=true' for name in off) if off else 'use another head or data set'}."
+            )
 
 
 def check_classes(data: Data, model: DenseModel, mapped: Collection[str] = ()) -> None:

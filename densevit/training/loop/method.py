@@ -7,7 +7,7 @@ from densevit.errors import PluginError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.model import DenseModel
-from densevit.options import accepts
+from densevit.registry.options import accepts
 
 
 class Supervised(Method):

@@ -13,11 +13,10 @@ from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
 from densevit.errors import ConfigError, DensevitError, PluginError, counted, did_you_mean, one_line
-from densevit.interfaces import Evaluator
+from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checks import check_learnable
-from densevit.training.loop.checks import check_needs as check_needs_of_head
 from densevit.training.loop.evaluators import METHOD, flat_metrics
 
 _MIN_STEPS = 1000  # with fewer steps, a model with random weights learns next to nothing in any shipped recipe
@@ -48,11 +47,11 @@ def _check_frozen(config: Config, model: DenseModel) -> None:
         )
 
 
-def check_needs(config: Config, data: Data) -> None:
-    """Raises ConfigError if a head needs labels that the training data lacks. Does not build the heads."""
-    for name, section in config.heads.items():
-        kind = registry.load("heads", section.name)
-        check_needs_of_head(f"heads.{name} ({section.name})", kind.needs, data)
+def kinds_of_heads(config: Config) -> dict[str, type[Head]]:
+    """The classes of a config's heads, by their names in the messages of `check_needs`."""
+    return {
+        f"heads.{name} ({section.name})": registry.load("heads", section.name) for name, section in config.heads.items()
+    }
 
 
 def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], patience: int | None = None) -> list[str]:

@@ -13,11 +13,11 @@ from pytorch_lightning.loggers import Logger
 from rich import get_console
 
 from densevit import config as configs
-from densevit.allocator import keep_freed_memory
 from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
+from densevit.inference.allocator import keep_freed_memory
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
 from densevit.terminal import use_text_console
@@ -42,7 +42,7 @@ from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder
 from densevit.training.run.output import finish, start
 from densevit.training.run.plan import Plan
-from densevit.training.run.resuming import Checkpoint, run_of, without_checkpoint
+from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _request(
     resume: str | Path | None,
     run_dir: str | Path | None,
     name: str | None,
-) -> tuple[Config, Path | None, str, Checkpoint | None]:
+) -> tuple[Config, Path | None, str, RunCheckpoint | None]:
     """Returns the config, the requested folder, its name, and the checkpoint to resume from the arguments of `fit`."""
     if (config is None) == (resume is None):
         raise ConfigError("fit needs a config or the folder of a run to resume, and not both.")
@@ -130,7 +130,7 @@ def _request(
         if run_dir is not None:
             raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
         folder = run_of(Path(resume))
-        checkpoint = None if without_checkpoint(Path(resume)) else Checkpoint(Path(resume))
+        checkpoint = None if without_checkpoint(Path(resume)) else RunCheckpoint(Path(resume))
         return configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint
     if isinstance(config, str | Path):
         name, config = name or Path(config).stem, configs.load(config, overrides)

@@ -21,15 +21,16 @@ from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.progress import CONSOLE, ProgressBar
 from densevit.training.loop.budget import Budget
+from densevit.training.loop.checks import check_needs
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.method import check_method
 from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit.training.run.checks import check_model, check_monitor, check_needs
+from densevit.training.run.checks import check_model, check_monitor, kinds_of_heads
 from densevit.training.run.extensions import build_callbacks, check_callbacks
-from densevit.training.run.resuming import Checkpoint, changes
+from densevit.training.run.resuming import RunCheckpoint, changes
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.state_dict_loading import Fit
 
@@ -45,7 +46,7 @@ class Plan:
     """
 
     config: Config
-    checkpoint: Checkpoint | None
+    checkpoint: RunCheckpoint | None
     changed: Mapping[str, str]
     trainer: lightning.Trainer
     callbacks: Sequence[lightning.Callback]
@@ -63,7 +64,7 @@ class Plan:
         cls,
         config: Config,
         callbacks: Sequence[lightning.Callback] = (),
-        checkpoint: Checkpoint | None = None,
+        checkpoint: RunCheckpoint | None = None,
     ) -> "Plan":
         """Builds and checks the parts in the order of their dependencies.
 
@@ -87,7 +88,7 @@ class Plan:
         return cls(config, checkpoint, changed, *parts)
 
 
-def _check_config(config: Config, checkpoint: Checkpoint | None) -> dict[str, str]:
+def _check_config(config: Config, checkpoint: RunCheckpoint | None) -> dict[str, str]:
     """Checks the plugins' options, the strategy and the files of a resumed run, without the data.
 
     Returns the keys that differ from the checkpoint's config.
@@ -107,7 +108,7 @@ def _data(config: Config) -> Data:
     needs_labels = registry.load("methods", config.method.name).needs_labels
     data.check_splits(needs_labels or bool(config.heads))
     if needs_labels:
-        check_needs(config, data)
+        check_needs(kinds_of_heads(config), data)
     return data
 
 
@@ -135,7 +136,7 @@ def _method(config: Config, model: DenseModel, data: Data) -> Method:
 
 
 def _rates(
-    config: Config, model: DenseModel, method: Method, budget: Budget, checkpoint: Checkpoint | None, several: bool
+    config: Config, model: DenseModel, method: Method, budget: Budget, checkpoint: RunCheckpoint | None, several: bool
 ) -> tuple[list[ParameterRate], list[ParameterRate]]:
     """Returns the learning rate of each parameter, and the rates that the checkpoint's optimiser was built for.
 

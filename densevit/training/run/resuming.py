@@ -15,7 +15,7 @@ from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Method
 from densevit.model import DenseModel
-from densevit.options import shown
+from densevit.registry.options import shown
 from densevit.training.callbacks.checkpointing import numbered_checkpoints
 from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.training.run.folder import is_unused
@@ -39,7 +39,7 @@ _ANEW = "copy it again, or train again with the run's config.yaml"
 _FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
 
-class Checkpoint:
+class RunCheckpoint:
     """The last checkpoint of a run, or a given one. Raises WeightsError if it is missing or damaged; the message names
     the newest complete checkpoint.
 

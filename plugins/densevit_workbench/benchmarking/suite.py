@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from densevit import progress
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DensevitError, one_line
@@ -20,6 +19,7 @@ from densevit.file_lock import locked_folder
 from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_architecture, classes_by_head
+from densevit.visualization import progress
 from densevit_workbench.benchmarking import tables
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,

@@ -13,7 +13,8 @@ from densevit.errors import DensevitError
 from densevit.inference.creating import build_model
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
-from densevit.training.run.checks import check_budget, check_model, check_needs
+from densevit.training.loop.checks import check_needs
+from densevit.training.run.checks import check_budget, check_model, kinds_of_heads
 from densevit_workbench.model_cost import model_cost
 
 PASSES = 3  # multiply-adds of a training step in forward passes: the backward pass costs as much as two
@@ -47,7 +48,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
         warnings.simplefilter("always")
         try:
             if registry.load("methods", config.method.name).needs_labels:
-                check_needs(config, data)
+                check_needs(kinds_of_heads(config), data)
             model = build_model(config, data.train, pretrained=False)
             data.multiple = model.multiple
             budget = Budget.of(config.trainer, data.batches_per_epoch(), config.data.batch_size, 1)

@@ -177,6 +177,7 @@ def test_compiles_into_one_graph_and_exports(version, randomise):
             torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.integration
 def test_training_works_after_inference_and_export():
     images = torch.randn(1, 3, 88, 104)
     with torch.device("meta"):

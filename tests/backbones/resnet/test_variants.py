@@ -236,6 +236,7 @@ def test_training_in_half_precision_is_finite(dtype, norm):
     assert all(p.grad.isfinite().all() for p in resnet.parameters())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_training_step_matches_eager(checkpointing):
     resnet = shortened(ResNet(18, variant="d"))
@@ -250,6 +251,7 @@ def test_compiled_training_step_matches_eager(checkpointing):
         torch.testing.assert_close(compiled.state_dict()[key], value)
 
 
+@pytest.mark.integration
 def test_exported_graph_accepts_other_sizes():
     resnet = shortened(ResNet(18, norm="frozen", variant="d")).eval()
     auto = torch.export.Dim.AUTO

@@ -256,6 +256,7 @@ def test_checkpointing_preserves_gradients(version):
         torch.testing.assert_close(x.grad, y.grad)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("version", [1, 2])
 def test_compile_export_pickle_and_half_precision_match(version, randomise):
     swin = Swin("nano", version=version).eval()
@@ -287,6 +288,7 @@ def test_grids_of_large_and_prime_sizes(version):
             assert grids == [(-(-size[0] // s), -(-size[1] // s)) for s in swin.strides]
 
 
+@pytest.mark.integration
 def test_training_works_after_inference_and_export():
     """Masks and indices created in inference mode, on the meta device or while tracing are not reused."""
     with torch.device("meta"):

@@ -143,6 +143,7 @@ def test_export_preserves_features(options, randomise):
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_export_with_dynamic_sizes(positions, randomise):
     vit = nano(positions=positions, features=(1,)).eval()

@@ -13,7 +13,6 @@ import yaml
 from PIL import Image
 from pycocotools import mask as rle
 
-from densevit import options
 from densevit.data.datasets import coco_panoptic
 from densevit.data.datasets.coco_panoptic import PRESETS, CocoPanoptic, Preset
 from densevit.data.loading.batch_sampler import SampleKey
@@ -22,6 +21,7 @@ from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DataError
+from densevit.registry import options
 
 # ids of 3 x 4 pixels: two dogs, a crowd of dogs, sky, and void. 70000 = 112 + 17 * 256 + 1 * 65536
 IDS = np.array([[7, 7, 300, 300], [7, 0, 70000, 70000], [9, 9, 70000, 0]])

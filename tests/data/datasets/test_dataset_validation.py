@@ -13,7 +13,7 @@ from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import Examination
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Dataset, Sample
-from densevit.options import OptionError
+from densevit.registry.options import OptionError
 
 
 class Unscanned(Dataset):

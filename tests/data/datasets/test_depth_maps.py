@@ -13,7 +13,6 @@ import torch
 import yaml
 from PIL import Image
 
-from densevit import options
 from densevit.config import load
 from densevit.data.build import build_data
 from densevit.data.datasets.depth_maps import PRESETS, DepthMaps, Preset
@@ -21,6 +20,7 @@ from densevit.data.datasets.depth_range import sample
 from densevit.data.datasets.timestamp_pairs import associate
 from densevit.data.io.dataset_writer import write_split
 from densevit.errors import DataError
+from densevit.registry import options
 from densevit_scenes.dataset import Scenes
 
 REAL = Path(os.environ.get("DENSEVIT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

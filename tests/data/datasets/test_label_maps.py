@@ -14,10 +14,10 @@ from PIL import Image
 from torchvision.datasets import Cityscapes
 from torchvision.models._meta import _COCO_CATEGORIES, _VOC_CATEGORIES
 
-from densevit import options
 from densevit.data.datasets.label_maps import PRESETS, LabelMaps, Preset
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, Class
+from densevit.registry import options
 
 REAL = Path(os.environ.get("DENSEVIT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 LABEL = np.array([[0, 0, 1, 1], [2, 2, 1, 255], [2, 0, 0, 1]], np.uint8)  # 3 high, 4 wide

@@ -368,6 +368,7 @@ def test_sample_error_keeps_its_message(num_workers: int) -> None:
         assert str(caught.value) == str(failure)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_plugin_error_names_sample_class_and_line(num_workers: int) -> None:
     loader = val_loader(num_workers, KeyError("color"))

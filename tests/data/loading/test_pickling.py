@@ -106,6 +106,7 @@ def config(**data: Any) -> Config:
     return from_mapping({"backbone": {"name": "resnet"}, "heads": heads, "data": data, "trainer": {"max_epochs": 1}})
 
 
+@pytest.mark.integration
 def test_spawned_workers_give_the_same_batches() -> None:
     section = {"name": "scenes", "image_size": 48, "train_length": 4, "val_length": 2, "batch_size": 2}
     here, spawned = (

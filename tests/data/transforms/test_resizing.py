@@ -594,6 +594,7 @@ def test_hundreds_of_masks_are_transformed() -> None:
         assert result["masks"].shape == (700, *result["size"]) and result["masks"].all()
 
 
+@pytest.mark.integration
 def test_albumentations_does_not_check_for_updates() -> None:
     code = "import urllib.request, densevit.data.transforms.resizing, sys; assert 'albumentations' not in sys.modules\n"
     code += "urllib.request.OpenerDirector.open = lambda *given, **options: sys.exit('it went to the network')\n"

@@ -397,6 +397,7 @@ def test_boxes_stay_in_full_precision_under_autocast(options: dict[str, Any], dt
     assert two_stage(options) or (outputs["boxes"] - full).abs().max() < 0.05
 
 
+@pytest.mark.integration
 @every_mode
 def test_torch_export_gives_the_same_outputs(options: dict[str, Any]):
     head = make_head(**options).eval()

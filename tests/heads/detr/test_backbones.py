@@ -8,7 +8,7 @@ import torch
 from densevit import registry
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
-from densevit.model import DenseModel, create_backbone, create_head
+from densevit.model import DenseModel, build_backbone, create_head
 from densevit_scenes.dataset import Scenes
 
 BACKBONES: list[tuple[str, dict[str, Any], str | None]] = [
@@ -38,7 +38,7 @@ def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[Dens
         size = tuple(sample["image"].shape[1:])
         sample["targets"].update(size=size, original_size=size)
     classes = Scenes("train").classes["detection"]
-    backbone = create_backbone(name, **options)
+    backbone = build_backbone(name, **options)
     channels, strides, necks = backbone.channels, backbone.strides, {}
     if neck is not None:
         necks["detection"] = registry.create("necks", neck, channels, strides, options={"width": 32}, where="neck")

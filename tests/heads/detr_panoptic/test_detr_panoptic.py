@@ -16,7 +16,7 @@ from densevit.errors import PluginError
 from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, Class
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, create_backbone, create_head
+from densevit.model import DenseModel, build_backbone, create_head
 from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
 from densevit.weights.model_file import save
@@ -253,7 +253,7 @@ def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[Dens
     for sample, size in zip(images, sizes, strict=True):
         panoptic = sample["targets"]["panoptic"]
         sample["targets"] = {"image_id": size[0], "panoptic": panoptic, "size": size, "original_size": size}
-    backbone = create_backbone(name, **options)
+    backbone = build_backbone(name, **options)
     channels, strides, necks = backbone.channels, backbone.strides, {}
     if neck is not None:
         necks["panoptic"] = registry.create("necks", neck, channels, strides, options={"width": 32}, where="neck")

@@ -14,7 +14,7 @@ from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
-from densevit.model import DenseModel, create_backbone
+from densevit.model import DenseModel, build_backbone
 from densevit.testing import check_head
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.decoder import assign_levels
@@ -285,13 +285,14 @@ BACKBONES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
 def test_a_backbone_trains_under_both_heads_for_two_steps(name, options):
     images = [Scenes("train", image_size=size, train_length=4)[i] for i, size in enumerate([(64, 96), (50, 75)])]
     for sample in images:
         sample["targets"].update(size=tuple(sample["image"].shape[1:]), original_size=(128, 100))
     classes = Scenes("train").classes["segmentation"]
-    backbone = create_backbone(name, **options)
+    backbone = build_backbone(name, **options)
     levels = backbone.channels, backbone.strides
     heads = {
         "depth": DptDepth(*levels, width=16, output="sigmoid"),

@@ -20,8 +20,8 @@ from densevit.losses.context import LossContext
 from densevit.model import (
     DenseModel,
     Inference,
+    build_backbone,
     build_from_architecture,
-    create_backbone,
     create_head,
     inference_by_head,
     tasks_of,
@@ -366,7 +366,7 @@ def test_parameters_are_those_of_transformers_and_the_paper(backbone, millions):
     classes = [Class(f"class {i}", i, (0, 0, 0)) for i in range(80)]
     with torch.device("meta"):
         theirs = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=config, num_labels=80))
-        body = create_backbone(backbone, **own)
+        body = build_backbone(backbone, **own)
         head = Mask2FormerInstance(body.channels, body.strides, classes)
     unused = {"swin": 2 * 768, "resnet": 0}[backbone]  # transformers 5 keeps a last norm besides that of the feature
     count = sum(p.numel() for module in (body, head) for p in module.parameters())

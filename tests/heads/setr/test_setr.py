@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, create_backbone
+from densevit.model import DenseModel, build_backbone
 from densevit.testing import check_head
 from densevit_backbones.vit import ViT
 from densevit_heads.setr import Setr
@@ -236,6 +236,7 @@ def test_no_classes_raise():
         Setr(*PLAIN, ())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
 def test_export_with_dynamic_sizes(decoder):
     head = Setr(*PYRAMID, CLASSES, decoder, **SMALL).eval()
@@ -262,7 +263,7 @@ BACKBONES = [
 @pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
 def test_every_backbone_trains_and_predicts(name, options, decoder):
     """On images of two sizes: losses and gradients are finite, and maps have the size of the image."""
-    backbone = create_backbone(name, **options)
+    backbone = build_backbone(name, **options)
     head = Setr(backbone.channels, backbone.strides, CLASSES, decoder, **SMALL)
     model = DenseModel(backbone, {"segmentation": head})
     samples = []

@@ -62,6 +62,7 @@ def test_a_measurement_compares_with_the_fastest_other(portability, monkeypatch)
     assert found["rounds"] == 10  # of 10 seconds each
 
 
+@pytest.mark.integration
 def test_each_kind_is_a_process_with_its_own_instructions(portability):
     before = dict(os.environ)
     with portability.processes(["avx2"]) as pools:

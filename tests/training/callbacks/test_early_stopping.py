@@ -34,6 +34,7 @@ def state(run: Path) -> tuple[int, int]:
     return checkpoint["global_step"], checkpoint["callbacks"]["RunFolder"]["stale"]
 
 
+@pytest.mark.integration
 def test_run_ends_after_patience_and_resumes_with_more(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +52,7 @@ def test_run_ends_after_patience_and_resumes_with_more(
     assert state(run.path) == (8, 3)
 
 
+@pytest.mark.integration
 def test_an_interrupted_run_goes_on_counting(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Checkpointing.on_train_batch_end
 

@@ -125,6 +125,7 @@ class Undo(lightning.Callback):
             self.saved = None, None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("where", "given"),
     [
@@ -159,6 +160,7 @@ class Late(NonFinite):
             super().before_update(optimizer)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("where", ["output", "gradient"])
 def test_flag_read_one_step_later(where, poisoned, tmp_path, monkeypatch):
     step = step_of(3, poisoned, tmp_path)

@@ -24,6 +24,7 @@ class Started(lightning.Callback):
         self.is_started = True
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_slow_data_set_is_reported_and_training_goes_on(num_workers, tmp_path: Path, capsys, monkeypatch):
     original, started = poisoned.Greys.__getitem__, Started()

@@ -19,7 +19,7 @@ from densevit.config import DataSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch, Class, Dataset, Sample
 from densevit.losses.context import LossContext, step_context
-from densevit.model import DenseModel, create_backbone, create_head
+from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.unused_parameters import freeze_unused
@@ -80,7 +80,7 @@ class Labelled(Dataset):
 
 def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
     torch.manual_seed(0)
-    backbone = create_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
+    backbone = build_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
     options = {key: value for key, value in HEADS[head].items() if key != "name"}
     classes = () if "dpt" in head else Labelled("train").classes["detection"]
     made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, classes, **options)
@@ -167,7 +167,7 @@ def test_counts_of_targets_are_what_losses_are_divided_by(case: str) -> None:
     for target in batch["targets"]:
         target["size"] = (64, 64)
     torch.manual_seed(0)
-    backbone = create_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
+    backbone = build_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
     classes = registry.load("heads", name).classes_from(scenes)
     head = create_head(name, backbone.channels, backbone.strides, classes, **options)
     model = DenseModel(backbone, {"head": head}).train()

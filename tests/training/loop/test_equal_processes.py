@@ -27,7 +27,7 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
 from densevit.training.run.metrics_csv import MetricsCsv
-from densevit.training.run.resuming import Checkpoint
+from densevit.training.run.resuming import RunCheckpoint
 from densevit_scenes.dataset import Scenes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")
@@ -193,25 +193,26 @@ def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     assert torch.cat(far).mean() < 0.01  # AdamW amplifies gradients that are only rounding
 
 
+@pytest.mark.integration
 def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path) -> None:
     last = tmp_path / "checkpoints" / "last.ckpt"
     shutil.copytree(runs / "detr-sharded" / "checkpoints" / "last.ckpt", last)
     shutil.copytree(last, last.with_suffix(".partial"))
     (last.with_suffix(".partial") / "index.json").unlink()
-    assert Checkpoint(tmp_path).step == STEPS  # of the complete one
+    assert RunCheckpoint(tmp_path).step == STEPS  # of the complete one
     with pytest.raises(ConfigError, match=r"trainer\.strategy=ddp: .* is a folder of shards.*trainer\.strategy=fsdp2"):
-        Checkpoint(tmp_path).check_strategy("ddp")
+        RunCheckpoint(tmp_path).check_strategy("ddp")
     last.rename(last.with_suffix(".previous"))  # killed between the two renames
-    assert Checkpoint(tmp_path).path == last.with_suffix(".previous")
+    assert RunCheckpoint(tmp_path).path == last.with_suffix(".previous")
     shard = last.with_suffix(".previous") / "__1_0.distcp"
     os.truncate(shard, shard.stat().st_size - 1)
     with pytest.raises(WeightsError, match=r"last\.previous: not a complete checkpoint .*__1_0\.distcp has \d+ bytes"):
-        Checkpoint(tmp_path)
+        RunCheckpoint(tmp_path)
     before = last.with_name(f"step-{BREAK}.ckpt")
     shutil.copytree(runs / "detr-sharded" / "checkpoints" / before.name, before)
     with pytest.raises(WeightsError, match=rf"resume from the checkpoint of step {BREAK}: densevit train --resume .*"):
-        Checkpoint(tmp_path)
-    assert Checkpoint(before).step == BREAK
+        RunCheckpoint(tmp_path)
+    assert RunCheckpoint(before).step == BREAK
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,7 @@ class Quit(lightning.Callback):
             os._exit(9)
 
 
+@pytest.mark.integration
 @linux
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_killed_run_continues_exactly(ema: float | None, tmp_path: Path) -> None:

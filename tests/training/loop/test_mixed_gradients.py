@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
-from densevit.model import DenseModel, create_backbone, create_head
+from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
@@ -42,7 +42,7 @@ WEIGHTS = {
 
 def model_of(weights: str, denoising: int = 0) -> DenseModel:
     torch.manual_seed(0)
-    backbone = create_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
+    backbone = build_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
     classes = Scenes("train").classes
     heads = {}
     for name, section in HEADS.items():

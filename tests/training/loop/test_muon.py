@@ -154,6 +154,7 @@ def test_matrices_need_muon():
         OptimSection(name="adamw", matrices="convolutions")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("matrices", ["all", "convolutions"])
 def test_a_run_resumes_to_the_last_bit_and_takes_changed_rates(tiny: Path, tmp_path: Path, matrices: str) -> None:
     named = ["optim.name=muon", f"optim.matrices={matrices}", "optim.weight_decay=0.05"]

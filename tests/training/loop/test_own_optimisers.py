@@ -199,6 +199,7 @@ def test_what_is_no_factor_is_one_line() -> None:
 # ---- runs ----
 
 
+@pytest.mark.integration
 def test_a_run_with_both_resumes_to_the_last_bit(tiny: Path, tmp_path: Path) -> None:
     named = [
         f"optim.name={OWN}",

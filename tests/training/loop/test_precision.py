@@ -156,6 +156,7 @@ def test_position_tables_are_fp32_under_autocast() -> None:
             assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("backbone", [{"name": "resnet", "depth": 18}, {"name": "swin", "variant": "nano"}], ids=str)
 def test_channels_last_changes_nothing_but_rounding(backbone: dict[str, Any], tmp_path: Path) -> None:
     sections = {**BASE, "backbone": backbone, "heads": {"depth": {"name": "dpt", "width": 8}}}

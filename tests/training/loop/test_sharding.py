@@ -14,7 +14,7 @@ from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 from densevit.errors import TrainingError
-from densevit.model import create_backbone
+from densevit.model import build_backbone
 from densevit.training.loop.shard_files import SafePlanner, ShardReader, ShardWriter
 from densevit.training.loop.sharding import ShardedStrategy, read_checkpoint, repeated_blocks
 
@@ -40,7 +40,7 @@ def test_repeated_blocks_are_the_entries_of_one_class() -> None:
 )
 def test_blocks_of_the_backbones(name: str, options: dict[str, Any], count: int) -> None:
     """As many as the papers' tables say."""
-    assert len(list(repeated_blocks(create_backbone(name, **options)))) == count
+    assert len(list(repeated_blocks(build_backbone(name, **options)))) == count
 
 
 def write(text: str) -> Any:

@@ -1,14 +1,14 @@
 import torch
 
 from densevit.interfaces import Class
-from densevit.model import DenseModel, create_backbone, create_head
+from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 
 
 def test_only_norms_of_unused_features_are_frozen() -> None:
-    backbone = create_backbone("swin", variant="nano", window_size=4, stem="conv")  # with running statistics
+    backbone = build_backbone("swin", variant="nano", window_size=4, stem="conv")  # with running statistics
     small = {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
     head = create_head("detr", backbone.channels, backbone.strides, CLASSES, transformer=small)
     model = DenseModel(backbone, {"detection": head})

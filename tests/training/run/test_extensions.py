@@ -150,6 +150,7 @@ def test_early_stopping_ends_a_run_with_a_complete_folder(tiny: Path, tmp_path: 
     assert run.metrics["detection/AP"] in seen.values  # exact, although Lightning's own log would round to float32
 
 
+@pytest.mark.integration
 def test_early_stopping_goes_on_where_an_interrupted_run_left_it(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +172,7 @@ def test_early_stopping_goes_on_where_an_interrupted_run_left_it(
     assert (checkpoint["global_step"], state["wait_count"]) == (6, 2)
 
 
+@pytest.mark.integration
 def test_a_callbacks_state_is_restored(tiny: Path, tmp_path: Path) -> None:
     named = f"trainer.callbacks=[{{name: {__name__}:Seen}}]"
     run = train(configs.load(tiny, [named, "trainer.max_steps=4", "trainer.evaluate_every=0.5"]), tmp_path / "run")

@@ -17,7 +17,7 @@ from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Batch, Class
-from densevit.model import DenseModel, create_backbone, create_head
+from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.run.evaluation import evaluate
 from densevit.training.run.fit import Run, fit
 from densevit_scenes.dataset import Scenes
@@ -77,6 +77,7 @@ def test_the_default_folder_is_named_like_the_config(
     assert fit(configs.load("seg.yaml"), one, name="mine").path == Path("runs/mine")
 
 
+@pytest.mark.integration
 def test_a_resumed_run_continues_with_its_callbacks(config_file: Path, tmp_path: Path) -> None:
     class Steps(lightning.Callback):
         steps: list[int] = []  # noqa: RUF012  # of this test only
@@ -179,7 +180,7 @@ def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
     surfaces = Scenes("val", image_size=32, val_length=1).classes["segmentation"]
 
     def model_of(classes: tuple[Class, ...]) -> DenseModel:
-        backbone = create_backbone("swin", variant="nano", window_size=4)
+        backbone = build_backbone("swin", variant="nano", window_size=4)
         options = {"decoder": "mla", "width": 16, "branch_width": 8}
         return DenseModel(
             backbone, {"map": create_head("setr", backbone.channels, backbone.strides, classes, **options)}

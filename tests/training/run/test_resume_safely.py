@@ -11,7 +11,7 @@ import torch
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
-from densevit.training.run.resuming import Checkpoint
+from densevit.training.run.resuming import RunCheckpoint
 from tests.training import runs
 
 pytestmark = pytest.mark.integration
@@ -93,7 +93,7 @@ def test_checkpoint_with_values_of_other_types_is_refused(changed, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     torch.save({"global_step": 1, "state_dict": {}} | changed, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint"):
-        Checkpoint(tmp_path)
+        RunCheckpoint(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
@@ -101,7 +101,7 @@ def test_checkpoint_that_is_a_fifo_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint .*it is not a regular file"):
-        Checkpoint(tmp_path)
+        RunCheckpoint(tmp_path)
 
 
 def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, monkeypatch):
@@ -113,8 +113,8 @@ def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, 
     [state] = content["random_state"]  # of the only process
     assert set(state) == {"cpu"} and state["cpu"].dtype == torch.uint8
 
-    checkpoint = Checkpoint(run)  # bypasses the first check
-    monkeypatch.setattr("densevit.training.run.fit.Checkpoint", lambda run: checkpoint)
+    checkpoint = RunCheckpoint(run)  # bypasses the first check
+    monkeypatch.setattr("densevit.training.run.fit.RunCheckpoint", lambda run: checkpoint)
     torch.save({**content, "callbacks": {**content["callbacks"], "x": Trap(target)}}, path)
     with pytest.raises(pickle.UnpicklingError):
         runs.resume(run)

@@ -48,6 +48,7 @@ def edit(run: Path, old: str, new: str) -> None:
     (run / "config.yaml").write_text(text.replace(old, new))
 
 
+@pytest.mark.integration
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert f"{killed} has trained all of its 2 steps. To train longer: densevit" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 @linux
 def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path: Path) -> None:
     """After the model and before the checkpoint."""
@@ -116,6 +118,7 @@ def test_a_run_killed_before_its_config_starts_again_in_its_folder(
         train(config, run)
 
 
+@pytest.mark.integration
 def test_a_wrong_clock_changes_neither_a_training_nor_its_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +296,7 @@ def test_a_run_folder_named_like_a_checkpoint_is_a_run(tmp_path: Path, capsys: p
             assert name in error and error.count("\n") == 1, command
 
 
+@pytest.mark.integration
 @linux
 def test_full_disk_preserves_the_previous_checkpoint(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

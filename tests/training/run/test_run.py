@@ -104,6 +104,7 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(
     assert "Confusion: surfaces" in (run / "report.html").read_text()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("stop_after", "overrides"),
     [
@@ -152,6 +153,7 @@ def test_max_steps_within_an_epoch_leaves_a_complete_folder(tiny: Path, tmp_path
     assert {row["epoch"] for row in rows} == {"0"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("steps", [3, 4])  # an epoch has 4
 def test_finished_run_resumes_with_a_larger_budget(tiny: Path, tmp_path: Path, steps: int) -> None:
     constant = ["optim.schedule=constant", "optim.warmup_steps=0", "trainer.log_every=1"]

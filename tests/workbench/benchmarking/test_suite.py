@@ -44,6 +44,7 @@ def run(tmp_path, **options):
     return densevit.benchmark(overrides=GIVEN, backbones=backbones, heads=["setr", "dpt"], out=tmp_path, **options)
 
 
+@pytest.mark.integration
 def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     found = run(tmp_path, train=True, images=8, rates=[1e-3])
     assert list(found.errors) == [
@@ -89,6 +90,7 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again
 
 
+@pytest.mark.integration
 def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch, capfd, recwarn):
     step, stopped = DenseModule.training_step, False
 

@@ -28,10 +28,10 @@ from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError, PluginError, WeightsError
 from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class
-from densevit.options import check
+from densevit.registry.options import check
+from densevit.registry.trust import NameInFile, names_in_file
 from densevit.training.loop import fault_files
-from densevit.training.run.resuming import Checkpoint
-from densevit.trust import NameInFile, names_in_file
+from densevit.training.run.resuming import RunCheckpoint
 from densevit.weights import model_file
 from densevit_workbench.replay import replay
 
@@ -395,7 +395,7 @@ def test_checkpoint_and_fault_file_read_no_other_config(key, payload):
     (payload / "run" / "checkpoints").mkdir(parents=True)
     torch.save({"global_step": 1, "state_dict": {}, "config": config}, payload / "run" / "checkpoints" / "last.ckpt")
     with pytest.raises(ConfigError, match=rf"last\.ckpt: {key} (is not a key|should be)"):
-        Checkpoint(payload / "run")
+        RunCheckpoint(payload / "run")
 
 
 # ---- names ----

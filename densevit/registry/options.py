@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from densevit.errors import PluginError
-from densevit.trust import with_names_of
+from densevit.registry.trust import with_names_of
 
 # Positional arguments that densevit passes, before the user's options.
 GIVEN: dict[str, tuple[str, ...]] = {

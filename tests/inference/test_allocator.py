@@ -8,14 +8,14 @@ import sys
 import pytest
 
 import densevit
-from densevit import allocator
 from densevit.cli import main
+from densevit.inference import allocator
 from densevit.training.run import fit as training
 
 FAULTS = """
 import resource
 import numpy as np
-from densevit.allocator import keep_freed_memory
+from densevit.inference.allocator import keep_freed_memory
 
 def faults():
     for size in (16 << 20, 3 << 20, 8 << 20) * 2:  # the heap grows

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from densevit.errors import DensevitError, PluginError, did_you_mean, one_line
-from densevit.trust import MODULE_CLASS, NameInFile
+from densevit.registry.trust import MODULE_CLASS, NameInFile
 
 INTERFACES = {
     "backbones": "Backbone",
@@ -135,7 +135,7 @@ def create(
 
     offered: keyword arguments of `options.OFFERED`, for a constructor that takes them.
     """
-    from densevit.options import takes  # late: it imports pydantic
+    from densevit.registry.options import takes  # late: it imports pydantic
 
     checked, plugin = check_options(group, name, options, where), load(group, name)
     checked |= {key: value for key, value in offered.items() if takes(plugin, key)}
@@ -169,7 +169,7 @@ def check_options(
     where: the section that prefixes keys in messages, "backbone" or "heads.detection". reserved: other keys of the
     section, for suggestions.
     """
-    from densevit import options as signature  # late: it imports pydantic
+    from densevit.registry import options as signature  # late: it imports pydantic
 
     given, offered = signature.GIVEN[group], signature.OFFERED.get(group, ())
     return signature.check(load(group, name), given, name, options, where, reserved, offered)
