@@ -19,6 +19,8 @@ from densevit.training.loop.evaluators import build_evaluators
 from tests.strict_device import DEVICE, Accelerator, host, moved
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 
+pytestmark = pytest.mark.integration
+
 PLAIN = {
     "name": "detr", "num_queries": 4,
     "transformer": {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16,
@@ -113,7 +115,6 @@ def on_accelerator(batch: Batch) -> Batch:
     }
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("targets_on", ["accelerator", "cpu"])
 def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(setup: Setup, targets_on: str) -> None:
     """Also without float64, which Apple GPUs lack."""

@@ -215,6 +215,7 @@ def test_unusual_value_is_accepted(tiny: str, accepted: Callable[..., None], ove
     accepted("train", tiny, *overrides)
 
 
+@pytest.mark.integration
 def test_huge_number_of_layers_is_refused_quickly(tiny: str, refused_in_child: Callable[..., str]) -> None:
     refused_in_child(
         "train", tiny, "heads.boxes.transformer.encoder_layers=999999999", says=("at most 1000",), seconds=120
