@@ -1,6 +1,6 @@
 """The interface of checkpoint layouts: the tensor names and options of other projects' checkpoints."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -57,23 +57,42 @@ class CheckpointLayout:
     lines: each tensor uses the first line that matches its key, or the first for each part.
     describe: from the tensors, with our keys, the config sections that build the model: {"backbone": {"name": ...}}.
         Raises WeightsError for an unknown variant; a KeyError is reported as a missing tensor.
+
+    Keys of the same tensors in other files, which reading takes for those in `lines`; writing uses those in `lines`:
+
+    prefixes: that all keys of such a checkpoint may begin with, as "vit." in a classifier.
+    spellings: other names of their keys, each with the name in `lines`, as in a line; without prefix.
+
+    Checkpoints of the same project and architecture whose tensors have another meaning:
+
+    variants: their layouts, each with a name and marks of its own. They need no entry point.
+    fits: whether a checkpoint with all marks is of this variant, from its tensors and metadata; None: it is.
+
+    What reading and writing need besides the lines:
+
     no_effect: their keys that have no effect in our model, with the reason.
     fresh: our keys that such a checkpoint never has, with the reason; they keep their initial values.
     zero_biases: our backbone biases that such a checkpoint may lack, with the reason; they are set to zeros. A bias
         of zeros is not exported.
     copies: keys that repeat another tensor, and that tensor's key; the two must be equal.
+    rearrange: applied to the state dict before the lines.
+    saved_under: the key of the state dict in the project's .pth files; None: the files contain it alone.
+
+    What the tensors do not show. Metadata has the content of config.json as `config`, {} if there is none:
+
     mean, std: RGB, of pixels in 0 ... 1, used in training; None: ImageNet's.
     classes: for a model, its classes by task, from the state dict and the metadata of the checkpoint.
-    rearrange: applied to the state dict before the lines.
     unrecorded: options such as "backbone.dilation" that tensors do not determine. `describe` returns the usual value or
         none.
-    saved_options: those of them by full key that tensors without effect, or the metadata, determine. Metadata has the
-        content of config.json as `config`, {} if there is none.
+    saved_options: those of them by full key that tensors without effect, or the metadata, determine.
+    implied: the values that fields of config.json must have, because the model is built for no others: by field, as
+        "hidden_act" or "backbone_config.hidden_act". Another value is an error.
     usage_options: backbone options that change the use of the same tensors, such as "features": an export takes the
         model's.
     conventions: backbone options that the project's code determines, not its tensors. `describe` returns their values
         that are not the plugin's defaults. Differences are reported.
-    saved_under: the key of the state dict in the project's .pth files; None: the files contain it alone.
+    licence: of the weights that the project publishes, where it says so, with its source; "": unknown.
+
     config_files: for an export to transformers, from the config sections, the tensors with our keys and a model's
         classes: {"config.json": ...}, and what "preprocessor_config.json" has besides the normalisation of pixels.
         {} if transformers has no such model.
@@ -87,18 +106,24 @@ class CheckpointLayout:
     marks: tuple[str, ...]
     lines: tuple[Line, ...]
     describe: Callable[[StateDict], dict[str, Any]]
+    prefixes: tuple[str, ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
+    variants: tuple["CheckpointLayout", ...] = ()
+    fits: Callable[[StateDict, Mapping[str, Any]], bool] | None = None
     no_effect: Mapping[str, str] = field(default_factory=dict)
     fresh: Mapping[str, str] = field(default_factory=dict)
     zero_biases: Mapping[str, str] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
+    rearrange: Rearrangement | None = None
+    saved_under: str | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     classes: Callable[[StateDict, Mapping[str, Any]], Mapping[str, Sequence[Class]]] | None = None
-    rearrange: Rearrangement | None = None
     unrecorded: tuple[str, ...] = ()
     saved_options: Callable[[StateDict, Mapping[str, Any]], dict[str, Any]] | None = None
+    implied: Mapping[str, Collection[Any]] = field(default_factory=dict)
     usage_options: tuple[str, ...] = ()
     conventions: tuple[str, ...] = ()
-    saved_under: str | None = None
+    licence: str = ""
     config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] | None = None
     recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] | None = None

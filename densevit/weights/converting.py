@@ -1,7 +1,7 @@
 """Converts another project's checkpoint to a run folder for `load`, `evaluate` and `predict`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from densevit.model import DenseModel, build_backbone, build_from_architecture, 
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
-from densevit.weights.key_mapping import option_of
-from densevit.weights.layouts import find, recognise
+from densevit.weights.key_mapping import canonical, option_of
+from densevit.weights.layouts import find, of_variant, recognise
 from densevit.weights.pretrained import fit_backbone, fit_model
 from densevit.weights.state_dict_loading import Fit
 
@@ -77,7 +77,9 @@ def convert(source: str | Path, layout: str | None = None, overrides: Sequence[s
 
 def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
     """Builds the model of a checkpoint; see `convert`."""
-    chosen = find(layout) if layout else recognise(checkpoint.tensors, checkpoint.source)
+    tensors, metadata = checkpoint.tensors, checkpoint.metadata
+    chosen = of_variant(find(layout), tensors, metadata) if layout else recognise(tensors, checkpoint.source, metadata)
+    checkpoint = replace(checkpoint, tensors=canonical(tensors, chosen) or tensors)
     translated = translate_checkpoint(checkpoint, chosen)
     sections = translated.describe()
     normalisation = {key: getattr(translated, key) for key in ("mean", "std")}

@@ -15,7 +15,7 @@ from densevit.errors import WeightsError, one_line
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, CheckpointLayout
 from densevit.model import DenseModel
 from densevit.weights.checkpoint_io import Checkpoint, read
-from densevit.weights.key_mapping import describe, fresh_because, saved_options, translate
+from densevit.weights.key_mapping import canonical, describe, fresh_because, saved_options, translate
 from densevit.weights.layouts import recognise
 
 Triple = tuple[float, float, float]
@@ -78,7 +78,7 @@ def read_translated(source: str | Path, model: DenseModel) -> TranslatedCheckpoi
     if wrapped is not None:
         return _ours(replace(checkpoint, tensors=wrapped))
     try:
-        layout = recognise(tensors, str(source))
+        layout = recognise(tensors, str(source), checkpoint.metadata)
     except WeightsError:
         if names.isdisjoint(tensors):
             raise
@@ -91,7 +91,8 @@ def read_translated(source: str | Path, model: DenseModel) -> TranslatedCheckpoi
 
 def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> TranslatedCheckpoint:
     """Translates another project's checkpoint. Raises WeightsError if it is not a complete one of that layout."""
-    tensors, metadata = checkpoint.tensors, checkpoint.metadata
+    tensors, metadata = canonical(checkpoint.tensors, layout) or checkpoint.tensors, checkpoint.metadata
+    _check_implied(checkpoint, layout)
     translation = translate(tensors, layout)
     if translation.errors:
         raise WeightsError(
@@ -111,6 +112,19 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         _triple(metadata.get("std")) or layout.std or IMAGENET_STD,
         saved_options(tensors, layout, metadata, checkpoint.source),
     )
+
+
+def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
+    """Raises WeightsError if config.json has a value for which the layout builds no model."""
+    for name, values in layout.implied.items():
+        found: Any = checkpoint.metadata.get("config", {})
+        for key in name.split("."):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if found is not None and found not in values:
+            raise WeightsError(
+                f"{checkpoint.source}: its config.json has {name}: {json.dumps(found)}, but a {layout.name} is built "
+                f"with {' or '.join(map(json.dumps, values))} only, and would compute something else."
+            )
 
 
 def other_conventions(

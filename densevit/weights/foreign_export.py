@@ -132,17 +132,19 @@ def _source(source: str | Path, trust: Collection[str]) -> _Source:
 
 
 def _candidates(to: str, ours: _Source) -> list[CheckpointLayout]:
-    """The layouts that `to` names; for a project, all those in which it publishes files."""
-    if to in layouts.names():
-        return [layouts.find(to)]
+    """The layouts that `to` names, with their variants; for a project, all those in which it publishes files."""
     if to not in PROJECTS:
-        raise WeightsError(f"--to {to}: unknown layout.{did_you_mean(to, [*PROJECTS, *layouts.names()])}")
-    names = [name for name in layouts.names() if name.startswith(f"{PROJECTS[to]}-")]
-    known = [layouts.find(name) for name in names if not name.endswith(("-v5", "-classifier"))]
-    full_models = [layout for layout in known if layout.part == "model"]
+        try:
+            layout = layouts.find(to)
+        except WeightsError:
+            known = [*PROJECTS, *(one.name for one in layouts.every())]
+            raise WeightsError(f"--to {to}: unknown layout.{did_you_mean(to, known)}") from None
+        return [layout, *layout.variants]
+    published = [one for one in layouts.every() if one.name.startswith(f"{PROJECTS[to]}-")]
+    full_models = [layout for layout in published if layout.part == "model"]
     if ours.model is not None and full_models:
         return full_models
-    return [layout for layout in known if layout.part == "backbone"]
+    return [layout for layout in published if layout.part == "backbone"]
 
 
 def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) -> ForeignExport:

@@ -1,9 +1,9 @@
 """Translates state dicts of other projects' checkpoint layouts to our keys and back."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -34,8 +34,30 @@ class Translation:
     errors: list[str] = field(default_factory=list)
 
 
+def canonical(state: StateDict, layout: CheckpointLayout) -> dict[str, Tensor] | None:
+    """The state dict with the keys of the layout's lines: without its prefix, and in one spelling.
+
+    Returns None if marks are missing. A layout without marks takes any state dict.
+    """
+    spellings = _Table(layout.spellings)
+    for prefix in ("", *layout.prefixes):
+        own = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        if _has_all(own, layout.marks):
+            return own
+        respelt = {_respelt(key, spellings): tensor for key, tensor in own.items()} if layout.spellings else own
+        if respelt is not own and _has_all(respelt, layout.marks):
+            return respelt
+    return None
+
+
+def _respelt(key: str, spellings: "_Table[str]") -> str:
+    matches = spellings.matches(key)
+    return _name(matches[0][1]).filled(matches[0][2]) if matches else key
+
+
 def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
     """Translates a state dict to our keys. Each source tensor is used exactly once, or listed."""
+    state = canonical(state, layout) or state
     if layout.rearrange is not None:
         state = layout.rearrange.forward(state)
     lines = _Table((line.theirs, line) for line in layout.lines if line.theirs != ZEROS)
@@ -86,7 +108,7 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
     """
     lines = tuple(Line(ours, theirs, _inverted(change)) for theirs, ours, change in layout.lines)
     state = {name: x for name, x in state.items() if name not in layout.zero_biases or bool(x.any())}
-    inverse = replace(layout, lines=lines, no_effect=layout.fresh, zero_biases={}, copies={}, rearrange=None)
+    inverse = CheckpointLayout(layout.name, layout.part, (), lines, layout.describe, no_effect=layout.fresh)
     back = translate(state, inverse)
     if back.errors:
         raise ValueError(f"These tensors do not fit {layout.name}: {'; '.join(back.errors)}.")
@@ -152,13 +174,38 @@ def fresh_because(name: str, layout: CheckpointLayout) -> str | None:
 
 
 def has_marks(state: StateDict, layout: CheckpointLayout) -> bool:
-    """Whether a layout has marks and all are present."""
+    """Whether a layout has marks and all are present, under one of its prefixes and spellings."""
+    return bool(layout.marks) and canonical(state, layout) is not None
 
+
+class Difference(NamedTuple):
+    """What a state dict has in common with a layout: the number of keys that it has a line for, the first other key,
+    and the first mark that the state dict lacks."""
+
+    known: int
+    unknown: str | None
+    missing: str | None
+
+
+def difference(state: StateDict, layout: CheckpointLayout) -> Difference:
+    """Compares the keys of a state dict with those of a layout, under the prefix for which most are known."""
+    lines = _Table((line.theirs, line) for line in layout.lines if line.theirs != ZEROS)
+    found = []
+    for prefix in ("", *layout.prefixes):
+        keys = {key: key.removeprefix(prefix) for key in state}
+        unknown = [key for key, own in keys.items() if not lines.matches(own)]
+        own = dict.fromkeys(keys.values())
+        missing = next((mark for mark in layout.marks if not _has_all(own, (mark,))), None)
+        found.append(Difference(len(keys) - len(unknown), next(iter(unknown), None), missing))
+    return max(found, key=lambda one: one.known)
+
+
+def _has_all(state: Collection[str], marks: Iterable[str]) -> bool:
     def present(mark: str) -> bool:
         name = _name(mark)
         return mark in state or ("{" in name.text and any(name.match(key) is not None for key in state))
 
-    return bool(layout.marks) and all(map(present, layout.marks))
+    return all(map(present, marks))
 
 
 class _Parts:

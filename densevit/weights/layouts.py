@@ -1,11 +1,14 @@
 """Finds and recognises checkpoint layouts, which are plugins (entry-point group `densevit.checkpoints`)."""
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from densevit import registry
 from densevit.errors import PluginError, WeightsError, did_you_mean
 from densevit.interfaces import CheckpointLayout, Line, StateDict
-from densevit.weights.key_mapping import has_marks
+from densevit.weights.key_mapping import canonical, difference
 
 
 def names() -> list[str]:
@@ -14,18 +17,33 @@ def names() -> list[str]:
 
 
 def find(name: str) -> CheckpointLayout:
-    """The layout with a name, or by "module:LAYOUT", which needs no entry point.
+    """The layout, or the variant of one, with a name; or by "module:LAYOUT", which needs no entry point.
 
     Raises WeightsError with the nearest known name; PluginError if it cannot be loaded.
     """
-    if ":" not in name and name not in names():
-        raise WeightsError(f"Unknown layout {name!r}.{did_you_mean(name, names())}")
-    layout: CheckpointLayout = registry.load("checkpoints", name)
-    if ":" not in name and layout.name != name:
-        raise PluginError(
-            f"The checkpoint layout {name!r} is called {layout.name!r} in its module; expected the entry point's name."
-        )
-    return layout
+    if ":" in name or name in names():
+        layout: CheckpointLayout = registry.load("checkpoints", name)
+        if ":" not in name and layout.name != name:
+            raise PluginError(
+                f"The checkpoint layout {name!r} is called {layout.name!r} in its module; expected the entry point's "
+                "name."
+            )
+        return layout
+    known = {layout.name: layout for layout in every()}
+    if name not in known:
+        raise WeightsError(f"Unknown layout {name!r}.{did_you_mean(name, known)}")
+    return known[name]
+
+
+def every() -> Iterator[CheckpointLayout]:
+    """Yields all layouts that can be loaded, each before its variants. Warns of those that cannot."""
+    for name in names():
+        try:
+            layout = find(name)
+        except PluginError as error:
+            warnings.warn(f"{error} Checkpoints of this layout are not recognised.", stacklevel=3)
+        else:
+            yield from (layout, *layout.variants)
 
 
 def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
@@ -33,13 +51,16 @@ def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
     return tuple(Line(prefix + line.theirs, f"backbone.{line.ours}", line.change) for line in find(name).lines)
 
 
-def recognise(tensors: StateDict, source: str = "checkpoint") -> CheckpointLayout:
+def recognise(
+    tensors: StateDict, source: str = "checkpoint", metadata: Mapping[str, Any] = MappingProxyType({})
+) -> CheckpointLayout:
     """The layout whose marks are all among a checkpoint's keys; among several, the one with the most marks.
 
-    Layouts that cannot be loaded are skipped with a warning. Raises WeightsError, listing some of the keys, if there is
-    none, or two have equally many marks.
+    metadata: see `CheckpointLayout`. Layouts that cannot be loaded are skipped with a warning. Raises WeightsError,
+    with the nearest layout and what it differs in, if there is none, or two have equally many marks.
     """
-    matching = [layout for layout in _loadable() if has_marks(tensors, layout)]
+    known = list(every())
+    matching = [layout for layout in known if _is_of(tensors, layout, metadata)]
     most = max((len(layout.marks) for layout in matching), default=0)
     best = [layout for layout in matching if len(layout.marks) == most]
     if len(best) == 1:
@@ -50,18 +71,38 @@ def recognise(tensors: StateDict, source: str = "checkpoint") -> CheckpointLayou
     if best:
         equal = " and ".join(layout.name for layout in best)
         raise WeightsError(f"{found} match {equal}. Name the layout with `densevit convert {source} OUT --as NAME`.")
-    raise WeightsError(
-        f"{found} match no known layout. If it is one of these, name it with "
-        f"`densevit convert {source} OUT --as NAME`: {', '.join(names()) or 'none'}."
+    raise WeightsError(f"{found} match no known layout. {_nearest(tensors, source, known)}")
+
+
+def of_variant(
+    layout: CheckpointLayout, tensors: StateDict, metadata: Mapping[str, Any] = MappingProxyType({})
+) -> CheckpointLayout:
+    """The one of a layout and its variants that a checkpoint is of; the layout itself if none has all marks."""
+    matching = [one for one in (layout, *layout.variants) if _is_of(tensors, one, metadata)]
+    return max(matching, key=lambda one: len(one.marks), default=layout)
+
+
+def by_name_only(tensors: StateDict, metadata: Mapping[str, Any]) -> bool:
+    """`CheckpointLayout.fits` of a variant whose checkpoints differ in nothing from another's."""
+    return False
+
+
+def _is_of(tensors: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any]) -> bool:
+    own = canonical(tensors, layout) if layout.marks else None
+    return own is not None and (layout.fits is None or layout.fits(own, metadata))
+
+
+def _nearest(tensors: StateDict, source: str, known: Sequence[CheckpointLayout]) -> str:
+    """The layout that knows most of the keys, and the first tensor in which it differs."""
+    found = [difference(tensors, layout) for layout in known]
+    most = max((one.known for one in found), default=0)
+    if not most:
+        return "No layout has any of these keys: `densevit plugins` lists the projects whose checkpoints can be read."
+    one, layout = next((one, layout) for one, layout in zip(found, known, strict=True) if one.known == most)
+    differences = [f"there is no {one.missing}"] if one.missing else []
+    differences += [f"{one.unknown} is not one of its keys"] if one.unknown else []
+    return (
+        f"The nearest is {layout.name}, which has {most} of these keys; {', and '.join(differences)}. If it is one of "
+        f"these, read it with `densevit convert {source} OUT --as {layout.name}`; a layout of your own is a plugin "
+        "(docs/weights.md)."
     )
-
-
-def _loadable() -> list[CheckpointLayout]:
-    """All layouts except broken ones, with a warning for each of those."""
-    found = []
-    for name in names():
-        try:
-            found.append(find(name))
-        except PluginError as error:
-            warnings.warn(f"{error} Checkpoints of this layout are not recognised.", stacklevel=3)
-    return found

@@ -25,7 +25,7 @@ def test_table_lists_every_layout(page):
     names = [
         name for row in table.splitlines() if row.startswith("|") for name in re.findall("`([^`]+)`", row.split("|")[3])
     ]
-    assert set(names) == set(layouts.names())
+    assert set(names) == {layout.name for layout in layouts.every()}
 
 
 def test_configs_on_the_page_are_shipped(page):

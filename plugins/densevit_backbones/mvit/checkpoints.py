@@ -1,12 +1,15 @@
 """MViTv2: timm's and the official release (facebookresearch/mvit), which numbers blocks across all stages."""
 
+import re
+from typing import Any
+
 from torch import Tensor
 
-from densevit.interfaces import Change, CheckpointLayout, Line
+from densevit.errors import WeightsError
+from densevit.interfaces import Change, CheckpointLayout, Line, Rearrangement, StateDict
 from densevit_backbones.mvit.inferred_options import describe
 from densevit_backbones.mvit.variants import VARIANTS
 
-_HEAD = {"head.*": "the classification head"}
 _FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 
 
@@ -35,62 +38,76 @@ def _block(theirs: str, ours: str) -> list[Line]:
     ]
 
 
-_AROUND = (
+_LINES = (
     Line("cls_token", "class_token"),
     Line("patch_embed.proj.weight", "patch_embed.weight", _FLAT),
     Line("patch_embed.proj.bias", "patch_embed.bias"),
     Line("norm.*", "feature_norms.3.*"),
-)
-_TIMM = (
-    *_AROUND,
     *_block("stages.{s}.blocks.{b}", "stages.{s}.{b}"),
     Line("stages.{s}.blocks.{b}.shortcut_proj_attn.*", "stages.{s}.{b}.shortcut1.*"),
     Line("stages.{s}.blocks.{b}.shortcut_proj_mlp.*", "stages.{s}.{b}.shortcut2.*"),
 )
 
 
-def _official(blocks: tuple[int, ...], shortcut: str) -> tuple[Line, ...]:
-    """The lines of the official release. shortcut: our key for their shortcut projection, of attention, or of the MLP
-    if it expands the channels."""
-    places = [(s, b) for s, count in enumerate(blocks) for b in range(count)]
-    lines = [*_AROUND]
-    for i, (s, b) in enumerate(places):
-        lines += [*_block(f"blocks.{i}", f"stages.{s}.{b}"), Line(f"blocks.{i}.proj.*", f"stages.{s}.{b}.{shortcut}.*")]
-    return tuple(lines)
+_DEPTHS = {sum(variant.blocks): variant for name, variant in VARIANTS[2].items() if name != "nano"}
 
 
-def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...]) -> CheckpointLayout:
+def _staged(state: StateDict) -> StateDict:
+    """Numbers the blocks by stage, and calls their shortcut projections as timm does."""
+    blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
+    variant = _DEPTHS.get(len(blocks))
+    if variant is None:
+        raise WeightsError(
+            f"An MViTv2 of {len(blocks)} blocks; expected a released one, of {', '.join(map(str, sorted(_DEPTHS)))}."
+        )
+    places = [f"stages.{s}.blocks.{b}" for s, count in enumerate(variant.blocks) for b in range(count)]
+    shortcut = "shortcut_proj_attn" if variant.widens == "attention" else "shortcut_proj_mlp"
+
+    def staged(key: str) -> str:
+        if not key.startswith("blocks."):
+            return key
+        _, number, rest = key.split(".", 2)
+        rest = f"{shortcut}.{rest.removeprefix('proj.')}" if rest.startswith("proj.") else rest
+        return f"{places[int(number)]}.{rest}"
+
+    return {staged(key): tensor for key, tensor in state.items()}
+
+
+def _flat_blocks(state: StateDict) -> StateDict:
+    """The inverse of `_staged`."""
+    name = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(.*)")
+    found = {key: match.groups() for key in state if (match := name.fullmatch(key))}
+    places = sorted({(int(stage), int(block)) for stage, block, _ in found.values()})
+    numbers = {place: number for number, place in enumerate(places)}
+
+    def flat(key: str) -> str:
+        if key not in found:
+            return key
+        stage, block, rest = found[key]
+        return f"blocks.{numbers[int(stage), int(block)]}.{re.sub('^shortcut_proj_(?:attn|mlp)', 'proj', rest)}"
+
+    return {flat(key): tensor for key, tensor in state.items()}
+
+
+def _layout(name: str, marks: tuple[str, ...], **others: Any) -> CheckpointLayout:
     return CheckpointLayout(
-        name=name,
-        part="backbone",
-        marks=marks,
-        lines=lines,
-        describe=describe,
-        no_effect=_HEAD,
+        name,
+        "backbone",
+        marks,
+        _LINES,
+        describe,
+        no_effect={"head.*": "the classification head"},
         fresh=_FRESH,
+        **others,
     )
 
 
-# A deeper variant has all keys of a shallower one, so it has more marks.
-_DEPTHS = {name: variant.blocks for name, variant in VARIANTS[2].items() if name != "nano"}
-_ORDER = sorted(_DEPTHS, key=lambda variant: sum(_DEPTHS[variant]))
-_MARKS = (
-    "patch_embed.proj.weight",
-    "blocks.{i}.attn.qkv.weight",
-    "blocks.{i}.mlp.fc1.weight",
-    "blocks.{i}.attn.pool_k.*",
+TIMM = _layout("timm-mvit", ("stages.{s}.blocks.{b}.attn.pool_k.weight", "stages.{s}.blocks.{b}.attn.norm_k.*"))
+FACEBOOK = _layout(
+    "facebook-mvitv2",
+    (
+        "patch_embed.proj.weight",
+        *(f"blocks.{{i}}.{x}" for x in ("norm1.*", "attn.qkv.*", "mlp.fc1.*", "attn.pool_k.*")),
+    ),
+    rearrange=Rearrangement(_staged, _flat_blocks),
 )
-_LAST = [f"blocks.{sum(_DEPTHS[variant]) - 1}.norm1.weight" for variant in _ORDER]
-
-
-def _released(variant: str) -> CheckpointLayout:
-    marks = (*_MARKS, *_LAST[: _ORDER.index(variant) + 1])
-    lines = _official(_DEPTHS[variant], "shortcut2" if VARIANTS[2][variant].widens == "mlp" else "shortcut1")
-    return _layout(f"facebook-mvitv2-{variant}", marks, lines)
-
-
-TIMM = _layout("timm-mvit", ("stages.{s}.blocks.{b}.attn.pool_k.weight", "stages.{s}.blocks.{b}.attn.norm_k.*"), _TIMM)
-TINY = _released("tiny")
-SMALL = _released("small")
-BASE = _released("base")
-LARGE = _released("large")

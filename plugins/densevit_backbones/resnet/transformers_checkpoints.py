@@ -8,13 +8,13 @@ from densevit_backbones.resnet.inferred_options import describe
 from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
 
-def _lines(prefix: str) -> tuple[Line, ...]:
+def _lines() -> tuple[Line, ...]:
     lines = [
-        Line(f"{prefix}embedder.embedder.convolution.*", "conv1.*"),
-        Line(f"{prefix}embedder.embedder.normalization.*", "bn1.*"),
+        Line("embedder.embedder.convolution.*", "conv1.*"),
+        Line("embedder.embedder.normalization.*", "bn1.*"),
     ]
     for stage in range(4):
-        block, own = f"{prefix}encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
+        block, own = f"encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
         for layer in range(3):
             lines.append(Line(f"{block}.layer.{layer}.convolution.*", f"{own}.conv{layer + 1}.*"))
             lines.append(Line(f"{block}.layer.{layer}.normalization.*", f"{own}.bn{layer + 1}.*"))
@@ -41,20 +41,17 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     return {"config.json": config}
 
 
-def _layout(name: str, prefix: str) -> CheckpointLayout:
-    return CheckpointLayout(
-        name=name,
-        part="backbone",
-        marks=(
-            f"{prefix}embedder.embedder.convolution.weight",
-            f"{prefix}encoder.stages.0.layers.0.layer.0.convolution.weight",
-        ),
-        lines=_lines(prefix),
-        describe=describe,
-        no_effect={"classifier.*": "the classification head"},
-        config_files=_config,
-    )
-
-
-RESNET = _layout("transformers-resnet", "")
-CLASSIFIER = _layout("transformers-resnet-classifier", "resnet.")
+RESNET = CheckpointLayout(
+    name="transformers-resnet",
+    part="backbone",
+    marks=(
+        "embedder.embedder.convolution.weight",
+        "encoder.stages.0.layers.0.layer.0.convolution.weight",
+    ),
+    lines=_lines(),
+    describe=describe,
+    prefixes=("resnet.",),  # a classifier's
+    no_effect={"classifier.*": "the classification head"},
+    implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
+    config_files=_config,
+)

@@ -93,7 +93,9 @@ def _constants(block: str) -> dict[str, str]:
     }
 
 
-def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str) -> CheckpointLayout:
+def _layout(
+    name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str, *variants: CheckpointLayout
+) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
         part="backbone",
@@ -104,6 +106,7 @@ def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: s
         fresh=FRESH,
         unrecorded=UNRECORDED if name.endswith("v2") else (),
         saved_options=of_tables if name.endswith("v2") else None,
+        variants=variants,
     )
 
 
@@ -112,21 +115,26 @@ _MERGES_FIRST, _MERGES_LAST = (1, 2, 3), (0, 1, 2)  # a layer begins or ends wit
 _OF_TORCHVISION, _OF_LAYERS = "features.{s}.{b}", "layers.{s}.blocks.{b}"
 _STARTS, _ENDS = "layers.3.downsample.reduction.weight", "layers.0.downsample.reduction.weight"
 
-TORCHVISION = _layout(
-    "torchvision-swin",
-    _torchvision(_torchvision_1),
-    ("features.0.0.weight", f"{_OF_TORCHVISION}.{_TABLE}"),
-    _OF_TORCHVISION,
-)
 TORCHVISION_V2 = _layout(
     "torchvision-swinv2",
     _torchvision(_torchvision_2),
     ("features.0.0.weight", f"{_OF_TORCHVISION}.{_SCALE}"),
     _OF_TORCHVISION,
 )
-TIMM = _layout("timm-swin", _layers(_version_1, _MERGES_FIRST), (_STARTS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS)
-TIMM_V2 = _layout("timm-swinv2", _layers(_version_2, _MERGES_FIRST), (_STARTS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS)
-MICROSOFT = _layout("microsoft-swin", _layers(_version_1, _MERGES_LAST), (_ENDS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS)
-MICROSOFT_V2 = _layout(
-    "microsoft-swinv2", _layers(_version_2, _MERGES_LAST), (_ENDS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS
+TORCHVISION = _layout(
+    "torchvision-swin",
+    _torchvision(_torchvision_1),
+    ("features.0.0.weight", f"{_OF_TORCHVISION}.{_TABLE}"),
+    _OF_TORCHVISION,
+    TORCHVISION_V2,
 )
+
+
+def _of_layers(project: str, mergings: tuple[int, int, int], mark: str) -> CheckpointLayout:
+    second = _layout(f"{project}-swinv2", _layers(_version_2, mergings), (mark, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS)
+    marks = mark, f"{_OF_LAYERS}.{_TABLE}"
+    return _layout(f"{project}-swin", _layers(_version_1, mergings), marks, _OF_LAYERS, second)
+
+
+TIMM = _of_layers("timm", _MERGES_FIRST, _STARTS)
+MICROSOFT = _of_layers("microsoft", _MERGES_LAST, _ENDS)

@@ -1,8 +1,9 @@
-"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has other keys."""
+"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit_backbones.swin.checkpoints import BLOCKS, FRESH
 from densevit_backbones.swin.inferred_options import describe
@@ -38,37 +39,29 @@ def _files_2(theirs: str, ours: str) -> list[Line]:
     ]
 
 
-def _memory_1(theirs: str, ours: str) -> list[Line]:
-    table = "relative_position_bias_table"
-    parts = enumerate(("q_proj", "k_proj", "v_proj"))
-    return [
-        *(Line(f"{theirs}.attention.{name}.*", f"{ours}.attention.qkv.*[{part}/3]") for part, name in parts),
-        Line(f"{theirs}.attention.relative_position_bias.{table}", f"{ours}.attention.{table}"),
-        Line(f"{theirs}.attention.o_proj.*", f"{ours}.attention.output.*"),
-        Line(f"{theirs}.mlp.fc1.*", f"{ours}.mlp.expand.*"),
-        Line(f"{theirs}.mlp.fc2.*", f"{ours}.mlp.contract.*"),
-    ]
+_BLOCK, _ATTENTION = "encoder.layers.{s}.blocks.{b}", "encoder.layers.{s}.blocks.{b}.attention"
+_TABLE = "relative_position_bias_table"
+_MEMORY_1 = (  # the keys of a Swin model in version 5, and of its files
+    *((f"{_ATTENTION}.{name[0]}_proj.*", f"{_ATTENTION}.self.{name}.*") for name in ("query", "key", "value")),
+    (f"{_ATTENTION}.relative_position_bias.*", f"{_ATTENTION}.self.*"),
+    (f"{_ATTENTION}.o_proj.*", f"{_ATTENTION}.output.dense.*"),
+    (f"{_BLOCK}.mlp.fc1.*", f"{_BLOCK}.intermediate.dense.*"),
+    (f"{_BLOCK}.mlp.fc2.*", f"{_BLOCK}.output.dense.*"),
+)
 
 
-_MARKS: dict[Block, str] = {  # a key of only this kind of block
-    _files_1: "attention.self.relative_position_bias_table",
-    _files_2: "attention.self.logit_scale",
-    _memory_1: "attention.relative_position_bias.relative_position_bias_table",
-}
-
-
-def _lines(own: Block, prefix: str) -> tuple[Line, ...]:
+def _lines(own: Block) -> tuple[Line, ...]:
     """Our stages begin with the merging that ends their previous stage, so our blocks are numbered from 1."""
     lines = [
-        Line(f"{prefix}embeddings.patch_embeddings.projection.*", "patch_embed.*"),
-        Line(f"{prefix}embeddings.norm.*", "patch_norm.*"),
-        Line(f"{prefix}layernorm.*", "feature_norms.3.*"),
+        Line("embeddings.patch_embeddings.projection.*", "patch_embed.*"),
+        Line("embeddings.norm.*", "patch_norm.*"),
+        Line("layernorm.*", "feature_norms.3.*"),
     ]
     for s, count in enumerate(BLOCKS):
         if s > 0:
-            lines.append(Line(f"{prefix}encoder.layers.{s - 1}.downsample.*", f"stages.{s}.0.*"))
+            lines.append(Line(f"encoder.layers.{s - 1}.downsample.*", f"stages.{s}.0.*"))
         for b in range(count):
-            theirs, ours = f"{prefix}encoder.layers.{s}.blocks.{b}", f"stages.{s}.{b + (s > 0)}"
+            theirs, ours = f"encoder.layers.{s}.blocks.{b}", f"stages.{s}.{b + (s > 0)}"
             lines.append(Line(f"{theirs}.layernorm_before.*", f"{ours}.norm1.*"))
             lines.append(Line(f"{theirs}.layernorm_after.*", f"{ours}.norm2.*"))
             lines += own(theirs, ours)
@@ -105,36 +98,45 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     return {"config.json": config}
 
 
-def _layout(name: str, own: Block, prefix: str) -> CheckpointLayout:
-    lines = _lines(own, prefix)
-    block = f"{prefix}encoder.layers.{{s}}.blocks.{{b}}.attention.self"
+def _of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The windows of Swinv2. Raises WeightsError if config.json has other attention heads than the variant."""
+    config = metadata.get("config", {})
+    width, heads = config.get("embed_dim"), config.get("num_heads")
+    known = [list(variant.heads) for variant in VARIANTS.values() if variant.width == width]
+    if heads is not None and known and list(heads) not in known:
+        raise WeightsError(
+            f"config.json has {heads} attention heads for {width} channels; a Swin of that width is built with "
+            f"{known[0]}, and would compute something else. Use the backbone `timm`, or a layout of your own."
+        )
+    return of_config(state, metadata)
+
+
+def _layout(name: str, own: Block, mark: str, **others: Any) -> CheckpointLayout:
+    """mark: a key of an attention layer that only this version has. A classifier's keys begin with the model's name."""
     return CheckpointLayout(
         name=name,
         part="backbone",
         marks=(
-            f"{prefix}embeddings.patch_embeddings.projection.weight",
-            f"{prefix}encoder.layers.0.blocks.0.{_MARKS[own]}",
-            f"{prefix}encoder.layers.0.downsample.reduction.weight",
+            "embeddings.patch_embeddings.projection.weight",
+            f"encoder.layers.0.blocks.0.attention.self.{mark}",
+            "encoder.layers.0.downsample.reduction.weight",
         ),
-        lines=lines,
+        lines=_lines(own),
         describe=describe,
+        prefixes=(f"{name.removeprefix('transformers-')}.",),
         no_effect={
             "classifier.*": "the classification head",
-            f"{prefix}embeddings.mask_token": "the mask token of pre-training",
+            "embeddings.mask_token": "the mask token of pre-training",
             "decoder.*": "the decoder of pre-training",
-            f"{block}.relative_position_index": "derived from the window size",
-            f"{block}.relative_coords_table": "derived from the window size",
+            f"{_ATTENTION}.self.relative_position_index": "derived from the window size",
+            f"{_ATTENTION}.self.relative_coords_table": "derived from the window size",
         },
         fresh=FRESH,
-        unrecorded=UNRECORDED if own is _files_2 else (),
-        saved_options=of_config if own is _files_2 else None,
         config_files=_config,
+        implied={"hidden_act": ("gelu",), "mlp_ratio": (4, 4.0), "use_absolute_embeddings": (False,)},
+        **others,
     )
 
 
-SWIN = _layout("transformers-swin", _files_1, "")
-SWIN_CLASSIFIER = _layout("transformers-swin-classifier", _files_1, "swin.")
-SWIN_V5 = _layout("transformers-swin-v5", _memory_1, "")
-SWIN_CLASSIFIER_V5 = _layout("transformers-swin-classifier-v5", _memory_1, "swin.")
-SWINV2 = _layout("transformers-swinv2", _files_2, "")
-SWINV2_CLASSIFIER = _layout("transformers-swinv2-classifier", _files_2, "swinv2.")
+SWINV2 = _layout("transformers-swinv2", _files_2, "logit_scale", unrecorded=UNRECORDED, saved_options=_of_config)
+SWIN = _layout("transformers-swin", _files_1, _TABLE, spellings=_MEMORY_1, saved_options=_of_config, variants=(SWINV2,))

@@ -7,7 +7,7 @@ from typing import Any
 from densevit.errors import WeightsError
 from densevit.interfaces import ZEROS, CheckpointLayout, Line, Rearrangement, StateDict
 from densevit_backbones.vit.inferred_options import describe
-from densevit_backbones.vit.timm_checkpoints import POSITIONS, VIT
+from densevit_backbones.vit.timm_checkpoints import ENCODER, POSITIONS
 
 _BIAS = "blocks.{i}.attention.qkv.bias"
 _TABLE = "blocks.{i}.attn.relative_position_bias_table"
@@ -30,7 +30,7 @@ _LINES = (
     Line(_TABLE, "blocks.{i}.position_bias.table"),
     Line("blocks.{i}.gamma_1", "blocks.{i}.scale1.scale"),
     Line("blocks.{i}.gamma_2", "blocks.{i}.scale2.scale"),
-    *VIT.lines,
+    *ENCODER.lines,
 )
 _REARRANGEMENT = Rearrangement(_unshared, POSITIONS.inverse)
 
@@ -52,15 +52,22 @@ def _refuse_eva02(state: StateDict) -> dict[str, Any]:
 
 _MARKS = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.proj.weight", "blocks.0.attn.q_bias")
 
+EVA02 = CheckpointLayout(
+    name="eva02",
+    part="backbone",
+    marks=(*_MARKS, "blocks.0.mlp.w3.weight"),
+    lines=(),
+    describe=_refuse_eva02,
+)
 BEIT = replace(
-    VIT,
+    ENCODER,
     name="beit",
     marks=(*_MARKS, "blocks.0.attn.v_bias", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"),
     lines=_LINES,
     rearrange=_REARRANGEMENT,
     describe=_resized,
     no_effect={
-        **VIT.no_effect,
+        **ENCODER.no_effect,
         "cls_pt_*": "layers used only in BEiT v2's pre-training",
         "lm_head.*": "the prediction head of pre-training",
         "mask_token": "the mask token of pre-training",
@@ -69,11 +76,5 @@ BEIT = replace(
     },
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-)
-EVA02 = CheckpointLayout(
-    name="eva02",
-    part="backbone",
-    marks=(*_MARKS, "blocks.0.mlp.w3.weight"),
-    lines=(),
-    describe=_refuse_eva02,
+    variants=(EVA02,),
 )

@@ -34,14 +34,14 @@ FLAT = _change(lambda values: values.flatten())
 """(heads, D) or (1, 1, 1, C) -> (heads * D) or (C)."""
 
 
-def _lines(prefix: str) -> tuple[Line, ...]:
-    block = f"{prefix}Transformer/encoderblock_{{i}}"
+def _lines() -> tuple[Line, ...]:
+    block = "Transformer/encoderblock_{i}"
     attention, mlp = f"{block}/MultiHeadDotProductAttention_1", f"{block}/MlpBlock_3"
     lines = [
-        Line(f"{prefix}cls", "class_token", TOKENS),
-        Line(f"{prefix}Transformer/posembed_input/pos_embedding", "position_table", GRID),
-        Line(f"{prefix}embedding/kernel", "stem.projection.weight", CONVOLUTION),
-        Line(f"{prefix}embedding/bias", "stem.projection.bias"),
+        Line("cls", "class_token", TOKENS),
+        Line("Transformer/posembed_input/pos_embedding", "position_table", GRID),
+        Line("embedding/kernel", "stem.projection.weight", CONVOLUTION),
+        Line("embedding/bias", "stem.projection.bias"),
         *_norm(f"{block}/LayerNorm_0", "blocks.{i}.norm1"),
     ]
     for part, name in enumerate(("query", "key", "value")):
@@ -55,22 +55,22 @@ def _lines(prefix: str) -> tuple[Line, ...]:
         Line(f"{mlp}/Dense_0/bias", "blocks.{i}.mlp.expand.bias"),
         Line(f"{mlp}/Dense_1/kernel", "blocks.{i}.mlp.contract.weight", DENSE),
         Line(f"{mlp}/Dense_1/bias", "blocks.{i}.mlp.contract.bias"),
-        *_norm(f"{prefix}Transformer/encoder_norm", "norm"),
+        *_norm("Transformer/encoder_norm", "norm"),
     ]
-    return (*lines, *_resnet(prefix))
+    return (*lines, *_resnet())
 
 
 def _norm(theirs: str, ours: str) -> list[Line]:
     return [Line(f"{theirs}/scale", f"{ours}.weight", FLAT), Line(f"{theirs}/bias", f"{ours}.bias", FLAT)]
 
 
-def _resnet(prefix: str) -> list[Line]:
+def _resnet() -> list[Line]:
     """Lines of the hybrid, which counts blocks and units from 1."""
-    lines = [Line(f"{prefix}conv_root/kernel", "stem.conv.weight", CONVOLUTION)]
-    lines += _norm(f"{prefix}gn_root", "stem.norm")
+    lines = [Line("conv_root/kernel", "stem.conv.weight", CONVOLUTION)]
+    lines += _norm("gn_root", "stem.norm")
     for b, units in enumerate(HYBRID_BLOCKS):
         for u in range(units):
-            theirs, ours = f"{prefix}block{b + 1}/unit{u + 1}", f"stem.stages.{b}.{u}"
+            theirs, ours = f"block{b + 1}/unit{u + 1}", f"stem.stages.{b}.{u}"
             for i in (1, 2, 3):
                 lines.append(Line(f"{theirs}/conv{i}/kernel", f"{ours}.conv{i}.weight", CONVOLUTION))
                 lines += _norm(f"{theirs}/gn{i}", f"{ours}.norm{i}")
@@ -87,31 +87,25 @@ def _vit(tensors: StateDict) -> dict[str, Any]:
     return sections
 
 
-def _layout(name: str, prefix: str) -> CheckpointLayout:
-    lines = _lines(prefix)
-    positions = added_to_tokens(f"{prefix}Transformer/posembed_input/pos_embedding", (f"{prefix}cls",))
-    return CheckpointLayout(
-        name=name,
-        part="backbone",
-        marks=(
-            f"{prefix}embedding/kernel",
-            f"{prefix}Transformer/encoder_norm/scale",
-            f"{prefix}Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel",
-        ),
-        lines=lines,
-        describe=_vit,
-        no_effect={
-            f"{prefix}head/*": "the classification head",
-            f"{prefix}pre_logits/*": "a layer of the classification head",
-            "opt/state/*": "the optimiser's state",
-        },
-        rearrange=positions,
-        usage_options=USAGE_OPTIONS,
-        conventions=CONVENTIONS,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    )
-
-
-VIT = _layout("google-vit", "")
-TRAINING = _layout("google-vit-training", "opt/target/")
+VIT = CheckpointLayout(
+    name="google-vit",
+    part="backbone",
+    marks=(
+        "embedding/kernel",
+        "Transformer/encoder_norm/scale",
+        "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel",
+    ),
+    lines=_lines(),
+    describe=_vit,
+    prefixes=("opt/target/",),  # in files of a training
+    no_effect={
+        "head/*": "the classification head",
+        "pre_logits/*": "a layer of the classification head",
+        "opt/state/*": "the optimiser's state",
+    },
+    rearrange=added_to_tokens("Transformer/posembed_input/pos_embedding", ("cls",)),
+    usage_options=USAGE_OPTIONS,
+    conventions=CONVENTIONS,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from densevit_backbones.vit.timm_checkpoints import VIT
+from densevit_backbones.vit.timm_checkpoints import ENCODER
 
 _DECODER = "the decoder of pre-training"
 
 MAE = replace(
-    VIT,
+    ENCODER,
     name="mae",
     marks=(
         "patch_embed.proj.weight",
@@ -18,7 +18,7 @@ MAE = replace(
         "decoder_pred.weight",
     ),
     no_effect={
-        **VIT.no_effect,
+        **ENCODER.no_effect,
         "mask_token": "the mask token of pre-training",
         "decoder_embed.*": _DECODER,
         "decoder_pos_embed": _DECODER,

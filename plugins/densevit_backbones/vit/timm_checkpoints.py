@@ -34,7 +34,7 @@ _VIT = (
 )
 POSITIONS = added_to_tokens("pos_embed", ("cls_token", "dist_token"), unplaced=("reg_token",))
 
-VIT = CheckpointLayout(
+ENCODER = CheckpointLayout(
     name="timm-vit",
     part="backbone",
     marks=("patch_embed.proj.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.*"),
@@ -53,8 +53,9 @@ VIT = CheckpointLayout(
 # Differs only in export: DeiT III has a class token without a position. Reading gives the same tensors.
 _UNPLACED = added_to_tokens("pos_embed", ("cls_token", "dist_token"), rows=False)
 DEIT3 = replace(
-    VIT,
+    ENCODER,
     name="timm-deit3",
     marks=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.ls1.gamma"),
     rearrange=_UNPLACED,
 )
+VIT = replace(ENCODER, variants=(DEIT3,))

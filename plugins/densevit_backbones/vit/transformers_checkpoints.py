@@ -7,6 +7,7 @@ model in version 5 has other keys. A classifier's keys begin with its encoder's 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import count
@@ -18,84 +19,61 @@ _NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # our o
 _HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's metadata states its own, ImageNet's
 
 
-def _no_effect(prefix: str) -> dict[str, str]:
-    return {
-        "classifier.*": "the classification head",
-        "cls_classifier.*": "the classification head",
-        "distillation_classifier.*": "DeiT's distillation head",
-        f"{prefix}pooler.*": "a layer of the classification head",
-        f"{prefix}embeddings.mask_token": "the mask token of pre-training",
-        "decoder.*": "the decoder of pre-training",
-    }
+_NO_EFFECT = {
+    "classifier.*": "the classification head",
+    "cls_classifier.*": "the classification head",
+    "distillation_classifier.*": "DeiT's distillation head",
+    "pooler.*": "a layer of the classification head",
+    "embeddings.mask_token": "the mask token of pre-training",
+    "decoder.*": "the decoder of pre-training",
+}
+_BLOCK, _ATTENTION = "encoder.layer.{i}", "encoder.layer.{i}.attention"
+_PARTS = tuple(enumerate(("query", "key", "value")))
+_SHARED = (
+    Line("embeddings.cls_token", "class_token", TOKENS),
+    Line("embeddings.distillation_token", "distillation_token", TOKENS),
+    Line("embeddings.register_tokens", "register_tokens", TOKENS),
+    Line("embeddings.position_embeddings", "position_table", GRID),
+    Line("embeddings.patch_embeddings.projection.*", "stem.projection.*"),
+    *(Line(f"{_ATTENTION}.attention.{name}.*", f"blocks.{{i}}.attention.qkv.*[{part}/3]") for part, name in _PARTS),
+    Line(f"{_ATTENTION}.output.dense.*", "blocks.{i}.attention.output.*"),
+    Line("layernorm.*", "norm.*"),
+)
+_VIT = (
+    *_SHARED,
+    Line(f"{_BLOCK}.layernorm_before.*", "blocks.{i}.norm1.*"),
+    Line(f"{_BLOCK}.layernorm_after.*", "blocks.{i}.norm2.*"),
+    Line(f"{_BLOCK}.intermediate.dense.*", "blocks.{i}.mlp.expand.*"),
+    Line(f"{_BLOCK}.output.dense.*", "blocks.{i}.mlp.contract.*"),
+)
+_DINOV2 = (
+    *_SHARED,
+    Line(f"{_BLOCK}.norm1.*", "blocks.{i}.norm1.*"),
+    Line(f"{_BLOCK}.layer_scale1.lambda1", "blocks.{i}.scale1.scale"),
+    Line(f"{_BLOCK}.norm2.*", "blocks.{i}.norm2.*"),
+    Line(f"{_BLOCK}.mlp.fc1.*", "blocks.{i}.mlp.expand.*"),
+    Line(f"{_BLOCK}.mlp.fc2.*", "blocks.{i}.mlp.contract.*"),
+    Line(f"{_BLOCK}.mlp.weights_in.*", "blocks.{i}.mlp.expand.*"),
+    Line(f"{_BLOCK}.mlp.weights_out.*", "blocks.{i}.mlp.contract.*"),
+    Line(f"{_BLOCK}.mlp.gate_proj.*", "blocks.{i}.mlp.expand.*[0/2]"),  # of a model in version 5, as the next two
+    Line(f"{_BLOCK}.mlp.up_proj.*", "blocks.{i}.mlp.expand.*[1/2]"),
+    Line(f"{_BLOCK}.mlp.down_proj.*", "blocks.{i}.mlp.contract.*"),
+    Line(f"{_BLOCK}.layer_scale2.lambda1", "blocks.{i}.scale2.scale"),
+)
 
 
-def _embeddings(prefix: str) -> list[Line]:
-    return [
-        Line(f"{prefix}embeddings.cls_token", "class_token", TOKENS),
-        Line(f"{prefix}embeddings.distillation_token", "distillation_token", TOKENS),
-        Line(f"{prefix}embeddings.register_tokens", "register_tokens", TOKENS),
-        Line(f"{prefix}embeddings.position_embeddings", "position_table", GRID),
-        Line(f"{prefix}embeddings.patch_embeddings.projection.*", "stem.projection.*"),
-        Line(f"{prefix}layernorm.*", "norm.*"),
-    ]
+def _memory(block: str) -> tuple[tuple[str, str], ...]:
+    """The keys of an attention layer of a model in version 5, and of its files. block: of the model."""
+    names = ((f"{block}.attention.{name[0]}_proj.*", f"{_ATTENTION}.attention.{name}.*") for _, name in _PARTS)
+    return (*names, (f"{block}.attention.o_proj.*", f"{_ATTENTION}.output.dense.*"))
 
 
-def _attention(theirs: str, query: str, out: str) -> list[Line]:
-    """query: the name of the query projection; `query` or `q` is replaced for key and value."""
-    others = ("query", "key", "value") if "query" in query else ("q", "k", "v")
-    names = [query.replace(others[0], other) for other in others]
-    ours = "blocks.{i}.attention"
-    return [
-        *(Line(f"{theirs}.{name}.*", f"{ours}.qkv.*[{part}/3]") for part, name in enumerate(names)),
-        Line(f"{theirs}.{out}.*", f"{ours}.output.*"),
-    ]
-
-
-def _vit(prefix: str, version: int) -> tuple[Line, ...]:
-    if version == 4:
-        block, query, out = f"{prefix}encoder.layer.{{i}}", "attention.query", "output.dense"
-        expand, contract = "intermediate.dense", "output.dense"
-    else:
-        block, query, out = f"{prefix}layers.{{i}}", "q_proj", "o_proj"
-        expand, contract = "mlp.fc1", "mlp.fc2"
-    return (
-        *_embeddings(prefix),
-        *_attention(f"{block}.attention", query, out),
-        Line(f"{block}.layernorm_before.*", "blocks.{i}.norm1.*"),
-        Line(f"{block}.layernorm_after.*", "blocks.{i}.norm2.*"),
-        Line(f"{block}.{expand}.*", "blocks.{i}.mlp.expand.*"),
-        Line(f"{block}.{contract}.*", "blocks.{i}.mlp.contract.*"),
-    )
-
-
-def _dinov2(prefix: str, version: int) -> tuple[Line, ...]:
-    block = f"{prefix}encoder.layer.{{i}}"
-    query, out = ("attention.query", "output.dense") if version == 4 else ("q_proj", "o_proj")
-    gated = [
-        Line(f"{block}.mlp.weights_in.*", "blocks.{i}.mlp.expand.*"),
-        Line(f"{block}.mlp.weights_out.*", "blocks.{i}.mlp.contract.*"),
-    ]
-    if version == 5:
-        gated = [
-            Line(f"{block}.mlp.gate_proj.*", "blocks.{i}.mlp.expand.*[0/2]"),
-            Line(f"{block}.mlp.up_proj.*", "blocks.{i}.mlp.expand.*[1/2]"),
-            Line(f"{block}.mlp.down_proj.*", "blocks.{i}.mlp.contract.*"),
-        ]
-    return (
-        *_embeddings(prefix),
-        *_attention(f"{block}.attention", query, out),
-        Line(f"{block}.norm1.*", "blocks.{i}.norm1.*"),
-        Line(f"{block}.layer_scale1.lambda1", "blocks.{i}.scale1.scale"),
-        Line(f"{block}.norm2.*", "blocks.{i}.norm2.*"),
-        Line(f"{block}.mlp.fc1.*", "blocks.{i}.mlp.expand.*"),
-        Line(f"{block}.mlp.fc2.*", "blocks.{i}.mlp.contract.*"),
-        *gated,
-        Line(f"{block}.layer_scale2.lambda1", "blocks.{i}.scale2.scale"),
-    )
-
-
-_FIRST = {4: "encoder.layer.0.attention.attention.query.weight", 5: "layers.0.attention.q_proj.weight"}
-_FIRST_OF_DINOV2 = {4: _FIRST[4], 5: "encoder.layer.0.attention.q_proj.weight"}
+_MEMORY = (
+    *_memory("layers.{i}"),
+    ("layers.{i}.mlp.fc1.*", f"{_BLOCK}.intermediate.dense.*"),
+    ("layers.{i}.mlp.fc2.*", f"{_BLOCK}.output.dense.*"),
+    ("layers.{i}.*", f"{_BLOCK}.*"),
+)
 
 
 def _resized(tensors: StateDict) -> dict[str, Any]:
@@ -153,62 +131,64 @@ def _encoder(options: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
     }
 
 
-def _of_vit(
-    name: str, prefix: str, version: int, marks: tuple[str, ...] = (), halves: bool = False
+def _of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises WeightsError if config.json has another number of attention heads than the variant."""
+    config = metadata.get("config", {})
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    known = next((variant.heads for variant in VARIANTS.values() if variant.width == width), heads)
+    if heads != known:
+        raise WeightsError(
+            f"config.json has {heads} attention heads for {width} channels; a ViT of that width is built with {known}, "
+            "and would compute something else. Use the backbone `timm`, or a layout of your own."
+        )
+    return {}
+
+
+def _layout(
+    name: str, prefixes: tuple[str, ...], marks: tuple[str, ...], lines: tuple[Line, ...], **others: Any
 ) -> CheckpointLayout:
-    lines = _vit(prefix, version)
-    tokens = tuple(f"{prefix}embeddings.{token}" for token in ("cls_token", "distillation_token"))
-    positions = added_to_tokens(f"{prefix}embeddings.position_embeddings", tokens)
+    """prefixes: the models' names, which a classifier's keys begin with."""
     return CheckpointLayout(
-        name=name if version == 4 else f"{name}-v5",
+        name=name,
         part="backbone",
-        marks=(tokens[0], f"{prefix}{_FIRST[version]}", *marks),
+        marks=("embeddings.cls_token", "encoder.layer.0.attention.attention.query.weight", *marks),
         lines=lines,
         describe=_resized,
-        no_effect=_no_effect(prefix),
-        rearrange=positions,
+        prefixes=prefixes,
+        no_effect=_NO_EFFECT,
         usage_options=USAGE_OPTIONS,
         conventions=CONVENTIONS,
-        mean=_HALVES if halves else None,
-        std=_HALVES if halves else None,
-        config_files=None if name == "transformers-mae" else _vit_config,
+        saved_options=_of_config,
+        implied={"hidden_act": ("gelu",)},
+        **others,
     )
 
 
-def _of_dinov2(name: str, prefix: str, version: int) -> CheckpointLayout:
-    lines = _dinov2(prefix, version)
-    token, table = (f"{prefix}embeddings.{one}" for one in ("cls_token", "position_embeddings"))
-    gated: dict[str, tuple[str, ...]] = {"fc1": ("weights_in",), "fc2": ("weights_out",)}
-    if version == 5:
-        gated = {"fc1": ("gate_proj", "up_proj"), "fc2": ("down_proj",)}
-    rearrange = with_gated_export(added_to_tokens(table, (token,)), gated)
-    return CheckpointLayout(
-        name=name if version == 4 else f"{name}-v5",
-        part="backbone",
-        marks=(token, f"{prefix}{_FIRST_OF_DINOV2[version]}", f"{prefix}encoder.layer.0.layer_scale1.lambda1"),
-        lines=lines,
-        describe=_resized,
-        no_effect=_no_effect(prefix),
-        rearrange=rearrange,
-        usage_options=USAGE_OPTIONS,
-        conventions=CONVENTIONS,
-        config_files=_dinov2_config,
-    )
+_TABLE, _CLASS, _DISTILLATION = (
+    f"embeddings.{name}" for name in ("position_embeddings", "cls_token", "distillation_token")
+)
+_OF_VIT: dict[str, Any] = {"rearrange": added_to_tokens(_TABLE, (_CLASS, _DISTILLATION)), "spellings": _MEMORY}
+_GATED = {"fc1": ("weights_in",), "fc2": ("weights_out",)}
 
-
-VIT = _of_vit("transformers-vit", "", 4, halves=True)
-VIT_CLASSIFIER = _of_vit("transformers-vit-classifier", "vit.", 4, halves=True)
-MAE = _of_vit("transformers-mae", "vit.", 4, marks=("decoder.mask_token",))
-DEIT = _of_vit("transformers-deit", "", 4, marks=("embeddings.distillation_token",))
-DEIT_CLASSIFIER = _of_vit("transformers-deit-classifier", "deit.", 4)
-DINOV2 = _of_dinov2("transformers-dinov2", "", 4)
-DINOV2_CLASSIFIER = _of_dinov2("transformers-dinov2-classifier", "dinov2.", 4)
-DINOV2_REGISTERS_CLASSIFIER = _of_dinov2("transformers-dinov2-registers-classifier", "dinov2_with_registers.", 4)
-VIT_V5 = _of_vit("transformers-vit", "", 5, halves=True)
-VIT_CLASSIFIER_V5 = _of_vit("transformers-vit-classifier", "vit.", 5, halves=True)
-MAE_V5 = _of_vit("transformers-mae", "vit.", 5, marks=("decoder.mask_token",))
-DEIT_V5 = _of_vit("transformers-deit", "", 5, marks=("embeddings.distillation_token",))
-DEIT_CLASSIFIER_V5 = _of_vit("transformers-deit-classifier", "deit.", 5)
-DINOV2_V5 = _of_dinov2("transformers-dinov2", "", 5)
-DINOV2_CLASSIFIER_V5 = _of_dinov2("transformers-dinov2-classifier", "dinov2.", 5)
-DINOV2_REGISTERS_CLASSIFIER_V5 = _of_dinov2("transformers-dinov2-registers-classifier", "dinov2_with_registers.", 5)
+MAE = _layout("transformers-mae", ("vit.",), ("decoder.mask_token",), _VIT, **_OF_VIT)
+DEIT = _layout("transformers-deit", ("deit.",), (_DISTILLATION,), _VIT, **_OF_VIT, config_files=_vit_config)
+DINOV2 = _layout(
+    "transformers-dinov2",
+    ("dinov2.", "dinov2_with_registers."),
+    (f"{_BLOCK}.layer_scale1.lambda1",),
+    _DINOV2,
+    rearrange=with_gated_export(added_to_tokens(_TABLE, (_CLASS,)), _GATED),
+    spellings=_memory(_BLOCK),
+    config_files=_dinov2_config,
+)
+VIT = _layout(
+    "transformers-vit",
+    ("vit.",),
+    (),
+    _VIT,
+    **_OF_VIT,
+    variants=(MAE, DEIT, DINOV2),
+    mean=_HALVES,
+    std=_HALVES,
+    config_files=_vit_config,
+)

@@ -23,27 +23,27 @@ from densevit_heads.deformable_detr.checkpoints import (
     shared_lines,
 )
 from densevit_heads.detr.checkpoints import classes_of
-from densevit_heads.detr.transformers_checkpoints import id2label
+from densevit_heads.detr.transformers_checkpoints import FILE, id2label, memory
 
 
-def _lines(out: str, fc: str) -> tuple[Line, ...]:
-    """Lines without the backbone's. out, fc: the names of attention output projections and of MLP layers."""
+def _lines() -> tuple[Line, ...]:
+    """Lines without the backbone's."""
     encoder, decoder = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", out: "output"}
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     return (
         Line("model.input_proj.{i}.*", f"{HEAD}.levels.projections.{{i}}.*"),
         Line("model.query_position_embeddings.weight", f"{QUERIES}.embedding.weight"),
         *shared_lines("model"),
         Line(f"{encoder}.self_attn_layer_norm.*", f"{ENCODER}.self_attention_norm.*"),
-        Line(f"{encoder}.{fc}1.*", f"{ENCODER}.ffn.expand.*"),
-        Line(f"{encoder}.{fc}2.*", f"{ENCODER}.ffn.contract.*"),
+        Line(f"{encoder}.fc1.*", f"{ENCODER}.ffn.expand.*"),
+        Line(f"{encoder}.fc2.*", f"{ENCODER}.ffn.contract.*"),
         Line(f"{encoder}.final_layer_norm.*", f"{ENCODER}.ffn_norm.*"),
         *(Line(f"{decoder}.self_attn.{name}.*", f"{DECODER}.self_attention.{own}.*") for name, own in names.items()),
         Line(f"{decoder}.self_attn_layer_norm.*", f"{DECODER}.self_attention_norm.*"),
         *deformable_attention(f"{decoder}.encoder_attn", f"{DECODER}.cross_attention"),
         Line(f"{decoder}.encoder_attn_layer_norm.*", f"{DECODER}.cross_attention_norm.*"),
-        Line(f"{decoder}.{fc}1.*", f"{DECODER}.ffn.expand.*"),
-        Line(f"{decoder}.{fc}2.*", f"{DECODER}.ffn.contract.*"),
+        Line(f"{decoder}.fc1.*", f"{DECODER}.ffn.expand.*"),
+        Line(f"{decoder}.fc2.*", f"{DECODER}.ffn.contract.*"),
         Line(f"{decoder}.final_layer_norm.*", f"{DECODER}.ffn_norm.*"),
     )
 
@@ -106,44 +106,40 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
     return {"detection": classes_of(rows + 1, metadata.get("classes", ()))}  # without "no object"
 
 
-def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str) -> CheckpointLayout:
+def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
         part="model",
         marks=(
-            mark,
+            FILE + mark,
             "model.level_embed",
             "model.input_proj.0.0.weight",
             "model.encoder.layers.0.self_attn.sampling_offsets.weight",
             "model.decoder.layers.0.encoder_attn.sampling_offsets.weight",
-            f"model.decoder.layers.0.self_attn.{out}.weight",
+            "model.decoder.layers.0.self_attn.out_proj.weight",
         ),
-        lines=(*backbone, *_lines(out, fc)),
+        lines=(*backbone, *_lines()),
         describe=describe,
+        spellings=memory("model.decoder.layers.{i}.self_attn"),
         classes=_classes,
         rearrange=prediction_heads("model"),
         unrecorded=UNRECORDED,
         saved_options=_saved_options,
+        implied={"activation_function": ("relu",)},
         recipe=recipe,
-        config_files=_config if mark.endswith(_TIMM) else None,
+        **others,
     )
 
 
-_FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
-_TIMM, _OWN = "conv1.weight", "embedder.embedder.convolution.weight"
-
-
-def _timm(prefix: str) -> tuple[Line, ...]:
-    """timm's ResNet, whose keys are ours."""
-    return (Line(f"{prefix}*", "backbone.*"),)
-
-
-def _own(prefix: str) -> tuple[Line, ...]:
-    return backbone_lines("transformers-resnet", prefix)
-
-
-_NAME = "transformers-deformable-detr"
-DEFORMABLE_DETR = _layout(_NAME, _timm(_FILE), _FILE + _TIMM, "out_proj", "fc")
-DEFORMABLE_DETR_RESNET = _layout(f"{_NAME}-resnet", _own(_FILE), _FILE + _OWN, "out_proj", "fc")
-DEFORMABLE_DETR_V5 = _layout(f"{_NAME}-v5", _timm(_MEMORY), _MEMORY + _TIMM, "o_proj", "mlp.fc")
-DEFORMABLE_DETR_RESNET_V5 = _layout(f"{_NAME}-resnet-v5", _own(_MEMORY), _MEMORY + _OWN, "o_proj", "mlp.fc")
+DEFORMABLE_DETR_RESNET = _layout(
+    "transformers-deformable-detr-resnet",
+    backbone_lines("transformers-resnet", FILE),
+    "embedder.embedder.convolution.weight",
+)
+DEFORMABLE_DETR = _layout(  # on timm's ResNet, whose keys are ours
+    "transformers-deformable-detr",
+    (Line(f"{FILE}*", "backbone.*"),),
+    "conv1.weight",
+    variants=(DEFORMABLE_DETR_RESNET,),
+    config_files=_config,
+)

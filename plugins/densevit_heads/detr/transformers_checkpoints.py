@@ -21,41 +21,50 @@ from densevit_heads.detr.checkpoints import (
     recipe,
 )
 
+FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
+_ENCODER, _DECODER = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
 
-def _attention(theirs: str, ours: str, out: str) -> tuple[Line, ...]:
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", out: "output"}
+
+def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
 
 
-def _lines(out: str, fc: str) -> tuple[Line, ...]:
-    """Lines without the backbone's. out, fc: the names of attention output projections and of MLP layers."""
-    encoder, decoder = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
+_LINES = (
+    Line("model.position_embedding.row_embeddings.weight", f"{HEAD}.positions.rows"),
+    Line("model.position_embedding.column_embeddings.weight", f"{HEAD}.positions.columns"),
+    Line("model.backbone.position_embedding.row_embeddings.weight", f"{HEAD}.positions.rows"),
+    Line("model.backbone.position_embedding.column_embeddings.weight", f"{HEAD}.positions.columns"),
+    Line("model.input_projection.*", f"{HEAD}.project.project.*"),
+    Line("model.query_position_embeddings.weight", f"{HEAD}.query_embedding.weight"),
+    *_attention(f"{_ENCODER}.self_attn", f"{ENCODER}.self_attention"),
+    Line(f"{_ENCODER}.self_attn_layer_norm.*", f"{ENCODER}.residuals.0.norm.*"),
+    Line(f"{_ENCODER}.fc1.*", f"{ENCODER}.feedforward.expand.*"),
+    Line(f"{_ENCODER}.fc2.*", f"{ENCODER}.feedforward.contract.*"),
+    Line(f"{_ENCODER}.final_layer_norm.*", f"{ENCODER}.residuals.1.norm.*"),
+    *_attention(f"{_DECODER}.self_attn", f"{DECODER}.self_attention"),
+    Line(f"{_DECODER}.self_attn_layer_norm.*", f"{DECODER}.residuals.0.norm.*"),
+    *_attention(f"{_DECODER}.encoder_attn", f"{DECODER}.cross_attention"),
+    Line(f"{_DECODER}.encoder_attn_layer_norm.*", f"{DECODER}.residuals.1.norm.*"),
+    Line(f"{_DECODER}.fc1.*", f"{DECODER}.feedforward.expand.*"),
+    Line(f"{_DECODER}.fc2.*", f"{DECODER}.feedforward.contract.*"),
+    Line(f"{_DECODER}.final_layer_norm.*", f"{DECODER}.residuals.2.norm.*"),
+    Line("model.encoder.layernorm.*", f"{HEAD}.encoder_norm.*"),  # TableTransformerForObjectDetection
+    Line("model.decoder.layernorm.*", f"{HEAD}.decoder_norm.*"),
+    Line("class_labels_classifier.weight", f"{HEAD}.label_head.weight", CLASS_ROWS),
+    Line("class_labels_classifier.bias", f"{HEAD}.label_head.bias", CLASS_ROWS),
+    Line("bbox_predictor.layers.0.*", f"{HEAD}.box_head.0.*"),
+    Line("bbox_predictor.layers.1.*", f"{HEAD}.box_head.2.*"),
+    Line("bbox_predictor.layers.2.*", f"{HEAD}.box_head.4.*"),
+)
+
+
+def memory(*attentions: str) -> tuple[tuple[str, str], ...]:
+    """The keys of a model in version 5, and of its files. attentions: those with an output projection `o_proj`."""
     return (
-        Line("model.position_embedding.row_embeddings.weight", f"{HEAD}.positions.rows"),
-        Line("model.position_embedding.column_embeddings.weight", f"{HEAD}.positions.columns"),
-        Line("model.backbone.position_embedding.row_embeddings.weight", f"{HEAD}.positions.rows"),
-        Line("model.backbone.position_embedding.column_embeddings.weight", f"{HEAD}.positions.columns"),
-        Line("model.input_projection.*", f"{HEAD}.project.project.*"),
-        Line("model.query_position_embeddings.weight", f"{HEAD}.query_embedding.weight"),
-        *_attention(f"{encoder}.self_attn", f"{ENCODER}.self_attention", out),
-        Line(f"{encoder}.self_attn_layer_norm.*", f"{ENCODER}.residuals.0.norm.*"),
-        Line(f"{encoder}.{fc}1.*", f"{ENCODER}.feedforward.expand.*"),
-        Line(f"{encoder}.{fc}2.*", f"{ENCODER}.feedforward.contract.*"),
-        Line(f"{encoder}.final_layer_norm.*", f"{ENCODER}.residuals.1.norm.*"),
-        *_attention(f"{decoder}.self_attn", f"{DECODER}.self_attention", out),
-        Line(f"{decoder}.self_attn_layer_norm.*", f"{DECODER}.residuals.0.norm.*"),
-        *_attention(f"{decoder}.encoder_attn", f"{DECODER}.cross_attention", out),
-        Line(f"{decoder}.encoder_attn_layer_norm.*", f"{DECODER}.residuals.1.norm.*"),
-        Line(f"{decoder}.{fc}1.*", f"{DECODER}.feedforward.expand.*"),
-        Line(f"{decoder}.{fc}2.*", f"{DECODER}.feedforward.contract.*"),
-        Line(f"{decoder}.final_layer_norm.*", f"{DECODER}.residuals.2.norm.*"),
-        Line("model.encoder.layernorm.*", f"{HEAD}.encoder_norm.*"),  # TableTransformerForObjectDetection
-        Line("model.decoder.layernorm.*", f"{HEAD}.decoder_norm.*"),
-        Line("class_labels_classifier.weight", f"{HEAD}.label_head.weight", CLASS_ROWS),
-        Line("class_labels_classifier.bias", f"{HEAD}.label_head.bias", CLASS_ROWS),
-        Line("bbox_predictor.layers.0.*", f"{HEAD}.box_head.0.*"),
-        Line("bbox_predictor.layers.1.*", f"{HEAD}.box_head.2.*"),
-        Line("bbox_predictor.layers.2.*", f"{HEAD}.box_head.4.*"),
+        (f"{_MEMORY}*", f"{FILE}*"),
+        *((f"{theirs}.o_proj.*", f"{theirs}.out_proj.*") for theirs in attentions),
+        *((f"{layer}.mlp.fc{i}.*", f"{layer}.fc{i}.*") for layer in (_ENCODER, _DECODER) for i in (1, 2)),
     )
 
 
@@ -108,46 +117,41 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     }
 
 
-def _layout(name: str, backbone: tuple[Line, ...], mark: str, out: str, fc: str) -> CheckpointLayout:
-    return CheckpointLayout(
-        name=name,
-        part="model",
-        marks=(
-            mark,
-            f"model.decoder.layers.0.encoder_attn.{out}.weight",
-            "model.query_position_embeddings.weight",
-            "class_labels_classifier.weight",
-            "bbox_predictor.layers.0.weight",
-        ),
-        lines=(*backbone, *_lines(out, fc)),
-        describe=describe,
-        classes=_classes,
-        unrecorded=UNRECORDED,
-        saved_options=_saved_options,
-        recipe=recipe,
-        config_files=_config if mark.endswith(_TIMM) else None,
-    )
-
-
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     """metadata: `classes`, the names by row from config.json, if present."""
     return {"detection": classes_of(len(state["class_labels_classifier.bias"]), metadata.get("classes", ()))}
 
 
-_FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
-_TIMM, _OWN = "conv1.weight", "embedder.embedder.convolution.weight"
+def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> CheckpointLayout:
+    return CheckpointLayout(
+        name=name,
+        part="model",
+        marks=(
+            FILE + mark,
+            "model.decoder.layers.0.encoder_attn.out_proj.weight",
+            "model.query_position_embeddings.weight",
+            "class_labels_classifier.weight",
+            "bbox_predictor.layers.0.weight",
+        ),
+        lines=(*backbone, *_LINES),
+        describe=describe,
+        spellings=memory(f"{_ENCODER}.self_attn", f"{_DECODER}.self_attn", f"{_DECODER}.encoder_attn"),
+        classes=_classes,
+        unrecorded=UNRECORDED,
+        saved_options=_saved_options,
+        implied={"activation_function": ("relu",)},
+        recipe=recipe,
+        **others,
+    )
 
 
-def _timm(prefix: str) -> tuple[Line, ...]:
-    """timm's ResNet, whose keys are ours."""
-    return (Line(f"{prefix}*", "backbone.*"),)
-
-
-def _own(prefix: str) -> tuple[Line, ...]:
-    return backbone_lines("transformers-resnet", prefix)
-
-
-DETR = _layout("transformers-detr", _timm(_FILE), _FILE + _TIMM, "out_proj", "fc")
-DETR_RESNET = _layout("transformers-detr-resnet", _own(_FILE), _FILE + _OWN, "out_proj", "fc")
-DETR_V5 = _layout("transformers-detr-v5", _timm(_MEMORY), _MEMORY + _TIMM, "o_proj", "mlp.fc")
-DETR_RESNET_V5 = _layout("transformers-detr-resnet-v5", _own(_MEMORY), _MEMORY + _OWN, "o_proj", "mlp.fc")
+DETR_RESNET = _layout(
+    "transformers-detr-resnet", backbone_lines("transformers-resnet", FILE), "embedder.embedder.convolution.weight"
+)
+DETR = _layout(  # on timm's ResNet, whose keys are ours
+    "transformers-detr",
+    (Line(f"{FILE}*", "backbone.*"),),
+    "conv1.weight",
+    variants=(DETR_RESNET,),
+    config_files=_config,
+)

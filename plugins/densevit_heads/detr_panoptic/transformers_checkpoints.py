@@ -6,11 +6,10 @@ Files have the keys of transformers 4, also if version 5 writes them, as those o
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Class, StateDict
 from densevit_heads.detr import transformers_checkpoints as detector
 from densevit_heads.detr.checkpoints import classes_of
 from densevit_heads.detr_panoptic.checkpoints import (
-    HEAD,
     MASK_LINES,
     OPTIONS,
     UNRECORDED,
@@ -19,23 +18,18 @@ from densevit_heads.detr_panoptic.checkpoints import (
     recipe,
 )
 
-MODEL_MASK_LINES = (  # of a model in version 5
-    Line("bbox_attention.q_proj.*", f"{HEAD}.attention_maps.query.*"),
-    Line("bbox_attention.k_proj.*", f"{HEAD}.attention_maps.key.*"),
-    Line("mask_head.conv1.conv.*", f"{HEAD}.mask_head.first.convolution.*"),
-    Line("mask_head.conv1.norm.*", f"{HEAD}.mask_head.first.norm.*"),
-    Line("mask_head.conv2.conv.*", f"{HEAD}.mask_head.blocks.0.convolution.*"),
-    Line("mask_head.conv2.norm.*", f"{HEAD}.mask_head.blocks.0.norm.*"),
+_PARTS = (("conv", "lay"), ("norm", "gn"))
+_MASK_HEAD = (  # the keys of a model in version 5, and of its files
+    ("bbox_attention.q_proj.*", "bbox_attention.q_linear.*"),
+    ("bbox_attention.k_proj.*", "bbox_attention.k_linear.*"),
+    *((f"mask_head.conv{i}.{part}.*", f"mask_head.{own}{i}.*") for i in (1, 2) for part, own in _PARTS),
+    *((f"mask_head.fpn_stages.{i}.fpn_adapter.*", f"mask_head.adapter{i + 1}.*") for i in range(3)),
     *(
-        line
+        (f"mask_head.fpn_stages.{i}.refine.{part}.*", f"mask_head.{own}{i + 3}.*")
         for i in range(3)
-        for line in (
-            Line(f"mask_head.fpn_stages.{i}.fpn_adapter.*", f"{HEAD}.mask_head.adapters.{i}.*"),
-            Line(f"mask_head.fpn_stages.{i}.refine.conv.*", f"{HEAD}.mask_head.blocks.{i + 1}.convolution.*"),
-            Line(f"mask_head.fpn_stages.{i}.refine.norm.*", f"{HEAD}.mask_head.blocks.{i + 1}.norm.*"),
-        )
+        for part, own in _PARTS
     ),
-    Line("mask_head.output_conv.*", f"{HEAD}.mask_head.output.*"),
+    ("mask_head.output_conv.*", "mask_head.out_lay.*"),
 )
 
 
@@ -61,26 +55,27 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     return files
 
 
-def _layout(name: str, of: CheckpointLayout, masks: tuple[Line, ...], marks: tuple[str, str]) -> CheckpointLayout:
+def _layout(name: str, of: CheckpointLayout, **others: Any) -> CheckpointLayout:
     """of: the detector's layout."""
     return CheckpointLayout(
         name=name,
         part="model",
-        marks=(*(f"detr.{mark}" for mark in of.marks), *marks),
-        lines=(*detector_lines(of.lines), *masks),
+        marks=(*(f"detr.{mark}" for mark in of.marks), "bbox_attention.q_linear.weight", "mask_head.lay1.weight"),
+        lines=(*detector_lines(of.lines), *MASK_LINES),
         describe=describe,
+        spellings=(*((f"detr.{theirs}", f"detr.{name}") for theirs, name in of.spellings), *_MASK_HEAD),
         classes=_classes,
         unrecorded=UNRECORDED,
         saved_options=_saved_options,
+        implied=of.implied,
         recipe=recipe,
-        config_files=_config if of.config_files else None,
+        **others,
     )
 
 
-_FILE = ("bbox_attention.q_linear.weight", "mask_head.lay1.weight")
-_MODEL = ("bbox_attention.q_proj.weight", "mask_head.conv1.conv.weight")
-
-PANOPTIC = _layout("transformers-detr-panoptic", detector.DETR, MASK_LINES, _FILE)
-PANOPTIC_RESNET = _layout("transformers-detr-panoptic-resnet", detector.DETR_RESNET, MASK_LINES, _FILE)
-PANOPTIC_V5 = _layout("transformers-detr-panoptic-v5", detector.DETR_V5, MODEL_MASK_LINES, _MODEL)
-PANOPTIC_RESNET_V5 = _layout("transformers-detr-panoptic-resnet-v5", detector.DETR_RESNET_V5, MODEL_MASK_LINES, _MODEL)
+PANOPTIC = _layout(
+    "transformers-detr-panoptic",
+    detector.DETR,
+    variants=(_layout("transformers-detr-panoptic-resnet", detector.DETR_RESNET),),
+    config_files=_config,
+)

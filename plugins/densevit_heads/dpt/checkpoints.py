@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import backbone_lines, find
+from densevit.weights.layouts import backbone_lines, by_name_only, find
 from densevit.weights.positions import added_to_tokens
 from densevit.weights.state import part
 from densevit_heads.setr import checkpoints as setr
@@ -153,19 +153,24 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> CheckpointLayout:
-    """The layout with depth inverted to metres. It has one mark less, so that it is never recognised automatically."""
+    """The layout with depth inverted to metres, whose tensors are those of relative depth."""
     relative: Callable[[StateDict], dict[str, Any]] = layout.describe
 
     def describe(ours: StateDict) -> dict[str, Any]:
         sections = relative(ours)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
-    return replace(layout, name=name, marks=layout.marks[1:], describe=describe, unrecorded=())
+    return replace(layout, name=name, fits=by_name_only, describe=describe, unrecorded=())
 
 
-DPT = _layout("dpt", "depth", hybrid=False)
 HYBRID = _layout("dpt-hybrid", "depth", hybrid=True)
-HYBRID_NYU = _metric(HYBRID, "dpt-hybrid-nyu", NYU)
-HYBRID_KITTI = _metric(HYBRID, "dpt-hybrid-kitti", KITTI)
-SEGMENTATION = _layout("dpt-segmentation", "segmentation", hybrid=False)
-HYBRID_SEGMENTATION = _layout("dpt-hybrid-segmentation", "segmentation", hybrid=True)
+DPT = replace(
+    _layout("dpt", "depth", hybrid=False),
+    variants=(
+        HYBRID,
+        _metric(HYBRID, "dpt-hybrid-nyu", NYU),
+        _metric(HYBRID, "dpt-hybrid-kitti", KITTI),
+        _layout("dpt-segmentation", "segmentation", hybrid=False),
+        _layout("dpt-hybrid-segmentation", "segmentation", hybrid=True),
+    ),
+)

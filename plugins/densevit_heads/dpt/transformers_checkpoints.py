@@ -1,6 +1,7 @@
 """transformers' DPTForDepthEstimation and DPTForSemanticSegmentation, on their own ViT and hybrid."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
@@ -12,6 +13,7 @@ from densevit_heads.dpt.checkpoints import PLACES, UNUSED_NORM, UNUSED_UNIT, Tas
 
 _EMBEDDINGS, _BLOCK, _BIT = "dpt.embeddings", "dpt.encoder.layer.{i}", "dpt.embeddings.backbone.bit"
 _OURS = "backbone.blocks.{i}"
+_FEATURES = "backbone.features"
 
 _BLOCKS = (
     Line(f"{_EMBEDDINGS}.cls_token", "backbone.class_token", TOKENS),
@@ -86,6 +88,18 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     return {"config.json": config}
 
 
+def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """From config.json: the blocks of the feature maps. A hybrid's first two maps are the ResNet's."""
+    of_vit = find("transformers-vit").saved_options
+    assert of_vit is not None
+    of_vit(state, metadata)
+    config = metadata.get("config", {})
+    blocks = config.get("backbone_out_indices")
+    if config.get("model_type") != "dpt" or blocks is None:
+        return {}
+    return {_FEATURES: tuple(int(block) + 1 for block in blocks[2 if config.get("is_hybrid") else 0 :])}
+
+
 def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
     return whole_model(
         name,
@@ -103,6 +117,15 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         },
         rearrange=added_to_tokens(f"{_EMBEDDINGS}.position_embeddings", (f"{_EMBEDDINGS}.cls_token",)),
         classes=_classes if task == "segmentation" else None,
+        unrecorded=(_FEATURES,),
+        saved_options=_saved_options,
+        implied={
+            "hidden_act": ("gelu",),
+            "readout_type": ("project",),
+            "reassemble_factors": ([4, 2, 1, 0.5], [1, 1, 1, 0.5]),  # of the hybrid, whose first two maps stay
+            "head_in_index": (-1,),
+            "add_projection": (False,),
+        },
         config_files=None if hybrid else _config,
     )
 
@@ -112,7 +135,11 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
     return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
-DEPTH = _layout("transformers-dpt", "depth", hybrid=False)
-HYBRID_DEPTH = _layout("transformers-dpt-hybrid", "depth", hybrid=True)
-SEGMENTATION = _layout("transformers-dpt-segmentation", "segmentation", hybrid=False)
-HYBRID_SEGMENTATION = _layout("transformers-dpt-hybrid-segmentation", "segmentation", hybrid=True)
+DPT = replace(
+    _layout("transformers-dpt", "depth", hybrid=False),
+    variants=(
+        _layout("transformers-dpt-hybrid", "depth", hybrid=True),
+        _layout("transformers-dpt-segmentation", "segmentation", hybrid=False),
+        _layout("transformers-dpt-hybrid-segmentation", "segmentation", hybrid=True),
+    ),
+)

@@ -1,10 +1,11 @@
 """facebookresearch/Mask2Former (Cheng et al. 2022): complete models on a Swin or a ResNet.
 
-Tensors do not determine what a model was trained for. Each layout exists three times: for panoptic segmentation, which
-is what checkpoints are recognised as, and by name with `-instance` and `-semantic`.
+Tensors do not determine what a model was trained for. A layout has a variant for each task: checkpoints are recognised
+as those of panoptic segmentation, with the 80 classes of COCO's objects as those of instance segmentation, and those of
+semantic segmentation are named with `-semantic`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
     "instance": ("mask2former_instance", Mask2FormerInstance),
     "semantic": ("mask2former_semantic", Mask2FormerSemantic),
 }
+_COCO_THINGS = 80
 KEYS: dict[Task, str] = {task: kind.task for task, (_, kind) in HEADS.items()}
 
 
@@ -159,18 +161,27 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
     def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
         return classes_of(task, len(state[row]), metadata.get("classes", ()))
 
-    main, base = task == "panoptic", layout.name.removesuffix("-v5")
-    version = layout.name.removeprefix(base)
+    def fits(state: StateDict, metadata: Mapping[str, Any]) -> bool:
+        return task == ("instance" if len(state[row]) - 1 == _COCO_THINGS else "panoptic")
+
     return replace(
         layout,
-        name=layout.name if main else f"{base}-{task}{version}",
-        marks=layout.marks if main else layout.marks[:-1],  # fewer: not what checkpoints are recognised as
+        name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
         lines=(*layout.lines, *lines),
         describe=lambda ours: describe(ours, task),
+        fits=fits,
         classes=classes,
         recipe=recipe,
         no_effect={**layout.no_effect, "criterion.empty_weight": "the weights of classes in the loss"},
     )
+
+
+def with_variants(
+    swin: Callable[[Task], CheckpointLayout], resnet: Callable[[Task], CheckpointLayout]
+) -> CheckpointLayout:
+    """The layout of a panoptic model on a Swin; its variants are the other tasks and backbones."""
+    first, *others = [of(task) for of in (swin, resnet) for task in HEADS]
+    return replace(first, variants=tuple(others))
 
 
 def _layout(
@@ -202,9 +213,4 @@ def _resnet(task: Task) -> CheckpointLayout:
     return _layout("mask2former-resnet", task, _resnet_lines(), "backbone.stem.conv1.weight", {})
 
 
-SWIN = _swin("panoptic")
-SWIN_INSTANCE = _swin("instance")
-SWIN_SEMANTIC = _swin("semantic")
-RESNET = _resnet("panoptic")
-RESNET_INSTANCE = _resnet("instance")
-RESNET_SEMANTIC = _resnet("semantic")
+MASK2FORMER = with_variants(_swin, _resnet)

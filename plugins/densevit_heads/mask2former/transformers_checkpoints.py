@@ -10,7 +10,7 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.layouts import backbone_lines, find
 from densevit_heads.attention_checkpoints import fused_attention
-from densevit_heads.mask2former.checkpoints import KEYS, encoder_lines, for_task
+from densevit_heads.mask2former.checkpoints import KEYS, encoder_lines, for_task, with_variants
 from densevit_heads.mask2former.segments import Task
 
 PIXELS, DECODER = "model.pixel_level_module.decoder", "model.transformer_module"
@@ -49,8 +49,8 @@ def _head_lines(head: str) -> tuple[Line, ...]:
     )
 
 
-def _swin_lines(layout: str, prefix: str) -> tuple[Line, ...]:
-    lines = [line for line in backbone_lines(layout, prefix) if "feature_norms" not in line.ours]
+def _swin_lines() -> tuple[Line, ...]:
+    lines = [line for line in backbone_lines(_SWIN, _ENCODER) if "feature_norms" not in line.ours]
     norms = f"{_ENCODER}hidden_states_norms.stage"
     return (*lines, *(Line(f"{norms}{i + 1}.*", f"backbone.feature_norms.{i}.*") for i in range(4)))
 
@@ -93,7 +93,7 @@ def _config(
 
 
 def _layout(
-    name: str, task: Task, backbone: tuple[Line, ...], mark: str, config: str, constants: Mapping[str, str]
+    name: str, task: Task, backbone: tuple[Line, ...], mark: str, config: str, **others: Any
 ) -> CheckpointLayout:
     layout = CheckpointLayout(
         name=name,
@@ -107,45 +107,40 @@ def _layout(
         ),
         lines=backbone,
         describe=lambda ours: {},
-        no_effect=constants,
-        config_files=None if name.endswith("-v5") else _config(config),
+        implied={
+            "activation_function": ("relu",),
+            "pre_norm": (False,),
+            "enforce_input_projection": (False,),
+            "common_stride": (4,),
+            "backbone_config.hidden_act": ("gelu",) if config == _SWIN else ("relu",),
+        },
+        config_files=_config(config),
+        **others,
     )
     return for_task(layout, task, "class_predictor.bias", _head_lines(f"heads.{KEYS[task]}"))
 
 
-_NAME, _SWIN, _RESNET = "transformers-mask2former", "transformers-swin", "transformers-resnet"
-_PATCHES = "embeddings.patch_embeddings.projection.weight"
-
-
-def _constants(index: str) -> dict[str, str]:
-    return {
-        f"{_ENCODER}swin.layernorm.*": "a norm of the last feature map, which has its own",
-        f"{_ENCODER}{index}.relative_position_index": "derived from the window size",
-    }
+_SWIN, _RESNET = "transformers-swin", "transformers-resnet"
+_MEMORY = (  # the keys of a model on a Swin in version 5, and of its files
+    *((f"{_ENCODER}swin.{theirs}", f"{_ENCODER}{name}") for theirs, name in find(_SWIN).spellings),
+    (f"{_ENCODER}swin.*", f"{_ENCODER}*"),
+)
+_CONSTANTS = {
+    f"{_ENCODER}layernorm.*": "a norm of the last feature map, which has its own",
+    f"{_ENCODER}swin.layernorm.*": "a norm of the last feature map, which has its own",
+    f"{_ENCODER}encoder.layers.{{s}}.blocks.{{b}}.attention.self.relative_position_index": "derived from the window "
+    "size",
+}
 
 
 def _swin(task: Task) -> CheckpointLayout:
-    constants = _constants("encoder.layers.{s}.blocks.{b}.attention.self")
-    return _layout(_NAME, task, _swin_lines(_SWIN, _ENCODER), _ENCODER + _PATCHES, _SWIN, constants)
-
-
-def _swin_v5(task: Task) -> CheckpointLayout:
-    constants = _constants("swin.encoder.layers.{s}.blocks.{b}.attention.relative_position_bias")
-    lines = _swin_lines("transformers-swin-v5", f"{_ENCODER}swin.")
-    return _layout(f"{_NAME}-v5", task, lines, f"{_ENCODER}swin.{_PATCHES}", _SWIN, constants)
+    lines, mark = _swin_lines(), f"{_ENCODER}embeddings.patch_embeddings.projection.weight"
+    return _layout("transformers-mask2former", task, lines, mark, _SWIN, spellings=_MEMORY, no_effect=_CONSTANTS)
 
 
 def _resnet(task: Task) -> CheckpointLayout:
     mark = f"{_ENCODER}embedder.embedder.convolution.weight"
-    return _layout(f"{_NAME}-resnet", task, backbone_lines(_RESNET, _ENCODER), mark, _RESNET, {})
+    return _layout("transformers-mask2former-resnet", task, backbone_lines(_RESNET, _ENCODER), mark, _RESNET)
 
 
-SWIN = _swin("panoptic")
-SWIN_INSTANCE = _swin("instance")
-SWIN_SEMANTIC = _swin("semantic")
-SWIN_V5 = _swin_v5("panoptic")
-SWIN_INSTANCE_V5 = _swin_v5("instance")
-SWIN_SEMANTIC_V5 = _swin_v5("semantic")
-RESNET = _resnet("panoptic")
-RESNET_INSTANCE = _resnet("instance")
-RESNET_SEMANTIC = _resnet("semantic")
+MASK2FORMER = with_variants(_swin, _resnet)

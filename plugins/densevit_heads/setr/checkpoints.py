@@ -138,9 +138,6 @@ _LAST, _SECOND = "decode_head.up_convs.3.0.conv.weight", "auxiliary_head.{n}.up_
 _OTHERS = "heads of two 1x1 convolutions for an auxiliary loss"
 
 NAIVE = _layout("mmseg-setr-naive", _FIRST, _UPSAMPLING, rearrange=_POSITIONS)
-PUP = _layout(
-    "mmseg-setr-pup", (*_FIRST, _LAST, "decode_head.up_convs.1.0.conv.weight"), _UPSAMPLING, rearrange=_POSITIONS
-)
 NAIVE_ADE20K = _layout(
     "mmseg-setr-naive-ade20k",
     (*_FIRST, _SECOND),
@@ -154,4 +151,11 @@ MLA = _layout(
     ("neck.norm.{i}.weight", "neck.mla.channel_proj.{i}.conv.weight"),
     _multi_level(),
     no_effect={"backbone.cls_token": "a class token that is not used in attention"},
+)
+PUP = _layout(
+    "mmseg-setr",
+    (*_FIRST, _LAST, "decode_head.up_convs.1.0.conv.weight"),
+    _UPSAMPLING,
+    rearrange=_POSITIONS,
+    variants=(NAIVE, NAIVE_ADE20K, MLA),
 )

@@ -18,7 +18,7 @@ from densevit import config as configs
 from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, CheckpointLayout
 from densevit.model import DenseModel
-from densevit.weights.key_mapping import describe, translate
+from densevit.weights.key_mapping import canonical, describe, translate
 from densevit.weights.layouts import find, recognise
 
 NOTHING = "(?!)"  # a pattern without matching keys
@@ -69,7 +69,10 @@ def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options
     assert done.unknown == [] and done.errors == []
     whole = {key for key in done.left_out if "[" not in key}
     used = {key for origins in done.origins.values() for key in origins}
-    assert used | whole == state.keys() and not used & whole
+    own = canonical(state, layout) or state
+    own = layout.rearrange.forward(own) if layout.rearrange else own
+    assert len(own) == len(state)
+    assert used | whole == own.keys() and not used & whole
     meta = next(iter(state.values())).is_meta
     with torch.device("meta" if meta else "cpu"):
         backbone = densevit.create_backbone(**{**describe(state, layout)["backbone"], **options}).eval()
@@ -109,6 +112,7 @@ def _whole(
     done = translate(state, layout)
     assert (done.unknown, done.errors) == ([], [])
     uses = Counter(key for origins in done.origins.values() for key in origins)
+    state = canonical(state, layout) or state
     parts = {key: 3 if re.search(thirds, key) else 1 for key in state.keys() - done.left_out.keys()}
     assert uses == parts
     assert {key for key in state if re.match(without_effect, key)} == done.left_out.keys()

@@ -25,6 +25,12 @@ pytestmark = pytest.mark.integration
 
 K, C, WIDTH, BRANCH, SIDE = 5, 128, 24, 16, 64
 SIZES = {"square": [(64, 64)], "padded": [(48, 96), (37, 81)]}
+
+
+def layout_name(decoder: str) -> str:
+    return "mmseg-setr" if decoder == "pup" else f"mmseg-setr-{decoder}"
+
+
 WITHOUT_EFFECT = {"mmseg-setr-naive-ade20k": r"auxiliary_head\.", "mmseg-setr-mla": r"backbone\.cls_token"}
 
 
@@ -46,7 +52,7 @@ RELEASES = {
 def test_each_tensor_of_a_release_is_used_once_or_listed(name, expected, whole, released):
     layout, image_size, backbone, head = expected
     with torch.device("meta"):
-        state, layout = released(name), find(f"mmseg-setr-{layout}")
+        state, layout = released(name), find(layout_name(layout))
     assert recognise(state) is layout
     assert describe(state, layout) == {
         "backbone": {"name": "vit", "variant": "large", "patch_size": 16, "image_size": image_size}
@@ -220,7 +226,7 @@ def pair(request, randomise, released):
     decoder, beside, release = MODELS[request.param]
     reference = randomise(Official(decoder, beside))
     assert kinds(reference.state_dict()) == kinds(released(release))
-    return find(f"mmseg-setr-{request.param}"), reference
+    return find(layout_name(request.param)), reference
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
@@ -292,7 +298,7 @@ def test_missing_patch_bias_is_zero_and_reported(kind, randomise, tmp_path):
     state = reference.state_dict()
     assert BIAS not in state
     torch.save({"state_dict": state, "meta": {}}, tmp_path / "setr.pth")
-    layout = find(f"mmseg-setr-{kind}")
+    layout = find(layout_name(kind))
     assert recognise(state) is layout
     converted = convert(tmp_path / "setr.pth", layout.name)
     assert converted.fit.missing == [] and not converted.backbone.stem.projection.bias.any()

@@ -51,7 +51,7 @@ REAL = {  # model, configuration, layout, section, whether names in memory diffe
     "vit-base-patch16-224": (
         ViTForImageClassification,
         ViTConfig(),
-        "transformers-vit-classifier",
+        "transformers-vit",
         {**VIT, "variant": "base"},
         True,
     ),
@@ -72,7 +72,7 @@ REAL = {  # model, configuration, layout, section, whether names in memory diffe
     "deit-base-distilled-patch16-224": (
         DeiTForImageClassificationWithTeacher,
         DeiTConfig(),
-        "transformers-deit-classifier",
+        "transformers-deit",
         {**VIT, "variant": "base", "distillation_token": True},
         True,
     ),
@@ -86,7 +86,7 @@ REAL = {  # model, configuration, layout, section, whether names in memory diffe
     "dinov2-giant-imagenet1k-1-layer": (
         Dinov2ForImageClassification,
         Dinov2Config(image_size=518, patch_size=14, **GIANT),
-        "transformers-dinov2-classifier",
+        "transformers-dinov2",
         {**DINO, "variant": "giant", "layer_scale": 1e-5, "swiglu": True},
         True,
     ),
@@ -100,14 +100,14 @@ REAL = {  # model, configuration, layout, section, whether names in memory diffe
     "dinov2-with-registers-base-imagenet1k-1-layer": (
         Dinov2WithRegistersForImageClassification,
         Dinov2WithRegistersConfig(image_size=518, patch_size=14),
-        "transformers-dinov2-registers-classifier",
+        "transformers-dinov2",
         {**DINO, "variant": "base", "layer_scale": 1e-5, "registers": 4},
         True,
     ),
     "swin-tiny-patch4-window7-224": (
         SwinForImageClassification,
         SwinConfig(),
-        "transformers-swin-classifier",
+        "transformers-swin",
         {**SWIN_1, "variant": "tiny", "window_size": 7},
         True,
     ),
@@ -121,14 +121,14 @@ REAL = {  # model, configuration, layout, section, whether names in memory diffe
     "swinv2-base-patch4-window8-256": (
         Swinv2ForImageClassification,
         Swinv2Config(image_size=256, window_size=8, **SWIN_B),
-        "transformers-swinv2-classifier",
+        "transformers-swinv2",
         {**SWIN_2, "variant": "base"},
         False,
     ),
     "resnet-101": (
         ResNetForImageClassification,
         ResNetConfig(**R101),
-        "transformers-resnet-classifier",
+        "transformers-resnet",
         {"name": "resnet", "depth": 101},
         False,
     ),
@@ -140,23 +140,23 @@ REAL = {  # model, configuration, layout, section, whether names in memory diffe
 def test_released_models_are_translated_completely(kind, configuration, layout, section, renamed, loaded):
     with torch.device("meta"):
         model = kind(configuration)
-    states = {layout: in_files(model), f"{layout}-v5": model.state_dict()}
-    assert (states[layout].keys() != states[f"{layout}-v5"].keys()) == renamed
-    for name, state in states.items() if renamed else [(layout, states[layout])]:
-        loaded(state, name)
+    states = in_files(model), model.state_dict()
+    assert (states[0].keys() != states[1].keys()) == renamed
+    for state in states:
+        loaded(state, layout)
         resized = {"position_resizing": "bicubic"} if section["name"] == "vit" and "registers" not in section else {}
-        assert describe(state, find(name)) == {"backbone": section | resized}
+        assert describe(state, find(layout)) == {"backbone": section | resized}
 
 
 def test_mean_and_std_are_google_s_for_vit_and_imagenet_s_otherwise():
-    for name in ("vit", "vit-classifier", "mae", "deit", "deit-classifier", "dinov2", "swin", "swinv2", "resnet"):
+    for name in ("vit", "mae", "deit", "dinov2", "swin", "swinv2", "resnet"):
         layout = find(f"transformers-{name}")
         assert layout.mean == layout.std == ((0.5, 0.5, 0.5) if name.startswith("vit") else None)
 
 
 def test_buffers_and_mask_tokens_of_older_files_are_known():
-    index = "swin.encoder.layers.1.blocks.0.attention.self.relative_position_index"
-    olds = {"transformers-swin-classifier": index, "transformers-vit-classifier": "vit.embeddings.mask_token"}
+    index = "encoder.layers.1.blocks.0.attention.self.relative_position_index"
+    olds = {"transformers-swin": index, "transformers-vit": "embeddings.mask_token"}
     for layout, name in olds.items():
         assert translate({name: torch.zeros(1)}, find(layout)).left_out.keys() == {name}
 
@@ -215,8 +215,7 @@ def test_features_match_transformers_and_round_trip(
     state = load_file(tmp_path / "model.safetensors")
     backbone = loaded(state, layout, **options)
     memory = reference.state_dict()
-    in_memory = layout if memory.keys() == state.keys() else f"{layout}-v5"
-    same = loaded(memory, in_memory, **options).state_dict()
+    same = loaded(memory, layout, **options).state_dict()
     own = {key: tensor for key, tensor in backbone.state_dict().items() if not key.startswith("feature_norms")}
     assert all(tensor.equal(same[key]) for key, tensor in own.items())
 
@@ -227,13 +226,12 @@ def test_features_match_transformers_and_round_trip(
             assert y.abs().mean() > 0.1
             torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
-    for name, written in {in_memory: memory, layout: state}.items():
-        back, unknown = translate_back(backbone.state_dict(), find(name))
-        without_effect = {key for key in written if "mask_token" in key or "pooler" in key}
-        assert unknown == [] and back.keys() == written.keys() - without_effect
-        for key in back:  # a token includes its position in ours
-            if not key.endswith(("cls_token", "distillation_token", "position_embeddings")):
-                assert back[key].equal(written[key])
+    back, unknown = translate_back(backbone.state_dict(), find(layout))
+    without_effect = {key for key in state if "mask_token" in key or "pooler" in key}
+    assert unknown == [] and back.keys() == state.keys() - without_effect
+    for key in back:  # a token includes its position in ours
+        if not key.endswith(("cls_token", "distillation_token", "position_embeddings")):
+            assert back[key].equal(state[key])
     rest = {key: tensor for key, tensor in state.items() if key not in back}
     save_file({key: tensor.contiguous() for key, tensor in (back | rest).items()}, tmp_path / "model.safetensors")
     again = kind.from_pretrained(tmp_path).eval()

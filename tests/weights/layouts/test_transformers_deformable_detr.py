@@ -126,7 +126,7 @@ def test_logits_and_boxes_match_transformers(mode, backbone, where, tmp_path, wh
         assert "model.decoder.layers.0.self_attn.out_proj.weight" in state  # names of version 4, as on the hub
         theirs = DeformableDetrForObjectDetection.from_pretrained(tmp_path).eval()
     else:
-        state, name = theirs.state_dict(), f"{name}-v5"
+        state = theirs.state_dict()
     layout = known(state, name)
     ours = loaded(whole, state, layout, mode, metadata={"classes": NAMES_BY_ID})
     batch = padded_batch([SIZE, SIZE])

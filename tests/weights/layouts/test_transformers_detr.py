@@ -110,7 +110,7 @@ def test_logits_and_boxes_match_transformers(coco, where, tmp_path, whole, padde
         state = load_file(tmp_path / "model.safetensors")
         assert "model.encoder.layers.0.self_attn.out_proj.weight" in state  # names of version 4, as on the hub
     else:
-        state, name = theirs.state_dict(), f"{name}-v5"
+        state = theirs.state_dict()
     ours = whole(state, known(state, name), metadata={"classes": NAMES_BY_ID})
     batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch), [*USED, 91])
@@ -150,7 +150,7 @@ def test_exported_model_loads_in_transformers(coco, tmp_path, whole, padded_batc
 def test_dc5_sets_the_backbone_dilation(whole, padded_batch):
     config = DetrConfig(backbone="resnet50", use_timm_backbone=True, dilation=True, num_labels=4, **SMALL)
     theirs = make(DetrForObjectDetection, config, padded_batch(SIZES))
-    ours = whole(theirs.state_dict(), known(theirs.state_dict(), "transformers-detr-v5"), dilation=True)
+    ours = whole(theirs.state_dict(), known(theirs.state_dict(), "transformers-detr"), dilation=True)
     batch = padded_batch(SIZES)
     same(ours(batch)["detection"], run(theirs, batch))
 

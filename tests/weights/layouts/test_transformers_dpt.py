@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
 
+from densevit.weights.converting import convert
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
@@ -63,6 +64,32 @@ def pair(request, randomise):
         elif ".bit." in name and "conv" in name:  # standardised: a variance for which their epsilon is negligible
             parameter.data *= 1000
     return find(request.param), reference
+
+
+@torch.no_grad()
+def test_blocks_of_the_feature_maps_are_those_of_config_json(randomise, tmp_path):
+    for indices in ([0, 2, 3, 5], [1, 2, 4, 5]):
+        config = build("transformers-dpt").config
+        config.backbone_out_indices = indices
+        reference = randomise(DPTForDepthEstimation(config))
+        reference.save_pretrained(tmp_path / str(indices[0]))
+        found = convert(tmp_path / str(indices[0]))
+        assert found.section.options["features"] == tuple(index + 1 for index in indices) and found.assumed == ()
+        images = torch.randint(256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
+        size = (SIDE, SIDE)
+        padding = torch.zeros(1, *size, dtype=torch.bool)
+        batch = {"images": images, "padding_mask": padding, "targets": [{"size": size, "original_size": size}]}
+        depth = found.model.heads["depth"].maps(found.model(batch)["depth"], size)
+        expected = reference((images / 255 - 0.5) / 0.5).predicted_depth[:, None]
+        assert expected.std() > 0.1
+        torch.testing.assert_close(depth, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_hybrid_s_first_maps_are_those_of_its_resnet():
+    options = find("transformers-dpt").saved_options
+    config = {"model_type": "dpt", "backbone_out_indices": [2, 5, 8, 11]}
+    assert options({}, {"config": config}) == {"backbone.features": (3, 6, 9, 12)}
+    assert options({}, {"config": config | {"is_hybrid": True}}) == {"backbone.features": (9, 12)}
 
 
 def of_any_size(reference, size):
