@@ -28,7 +28,8 @@ class DenseModel(nn.Module):
     classes: the classes that each head predicts. score_thresholds: by head, the default minimum score of the objects
     that `predict` returns, computed in validation. architecture: the plugins and options that the model was built from,
     which a model file needs; None for a model built in Python from modules. training_data: the options of the config's
-    section `data`, by which a `Predictor` resizes images; None if unknown. The model does not use the last three.
+    section `data`, by which a `Predictor` resizes images; None if unknown. licences: of the published weights that it
+    started from, by source. The model does not use the last four.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -60,6 +61,7 @@ class DenseModel(nn.Module):
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
         self.architecture = architecture
         self.training_data: Mapping[str, Any] | None = None
+        self.licences: dict[str, str] = {}
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std)[:, None, None], persistent=False)
 

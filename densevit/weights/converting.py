@@ -1,7 +1,7 @@
 """Converts another project's checkpoint to a run folder for `load`, `evaluate` and `predict`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a r
 class Converted:
     """A converted checkpoint. fit: the report of its tensors. model, config: None for a backbone without heads.
 
-    assumed: the options with their values that neither tensors, metadata nor overrides determine.
+    assumed: the options with their values that neither tensors, metadata nor overrides determine. licences: of the
+    weights, by source.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Converted:
     model: DenseModel | None = None
     config: Config | None = None
     assumed: tuple[str, ...] = ()
+    licences: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, out: Path) -> None:
         """Writes a new folder: for a model, config.yaml and model.safetensors; for a backbone, model.safetensors, a
@@ -49,13 +51,14 @@ class Converted:
                 (folder / "config.yaml").write_text(configs.dump(self.config, self._comments()), "utf-8")
                 return
             section = {key: value for key, value in self.section.model_dump().items() if key != "weights_allow"}
-            model_file.save_backbone(self.backbone, section, folder / "model.safetensors")
+            model_file.save_backbone(self.backbone, section, folder / "model.safetensors", self.licences)
             text = f"# Converted from {self.source}. It is a config's section: backbone={out / 'backbone.yaml'}\n"
             (folder / "backbone.yaml").write_text(text + yaml({**section, "weights": str(out)}), "utf-8")
 
     def _comments(self) -> dict[str, str]:
         assert self.model is not None
         metadata = {"converted from": self.source}
+        metadata |= {f"licence of {source}": licence for source, licence in self.licences.items()}
         for name, classes in self.model.classes.items():
             metadata |= {f"classes of {name}": ", ".join(c.name for c in classes)} if classes else {}
         return metadata
@@ -86,6 +89,7 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     sections["backbone"] = {**sections["backbone"], **{key: [*value] for key, value in normalisation.items()}}
     converted = _backbone if translated.is_backbone else _model
     found = converted(checkpoint, translated, chosen, sections, overrides)
+    found.licences = translated.licences
     found.assumed = tuple(_assumptions(chosen, translated, found, overrides))
     if found.assumed:
         names = ", ".join(found.assumed)
@@ -113,6 +117,7 @@ def _model(
         bgr_to_rgb(translated, model.backbone)
         model.set_normalisation(translated.mean, translated.std)
         config.backbone.mean, config.backbone.std = model.backbone.mean, model.backbone.std
+    model.licences |= translated.licences
     fit = fit_model(model, translated, allowed)
     return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
 

@@ -17,8 +17,10 @@ from densevit.model import DenseModel
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.key_mapping import canonical, describe, fresh_because, saved_options, translate
 from densevit.weights.layouts import recognise
+from densevit.weights.state import licences
 
 Triple = tuple[float, float, float]
+UNKNOWN = "unknown"  # a licence that neither the layout nor the files name
 
 
 @dataclass
@@ -29,6 +31,7 @@ class TranslatedCheckpoint:
     classes: class names by task, where known. left_out, zeros, unknown: as in `Translation`.
     mean, std: RGB, of pixels in 0 ... 1, used in training; None if not known.
     options: by full key, those that no tensor with effect determines, see `CheckpointLayout.saved_options`.
+    licences: of the weights, by the source that they were published as; those of its own start for a model of ours.
     """
 
     source: str
@@ -42,6 +45,7 @@ class TranslatedCheckpoint:
     mean: Triple | None = None
     std: Triple | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    licences: dict[str, str] = field(default_factory=dict)
 
     @property
     def heads(self) -> list[str]:
@@ -111,6 +115,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         _triple(metadata.get("mean")) or layout.mean or IMAGENET_MEAN,
         _triple(metadata.get("std")) or layout.std or IMAGENET_STD,
         saved_options(tensors, layout, metadata, checkpoint.source),
+        {checkpoint.source: str(metadata.get("licence") or layout.licence or UNKNOWN)},
     )
 
 
@@ -160,6 +165,7 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             translated.classes = {task: [str(one["name"]) for one in own] for task, own in classes.items()}
             backbone = values_of_file(header["config"], checkpoint.source)["backbone"]
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
+            translated.licences = licences(header)
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise WeightsError(
                 f"{checkpoint.source}: its header is corrupt ({one_line(error)}). Copy it again."

@@ -129,7 +129,7 @@ def _hugging_face(source: str, name: str) -> Published:
         if hub.get(shard) is None:
             lost = hub.unreachable or FileNotFoundError(f"{hub.name} has no {shard}")
             raise WeightsError(_by_hand(source, lost, [_hub_address(hub.name, shard)], f", beside {weights}"))
-    described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS)]
+    described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
     folder = next((file.parent for file in described if file is not None), None)
     metadata = preprocessing.of_folder(folder) if folder is not None else {}
     if hub.unreachable is not None and "mean" not in metadata:

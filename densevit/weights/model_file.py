@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -24,7 +25,7 @@ from densevit.model import (
 )
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
-from densevit.weights.state import header, part, read_header, read_safetensors, write_safetensors
+from densevit.weights.state import header, licences, part, read_header, read_safetensors, write_safetensors
 from densevit.weights.state_dict_loading import load_state
 
 FORMAT = "1"
@@ -67,7 +68,7 @@ def save(
         own = sections.backbone
         normalisation = {key: getattr(own, key) for key in ("mean", "std") if getattr(own, key) is not None}
         return save_backbone(
-            model.backbone, {"name": own.name, **own.options, **normalisation}, Path(path).expanduser()
+            model.backbone, {"name": own.name, **own.options, **normalisation}, Path(path).expanduser(), model.licences
         )
     _write(model.state_dict() if state is None else state, entries(model, sections), Path(path).expanduser())
 
@@ -77,16 +78,22 @@ def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, st
     classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}
     found: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
     found["config"] = configs.dump(sections)
+    if model.licences:
+        found["licences"] = model.licences
     if model.score_thresholds:
         found["score_thresholds"] = model.score_thresholds
     # Two heads of one task may differ in their classes; earlier versions read `classes`.
     return header({**found, "head_classes": {name: [asdict(c) for c in own] for name, own in model.classes.items()}})
 
 
-def save_backbone(backbone: Backbone, section: Mapping[str, Any], path: Path) -> None:
-    """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config."""
+def save_backbone(
+    backbone: Backbone, section: Mapping[str, Any], path: Path, licences: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config. licences: of its
+    weights, by source."""
     config = yaml_io.write({"backbone": dict(section)})
     values = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
+    values |= {"licences": dict(licences)} if licences else {}
     _write({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, values, path)
 
 
@@ -144,7 +151,7 @@ def from_state(
         complete = "trainer" in values
         by_head = "head_classes" in entries
         classes = _classes(entries["head_classes" if by_head else "classes"])
-        thresholds = score_thresholds(entries)
+        thresholds, of_weights = score_thresholds(entries), licences(entries)
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
@@ -157,6 +164,7 @@ def from_state(
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, state, source)
+    model.licences = of_weights
     model.score_thresholds = {name: score for name, score in thresholds.items() if name in model.heads}
     model.training_data = None if sections.data is None else sections.data.model_dump()
     return ModelFile(model.eval(), sections)

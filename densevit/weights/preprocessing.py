@@ -2,11 +2,12 @@
 
 Each function returns a dict with any of these keys: `mean` and `std`, of pixels in 0 ... 1; `channel_order`, only if it
 is "bgr"; `classes`, the class names by row of the classifier; `config`, the content of config.json, or of timm's
-`pretrained_cfg` the `architecture`.
+`pretrained_cfg` the `architecture`; `licence`, of the model card or timm's `pretrained_cfg`.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from densevit.errors import WeightsError, one_line
 
 # Files of the Hugging Face Hub, written by transformers and timm: the model's config and its image processor's.
 CONFIG = "config.json"
+CARD = "README.md"  # with a head of YAML
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -28,6 +30,8 @@ def of_folder(folder: Path) -> dict[str, Any]:
         metadata |= _label_names(config.get("id2label") or {})
         if config:
             metadata["config"] = {**metadata.get("config", {}), **config}
+    if licence := _licence(folder / CARD):
+        metadata["licence"] = licence
     for name in PREPROCESSORS:
         found = _json(folder / name)
         found = found.get("image_processor", found)
@@ -74,6 +78,8 @@ def of_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
 def of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata in timm's `pretrained_cfg`."""
     metadata: dict[str, Any] = {key: _three(config[key]) for key in ("mean", "std") if config.get(key)}
+    if config.get("license"):
+        metadata["licence"] = str(config["license"])
     if config.get("architecture"):
         metadata["config"] = {"architecture": config["architecture"]}
     if config.get("label_names"):
@@ -103,6 +109,17 @@ def of_checkpoint(content: Mapping[Any, Any]) -> dict[str, Any]:
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
         return {}
     return {"classes": list(names)}
+
+
+def _licence(card: Path) -> str | None:
+    """The licence in the head of a model card; None if there is none."""
+    try:
+        text = card.read_text(encoding="utf-8")[:100_000]
+    except (OSError, ValueError):
+        return None
+    head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
+    found = re.search(r"^license(?:_name)?:[ \t]*['\"]?([\w.+-]+)", head[1], re.MULTILINE) if head else None
+    return found[1] if found else None
 
 
 def weight_map(index: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, read_translated
+from densevit.weights.foreign_checkpoint import UNKNOWN, TranslatedCheckpoint, other_conventions, read_translated
 from densevit.weights.key_mapping import option_of
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
@@ -51,6 +51,8 @@ def load_pretrained(model: DenseModel, sections: Config | ModelSections) -> list
             fits += _fit_head(model, name, checkpoint_of(section.weights), section.weights_allow)
     for found in fits:
         found.write()
+    for checkpoint in read.values():
+        model.licences |= checkpoint.licences
     for found in of_backbone:
         source = cast(str, sections.weights if sections.backbone.weights is None else sections.backbone.weights)
         found.notes += _option_notes(model, sections, checkpoint_of(source))
@@ -90,7 +92,7 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         found = fit(model, state | _empty(checkpoint.unknown), where, allowed, excluded)
     found.left_out |= left_out
     found.zeros = {name: why for name, why in checkpoint.zeros.items() if name in found.tensors}
-    found.notes += _layout_note(checkpoint) + notes
+    found.notes += _layout_notes(checkpoint) + notes
     return found
 
 
@@ -104,7 +106,7 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
     found.left_out |= checkpoint.left_out
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
-    found.notes += _layout_note(checkpoint)
+    found.notes += _layout_notes(checkpoint)
     return found
 
 
@@ -120,7 +122,7 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
     excluded = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
     with _describing(checkpoint):
         found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, excluded)
-    found.notes += _layout_note(checkpoint) + notes
+    found.notes += _layout_notes(checkpoint) + notes
     if name not in model.necks:
         return [found]
     neck = part(checkpoint.tensors, f"necks.{theirs}.")
@@ -293,8 +295,13 @@ def _plain(name: str) -> str:
     return re.split(r"[,;]", name)[0].replace("_", " ").replace("-", " ").strip().casefold()
 
 
-def _layout_note(checkpoint: TranslatedCheckpoint) -> list[str]:
-    return [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
+def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
+    """The layout of another project's checkpoint, and the licences of the weights that are known."""
+    notes = [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
+    for source, licence in checkpoint.licences.items():
+        of = "" if source == checkpoint.source else f" of {source}"
+        notes += [] if licence == UNKNOWN else [f"Licence{of}: {licence}."]
+    return notes
 
 
 @contextmanager

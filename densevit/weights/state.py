@@ -72,3 +72,11 @@ def count(state: Mapping[str, Tensor], pattern: str) -> int:
 def header(entries: Mapping[str, Any]) -> dict[str, str]:
     """Entries as strings for a safetensors header; other values are converted to JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
+
+
+def licences(entries: Mapping[str, str]) -> dict[str, str]:
+    """The licences in a model file's header, by the source of the weights. Raises TypeError for other values."""
+    found = json.loads(entries.get("licences", "{}"))
+    if not isinstance(found, dict) or any(not isinstance(licence, str) for licence in found.values()):
+        raise TypeError(f"licences {str(found)[:100]!r}")
+    return found

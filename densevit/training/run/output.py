@@ -89,6 +89,8 @@ def derived_values(plan: Plan) -> dict[str, str]:
     }
     if of_method:
         values["parameters of the method"] = f"{sum(p.numel() for p in of_method):,}"
+    for source, licence in plan.model.licences.items():
+        values[f"licence of {source}"] = licence
     for name, classes in plan.model.classes.items():
         values[f"classes of {name}"] = ", ".join(c.name for c in classes)
     return values

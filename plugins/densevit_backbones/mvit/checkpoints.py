@@ -110,4 +110,5 @@ FACEBOOK = _layout(
         *(f"blocks.{{i}}.{x}" for x in ("norm1.*", "attn.qkv.*", "mlp.fc1.*", "attn.pool_k.*")),
     ),
     rearrange=Rearrangement(_staged, _flat_blocks),
+    licence="Apache-2.0 (facebookresearch/mvit)",
 )

@@ -107,6 +107,7 @@ def _layout(
         unrecorded=UNRECORDED if name.endswith("v2") else (),
         saved_options=of_tables if name.endswith("v2") else None,
         variants=variants,
+        licence="MIT (microsoft/Swin-Transformer)" if name.startswith("microsoft") else "",
     )
 
 

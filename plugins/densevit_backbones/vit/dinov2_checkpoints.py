@@ -62,4 +62,5 @@ DINOV2 = CheckpointLayout(
     rearrange=_POSITIONS,
     usage_options=USAGE_OPTIONS,
     conventions=CONVENTIONS,
+    licence="Apache-2.0 (facebookresearch/dinov2: code and weights)",
 )

@@ -108,4 +108,5 @@ VIT = CheckpointLayout(
     conventions=CONVENTIONS,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
+    licence="Apache-2.0 (google-research/vision_transformer)",
 )

@@ -9,6 +9,7 @@ _DECODER = "the decoder of pre-training"
 MAE = replace(
     ENCODER,
     name="mae",
+    licence="CC-BY-NC-4.0 (facebookresearch/mae)",
     marks=(
         "patch_embed.proj.weight",
         "blocks.0.attn.qkv.weight",

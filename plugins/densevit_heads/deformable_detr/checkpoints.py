@@ -197,5 +197,6 @@ DEFORMABLE_DETR = CheckpointLayout(
     unrecorded=UNRECORDED,
     saved_options=known_queries,
     saved_under="model",
+    licence="Apache-2.0 (fundamentalvision/Deformable-DETR)",
     recipe=recipe,
 )

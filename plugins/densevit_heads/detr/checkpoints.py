@@ -158,5 +158,6 @@ DETR = CheckpointLayout(
     classes=_classes,
     unrecorded=UNRECORDED,
     saved_under="model",
+    licence="Apache-2.0 (facebookresearch/detr)",
     recipe=recipe,
 )

@@ -63,5 +63,6 @@ DETR_PANOPTIC = CheckpointLayout(
     classes=_classes,
     unrecorded=UNRECORDED,
     saved_under="model",
+    licence=detector.DETR.licence,
     recipe=recipe,
 )

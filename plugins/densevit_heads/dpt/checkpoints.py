@@ -143,6 +143,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
             "pretrained.model.pos_embed", ("pretrained.model.cls_token", "pretrained.model.dist_token")
         ),
         classes=_classes if task == "segmentation" else None,
+        licence="MIT (isl-org/DPT)",
         unrecorded=("heads.depth.output",) if task == "depth" else (),
     )
 

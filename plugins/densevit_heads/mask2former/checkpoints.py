@@ -200,6 +200,7 @@ def _layout(
         describe=lambda ours: {},
         no_effect=constants,
         saved_under="model",
+        licence="MIT (facebookresearch/Mask2Former)",
     )
     return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
 

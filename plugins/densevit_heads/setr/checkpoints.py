@@ -120,6 +120,7 @@ def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others
         describe=_describe,
         classes=_classes,
         recipe=recipe,
+        licence="Apache-2.0 (open-mmlab/mmsegmentation)",
         zero_biases={"backbone.stem.projection.bias": _NO_BIAS},
         usage_options=_VIT.usage_options,
         conventions=_VIT.conventions,
