@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 def test_licence_of_a_card_is_printed_and_stays_with_the_backbone(folder, tmp_path, capsys):
     assert main(["convert", str(folder), str(tmp_path / "ours")]) == 0
-    assert f"Licence of {folder}: cc-by-nc-4.0." in " ".join(capsys.readouterr().out.split())
+    assert "Licence: cc-by-nc-4.0." in capsys.readouterr().out
     assert json.loads(read_header(tmp_path / "ours" / "model.safetensors")["licences"]) == {str(folder): "cc-by-nc-4.0"}
 
 
@@ -100,6 +100,6 @@ def test_a_damaged_entry_is_an_error(tmp_path):
     model = densevit.create_model({"name": "vit", "variant": "nano"}, heads={"depth": {"name": "dpt"}})
     model.model.licences = ["mit"]
     densevit.save(model, tmp_path / "m.safetensors")
-    with pytest.raises(densevit.DensevitError, match=r"its header is corrupt \(TypeError: licences"):
+    with pytest.raises(densevit.DensevitError, match=r"its header is corrupt \(licences .*mit"):
         densevit.load(tmp_path / "m.safetensors")
     assert read(tmp_path / "m.safetensors").tensors

@@ -90,7 +90,7 @@ def _describe(ours: StateDict) -> dict[str, Any]:
     backbone = _VIT.describe(part(ours, "backbone."))["backbone"] | {"position_resizing": "bilinear"}
     depth = sum(name.endswith(".norm1.weight") for name in ours)
     heads = {name.split(".")[1] for name in head if name.startswith("auxiliary.")}
-    section: dict[str, Any] = {"name": "setr", "auxiliary": list(range(1, len(heads) + 1))}
+    section: dict[str, Any] = {"name": "setr", "auxiliary": list(range(1, len(heads) + 1)), "padded": "stretch"}
     if "decode.extract.0.0.weight" in head:
         width, branch_width = (len(head[f"decode.{one}.0.weight"]) for one in ("extract.0", "branches.0.0"))
         section |= {"decoder": "mla", "width": width, "branch_width": branch_width}

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
@@ -37,6 +38,9 @@ class Setr(ClassMapHead):
     dice: weight of an additional dice loss; 0 disables.
     ohem_threshold: the cross-entropy uses only pixels whose class has a lower probability, but at least `ohem_min_kept`
         per image (mmsegmentation: 0.7 and 100,000; 0: exactly that number); None: all pixels. Dice uses all pixels.
+    padded: in prediction, where the image ends within a cell of the features: "crop" cuts the upsampled logits at its
+        edge; "stretch" resizes the logits of whole cells to the image, as mmsegmentation does. The same for sizes that
+        are multiples of the stride.
     """
 
     task = "segmentation"
@@ -60,6 +64,7 @@ class Setr(ClassMapHead):
         dice: float = 0.0,
         ohem_threshold: float | None = None,
         ohem_min_kept: int = 100_000,
+        padded: Literal["crop", "stretch"] = "crop",
     ) -> None:
         super().__init__(channels, strides, classes)
         N, K = len(channels), len(classes)
@@ -85,6 +90,7 @@ class Setr(ClassMapHead):
         self.auxiliary_weight, self.label_smoothing, self.dice_weight = auxiliary_weight, label_smoothing, dice
         self.ohem_threshold, self.ohem_min_kept = ohem_threshold, ohem_min_kept
         self.class_weights = ClassWeights(K, class_weights)
+        self.padded, self.stride = padded, strides[0] if decoder == "mla" else strides[decoded - 1]
 
         self.decode: UpsamplingDecoder | MultiLevelDecoder
         if decoder == "mla":
@@ -153,7 +159,11 @@ class Setr(ClassMapHead):
         return losses
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return resample(logits, self.decode.logits_stride, size)
+        stride = self.decode.logits_stride
+        if self.padded == "crop":
+            return resample(logits, stride, size)
+        rows, columns = (-(-n // self.stride) * self.stride // stride for n in size)  # of the cells that cover the size
+        return F.interpolate(logits[..., :rows, :columns], size=size, mode="bilinear", align_corners=False)
 
 
 def _check_features(option: str, numbers: Sequence[int], N: int) -> None:

@@ -36,14 +36,29 @@ WITHOUT_EFFECT = {"mmseg-setr-naive-ade20k": r"auxiliary_head\.", "mmseg-setr-ml
 
 UPSAMPLED, LEVELS = (10, 15, 20, 24), (6, 12, 18, 24)
 RELEASES = {
-    "setr_naive_ade20k": ("naive-ade20k", 512, {"features": UPSAMPLED}, {"decoder": "naive", "auxiliary": []}),
-    "setr_naive_cityscapes": ("naive", 768, {"features": UPSAMPLED}, {"decoder": "naive", "auxiliary": [1, 2, 3]}),
-    "setr_pup_ade20k": ("pup", 512, {"features": UPSAMPLED}, {"decoder": "pup", "auxiliary": [1, 2, 3]}),
+    "setr_naive_ade20k": (
+        "naive-ade20k",
+        512,
+        {"features": UPSAMPLED},
+        {"decoder": "naive", "auxiliary": [], "padded": "stretch"},
+    ),
+    "setr_naive_cityscapes": (
+        "naive",
+        768,
+        {"features": UPSAMPLED},
+        {"decoder": "naive", "auxiliary": [1, 2, 3], "padded": "stretch"},
+    ),
+    "setr_pup_ade20k": (
+        "pup",
+        512,
+        {"features": UPSAMPLED},
+        {"decoder": "pup", "auxiliary": [1, 2, 3], "padded": "stretch"},
+    ),
     "setr_mla_ade20k": (
         "mla",
         512,
         {"features": LEVELS, "class_token": False},
-        {"decoder": "mla", "auxiliary": [1, 2, 3, 4], "branch_width": 128},
+        {"decoder": "mla", "auxiliary": [1, 2, 3, 4], "branch_width": 128, "padded": "stretch"},
     ),
 }
 
@@ -252,10 +267,16 @@ def test_model_matches_the_reference_model(pair, sizes, whole):
         found = head.maps(outputs["segmentation"], (H, W))
         assert expected.std() > 0.1
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-        for one, whole, (h, w) in zip(
-            model.predictions(outputs, batch["targets"])["segmentation"], found, sizes, strict=True
-        ):
-            assert torch.equal(one["semantic"], whole[:, :h, :w].argmax(0).to(torch.uint8))
+        predictions = model.predictions(outputs, batch["targets"])["segmentation"]
+        for i, size in enumerate(sizes):  # mmsegmentation resizes the logits of whole patches to the image
+            expected = F.interpolate(logits[i : i + 1], size=size, mode="bilinear", align_corners=False)
+            own = head.maps({"logits": outputs["segmentation"]["logits"][i : i + 1]}, size)
+            torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-4)
+            assert torch.equal(predictions[i]["semantic"], own[0].argmax(0).to(torch.uint8))
+        head.padded = "crop"
+        cropped = head.maps(outputs["segmentation"], sizes[-1])
+        assert torch.equal(cropped, found[..., : sizes[-1][0], : sizes[-1][1]])
+        assert (sizes[-1] == (H, W)) == torch.allclose(cropped[-1:], own, atol=1e-4, rtol=1e-4)
         maps = model.backbone(model.normalise(images, padding))
         if layout.name == "mmseg-setr-mla":
             maps, beside = head.decode(maps)[1], beside[::-1]  # starting with the first map
