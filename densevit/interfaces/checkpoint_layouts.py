@@ -89,8 +89,9 @@ class CheckpointLayout:
         "hidden_act" or "backbone_config.hidden_act". Another value is an error.
     usage_options: backbone options that change the use of the same tensors, such as "features": an export takes the
         model's.
-    conventions: backbone options that the project's code determines, not its tensors. `describe` returns their values
-        that are not the plugin's defaults. Differences are reported.
+    conventions: options that the project's code determines, not its tensors: a backbone's by name, a head's by full
+        key, as "heads.detection.blank_padding". `describe` returns their values that are not the plugin's defaults.
+        Differences are reported.
     licence: of the weights that the project publishes, where it says so, with its source; "": unknown.
 
     config_files: for an export to transformers, from the config sections, the tensors with our keys and a model's

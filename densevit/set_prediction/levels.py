@@ -67,12 +67,22 @@ class LevelProjections(nn.Module):
     The levels are the coarsest features of stride `min_stride` and above, one for each stride; of several features of
     one stride the deepest. Each is projected by a 1x1 convolution. Missing levels follow by 3x3 convolutions of stride
     2: the first on the coarsest feature, the others on the level before. Group norm follows each convolution.
+
+    blank_padding: features of padding are set to 0 first, so that the group norms do not depend on what a backbone
+    makes of padding. In the authors' code they do.
     """
 
     def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], width: int, num_levels: int, min_stride: int
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        width: int,
+        num_levels: int,
+        min_stride: int,
+        blank_padding: bool = True,
     ) -> None:
         super().__init__()
+        self.blank_padding = blank_padding
         deepest = {stride: index for index, stride in enumerate(strides) if stride >= min_stride}
         if not deepest:
             raise ValueError(f"min_stride is {min_stride}, but the coarsest feature has stride {max(strides)}.")
@@ -91,11 +101,10 @@ class LevelProjections(nn.Module):
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, features: list[Tensor], padding_mask: Tensor) -> Levels:
-        """padding_mask: (B, H, W) of the batch.
-
-        Features of padding are set to 0, unlike in the authors' code, where the group norms depend on them.
-        """
-        used = [without_padding(features[index], padding_mask) for index in self.features]
+        """padding_mask: (B, H, W) of the batch."""
+        used = [features[index] for index in self.features]
+        if self.blank_padding:
+            used = [without_padding(x, padding_mask) for x in used]
         maps = [project(x) for project, x in zip(self.projections, used, strict=False)]
         x = used[-1]
         for project in self.projections[len(used) :]:

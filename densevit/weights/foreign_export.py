@@ -178,6 +178,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
     except WeightsError as error:
         raise _NotRepresentable(f"{layout.name} does not fit this {ours.built.name!r}. {error}", len(state)) from error
     differing = other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone)
+    of_heads = _other_conventions_of_heads(layout, _options_of(ours), sections)
     options = _check_function(ours, layout, sections, {**state, **back.tensors})
     notes = [
         f"{name} is {json.dumps(value)}, which must be set there: tensors do not determine it."
@@ -196,6 +197,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         usage = name in layout.usage_options
         effect = "for images of other sizes" if usage else f"by less than {_TOLERANCE:.1%}"
         notes.append(f"There, {name} is {there}: outputs differ {effect}.")
+    notes += [f"There, {name} is {json.dumps(there)}: padded images differ." for name, (there, _) in of_heads.items()]
     for name, why in layout.zero_biases.items():
         if name in state:
             notes.append(f"{name} is {'written' if state[name].any() else 'all zeros and is not written'}: {why}.")
@@ -227,6 +229,26 @@ def _check_classes(ours: _Source, layout: CheckpointLayout, tensors: Mapping[str
     return ours.classes
 
 
+def _options_of(ours: _Source) -> dict[str, Any]:
+    """The config sections of the model, in which heads are named by task."""
+    own: dict[str, Any] = {"backbone": {**ours.built.options}}
+    if ours.model is not None and ours.model.architecture is not None:
+        own["heads"] = {
+            str(ours.model.heads[name].task): {"name": head.name, **head.options}
+            for name, head in ours.model.architecture.heads.items()
+        }
+    return own
+
+
+def _other_conventions_of_heads(
+    layout: CheckpointLayout, own: Mapping[str, Any], sections: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """The conventions of a layout that a head does not follow: by full key, their value and ours; None: the default."""
+    names = [name for name in layout.conventions if "." in name]
+    values = {name: (option_of(sections, name), option_of(own, name)) for name in names}
+    return {name: (there, here) for name, (there, here) in values.items() if there is not None and there != here}
+
+
 @torch.no_grad()
 def _check_function(
     ours: _Source, layout: CheckpointLayout, sections: dict[str, Any], state: dict[str, Tensor]
@@ -237,17 +259,16 @@ def _check_function(
     options that tensors do not determine and whose value is not the layout's default. Raises WeightsError, naming the
     options that differ, if the outputs differ.
     """
-    own = {"backbone": {**ours.built.options}}
+    own = _options_of(ours)
     differing = other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone)
     own["backbone"] |= {name: here for name, (_, here) in differing.items()}
-    if ours.model is not None and ours.model.architecture is not None:
-        own["heads"] = {
-            str(ours.model.heads[name].task): {"name": head.name, **head.options}
-            for name, head in ours.model.architecture.heads.items()
-        }
     if ours.built.name != sections["backbone"]["name"]:
         raise _NotRepresentable(f"{layout.name} describes a {sections['backbone']['name']}, not {ours.built.name}.")
     theirs = sections["backbone"]
+    for name, (_, here) in _other_conventions_of_heads(layout, own, sections).items():
+        section, key = option_of(sections, name.rpartition(".")[0]), name.rpartition(".")[2]
+        section.pop(key)
+        section |= {} if here is None else {key: here}
     for key in layout.usage_options:
         if key in ours.built.options:
             theirs[key] = ours.built.options[key]

@@ -18,6 +18,7 @@ HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder.{{i}}", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
 
 UNRECORDED = ("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
+CONVENTIONS = (f"{HEAD}.blank_padding",)
 NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
 _STRIDES = (4, 8, 16, 32)  # of a ResNet
 
@@ -156,6 +157,7 @@ def describe(ours: StateDict) -> dict[str, Any]:
                 "num_points": points,
                 "box_refinement": two_stage or f"{HEAD}.label_heads.1.weight" in ours,
                 "two_stage": two_stage,
+                "blank_padding": False,
             }
         },
     }
@@ -196,6 +198,7 @@ DEFORMABLE_DETR = CheckpointLayout(
     rearrange=prediction_heads("transformer"),
     unrecorded=UNRECORDED,
     saved_options=known_queries,
+    conventions=CONVENTIONS,
     saved_under="model",
     licence="Apache-2.0 (fundamentalvision/Deformable-DETR)",
     recipe=recipe,

@@ -38,6 +38,9 @@ class DeformableDetr(SetPredictionHead):
     two_stage: queries are the best of the boxes that the encoder proposes, instead of learned; needs box_refinement.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
+    blank_padding: features of padding are set to 0 before their group norms, which then do not depend on what the
+        backbone makes of padding, and proposals of padding come last. False: as in the authors' code, for their
+        weights.
     """
 
     @classmethod
@@ -60,6 +63,7 @@ class DeformableDetr(SetPredictionHead):
         costs: MatchingCosts = MatchingCosts(label=2.0),
         loss_weights: LossWeights = LossWeights(label=2.0),
         deterministic: bool = False,
+        blank_padding: bool = True,
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
         if two_stage and not box_refinement:
@@ -68,7 +72,7 @@ class DeformableDetr(SetPredictionHead):
         self.box_refinement = box_refinement
         self.criterion = SetCriterion(num_queries, costs, loss_weights, "focal")
         width = transformer.width
-        self.levels = LevelProjections(channels, strides, width, num_levels, min_stride)
+        self.levels = LevelProjections(channels, strides, width, num_levels, min_stride, blank_padding)
         layer = (transformer, num_levels, num_points, deterministic)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(transformer.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
@@ -78,7 +82,7 @@ class DeformableDetr(SetPredictionHead):
         self.box_heads = nn.ModuleList(copy.deepcopy(boxes) for _ in range(heads))
         self.queries: LearnedQueries | TwoStage
         if two_stage:
-            self.queries = TwoStage(num_queries, width, labels, boxes)
+            self.queries = TwoStage(num_queries, width, labels, boxes, padding_last=blank_padding)
         else:
             self.queries = LearnedQueries(num_queries, width)
             nn.init.constant_(self.box_heads[0][-1].bias[2:], -2.0)  # type: ignore[index]  # width, height: 0.12

@@ -54,15 +54,24 @@ class TwoStage(nn.Module):
     """The encoder proposes a box from each cell; the best ones become queries (A.4, "two-stage Deformable DETR").
 
     all_classes: proposals are ranked by their best class, as in DINO, instead of by the first logit.
+    padding_last: proposals of padding come after all others; False: they have the rank of features of 0, as in the
+    authors' code.
     """
 
     embedded = 2  # what is embedded from a box: position and content
 
     def __init__(
-        self, num_queries: int, width: int, label_head: nn.Linear, box_head: Mlp, all_classes: bool = False
+        self,
+        num_queries: int,
+        width: int,
+        label_head: nn.Linear,
+        box_head: Mlp,
+        all_classes: bool = False,
+        padding_last: bool = True,
     ) -> None:
         super().__init__()
-        self.num_queries, self.width, self.all_classes = num_queries, width, all_classes
+        self.num_queries, self.width = num_queries, width
+        self.all_classes, self.padding_last = all_classes, padding_last
         self.project = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.label_head, self.box_head, self.top_cells = label_head, box_head, TopCells()
@@ -89,12 +98,10 @@ class TwoStage(nn.Module):
         return CellProposals(self.label_head(features), boxes.masked_fill(~valid[..., None], 1.0), levels.padding)
 
     def best(self, proposals: CellProposals) -> tuple[Tensor, Tensor]:
-        """Logits (B, Q, K) and boxes (B, Q, 4) of the `num_queries` proposals with the highest scores, or of all.
-
-        Padding comes last; the authors' code ranks it by the score of features of 0.
-        """
+        """Logits (B, Q, K) and boxes (B, Q, 4) of the `num_queries` proposals with the highest scores, or of all."""
         scores = (proposals.logits.amax(-1) if self.all_classes else proposals.logits[..., 0]).float()
-        logits, boxes = self.top_cells(scores, proposals.padding, self.num_queries, proposals.logits, proposals.boxes)
+        last = proposals.padding if self.padding_last else torch.zeros_like(proposals.padding)
+        logits, boxes = self.top_cells(scores, last, self.num_queries, proposals.logits, proposals.boxes)
         return logits, boxes
 
     def queries(self, boxes: Tensor) -> Queries:

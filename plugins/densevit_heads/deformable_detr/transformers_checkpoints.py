@@ -11,6 +11,7 @@ from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.layouts import backbone_lines
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.deformable_detr.checkpoints import (
+    CONVENTIONS,
     DECODER,
     ENCODER,
     HEAD,
@@ -125,6 +126,7 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> 
         rearrange=prediction_heads("model"),
         unrecorded=UNRECORDED,
         saved_options=_saved_options,
+        conventions=CONVENTIONS,
         implied={"activation_function": ("relu",)},
         recipe=recipe,
         **others,

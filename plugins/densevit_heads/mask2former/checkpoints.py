@@ -123,6 +123,7 @@ def describe(ours: StateDict, task: Task) -> dict[str, Any]:
                 "pixel_decoder": {
                     "layers": count(ours, rf"{head}\.pixel_decoder\.encoder\.(\d+)\..*"),
                     "feedforward": len(ours[f"{head}.pixel_decoder.encoder.0.ffn.expand.weight"]),
+                    "mask_padding": False,
                 },
             }
         },
@@ -171,6 +172,7 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
         describe=lambda ours: describe(ours, task),
         fits=fits,
         classes=classes,
+        conventions=(f"heads.{KEYS[task]}.pixel_decoder.mask_padding",),
         recipe=recipe,
         no_effect={**layout.no_effect, "criterion.empty_weight": "the weights of classes in the loss"},
     )

@@ -37,12 +37,15 @@ class PixelDecoderOptions:
 
     layers, feedforward: of the deformable attention. fusion_blocks: number of residual blocks after a fusion of all
     features of stride 8 and above to the finest level (`FusedProjection`); 0: no fusion. Helps short training from
-    random weights.
+    random weights. mask_padding: features of padding are set to 0, are not attended to, and do not count for positions,
+    here and in the transformer decoder. False: padding is a part of the image, as in the authors' code, for their
+    weights.
     """
 
     layers: int = 6
     feedforward: int = 1024
     fusion_blocks: int = 0
+    mask_padding: bool = True
 
     def __post_init__(self) -> None:
         check_counts({"layers": self.layers}, 1, MAX_LAYERS)

@@ -58,6 +58,7 @@ class PixelDecoder(nn.Module):
         self.lateral_features = [index for index in deepest if strides[index] < strides[used[0]]][::-1]
         self.stride = strides[(self.lateral_features or self.features)[-1]]
 
+        self.mask_padding = options.mask_padding
         self.extra = NUM_LEVELS - len(used)  # levels coarser than all features
         inputs = [channels[self.features[0]], *[width] * (self.extra - 1)][: self.extra]
         convolutions = [nn.Conv2d(x, width, 3, stride=2, padding=1) for x in inputs][::-1]
@@ -87,9 +88,10 @@ class PixelDecoder(nn.Module):
     def forward(self, features: list[Tensor], padding_mask: Tensor) -> Pyramid:
         """padding_mask: (B, H, W) of the batch.
 
-        Padding is masked, unlike in the authors' code, which treats it as a part of the image: features of padding are
-        set to 0, are not attended to, and do not count for positions.
+        With `mask_padding`, features of padding are set to 0, are not attended to, and do not count for positions.
         """
+        if not self.mask_padding:
+            padding_mask = torch.zeros_like(padding_mask)
         levels = self._levels([without_padding(x, padding_mask) for x in features], padding_mask)
         memory, reference = levels.tokens, levels.on_maps(levels.centres)
         for layer in self.encoder:

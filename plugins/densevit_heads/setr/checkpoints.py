@@ -123,7 +123,7 @@ def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others
         licence="Apache-2.0 (open-mmlab/mmsegmentation)",
         zero_biases={"backbone.stem.projection.bias": _NO_BIAS},
         usage_options=_VIT.usage_options,
-        conventions=_VIT.conventions,
+        conventions=(*_VIT.conventions, f"{_HEAD}.padded"),
         **others,
     )
 

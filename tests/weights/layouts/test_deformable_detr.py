@@ -65,8 +65,9 @@ def test_logits_and_boxes_match(mode, whole, padded_batch):
     state = authors_state(theirs, body_of(theirs))
     assert recognise(state) is DEFORMABLE_DETR
     ours = loaded(whole, state, DEFORMABLE_DETR, mode, thirds=THIRDS)
-    batch = padded_batch([SIZE, SIZE])
-    same(ours(batch)["detection"], run(theirs, batch), USED)
+    for sizes in ([SIZE, SIZE], [(61, 130), (96, 83)]):
+        batch = padded_batch(sizes)
+        same(ours(batch)["detection"], run(theirs, batch), USED)
 
     back, unknown = translate_back(translate(state, DEFORMABLE_DETR).tensors, DEFORMABLE_DETR)
     assert unknown == [] and set(back) == set(state)
@@ -127,6 +128,7 @@ def test_each_tensor_of_the_authors_model_is_used_once(name, trained, head, whol
                 "num_points": 4,
                 "box_refinement": False,
                 "two_stage": False,
+                "blank_padding": False,
                 **head,
             }
         },

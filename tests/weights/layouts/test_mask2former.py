@@ -102,9 +102,11 @@ def make(backbone, num_labels=5):
 
 @torch.no_grad()
 def run(theirs, batch):
-    """As in their image processor: normalised by ImageNet's mean and std."""
+    """As in their image processor: normalised by ImageNet's mean and std, then padded with 0."""
     mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return theirs((batch["images"] / 255 - mean) / std)
+    padding = batch["padding_mask"]
+    pixels = ((batch["images"] / 255 - mean) / std).masked_fill(padding[:, None], 0.0)
+    return theirs(pixels, pixel_mask=(~padding).long())
 
 
 def same(outputs, reference):
@@ -165,8 +167,11 @@ def test_logits_and_masks_match_transformers(backbone, where, tmp_path, whole, p
     state = canonical(state, layout)
     without = r"criterion\.|.*relative_position_index$|.*\.encoder\.layernorm\."
     ours = whole(state, layout, without_effect=without, thirds="in_proj_")
-    batch = padded_batch([SIZE, SIZE])
-    same(ours(batch)["panoptic"], run(theirs, batch))
+    for sizes in ([SIZE, SIZE], [(61, SIZE[1]), (SIZE[0], 83)]):
+        batch = padded_batch(sizes)
+        same(ours(batch)["panoptic"], run(theirs, batch))
+    ours.heads["panoptic"].pixel_decoder.mask_padding = True
+    assert (ours(batch)["panoptic"]["logits"] - run(theirs, batch).class_queries_logits).abs().max() > 0.05
 
     back, unknown = translate_back(translate(state, layout).tensors, layout)
     assert unknown == []
