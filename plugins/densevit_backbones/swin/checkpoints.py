@@ -1,9 +1,11 @@
-"""Swin and Swin V2: torchvision's, timm's and Microsoft's own release."""
+"""Swin and Swin V2: torchvision's, timm's and Microsoft's own releases, for classification and for dense prediction."""
 
 from collections.abc import Callable
+from functools import partial
 
 from densevit.interfaces import ZEROS, CheckpointLayout, Line
-from densevit_backbones.swin.inferred_options import describe
+from densevit.layers.windows import ShiftRule
+from densevit_backbones.swin.inferred_options import CONVENTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNRECORDED, of_tables
 
@@ -93,17 +95,21 @@ def _constants(block: str) -> dict[str, str]:
     }
 
 
-def _layout(name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str) -> CheckpointLayout:
+def _layout(
+    name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str, shift: ShiftRule
+) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
         part="backbone",
         marks=marks,
         lines=lines,
-        describe=describe,
+        describe=partial(describe, shift=shift),
         no_effect=_HEAD | _constants(block),
         fresh=FRESH,
         unrecorded=UNRECORDED if name.endswith("v2") else (),
         saved_options=of_tables if name.endswith("v2") else None,
+        usage_options=CONVENTIONS,
+        conventions=CONVENTIONS,
     )
 
 
@@ -117,16 +123,43 @@ TORCHVISION = _layout(
     _torchvision(_torchvision_1),
     ("features.0.0.weight", f"{_OF_TORCHVISION}.{_TABLE}"),
     _OF_TORCHVISION,
+    "per_axis",
 )
 TORCHVISION_V2 = _layout(
     "torchvision-swinv2",
     _torchvision(_torchvision_2),
     ("features.0.0.weight", f"{_OF_TORCHVISION}.{_SCALE}"),
     _OF_TORCHVISION,
+    "per_axis",
 )
-TIMM = _layout("timm-swin", _layers(_version_1, _MERGES_FIRST), (_STARTS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS)
-TIMM_V2 = _layout("timm-swinv2", _layers(_version_2, _MERGES_FIRST), (_STARTS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS)
-MICROSOFT = _layout("microsoft-swin", _layers(_version_1, _MERGES_LAST), (_ENDS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS)
+TIMM = _layout(
+    "timm-swin", _layers(_version_1, _MERGES_FIRST), (_STARTS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS, "per_axis"
+)
+TIMM_V2 = _layout(
+    "timm-swinv2", _layers(_version_2, _MERGES_FIRST), (_STARTS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS, "per_axis"
+)
+MICROSOFT = _layout(
+    "microsoft-swin", _layers(_version_1, _MERGES_LAST), (_ENDS, f"{_OF_LAYERS}.{_TABLE}"), _OF_LAYERS, "both_axes"
+)
 MICROSOFT_V2 = _layout(
-    "microsoft-swinv2", _layers(_version_2, _MERGES_LAST), (_ENDS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS
+    "microsoft-swinv2", _layers(_version_2, _MERGES_LAST), (_ENDS, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS, "both_axes"
+)
+MICROSOFT_DENSE = CheckpointLayout(
+    name="microsoft-swin-dense",
+    part="backbone",
+    marks=("backbone.norm0.weight", f"backbone.{_ENDS}", f"backbone.{_OF_LAYERS}.{_TABLE}"),
+    lines=(
+        *(line._replace(theirs=f"backbone.{line.theirs}") for line in MICROSOFT.lines if line.theirs != "norm.*"),
+        *(Line(f"backbone.norm{i}.*", f"feature_norms.{i}.*") for i in range(4)),
+    ),
+    describe=partial(describe, shift="dense"),
+    no_effect={
+        **dict.fromkeys(("neck.*", "rpn_head.*", "roi_head.*"), "the detector"),
+        **dict.fromkeys(("decode_head.*", "auxiliary_head.*", "sem_seg_head.*"), "the segmentation head"),
+        "criterion.*": "the loss",
+        f"backbone.{_OF_LAYERS}.attn.relative_position_index": "derived from the window size",
+    },
+    usage_options=CONVENTIONS,
+    conventions=CONVENTIONS,
+    saved_under="state_dict",
 )

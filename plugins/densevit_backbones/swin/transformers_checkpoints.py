@@ -1,11 +1,12 @@
 """transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has other keys."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit_backbones.swin.checkpoints import BLOCKS, FRESH
-from densevit_backbones.swin.inferred_options import describe
+from densevit_backbones.swin.inferred_options import CONVENTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNRECORDED, of_config
 
@@ -117,7 +118,7 @@ def _layout(name: str, own: Block, prefix: str) -> CheckpointLayout:
             f"{prefix}encoder.layers.0.downsample.reduction.weight",
         ),
         lines=lines,
-        describe=describe,
+        describe=partial(describe, shift="both_axes"),
         no_effect={
             "classifier.*": "the classification head",
             f"{prefix}embeddings.mask_token": "the mask token of pre-training",
@@ -128,6 +129,8 @@ def _layout(name: str, own: Block, prefix: str) -> CheckpointLayout:
         fresh=FRESH,
         unrecorded=UNRECORDED if own is _files_2 else (),
         saved_options=of_config if own is _files_2 else None,
+        usage_options=CONVENTIONS,
+        conventions=CONVENTIONS,
         config_files=_config,
     )
 

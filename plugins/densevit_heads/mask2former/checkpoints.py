@@ -23,6 +23,7 @@ HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
     "instance": ("mask2former_instance", Mask2FormerInstance),
     "semantic": ("mask2former_semantic", Mask2FormerSemantic),
 }
+_SWIN = "microsoft-swin-dense"
 KEYS: dict[Task, str] = {task: kind.task for task, (_, kind) in HEADS.items()}
 
 
@@ -69,9 +70,8 @@ def _head_lines(head: str) -> tuple[Line, ...]:
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    """Their Swin has the keys of Microsoft's, and a norm for each feature."""
-    lines = [line for line in backbone_lines("microsoft-swin", "backbone.") if "feature_norms" not in line.ours]
-    return (*lines, *(Line(f"backbone.norm{i}.*", f"backbone.feature_norms.{i}.*") for i in range(4)))
+    """Their Swin has the keys of Microsoft's for dense prediction."""
+    return backbone_lines(_SWIN, "")
 
 
 def _resnet_lines() -> tuple[Line, ...]:
@@ -93,7 +93,7 @@ def _resnet_lines() -> tuple[Line, ...]:
 def describe(ours: StateDict, task: Task) -> dict[str, Any]:
     """The config sections of a Mask2Former, from tensors with our keys."""
     resnet = "backbone.conv1.weight" in ours
-    backbone = find("torchvision-resnet" if resnet else "microsoft-swin").describe(part(ours, "backbone."))["backbone"]
+    backbone = find("torchvision-resnet" if resnet else _SWIN).describe(part(ours, "backbone."))["backbone"]
     head = f"heads.{KEYS[task]}"
     queries, width = ours[f"{head}.decoder.contents.weight"].shape
     rows = len(ours[f"{head}.pixel_decoder.encoder.0.self_attention.weights.bias"])
@@ -169,6 +169,8 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
         describe=lambda ours: describe(ours, task),
         classes=classes,
         recipe=recipe,
+        usage_options=find(_SWIN).usage_options,
+        conventions=find(_SWIN).conventions,
         no_effect={**layout.no_effect, "criterion.empty_weight": "the weights of classes in the loss"},
     )
 
