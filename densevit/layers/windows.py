@@ -1,7 +1,7 @@
 """Window partitioning for shifted-window attention (Swin Transformer, Liu et al. 2021, section 3.2)."""
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from densevit.layers.tracing import is_exporting
+
+ShiftRule = Literal["per_axis", "both_axes", "dense"]  # see `shift_steps`
 
 
 def window_partition(x: Tensor, window: int) -> Tensor:
@@ -115,38 +117,71 @@ class PaddedWindows(NamedTuple):
         return x
 
 
-def shifted_windows(x: Tensor, window: int, shift: int, heads: int) -> ShiftedWindows | PaddedWindows:
+def shifted_windows(
+    x: Tensor, window: int, shift: int, heads: int, rule: ShiftRule = "per_axis"
+) -> ShiftedWindows | PaddedWindows:
     """Windows of feature maps of the size of x, (B, H, W, ...), shifted down and right by `shift` cells.
 
-    An axis with only one window is not shifted. The most recent sizes are cached.
+    rule: the shift of an axis with only one window; see `shift_steps`. The most recent sizes are cached.
     """
     B, H, W = x.shape[:3]
     if torch.compiler.is_compiling() or is_exporting():
-        return _padded_windows(B, H, W, window, shift, heads, x.dtype, x.device)
+        return _padded_windows(B, H, W, window, shift, rule, heads, x.dtype, x.device)
     build = _cached_windows if type(x) is Tensor else _shifted_windows
-    return build(B, H, W, window, shift, heads, x.dtype, x.device)
+    return build(B, H, W, window, shift, rule, heads, x.dtype, x.device)
+
+
+def shift_steps(grid: tuple[int, int], shift: int, rule: ShiftRule) -> tuple[int, int]:
+    """Cells by which a map of `grid` rows and columns of windows is rolled up and left.
+
+    rule: where an axis has only one window, "per_axis" does not shift this axis (torchvision, timm), "both_axes" shifts
+    neither axis (Swin's code for classification), and "dense" shifts both (its code for detection and segmentation).
+    """
+    rows, columns = grid
+    if rule == "dense":
+        return shift, shift
+    if rule == "both_axes":
+        rows = columns = min(grid)
+    return shift if rows > 1 else 0, shift if columns > 1 else 0
 
 
 def _padded_windows(
-    B: int, H: int, W: int, window: int, shift: int, heads: int, dtype: torch.dtype, device: torch.device
+    B: int,
+    H: int,
+    W: int,
+    window: int,
+    shift: int,
+    rule: ShiftRule,
+    heads: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> PaddedWindows:
     rows, columns = (H + window - 1) // window, (W + window - 1) // window
     steps: Any
-    if is_exporting():  # the same graph for one window and for several
-        steps = tuple(torch.sym_min(shift, (count - 1) * window) if shift else 0 for count in (rows, columns))
+    if is_exporting() and rule != "dense":  # the same graph for one window and for several
+        counts = (rows, columns) if rule == "per_axis" else 2 * (torch.sym_min(rows, columns),)
+        steps = tuple(torch.sym_min(shift, (count - 1) * window) if shift else 0 for count in counts)
         shifts = shift > 0
     else:
-        steps = tuple(shift if count > 1 else 0 for count in (rows, columns))
+        steps = shift_steps((rows, columns), shift, rule)
         shifts = any(steps)
     mask = shift_mask(rows * window, columns * window, window, steps, device).to(dtype) if shifts else None
     return PaddedWindows(B, (H, W), (rows, columns), window, steps, heads, mask)
 
 
 def _shifted_windows(
-    B: int, H: int, W: int, window: int, shift: int, heads: int, dtype: torch.dtype, device: torch.device
+    B: int,
+    H: int,
+    W: int,
+    window: int,
+    shift: int,
+    rule: ShiftRule,
+    heads: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> ShiftedWindows:
     height, width = H + -H % window, W + -W % window
-    steps = tuple(shift if size > window else 0 for size in (height, width))
+    steps = shift_steps((height // window, width // window), shift, rule)
     cells = F.pad(torch.arange(H * W, device=device).view(H, W), (0, width - W, 0, height - H), value=-1)
     cells = window_partition(cells.roll((-steps[0], -steps[1]), dims=(0, 1))[None, :, :, None], window)[..., 0]
     windows, N = cells.shape
@@ -168,7 +203,7 @@ def _shifted_windows(
         return rows.flatten().int(), window_rows(parts, slots[:H, :W].flatten()).flatten().int()
 
     padding = window_rows(3, padded).flatten(0, 1).flatten(1).T.int()
-    mask = shift_mask(height, width, window, (steps[0], steps[1]), device).to(dtype) if any(steps) else None
+    mask = shift_mask(height, width, window, steps, device).to(dtype) if any(steps) else None
     return ShiftedWindows((H, W), heads, N, mask, permutation(3), permutation(1), padding)
 
 

@@ -195,7 +195,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         notes.append(f"Normalise images with mean {[*ours.backbone.mean]} and std {[*ours.backbone.std]}.")
     for name, (there, _) in differing.items():
         usage = name in layout.usage_options
-        effect = "for images of other sizes" if usage else f"by less than {_TOLERANCE:.1%}"
+        effect = "for some image sizes" if usage else f"by less than {_TOLERANCE:.1%}"
         notes.append(f"There, {name} is {there}: outputs differ {effect}.")
     notes += [f"There, {name} is {json.dumps(there)}: padded images differ." for name, (there, _) in of_heads.items()]
     for name, why in layout.zero_biases.items():

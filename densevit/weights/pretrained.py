@@ -235,6 +235,8 @@ def _option_notes(model: DenseModel, sections: Config | ModelSections, checkpoin
         for name, (there, here) in differing.items():
             if name not in layout.usage_options:
                 notes.append(f"Warning: backbone.{name} is {here}; {layout.name} computes with {there}.")
+            elif name not in backbone:
+                notes.append(f"{layout.name} computes with backbone.{name} {there}; the config leaves it at {here}.")
     unrecorded = layout.unrecorded if layout else ()
     of_heads = [option for option in unrecorded if option.startswith("heads.")]
     heads = _described(checkpoint).get("heads", {}) if of_heads else {}

@@ -59,9 +59,11 @@ Contestant = Callable[[], object]
 def plain() -> Iterator[None]:
     """A context in which all layers of densevit use torch's own operations."""
 
-    def roll_and_partition(x: Tensor, window: int, shift: int, heads: int) -> windows.PaddedWindows:
+    def roll_and_partition(
+        x: Tensor, window: int, shift: int, heads: int, rule: windows.ShiftRule = "per_axis"
+    ) -> windows.PaddedWindows:
         B, H, W = x.shape[:3]
-        return windows._padded_windows(B, H, W, window, shift, heads, x.dtype, x.device)
+        return windows._padded_windows(B, H, W, window, shift, rule, heads, x.dtype, x.device)
 
     def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         return F.conv2d(x, weight, stride=stride, padding=1, groups=x.shape[1])

@@ -11,6 +11,7 @@ from densevit.layers.precision import autocast_off
 from densevit.layers.windows import (
     PaddedWindows,
     ShiftedWindows,
+    ShiftRule,
     log_spaced_offsets,
     relative_position_index,
     resize_bias_table,
@@ -22,18 +23,18 @@ class _InWindows(nn.Module):
     """Base of both versions: the windows, and a bias for each offset of two tokens in a window.
 
     The padding of the last windows is zero before the projections, so its projection is their bias. Maps are therefore
-    projected without padding, then padded with the bias, shifted and partitioned.
+    projected without padding, then padded with the bias, shifted and partitioned. rule: see `shift_steps`.
     """
 
     relative_position_index: Tensor
 
-    def __init__(self, num_heads: int, window: int, shifted: bool) -> None:
+    def __init__(self, num_heads: int, window: int, shifted: bool, rule: ShiftRule) -> None:
         super().__init__()
-        self.num_heads, self.window, self.shift = num_heads, window, window // 2 if shifted else 0
+        self.num_heads, self.window, self.shift, self.rule = num_heads, window, window // 2 if shifted else 0, rule
         self.register_buffer("relative_position_index", relative_position_index(window).flatten(), persistent=False)
 
     def _windows(self, x: Tensor) -> ShiftedWindows | PaddedWindows:
-        return shifted_windows(x, self.window, self.shift, self.num_heads)
+        return shifted_windows(x, self.window, self.shift, self.num_heads, self.rule)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
         """query, key, value: see `ShiftedWindows.partition`. table: ((2M - 1)^2, heads). mask: (windows, N, N)."""
@@ -47,8 +48,8 @@ class _InWindows(nn.Module):
 class WindowAttention(_InWindows):
     """Attention inside windows with a learned bias for each offset (Liu et al. 2021, equation 4)."""
 
-    def __init__(self, channels: int, num_heads: int, window: int, shifted: bool) -> None:
-        super().__init__(num_heads, window, shifted)
+    def __init__(self, channels: int, num_heads: int, window: int, shifted: bool, rule: ShiftRule) -> None:
+        super().__init__(num_heads, window, shifted, rule)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
@@ -76,8 +77,10 @@ class CosineWindowAttention(_InWindows):
 
     offsets: Tensor
 
-    def __init__(self, channels: int, num_heads: int, window: int, shifted: bool, pretrained_window: int) -> None:
-        super().__init__(num_heads, window, shifted)
+    def __init__(
+        self, channels: int, num_heads: int, window: int, shifted: bool, rule: ShiftRule, pretrained_window: int
+    ) -> None:
+        super().__init__(num_heads, window, shifted, rule)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.query_bias = nn.Parameter(torch.zeros(channels))  # keys have no bias
         self.value_bias = nn.Parameter(torch.zeros(channels))

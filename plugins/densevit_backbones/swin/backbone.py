@@ -11,6 +11,7 @@ from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.stem import conv_stem
+from densevit.layers.windows import ShiftRule
 from densevit_backbones.swin.attention import CosineWindowAttention, WindowAttention
 from densevit_backbones.swin.variants import VARIANTS
 
@@ -33,6 +34,10 @@ class Swin(Backbone):
         of the last stage is at most the size of its map, [16, 16, 16, 8] for example.
     pretrained_window_sizes: version 2 only: the window of each stage in pretraining, for weights used with larger
         windows; None: `window_size`. The published fine-tuned weights have [12, 12, 12, 6].
+    shift: windows of maps whose height or width is at most one window, such as those of stride 32 for images of up to
+        224 pixels. "per_axis" does not shift that axis, as torchvision and timm; "both_axes" shifts neither axis, as
+        the authors' code for classification; "dense" shifts both axes, as their code for detection and segmentation.
+        On larger maps they are equal. Published weights expect the rule of their project.
     stem: "patch", the paper's projection of 4x4 pixels, or "conv": four 3x3 convolutions with batch norm, two of
         them of stride 2, and a 1x1, with which a transformer converges faster from random weights (Xiao et al.
         2021, section 4).
@@ -46,6 +51,7 @@ class Swin(Backbone):
         version: Literal[1, 2] = 1,
         window_size: int | tuple[int, int, int, int] | None = None,
         pretrained_window_sizes: tuple[int, int, int, int] | None = None,
+        shift: ShiftRule = "per_axis",
         stem: Literal["patch", "conv"] = "patch",
         drop_path: float | None = None,
         checkpointing: bool = False,
@@ -71,7 +77,7 @@ class Swin(Backbone):
                 stage.append(PatchMerging(channels // 2) if version == 1 else PatchMergingV2(channels // 2))
             for j in range(blocks[i]):
                 rate = last_rate * (sum(blocks[:i]) + j) / (sum(blocks) - 1)
-                place = channels, heads[i], windows[i], j % 2 == 1
+                place = channels, heads[i], windows[i], j % 2 == 1, shift
                 if version == 1:
                     stage.append(SwinBlock(channels, WindowAttention(*place), rate))
                 else:
@@ -108,7 +114,7 @@ class Swin(Backbone):
             stride = self.strides[int(name.split(".")[1])]
             grid = (-(-size[0] // stride), -(-size[1] // stride))
             assert isinstance(module, WindowAttention | CosineWindowAttention)
-            layers.append(windowed_layer(name, weights, grid, module.window, module.shift))
+            layers.append(windowed_layer(name, weights, grid, module.window, module.shift, module.rule))
         return layers
 
 

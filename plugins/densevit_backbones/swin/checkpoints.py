@@ -1,9 +1,11 @@
-"""Swin and Swin V2: torchvision's, timm's and Microsoft's own release."""
+"""Swin and Swin V2: torchvision's, timm's and Microsoft's own releases, for classification and for dense prediction."""
 
 from collections.abc import Callable
+from functools import partial
 
 from densevit.interfaces import ZEROS, CheckpointLayout, Line
-from densevit_backbones.swin.inferred_options import describe
+from densevit.layers.windows import ShiftRule
+from densevit_backbones.swin.inferred_options import CONVENTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNRECORDED, of_tables
 
@@ -94,23 +96,31 @@ def _constants(block: str) -> dict[str, str]:
 
 
 def _layout(
-    name: str, lines: tuple[Line, ...], marks: tuple[str, ...], block: str, *variants: CheckpointLayout
+    name: str,
+    lines: tuple[Line, ...],
+    marks: tuple[str, ...],
+    block: str,
+    shift: ShiftRule,
+    *variants: CheckpointLayout,
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
         part="backbone",
         marks=marks,
         lines=lines,
-        describe=describe,
+        describe=partial(describe, shift=shift),
+        variants=variants,
         no_effect=_HEAD | _constants(block),
         fresh=FRESH,
         unrecorded=UNRECORDED if name.endswith("v2") else (),
         saved_options=of_tables if name.endswith("v2") else None,
-        variants=variants,
-        licence="MIT (microsoft/Swin-Transformer)" if name.startswith("microsoft") else "",
+        usage_options=CONVENTIONS,
+        conventions=CONVENTIONS,
+        licence=_LICENCE if name.startswith("microsoft") else "",
     )
 
 
+_LICENCE = "MIT (microsoft/Swin-Transformer)"
 _TABLE, _SCALE = "attn.relative_position_bias_table", "attn.logit_scale"  # keys of only one of the two versions
 _MERGES_FIRST, _MERGES_LAST = (1, 2, 3), (0, 1, 2)  # a layer begins or ends with patch merging
 _OF_TORCHVISION, _OF_LAYERS = "features.{s}.{b}", "layers.{s}.blocks.{b}"
@@ -121,21 +131,44 @@ TORCHVISION_V2 = _layout(
     _torchvision(_torchvision_2),
     ("features.0.0.weight", f"{_OF_TORCHVISION}.{_SCALE}"),
     _OF_TORCHVISION,
+    "per_axis",
 )
 TORCHVISION = _layout(
     "torchvision-swin",
     _torchvision(_torchvision_1),
     ("features.0.0.weight", f"{_OF_TORCHVISION}.{_TABLE}"),
     _OF_TORCHVISION,
+    "per_axis",
     TORCHVISION_V2,
 )
 
 
-def _of_layers(project: str, mergings: tuple[int, int, int], mark: str) -> CheckpointLayout:
-    second = _layout(f"{project}-swinv2", _layers(_version_2, mergings), (mark, f"{_OF_LAYERS}.{_SCALE}"), _OF_LAYERS)
-    marks = mark, f"{_OF_LAYERS}.{_TABLE}"
-    return _layout(f"{project}-swin", _layers(_version_1, mergings), marks, _OF_LAYERS, second)
+def _of_layers(project: str, mergings: tuple[int, int, int], mark: str, shift: ShiftRule) -> CheckpointLayout:
+    marks = (mark, f"{_OF_LAYERS}.{_SCALE}"), (mark, f"{_OF_LAYERS}.{_TABLE}")
+    second = _layout(f"{project}-swinv2", _layers(_version_2, mergings), marks[0], _OF_LAYERS, shift)
+    return _layout(f"{project}-swin", _layers(_version_1, mergings), marks[1], _OF_LAYERS, shift, second)
 
 
-TIMM = _of_layers("timm", _MERGES_FIRST, _STARTS)
-MICROSOFT = _of_layers("microsoft", _MERGES_LAST, _ENDS)
+TIMM = _of_layers("timm", _MERGES_FIRST, _STARTS, "per_axis")
+MICROSOFT = _of_layers("microsoft", _MERGES_LAST, _ENDS, "both_axes")
+MICROSOFT_DENSE = CheckpointLayout(
+    name="microsoft-swin-dense",
+    part="backbone",
+    marks=("norm0.weight", _ENDS, f"{_OF_LAYERS}.{_TABLE}"),
+    lines=(
+        *(line for line in MICROSOFT.lines if line.theirs != "norm.*"),
+        *(Line(f"norm{i}.*", f"feature_norms.{i}.*") for i in range(4)),
+    ),
+    describe=partial(describe, shift="dense"),
+    prefixes=("backbone.",),  # in a detector's or a segmenter's checkpoint
+    no_effect={
+        **dict.fromkeys(("neck.*", "rpn_head.*", "roi_head.*"), "the detector"),
+        **dict.fromkeys(("decode_head.*", "auxiliary_head.*", "sem_seg_head.*"), "the segmentation head"),
+        "criterion.*": "the loss",
+        f"{_OF_LAYERS}.attn.relative_position_index": "derived from the window size",
+    },
+    usage_options=CONVENTIONS,
+    conventions=CONVENTIONS,
+    licence="MIT (SwinTransformer/Swin-Transformer-Semantic-Segmentation)",
+    saved_under="state_dict",
+)

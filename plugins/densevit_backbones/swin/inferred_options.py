@@ -6,19 +6,25 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import StateDict
+from densevit.layers.windows import ShiftRule
 from densevit.weights.state import count
 from densevit_backbones.swin.variants import VARIANTS
 
+CONVENTIONS = ("shift",)
 
-def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a Swin, from tensors with our keys. In version 2 they do not show the window size."""
+
+def describe(tensors: StateDict, shift: ShiftRule) -> dict[str, Any]:
+    """The config section of a Swin, from tensors with our keys. In version 2 they do not show the window size.
+
+    shift: the rule of the project's code.
+    """
     width = len(tensors["patch_norm.weight"])
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     variant = next((name for name, own in VARIANTS.items() if (own.width, own.blocks) == (width, blocks)), None)
     if variant is None:
         known = ", ".join(f"{name} {(own.width, own.blocks)}" for name, own in VARIANTS.items())
         raise WeightsError(f"A Swin of {width} channels and {blocks} blocks is not a known variant: {known}.")
-    section: dict[str, Any] = {"name": "swin", "variant": variant, "version": 2}
+    section: dict[str, Any] = {"name": "swin", "variant": variant, "version": 2, "shift": shift}
     if "stages.0.0.attention.logit_scale" not in tensors:
         tables = [tensors[f"stages.{i}.1.attention.relative_position_bias_table"] for i in range(1, 4)]
         tables.insert(0, tensors["stages.0.0.attention.relative_position_bias_table"])

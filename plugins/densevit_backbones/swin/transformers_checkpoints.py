@@ -1,12 +1,13 @@
 """transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has others."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit_backbones.swin.checkpoints import BLOCKS, FRESH
-from densevit_backbones.swin.inferred_options import describe
+from densevit_backbones.swin.inferred_options import CONVENTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNRECORDED, of_config
 
@@ -122,7 +123,7 @@ def _layout(name: str, own: Block, mark: str, **others: Any) -> CheckpointLayout
             "encoder.layers.0.downsample.reduction.weight",
         ),
         lines=_lines(own),
-        describe=describe,
+        describe=partial(describe, shift="both_axes"),
         prefixes=(f"{name.removeprefix('transformers-')}.",),
         no_effect={
             "classifier.*": "the classification head",
@@ -132,6 +133,8 @@ def _layout(name: str, own: Block, mark: str, **others: Any) -> CheckpointLayout
             f"{_ATTENTION}.self.relative_coords_table": "derived from the window size",
         },
         fresh=FRESH,
+        usage_options=CONVENTIONS,
+        conventions=CONVENTIONS,
         config_files=_config,
         implied={"hidden_act": ("gelu",), "mlp_ratio": (4, 4.0), "use_absolute_embeddings": (False,)},
         **others,

@@ -25,6 +25,7 @@ HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
     "semantic": ("mask2former_semantic", Mask2FormerSemantic),
 }
 _COCO_THINGS = 80
+_SWIN = "microsoft-swin-dense"
 KEYS: dict[Task, str] = {task: kind.task for task, (_, kind) in HEADS.items()}
 
 
@@ -71,9 +72,8 @@ def _head_lines(head: str) -> tuple[Line, ...]:
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    """Their Swin has the keys of Microsoft's, and a norm for each feature."""
-    lines = [line for line in backbone_lines("microsoft-swin", "backbone.") if "feature_norms" not in line.ours]
-    return (*lines, *(Line(f"backbone.norm{i}.*", f"backbone.feature_norms.{i}.*") for i in range(4)))
+    """Their Swin has the keys of Microsoft's for dense prediction."""
+    return backbone_lines(_SWIN, "backbone.")
 
 
 def _resnet_lines() -> tuple[Line, ...]:
@@ -92,10 +92,10 @@ def _resnet_lines() -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def describe(ours: StateDict, task: Task) -> dict[str, Any]:
-    """The config sections of a Mask2Former, from tensors with our keys."""
+def describe(ours: StateDict, task: Task, swin: str) -> dict[str, Any]:
+    """The config sections of a Mask2Former, from tensors with our keys. swin: the layout of the project's Swin."""
     resnet = "backbone.conv1.weight" in ours
-    backbone = find("torchvision-resnet" if resnet else "microsoft-swin").describe(part(ours, "backbone."))["backbone"]
+    backbone = find("torchvision-resnet" if resnet else swin).describe(part(ours, "backbone."))["backbone"]
     head = f"heads.{KEYS[task]}"
     queries, width = ours[f"{head}.decoder.contents.weight"].shape
     rows = len(ours[f"{head}.pixel_decoder.encoder.0.self_attention.weights.bias"])
@@ -156,8 +156,11 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     return f"coco/mask2former_{'swin_large' if backbone.get('variant') == 'large' else variant}_panoptic", {}
 
 
-def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:
-    """A layout that has the backbone only, with the head for a task. row: key of the bias of the class logits."""
+def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...], swin: str) -> CheckpointLayout:
+    """A layout that has the backbone only, with the head for a task.
+
+    row: key of the bias of the class logits. swin: the layout of the project's Swin.
+    """
 
     def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
         return classes_of(task, len(state[row]), metadata.get("classes", ()))
@@ -169,10 +172,11 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
         layout,
         name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
         lines=(*layout.lines, *lines),
-        describe=lambda ours: describe(ours, task),
+        describe=lambda ours: describe(ours, task, swin),
         fits=fits,
         classes=classes,
-        conventions=(f"heads.{KEYS[task]}.pixel_decoder.mask_padding",),
+        usage_options=find(swin).usage_options,
+        conventions=(*find(swin).conventions, f"heads.{KEYS[task]}.pixel_decoder.mask_padding"),
         recipe=recipe,
         no_effect={**layout.no_effect, "criterion.empty_weight": "the weights of classes in the loss"},
     )
@@ -204,7 +208,7 @@ def _layout(
         saved_under="model",
         licence="MIT (facebookresearch/Mask2Former)",
     )
-    return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
+    return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"), _SWIN)
 
 
 def _swin(task: Task) -> CheckpointLayout:

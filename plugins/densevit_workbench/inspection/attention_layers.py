@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.windows import ShiftRule, shift_steps
+
 Grid = tuple[int, int]
 
 PADDING = -(2**31)  # cell index of a token that is padding
@@ -60,14 +62,17 @@ def global_layer(name: str, weights: Tensor, query_grid: Grid, key_grid: Grid | 
     return AttentionLayer(name, weights, query_cells, key_cells, query_grid, key_grid)
 
 
-def windowed_layer(name: str, weights: Tensor, grid: Grid, window: int, shift: int = 0) -> AttentionLayer:
+def windowed_layer(
+    name: str, weights: Tensor, grid: Grid, window: int, shift: int = 0, rule: ShiftRule = "per_axis"
+) -> AttentionLayer:
     """A layer of attention in square windows of a map, padded at the right and bottom, and rolled up and left by
     `shift`.
 
-    weights: (windows, heads, M*M, M*M) or any shape of the same order. An axis with only one window is not shifted.
+    weights: (windows, heads, M*M, M*M) or any shape of the same order. rule: the shift of an axis with only one window;
+    see `densevit.layers.windows.shift_steps`.
     """
     height, width = (side + -side % window for side in grid)
-    steps = [shift if side > window else 0 for side in (height, width)]
+    steps = shift_steps((height // window, width // window), shift, rule)
     cells = torch.arange(grid[0] * grid[1]).view(grid)
     cells = F.pad(cells, (0, width - grid[1], 0, height - grid[0]), value=PADDING).roll((-steps[0], -steps[1]), (0, 1))
     cells = cells.view(height // window, window, width // window, window).transpose(1, 2).reshape(-1, window * window)

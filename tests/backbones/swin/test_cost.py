@@ -56,5 +56,5 @@ def test_cost_grows_linearly_with_the_number_of_pixels(version):
 def test_windowed_attention_cost_matches_equation_2(shifted):
     h, w, M, C = 28, 42, 7, 96
     with torch.device("meta"):
-        found = multiply_adds(WindowAttention(C, 3, M, shifted), torch.empty(1, h, w, C))
+        found = multiply_adds(WindowAttention(C, 3, M, shifted, "per_axis"), torch.empty(1, h, w, C))
     assert found == 4 * h * w * C**2 + 2 * M**2 * h * w * C

@@ -136,7 +136,7 @@ def test_every_parameter_has_a_gradient_and_one_depth():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_large_queries_and_sharp_logits_stay_finite_in_half_precision(dtype):
-    attention = CosineWindowAttention(32, 2, 4, True, 4)
+    attention = CosineWindowAttention(32, 2, 4, True, "per_axis", 4)
     nn.init.constant_(attention.logit_scale, 10.0)
     x = (3e3 * torch.randn(1, 10, 11, 32)).requires_grad_()
     with torch.autocast("cpu", dtype):

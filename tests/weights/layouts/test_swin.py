@@ -44,7 +44,7 @@ def test_all_variants_are_translated_completely(name, layout, expected, loaded):
         state = make(name).state_dict()
     loaded(state, layout)
     variant, window = expected
-    section = {"name": "swin", "variant": variant, "version": 2 if "v2" in layout else 1}
+    section = {"name": "swin", "variant": variant, "version": 2 if "v2" in layout else 1, "shift": "per_axis"}
     section |= {"window_size": window} if window else {}  # of timm's version 2 the checkpoint does not determine it
     assert describe(state, find(layout)) == {"backbone": section}
 
@@ -141,7 +141,7 @@ def test_microsoft_releases_are_translated_as_in_timm(release, layout, module, m
         windows = [stage[-1].attention.window for stage in swin.stages]
         assert windows == [16, 16, 16, 8]
     else:
-        assert own == {"name": "swin", "variant": "tiny", "version": 1, "window_size": 7}
+        assert own == {"name": "swin", "variant": "tiny", "version": 1, "shift": "both_axes", "window_size": 7}
     left_out = translate(state, find(layout)).left_out
     buffers = {key for key in state if re.search(r"attn_mask|relative_position_index|relative_coords_table", key)}
     assert left_out.keys() == buffers | {"head.weight", "head.bias"}

@@ -46,7 +46,7 @@ SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]
 R101 = {"depths": [3, 4, 23, 3]}
 R34 = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
 VIT, DINO = {"name": "vit", "patch_size": 16, "image_size": 224}, {"name": "vit", "patch_size": 14, "image_size": 518}
-SWIN_1, SWIN_2 = {"name": "swin", "version": 1}, {"name": "swin", "version": 2}
+SWIN_1, SWIN_2 = ({"name": "swin", "version": version, "shift": "both_axes"} for version in (1, 2))
 REAL = {  # model, configuration, layout, section, whether names in memory differ
     "vit-base-patch16-224": (
         ViTForImageClassification,
