@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from densevit.layers.attention import attention
 from densevit.layers.table_cache import cached_table
+from densevit.layers.windows import window_partition, window_reverse
 
 Size = tuple[int, int]
 
@@ -24,6 +25,8 @@ class PoolingAttention(nn.Module):
     map_size: size of the input map for an image of the training size, which determines the number of rows in the
         tables of relative positions. None: no relative positions, as in MViTv1.
     residual: adds the pooled queries to the output of attention (MViTv2's residual pooling).
+    window: side of the windows of the input map in which the pooled maps are attended to; None: global attention. The
+        last windows are padded with zeros after the pooling, which take part in the attention.
     """
 
     def __init__(
@@ -35,9 +38,12 @@ class PoolingAttention(nn.Module):
         key_stride: int,
         map_size: Size | None,
         residual: bool,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads, self.residual = num_heads, residual
+        strides = (query_stride or 1, key_stride)
+        self.windows = None if window is None else (window // strides[0], window // strides[1])  # of queries, of keys
         self.query, self.key, self.value = (nn.Linear(channels, width) for _ in range(3))
         head = width // num_heads
         self.pool_query = None if query_stride is None else HeadPooling(head, query_stride)
@@ -59,7 +65,8 @@ class PoolingAttention(nn.Module):
             query, query_size = self.pool_query(query, size)
         key, key_size = self.pool_key(key, size)
         value, _ = self.pool_value(value, size)
-        mixed = self._mix(query, key, value, query_size, key_size).transpose(1, 2)  # (B, T + h*w, heads, D)
+        mix = self._mix if self.windows is None else self._mix_in_windows
+        mixed = mix(query, key, value, query_size, key_size).transpose(1, 2)  # (B, T + h*w, heads, D)
         if self.residual:
             mixed = query + mixed
         return self.output(mixed.flatten(2)), query_size
@@ -76,6 +83,23 @@ class PoolingAttention(nn.Module):
         if query.is_cuda or query.dtype is not torch.float32:
             return attention(*widen(query, key, rows, columns, tokens), v, scale=1.0)
         return attention(q, k, v, bias(rows, columns, tokens))
+
+    def _mix_in_windows(self, query: Tensor, key: Tensor, value: Tensor, query_size: Size, key_size: Size) -> Tensor:
+        assert self.windows is not None
+        M, N = self.windows
+        (h, w), heads = query_size, query.shape[2]
+        q = _partition(query, query_size, M)  # (B * windows, M*M, heads, D)
+        k, v = (_partition(x, key_size, N) for x in (key, value))
+        mixed = self._mix(q, k, v, (M, M), (N, N)).transpose(1, 2).flatten(2)
+        cells = window_reverse(mixed, M, h + -h % M, w + -w % M)[:, :h, :w]  # (B, h, w, heads * D)
+        return cells.flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _partition(x: Tensor, size: Size, window: int) -> Tensor:
+    """(B, H*W, heads, D) -> (B * windows, window^2, heads, D), padded with zeros to whole windows."""
+    (H, W), heads = size, x.shape[2]
+    cells = F.pad(x.flatten(2).unflatten(1, size), (0, 0, 0, -W % window, 0, -H % window))
+    return window_partition(cells, window).unflatten(-1, (heads, -1))
 
 
 class HeadPooling(nn.Module):

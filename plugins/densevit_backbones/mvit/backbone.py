@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.errors import PluginError
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
@@ -33,6 +34,11 @@ class MViT(Backbone):
     image_size: side in pixels of the images of the position tables, which are interpolated for other sizes.
     class_token: a class token before the map, in attention only. None: as in the papers' models for ImageNet-1K, in
         version 1 only.
+    window_size: attention in windows of so many cells of the first stage, half as many in each later one, but global in
+        the last block of the other stages ("hybrid window attention", Li et al. 2022, section 4.2; 56 in their
+        detectors). A multiple of 8. None: global attention.
+    coarse_global_keys: doubles the stride of keys and values in the last blocks of the second and the third stage, as
+        their detectors in detectron2.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
     checkpointing: activation checkpointing per block.
     """
@@ -44,6 +50,8 @@ class MViT(Backbone):
         stem: Literal["patch", "conv"] = "patch",
         image_size: int = 224,
         class_token: bool | None = None,
+        window_size: int | None = None,
+        coarse_global_keys: bool = False,
         drop_path: float | None = None,
         checkpointing: bool = False,
     ) -> None:
@@ -53,6 +61,8 @@ class MViT(Backbone):
             raise ValueError(f"variant {variant!r} does not exist in MViT's version {version}, which has {known}.")
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}; it is a number of pixels, 1 or more.")
+        if window_size is not None and (window_size < 8 or window_size % 8):
+            raise ValueError(f"window_size is {window_size}; it must be a multiple of 8, which four stages halve.")
         width, blocks, heads, default_drop, widens = VARIANTS[version][variant]
         last_rate = default_drop if drop_path is None else drop_path
         self.checkpointing = checkpointing
@@ -60,6 +70,8 @@ class MViT(Backbone):
         self.patch_embed = nn.Conv2d(3, width, 7, stride=4, padding=3) if stem == "patch" else conv_stem(width, 4)
         size = pooled((image_size, image_size), 4)
         has_token = version == 1 if class_token is None else class_token
+        if has_token and window_size is not None:
+            raise ValueError("window_size needs a model without class token. Fix: set class_token to false.")
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if has_token else None
         self.positions = Positions(size, width, has_token) if version == 1 else None
         self.stages = nn.ModuleList()
@@ -68,16 +80,19 @@ class MViT(Backbone):
             stage = nn.ModuleList()
             for j in range(count):
                 attention_width, stride = width * 2**i, 2 if i and not j else 1
-                last_widens = widens == "mlp" and j == count - 1 and i < 3
+                last = j == count - 1
+                last_widens = widens == "mlp" and last and i < 3
+                window = None if window_size is None or (last and i) else window_size // 2 ** (i - (i > 0 and not j))
                 block = MultiscaleBlock(
                     channels,
                     attention_width,
                     attention_width * 2 if last_widens else attention_width,
                     num_heads=heads * 2**i,
                     query_stride=stride if version == 2 or stride > 1 else None,
-                    key_stride=_KEY_STRIDES[i],
+                    key_stride=_KEY_STRIDES[i] * (2 if coarse_global_keys and last and i in (1, 2) else 1),
                     map_size=size if version == 2 else None,
                     residual_pooling=version == 2,
+                    window=window,
                     drop_path=last_rate * (sum(blocks[:i]) + j) / (sum(blocks) - 1),
                 )
                 stage.append(block)
@@ -126,6 +141,8 @@ class MViT(Backbone):
         layers, grid = [], pooled(size, self.strides[0])
         for name, module, weights in recorded:
             assert isinstance(module, PoolingAttention)
+            if module.windows is not None:
+                raise PluginError(f"{name}: attention in windows of pooled maps cannot be inspected.")
             keys = pooled(grid, module.pool_key.stride)
             grid = pooled(size, self.strides[int(name.split(".")[1])])
             layers.append(global_layer(name, weights, grid, keys))
@@ -175,13 +192,14 @@ class MultiscaleBlock(nn.Module):
         key_stride: int,
         map_size: Size | None,
         residual_pooling: bool,
+        window: int | None,
         drop_path: float,
     ) -> None:
         super().__init__()
         self.channels, self.stride = out, query_stride or 1
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attention = PoolingAttention(
-            channels, attention_width, num_heads, query_stride, key_stride, map_size, residual_pooling
+            channels, attention_width, num_heads, query_stride, key_stride, map_size, residual_pooling, window
         )
         self.shortcut1 = nn.Linear(channels, attention_width) if channels != attention_width else None
         self.norm2 = nn.LayerNorm(attention_width, eps=1e-6)

@@ -112,3 +112,30 @@ FACEBOOK = _layout(
     rearrange=Rearrangement(_staged, _flat_blocks),
     licence="Apache-2.0 (facebookresearch/mvit)",
 )
+
+
+def _of_detectors(tensors: StateDict) -> dict[str, Any]:
+    """The section of a detector's backbone, whose windows are those of all published configs."""
+    sections = describe(tensors)
+    sections["backbone"] |= {"window_size": 56, "coarse_global_keys": True}
+    return sections
+
+
+DETECTRON2 = CheckpointLayout(
+    name="detectron2-mvitv2",
+    part="backbone",
+    marks=("scale2_norm.weight", *(f"blocks.{{i}}.{x}.*" for x in ("norm1", "attn.qkv", "mlp.fc1", "attn.pool_k"))),
+    lines=(
+        *(line for line in _LINES if line.theirs != "norm.*"),
+        *(Line(f"scale{i + 2}_norm.*", f"feature_norms.{i}.*") for i in range(4)),
+    ),
+    describe=_of_detectors,
+    prefixes=("backbone.bottom_up.", "bottom_up."),
+    rearrange=Rearrangement(_staged, _flat_blocks),
+    no_effect={
+        **dict.fromkeys(("backbone.fpn_*", "backbone.top_block.*"), "the detector's pyramid"),
+        **dict.fromkeys(("proposal_generator.*", "roi_heads.*", "pixel_mean", "pixel_std"), "the detector"),
+    },
+    unrecorded=("backbone.window_size", "backbone.coarse_global_keys"),
+    saved_under="model",
+)

@@ -1,4 +1,5 @@
 import copy
+import functools
 import pickle
 
 import pytest
@@ -7,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
+from densevit.testing import check_backbone
 from densevit_backbones.mvit import MViT
 
 SMALL = [("nano", 2, None), ("nano", 1, None), ("nano", 2, True)]
@@ -213,3 +215,35 @@ def test_invalid_options_raise_before_construction():
         MViT("tiny", version=1)
     with pytest.raises(ValueError, match="image_size"):
         MViT("nano", image_size=0)
+
+
+@pytest.mark.integration
+def test_windowed_mvit_passes_the_checks_of_backbones():
+    check_backbone(functools.partial(MViT, "nano", window_size=16, coarse_global_keys=True))
+
+
+@torch.no_grad()
+def test_windows_are_halved_by_stage_and_absent_from_the_last_blocks():
+    mvit = MViT("tiny", window_size=56, coarse_global_keys=True)
+    found = [[block.attention.windows for block in stage] for stage in mvit.stages]
+    assert found == [  # of queries and of keys; a stage's first block pools the queries of the finer map
+        [(56, 14)],
+        [(28, 28), None],
+        [(14, 28), (14, 14), (14, 14), (14, 14), None],
+        [(7, 14), None],
+    ]
+    strides = [[block.attention.pool_key.stride for block in stage] for stage in mvit.stages]
+    assert strides == [[4], [2, 4], [1, 1, 1, 1, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_size": 12}, "window_size is 12; it must be a multiple of 8"),
+        ({"window_size": 0}, "window_size is 0; it must be a multiple of 8"),
+        ({"window_size": 56, "class_token": True}, "window_size needs a model without class token"),
+    ],
+)
+def test_wrong_windows_are_explained(options, message):
+    with pytest.raises(ValueError, match=message):
+        MViT("nano", **options)
