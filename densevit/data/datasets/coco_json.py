@@ -65,8 +65,13 @@ def images_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, Non
             finding_of("error", "duplicate image ids", examples, "Give each image a different id.", of=len(records)),
         )
     if not ids:
-        yield Problem(f"{file}: `images` is missing or empty; expected one entry per image with id and file_name.")
+        yield no_images(file)
     return Images(ids, names, np.array(sizes, dtype=np.int32).reshape(-1, 2))
+
+
+def no_images(file: Path) -> Problem:
+    """Returns the problem of a json of which no image is left."""
+    return Problem(f"{file}: `images` is missing or empty; expected one entry per image with id and file_name.")
 
 
 def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
