@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
-from densevit.data.datasets.coco_examination import read_examined
+from densevit.data.datasets.coco_examination import examine_annotations
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files, located_split, single_json
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan, validate_images
@@ -190,7 +190,9 @@ def _scan_files(
     part: "train" or "val" if the json has the images of both; None: all images.
     """
     examination, file = scan.examination, files.file
-    read = read_annotations(file, masks) if examination is None else read_examined(file, masks, examination)
+    read = read_annotations(file, masks, scan)
+    if examination is not None:
+        examine_annotations(read, examination)
     names = [name.decode() for name in read.file_names.tolist()]
     folder, division = files.image_folder(names), ""
     if not outside_paths:

@@ -3,7 +3,7 @@
 As Python dicts, the annotations of a hundred thousand images take gigabytes in each worker.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,19 @@ import numpy as np
 
 from densevit.data.datasets.coco_json import (
     classes_of,
-    column_of,
-    crowd_flag,
     identifiers,
     images_of,
     is_identifier,
-    is_number,
-    lookup,
     parse_json,
     section_of,
 )
-from densevit.data.datasets.coco_segmentations import Segmentations, pack, parse
-from densevit.data.datasets.examination import listed
+from densevit.data.datasets.coco_records import Records
+from densevit.data.datasets.coco_segmentations import Segmentations
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
+from densevit.data.datasets.examination import Problem
 from densevit.data.datasets.scan_cache import as_array, from_array
 from densevit.errors import DataError
 from densevit.interfaces import Class
-from densevit.registry.options import shown
 
 _COLUMNS = ("image_ids", "file_names", "sizes", "first", "ids", "boxes", "labels", "area", "iscrowd")
 
@@ -62,8 +59,13 @@ class Annotations:
         return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def clipped_boxes(self) -> np.ndarray:
-        """Returns the boxes clipped to their images, (M, 4) float64. All `sizes` must be known."""
-        return np.clip(self.boxes, 0, np.tile(self.sizes[:, ::-1], 2)[self.images])
+        """Returns the boxes clipped to their images, (M, 4) float64; an unknown side does not limit them."""
+        return np.clip(self.boxes, 0, np.tile(self.limits(), 2))
+
+    def limits(self) -> np.ndarray:
+        """Returns (M, 2) float64 width and height of each object's image, infinite if unknown."""
+        sides = self.sizes[:, ::-1].astype(np.float64)
+        return np.where(sides > 0, sides, np.inf)[self.images]
 
     def have_area(self) -> np.ndarray:
         """Whether the part of each box inside its image has an area, (M,) bool; other boxes are not trained on."""
@@ -107,38 +109,38 @@ class Annotations:
         return replace(self, first=first, segmentations=segmentations, **cut)
 
 
-def read_annotations(file: Path, masks: bool = False) -> Annotations:
-    """Reads and validates a COCO json.
+def read_annotations(file: Path, masks: bool = False, scan: Scan = STRICT_SCAN) -> Annotations:
+    """Reads and validates a COCO json. An examination gets all problems, and annotations without them.
 
     Raises DataError with the file and the annotation for invalid json, missing keys, duplicate ids, unknown images and
     categories, boxes that are not four finite numbers and, with masks, missing or invalid segmentations.
     """
-    return annotations_of(file, parse_json(file, keep_segmentations=masks), masks)
+    return scan.read(annotations_of(file, parse_json(file, keep_segmentations=masks), masks))
 
 
-def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Annotations:
-    """Converts a parsed json to annotations; see `read_annotations`. file: for messages."""
+def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Generator[Problem, None, Annotations]:
+    """Converts a parsed json to annotations; yields the problems of images and annotations that it leaves out.
+
+    file: for messages. See `read_annotations`.
+    """
     records = section_of(file, document, "annotations")
-    images, classes = images_of(file, document), classes_of(file, document)
-    ids = [record.get("id", f"at position {i}") for i, record in enumerate(records)]
-    wrong = next((i for i, name in enumerate(ids) if not is_identifier(name)), None)
-    if wrong is not None:
-        raise DataError(
-            f"{file}: the annotation at position {wrong} has the id {shown(ids[wrong])}; expected a whole number of 64 "
-            "bits, or text."
-        )
-    if len(set(ids)) < len(ids):
-        raise DataError(
-            f"{file}: duplicate annotation ids: {_duplicates(records, ids)}. Expected a different id for each "
-            "annotation: pycocotools uses only the last one. Fix: renumber the annotations of this file."
-        )
-    rows = lookup(file, records, ids, "image_id", images.rows(), "image")
-    labels = lookup(file, records, ids, "category_id", {c.file_id: i for i, c in enumerate(classes)}, "category")
-    boxes = _boxes(file, records, ids)
-    order = np.argsort(rows, kind="stable")
-    area = np.array([_area(file, record) for record in records])
-    area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
+    images = yield from images_of(file, document)
+    try:
+        classes = classes_of(file, document)
+        categories = {c.file_id: i for i, c in enumerate(classes)}
+    except DataError as error:
+        yield Problem(str(error))
+        ids = [one.get("id") for one in section_of(file, document, "categories")]
+        classes, categories = (), {name: 0 for name in ids if is_identifier(name)}
+    table = Records(file, records, images, categories)
+    yield from table.problems()
+    boxes, area = table.boxes, np.where(np.isnan(table.area), table.boxes[:, 2] * table.boxes[:, 3], table.area)
     boxes[:, 2:] += boxes[:, :2]
+    segmentations = (yield from table.segmentations()) if masks else None
+    valid = np.flatnonzero(table.valid)
+    rows = table.rows[valid]
+    order = np.argsort(rows, kind="stable")
+    chosen = valid[order]
     return Annotations(
         file=file,
         classes=classes,
@@ -147,74 +149,10 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Anno
         file_names=np.array([name.encode() for name in images.names]),
         sizes=images.sizes,
         first=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(images.ids)))]).astype(np.int64),
-        ids=identifiers(ids)[order],
-        boxes=boxes[order],
-        labels=labels[order].astype(np.int32),
-        area=area[order],
-        iscrowd=np.array([crowd_flag(file, record) for record in records], dtype=bool)[order],
-        segmentations=_segmentations(file, records, ids, images.sizes[rows])[order] if masks else None,
+        ids=identifiers([table.ids[i] for i in valid.tolist()])[order],
+        boxes=boxes[chosen],
+        labels=table.labels[chosen].astype(np.int32),
+        area=area[chosen],
+        iscrowd=table.iscrowd[chosen] == 1,
+        segmentations=None if segmentations is None else segmentations[order],
     )
-
-
-# ---- the parts of a json ----
-
-
-def _duplicates(records: Sequence[Mapping[str, Any]], ids: Sequence[Any]) -> str:
-    """Lists the ids that occur more than once, each with the images of its annotations."""
-    images: dict[Any, list[str]] = {}
-    for name, record in zip(ids, records, strict=True):
-        images.setdefault(name, []).append(shown(record.get("image_id")))
-    return listed([f"{name} (images {' and '.join(of[:3])})" for name, of in images.items() if len(of) > 1])
-
-
-def _boxes(file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any]) -> np.ndarray:
-    """Reads the boxes, (M, 4) float64, x, y, width and height."""
-    column = column_of(file, "annotation", records, "bbox")
-    try:
-        boxes = np.array(column).reshape(len(column), 4)
-        plain = boxes.dtype.kind in "iuf"  # not text or numbers beyond 64 bits
-    except ValueError:
-        plain = False
-    wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1)) if plain else _not_boxes(column)
-    if len(wrong):
-        record = records[wrong[0]]
-        raise DataError(
-            f"{file}: annotation {ids[wrong[0]]} of image {record['image_id']} has the box {shown(record['bbox'])}; "
-            "expected [x, y, width, height], four finite numbers."
-        )
-    return np.array(column, dtype=np.float64).reshape(len(column), 4)
-
-
-def _not_boxes(column: Sequence[Any]) -> list[int]:
-    return [
-        i
-        for i, box in enumerate(column)
-        if not (isinstance(box, list) and len(box) == 4 and all(is_number(x) for x in box))
-    ]
-
-
-def _area(file: Path, record: Mapping[str, Any]) -> float:
-    """Returns the area of an annotation; NaN if it has none."""
-    area = record.get("area")
-    if area is None:
-        return np.nan
-    if not is_number(area) or area < 0:
-        raise DataError(f"{file}: annotation {record.get('id')} has the area {shown(area)}; expected 0 or more pixels.")
-    return float(area)
-
-
-def _segmentations(
-    file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any], sizes: np.ndarray
-) -> Segmentations:
-    """Reads the segmentations of M annotations. sizes: (M, 2), of their images in the json, 0 if it has none."""
-    parsed = []
-    for record, name, size in zip(records, ids, sizes.tolist(), strict=True):
-        try:
-            parsed.append(parse(record.get("segmentation"), tuple(size)))
-        except ValueError as error:
-            raise DataError(
-                f"{file}: annotation {name} of image {record['image_id']}: its `segmentation` {error}. Expected "
-                "polygons of three points or more, or run lengths (RLE) of the image's size. Without `data.masks` "
-                "boxes suffice."
-            ) from None
-    return pack(parsed)

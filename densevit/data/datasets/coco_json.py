@@ -4,12 +4,13 @@ import colorsys
 import gc
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from densevit.data.datasets.examination import Problem, finding_of
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.large_images import check_size
 from densevit.errors import DataError, has_surrogates
@@ -33,25 +34,44 @@ class Images(NamedTuple):
         return dict(zip(self.ids, range(len(self.ids)), strict=True))
 
 
-def images_of(file: Path, document: Mapping[str, Any]) -> Images:
-    """Reads ids, names and sizes of all images. Raises DataError for duplicate and invalid ids."""
-    images = section_of(file, document, "images")
-    if not images:
-        raise DataError(f"{file}: `images` is missing or empty; expected one entry per image with id and file_name.")
-    ids, names = column_of(file, "image", images, "id"), _file_names(file, images)
-    wrong = next((i for i, name in enumerate(ids) if not is_identifier(name)), None)
-    if wrong is not None:
-        raise DataError(
-            f"{file}: the image {names[wrong]} has the id {shown(ids[wrong])}; expected a whole number of 64 bits, or "
-            "text."
+def images_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, None, Images]:
+    """Reads ids, names and sizes of the images; yields the problems of images that it leaves out."""
+    records = section_of(file, document, "images")
+    ids, names, sizes = [], [], []
+    invalid: list[str] = []
+    repeated: list[tuple[Any, str, str]] = []
+    name_of: dict[Any, str] = {}
+    for position, record in enumerate(records):
+        try:
+            image_id, name, size = _image(file, record, position)
+        except DataError as error:
+            invalid.append(str(error))
+            continue
+        if image_id in name_of:
+            repeated.append((image_id, name_of[image_id], name))
+            continue
+        name_of[image_id] = name
+        ids.append(image_id)
+        names.append(name)
+        sizes.append(size)
+    if invalid:
+        fix = "Correct them in the json."
+        yield Problem(invalid[0], finding_of("error", "invalid entries of `images`", invalid, fix, of=len(records)))
+    if repeated:
+        image_id, name, namesake = repeated[0]
+        examples = [f"id {image_id!r}: {name} and {namesake}" for image_id, name, namesake in repeated]
+        yield Problem(
+            f"{file}: the image id {image_id!r} occurs twice, for {name} and {namesake}; ids must differ.",
+            finding_of("error", "duplicate image ids", examples, "Give each image a different id.", of=len(records)),
         )
-    found = Images(ids, names, np.array([_size(file, image) for image in images], dtype=np.int32))
-    row_of = found.rows()
-    if len(row_of) < len(ids):
-        row = next(i for i, name in enumerate(ids) if row_of[name] != i)
-        both = f"{names[row]} and {names[row_of[ids[row]]]}"
-        raise DataError(f"{file}: the image id {ids[row]!r} occurs twice, for {both}; ids must differ.")
-    return found
+    if not ids:
+        yield no_images(file)
+    return Images(ids, names, np.array(sizes, dtype=np.int32).reshape(-1, 2))
+
+
+def no_images(file: Path) -> Problem:
+    """Returns the problem of a json of which no image is left."""
+    return Problem(f"{file}: `images` is missing or empty; expected one entry per image with id and file_name.")
 
 
 def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
@@ -90,28 +110,42 @@ def section_of(file: Path, document: Mapping[str, Any], name: str) -> list[dict[
     return section
 
 
-def column_of(file: Path, kind: str, records: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
-    try:
-        return [record[key] for record in records]
-    except KeyError:
-        number, record = next((i, record) for i, record in enumerate(records) if key not in record)
-        raise DataError(f"{file}: {kind} {record.get('id', f'at position {number}')} has no `{key}`.") from None
+def required(file: Path, kind: str, record: Mapping[str, Any], position: int, key: str) -> Any:
+    """Returns a value of a record. Raises DataError if it has none. position: in its section, for messages."""
+    if key not in record:
+        raise DataError(f"{file}: {kind} {record.get('id', f'at position {position}')} has no `{key}`.")
+    return record[key]
 
 
-def lookup(
-    file: Path, records: Sequence[Mapping[str, Any]], ids: Sequence[Any], key: str, rows: Mapping[Any, int], kind: str
-) -> np.ndarray:
-    """Returns (M,) the index to which each annotation's `key` refers. rows: the index of each id."""
-    column = column_of(file, "annotation", records, key)
+def lookup(records: Sequence[Mapping[str, Any]], key: str, rows: Mapping[Any, int]) -> np.ndarray:
+    """Returns (M,) the index to which each annotation's `key` refers, -1 if unknown. rows: the index of each id."""
+    column = [record.get(key) for record in records]
     try:
-        return np.array([rows[value] for value in column], dtype=np.int64)
-    except (KeyError, TypeError):
-        keys = set(rows)
-        number = next(i for i, value in enumerate(column) if not isinstance(value, int | str) or value not in keys)
-        some = ", ".join(map(repr, sorted(rows, key=str)[:10])) + (", ..." if len(rows) > 10 else "")
+        return np.array(list(map(rows.get, column, itertools.repeat(-1))), dtype=np.int64)
+    except TypeError:  # a list or an object, which has no hash
+        return np.array([rows.get(x, -1) if isinstance(x, int | str) else -1 for x in column], dtype=np.int64)
+
+
+def unknown_reference(kind: str, value: Any, rows: Mapping[Any, int]) -> str:
+    """Returns the message about an annotation's `KIND_id` for which `lookup` finds no row."""
+    some = ", ".join(map(repr, sorted(rows, key=str)[:10])) + (", ..." if len(rows) > 10 else "")
+    return f"has {kind}_id {value!r}, and no {kind} has that id. Known: {some}."
+
+
+def _image(file: Path, record: Mapping[str, Any], position: int) -> tuple[Any, str, tuple[int, int]]:
+    """Returns id, file name and size of an image. Raises DataError for invalid ones."""
+    image_id, name = (required(file, "image", record, position, key) for key in ("id", "file_name"))
+    good = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and "\0" not in name
+    if not good or has_surrogates(name):
         raise DataError(
-            f"{file}: annotation {ids[number]} has {key} {column[number]!r}, and no {kind} has that id. Known: {some}."
-        ) from None
+            f"{file}: image {shown(image_id)} has the file_name {shown(name)}; expected a path below the folder of the "
+            "images."
+        )
+    if not is_identifier(image_id):
+        raise DataError(
+            f"{file}: the image {name} has the id {shown(image_id)}; expected a whole number of 64 bits, or text."
+        )
+    return image_id, name, _size(file, record)
 
 
 def _size(file: Path, image: Mapping[str, Any]) -> tuple[int, int]:
@@ -131,11 +165,15 @@ def _size(file: Path, image: Mapping[str, Any]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def crowd_flag(file: Path, record: Mapping[str, Any]) -> bool:
+def crowd_flag(record: Mapping[str, Any]) -> int:
+    """Returns 0 or 1, whether an annotation or segment is a crowd; -1 if its `iscrowd` is invalid."""
     iscrowd = record.get("iscrowd", 0)
-    if not isinstance(iscrowd, int | float) or iscrowd not in (0, 1):
-        raise DataError(f"{file}: annotation {record.get('id')} has iscrowd {shown(iscrowd)}; expected 0 or 1.")
-    return bool(iscrowd)
+    return int(iscrowd) if isinstance(iscrowd, int | float) and iscrowd in (0, 1) else -1
+
+
+def invalid_crowd(record: Mapping[str, Any]) -> str:
+    """Returns the message about an `iscrowd` for which `crowd_flag` is -1."""
+    return f"annotation {record.get('id')} has iscrowd {shown(record['iscrowd'])}; expected 0 or 1."
 
 
 def is_number(value: Any) -> bool:
@@ -148,27 +186,15 @@ def is_identifier(name: Any) -> bool:
     return isinstance(name, int) and not isinstance(name, bool) and -_INT64 <= name < _INT64
 
 
-def _file_names(file: Path, images: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = column_of(file, "image", images, "file_name")
-    for image, name in zip(images, names, strict=True):
-        good = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and "\0" not in name
-        if not good or has_surrogates(name):
-            raise DataError(
-                f"{file}: image {shown(image.get('id'))} has the file_name {shown(name)}; expected a path below the "
-                "folder of the images."
-            )
-    return names
-
-
 def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
     """Reads the section `categories`: classes in the order of their ids, without the group that Roboflow adds."""
     categories = _without_group(section_of(file, document, "categories"), section_of(file, document, "annotations"))
     if not categories:
         raise DataError(f"{file}: `categories` is missing or empty; expected one entry per class with id and name.")
-    named = zip(
-        column_of(file, "category", categories, "id"), column_of(file, "category", categories, "name"), strict=True
+    ids, names = (
+        [required(file, "category", one, i, key) for i, one in enumerate(categories)] for key in ("id", "name")
     )
-    pairs = sorted(named, key=lambda pair: (str(type(pair[0])), pair[0]))
+    pairs = sorted(zip(ids, names, strict=True), key=lambda pair: (str(type(pair[0])), pair[0]))
     for (one, name), (other, namesake) in itertools.pairwise(pairs):
         if one == other:
             raise DataError(

@@ -15,7 +15,6 @@ from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.paired_files import IMAGES, list_files, spellings
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
-from densevit.data.datasets.panoptic_examination import read_examined
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of
@@ -81,8 +80,7 @@ class CocoPanoptic(Dataset):
         given = {name: value for name, value in arguments.items() if value is not None}
         options: dict[str, Any] = _COCO | (load_preset(PRESETS, preset) if preset is not None else {}) | given
         base = root_folder(root)
-        file, examination = _split_path(base, split, "annotations", options["annotations"]), scan.examination
-        read = read_panoptic_annotations(file) if examination is None else read_examined(file, examination)
+        read = read_panoptic_annotations(_split_path(base, split, "annotations", options["annotations"]), scan)
         self._annotations = read if limit is None else read.head(limit)
         self._split = split
         self._images = _image_paths(base, split, options["images"], self._annotations, outside_paths, scan)

@@ -4,16 +4,16 @@ import os
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from densevit.data.datasets.examination import Examination
+from densevit.data.datasets.examination import Examination, Problem
 from densevit.data.io.images import check_image
 from densevit.errors import DataError, UnreadableFileError
 from densevit.terminal import text_console
@@ -22,6 +22,7 @@ THREADS = min(32, 2 * (os.cpu_count() or 1))
 _CHUNK = 32  # files that a thread takes at a time
 _PATIENCE = 2.0  # seconds without a progress bar
 _NAMED = 3  # unreadable files listed in a warning
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,28 @@ class Scan:
     def skips_unreadable(self) -> bool:
         """Whether files that cannot be read are left out."""
         return self.on_error == "skip" or self.examination is not None
+
+    def read(self, reader: Generator[Problem, None, T]) -> T:
+        """Runs a reader, which yields the problems of what it leaves out, and returns its result.
+
+        Raises the first problem as DataError. An examination adds all of them to its findings; a problem without a
+        finding is then raised after the others.
+        """
+        fatal: list[str] = []
+        try:
+            while True:
+                problem = next(reader)
+                if self.examination is None:
+                    raise DataError(problem.message)
+                if problem.finding is None:
+                    fatal.append(problem.message)
+                else:
+                    self.examination.findings.append(problem.finding)
+        except StopIteration as end:
+            if fatal:
+                raise DataError(fatal[0]) from None
+            result: T = end.value
+            return result
 
     def record_files(self, paths: Iterable[str]) -> None:
         """Passes the files of a data set's images, in order, to the examination if there is one."""

@@ -1,29 +1,35 @@
 """Reads a COCO panoptic json into flat numpy arrays, which forked workers share with their parent."""
 
-import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from densevit.data.datasets.coco_json import (
     classes_of,
-    column_of,
     crowd_flag,
     identifiers,
     images_of,
+    invalid_crowd,
     lookup,
+    no_images,
     parse_json,
+    required,
     section_of,
+    unknown_reference,
 )
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
+from densevit.data.datasets.examination import Problem, finding_of
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, Class
 from densevit.registry.options import shown
 
 _MOST_IDS = 2**24
+
+_Records = dict[int, dict[str, Any]]  # some annotations, by their position in the json
 
 
 @dataclass(frozen=True)
@@ -67,48 +73,70 @@ class PanopticAnnotations:
         return replace(self, first=np.searchsorted(keep, self.first), **kept)
 
 
-def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
-    """Reads and validates a COCO panoptic json.
+def read_panoptic_annotations(file: Path, scan: Scan = STRICT_SCAN) -> PanopticAnnotations:
+    """Reads and validates a COCO panoptic json. An examination gets all problems, and images without them.
 
     Raises DataError with the file, the image and the segment for invalid json, missing keys, duplicate ids, unknown
     images and categories, and images without an annotation.
     """
-    return panoptic_annotations_of(file, parse_json(file, keep_segmentations=True))
+    return scan.read(panoptic_annotations_of(file, parse_json(file, keep_segmentations=True)))
 
 
-def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> PanopticAnnotations:
-    """Converts a parsed json to annotations; see `read_panoptic_annotations`. file: for messages."""
-    images, classes = images_of(file, document), panoptic_classes_of(file, document)
-    records = section_of(file, document, "annotations")
+def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, None, PanopticAnnotations]:
+    """Converts a parsed json to annotations; yields the problems of images that it leaves out.
+
+    file: for messages. See `read_panoptic_annotations`.
+    """
+    images = yield from images_of(file, document)
+    classes = panoptic_classes_of(file, document)
+    records, entries = (section_of(file, document, name) for name in ("annotations", "images"))
     labelled = document.get("annotations") is not None
-    names = [f"of image {record.get('image_id')}" for record in records]
-    rows = lookup(file, records, names, "image_id", images.rows(), "image")
-    if labelled:
-        _check_one_each(file, images.names, rows)
-    order = np.argsort(rows, kind="stable")
-    records = [records[i] for i in order]
-    files = column_of(file, "annotation", records, "file_name")
-    wrong = next((name for name in files if not isinstance(name, str) or not name or "\0" in name), None)
-    if wrong is not None:
-        raise DataError(f"{file}: an annotation has the file_name {shown(wrong)}; expected the name of a PNG.")
-    found = [_segments_info(file, record) for record in records]
-    segments = list(itertools.chain.from_iterable(found))
+    row_of = images.rows()
+    rows = lookup(records, "image_id", row_of).tolist()
+    left_out = {str(one.get("id")) for one in entries} - set(map(str, images.ids)) if -1 in rows else set()
+    of_image: list[_Records] = [{} for _ in images.ids]
+    unknown: _Records = {}
+    for position, (row, record) in enumerate(zip(rows, records, strict=True)):
+        if row >= 0:
+            of_image[row][position] = record
+        elif str(record.get("image_id")) not in left_out:
+            unknown[position] = record
+    if unknown:
+        yield _unknown_images(file, unknown, row_of)
     known = {c.file_id: i for i, c in enumerate(classes)}
-    ids, labels = _segments(file, records, found, known)
-    areas = [segment.get("area") for segment in segments]
+    valid, invalid = [], []
+    segments: list[_Segments] = []
+    for index, own in enumerate(of_image):
+        try:
+            one = _segments(file, images.names[index], own, known) if labelled else _Segments("", [], [], [], [])
+        except DataError as error:
+            invalid.append(str(error))
+            continue
+        valid.append(index)
+        segments.append(one)
+    if invalid:
+        found = finding_of("error", "invalid entries", invalid, "Each message names its fix.", of=len(entries))
+        yield Problem(invalid[0], found)
+        if not valid:
+            yield no_images(file)
+    first = np.cumsum([0, *(len(one.ids) for one in segments)])
+
+    def joined(name: str, kind: type) -> np.ndarray:
+        return np.fromiter((value for one in segments for value in getattr(one, name)), kind, first[-1])
+
     return PanopticAnnotations(
         file=file,
         classes=classes,
         labelled=labelled,
-        image_ids=identifiers(images.ids),
-        image_names=np.array([name.encode() for name in images.names]),
-        segment_files=np.array([name.encode() for name in files]),
-        first=np.concatenate([[0], np.cumsum([len(one) for one in found] or [0] * len(images.ids))]).astype(np.int64),
-        ids=ids,
-        labels=labels,
-        iscrowd=np.array([crowd_flag(file, segment) for segment in segments], bool),
-        area=np.array([area if isinstance(area, int) and 0 <= area < 2**31 else -1 for area in areas], np.int64),
-        boxes=np.zeros((len(segments), 4), np.int32),
+        image_ids=identifiers([images.ids[i] for i in valid]),
+        image_names=np.array([images.names[i].encode() for i in valid]),
+        segment_files=np.array([one.file.encode() for one in segments]),
+        first=first,
+        ids=joined("ids", np.int32),
+        labels=joined("labels", np.int32),
+        iscrowd=joined("iscrowd", np.bool_),
+        area=joined("area", np.int64),
+        boxes=np.zeros((first[-1], 4), np.int32),
     )
 
 
@@ -141,60 +169,75 @@ def panoptic_classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class,
     return tuple(classes)
 
 
-def _check_one_each(file: Path, names: Sequence[str], rows: np.ndarray) -> None:
-    count = np.bincount(rows, minlength=len(names))
-    if (wrong := np.flatnonzero(count != 1)).size:
-        number = count[wrong[0]] or "no"
+def _unknown_images(file: Path, annotations: _Records, rows: Mapping[Any, int]) -> Problem:
+    """Returns the problem of annotations of images that the json lacks."""
+    names = dict.fromkeys(shown(record.get("image_id")) for record in annotations.values())
+    examples = [f"{file.name}: the annotation of image {name}" for name in names]
+    found = finding_of("error", "annotations of unknown images", examples, "Remove them, or add the images.")
+    position, record = next(iter(annotations.items()))
+    try:
+        image_id = required(file, "annotation", record, position, "image_id")
+    except DataError as error:
+        return Problem(str(error), found)
+    return Problem(f"{file}: annotation of image {image_id} {unknown_reference('image', image_id, rows)}", found)
+
+
+class _Segments(NamedTuple):
+    """An image's segments. file: of its PNG. area: pixels as annotated, -1 if the json has none."""
+
+    file: str
+    ids: list[int]
+    labels: list[int]
+    iscrowd: list[int]
+    area: list[int]
+
+
+def _segments(file: Path, image: str, annotations: _Records, known: Mapping[Any, int]) -> _Segments:
+    """Reads an image's annotations, which must be one. known: the index of each category. Raises DataError."""
+    if len(annotations) != 1:
         raise DataError(
-            f"{file}: image {names[wrong[0]]} has {number} annotations; expected one, with the file_name of its PNG "
-            "and its segments_info."
+            f"{file}: image {image} has {len(annotations) or 'no'} annotations; expected one, with the file_name of "
+            "its PNG and its segments_info."
         )
-
-
-def _segments_info(file: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    [(position, record)] = annotations.items()
+    name = required(file, "annotation", record, position, "file_name")
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DataError(f"{file}: an annotation has the file_name {shown(name)}; expected the name of a PNG.")
+    where = f"{file}: the annotation of image {record['image_id']}"
     segments = record.get("segments_info")
     if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
         raise DataError(
-            f"{file}: the annotation of image {record['image_id']} has the segments_info {shown(segments)}; expected a "
-            "list of {id, category_id, iscrowd, area, bbox}."
+            f"{where} has the segments_info {shown(segments)}; expected a list of {{id, category_id, iscrowd, area, "
+            "bbox}."
         )
-    return segments
-
-
-def _segments(
-    file: Path, records: Sequence[Mapping[str, Any]], found: Sequence[list[dict[str, Any]]], known: Mapping[Any, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (M,) int32 ids in the PNGs, and (M,) int32 labels."""
-    ids, labels = [], []
-    for record, segments in zip(records, found, strict=True):
-        where = f"{file}: the annotation of image {record['image_id']}"
-        own = []
-        for segment in segments:
-            number, category = segment.get("id"), segment.get("category_id")
-            if type(number) is not int or not 0 < number < _MOST_IDS:
-                raise DataError(
-                    f"{where} has a segment of id {shown(number)}; expected 1 to {_MOST_IDS - 1}, as a colour "
-                    "R + 256 G + 65536 B."
-                )
-            if type(category) is not int or category not in known:
-                some = ", ".join(map(str, sorted(known)[:10])) + (", ..." if len(known) > 10 else "")
-                raise DataError(
-                    f"{where}: segment {number} has the category_id {shown(category)}, which is missing from "
-                    f"`categories`. Known: {some}."
-                )
-            own.append(number)
-            labels.append(known[category])
-        if len(set(own)) < len(own):
-            number = Counter(own).most_common(1)[0][0]
+    found = _Segments(name, [], [], [], [])
+    for segment in segments:
+        number, category, area = (segment.get(key) for key in ("id", "category_id", "area"))
+        crowd = crowd_flag(segment)
+        if type(number) is not int or not 0 < number < _MOST_IDS:
             raise DataError(
-                f"{where} has {own.count(number)} segments of id {number}, which overlap; expected each id once in its "
-                "`segments_info`. Fix: give each segment its own id and pixels, or remove all entries but one."
+                f"{where} has a segment of id {shown(number)}; expected 1 to {_MOST_IDS - 1}, as a colour "
+                "R + 256 G + 65536 B."
             )
-        of_class = Counter(labels[len(labels) - len(own) :])
-        if own and of_class.most_common(1)[0][1] > LABEL_DIVISOR:
+        if type(category) is not int or category not in known:
+            some = ", ".join(map(str, sorted(known)[:10])) + (", ..." if len(known) > 10 else "")
             raise DataError(
-                f"{where} has {of_class.most_common(1)[0][1]} segments of one category; expected at most "
-                f"{LABEL_DIVISOR}."
+                f"{where}: segment {number} has the category_id {shown(category)}, which is missing from "
+                f"`categories`. Known: {some}."
             )
-        ids += own
-    return np.array(ids, np.int32), np.array(labels, np.int32)
+        if crowd < 0:
+            raise DataError(f"{file}: {invalid_crowd(segment)}")
+        found.ids.append(number)
+        found.labels.append(known[category])
+        found.iscrowd.append(crowd)
+        found.area.append(area if isinstance(area, int) and 0 <= area < 2**31 else -1)
+    if len(set(found.ids)) < len(found.ids):
+        number, count = Counter(found.ids).most_common(1)[0]
+        raise DataError(
+            f"{where} has {count} segments of id {number}, which overlap; expected each id once in its "
+            "`segments_info`. Fix: give each segment its own id and pixels, or remove all entries but one."
+        )
+    most = max(Counter(found.labels).values(), default=0)
+    if most > LABEL_DIVISOR:
+        raise DataError(f"{where} has {most} segments of one category; expected at most {LABEL_DIVISOR}.")
+    return found

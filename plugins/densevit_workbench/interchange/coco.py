@@ -6,6 +6,7 @@ from typing import Any
 from densevit.data.datasets.coco_annotations import annotations_of
 from densevit.data.datasets.coco_json import classes_of, parse_json
 from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_split, single_json
+from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, AnnotatedObject, shown_size
 from densevit_workbench.interchange.faults import Faults
@@ -25,7 +26,7 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
     for split, files in found.items():
         file = files.file
         document = parse_json(file, keep_segmentations=True)
-        annotations_of(file, document, masks=False)  # raises for an invalid document
+        STRICT_SCAN.read(annotations_of(file, document, masks=False))  # raises for an invalid document
         own = {one.file_id: one.name for one in classes_of(file, document)}
         for file_id, name in own.items():
             if classes.setdefault(file_id, name) != name:
