@@ -10,6 +10,7 @@ from densevit.layers.windows import (
     relative_position_index,
     resize_bias_table,
     shift_mask,
+    shift_steps,
     shifted_windows,
     window_partition,
     window_reverse,
@@ -51,7 +52,14 @@ def test_relative_position_index_has_one_row_per_offset():
 
 @pytest.mark.parametrize(
     ("height", "width", "window", "shift"),
-    [(8, 12, 4, (2, 2)), (6, 9, 3, (1, 1)), (7, 14, 7, (0, 3)), (14, 7, 7, (3, 0)), (4, 4, 4, (0, 0))],
+    [
+        (8, 12, 4, (2, 2)),
+        (6, 9, 3, (1, 1)),
+        (7, 14, 7, (0, 3)),
+        (14, 7, 7, (3, 0)),
+        (4, 4, 4, (0, 0)),
+        (4, 4, 4, (2, 2)),
+    ],
 )
 def test_shift_mask_separates_regions_joined_by_the_shift(height, width, window, shift):
     """Brute force: tokens attend if their offset in the unshifted map equals their offset in the window."""
@@ -76,11 +84,13 @@ def test_a_mask_made_in_inference_mode_is_not_reused_in_training():
     assert not shift_mask(4, 4, 2, (1, 1), CPU).is_inference()
 
 
-def windows_step_by_step(qkv, padding_value, window, shift, heads):
+def windows_step_by_step(qkv, padding_value, window, shift, heads, rule):
     """Padding, shift, partition and split into heads one after another, (3, B * windows * heads, N, D)."""
     _, H, W, C = qkv.shape
     x = F.pad(qkv - padding_value, (0, 0, 0, -W % window, 0, -H % window)) + padding_value
-    steps = [shift if size > window else 0 for size in x.shape[1:3]]
+    sizes = x.shape[1:3]
+    compared = {"per_axis": sizes, "both_axes": [min(sizes)] * 2, "dense": [window + 1] * 2}[rule]
+    steps = [shift if size > window else 0 for size in compared]
     x = window_partition(x.roll((-steps[0], -steps[1]), dims=(1, 2)), window)
     return x.view(len(x), -1, 3, heads, C // 3 // heads).permute(2, 0, 3, 1, 4).flatten(1, 2)
 
@@ -89,16 +99,18 @@ def windows_step_by_step(qkv, padding_value, window, shift, heads):
     ("size", "window", "shift"),
     [((8, 12), 4, 2), ((7, 9), 4, 2), ((3, 10), 4, 2), ((5, 6), 3, 0), ((6, 6), 3, 1), ((1, 1), 7, 3)],
 )
-@pytest.mark.parametrize("compiling", [False, True])
-def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, compiling, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+@pytest.mark.parametrize("rule", ["per_axis", "both_axes", "dense"])
+@pytest.mark.parametrize("tracing", ["", "compiling", "exporting"])
+def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, rule, tracing, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: tracing == "compiling")
+    monkeypatch.setattr("densevit.layers.windows.is_exporting", lambda: tracing == "exporting")
     heads, D = 2, 3
     qkv = torch.randn(2, *size, 3 * heads * D, requires_grad=True)
     padding_value = torch.randn(3 * heads * D, requires_grad=True)
-    windows = shifted_windows(qkv, window, shift, heads)
+    windows = shifted_windows(qkv, window, shift, heads, rule)
     found, expected = (
         windows.partition(qkv, padding_value).flatten(1, 2),
-        windows_step_by_step(qkv, padding_value, window, shift, heads),
+        windows_step_by_step(qkv, padding_value, window, shift, heads, rule),
     )
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(found)
@@ -110,6 +122,19 @@ def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, sh
     torch.testing.assert_close(
         torch.zeros_like(padding_value) if own[1] is None else own[1], other[1], atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("rule", "steps"),
+    [
+        ("per_axis", {(2, 3): (2, 2), (1, 3): (0, 2), (2, 1): (2, 0), (1, 1): (0, 0)}),
+        ("both_axes", {(2, 3): (2, 2), (1, 3): (0, 0), (2, 1): (0, 0), (1, 1): (0, 0)}),
+        ("dense", {(2, 3): (2, 2), (1, 3): (2, 2), (2, 1): (2, 2), (1, 1): (2, 2)}),
+    ],
+)
+def test_shift_of_an_axis_with_one_window(rule, steps):
+    assert {grid: shift_steps(grid, 2, rule) for grid in steps} == steps
+    assert shift_steps((2, 3), 0, rule) == (0, 0)
 
 
 @pytest.mark.parametrize("compiling", [False, True])
@@ -131,6 +156,7 @@ def test_windows_are_cached_per_size_and_usable_in_training_after_prediction():
         first = shifted_windows(torch.zeros(1, 10, 11, 2), 4, 2, 1)
     x = torch.zeros(1, 10, 11, 2)
     assert shifted_windows(x, 4, 2, 1) is first
+    assert shifted_windows(x, 4, 2, 1, "dense") is not first
     assert not first.mask.is_inference()
     assert shifted_windows(x.to("meta"), 4, 2, 1).mask.is_meta
     assert shifted_windows(x.bfloat16(), 4, 2, 1).mask.dtype == torch.bfloat16

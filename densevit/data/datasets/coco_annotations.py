@@ -131,7 +131,7 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Gene
     except DataError as error:
         yield Problem(str(error))
         ids = [one.get("id") for one in section_of(file, document, "categories")]
-        classes, categories = (), {name: 0 for name in ids if is_identifier(name)}
+        classes, categories = (), {name: 0 for name in ids if name is not None and is_identifier(name)}
     table = Records(file, records, images, categories)
     yield from table.problems()
     boxes, area = table.boxes, np.where(np.isnan(table.area), table.boxes[:, 2] * table.boxes[:, 3], table.area)

@@ -25,7 +25,7 @@ HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
     "semantic": ("mask2former_semantic", Mask2FormerSemantic),
 }
 _COCO_THINGS = 80
-_SWIN = "microsoft-swin-dense"
+_SWIN = "microsoft-swin-dense"  # transformers' SwinBackbone has its rule too
 KEYS: dict[Task, str] = {task: kind.task for task, (_, kind) in HEADS.items()}
 
 
@@ -92,10 +92,10 @@ def _resnet_lines() -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def describe(ours: StateDict, task: Task, swin: str) -> dict[str, Any]:
-    """The config sections of a Mask2Former, from tensors with our keys. swin: the layout of the project's Swin."""
+def describe(ours: StateDict, task: Task) -> dict[str, Any]:
+    """The config sections of a Mask2Former, from tensors with our keys."""
     resnet = "backbone.conv1.weight" in ours
-    backbone = find("torchvision-resnet" if resnet else swin).describe(part(ours, "backbone."))["backbone"]
+    backbone = find("torchvision-resnet" if resnet else _SWIN).describe(part(ours, "backbone."))["backbone"]
     head = f"heads.{KEYS[task]}"
     queries, width = ours[f"{head}.decoder.contents.weight"].shape
     rows = len(ours[f"{head}.pixel_decoder.encoder.0.self_attention.weights.bias"])
@@ -156,11 +156,8 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     return f"coco/mask2former_{'swin_large' if backbone.get('variant') == 'large' else variant}_panoptic", {}
 
 
-def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...], swin: str) -> CheckpointLayout:
-    """A layout that has the backbone only, with the head for a task.
-
-    row: key of the bias of the class logits. swin: the layout of the project's Swin.
-    """
+def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:
+    """A layout that has the backbone only, with the head for a task. row: key of the bias of the class logits."""
 
     def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
         return classes_of(task, len(state[row]), metadata.get("classes", ()))
@@ -172,11 +169,11 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
         layout,
         name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
         lines=(*layout.lines, *lines),
-        describe=lambda ours: describe(ours, task, swin),
+        describe=lambda ours: describe(ours, task),
         fits=fits,
         classes=classes,
-        usage_options=find(swin).usage_options,
-        conventions=(*find(swin).conventions, f"heads.{KEYS[task]}.pixel_decoder.mask_padding"),
+        usage_options=find(_SWIN).usage_options,
+        conventions=(*find(_SWIN).conventions, f"heads.{KEYS[task]}.pixel_decoder.mask_padding"),
         recipe=recipe,
         no_effect={**layout.no_effect, "criterion.empty_weight": "the weights of classes in the loss"},
     )
@@ -208,7 +205,7 @@ def _layout(
         saved_under="model",
         licence="MIT (facebookresearch/Mask2Former)",
     )
-    return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"), _SWIN)
+    return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
 
 
 def _swin(task: Task) -> CheckpointLayout:

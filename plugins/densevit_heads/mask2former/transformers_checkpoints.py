@@ -117,7 +117,7 @@ def _layout(
         config_files=_config(config),
         **others,
     )
-    return for_task(layout, task, "class_predictor.bias", _head_lines(f"heads.{KEYS[task]}"), _SWIN)
+    return for_task(layout, task, "class_predictor.bias", _head_lines(f"heads.{KEYS[task]}"))
 
 
 _SWIN, _RESNET = "transformers-swin", "transformers-resnet"

@@ -279,6 +279,36 @@ def test_compile_export_pickle_and_half_precision_match(version, randomise):
                 assert (x.float() - y).norm() < 0.05 * y.norm()
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize(("shift", "size"), [("both_axes", (60, 140)), ("dense", (60, 40))])
+@torch.no_grad()
+def test_compiled_and_exported_shifts_match(shift, size, randomise):
+    swin = Swin("nano", window_size=4, shift=shift).eval()
+    randomise(swin)
+    images = torch.randn(1, 3, *size)
+    torch.compiler.reset()
+    compiled = torch.compile(swin, fullgraph=True, backend="aot_eager", dynamic=False)
+    for graph in (compiled, torch.export.export(swin, (images,)).module()):
+        torch.testing.assert_close(list(graph(images)), swin(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_shifts_differ_only_on_maps_of_one_window(version, randomise):
+    """The shifted block of "nano" is in its third stage: maps of 7x9, 4x9 and 4x3 cells in windows of 4."""
+    swins = [Swin("nano", version, window_size=4, shift=shift).eval() for shift in ("per_axis", "both_axes", "dense")]
+    randomise(swins[0])
+    for swin in swins[1:]:
+        swin.load_state_dict(swins[0].state_dict())
+    groups = []
+    for size in ((100, 140), (60, 140), (60, 40)):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            last = [swin(images)[-1] for swin in swins]
+        assert not any(torch.allclose(last[0], x, atol=1e-2) != torch.equal(last[0], x) for x in last[1:])
+        groups.append([next(i for i, x in enumerate(last) if torch.equal(x, own)) for own in last])
+    assert groups == [[0, 0, 0], [0, 1, 2], [0, 0, 2]]
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_grids_of_large_and_prime_sizes(version):
     with torch.device("meta"):

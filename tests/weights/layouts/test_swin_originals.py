@@ -1,4 +1,7 @@
-"""Swins with released names compute what the authors' code does, which `originals/record_swin.py` has recorded."""
+"""Swins compute what the code of their checkpoints does, also on maps that are not larger than a window.
+
+What the authors' code computes was recorded by `originals/record_swin.py`; timm, torchvision and transformers are run.
+"""
 
 import json
 from pathlib import Path
@@ -6,6 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from torch import nn
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
+from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
+from transformers import SwinBackbone, SwinConfig, SwinModel, Swinv2Config, Swinv2Model
 
 from densevit.interfaces import CheckpointLayout
 from densevit.weights.key_mapping import describe, translate
@@ -82,3 +91,60 @@ def test_features_are_those_of_the_original(original, size, layout, rules, eight
     for rule in RULES:
         last = build(state, find(layout), shift=rule, **windows)(images)[-1]
         assert torch.allclose(last, expected[-1], atol=1e-4) == (rule in rules)
+
+
+EIGHT = {"embed_dim": 8, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 2, 4]}
+TORCHVISION = {**EIGHT, "patch_size": [4, 4], "window_size": [4, 4]}
+TRANSFORMERS = {**EIGHT, "window_size": 4, "image_size": 128}
+V2 = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
+WIDE = (128, 256)  # its last map has 4x8 cells
+PROJECTS = {  # layout: model, rule
+    "timm-swin": (lambda: SwinTransformer(WIDE, window_size=4, **EIGHT), "per_axis"),
+    "timm-swinv2": (lambda: SwinTransformerV2(WIDE, window_size=4, **EIGHT), "per_axis"),
+    "torchvision-swin": (lambda: TorchvisionSwin(**TORCHVISION), "per_axis"),
+    "torchvision-swinv2": (lambda: TorchvisionSwin(**TORCHVISION, **V2), "per_axis"),
+    "transformers-swin": (lambda: SwinModel(SwinConfig(**TRANSFORMERS)), "both_axes"),
+    "transformers-swinv2": (lambda: Swinv2Model(Swinv2Config(**TRANSFORMERS)), "both_axes"),
+}
+
+
+def last_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The normalised last map (B, C, H, W) of a model of timm, torchvision or transformers."""
+    if isinstance(model, TorchvisionSwin):
+        return model.norm(model.features(images)).permute(0, 3, 1, 2)
+    if isinstance(model, (SwinModel, Swinv2Model)):
+        return model(images).last_hidden_state.transpose(1, 2).unflatten(2, (images.shape[2] // 32, -1))
+    return model.forward_features(images).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("layout", PROJECTS)
+@torch.no_grad()
+def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eight_channels):
+    make, expected_rule = PROJECTS[layout]
+    reference = randomise(make())
+    images, state = random_image(*WIDE), reference.state_dict()
+    expected = last_map(reference, images)
+    assert recognise(state).name == layout
+    assert describe(state, find(layout))["backbone"]["shift"] == expected_rule
+    windows = {"window_size": 4} if layout.endswith("v2") else {}
+    for rule in RULES:
+        last = build(state, find(layout), shift=rule, **windows)(images)[-1]
+        assert torch.allclose(last, expected, atol=1e-4) == (rule == expected_rule)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 256), (97, 131), (64, 64)], ids=str)
+@torch.no_grad()
+def test_transformers_backbones_of_dense_models_shift_always(size, randomise, eight_channels):
+    """Those of Mask2Former, as opposed to transformers' classifiers."""
+    config = SwinConfig(**TRANSFORMERS, out_features=["stage1", "stage2", "stage3", "stage4"])
+    reference, images = randomise(SwinBackbone(config)), random_image(*size)
+    prefix = "model.pixel_level_module.encoder."
+    state = {prefix + key: x for key, x in reference.state_dict().items()}
+    layout = find("transformers-mask2former")
+    ours = translate(state, layout).tensors
+    expected = reference(images).feature_maps
+    for rule in RULES:
+        swin = Swin("eight", window_size=4, shift=rule).eval()
+        swin.load_state_dict({key.removeprefix("backbone."): x for key, x in ours.items()})
+        same = [torch.allclose(x, y, atol=1e-4) for x, y in zip(swin(images), expected, strict=True)]
+        assert all(same) == (rule == "dense")
