@@ -136,6 +136,7 @@ class World:
         self.published = {
             "facebook/detr-resnet-50": ("coco_r50", "hf"),
             "facebook/mask2former-swin-tiny-coco-instance": ("coco_masks", "hf"),
+            "facebook/mask2former-swin-tiny-ade-semantic": ("coco_masks", "hf"),  # tensors of the same names
         }
 
     def page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> Page:
