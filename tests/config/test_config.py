@@ -274,7 +274,7 @@ def test_missing_file_suggests_the_nearest():
         (
             "backbone.freez=1",
             "backbone.freez is not an option of 'swin'. Did you mean 'freeze'? Options: variant, version, window_size, "
-            "pretrained_window_sizes, shift, stem, drop_path, checkpointing. Other keys of backbone: name, ",
+            "pretrained_window_sizes, stem, drop_path, checkpointing, shift. Other keys of backbone: name, ",
         ),
         ("heads.detection.num_queries=few", "heads.detection.num_queries should be a valid integer, not 'few'."),
         ("heads.detection.evaluation.x=1", "heads.detection.evaluation.x is not an option of 'detection'."),

@@ -34,15 +34,15 @@ class Swin(Backbone):
         of the last stage is at most the size of its map, [16, 16, 16, 8] for example.
     pretrained_window_sizes: version 2 only: the window of each stage in pretraining, for weights used with larger
         windows; None: `window_size`. The published fine-tuned weights have [12, 12, 12, 6].
-    shift: windows of maps whose height or width is at most one window, such as those of stride 32 for images of up to
-        224 pixels. "per_axis" does not shift that axis, as torchvision and timm; "both_axes" shifts neither axis, as
-        the authors' code for classification; "dense" shifts both axes, as their code for detection and segmentation.
-        On larger maps they are equal. Published weights expect the rule of their project.
     stem: "patch", the paper's projection of 4x4 pixels, or "conv": four 3x3 convolutions with batch norm, two of
         them of stride 2, and a 1x1, with which a transformer converges faster from random weights (Xiao et al.
         2021, section 4).
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
     checkpointing: activation checkpointing per block in training.
+    shift: the shift on a map whose height or width is at most one window, such as that of stride 32 for images of up to
+        224 pixels. "per_axis" does not shift that axis, as in torchvision and timm; "both_axes" shifts neither axis, as
+        in the authors' code for classification; "dense" shifts both axes, as in their code for detection and
+        segmentation. Larger maps do not depend on it. Published weights expect the rule of their project.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Swin(Backbone):
         version: Literal[1, 2] = 1,
         window_size: int | tuple[int, int, int, int] | None = None,
         pretrained_window_sizes: tuple[int, int, int, int] | None = None,
-        shift: ShiftRule = "per_axis",
         stem: Literal["patch", "conv"] = "patch",
         drop_path: float | None = None,
         checkpointing: bool = False,
+        shift: ShiftRule = "per_axis",
     ) -> None:
         super().__init__()
         width, blocks, heads, default_drop = VARIANTS[variant]
