@@ -22,7 +22,10 @@ from densevit.registry.options import shown
 
 
 class Records:
-    """The section `annotations` as columns, with a mark for each invalid value."""
+    """The section `annotations`, M objects, as columns. Invalid values become the number beside their column.
+
+    valid: (M,) bool, whether an annotation breaks none of the rules that have been checked.
+    """
 
     def __init__(
         self, file: Path, records: Sequence[Mapping[str, Any]], images: Images, categories: Mapping[Any, int]
@@ -50,14 +53,14 @@ class Records:
                 "text."
             ),
         )
-        repeated, listed_ids = self._repeated()
+        repeated, repeated_ids = self._repeated()
         yield from self._invalid(
             "id",
             repeated,
             "duplicate annotation ids",
             "Renumber them: pycocotools uses only the last one.",
             lambda _: (
-                f"duplicate annotation ids: {listed_ids}. Expected a different id for each annotation: pycocotools "
+                f"duplicate annotation ids: {repeated_ids}. Expected a different id for each annotation: pycocotools "
                 "uses only the last one. Fix: renumber the annotations of this file."
             ),
         )
@@ -102,7 +105,7 @@ class Records:
         )
 
     def segmentations(self) -> Generator[Problem, None, Segmentations]:
-        """Returns the segmentations of the valid annotations; those with an invalid one become invalid."""
+        """Returns the segmentations of the annotations that are valid, also by their segmentation."""
         parsed, reasons = [], {}
         valid = np.flatnonzero(self.valid).tolist()
         for i, size in zip(valid, self.images.sizes[self.rows[valid]].tolist(), strict=True):
@@ -112,15 +115,13 @@ class Records:
                 reasons[i] = f"its `segmentation` {error}"
         if reasons:
             self.valid[list(reasons)] = False
-            first, fix = (
-                next(iter(reasons)),
-                "polygons of three points or more, or run lengths (RLE) of the image's size.",
-            )
+            first = next(iter(reasons))
+            fix = "Expected polygons of three points or more, or run lengths (RLE) of the image's size."
             where = f"{self.file}: annotation {self.ids[first]} of image {self.records[first]['image_id']}"
             examples = [f"{self._name(i)}: {reason}" for i, reason in reasons.items()]
             yield Problem(
-                f"{where}: {reasons[first]}. Expected {fix} Without `data.masks` boxes suffice.",
-                finding_of("error", "invalid segmentations", examples, f"Expected {fix}", of=len(valid)),
+                f"{where}: {reasons[first]}. {fix} Without `data.masks` boxes suffice.",
+                finding_of("error", "invalid segmentations", examples, fix, of=len(valid)),
             )
         return pack(parsed)
 
@@ -144,7 +145,7 @@ class Records:
         yield Problem(f"{self.file}: {text}", found)
 
     def _repeated(self) -> tuple[np.ndarray, str]:
-        """Returns (M,) bool, whether the id occurs already before; and the ids that do, with their images, as text."""
+        """Returns (M,) bool, whether an id occurs in an earlier annotation too, and a list of these ids as text."""
         valid = np.flatnonzero(self.valid).tolist()
         repeated = np.zeros(len(self.ids), bool)
         if len({self.ids[i] for i in valid}) == len(valid):
@@ -152,14 +153,13 @@ class Records:
         places: dict[Any, list[int]] = {}
         for i in valid:
             places.setdefault(self.ids[i], []).append(i)
-        several = {name: of for name, of in places.items() if len(of) > 1}
-        repeated[[i for of in several.values() for i in of[1:]]] = True
-        return repeated, listed(
-            [
-                f"{name} (images {' and '.join(shown(self.records[i].get('image_id')) for i in of[:3])})"
-                for name, of in several.items()
-            ]
-        )
+        texts = []
+        for name, several in places.items():
+            if len(several) > 1:
+                repeated[several[1:]] = True
+                of_images = [shown(self.records[i].get("image_id")) for i in several[:3]]
+                texts.append(f"{name} (images {' and '.join(of_images)})")
+        return repeated, listed(texts)
 
     def _name(self, i: int) -> str:
         """Returns an annotation's id and the file of its image, or the image's id if it is unknown."""

@@ -106,9 +106,9 @@ def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> Generato
     known = {c.file_id: i for i, c in enumerate(classes)}
     valid, invalid = [], []
     segments: list[_Segments] = []
-    for index, own in enumerate(of_image):
+    for index, (name, annotations) in enumerate(zip(images.names, of_image, strict=True)):
         try:
-            one = _segments(file, images.names[index], own, known) if labelled else _Segments("", [], [], [], [])
+            one = _segments(file, name, annotations, known) if labelled else _Segments("", [], [], [], [])
         except DataError as error:
             invalid.append(str(error))
             continue
