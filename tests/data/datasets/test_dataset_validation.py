@@ -11,7 +11,7 @@ import densevit
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.examination import Examination, Problem, finding_of
+from densevit.data.datasets.examination import Examination, Problem
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Dataset, Sample
 from densevit.registry.options import OptionError
@@ -126,10 +126,10 @@ def test_skipped_files_are_remembered_and_other_errors_raised():
 
 def test_first_problem_of_a_reader_is_raised_and_an_examination_collects_all():
     def reader() -> Generator[Problem, None, int]:
-        yield Problem("a.json: box 3 is wrong.", finding_of("error", "wrong boxes", ["box 3", "box 7"], of=9))
+        yield Problem("a.json: box 3 is wrong.", "wrong boxes", ["box 3", "box 7"], of=9)
         for message in fatal:
             yield Problem(message)
-        yield Problem("a.json: area 5 is wrong.", finding_of("error", "wrong areas", ["area 5"]))
+        yield Problem("a.json: area 5 is wrong.", "wrong areas", ["area 5"])
         return 6
 
     fatal: list[str] = []
