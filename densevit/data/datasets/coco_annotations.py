@@ -125,6 +125,7 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Gene
     """
     records = section_of(file, document, "annotations")
     images = yield from images_of(file, document)
+    categories: dict[Any, int]
     try:
         classes = classes_of(file, document)
         categories = {c.file_id: i for i, c in enumerate(classes)}

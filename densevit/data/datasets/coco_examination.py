@@ -14,14 +14,9 @@ def examine_annotations(read: Annotations, examination: Examination) -> None:
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
     fix = "Merge their annotations into one entry: now each entry trains the objects of the others as background."
     examination.report("warning", "image files with several entries", twice, fix, of=len(read))
-    if len(read.boxes):
-        _examine_boxes(read, examination)
-
-
-def _examine_boxes(read: Annotations, examination: Examination) -> None:
-    """Reports boxes that are degenerate, outside of their image, or duplicates."""
-    rows = read.images
-    limits = read.limits()
+    if not len(read.boxes):
+        return
+    rows, limits = read.images, read.limits()
     low, high = read.boxes[:, :2], read.boxes[:, 2:]
     flat = (high <= low).any(axis=1)
     away = ~flat & ~read.have_area()

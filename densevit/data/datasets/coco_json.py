@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from densevit.data.datasets.examination import Problem, finding_of
+from densevit.data.datasets.examination import Problem
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.large_images import check_size
 from densevit.errors import DataError, has_surrogates
@@ -37,36 +37,30 @@ class Images(NamedTuple):
 def images_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, None, Images]:
     """Reads ids, names and sizes of the images; yields the problems of images that it leaves out."""
     records = section_of(file, document, "images")
-    ids, names, sizes = [], [], []
-    invalid: list[str] = []
-    repeated: list[tuple[Any, str, str]] = []
-    name_of: dict[Any, str] = {}
+    valid: dict[Any, tuple[str, tuple[int, int]]] = {}
+    invalid, repeated = [], []
     for position, record in enumerate(records):
         try:
             image_id, name, size = _image(file, record, position)
         except DataError as error:
             invalid.append(str(error))
             continue
-        if image_id in name_of:
-            repeated.append((image_id, name_of[image_id], name))
-            continue
-        name_of[image_id] = name
-        ids.append(image_id)
-        names.append(name)
-        sizes.append(size)
+        if image_id in valid:
+            repeated.append((image_id, valid[image_id][0], name))
+        else:
+            valid[image_id] = name, size
+    of = len(records)
     if invalid:
-        fix = "Correct them in the json."
-        yield Problem(invalid[0], finding_of("error", "invalid entries of `images`", invalid, fix, of=len(records)))
+        yield Problem(invalid[0], "invalid entries of `images`", invalid, "Correct them in the json.", of=of)
     if repeated:
-        image_id, name, namesake = repeated[0]
-        examples = [f"id {image_id!r}: {name} and {namesake}" for image_id, name, namesake in repeated]
-        yield Problem(
-            f"{file}: the image id {image_id!r} occurs twice, for {name} and {namesake}; ids must differ.",
-            finding_of("error", "duplicate image ids", examples, "Give each image a different id.", of=len(records)),
-        )
-    if not ids:
+        image_id, *names = repeated[0]
+        message = f"{file}: the image id {image_id!r} occurs twice, for {' and '.join(names)}; ids must differ."
+        examples = [f"id {image_id!r}: {name} and {other}" for image_id, name, other in repeated]
+        yield Problem(message, "duplicate image ids", examples, "Give each image a different id.", of=of)
+    if not valid:
         yield no_images(file)
-    return Images(ids, names, np.array(sizes, dtype=np.int32).reshape(-1, 2))
+    sizes = np.array([size for _, size in valid.values()], dtype=np.int32).reshape(-1, 2)
+    return Images(list(valid), [name for name, _ in valid.values()], sizes)
 
 
 def no_images(file: Path) -> Problem:
@@ -126,10 +120,10 @@ def lookup(records: Sequence[Mapping[str, Any]], key: str, rows: Mapping[Any, in
         return np.array([rows.get(x, -1) if isinstance(x, int | str) else -1 for x in column], dtype=np.int64)
 
 
-def unknown_reference(kind: str, value: Any, rows: Mapping[Any, int]) -> str:
+def unknown_reference(kind: str, record: Mapping[str, Any], rows: Mapping[Any, int]) -> str:
     """Returns the message about an annotation's `KIND_id` for which `lookup` finds no row."""
     some = ", ".join(map(repr, sorted(rows, key=str)[:10])) + (", ..." if len(rows) > 10 else "")
-    return f"has {kind}_id {value!r}, and no {kind} has that id. Known: {some}."
+    return f"has {kind}_id {record.get(f'{kind}_id')!r}, and no {kind} has that id. Known: {some}."
 
 
 def _image(file: Path, record: Mapping[str, Any], position: int) -> tuple[Any, str, tuple[int, int]]:

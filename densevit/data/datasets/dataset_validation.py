@@ -47,8 +47,8 @@ class Scan:
     def read(self, reader: Generator[Problem, None, T]) -> T:
         """Runs a reader, which yields the problems of what it leaves out, and returns its result.
 
-        Raises the first problem as DataError. An examination adds all of them to its findings; a problem without a
-        finding is then raised after the others.
+        Raises the first problem as DataError. An examination reports all of them; one without a title is raised after
+        the others.
         """
         fatal: list[str] = []
         try:
@@ -56,10 +56,12 @@ class Scan:
                 problem = next(reader)
                 if self.examination is None:
                     raise DataError(problem.message)
-                if problem.finding is None:
+                if not problem.title:
                     fatal.append(problem.message)
-                else:
-                    self.examination.findings.append(problem.finding)
+                    continue
+                self.examination.report(
+                    "error", problem.title, problem.examples, problem.fix, problem.count, problem.of
+                )
         except StopIteration as end:
             if fatal:
                 raise DataError(fatal[0]) from None

@@ -55,25 +55,16 @@ class Finding:
 class Problem:
     """A rule that a data set's files break. Reading code yields it: `Scan.read` raises it or adds it to the findings.
 
-    message: the error for the first occurrence: the file, what was found, what was expected, and the fix. finding: all
-    occurrences; None if nothing can be read.
+    message: the error for the first occurrence: the file, what was found, what was expected, and the fix. The others
+    are those of the `Finding` of all occurrences, which has no title if nothing can be read.
     """
 
     message: str
-    finding: Finding | None = None
-
-
-def finding_of(
-    severity: Severity,
-    title: str,
-    examples: Sequence[str],
-    fix: str = "",
-    count: int | None = None,
-    of: int | None = None,
-) -> Finding:
-    """Returns a finding with the first of these examples. count: by default their number."""
-    found = len(examples) if count is None else count
-    return Finding(severity, title, found, fix, tuple(examples[:EXAMPLES]), of)
+    title: str = ""
+    examples: Sequence[str] = ()
+    fix: str = ""
+    count: int | None = None
+    of: int | None = None
 
 
 class Examination:
@@ -101,7 +92,8 @@ class Examination:
     ) -> None:
         """Adds a finding, unless there are no examples. count: by default their number."""
         if examples:
-            self.findings.append(finding_of(severity, title, examples, fix, count, of))
+            found = len(examples) if count is None else count
+            self.findings.append(Finding(severity, title, found, fix, tuple(examples[:EXAMPLES]), of))
 
     def report_errors(self, errors: "dict[int, DataError]", checked: int, count: int) -> None:
         """Adds the errors of files by index. checked: number of files, of `count`, that were opened."""

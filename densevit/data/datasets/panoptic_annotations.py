@@ -22,7 +22,7 @@ from densevit.data.datasets.coco_json import (
     unknown_reference,
 )
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.examination import Problem, finding_of
+from densevit.data.datasets.examination import Problem
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, Class
 from densevit.registry.options import shown
@@ -106,17 +106,16 @@ def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> Generato
     known = {c.file_id: i for i, c in enumerate(classes)}
     valid, invalid = [], []
     segments: list[_Segments] = []
-    for index, own in enumerate(of_image):
+    for index, (name, annotations) in enumerate(zip(images.names, of_image, strict=True)):
         try:
-            one = _segments(file, images.names[index], own, known) if labelled else _Segments("", [], [], [], [])
+            one = _segments(file, name, annotations, known) if labelled else _Segments("", [], [], [], [])
         except DataError as error:
             invalid.append(str(error))
             continue
         valid.append(index)
         segments.append(one)
     if invalid:
-        found = finding_of("error", "invalid entries", invalid, "Each message names its fix.", of=len(entries))
-        yield Problem(invalid[0], found)
+        yield Problem(invalid[0], "invalid entries", invalid, "Each message names its fix.", of=len(entries))
         if not valid:
             yield no_images(file)
     first = np.cumsum([0, *(len(one.ids) for one in segments)])
@@ -173,13 +172,13 @@ def _unknown_images(file: Path, annotations: _Records, rows: Mapping[Any, int]) 
     """Returns the problem of annotations of images that the json lacks."""
     names = dict.fromkeys(shown(record.get("image_id")) for record in annotations.values())
     examples = [f"{file.name}: the annotation of image {name}" for name in names]
-    found = finding_of("error", "annotations of unknown images", examples, "Remove them, or add the images.")
     position, record = next(iter(annotations.items()))
     try:
         image_id = required(file, "annotation", record, position, "image_id")
+        message = f"{file}: annotation of image {image_id} {unknown_reference('image', record, rows)}"
     except DataError as error:
-        return Problem(str(error), found)
-    return Problem(f"{file}: annotation of image {image_id} {unknown_reference('image', image_id, rows)}", found)
+        message = str(error)
+    return Problem(message, "annotations of unknown images", examples, "Remove them, or add the images.")
 
 
 class _Segments(NamedTuple):

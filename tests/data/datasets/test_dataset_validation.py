@@ -1,5 +1,6 @@
 """How data sets of third parties are scanned: with a parameter `scan` of their constructor, and without."""
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import densevit
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.examination import Examination
+from densevit.data.datasets.examination import Examination, Problem
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Dataset, Sample
 from densevit.registry.options import OptionError
@@ -121,3 +122,23 @@ def test_skipped_files_are_remembered_and_other_errors_raised():
     wrong = 3
     with pytest.raises(DataError, match="3 is wrong"):
         scan.check_files(4, check)
+
+
+def test_first_problem_of_a_reader_is_raised_and_an_examination_collects_all():
+    def reader() -> Generator[Problem, None, int]:
+        yield Problem("a.json: box 3 is wrong.", "wrong boxes", ["box 3", "box 7"], of=9)
+        for message in fatal:
+            yield Problem(message)
+        yield Problem("a.json: area 5 is wrong.", "wrong areas", ["area 5"])
+        return 6
+
+    fatal: list[str] = []
+    with pytest.raises(DataError, match="^a.json: box 3 is wrong.$"):
+        STRICT_SCAN.read(reader())
+    examination = Examination(None)
+    assert Scan(examination=examination).read(reader()) == 6
+    assert [one.heading for one in examination.findings] == ["2 of 9 wrong boxes", "wrong areas"]
+    fatal, examination = ["a.json has no classes."], Examination(None)
+    with pytest.raises(DataError, match="^a.json has no classes.$"):
+        Scan(examination=examination).read(reader())
+    assert [one.title for one in examination.findings] == ["wrong boxes", "wrong areas"]

@@ -13,6 +13,7 @@ from PIL import Image
 import densevit
 from densevit import config
 from densevit.cli import main
+from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.examination import Finding
 from densevit.errors import DataError
 from densevit_workbench.doctor.diagnosis import Diagnosis
@@ -170,6 +171,23 @@ def test_masks_are_examined_where_they_are_read(tmp_path: Path):
     diagnosis = densevit.diagnose(tmp_path, ["data.masks=true"])
     assert [one.heading for one in diagnosis.errors] == ["train: 1 of 2 invalid segmentations"]
     assert diagnosis.splits["train"].measures["masks"]["area (px)"].tolist() == [256]
+
+
+def test_annotations_are_examined_although_categories_or_images_are_invalid(tmp_path: Path):
+    root = write_coco(tmp_path, "train", [box(1, 0, [4, 4, 16, 16]), box(2, 1, [4, 4, 16])], images=2)
+    write_coco(tmp_path, "val", [box(1, 0, [4, 4, 16, 16])], images=1, first=9)
+    document = json.loads((root / "train.json").read_text())
+    del document["images"][1]["file_name"]
+    document["categories"][2]["name"] = "dog"
+    (root / "train.json").write_text(json.dumps(document))
+    found = {one.title: one for one in densevit.diagnose(root).errors}
+    assert list(found) == [
+        "invalid entries of `images`", "annotations of unknown images", "the split cannot be read",
+    ]  # fmt: skip
+    assert found["invalid entries of `images`"].examples == (f"{root}/train.json: image 1 has no `file_name`.",)
+    assert "both called 'dog'" in found["the split cannot be read"].examples[0]
+    with pytest.raises(DataError, match="image 1 has no `file_name`"):
+        Coco("train", str(root))
 
 
 def write_label_maps(root: Path) -> Path:
