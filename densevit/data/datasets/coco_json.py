@@ -37,30 +37,30 @@ class Images(NamedTuple):
 def images_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, None, Images]:
     """Reads ids, names and sizes of the images; yields the problems of images that it leaves out."""
     records = section_of(file, document, "images")
-    valid: dict[Any, tuple[str, tuple[int, int]]] = {}
-    invalid, repeated = [], []
+    names: dict[Any, str] = {}  # by id
+    sizes, invalid, repeated = [], [], []
     for position, record in enumerate(records):
         try:
             image_id, name, size = _image(file, record, position)
         except DataError as error:
             invalid.append(str(error))
             continue
-        if image_id in valid:
-            repeated.append((image_id, valid[image_id][0], name))
-        else:
-            valid[image_id] = name, size
+        if image_id in names:
+            repeated.append((image_id, names[image_id], name))
+            continue
+        names[image_id] = name
+        sizes.append(size)
     of = len(records)
     if invalid:
         yield Problem(invalid[0], "invalid entries of `images`", invalid, "Correct them in the json.", of=of)
     if repeated:
-        image_id, *names = repeated[0]
-        message = f"{file}: the image id {image_id!r} occurs twice, for {' and '.join(names)}; ids must differ."
+        image_id, *both = repeated[0]
+        message = f"{file}: the image id {image_id!r} occurs twice, for {' and '.join(both)}; ids must differ."
         examples = [f"id {image_id!r}: {name} and {other}" for image_id, name, other in repeated]
         yield Problem(message, "duplicate image ids", examples, "Give each image a different id.", of=of)
-    if not valid:
+    if not names:
         yield no_images(file)
-    sizes = np.array([size for _, size in valid.values()], dtype=np.int32).reshape(-1, 2)
-    return Images(list(valid), [name for name, _ in valid.values()], sizes)
+    return Images(list(names), list(names.values()), np.array(sizes, dtype=np.int32).reshape(-1, 2))
 
 
 def no_images(file: Path) -> Problem:
