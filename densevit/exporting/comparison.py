@@ -1,6 +1,7 @@
 """Comparison of an exported file with its model, on images of several sizes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from densevit.exporting.graph import ExportedGraph
 from densevit.interfaces import DenseHead, Size, TargetType
+from densevit.layers.selection import recorded
 from densevit.targets.types import TargetTypes
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -24,40 +26,46 @@ def example_images(size: Size, count: int, seed: int) -> np.ndarray:
     return np.clip(pixels + rng.integers(-20, 21, pixels.shape), 0, 255).astype(np.uint8)
 
 
-def differences(graph: ExportedGraph, run: Run, images: np.ndarray) -> dict[str, float]:
+def differences(
+    graph: ExportedGraph, run: Run, images: np.ndarray, run_selections: Run | None = None
+) -> dict[str, float]:
     """The largest difference of each floating-point output, relative to its range (`TargetType.value_range`).
 
-    graph: the model's, in float32. images: (B, 3, H, W) uint8. The model repeats the file's selections, so that the
-    resulting queries are compared one by one. The error of a selection is the amount by which the model's scores of the
-    file's selection are below the scores of its own selection, less twice the error of the scores. A map of classes is
-    compared with `read_maps` of the file's own `maps`: its difference is the fraction of pixels that differ. Infinite
-    if outputs are missing or not finite.
+    graph: the model's, in float32. images: (B, 3, H, W) uint8. run_selections: runs the file of the `SelectionGraph`.
+    The model repeats its selections, so that the resulting queries are compared one by one. The error of a selection is
+    the amount by which the model's scores of the selected candidates are below those of its own selection, less twice
+    the error of the scores. A map of classes is compared with `read_maps` of the file's own `maps`: its difference is
+    the fraction of pixels that differ. Infinite if outputs are missing or not finite.
     """
-    found = run(images)
+    found, selected = run(images), {} if run_selections is None else run_selections(images)
+    heads = graph.model.heads
+    with torch.inference_mode(), ExitStack() as stack:
+        made = {
+            name: stack.enter_context(recorded(head, _selections(selected, graph.prefix(name))))
+            for name, head in heads.items()
+        }
+        expected = {name: value.numpy() for name, value in graph(torch.from_numpy(images)).items()}
     size = (images.shape[2], images.shape[3])
-    selections = {
-        head: [torch.from_numpy(found[key]) for key in found if _is_selection(key, graph.prefix(head))]
-        for head in graph.model.heads
-    }
-    with torch.inference_mode():
-        expected = graph(torch.from_numpy(images), selections)
     result: dict[str, float] = {}
-    for head, module in graph.model.heads.items():
+    for head, module in heads.items():
         prefix, types = graph.prefix(head), TargetTypes(getattr(module, "target_types", None))
         for name in (name for name in expected if name.startswith(prefix)):
-            key, want = name.removeprefix(prefix), expected[name].numpy()
+            key, want = name.removeprefix(prefix), expected[name]
             if name not in found or found[name].shape != want.shape:
                 result[name] = float("inf")
-            elif key.startswith("selection") and not key.startswith("selection_scores"):
-                scores = name.replace("selection", "selection_scores")
-                if scores in found:
-                    result[name] = _selection_error(found[name], found[scores], expected[scores])
             elif want.dtype.kind == "f":
                 span = (types[key] if key in types else TargetType()).value_range(want, size)
                 result[name] = _largest(found[name], want) / span
         if isinstance(module, DenseHead) and f"{prefix}maps" in found:
             read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))
             result |= {prefix + key: _share(found[prefix + key], value) for key, value in read.items()}
+        for i, selection in enumerate(made[head]):
+            key = f"{prefix}selection_scores_{i}"
+            if key in selected:
+                want = selection.scores.numpy()
+                result[key] = _largest(selected[key], want) / TargetType().value_range(want, size)
+                indices = selection.indices.numpy()
+                result[f"{prefix}selection_{i}"] = _selection_error(indices, selected[key], selection.scores)
     return result
 
 
@@ -66,8 +74,10 @@ def worst(differences_by_image: Sequence[Mapping[str, float]]) -> dict[str, floa
     return {name: max(by_name[name] for by_name in differences_by_image) for name in differences_by_image[0]}
 
 
-def _is_selection(name: str, prefix: str) -> bool:
-    return name.startswith(f"{prefix}selection") and not name.startswith(f"{prefix}selection_scores")
+def _selections(outputs: Mapping[str, np.ndarray], prefix: str) -> list[Tensor]:
+    """The indices of a head's selections, in their order."""
+    form = f"{prefix}selection_"
+    return [torch.from_numpy(value) for key, value in outputs.items() if key.removeprefix(form).isdecimal()]
 
 
 def _largest(found: np.ndarray, expected: np.ndarray) -> float:

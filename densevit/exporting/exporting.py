@@ -83,10 +83,16 @@ def export(
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
     with atomic_file(path) as partial:
         with step(f"Tracing the model, which takes minutes for a large one, to {path}", quiet):
-            files.write(traced, partial, _traced_size(predictor, canvas, resize), _header(predictor, canvas, resize))
-            run = files.load(partial)
+            traced_size = _traced_size(predictor, canvas, resize)
+            files.write(traced, partial, traced_size, _header(predictor, canvas, resize))
+            run, selections = files.load(partial), files.load_selections(traced, partial, traced_size)
         with step(f"Comparing the file with the model on images of {len(sizes)} sizes", quiet):
-            differences = comparison.worst([_compared(graph, run, size, i) for i, size in enumerate(sizes)])
+            differences = comparison.worst(
+                [
+                    comparison.differences(graph, run, comparison.example_images(size, 1 if i else 2, i), selections)
+                    for i, size in enumerate(sizes)
+                ]
+            )
         with step("Measuring latency", quiet):
             latencies = _latencies(graph, run, sizes[0])
         exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *latencies)
@@ -142,10 +148,6 @@ def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
         height, width = canvas
         return [size, (height, width * 3 // 5 | 1), (height * 2 // 3 | 1, width)]
     return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1), _LARGE]
-
-
-def _compared(graph: ExportedGraph, run: files.Run, size: Size, seed: int) -> dict[str, float]:
-    return comparison.differences(graph, run, comparison.example_images(size, 2 if seed == 0 else 1, seed))
 
 
 def _latencies(graph: ExportedGraph, run: files.Run, size: Size) -> tuple[float, float]:

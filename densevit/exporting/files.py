@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import operator
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 from densevit.errors import DensevitError
 from densevit.exporting.comparison import Run
-from densevit.exporting.graph import ExportedGraph, ResizedGraph
+from densevit.exporting.graph import ExportedGraph, ResizedGraph, SelectionGraph
 from densevit.interfaces import Size
 
 FORMATS = (".onnx", ".pt2")
@@ -93,6 +94,21 @@ def load(path: Path) -> Run:
             return {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
 
     return run
+
+
+def load_selections(graph: ExportedGraph, beside: Path, size: Size) -> Run | None:
+    """Writes the selections of a graph to a file of the same format as `beside`, loads and removes it.
+
+    Returns None if no head selects. size: as in `write`.
+    """
+    selections = SelectionGraph.of(graph).eval()
+    with torch.no_grad():
+        if not selections(torch.zeros(1, 3, *size, dtype=torch.uint8)):
+            return None
+    with tempfile.TemporaryDirectory(dir=beside.parent) as folder:
+        path = Path(folder) / f"selections{beside.suffix}"
+        write(selections, path, size, {})
+        return load(path)
 
 
 def _traced(graph: nn.Module, sizes: Sequence[Size], one_size: bool = False) -> torch.export.ExportedProgram:

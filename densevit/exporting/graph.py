@@ -1,6 +1,6 @@
 """The graph of an exported file: maps uint8 images to the outputs of all heads, in pixels of the images."""
 
-from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -25,46 +25,54 @@ class ExportedGraph(nn.Module):
         super().__init__()
         self.model, self.canvas, self.resizing = model, canvas, resizing
 
-    def forward(self, images: Tensor, selections: Mapping[str, Sequence[Tensor]] | None = None) -> dict[str, Tensor]:
-        """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `exported` by name, HEAD/NAME for several heads.
-
-        Each selection of a head, such as the proposals of a two-stage head (`densevit.layers.selection`), adds
-        `selection` (B, N) int64 and `selection_scores` (B, S); their names are numbered from the second on.
-        selections: by head, selections to use instead of the model's own.
-        """
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, 3, H, W) uint8, RGB. Returns the outputs of `exported` by name, HEAD/NAME for several heads."""
         if self.resizing is None:
-            return self.outputs(images, selections=selections)
-        return self.outputs(self.resizing(images), original_size(images), selections)
+            return self.outputs(images)
+        return self.outputs(self.resizing(images), original_size(images))
 
-    def outputs(
-        self,
-        images: Tensor,
-        original: Size | None = None,
-        selections: Mapping[str, Sequence[Tensor]] | None = None,
-    ) -> dict[str, Tensor]:
+    def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
         """Like `forward`, for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
-        outputs: dict[str, Tensor] = {}
         H, W = images.shape[-2:]
         height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
         outside = (0, width - W, 0, height - H)
         padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
-        features = self.model.backbone(self.model.normalise(F.pad(images, outside), padding_mask))
+        made = self.model({"images": F.pad(images, outside), "padding_mask": padding_mask, "targets": []})
+        outputs: dict[str, Tensor] = {}
         for name, head in self.model.heads.items():
             export: Any = head.exported
-            with recorded(head, (selections or {}).get(name, ())) as made:
-                raw = head(self.model.head_inputs(name, features, padding_mask), padding_mask, None)
-            found = export(in_float32(raw), (H, W), original)
-            for i, (scores, indices) in enumerate(made):
-                number = f"_{i + 1}" if i else ""
-                found |= {f"selection{number}": indices}
-                if scores.is_floating_point():
-                    found |= {f"selection_scores{number}": scores.float()}
+            found = export(in_float32(made[name]), (H, W), original)
             outputs |= {self.prefix(name) + key: value for key, value in found.items()}
         return outputs
 
     def prefix(self, head: str) -> str:
         """The prefix of the names of a head's outputs."""
         return f"{head}/" if len(self.model.heads) > 1 else ""
+
+
+class SelectionGraph(ExportedGraph):
+    """The selections that an exported model makes, such as the proposals of two-stage heads, for the comparison.
+
+    Its outputs are `selection_I` (B, N) int64 and, unless they are integers, `selection_scores_I` (B, S) of the I-th
+    selection of a head (`densevit.layers.selection`); none if no head selects.
+    """
+
+    @classmethod
+    def of(cls, graph: ExportedGraph) -> "SelectionGraph":
+        """Returns the selections of a graph."""
+        return cls(graph.model, graph.canvas, graph.resizing)
+
+    def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
+        with ExitStack() as stack:
+            made = {name: stack.enter_context(recorded(head)) for name, head in self.model.heads.items()}
+            super().outputs(images, original)
+        outputs: dict[str, Tensor] = {}
+        for name, selections in made.items():
+            for i, (scores, indices) in enumerate(selections):
+                outputs[f"{self.prefix(name)}selection_{i}"] = indices
+                if scores.is_floating_point():
+                    outputs[f"{self.prefix(name)}selection_scores_{i}"] = scores.float()
+        return outputs
 
 
 class ResizedGraph(nn.Module):

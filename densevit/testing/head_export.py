@@ -63,9 +63,9 @@ def export(fixture: HeadFixture) -> None:
             raise Failure(
                 str(error).partition(" See docs/export.md")[0].rstrip("."), "an exported file", _RULES
             ) from None
-        run = files.load(path)
+        run, selections = files.load(path), files.load_selections(graph, path, GRID)
     for count, size in zip((2, 1), _SIZES, strict=True):
-        found = comparison.differences(graph, run, comparison.example_images(size, count, count))
+        found = comparison.differences(graph, run, comparison.example_images(size, count, count), selections)
         name = max(found, key=lambda key: found[key])
         require(
             found[name] <= LIMIT,

@@ -14,7 +14,7 @@ from torch import Tensor
 import densevit
 from densevit.errors import DensevitError
 from densevit.exporting import comparison, files
-from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.graph import ExportedGraph, SelectionGraph
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Head
 from densevit.layers.selection import SelectTop, recorded
@@ -228,7 +228,7 @@ def test_differences_are_relative_to_the_range_of_an_output():
     class Graph:
         model = SimpleNamespace(heads={"x": torch.nn.Identity()})
 
-        def __call__(self, images: Tensor, selections: Any) -> dict[str, Tensor]:
+        def __call__(self, images: Tensor) -> dict[str, Tensor]:
             scores, own = torch.tensor([[0.0, 2.0]]), torch.tensor([[[10.0, 0.0, 50.0, 100.0]]])
             return {"boxes": own, "scores": torch.tensor([[[0.5]]]), "offsets": scores}
 
@@ -252,6 +252,28 @@ def test_selections_are_recorded_and_repeated():
     with recorded(head, [torch.tensor([[2, 0]])]):
         assert select_top(scores, 2).tolist() == [[2, 0]]
     assert select_top(scores, 5).tolist() == [[1, 2, 0]]
+
+
+def test_selections_are_compared_but_not_in_the_file():
+    """A file that selects other queries than the model is wrong, although its boxes are the model's of these queries."""
+    graph = ExportedGraph(predictor_of("resnet", "deformable-two-stage").model).eval()
+    images = comparison.example_images((96, 128), 1, 0)
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {name: value.numpy() for name, value in graph(torch.from_numpy(images)).items()}
+
+    def selections(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            found = SelectionGraph.of(graph).eval()(torch.from_numpy(images))
+        return {name: value.numpy() for name, value in found.items()}
+
+    assert run(images).keys() == {"boxes", "scores"}
+    found = comparison.differences(graph, run, images, selections)
+    assert found == dict.fromkeys(["boxes", "scores", "selection_scores_0", "selection_0"], 0.0)
+    own = selections(images)
+    own["selection_0"] = own["selection_scores_0"].argsort(1)[:, : own["selection_0"].shape[1]].copy()
+    assert comparison.differences(graph, run, images, lambda _: own)["selection_0"] > 1e-3
 
 
 @pytest.mark.parametrize(
