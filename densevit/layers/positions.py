@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Resizing = Literal["antialiased", "bicubic", "bilinear"]
+Resizing = Literal["antialiased", "bicubic", "bicubic_offset", "bilinear"]
 
 
 def mask_on_grid(padding_mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -73,16 +73,20 @@ def _sines_then_cosines(length: int, channels: int, device: torch.device | None)
 def resize_grid(table: Tensor, size: tuple[int, int], by: Resizing = "antialiased") -> Tensor:
     """Resizes position embeddings (H, W, C) to (*size, C) with align_corners=False.
 
-    by: "antialiased", bicubic with antialiasing, as timm; "bicubic" without, as DeiT, MAE, DINOv2 and transformers,
-    which uses another kernel (a = -0.75 instead of -0.5) also when upsampling; "bilinear", as DPT and mmsegmentation's
-    SETR.
+    by: "antialiased", bicubic with antialiasing, as timm and DINOv2 with registers; "bicubic" without, as DeiT, MAE and
+    transformers, which uses another kernel (a = -0.75 instead of -0.5) also when upsampling; "bicubic_offset", the same
+    with scales of (size + 0.1) / side instead of size / side, as DINOv2 without registers; "bilinear", as DPT and
+    mmsegmentation's SETR.
     """
     if table.shape[:2] == torch.Size(size):
         return table
-    mode, antialias = ("bicubic", True) if by == "antialiased" else (by, False)
-    resized = F.interpolate(
-        table.permute(2, 0, 1)[None].float(), size=size, mode=mode, align_corners=False, antialias=antialias
-    )
+    cells = table.permute(2, 0, 1)[None].float()
+    if by == "bicubic_offset":
+        scales = [(length + 0.1) / side for length, side in zip(size, table.shape[:2], strict=True)]
+        resized = F.interpolate(cells, scale_factor=scales, mode="bicubic", align_corners=False)
+    else:
+        mode, antialias = ("bicubic", True) if by == "antialiased" else (by, False)
+        resized = F.interpolate(cells, size=size, mode=mode, align_corners=False, antialias=antialias)
     return resized[0].permute(1, 2, 0).to(table.dtype)
 
 

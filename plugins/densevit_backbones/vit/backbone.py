@@ -45,7 +45,8 @@ class ViT(Backbone):
         DINOv3, for any size. "relative": each block adds a learned bias per offset of two cells, as in BEiT, for the
         grid of that image, or of a window, and resized as well. "none".
     image_size: the side in pixels of the image of the position tables.
-    position_resizing: interpolation of positions: "antialiased" (bicubic, timm), "bicubic" or "bilinear" (DPT).
+    position_resizing: interpolation of positions: "antialiased" (bicubic, timm), "bicubic", "bicubic_offset" (DINOv2
+        without registers) or "bilinear" (DPT).
     class_token, distillation_token (DeiT), registers (the number; Darcet et al. 2024): tokens before the cells, in
         this order, without positions: the position that published weights add to a token is part of the token here.
     readout: use of the class token in the maps (DPT, Ranftl et al. 2021, section 3.1). "ignore": none; "add": added to

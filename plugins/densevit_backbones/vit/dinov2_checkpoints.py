@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -43,6 +44,16 @@ _LINES = (
     Line("blocks.{i}.mlp.w12.*", "blocks.{i}.mlp.expand.*"),
     Line("blocks.{i}.mlp.w3.*", "blocks.{i}.mlp.contract.*"),
 )
+
+
+def _resized(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a ViT with the position resizing of `dinov2/hub/backbones.py`."""
+    sections = describe(tensors)
+    if "registers" not in sections["backbone"]:
+        sections["backbone"]["position_resizing"] = "bicubic_offset"
+    return sections
+
+
 _POSITIONS = with_gated_export(added_to_tokens("pos_embed", ("cls_token",)), {"fc1": ("w12",), "fc2": ("w3",)})
 
 DINOV2 = CheckpointLayout(
@@ -57,7 +68,7 @@ DINOV2 = CheckpointLayout(
         "blocks.0.ls1.gamma",
     ),
     lines=_LINES,
-    describe=describe,
+    describe=_resized,
     no_effect={"mask_token": "the mask token of pre-training"},
     rearrange=_POSITIONS,
     usage_options=USAGE_OPTIONS,

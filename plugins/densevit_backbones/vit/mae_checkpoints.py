@@ -1,10 +1,21 @@
 """facebookresearch/mae (He et al. 2022): the encoder of pre-training and fine-tuning checkpoints, with timm's keys."""
 
 from dataclasses import replace
+from typing import Any
 
+from densevit.interfaces import StateDict
+from densevit_backbones.vit.inferred_options import describe
 from densevit_backbones.vit.timm_checkpoints import ENCODER
 
 _DECODER = "the decoder of pre-training"
+
+
+def _resized(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a ViT with the position resizing of `util/pos_embed.py`."""
+    sections = describe(tensors)
+    sections["backbone"]["position_resizing"] = "bicubic"
+    return sections
+
 
 MAE = replace(
     ENCODER,
@@ -18,6 +29,7 @@ MAE = replace(
         "decoder_blocks.0.attn.qkv.weight",
         "decoder_pred.weight",
     ),
+    describe=_resized,
     no_effect={
         **ENCODER.no_effect,
         "mask_token": "the mask token of pre-training",

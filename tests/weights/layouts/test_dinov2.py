@@ -44,7 +44,7 @@ def test_features_match_timm_and_round_trip(registers, gated, loaded, randomise)
     reference = timm.create_model(name, pretrained=False, **SMALL, **DYNAMIC, **(GATED if gated else {})).eval()
     state = official(randomise(reference).state_dict(), registers, gated)
     reference.load_state_dict(checkpoint_filter_fn(dict(state), reference))
-    vit = loaded(state, "dinov2")
+    vit = loaded(state, "dinov2", position_resizing="antialiased")  # timm's
     images = torch.randn(2, 3, 71, 115)
     indices = [block - 1 for block in vit.feature_blocks]
     with torch.no_grad():
