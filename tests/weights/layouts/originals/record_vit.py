@@ -18,8 +18,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-import timm.layers
-import timm.models.vision_transformer
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -43,7 +41,8 @@ def random_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
             state[name] = x * math.sqrt(math.prod(x.shape[1:]))
         elif x.ndim == 1 and name.endswith("weight") and "norm" not in name:
             state[name] = 1 + x
-    return state
+    counts = [name.replace("running_var", "num_batches_tracked") for name in state if name.endswith("running_var")]
+    return state | {name: torch.tensor(0) for name in counts}
 
 
 def shapes_of(model: nn.Module) -> dict[str, list[int]]:
@@ -78,6 +77,7 @@ def dinov2(**options: Any) -> tuple[nn.Module, Features]:
 
 def mae() -> tuple[nn.Module, Features]:
     """The encoder of pre-training, and at other sizes the model for which fine-tuning resizes its positions."""
+    import timm.models.vision_transformer
 
     class Block(timm.models.vision_transformer.Block):
         def __init__(self, *sizes: Any, qk_scale: None, **options: Any) -> None:
@@ -112,6 +112,8 @@ def mae() -> tuple[nn.Module, Features]:
 
 
 def beit(**options: Any) -> tuple[nn.Module, Features]:
+    import timm.layers
+
     sys.modules["timm.models.layers"] = timm.layers
     vars(sys.modules.setdefault("timm.models.registry", ModuleType("registry")))["register_model"] = lambda make: make
     from beit.modeling_finetune import VisionTransformer

@@ -1,0 +1,36 @@
+"""DPTs compute what isl-org/DPT's code does, which `originals/record_dpt.py` has recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from densevit.weights.layouts import find, recognise
+from densevit_backbones.vit.variants import VARIANTS, Variant
+from tests.weights.layouts.originals.record_dpt import ORIGINALS, random_dpt
+from tests.weights.layouts.originals.record_swin import random_image
+
+pytestmark = pytest.mark.integration
+
+WITHOUT_EFFECT = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
+
+
+@pytest.mark.parametrize("original", ORIGINALS)
+@torch.no_grad()
+def test_outputs_are_those_of_the_original(original, whole, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "nano", Variant(32, 4, 2, 0.0))
+    with safe_open(Path(__file__).parent / "originals" / f"{original}.safetensors", "pt") as file:
+        state = random_dpt(json.loads(file.metadata()["shapes"]))
+        maps = {key: file.get_tensor(key) for key in sorted(file.keys())}
+    assert recognise(state).name == original.removesuffix("-nyu")
+    model = whole(state, find(original), WITHOUT_EFFECT)
+    ((task, head),) = model.heads.items()
+    for key, expected in maps.items():
+        size = tuple(map(int, key.split("x")))
+        outputs = head(model.backbone(random_image(*size)), torch.zeros(1, *size, dtype=torch.bool))
+        found = head.maps(outputs, size)[..., ::5, ::5]
+        scale = expected.abs().max().item()
+        assert expected.std() > 0.1 * scale
+        torch.testing.assert_close(found.view_as(expected), expected, atol=1e-5 * scale, rtol=1e-5)
