@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.weights.layouts.originals.record_swin import random_image
-from tests.weights.layouts.originals.record_vit import random_weights, shapes_of, write
+from tests.weights.layouts.originals.record_vit import commit_of, random_weights, shapes_of, write
 
 SIZES = ((64, 64), (96, 64), (64, 160), (32, 128))  # DPT's sizes are multiples of 32; the last has 16 cells as well
 WIDE: dict[str, Any] = {"hooks": [0, 1, 2, 3], "vit_features": 32, "use_readout": "project"}
@@ -75,7 +75,7 @@ def record(name: str, checkout: Path) -> None:
     model = getattr(models, kind)(features=16, **options).eval()
     model.load_state_dict(random_dpt(shapes_of(model)), strict=False)
     maps = {"{}x{}".format(*size): model(random_image(*size))[..., ::5, ::5] for size in SIZES}
-    write(name, "isl-org/DPT", checkout, shapes_of(model), maps)
+    write(name, "isl-org/DPT", commit_of(checkout), shapes_of(model), maps)
 
 
 if __name__ == "__main__":

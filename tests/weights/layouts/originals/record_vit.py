@@ -55,11 +55,14 @@ def fill(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def write(
-    name: str, repository: str, checkout: Path, shapes: Mapping[str, Sequence[int]], tensors: dict[str, Tensor]
-) -> None:
+def commit_of(checkout: Path) -> str:
     git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def write(
+    name: str, repository: str, commit: str, shapes: Mapping[str, Sequence[int]], tensors: dict[str, Tensor]
+) -> None:
     metadata = {"repository": repository, "commit": commit, "shapes": json.dumps(shapes)}
     save_file({key: x.contiguous() for key, x in tensors.items()}, HERE / f"{name}.safetensors", metadata)
 
@@ -159,7 +162,7 @@ def record(name: str, checkout: Path) -> None:
     repository, build, sizes = ORIGINALS[name]
     model, features = build()
     maps = {"{}x{}.{}".format(*size, number): x for size in sizes for number, x in features(size).items()}
-    write(name, repository, checkout, shapes_of(model), maps)
+    write(name, repository, commit_of(checkout), shapes_of(model), maps)
 
 
 if __name__ == "__main__":
