@@ -255,7 +255,7 @@ def test_selections_are_recorded_and_repeated():
 
 
 def test_selections_are_compared_but_not_in_the_file():
-    """A file that selects other queries than the model is wrong, although its boxes are the model's of these queries."""
+    """A file that selects other queries than the model is wrong, even if its outputs are those of these queries."""
     graph = ExportedGraph(predictor_of("resnet", "deformable-two-stage").model).eval()
     images = comparison.example_images((96, 128), 1, 0)
 

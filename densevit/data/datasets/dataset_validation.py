@@ -79,13 +79,14 @@ class Scan:
         check: Callable[[int], None],
         title: str = "Validating images",
         needed: Iterable[int] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> None:
         """Calls check(0) to check(count - 1) in threads, until one raises an error that is not left out.
 
         If all indices raise an error, it is not left out, except in an examination. needed: the indices that an
-        examination of a sample checks additionally; None: all.
+        examination of a sample checks additionally; None: all. indices: those to check; None: all of `count`.
         """
-        indices: Sequence[int] = range(count)
+        indices = range(count) if indices is None else indices
         if self.examination is not None and needed is not None:
             indices = sorted({*self.examination.chosen(count).tolist(), *needed})
         errors: dict[int, DataError] = {}
@@ -104,7 +105,7 @@ class Scan:
             self.examination.report_errors(errors, len(indices), count)
         elif errors:
             unreadable = [errors[index] for index in sorted(errors)]
-            if len(unreadable) == count:
+            if len(unreadable) == len(indices):
                 raise unreadable[0]
             self.unreadable.extend(unreadable)
             more = " ..." if len(unreadable) > _NAMED else ""

@@ -1,7 +1,7 @@
 """Folders of images and depth maps: public data sets and custom folders."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, THREADS, Scan
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
+from densevit.data.datasets.examination import Problem
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
 from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files
 from densevit.data.datasets.timestamp_pairs import find_times
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
-from densevit.errors import DataError, UnreadableFileError
+from densevit.errors import DataError
 
 Preset = Literal["diode", "kitti", "nyu", "tum"]
 Where = str | dict[str, str]
@@ -118,7 +119,7 @@ class DepthMaps(PairedDataset):
         self._values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
         self._key: str | None = options["key"]
         base = root_folder(root)
-        pairs, self._valid, calibrations = _find(base, split, options, limit, outside_paths)
+        pairs, self._valid, calibrations = scan.read(_find(base, split, options, limit, outside_paths))
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
         self._labelled = False
         self.open(base, split, pairs, scan)
@@ -167,29 +168,37 @@ class DepthMaps(PairedDataset):
 
     def _check_range(self, expected: tuple[float, float], scan: Scan) -> None:
         """Shows the range of the depth. Raises DataError if it is implausible."""
-        split = self._split
+        count, examination = len(self), scan.examination
+        indices = np.arange(count) if examination is None else examination.chosen(count)
+        indices = indices[depth_range.sample(len(indices))]
+        files: dict[int, depth_range.FileRange] = {}
+        without_scale: dict[int, str] = {}
 
-        def read(index: int) -> np.ndarray:
-            try:
-                stored = read_depth(self.label_path(index), self._key)
-            except UnreadableFileError:
-                if not scan.skips_unreadable:
-                    raise
-                return np.zeros((1, 1), np.float32)
-            depth_range.check_scale(stored, self.label_path(index), self._values, expected)
+        def read(index: int) -> None:
+            if not self._sizes[index].all():
+                self._measure(index)
+            if index in left_out:
+                return
+            path = self.label_path(index)
+            stored = read_depth(path, self._key)
+            if message := depth_range.missing_scale(stored, path, self._values, expected):
+                without_scale[index] = message
+                return
             depth = self._depth(index, stored)
-            if self._values.capped(depth).any():
-                self._labelled = True
-            return depth
+            self._labelled = self._labelled or bool(self._values.capped(depth).any())
+            files[index] = depth_range.FileRange.of(depth)
 
-        seen = depth_range.measure(read, len(self), THREADS, f"of the split {split!r} ({self.label_path(0)}, ...)")
-        if scan.examination is not None:
-            text = depth_range.described(seen, self._values, len(self))
-            scan.examination.report("note", "depth", [text])
+        left_out = set(np.flatnonzero((self._sizes == 1).all(1)).tolist())  # unreadable
+        scan.check_files(count, read, "Reading depth", indices=indices.tolist())
+        if without_scale:
+            raise DataError(without_scale[min(without_scale)])
+        seen = depth_range.DepthRange.of(files, f"of the split {self._split!r} ({self.label_path(0)}, ...)")
+        if examination is not None:
+            examination.report("note", "depth", [depth_range.described(seen, self._values, count)])
         elif os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
-            left_out = len(self._pairs.left_out)
-            depth_range.show(split, seen, self._values, expected, self.label_path, len(self), left_out)
-        depth_range.check(split, seen, self._values, expected, self.label_path)
+            lone = len(self._pairs.left_out)
+            depth_range.show(self._split, seen, self._values, expected, self.label_path, count, lone)
+        scan.read(depth_range.check(self._split, seen, self._values, expected, self.label_path))
 
 
 def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -226,8 +235,8 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 def _find(
     base: Path, split: str, options: Mapping[str, Any], limit: int | None, outside_paths: bool
-) -> tuple[Pairs, np.ndarray | None, np.ndarray | None]:
-    """Returns images with depth maps, and the (N,) paths of validity masks and of calibrations, or None."""
+) -> Generator[Problem, None, tuple[Pairs, np.ndarray | None, np.ndarray | None]]:
+    """Reads images with depth maps, and the (N,) paths of validity masks and of calibrations, or None."""
     names = ("images", "labels", "list_file", "valid", "calibration")
     images, labels, list_file, valid, calibration = (_of_split(options[name], split, name) for name in names)
     assert images is not None and labels is not None
@@ -239,18 +248,29 @@ def _find(
             )
         name = (splits or {}).get(split, split)
         images, labels = images.replace("{split}", name), labels.replace("{split}", name)
-        return find_times(base, images, labels, options["seconds"], limit, outside_paths), None, None
-    pairs = find_pairs(base, split, images, labels, list_file, splits, limit, SUFFIXES, "None", outside_paths)
+        return (yield from find_times(base, images, labels, options["seconds"], limit, outside_paths)), None, None
+    pairs = yield from find_pairs(
+        base, split, images, labels, list_file, splits, limit, SUFFIXES, "None", outside_paths
+    )
 
-    def beside(where: str | None, suffixes: Sequence[str], option: str) -> np.ndarray | None:
+    def beside(where: str | None, suffixes: Sequence[str], option: str) -> Generator[Problem, None, dict[bytes, bytes]]:
         if where is None:
-            return None
+            return {}
         stem = os.path.splitext(pairs.images[0])[0]
         if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
             raise DataError(f"data.{option} pairs files by name; data.list_file must then hold names, not paths.")
-        return find_pairs(base, split, images, where, list_file, splits, limit, suffixes).labels
+        found = yield from find_pairs(base, split, images, where, list_file, splits, limit, suffixes)
+        return dict(zip(found.names.tolist(), found.labels.tolist(), strict=True))
 
-    return pairs, beside(valid, (".npy", ".png"), "valid"), beside(calibration, (".txt",), "calibration")
+    masks = yield from beside(valid, (".npy", ".png"), "valid")
+    texts = yield from beside(calibration, (".txt",), "calibration")
+    given = [paths for paths in (masks, texts) if paths]
+    pairs = pairs.subset(np.array([all(name in paths for paths in given) for name in pairs.names.tolist()], bool))
+
+    def column(paths: Mapping[bytes, bytes]) -> np.ndarray | None:
+        return np.array([paths[name] for name in pairs.names.tolist()], np.bytes_) if paths else None
+
+    return pairs, column(masks), column(texts)
 
 
 def _of_split(where: Where | None, split: str, option: str) -> str | None:

@@ -1,13 +1,14 @@
 """Detects wrong units: measures the depth of a data set and checks that it is plausible in metres."""
 
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from densevit.data.datasets.depth_values import DepthValues
+from densevit.data.datasets.examination import Problem
 from densevit.errors import DataError
 
 _MOST_FILES = 128
@@ -19,6 +20,26 @@ _UNITS = (
     ("centimetres", 0.01),
     ("metres", 1.0),
 )
+
+
+class FileRange(NamedTuple):
+    """The known depth of a file: some of its values, for a median, lowest and highest one, their number, and the
+    number of all pixels."""
+
+    values: np.ndarray
+    low: float
+    high: float
+    known: int
+    pixels: int
+
+    @classmethod
+    def of(cls, depth: np.ndarray) -> "FileRange":
+        """depth: (H, W), 0 = unknown."""
+        known = depth[depth > 0]
+        if not len(known):
+            return cls(known, np.inf, 0.0, 0, depth.size)
+        step = -(-len(known) // _MOST_VALUES)
+        return cls(known[::step], known.min(), known.max(), len(known), depth.size)
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,21 @@ class DepthRange:
     files: int
     medians: tuple[tuple[int, float], ...]
 
+    @classmethod
+    def of(cls, files: Mapping[int, FileRange], where: str) -> "DepthRange":
+        """files: by index. where: their origin, for messages. Raises DataError if no depth is known."""
+        chosen = {index: files[index] for index in sorted(files) if files[index].known}
+        if not chosen:
+            raise DataError(
+                f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.kind and "
+                "data.invalid."
+            )
+        median = float(np.median(np.concatenate([file.values for file in chosen.values()])))
+        low, high = min(file.low for file in chosen.values()), max(file.high for file in chosen.values())
+        share = sum(file.known for file in files.values()) / sum(file.pixels for file in files.values())
+        medians = tuple((index, float(np.median(file.values))) for index, file in chosen.items())
+        return cls(float(low), median, float(high), share, len(files), medians)
+
     def outside(self, low: float, high: float) -> list[tuple[int, float]]:
         """Returns the files whose median is outside of these bounds, farthest first."""
 
@@ -48,38 +84,6 @@ class DepthRange:
 def sample(count: int) -> list[int]:
     """Returns the indices of the files to read: all, or 128 evenly spaced."""
     return np.linspace(0, count - 1, min(count, _MOST_FILES)).round().astype(int).tolist()
-
-
-def measure(read: Callable[[int], np.ndarray], count: int, threads: int, of: str) -> DepthRange:
-    """Returns the range of the depth maps that `sample` chooses.
-
-    read: returns (H, W) depth by index, 0 = unknown. of: the maps' origin, for messages. Raises DataError if no depth
-    is known.
-    """
-
-    def look(index: int) -> tuple[np.ndarray, float, float, int, int]:
-        depth = read(index)
-        known = depth[depth > 0]
-        if not len(known):
-            return known, np.inf, 0.0, 0, depth.size
-        return known[:: -(-len(known) // _MOST_VALUES)], known.min(), known.max(), len(known), depth.size
-
-    chosen = sample(count)
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            seen = list(pool.map(look, chosen))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    values, lows, highs, known, pixels = zip(*seen, strict=True)
-    if not sum(known):
-        raise DataError(
-            f"None of {len(chosen)} depth maps {of} holds a depth above 0. Check data.scale, data.kind and "
-            "data.invalid."
-        )
-    median = float(np.median(np.concatenate(values)))
-    medians = tuple((index, float(np.median(one))) for index, one in zip(chosen, values, strict=True) if len(one))
-    return DepthRange(float(min(lows)), median, float(max(highs)), sum(known) / sum(pixels), len(chosen), medians)
 
 
 def show(
@@ -119,29 +123,30 @@ def described(seen: DepthRange, values: DepthValues, count: int) -> str:
 
 def check(
     split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
-) -> None:
-    """Raises DataError if the median of metric depth is outside of the expected range, with the likely fix."""
+) -> Generator[Problem, None, None]:
+    """Yields a problem, with the likely fix, if the median of metric depth is outside of the expected range."""
     low, high = expected
     if not values.metric or low <= seen.median <= high:
         return
     found = seen.outside(low, high)
     example = f", such as {path_of(found[0][0])} with a median of {_shown(found[0][1])} m" if found else ""
-    raise DataError(
+    message = (
         f"data.range: the depth of {split!r} has a median of {_shown(seen.median)} m ({_shown(seen.low)} to "
-        f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m. "
-        f"{_fix(seen.median, values, expected)}"
+        f"{_shown(seen.high)} m in {seen.files} files{example}); expected {low:g} to {high:g} m."
     )
+    fix = _fix(seen.median, values, expected)
+    yield Problem(f"{message} {fix}", "implausible depth", [message], fix)
 
 
-def check_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tuple[float, float]) -> None:
-    """Raises DataError for a file of integers without data.scale."""
+def missing_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tuple[float, float]) -> str:
+    """Returns the message about a file of integers without data.scale; "" for other files."""
     if not values.needs_scale or stored.dtype.kind not in "iu":
-        return
+        return ""
     known = stored[stored > 0]
     median = float(np.median(known)) if len(known) else 0.0
     unit = "metres" if values.kind == "depth" else "1/metres"
     guess = _looks_like(median, 0.0, expected) if values.kind == "depth" else ""
-    raise DataError(
+    return (
         f"data.scale is missing: {path} holds whole numbers ({stored.min()} to {stored.max()}, median {median:g}), and "
         f"data.scale is the number of {unit} per unit in a file. {guess}".rstrip()
     )

@@ -111,7 +111,8 @@ class LabelMaps(PairedDataset):
         is_divided = split in ("train", "val") and _is_divided(base, options, val_share, preset is not None, is_named)
         name = "train" if is_divided else split
         try:
-            pairs = find_pairs(base, name, **options, limit=None if is_divided else limit, outside_paths=outside_paths)
+            first = None if is_divided else limit
+            pairs = scan.read(find_pairs(base, name, **options, limit=first, outside_paths=outside_paths))
         except DataError as error:
             check_no_foreign_layout(base)
             if split == "val" and has_split(base, "test", **options):

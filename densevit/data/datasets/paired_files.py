@@ -3,12 +3,13 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from densevit.data.datasets.examination import Problem
 from densevit.data.io.file_errors import check_regular
 from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
@@ -54,8 +55,8 @@ def find_pairs(
     suffixes: Sequence[str] = LABELS,
     no_label: str | None = None,
     outside_paths: bool = False,
-) -> Pairs:
-    """Returns the images of a split with their labels, in the order of their names or of the list file.
+) -> Generator[Problem, None, Pairs]:
+    """Reads the images of a split with their labels, in the order of their names or of the list file.
 
     images, labels, list_file: relative to root, {split} is replaced by the split's name. Without a `*`, images and
     labels are folders, and files of the same name (relative to the folder, without suffix) are a pair. With stars,
@@ -65,7 +66,8 @@ def find_pairs(
     suffixes: of label files. no_label: the word for a missing label in place of its path.
     outside_paths: whether paths of the list file may lead out of root and of the folders images and labels.
 
-    Raises DataError with up to five of the images that lack a label, or labels that lack an image.
+    Yields the images that lack a label, the labels that lack an image, and the lines of the list file that name missing
+    files or a name again; they are left out. Raises DataError if no files are found.
     """
     given = [pattern for pattern in (images, labels, list_file) if pattern is not None]
     name = _spelled(root, split, given, splits or {})
@@ -74,12 +76,14 @@ def find_pairs(
     if list_file is None:
         by_name = list_files(root, images, IMAGES, "images")
         files = list_files(root, labels, suffixes, "labels")
-        _check_complete("image", "label", by_name, files, _form(labels))
-        _check_complete("label", "image", files, by_name, _form(images))
-        rows = [(name, path, files[name]) for name, path in sorted(by_name.items())]
+        yield from _lone("image", "label", by_name, files, _form(labels))
+        yield from _lone("label", "image", files, by_name, _form(images))
+        rows = [(name, path, files[name]) for name, path in sorted(by_name.items()) if name in files]
     else:
         file = root / list_file.replace("{split}", name)
-        rows, lone = _from_list(root, file, images, labels, suffixes, no_label, outside_paths)
+        rows, lone = yield from _from_list(root, file, images, labels, suffixes, no_label, outside_paths)
+    if not rows:
+        yield Problem(f"{root / images} has no image with a label.")
     return Pairs.of(rows[:limit], lone)
 
 
@@ -166,15 +170,18 @@ def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -
     return listed
 
 
-def _check_complete(kind: str, other: str, files: Mapping[str, str], others: Mapping[str, str], form: str) -> None:
+def _lone(kind: str, other: str, files: Mapping[str, str], others: Mapping[str, str], form: str) -> Iterator[Problem]:
+    """Yields the files of one kind, if any, whose name no file of the other kind has."""
     lone = sorted(files.keys() - others.keys())
     if lone:
-        listed = _some([files[name] for name in lone])
-        raise DataError(
-            f"{len(lone)} of {len(files)} {kind}s have no {other}:{listed}\nExpected the {other} under the {kind}'s "
-            f"name, as {form.replace('*', lone[0]) if form.count('*') == 1 else form}. To use only some of the files, "
-            "name these in a list (data.list_file)."
+        paths = [files[name] for name in lone]
+        expected = form.replace("*", lone[0]) if form.count("*") == 1 else form
+        fix = (
+            f"Expected the {other} under the {kind}'s name, as {expected}. To use only some of the files, name these "
+            "in a list (data.list_file)."
         )
+        message = f"{len(lone)} of {len(files)} {kind}s have no {other}:{_some(paths)}\n{fix}"
+        yield Problem(message, f"{kind}s without {other}", paths, fix, of=len(files))
 
 
 def _from_list(
@@ -185,8 +192,8 @@ def _from_list(
     suffixes: Sequence[str],
     no_label: str | None,
     outside_paths: bool,
-) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Returns (name, image, label) of each line with a label, and the images of the other lines."""
+) -> Generator[Problem, None, tuple[list[tuple[str, str, str]], list[str]]]:
+    """Reads (name, image, label) of each line with a label, and the images of the other lines."""
     check_regular(file)
     try:
         lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
@@ -201,7 +208,7 @@ def _from_list(
     image_files = list_files(root, images, IMAGES, "images") if by_name else {}
     files = list_files(root, labels, suffixes, "labels") if by_name else {}
     places, label_places = _places(root, images), _places(root, labels)
-    rows, missing = [], []
+    rows, missing, again = [], [], []
     seen: dict[str, int] = {}
     for number, (name, label) in entries:
         if label is None:
@@ -216,15 +223,21 @@ def _from_list(
             here = (root / image).is_file(), (root / label).is_file()
             name = _without(image, IMAGES)
         if name in seen:
-            raise DataError(f"{file}, line {number}: {name} occurs already in line {seen[name]}.")
+            again.append(f"{file}, line {number}: {name} occurs already in line {seen[name]}.")
+            continue
         seen[name] = number
         missing += [path for path, there in zip((image, label), here, strict=True) if not there]
-        rows.append((name, image, label))
+        if all(here):
+            rows.append((name, image, label))
+    if again:
+        yield Problem(again[0], "names that a list has twice", again, "Remove the second lines.", of=len(entries))
     if missing:
-        raise DataError(
-            f"{file} names {len(rows)} images; of these and their labels {len(missing)} files do not exist in "
+        message = (
+            f"{file} names {len(seen)} images; of these and their labels {len(missing)} files do not exist in "
             f"{root}:{_some(missing)}"
         )
+        fix = "Copy them to these paths, or remove their lines."
+        yield Problem(message, f"missing files of {file.name}", missing, fix)
     return rows, lone
 
 

@@ -1,26 +1,29 @@
 """Pairs images and depth maps of a recording by their timestamps (TUM RGB-D)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from densevit.data.datasets.examination import Problem
 from densevit.data.datasets.paired_files import Pairs, find_pairs
 from densevit.data.io.file_errors import check_regular
 from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
 
 
-def find_times(root: Path, images: str, labels: str, seconds: float, limit: int | None, outside_paths: bool) -> Pairs:
-    """Returns the pairs of all recordings.
+def find_times(
+    root: Path, images: str, labels: str, seconds: float, limit: int | None, outside_paths: bool
+) -> Generator[Problem, None, Pairs]:
+    """Reads the pairs of all recordings. Yields missing files, whose pairs are left out.
 
     images, labels: text files, or patterns of them, with a time in seconds and a file per line, relative to their
     folder; "#" begins a comment. The stars match the recording. seconds: the largest difference in time.
     outside_paths: whether the files may be outside of root and of their list's folder.
     """
     if "*" in images:
-        recordings = find_pairs(root, "", images, labels, suffixes=(".txt",))
+        recordings = yield from find_pairs(root, "", images, labels, suffixes=(".txt",))
         lists = [(os.fsdecode(a), os.fsdecode(b)) for a, b in zip(recordings.images, recordings.labels, strict=True)]
     else:
         lists = [(images, labels)]
@@ -38,7 +41,10 @@ def find_times(root: Path, images: str, labels: str, seconds: float, limit: int 
         raise DataError(f"{root / lists[0][0]}: no image has a depth map within {seconds} s (data.seconds).")
     missing = [path for _, image, depth in rows for path in (image, depth) if not (root / path).is_file()]
     if missing:
-        raise DataError(f"{root / lists[0][0]} and others name {len(missing)} files that do not exist: {missing[0]}.")
+        message = f"{root / lists[0][0]} and others name {len(missing)} files that do not exist: {missing[0]}."
+        yield Problem(message, "missing files", missing, "Copy them to these paths, or remove their lines.")
+        absent = set(missing)
+        rows = [row for row in rows if absent.isdisjoint(row[1:])]
     return Pairs.of(rows[:limit], lone)
 
 

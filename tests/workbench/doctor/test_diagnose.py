@@ -14,6 +14,7 @@ import densevit
 from densevit import config
 from densevit.cli import main
 from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.examination import Finding
 from densevit.errors import DataError
 from densevit_workbench.doctor.diagnosis import Diagnosis
@@ -249,9 +250,35 @@ def test_depth_in_a_wrong_unit_is_an_error_and_its_range_a_note(tmp_path: Path):
     wrong = densevit.diagnose(tmp_path)
     assert [one.title for one in wrong.errors] == ["the split cannot be read"] * 2
     assert "set data.scale=0.001" in wrong.errors[0].examples[0]
+    implausible = densevit.diagnose(tmp_path, ["data.scale=1"])
+    assert [one.title for one in implausible.errors] == ["implausible depth"] * 2
+    assert "median of 2001 m" in implausible.errors[0].examples[0] and "data.scale=0.001" in implausible.errors[0].fix
     right = densevit.diagnose(tmp_path, ["data.scale=0.001"])
     assert not right.errors
     assert right.findings[0].examples == ("2 to 2 m, median 2 m, 100.0% of pixels known (read 3 of 3)",)
+    some = densevit.diagnose(tmp_path, ["data.scale=0.001"], images=2)
+    assert not some.errors and "(read 2 of 3)" in some.findings[0].examples[0]
+
+
+def test_all_invalid_depth_files_and_lone_images_are_listed(tmp_path: Path):
+    for split, first in (("train", 0), ("val", 60)):
+        for number in range(5):
+            save(tmp_path / "images" / split / f"{number}.png", number + first)
+            (tmp_path / "labels" / split).mkdir(parents=True, exist_ok=True)
+            depth = np.full((HEIGHT, WIDTH), 2.0 + number, np.float32)
+            np.savez(tmp_path / "labels" / split / f"{number}.npz", **{"other" if number in (1, 3) else "depth": depth})
+    (tmp_path / "labels" / "train" / "0.npz").unlink()
+    (tmp_path / "images" / "train" / "4.png").unlink()
+    diagnosis = densevit.diagnose(tmp_path, ["data.name=depth", "data.key=depth"])
+    found = {(one.split, one.title): one for one in diagnosis.errors}
+    assert found["train", "images without label"].examples == ("images/train/0.png",)
+    assert found["train", "labels without image"].examples == ("labels/train/4.npz",)
+    for split in ("train", "val"):
+        wrong = found[split, "unreadable files"]
+        assert wrong.count == 2
+        assert all(f"{number}.npz" in text for number, text in zip((1, 3), wrong.examples, strict=True))
+    with pytest.raises(DataError, match="1 of 4 images have no label:\n  images/train/0.png"):
+        DepthMaps("train", str(tmp_path), key="depth")
 
 
 def write_panoptic(root: Path, split: str, changes: dict[int, Any]) -> None:
