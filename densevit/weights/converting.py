@@ -16,7 +16,7 @@ from densevit.weights import model_file
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
-from densevit.weights.layouts import find, of_variant, recognise
+from densevit.weights.layouts import find, of_variant, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone, fit_model
 from densevit.weights.state_dict_loading import Fit
 
@@ -93,8 +93,10 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     found.assumed = tuple(_assumptions(chosen, translated, found, overrides))
     if found.assumed:
         names = ", ".join(found.assumed)
+        others = [] if layout else same_tensors(chosen)
+        fix = f" For weights of {' or '.join(others)}, name it with --as." if others else ""
         found.fit.notes.append(
-            f"Assumed, because the weights do not determine it: {names}. Override as section.key=value."
+            f"Assumed, because the weights do not determine it: {names}. Override as section.key=value.{fix}"
         )
     found.fit.write()
     return found

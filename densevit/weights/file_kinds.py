@@ -39,7 +39,7 @@ def kind(path: Path) -> Kind:
         raise _invalid(
             path,
             "a bare pickle, not made by torch.save; loading it would run its code",
-            "In the project it comes from, load it and save its tensors with safetensors.torch.save_file",
+            "Save its tensors once where you trust it: docs/weights.md, section Pickles, has the lines",
         )
     raise _invalid(path, f"not a checkpoint: {size}, the first are {head[:_SHOWN]!r}")
 

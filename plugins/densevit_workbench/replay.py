@@ -16,7 +16,7 @@ from densevit.interfaces import Class, Method
 from densevit.model import build_from_architecture
 from densevit.training.loop import fault_files
 from densevit.training.loop.dense_module import DenseModule
-from densevit.training.loop.first_non_finite import Finding, find_in_batches, image_ids
+from densevit.training.loop.first_non_finite import FirstNonFinite, find_in_batches, image_ids
 from densevit.weights.state_dict_loading import load_state
 
 _AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
@@ -34,7 +34,7 @@ class Replay:
     step: int
     images: tuple[int | str, ...]
     reported: str
-    found: Finding
+    found: FirstNonFinite
 
     @property
     def reproduced(self) -> bool:

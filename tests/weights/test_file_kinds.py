@@ -51,7 +51,7 @@ CASES = {
     "page of safetensors": (PAGE, "w.safetensors", "an HTML page"),
     "page of npz": (PAGE, "w.npz", "an HTML page"),
     "page without a title": (b"<html><body>", "w.pth", r"an HTML page\. Expected"),
-    "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, not made.*safetensors"),
+    "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, not made.*section Pickles"),
     "zip": (zipped(**{"a/resnet.pth": b"x", "b": b""}), "w.pth", r"without data\.pkl; it holds a/resnet\.pth, b\."),
     "keras zip": (
         zipped(**{"config.json": b"{}", "model.weights.h5": b"x"}),

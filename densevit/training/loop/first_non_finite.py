@@ -18,7 +18,7 @@ from densevit.model import DenseModel
 
 
 @dataclass(frozen=True)
-class Finding:
+class FirstNonFinite:
     """The first value that is not finite.
 
     layer: the module's name and class. what: "value" (of a parameter), "output", "gradient" or "loss"; "" if all are
@@ -40,7 +40,7 @@ class Finding:
         return f"The first non-finite {self.what} is that of {self.layer}"
 
 
-def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tensor]]) -> Finding:
+def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tensor]]) -> FirstNonFinite:
     """Runs the forward and backward pass of a training step and returns the first module with a non-finite value.
 
     modules: by name. step: returns the loss terms. `grad` of the parameters is unchanged.
@@ -48,7 +48,7 @@ def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tenso
     parameters = {f"{prefix}.{name}": p for prefix, m in modules.items() for name, p in m.named_parameters()}
     for name, parameter in parameters.items():
         if not is_finite(parameter.detach()):
-            return Finding(f"the parameter {name}", "value", (), (_described(parameter),))
+            return FirstNonFinite(f"the parameter {name}", "value", (), (_described(parameter),))
     search = _Search()
     handles = [
         handle
@@ -66,11 +66,13 @@ def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tenso
         for handle in handles:
             handle.remove()
     values = {name: float(term.detach()) for name, term in terms.items()}
-    found = search.found or (Finding(what="loss") if not is_finite(loss.detach()) else None) or search.found_gradient
+    found = (
+        search.found or (FirstNonFinite(what="loss") if not is_finite(loss.detach()) else None) or search.found_gradient
+    )
     if found is None:
         broken = [name for name, g in zip(trained, gradients, strict=True) if g is not None and not is_finite(g)]
-        found = Finding(f"the parameter {broken[-1]}", "gradient") if broken else Finding()
-    return Finding(found.layer, found.what, found.inputs, found.outputs, values)
+        found = FirstNonFinite(f"the parameter {broken[-1]}", "gradient") if broken else FirstNonFinite()
+    return FirstNonFinite(found.layer, found.what, found.inputs, found.outputs, values)
 
 
 class _Search:
@@ -81,8 +83,8 @@ class _Search:
     """
 
     def __init__(self) -> None:
-        self.found: Finding | None = None
-        self.found_gradient: Finding | None = None
+        self.found: FirstNonFinite | None = None
+        self.found_gradient: FirstNonFinite | None = None
         self.backward = False
         self._running: list[tuple[str, nn.Module]] = []
         self._uses: dict[int, tuple[Tensor, list[str]]] = {}  # a tensor and the modules that use it, outermost first
@@ -104,7 +106,7 @@ class _Search:
         for x in _tensors(inputs):
             if self.found is None and self._running and x.is_floating_point() and bool(x.detach().isnan().any()):
                 above = self._running[-1][0]  # the parent computed x between its submodules
-                self.found = Finding(above, "output", (), (f"{_described(x)}, the input of {label}",))
+                self.found = FirstNonFinite(above, "output", (), (f"{_described(x)}, the input of {label}",))
             self._watch(x, label)
         self._running.append((label, module))
 
@@ -114,7 +116,7 @@ class _Search:
         self._running.pop()
         for x in _tensors(outputs):
             if self.found is None and not is_finite(x):
-                self.found = Finding(label, "output", _all_described(inputs), _all_described(outputs))
+                self.found = FirstNonFinite(label, "output", _all_described(inputs), _all_described(outputs))
             self._made_by[id(x)] = label
             self._watch(x, None)
 
@@ -137,11 +139,11 @@ class _Search:
                 if not user.startswith(inner.partition(" ")[0] + "."):
                     break
                 inner = user
-            self.found_gradient = Finding(inner, "gradient", (), (f"of its input, {_described(gradient)}",))
+            self.found_gradient = FirstNonFinite(inner, "gradient", (), (f"of its input, {_described(gradient)}",))
             return
         made_by = self._made_by.get(key, "")
         outputs = (f"of the output of {made_by}, {_described(gradient)}",)
-        self.found_gradient = Finding(f"the loss of the output of {made_by}", "gradient", (), outputs)
+        self.found_gradient = FirstNonFinite(f"the loss of the output of {made_by}", "gradient", (), outputs)
 
 
 def is_finite(x: Tensor) -> bool:
@@ -189,13 +191,13 @@ def _described(x: Tensor) -> str:
 
 def find_in_batches(
     model: DenseModel, method: Method, batches: list[Batch], random_state: Mapping[str, Tensor], device: torch.device
-) -> Finding:
+) -> FirstNonFinite:
     """Returns the first finding in the batches of one optimiser step, in this process only and without torch.compile.
 
     The losses of each batch are normalised separately.
     """
     restore_random_state(random_state, device)
-    finding, context = Finding(), LossContext(finite_costs=False)
+    finding, context = FirstNonFinite(), LossContext(finite_costs=False)
     with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         for batch in batches:
             modules = {"model": model, "method": method}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes, segmentation_classes
-from densevit.weights.layouts import find, recognise
+from densevit.weights.layouts import find, recognise, same_tensors
 
 pytestmark = pytest.mark.integration
 
@@ -81,6 +81,11 @@ def test_metric_releases_give_metric_depth(name, scale, shift, max_depth, whole,
     head = model.heads["depth"]
     assert head.quantity == "depth"
     assert (head.output, head.scale, head.shift, head.max_depth) == ("inverse", scale, shift, max_depth)
+
+
+def test_tensors_of_several_layouts_name_them_all():
+    assert same_tensors(find("dpt-hybrid")) == ["dpt-hybrid-nyu", "dpt-hybrid-kitti"]
+    assert same_tensors(find("dpt")) == []
 
 
 class Readout(nn.Module):
