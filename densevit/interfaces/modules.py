@@ -1,6 +1,7 @@
 """The interfaces of backbones, necks, heads and training methods."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class Backbone(nn.Module):
     channels, strides: one per feature, fine to coarse; strides in input pixels.
     mean, std: normalisation of pixels in 0 ... 1, which the model applies before the backbone.
     input_size: (H, W), only if the architecture has a fixed input size.
+    licences: of published weights that its constructor loads, by their source.
     """
 
     channels: tuple[int, ...]
@@ -31,6 +33,7 @@ class Backbone(nn.Module):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     input_size: tuple[int, int] | None = None
+    licences: Mapping[str, str] = MappingProxyType({})
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, 3, H, W) float, any H and W. Returns features (B, C_i, ceil(H / s_i), ceil(W / s_i))."""

@@ -61,7 +61,7 @@ class DenseModel(nn.Module):
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
         self.architecture = architecture
         self.training_data: Mapping[str, Any] | None = None
-        self.licences: dict[str, str] = {}
+        self.licences = dict(backbone.licences)
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std)[:, None, None], persistent=False)
 

@@ -76,6 +76,8 @@ class Timm(Backbone):
         chosen = _choose(model, plan.strides, features)
         self.name = model
         self.model = _build(model, pretrained, plan.arguments)
+        if pretrained:
+            self.licences = {f"timm:{model}": str(_config(self.model).get("license") or "unknown")}
         if checkpointing:
             self._checkpoint()
         self.mean, self.std = (tuple(_config(self.model)[key]) for key in ("mean", "std"))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import densevit
+from densevit.weights.state import read_header
 from densevit_backbones.timm import Timm
 
 
@@ -234,7 +235,10 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
         build = timm.create_model
         available.setattr(timm, "create_model", lambda name, pretrained, **arguments: build(name, **arguments))
         run = densevit.fit(sections, run_dir=tmp_path / "run").path
-    densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
+    resumed = densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
+    assert resumed.model.model.licences == {"timm:resnet18": timm.create_model("resnet18").pretrained_cfg["license"]}
+    assert "# licence of timm:resnet18: " in (run / "config.yaml").read_text()
+    assert "timm:resnet18" in read_header(run / "model.safetensors")["licences"]
     with pytest.raises(densevit.DensevitError, match="cannot be loaded"):
         densevit.fit(sections, run_dir=tmp_path / "other")
 

@@ -110,6 +110,8 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
         else f"{device.type}, {torch.get_num_threads()} threads"
     )
     yield f"{what}{how}, {trained / 1e6:.2f} M trained parameters"
+    for source, licence in plan.model.backbone.licences.items():  # those of `weights` are in their report
+        yield f"Licence of {source}: {licence}."
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
     yield f"{config.data.title}: {images}{size}"

@@ -76,7 +76,7 @@ class Plan:
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
         data = _data(config)
-        model, loaded = _model(config, data, pretrained=checkpoint is None)
+        model, loaded = _model(config, data, checkpoint)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
         metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
@@ -112,12 +112,16 @@ def _data(config: Config) -> Data:
     return data
 
 
-def _model(config: Config, data: Data, pretrained: bool) -> tuple[DenseModel, list[Fit]]:
-    """Builds the model with pretrained weights. pretrained: False if a checkpoint replaces all weights."""
-    model = build_model(config, data.train, pretrained=pretrained)
+def _model(config: Config, data: Data, checkpoint: RunCheckpoint | None) -> tuple[DenseModel, list[Fit]]:
+    """Builds the model with pretrained weights, unless a checkpoint will replace all weights."""
+    model = build_model(config, data.train, pretrained=checkpoint is None)
     data.multiple = model.multiple
     check_model(config, data, model)
-    loaded = load_pretrained(model, config) if pretrained else []
+    loaded = []
+    if checkpoint is None:
+        loaded = load_pretrained(model, config)
+    else:
+        model.licences = checkpoint.licences
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)
     if config.trainer.compile:

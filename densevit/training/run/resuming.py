@@ -20,8 +20,8 @@ from densevit.training.callbacks.checkpointing import numbered_checkpoints
 from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
-from densevit.weights import safe_unpickler
-from densevit.weights.state import read_header
+from densevit.weights import checkpoint_io, safe_unpickler
+from densevit.weights.state import licences, read_header
 
 _CHANGEABLE = (
     "data.*",
@@ -69,6 +69,7 @@ class RunCheckpoint:
             content, self.shapes = _read(self.path)
             self.step = int(content["global_step"])
             self.classes = _classes(content.get("classes"))
+            self.licences = licences(content.get(checkpoint_io.ENTRIES, {}))
             optimizers = content.get("optimizer_states") or [{"param_groups": []}]
             self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
             self.optimizer_shapes = {} if self.is_sharded else _shapes(optimizers[0].get("state", {}))
