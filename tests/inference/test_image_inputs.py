@@ -1,5 +1,6 @@
 """Inputs of `predict`: the pixels of each kind, and the errors."""
 
+import contextlib
 import io
 import re
 import threading
@@ -53,6 +54,10 @@ class Server(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the client has ended
+            super().handle()
 
 
 @pytest.fixture
