@@ -167,7 +167,6 @@ def test_run_folder_loads_its_config():
     [
         ("optim.lrr=1", "command line: optim.lrr is not a key of optim. Did you mean 'lr'? Keys: "),
         ("optimm.lr=1", "command line: optimm is not a key. Did you mean 'optim'? Keys: "),
-        ("optim.lr=fast", "command line: optim.lr should be a valid number, not 'fast'."),
         ("optim.lr=-1", "command line: optim.lr should be greater than 0, not -1."),
         ("optim.lr=true", "command line: optim.lr should be a valid number, not true."),
         (
@@ -175,7 +174,6 @@ def test_run_folder_loads_its_config():
             "command line: optim.name should be 'adamw', 'adam', 'sgd' or 'muon' or a module:Class, not 'adamm'.",
         ),
         ("optim.betas=[0.9, 2]", "command line: optim.betas.1 should be less than 1, not 2."),
-        ("data.batch_size=0", "command line: data.batch_size should be greater than or equal to 1, not 0."),
         ("data.num_workers=many", "command line: data.num_workers should be a valid integer or 'auto', not 'many'."),
         ("data.image_size=[1, 2, 3]", "command line: data.image_size: give one side or [height, width], in pixels, "),
         ("trainer.max_steps=2.5", "command line: trainer.max_steps should be a valid integer, not 2.5."),
