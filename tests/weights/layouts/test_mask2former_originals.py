@@ -1,0 +1,38 @@
+"""Mask2Former computes what its authors' code does, which `originals/record_mask2former.py` has recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from densevit.weights.layouts import recognise
+from densevit_backbones.swin.variants import VARIANTS, Variant
+from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
+from tests.weights.layouts.originals.record_mask2former import SIZES, batch, random_weights
+
+pytestmark = pytest.mark.integration
+
+
+@torch.no_grad()
+def test_a_padded_batch_has_the_original_s_logits_and_masks(whole, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "nano", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
+    with safe_open(Path(__file__).parent / "originals" / "mask2former.safetensors", "pt") as file:
+        state = random_weights(json.loads(file.metadata()["shapes"]))
+        expected = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    layout = recognise(state)
+    assert layout.name == "mask2former"
+    model = whole(state, layout, thirds="in_proj_")
+    images = batch()
+    padding_mask = torch.ones(len(images), *images.shape[2:], dtype=torch.bool)
+    for mask, (h, w) in zip(padding_mask, SIZES, strict=True):
+        mask[:h, :w] = False
+    outputs = model.heads["panoptic"](model.backbone(images), padding_mask)
+    states = MaskQueries(*outputs["layers"])
+    for name, layer in (("last", -1), ("first", 0)):
+        logits, masks = expected[f"{name}.logits"], expected[f"{name}.masks"]
+        assert logits.std(1).mean() > 0.1 and masks.std() > 0.1
+        torch.testing.assert_close(states.logits[layer], logits, atol=1e-4, rtol=1e-4)
+        found = mask_logits(states.embeddings[layer], outputs["pixels"])[..., ::3, ::3]
+        torch.testing.assert_close(found, masks, atol=1e-4, rtol=1e-4)
