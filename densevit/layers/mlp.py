@@ -1,5 +1,6 @@
 """Multilayer perceptrons of transformers."""
 
+from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 class FeedForward(nn.Module):
     """Feed-forward network (FFN) of a transformer block: two linear layers with an activation between them."""
 
-    def __init__(self, width: int, hidden: int, activation: type[nn.Module] = nn.GELU, dropout: float = 0.0) -> None:
+    def __init__(
+        self, width: int, hidden: int, activation: Callable[[], nn.Module] = nn.GELU, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.expand = nn.Linear(width, hidden)
         self.activation = activation()

@@ -12,7 +12,7 @@ from densevit.layers.checkpointing import run
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
 from densevit.layers.table_cache import cached_table
-from densevit_backbones.vit.blocks import EPS, Block, ProjectReadout, RelativePositionBias
+from densevit_backbones.vit.blocks import EPS, Block, Gelu, ProjectReadout, RelativePositionBias
 from densevit_backbones.vit.stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
 from densevit_backbones.vit.variants import VARIANTS
 
@@ -54,6 +54,7 @@ class ViT(Backbone):
     layer_scale: initial value of layer scale, 1e-5 in DINOv2; None: no layer scale.
     qk_norm: layer norms on the queries and keys of each head.
     swiglu: gated MLPs.
+    gelu: of the other MLPs. "erf": exact; "tanh": the approximation with which Google's models were trained.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet (DeiT's
         0.1 up to "base").
     window_size: side in cells of windowed attention (ViTDet, Li et al. 2022, section 3), in all blocks except
@@ -83,6 +84,7 @@ class ViT(Backbone):
         layer_scale: float | None = None,
         qk_norm: bool = False,
         swiglu: bool = False,
+        gelu: Gelu = "erf",
         drop_path: float | None = None,
         window_size: int | None = None,
         global_blocks: tuple[int, ...] | None = None,
@@ -94,6 +96,8 @@ class ViT(Backbone):
         width, depth, heads, default_drop = VARIANTS[variant]
         _check_stem(stem, patch_size, patch_stride)
         _check_tokens(class_token, distillation_token, registers, readout)
+        if swiglu and gelu != "erf":
+            raise ValueError(f"gelu is {gelu!r}, but swiglu is true; gated MLPs have no GELU.")
         _check_positive("image_size", image_size)
         _check_positive("layer_scale", layer_scale)
         quarters = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
@@ -131,6 +135,7 @@ class ViT(Backbone):
                 layer_scale,
                 qk_norm,
                 swiglu,
+                gelu,
                 last_rate * i / (depth - 1),
                 RelativePositionBias(window or side, heads, has_tokens and window is None, position_resizing)
                 if positions == "relative"

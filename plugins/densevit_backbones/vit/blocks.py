@@ -1,6 +1,8 @@
 """The blocks of plain vision transformers."""
 
 import math
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from densevit.layers.rotary import rotate
 from densevit.layers.windows import window_partition, window_reverse
 
 EPS = 1e-6  # of all layer norms, as in published weights
+Gelu = Literal["erf", "tanh"]
+"""x * Phi(x) with the error function, or the approximation by tanh (Hendrycks and Gimpel 2016, section 2)."""
 
 
 class Block(nn.Module):
@@ -32,6 +36,7 @@ class Block(nn.Module):
         layer_scale: float | None,
         qk_norm: bool,
         swiglu: bool,
+        gelu: Gelu,
         drop_path: float,
         position_bias: "RelativePositionBias | None" = None,
     ) -> None:
@@ -42,7 +47,8 @@ class Block(nn.Module):
         self.attention = Attention(width, num_heads, qk_norm)
         self.scale1 = None if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = nn.LayerNorm(width, EPS)
-        self.mlp = SwiGLU(width) if swiglu else FeedForward(width, 4 * width)
+        activation = nn.GELU if gelu == "erf" else partial(nn.GELU, approximate="tanh")
+        self.mlp = SwiGLU(width) if swiglu else FeedForward(width, 4 * width, activation)
         self.scale2 = None if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = DropPath(drop_path)
 

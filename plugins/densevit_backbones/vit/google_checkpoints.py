@@ -10,7 +10,7 @@ from torch import Tensor
 
 from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import CONVENTIONS, STANDARDIZATION, USAGE_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import CONVENTIONS, GELU, STANDARDIZATION, USAGE_OPTIONS, describe
 from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
 
@@ -80,8 +80,12 @@ def _resnet() -> list[Line]:
 
 
 def _vit(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ViT; a hybrid's weights are divided by std + 1e-5 (`vit_jax/models_resnet.py`)."""
+    """The config section of a ViT with flax's GELU; a hybrid's weights are divided by std + 1e-5.
+
+    As in `vit_jax/models_vit.py` and `vit_jax/models_resnet.py`.
+    """
     sections = describe(tensors)
+    sections["backbone"][GELU] = "tanh"
     if sections["backbone"].get("stem") == "resnet":
         sections["backbone"][STANDARDIZATION] = "std"
     return sections

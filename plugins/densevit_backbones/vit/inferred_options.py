@@ -8,8 +8,8 @@ from densevit.interfaces import StateDict
 from densevit.weights.state import count
 from densevit_backbones.vit.variants import HYBRID_BLOCKS, VARIANTS
 
-STANDARDIZATION, RESIZING = "weight_standardization", "position_resizing"
-CONVENTIONS = (STANDARDIZATION, RESIZING)
+STANDARDIZATION, RESIZING, GELU = "weight_standardization", "position_resizing", "gelu"
+CONVENTIONS = (STANDARDIZATION, RESIZING, GELU)
 USAGE_OPTIONS = ("features", "feature_norm", "readout", RESIZING)
 
 

@@ -58,7 +58,7 @@ def test_global_attention_costs_4hwc2_and_2_hw_2_c(height, width):
 def test_windowed_attention_costs_4hwc2_and_2_m2_hwc():
     height, width, C, M = 28, 42, 192, 7
     with torch.device("meta"):
-        block = Block(C, 3, M, None, False, False, 0.0)
+        block = Block(C, 3, M, None, False, False, "erf", 0.0)
         found = multiply_adds(block, torch.empty(1, height * width, C), (height, width))
     perceptron = 8 * height * width * C**2
     assert found - perceptron == 4 * height * width * C**2 + 2 * M**2 * height * width * C
