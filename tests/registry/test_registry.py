@@ -103,10 +103,10 @@ def test_unknown_name_error_lists_nearest_and_all():
 
 
 def test_class_in_the_working_directory_needs_no_entry_point(tmp_path: Path, monkeypatch):
-    (tmp_path / "own_net.py").write_text("import densevit\nclass Own(densevit.Backbone):\n    pass\n")
+    (tmp_path / "nearby_net.py").write_text("import densevit\nclass Own(densevit.Backbone):\n    pass\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    assert registry.load("backbones", "own_net:Own").__name__ == "Own"
+    assert registry.load("backbones", "nearby_net:Own").__name__ == "Own"
 
 
 def test_import_error_names_plugin_origin_and_line(install):
