@@ -1,6 +1,7 @@
 """Attention over a pooled map, with decomposed relative positions (Li et al. 2022, section 4.1)."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ class PoolingAttention(nn.Module):
     query_stride: None: queries are not pooled; 1: a convolution that keeps the map's size.
     map_size: size of the input map for an image of the training size, which determines the number of rows in the
         tables of relative positions. None: no relative positions, as in MViTv1.
-    residual: adds the pooled queries to the output of attention (MViTv2's residual pooling).
+    residual: adds the pooled queries to the output of attention (MViTv2's residual pooling), "all" of them or those of
+        the "map" only, without class tokens. None: no residual.
     window: side of the windows of the input map in which the pooled maps are attended to; None: global attention. The
         last windows are padded with zeros after the pooling, which take part in the attention.
     """
@@ -37,7 +39,7 @@ class PoolingAttention(nn.Module):
         query_stride: int | None,
         key_stride: int,
         map_size: Size | None,
-        residual: bool,
+        residual: Literal["all", "map"] | None,
         window: int | None = None,
     ) -> None:
         super().__init__()
@@ -67,8 +69,11 @@ class PoolingAttention(nn.Module):
         value, _ = self.pool_value(value, size)
         mix = self._mix if self.windows is None else self._mix_in_windows
         mixed = mix(query, key, value, query_size, key_size).transpose(1, 2)  # (B, T + h*w, heads, D)
-        if self.residual:
+        if self.residual == "all":
             mixed = query + mixed
+        elif self.residual == "map":
+            tokens = query.shape[1] - query_size[0] * query_size[1]
+            mixed = torch.cat([mixed[:, :tokens], query[:, tokens:] + mixed[:, tokens:]], 1)
         return self.output(mixed.flatten(2)), query_size
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, query_size: Size, key_size: Size) -> Tensor:

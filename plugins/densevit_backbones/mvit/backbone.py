@@ -34,6 +34,8 @@ class MViT(Backbone):
     image_size: side in pixels of the images of the position tables, which are interpolated for other sizes.
     class_token: a class token before the map, in attention only. None: as in the papers' models for ImageNet-1K, in
         version 1 only.
+    class_token_residual: residual pooling of the class token too, as in timm; false: of the map only, as in the
+        authors' code. For version 2 with a class token.
     window_size: attention in windows of so many cells of the first stage, half as many in each later one, but global in
         the last block of the other stages ("hybrid window attention", Li et al. 2022, section 4.2; 56 in their
         detectors). A multiple of 8. None: global attention.
@@ -50,6 +52,7 @@ class MViT(Backbone):
         stem: Literal["patch", "conv"] = "patch",
         image_size: int = 224,
         class_token: bool | None = None,
+        class_token_residual: bool = True,
         window_size: int | None = None,
         coarse_global_keys: bool = False,
         drop_path: float | None = None,
@@ -72,6 +75,8 @@ class MViT(Backbone):
         has_token = version == 1 if class_token is None else class_token
         if has_token and window_size is not None:
             raise ValueError("window_size needs a model without class token. Fix: set class_token to false.")
+        if not class_token_residual and (version == 1 or not has_token):
+            raise ValueError("class_token_residual: false needs a class token and version: 2. Fix: remove the option.")
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if has_token else None
         self.positions = Positions(size, width, has_token) if version == 1 else None
         self.stages = nn.ModuleList()
@@ -91,7 +96,7 @@ class MViT(Backbone):
                     query_stride=stride if version == 2 or stride > 1 else None,
                     key_stride=_KEY_STRIDES[i] * (2 if coarse_global_keys and last and i in (1, 2) else 1),
                     map_size=size if version == 2 else None,
-                    residual_pooling=version == 2,
+                    residual=None if version == 1 else "all" if class_token_residual else "map",
                     window=window,
                     drop_path=last_rate * (sum(blocks[:i]) + j) / (sum(blocks) - 1),
                 )
@@ -191,7 +196,7 @@ class MultiscaleBlock(nn.Module):
         query_stride: int | None,
         key_stride: int,
         map_size: Size | None,
-        residual_pooling: bool,
+        residual: Literal["all", "map"] | None,
         window: int | None,
         drop_path: float,
     ) -> None:
@@ -199,7 +204,7 @@ class MultiscaleBlock(nn.Module):
         self.channels, self.stride = out, query_stride or 1
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attention = PoolingAttention(
-            channels, attention_width, num_heads, query_stride, key_stride, map_size, residual_pooling, window
+            channels, attention_width, num_heads, query_stride, key_stride, map_size, residual, window
         )
         self.shortcut1 = nn.Linear(channels, attention_width) if channels != attention_width else None
         self.norm2 = nn.LayerNorm(attention_width, eps=1e-6)

@@ -1,6 +1,7 @@
 """MViTv2: timm's and the official release (facebookresearch/mvit), which numbers blocks across all stages."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -89,7 +90,9 @@ def _flat_blocks(state: StateDict) -> StateDict:
     return {flat(key): tensor for key, tensor in state.items()}
 
 
-def _layout(name: str, marks: tuple[str, ...], **others: Any) -> CheckpointLayout:
+def _layout(
+    name: str, marks: tuple[str, ...], describe: Callable[[StateDict], dict[str, Any]], **others: Any
+) -> CheckpointLayout:
     return CheckpointLayout(
         name,
         "backbone",
@@ -98,17 +101,29 @@ def _layout(name: str, marks: tuple[str, ...], **others: Any) -> CheckpointLayou
         describe,
         no_effect={"head.*": "the classification head"},
         fresh=_FRESH,
+        conventions=("class_token_residual",),
         **others,
     )
 
 
-TIMM = _layout("timm-mvit", ("stages.{s}.blocks.{b}.attn.pool_k.weight", "stages.{s}.blocks.{b}.attn.norm_k.*"))
+def _of_the_release(tensors: StateDict) -> dict[str, Any]:
+    """The section of a released classifier, whose class token has no residual pooling, unlike timm's."""
+    sections = describe(tensors)
+    if sections["backbone"]["class_token"]:
+        sections["backbone"]["class_token_residual"] = False
+    return sections
+
+
+TIMM = _layout(
+    "timm-mvit", ("stages.{s}.blocks.{b}.attn.pool_k.weight", "stages.{s}.blocks.{b}.attn.norm_k.*"), describe
+)
 FACEBOOK = _layout(
     "facebook-mvitv2",
     (
         "patch_embed.proj.weight",
         *(f"blocks.{{i}}.{x}" for x in ("norm1.*", "attn.qkv.*", "mlp.fc1.*", "attn.pool_k.*")),
     ),
+    _of_the_release,
     rearrange=Rearrangement(_staged, _flat_blocks),
     licence="Apache-2.0 (facebookresearch/mvit)",
 )

@@ -242,8 +242,10 @@ def test_windows_are_halved_by_stage_and_absent_from_the_last_blocks():
         ({"window_size": 12}, "window_size is 12; it must be a multiple of 8"),
         ({"window_size": 0}, "window_size is 0; it must be a multiple of 8"),
         ({"window_size": 56, "class_token": True}, "window_size needs a model without class token"),
+        ({"class_token_residual": False}, "class_token_residual: false needs a class token"),
+        ({"class_token_residual": False, "version": 1}, "class_token_residual: false needs .* version: 2"),
     ],
 )
-def test_wrong_windows_are_explained(options, message):
+def test_options_that_exclude_each_other_are_explained(options, message):
     with pytest.raises(ValueError, match=message):
         MViT("nano", **options)

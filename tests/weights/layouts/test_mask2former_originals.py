@@ -15,14 +15,15 @@ from tests.weights.layouts.originals.record_mask2former import SIZES, batch, ran
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.parametrize("original", ["mask2former", "mask2former-resnet"])
 @torch.no_grad()
-def test_a_padded_batch_has_the_original_s_logits_and_masks(whole, monkeypatch):
+def test_a_padded_batch_has_the_original_s_logits_and_masks(original, whole, monkeypatch):
     monkeypatch.setitem(VARIANTS, "nano", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
-    with safe_open(Path(__file__).parent / "originals" / "mask2former.safetensors", "pt") as file:
+    with safe_open(Path(__file__).parent / "originals" / f"{original}.safetensors", "pt") as file:
         state = random_weights(json.loads(file.metadata()["shapes"]))
         expected = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     layout = recognise(state)
-    assert layout.name == "mask2former"
+    assert layout.name == original
     model = whole(state, layout, thirds="in_proj_")
     images = batch()
     padding_mask = torch.ones(len(images), *images.shape[2:], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""An MViTv2 with detectron2's names computes what its code does, which `originals/record_mvit.py` has recorded."""
+"""MViTv2s compute what their authors' code does, which `originals/record_mvit.py` has recorded."""
 
 import json
 from pathlib import Path
@@ -61,6 +61,39 @@ def test_features_are_those_of_the_original(recorded):
         assert (plain(images)[-1] - expected[-1]).abs().max() > 0.01
         one_window = size == "64x64"
         assert torch.allclose(whole(images)[-1], expected[-1], atol=1e-3) == one_window
+
+
+@pytest.mark.parametrize("name", ["facebook-mvitv2", "facebook-mvitv2-token"])
+@torch.no_grad()
+def test_classifiers_compute_the_last_map_of_the_original(name, monkeypatch):
+    monkeypatch.setitem(VARIANTS[2], "small_detector", SMALL)
+    monkeypatch.setitem(checkpoints._DEPTHS, sum(SMALL.blocks), SMALL)
+    with safe_open(FILE.with_name(f"{name}.safetensors"), "pt") as file:
+        state, expected = random_state(json.loads(file.metadata()["shapes"])), file.get_tensor("96x96.3")
+    layout = recognise(state)
+    assert layout.name == "facebook-mvitv2" and expected.std() > 0.5
+    done = translate(state, layout)
+    assert (done.unknown, done.errors) == ([], []) and [*done.left_out] == [
+        "head.projection.weight",
+        "head.projection.bias",
+    ]
+    section = describe(state, layout)["backbone"]
+    assert section.pop("name") == "mvit" and section["class_token"] == name.endswith("token")
+    mvit = MViT(**section).eval()
+    missing = mvit.load_state_dict(done.tensors, strict=False).missing_keys
+    assert {key.rpartition(".")[0] for key in missing} == {f"feature_norms.{i}" for i in range(3)}  # no classifier has
+    torch.testing.assert_close(mvit(random_image(96, 96))[-1], expected, atol=5e-5, rtol=1e-5)
+    if section.pop("class_token_residual", None) is False:  # timm's tensors are equal, its arithmetic is not
+        assert "class_token_residual" not in describe(mvit_as_timm(mvit), find("timm-mvit"))["backbone"]
+        timm_s = MViT(**section).eval()
+        timm_s.load_state_dict(mvit.state_dict())
+        assert (timm_s(random_image(96, 96))[-1] - expected).abs().max() > 0.01
+
+
+def mvit_as_timm(mvit):
+    tensors, unknown = translate_back(mvit.state_dict(), find("timm-mvit"))
+    assert not unknown
+    return tensors
 
 
 def test_published_options_are_assumed_and_named(recorded):

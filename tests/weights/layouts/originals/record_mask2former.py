@@ -1,15 +1,15 @@
 """Records what the authors' code of Mask2Former computes, for `test_mask2former_originals.py`.
 
-    python -m tests.weights.layouts.originals.record_mask2former CHECKOUT
+    python -m tests.weights.layouts.originals.record_mask2former CHECKOUT [DETECTRON2]
 
-CHECKOUT: a clone of facebookresearch/Mask2Former. Writes mask2former.safetensors beside this file: the class logits of
-a padded batch of two images after the last and the first decoder layer, and every third pixel of their masks' logits;
-the names and shapes of the parameters; the commit. Images are those of `record_swin.py`, weights `random_weights`.
+CHECKOUT, DETECTRON2: clones of facebookresearch/Mask2Former and facebookresearch/detectron2. Writes
+mask2former.safetensors beside this file, of a model on a Swin, and with DETECTRON2 mask2former-resnet.safetensors, on
+its ResNet-50: the class logits of a padded batch of two images after the last and the first decoder layer, and every
+third pixel of their masks' logits; the names and shapes of the tensors; the commit. Images are those of
+`record_swin.py`, weights `random_weights`.
 """
 
 import importlib
-import json
-import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.weights.layouts.originals.record_swin import SMALL, random_image, random_state
+from tests.weights.layouts.originals.record_vit import commit_of, write
 
-HERE = Path(__file__).parent
 SIZES = ((97, 131), (64, 90))  # of the images of the batch
 MULTIPLE = 32  # to which `ImageList.from_tensors` pads
 PACKAGE = "mask2former.modeling"
@@ -77,22 +76,51 @@ def _stand_ins(checkout: Path) -> None:
     modules["timm.models.layers"].update(vars(timm.layers))
 
 
-class Mask2Former(nn.Module):
-    """The parts of `maskformer_model.py` and `mask_former_head.py`, with their names."""
+def resnet50(detectron2: Path) -> nn.Module:
+    """detectron2's, as the configs of Mask2Former build it."""
+    modeling, layers = (sys.modules[f"detectron2.{name}"] for name in ("modeling", "layers"))
+    modeling.__path__, layers.__path__ = ([str(detectron2 / "detectron2" / name)] for name in ("modeling", "layers"))
+    for name in (
+        "modeling.backbone",
+        "modeling.backbone.backbone",
+        "modeling.backbone.build",
+        "utils.comm",
+        "utils.env",
+    ):
+        sys.modules[f"detectron2.{name}"] = ModuleType(name)
+    vars(sys.modules["detectron2.utils"]).update(
+        comm=sys.modules["detectron2.utils.comm"], env=sys.modules["detectron2.utils.env"]
+    )
+    vars(sys.modules["detectron2.utils.env"])["TORCH_VERSION"] = (2, 6)
+    sys.modules["fvcore.nn.distributed"] = ModuleType("distributed")
+    vars(sys.modules["fvcore.nn.distributed"])["differentiable_all_reduce"] = None
+    vars(sys.modules["fvcore.nn.weight_init"])["c2_msra_fill"] = lambda module: None
+    sys.modules["detectron2.modeling.backbone"].__path__ = [str(detectron2 / "detectron2/modeling/backbone")]
+    vars(sys.modules["detectron2.modeling.backbone.backbone"])["Backbone"] = nn.Module
+    vars(sys.modules["detectron2.modeling.backbone.build"])["BACKBONE_REGISTRY"] = Registry()
+    blocks, norms = (importlib.import_module(f"detectron2.layers.{name}") for name in ("blocks", "batch_norm"))
+    vars(layers).update(
+        CNNBlockBase=blocks.CNNBlockBase, get_norm=norms.get_norm, DeformConv=None, ModulatedDeformConv=None
+    )
+    module = importlib.import_module("detectron2.modeling.backbone.resnet")
+    stages = module.ResNet.make_default_stages(50, norm="FrozenBN", stride_in_1x1=False)
+    stem = module.BasicStem(norm="FrozenBN")
+    model: nn.Module = module.ResNet(stem, stages, out_features=["res2", "res3", "res4", "res5"])
+    return model
 
-    def __init__(self) -> None:
+
+class Mask2Former(nn.Module):
+    """The parts of `maskformer_model.py` and `mask_former_head.py`, with their names. width: of the first stage."""
+
+    def __init__(self, backbone: nn.Module, width: int) -> None:
         super().__init__()
-        swin, pixels, decoder = (
+        pixels, decoder = (
             importlib.import_module(f"{PACKAGE}.{name}")
-            for name in (
-                "backbone.swin",
-                "pixel_decoder.msdeformattn",
-                "transformer_decoder.mask2former_transformer_decoder",
-            )
+            for name in ("pixel_decoder.msdeformattn", "transformer_decoder.mask2former_transformer_decoder")
         )
-        self.backbone = swin.SwinTransformer(**SMALL)
+        self.backbone = backbone
         shape = sys.modules["detectron2.layers"].ShapeSpec
-        shapes = {f"res{i + 2}": shape(SMALL["embed_dim"] << i, 4 << i) for i in range(4)}
+        shapes = {f"res{i + 2}": shape(width << i, 4 << i) for i in range(4)}
         self.sem_seg_head = nn.Module()
         self.sem_seg_head.pixel_decoder = pixels.MSDeformAttnPixelDecoder(
             shapes, transformer_dropout=0.0, transformer_nheads=4, transformer_dim_feedforward=48,
@@ -112,9 +140,14 @@ class Mask2Former(nn.Module):
 
 
 def random_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Those of `random_state`, with queries that differ by their norm, and offsets of some cells."""
+    """Those of `random_state`, with queries that differ by their norm, offsets of some cells, positive variances and
+    small residuals.
+    """
     state = random_state(shapes)
-    scales = {"query_": 40.0, "sampling_offsets.bias": 4.0}
+    for name, x in state.items():
+        if name.endswith("running_var"):
+            state[name] = 0.5 + x.abs()
+    scales = {"query_": 40.0, "sampling_offsets.bias": 4.0, "conv3.norm.weight": 0.3}
     return {name: x * next((by for part, by in scales.items() if part in name), 1.0) for name, x in state.items()}
 
 
@@ -125,24 +158,29 @@ def batch() -> Tensor:
 
 
 @torch.no_grad()
-def record(checkout: Path) -> None:
-    _stand_ins(checkout)
-    model = Mask2Former()
+def record(name: str, backbone: nn.Module, width: int, checkout: Path) -> None:
+    model = Mask2Former(backbone, width)
     nn.Module.eval(model.backbone)
     model.sem_seg_head.eval()
-    shapes = {name: [*x.shape] for name, x in model.named_parameters()}
+    buffers = ("norm.weight", "norm.bias", "running_mean", "running_var")
+    shapes = {key: [*x.shape] for key, x in model.named_parameters()}
+    shapes |= {key: [*x.shape] for key, x in model.named_buffers() if key.endswith(buffers)}
     model.load_state_dict(random_weights(shapes), strict=False)
     outputs = model(batch())
-    layers = {"last": outputs, "first": outputs["aux_outputs"][0]}
     tensors = {}
-    for name, found in layers.items():
-        tensors[f"{name}.logits"] = found["pred_logits"].contiguous()
-        tensors[f"{name}.masks"] = found["pred_masks"][..., ::3, ::3].contiguous()
-    git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
-    metadata = {"repository": "facebookresearch/Mask2Former", "commit": commit, "shapes": json.dumps(shapes)}
-    save_file(tensors, HERE / "mask2former.safetensors", metadata)
+    for layer, found in {"last": outputs, "first": outputs["aux_outputs"][0]}.items():
+        tensors[f"{layer}.logits"] = found["pred_logits"]
+        tensors[f"{layer}.masks"] = found["pred_masks"][..., ::3, ::3]
+    write(name, "facebookresearch/Mask2Former", commit_of(checkout), shapes, tensors)
+
+
+def main(checkout: Path, detectron2: Path | None = None) -> None:
+    _stand_ins(checkout)
+    swin = importlib.import_module(f"{PACKAGE}.backbone.swin").SwinTransformer(**SMALL)
+    record("mask2former", swin, SMALL["embed_dim"], checkout)
+    if detectron2 is not None:
+        record("mask2former-resnet", resnet50(detectron2), 256, checkout)
 
 
 if __name__ == "__main__":
-    record(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
