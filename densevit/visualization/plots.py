@@ -25,7 +25,7 @@ Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 320, 170  # of a plot, in CSS pixels
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 24  # margins for the tick labels
 FONT = 10.5
-MARKED_POINTS = 40  # a curve with fewer points has markers
+MARKED_POINTS = 16  # a curve with fewer points has markers
 COLORS = {  # light, dark
     "ink": ("#1b1f24", "#e6e8ec"),
     "soft": ("#5c6570", "#9aa3b0"),
@@ -40,6 +40,11 @@ COLORS = {  # light, dark
     "c7": ("#7a5c3e", "#c9a47f"),
     "c8": ("#6b7785", "#aab4c0"),
     "c9": ("#6c8f1f", "#b6d75a"),
+}
+CLASSES = {  # of `templates/style.css`, in place of frequent styles
+    "m": f"font-size: {FONT}px; text-anchor: middle; fill: var(--soft)",
+    "e": f"font-size: {FONT}px; text-anchor: end; fill: var(--soft)",
+    "g": "fill: none; stroke: var(--line); stroke-linecap: square",
 }
 SERIES = 10  # colours of curves in one plot, c0 to c9
 MAX_NUMBERED, MAX_NAMED = 24, 80  # classes of a matrix with numbers, with names
@@ -275,6 +280,8 @@ def _svg(
         svg = _saved(figure)
     for name, (light, _) in COLORS.items():
         svg = svg.replace(light, f"var(--{name})")
+    for name, style in CLASSES.items():
+        svg = svg.replace(f'style="{style}"', f'class="{name}"')
     size = f' width="{width:g}" height="{height:g}" class="fixed"' if fixed else ""
     return f'<svg viewBox="0 0 {width:g} {height:g}"{size} aria-hidden="true">{svg}</svg>'
 
