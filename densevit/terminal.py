@@ -1,10 +1,13 @@
 """Consoles that print names from files literally: a class name may contain markup (`[/x]`) or escape codes."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich import get_console, reconfigure
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 from densevit.errors import printable
 
@@ -28,6 +31,36 @@ def escaping(console: Console) -> Console:
     # inserted first, which `push_render_hook` cannot do: a progress bar pops the last hook when it ends
     console._render_hooks.insert(0, _Escaping())
     return console
+
+
+def table(
+    rows: Sequence[Sequence[str | Text]],
+    header: Sequence[str] = (),
+    title: str = "",
+    right: Collection[int] | None = None,
+    whole: Collection[int] = (),
+) -> Table:
+    """A table for the terminal: no borders, and texts that are too long for their column are wrapped.
+
+    right: the right-aligned columns; None: those in which all cells are numbers. whole: columns that are not wrapped.
+    """
+    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    count = len(header) or max(map(len, cells), default=0)
+    if right is None:
+        right = [n for n in range(count) if cells and all(_is_number(row[n].plain) for row in cells if n < len(row))]
+    grid = Table(title=Text(title, "bold") if title else None, title_justify="left", box=None, pad_edge=False)
+    grid.header_style, grid.show_header = "bold", bool(header)
+    for n in range(count):
+        name, side = Text(header[n]) if header else "", "right" if n in right else "left"
+        grid.add_column(name, justify=side, overflow="fold", no_wrap=n in whole)  # type: ignore[arg-type]
+    for row in cells:
+        grid.add_row(*row)
+    return grid
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text begins with a digit, or is a dash or empty."""
+    return text[:1].isdigit() or text.lstrip("-")[:1].isdigit() or text in ("", "-", "–")
 
 
 class _Escaping(RenderHook):

@@ -95,15 +95,10 @@ def show(title: str, checks: "Iterator[CheckResult]") -> "list[CheckResult]":
 
 
 def _table(title: str, results: "Sequence[CheckResult]") -> "Table":
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False)
-    table.add_column("check", no_wrap=True)
-    table.add_column("")
-    table.add_column("seconds", justify="right")
-    table.add_column("note", overflow="fold")
-    for result in results:
-        verdict = Text("passed", "green") if result.passed else Text("FAILED", "bold red")
-        table.add_row(result.name, verdict, f"{result.seconds:.2f}", Text(result.note))
-    return table
+    from densevit.terminal import table
+
+    verdicts = {True: Text("passed", "green"), False: Text("FAILED", "bold red")}
+    rows: list[list[str | Text]] = [[one.name, verdicts[one.passed], f"{one.seconds:.2f}", one.note] for one in results]
+    return table(rows, ["check", "", "seconds", "note"], title, right=(2,), whole=(0,))

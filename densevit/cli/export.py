@@ -33,23 +33,20 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs the command."""
-    from rich.table import Table
-
     from densevit.atomic_io import check_free
     from densevit.exporting.exporting import export
     from densevit.exporting.files import check_format
     from densevit.inference.loading import load
+    from densevit.terminal import table
 
     out = args.out or _beside(args.model)
     check_format(out, args.resize)
     check_free(out)
     exported = export(load(args.model, trust=args.trust), out, args.half, args.resize, args.output.quiet)
-    table = Table("output", "difference from the model", box=None)
-    for name, difference in exported.differences.items():
-        table.add_row(name, f"{difference:.1e}")
+    rows = [[name, f"{difference:.1e}"] for name, difference in exported.differences.items()]
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.sizes)
     args.output.show(
-        table,
+        table(rows, ["output", "difference from the model"]),
         f"{exported.path}: differs from the model by at most {exported.difference:.1e} of an output's range (allowed: "
         f"{exported.limit:.0e}), on images of {sizes}.",
         f"Latency of an image of {sizes.partition(',')[0]} on the CPU: file {exported.file_ms:.1f} ms, model "

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,23 @@ from densevit.config.data_schema import different_keys, evaluated_data
 from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.visualization import confusion, report
-from densevit.visualization.curves import Points, legend, plot_svg, read_curves
-from densevit.visualization.html_page import image_figure, missing, table_html, write_page
+from densevit.visualization import plots, report
+from densevit.visualization.curves import Points, read_curves
+from densevit.visualization.html_page import (
+    Folded,
+    Grid,
+    Heading,
+    Image,
+    Legend,
+    Part,
+    Plot,
+    Section,
+    Text,
+    missing,
+    table,
+    text_table,
+    write_page,
+)
 
 MAX_IMAGES = 8  # images that all runs have drawn
 MAX_CURVES = 10  # compared curves of one plot
@@ -27,26 +40,20 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     configs = {name: report.text_of(run / "config.yaml") for name, run in names.items()}
     heads = sorted({head for name, run in names.items() for head in report.heads_of(run, configs[name])})
     heads.sort(key=len, reverse=True)
-    images, extremes = _common_images(names), {name: report.extremes_of(run) for name, run in names.items()}
-    number = len(images) * len(names) + sum(map(len, extremes.values()))
-    matrices = {name: _confusions(run, heads, report.MAX_CONFUSION_BYTES // len(names)) for name, run in names.items()}
-    first = [
-        ("Runs", _runs(names, configs)),
-        ("Metrics", _metrics(names, _data_of(configs))),
-        ("Config differences", _config_differences(configs)),
-        ("Curves", _curves(names)),
-        *_tables(names, heads),
-    ]
-    last = _folded("Confusion", matrices)
-    most = report.image_bytes(first + last, number)
+    images = _common_images(names)
+    extremes = {name: _extremes(run) for name, run in names.items()}
+    confusions = {name: _confusions(run, heads) for name, run in names.items()}
     sections = [
-        *first,
-        *([("Images", _images(names, images, most))] if images else []),
-        *_folded("Worst and best images", {name: _figures(run, extremes[name], most) for name, run in names.items()}),
-        *last,
+        Section("Runs", _runs(names, configs)),
+        Section("Metrics", _metrics(names, _data_of(configs))),
+        Section("Config differences", _config_differences(configs)),
+        Section("Curves", _curves(names)),
+        *_tables(names, heads),
+        *([Section("Images", _images(names, images))] if images else []),
+        *_folded("Worst and best images", extremes),
+        *_folded("Confusion", confusions),
     ]
-    title = f"{len(names)} runs"
-    write_page(out, title, " · ".join(names), sections, confusion.STYLE + STYLE, contents=True)
+    write_page(out, f"{len(names)} runs", " · ".join(names), sections, contents=True)
     return out
 
 
@@ -60,9 +67,9 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return [f"{'/'.join(one[-1:])} ({n})" for n, one in enumerate(parts, start=1)]  # one folder several times
 
 
-def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> str:
+def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> list[Part]:
     rows = [[name, report.about(run, configs[name])] for name, run in names.items()]
-    return table_html([["run", "about"], *rows]).replace('class="classes"', 'class="classes texts"')
+    return [text_table([["run", "about"], *rows])]
 
 
 def _read_metrics(run: Path) -> dict[str, float]:
@@ -81,17 +88,17 @@ def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
     return data
 
 
-def _data_note(data: Mapping[str, Mapping[str, str] | None]) -> str:
-    """A paragraph on the differences between the data of the runs; empty for runs of the same data."""
+def _data_note(data: Mapping[str, Mapping[str, str] | None]) -> list[Part]:
+    """A paragraph on the differences between the data of the runs; none for runs of the same data."""
     unknown = [name for name, own in data.items() if own is None]
     keys = different_keys(own for own in data.values() if own is not None)
     parts = [f"The runs were evaluated on different data ({', '.join(keys)})."] if keys else []
     parts += [f"The data of {', '.join(unknown)} is not known."] if unknown else []
-    text = f"{' '.join(parts)} The best number is bold only among runs of the same data and split." if parts else ""
-    return f"<p>{escape(text)}</p>" if text else ""
+    only = "The best number is bold only among runs of the same data and split."
+    return [Text(f"{' '.join(parts)} {only}")] if parts else []
 
 
-def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | None]) -> str:
+def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | None]) -> list[Part]:
     """One row per metric, one column per run; in each row, the best number among runs of the same data is bold."""
     groups: dict[str, list[int]] = {}
     for n, own in enumerate(data.values()):
@@ -110,8 +117,8 @@ def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | N
         order = min if metric in lower else max
         best.append([n + 1 for group in groups.values() for n in _best(values, group, order)] if compared else [])
     if not rows:
-        return missing("No run has metrics.")
-    return _data_note(data) + table_html([["metric", *names], *rows], best=best)
+        return [missing("No run has metrics.")]
+    return [*_data_note(data), table([["metric", *names], *rows], best=best)]
 
 
 def _best(values: Sequence[float | None], group: Sequence[int], order: Callable[..., Any]) -> list[int]:
@@ -130,28 +137,23 @@ def _flat(values: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: str(values)}
 
 
-def _config_differences(configs: Mapping[str, str]) -> str:
+def _config_differences(configs: Mapping[str, str]) -> list[Part]:
     """The keys whose values differ."""
     flat: dict[str, dict[str, str]] = {}
     for name, text in configs.items():
         try:
             flat[name] = _flat(parse(text, "config.yaml"))
         except ConfigError as error:
-            return missing(f"{name}: {error}")
+            return [missing(f"{name}: {error}")]
         if not text:
-            return missing(f"{name} has no config.yaml.")
+            return [missing(f"{name} has no config.yaml.")]
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     rows = [[key, *(values.get(key, ABSENT) for values in flat.values())] for key in keys]
     different = [row for row in rows if len(set(row[1:])) > 1]
-    if not different:
-        return "<p>The configs are equal.</p>"
-    header = "".join(f"<th>{escape(name)}</th>" for name in ("key", *flat))
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in different]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table class="classes texts"><tr>{header}</tr>{body}</table></div>'
+    return [text_table([["key", *flat], *different]) if different else Text("The configs are equal.")]
 
 
-def _curves(names: Mapping[str, Path]) -> str:
+def _curves(names: Mapping[str, Path]) -> list[Part]:
     """One plot per curve of metrics.csv, each with all runs that have the curve."""
     curves: dict[str, dict[str, Points]] = {}
     for run, folder in names.items():
@@ -160,43 +162,46 @@ def _curves(names: Mapping[str, Path]) -> str:
             if not report.is_class_metric(name):
                 curves.setdefault(name, {})[run] = points
     if not curves:
-        return missing("No run has curves.")
+        return [missing("No run has curves.")]
     first = report.leading(curves)
-    shown = "".join(_overlay(name, curves[name], names) for name in first)
-    others = "".join(_overlay(name, curves[name], names) for name in curves if name not in first)
-    more = f'<details><summary>more</summary><div class="curves">{others}</div></details>' if others else ""
-    return f'{legend(names)}<p>Against optimiser steps.</p><div class="curves">{shown}</div>{more}'
+    others = [_overlay(name, curves[name], names) for name in curves if name not in first]
+    return [
+        Legend(list(names)),
+        Text("Against optimiser steps."),
+        Grid("plots", [_overlay(name, curves[name], names) for name in first]),
+        *([Folded(f"{len(others)} more", [Grid("plots", others)])] if others else []),
+    ]
 
 
-def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path], **axes: Any) -> str:
+def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path], **axes: Any) -> Plot:
     """One plot in which each run has its own colour."""
-    return f"<figure>{plot_svg(title, curves, order=list(names), **axes)}</figure>"
+    return Plot(title, plots.lines(curves, order=list(names), **axes))
 
 
-def _tables(names: Mapping[str, Path], heads: Sequence[str]) -> list[tuple[str, str]]:
+def _tables(names: Mapping[str, Path], heads: Sequence[str]) -> list[Section]:
     """A section for each head: the plots, and the first column of fractions of each table, by run."""
-    plots: dict[str, dict[str, dict[str, Any]]] = {}
+    drawn: dict[str, dict[str, dict[str, Any]]] = {}
     tables: dict[str, dict[str, dict[str, list[list[str]]]]] = {}
     for run, folder in names.items():
         with suppress(DataError):
             for head, own in tables_file.read_plots(folder).items():
                 for title, plot in own.items():
-                    plots.setdefault(head, {}).setdefault(title, {})[run] = plot
+                    drawn.setdefault(head, {}).setdefault(title, {})[run] = plot
         for head, of_head in report.tables_of(folder, heads).items():
             for title, rows in of_head.items():
                 if len(rows) > 1 and not title.endswith("confusion"):
                     tables.setdefault(head, {}).setdefault(title, {})[run] = rows
     sections = []
-    for head in dict.fromkeys([*tables, *plots]):
-        parts = [_compared(title, by_run) for title, by_run in tables.get(head, {}).items()]
-        figures = [figure for title, own in plots.get(head, {}).items() for figure in _plots(title, own, names)]
+    for head in dict.fromkeys([*tables, *drawn]):
+        parts = [part for title, by_run in tables.get(head, {}).items() for part in _compared(title, by_run)]
+        figures = [figure for title, own in drawn.get(head, {}).items() for figure in _plots(title, own, names)]
         if figures:
-            parts.append(f'<h3>plots</h3>{legend(names)}<div class="curves">{"".join(figures)}</div>')
-        sections.append((f"Analysis: {head}", "".join(parts)))
+            parts += [Heading("plots"), Legend(list(names)), Grid("plots", figures)]
+        sections.append(Section(f"Analysis: {head}", parts))
     return sections
 
 
-def _plots(title: str, by_run: Mapping[str, Any], names: Mapping[str, Path]) -> list[str]:
+def _plots(title: str, by_run: Mapping[str, Any], names: Mapping[str, Path]) -> list[Plot]:
     """One plot per curve, with all runs that have it."""
     first = next(iter(by_run.values()))
     curves = dict.fromkeys(name for plot in by_run.values() for name, points in plot.curves.items() if points)
@@ -204,16 +209,16 @@ def _plots(title: str, by_run: Mapping[str, Any], names: Mapping[str, Path]) -> 
     for name in list(curves)[:MAX_CURVES]:
         points = {run: plot.curves[name] for run, plot in by_run.items() if plot.curves.get(name)}
         label = title if len(curves) == 1 else f"{title}: {name}"
-        figures.append(_overlay(label, points, names, x=first.x, y="", whole=first.whole))
+        figures.append(_overlay(label, points, names, x=first.x, unit_axes=first.whole))
     return figures
 
 
-def _compared(title: str, by_run: Mapping[str, list[list[str]]]) -> str:
+def _compared(title: str, by_run: Mapping[str, list[list[str]]]) -> list[Part]:
     """One column of a table, by run."""
     header = next(iter(by_run.values()))[0]
     column = next((name for n, name in enumerate(header) if n and _is_fraction(by_run, name)), None)
     if column is None:
-        return ""
+        return []
     values = {
         run: {row[0]: row[rows[0].index(column)] for row in rows[1:] if len(row) == len(rows[0])}
         for run, rows in by_run.items()
@@ -221,8 +226,8 @@ def _compared(title: str, by_run: Mapping[str, list[list[str]]]) -> str:
     }
     names = list(dict.fromkeys(name for of_run in values.values() for name in of_run))[: report.MAX_ROWS]
     rows = [[name, *(of_run.get(name, ABSENT) for of_run in values.values())] for name in names]
-    table = table_html([[header[0], *values], *rows], relative=title.endswith("errors"))
-    return f"<h3>{escape(title)}: {escape(column)}</h3>{table}"
+    compared = table([[header[0], *values], *rows], relative=title.endswith("errors"))
+    return [Heading(f"{title}: {column}"), compared]
 
 
 def _is_fraction(by_run: Mapping[str, list[list[str]]], column: str) -> bool:
@@ -248,29 +253,24 @@ def _common_images(names: Mapping[str, Path]) -> list[Path]:
     return [common[n * len(common) // most] for n in range(most)]
 
 
-def _images(names: Mapping[str, Path], paths: Sequence[Path], most: int) -> str:
-    parts = ["<p>Images that all runs have drawn, with the visualization of each run.</p>"]
+def _images(names: Mapping[str, Path], paths: Sequence[Path]) -> list[Part]:
+    parts: list[Part] = [Text("Images that all runs have drawn, with the visualization of each run.")]
     for path in paths:
-        figures = [image_figure(run / "predictions" / path, name, most) for name, run in names.items()]
-        parts.append(f'<h3>{escape(path.with_suffix("").as_posix())}</h3><div class="images">{"".join(figures)}</div>')
-    return "".join(parts)
+        images = [Image(run / "predictions" / path, name) for name, run in names.items()]
+        parts += [Heading(path.with_suffix("").as_posix()), Grid("images", images)]
+    return parts
 
 
-def _figures(run: Path, paths: Sequence[Path], most: int) -> str:
-    figures = [image_figure(path, path.relative_to(run / "predictions").as_posix(), most) for path in paths]
-    return f'<div class="images">{"".join(figures)}</div>' if figures else ""
+def _extremes(run: Path) -> list[Part]:
+    images = [Image(path, path.relative_to(run / "predictions").as_posix()) for path in report.extremes_of(run)]
+    return [Grid("images", images)] if images else []
 
 
-def _confusions(run: Path, heads: Sequence[str], most: int) -> str:
-    return "".join(f"<h3>{escape(head)}</h3>{html}" for head, html in report.confusions(run, heads, most).items())
+def _confusions(run: Path, heads: Sequence[str]) -> list[Part]:
+    return [part for head, parts in report.confusions(run, heads).items() for part in (Heading(head), *parts)]
 
 
-def _folded(title: str, contents: Mapping[str, str]) -> list[tuple[str, str]]:
+def _folded(title: str, contents: Mapping[str, Sequence[Part]]) -> list[Section]:
     """A section in which each run's content is folded."""
-    parts = [f"<details><summary>{escape(name)}</summary>{html}</details>" for name, html in contents.items() if html]
-    return [(title, "".join(parts))] if parts else []
-
-
-STYLE = """
-.texts :is(th, td) { text-align: left; overflow-wrap: anywhere; }
-"""
+    parts = [Folded(name, own) for name, own in contents.items() if own]
+    return [Section(title, parts)] if parts else []

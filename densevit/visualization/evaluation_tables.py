@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from densevit.evaluation.metrics_file import by_head
 from densevit.interfaces import Table as Rows
+from densevit.terminal import table
 from densevit.visualization.tables import metrics_table, number, overall
 
 MAX_ROWS = 40  # of a table; longer ones are in the report
@@ -39,13 +39,11 @@ def evaluation_tables(
 
 def _table(title: str, rows: Rows) -> Group:
     header, *body = rows
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for n, name in enumerate(header):
-        table.add_column(Text(str(name)), justify="right" if n else "left", overflow="fold", no_wrap=bool(n))
-    for first, *cells in body[:MAX_ROWS]:
-        table.add_row(Text(str(first), "cyan"), *(Text(_cell(cell)) for cell in cells))
+    lines = [[Text(str(first), "cyan"), *(Text(_cell(cell)) for cell in cells)] for first, *cells in body[:MAX_ROWS]]
+    numbers = range(1, len(header))
+    grid = table(lines, [str(name) for name in header], right=numbers, whole=numbers)
     more = [Text(f"... and {len(body) - MAX_ROWS} more")] if len(body) > MAX_ROWS else []
-    return Group(Text(), Text(title, "bold"), table, *more)
+    return Group(Text(), Text(title, "bold"), grid, *more)
 
 
 def _cell(value: str | int | float) -> str:
@@ -59,20 +57,16 @@ def mapping_table(
 ) -> Group:
     """The mapped classes, and the unmapped classes of the model and of the data."""
     title = f"{head}: {len(pairs)} of the model's {len(pairs) + len(only_model)} classes are mapped to the data's"
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model")
-    table.add_column("data", overflow="fold")
+    rows = []
     same = [old for old, new in pairs if old == new]
     if same:
-        table.add_row(Text(f"{len(same)} of the same name"), Text(_listed(same), "cyan"))
-    for old, new in pairs:
-        if old != new:
-            table.add_row(Text(old, "cyan"), Text(new, "cyan"))
+        rows.append([Text(f"{len(same)} of the same name"), Text(_listed(same), "cyan")])
+    rows += [[Text(old, "cyan"), Text(new, "cyan")] for old, new in pairs if old != new]
     if only_model:
-        table.add_row(Text(_listed(only_model), "yellow"), Text("not in the data: predictions count as no class"))
+        rows.append([Text(_listed(only_model), "yellow"), Text("not in the data: predictions count as no class")])
     if only_data:
-        table.add_row(Text("not in the model: not evaluated"), Text(_listed(only_data), "yellow"))
-    return Group(Text(title, "bold"), table, Text())
+        rows.append([Text("not in the model: not evaluated"), Text(_listed(only_data), "yellow")])
+    return Group(Text(title, "bold"), table(rows, ["model", "data"], right=()), Text())
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,62 +1,223 @@
-"""Self-contained HTML pages: one style with light and dark colours, embedded images, no external files."""
+"""HTML pages from jinja2 templates: one look, light and dark, for the screen, a telephone and paper.
+
+A page is sections of parts; `templates/parts.html` shows each kind of part. A page is one file: images are embedded,
+and nothing is loaded from elsewhere. All texts are escaped by the template engine.
+"""
 
 import base64
 import io
-import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from densevit.data.io.large_images import open_image
+from densevit.visualization.plots import COLORS, SERIES
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MAX_BYTES = 4_700_000  # of a page
+MAX_IMAGE_BYTES = 2_600_000  # of all images; base64 adds a third
 MAX_SIDE = 1400  # of an image in a page, in pixels
 MIN_SIDE = 200  # to which an image is downscaled to save bytes
-ENLARGE = "onclick=\"this.classList.toggle('large')\""
 
 
-def write_page(
-    path: Path,
-    title: str,
-    about: str,
-    sections: Sequence[tuple[str, str]],
-    style: str = "",
-    contents: bool = False,
-) -> None:
-    """Writes a page. about: one line of text. sections: titles as text with contents as HTML. style: additional CSS.
+class Part:
+    """What a section is made of. kind: the branch of `templates/parts.html`."""
 
-    contents: whether a bar with links to the sections stays at the top.
+    kind: ClassVar[str]
+
+
+@dataclass
+class Text(Part):
+    """A paragraph. soft: in a lighter colour, as for a reason why content is missing."""
+
+    kind = "text"
+    text: str
+    soft: bool = False
+
+
+def missing(text: str) -> Text:
+    """A paragraph that says why content is missing."""
+    return Text(text, soft=True)
+
+
+@dataclass
+class Heading(Part):
+    kind = "heading"
+    text: str
+
+
+@dataclass
+class Code(Part):
+    """Lines as they are."""
+
+    kind = "code"
+    text: str
+
+
+@dataclass
+class Cell:
+    """A cell of a table. share: of the bar behind it, 0 to 1; None: no bar. best: in bold. left: left-aligned."""
+
+    text: str
+    share: float | None = None
+    best: bool = False
+    left: bool = False
+
+
+@dataclass
+class Table(Part):
+    kind = "table"
+    header: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
+
+    @property
+    def has_header(self) -> bool:
+        return any(cell.text for cell in self.header)
+
+
+@dataclass
+class Cards(Part):
+    """Large numbers with their names."""
+
+    kind = "cards"
+    values: Sequence[tuple[str, str]]
+
+
+@dataclass
+class Pairs(Part):
+    """Names with numbers in a row."""
+
+    kind = "pairs"
+    values: Sequence[tuple[str, str]]
+
+
+@dataclass
+class Plot(Part):
+    """svg: of `densevit.visualization.plots`. note: text beside the title. legend: names of the curves."""
+
+    kind = "plot"
+    title: str
+    svg: str
+    note: str = ""
+    legend: Sequence[str] = ()
+
+
+@dataclass
+class Legend(Part):
+    """The colours of several plots."""
+
+    kind = "legend"
+    names: Sequence[str]
+
+
+@dataclass
+class Matrix(Part):
+    """An SVG in its own size, which can be wider than the page."""
+
+    kind = "matrix"
+    svg: str
+
+
+@dataclass
+class Image(Part):
+    """An image file, embedded as JPEG; a click enlarges it."""
+
+    kind = "image"
+    path: Path
+    caption: str
+
+
+@dataclass
+class Grid(Part):
+    """Parts side by side. of: their kind; `natural`: images in their own size."""
+
+    kind = "grid"
+    of: Literal["plots", "images", "natural"]
+    parts: Sequence[Part]
+
+
+@dataclass
+class Folded(Part):
+    """Parts that a click on the title shows."""
+
+    kind = "folded"
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass
+class Numbered(Part):
+    """A numbered list of texts with notes."""
+
+    kind = "numbered"
+    entries: Sequence[tuple[str, str]]
+
+
+@dataclass
+class FindingPart(Part):
+    """A finding of a diagnosis. severity: error, warning or note."""
+
+    kind = "finding"
+    severity: str
+    heading: str
+    entries: Sequence[str]
+    fix: str
+
+
+@dataclass
+class Section:
+    title: str
+    parts: Sequence[Part]
+
+
+def write_page(path: Path, title: str, about: str, sections: Sequence[Section], contents: bool = False) -> None:
+    """Writes a page. about: one line of text. contents: whether a bar with links to the sections stays at the top.
+
+    All images together have at most MAX_IMAGE_BYTES, and the page at most MAX_BYTES: large images are downscaled, each
+    to an equal number of bytes.
     """
-    body = "".join(
-        f'<section id="s{n}"><h2>{escape(name)}</h2>{content}</section>' for n, (name, content) in enumerate(sections)
-    )
-    links = "".join(f'<a href="#s{n}">{escape(name)}</a>' for n, (name, _) in enumerate(sections))
-    bar = f"<nav>{links}</nav>" if contents else ""
-    page = PAGE.format(title=escape(title), style=STYLE + style, about=escape(about), body=bar + body)
+    values: dict[str, Any] = {"title": title, "about": about, "sections": sections, "contents": contents}
+    images: list[Image] = []
+    without = _render("page.html", values, lambda image: images.append(image) or "")  # type: ignore[func-returns-value]
+    most = max(0, min(MAX_IMAGE_BYTES, (MAX_BYTES - len(without.encode(errors="replace"))) * 3 // 4))
+    page = _render("page.html", values, lambda image: _embedded(image, most // max(1, len(images))))
     path.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names may not be valid UTF-8
 
 
-def missing(text: str) -> str:
-    """A paragraph that says why content is missing."""
-    return f'<p class="missing">{escape(text)}</p>'
+def fragment(parts: Sequence[Part]) -> str:
+    """The parts as an HTML element with its style, as for a notebook."""
+    return _render("fragment.html", {"parts": parts}, lambda image: _embedded(image, MAX_IMAGE_BYTES))
 
 
-def image_figure(path: Path, caption: str, most: int | None = None) -> str:
-    """An embedded image, downscaled to MAX_SIDE, or a paragraph with the reason if it cannot be read.
+def _render(template: str, values: Mapping[str, Any], embedded: Callable[[Image], str]) -> str:
+    """embedded: returns the content of an image's `src`, or a text that says why it cannot be read."""
+    return _templates().get_template(template).render(values, embedded=embedded, colors=COLORS, series=SERIES)
 
-    most: the largest size in bytes; a larger image is downscaled further. A click enlarges the image.
-    """
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # late: it takes time to import
+
+    loader = PackageLoader("densevit.visualization")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _embedded(image: Image, most: int) -> str:
     try:
-        source = f"data:image/jpeg;base64,{base64.b64encode(_jpeg(path, most)).decode()}"
+        return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(image.path, most)).decode()}"
     except OSError as error:  # an incomplete file of a killed run
-        return missing(f"{caption}: {error}")
-    caption = escape(caption)
-    return f'<figure><img src="{source}" alt="{caption}" {ENLARGE}><figcaption>{caption}</figcaption></figure>'
+        return str(error)
 
 
-def _jpeg(path: Path, most: int | None) -> bytes:
+def _jpeg(path: Path, most: int) -> bytes:
+    """The file's own bytes, or those of a smaller image with at most so many bytes."""
     with open_image(path) as image:
         image.load()
-        if image.format == "JPEG" and max(image.size) <= MAX_SIDE and path.stat().st_size <= (most or math.inf):
+        if image.format == "JPEG" and max(image.size) <= MAX_SIDE and path.stat().st_size <= most:
             return path.read_bytes()
         small = image.convert("RGB")
         side, quality = MAX_SIDE, 90
@@ -64,45 +225,47 @@ def _jpeg(path: Path, most: int | None) -> bytes:
             small.thumbnail((side, side))
             buffer = io.BytesIO()
             small.save(buffer, "JPEG", quality=quality)
-            if most is None or buffer.tell() <= most or side < MIN_SIDE:
+            if buffer.tell() <= most or side < MIN_SIDE:
                 return buffer.getvalue()
             side, quality = round(0.8 * max(small.size)), 80
 
 
-def table_html(rows: Sequence[Sequence[str]], relative: bool = False, best: Sequence[Sequence[int]] = ()) -> str:
-    """A table of texts. The first row is the header; cells of numbers have at most four decimals.
+def table(rows: Sequence[Sequence[Any]], relative: bool = False, best: Sequence[Sequence[int]] = ()) -> Table:
+    """A table of texts and numbers. The first row is the header; fractions have at most four decimals.
 
     Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction. best: for each
     row below the header, the columns in bold.
     """
     header, *body = [[str(cell) for cell in row] for row in rows]
     columns = [[_fraction(row[n]) if n < len(row) else None for row in body] for n in range(len(header))]
-    bars = {}
+    scales = {}
     for n, values in enumerate(columns[1:], start=1):
         known = [value for value in values if value is not None and value == value]
         if known and None not in values and all(0 <= value <= 1 for value in known):
-            bars[n] = max(known) if relative else 1.0
-    if relative and bars:
-        bars = dict.fromkeys(bars, max(bars.values()) or 1.0)
-    lines = ["".join(f"<th>{escape(name)}</th>" for name in header)]
+            scales[n] = max(known) if relative else 1.0
+    if relative and scales:
+        scales = dict.fromkeys(scales, max(scales.values()) or 1.0)
+    lines = []
     for number, row in enumerate(body):
         bold = best[number] if number < len(best) else ()
-        cells = [_cell(cell, bars.get(n), n in bold) for n, cell in enumerate(row[1:], start=1)]
-        lines.append("".join([f"<td>{escape(name)}</td>" for name in row[:1]] + cells))
-    return f'<div class="wide"><table class="classes">{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+        cells = [Cell(name, left=True) for name in row[:1]]
+        lines.append([*cells, *(_cell(text, scales.get(n), n in bold) for n, text in enumerate(row[1:], start=1))])
+    return Table([Cell(name, left=n == 0) for n, name in enumerate(header)], lines)
 
 
-def _cell(text: str, scale: float | None, bold: bool) -> str:
+def text_table(rows: Sequence[Sequence[str]]) -> Table:
+    """A table of texts, left-aligned. The first row is the header."""
+    header, *body = [[Cell(text, left=True) for text in row] for row in rows]
+    return Table(header, body)
+
+
+def _cell(text: str, scale: float | None, best: bool) -> Cell:
     value = _fraction(text)
-    if value is not None:
-        shown = "–" if value != value else f"{value:.4f}"
-    else:
-        shown = f"{int(text):,}" if text.lstrip("-").isdigit() and len(text) < 16 else escape(text)
-    shown = f"<b>{shown}</b>" if bold else shown
-    if scale is None or value is None:
-        return f"<td>{shown}</td>"
-    share = 100 * min(max(value / scale, 0), 1) if value == value else 0
-    return f'<td class="bar" style="--share: {share:.1f}%">{shown}</td>'
+    if value is None:
+        shown = f"{int(text):,}" if text.lstrip("-").isdigit() and len(text) < 16 else text
+        return Cell(shown, best=best)
+    share = None if scale is None else min(max(value / scale, 0), 1) if value == value else 0
+    return Cell("–" if value != value else f"{value:.4f}", share, best)
 
 
 def _fraction(text: str) -> float | None:
@@ -113,92 +276,3 @@ def _fraction(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --ink: #1b1f24; --soft: #5c6570; --line: #dfe3e8; --paper: #f6f7f9; --card: #fff; --blue: #2463c9; --tint: #dbe7fb;
-  --c0: #2463c9; --c1: #d9541e; --c2: #2a9d63; --c3: #9b4dca; --c4: #c28a00; --c5: #c8367f; --c6: #008ca8;
-  --c7: #7a5c3e; --c8: #6b7785; --c9: #6c8f1f;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ink: #e6e8ec; --soft: #9aa3b0; --line: #343b45; --paper: #121519; --card: #1b1f25;
-    --blue: #7fb0ff; --tint: #24405f;
-    --c0: #7fb0ff; --c1: #ff9a66; --c2: #5fd39a; --c3: #c99bff; --c4: #f0c04c; --c5: #ff8cc0; --c6: #4fd0e8;
-    --c7: #c9a47f; --c8: #aab4c0; --c9: #b6d75a;
-  }
-}
-* { box-sizing: border-box; }
-html { scroll-padding-top: 3rem; }
-body { margin: 1.5rem auto; max-width: 1280px; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }
-body { background: var(--paper); color: var(--ink); }
-h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere; }
-h2 { margin: 0 0 .75rem; font-size: 1.2rem; }
-h3 { margin: 1.25rem 0 .4rem; font-size: 1rem; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-section { padding: 1rem 1.25rem 1.25rem; margin: 1rem 0; }
-section > :last-child { margin-bottom: 0; }
-nav { position: sticky; top: 0; z-index: 5; display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; padding: .5rem 0; }
-nav { background: var(--paper); border-bottom: 1px solid var(--line); font-size: 14px; }
-a { color: var(--blue); text-decoration: none; }
-a:hover { text-decoration: underline; }
-summary { cursor: pointer; color: var(--blue); margin: .5rem 0; }
-.about, .missing, figcaption { color: var(--soft); }
-.about { margin: .15rem 0 .75rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
-tr:last-child > td { border-bottom: 0; }
-.classes { margin-top: .5rem; }
-.classes :is(th, td):first-child { text-align: left; }
-.bar { min-width: 6rem; background: linear-gradient(to right, var(--tint) var(--share), transparent var(--share)); }
-.cards { display: flex; flex-wrap: wrap; gap: .75rem; margin-bottom: 1rem; }
-.cards div { border: 1px solid var(--line); border-radius: 8px; padding: .6rem 1rem; min-width: 8rem; }
-.cards b { display: block; font-size: 1.6rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.cards span { color: var(--soft); font-size: 13px; }
-.pairs { display: flex; flex-wrap: wrap; gap: .35rem 1.5rem; font-variant-numeric: tabular-nums; }
-.pairs span { color: var(--soft); margin-right: .45rem; }
-figure { margin: 0; min-width: 0; }
-figcaption { font-size: 13px; }
-.curves, .images { display: grid; gap: 1rem; align-items: start; }
-.curves { grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); }
-.images { grid-template-columns: repeat(auto-fill, minmax(min(380px, 100%), 1fr)); }
-img, svg { width: 100%; display: block; }
-img { border-radius: 6px; cursor: zoom-in; }
-img.large { position: fixed; inset: 0; z-index: 9; width: 100vw; height: 100vh; object-fit: contain; }
-img.large { background: var(--paper); border-radius: 0; cursor: zoom-out; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
-svg .title { font-size: 12px; fill: var(--ink); }
-svg .last { fill: var(--blue); }
-svg .last, svg .y { text-anchor: end; }
-svg .x { text-anchor: middle; }
-svg .grid { stroke: var(--line); }
-svg .curve { fill: none; stroke: var(--c); stroke-width: 1.6; }
-svg .point { fill: var(--c); }
-svg { --c: var(--c0); }
-.c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); } .c3 { --c: var(--c3); } .c4 { --c: var(--c4); }
-.c5 { --c: var(--c5); } .c6 { --c: var(--c6); } .c7 { --c: var(--c7); } .c8 { --c: var(--c8); } .c9 { --c: var(--c9); }
-.legend { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: .2rem 0; font-size: 13px; }
-.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .35em; border-radius: 2px; }
-.legend i { background: var(--c); }
-pre { overflow-x: auto; margin: 0; padding: 1rem; border: 1px solid var(--line); border-radius: 6px; font-size: 13px; }
-"""
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="about">{about}</p>
-{body}
-</body>
-</html>
-"""

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from densevit.model.parameter_groups import ParameterRate
+from densevit.terminal import table
 
 PATTERNS_PER_ROW = 3
 _CONTAINERS = ("heads", "necks", "log_variances")  # modules whose children are parts
@@ -19,23 +20,23 @@ def rates_table(rates: Sequence[ParameterRate]) -> Table:
     Rows are labelled by patterns that can be used in `optim.lr_factors`, and without the part's name in `freeze`.
     """
     decay = max(rate.weight_decay for rate in rates)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("parameters", overflow="fold")
-    for column in ("depth", "learning rate", "number", f"decay {decay:g}"):
-        table.add_column(column, justify="right", no_wrap=True)
+    lines: list[list[str | Text]] = []
     names = [rate.name for rate in rates]
     for row in rows(rates):
         patterns = exact_patterns({rate.name for rate in row}, names)
         label = ", ".join(patterns[:PATTERNS_PER_ROW]) + (", ..." if len(patterns) > PATTERNS_PER_ROW else "")
         depths = [rate.depth for rate in row if rate.depth is not None]
-        table.add_row(
-            Text(label, "cyan"),
-            _span(depths),
-            "frozen" if row[0].lr is None else f"{row[0].lr:.3g}",
-            f"{sum(rate.parameter.numel() for rate in row):,}",
-            "" if row[0].lr is None else f"{sum(r.parameter.numel() for r in row if r.weight_decay):,}",
+        lines.append(
+            [
+                Text(label, "cyan"),
+                _span(depths),
+                "frozen" if row[0].lr is None else f"{row[0].lr:.3g}",
+                f"{sum(rate.parameter.numel() for rate in row):,}",
+                "" if row[0].lr is None else f"{sum(r.parameter.numel() for r in row if r.weight_decay):,}",
+            ]
         )
-    return table
+    header = ["parameters", "depth", "learning rate", "number", f"decay {decay:g}"]
+    return table(lines, header, right=range(1, 5), whole=range(1, 5))
 
 
 def rows(rates: Sequence[ParameterRate]) -> list[list[ParameterRate]]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,31 @@ from densevit.data.image_names import drawing_name
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.interfaces import Plot
-from densevit.visualization import confusion
-from densevit.visualization.curves import Points, curve_svg, legend, plot_svg, read_curves
-from densevit.visualization.html_page import image_figure, missing, table_html, write_page
+from densevit.visualization import plots
+from densevit.visualization.confusion import confusion, read_confusion
+from densevit.visualization.curves import Points, read_curves
+from densevit.visualization.html_page import (
+    Cards,
+    Cell,
+    Code,
+    Folded,
+    Grid,
+    Heading,
+    Image,
+    Pairs,
+    Part,
+    Section,
+    Table,
+    Text,
+    missing,
+    table,
+    write_page,
+)
+from densevit.visualization.html_page import Plot as PlotPart
 from densevit.visualization.tables import by_class, number, overall
 
 BEST, WORST = "best", "worst"  # folders of drawn images
 MAX_ROWS = 400  # of a table
-MAX_BYTES = 4_700_000  # of a page
-MAX_IMAGE_BYTES = 2_600_000  # of all images; base64 adds a third
-MAX_CONFUSION_BYTES = 1_500_000  # of all confusion matrices
 MAX_IMAGES = 24
 EVALUATION = "evaluation.json"
 """The file that distinguishes the folder of an evaluation from the folder of a run."""
@@ -38,32 +52,19 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     run_dir = Path(run_dir)
     config, is_evaluation = text_of(run_dir / "config.yaml"), (run_dir / EVALUATION).is_file()
     heads = heads_of(run_dir, config)
-    images = sorted_images(run_dir / "predictions")
-    first = [
-        ("Metrics", _metrics(run_dir, _has_no_heads(config), heads)),
-        *([] if is_evaluation else [("Curves", _curves(run_dir / "metrics.csv"))]),
-    ]
-    last = [
-        *_analyses(run_dir, heads),
-        *[(f"Confusion: {head}", html) for head, html in confusions(run_dir, heads, MAX_CONFUSION_BYTES).items()],
-        ("Config", f"<pre>{escape(config)}</pre>" if config else _missing("config.yaml")),
-    ]
-    most = image_bytes(first + last, min(len(images), MAX_IMAGES) + len(extremes_of(run_dir)))
+    has_heads = not _has_no_heads(config)
     sections = [
-        *first,
-        *_extremes(run_dir, heads, most),
-        *([] if _has_no_heads(config) else [("Visualizations", _visualizations(run_dir / "predictions", most))]),
-        *last,
+        Section("Metrics", _metrics(run_dir, has_heads, heads)),
+        *([] if is_evaluation else [Section("Curves", _curves(run_dir / "metrics.csv"))]),
+        *_extremes(run_dir, heads),
+        *([Section("Visualizations", _visualizations(run_dir / "predictions"))] if has_heads else []),
+        *_analyses(run_dir, heads),
+        *[Section(f"Confusion: {head}", parts) for head, parts in confusions(run_dir, heads).items()],
+        Section("Config", [Code(config) if config else _missing("config.yaml")]),
     ]
     path = run_dir / "report.html" if out is None else out
-    write_page(path, run_dir.resolve().name, about(run_dir, config), sections, confusion.STYLE, contents=True)
+    write_page(path, run_dir.resolve().name, about(run_dir, config), sections, contents=True)
     return path
-
-
-def image_bytes(sections: Sequence[tuple[str, str]], images: int) -> int:
-    """The number of bytes that each image may have, given the other sections of the page."""
-    used = sum(len(html.encode()) for _, html in sections)
-    return max(0, min(MAX_IMAGE_BYTES, (MAX_BYTES - used) * 3 // 4)) // max(1, images)
 
 
 def heads_of(run_dir: Path, config: str) -> list[str]:
@@ -101,42 +102,42 @@ def _parts(stem: str, heads: Sequence[str]) -> tuple[str, str]:
     return name, head
 
 
-def _analyses(run_dir: Path, heads: Sequence[str]) -> list[tuple[str, str]]:
+def _analyses(run_dir: Path, heads: Sequence[str]) -> list[Section]:
     """A section for each head with tables or plots."""
     try:
-        plots = tables_file.read_plots(run_dir)
+        drawn = tables_file.read_plots(run_dir)
     except DataError as error:
-        return [("Analysis", missing(str(error)))]
+        return [Section("Analysis", [missing(str(error))])]
     tables, sections = tables_of(run_dir, heads), []
-    for head in [*tables, *(head for head in plots if head not in tables)]:
-        parts = []
+    for head in [*tables, *(head for head in drawn if head not in tables)]:
+        groups: list[list[Part]] = []
         for name, rows in sorted(tables.get(head, {}).items(), key=lambda item: "errors" not in item[0]):
             if not name.endswith("confusion") and len(rows) > 1:
-                content = table_html(rows[: MAX_ROWS + 1], relative=name.endswith("errors"))
-                more = f"<p>{MAX_ROWS} of {len(rows) - 1} rows.</p>" if len(rows) > MAX_ROWS + 1 else ""
-                parts.append(f"<h3>{escape(name)}</h3>{content}{more}")
-        drawn = [plot_figure(name, plot) for name, plot in plots.get(head, {}).items()]
-        if drawn:
-            parts.insert(1, f'<h3>plots</h3><div class="curves">{"".join(drawn)}</div>')
-        if parts:
-            sections.append((f"Analysis: {head}", "".join(parts)))
+                more = [Text(f"{MAX_ROWS} of {len(rows) - 1} rows.")] if len(rows) > MAX_ROWS + 1 else []
+                content = table(rows[: MAX_ROWS + 1], relative=name.endswith("errors"))
+                groups.append([Heading(name), content, *more])
+        figures = [plot_part(name, plot) for name, plot in drawn.get(head, {}).items()]
+        if figures:
+            groups.insert(1, [Heading("plots"), Grid("plots", figures)])
+        if groups:
+            sections.append(Section(f"Analysis: {head}", [part for group in groups for part in group]))
     return sections
 
 
-def plot_figure(name: str, plot: Plot) -> str:
+def plot_part(name: str, plot: Plot) -> Part:
     """A plot with its legend, if it has several curves."""
     curves = {curve: points for curve, points in plot.curves.items() if points}
     if not curves:
         return missing(f"{name}: no points.")
-    keys = legend(curves) if len(curves) > 1 else ""
-    return f"<figure>{plot_svg(name, curves, plot.x, plot.y, plot.whole)}{keys}</figure>"
+    svg = plots.lines(curves, plot.x, plot.y, plot.whole)
+    return PlotPart(name, svg, legend=list(curves) if len(curves) > 1 else ())
 
 
 def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _missing(name: str) -> str:
+def _missing(name: str) -> Text:
     return missing(f"There is no {name}: the run ended before it was written.")
 
 
@@ -177,86 +178,76 @@ def main_metrics(metrics: Mapping[str, float]) -> dict[str, tuple[str, float]]:
     return {head: pair for head, pair in first.items() if pair is not None}
 
 
-def _metrics(run_dir: Path, has_no_heads: bool, names: Sequence[str]) -> str:
+def _metrics(run_dir: Path, has_heads: bool, names: Sequence[str]) -> list[Part]:
     path = run_dir / "metrics.json"
     if not path.is_file():
-        return _missing(path.name)
+        return [_missing(path.name)]
     try:
         metrics = metrics_file.read(path)
     except DataError as error:
-        return missing(str(error))
+        return [missing(str(error))]
     if not metrics:
-        why = ", or its method has no validation loss" if has_no_heads else ""
-        return missing(f"The run ended before its first validation{why}.")
+        why = "" if has_heads else ", or its method has no validation loss"
+        return [missing(f"The run ended before its first validation{why}.")]
     heads = metrics_file.by_head(metrics)
-    cards = "".join(
-        f"<div><b>{number(value)}</b><span>{escape(f'{head} {name}'.strip())}</span></div>"
-        for head, (name, value) in main_metrics(metrics).items()
-    )
-    tables = [f'<div class="cards">{cards}</div>', *(_head_metrics(head, overall(heads[head])) for head in heads)]
+    cards = [(f"{head} {name}".strip(), number(value)) for head, (name, value) in main_metrics(metrics).items()]
+    parts: list[Part] = [Cards(cards)]
+    for head in heads:
+        pairs = [(name, number(value)) for name, value in overall(heads[head]).items()]
+        parts += [Heading(head), Pairs(pairs)]
     tables_by_head = tables_of(run_dir, names).items()
     with_classes = {
         head for head, of in tables_by_head if any(rows[0][:1] == ["class"] for rows in of.values() if rows)
     }
     for head, values in heads.items():
-        if head in with_classes:  # shown there
-            continue
-        tables += [
-            f"<h3>{escape(head)}</h3>" * (not n) + _class_table(kinds) for n, kinds in enumerate(by_class(values))
-        ]
-    return "".join(tables)
+        if head not in with_classes:  # else they are shown there
+            classes = [_class_table(kinds) for kinds in by_class(values)]
+            parts += [Heading(head), *classes] if classes else []
+    return parts
 
 
-def _head_metrics(head: str, values: Mapping[str, float]) -> str:
-    """The metrics of a head in a row."""
-    pairs = "".join(f"<div><span>{escape(name)}</span>{number(value)}</div>" for name, value in values.items())
-    return f'<h3>{escape(head)}</h3><div class="pairs">{pairs}</div>'
-
-
-def _class_table(kinds: Mapping[str, Mapping[str, float]]) -> str:
+def _class_table(kinds: Mapping[str, Mapping[str, float]]) -> Table:
     """One row per class, one column per kind of metric."""
-    titles = "".join(f"<th>{escape(kind)}</th>" for kind in kinds)
-    rows = [
-        f"<tr><td>{escape(name)}</td>{''.join(_bar(classes[name]) for classes in kinds.values())}</tr>"
-        for name in next(iter(kinds.values()))
-    ]
-    return f'<div class="wide"><table class="classes"><tr><th>class</th>{titles}</tr>{"".join(rows)}</table></div>'
+    names = next(iter(kinds.values()))
+    rows = [[Cell(name, left=True), *(_class_cell(classes[name]) for classes in kinds.values())] for name in names]
+    return Table([Cell("class", left=True), *map(Cell, kinds)], rows)
 
 
-def _bar(value: float) -> str:
-    share = 100 * min(max(value, 0), 1) if value == value else 0
-    return f'<td class="bar" style="--share: {share:.1f}%">{number(value)}</td>'
+def _class_cell(value: float) -> Cell:
+    return Cell(number(value), min(max(value, 0), 1) if value == value else 0)
 
 
-def confusions(run_dir: Path, heads: Sequence[str], most: int) -> dict[str, str]:
-    """The heat maps by head, and by kind where a head has several. most: the largest total size in bytes."""
-    html_by_head = {}
-    paths = sorted(run_dir.glob("*confusion-*.csv"))
-    for path in paths:
+def confusions(run_dir: Path, heads: Sequence[str]) -> dict[str, list[Part]]:
+    """The heat maps by head, and by kind where a head has several."""
+    parts: dict[str, list[Part]] = {}
+    for path in sorted(run_dir.glob("*confusion-*.csv")):
         name, head = _parts(path.stem, heads)
         kind = name.removesuffix("confusion").strip("-")
         try:
-            html = confusion.confusion_html(*confusion.read_confusion(path), most // len(paths))
+            drawn = confusion(*read_confusion(path))
         except DataError as error:
-            html = missing(str(error))
-        html_by_head[f"{head}, {kind}" if kind else head] = html
-    return html_by_head
+            drawn = [missing(str(error))]
+        parts[f"{head}, {kind}" if kind else head] = drawn
+    return parts
 
 
-def _curves(path: Path) -> str:
+def _curves(path: Path) -> list[Part]:
     if not path.is_file():
-        return _missing(path.name)
+        return [_missing(path.name)]
     curves = {name: points for name, points in read_curves(path).items() if not is_class_metric(name)}
     if not curves:
-        return missing(f"{path.name} holds no numbers yet.")
+        return [missing(f"{path.name} holds no numbers yet.")]
     first = leading(curves)
-    shown = "".join(f"<figure>{curve_svg(name, curves[name])}</figure>" for name in first)
-    others = [item for item in _in_order(curves) if item[0] not in first]
-    drawn = "".join(f"<figure>{curve_svg(name, points)}</figure>" for name, points in others)
-    more = (
-        f'<details><summary>{len(others)} more</summary><div class="curves">{drawn}</div></details>' if others else ""
-    )
-    return f'<p>Against optimiser steps; the last value is at the top right.</p><div class="curves">{shown}</div>{more}'
+    others = [_curve(name, points) for name, points in _in_order(curves) if name not in first]
+    return [
+        Text("Against optimiser steps; the last value is at the top right."),
+        Grid("plots", [_curve(name, curves[name]) for name in first]),
+        *([Folded(f"{len(others)} more", [Grid("plots", others)])] if others else []),
+    ]
+
+
+def _curve(name: str, points: Points) -> PlotPart:
+    return PlotPart(name, plots.lines({name: points}), note=f"{points[-1][1]:.4g}")
 
 
 def leading(names: Iterable[str]) -> list[str]:
@@ -294,22 +285,22 @@ def extremes_of(run_dir: Path) -> list[Path]:
     return [path for kind in (WORST, BEST) for path in sorted((run_dir / "predictions" / kind).glob("*.jpg"))]
 
 
-def _extremes(run_dir: Path, heads: Sequence[str], most: int) -> list[tuple[str, str]]:
+def _extremes(run_dir: Path, heads: Sequence[str]) -> list[Section]:
     """A section with the worst and the best images of each head."""
-    paths, parts = extremes_of(run_dir), []
+    paths = extremes_of(run_dir)
+    parts: list[Part] = []
     for head in sorted({head for head in heads if any(path.name.startswith(f"{head}-") for path in paths)}):
         scores = _image_scores(run_dir / f"{tables_file.IMAGES}-{head}.csv")
         for kind in (WORST, BEST):
-            own = [path for path in paths if path.parent.name == kind and path.name.startswith(f"{head}-")]
-            figures = []
-            for path in own:
-                name = path.stem.removeprefix(f"{head}-").partition("-")[2]
-                score = f": {scores[name]}" if name in scores else ""
-                figures.append(image_figure(path, f"{name}{score}", most))
-            if figures:
-                parts.append(f'<h3>{escape(head)}: {kind}</h3><div class="images">{"".join(figures)}</div>')
-    lead = "<p>By the score of each image; the prediction is beside the ground truth. Click to enlarge.</p>"
-    return [("Worst and best images", lead + "".join(parts))] if parts else []
+            images = []
+            for path in paths:
+                if path.parent.name == kind and path.name.startswith(f"{head}-"):
+                    name = path.stem.removeprefix(f"{head}-").partition("-")[2]
+                    images.append(Image(path, f"{name}: {scores[name]}" if name in scores else name))
+            if images:
+                parts += [Heading(f"{head}: {kind}"), Grid("images", images)]
+    lead = "By the score of each image; the prediction is beside the ground truth. Click to enlarge."
+    return [Section("Worst and best images", [Text(lead), *parts])] if parts else []
 
 
 def _image_scores(path: Path) -> dict[str, str]:
@@ -322,12 +313,12 @@ def _image_scores(path: Path) -> dict[str, str]:
         return {}
 
 
-def _visualizations(folder: Path, most: int) -> str:
+def _visualizations(folder: Path) -> list[Part]:
     paths = sorted_images(folder)
     if not paths:
-        return _missing("predictions/*.jpg")
-    more = f"<p>{MAX_IMAGES} of {len(paths)} images.</p>" if len(paths) > MAX_IMAGES else ""
+        return [_missing("predictions/*.jpg")]
+    more = [Text(f"{MAX_IMAGES} of {len(paths)} images.")] if len(paths) > MAX_IMAGES else []
     if more:  # names begin with the head's name, so evenly spaced ones include all heads
         paths = [paths[n * len(paths) // MAX_IMAGES] for n in range(MAX_IMAGES)]
-    figures = [image_figure(path, path.relative_to(folder).with_suffix("").as_posix(), most) for path in paths]
-    return more + f'<div class="images">{"".join(figures)}</div>'
+    images = [Image(path, path.relative_to(folder).with_suffix("").as_posix()) for path in paths]
+    return [*more, Grid("images", images)]

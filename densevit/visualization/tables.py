@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from densevit.evaluation.metrics_file import by_head
+from densevit.terminal import table
 
 COLUMNS = 80  # of a terminal
 METRICS_PER_ROW, CLASSES_PER_ROW = 6, 3  # at most
@@ -65,23 +66,20 @@ def number(value: float) -> str:
 def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:
     """Names with their values, up to `pairs` per row, in row-major order."""
     pairs = _fitting_pairs([values], pairs, COLUMNS)
-    table = Table(title=Text(title, "bold"), title_justify="left", show_header=False, box=None, pad_edge=False)
-    _add_pair_columns(table, min(pairs, len(values)))
-    for row in _pair_rows(values, pairs):
-        table.add_row(*row)
-    return table
+    numbers = range(1, 2 * min(pairs, len(values)), 2)
+    return table(_pair_rows(values, pairs), title=title, right=numbers, whole=numbers)
 
 
 def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
     """Several heads: each head's name, and beside it its metrics with their values."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(overflow="fold")
     pairs = _fitting_pairs(list(heads.values()), METRICS_PER_ROW_WITH_HEAD, COLUMNS - max(map(len, heads)) - 1)
-    _add_pair_columns(table, pairs)
-    for head, values in heads.items():
-        for place, row in enumerate(_pair_rows(values, pairs)):
-            table.add_row(Text() if place else Text(head, "bold"), *row)
-    return table
+    rows = [
+        [Text() if place else Text(head, "bold"), *row]
+        for head, values in heads.items()
+        for place, row in enumerate(_pair_rows(values, pairs))
+    ]
+    numbers = range(2, 2 * pairs + 1, 2)
+    return table(rows, right=numbers, whole=numbers)
 
 
 def _fitting_pairs(groups: Sequence[Mapping[str, float]], most: int, room: int) -> int:
@@ -97,12 +95,6 @@ def _fitting_pairs(groups: Sequence[Mapping[str, float]], most: int, room: int) 
     return 1
 
 
-def _add_pair_columns(table: Table, pairs: int) -> None:
-    for _ in range(pairs):
-        table.add_column(overflow="fold")
-        table.add_column(justify="right", no_wrap=True)
-
-
 def _pair_rows(values: Mapping[str, float], pairs: int) -> list[list[Text]]:
     """Rows of cells: up to `pairs` names, each followed by its value."""
     cells = [cell for name, value in values.items() for cell in (Text(name, "cyan"), Text(number(value)))]
@@ -113,17 +105,15 @@ def _class_table(title: str, kinds: Mapping[str, Mapping[str, float]]) -> Table:
     """One row per class and one column per kind; several classes per row if there are few kinds, in row-major order."""
     classes = list(next(iter(kinds.values())))
     side_by_side = min(max(1, NUMBERS_PER_ROW // len(kinds)), len(classes))
-    table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for place in range(side_by_side):
-        if place:
-            table.add_column()  # spacing
-        table.add_column("class", overflow="fold")
-        for kind in kinds:
-            table.add_column(Text(kind), justify="right", no_wrap=True)
+    header = ["class", *kinds]
+    rows = []
     for start in range(0, len(classes), side_by_side):
-        cells: list[Text] = []
+        row: list[Text] = []
         for name in classes[start : start + side_by_side]:
-            room = [Text()] if cells else []
-            cells += [*room, Text(name, "cyan"), *(Text(number(kinds[kind][name])) for kind in kinds)]
-        table.add_row(*cells)
-    return table
+            row += [Text()] if row else []  # spacing
+            row += [Text(name, "cyan"), *(Text(number(kinds[kind][name])) for kind in kinds)]
+        rows.append(row)
+    width = len(header) + 1
+    numbers = [n for n in range(width * side_by_side - 1) if n % width not in (0, width - 1)]
+    headers = [*header, *(["", *header] * (side_by_side - 1))]
+    return table(rows, headers, title, right=numbers, whole=numbers)

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from densevit.evaluation.depth_alignment import least_squares
-from densevit.visualization.curves import ticks
 from densevit.visualization.fonts import draw_text, line_height, text_width
 
 UNKNOWN = (128, 128, 128)
@@ -133,7 +132,10 @@ def _depth_ticks(near: float, far: float, unit: str) -> list[tuple[float, str]]:
     candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     inside = [depth for depth in candidates if near <= depth <= far]
     if len(inside) < 4:
-        inside = [depth for depth in ticks(near, far, about=6) if near <= depth <= far]
+        from matplotlib.ticker import MaxNLocator  # late: it takes time to import
+
+        steps = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(near, far)
+        inside = [depth for depth in steps if near <= depth <= far]
     width = math.log(far / near)
     return [(math.log(depth / near) / width, f"{depth:.4g} {unit}".rstrip()) for depth in inside]
 

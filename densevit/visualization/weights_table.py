@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from densevit.terminal import table
 from densevit.weights.foreign_export import ForeignExport
 from densevit.weights.state_dict_loading import Fit, shown
 
@@ -17,30 +17,22 @@ NAMES_PER_ROW = 3
 def weights_table(fit: Fit) -> Group:
     """One row per result: loaded, adapted, missing and unexpected tensors of a checkpoint. Names that differ only in a
     block index are merged."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(overflow="fold")
-    for what, count, details in _rows(fit):
-        table.add_row(Text(what, "cyan"), str(count), Text(details))
+    rows: list[list[str | Text]] = [[Text(what, "cyan"), str(count), details] for what, count, details in _rows(fit)]
     return Group(
         Text(fit.source, "bold"),
-        table,
+        table(rows, right=(1,), whole=(0, 1)),
         *(Text(note, "yellow" if note.startswith("Warning") else "") for note in fit.notes),
     )
 
 
 def written_table(exported: ForeignExport, source: str, out: Path) -> Group:
     """The tensors and files of a converted run."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row(Text("written", "cyan"), str(len(exported.tensors)), Text(f"as {exported.layout.name}"))
+    rows: list[list[str | Text]] = [[Text("written", "cyan"), str(len(exported.tensors)), f"as {exported.layout.name}"]]
     if exported.left_out:
-        table.add_row(Text("left out", "cyan"), str(len(exported.left_out)), Text(_listed(exported.left_out)))
+        rows.append([Text("left out", "cyan"), str(len(exported.left_out)), _listed(exported.left_out)])
     files = f"{out}: {', '.join(['model.safetensors', *exported.files])}" if out.is_dir() else str(out)
-    return Group(Text(source, "bold"), table, *map(Text, exported.notes), Text(files))
+    grid = table(rows, right=(1,), whole=(0, 1))
+    return Group(Text(source, "bold"), grid, *map(Text, exported.notes), Text(files))
 
 
 def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:

@@ -37,7 +37,8 @@ class _Page(HTMLParser):
 
 
 def check_self_contained(path: Path) -> int:
-    """Parses a page: it is small, references nothing external, and all images decode. Returns their number."""
+    """Parses a page: it is small, references nothing external, and all images decode. Returns the number of images,
+    without those of confusion matrices."""
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < MOST_BYTES
     assert not re.search(r"https?://|url\(|@import|<script|<link|<iframe", text)
@@ -46,10 +47,10 @@ def check_self_contained(path: Path) -> int:
     links = [link for link in page.links if not link.startswith("#")]
     for link in links:
         kind, _, content = link.partition(",")
-        assert kind == "data:image/jpeg;base64"
+        assert kind in ("data:image/jpeg;base64", "data:image/png;base64")
         with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
             image.load()
-    return len(links)
+    return sum(link.startswith("data:image/jpeg") for link in links)
 
 
 def shown(path: Path, folder: Path, dark: bool = False, width: int = 1280) -> str:
@@ -64,6 +65,6 @@ def shown(path: Path, folder: Path, dark: bool = False, width: int = 1280) -> st
     command = [CHROMIUM, *flags, checked.resolve().as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr and "<title>ERROR" not in done.stdout, done.stderr
-    found = re.search(r"<body>\s*CHECKED (.*?)</body>", done.stdout, re.DOTALL)
+    found = re.search(r"<body[^>]*>\s*CHECKED (.*?)</body>", done.stdout, re.DOTALL)
     assert found, done.stdout[-2000:]
     return found[1].strip()

@@ -63,15 +63,16 @@ def test_a_comparison_has_all_sections(runs: list[Path], tmp_path: Path):
         "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td>",
         "<td>optim.lr</td><td>0.1</td><td>0.2</td>",
     ):
-        assert row in re.sub(r'<td class="bar" style="[^"]*">', "<td>", text)
+        assert row in cells(text)
     assert "backbone.name" not in text and "pets/AP/cat" not in text
     for title in ("Curves", "Analysis: pets", "classes: AP", "errors: dAP50", "Images", "Worst and best images"):
         assert f">{title}<" in text
-    assert text.count("<polyline") == 2 * 3  # loss, AP and the plot, of two runs each
+    assert text.count('class="plot"') == 3  # loss, AP and the plot, each with both runs
+    assert all(text.count(f"stroke: var(--c{n}); stroke-width: 1.6") == 3 for n in (0, 1))
 
 
 def cells(text: str) -> str:
-    return re.sub(r'<td class="bar" style="[^"]*">', "<td>", text)
+    return re.sub(r"<td[^>]*>", "<td>", text)
 
 
 def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp_path: Path):

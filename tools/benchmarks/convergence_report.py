@@ -1,14 +1,13 @@
 """Tables (Markdown) and plot (SVG) of the results of `convergence.py`."""
 
+import io
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
-from densevit.visualization.curves import ticks
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 60, 20, 20, 46
 COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73", "#CC3399")  # Okabe-Ito palette, safe for colour-blind readers
 AP, AP50 = 1, 2  # columns of a run's points
 
@@ -128,55 +127,32 @@ def plot(results: Results, labels: Mapping[str, str]) -> str:
 
     A circle is the mean of the runs annealed at a shorter budget.
     """
-    times = budgets(results)
-    values = [point[AP] for run in results["runs"] for point in run["points"]]
-    x_ticks, y_ticks = ticks(0, times[-1], 5), ticks(0, max(values), 6)
-    x_high, y_high = max(x_ticks[-1], times[-1]), y_ticks[-1]
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    def x_of(x: float) -> float:
-        return LEFT + x / x_high * (WIDTH - LEFT - RIGHT)
-
-    def y_of(y: float) -> float:
-        return HEIGHT - BOTTOM - y / y_high * (HEIGHT - TOP - BOTTOM)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="13">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-    ]
-    for tick in y_ticks:
-        y = y_of(tick)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.3g}</text>')
-    for tick in x_ticks:
-        parts.append(f'<text x="{x_of(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{tick:.3g}</text>')
-    middle = (HEIGHT + TOP - BOTTOM) / 2
-    parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">training time, minutes</text>')
-    parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">box AP, 500 scenes</text>')
-    for number, name in enumerate(_present(results, labels)):
-        color = COLORS[list(labels).index(name) % len(COLORS)]
-        parts.extend(_lines(results, name, color, x_of, y_of))
-        y = TOP + 16 + 19 * number
-        parts.append(f'<line x1="{LEFT + 12}" x2="{LEFT + 36}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3"/>')
-        parts.append(f'<text x="{LEFT + 42}" y="{y + 4}">{escape(labels[name])}</text>')
-    return "\n".join([*parts, "</svg>", ""])
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "convergence", "font.family": "sans-serif"}):
+        figure = Figure((7.6, 4.2), layout="constrained")
+        axes = figure.add_subplot(xlabel="training time, minutes", ylabel="box AP, 500 scenes")
+        for name in _present(results, labels):
+            _lines(axes, results, name, labels[name], COLORS[list(labels).index(name) % len(COLORS)])
+        axes.set(xlim=(0, None), ylim=(0, None))
+        axes.grid(axis="y", color="#dddddd")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper left", frameon=False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None})
+    return text.getvalue()
 
 
-def _lines(
-    results: Results, name: str, color: str, x_of: Callable[[float], float], y_of: Callable[[float], float]
-) -> list[str]:
+def _lines(axes: "Axes", results: Results, name: str, label: str, color: str) -> None:
     rate, times = results["rates"][name], budgets(results)
-    parts = []
     curves = [curve(run, rate) for run in runs_of(results, name, times[-1])]
+    for points in curves if len(curves) > 1 else ():
+        axes.plot(*zip(*points, strict=True), color=color, linewidth=0.8)
     if curves:
-        thin = [(points, 1) for points in curves] if len(curves) > 1 else []
-        for points, width in [*thin, (mean_curve(curves), 3)]:
-            line = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="{width}"/>')
+        axes.plot(*zip(*mean_curve(curves), strict=True), color=color, linewidth=2.5, label=label)
     for time in times[:-1]:
         shorter = [curve(run, rate) for run in runs_of(results, name, time)]
         if shorter:
             x, y = mean_curve(shorter)[-1]
-            style = f'r="4.5" fill="white" stroke="{color}" stroke-width="2"'
-            parts.append(f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" {style}/>')
-    return parts
+            axes.plot([x], [y], "o", color=color, markerfacecolor="white", markeredgewidth=1.5, clip_on=False)

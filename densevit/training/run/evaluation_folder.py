@@ -12,7 +12,7 @@ from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.evaluation import Evaluation, EvaluationPlan
-from densevit.visualization.curves import svg_file
+from densevit.visualization.plots import svg_file
 from densevit.visualization.report import EVALUATION, write_report
 
 MAPPING = "class-mapping"

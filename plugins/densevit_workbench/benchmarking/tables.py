@@ -6,8 +6,8 @@ from typing import Any
 from densevit.config.data_schema import different_keys
 from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
+from densevit.visualization.plots import Panel, scatter_file
 from densevit_workbench.benchmarking.results import CaseResult
-from densevit_workbench.scatter import Panel, scatter_svg
 
 SHOWN = {  # columns beside the main metric of a head; of others, the first of `SHOWN_METRICS` metrics
     "AP": ("AP50",),
@@ -237,4 +237,4 @@ def plot(results: Results) -> str | None:
             panels.setdefault(metric, []).append((works[0] / 1e9, value, case.backbone or name))
     if not panels:
         return None
-    return scatter_svg([Panel(metric, "multiply-adds, G", points) for metric, points in panels.items()])
+    return scatter_file([Panel(metric, "multiply-adds, G", points) for metric, points in panels.items()])

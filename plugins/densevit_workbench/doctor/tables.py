@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 from rich.text import Text
 
 from densevit.data.datasets.examination import Finding
+from densevit.terminal import table
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.split_statistics import ClassCounts, SplitStatistics
 
@@ -21,15 +21,15 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
     """The splits, classes, measures and findings, as rich's renderables and texts."""
     if diagnosis.splits:
         columns = ("split", "images", "opened", "labelled with", "size (w x h)", "objects")
-        yield _titled("splits", columns, splits(diagnosis))
+        yield table(splits(diagnosis), columns, "\nsplits")
     for key, names, rows in class_rows(diagnosis):
         more = f" (the {SHOWN_CLASSES} most frequent of {len(rows)})" if len(rows) > SHOWN_CLASSES else ""
-        yield _titled(f"classes: {key}{more}", ("class", *names), rows[:SHOWN_CLASSES])
+        yield table(rows[:SHOWN_CLASSES], ("class", *names), f"\nclasses: {key}{more}")
     rows = measure_rows(diagnosis)
     if rows:
-        yield _titled("targets", ("split", "target", "number", *QUANTILES), rows)
+        yield table(rows, ("split", "target", "number", *QUANTILES), "\ntargets")
     if diagnosis.cost is not None:
-        yield _titled("cost", ("", ""), cost_rows(diagnosis))
+        yield table(cost_rows(diagnosis), title="\ncost")
     for one in diagnosis.findings:
         yield finding_text(one)
 
@@ -167,19 +167,3 @@ def _count_text(classes: ClassCounts, index: int) -> str:
 
 def _wh(size: np.ndarray) -> str:
     return f"{size[1]:g} x {size[0]:g}"
-
-
-def _titled(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]] | list[tuple[str, str]]) -> Table:
-    table = Table(title=Text(f"\n{title}", "bold"), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(
-            Text(column), overflow="fold", justify="left" if place == 0 or not _numeric(rows, place) else "right"
-        )
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    table.show_header = any(columns)
-    return table
-
-
-def _numeric(rows: list[Any], place: int) -> bool:
-    return all(row[place][:1].isdigit() or row[place][:1] in "-" for row in rows)

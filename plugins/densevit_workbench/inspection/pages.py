@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densevit.visualization import plots
 from densevit.visualization.fonts import drawable_names
-from densevit.visualization.html_page import image_figure, missing, write_page
+from densevit.visualization.html_page import Grid, Image, Part, Plot, Section, Text, missing, write_page
 from densevit_workbench.inspection import figures
 from densevit_workbench.inspection.attention_layers import AttentionLayer
 from densevit_workbench.inspection.findings import Findings
 from densevit_workbench.inspection.measures import query_maps
-from densevit_workbench.scatter import head_distances_svg
 
 MOST_SIMILARITIES = 8  # rows and columns of tiles in the figure of positions
 SIDE = 220  # of a tile, in pixels
@@ -23,37 +23,38 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     """Writes the PNG files and `inspect.html`, and returns them."""
     files: list[Path] = []
 
-    def figure(name: str, tiles: Sequence[figures.Tile], columns: int, side: int, caption: str) -> str:
+    def figure(name: str, tiles: Sequence[figures.Tile], columns: int, side: int, caption: str) -> list[Part]:
         files.append(folder / f"{name}.png")
         figures.sheet(tiles, columns, side).save(files[-1])
-        return image_figure(files[-1], caption)
+        return [Grid("natural", [Image(files[-1], caption)])]
 
-    sections = [("Image", figure("image", [("", figures.with_point(findings.image, findings.point))], 1, 420, IMAGE))]
+    image = [("", figures.with_point(findings.image, findings.point))]
+    sections = [Section("Image", figure("image", image, 1, 420, IMAGE))]
     if findings.filters is not None:
         tiles = [("", np.round(255 * one.numpy()).astype(np.uint8)) for one in findings.filters]
-        sections.append(("Patch embedding", figure("filters", tiles, 7, 56, FILTERS)))
+        sections.append(Section("Patch embedding", figure("filters", tiles, 7, 56, FILTERS)))
     if findings.similarity is not None:
         tiles, columns = _similarities(findings.similarity)
-        sections.append(("Position embeddings", figure("positions", tiles, columns, 64, POSITIONS)))
+        sections.append(Section("Position embeddings", figure("positions", tiles, columns, 64, POSITIONS)))
     if not findings.layers:
-        sections.append(("Attention", missing("The backbone shows no attention on the cells of its maps.")))
+        sections.append(Section("Attention", [missing("The backbone shows no attention on the cells of its maps.")]))
     else:
-        svg = head_distances_svg("Mean attention distance, pixels", [d.tolist() for d in findings.distances.values()])
-        sections.append(("Mean attention distance", f'<div class="curves">{svg}</div>{caption(DISTANCE)}'))
+        svg = plots.columns([heads.tolist() for heads in findings.distances.values()], "layer")
+        sections.append(Section("Mean attention distance", [Plot("pixels", svg), Text(DISTANCE, soft=True)]))
         if findings.rollout is not None:
-            sections.append(
-                ("Attention rollout", figure("rollout", _rollout(findings, findings.rollout), 2, 300, ROLLOUT))
-            )
+            rollout = figure("rollout", _rollout(findings, findings.rollout), 2, 300, ROLLOUT)
         else:
-            sections.append(("Attention rollout", missing("Not defined: the layers have maps of different sizes.")))
+            rollout = [missing("Not defined: the layers have maps of different sizes.")]
+        sections.append(Section("Attention rollout", rollout))
         tiles = [_query_tile(findings, layer) for layer in findings.layers]
-        sections.append(("Attention of the query, by layer", figure("query", tiles, 6, SIDE, QUERY)))
+        sections.append(Section("Attention of the query, by layer", figure("query", tiles, 6, SIDE, QUERY)))
         last = query_maps(findings.layers[-1], findings.point)
         tiles = [(f"head {i}", _over_image(findings, head)) for i, head in enumerate(last, 1)]
-        sections.append(("Attention of the query, heads of the last layer", figure("heads", tiles, 6, SIDE, HEADS)))
+        title = "Attention of the query, heads of the last layer"
+        sections.append(Section(title, figure("heads", tiles, 6, SIDE, HEADS)))
         tiles = [_windows_tile(findings, layer) for layer in findings.layers if layer.window is not None]
         if tiles:
-            sections.append(("Windows", figure("windows", tiles, 4, 300, WINDOWS)))
+            sections.append(Section("Windows", figure("windows", tiles, 4, 300, WINDOWS)))
     for head, objects in findings.objects.items():
         names = drawable_names({one.label: one.name for one in objects})
         tiles = [
@@ -64,15 +65,14 @@ def write(findings: Findings, folder: Path) -> list[Path]:
             for one in objects
         ]
         if tiles:
-            sections.append((f"Detected objects: {head}", figure(f"objects-{head}", tiles, 4, 300, OBJECTS)))
+            sections.append(Section(f"Detected objects: {head}", figure(f"objects-{head}", tiles, 4, 300, OBJECTS)))
     files.append(folder / "inspect.html")
     height, width = findings.size
     about = f"{width} x {height} pixels; {len(findings.layers)} layers of attention"
-    write_page(files[-1], "Inspection", about, sections, STYLE)
+    write_page(files[-1], "Inspection", about, sections)
     return files
 
 
-STYLE = "img { width: auto; max-width: 100%; } .curves { max-width: 640px; grid-template-columns: 1fr; }"
 IMAGE = "As the model sees it, resized and padded. The cross is the query of the maps below."
 FILTERS = "First principal components of the filters, in RGB (Dosovitskiy et al. 2021, figure 7)."
 POSITIONS = "Cosine similarity of a cell's embedding with the embeddings of all cells. Some cells, one tile each."
@@ -85,11 +85,6 @@ QUERY = "Mean over heads, each map on its own scale."
 HEADS = "Each map on its own scale."
 WINDOWS = "Borders of the windows, over the attention of the query in its window."
 OBJECTS = "Cross-attention of the last decoder layer, mean over heads, with the predicted box."
-
-
-def caption(text: str) -> str:
-    """A caption below content that is not an image."""
-    return f"<figcaption>{text}</figcaption>"
 
 
 def _similarities(similarity: Tensor) -> tuple[list[figures.Tile], int]:
