@@ -348,7 +348,7 @@ def _saved(figure: "Figure") -> str:
     svg = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in referenced else "", svg)
     svg = re.sub(r"font(?:-family)?: [^;\"]*'[^;\"]*;? ?", "", svg)  # the page's
     svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
-    svg = re.sub(r"(\d+\.\d)\d+", r"\1", svg)
+    svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), svg)  # coordinates
     svg = re.sub(r"base64,[^\"]*", lambda found: re.sub(r"\s", "", found[0]), svg)
     svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").replace("<g/>", "").strip()
     while True:

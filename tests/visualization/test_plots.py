@@ -32,6 +32,11 @@ def test_axes_point_up_and_right():
     assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2) and y2 < y1
 
 
+def test_tick_labels_of_small_values_differ():
+    labels = texts(plots.lines({"AP": [(1000, 0.0001), (2000, 0.0005)]}))
+    assert "0.0002" in labels and len({*labels}) == len(labels) >= 8
+
+
 def test_unit_axes_fill_the_frame():
     svg = plots.lines({"a": [(0, 1), (1, 0.5)]}, unit_axes=True)
     assert paths(svg, "c0") == [[(LEFT, TOP), (WIDTH - RIGHT, TOP + (HEIGHT - TOP - BOTTOM) / 2)]]
