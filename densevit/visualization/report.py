@@ -67,6 +67,14 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     return path
 
 
+def overview(run_dir: Path) -> list[Part]:
+    """The metrics and the most important curves of a run, as for a notebook."""
+    config = text_of(run_dir / "config.yaml")
+    metrics = _metrics(run_dir, not _has_no_heads(config), heads_of(run_dir, config))
+    curves = [part for part in _curves(run_dir / "metrics.csv") if not isinstance(part, Folded)]
+    return [Heading(f"{run_dir.resolve().name}: {about(run_dir, config)}"), *metrics, *curves]
+
+
 def heads_of(run_dir: Path, config: str) -> list[str]:
     """The names of the heads, longest first, read from the config or the metrics."""
     names: set[str] = set()

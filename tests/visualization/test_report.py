@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from densevit.evaluation import metrics_file, tables_file
+from densevit.training.run.fit import Run
 from densevit.visualization.report import write_report
 
 VOID = ("meta", "img", "br", "line", "polyline", "circle")
@@ -194,3 +195,17 @@ def test_drawings_of_large_images_are_shown(run: Path, monkeypatch: pytest.Monke
 def test_run_without_validation_is_reported(run: Path):
     metrics_file.write({}, run / "metrics.json")
     assert "The run ended before its first validation." in Page(write_report(run)).texts
+
+
+def test_a_run_is_shown_in_a_notebook(run: Path):
+    html = Run(run)._repr_html_()
+    for part in ("detr_&lt;swin&gt;: detr on swin", "0.4124", "cat &amp; &lt;dog&gt;", "train/loss", "detection/AP"):
+        assert part in html
+    assert "train/lr" not in html and "<script" not in html and html.count("<svg") == 2
+    rules = html[html.index("<style>") + len("<style>") : html.index("</style>")].strip()
+    assert rules.startswith(".densevit {") and rules.endswith(
+        "}"
+    )  # nested: the notebook's own elements keep their style
+    depths = [rules[:n].count("{") - rules[:n].count("}") for n in range(1, len(rules))]
+    assert min(depths[len(".densevit {") :]) >= 1
+    assert "There is no metrics.json" in Run(run / "predictions")._repr_html_()

@@ -43,6 +43,8 @@ from densevit.training.run.folder import RunFolder
 from densevit.training.run.output import finish, start
 from densevit.training.run.plan import Plan
 from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
+from densevit.visualization.html_page import fragment
+from densevit.visualization.report import overview
 
 
 @dataclass
@@ -69,6 +71,10 @@ class Run:
     def model(self) -> Predictor:
         """The model of the best epoch, loaded on first access."""
         return load(self.path)
+
+    def _repr_html_(self) -> str:
+        """Returns the metrics and the curves, which Jupyter displays for a run at the end of a cell."""
+        return fragment(overview(self.path))
 
 
 def fit(
