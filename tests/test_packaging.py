@@ -1,10 +1,12 @@
-"""Wheel and editable install contain all files of the tree."""
+"""Sdist, wheel and editable install contain all files of the tree; the wheel runs in empty environments."""
 
 import configparser
+import os
+import re
 import shutil
 import subprocess
 import sys
-import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -60,7 +62,8 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def apart(site: Path, code: str) -> list[str]:
     """A Python with this installation of densevit, and only densevit's dependencies from the environment."""
-    places = f"site.addsitedir({str(site)!r}); sys.path.append({sysconfig.get_path('purelib')!r})"
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    places = f"site.addsitedir({str(site)!r}); sys.path += {packages}"
     return ["-S", "-c", f"import site, sys; {places}\n{code}"]
 
 
@@ -85,6 +88,76 @@ def test_wheel_contains_all_files_of_the_tree(wheel, project):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected
     assert {"densevit/py.typed", "densevit_configs/detr_swin.yaml", "densevit_heads/detr/__init__.py"} <= names
+
+
+def test_wheel_of_the_sdist_is_that_of_the_tree(tree, wheel, project, tmp_path):
+    for name in ("MANIFEST.in", "CHANGELOG.md", "tests", "docs", "tools"):
+        source = project / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        else:
+            shutil.copy(source, tree / name)
+    run("-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(tree), cwd=tmp_path)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path)
+    unpacked = next(path for path in tmp_path.glob("densevit-*") if path.is_dir())
+    for name in ("LICENSE", "README.md", "CHANGELOG.md", "tests/test_packaging.py", "docs/index.md", "tools/check"):
+        assert (unpacked / name).is_file(), name
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(unpacked), cwd=tmp_path)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as other, zipfile.ZipFile(wheel) as expected:
+        assert sorted(other.namelist()) == sorted(expected.namelist())
+        for name in expected.namelist():
+            assert other.read(name) == expected.read(name) or name.endswith("RECORD"), name
+
+
+def test_import_in_the_folder_that_contains_the_clone(site, tmp_path):
+    (tmp_path / "densevit" / "densevit").mkdir(parents=True)  # a folder without __init__.py, as a clone
+    code = "sys.path.insert(0, '')\nimport densevit; print(densevit.__file__, densevit.__version__)"
+    file, version = run(*apart(site, code), cwd=tmp_path).split()
+    assert Path(file) == site / "densevit" / "__init__.py"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+
+
+def test_each_requirement_has_a_lower_bound_and_one_an_upper_bound(project):
+    config = configparser.ConfigParser()
+    config.read(project / "setup.cfg")
+    lines = config["options"]["install_requires"].split("\n")
+    requirements = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.match(r"[\w-]+ >= \d", line) for line in requirements)
+    assert [line for line in requirements if "<" in line] == ["albumentations >= 2.0.8, < 2.1"]
+    command = [str(project / "tools" / "release" / "lower_bounds.py")]
+    bounds = run(*command, cwd=project).split()
+    assert "albumentations==2.0.8" in bounds and "torch==2.6" in bounds and len(bounds) == len(requirements)
+
+
+def smoke(python: str, wheel: Path, folder: Path, project: Path, *arguments: str) -> str:
+    """Installs the wheel in an empty environment, without the clone, and returns what tools/release/smoke.py prints."""
+    if shutil.which(python) is None or subprocess.run([python, "--version"], capture_output=True).returncode:
+        pytest.skip(f"there is no {python}")
+    subprocess.run([python, "-m", "venv", folder / "venv"], check=True)
+    environment = folder / "venv" / "bin" / "python"
+    install = [environment, "-m", "pip", "install", "--quiet", wheel, *arguments]
+    assert subprocess.run(install, cwd=folder).returncode == 0
+    (folder / "empty").mkdir()
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    script = [environment, project / "tools" / "release" / "smoke.py"]
+    done = subprocess.run(script, cwd=folder / "empty", env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.10", "3.13"])
+def test_wheel_in_an_empty_environment(version, wheel, tmp_path, project):
+    assert f"passes on Python {version}." in smoke(f"python{version}", wheel, tmp_path, project)
+
+
+@pytest.mark.slow
+def test_lower_bounds(wheel, tmp_path, project):
+    constraints = tmp_path / "lowest.txt"
+    constraints.write_text(run(str(project / "tools" / "release" / "lower_bounds.py"), cwd=project))
+    last = smoke("python3.10", wheel, tmp_path, project, "--constraint", str(constraints))
+    assert '"torch": "2.6.0' in last and '"numpy": "1.26.0"' in last
 
 
 def test_wheel_metadata(site, project):

@@ -1,0 +1,95 @@
+"""Trains, evaluates, predicts, exports and loads a checkpoint with an installed densevit, in an empty folder.
+
+    cd "$(mktemp -d)" && python .../tools/release/smoke.py
+
+The interpreter is that of the environment in which densevit is installed. It needs about a minute and no network.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torchvision
+
+import densevit
+
+CLONE = Path(__file__).resolve().parents[2]
+RUN = Path("runs/detr_swin")
+
+
+def command(*arguments: str) -> str:
+    """Runs `densevit ARGUMENTS`, the script of this environment, and returns what it prints."""
+    script = Path(sys.executable).parent / "densevit"
+    print("densevit", *arguments, flush=True)
+    done = subprocess.run([script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_installation() -> None:
+    """The package is an installed one, complete, with one version everywhere."""
+    for module in (densevit, importlib.import_module("densevit_configs")):
+        assert not Path(str(module.__file__)).is_relative_to(CLONE), f"{module.__file__} is in the clone"
+    assert importlib.metadata.version("densevit") == densevit.__version__
+    assert command("--version") == f"densevit {densevit.__version__}\n"
+    plugins = command("plugins")
+    for name in ("swin", "dab_detr", "fpn", "scenes", "panoptic", "supervised"):
+        assert name in plugins, f"densevit plugins does not list {name}"
+    package = Path(densevit.__file__).parent
+    assert (package / "py.typed").is_file() and (package / "__init__.pyi").is_file()
+    assert sorted((package / "data" / "datasets" / "presets").rglob("*.yaml"))
+
+
+def readme() -> None:
+    """The first example of README.md, with few images."""
+    command("train", "detr_swin", "trainer.max_images=32", "data.train_length=64", "data.val_length=8")
+    assert (RUN / "report.html").is_file() and (RUN / "model.safetensors").is_file()
+    command("scenes", "--out", "labelled", "--split", "val", "--count", "2", "--jpeg", "--quiet")
+    next(Path("labelled").rglob("*.jpg")).rename("street.jpg")
+    predictor = densevit.load(RUN)
+    result = predictor.predict("street.jpg", threshold=0.0)
+    assert len(result.names) == len(result.scores) == len(result.boxes) > 0
+    result.draw().save("drawn.png")
+    run = densevit.fit("setr_vit", overrides=["trainer.max_images=16", "data.train_length=64", "data.val_length=8"])
+    assert 0 <= run.metrics["segmentation/mIoU"] <= 1
+    run.model.predict("street.jpg").draw().save("segmented.png")
+
+
+def commands() -> None:
+    command("evaluate", str(RUN), "--out", "evaluated")
+    assert 0 <= json.loads(Path("evaluated/metrics.json").read_text())["detection/AP"] <= 1
+    command("predict", str(RUN), "street.jpg", "--out", "found")
+    assert Path("found/drawn/street.jpg").is_file()
+    command("export", "runs/setr_vit", "--out", "segmenter.pt2")
+    assert Path("segmenter.pt2").is_file()
+    command("train", "--resume", str(RUN), "trainer.max_images=48")
+
+
+def checkpoint() -> None:
+    """A checkpoint of another project is converted and gives equal features."""
+    torch.manual_seed(0)
+    other = torchvision.models.resnet18(weights=None).eval()
+    torch.save(other.state_dict(), "resnet18.pth")
+    classes = {"segmentation": ["wall", "floor"]}
+    backbone, heads = {"name": "resnet", "depth": 18}, {"segmentation": {"name": "setr"}}
+    predictor = densevit.create_model(backbone, heads=heads, classes=classes, weights="resnet18.pth")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = predictor.model.backbone.eval()(images)[-1]
+        x = other.maxpool(other.relu(other.bn1(other.conv1(images))))
+        expected = other.layer4(other.layer3(other.layer2(other.layer1(x))))
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+
+
+if __name__ == "__main__":
+    assert not any(Path().iterdir()), f"{Path().resolve()} is not empty"
+    check_installation()
+    readme()
+    commands()
+    checkpoint()
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pytorch-lightning")}
+    print(f"densevit {densevit.__version__} passes on Python {sys.version.split()[0]}:", json.dumps(versions))
