@@ -1,36 +1,51 @@
 """Examines a data set before a training; writes a page.
 
 Files, annotations, classes, duplicates, and the effect of augmentation. The HTML page has all numbers, findings and
-augmented samples. Exit code 1 if there are errors.
+augmented samples. Exit code 1 if there are errors. With --environment, prints versions, devices and CPU features
+instead, for bug reports.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
+
+from densevit.errors import ConfigError
+
+IMAGES = 500
 
 EXAMPLES = """examples:
   densevit doctor ~/my_folder                                    a folder in a layout that data sets recognise
   densevit doctor data/coco data.root=~/coco                     a data section
   densevit doctor detr_swin data=coco data.root=~/coco           a config: also its cost
-  densevit doctor ~/my_folder --images all --quiet --json        for scripts"""
+  densevit doctor ~/my_folder --images all --quiet --json        for scripts
+  densevit doctor --environment                                  this installation, for bug reports"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="DATA_OR_CONFIG",
+        nargs="?",
         help="a folder, a data section, a config, a shipped name of either, or a run",
     )
     parser.add_argument("overrides", metavar="data.key=value", nargs="*", help="overrides; of a config, any key")
     parser.add_argument(
-        "--images", metavar="N", type=_count, default=500, help="images of each split to open, or all (%(default)s)"
+        "--images", metavar="N", type=_count, default=IMAGES, help="images of each split to open, or all (%(default)s)"
     )
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="the page, a new file (default: ./doctor.html, or the next free name)"
+    )
+    parser.add_argument(
+        "--environment", action="store_true", help="print versions, devices and CPU features; takes no data or config"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Returns 1 if there are errors."""
+    if args.environment:
+        return _environment(args)
+    if args.source is None:
+        raise ConfigError("doctor needs a folder, a data section or a config to examine, or --environment.")
     from densevit.atomic_io import atomic_file, check_free, write_next_free
     from densevit_workbench.doctor import tables
     from densevit_workbench.doctor.diagnose import diagnose
@@ -49,6 +64,25 @@ def run(args: argparse.Namespace) -> int:
     args.output.show(f"\n{diagnosis.summary}", f"page: {page}")
     args.output.result(tables.as_json(diagnosis) | {"page": str(page)})
     return 1 if diagnosis.errors else 0
+
+
+def _environment(args: argparse.Namespace) -> int:
+    from densevit_workbench.doctor import environment
+
+    given = [args.source, *args.overrides, args.images != IMAGES and "--images", args.out and "--out"]
+    unused = [one for one in given if one]
+    if unused:
+        raise ConfigError(
+            f"--environment examines the installation, and neither data nor a config. Fix: leave out "
+            f"{', '.join(map(repr, unused))}, or examine the data in a second command."
+        )
+    found = environment.examine()
+    args.output.show(environment.table(found))
+    if args.output.quiet and not args.output.json:
+        for problem in found.problems:
+            args.output.problem(f"problem: {problem}")
+    args.output.result(dataclasses.asdict(found))
+    return 1 if found.problems else 0
 
 
 def _count(text: str) -> int | None:
