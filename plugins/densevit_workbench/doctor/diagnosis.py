@@ -40,14 +40,6 @@ class Diagnosis:
         """The summary and the findings, without the numbers of the splits."""
         return "\n".join([self.summary, *map(str, self.findings)])
 
-    def _repr_html_(self) -> str:
-        """Returns the findings, tables and histograms, which Jupyter displays for a diagnosis at the end of a cell."""
-        from densevit.visualization.html_page import Heading, fragment
-        from densevit_workbench.doctor.page import sections_of
-
-        parts = [part for section in sections_of(self) for part in (Heading(section.title), *section.parts)]
-        return fragment([Heading(self.summary), *parts])
-
     def count(self, severity: str) -> int:
         """The number of findings of a severity."""
         return sum(one.severity == severity for one in self.findings)
