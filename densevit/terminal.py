@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich import get_console, reconfigure
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMethod, RenderHook, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -51,8 +51,8 @@ def table(
     grid = Table(title=Text(title, "bold") if title else None, title_justify="left", box=None, pad_edge=False)
     grid.header_style, grid.show_header = "bold", bool(header)
     for n in range(count):
-        name, side = Text(header[n]) if header else "", "right" if n in right else "left"
-        grid.add_column(name, justify=side, overflow="fold", no_wrap=n in whole)  # type: ignore[arg-type]
+        side: JustifyMethod = "right" if n in right else "left"
+        grid.add_column(Text(header[n]) if header else "", justify=side, overflow="fold", no_wrap=n in whole)
     for row in cells:
         grid.add_row(*row)
     return grid

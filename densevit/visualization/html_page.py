@@ -182,7 +182,12 @@ def write_page(path: Path, title: str, about: str, sections: Sequence[Section], 
     """
     values: dict[str, Any] = {"title": title, "about": about, "sections": sections, "contents": contents}
     images: list[Image] = []
-    without = _render("page.html", values, lambda image: images.append(image) or "")  # type: ignore[func-returns-value]
+
+    def counted(image: Image) -> str:
+        images.append(image)
+        return ""
+
+    without = _render("page.html", values, counted)
     most = max(0, min(MAX_IMAGE_BYTES, (MAX_BYTES - len(without.encode(errors="replace"))) * 3 // 4))
     page = _render("page.html", values, lambda image: _embedded(image, most // max(1, len(images))))
     path.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names may not be valid UTF-8

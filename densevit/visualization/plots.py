@@ -7,7 +7,7 @@ scheme; `svg_file` writes them into a separate file. Titles and legends of plots
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -77,8 +77,8 @@ def lines(
         names = list(order or curves)
         for name, points in curves.items():
             few = downsampled(points)
-            style = {"marker": "o", "markersize": 3} if len(few) < MARKED_POINTS else {}
-            axes.plot(*zip(*few, strict=True), color=color(names.index(name)), linewidth=1.6, **style)  # type: ignore[arg-type]
+            style = "o-" if len(few) < MARKED_POINTS else "-"
+            axes.plot(*zip(*few, strict=True), style, color=color(names.index(name)), linewidth=1.6, markersize=3)
         if unit_axes:
             axes.set(xlim=(0, 1), ylim=(0, 1))
         elif 0 <= (low := min(points[0][0] for points in curves.values())) < axes.dataLim.x1 / 5:
@@ -191,8 +191,8 @@ def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
     numbered, named = count <= MAX_NUMBERED, count <= MAX_NAMED
     side = 30 if numbered else max(9, min(24, MATRIX_WIDTH // count)) if named else max(1, MATRIX_WIDTH // count)
     font = 10.5 if numbered else max(7.0, min(10.5, 0.8 * side))
-    short = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
-    margin = round(max(map(len, short)) * 0.62 * font) + 12 if named else 2
+    labels = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
+    margin = round(max(map(len, labels)) * 0.62 * font) + 12 if named else 2
     opacity = np.where(np.eye(count, dtype=bool), shares, np.sqrt(shares))
     pixels = np.zeros((count, count, 4))
     pixels[..., :3] = np.where(np.eye(count, dtype=bool)[..., None], RIGHT_COLOR, WRONG_COLOR)
@@ -203,8 +203,8 @@ def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
         axes.grid(visible=False)
         axes.xaxis.set_ticks_position("top")
         places = range(count) if named else []
-        axes.set_xticks(places, short if named else [], rotation=90, fontsize=font)
-        axes.set_yticks(places, short if named else [], fontsize=font)
+        axes.set_xticks(places, labels if named else [], rotation=90, fontsize=font)
+        axes.set_yticks(places, labels if named else [], fontsize=font)
         for spine in axes.spines.values():
             spine.set(visible=True, color=LINE)
         for i, j in zip(*np.nonzero(shares), strict=True) if numbered else ():
@@ -278,10 +278,7 @@ def _svg(
         figure = Figure((width / 72, height / 72), dpi=72)
         draw(figure.add_axes(_place(width, height, left, right, top, bottom)))
         svg = _saved(figure)
-    for name, (light, _) in COLORS.items():
-        svg = svg.replace(light, f"var(--{name})")
-    for name, style in CLASSES.items():
-        svg = svg.replace(f'style="{style}"', f'class="{name}"')
+    svg = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0]), svg)
     size = f' width="{width:g}" height="{height:g}" class="fixed"' if fixed else ""
     return f'<svg viewBox="0 0 {width:g} {height:g}"{size} aria-hidden="true">{svg}</svg>'
 
@@ -343,19 +340,33 @@ def _saved(figure: "Figure") -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*</defs>", "", svg).replace("xlink:href", "href")
-    referenced = set(re.findall(r'(?:href="|url\()#([\w.-]+)', svg))
-    svg = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in referenced else "", svg)
-    svg = re.sub(r"font(?:-family)?: [^;\"]*'[^;\"]*;? ?", "", svg)  # the page's
-    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
-    svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), svg)  # coordinates
-    svg = re.sub(r"base64,[^\"]*", lambda found: re.sub(r"\s", "", found[0]), svg)
-    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").replace("<g/>", "").strip()
+    svg = re.sub(r"<defs>\s*</defs>", "", svg)
+    referenced = set(re.findall(r'href="#([\w.-]+)"', svg))
+    svg = re.sub(r"<[^>]*>", lambda tag: _short_tag(tag[0], referenced), svg)  # texts stay as they are
+    svg = re.sub(r">\s*\n\s*<", "><", svg).replace("<g/>", "").strip()
     while True:
         shorter = re.sub(r"<g>((?:(?!</?g\b).)*)</g>", r"\1", svg)
         if shorter == svg:
             return svg
         svg = shorter
+
+
+def _short_tag(tag: str, referenced: Collection[str]) -> str:
+    tag = tag.replace("xlink:href", "href")
+    tag = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in referenced else "", tag)
+    tag = re.sub(r"font(?:-family)?: [^;\"]*'[^;\"]*;? ?", "", tag)  # the page's
+    tag = re.sub(r' transform="rotate\(-0 [^"]*"', "", tag)
+    tag = re.sub(r"base64,[^\"]*", lambda found: re.sub(r"\s", "", found[0]), tag)
+    return re.sub(r"\s*\n\s*", " ", re.sub(r"(\d\.\d)\d+", r"\1", tag))  # coordinates with one decimal
+
+
+def _page_tag(tag: str) -> str:
+    """A tag with the page's variables in place of colours, and its classes in place of frequent styles."""
+    for name, (light, _) in COLORS.items():
+        tag = tag.replace(light, f"var(--{name})")
+    for name, style in CLASSES.items():
+        tag = tag.replace(f'style="{style}"', f'class="{name}"')
+    return tag
 
 
 def _as_file(svg: str, width: float, height: float) -> str:

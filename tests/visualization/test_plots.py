@@ -70,6 +70,12 @@ def test_texts_are_escaped_and_no_formulas():
     assert texts(plots.heat_map([HOSTILE[:20], "b"], shares)).count(HOSTILE[:20]) == 2
 
 
+@pytest.mark.parametrize("name", ["#2463c9", "font: 'a' <b>", 'a id="b"', 'x="0.12345"', "xlink:href", "> <", "_"])
+def test_names_that_look_like_svg_are_shown_as_they_are(name: str):
+    assert texts(plots.heat_map([name, "b"], np.eye(2))).count(name) == 2
+    assert name in texts(plots.svg_file("title", Plot("x", "y", {name: [(0, 1), (1, 2)]})))
+
+
 def test_a_style_of_the_user_is_not_applied_and_not_changed():
     import matplotlib
 

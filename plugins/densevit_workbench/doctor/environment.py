@@ -21,7 +21,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from densevit import registry
+from densevit import registry, terminal
 from densevit.errors import one_line
 
 VARIABLES = (
@@ -86,12 +86,7 @@ def examine() -> Environment:
 
 def table(found: Environment) -> Table:
     """The environment as a table of two columns."""
-    grid = Table(box=None, pad_edge=False, show_header=False)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in _rows(found):
-        grid.add_row(Text(name, "bold"), Text(value))
-    return grid
+    return terminal.table([[Text(name, "bold"), value] for name, value in _rows(found)], right=(), whole=(0,))
 
 
 def public(text: str) -> str:

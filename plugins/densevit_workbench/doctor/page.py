@@ -27,15 +27,6 @@ from densevit_workbench.doctor.diagnosis import Diagnosis
 
 def write_doctor_page(path: Path, diagnosis: Diagnosis) -> None:
     """Writes a self-contained page."""
-    with tempfile.TemporaryDirectory() as folder:
-        sections = sections_of(diagnosis)
-        if diagnosis.samples:
-            sections.insert(-1, Section("Augmented samples", _samples(diagnosis.samples, Path(folder))))
-        html_page.write_page(path, f"Doctor: {diagnosis.name}", diagnosis.summary, sections)
-
-
-def sections_of(diagnosis: Diagnosis) -> list[Section]:
-    """The findings, tables and histograms, without images."""
     splits = [("split", "images", "opened", "labelled with", "size", "objects"), *tables.splits(diagnosis)]
     sections = [
         Section("Findings", [_finding(one) for one in diagnosis.findings] or [missing("Nothing to report.")]),
@@ -46,9 +37,12 @@ def sections_of(diagnosis: Diagnosis) -> list[Section]:
     if charts:
         measures = [("split", "target", "number", *tables.QUANTILES), *tables.measure_rows(diagnosis)]
         sections.append(Section("Targets", [Grid("plots", charts), text_table(measures)]))
-    if diagnosis.cost is not None:
-        sections.append(Section("Cost", [text_table([("", ""), *tables.cost_rows(diagnosis)])]))
-    return sections
+    with tempfile.TemporaryDirectory() as folder:
+        if diagnosis.samples:
+            sections.append(Section("Augmented samples", _samples(diagnosis.samples, Path(folder))))
+        if diagnosis.cost is not None:
+            sections.append(Section("Cost", [text_table([("", ""), *tables.cost_rows(diagnosis)])]))
+        html_page.write_page(path, f"Doctor: {diagnosis.name}", diagnosis.summary, sections)
 
 
 def _finding(one: Finding) -> Part:
