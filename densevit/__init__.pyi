@@ -51,6 +51,7 @@ from densevit.training.loop.optim import create_optimizer as create_optimizer
 from densevit.training.run.evaluation import evaluate as evaluate
 from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
+from densevit.visualization.pages import Report as Report
 from densevit.visualization.pages import report as report
 from densevit_workbench.benchmarking.suite import Benchmark as Benchmark
 from densevit_workbench.benchmarking.suite import benchmark as benchmark

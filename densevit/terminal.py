@@ -1,7 +1,9 @@
-"""Consoles that print names from files literally: a class name may contain markup (`[/x]`) or escape codes."""
+"""Consoles that print names from files literally: a class name may contain markup (`[/x]`) or escape codes; bars for
+notebooks."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from rich import get_console, reconfigure
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMethod, RenderHook, RenderResult
@@ -11,8 +13,25 @@ from rich.text import Text
 
 from densevit.errors import printable
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 TEXT: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
 """Options of a rich console that prints text literally."""
+
+
+def in_notebook() -> bool:
+    """Whether the program runs in a notebook: Jupyter, Colab or Databricks."""
+    return Console().is_jupyter
+
+
+def notebook_bar() -> type["tqdm[Any]"]:
+    """tqdm's bar for a notebook: a widget if ipywidgets is installed, otherwise text."""
+    if find_spec("ipywidgets"):
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
+    return tqdm
 
 
 def text_console(**options: Any) -> Console:

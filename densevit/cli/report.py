@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     from densevit.visualization.pages import report
 
-    path = report(args.runs, args.out)
+    path = report(args.runs, args.out).path
     args.output.show(f"report: {path}")
     args.output.result({"report": str(path), "bytes": path.stat().st_size})
     return 0

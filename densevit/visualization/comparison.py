@@ -36,8 +36,7 @@ ABSENT = "–"
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     """Writes a page that compares the curves, metrics, tables, plots, images and confusion matrices of several folders,
     and lists the differences of their configs. Returns its path."""
-    names = dict(zip(_names(runs), map(Path, runs), strict=True))
-    configs = {name: report.text_of(run / "config.yaml") for name, run in names.items()}
+    names, configs = _named(runs)
     heads = sorted({head for name, run in names.items() for head in report.heads_of(run, configs[name])})
     heads.sort(key=len, reverse=True)
     images = _common_images(names)
@@ -55,6 +54,19 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     ]
     write_page(out, f"{len(names)} runs", " · ".join(names), sections, contents=True)
     return out
+
+
+def comparison_overview(runs: Sequence[Path]) -> list[Part]:
+    """The metrics and the most important curves of several folders, as for a notebook."""
+    names, configs = _named(runs)
+    curves = [part for part in _curves(names) if not isinstance(part, Folded)]
+    return [Heading(" · ".join(names)), *_metrics(names, _data_of(configs)), *curves]
+
+
+def _named(runs: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
+    """The folders and the texts of their configs by name."""
+    names = dict(zip(_names(runs), map(Path, runs), strict=True))
+    return names, {name: report.text_of(run / "config.yaml") for name, run in names.items()}
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

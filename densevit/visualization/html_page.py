@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import PIL.Image
+
 from densevit.data.io.large_images import open_image
 from densevit.visualization.plots import COLORS, SERIES
 
@@ -124,10 +126,10 @@ class Matrix(Part):
 
 @dataclass
 class Image(Part):
-    """An image file, embedded as JPEG; a click enlarges it."""
+    """An image or its file, embedded as JPEG; a click enlarges it."""
 
     kind = "image"
-    path: Path
+    source: Path | PIL.Image.Image
     caption: str
 
 
@@ -213,26 +215,31 @@ def _templates() -> "Environment":
 
 def _embedded(image: Image, most: int) -> str:
     try:
-        return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(image.path, most)).decode()}"
+        return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(image.source, most)).decode()}"
     except OSError as error:  # an incomplete file of a killed run
         return str(error)
 
 
-def _jpeg(path: Path, most: int) -> bytes:
+def _jpeg(source: Path | PIL.Image.Image, most: int) -> bytes:
     """The file's own bytes, or those of a smaller image with at most so many bytes."""
-    with open_image(path) as image:
+    if isinstance(source, PIL.Image.Image):
+        return _encoded(source.convert("RGB"), most)
+    with open_image(source) as image:
         image.load()
-        if image.format == "JPEG" and max(image.size) <= MAX_SIDE and path.stat().st_size <= most:
-            return path.read_bytes()
-        small = image.convert("RGB")
-        side, quality = MAX_SIDE, 90
-        while True:
-            small.thumbnail((side, side))
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=quality)
-            if buffer.tell() <= most or side < MIN_SIDE:
-                return buffer.getvalue()
-            side, quality = round(0.8 * max(small.size)), 80
+        if image.format == "JPEG" and max(image.size) <= MAX_SIDE and source.stat().st_size <= most:
+            return source.read_bytes()
+        return _encoded(image.convert("RGB"), most)
+
+
+def _encoded(image: PIL.Image.Image, most: int) -> bytes:
+    side, quality = MAX_SIDE, 90
+    while True:
+        image.thumbnail((side, side))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        if buffer.tell() <= most or side < MIN_SIDE:
+            return buffer.getvalue()
+        side, quality = round(0.8 * max(image.size)), 80
 
 
 def table(rows: Sequence[Sequence[Any]], relative: bool = False, best: Sequence[Sequence[int]] = ()) -> Table:

@@ -1,17 +1,35 @@
 """HTML pages about one or several runs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from densevit.errors import ConfigError
-from densevit.visualization.comparison import write_comparison
-from densevit.visualization.report import write_report
+from densevit.visualization.comparison import comparison_overview, write_comparison
+from densevit.visualization.html_page import fragment
+from densevit.visualization.report import overview, write_report
 
 FILES = ("config.yaml", "metrics.json", "metrics.csv")
 
 
-def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = None) -> Path:
-    """Writes a self-contained HTML page about a run or an evaluation, or one that compares several. Returns its path.
+@dataclass(frozen=True)
+class Report(PathLike[str]):
+    """An HTML page about one or several runs. path: its file. runs: the folders."""
+
+    path: Path
+    runs: tuple[Path, ...]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        """The metrics and the curves, which Jupyter displays for a report at the end of a cell."""
+        return fragment(overview(self.runs[0]) if len(self.runs) == 1 else comparison_overview(self.runs))
+
+
+def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = None) -> Report:
+    """Writes a self-contained HTML page about a run or an evaluation, or one that compares several.
 
     runs: the folders of runs or evaluations. out: the page; by default RUN/report.html, for several folders
     ./comparison.html. Raises ConfigError for another folder.
@@ -31,5 +49,5 @@ def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = Non
             raise ConfigError(f"--out {path}: is a folder. Expected a file, such as {path / 'report.html'}.")
         path.parent.mkdir(parents=True, exist_ok=True)
     if len(folders) == 1:
-        return write_report(folders[0], path)
-    return write_comparison(folders, path or Path("comparison.html"))
+        return Report(write_report(folders[0], path), tuple(folders))
+    return Report(write_comparison(folders, path or Path("comparison.html")), tuple(folders))

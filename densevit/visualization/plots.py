@@ -127,8 +127,18 @@ class Panel(NamedTuple):
     points: Sequence[tuple[float, float, str]]
 
 
+def scatter(panel: Panel) -> str:
+    """A scatter plot with labelled points."""
+    return _for_page(*_scatter([panel]))
+
+
 def scatter_file(panels: Sequence[Panel]) -> str:
     """Scatter plots with labelled points, in rows of three, as an SVG file."""
+    return _as_file(*_scatter(panels))
+
+
+def _scatter(panels: Sequence[Panel]) -> tuple[str, float, float]:
+    """The content of an SVG, its width and its height."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -151,7 +161,7 @@ def scatter_file(panels: Sequence[Panel]) -> str:
         figure.set_layout_engine("none")
         for panel, axes in zip(panels, figure.axes, strict=True):
             _place_labels(axes, panel.points)
-        return _as_file(_saved(figure), per_row * width, rows * height)
+        return _saved(figure), per_row * width, rows * height
 
 
 def _place_labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
@@ -278,6 +288,10 @@ def _svg(
         figure = Figure((width / 72, height / 72), dpi=72)
         draw(figure.add_axes(_place(width, height, left, right, top, bottom)))
         svg = _saved(figure)
+    return _for_page(svg, width, height, fixed)
+
+
+def _for_page(svg: str, width: float, height: float, fixed: bool = False) -> str:
     svg = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0]), svg)
     size = f' width="{width:g}" height="{height:g}" class="fixed"' if fixed else ""
     return f'<svg viewBox="0 0 {width:g} {height:g}"{size} aria-hidden="true">{svg}</svg>'

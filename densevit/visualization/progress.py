@@ -1,4 +1,5 @@
-"""Progress on stderr: for a loop a bar in a terminal, otherwise a line every half minute; for one long step a line."""
+"""Progress on stderr: for a loop a bar in a terminal or a notebook, otherwise a line every half minute; for one long
+step a line."""
 
 import sys
 import time
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from densevit.errors import printable
+from densevit.terminal import in_notebook, notebook_bar
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 30.0
@@ -24,6 +26,8 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
 
         text = escape(printable(description))  # rich interprets markup in the bar's column on every console
         yield from bar(items, text, total, console=text_console(stderr=True), transient=True)
+    elif in_notebook():
+        yield from notebook_bar()(items, printable(description), total, leave=False)
     else:
         yield from _lines(items, description, total)
 

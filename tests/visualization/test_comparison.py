@@ -53,7 +53,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_a_comparison_has_all_sections(runs: list[Path], tmp_path: Path):
-    path = densevit.report(runs, tmp_path / "pages" / "both.html")
+    path = densevit.report(runs, tmp_path / "pages" / "both.html").path
     assert path == tmp_path / "pages" / "both.html"
     assert check_self_contained(path) == 2 * 3 + 2 * 2  # images of both runs; the worst and the best of each
     text = path.read_text()
@@ -81,24 +81,24 @@ def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp
         config = run / "config.yaml"
         config.write_text(config.read_text().replace("{name: scenes}", "{name: coco, root: sets/a, split: test}"))
     note = "The best number is bold only among runs of the same data and split."
-    assert note not in densevit.report(runs, tmp_path / "same.html").read_text()
+    assert note not in densevit.report(runs, tmp_path / "same.html").path.read_text()
 
-    text = densevit.report([*runs, third], tmp_path / "three.html").read_text()
+    text = densevit.report([*runs, third], tmp_path / "three.html").path.read_text()
     assert f"evaluated on different data (data.name, data.split, data.image_size, data.root). {note}" in text
     assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td><td>1.2000</td>" in cells(text)
-    text = cells(densevit.report([*runs, third, fourth], tmp_path / "four.html").read_text())
+    text = cells(densevit.report([*runs, third, fourth], tmp_path / "four.html").path.read_text())
     assert "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td><td><b>0.6000</b></td><td>0.8000</td>" in text
 
 
 def test_numbers_of_a_run_whose_data_is_not_known_are_not_bold(runs: list[Path], tmp_path: Path):
     (runs[1] / "config.yaml").unlink()
-    text = densevit.report(runs, tmp_path / "both.html").read_text()
+    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
     assert "The data of b/run is not known." in text
     assert "<td>pets/AP</td><td>0.4000</td><td>0.6000</td>" in cells(text)
 
 
 def test_the_report_of_a_run_shows_everything(runs: list[Path]):
-    path = densevit.report(runs[0])
+    path = densevit.report(runs[0]).path
     assert path == runs[0] / "report.html" and check_self_contained(path) == 5
     text = path.read_text()
     for part in ("pets: worst", "pets: best", "a: 0.1250", "b: 0.7500", "&lt;dog&gt;", "Confusion: pets", "missed"):
@@ -115,8 +115,8 @@ def test_pages_with_many_classes_and_images_stay_small(runs: list[Path], tmp_pat
             tables_file.write(rows, run / f"confusion-{head}.csv")
         for n in range(24):
             shutil.copy(run / "predictions" / "pets-a.jpg", run / "predictions" / f"pets-{n}.jpg")
-    assert check_self_contained(densevit.report(runs[0])) == 24 + 2
-    assert check_self_contained(densevit.report(runs, tmp_path / "both.html")) == 2 * 8 + 2 * 2
+    assert check_self_contained(densevit.report(runs[0]).path) == 24 + 2
+    assert check_self_contained(densevit.report(runs, tmp_path / "both.html").path) == 2 * 8 + 2 * 2
 
 
 def test_parts_that_a_run_lacks_are_left_out(runs: list[Path], tmp_path: Path):
@@ -125,7 +125,7 @@ def test_parts_that_a_run_lacks_are_left_out(runs: list[Path], tmp_path: Path):
     shutil.rmtree(runs[1] / "predictions")
     (runs[1] / "errors-pets.csv").write_text("error,dAP50\nmissed")
     (runs[1] / "confusion-pets.csv").write_text("")
-    text = densevit.report(runs, tmp_path / "both.html").read_text()
+    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
     assert "<td>–</td>" in text and ">Images<" not in text and "confusion-pets.csv: expected" in text
 
 
@@ -146,10 +146,19 @@ def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):
         densevit.report([])
 
 
+def test_reports_draw_themselves_in_notebooks(runs: list[Path], tmp_path: Path):
+    one, both = densevit.report(runs[0]), densevit.report(runs, tmp_path / "both.html")
+    assert Path(one) == runs[0] / "report.html" and repr(both).startswith("Report(path=")
+    html = cells(both._repr_html_())
+    assert "<h3>a/run · b/run</h3>" in html and html.count('class="plot"') == 2  # loss and AP, each with both runs
+    assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td>" in html
+    assert "<h3>run: detr + dpt on swin, data: scenes" in one._repr_html_()
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_pages_in_chromium(runs: list[Path], tmp_path: Path):
     """All images are visible, nothing is wider than the window, and both schemes have their background."""
-    one, both = densevit.report(runs[0]), densevit.report(runs, tmp_path / "both.html")
+    one, both = densevit.report(runs[0]).path, densevit.report(runs, tmp_path / "both.html").path
     assert shown(one, tmp_path) == "5 images, 0 broken, wide false, rgb(246, 247, 249)"
     assert shown(one, tmp_path, dark=True, width=500) == "5 images, 0 broken, wide false, rgb(18, 21, 25)"
     assert shown(both, tmp_path, dark=True) == "10 images, 0 broken, wide false, rgb(18, 21, 25)"

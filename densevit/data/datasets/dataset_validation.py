@@ -4,8 +4,9 @@ import os
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from densevit.data.datasets.examination import Examination, Problem
 from densevit.data.io.images import check_image
 from densevit.errors import DataError, UnreadableFileError
-from densevit.terminal import text_console
+from densevit.terminal import in_notebook, notebook_bar, text_console
 
 THREADS = min(32, 2 * (os.cpu_count() or 1))
 _CHUNK = 32  # files that a thread takes at a time
@@ -144,7 +145,7 @@ STRICT_SCAN = Scan()  # raises the first error
 
 
 def for_each(count: int, check: Callable[[int], None], title: str) -> None:
-    """Calls check(0) to check(count - 1) in threads, until one raises. Shows a progress bar on a terminal."""
+    """Calls check(0) to check(count - 1) in threads, until one raises. Shows a progress bar."""
 
     def chunk(start: int) -> int:
         part = range(start, min(start + _CHUNK, count))
@@ -152,22 +153,38 @@ def for_each(count: int, check: Callable[[int], None], title: str) -> None:
             check(index)
         return len(part)
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, console=text_console(stderr=True), transient=True)
-    task, begin, shown = bar.add_task("", total=count), time.monotonic(), False
-    with ThreadPoolExecutor(THREADS) as threads:
+    with _bar(title, count) as advance, ThreadPoolExecutor(THREADS) as threads:
         try:
             for done in threads.map(chunk, range(0, count, _CHUNK)):
-                bar.advance(task, done)
-                if not shown and bar.console.is_terminal and time.monotonic() - begin > _PATIENCE:
-                    shown = True
-                    bar.start()
+                advance(done)
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-        finally:
-            if shown:
-                bar.stop()
+
+
+@contextmanager
+def _bar(title: str, count: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar after a few seconds; none if stderr is neither a terminal nor a notebook."""
+    if in_notebook():
+        with notebook_bar()(total=count, desc=title, delay=_PATIENCE, leave=False) as notebook:
+            yield notebook.update
+        return
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, console=text_console(stderr=True), transient=True)
+    task, begin, shown = bar.add_task("", total=count), time.monotonic(), False
+
+    def advance(done: int) -> None:
+        nonlocal shown
+        bar.advance(task, done)
+        if not shown and bar.console.is_terminal and time.monotonic() - begin > _PATIENCE:
+            shown = True
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        if shown:
+            bar.stop()
 
 
 def validate_images(

@@ -1,4 +1,4 @@
-"""Progress bar and printed lines during training."""
+"""Progress bars and printed lines during training."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich import get_console
 from rich.console import Console
 
-from densevit.terminal import escaping
+from densevit.terminal import escaping, notebook_bar
 from densevit.training.loop.dense_module import DenseModule
 from densevit.visualization import progress
 from densevit.visualization.progress import duration, speed
@@ -73,9 +73,9 @@ class RemainingTime:
         return None if done < _STEPS_BEFORE_TIMING else (time.monotonic() - since) / done * (steps - step)
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's progress bar of an epoch, without the version number, with the remaining time of the training and the
-    time of day of its end."""
+class TerminalBar(RichProgressBar):
+    """Lightning's progress bar of an epoch in a terminal, without the version number, with the remaining time of the
+    training and the time of day of its end."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -99,6 +99,49 @@ class ProgressBar(RichProgressBar):
         return shown if left is None else {**shown, "left": remaining_text(left)}
 
 
+class NotebookBar(lightning.Callback):
+    """A bar of the steps of a training in a notebook, with the loss."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._shown = 0.0  # when a loss was read
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
+        steps = {"total": pl_module.budget.steps, "initial": trainer.global_step}
+        self._bar = notebook_bar()(desc="Training", unit="step", disable=not trainer.is_global_zero, **steps)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now - self._shown >= _SECONDS_BETWEEN_LOSSES and "train/loss" in trainer.callback_metrics:
+            self._shown = now
+            self._bar.set_postfix(loss=f"{float(trainer.callback_metrics['train/loss']):.3f}", refresh=False)
+        self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.set_description("Validating")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.set_description("Training")
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
 def remaining_text(seconds: float) -> str:
     """Formats a remaining time, as in "1:35 h, ends 14:20"; with the date if that is another day."""
     now = datetime.now()
@@ -110,12 +153,13 @@ def remaining_text(seconds: float) -> str:
 
 _STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory allocation, kernel selection
 _TIMED_SECONDS = 5.0
+_SECONDS_BETWEEN_LOSSES = 1.0  # reading one waits for the GPU
 
 
 class ProgressLines(lightning.Callback):
     """Prints the estimated training time, and after each validation the step, the loss and the main metrics.
 
-    If the console is not a terminal, and so has no progress bar, it also prints a line every half minute.
+    Without a progress bar, it also prints a line every half minute.
     """
 
     def __init__(self, console: Console) -> None:
@@ -156,8 +200,8 @@ class ProgressLines(lightning.Callback):
             self._print([f"validation: {done:,} of {sum(total):,.0f} batches"])
 
     def _is_due(self) -> bool:
-        silent = not self.console.is_terminal
-        return silent and time.monotonic() - self._last >= progress.SECONDS_BETWEEN_LINES
+        has_bar = self.console.is_terminal or self.console.is_jupyter
+        return not has_bar and time.monotonic() - self._last >= progress.SECONDS_BETWEEN_LINES
 
     def _print(self, parts: list[str]) -> None:
         self._last = time.monotonic()

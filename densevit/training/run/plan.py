@@ -19,7 +19,7 @@ from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
-from densevit.training.callbacks.progress import CONSOLE, ProgressBar
+from densevit.training.callbacks.progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checks import check_needs
 from densevit.training.loop.evaluators import build_evaluators
@@ -169,20 +169,21 @@ def _rates(
 
 def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
     section, console = config.trainer, get_console()
-    has_bar = (
-        console.is_terminal
-        and not console.quiet
-        and not any(isinstance(callback, LightningBar) for callback in callbacks)
-    )
+    bars: list[lightning.Callback] = []
+    if not console.quiet and not any(isinstance(callback, LightningBar) for callback in callbacks):
+        if console.is_terminal:
+            bars = [TerminalBar(console_kwargs=CONSOLE | TEXT)]
+        elif console.is_jupyter:
+            bars = [NotebookBar()]
     return build_trainer(
         section,
-        callbacks=[ProgressBar(console_kwargs=CONSOLE | TEXT)] if has_bar else [],
+        callbacks=bars,
         max_epochs=-1,  # the budget ends the training
         check_val_every_n_epoch=None,
         gradient_clip_val=section.clip_grad_norm,
         accumulate_grad_batches=section.accumulate,
         log_every_n_steps=section.log_every,
-        enable_progress_bar=has_bar,
+        enable_progress_bar=bool(bars) and console.is_terminal,
         num_sanity_val_steps=0,
         default_root_dir=os.devnull,  # Lightning looks for its own checkpoints there; nothing is written
     )

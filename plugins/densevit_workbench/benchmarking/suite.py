@@ -20,6 +20,8 @@ from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_architecture, classes_by_head
 from densevit.visualization import progress
+from densevit.visualization.html_page import Grid, Heading, Plot, fragment
+from densevit.visualization.plots import scatter, scatter_file
 from densevit_workbench.benchmarking import tables
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
@@ -43,7 +45,7 @@ TRAININGS = "trainings"  # a folder with a folder for each model
 Size = tuple[int, int]
 
 
-@dataclass
+@dataclass(repr=False)
 class Benchmark:
     """A finished benchmark. results: by model. folder: where `benchmark.md`, `.json` and `.svg` are."""
 
@@ -55,6 +57,16 @@ class Benchmark:
     def errors(self) -> dict[str, str]:
         """Error messages by model and failed step."""
         return {f"{name}: {step}": text for name, case in self.results.items() for step, text in case.errors.items()}
+
+    def __repr__(self) -> str:
+        """The folder and the names of the models, without their results."""
+        return f"Benchmark(folder={str(self.folder)!r}, models={list(self.results)}, errors={len(self.errors)})"
+
+    def _repr_html_(self) -> str:
+        """The tables and the plot, which Jupyter displays for a benchmark at the end of a cell."""
+        plots = [Plot(panel.title, scatter(panel)) for panel in tables.panels(self.results)]
+        parts = tables.parts(self.results, self.facts, modules=False)
+        return fragment([Heading("Benchmark"), *parts, Grid("plots", plots)])
 
     def markdown(self, modules: bool = True) -> str:
         """The tables, as in `benchmark.md`. modules: also the cost of each module."""
@@ -141,9 +153,9 @@ def benchmark(
         found = Benchmark(mine, folder, results.facts)
         results.write()
         (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
-        plot = tables.plot(mine)
-        if plot:
-            (folder / "benchmark.svg").write_text(plot, encoding="utf-8")
+        panels = tables.panels(mine)
+        if panels:
+            (folder / "benchmark.svg").write_text(scatter_file(panels), encoding="utf-8")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The tables of a benchmark as Markdown, and its plot of score against cost."""
+"""The tables of a benchmark, and the points of its plot of score against cost."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from densevit.config.data_schema import different_keys
 from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
-from densevit.visualization.plots import Panel, scatter_file
+from densevit.visualization.html_page import Cell, Heading, Pairs, Part, Table, Text
+from densevit.visualization.plots import Panel
 from densevit_workbench.benchmarking.results import CaseResult
 
 SHOWN = {  # columns beside the main metric of a head; of others, the first of `SHOWN_METRICS` metrics
@@ -23,22 +24,38 @@ MODULE_LEVELS = 2
 Results = Mapping[str, CaseResult]
 
 
-def markdown(results: Results, facts: Mapping[str, Any], modules: bool = True) -> str:
+def parts(results: Results, facts: Mapping[str, Any], modules: bool = True) -> list[Part]:
     """The origin of the tables, then scores, costs with main scores, speed, modules if requested, and failures."""
-    parts = ["# Benchmark", _origin(results, facts)]
+    found: list[Part] = [Pairs(_origin(results, facts))]
     if any(case.metrics for case in results.values()):
-        parts += ["## Scores", SCORES, *_data_note(results), _scores(results)]
-    parts += ["## Cost", _costs(results)]
+        found += [Heading("Scores"), Text(SCORES), *_data_note(results), _scores(results)]
+    found += [Heading("Cost"), _costs(results)]
     if any(case.timings for case in results.values()):
-        parts += ["## Speed", SPEED, _speed(results)]
+        found += [Heading("Speed"), Text(SPEED), _speed(results)]
         if any(_is_disturbed(timing) for case in results.values() for timing in case.timings.values()):
-            parts += [DISTURBANCE]
+            found.append(Text(DISTURBANCE))
     if modules:
-        parts += ["## Modules", _modules(results)]
-    failed = [f"- {name}, {step}: {text}" for name, case in results.items() for step, text in case.errors.items()]
-    if failed:
-        parts += ["## Failed", "\n".join(failed)]
-    return "\n\n".join(parts) + "\n"
+        found += [Heading("Modules"), _modules(results)]
+    failed = [(f"{name}, {step}", text) for name, case in results.items() for step, text in case.errors.items()]
+    return [*found, Heading("Failed"), Pairs(failed)] if failed else found
+
+
+def markdown(results: Results, facts: Mapping[str, Any], modules: bool = True) -> str:
+    """The parts as Markdown."""
+    return "\n\n".join(["# Benchmark", *map(_markdown, parts(results, facts, modules))]) + "\n"
+
+
+def _markdown(part: Part) -> str:
+    if isinstance(part, Heading):
+        return f"## {part.text}"
+    if isinstance(part, Pairs):
+        return "\n".join(f"- {name}: {text}" for name, text in part.values)
+    if isinstance(part, Table):
+        texts = [[cell.text.replace("|", "\\|") for cell in row] for row in [part.header, *part.rows]]
+        texts.insert(1, ["---" if cell.left else "---:" for cell in part.header])
+        return "\n".join(f"| {' | '.join(row)} |" for row in texts)
+    assert isinstance(part, Text)
+    return part.text
 
 
 SCORES = (
@@ -55,8 +72,8 @@ DISTURBANCE = (
 )
 
 
-def _origin(results: Results, facts: Mapping[str, Any]) -> str:
-    """A list of the command, software, device and settings that produced the tables."""
+def _origin(results: Results, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The command, software, device and settings that produced the tables."""
     trained = {name: case.training for name, case in results.items() if case.training.get("runs")}
     settings = {name: case.setting for name, case in results.items()}
     threads = f", {counted(facts['threads'], 'thread')}" if "cpu" in str(facts["device"]) else ""
@@ -72,7 +89,7 @@ def _origin(results: Results, facts: Mapping[str, Any]) -> str:
         "learning rate": _rates(results, trained),
         "device of trainings": _shared({n: f"{own['device']}, {own['precision']}" for n, own in trained.items()}),
     }
-    return "\n".join(f"- {name}: {text}" for name, text in lines.items() if text)
+    return [(name, text) for name, text in lines.items() if text]
 
 
 def _data(setting: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:
@@ -103,7 +120,7 @@ def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
     return separator.join(f"{value} ({', '.join(own)})" for value, own in names.items())
 
 
-def _scores(results: Results) -> str:
+def _scores(results: Results) -> Table:
     """One row per backbone or model, with the metrics of each head in columns."""
     rows_of: dict[str, list[CaseResult]] = {}
     columns: dict[str, str] = {}
@@ -118,13 +135,11 @@ def _scores(results: Results) -> str:
     return _table(["backbone" if _is_grid(results) else "model", "initial weights", *columns.values()], rows)
 
 
-def _data_note(results: Results) -> list[str]:
+def _data_note(results: Results) -> list[Part]:
     """A paragraph if the scores are of different data; none otherwise."""
     data = [case.setting["evaluated_data"] for case in results.values() if case.metrics and case.setting]
-    keys = different_keys(data)
-    return [f"The models were evaluated on different data ({', '.join(keys)}): do not compare their scores."] * bool(
-        keys
-    )
+    keys = ", ".join(different_keys(data))
+    return [Text(f"The models were evaluated on different data ({keys}): do not compare their scores.")] if keys else []
 
 
 def _is_grid(results: Results) -> bool:
@@ -151,7 +166,7 @@ def _shown(case: CaseResult) -> list[str]:
     return shown
 
 
-def _costs(results: Results) -> str:
+def _costs(results: Results) -> Table:
     rows = []
     for name, case in results.items():
         scores = ", ".join(f"{metric} {_score(case, metric)}" for metric in _main_scores(case))
@@ -175,7 +190,7 @@ def _main_scores(case: CaseResult) -> dict[str, float]:
     return {name: value for name, value in case.metrics.items() if not main or name in main}
 
 
-def _speed(results: Results) -> str:
+def _speed(results: Results) -> Table:
     rows = []
     for name, case in results.items():
         for key, timing in case.timings.items():
@@ -200,7 +215,7 @@ def _is_disturbed(timing: Mapping[str, Any]) -> bool:
     return bool(timing["p95_ms"] > DISTURBED * timing["p50_ms"])
 
 
-def _modules(results: Results) -> str:
+def _modules(results: Results) -> Table:
     rows = []
     for name, case in results.items():
         for size, cost in case.cost.get("by_size", {}).items():
@@ -213,9 +228,10 @@ def _modules(results: Results) -> str:
     return _table(["model", "size", "module", "parameters, M", "multiply-adds, G", "activations, M"], rows)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table with a left-aligned first column."""
+    first, *lines = [[Cell(text, left=n == 0) for n, text in enumerate(row)] for row in [header, *rows]]
+    return Table(first, lines)
 
 
 def _millions(count: float) -> str:
@@ -228,13 +244,11 @@ def _score(case: CaseResult, metric: str) -> str:
     return f"{case.metrics[metric]:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
 
 
-def plot(results: Results) -> str | None:
-    """Plots score against multiply-adds of an image, one panel per main metric. None without scores."""
-    panels: dict[str, list[tuple[float, float, str]]] = {}
+def panels(results: Results) -> list[Panel]:
+    """Score against multiply-adds of an image, one panel per main metric."""
+    points: dict[str, list[tuple[float, float, str]]] = {}
     for name, case in results.items():
         works = [cost["multiply_adds"] for cost in case.cost.get("by_size", {}).values()]
         for metric, value in _main_scores(case).items() if works else ():
-            panels.setdefault(metric, []).append((works[0] / 1e9, value, case.backbone or name))
-    if not panels:
-        return None
-    return scatter_file([Panel(metric, "multiply-adds, G", points) for metric, points in panels.items()])
+            points.setdefault(metric, []).append((works[0] / 1e9, value, case.backbone or name))
+    return [Panel(metric, "multiply-adds, G", of_metric) for metric, of_metric in points.items()]

@@ -49,17 +49,16 @@ def run(args: argparse.Namespace) -> int:
     from densevit.atomic_io import atomic_file, check_free, write_next_free
     from densevit_workbench.doctor import tables
     from densevit_workbench.doctor.diagnose import diagnose
-    from densevit_workbench.doctor.page import write_doctor_page
 
     page = args.out.expanduser() if args.out else None
     if page is not None:
         check_free(page)
     diagnosis = diagnose(args.source, args.overrides, args.images, track=args.output.track)
     if page is None:
-        page = write_next_free(Path("doctor.html"), lambda partial: write_doctor_page(partial, diagnosis))
+        page = write_next_free(Path("doctor.html"), diagnosis.write_page)
     else:
         with atomic_file(page) as partial:
-            write_doctor_page(partial, diagnosis)
+            diagnosis.write_page(partial)
     args.output.show(*tables.tables(diagnosis))
     args.output.show(f"\n{diagnosis.summary}", f"page: {page}")
     args.output.result(tables.as_json(diagnosis) | {"page": str(page)})

@@ -17,7 +17,6 @@ from densevit.interfaces import Dataset
 from densevit_workbench.doctor import checks
 from densevit_workbench.doctor.augmented_samples import augmented_samples
 from densevit_workbench.doctor.diagnosis import Diagnosis
-from densevit_workbench.doctor.page import write_doctor_page
 from densevit_workbench.doctor.source import Source, find_source
 from densevit_workbench.doctor.split_statistics import split_statistics
 from densevit_workbench.doctor.training_cost import training_cost
@@ -50,7 +49,7 @@ def diagnose(
         diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(found.recognised,)))
     data = Data(found.section, found.config.seed if found.config else 0, multiple=32)
     files: dict[str, list[str]] = {}
-    for split in ("train", found.section.split):
+    for split in dict.fromkeys(("train", found.section.split)):
         _examine_split(data, split, images, diagnosis, files, track)
     _compare(data, diagnosis, files)
     if "train" in diagnosis.splits:
@@ -59,7 +58,7 @@ def diagnose(
             _count_cost(found, data, diagnosis)
     diagnosis.findings.sort(key=lambda one: (_ORDER[one.severity], one.split != "train", one.split))
     if page is not None:
-        write_doctor_page(Path(page), diagnosis)
+        diagnosis.write_page(Path(page))
     return diagnosis
 
 

@@ -1,12 +1,15 @@
 """The result of `densevit doctor`."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import get_args
 
 from PIL import Image
 
 from densevit.data.datasets.examination import Finding, Severity
 from densevit.errors import counted
+from densevit.visualization.html_page import Folded, Heading, Section, fragment, write_page
+from densevit_workbench.doctor import page
 from densevit_workbench.doctor.split_statistics import SplitStatistics
 from densevit_workbench.doctor.training_cost import TrainingCost
 
@@ -39,6 +42,19 @@ class Diagnosis:
     def __repr__(self) -> str:
         """The summary and the findings, without the numbers of the splits."""
         return "\n".join([self.summary, *map(str, self.findings)])
+
+    def _repr_html_(self) -> str:
+        """The findings and, folded, the rest of the page: what Jupyter displays at the end of a cell."""
+        first, *others = self._sections()
+        folded = [Folded(section.title, section.parts) for section in others]
+        return fragment([Heading(self.summary), *first.parts, *folded])
+
+    def write_page(self, path: Path) -> None:
+        """Writes a self-contained HTML page."""
+        write_page(path, f"Doctor: {self.name}", self.summary, self._sections())
+
+    def _sections(self) -> list[Section]:
+        return page.sections(self.findings, self.splits, self.samples, self.cost)
 
     def count(self, severity: str) -> int:
         """The number of findings of a severity."""

@@ -1,8 +1,6 @@
 """The page of a diagnosis: findings, splits, classes, distributions, augmented samples and cost."""
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -21,28 +19,33 @@ from densevit.visualization.html_page import (
     missing,
     text_table,
 )
-from densevit_workbench.doctor import tables
-from densevit_workbench.doctor.diagnosis import Diagnosis
+from densevit_workbench.doctor import rows
+from densevit_workbench.doctor.training_cost import TrainingCost
+
+MAX_SAMPLE_SIDE = 700  # in pixels
+
+Samples = Sequence[tuple[str, Image.Image]]
+"""Images with captions."""
 
 
-def write_doctor_page(path: Path, diagnosis: Diagnosis) -> None:
-    """Writes a self-contained page."""
-    splits = [("split", "images", "opened", "labelled with", "size", "objects"), *tables.splits(diagnosis)]
-    sections = [
-        Section("Findings", [_finding(one) for one in diagnosis.findings] or [missing("Nothing to report.")]),
-        Section("Splits", [text_table(splits)]),
-        *(Section(f"Classes: {key}", [_class_table(names, rows)]) for key, names, rows in tables.class_rows(diagnosis)),
+def sections(
+    findings: Sequence[Finding], splits: rows.Splits, samples: Samples, cost: TrainingCost | None
+) -> list[Section]:
+    """All sections of a page; the findings are the first."""
+    found = [
+        Section("Findings", [_finding(one) for one in findings] or [missing("Nothing to report.")]),
+        Section("Splits", [text_table([rows.SPLIT_COLUMNS, *rows.split_rows(splits)])]),
+        *(Section(f"Classes: {key}", [_class_table(names, lines)]) for key, names, lines in rows.class_rows(splits)),
     ]
-    charts = _charts(diagnosis)
+    charts = _charts(splits)
     if charts:
-        measures = [("split", "target", "number", *tables.QUANTILES), *tables.measure_rows(diagnosis)]
-        sections.append(Section("Targets", [Grid("plots", charts), text_table(measures)]))
-    with tempfile.TemporaryDirectory() as folder:
-        if diagnosis.samples:
-            sections.append(Section("Augmented samples", _samples(diagnosis.samples, Path(folder))))
-        if diagnosis.cost is not None:
-            sections.append(Section("Cost", [text_table([("", ""), *tables.cost_rows(diagnosis)])]))
-        html_page.write_page(path, f"Doctor: {diagnosis.name}", diagnosis.summary, sections)
+        measures = [rows.MEASURE_COLUMNS, *rows.measure_rows(splits)]
+        found.append(Section("Targets", [Grid("plots", charts), text_table(measures)]))
+    if samples:
+        found.append(Section("Augmented samples", _samples(samples)))
+    if cost is not None:
+        found.append(Section("Cost", [text_table([("", ""), *rows.cost_rows(cost, splits)])]))
+    return found
 
 
 def _finding(one: Finding) -> Part:
@@ -50,10 +53,10 @@ def _finding(one: Finding) -> Part:
     return FindingPart(one.severity, one.heading, [*one.examples, *more], one.fix)
 
 
-def _class_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _class_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     """Counts with bars by their share."""
-    lines = [[Cell(name, left=True), *(Cell(text, _share(text)) for text in cells)] for name, *cells in rows]
-    return Table([Cell("class", left=True), *map(Cell, names)], lines)
+    cells = [[Cell(name, left=True), *(Cell(text, _share(text)) for text in texts)] for name, *texts in lines]
+    return Table([Cell("class", left=True), *map(Cell, names)], cells)
 
 
 def _share(text: str) -> float:
@@ -61,10 +64,10 @@ def _share(text: str) -> float:
     return float(text.partition("(")[2].rstrip("%)") or 0) / 100
 
 
-def _charts(diagnosis: Diagnosis) -> list[Plot]:
+def _charts(splits: rows.Splits) -> list[Plot]:
     """A histogram of each number of the targets, and of the sizes of images."""
     drawn = []
-    for split, one in diagnosis.splits.items():
+    for split, one in splits.items():
         numbers: dict[str, np.ndarray] = {}
         if len(one.sizes):
             numbers |= {"images: width (px)": one.sizes[:, 1], "images: height (px)": one.sizes[:, 0]}
@@ -81,13 +84,12 @@ def _charts(diagnosis: Diagnosis) -> list[Plot]:
     return drawn
 
 
-def _samples(samples: Sequence[tuple[str, Image.Image]], folder: Path) -> list[Part]:
+def _samples(samples: Samples) -> list[Part]:
     images = []
-    for number, (caption, image) in enumerate(samples):
-        path = folder / f"{number}.jpg"
-        image.thumbnail((700, 700))
-        image.save(path, quality=85)
-        images.append(html_page.Image(path, caption))
+    for caption, image in samples:
+        small = image.copy()
+        small.thumbnail((MAX_SAMPLE_SIDE, MAX_SAMPLE_SIDE))
+        images.append(html_page.Image(small, caption))
     return [
         Text("Training images as the model gets them. Maps called prediction are the targets."),
         Grid("images", images),

@@ -24,7 +24,7 @@ class ObjectAttention:
     map: Tensor
 
 
-@dataclass
+@dataclass(repr=False)
 class Findings:
     """The results of an inspection: the fields of an `Inspection`."""
 
@@ -36,6 +36,11 @@ class Findings:
     distances: Mapping[str, Tensor] = field(default_factory=dict)
     rollout: Tensor | None = None
     objects: Mapping[str, Sequence[ObjectAttention]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The size and the names of the layers, without arrays."""
+        height, width = self.size
+        return f"Inspection({width} x {height}, layers: {', '.join(layer.name for layer in self.layers) or 'none'})"
 
     @property
     def size(self) -> tuple[int, int]:

@@ -48,8 +48,8 @@ def inspect(
     """Computes filters, positions and attention of a model on one image, by layer and for each detected object.
 
     model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in
-    pixels of the image, the query whose attention is shown; None: the centre. The methods of backbones and heads
-    data are in `densevit_workbench.inspection.protocol`.
+    pixels of the image, the query whose attention is shown; None: the centre. The methods that backbones
+    and heads may have for it are in `densevit_workbench.inspection.protocol`.
     Raises DensevitError for a point outside of the image, DataError for an image that cannot be read.
     """
     predictor = load(model) if isinstance(model, str | Path) else model

@@ -390,6 +390,24 @@ def test_a_config_whose_head_lacks_labels_is_an_error(tmp_path: Path):
     assert "needs depth" in wrong.examples[0]
 
 
+def test_a_diagnosis_draws_itself_in_notebooks(broken: Path):
+    """The findings, and folded the splits, classes and numbers of the page."""
+    diagnosis = densevit.diagnose(broken)
+    html = diagnosis._repr_html_()
+    assert f"<h3>{diagnosis.summary}</h3>" in html and "annotation 8 of image 2.png" in html
+    assert html.count('<div class="finding') == len(diagnosis.findings)
+    folded = re.findall(r"<summary>(.*?)</summary>", html)
+    assert folded[:2] == ["Splits", "Classes: labels (objects)"] and "Augmented samples" in folded
+
+
+def test_the_training_split_is_examined_once(broken: Path):
+    once, twice = (densevit.diagnose(broken, [f"data.split={split}"]) for split in ("val", "train"))
+    assert list(twice.splits) == ["train"]
+    assert [one for one in twice.findings if one.title == "invalid boxes"] == [
+        one for one in once.findings if one.title == "invalid boxes" and one.split == "train"
+    ]
+
+
 def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", str(broken)]) == 1

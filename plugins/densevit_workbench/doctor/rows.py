@@ -1,0 +1,93 @@
+"""The rows of a diagnosis' tables, for the terminal and the page."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from densevit_workbench.doctor.split_statistics import ClassCounts, SplitStatistics
+from densevit_workbench.doctor.training_cost import TrainingCost
+
+SPLIT_COLUMNS = ("split", "images", "opened", "labelled with", "size (w x h)", "objects")
+QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
+MEASURE_COLUMNS = ("split", "target", "number", *QUANTILES)
+
+Splits = Mapping[str, SplitStatistics]
+
+
+def split_rows(splits: Splits) -> list[tuple[str, ...]]:
+    """A row for each split."""
+    return [
+        (
+            split,
+            f"{one.images:,}",
+            "all" if one.opened == one.images else f"{one.opened:,}",
+            ", ".join(one.provides) or "nothing",
+            size_text(one.sizes),
+            "" if one.objects is None or not len(one.objects) else f"{one.objects.mean():.1f} per image",
+        )
+        for split, one in splits.items()
+    ]
+
+
+def size_text(sizes: np.ndarray) -> str:
+    """The sizes as text, such as "640 x 480" or "480 x 320 to 640 x 640, median 640 x 480"."""
+    if not len(sizes):
+        return ""
+    low, high, median = sizes.min(axis=0), sizes.max(axis=0), np.median(sizes, axis=0)
+    if (low == high).all():
+        return _wh(low)
+    return f"{_wh(low)} to {_wh(high)}, median {_wh(median)}"
+
+
+def class_rows(splits: Splits) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """For each target key with classes: the key with its unit, the splits, and one row per class.
+
+    Rows are sorted by frequency in the first split.
+    """
+    found = []
+    for key in {key: None for one in splits.values() for key in one.classes}:
+        of_splits = {split: one.classes[key] for split, one in splits.items() if key in one.classes}
+        first = next(iter(of_splits.values()))
+        same = [one for one in of_splits.values() if one.names == first.names]
+        order = np.argsort(-first.counts, kind="stable").tolist()
+        rows = [(first.names[i], *(_count_text(one, i) for one in same)) for i in order]
+        opened = "" if all(one.complete for one in same) else " of the images that were opened"
+        found.append((f"{key} ({first.unit}{opened})", tuple(of_splits)[: len(same)], rows))
+    return found
+
+
+def measure_rows(splits: Splits) -> list[tuple[str, ...]]:
+    """Quantiles of each number of the targets of each split, and of the augmented training images."""
+    rows = []
+    for split, one in splits.items():
+        for where, measures in ((split, one.measures), (f"{split}, augm.", one.inputs)):
+            for key, named in measures.items():
+                for name, numbers in named.items():
+                    numbers = numbers[np.isfinite(numbers)]
+                    if len(numbers):
+                        found = np.quantile(numbers, list(QUANTILES.values()))
+                        rows.append((where, key, name, *(f"{value:.4g}" for value in found)))
+    return rows
+
+
+def cost_rows(cost: TrainingCost, splits: Splits) -> list[tuple[str, str]]:
+    """Names and values of the cost."""
+    height, width = cost.size
+    return [
+        ("parameters", f"{cost.parameters / 1e6:,.2f} M, {cost.trained_parameters / 1e6:,.2f} M trained"),
+        ("multiply-adds", f"{cost.multiply_adds / 1e9:,.2f} G for an image of {width} x {height}, without decoding"),
+        (
+            "training",
+            cost.budget.describe(splits["train"].images).removeprefix("budget: ") + ", on one device",
+        ),
+        ("multiply-adds of the training", f"about {cost.training_multiply_adds / 1e15:,.3g} P, forward and backward"),
+    ]
+
+
+def _count_text(classes: ClassCounts, index: int) -> str:
+    count, total = int(classes.counts[index]), int(classes.counts.sum())
+    return f"{count:,} ({count / total:.1%})" if total else "0"
+
+
+def _wh(size: np.ndarray) -> str:
+    return f"{size[1]:g} x {size[0]:g}"
