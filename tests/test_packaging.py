@@ -130,7 +130,7 @@ def test_each_requirement_has_a_lower_bound_and_one_an_upper_bound(project):
     assert "albumentations==2.0.8" in bounds and "torch==2.6" in bounds and len(bounds) == len(requirements)
 
 
-def smoke(python: str, wheel: Path, folder: Path, project: Path, *arguments: str) -> str:
+def smoke(python: str, wheel: Path | str, folder: Path, project: Path, *arguments: str) -> str:
     """Installs the wheel in an empty environment, without the clone, and returns what tools/release/smoke.py prints."""
     if shutil.which(python) is None or subprocess.run([python, "--version"], capture_output=True).returncode:
         pytest.skip(f"there is no {python}")
@@ -154,9 +154,10 @@ def test_wheel_in_an_empty_environment(version, wheel, tmp_path, project):
 
 @pytest.mark.slow
 def test_lower_bounds(wheel, tmp_path, project):
+    extras = ("export", "hub", "tensorboard", "timm")
     constraints = tmp_path / "lowest.txt"
-    constraints.write_text(run(str(project / "tools" / "release" / "lower_bounds.py"), cwd=project))
-    last = smoke("python3.10", wheel, tmp_path, project, "--constraint", str(constraints))
+    constraints.write_text(run(str(project / "tools" / "release" / "lower_bounds.py"), *extras, cwd=project))
+    last = smoke("python3.10", f"{wheel}[{','.join(extras)}]", tmp_path, project, "--constraint", str(constraints))
     assert '"torch": "2.6.0' in last and '"numpy": "1.26.0"' in last
 
 

@@ -43,7 +43,8 @@ def read(source: str | Path) -> Checkpoint:
     """Reads a checkpoint.
 
     source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder or a Hugging Face Hub folder, with shards
-    or without; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]` or `hf:ORG/NAME[/FILE]`.
+    or without; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]` or
+        `package:NAME[/FILE]`.
     Raises WeightsError with what was found and the fix.
     """
     if not hub.is_published(source):

@@ -1,6 +1,8 @@
-"""Published weights by name: `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]`.
+"""Published weights by name: `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]`,
+`package:NAME[/FILE]`.
 
-Each is downloaded and cached by its own library. If that fails, the error names the file to download by hand.
+Each is downloaded and cached by its own library; an installed package has its own. If a download fails, the error names
+the file to download by hand.
 """
 
 import difflib
@@ -17,9 +19,9 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError, did_you_mean
-from densevit.weights import preprocessing
+from densevit.weights import packages, preprocessing
 
-FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]")
+FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]", packages.FORM)
 HUB_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -216,6 +218,13 @@ def _not_there(source: str, repository: str, wanted: str) -> str:
     return f"{source}: the repository {repository} {verb} {lacks}.{listed or f' Name a file: hf:{repository}/FILE.'}"
 
 
+# ---- installed packages ----
+
+
+def _package(source: str, name: str) -> Published:
+    return Published(*packages.weights_file(source, name))
+
+
 # ---- messages ----
 
 
@@ -245,4 +254,4 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(nearest)}?" if nearest else ""
 
 
-_SOURCES = {"timm": _timm, "torchvision": _torchvision, "hf": _hugging_face}
+_SOURCES = {"timm": _timm, "torchvision": _torchvision, "hf": _hugging_face, "package": _package}

@@ -20,7 +20,9 @@ from densevit_scenes.dataset import Scenes
 SHIPPED = sorted(Path("configs").glob("*.yaml"))
 SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
 PUBLISHED = sorted(
-    path for path in Path("configs").glob("*/*.yaml") if path not in SECTIONS and path.parent.name != "benchmark"
+    path
+    for path in Path("configs").glob("*/*.yaml")
+    if path not in SECTIONS and path.parent.name not in ("benchmark", "backbone")
 )  # test_recipes.py, test_coco_recipes.py, test_mask_recipes.py and test_depth_recipes.py run them
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1")
 

