@@ -234,6 +234,9 @@ def _of_evaluation(config: Config) -> list[str]:
 def _of_training(config: Config) -> list[str]:
     """A line for each invalid key of the method, the optimiser, callbacks and loggers."""
     wrong = list[str]()
+    if config.backbone.lora is not None and (missing := _missing_lora()):
+        source = config._sources.of(("backbone", "lora"))
+        wrong.append(f"{source}: {missing}" if source else missing)
     _check(config, "method", "methods", config.method.name, config.method, wrong)
     with _sourced(config, "method", wrong):
         if not config.heads and registry.load("methods", config.method.name).needs_heads:
@@ -252,6 +255,12 @@ def _of_training(config: Config) -> list[str]:
         with _sourced(config, f"trainer.loggers.{index}", wrong):
             named_classes.check_logger(named, f"trainer.loggers.{index}")
     return wrong
+
+
+def _missing_lora() -> str:
+    from densevit.model.lora import missing_package  # late: it imports torch
+
+    return missing_package()
 
 
 def _check_head_names(config: Config | ModelSections, sources: Sources) -> None:

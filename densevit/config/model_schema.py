@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from densevit.model.inference_options import Inference
 
 
+class LoraSection(Section):
+    """Low-rank adapters of the backbone (LoRA, Hu et al. 2021); the backbone's own parameters are frozen."""
+
+    rank: Count = 8
+    """Rank of the adapters, r in the paper."""
+    alpha: Factor = 16.0
+    """The adapters' output is multiplied by alpha / rank."""
+    targets: Annotated[Patterns, Field(min_length=1)] = ("*",)
+    """Patterns of the adapted linear layers, such as `['*.qkv', '*.proj']`."""
+
+
 class BackboneSection(OpenSection):
     """The backbone, and its options."""
 
@@ -47,13 +58,28 @@ class BackboneSection(OpenSection):
     freeze: FrozenDepths = False
     """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths from the
     input, or patterns of parameters, such as `[patch_*, stages.0.*]`."""
+    lora: LoraSection | None = None
+    """Trains low-rank adapters in place of the backbone's parameters: `{rank: 8, alpha: 16, targets: ['*']}`.
+    `null`: none."""
+
+    @field_validator("lora")
+    @classmethod
+    def _freezes_the_rest(cls, lora: LoraSection | None, info: ValidationInfo) -> LoraSection | None:
+        frozen = info.data.get("freeze", False)  # an invalid value is reported separately
+        if lora is not None and frozen is not False:
+            raise ValueError(
+                f"adapters are trained in a frozen backbone, and backbone.freeze is {_value(frozen)}. Leave "
+                "backbone.freeze out; backbone.lora.targets selects the layers with adapters."
+            )
+        return lora
 
     @property
     def architecture(self) -> "BackboneArchitecture":
         """What builds the backbone."""
-        from densevit.model.architecture import BackboneArchitecture  # late: it imports torch
+        from densevit.model.architecture import BackboneArchitecture, LoraArchitecture  # late: it imports torch
 
-        return BackboneArchitecture(self.name, self.options, self.mean, self.std, self.freeze)
+        lora = None if self.lora is None else LoraArchitecture(**self.lora.model_dump())
+        return BackboneArchitecture(self.name, self.options, self.mean, self.std, self.freeze, lora)
 
 
 class EvaluationSection(OpenSection):
@@ -138,6 +164,10 @@ class InferenceSection(Section):
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
+
+
+def _value(frozen: bool | int | tuple[str, ...]) -> str:
+    return str(list(frozen) if isinstance(frozen, tuple) else frozen).lower()
 
 
 def _shown(sides: int | tuple[int, int]) -> str:

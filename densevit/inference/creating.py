@@ -17,6 +17,7 @@ from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import Architecture, DenseModel, build, build_from_architecture, classes_by_head, tasks_of
+from densevit.model.lora import add_adapters, missing_package
 from densevit.weights.foreign_checkpoint import read_translated
 from densevit.weights.pretrained import load_pretrained
 
@@ -62,6 +63,8 @@ def create_model(
             "create_model",
         )
     architecture = sections.architecture
+    if architecture.backbone.lora is not None and (missing := missing_package()):
+        raise ConfigError(missing)
     model = build_from_architecture(architecture, _given_classes(architecture, classes or {}), pretrained)
     model.training_data = None if sections.data is None else sections.data.model_dump()
     if pretrained:
@@ -71,6 +74,7 @@ def create_model(
             sections.weights = str(weights) if has_heads else None
             sections.backbone.weights = None if has_heads else str(weights)
         load_pretrained(model, sections)
+    add_adapters(model)
     return Predictor(model.eval(), sections).to(target)
 
 

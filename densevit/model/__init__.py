@@ -1,6 +1,12 @@
 """The model: normalisation, one backbone, a head with its neck for each task; windows and test-time augmentation."""
 
-from densevit.model.architecture import Architecture, BackboneArchitecture, HeadArchitecture, NeckArchitecture
+from densevit.model.architecture import (
+    Architecture,
+    BackboneArchitecture,
+    HeadArchitecture,
+    LoraArchitecture,
+    NeckArchitecture,
+)
 from densevit.model.build import (
     build_backbone,
     build_from_architecture,
@@ -21,6 +27,7 @@ __all__ = [
     "DenseModel",
     "HeadArchitecture",
     "Inference",
+    "LoraArchitecture",
     "NeckArchitecture",
     "build_backbone",
     "build_from_architecture",

@@ -9,15 +9,25 @@ RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
+class LoraArchitecture:
+    """Low-rank adapters in training, see `densevit.model.lora`. targets: name patterns of linear layers."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class BackboneArchitecture:
     """A backbone by its plugin name. mean, std: for normalisation; None: the backbone's. freeze: see
-    `freeze_backbone`."""
+    `freeze_backbone`. lora: None: no adapters."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     mean: RGB | None = None
     std: RGB | None = None
     freeze: bool | int | tuple[str, ...] = False
+    lora: LoraArchitecture | None = None
 
 
 @dataclass(frozen=True)

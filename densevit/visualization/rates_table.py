@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
+from os.path import commonpath
 
 from rich.table import Table
 from rich.text import Text
@@ -54,6 +55,10 @@ def rows(rates: Sequence[ParameterRate]) -> list[list[ParameterRate]]:
 def exact_patterns(names: Collection[str], among: Sequence[str]) -> list[str]:
     """A short list of patterns that match exactly these names and no others in `among`. A pattern covers a complete
     module where possible, with `*` in place of indices."""
+    if names and all(".lora_" in name for name in names):  # of many layers, whose other parameters are frozen
+        adapters = f"{commonpath([name.replace('.', '/') for name in names]).replace('/', '.')}.*lora_*"
+        if all(name in names for name in among if fnmatchcase(name, adapters)):
+            return [adapters]
     patterns: dict[str, None] = {}
     for pattern in _modules(names, among, ""):
         general = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", pattern)

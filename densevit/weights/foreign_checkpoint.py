@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from densevit.config import values_of_file
 from densevit.errors import WeightsError, one_line
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, CheckpointLayout
-from densevit.model import DenseModel
+from densevit.model import DenseModel, LoraArchitecture
+from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.key_mapping import canonical, describe, fresh_because, saved_options, translate
 from densevit.weights.layouts import recognise
+from densevit.weights.licences import UNKNOWN
 from densevit.weights.state import licences
 
 Triple = tuple[float, float, float]
-UNKNOWN = "unknown"  # a licence that neither the layout nor the files name
 
 
 @dataclass
@@ -164,6 +165,8 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             classes = json.loads(header["classes"])
             translated.classes = {task: [str(one["name"]) for one in own] for task, own in classes.items()}
             backbone = values_of_file(header["config"], checkpoint.source)["backbone"]
+            if lora := backbone.get("lora"):  # of a checkpoint; a model file has no adapters
+                translated.tensors = merged_state(checkpoint.tensors, LoraArchitecture(**lora))
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
             translated.licences = licences(header)
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
@@ -182,11 +185,17 @@ def _names(model: DenseModel) -> set[str]:
 
 def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor] | None:
     """The tensors with the backbone's prefix if they are of the model that it wraps (the timm backbone); else None."""
-    names = [name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")]
-    outer = {name.partition(".")[0] for name in names}
-    if len(outer) != 1 or not all(name.partition(".")[2] in tensors for name in names):
+    inner: dict[str, list[str]] = {}
+    for name in backbone.state_dict():
+        outer, _, rest = name.partition(".")
+        if outer != "feature_norms" and not name.endswith("num_batches_tracked"):  # new norms are no part of it
+            inner.setdefault(outer, []).append(rest)
+    if len(inner) != 1:
         return None
-    return {f"{next(iter(outer))}.{name}": tensor for name, tensor in tensors.items()}
+    [(wrapped, names)] = inner.items()
+    if not all(name in tensors for name in names):
+        return None
+    return {f"{wrapped}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def bgr_to_rgb(translated: TranslatedCheckpoint, backbone: nn.Module) -> None:

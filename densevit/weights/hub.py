@@ -10,7 +10,7 @@ import http.client
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from densevit.errors import WeightsError, did_you_mean
 from densevit.weights import packages, preprocessing
+from densevit.weights.licences import UNKNOWN, line, permits_commercial_use
 
 FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]", packages.FORM)
 HUB_FILES = (
@@ -69,9 +70,10 @@ def _timm(source: str, name: str) -> Published:
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise WeightsError(f"{source}: timm has no weights for {model}.")
+    overlay = timm_overlay(source, config)
     try:
         with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten
-            built = timm.create_model(name, pretrained=True)
+            built = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # of whichever library tried to reach the network
         if config.hf_hub_id:
             address = _hub_address(config.hf_hub_id, config.hf_hub_filename or HUB_FILES[0])
@@ -80,6 +82,27 @@ def _timm(source: str, name: str) -> Published:
         raise WeightsError(_by_hand(source, error, [address])) from error
     tensors = {key: value.detach() for key, value in built.state_dict().items()}
     return Published(tensors, preprocessing.of_timm(config.to_dict()))
+
+
+def timm_overlay(source: str, config: Any) -> dict[str, str]:
+    """The `pretrained_cfg_overlay` with which timm reads its weights of the Hugging Face Hub from the cache.
+
+    source: the name in messages. config: timm's `PretrainedCfg` of the weights. Downloads the file if it is not cached,
+    after a warning with the licence if that is restricted. Without network it fails after one request,
+    where timm would repeat it for minutes. Empty for weights that are not on the Hub, which timm downloads itself.
+    Raises WeightsError for weights that are missing, gated or cannot be downloaded.
+    """
+    if not config.hf_hub_id or "@" in config.hf_hub_id:
+        return {}
+    hub = _Repository(source, config.hf_hub_id)
+    wanted = config.hf_hub_filename
+    files = dict.fromkeys([str(Path(wanted).with_suffix(".safetensors")), wanted] if wanted else HUB_FILES[::2])
+    hub.announce(config.license, files)
+    file = next(filter(None, map(hub.get, files)), None)
+    if file is None:
+        error = hub.unreachable or FileNotFoundError(f"{hub.name} has no {' or '.join(files)}")
+        raise WeightsError(_by_hand(source, error, [_hub_address(hub.name, next(iter(files)))])) from error
+    return {"file": str(file)}
 
 
 # ---- torchvision ----
@@ -119,6 +142,8 @@ def _hugging_face(source: str, name: str) -> Published:
     if not own:
         raise WeightsError(f"{source}: no repository name. Expected {FORMS[2]}.")
     hub = _Repository(source, f"{organisation}/{own}")
+    card = hub.get(preprocessing.CARD)
+    hub.announce(preprocessing.licence(card) if card is not None else None, [wanted] if wanted else HUB_FILES)
     weights = next(filter(None, map(hub.get, [wanted] if wanted else HUB_FILES)), None)
     if weights is None and hub.unreachable is not None:
         files = [wanted or HUB_FILES[0], preprocessing.CONFIG, preprocessing.PREPROCESSORS[0]]
@@ -167,10 +192,12 @@ class _Repository:
         try:
             offline = self.unreachable is not None
             return Path(self._library.hf_hub_download(self.name, file, local_files_only=offline))
-        except (self._errors.GatedRepoError, self._errors.RepositoryNotFoundError) as error:
+        except self._errors.GatedRepoError as error:  # a subclass of RepositoryNotFoundError
+            raise WeightsError(self._gated()) from error
+        except self._errors.RepositoryNotFoundError as error:
             raise WeightsError(
-                f"{self.source}: the Hugging Face Hub gives no access to a repository {self.name}. If it is private or "
-                "gated, accept its terms on its page and log in with `hf auth login`; otherwise check the name."
+                f"{self.source}: the Hugging Face Hub gives no access to a repository {self.name}: there is none of "
+                "this name, or it is private. Check the name; for a private one, log in with `hf auth login`."
             ) from error
         except self._errors.HFValidationError as error:
             raise WeightsError(
@@ -181,8 +208,25 @@ class _Repository:
         except self._errors.EntryNotFoundError:
             pass
         except Exception as error:  # of whichever library tried to reach the network
+            if getattr(getattr(error, "response", None), "status_code", None) == 403:  # a token without this access
+                raise WeightsError(self._gated()) from error
             self.unreachable = self.unreachable or error
         return None
+
+    def announce(self, licence: str | None, files: Iterable[str]) -> None:
+        """Warns of a restricted licence, unless one of these files is cached. licence: None: not known."""
+        if licence in (None, UNKNOWN) or permits_commercial_use(licence):
+            return
+        cached = (self._library.try_to_load_from_cache(self.name, file) for file in files)
+        if not any(isinstance(file, str) for file in cached):
+            warnings.warn(f"{line(self.source, licence)} The weights are not in the cache: downloading.", stacklevel=2)
+
+    def _gated(self) -> str:
+        return (
+            f"{self.source}: the repository {self.name} is gated. Accept its terms at "
+            f"https://huggingface.co/{self.name} and log in with `hf auth login`; a token needs access to gated "
+            "repositories."
+        )
 
     def _connection_error(self, file: str) -> BaseException | None:
         """The error of a single request that the Hub does not answer; None if it does, also with an error status."""

@@ -18,11 +18,13 @@ from densevit.interfaces import Backbone, Class
 from densevit.model import (
     BackboneArchitecture,
     DenseModel,
+    LoraArchitecture,
     build_backbone,
     build_from_architecture,
     classes_by_head,
     options_without_weights,
 )
+from densevit.model.lora import merged_state
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.state import header, licences, part, read_header, read_safetensors, write_safetensors
@@ -53,7 +55,8 @@ def save(
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
     sections: the config, or the sections of a model without one; None: those of its architecture. Of a model without
-    heads the backbone is written. state: of the model, where this process holds a part of it only.
+    heads the backbone is written. state: of the model, where this process holds a part of it only. LoRA's adapters are
+    merged.
 
     Raises WeightsError for a model whose plugins and options are not known.
     """
@@ -68,9 +71,14 @@ def save(
         own = sections.backbone
         normalisation = {key: getattr(own, key) for key in ("mean", "std") if getattr(own, key) is not None}
         return save_backbone(
-            model.backbone, {"name": own.name, **own.options, **normalisation}, Path(path).expanduser(), model.licences
+            model.backbone,
+            {"name": own.name, **own.options, **normalisation},
+            Path(path).expanduser(),
+            model.licences,
+            own.architecture.lora,
         )
-    _write(model.state_dict() if state is None else state, entries(model, sections), Path(path).expanduser())
+    state = merged_state(model.state_dict() if state is None else state, sections.backbone.architecture.lora)
+    _write(state, entries(model, sections), Path(path).expanduser())
 
 
 def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
@@ -87,14 +95,19 @@ def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, st
 
 
 def save_backbone(
-    backbone: Backbone, section: Mapping[str, Any], path: Path, licences: Mapping[str, str] = MappingProxyType({})
+    backbone: Backbone,
+    section: Mapping[str, Any],
+    path: Path,
+    licences: Mapping[str, str] = MappingProxyType({}),
+    lora: LoraArchitecture | None = None,
 ) -> None:
     """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config. licences: of its
-    weights, by source."""
+    weights, by source. lora: of its adapters, which are merged."""
     config = yaml_io.write({"backbone": dict(section)})
     values = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
     values |= {"licences": dict(licences)} if licences else {}
-    _write({f"backbone.{key}": value for key, value in backbone.state_dict().items()}, values, path)
+    state = merged_state(backbone.state_dict(), lora)
+    _write({f"backbone.{key}": value for key, value in state.items()}, values, path)
 
 
 def _write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> None:
@@ -163,7 +176,7 @@ def from_state(
         model = build_from_architecture(architecture, of_heads, pretrained=False)
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
-    load_state(model, state, source)
+    load_state(model, merged_state(state, architecture.backbone.lora), source)
     model.licences = of_weights
     model.score_thresholds = {name: score for name, score in thresholds.items() if name in model.heads}
     model.training_data = None if sections.data is None else sections.data.model_dump()

@@ -30,8 +30,8 @@ def of_folder(folder: Path) -> dict[str, Any]:
         metadata |= _label_names(config.get("id2label") or {})
         if config:
             metadata["config"] = {**metadata.get("config", {}), **config}
-    if licence := _licence(folder / CARD):
-        metadata["licence"] = licence
+    if name := licence(folder / CARD):
+        metadata["licence"] = name
     for name in PREPROCESSORS:
         found = _json(folder / name)
         found = found.get("image_processor", found)
@@ -111,15 +111,16 @@ def of_checkpoint(content: Mapping[Any, Any]) -> dict[str, Any]:
     return {"classes": list(names)}
 
 
-def _licence(card: Path) -> str | None:
+def licence(card: Path) -> str | None:
     """The licence in the head of a model card; None if there is none."""
     try:
         text = card.read_text(encoding="utf-8")[:100_000]
     except (OSError, ValueError):
         return None
     head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
-    found = re.search(r"^license(?:_name)?:[ \t]*['\"]?([\w.+-]+)", head[1], re.MULTILINE) if head else None
-    return found[1] if found else None
+    found = dict(re.findall(r"^(license(?:_name)?):[ \t]*['\"]?([\w.+-]+)", head[1], re.MULTILINE)) if head else {}
+    name = found.get("license")
+    return found.get("license_name", name) if name in (None, "other") else name  # `other` has a name
 
 
 def weight_map(index: Path) -> dict[str, str]:

@@ -16,7 +16,8 @@ from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
-from densevit.weights.foreign_checkpoint import UNKNOWN, TranslatedCheckpoint, other_conventions, read_translated
+from densevit.weights import licences
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, read_translated
 from densevit.weights.key_mapping import option_of
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
@@ -298,11 +299,10 @@ def _plain(name: str) -> str:
 
 
 def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
-    """The layout of another project's checkpoint, and the licences of the weights that are known."""
+    """The layout of another project's checkpoint, and the licences of the weights."""
     notes = [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
     for source, licence in checkpoint.licences.items():
-        of = "" if source == checkpoint.source else f" of {source}"
-        notes += [] if licence == UNKNOWN else [f"Licence{of}: {licence}."]
+        notes.append(licences.line("" if source == checkpoint.source else source, licence))
     return notes
 
 

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from densevit.errors import PluginError, WeightsError
 from densevit.interfaces import Backbone
+from densevit.layers.norms import LayerNorm2d
+from densevit.weights.hub import timm_overlay
 
 Size = tuple[int, int]
 
@@ -32,7 +34,7 @@ class Timm(Backbone):
     the model needs (1, its patch or stride, or its windows), and maps are cropped to ceil(size / stride). A model of a
     fixed size sets `input_size`: a smaller image is padded to this size; a larger image is resized to it, and its maps
     are resized back. A map whose grid is not ceil(size / stride), such as PiT's 27 cells for 224 pixels, is resampled
-    (bilinear). `docs/timm.md` lists the properties of each family. Features are raw, without the final norm.
+    (bilinear). `docs/timm.md` lists the properties of each family.
 
     model: timm's name, optionally with the tag of its weights: "convnext_tiny" or "convnext_tiny.fb_in22k".
     pretrained: loads weights through timm's download and cache.
@@ -41,6 +43,10 @@ class Timm(Backbone):
     features: indices of the maps (stages of a pyramid, blocks of a plain transformer), from 0; negative indices count
         from the end. None: the deepest map of each stride from 4 on for a pyramid; the last blocks of the four quarters
         for a transformer with a single stride.
+    feature_norm: layer norm of each map over its channels. A plain transformer with a final norm, such as DINOv2 and
+        DINOv3, applies that norm to each of its maps, as its authors do (DINOv2's `get_intermediate_layers`): raw
+        features have a few channels of huge values. All other models, such as pyramids, get one new norm per map, as
+        the dense models of Swin and ConvNeXt have: `feature_norms`, which published weights lack. False: raw maps.
     drop_path: stochastic depth of the last block. None: the default of timm's constructor, mostly 0.
     checkpointing: timm's activation checkpointing of the model.
     model_args: further arguments of timm's constructor, such as {output_stride: 16} or {depth: 6}.
@@ -52,6 +58,7 @@ class Timm(Backbone):
         pretrained: bool = False,
         image_size: int | tuple[int, int] | None = None,
         features: tuple[int, ...] | None = None,
+        feature_norm: bool = False,
         drop_path: float | None = None,
         checkpointing: bool = False,
         model_args: dict[str, Any] | None = None,
@@ -88,7 +95,10 @@ class Timm(Backbone):
         self.multiple = plan.multiple
         self.resampled = tuple(plan.resampled[i] for i in chosen)
         prune = cast(Callable[..., list[int]], self.model.prune_intermediate_layers)
-        self.indices = list(prune(chosen, prune_norm=True, prune_head=True))
+        self.final_norm = feature_norm and plan.has_final_norm
+        self.indices = list(prune(chosen, prune_norm=not self.final_norm, prune_head=True))
+        if feature_norm and not self.final_norm:
+            self.feature_norms = nn.ModuleList(LayerNorm2d(channels, eps=1e-6) for channels in self.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         H, W = images.shape[-2:]
@@ -101,8 +111,11 @@ class Timm(Backbone):
             x = F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
         else:
             x = F.pad(images, (0, width - W, 0, height - H))
+        maps = _maps(self.model, x, self.indices, self.final_norm)
+        if hasattr(self, "feature_norms"):
+            maps = [norm(feature) for norm, feature in zip(self.feature_norms, maps, strict=True)]
         features = []
-        for feature, stride in zip(_maps(self.model, x, self.indices), self.strides, strict=True):
+        for feature, stride in zip(maps, self.strides, strict=True):
             grid = (-(-H // stride), -(-W // stride))
             whole = grid if resized else (-(-height // stride), -(-width // stride))  # (h, w) of the padded image's map
             if feature.shape[-2:] != whole:
@@ -114,12 +127,16 @@ class Timm(Backbone):
         if hasattr(self.model, "group_matcher"):
             matcher = cast(Callable[..., Any], self.model.group_matcher)(coarse=False)
             groups = group_parameters(self.model, matcher, return_values=True)
-            return [groups[depth] for depth in sorted(groups)]
+            return [*(groups[depth] for depth in sorted(groups)), *self._norm_depth()]
         parts: list[nn.Module] = []
         for child in self.model.children():
             parts += child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
         groups_of_parts = [list(self.model.parameters(recurse=False)), *(list(part.parameters()) for part in parts)]
-        return [group for group in groups_of_parts if group]
+        return [*filter(None, groups_of_parts), *self._norm_depth()]
+
+    def _norm_depth(self) -> list[list[nn.Parameter]]:
+        """The last depth: that of the new norms of the maps, if there are any."""
+        return [list(self.feature_norms.parameters())] if hasattr(self, "feature_norms") else []
 
     def extra_repr(self) -> str:
         return self.name
@@ -142,6 +159,7 @@ class _Plan(NamedTuple):
     channels: list[int]
     strides: list[int]
     resampled: list[bool]  # whether a map's own grid is not ceil(size / stride)
+    has_final_norm: bool  # whether the model can apply its final norm to each map
 
 
 def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict[str, Any]) -> _Plan:
@@ -184,7 +202,8 @@ def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict
         maps = _dry_run(model, built_size)
     tried = native if multiple else built_size
     resampled = [tuple(x.shape[-2:]) != _grid(tried, s) for x, s in zip(maps, strides, strict=True)]
-    return _Plan(arguments, built_size, multiple, [x.shape[1] for x in maps], strides, resampled)
+    channels = [x.shape[1] for x in maps]
+    return _Plan(arguments, built_size, multiple, channels, strides, resampled, _has_final_norm(bare, native, strides))
 
 
 def _lifted(model: nn.Module) -> dict[str, Any] | None:
@@ -235,6 +254,19 @@ def _fits(model: nn.Module, size: Size, strides: Sequence[int] | None) -> bool:
     except (AssertionError, RuntimeError, ValueError, IndexError, ZeroDivisionError):
         return False
     return strides is None or all(tuple(x.shape[-2:]) == _grid(size, s) for x, s in zip(maps, strides, strict=True))
+
+
+def _has_final_norm(model: nn.Module, size: Size, strides: Sequence[int]) -> bool:
+    """Whether the model has maps of one stride and width, and a final norm that `forward_intermediates` applies to
+    each. Models that normalise after pooling (EVA-02) have none."""
+    norm = getattr(model, "norm", None)
+    if len(set(strides)) > 1 or not isinstance(norm, nn.Module) or isinstance(norm, nn.Identity):
+        return False
+    try:
+        _dry_run(model, size, norm=True)
+    except (AssertionError, RuntimeError, TypeError):
+        return False
+    return True
 
 
 def _choose(name: str, strides: Sequence[int], features: tuple[int, ...] | None) -> list[int]:
@@ -293,15 +325,15 @@ def _reductions(model: nn.Module) -> list[int]:
     return [info["reduction"] for info in cast(Sequence[dict[str, Any]], model.feature_info)]
 
 
-def _maps(model: nn.Module, images: Tensor, indices: Sequence[int] | None) -> list[Tensor]:
+def _maps(model: nn.Module, images: Tensor, indices: Sequence[int] | None, norm: bool) -> list[Tensor]:
     """The model's maps, (B, C, h, w) each; timm converts NHWC maps and tokens."""
     features = cast(Callable[..., list[Tensor]], model.forward_intermediates)
-    return features(images, indices=indices, norm=False, output_fmt="NCHW", intermediates_only=True)
+    return features(images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True)
 
 
 @torch.no_grad()
-def _dry_run(model: nn.Module, size: Size) -> list[Tensor]:
-    return _maps(model, torch.empty(2, 3, *size, device="meta"), None)
+def _dry_run(model: nn.Module, size: Size, norm: bool = False) -> list[Tensor]:
+    return _maps(model, torch.empty(2, 3, *size, device="meta"), None, norm)
 
 
 def _takes(model: nn.Module, argument: str) -> bool:
@@ -325,6 +357,8 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
         near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=5, cutoff=0.5)
         hint = f" Similar names: {', '.join(near)}." if near else " timm.list_models('*net*') lists them."
         raise PluginError(f"backbone.model: timm {timm.__version__} has no model {name!r}.{hint}")
+    if pretrained and not hub and (config := timm.get_pretrained_cfg(name)) is not None:
+        arguments = {**arguments, "pretrained_cfg_overlay": timm_overlay(f"timm:{name}", config)}
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:

@@ -14,6 +14,7 @@ from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Method
 from densevit.model import build_from_architecture
+from densevit.model.lora import add_adapters
 from densevit.training.loop import fault_files
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.first_non_finite import FirstNonFinite, find_in_batches, image_ids
@@ -60,6 +61,7 @@ def replay(file: str | Path, device: str | torch.device | None = "auto", trust: 
         for name, entries in content["classes"].items()
     }
     model = build_from_architecture(config.architecture, classes, pretrained=False)
+    add_adapters(model)
     method: Method = registry.create(
         "methods", config.method.name, model, options=config.method.options, where="method"
     )

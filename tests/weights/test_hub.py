@@ -5,12 +5,15 @@ import json
 import socket
 import time
 import urllib.error
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import densevit
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
 
@@ -345,7 +348,9 @@ def test_timm_weights_use_its_download_and_names(tmp_path, monkeypatch):
         requested.append((repo_id, filename))
         return str(tmp_path / filename)
 
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: pytest.fail("timm downloads"))
     random = torch.get_rng_state()
     found = read(f"timm:{SMALL}")
     assert_state(found.tensors, state)
@@ -355,21 +360,89 @@ def test_timm_weights_use_its_download_and_names(tmp_path, monkeypatch):
     assert_state(read("timm:test_vit").tensors, state)
 
 
-def test_timm_offline_error_names_the_download(monkeypatch):
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    def refuse(*_, **__):
-        raise LocalEntryNotFoundError("Cannot find the requested files in the disk cache")
-
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", refuse)
+def test_timm_offline_error_names_the_download(hub):
+    hub.failure = ConnectionError("Failed to resolve 'huggingface.co'")
     with pytest.raises(WeightsError) as error:
         read(f"timm:{SMALL}")
     message = str(error.value)
-    assert "Cannot find the requested files" in message
+    assert "Failed to resolve 'huggingface.co'" in message
+    assert hub.tried == 1 and hub.requested == []
     assert (
         f"Download https://huggingface.co/timm/{SMALL}/resolve/main/model.safetensors by hand and name the file"
         in message
     )
+
+
+@pytest.mark.parametrize("by", ["weights", "pretrained"])
+def test_timm_without_network_fails_after_one_request(real_hub, by, monkeypatch):
+    """The real library at a port that refuses: its own repetitions take minutes."""
+    from huggingface_hub import constants
+
+    endpoint = f"http://127.0.0.1:{unused_port()}"
+    for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
+        value = getattr(constants, name).replace(constants.ENDPOINT, endpoint)
+        monkeypatch.setattr(constants, name, value)
+    with pytest.raises(WeightsError, match=rf"^timm:{SMALL}: not in the cache, and the download failed.*127\.0\.0\.1"):
+        if by == "weights":
+            read(f"timm:{SMALL}")
+        else:
+            densevit.create_backbone("timm", model=SMALL, pretrained=True)
+
+
+def test_restricted_licence_is_a_warning_before_the_download(hub):
+    hub.failure = ConnectionError("no route")
+    for name, meaning in {
+        "convnextv2_atto": r"convnextv2_atto: cc-by-nc-4\.0\. Not for commercial use, and neither is what you train",
+        "vit_small_patch16_dinov3": r"dinov3-license\. An agreement of its own: commercial use is allowed; fine-tuned",
+        "fastvit_t8": r"fastvit-license\. An agreement of its own: read it",
+    }.items():
+        with pytest.warns(UserWarning, match=rf"^Licence of timm:.*{meaning}"), pytest.raises(WeightsError):
+            read(f"timm:{name}")
+    with warnings.catch_warnings(), pytest.raises(WeightsError):
+        warnings.simplefilter("error")
+        read("timm:vit_small_patch14_dinov2")  # Apache-2.0
+
+
+def test_restricted_licence_of_a_card_is_a_warning_before_the_download(hub):
+    folder = hub.folder / "facebook/model"
+    save_file(STATE, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    with pytest.warns(UserWarning, match=r"^Licence of hf:facebook/model: cc-by-nc-4\.0\. Not for commercial use"):
+        assert read("hf:facebook/model").metadata["licence"] == "cc-by-nc-4.0"
+    assert hub.requested[0] == "README.md"
+
+
+def refused(kind, status):
+    """The library's error for an answer with this status."""
+    error = kind.__new__(kind)
+    error.response = SimpleNamespace(status_code=status)
+    return error
+
+
+@pytest.mark.parametrize("status", ["gated", "forbidden"])
+@pytest.mark.parametrize("source", ["hf:facebook/model", f"timm:{SMALL}"])
+def test_gated_repository_error_names_its_page(hub, monkeypatch, status, source):
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    error = refused(GatedRepoError, 401) if status == "gated" else refused(HfHubHTTPError, 403)
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
+    page = r"https://huggingface\.co/(facebook/model|timm/test_vit\.r160_in1k)"
+    with pytest.raises(
+        WeightsError, match=rf"is gated\. Accept its terms at {page} and log in with `hf auth login`"
+    ) as found:
+        read(source)
+    assert "\n" not in str(found.value)
+
+
+def test_missing_file_of_timm_weights_raises(hub):
+    (hub.folder / f"timm/{SMALL}").mkdir(parents=True)
+    with pytest.raises(WeightsError, match=r"has no model\.safetensors or pytorch_model\.bin"):
+        read(f"timm:{SMALL}")
 
 
 def test_unknown_timm_name_suggests_the_nearest():

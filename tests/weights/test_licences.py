@@ -9,7 +9,7 @@ from torchvision.models import resnet18
 
 import densevit
 from densevit.cli import main
-from densevit.weights import layouts, preprocessing
+from densevit.weights import layouts, licences, preprocessing
 from densevit.weights.checkpoint_io import read
 from densevit.weights.state import read_header
 
@@ -58,7 +58,7 @@ def test_run_s_config_has_the_licence_as_a_comment(folder, tmp_path):
 def test_unknown_licence_stays_unknown(folder, tmp_path, capsys):
     (folder / "README.md").unlink()
     assert main(["convert", str(folder), str(tmp_path / "ours")]) == 0
-    assert "Licence" not in capsys.readouterr().out
+    assert "Licence: not stated. What it permits is not known" in " ".join(capsys.readouterr().out.split())
     assert json.loads(read_header(tmp_path / "ours" / "model.safetensors")["licences"]) == {str(folder): "unknown"}
 
 
@@ -68,6 +68,8 @@ def test_unknown_licence_stays_unknown(folder, tmp_path, capsys):
         (CARD.format("apache-2.0"), "apache-2.0"),
         (CARD.format('"mit"'), "mit"),
         ("---\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
+        ("---\nlicense: other\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
+        ("---\nlicense: other\n---\n", "other"),
         ("# A model\n\nlicense: mit\n", None),
         ("---\ntags: [a]\n---\nlicense: mit\n", None),
     ],
@@ -75,6 +77,41 @@ def test_unknown_licence_stays_unknown(folder, tmp_path, capsys):
 def test_licence_is_read_from_the_head_of_a_card(tmp_path, text, licence):
     (tmp_path / "README.md").write_text(text)
     assert preprocessing.of_folder(tmp_path).get("licence") == licence
+
+
+@pytest.mark.parametrize(
+    ("licence", "words"),
+    [
+        ("apache-2.0", ""),
+        ("Apache-2.0 (facebookresearch/detr)", ""),
+        ("mit", ""),
+        ("bsd-3-clause", ""),
+        ("cc-by-4.0", ""),
+        ("cc-by-nc-4.0", "Not for commercial use"),
+        ("CC-BY-NC-4.0 (facebookresearch/mae)", "Not for commercial use"),
+        ("fair-noncommercial-research-license", "Not for commercial use"),
+        ("apple-amlr", "Not for commercial use"),
+        ("dinov3-license", "An agreement of its own: commercial use is allowed"),
+        ("fastvit-license", "An agreement of its own: read it"),
+        ("cc-by-sa-4.0", "An agreement of its own: read it"),
+        ("other", "An agreement of its own: read it"),
+        ("unknown", "What it permits is not known"),
+        (None, "What it permits is not known"),
+    ],
+)
+def test_what_a_licence_permits(licence, words):
+    assert licences.in_words(licence).startswith(words) and bool(licences.in_words(licence)) == bool(words)
+    assert licences.permits_commercial_use(licence) == (not words)
+
+
+def test_every_licence_of_timm_s_weights_is_classified():
+    """Those that are known to forbid commercial use by name; a new one is looked at here."""
+    timm = pytest.importorskip("timm")
+    names = {str(timm.get_pretrained_cfg(name).license).lower() for name in timm.list_pretrained()}
+    permitted = {name for name in names if licences.permits_commercial_use(name)}
+    assert permitted == {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"}
+    forbidden = {name for name in names if licences.in_words(name).startswith("Not for commercial")}
+    assert forbidden == {"cc-by-nc-4.0", "fair-noncommercial-research-license", "apple-amlr"}
 
 
 def test_timm_s_entry_has_a_licence():

@@ -15,6 +15,7 @@ from densevit.data.build import Data
 from densevit.errors import ConfigError, DensevitError, PluginError, counted, did_you_mean, one_line
 from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
+from densevit.model.lora import adapted_layers
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checks import check_learnable
 from densevit.training.loop.evaluators import METHOD, flat_metrics
@@ -33,12 +34,16 @@ def check_model(config: Config, data: Data, model: DenseModel) -> None:
 
 
 def _check_frozen(config: Config, model: DenseModel) -> None:
-    """Warns if a part of the backbone is frozen but no weights are loaded for it."""
+    """Warns if a part of the backbone is frozen but no weights are loaded for it. Raises ConfigError for wrong targets
+    of adapters."""
     section = config.backbone
+    lora = section.architecture.lora
+    if lora is not None:
+        adapted_layers(model.backbone, lora)  # raises for targets that it lacks
     if config.weights or section.weights or section.options.get("pretrained"):
         return
     parameters = list(model.backbone.parameters())
-    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in parameters if lora or not parameter.requires_grad)
     if frozen:
         warnings.warn(
             f"{frozen:,} of {sum(map(Tensor.numel, parameters)):,} parameters of the backbone are frozen, but no "

@@ -30,7 +30,7 @@ from densevit.visualization.rates_table import rates_table
 from densevit.visualization.report import write_report
 from densevit.visualization.tables import metrics_table
 from densevit.visualization.weights_table import weights_table
-from densevit.weights import model_file
+from densevit.weights import licences, model_file
 
 _INPUT = {"data.image_size", "data.recipe", "data.short_side"}
 _OTHER_INPUT = (
@@ -111,7 +111,7 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     )
     yield f"{what}{how}, {trained / 1e6:.2f} M trained parameters"
     for source, licence in plan.model.backbone.licences.items():  # those of `weights` are in their report
-        yield f"Licence of {source}: {licence}."
+        yield licences.line(source, licence)
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
     yield f"{config.data.title}: {images}{size}"

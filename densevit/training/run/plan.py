@@ -17,6 +17,7 @@ from densevit.data.build import Data, build_data
 from densevit.inference.creating import build_model
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel
+from densevit.model.lora import add_adapters
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.progress import CONSOLE, NotebookBar, TerminalBar
@@ -113,7 +114,7 @@ def _data(config: Config) -> Data:
 
 
 def _model(config: Config, data: Data, checkpoint: RunCheckpoint | None) -> tuple[DenseModel, list[Fit]]:
-    """Builds the model with pretrained weights, unless a checkpoint will replace all weights."""
+    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters."""
     model = build_model(config, data.train, pretrained=checkpoint is None)
     data.multiple = model.multiple
     check_model(config, data, model)
@@ -122,6 +123,7 @@ def _model(config: Config, data: Data, checkpoint: RunCheckpoint | None) -> tupl
         loaded = load_pretrained(model, config)
     else:
         model.licences = checkpoint.licences
+    add_adapters(model)
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)
     if config.trainer.compile:

@@ -1,0 +1,122 @@
+"""Low-rank adaptation (LoRA, Hu et al. 2021) of a backbone's linear layers, with the extra `peft`.
+
+The backbone is frozen, and each adapted layer computes W x + alpha / rank * B A x, section 4.1. Adapters exist in
+training only: they are added after the pretrained weights are loaded, and merged into W where a model is saved. A model
+file therefore has the tensors of the backbone without adapters, and is loaded, exported and used without peft.
+"""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from densevit.errors import ConfigError
+from densevit.interfaces import Backbone
+from densevit.layers.replacement import replace_layers
+from densevit.model.architecture import LoraArchitecture
+from densevit.model.dense import DenseModel
+
+_NAME = "default"  # of peft's adapter, which is part of the keys
+_BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
+
+
+def missing_package() -> str:
+    """The error if peft is not installed, else ""."""
+    if importlib.util.find_spec("peft") is not None:
+        return ""
+    return (
+        "backbone.lora: needs peft, which is not installed. Fix: `pip install -e '.[lora]'` in densevit's clone, or "
+        "leave backbone.lora out."
+    )
+
+
+def adapted_layers(backbone: Backbone, lora: LoraArchitecture) -> list[str]:
+    """The names of the linear layers that `lora.targets` matches. Raises ConfigError for a pattern that matches none,
+    and for a backbone without linear layers."""
+    linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ConfigError(
+            f"backbone.lora: {type(backbone).__name__} has no linear layers, which LoRA adapts. Fix: train it with "
+            "optim.layer_decay, or freeze it with backbone.freeze."
+        )
+    chosen = dict.fromkeys(linear, False)
+    for pattern in lora.targets:
+        matches = [name for name in linear if fnmatchcase(name, pattern)]
+        if not matches:
+            leaves = dict.fromkeys(f"*.{name.rpartition('.')[2]}" for name in linear)
+            near = difflib.get_close_matches(pattern, [*leaves, *linear], n=3, cutoff=0.4) or list(leaves)[:5]
+            raise ConfigError(
+                f"backbone.lora.targets: no linear layer of the backbone matches {pattern!r}. Closest: "
+                f"{', '.join(near)}."
+            )
+        chosen |= dict.fromkeys(matches, True)
+    return [name for name, is_chosen in chosen.items() if is_chosen]
+
+
+def add_adapters(model: DenseModel) -> None:
+    """Freezes the backbone and adds trained adapters to its linear layers, if the model's architecture has `lora`.
+
+    B is initialised to 0: outputs do not change. Must follow the loading of pretrained weights, because the tensors
+    of adapted layers then have other names. Raises ConfigError without peft, see `adapted_layers` for others.
+    """
+    lora = None if model.architecture is None else model.architecture.backbone.lora
+    if lora is None:
+        return
+    if missing := missing_package():
+        raise ConfigError(missing)
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import Linear
+
+    names = adapted_layers(model.backbone, lora)
+    exact = "|".join(map(re.escape, names))  # a text is matched with complete names
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=exact)
+    inject_adapter_in_model(config, model.backbone, _NAME)
+    for name in names:
+        layer = model.backbone.get_submodule(name)
+        assert type(layer) is Linear
+        layer.__class__ = _with_adapted_weight(Linear)
+    if model.architecture is not None and model.architecture.replace_layers:
+        replace_layers(model)
+
+
+def merged_state(state: Mapping[str, Tensor], lora: LoraArchitecture | None) -> dict[str, Tensor]:
+    """A state dict with the adapters merged into the weights of their layers, with these layers' own names.
+
+    W + alpha / rank * B A, computed in float32 at least. lora: None for a state dict without adapters.
+    """
+    merged: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if lora is None or not (_BASE in key or key.endswith((_A, _B))):
+            merged[key] = value
+            continue
+        layer, base, own = key.partition(_BASE)
+        a, b = state.get(layer + _A), state.get(layer + _B)
+        if base and own == "weight" and a is not None and b is not None:
+            delta = lora.alpha / len(a) * (_full(b) @ _full(a))
+            merged[f"{layer}.{own}"] = (_full(value) + delta).to(value.dtype)
+        elif base:
+            merged[f"{layer}.{own}"] = value
+    return merged
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.detach().double() if x.element_size() == 8 else x.detach().float()
+
+
+def _with_adapted_weight(linear: type[nn.Module]) -> type[nn.Module]:
+    """peft's linear layer, in which `weight` includes the adapter: some attentions read it instead of calling the
+    layer (BEiT, EVA-02 and Swin V2, whose keys have no bias), and would ignore the adapter."""
+    if linear not in _CLASSES:
+        _CLASSES[linear] = type(f"Lora{linear.__name__}", (linear,), {"weight": property(_adapted_weight)})
+    return _CLASSES[linear]
+
+
+def _adapted_weight(layer: nn.Module) -> Tensor:
+    a, b = (getattr(layer, part)[_NAME].weight for part in ("lora_A", "lora_B"))
+    return layer.base_layer.weight + layer.scaling[_NAME] * (b @ a)  # type: ignore[union-attr, operator, index, return-value]
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}

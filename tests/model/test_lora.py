@@ -1,0 +1,340 @@
+"""LoRA: adapters of a frozen backbone, merged where a model is saved."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import signal
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import densevit
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.errors import ConfigError
+from densevit.inference.creating import build_model
+from densevit.interfaces import Backbone, Class
+from densevit.model import DenseModel, LoraArchitecture
+from densevit.model.lora import adapted_layers, add_adapters, merged_state
+from densevit.training.callbacks.checkpointing import Checkpointing
+from densevit.training.run.checks import check_model
+from densevit.weights import model_file
+from tests.training.runs import resume, train
+
+pytest.importorskip("peft")
+
+VIT = {"name": "vit", "variant": "nano", "patch_size": 8}
+SURFACES = {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "group"}
+DATA = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 4, "val_length": 1}
+TRAINER = {"max_epochs": 2, "precision": "32", "accelerator": "cpu", "log_every": 1, "checkpoint_every": 1}
+LORA = {"rank": 2, "alpha": 6.0, "targets": ["*.qkv", "*.output"]}
+CLASSES = (Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0)))
+BACKBONES: list[tuple[dict[str, Any], str]] = [
+    (VIT, "*"),
+    ({"name": "swin", "variant": "nano", "window_size": 4}, "*"),
+    ({"name": "swin", "variant": "nano", "window_size": 4, "version": 2}, "*.qkv"),  # it reads qkv.weight
+    ({"name": "timm", "model": "test_vit"}, "*.qkv"),
+    ({"name": "timm", "model": "eva02_tiny_patch14_224", "model_args": {"depth": 2}}, "*"),
+    ({"name": "timm", "model": "beit_base_patch16_224", "image_size": 32,
+      "model_args": {"depth": 2, "embed_dim": 48, "num_heads": 3}}, "*.qkv"),  # it reads qkv.weight
+    ({"name": "timm", "model": "convnext_tiny",
+      "model_args": {"depths": [1, 1, 1, 1], "dims": [16, 24, 32, 40], "ls_init_value": None}}, "*"),
+]  # fmt: skip
+
+
+class Convolution(Backbone):
+    """A backbone without linear layers."""
+
+    channels, strides = (8,), (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, images):
+        return [self.stem(images)]
+
+
+class Attention(Backbone):
+    """A backbone with torch's attention, which reads the weight of its output layer."""
+
+    channels, strides = (8,), (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, images):
+        x = self.stem(images)
+        tokens = x.flatten(2).transpose(1, 2)
+        return [self.attention(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)]
+
+
+def config_of(backbone: dict[str, Any], **sections: Any) -> configs.Config:
+    given = {"backbone": backbone, "heads": {"surfaces": SURFACES}, "data": DATA, "trainer": TRAINER}
+    return configs.from_mapping({**given, **sections})
+
+
+def adapted(backbone: dict[str, Any], randomise: Any, **lora: Any) -> tuple[DenseModel, dict[str, torch.Tensor]]:
+    """A model with adapters of random values, and the state of its backbone before."""
+    config = config_of({**backbone, "lora": {**LORA, **lora}})
+    model = build_model(config, {"segmentation": CLASSES})
+    randomise(model.backbone)
+    before = {name: x.clone() for name, x in model.backbone.state_dict().items()}
+    add_adapters(model)
+    for name, parameter in model.backbone.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return model.eval(), before
+
+
+@pytest.fixture
+def randomise():
+    def randomise(module: nn.Module) -> None:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.2 if parameter.ndim > 1 else 0.5)
+
+    return randomise
+
+
+# ---- the computation ----
+
+
+def test_adapter_adds_the_scaled_product_of_the_paper(randomise):
+    """W x + b + alpha / r * B A x (Hu et al. 2021, section 4.1)."""
+    model, before = adapted(VIT, randomise)
+    layer = model.backbone.get_submodule("blocks.0.attention.qkv")
+    x = torch.randn(5, layer.in_features)
+    weight, bias = (before[f"blocks.0.attention.qkv.{name}"] for name in ("weight", "bias"))
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    expected = x @ weight.T + bias + 6 / 2 * (x @ a.T @ b.T)
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(nn.functional.linear(x, layer.weight, layer.bias), expected)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "target"), BACKBONES, ids=lambda x: x.get("model", x["name"]) if isinstance(x, dict) else ""
+)
+def test_merged_weights_compute_the_same_and_every_adapter_is_used(backbone, target, randomise):
+    model, before = adapted(backbone, randomise, targets=[target])
+    images = torch.randn(2, 3, 32, 32)
+    outputs = model.backbone(images)
+    sum(x.square().sum() for x in outputs).backward()
+    adapters = {name: p for name, p in model.backbone.named_parameters() if ".lora_" in name}
+    assert adapters and all(p.grad is not None and p.grad.abs().sum() > 0 for p in adapters.values())
+    assert {name for name, p in model.backbone.named_parameters() if p.requires_grad} == adapters.keys()
+    state = merged_state(model.backbone.state_dict(), LoraArchitecture(2, 6.0, (target,)))
+    assert state.keys() == before.keys()
+    assert any(not torch.equal(state[name], before[name]) for name in before)
+    plain = build_model(config_of(backbone), {"segmentation": CLASSES}).eval()
+    plain.backbone.load_state_dict(state)
+    for x, y in zip(outputs, plain.backbone(images), strict=True):
+        torch.testing.assert_close(x / y.abs().mean(), y / y.abs().mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_attention_that_reads_the_weight_uses_the_adapter(randomise):
+    model, _ = adapted({"name": f"{__name__}:Attention"}, randomise, targets=["attention.*"])
+    model.backbone(torch.randn(1, 3, 16, 16))[0].square().sum().backward()
+    assert model.backbone.attention.out_proj.lora_A["default"].weight.grad.abs().sum() > 0
+
+
+def test_number_of_trained_parameters():
+    """nano: 6 blocks of width 128; qkv 128 -> 384, output 128 -> 128. r (in + out) each."""
+    model = build_model(config_of({**VIT, "lora": LORA}), {"segmentation": CLASSES})
+    add_adapters(model)
+    trained = sum(p.numel() for p in model.backbone.parameters() if p.requires_grad)
+    assert trained == 6 * 2 * ((128 + 384) + (128 + 128)) == 9216
+
+
+def test_new_adapters_do_not_change_the_outputs():
+    model = build_model(config_of({**VIT, "lora": {}}), {"segmentation": CLASSES}).eval()
+    images = torch.randn(1, 3, 32, 32)
+    before = model.backbone(images)
+    add_adapters(model)
+    assert all(torch.equal(x, y) for x, y in zip(before, model.backbone(images), strict=True))
+
+
+@pytest.mark.parametrize("backbone", [VIT, {"name": "timm", "model": "test_vit"}], ids=["vit", "timm"])
+def test_adapters_have_the_depth_of_their_block(backbone):
+    model = build_model(config_of({**backbone, "lora": {}}), {"segmentation": CLASSES})
+    add_adapters(model)
+    names = dict(model.backbone.named_parameters())
+    depths = {id(p): depth for depth, group in enumerate(model.backbone.parameter_depths()) for p in group}
+    of_blocks: dict[str, set[int]] = {}
+    for name, parameter in names.items():
+        if "blocks." in name:
+            of_blocks.setdefault(name.partition("blocks.")[2].partition(".")[0], set()).add(depths[id(parameter)])
+    assert len(of_blocks) > 1 and all(len(found) == 1 for found in of_blocks.values())
+
+
+# ---- runs ----
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A model file of a backbone, so that adapters are added to loaded weights."""
+    torch.manual_seed(1)
+    backbone = densevit.create_backbone(**VIT)
+    path = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
+    model_file.save_backbone(backbone, VIT, path)
+    return path
+
+
+def run_config(weights, **trainer: Any) -> configs.Config:
+    backbone = {**VIT, "weights": str(weights), "lora": LORA}
+    optim = {"lr": 1e-2, "weight_decay": 0.1, "layer_decay": 0.8}
+    return config_of(backbone, optim=optim, trainer={**TRAINER, **trainer})
+
+
+@pytest.fixture(scope="module")
+def run(weights, tmp_path_factory):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        path = train(run_config(weights), run_dir=tmp_path_factory.mktemp("lora") / "run")
+    return path, printed.getvalue()
+
+
+def test_run_trains_adapters_only_and_saves_merged_weights(weights, run):
+    path, printed = run
+    before, after = load_file(weights), load_file(path / "model.safetensors")
+    assert {name for name in after if name.startswith("backbone.")} == before.keys()  # the layout without adapters
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    layers = [f"backbone.blocks.{i}.attention.{layer}.weight" for i in range(6) for layer in ("qkv", "output")]
+    assert changed == {*layers}
+    for name in changed:  # of rank 2
+        assert torch.linalg.matrix_rank((after[name] - before[name]).double(), rtol=1e-3) == 2
+    state = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, value in before.items():  # the base is bit-identical
+        layer, _, leaf = name.rpartition(".")
+        saved = state.get(f"model.{name}", state.get(f"model.{layer}.base_layer.{leaf}"))
+        assert torch.equal(saved, value), name
+    assert re.search(r"backbone\.blocks\.5\.attention\.\*lora_\* +7 +0\.008 ", printed)  # 0.01 * 0.8 of depth 7 of 8
+
+
+def test_saved_run_equals_the_trained_model(weights, run, tmp_path):
+    """`load`, `weights` and the checkpoint give the outputs of the model with adapters."""
+    path, _ = run
+    config = run_config(weights)
+    trained = build_model(config, build_data(config).train, pretrained=False).eval()
+    add_adapters(trained)
+    content = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    trained.load_state_dict({key[6:]: value for key, value in content.items() if key.startswith("model.")})
+    images = torch.randn(1, 3, 32, 32)
+    expected = trained.backbone(images)
+    for backbone in (
+        densevit.load(path).model.backbone,
+        densevit.load(path / "checkpoints/last.ckpt").model.backbone,
+        densevit.create_backbone(**VIT, weights=path).eval(),
+        densevit.create_backbone(**VIT, weights=path / "checkpoints/last.ckpt").eval(),
+    ):
+        for x, y in zip(backbone(images), expected, strict=True):
+            torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+    densevit.save(densevit.load(path), tmp_path / "again.safetensors")
+    again = load_file(tmp_path / "again.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in load_file(path / "model.safetensors").items())
+
+
+def test_resumed_run_equals_an_uninterrupted_one(weights, tmp_path, monkeypatch):
+    config = run_config(weights, ema=0.9, max_epochs=1)
+    complete = train(config, tmp_path / "complete")
+    original = Checkpointing.on_train_batch_end
+
+    def interrupt(self, trainer, *rest):
+        if trainer.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, trainer, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
+        stopped = train(config, tmp_path / "stopped")
+    resume(stopped)
+    found, expected = load_file(stopped / "model.safetensors"), load_file(complete / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_created_model_has_adapters_and_is_saved_without(weights, tmp_path):
+    backbone = {**VIT, "weights": str(weights), "lora": LORA}
+    model = densevit.create_model(backbone, heads={"surfaces": SURFACES}, classes=["a", "b"])
+    assert any("lora_A" in name for name, _ in model.model.named_parameters())
+    image = torch.randint(0, 256, (3, 40, 32), dtype=torch.uint8)
+    densevit.save(model, tmp_path / "m.safetensors")
+    assert {k for k in load_file(tmp_path / "m.safetensors") if k.startswith("backbone.")} == load_file(weights).keys()
+    expected = model.predict(image).semantic
+    assert torch.equal(
+        torch.as_tensor(densevit.load(tmp_path / "m.safetensors").predict(image).semantic), torch.as_tensor(expected)
+    )
+
+
+@pytest.mark.integration
+def test_run_and_created_model_are_exported(weights, run, tmp_path):
+    densevit.export(densevit.load(run[0]), tmp_path / "run.pt2")  # compared with the model
+    backbone = {**VIT, "weights": str(weights), "lora": LORA}
+    created = densevit.create_model(backbone, heads={"surfaces": SURFACES}, classes=["a", "b"])
+    densevit.export(created, tmp_path / "created.pt2")
+
+
+# ---- invalid input ----
+
+
+def test_unknown_target_error_lists_the_nearest():
+    backbone = densevit.create_backbone(**VIT)
+    with pytest.raises(
+        ConfigError, match=r"backbone\.lora\.targets: no linear layer .* matches '\*\.qvk'\. Closest: \*\.qkv"
+    ):
+        adapted_layers(backbone, LoraArchitecture(2, 4.0, ("*.qvk",)))
+    with pytest.raises(ConfigError, match=r"Closest: \*\.qkv, \*\.output"):
+        adapted_layers(backbone, LoraArchitecture(2, 4.0, ("*.zzzzzzzz",)))
+
+
+def test_unknown_target_is_found_before_weights_are_read(tmp_path):
+    config = config_of({**VIT, "weights": "missing.pth", "lora": {"targets": ["*.qvk"]}})
+    with pytest.raises(ConfigError, match=r"no linear layer .* matches '\*\.qvk'"):
+        train(config, run_dir=tmp_path / "run")
+
+
+def test_backbone_of_convolutions_is_an_error():
+    with pytest.raises(ConfigError, match=r"backbone\.lora: Convolution has no linear layers"):
+        adapted_layers(Convolution(), LoraArchitecture(2, 4.0, ("*",)))
+    with torch.device("meta"):  # its MLPs are 1x1 convolutions
+        backbone = densevit.create_backbone("timm", model="convnext_atto")
+    with pytest.raises(ConfigError, match=r"has no linear layers"):
+        adapted_layers(backbone, LoraArchitecture(2, 4.0, ("*",)))
+
+
+@pytest.mark.parametrize("freeze", [True, 2, ["blocks.0.*"]])
+def test_freeze_beside_lora_is_an_error(freeze):
+    with pytest.raises(
+        ConfigError, match=r"backbone\.lora.*adapters are trained in a frozen backbone.*Leave backbone\.freeze out"
+    ):
+        config_of({**VIT, "freeze": freeze, "lora": LORA})
+
+
+@pytest.mark.parametrize("lora", [{"rank": 0}, {"alpha": 0}, {"targets": []}, {"ranks": 3}])
+def test_invalid_options_are_errors(lora):
+    with pytest.raises(ConfigError, match=r"backbone\.lora\."):
+        config_of({**VIT, "lora": lora})
+
+
+def test_random_weights_are_a_warning():
+    config = config_of({**VIT, "lora": LORA})
+    data = build_data(config)
+    with pytest.warns(UserWarning, match="no weights are loaded: they stay random"):
+        check_model(config, data, build_model(config, data.train))
+
+
+def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "peft" else found(name, *rest))
+    message = r"backbone\.lora: needs peft, which is not installed\. Fix: `pip install -e '\.\[lora\]'`"
+    monkeypatch.setattr("densevit.training.run.plan.build_data", lambda *_: pytest.fail("data is built"))
+    with pytest.raises(ConfigError, match=message) as error:
+        train(run_config(weights), run_dir=tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match=message):
+        densevit.create_model({**VIT, "lora": LORA}, heads={"surfaces": SURFACES}, classes=["a"])
