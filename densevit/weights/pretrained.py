@@ -86,7 +86,9 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         other, note = _other_classes(model, name, part(state, f"heads.{name}."), checkpoint)
         other |= _lacking(model, name, checkpoint)
         excluded |= {f"heads.{name}.{key}": why for key, why in other.items()}
-        notes += note
+        replaced, why = _replaced(model, name, checkpoint)
+        state |= {f"heads.{name}.{key}": tensor for key, tensor in replaced.items()}
+        notes += note + why
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
     with _describing(checkpoint):
         found = fit(model, state | _empty(checkpoint.unknown), where, allowed, excluded)
@@ -119,6 +121,9 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
     state = part(checkpoint.tensors, f"heads.{theirs}.")
     other, notes = _other_classes(model, name, state, checkpoint)
     other |= _lacking(model, name, checkpoint)
+    replaced, why = _replaced(model, name, checkpoint)
+    state |= replaced
+    notes += why
     excluded = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
     with _describing(checkpoint):
         found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, excluded)
@@ -198,6 +203,16 @@ def _lacking(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> 
     own = model.heads[name].state_dict()
     lacking = [key for key in own if any(fnmatchcase(key, pattern) for pattern in patterns)]
     return dict.fromkeys(lacking, f"the weights are of a head for {task}, which has no such part")
+
+
+def _replaced(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that a head uses in place of the checkpoint's (`Head.replaced_tensors`), and notes."""
+    heads = _described(checkpoint).get("heads", {})
+    options = heads.get(name if checkpoint.layout is None else _source_task(model, name, checkpoint))
+    if not isinstance(options, Mapping):
+        return {}, []
+    replaced, why = model.heads[name].replaced_tensors(options)
+    return replaced, [f"heads.{name}: {why}."] if replaced else []
 
 
 def class_tensors(model: DenseModel, name: str) -> set[str]:
