@@ -42,8 +42,9 @@ def mask(size, B=2):
         {"output": "softplus", "norm": "sync"},
         {"output": "bins", "bins": 8, "norm": "batch"},
         {"output": "inverse", "gradient": 0.5},
+        {"output": "sigmoid", "upsampling": "exact"},
     ],
-    ids=lambda options: options["output"],
+    ids=lambda options: "-".join(str(options[key]) for key in ("output", "upsampling") if key in options),
 )
 def test_the_metric_head_passes_the_contract_tests(options):
     check_head(functools.partial(DptDepth, width=16, **options), reach=REACH)
