@@ -242,7 +242,7 @@ def _option_notes(model: DenseModel, sections: Config | ModelSections, checkpoin
         section, _, key = name.partition(".")
         if section == "backbone" and value and key not in backbone:
             notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
-        elif section == "backbone" and key in backbone and backbone[key] != value:
+        elif section == "backbone" and key in backbone and not _equal(backbone[key], value):
             notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
     layout = checkpoint.layout
     if layout is not None and layout.conventions and "backbone" in (described := _described(checkpoint)):
@@ -263,6 +263,11 @@ def _option_notes(model: DenseModel, sections: Config | ModelSections, checkpoin
             if there is not None and here is not None and here != there:
                 notes.append(f"heads.{name}.{key} is {here}; these weights are assumed to have {there}.")
     return notes
+
+
+def _equal(here: Any, there: Any) -> bool:
+    """Whether two options are equal; lists of a config and tuples are."""
+    return (tuple(here) if isinstance(here, list) else here) == (tuple(there) if isinstance(there, list) else there)
 
 
 def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:

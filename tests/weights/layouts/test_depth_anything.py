@@ -10,7 +10,9 @@ from safetensors import safe_open
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 
 import densevit
+from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.model import build_from_architecture
 from densevit.weights import layouts
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.converting import convert
@@ -18,6 +20,7 @@ from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import find, recognise
+from densevit.weights.pretrained import load_pretrained
 
 pytestmark = pytest.mark.integration
 
@@ -279,6 +282,16 @@ def test_metres_are_learned_from_relative_weights(relative_folder):
     torch.testing.assert_close(outputs, torch.full_like(outputs, 2.0), atol=1e-2, rtol=0)  # a quarter of 8 m
     outputs.mean().backward()
     assert model.heads["far"].conv3.weight.grad.abs().sum() > 0
+
+
+def test_options_of_the_weights_are_no_warning(relative_folder):
+    sections = configs.model_sections(
+        {"backbone": VIT, "heads": {"depth": {**DPT, "output": "sigmoid"}}, "weights": str(relative_folder)}, "mine"
+    )
+    model = build_from_architecture(sections.architecture, {"depth": ()})
+    (fit,) = load_pretrained(model, sections)
+    assert not [note for note in fit.notes if note.startswith("Warning")]
+    assert any("starts anew" in note for note in fit.notes)
 
 
 def test_relative_and_inverse_share_all_weights(relative_folder):
