@@ -92,7 +92,8 @@ class CheckpointLayout:
     conventions: options that the project's code determines, not its tensors: a backbone's by name, a head's by full
         key, as "heads.detection.blank_padding". `describe` returns their values that are not the plugin's defaults.
         Differences are reported.
-    licence: of the weights that the project publishes, where it says so, with its source; "": unknown.
+    licence: of the weights that the project publishes, where it says so, with its source; "": unknown. A function of
+        the state dict with their keys and the metadata, if models of one layout have several.
 
     config_files: for an export to transformers, from the config sections, the tensors with our keys and a model's
         classes: {"config.json": ...}, and what "preprocessor_config.json" has besides the normalisation of pixels.
@@ -125,6 +126,6 @@ class CheckpointLayout:
     implied: Mapping[str, Collection[Any]] = field(default_factory=dict)
     usage_options: tuple[str, ...] = ()
     conventions: tuple[str, ...] = ()
-    licence: str = ""
+    licence: str | Callable[[StateDict, Mapping[str, Any]], str] = ""
     config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] | None = None
     recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] | None = None

@@ -112,6 +112,14 @@ class Head(nn.Module):
         """
         return None
 
+    def replaced_tensors(self, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+        """The tensors of this head to use in place of those of weights that were trained with other options, and why.
+
+        options: of the head that the weights are of, without defaults. Called before the weights are loaded, on a newly
+        built head. Default: none; all tensors whose shapes fit are loaded.
+        """
+        return {}, ""
+
     @classmethod
     def classes_from(cls, dataset: "Dataset") -> tuple[Class, ...]:
         """Returns the classes that the head predicts for this data set. Default: the classes of its task, or none."""

@@ -104,6 +104,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
             f"{checkpoint.source}: not a complete {layout.name} checkpoint: {'; '.join(translation.errors[:3])}."
         )
     classes = layout.classes(tensors, metadata) if layout.classes else {}
+    licence = layout.licence if isinstance(layout.licence, str) else layout.licence(tensors, metadata)
     return TranslatedCheckpoint(
         checkpoint.source,
         translation.tensors,
@@ -116,7 +117,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         _triple(metadata.get("mean")) or layout.mean or IMAGENET_MEAN,
         _triple(metadata.get("std")) or layout.std or IMAGENET_STD,
         saved_options(tensors, layout, metadata, checkpoint.source),
-        {checkpoint.source: str(metadata.get("licence") or layout.licence or UNKNOWN)},
+        {checkpoint.source: str(metadata.get("licence") or licence or UNKNOWN)},
     )
 
 
@@ -164,7 +165,9 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
         try:
             classes = json.loads(header["classes"])
             translated.classes = {task: [str(one["name"]) for one in own] for task, own in classes.items()}
-            backbone = values_of_file(header["config"], checkpoint.source)["backbone"]
+            values = values_of_file(header["config"], checkpoint.source)
+            backbone, heads = values["backbone"], {**(values.get("heads") or {})}
+            translated.describe = lambda: {"heads": heads}
             if lora := backbone.get("lora"):  # of a checkpoint; a model file has no adapters
                 translated.tensors = merged_state(checkpoint.tensors, LoraArchitecture(**lora))
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))

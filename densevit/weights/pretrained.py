@@ -87,7 +87,9 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         other, note = _other_classes(model, name, part(state, f"heads.{name}."), checkpoint)
         other |= _lacking(model, name, checkpoint)
         excluded |= {f"heads.{name}.{key}": why for key, why in other.items()}
-        notes += note
+        replaced, why = _replaced(model, name, checkpoint)
+        state |= {f"heads.{name}.{key}": tensor for key, tensor in replaced.items()}
+        notes += note + why
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
     with _describing(checkpoint):
         found = fit(model, state | _empty(checkpoint.unknown), where, allowed, excluded)
@@ -120,6 +122,9 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
     state = part(checkpoint.tensors, f"heads.{theirs}.")
     other, notes = _other_classes(model, name, state, checkpoint)
     other |= _lacking(model, name, checkpoint)
+    replaced, why = _replaced(model, name, checkpoint)
+    state |= replaced
+    notes += why
     excluded = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
     with _describing(checkpoint):
         found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, excluded)
@@ -201,6 +206,16 @@ def _lacking(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> 
     return dict.fromkeys(lacking, f"the weights are of a head for {task}, which has no such part")
 
 
+def _replaced(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that a head uses in place of the checkpoint's (`Head.replaced_tensors`), and notes."""
+    heads = _described(checkpoint).get("heads", {})
+    options = heads.get(name if checkpoint.layout is None else _source_task(model, name, checkpoint))
+    if not isinstance(options, Mapping):
+        return {}, []
+    replaced, why = model.heads[name].replaced_tensors(options)
+    return replaced, [f"heads.{name}: {why}."] if replaced else []
+
+
 def class_tensors(model: DenseModel, name: str) -> set[str]:
     """The names of a head's tensors whose shape depends on the number of classes, found by adding one class."""
     assert model.architecture is not None
@@ -228,7 +243,7 @@ def _option_notes(model: DenseModel, sections: Config | ModelSections, checkpoin
         section, _, key = name.partition(".")
         if section == "backbone" and value and key not in backbone:
             notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
-        elif section == "backbone" and key in backbone and backbone[key] != value:
+        elif section == "backbone" and key in backbone and not _equal(backbone[key], value):
             notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
     layout = checkpoint.layout
     if layout is not None and layout.conventions and "backbone" in (described := _described(checkpoint)):
@@ -249,6 +264,11 @@ def _option_notes(model: DenseModel, sections: Config | ModelSections, checkpoin
             if there is not None and here is not None and here != there:
                 notes.append(f"heads.{name}.{key} is {here}; these weights are assumed to have {there}.")
     return notes
+
+
+def _equal(here: Any, there: Any) -> bool:
+    """Whether two options are equal; lists of a config and tuples are."""
+    return (tuple(here) if isinstance(here, list) else here) == (tuple(there) if isinstance(there, list) else there)
 
 
 def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,10 @@ from tests.training.runs import train
 RECIPES = [Path("configs/nyu/dpt_hybrid.yaml"), Path("configs/kitti/dpt_hybrid.yaml")]
 
 
+DEPTH_ANYTHING = sorted(Path("configs").glob("*/depth_anything_v2*.yaml"))
+PUBLISHED_SIZES = {"small": 24.8, "base": 97.5, "large": 335.3}  # millions of parameters, the authors' README
+
+
 def name(path: Path) -> str:
     return path.parent.name
 
@@ -154,6 +158,54 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
     assert (data.recipe, data.scales, data.short_side) == ("crop", (1.0, 1.0), None)
     assert data.image_size == ((416, 544) if nyu else (352, 704))
     assert data.options["preset"] == name(path) and config.inference.options.single_pass
+
+
+@pytest.mark.parametrize("path", DEPTH_ANYTHING, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_depth_anything_recipe_has_the_published_size_and_settings(path: Path) -> None:
+    """metric_depth/train.py of the authors; their number of parameters includes parts without effect."""
+    config = configs.load(path, ["data.num_workers=0"])
+    configs.check_plugins(config)
+    with torch.device("meta"):
+        model = build_model(config, {})
+    size, width = config.backbone.options["variant"], config.heads["depth"].options["width"]
+    unused = 2 * (9 * width**2 + width) + 2 * model.backbone.channels[0]  # a residual unit, two rows of tokens
+    total = sum(p.numel() for p in model.parameters()) + unused
+    assert round(total / 1e6, 1) == PUBLISHED_SIZES[size]
+    assert model.backbone.feature_blocks == ((5, 12, 18, 24) if size == "large" else (3, 6, 9, 12))
+    optim, data, head = config.optim, config.data, config.heads["depth"].options
+    assert (optim.name, optim.backbone_lr, optim.weight_decay, optim.schedule) == ("adamw", 5e-6, 0.01, "poly")
+    assert (data.recipe, data.image_size, data.short_side, data.scales) == ("crop", 518, 518, (1.0, 1.0))
+    assert (head["output"], head["max_depth"]) == ("sigmoid", 80.0 if path.parent.name == "kitti" else 10.0)
+    if path.parent.name != "start":
+        assert (optim.lr, data.batch_size, data.options["preset"]) == (5e-5, 32, path.parent.name)
+        measured = {"nyu": {"max_depth": 10.0, "crop": "eigen"}, "kitti": {"max_depth": 80.0, "crop": "garg"}}
+        assert config.heads["depth"].evaluation.options == {"min_depth": 0.001} | measured[path.parent.name]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("data", ["nyu", "kitti"])
+def test_depth_anything_recipe_trains_and_writes_a_run_folder(data: str, tmp_path: Path) -> None:
+    root = make(data, tmp_path / "data", {"nyu": [(480, 640)], "kitti": [(94, 311), (92, 306)]}[data])
+    smaller = ["backbone.features=[2,3,5,6]", "backbone.image_size=56", "data.image_size=56", "data.short_side=56"]
+    smaller += ["data.batch_size=2", "trainer.max_epochs=null", "trainer.max_steps=2", f"data.root={root}"]
+    recipe = f"configs/{data}/depth_anything_v2_small.yaml"
+    run = train(configs.load(recipe, [*SMALLER, *smaller]), tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["depth/AbsRel"] > 0 and 0 <= metrics["depth/delta1"] <= 1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("output", ["sigmoid", "relative"])
+def test_own_depth_maps_fine_tune_depth_anything(output: str, tmp_path: Path) -> None:
+    root = make("nyu", tmp_path / "data", [(480, 640)])
+    smaller = ["backbone.features=[2,3,5,6]", "backbone.image_size=56", "data.image_size=56", "data.short_side=56"]
+    smaller += ["data.preset=nyu", f"data.root={root}", "data.batch_size=1", "trainer.max_epochs=2"]
+    if output == "relative":
+        smaller += ["data.metric=false", "heads.depth.output=relative", "heads.depth.gradient=2"]
+    config = configs.load("start/depth_anything_v2", [*SMALLER, *smaller, "weights=null"])
+    run = train(config, tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["depth/AbsRel" if output == "sigmoid" else "depth/AbsRel_aligned_disparity"] >= 0
 
 
 def test_small_recipe_trains_validates_and_writes_a_run_folder(tmp_path: Path) -> None:

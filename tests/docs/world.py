@@ -36,6 +36,12 @@ RUNS: dict[str, tuple[str, ...]] = {
     "mine": ("detr_swin",),
     "coco_r50": ("coco/detr_r50", "data.root=~/coco"),
     "coco_masks": ("coco/mask2former_swin_tiny", "data.root=~/coco"),
+    "depth_anything": (
+        "start/depth_anything_v2",
+        "weights=null",
+        "data={name: scenes, image_size: 64}",
+        "heads.depth.output=relative",
+    ),
 }
 OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("docs/inference.md", "mine"): ("setr_swin",),
@@ -137,6 +143,7 @@ class World:
             "facebook/detr-resnet-50": ("coco_r50", "hf"),
             "facebook/mask2former-swin-tiny-coco-instance": ("coco_masks", "hf"),
             "facebook/mask2former-swin-tiny-ade-semantic": ("coco_masks", "hf"),  # tensors of the same names
+            "depth-anything/Depth-Anything-V2-Small-hf": ("depth_anything", "hf"),
         }
 
     def page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> Page:

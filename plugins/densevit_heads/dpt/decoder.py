@@ -2,7 +2,8 @@
 
 The readout operation (class token) is part of the backbone. Upsampling by 2 uses `align_corners=True`, as in the
 authors' code. If the image size is not a multiple of the coarsest stride, upsampled maps are cropped at the right and
-bottom to the finer map, which keeps cells aligned with pixels (transformers resizes the finer map instead).
+bottom to the finer map, which keeps cells aligned with pixels (transformers resizes the finer map instead). Depth
+Anything resizes them to the finer map; see `Upsampling`.
 """
 
 import itertools
@@ -17,6 +18,9 @@ from torch.nn import functional as F
 from densevit.layers.norms import GroupNorm, SyncBatchNorm2d
 
 Norm = Literal["none", "sync", "batch", "group"]
+Upsampling = Literal["double", "exact"]
+"""How a fused map is upsampled: by 2, then cropped to the finer map (DPT); or to the finer map's size (Depth Anything).
+The two differ if a map has an odd size. Both use `align_corners=True`."""
 Size = tuple[int, int]
 
 _LEVELS = (4, 8, 16, 32)  # nominal strides of the fusion levels
@@ -29,7 +33,8 @@ class Decoder(nn.Module):
     map only upsample.
 
     width: channels of the fusion. reassembled: channels of each resampled map (see `Reassemble`).
-    norm: of the residual units. Attributes: `stride` of the output, a Fraction; `fusions`, the number of fusion levels.
+    norm: of the residual units. upsampling: see `Upsampling`.
+    Attributes: `stride` of the output, a Fraction; `fusions`, the number of fusion levels.
     """
 
     def __init__(
@@ -39,8 +44,10 @@ class Decoder(nn.Module):
         width: int,
         reassembled: Sequence[int] | None,
         norm: Norm,
+        upsampling: Upsampling = "double",
     ) -> None:
         super().__init__()
+        self.upsampling = upsampling
         unit, levels = assign_levels(strides)
         if reassembled is None:
             shares = {4: 4, 8: 2, 16: 1, 32: 1}  # DPT-Large and DPT-Hybrid
@@ -61,18 +68,22 @@ class Decoder(nn.Module):
         self.fusions, self.stride = len(fused), unit * fused[0] / 2
 
     def forward(self, features: Sequence[Tensor], size: Size) -> list[Tensor]:
-        """Returns the output of each fusion, coarsest first: (B, width, H_i, W_i), twice the size of its level.
+        """Returns the output of each fusion, coarsest first: (B, width, H_i, W_i), twice the size of its level, or with
+        upsampling "exact" the size of the next level's map.
 
         size: of the padded images in pixels.
         """
         maps: dict[int, Tensor] = {}
+        exact = self.upsampling == "exact"
         for x, reassemble, project, level in zip(features, self.reassemble, self.project, self.levels, strict=True):
-            maps[level] = project(crop(reassemble(x), self._size(size, level)))
+            x = reassemble(x)
+            maps[level] = project(x if exact else crop(x, self._size(size, level)))
         fused: list[Tensor] = []
         for key, fusion in self.fuse.items():
             level = int(key)
-            coarser = crop(fused[-1], self._size(size, level)) if fused else maps.pop(level)
-            fused.append(fusion(coarser, maps.get(level)))
+            coarser = maps.pop(level) if not fused else fused[-1] if exact else crop(fused[-1], self._size(size, level))
+            finer = maps.get(level // 2) if exact else None
+            fused.append(fusion(coarser, maps.get(level), None if finer is None else _size_of(finer)))
         return fused
 
     def _size(self, size: Size, level: int) -> Size:
@@ -112,11 +123,12 @@ class Fusion(nn.Module):
         self.residual2 = ResidualUnit(width, norm)
         self.projection = nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor, merged: Tensor | None) -> Tensor:
-        """x, merged: (B, C, H, W). Returns (B, C, 2H, 2W)."""
+    def forward(self, x: Tensor, merged: Tensor | None, size: Size | None = None) -> Tensor:
+        """x, merged: (B, C, H, W). Returns (B, C, 2H, 2W), or (B, C, *size)."""
         if self.residual1 is not None and merged is not None:
             x = x + self.residual1(merged)
-        return double(self.projection(self.residual2(x)))
+        x = self.projection(self.residual2(x))
+        return double(x) if size is None else enlarge(x, size)
 
 
 class ResidualUnit(nn.Module):
@@ -175,8 +187,17 @@ def assign_levels(strides: Sequence[int]) -> tuple[Fraction, tuple[int, ...]]:
 
 def double(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 2H, 2W), bilinear with align_corners=True."""
-    height, width = x.shape[-2:]
-    return F.interpolate(x, size=(2 * height, 2 * width), mode="bilinear", align_corners=True)
+    height, width = _size_of(x)
+    return enlarge(x, (2 * height, 2 * width))
+
+
+def enlarge(x: Tensor, size: Size) -> Tensor:
+    """(B, C, H, W) -> (B, C, *size), bilinear with align_corners=True."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+def _size_of(x: Tensor) -> Size:
+    return x.shape[-2], x.shape[-1]
 
 
 def crop(x: Tensor, size: Size) -> Tensor:

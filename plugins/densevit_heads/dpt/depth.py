@@ -1,8 +1,9 @@
 """The DPT head for metric depth or relative inverse depth."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from densevit.interfaces import Class, DenseHead, LossContext, Losses, Outputs, 
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
-from densevit_heads.dpt.decoder import Decoder, Norm, double, feature_indices, upsample
+from densevit_heads.dpt.decoder import Decoder, Norm, Upsampling, double, enlarge, feature_indices, upsample
 
 Output = Literal["relative", "sigmoid", "softplus", "bins", "inverse"]
 
@@ -43,6 +44,9 @@ class DptDepth(DenseHead):
         channels at strides 4 and 8, and all at 16 and 32. (96, 192, 384, 768) is published for DPT-Base (not hybrid).
     features: numbers, from 1, of the maps to use, at most four; None: all.
     norm: of the residual units of the fusion; see `densevit_heads.dpt.decoder.normalisation`.
+    upsampling: "double": by 2, as in DPT; "exact": each fused map to the size of the finer map, and the map before the
+        last two convolutions to pixels, as in Depth Anything (V1 and V2, Yang et al. 2024): DPT without readout on a
+        DINOv2 `vit`.
     ssi, trimmed, gradient, silog, l1, berhu: loss weights; 0 disables. None: `trimmed` 1 and `gradient` 0.5 (MiDaS) for
         relative depth, `silog` 1 for metric depth. ssi and trimmed are for relative depth, gradient for both (see
         `densevit.losses.relative_depth`), silog, l1 and berhu for metric depth (see `densevit.losses.depth`). gradient
@@ -68,6 +72,7 @@ class DptDepth(DenseHead):
         reassemble_channels: tuple[int, ...] | None = None,
         features: tuple[int, ...] | None = None,
         norm: Norm = "none",
+        upsampling: Upsampling = "double",
         ssi: float | None = None,
         trimmed: float | None = None,
         gradient: float | None = None,
@@ -97,11 +102,12 @@ class DptDepth(DenseHead):
         self.weights = _weights(weights, output)
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
-        self.decode = Decoder(*inputs, width, reassemble_channels, norm)
+        self.decode = Decoder(*inputs, width, reassemble_channels, norm, upsampling)
         self.conv1 = nn.Conv2d(width, max(width // 2, 1), 3, padding=1)
         self.conv2 = nn.Conv2d(max(width // 2, 1), _LAST_WIDTH, 3, padding=1)
         self.conv3 = nn.Conv2d(_LAST_WIDTH, bins if output == "bins" else 1, 1)
-        self.stride = self.decode.stride / 2
+        self.finest_stride = inputs[1][0]
+        self.stride = Fraction(1) if upsampling == "exact" else self.decode.stride / 2
         self._initialise()
 
     def _initialise(self) -> None:
@@ -121,11 +127,33 @@ class DptDepth(DenseHead):
                 initial = math.log(_INITIAL_DEPTH * self.max_depth)
                 self.conv3.bias.copy_(-((self._log_depths(self.conv3.bias) - initial) ** 2) / 2)
 
+    def replaced_tensors(self, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+        """The last convolution, if the weights are of an output of another kind, such as metres from relative depth.
+
+        Its weights become 0, and its bias keeps the initial value: the initial prediction is constant, whatever the
+        range of the maps before it. "relative" and "inverse" have the same last convolution.
+        """
+        theirs = options.get("output", "relative")
+        same = ("relative", "inverse")
+        if theirs == self.output or (theirs in same and self.output in same):
+            return {}, ""
+        assert self.conv3.bias is not None
+        weight, bias = torch.zeros_like(self.conv3.weight), self.conv3.bias.detach().clone()
+        why = f"the last convolution (conv3) starts anew: the weights have output {theirs!r}, this head {self.output!r}"
+        return {"conv3.weight": weight, "conv3.bias": bias}, why
+
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """`depth` or `inverse_depth`, (B, 1, h, w) in fp32, at pixel resolution if strides are powers of two."""
+        """`depth` or `inverse_depth`, (B, 1, h, w) in fp32, at pixel resolution if strides are powers of two or
+        upsampling is "exact"; it may extend beyond the images, to whole cells of the finest map."""
         H, W = padding_mask.shape[-2:]
-        x = self.decode([features[i] for i in self.feature_indices], (H, W))[-1]
-        x = F.relu(self.conv2(double(self.conv1(x))))
+        maps = [features[i] for i in self.feature_indices]
+        x = self.conv1(self.decode(maps, (H, W))[-1])
+        if self.decode.upsampling == "exact":
+            height, width = maps[0].shape[-2:]
+            x = enlarge(x, (height * self.finest_stride, width * self.finest_stride))
+        else:
+            x = double(x)
+        x = F.relu(self.conv2(x))
         with autocast_off(x.device):  # bf16 would quantise a map to some hundred depths
             assert self.conv3.bias is not None
             weight, bias = at_least_fp32(self.conv3.weight), at_least_fp32(self.conv3.bias)

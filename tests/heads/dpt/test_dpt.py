@@ -42,8 +42,9 @@ def mask(size, B=2):
         {"output": "softplus", "norm": "sync"},
         {"output": "bins", "bins": 8, "norm": "batch"},
         {"output": "inverse", "gradient": 0.5},
+        {"output": "sigmoid", "upsampling": "exact"},
     ],
-    ids=lambda options: options["output"],
+    ids=lambda options: "-".join(str(options[key]) for key in ("output", "upsampling") if key in options),
 )
 def test_the_metric_head_passes_the_contract_tests(options):
     check_head(functools.partial(DptDepth, width=16, **options), reach=REACH)
@@ -132,6 +133,54 @@ def test_fused_maps_have_the_sizes_of_their_levels(strides):
     decode = DptDepth((6,) * 4, strides, width=8).decode
     fused = decode(make_features(((6,) * 4, strides), (75, 113)), (75, 113))
     assert [tuple(x.shape[-2:]) for x in fused] == [(6, 8), (10, 16), (20, 30), (38, 58)]
+
+
+def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
+    """Depth Anything: 5 x 7 cells of 14 pixels; the coarsest map has 3 x 4, whose double is not 5 x 7."""
+    head = DptDepth((6,) * 4, (14,) * 4, width=8, upsampling="exact")
+    features = [torch.randn(2, 6, 5, 7) for _ in range(4)]
+    fused = head.decode(features, (70, 98))
+    assert [tuple(x.shape[-2:]) for x in fused] == [(5, 7), (10, 14), (20, 28), (40, 56)]
+    assert head(features, mask((70, 98)))["inverse_depth"].shape == (2, 1, 70, 98)
+    assert head(features, mask((60, 90)))["inverse_depth"].shape == (2, 1, 70, 98)  # whole cells
+    assert head.stride == 1
+
+
+@pytest.mark.parametrize(
+    "strides", [(4, 8, 16, 32), (8, 8, 8, 8), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str
+)
+@pytest.mark.parametrize("size", [(64, 96), (33, 71)], ids=str)
+def test_exact_upsampling_of_maps_of_any_strides(strides, size):
+    levels = ((6,) * len(strides), strides)
+    head = DptDepth(*levels, width=8, upsampling="exact")
+    maps = head.maps(head(make_features(levels, size), mask(size)), size)
+    assert maps.shape == (2, 1, *size)
+    maps.sum().backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "starts_anew"),
+    [
+        ({}, "relative", False),
+        ({}, "inverse", False),
+        ({"output": "inverse"}, "relative", False),
+        ({"output": "sigmoid", "max_depth": 80.0}, "sigmoid", False),
+        ({}, "sigmoid", True),
+        ({"output": "sigmoid"}, "relative", True),
+        ({"output": "sigmoid"}, "bins", True),
+    ],
+)
+def test_last_convolution_starts_anew_from_an_output_of_another_kind(theirs, ours, starts_anew):
+    head = DptDepth(*PYRAMID, width=8, output=ours, max_depth=10.0)
+    replaced, why = head.replaced_tensors(theirs)
+    assert bool(replaced) == bool(why) == starts_anew
+    if starts_anew:
+        assert replaced.keys() == {"conv3.weight", "conv3.bias"}
+        head.load_state_dict(replaced, strict=False)
+        maps = next(iter(head(make_features(PYRAMID, (64, 64)), mask((64, 64))).values()))
+        if ours == "sigmoid":
+            torch.testing.assert_close(maps, torch.full_like(maps, 2.5), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "softplus", "bins"])

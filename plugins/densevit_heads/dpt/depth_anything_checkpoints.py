@@ -1,0 +1,159 @@
+"""Depth Anything V2 and V1 (Yang et al. 2024): DPT without readout on a DINOv2 ViT, the `.pth` files of their authors.
+
+The files of V1 and of the metric models have the tensors of V2's relative models, as which they are read unless
+`--as depth-anything-v1`, `--as depth-anything-v2-indoor` (20 m) or `--as depth-anything-v2-outdoor` (80 m) is given.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
+from densevit.weights.layouts import backbone_lines, by_name_only, find
+from densevit.weights.positions import added_to_tokens
+from densevit.weights.state import count, part
+from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
+from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
+
+FEATURES = "backbone.features"
+MAX_DEPTH = "heads.depth.max_depth"
+UNUSED_MASK = "the mask token of pre-training"
+INDOOR, OUTDOOR = 20.0, 80.0  # metres: the metric models' of Hypersim and Virtual KITTI 2
+
+_DINOV2 = find("dinov2")
+_SMALL = 384  # channels of the model whose licence differs from the others'
+_UNIT = "depth_head.scratch.refinenet4.resConfUnit1"
+
+
+def features_of(version: int, depth: int) -> tuple[int, ...]:
+    """The numbers, from 1, of the blocks of the feature maps, of a ViT with `depth` blocks.
+
+    V1: the last four. V2: the ends of the depth's quarters, except block 5 in place of 6 of ViT-L.
+    """
+    if version == 1:
+        return tuple(range(depth - 3, depth + 1))
+    return (5, 12, 18, 24) if depth == 24 else tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
+
+
+def sections_of(ours: StateDict, resizing: str, features: Callable[[int], tuple[int, ...]]) -> dict[str, Any]:
+    """The config sections of a relative model, from tensors with our keys. features: by the number of blocks."""
+    encoder, head = part(ours, "backbone."), part(ours, "heads.depth.")
+    backbone = _DINOV2.describe(encoder)["backbone"]
+    backbone["position_resizing"] = resizing
+    backbone["features"] = features(count(encoder, r"blocks\.(\d+)\.norm1\.weight"))
+    section = {
+        "name": "dpt",
+        "output": "relative",
+        "upsampling": "exact",
+        "width": len(head["decode.project.0.weight"]),
+        "reassemble_channels": [head[f"decode.project.{i}.weight"].shape[1] for i in range(len(PLACES))],
+    }
+    return {"backbone": backbone, "heads": {"depth": section}}
+
+
+def metric(sections: dict[str, Any], max_depth: float) -> dict[str, Any]:
+    """The sections with depth in metres: max_depth times a sigmoid; min_depth is 0 there."""
+    depth = {**sections["heads"]["depth"], "output": "sigmoid", "min_depth": 1e-6, "max_depth": max_depth}
+    return {**sections, "heads": {"depth": depth}}
+
+
+def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """Images are resized to a short side of 518 pixels, with their aspect ratio, as in the authors' code."""
+    outdoor = sections["heads"]["depth"].get("max_depth", INDOOR) > INDOOR
+    return ("kitti" if outdoor else "nyu") + "/depth_anything_v2_small", {}
+
+
+def licence(width: int) -> str:
+    """Of V2's weights, relative and metric, by the width of the ViT."""
+    name = "Apache-2.0" if width == _SMALL else "CC-BY-NC-4.0"
+    return f"{name} (DepthAnything/Depth-Anything-V2)"
+
+
+def _lines() -> tuple[Line, ...]:
+    decode, scratch = "heads.depth.decode", "depth_head.scratch"
+    lines: list[Line] = []
+    for i, place in enumerate(PLACES):
+        fuse = f"{scratch}.refinenet{i + 1}"
+        resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
+        lines.append(Line(f"depth_head.projects.{i}.*", f"{decode}.reassemble.{i}.projection.*"))
+        lines.append(Line(f"depth_head.resize_layers.{i}.*", f"{resample}.*"))
+        lines.append(Line(f"{scratch}.layer{i + 1}_rn.*", f"{decode}.project.{i}.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.conv{{c}}.*"))
+        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{place}.projection.*"))
+    lines.append(Line(f"{scratch}.output_conv1.*", "heads.depth.conv1.*"))
+    lines.append(Line(f"{scratch}.output_conv2.0.*", "heads.depth.conv2.*"))
+    lines.append(Line(f"{scratch}.output_conv2.2.*", "heads.depth.conv3.*"))
+    return (*backbone_lines("dinov2", "pretrained."), *lines)
+
+
+def _with_unused(encoder: Rearrangement) -> Rearrangement:
+    """Also writes zeros for the tensors without effect: the authors' code loads complete files only."""
+
+    def back(state: StateDict) -> StateDict:
+        state = dict(encoder.inverse(state))
+        unit = "depth_head.scratch.refinenet4.resConfUnit2"
+        state |= {
+            key.replace(unit, _UNIT): torch.zeros_like(value) for key, value in state.items() if key.startswith(unit)
+        }
+        token = state.get("pretrained.cls_token")
+        return state if token is None else {**state, "pretrained.mask_token": torch.zeros_like(token[0])}
+
+    return Rearrangement(encoder.forward, back)
+
+
+def _describe(version: int) -> Callable[[StateDict], dict[str, Any]]:
+    return lambda ours: sections_of(ours, "bicubic_offset", lambda depth: features_of(version, depth))
+
+
+def _metric(layout: CheckpointLayout, name: str, max_depth: float) -> CheckpointLayout:
+    relative = layout.describe
+    return replace(
+        layout,
+        name=name,
+        fits=by_name_only,
+        describe=lambda ours: metric(relative(ours), max_depth),
+        unrecorded=(MAX_DEPTH,),
+    )
+
+
+V2 = CheckpointLayout(
+    name="depth-anything-v2",
+    part="model",
+    marks=(
+        "pretrained.blocks.0.attn.qkv.weight",
+        "pretrained.blocks.0.ls1.gamma",
+        "depth_head.projects.0.weight",
+        "depth_head.scratch.refinenet1.out_conv.weight",
+        "depth_head.scratch.output_conv2.2.weight",
+    ),
+    lines=_lines(),
+    describe=_describe(2),
+    no_effect={"pretrained.mask_token": UNUSED_MASK, f"{_UNIT}.*": UNUSED_UNIT},
+    rearrange=_with_unused(
+        with_gated_export(
+            added_to_tokens("pretrained.pos_embed", ("pretrained.cls_token",)), {"fc1": ("w12",), "fc2": ("w3",)}
+        )
+    ),
+    unrecorded=(FEATURES, "heads.depth.output"),
+    usage_options=("position_resizing",),
+    conventions=_DINOV2.conventions,
+    licence=lambda state, metadata: licence(state["pretrained.cls_token"].shape[-1]),
+    recipe=recipe,
+)
+V2 = replace(
+    V2,
+    variants=(
+        _metric(V2, "depth-anything-v2-indoor", INDOOR),
+        _metric(V2, "depth-anything-v2-outdoor", OUTDOOR),
+        replace(
+            V2,
+            name="depth-anything-v1",
+            fits=by_name_only,
+            describe=_describe(1),
+            unrecorded=(),
+            licence="Apache-2.0 (LiheYoung/Depth-Anything)",
+        ),
+    ),
+)

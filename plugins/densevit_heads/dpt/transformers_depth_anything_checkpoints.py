@@ -1,0 +1,183 @@
+"""transformers' DepthAnythingForDepthEstimation: Depth Anything V1 and V2, relative and in metres."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.positions import added_to_tokens
+from densevit.weights.state import part
+from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
+from densevit_backbones.vit.transformers_checkpoints import DINOV2
+from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
+from densevit_heads.dpt.depth_anything_checkpoints import (
+    FEATURES,
+    INDOOR,
+    MAX_DEPTH,
+    UNUSED_MASK,
+    features_of,
+    licence,
+    metric,
+    recipe,
+    sections_of,
+)
+
+_TOKEN = "backbone.embeddings.cls_token"
+_FACTORS = [4, 2, 1, 0.5]
+_PROCESSOR = {  # as published: the short side becomes 518 pixels, both sides multiples of 14
+    "image_processor_type": "DPTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 518, "width": 518},
+    "keep_aspect_ratio": True,
+    "ensure_multiple_of": 14,
+    "resample": 3,
+}
+
+
+def _lines() -> tuple[Line, ...]:
+    decode, stage = "heads.depth.decode", "neck.reassemble_stage.layers"
+    lines: list[Line] = []
+    for i, place in enumerate(PLACES):
+        fuse = f"neck.fusion_stage.layers.{3 - i}"  # numbered from the coarsest
+        unit = f"{decode}.fuse.{place}.residual{{u}}"
+        resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
+        lines.append(Line(f"{stage}.{i}.projection.*", f"{decode}.reassemble.{i}.projection.*"))
+        lines.append(Line(f"{stage}.{i}.resize.*", f"{resample}.*"))
+        lines.append(Line(f"neck.convs.{i}.*", f"{decode}.project.{i}.*"))
+        lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
+        lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{place}.projection.*"))
+    lines.append(Line("head.conv{i}.*", "heads.depth.conv{i}.*"))
+    encoder = (Line(f"backbone.{line.theirs}", f"backbone.{line.ours}", line.change) for line in DINOV2.lines)
+    return (*encoder, *lines)
+
+
+def _describe(ours: StateDict) -> dict[str, Any]:
+    return sections_of(ours, "bicubic", lambda depth: features_of(2, depth))
+
+
+def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """From config.json: the blocks of the feature maps, the kind of depth and its maximum."""
+    config = metadata.get("config", {})
+    encoder = config.get("backbone_config") or {}
+    of_vit = DINOV2.saved_options
+    assert of_vit is not None
+    of_vit(state, {"config": encoder})
+    if config.get("model_type") != "depth_anything":
+        return {}
+    found: dict[str, Any] = {"heads.depth.output": "relative"}
+    scale = config.get("max_depth")
+    if _is_metric(state, metadata):
+        if not isinstance(scale, (int, float)) or scale <= 0:
+            raise WeightsError(
+                f"config.json has depth_estimation_type: metric and max_depth: {scale}; expected the metres that the "
+                "output is multiplied by, such as 20 (indoor) or 80 (outdoor). Fix: write it there."
+            )
+        found = {"heads.depth.output": "sigmoid", MAX_DEPTH: float(scale)}
+    elif scale not in (None, 1):
+        raise WeightsError(
+            f"config.json has max_depth: {scale} of a relative model, which transformers multiplies its output by; a "
+            "relative head is built with 1 only. Fix: write max_depth: 1 there."
+        )
+    if "out_indices" in encoder:
+        found[FEATURES] = tuple(int(number) for number in encoder["out_indices"])
+    return found
+
+
+def _is_metric(state: StateDict, metadata: Mapping[str, Any]) -> bool:
+    return metadata.get("config", {}).get("depth_estimation_type") == "metric"
+
+
+def _licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
+    encoder = metadata.get("config", {}).get("backbone_config") or {}
+    blocks = encoder.get("out_indices")
+    if blocks and [*blocks] == [*range(blocks[-1] - 3, blocks[-1] + 1)]:
+        return "Apache-2.0 (LiheYoung/Depth-Anything)"  # V1
+    return licence(state[_TOKEN].shape[-1])
+
+
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    backbone, head = sections["backbone"], sections["heads"]["depth"]
+    of_vit = DINOV2.config_files
+    files = of_vit({"backbone": backbone}, part(state, "backbone."), ()) if of_vit else {}
+    relative, scale = head["output"] == "relative", head.get("max_depth", INDOOR)
+    plain = backbone.get("readout", "ignore") == "ignore" and backbone.get("feature_norm", True)
+    whole = relative or (head["output"] == "sigmoid" and scale == int(scale))  # config.json has an integer
+    if not files or not plain or not whole or "registers" in backbone or head["upsampling"] != "exact":
+        return {}
+    numbers = [*backbone["features"]]
+    encoder = files["config.json"] | {
+        "architectures": ["Dinov2Backbone"],
+        "out_indices": numbers,
+        "out_features": [f"stage{number}" for number in numbers],
+        "apply_layernorm": True,
+        "reshape_hidden_states": False,
+    }
+    config = {
+        "model_type": "depth_anything",
+        "architectures": ["DepthAnythingForDepthEstimation"],
+        "backbone_config": encoder,
+        "patch_size": backbone["patch_size"],
+        "reassemble_hidden_size": encoder["hidden_size"],
+        "reassemble_factors": _FACTORS,
+        "neck_hidden_sizes": [*head["reassemble_channels"]],
+        "fusion_hidden_size": head["width"],
+        "head_hidden_size": len(state["heads.depth.conv2.bias"]),
+        "depth_estimation_type": "relative" if relative else "metric",
+        "max_depth": 1 if relative else int(scale),
+    }
+    return {"config.json": config, "preprocessor_config.json": _PROCESSOR}
+
+
+DEPTH_ANYTHING = CheckpointLayout(
+    name="transformers-depth-anything",
+    part="model",
+    marks=(
+        "backbone.encoder.layer.0.attention.attention.query.weight",
+        "backbone.encoder.layer.0.layer_scale1.lambda1",
+        "neck.reassemble_stage.layers.0.resize.weight",
+        "neck.fusion_stage.layers.{i}.projection.weight",
+        "head.conv3.weight",
+    ),
+    lines=_lines(),
+    describe=_describe,
+    spellings=tuple((f"backbone.{memory}", f"backbone.{file}") for memory, file in DINOV2.spellings),
+    fits=lambda state, metadata: not _is_metric(state, metadata),
+    no_effect={
+        "backbone.embeddings.mask_token": UNUSED_MASK,
+        "neck.fusion_stage.layers.0.residual_layer1.*": UNUSED_UNIT,
+    },
+    rearrange=with_gated_export(
+        added_to_tokens("backbone.embeddings.position_embeddings", (_TOKEN,)),
+        {"fc1": ("weights_in",), "fc2": ("weights_out",)},
+    ),
+    unrecorded=(FEATURES, "heads.depth.output"),
+    saved_options=_saved_options,
+    implied={
+        "reassemble_factors": (_FACTORS,),
+        "head_in_index": (-1,),
+        "head_hidden_size": (32,),
+        "depth_estimation_type": ("relative", "metric"),
+        "backbone_config.model_type": ("dinov2",),
+        "backbone_config.hidden_act": ("gelu",),
+        "backbone_config.apply_layernorm": (True,),
+        "backbone_config.layer_norm_eps": (1e-6,),
+    },
+    usage_options=("position_resizing",),
+    conventions=DINOV2.conventions,
+    licence=_licence,
+    config_files=_config,
+    recipe=recipe,
+)
+DEPTH_ANYTHING = replace(
+    DEPTH_ANYTHING,
+    variants=(
+        replace(
+            DEPTH_ANYTHING,
+            name="transformers-depth-anything-metric",
+            fits=_is_metric,
+            describe=lambda ours: metric(_describe(ours), INDOOR),
+            unrecorded=(FEATURES, MAX_DEPTH),
+        ),
+    ),
+)
