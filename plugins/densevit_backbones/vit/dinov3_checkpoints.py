@@ -16,7 +16,6 @@ EPS = 1e-5  # of the published models
 NORM_EPS = "norm_eps"
 DINOV3_CONVENTIONS = (*CONVENTIONS, "positions", "key_bias")
 _KEY_BIAS = "blocks.{i}.attention.qkv.bias[1/3]"
-_PARTS = tuple(enumerate(("q", "k", "v")))
 
 
 def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
@@ -39,7 +38,9 @@ def transformers_lines(layer: str) -> tuple[Line, ...]:
         Line("embeddings.register_tokens", "register_tokens", TOKENS),
         Line("embeddings.patch_embeddings.*", "stem.projection.*"),
         Line(f"{layer}.norm1.*", "blocks.{i}.norm1.*"),
-        *(Line(f"{layer}.attention.{name}_proj.*", f"blocks.{{i}}.attention.qkv.*[{part}/3]") for part, name in _PARTS),
+        Line(f"{layer}.attention.q_proj.*", "blocks.{i}.attention.qkv.*[0/3]"),
+        Line(f"{layer}.attention.k_proj.weight", "blocks.{i}.attention.qkv.weight[1/3]"),
+        Line(f"{layer}.attention.v_proj.*", "blocks.{i}.attention.qkv.*[2/3]"),
         Line(ZEROS, _KEY_BIAS),
         Line(f"{layer}.attention.o_proj.*", "blocks.{i}.attention.output.*"),
         Line(f"{layer}.layer_scale1.lambda1", "blocks.{i}.scale1.scale"),

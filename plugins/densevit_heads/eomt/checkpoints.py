@@ -159,14 +159,18 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
     variant = backbone["variant"] if backbone["variant"] in ("small", "base") else "large"
     known = len(classes.get(key, ()))
-    size = {"data": {"image_size": backbone["image_size"]}} if "image_size" in backbone else {}
+    side = backbone.get("image_size")
+    size = {} if side is None else {"data": {"image_size": side}}
     if head["name"] == NAMES["instance"]:
         return "coco/eomt_large_instance", size
     if head["name"] == NAMES["semantic"]:
+        windows = {} if side is None else {"inference": {"window": side, "stride": side}}
         if known not in (19, 150):
             listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in classes.get(key, ())]
-            return "ade20k/eomt_large", {"data": {"name": "label_maps", "classes": listed}}
-        return "ade20k/eomt_large", {} if known == 150 else {"data": "configs/data/cityscapes.yaml"}
+            return "ade20k/eomt_large", {"data": {"name": "label_maps", "classes": listed}, **windows}
+        if known == 19:
+            return "ade20k/eomt_large", {"data": "configs/data/cityscapes.yaml", **windows}
+        return "ade20k/eomt_large", {"data": size["data"] | {"short_side": side}, **windows} if size else {}
     if known == 150:
         return "coco/eomt_large_panoptic", {"data": "configs/data/ade20k_panoptic.yaml"}
     return f"coco/eomt_{variant}_panoptic", size
