@@ -131,7 +131,7 @@ def _encoder(options: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
     }
 
 
-def heads_of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Raises WeightsError if config.json has another number of attention heads than the variant."""
     config = metadata.get("config", {})
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
@@ -158,7 +158,7 @@ def _layout(
         no_effect=_NO_EFFECT,
         usage_options=USAGE_OPTIONS,
         conventions=CONVENTIONS,
-        saved_options=heads_of_config,
+        saved_options=_of_config,
         implied={"hidden_act": ("gelu",)},
         **others,
     )

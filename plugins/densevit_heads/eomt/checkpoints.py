@@ -14,19 +14,9 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.positions import GRID, TOKENS
 from densevit.weights.state import count, part
-from densevit_backbones.vit.dinov3_checkpoints import (
-    DINOV3_CONVENTIONS,
-    DINOV3_LICENCE,
-    NORM_EPS,
-    describe_dinov3,
-    saved_norm_eps,
-    transformers_lines,
-)
-from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS
-from densevit_backbones.vit.inferred_options import describe as describe_vit
-from densevit_backbones.vit.transformers_checkpoints import heads_of_config
 from densevit_heads.mask2former.checkpoints import KEYS, classes_of
 from densevit_heads.mask2former.segments import Task
 
@@ -34,6 +24,7 @@ NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "sema
 _COCO_THINGS, _SEMANTIC_QUERIES = 80, 100
 _NUM_BLOCKS = {"small": 3, "base": 3, "giant": 5}  # of the published models; 4 in "large"
 _LICENCE = "MIT (tue-mps/eomt)"
+_VIT, _DINOV3 = "timm-vit", "transformers-dinov3"
 _NO_EFFECT = {"criterion.empty_weight": "the weights of classes in the loss"}
 _EMBEDDING = Change(lambda table: _grid(table), lambda table: table.flatten(0, 1))  # (H * W, C) <-> (H, W, C)
 
@@ -95,9 +86,13 @@ def _transformers_dinov2() -> tuple[Line, ...]:
 
 
 def _transformers_dinov3() -> tuple[Line, ...]:
-    lines = transformers_lines("layers.{i}")
-    ours = tuple(Line(line.theirs, f"backbone.{line.ours}", line.change) for line in lines)
-    return (*ours, Line("layernorm.*", "backbone.norm.*"))
+    """Those of transformers' DINOv3ViT, with other names of blocks and of the norm."""
+    names = {"layer.{i}.": "layers.{i}.", "norm.*": "layernorm.*"}
+    lines = []
+    for line in backbone_lines(_DINOV3, ""):
+        old = next((old for old in names if line.theirs.startswith(old)), "")
+        lines.append(line._replace(theirs=names.get(old, "") + line.theirs.removeprefix(old)))
+    return tuple(lines)
 
 
 def _authors_dinov2() -> tuple[Line, ...]:
@@ -122,7 +117,7 @@ def _authors_dinov2() -> tuple[Line, ...]:
 
 def _describe(ours: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
     """The config sections of an EoMT, from tensors with our keys."""
-    backbone = (describe_dinov3 if dinov3 else describe_vit)(part(ours, "backbone."))["backbone"]
+    backbone = find(_DINOV3 if dinov3 else _VIT).describe(part(ours, "backbone."))["backbone"]
     head = f"heads.{KEYS[task]}"
     section = {
         "name": NAMES[task],
@@ -138,7 +133,10 @@ def _saved(task: Task, dinov3: bool) -> Callable[[StateDict, Mapping[str, Any]],
     def options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """The image size and number of blocks of config.json; the annealed probabilities have one value per block."""
         config = metadata.get("config", {})
-        found = heads_of_config(state, metadata) | (saved_norm_eps(state, metadata) if dinov3 else {})
+        found: dict[str, Any] = {}
+        for name in ("transformers-vit", *((_DINOV3,) if dinov3 else ())):
+            saved = find(name).saved_options
+            found |= saved(state, metadata) if saved else {}
         probabilities = next((state[key] for key in state if key.endswith("attn_mask_probs")), None)
         blocks = config.get("num_blocks", None if probabilities is None else len(probabilities))
         if blocks is not None:
@@ -194,7 +192,10 @@ def _with_tasks(
             return task == ("semantic" if len(state[queries]) == _SEMANTIC_QUERIES else "panoptic")
 
         key = KEYS[task]
-        unrecorded = (f"heads.{key}.num_blocks", *(("backbone.image_size", f"backbone.{NORM_EPS}") if dinov3 else ()))
+        unrecorded = (
+            f"heads.{key}.num_blocks",
+            *(("backbone.image_size", *find(_DINOV3).unrecorded) if dinov3 else ()),
+        )
         return replace(
             layout,
             name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
@@ -205,8 +206,8 @@ def _with_tasks(
             recipe=_recipe,
             unrecorded=unrecorded,
             saved_options=_saved(task, dinov3),
-            usage_options=USAGE_OPTIONS,
-            conventions=(*(DINOV3_CONVENTIONS if dinov3 else CONVENTIONS), "fixed_size"),
+            usage_options=find(_VIT).usage_options,
+            conventions=(*find(_DINOV3 if dinov3 else _VIT).conventions, "fixed_size"),
         )
 
     return replace(of("panoptic"), variants=(of("instance"), of("semantic")))
@@ -240,7 +241,7 @@ TRANSFORMERS_DINOV3 = _with_tasks(
         describe=lambda ours: {},
         implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
         no_effect={**_TRANSFORMERS_NO_EFFECT, "embeddings.mask_token": "the mask token of pre-training"},
-        licence=DINOV3_LICENCE,
+        licence=find(_DINOV3).licence,
     ),
     _transformers_head,
     "class_predictor.bias",
@@ -293,5 +294,5 @@ DIFFERENCES = CheckpointLayout(
     ),
     lines=(),
     describe=_refuse,
-    licence=DINOV3_LICENCE,
+    licence=find(_DINOV3).licence,
 )
