@@ -22,6 +22,7 @@ from densevit.interfaces.data_types import (
 )
 from densevit.interfaces.datasets import Dataset, Frame, Recipe
 from densevit.interfaces.evaluators import Evaluator
+from densevit.interfaces.last_blocks import Encoding, LastBlocks, TokenBackbone
 from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, DenseHead, Head, Method, Neck
 from densevit.interfaces.target_types import AnnotatedImage, Canvas, Drawing, TargetType
 from densevit.losses.context import LossContext
@@ -45,9 +46,11 @@ __all__ = [
     "Dataset",
     "DenseHead",
     "Drawing",
+    "Encoding",
     "Evaluator",
     "Frame",
     "Head",
+    "LastBlocks",
     "Line",
     "LossContext",
     "Losses",
@@ -64,5 +67,6 @@ __all__ = [
     "Table",
     "TargetType",
     "Targets",
+    "TokenBackbone",
     "Window",
 ]

@@ -86,6 +86,8 @@ class Head(nn.Module):
         that such a head does not have; they keep their initial values.
     coded_masks: whether `loss` also takes `masks` as `RunLengthMasks`. If all heads of a model do, masks stay coded in
         training; otherwise they are (N, H, W) bool on the device, 107 MB for 100 masks of 1333 x 800.
+    last_blocks: the number of the backbone's last blocks that the head runs itself, which needs a `TokenBackbone`;
+        `forward` then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
     nms, max_predictions: IoU of the class-wise non-maximum suppression that boxes of `exported` need, and the largest
         number of objects of an image, also over several windows; written into exported files. None: not needed.
     """
@@ -94,6 +96,7 @@ class Head(nn.Module):
     needs: ClassVar[tuple[str, ...]]
     starts_from: ClassVar[Mapping[str, Sequence[str]]] = {}
     coded_masks: ClassVar[bool] = False
+    last_blocks: int = 0
     nms: float | None = None
     max_predictions: int | None = None
     quantity: str | None = None
@@ -143,6 +146,11 @@ class Head(nn.Module):
         raise NotImplementedError(
             f"{type(self).__name__} is a Head and must implement forward(features, padding_mask, targets)."
         )
+
+    def set_progress(self, progress: float) -> None:
+        """Called before each training batch with the share of the optimiser steps that are done, in 0 ... 1, for what
+        changes during training. Default: nothing. A resumed training continues with the share at which it stopped.
+        """
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Always returns the same keys. Images that lack a key of `needs` are ignored; images without objects are not.

@@ -7,8 +7,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from densevit.errors import ConfigError, PluginError
-from densevit.interfaces import Backbone, Batch, Class, DenseHead, Head, Losses, Neck, Outputs, Predictions, Targets
+from densevit.errors import ConfigError, PluginError, counted
+from densevit.interfaces import (
+    Backbone,
+    Batch,
+    Class,
+    DenseHead,
+    Encoding,
+    Head,
+    Losses,
+    Neck,
+    Outputs,
+    Predictions,
+    Targets,
+    TokenBackbone,
+)
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model import test_time_augmentation, tiled_detection
@@ -48,6 +61,7 @@ class DenseModel(nn.Module):
         for name, head in heads.items():
             _check_loss(name, head)
             _check_number_of_classes(name, head)
+            _check_last_blocks(name, head, backbone, name in (necks or {}))
         for name, neck in (necks or {}).items():
             _check_neck(name, neck)
         self.backbone = backbone
@@ -87,19 +101,45 @@ class DenseModel(nn.Module):
 
     def forward(self, batch: Batch, heads: Collection[str] | None = None) -> dict[str, Outputs]:
         """Returns each head's outputs. Heads get the targets in training mode only. heads: names; None: all heads."""
-        features = self.backbone(self.normalise(batch["images"], batch["padding_mask"]))
-        _check_features(self.backbone, features)
+        names = [name for name in self.heads if heads is None or name in heads]
         targets = batch["targets"] if self.training else None
+        encoding = self.encode(batch, names)
         outputs = {}
-        for name, head in self.heads.items():
-            if heads is not None and name not in heads:
-                continue
-            inputs = self.head_inputs(name, features, batch["padding_mask"])
-            outputs[name] = head(inputs, batch["padding_mask"], targets)
+        for name in names:
+            head, blocks = self.heads[name], encoding.last_blocks
+            features: Any = (
+                blocks[head.last_blocks]
+                if head.last_blocks
+                else self.head_inputs(name, encoding.features, batch["padding_mask"])
+            )
+            outputs[name] = head(features, batch["padding_mask"], targets)
         return outputs
 
+    def encode(self, batch: Batch, heads: Collection[str]) -> Encoding:
+        """Runs the backbone on a batch, for these heads: its feature maps, and its last blocks for heads that run them
+        themselves. Without the former, the blocks that heads run are not computed."""
+        images = self.normalise(batch["images"], batch["padding_mask"])
+        counts = {self.heads[name].last_blocks for name in heads} - {0}
+        if counts and isinstance(self.backbone, TokenBackbone):
+            others = any(not self.heads[name].last_blocks for name in heads)
+            encoding = self.backbone.encode(images, counts, others)
+            if others:
+                _check_features(self.backbone, encoding.features)
+            return encoding
+        features = self.backbone(images)
+        _check_features(self.backbone, features)
+        return Encoding(features, {})
+
     def head_inputs(self, head: str, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
-        """Returns the input features of a head: those of its neck, or the backbone's if it has none. head: its name."""
+        """Returns the input features of a head: those of its neck, or the backbone's if it has none. head: its name.
+
+        Raises PluginError for a head that runs the backbone's last blocks: it takes no features.
+        """
+        if self.heads[head].last_blocks:
+            raise PluginError(
+                f"heads.{head} ({self.plugin_name(head)}) runs the backbone's last blocks and takes no feature maps. "
+                "Fix: call model(batch), or model.encode(batch, heads)."
+            )
         return self.necks[head](features, padding_mask) if head in self.necks else features
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
@@ -213,6 +253,26 @@ def _check_neck(name: str, neck: Neck) -> None:
             f"heads.{name}.neck ({type(neck).__name__}): its forward takes no padding mask. Fix: def forward(self, "
             "features, padding_mask); see docs/own-head.md."
         )
+
+
+def _check_last_blocks(name: str, head: Head, backbone: Backbone, has_neck: bool) -> None:
+    """Raises ConfigError if a head runs more blocks of the backbone than the backbone lets it, or has a neck."""
+    if not head.last_blocks:
+        return
+    where = f"heads.{name} ({type(head).__name__}) runs the backbone's last {counted(head.last_blocks, 'block')} itself"
+    if not isinstance(backbone, TokenBackbone):
+        raise ConfigError(
+            f"{where}, but backbone {type(backbone).__name__} has no max_last_blocks and encode(images, counts, "
+            "features), as densevit.interfaces.TokenBackbone describes. Fix: use the backbone `vit`, or another head."
+        )
+    if head.last_blocks > backbone.max_last_blocks:
+        raise ConfigError(
+            f"{where}, but backbone {type(backbone).__name__} lets heads run {backbone.max_last_blocks or 'none'} as "
+            f"configured (blocks with windows are excluded). Fix: use global attention in the last blocks, or another "
+            "head."
+        )
+    if has_neck:
+        raise ConfigError(f"{where} and takes no feature maps. Fix: remove heads.{name}.neck.")
 
 
 def _check_number_of_classes(name: str, head: Head) -> None:

@@ -1,7 +1,7 @@
 """Checks a head's export: `exported` is traced, and the file is run on other batches and sizes."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -12,10 +12,11 @@ from densevit.errors import DensevitError
 from densevit.exporting import comparison, files
 from densevit.exporting.exporting import LIMIT
 from densevit.exporting.graph import ExportedGraph
-from densevit.interfaces import Backbone
+from densevit.interfaces import Backbone, Encoding
 from densevit.model import DenseModel
 from densevit.testing.head_fixtures import GRID, HeadFixture
 from densevit.testing.results import Failure, NotChecked, check, require
+from densevit.testing.token_blocks import last_blocks_of
 
 _SIZES = (GRID, (71, 150))
 _RULES = (
@@ -36,6 +37,13 @@ class PooledImages(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [F.conv2d(F.avg_pool2d(images, stride), self.get_buffer(f"mix_{stride}")) for stride in self.strides]
+
+    max_last_blocks = 1000
+
+    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
+        """See `TokenBackbone`."""
+        maps = self(images)
+        return Encoding(maps, {count: last_blocks_of(maps, count) for count in counts})
 
 
 @check("outputs for an exported file", _RULES)

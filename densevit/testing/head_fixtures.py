@@ -12,6 +12,7 @@ from densevit.targets.types import TargetTypes
 from densevit.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
 from densevit.testing.results import NotChecked
 from densevit.testing.targets import has_random, random_targets
+from densevit.testing.token_blocks import takes_blocks
 
 GRID: Size = (96, 128)  # (H, W) of a batch
 IMAGES: tuple[Size, ...] = (GRID, (64, 96), (80, 50))  # (H, W) of the batch's images, without padding
@@ -74,10 +75,18 @@ class HeadFixture(Fixture):
         self.plugin = type(head)
         self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
         self.types = TargetTypes(getattr(head, "target_types", None))
+        return self._fed(head)
+
+    @staticmethod
+    def _fed(head: Head) -> Head:
+        """A head that runs a backbone's last blocks gets blocks that stand in for them, in place of features."""
+        if getattr(head, "last_blocks", 0):
+            head.register_forward_pre_hook(takes_blocks)
         return head
 
     def build_with(self, **options: Any) -> Head:
-        return self.plugin(*self.levels, self.classes(4), **{**self.options, **options})  # type: ignore[return-value]
+        head: Head = self.plugin(*self.levels, self.classes(4), **{**self.options, **options})  # type: ignore[assignment]
+        return self._fed(head)
 
     def classes(self, count: int) -> tuple[Class, ...]:
         """Classes with file ids that differ from their indices, things and a stuff class; none for depth."""

@@ -93,6 +93,7 @@ class DenseModule(lightning.LightningModule):
         self.before_update: Callable[[torch.optim.Optimizer], None] | None = None
         self.learning_rate = 0.0  # the largest of all groups, at the last step
         self.gradient_norm: Tensor | None = None  # before clipping
+        self._steps = 0  # of the training, set with the schedule; 0 if it has no end
         self._step_targets: list[list[Targets]] | None = None  # of all batches of the optimiser step, if several
         self._context: LossContext | None = None  # of these batches
         self._checked: set[str] = set()  # the stages whose first batch is checked
@@ -139,6 +140,8 @@ class DenseModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         self._skipped["training"].add(batch)
         step = self.trainer.global_step
+        for head in self.model.heads.values():
+            head.set_progress(min(1.0, step / self._steps) if self._steps else 0.0)
         context = LossContext.of_processes(step=step) if self._context is None else self._context
         losses = self.method.training_step(self.model, batch, replace(context, finite_costs=self.before_update is None))
         check_losses(losses, self.method)
@@ -183,6 +186,7 @@ class DenseModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.optim, self._groups(), self._lr(), self.trainer.precision != "16-mixed")
         steps = optimizer_steps(self.trainer, self.optim) if self.budget is None else self.budget.steps
+        self._steps = steps if steps > 1 else 0
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -56,16 +56,20 @@ def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[
     Heads get one image at a time, so that the loss does not depend on the other images of the batch through its
     normaliser. The head's `weight` is not applied.
     """
-    features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
+    heads = list(heads)
+    encoding = model.encode(batch, heads)
     losses: dict[str, list[Predictions]] = {}
     for name in heads:
-        head, inputs = model.heads[name], model.head_inputs(name, features, batch["padding_mask"])
+        head, padding_mask = model.heads[name], batch["padding_mask"]
+        blocks = encoding.last_blocks.get(head.last_blocks)
+        inputs = [] if blocks else model.head_inputs(name, encoding.features, padding_mask)
         losses[name] = []
         for i, target in enumerate(batch["targets"]):
             if not all(key in target for key in head.needs):
                 losses[name].append({})
                 continue
-            outputs = head([x[i : i + 1] for x in inputs], batch["padding_mask"][i : i + 1])
+            image: Any = blocks.of_image(i) if blocks else [x[i : i + 1] for x in inputs]
+            outputs = head(image, padding_mask[i : i + 1])
             terms = head.loss(outputs, [target], LossContext())  # normalised in this process only
             losses[name].append({"loss": math.fsum(float(term) for term in terms.values())})
     return losses

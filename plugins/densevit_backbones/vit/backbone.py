@@ -1,13 +1,14 @@
 """Vision Transformer (Dosovitskiy et al. 2021) and later extensions: one grid of tokens and identical blocks."""
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Backbone
+from densevit.interfaces import Backbone, Encoding, LastBlocks
 from densevit.layers.checkpointing import run
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
@@ -64,6 +65,9 @@ class ViT(Backbone):
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
         quarters, with stem "resnet" of the last two. Blocks after the last one are not built.
     feature_norm: applies the model's final norm to features, before readout. False: raw features (DPT, SETR).
+    key_bias: whether keys have a bias. DINOv3's have none, which with rotary positions changes the attention.
+    norm_eps: epsilon of the layer norms, 1e-5 in DINOv3.
+    fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as published EoMT.
     checkpointing: activation checkpointing per block in training.
     """
 
@@ -90,6 +94,9 @@ class ViT(Backbone):
         global_blocks: tuple[int, ...] | None = None,
         features: tuple[int, ...] | None = None,
         feature_norm: bool = True,
+        key_bias: bool = True,
+        norm_eps: float = EPS,
+        fixed_size: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -100,6 +107,7 @@ class ViT(Backbone):
             raise ValueError(f"gelu is {gelu!r}, but swiglu is true; gated MLPs have no GELU.")
         _check_positive("image_size", image_size)
         _check_positive("layer_scale", layer_scale)
+        _check_positive("norm_eps", norm_eps)
         quarters = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
         features = features if features is not None else quarters[2:] if stem == "resnet" else quarters
         _check_blocks("features", features, depth)
@@ -116,6 +124,7 @@ class ViT(Backbone):
         early = self.stem if isinstance(self.stem, ResNetStem) else None
         self.channels = (*(early.channels if early else ()), *(width for _ in features))
         self.strides = (*(early.strides if early else ()), *(stride for _ in features))
+        self.input_size = (image_size, image_size) if fixed_size else None
         self.stride, self.positions, self.readout = stride, positions, readout
         self.window, self.head_channels, self.checkpointing = window_size, width // heads, checkpointing
         self.feature_blocks = tuple(features)
@@ -140,10 +149,12 @@ class ViT(Backbone):
                 RelativePositionBias(window or side, heads, has_tokens and window is None, position_resizing)
                 if positions == "relative"
                 else None,
+                key_bias,
+                norm_eps,
             )
             for i, window in enumerate(windows)
         )
-        self.norm = nn.LayerNorm(width, EPS) if feature_norm else None
+        self.norm = nn.LayerNorm(width, norm_eps) if feature_norm else None
         self.readouts = nn.ModuleList(ProjectReadout(width) for _ in features if readout == "project")
         self._initialise()
 
@@ -156,18 +167,45 @@ class ViT(Backbone):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
 
+    @property
+    def max_last_blocks(self) -> int:
+        """The number of blocks with global attention at the end, which take tokens of a head; see `TokenBackbone`.
+
+        Relative positions need rows for tokens: without class token and registers they have none.
+        """
+        if self.positions == "relative" and not self._tokens():
+            return 0
+        blocks = [cast(Block, block) for block in self.blocks]
+        return sum(1 for _ in itertools.takewhile(lambda block: block.window is None, reversed(blocks)))
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        features, cells = self.stem(images)
+        return self.encode(images, (), True).features
+
+    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
+        """See `TokenBackbone`. The blocks apply activation checkpointing too."""
+        maps, cells = self.stem(images)
         height, width = cells.shape[1:3]
-        grid = (height, width)
+        grid, depth = (height, width), len(self.blocks)
         x, first = self._embed(cells, grid)
         whole, window = self._rotations(grid, first, x)
+        last: dict[int, LastBlocks] = {}
+        norm = nn.Identity() if self.norm is None else self.norm
         for i, block in enumerate(self.blocks):
-            rotation = whole if block.window is None else window
+            if depth - i in counts:
+                blocks = [partial(self._block_of_head, self.blocks[j], grid) for j in range(i, depth)]
+                last[depth - i] = LastBlocks(x, grid, blocks, norm)
+                if not features and len(last) == len(counts):
+                    return Encoding([], last)
+            rotation = whole if cast(Block, block).window is None else window
             x = run(block, x, grid, rotation, checkpointed=self.checkpointing and self.training)
-            if i + 1 in self.feature_blocks:
-                features.append(self._feature(x, first, grid, i + 1))
-        return features
+            if features and i + 1 in self.feature_blocks:
+                maps.append(self._feature(x, first, grid, i + 1))
+        return Encoding(maps, last)
+
+    def _block_of_head(self, block: nn.Module, grid: tuple[int, int], x: Tensor, bias: Tensor | None) -> Tensor:
+        """Runs a block with global attention on tokens of a head, which are not rotated, and the backbone's."""
+        rotation, _ = self._rotations(grid, x.shape[1] - grid[0] * grid[1], x)
+        return run(block, x, grid, rotation, bias, checkpointed=self.checkpointing and self.training)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         stem = self.stem.parameter_depths() if isinstance(self.stem, ResNetStem) else [list(self.stem.parameters())]

@@ -15,7 +15,7 @@ from densevit.layers.positions import Resizing, resize_grid
 from densevit.layers.rotary import rotate
 from densevit.layers.windows import window_partition, window_reverse
 
-EPS = 1e-6  # of all layer norms, as in published weights
+EPS = 1e-6  # of all layer norms, as in published weights before DINOv3
 Gelu = Literal["erf", "tanh"]
 """x * Phi(x) with the error function, or the approximation by tanh (Hendrycks and Gimpel 2016, section 2)."""
 
@@ -39,27 +39,34 @@ class Block(nn.Module):
         gelu: Gelu,
         drop_path: float,
         position_bias: "RelativePositionBias | None" = None,
+        key_bias: bool = True,
+        eps: float = EPS,
     ) -> None:
         super().__init__()
         self.window = window
         self.position_bias = position_bias
-        self.norm1 = nn.LayerNorm(width, EPS)
-        self.attention = Attention(width, num_heads, qk_norm)
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.attention = Attention(width, num_heads, qk_norm, key_bias)
         self.scale1 = None if layer_scale is None else LayerScale(width, layer_scale)
-        self.norm2 = nn.LayerNorm(width, EPS)
+        self.norm2 = nn.LayerNorm(width, eps)
         activation = nn.GELU if gelu == "erf" else partial(nn.GELU, approximate="tanh")
         self.mlp = SwiGLU(width) if swiglu else FeedForward(width, 4 * width, activation)
         self.scale2 = None if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: tuple[int, int], rotation: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, grid: tuple[int, int], rotation: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """x: (B, P + H * W, C), P tokens that are no cells, then the cells of the grid (H, W) row by row.
 
-        rotation: the table for `rotate`, of all tokens, or of the cells of one window in a windowed block.
+        rotation: the table for `rotate`, of all tokens, or of the cells of one window in a windowed block. bias: added
+        to the scores of global attention, (B, 1, N, N).
         """
         branch, first = self.norm1(x), x.shape[1] - grid[0] * grid[1]
         if self.window is None:
-            bias = None if self.position_bias is None else self.position_bias(grid, first)
+            if self.position_bias is not None:
+                positions = self.position_bias(grid, first)
+                bias = positions if bias is None else positions + bias
             branch = self._scaled(self.attention(branch, rotation, bias), self.scale1)
             x = x + self.drop_path(branch)
         else:
@@ -86,18 +93,19 @@ class Attention(nn.Module):
     """Multi-head self-attention (ViT, appendix A), optionally with normalised or rotated queries and keys.
 
     qk_norm: a layer norm over each head's channels of queries and keys (ViT-22B, Dehghani et al. 2023, section 2).
+    key_bias: whether keys have a bias.
     """
 
-    def __init__(self, width: int, num_heads: int, qk_norm: bool = False) -> None:
+    def __init__(self, width: int, num_heads: int, qk_norm: bool = False, key_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width) if key_bias else WithoutKeyBias(width, 3 * width)
         self.query_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
         self.key_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C). bias: (heads, N, N), added to the scores."""
+        """(B, N, C) -> (B, N, C). bias: added to the scores, broadcast to (B, heads, N, N)."""
         B, N, C = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         if not qkv.is_cuda:  # one copy instead of three, for query, key and value; a GPU's kernel needs no copy
@@ -110,6 +118,15 @@ class Attention(nn.Module):
             query, key = rotate(query, rotation), rotate(key, rotation)
         bias = None if bias is None else bias.to(value.dtype)
         return self.output(attention(query, key, value, bias).transpose(1, 2).reshape(B, N, C))
+
+
+class WithoutKeyBias(nn.Linear):
+    """The projection to queries, keys and values, (3C, C), of which keys have no bias: its part stays 0 (DINOv3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., 3C)."""
+        query, key, value = self.bias.chunk(3)
+        return F.linear(x, self.weight, torch.cat([query, torch.zeros_like(key), value]))
 
 
 class RelativePositionBias(nn.Module):

@@ -15,7 +15,8 @@ from densevit.weights.label_sets import instance_classes, panoptic_classes, segm
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
-from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, MaskClassification
+from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
+from densevit_heads.mask2former.mask_classification import MaskClassification
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
 from densevit_heads.mask2former.segments import Task
 

@@ -63,8 +63,9 @@ class MaskCriterion:
     ) -> Losses:
         """`label`, `mask` and `dice` of the last layer, and `auxiliary`, the sum of the others; in fp32.
 
-        pixels: (B, C, h, w). Images without the target keys of the task are left out. generator: of random points; by
-        default torch's. cells: class logits (B, K, h', w') for the loss `semantic`; None: without it.
+        pixels: (B, C, h, w), or (L, B, C, h, w) if each layer has its own. Images without the target keys of the task
+        are left out. generator: of random points; by default torch's. cells: class logits (B, K, h', w') for the loss
+        `semantic`; None: without it.
         """
         labelled = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS[self.task])]
         with autocast_off(pixels.device):
@@ -91,10 +92,10 @@ class MaskCriterion:
         """Unweighted losses, (L,) each, and `semantic`, a scalar. found, pixels, cells: of all images. labelled: the
         indices of the targets' images."""
         logits, embeddings = found.logits.float(), found.embeddings.float()
-        if len(labelled) < pixels.shape[0]:
+        if len(labelled) < pixels.shape[-4]:
             images = to_device(torch.tensor(labelled, dtype=torch.long), pixels.device)
             logits, embeddings = logits.index_select(1, images), embeddings.index_select(1, images)
-            pixels, cells = pixels.index_select(0, images), None if cells is None else cells.index_select(0, images)
+            pixels, cells = pixels.index_select(-4, images), None if cells is None else cells.index_select(0, images)
         if not targets:  # sums over nothing, which are connected to the graph
             label, mask = logits.sum((1, 2, 3)), embeddings.sum((1, 2, 3)) + pixels.sum()
             _mean_counts(context, label, pixels.new_zeros(()))
@@ -150,11 +151,14 @@ class MaskCriterion:
     ) -> Tensor:
         """Binary cross-entropy and dice of the matched masks of some layers, summed over masks: (2, l).
 
+        pixels: (B, C, h, w), or (L, B, C, h, w) of all layers.
+
         Only values at points are kept for the backward pass, which computes the maps of the matched masks again.
         """
         queries, targets = pairs.query[layers], pairs.target[layers]  # (l, M)
         layer = torch.arange(layers.start, layers.stop, device=pixels.device)[:, None]
         matched = embeddings[layer, pairs.image, queries]  # (l, M, C)
+        pixels = pixels[layers] if pixels.ndim == 5 else pixels
         if not queries.shape[1]:
             return (matched.sum((1, 2)) + pixels.flatten()[:0].sum()).expand(2, -1)
         scale = scales[pairs.image].repeat(len(queries), 1)  # (l * M, 2)
@@ -182,8 +186,12 @@ def _mean_counts(context: LossContext, weights: Tensor, count: Tensor) -> tuple[
 
 
 def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:
-    """Mask logits (l * M, h, w) of matched queries (l, M, C), `counts` of each image. pixels: (B, C, h, w)."""
-    maps = [mask_logits(x, one) for x, one in zip(matched.split(list(counts), dim=1), pixels, strict=True)]
+    """Mask logits (l * M, h, w) of matched queries (l, M, C), `counts` of each image.
+
+    pixels: (B, C, h, w), or (l, B, C, h, w) of each layer.
+    """
+    images = pixels.unbind(-4)  # each (C, h, w) or (l, C, h, w)
+    maps = [mask_logits(x, one) for x, one in zip(matched.split(list(counts), dim=1), images, strict=True)]
     return torch.cat(maps, dim=1).flatten(0, 1)
 
 

@@ -47,8 +47,9 @@ def match(
 ) -> Pairs:
     """Assigns each segment to one query with minimum total cost, per image and layer.
 
-    pixels: (B, C, h, w). scales: (B, 2), see `uncertain_points`. Costs are compared at random points, the same for all
-    layers and queries of an image, and copied to the CPU once. Segments in excess of the queries stay unmatched.
+    pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), see `uncertain_points`. Costs are compared
+    at random points, the same for all layers and queries of an image, and copied to the CPU once. Segments in excess of
+    the queries stay unmatched.
     strict: as in `densevit.losses.matching.assign`.
     """
     L, _, Q = found.embeddings.shape[:3]
@@ -89,12 +90,14 @@ def costs_of_image(
     first, count = sum(segments.counts[:image]), segments.counts[image]
     targets = torch.arange(first, first + count, device=points.device)
     truth = segments.at(targets, points.expand(count, -1, -1)).T  # (P, T_i)
-    embedded = sample(pixels[image : image + 1], points * scales[image])[0]  # (C, P); sampling and products are linear
+    # Sampling and products are linear: the samples of per-pixel embeddings, (C, P) or (L, C, P), give those of masks.
+    maps = pixels[..., image, :, :, :]
+    embedded = sample(maps.flatten(0, -3)[None], points * scales[image])[0].view(*maps.shape[:-2], -1)
     area, labels = truth.sum(0), segments.labels[targets]
     layers, queries = found.logits.shape[0], found.logits.shape[2]
     costs = []
     for part in chunks(layers, queries * points.shape[1]):
-        x = found.embeddings[part, image] @ embedded  # (l, Q, P)
+        x = found.embeddings[part, image] @ (embedded[part] if embedded.ndim == 3 else embedded)  # (l, Q, P)
         cross_entropy = (F.softplus(x).sum(-1, keepdim=True) - x @ truth) / points.shape[1]
         p = x.sigmoid()
         dice = 1 - (2 * p @ truth + 1) / (p.sum(-1, keepdim=True) + area + 1)

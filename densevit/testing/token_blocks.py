@@ -1,0 +1,38 @@
+"""Stand-ins for a backbone's last blocks, for heads that run them (`Head.last_blocks`)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densevit.interfaces import LastBlocks
+
+
+def last_blocks_of(features: Sequence[Tensor], count: int) -> LastBlocks:
+    """Blocks without parameters on the cells of the coarsest feature (B, C, H, W) and one token, their mean."""
+    cells = features[-1].flatten(2).transpose(1, 2)  # (B, N, C)
+    tokens = torch.cat([cells.mean(1, keepdim=True), cells], dim=1)
+    grid = (features[-1].shape[2], features[-1].shape[3])
+    return LastBlocks(tokens, grid, [_attend] * count, partial(_normalised, channels=tokens.shape[-1]))
+
+
+def takes_blocks(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """A forward pre-hook: gives a head that runs last blocks such blocks instead of features."""
+    features, *others = inputs
+    count = getattr(head, "last_blocks", 0)
+    return None if isinstance(features, LastBlocks) or not count else (last_blocks_of(features, count), *others)
+
+
+def _attend(x: Tensor, bias: Tensor | None) -> Tensor:
+    """Self-attention with a residual connection."""
+    normed = _normalised(x, x.shape[-1])
+    scores = normed @ normed.transpose(1, 2) / x.shape[-1] ** 0.5
+    if bias is not None:
+        scores = scores + bias[:, 0].to(scores.dtype)
+    return x + (scores.softmax(-1) @ normed).to(x.dtype)
+
+
+def _normalised(x: Tensor, channels: int) -> Tensor:
+    return nn.functional.layer_norm(x, (channels,)).to(x.dtype)

@@ -1,0 +1,121 @@
+"""DINOv3's vision transformers (Siméoni et al. 2025): facebookresearch/dinov3, and transformers' DINOv3ViT.
+
+Small, base and large; the models with gated MLPs ("plus" and 7B) have other widths than ours.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import ZEROS, CheckpointLayout, Line, StateDict
+from densevit.weights.positions import TOKENS
+from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
+
+DINOV3_LICENCE = "DINOv3 License (facebookresearch/dinov3: code and weights; access on request)"
+EPS = 1e-5  # of the published models
+NORM_EPS = "norm_eps"
+DINOV3_CONVENTIONS = (*CONVENTIONS, "positions", "key_bias")
+_KEY_BIAS = "blocks.{i}.attention.qkv.bias[1/3]"
+
+
+def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a DINOv3 ViT, from tensors with our keys. Raises WeightsError for a gated MLP."""
+    wide, narrow = tensors["blocks.0.mlp.expand.weight"], tensors["blocks.0.mlp.contract.weight"]
+    width = len(tensors["blocks.0.norm1.weight"])
+    if wide.shape != (4 * width, width) or narrow.shape != (width, 4 * width):
+        raise WeightsError(
+            f"A DINOv3 ViT of {width} channels with MLP weights {tuple(wide.shape)}: only plain MLPs of four times the "
+            "width (small, base, large) are supported, not gated ones (plus, 7B). Fix: use the backbone `timm`."
+        )
+    section = describe(tensors)["backbone"]
+    return {"backbone": section | {"positions": "rotary", "key_bias": False, NORM_EPS: EPS}}
+
+
+def transformers_lines(layer: str) -> tuple[Line, ...]:
+    """The lines of transformers' DINOv3 embeddings and blocks. layer: the key of a block, with `{i}`."""
+    return (
+        Line("embeddings.cls_token", "class_token", TOKENS),
+        Line("embeddings.register_tokens", "register_tokens", TOKENS),
+        Line("embeddings.patch_embeddings.*", "stem.projection.*"),
+        Line(f"{layer}.norm1.*", "blocks.{i}.norm1.*"),
+        Line(f"{layer}.attention.q_proj.*", "blocks.{i}.attention.qkv.*[0/3]"),
+        Line(f"{layer}.attention.k_proj.weight", "blocks.{i}.attention.qkv.weight[1/3]"),
+        Line(f"{layer}.attention.v_proj.*", "blocks.{i}.attention.qkv.*[2/3]"),
+        Line(ZEROS, _KEY_BIAS),
+        Line(f"{layer}.attention.o_proj.*", "blocks.{i}.attention.output.*"),
+        Line(f"{layer}.layer_scale1.lambda1", "blocks.{i}.scale1.scale"),
+        Line(f"{layer}.norm2.*", "blocks.{i}.norm2.*"),
+        Line(f"{layer}.mlp.up_proj.*", "blocks.{i}.mlp.expand.*"),
+        Line(f"{layer}.mlp.down_proj.*", "blocks.{i}.mlp.contract.*"),
+        Line(f"{layer}.layer_scale2.lambda1", "blocks.{i}.scale2.scale"),
+    )
+
+
+def saved_norm_eps(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """`norm_eps` from config.json, if there is one. Raises WeightsError for another rotary base than 100."""
+    config = metadata.get("config", {})
+    base = config.get("rope_theta", (config.get("rope_parameters") or {}).get("rope_theta", 100.0))
+    if base != 100:
+        raise WeightsError(f"config.json has rope_theta {base}; a ViT with positions 'rotary' is built for 100.")
+    return {f"backbone.{NORM_EPS}": float(config["layer_norm_eps"])} if "layer_norm_eps" in config else {}
+
+
+DINOV3 = CheckpointLayout(
+    name="dinov3",
+    part="backbone",
+    marks=("cls_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.weight", "blocks.0.ls1.gamma"),
+    lines=(
+        Line("cls_token", "class_token", TOKENS),
+        Line("storage_tokens", "register_tokens", TOKENS),
+        Line("patch_embed.proj.*", "stem.projection.*"),
+        Line("blocks.{i}.norm1.*", "blocks.{i}.norm1.*"),
+        Line("blocks.{i}.attn.qkv.weight", "blocks.{i}.attention.qkv.weight"),
+        *(
+            Line(f"blocks.{{i}}.attn.qkv.bias[{part}/3]", f"blocks.{{i}}.attention.qkv.bias[{part}/3]")
+            for part in (0, 2)
+        ),
+        Line("blocks.{i}.attn.qkv.bias[1/3]", ZEROS),
+        Line(ZEROS, _KEY_BIAS),
+        Line("blocks.{i}.attn.proj.*", "blocks.{i}.attention.output.*"),
+        Line("blocks.{i}.ls1.gamma", "blocks.{i}.scale1.scale"),
+        Line("blocks.{i}.norm2.*", "blocks.{i}.norm2.*"),
+        Line("blocks.{i}.mlp.fc1.*", "blocks.{i}.mlp.expand.*"),
+        Line("blocks.{i}.mlp.fc2.*", "blocks.{i}.mlp.contract.*"),
+        Line("blocks.{i}.ls2.gamma", "blocks.{i}.scale2.scale"),
+        Line("norm.*", "norm.*"),
+    ),
+    describe=describe_dinov3,
+    no_effect={
+        "mask_token": "the mask token of pre-training",
+        "rope_embed.periods": "derived from the width of a head",
+        "blocks.{i}.attn.qkv.bias_mask": "zeros for the bias of keys, which has no effect",
+        "local_cls_norm.*": "a norm of pre-training",
+        "cls_norm.*": "a norm of pre-training",
+    },
+    usage_options=USAGE_OPTIONS,
+    conventions=DINOV3_CONVENTIONS,
+    licence=DINOV3_LICENCE,
+)
+
+TRANSFORMERS = CheckpointLayout(
+    name="transformers-dinov3",
+    part="backbone",
+    marks=(
+        "embeddings.cls_token",
+        "embeddings.register_tokens",
+        "embeddings.patch_embeddings.weight",
+        "layer.0.attention.o_proj.weight",
+        "norm.weight",
+    ),
+    lines=(*transformers_lines("layer.{i}"), Line("norm.*", "norm.*")),
+    describe=describe_dinov3,
+    prefixes=("dinov3_vit.", "model."),
+    spellings=(("model.layer.{i}.*", "layer.{i}.*"),),
+    no_effect={"embeddings.mask_token": "the mask token of pre-training"},
+    unrecorded=(f"backbone.{NORM_EPS}",),
+    saved_options=saved_norm_eps,
+    implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
+    usage_options=USAGE_OPTIONS,
+    conventions=DINOV3_CONVENTIONS,
+    licence=DINOV3_LICENCE,
+)

@@ -1,0 +1,18 @@
+"""The schedule of mask annealing (section 3.3): masked attention is turned off during training, block after block."""
+
+POWER = 0.9  # of the polynomial
+_START, _SPAN, _DURATION = 1 / 6, 1 / 2, 1 / 6  # shares of the training, of the authors' configs
+
+
+def mask_probabilities(progress: float, num_blocks: int) -> list[float]:
+    """The probability of each block that the attention of a query is masked.
+
+    progress: the share of the training that is done. It is 1 at first, falls to 0 over a sixth of the training, and
+    then stays 0: in the first block from 1/6 of the training on, in the last from 2/3 on, and evenly between.
+    """
+    probabilities = []
+    for i in range(num_blocks):
+        start = _START + (_SPAN * i / (num_blocks - 1) if num_blocks > 1 else 0.0)
+        done = min(1.0, max(0.0, (progress - start) / _DURATION))
+        probabilities.append((1 - done) ** POWER)
+    return probabilities

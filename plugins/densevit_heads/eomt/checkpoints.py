@@ -1,0 +1,298 @@
+"""tue-mps/eomt (Kerssies et al. 2025): complete models on DINOv2 ViTs, in transformers' and the authors' keys, and on
+DINOv3 ViTs in transformers' keys.
+
+Tensors do not determine what a model was trained for: of 80 classes, COCO's objects, it is instance segmentation; with
+100 queries semantic, as all published; else panoptic segmentation. Others are named with `-instance`, `-semantic`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from densevit.errors import WeightsError
+from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.weights.layouts import backbone_lines, find
+from densevit.weights.positions import GRID, TOKENS
+from densevit.weights.state import count, part
+from densevit_heads.mask2former.checkpoints import KEYS, classes_of
+from densevit_heads.mask2former.segments import Task
+
+NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
+_COCO_THINGS, _SEMANTIC_QUERIES = 80, 100
+_NUM_BLOCKS = {"small": 3, "base": 3, "giant": 5}  # of the published models; 4 in "large"
+_LICENCE = "MIT (tue-mps/eomt)"
+_VIT, _DINOV3 = "timm-vit", "transformers-dinov3"
+_NO_EFFECT = {"criterion.empty_weight": "the weights of classes in the loss"}
+_EMBEDDING = Change(lambda table: _grid(table), lambda table: table.flatten(0, 1))  # (H * W, C) <-> (H, W, C)
+
+
+def _grid(table: Tensor) -> Tensor:
+    side = math.isqrt(len(table))
+    return table.unflatten(0, (side, side))
+
+
+def _head_lines(
+    head: str, queries: str, label: str, masks: tuple[str, str, str], upscale: str, norm: str
+) -> tuple[Line, ...]:
+    """The lines of a head. masks: the linear layers of the mask head. upscale: with `{i}`. norm: its layer norm."""
+    return (
+        Line(queries, f"{head}.queries.weight"),
+        Line(f"{label}.*", f"{head}.label_head.*"),
+        *(Line(f"{name}.*", f"{head}.mask_head.{2 * i}.*") for i, name in enumerate(masks)),
+        Line(f"{upscale}.conv1.*", f"{head}.upscale.{{i}}.0.*"),
+        Line(f"{upscale}.conv2.*", f"{head}.upscale.{{i}}.2.*"),
+        Line(f"{upscale}.{norm}.*", f"{head}.upscale.{{i}}.3.*"),
+    )
+
+
+def _transformers_head(head: str) -> tuple[Line, ...]:
+    masks = ("mask_head.fc1", "mask_head.fc2", "mask_head.fc3")
+    return _head_lines(head, "query.weight", "class_predictor", masks, "upscale_block.block.{i}", "layernorm2d")
+
+
+def _authors_head(head: str) -> tuple[Line, ...]:
+    masks = ("network.mask_head.0", "network.mask_head.2", "network.mask_head.4")
+    return _head_lines(head, "network.q.weight", "network.class_head", masks, "network.upscale.{i}", "norm")
+
+
+def _transformers_dinov2() -> tuple[Line, ...]:
+    layer, names = "layers.{i}", ("q_proj", "k_proj", "v_proj")
+    return (
+        Line("embeddings.cls_token", "backbone.class_token", TOKENS),
+        Line("embeddings.register_tokens", "backbone.register_tokens", TOKENS),
+        Line("embeddings.position_embeddings.weight", "backbone.position_table", _EMBEDDING),
+        Line("embeddings.patch_embeddings.projection.*", "backbone.stem.projection.*"),
+        Line(f"{layer}.norm1.*", "backbone.blocks.{i}.norm1.*"),
+        *(
+            Line(f"{layer}.attention.{name}.*", f"backbone.blocks.{{i}}.attention.qkv.*[{i}/3]")
+            for i, name in enumerate(names)
+        ),
+        Line(f"{layer}.attention.out_proj.*", "backbone.blocks.{i}.attention.output.*"),
+        Line(f"{layer}.layer_scale1.lambda1", "backbone.blocks.{i}.scale1.scale"),
+        Line(f"{layer}.norm2.*", "backbone.blocks.{i}.norm2.*"),
+        Line(f"{layer}.mlp.fc1.*", "backbone.blocks.{i}.mlp.expand.*"),
+        Line(f"{layer}.mlp.fc2.*", "backbone.blocks.{i}.mlp.contract.*"),
+        Line(f"{layer}.mlp.gate_proj.*", "backbone.blocks.{i}.mlp.expand.*[0/2]"),
+        Line(f"{layer}.mlp.up_proj.*", "backbone.blocks.{i}.mlp.expand.*[1/2]"),
+        Line(f"{layer}.mlp.down_proj.*", "backbone.blocks.{i}.mlp.contract.*"),
+        Line(f"{layer}.mlp.weights_in.*", "backbone.blocks.{i}.mlp.expand.*"),
+        Line(f"{layer}.mlp.weights_out.*", "backbone.blocks.{i}.mlp.contract.*"),
+        Line(f"{layer}.layer_scale2.lambda1", "backbone.blocks.{i}.scale2.scale"),
+        Line("layernorm.*", "backbone.norm.*"),
+    )
+
+
+def _transformers_dinov3() -> tuple[Line, ...]:
+    """Those of transformers' DINOv3ViT, with other names of blocks and of the norm."""
+    names = {"layer.{i}.": "layers.{i}.", "norm.*": "layernorm.*"}
+    lines = []
+    for line in backbone_lines(_DINOV3, ""):
+        old = next((old for old in names if line.theirs.startswith(old)), "")
+        lines.append(line._replace(theirs=names.get(old, "") + line.theirs.removeprefix(old)))
+    return tuple(lines)
+
+
+def _authors_dinov2() -> tuple[Line, ...]:
+    """timm's ViT in the authors' LightningModule; positions of cells only, as of timm's DINOv2 with registers."""
+    theirs, block = "network.encoder.backbone", "network.encoder.backbone.blocks.{i}"
+    return (
+        Line(f"{theirs}.cls_token", "backbone.class_token", TOKENS),
+        Line(f"{theirs}.reg_token", "backbone.register_tokens", TOKENS),
+        Line(f"{theirs}.pos_embed", "backbone.position_table", GRID),
+        Line(f"{theirs}.patch_embed.proj.*", "backbone.stem.projection.*"),
+        Line(f"{block}.norm1.*", "backbone.blocks.{i}.norm1.*"),
+        Line(f"{block}.attn.qkv.*", "backbone.blocks.{i}.attention.qkv.*"),
+        Line(f"{block}.attn.proj.*", "backbone.blocks.{i}.attention.output.*"),
+        Line(f"{block}.ls1.gamma", "backbone.blocks.{i}.scale1.scale"),
+        Line(f"{block}.norm2.*", "backbone.blocks.{i}.norm2.*"),
+        Line(f"{block}.mlp.fc1.*", "backbone.blocks.{i}.mlp.expand.*"),
+        Line(f"{block}.mlp.fc2.*", "backbone.blocks.{i}.mlp.contract.*"),
+        Line(f"{block}.ls2.gamma", "backbone.blocks.{i}.scale2.scale"),
+        Line(f"{theirs}.norm.*", "backbone.norm.*"),
+    )
+
+
+def _describe(ours: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
+    """The config sections of an EoMT, from tensors with our keys."""
+    backbone = find(_DINOV3 if dinov3 else _VIT).describe(part(ours, "backbone."))["backbone"]
+    head = f"heads.{KEYS[task]}"
+    section = {
+        "name": NAMES[task],
+        "num_queries": len(ours[f"{head}.queries.weight"]),
+        "num_blocks": min(
+            _NUM_BLOCKS.get(backbone["variant"], 4), count(ours, r"backbone\.blocks\.(\d+)\.norm1\.weight")
+        ),
+    }
+    return {"backbone": backbone | {"fixed_size": True}, "heads": {KEYS[task]: section}}
+
+
+def _saved(task: Task, dinov3: bool) -> Callable[[StateDict, Mapping[str, Any]], dict[str, Any]]:
+    def options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The image size and number of blocks of config.json; the annealed probabilities have one value per block."""
+        config = metadata.get("config", {})
+        found: dict[str, Any] = {}
+        for name in ("transformers-vit", *((_DINOV3,) if dinov3 else ())):
+            saved = find(name).saved_options
+            found |= saved(state, metadata) if saved else {}
+        probabilities = next((state[key] for key in state if key.endswith("attn_mask_probs")), None)
+        blocks = config.get("num_blocks", None if probabilities is None else len(probabilities))
+        if blocks is not None:
+            found[f"heads.{KEYS[task]}.num_blocks"] = int(blocks)
+        if dinov3 and "image_size" in config:
+            size = config["image_size"]
+            sides = {int(side) for side in (size if isinstance(size, Sequence) else (size,))}
+            if len(sides) != 1:
+                raise WeightsError(f"config.json has image_size {size}; an EoMT of square images is expected.")
+            found["backbone.image_size"] = sides.pop()
+        return found
+
+    return options
+
+
+def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """The training and evaluation on the data set that has so many classes."""
+    backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
+    variant = backbone["variant"] if backbone["variant"] in ("small", "base") else "large"
+    known = len(classes.get(key, ()))
+    side = backbone.get("image_size")
+    size = {} if side is None else {"data": {"image_size": side}}
+    if head["name"] == NAMES["instance"]:
+        return "coco/eomt_large_instance", size
+    if head["name"] == NAMES["semantic"]:
+        windows = {} if side is None else {"inference": {"window": side, "stride": side}}
+        if known not in (19, 150):
+            listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in classes.get(key, ())]
+            return "ade20k/eomt_large", {"data": {"name": "label_maps", "classes": listed}, **windows}
+        if known == 19:
+            return "ade20k/eomt_large", {"data": "configs/data/cityscapes.yaml", **windows}
+        return "ade20k/eomt_large", {"data": size["data"] | {"short_side": side}, **windows} if size else {}
+    if known == 150:
+        return "coco/eomt_large_panoptic", {"data": "configs/data/ade20k_panoptic.yaml"}
+    return f"coco/eomt_{variant}_panoptic", size
+
+
+def _with_tasks(
+    layout: CheckpointLayout, head: Callable[[str], tuple[Line, ...]], label: str, queries: str, dinov3: bool
+) -> CheckpointLayout:
+    """The layout for panoptic segmentation, whose variants are the other tasks. label: key of the class logits' bias.
+
+    layout: of the backbone. queries: key of the queries.
+    """
+
+    def of(task: Task) -> CheckpointLayout:
+        def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+            return classes_of(task, len(state[label]), metadata.get("classes", ()))
+
+        def fits(state: StateDict, metadata: Mapping[str, Any]) -> bool:
+            if len(state[label]) - 1 == _COCO_THINGS:
+                return task == "instance"
+            return task == ("semantic" if len(state[queries]) == _SEMANTIC_QUERIES else "panoptic")
+
+        key = KEYS[task]
+        unrecorded = (
+            f"heads.{key}.num_blocks",
+            *(("backbone.image_size", *find(_DINOV3).unrecorded) if dinov3 else ()),
+        )
+        return replace(
+            layout,
+            name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
+            lines=(*layout.lines, *head(f"heads.{key}")),
+            describe=lambda ours: _describe(ours, task, dinov3),
+            fits=fits,
+            classes=classes,
+            recipe=_recipe,
+            unrecorded=unrecorded,
+            saved_options=_saved(task, dinov3),
+            usage_options=find(_VIT).usage_options,
+            conventions=(*find(_DINOV3 if dinov3 else _VIT).conventions, "fixed_size"),
+        )
+
+    return replace(of("panoptic"), variants=(of("instance"), of("semantic")))
+
+
+_TRANSFORMERS_MARKS = ("query.weight", "upscale_block.block.0.conv1.weight", "mask_head.fc3.weight")
+_TRANSFORMERS_NO_EFFECT = {**_NO_EFFECT, "attn_mask_probs": "the state of mask annealing in training"}
+
+TRANSFORMERS = _with_tasks(
+    CheckpointLayout(
+        name="transformers-eomt",
+        part="model",
+        marks=(*_TRANSFORMERS_MARKS, "embeddings.position_embeddings.weight", "layers.0.attention.out_proj.weight"),
+        lines=_transformers_dinov2(),
+        describe=lambda ours: {},
+        implied={"hidden_act": ("gelu",), "layer_norm_eps": (1e-6,)},
+        no_effect=_TRANSFORMERS_NO_EFFECT,
+        licence=_LICENCE,
+    ),
+    _transformers_head,
+    "class_predictor.bias",
+    "query.weight",
+    dinov3=False,
+)
+TRANSFORMERS_DINOV3 = _with_tasks(
+    CheckpointLayout(
+        name="transformers-eomt-dinov3",
+        part="model",
+        marks=(*_TRANSFORMERS_MARKS, "embeddings.patch_embeddings.weight", "layers.0.attention.o_proj.weight"),
+        lines=_transformers_dinov3(),
+        describe=lambda ours: {},
+        implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
+        no_effect={**_TRANSFORMERS_NO_EFFECT, "embeddings.mask_token": "the mask token of pre-training"},
+        licence=find(_DINOV3).licence,
+    ),
+    _transformers_head,
+    "class_predictor.bias",
+    "query.weight",
+    dinov3=True,
+)
+AUTHORS = _with_tasks(
+    CheckpointLayout(
+        name="eomt",
+        part="model",
+        marks=(
+            "network.q.weight",
+            "network.upscale.0.conv1.weight",
+            "network.encoder.backbone.pos_embed",
+            "network.encoder.backbone.blocks.0.attn.qkv.weight",
+        ),
+        lines=_authors_dinov2(),
+        describe=lambda ours: {},
+        no_effect={
+            **_NO_EFFECT,
+            "network.attn_mask_probs": "the state of mask annealing in training",
+            "network.encoder.pixel_mean": "the normalisation of pixels",
+            "network.encoder.pixel_std": "the normalisation of pixels",
+        },
+        saved_under="state_dict",
+        licence=_LICENCE,
+    ),
+    _authors_head,
+    "network.class_head.bias",
+    "network.q.weight",
+    dinov3=False,
+)
+
+
+def _refuse(ours: StateDict) -> dict[str, Any]:
+    raise WeightsError(
+        "The authors' pytorch_model.bin of EoMT on DINOv3 has differences from DINOv3's weights, not weights. Fix: add "
+        "DINOv3's, as transformers' EomtDinov3ForUniversalSegmentation is converted, and load what it saves."
+    )
+
+
+DIFFERENCES = CheckpointLayout(
+    name="eomt-dinov3-differences",
+    part="model",
+    marks=(
+        "network.q.weight",
+        "network.upscale.0.conv1.weight",
+        "network.encoder.backbone.patch_embed.cls_token",
+        "network.encoder.backbone.blocks.0.attention.q_proj.weight",
+    ),
+    lines=(),
+    describe=_refuse,
+    licence=find(_DINOV3).licence,
+)

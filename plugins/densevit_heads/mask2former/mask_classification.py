@@ -1,0 +1,171 @@
+"""What heads of mask classification share (Cheng et al. 2021): each query predicts a class and a mask.
+
+Losses and matching are Mask2Former's; the tasks differ in target keys and in predictions.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Class, Dataset, DenseHead, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.set_prediction.limits import check_classes, check_counts
+from densevit_heads.mask2former import prediction
+from densevit_heads.mask2former.criterion import MaskCriterion
+from densevit_heads.mask2former.prediction import MaskLogits
+from densevit_heads.mask2former.segments import NEEDS, Task
+from densevit_heads.mask2former.transformer import MaskQueries
+
+NUM_POINTS = 12544  # of masks, in matching and in losses (section 4.1)
+
+
+class MaskClassification(Head):
+    """Losses and predictions of mask queries. A subclass computes the outputs and is combined with a task's class.
+
+    Outputs: `logits` (B, Q, K+1) of the last layer, whose last class is "no object"; in evaluation `masks`, its mask
+    logits (B, Q, h, w) at `mask_stride`. For the loss `layers`, the `MaskQueries` of L layers as a tuple, and `pixels`,
+    the per-pixel embeddings (B, C, h, w), or (L, B, C, h, w) if each layer has its own.
+
+    mask_stride: of the masks, in pixels. num_points: at which masks are compared.
+    """
+
+    segments: ClassVar[Task]
+    coded_masks = True
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int,
+        mask_stride: int,
+        num_points: int,
+        semantic_loss: float = 0.0,
+    ) -> None:
+        super().__init__(channels, strides, classes)
+        check_counts({"num_queries": num_queries, "num_points": num_points})
+        check_classes(classes)
+        self.mask_stride = mask_stride
+        self.criterion = MaskCriterion(
+            self.segments, len(classes), num_queries, num_points, mask_stride, semantic_weight=semantic_loss
+        )
+
+    def check(self, dataset: Dataset) -> None:
+        """Warns if training images have more objects than queries."""
+        super().check(dataset)
+        self.criterion.check(dataset)
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        return self.criterion.loss_counts(targets)
+
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """Returns `label`, `mask` and `dice` of the last layer, `auxiliary`, the sum of the others, and `semantic` if
+        the outputs have `cells`, class logits of a map.
+
+        Random points in training, the same ones at each call in evaluation.
+        """
+        pixels = outputs["pixels"]
+        generator = None if self.training else torch.Generator(pixels.device).manual_seed(0)
+        return self.criterion.losses(
+            MaskQueries(*outputs["layers"]), pixels, targets, context, generator, outputs.get("cells")
+        )
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        return [
+            self.predictions(logits, MaskLogits(masks.float(), self.mask_stride, *_sizes(target)))
+            for logits, masks, target in zip(outputs["logits"].float(), outputs["masks"], targets, strict=True)
+        ]
+
+    def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
+        """The predictions of an image. logits: (Q, K+1)."""
+        raise NotImplementedError
+
+
+class PanopticMasks(MaskClassification):
+    """Panoptic segmentation. threshold: least class probability of a segment in the panoptic map."""
+
+    task, segments = "panoptic", "panoptic"
+    needs = NEEDS["panoptic"]
+    threshold: float
+
+    def set_threshold(self, threshold: float) -> None:
+        """Raises ValueError unless it is a probability."""
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold:g}; a probability is between 0 and 1.")
+        self.threshold = threshold
+
+    def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
+        """`panoptic` (H, W) int32, class index * 1000 + number of the instance, -1 = void; `semantic` (H, W) uint8; and
+        `masks` (N, H, W) bool, `boxes`, `labels` and `scores` of things."""
+        return {
+            "panoptic": prediction.panoptic(logits, masks, self.classes, self.threshold),
+            "semantic": prediction.semantic(logits, masks),
+            **prediction.instances(logits, masks, self.classes, things=True),
+        }
+
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """`scores` (B, Q, K) and `mask_logits` (B, Q, H, W), which are positive inside a mask; and `semantic` (B, H, W)
+        uint8, and its class scores `maps` (B, K, H, W)."""
+        queries = prediction.exported_queries(outputs, self.mask_stride, size, original_size)
+        return {**queries, **prediction.exported_maps(**queries)}
+
+
+class InstanceMasks(MaskClassification):
+    """Instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`."""
+
+    task, segments = "detection", "instance"
+    needs = NEEDS["instance"]
+
+    def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
+        """`masks` (N, H, W) bool, `boxes`, `labels` and `scores`."""
+        return prediction.instances(logits, masks, self.classes, things=False)
+
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """`scores` (B, Q, K) and `mask_logits` (B, Q, H, W), which are positive inside a mask."""
+        return prediction.exported_queries(outputs, self.mask_stride, size, original_size)
+
+
+class SemanticMasks(MaskClassification, DenseHead):
+    """Semantic segmentation, with maps for test-time augmentation."""
+
+    task, segments = "segmentation", "semantic"
+    needs = NEEDS["semantic"]
+
+    def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
+        """`semantic` (H, W) uint8."""
+        return {"semantic": prediction.semantic(logits, masks)}
+
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """`semantic` (B, H, W) uint8, and its class scores `maps` (B, K, H, W)."""
+        queries = prediction.exported_queries(outputs, self.mask_stride, size, original_size)
+        return prediction.exported_maps(**queries)
+
+    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
+        """Scores (B, K, *size) in fp32: sums over queries of class times mask probability.
+
+        size: in pixels, of the padded batch or a top-left crop of it.
+        """
+        return torch.stack(
+            [
+                prediction.class_scores(logits, MaskLogits(masks, self.mask_stride, size, size))
+                for logits, masks in zip(outputs["logits"].float(), outputs["masks"].float(), strict=True)
+            ]
+        )
+
+    def read_maps(self, maps: Tensor) -> Predictions:
+        """(B, K, h, w) of `maps`, or averages of them -> `semantic` (B, h, w) uint8 by argmax."""
+        return {"semantic": maps.argmax(1).to(torch.uint8)}
+
+
+def _sizes(target: Targets) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the image as the network saw it, and of the file."""
+    (h, w), (height, width) = target["size"], target["original_size"]
+    return (int(h), int(w)), (int(height), int(width))

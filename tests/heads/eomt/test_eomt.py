@@ -1,0 +1,220 @@
+"""The EoMT head: the kit, annealing, backbones, several heads, export and training."""
+
+import copy
+import functools
+
+import pytest
+import torch
+
+import densevit
+from densevit.errors import ConfigError, PluginError
+from densevit.interfaces import Class
+from densevit.losses.context import LossContext
+from densevit.testing import check_head
+from densevit.testing.targets import random_targets
+from densevit_heads.eomt import EoMT, EoMTInstance, EoMTSemantic
+from densevit_heads.eomt.annealing import mask_probabilities
+from densevit_heads.eomt.head import attention_bias
+
+SMALL = {"num_queries": 6, "num_blocks": 2, "num_points": 64}
+HEADS = (EoMT, EoMTInstance, EoMTSemantic)
+NAMES = {"panoptic": "eomt", "detection": "eomt_instance", "segmentation": "eomt_semantic"}
+CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
+VIT = {"variant": "nano", "image_size": 96, "registers": 2, "layer_scale": 0.5, "drop_path": 0.0}
+SIZE = (80, 112)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("head", HEADS)
+def test_the_head_meets_its_interface(head):
+    # Padding is a part of the image for a ViT, whose blocks the head runs.
+    check_head(functools.partial(head, **SMALL), skip=("padding",))
+
+
+def model_of(heads, backbone=VIT):
+    torch.manual_seed(0)
+    sections = {name: {**section, **(SMALL if section["name"].startswith("eomt") else {})}
+                for name, section in heads.items()}  # fmt: skip
+    return densevit.create_model(
+        {"name": "vit", **backbone}, heads=sections, classes={name: CLASSES for name in heads}
+    ).model
+
+
+def batch_of(needs, size=SIZE, count=2):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=generator)
+    targets = [random_targets(needs, size, len(CLASSES), generator, 3, i, size) for i in range(count)]
+    return {"images": images, "padding_mask": torch.zeros(count, *size, dtype=torch.bool), "targets": targets}
+
+
+# ---- annealing ----
+
+
+def test_annealing_follows_the_authors_configs():
+    """COCO, 12 epochs of 7393 steps: attn_mask_annealing_{start,end}_steps; and 24 epochs with 3 blocks."""
+    total = 12 * 7393
+    starts, ends = (14782, 29564, 44346, 59128), (29564, 44346, 59128, 73910)
+    for step in (0, 14000, 20000, 29564, 36000, 50000, 60000, 73000, 80000):
+        expected = [(1 - min(1, max(0, (step - a) / (b - a)))) ** 0.9 for a, b in zip(starts, ends, strict=True)]
+        assert mask_probabilities(step / total, 4) == pytest.approx(expected, abs=2e-3)
+    starts, ends = (29564, 73910, 118256), (59128, 103474, 147820)
+    for step in (20000, 40000, 80000, 100000, 130000, 150000):
+        expected = [(1 - min(1, max(0, (step - a) / (b - a)))) ** 0.9 for a, b in zip(starts, ends, strict=True)]
+        assert mask_probabilities(step / (2 * total), 3) == pytest.approx(expected, abs=2e-3)
+    assert mask_probabilities(0.0, 1) == [1.0] and mask_probabilities(1.0, 5) == [0.0] * 5
+
+
+def test_the_bias_masks_cells_for_queries_only():
+    attended = torch.tensor([[[True, False, True], [False, False, False]]])  # 2 queries, 3 cells, 1 other token
+    bias = attention_bias(attended, torch.zeros(1, 6, 4))
+    expected = torch.zeros(6, 6)
+    expected[0, 4] = expected[1, 3:] = float("-inf")
+    assert torch.equal(bias, expected[None, None])
+
+
+def test_masks_act_in_training_until_they_are_annealed():
+    model = model_of({"panoptic": {"name": "eomt"}})
+    batch, head = batch_of(("panoptic",)), model.heads["panoptic"]
+
+    def logits(mode, progress):
+        head.set_progress(progress)
+        torch.manual_seed(0)
+        return model.train(mode)(batch)["panoptic"]["logits"].detach()
+
+    plain = logits(False, 0.0)
+    assert not torch.allclose(logits(True, 0.0), plain, atol=1e-3)
+    half = logits(True, 0.4)
+    assert not torch.allclose(half, plain, atol=1e-3) and not torch.allclose(half, logits(True, 0.0), atol=1e-3)
+    torch.testing.assert_close(logits(True, 1.0), plain)
+
+
+# ---- backbones ----
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_all_parameters_get_gradients(task):
+    model = model_of({task: {"name": NAMES[task]}}).train()
+    needs = model.heads[task].needs
+    losses = model.loss(model(batch := batch_of(needs)), batch["targets"], LossContext())
+    sum(losses.values()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_unlabelled_batches_stay_connected():
+    model = model_of({"panoptic": {"name": "eomt"}}).train()
+    losses = model.loss(model(batch := batch_of(())), batch["targets"], LossContext())
+    sum(losses.values()).backward()
+    assert all(float(x) == 0 for x in losses.values())
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_other_heads_get_the_features_of_the_whole_backbone():
+    both = model_of({"segmentation": {"name": "setr"}, "panoptic": {"name": "eomt"}}).eval()
+    batch = batch_of(())
+    outputs = both(batch)
+    alone = both(batch, ["segmentation"])
+    assert torch.equal(outputs["segmentation"]["logits"], alone["segmentation"]["logits"])
+    assert torch.equal(outputs["panoptic"]["logits"], both(batch, ["panoptic"])["panoptic"]["logits"])
+    features = both.backbone(both.normalise(batch["images"], batch["padding_mask"]))
+    torch.testing.assert_close(both.encode(batch, ["segmentation"]).features[-1], features[-1])
+    with pytest.raises(PluginError, match=r"heads.panoptic \(eomt\) runs the backbone's last blocks and takes no"):
+        both.head_inputs("panoptic", features, batch["padding_mask"])
+
+
+def test_blocks_that_the_head_runs_are_not_run_before():
+    calls: list[int] = []
+    model = model_of({"panoptic": {"name": "eomt"}}).eval()
+    for i, block in enumerate(model.backbone.blocks):
+        block.register_forward_hook(lambda *_, i=i: calls.append(i))
+    model(batch_of(()))
+    assert calls == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "relative", "sine2d", "none"])
+def test_positions(positions):
+    model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"positions": positions}).eval()
+    assert model(batch_of(()))["panoptic"]["masks"].shape == (2, 6, 20, 28)
+
+
+def test_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"checkpointing": checkpointing}).train()
+        batch = batch_of(("panoptic",))
+        torch.manual_seed(1)
+        sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
+        gradients.append(model.backbone.blocks[0].attention.qkv.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_autocast():
+    model = model_of({"panoptic": {"name": "eomt"}}).train()
+    batch = batch_of(("panoptic",))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.loss(model(batch), batch["targets"], LossContext())
+    assert all(x.dtype == torch.float32 and x.isfinite() for x in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "message"),
+    [
+        ("swin", {"variant": "nano"}, r"backbone Swin has no max_last_blocks and encode.* Use|the backbone `vit`"),
+        ("vit", {"variant": "nano", "window_size": 4, "global_blocks": (5,)}, "lets heads run none as"),
+    ],
+)  # fmt: skip
+def test_backbones_that_cannot_are_an_error(backbone, options, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        densevit.create_model(
+            {"name": backbone, **options}, heads={"panoptic": {"name": "eomt"}}, classes={"panoptic": CLASSES}
+        )
+    assert "\n" not in str(raised.value)
+
+
+def test_a_neck_is_an_error():
+    heads = {"panoptic": {"name": "eomt", "neck": {"name": "simple_pyramid"}}}
+    with pytest.raises(ConfigError, match=r"Fix: remove heads.panoptic.neck"):
+        densevit.create_model({"name": "vit", "variant": "nano"}, heads=heads, classes={"panoptic": CLASSES})
+
+
+def test_frozen_backbone_trains_the_queries():
+    model = model_of({"panoptic": {"name": "eomt"}})
+    model.backbone.requires_grad_(False)
+    batch = batch_of(("panoptic",))
+    model.train()
+    sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
+    assert model.heads["panoptic"].queries.weight.grad.any()
+    assert all(p.grad is None for p in model.backbone.parameters())
+
+
+def test_fixed_size_pads_to_the_square():
+    model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"fixed_size": True})
+    assert model.backbone.input_size == (96, 96) and model.multiple == 1
+
+
+def test_without_key_bias_the_part_of_keys_stays_zero():
+    model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"positions": "rotary", "key_bias": False}).train()
+    batch = batch_of(("panoptic",))
+    sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
+    query, key, value = model.backbone.blocks[2].attention.qkv.bias.grad.chunk(3)
+    assert query.any() and value.any() and not key.any()
+
+
+# ---- export, copies ----
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_export(tmp_path, format):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    predictor = densevit.create_model(
+        {"name": "vit", **VIT}, heads={"panoptic": {"name": "eomt", **SMALL}}, classes={"panoptic": CLASSES}
+    )
+    densevit.export(predictor, tmp_path / f"model.{format}", quiet=True)  # compares the file with the model
+
+
+def test_a_copy_computes_the_same():
+    model = model_of({"panoptic": {"name": "eomt"}}).eval()
+    batch = batch_of(())
+    torch.testing.assert_close(copy.deepcopy(model)(batch)["panoptic"]["masks"], model(batch)["panoptic"]["masks"])
+    assert "mask_probability" not in " ".join(model.state_dict())
