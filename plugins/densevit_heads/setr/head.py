@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_counts, label_maps
+from densevit_heads.class_map_layers import Classifier, Norm, resample
 from densevit_heads.class_maps import ClassMapHead
-from densevit_heads.setr.decoders import Classifier, MultiLevelDecoder, Norm, UpsamplingDecoder, factors_to, resample
+from densevit_heads.setr.decoders import MultiLevelDecoder, UpsamplingDecoder, factors_to
 
 
 class Setr(ClassMapHead):
