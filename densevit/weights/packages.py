@@ -42,7 +42,7 @@ def _licence(module: str) -> str:
         return ""
     of_package = f"{distribution.metadata['Name']} {distribution.version}"
     for field in ("License-Expression", "License"):
-        stated = (distribution.metadata.get(field) or "").strip()
+        stated = distribution.metadata[field].strip() if field in distribution.metadata else ""
         if stated and stated.upper() != "UNKNOWN":
             return f"{stated.splitlines()[0]} ({of_package})"
     for file in distribution.files or ():
