@@ -29,6 +29,7 @@ ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 KNOWN_CYCLES: dict[frozenset[str], str] = {}  # the modules of a cycle -> the reason
 OPEN_TO_PLUGINS = {"set_prediction", "interfaces", "layers", "losses", "errors"}
 OPEN_MODULES = {f"densevit.weights.{name}" for name in ("layouts", "label_sets", "positions", "state")}  # for layouts
+OPEN_MODULES |= {"densevit.weights.hub"}  # for backbones that load published weights
 
 
 WORKBENCH = "densevit_workbench"

@@ -10,6 +10,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -72,12 +73,13 @@ def add_adapters(model: DenseModel) -> None:
 
     names = adapted_layers(model.backbone, lora)
     exact = "|".join(map(re.escape, names))  # a text is matched with complete names
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=exact)
+    scale: Any = lora.alpha  # peft declares an integer, and divides it
+    config = LoraConfig(r=lora.rank, lora_alpha=scale, target_modules=exact)
     inject_adapter_in_model(config, model.backbone, _NAME)
     for name in names:
         layer = model.backbone.get_submodule(name)
         assert type(layer) is Linear
-        layer.__class__ = _with_adapted_weight(Linear)
+        object.__setattr__(layer, "__class__", _with_adapted_weight(Linear))
     if model.architecture is not None and model.architecture.replace_layers:
         replace_layers(model)
 
@@ -114,9 +116,9 @@ def _with_adapted_weight(linear: type[nn.Module]) -> type[nn.Module]:
     return _CLASSES[linear]
 
 
-def _adapted_weight(layer: nn.Module) -> Tensor:
+def _adapted_weight(layer: Any) -> Tensor:
     a, b = (getattr(layer, part)[_NAME].weight for part in ("lora_A", "lora_B"))
-    return layer.base_layer.weight + layer.scaling[_NAME] * (b @ a)  # type: ignore[union-attr, operator, index, return-value]
+    return layer.base_layer.weight + layer.scaling[_NAME] * (b @ a)
 
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}

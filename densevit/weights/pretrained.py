@@ -18,6 +18,7 @@ from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit.weights import licences
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, read_translated
+from densevit.weights.hub import is_published
 from densevit.weights.key_mapping import option_of
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
@@ -319,10 +320,11 @@ def _plain(name: str) -> str:
 
 
 def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
-    """The layout of another project's checkpoint, and the licences of the weights."""
+    """The layout of another project's checkpoint, and licences that are known or published."""
     notes = [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
     for source, licence in checkpoint.licences.items():
-        notes.append(licences.line("" if source == checkpoint.source else source, licence))
+        if licence != licences.UNKNOWN or is_published(source):
+            notes.append(licences.line("" if source == checkpoint.source else source, licence))
     return notes
 
 

@@ -358,7 +358,13 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
         hint = f" Similar names: {', '.join(near)}." if near else " timm.list_models('*net*') lists them."
         raise PluginError(f"backbone.model: timm {timm.__version__} has no model {name!r}.{hint}")
     if pretrained and not hub and (config := timm.get_pretrained_cfg(name)) is not None:
-        arguments = {**arguments, "pretrained_cfg_overlay": timm_overlay(f"timm:{name}", config)}
+        try:
+            arguments = {**arguments, "pretrained_cfg_overlay": timm_overlay(f"timm:{name}", config)}
+        except WeightsError as error:
+            raise WeightsError(
+                f"The weights of timm's {name!r} cannot be loaded: {error} With a file, set backbone.weights to it and "
+                "backbone.pretrained=false."
+            ) from error
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:

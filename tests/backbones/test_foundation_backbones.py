@@ -1,0 +1,171 @@
+"""Foundation backbones of timm under the heads: docs/timm.md's table, and complete runs."""
+
+import re
+import sys
+
+import pytest
+import timm
+import torch
+
+import densevit
+from densevit.errors import ConfigError
+from densevit_backbones.timm import Timm
+from tests.training.runs import train
+
+
+@pytest.fixture(scope="module")
+def tool(project):
+    """The module tools/foundation_table.py."""
+    sys.path.insert(0, str(project / "tools"))
+    try:
+        import foundation_table
+
+        yield foundation_table
+    finally:
+        sys.path.remove(str(project / "tools"))
+
+
+@pytest.fixture(scope="module")
+def page(project, tool):
+    """The rows of the page's table by backbone."""
+    text = (project / "docs/timm.md").read_text()
+    table = text.partition(tool.BEGIN)[2].partition(tool.END)[0].strip()
+    header = tool.header()
+    assert table.startswith(header.strip())
+    lines = [f"{line}\n" for line in table.splitlines()[2:]]
+    return {line.split("|")[1].strip(): line for line in lines}
+
+
+def test_page_has_all_backbones_and_each_works(page, tool):
+    assert list(page) == list(tool.FOUNDATION)
+    for line in page.values():
+        cells = [cell.strip() for cell in line.strip("|\n").split("|")]
+        assert set(cells[6:]) <= {"yes", "pyramid"}, line
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("backbone", ["DINOv3, ViT", "FastViT"])
+def test_row_is_reproduced(backbone, page, tool):
+    assert tool.row(backbone) == page[backbone]
+
+
+@pytest.mark.slow
+def test_every_row_is_reproduced(page, tool):
+    assert {backbone: tool.row(backbone) for backbone in tool.FOUNDATION} == page
+
+
+@pytest.mark.slow
+def test_every_backbone_trains_under_every_head(tool, tmp_path):
+    for backbone in tool.FOUNDATION:
+        for head in tool.HEADS:
+            for frozen in (False, True):
+                config = tool.config_of(backbone, head, **({"freeze": True} if frozen else {}))
+                run = train(config, tmp_path / re.sub(r"\W", "_", f"{backbone}_{head}_{frozen}"))
+                assert (run / "model.safetensors").is_file()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("backbone", "head", "options"),
+    [("DINOv2 with registers", "deformable_detr", {"freeze": True}), ("MobileNetV4, convolutions", "one_stage", {})],
+)
+def test_run_of_a_foundation_backbone(backbone, head, options, tool, tmp_path):
+    run = train(tool.config_of(backbone, head, **options), tmp_path / "run")
+    assert densevit.load(run).predict(torch.zeros(3, 50, 60, dtype=torch.uint8)) is not None
+
+
+# ---- feature_norm ----
+
+
+@pytest.mark.parametrize(
+    ("name", "model_args"),
+    [
+        ("vit_small_patch14_reg4_dinov2", {"depth": 4, "embed_dim": 64, "num_heads": 2}),
+        ("vit_small_patch16_dinov3", {"depth": 4, "embed_dim": 64, "num_heads": 2}),
+    ],
+)
+def test_feature_norm_is_the_final_norm_of_each_map(name, model_args, randomise):
+    """The last map is timm's `forward_features`; the others are the raw maps, normalised by hand."""
+    backbone = Timm(name, feature_norm=True, model_args=model_args).eval()
+    randomise(backbone)
+    reference = timm.create_model(name, dynamic_img_size=True, **model_args).eval()
+    assert not reference.load_state_dict(backbone.model.state_dict(), strict=False).unexpected_keys
+    raw = Timm(name, model_args=model_args).eval()
+    raw.model.load_state_dict(backbone.model.state_dict(), strict=False)
+    images = torch.randn(2, 3, 4 * backbone.strides[0], 6 * backbone.strides[0])
+    norm = reference.norm
+    with torch.no_grad():
+        tokens = reference.forward_features(images)[:, reference.num_prefix_tokens :]  # (B, 24, C)
+        maps = backbone(images)
+        torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), tokens, atol=1e-4, rtol=1e-4)
+        for x, y in zip(maps, raw(images), strict=True):
+            expected = torch.nn.functional.layer_norm(
+                y.permute(0, 2, 3, 1), norm.normalized_shape, norm.weight, norm.bias, norm.eps
+            )
+            torch.testing.assert_close(x, expected.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
+    depths = [{id(p) for p in group} for group in backbone.parameter_depths()]
+    assert {id(p) for p in backbone.model.norm.parameters()} <= depths[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "model_args"),
+    [
+        ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)}),
+        ("eva02_tiny_patch14_224", {"depth": 4}),  # it normalises after pooling
+    ],
+)
+def test_feature_norm_is_new_where_a_model_has_none(name, model_args, randomise, tmp_path):
+    backbone = Timm(name, feature_norm=True, model_args=model_args).eval()
+    randomise(backbone)
+    raw = Timm(name, model_args=model_args).eval()
+    raw.model.load_state_dict(backbone.model.state_dict())
+    images = torch.randn(2, 3, 70, 45)
+    with torch.no_grad():
+        for x, y, norm in zip(backbone(images), raw(images), backbone.feature_norms, strict=True):
+            expected = torch.nn.functional.layer_norm(y.permute(0, 2, 3, 1), y.shape[1:2], norm.weight, norm.bias, 1e-6)
+            torch.testing.assert_close(x, expected.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
+    depths = backbone.parameter_depths()
+    assert {id(p) for p in depths[-1]} == {id(p) for p in backbone.feature_norms.parameters()}
+    # Published weights have no such norms: they keep their initial values, where that is allowed.
+    torch.save(raw.model.state_dict(), tmp_path / "published.pth")
+    options = {"model": name, "model_args": model_args, "feature_norm": True}
+    with pytest.raises(densevit.DensevitError, match=r"tensors are missing \(feature_norms\.0\.weight"):
+        densevit.create_backbone("timm", weights=tmp_path / "published.pth", **options)
+    loaded = densevit.create_backbone(
+        "timm", weights=tmp_path / "published.pth", weights_allow=["feature_norms.*"], **options
+    )
+    assert torch.equal(loaded.feature_norms[0].weight, torch.ones_like(loaded.feature_norms[0].weight))
+    for name, value in raw.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], value)
+
+
+def test_fastvit_computes_the_same_when_it_is_reparameterised(tool):
+    """Its training branches are exported as they are; timm's fused form gives the same maps."""
+    found = tool.FOUNDATION["FastViT"]
+    backbone = Timm(found.model, model_args=dict(found.model_args)).eval()
+    for module in backbone.modules():  # statistics of batch norms
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, std=0.2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = backbone(images)
+        backbone.model = timm.utils.reparameterize_model(backbone.model)
+        assert backbone.strides == (4, 8, 16, 32)
+        for x, y in zip(backbone(images), expected, strict=True):
+            torch.testing.assert_close(x / y.abs().mean(), y / y.abs().mean(), atol=1e-4, rtol=1e-4)
+
+
+# ---- invalid input ----
+
+
+def test_data_of_another_size_than_the_fixed_one_is_an_error(tool, tmp_path):
+    config = tool.config_of("Hiera", "setr")
+    config.data.image_size = 96
+    message = (
+        r"backbone 'timm' takes images of 64x64 only, but data\.image_size is 96\. Fix: set data\.image_size=\[64,64\]"
+    )
+    with pytest.raises(ConfigError, match=message) as error:
+        train(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
