@@ -38,6 +38,7 @@ MASK2FORMER = {
     "num_queries": 8, "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 2, "feedforward": 16},
     "pixel_decoder": {"layers": 1, "feedforward": 16}, "num_points": 64,
 }  # fmt: skip
+EOMT = {"num_queries": 8, "num_blocks": 2, "num_points": 64}
 DPT = {"name": "dpt", "width": 8}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": PLAIN,
@@ -64,6 +65,9 @@ HEADS: dict[str, dict[str, Any]] = {
         "semantic_loss": 2.0,
     },
     "mask2former-semantic": {"name": "mask2former_semantic", **MASK2FORMER},
+    "eomt-panoptic": {"name": "eomt", **EOMT},
+    "eomt-instance": {"name": "eomt_instance", **EOMT},
+    "eomt-semantic": {"name": "eomt_semantic", **EOMT},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
     "setr-mla": SURFACES,
@@ -79,6 +83,7 @@ TRANSFERS = {
     "deformable-detr-two-stage": 2, "dino": 2,
     "detr-panoptic": 2, "detr-panoptic-frozen": 2, "mask2former-panoptic": 2,
     "mask2former-instance": 1, "mask2former-options": 1, "mask2former-semantic": 2,
+    "eomt-panoptic": 2, "eomt-instance": 1, "eomt-semantic": 2,
 }  # fmt: skip
 
 Setup = tuple[DenseModel, Data, Config]
@@ -89,8 +94,10 @@ def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     """A model with one head of HEADS, and its data."""
     head = HEADS[request.param]
     panoptic = "panoptic" in request.param
-    data = {**BASE["data"], "masks": panoptic or head["name"] == "mask2former_instance", "panoptic": panoptic}
-    config = configs.from_mapping({**BASE, "heads": {request.param: head}, "data": data})
+    masks = panoptic or head["name"] in ("mask2former_instance", "eomt_instance")
+    data = {**BASE["data"], "masks": masks, "panoptic": panoptic}
+    backbone = {"backbone": {"name": "vit", "variant": "nano"}} if head["name"].startswith("eomt") else {}
+    config = configs.from_mapping({**BASE, **backbone, "heads": {request.param: head}, "data": data})
     built = build_data(config)
     yield build_model(config, built.classes), built, config
 
