@@ -1,13 +1,14 @@
 """Finds and recognises checkpoint layouts, which are plugins (entry-point group `densevit.checkpoints`)."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from densevit import registry
 from densevit.errors import PluginError, WeightsError, did_you_mean
-from densevit.interfaces import CheckpointLayout, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
 from densevit.weights.key_mapping import canonical, difference
 
 
@@ -49,6 +50,19 @@ def every() -> Iterator[CheckpointLayout]:
 def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
     """The lines of a backbone's layout for complete models. prefix: of the backbone's keys there, with the dot."""
     return tuple(Line(prefix + line.theirs, f"backbone.{line.ours}", line.change) for line in find(name).lines)
+
+
+def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangement:
+    """The rearrangement of a backbone's layout for complete models. prefix: as in `backbone_lines`."""
+    own = layout.rearrange
+    assert own is not None
+
+    def inside(change: Callable[[StateDict], StateDict], state: StateDict) -> StateDict:
+        backbone = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+        others = {key: x for key, x in state.items() if not key.startswith(prefix)}
+        return {**{prefix + key: x for key, x in change(backbone).items()}, **others}
+
+    return Rearrangement(partial(inside, own.forward), partial(inside, own.inverse))
 
 
 def recognise(

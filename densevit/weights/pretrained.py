@@ -263,7 +263,8 @@ def _option_notes(model: DenseModel, sections: Config | ModelSections, checkpoin
         for key in (option.removeprefix(f"heads.{task}.") for option in of_heads):
             there, here = option_of(theirs, key), option_of(own, key)
             if there is not None and here is not None and here != there:
-                notes.append(f"heads.{name}.{key} is {here}; these weights are assumed to have {there}.")
+                how = "were trained with" if f"heads.{task}.{key}" in checkpoint.options else "are assumed to have"
+                notes.append(f"heads.{name}.{key} is {here}; these weights {how} {there}.")
     return notes
 
 

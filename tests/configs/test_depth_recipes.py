@@ -10,6 +10,7 @@ from PIL import Image
 
 from densevit import config as configs
 from densevit.data.build import build_data
+from densevit.errors import ConfigError
 from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
 from tests.training.runs import train
@@ -206,6 +207,16 @@ def test_own_depth_maps_fine_tune_depth_anything(output: str, tmp_path: Path) ->
     run = train(config, tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["depth/AbsRel" if output == "sigmoid" else "depth/AbsRel_aligned_disparity"] >= 0
+
+
+def test_metres_are_not_learned_from_depth_without_unit(tmp_path: Path) -> None:
+    root = make("nyu", tmp_path, [(480, 640)])
+    values = [*SMALLER, "backbone.features=[2,3,5,6]", "data.preset=nyu", f"data.root={root}", "data.metric=false"]
+    config = configs.load("start/depth_anything_v2", values)
+    data = build_data(config)
+    model = build_model(config, data.classes)
+    with pytest.raises(ConfigError, match="learns metres, but the depth of the data set has no unit .* relative"):
+        model.heads["depth"].check(data.train)
 
 
 def test_small_recipe_trains_validates_and_writes_a_run_folder(tmp_path: Path) -> None:

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
-from densevit.weights.layouts import backbone_lines, by_name_only, find
-from densevit.weights.positions import added_to_tokens
+from densevit.weights.layouts import backbone_lines, backbone_rearrangement, by_name_only, find
 from densevit.weights.state import count, part
-from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 
 FEATURES = "backbone.features"
@@ -131,11 +129,7 @@ V2 = CheckpointLayout(
     lines=_lines(),
     describe=_describe(2),
     no_effect={"pretrained.mask_token": UNUSED_MASK, f"{_UNIT}.*": UNUSED_UNIT},
-    rearrange=_with_unused(
-        with_gated_export(
-            added_to_tokens("pretrained.pos_embed", ("pretrained.cls_token",)), {"fc1": ("w12",), "fc2": ("w3",)}
-        )
-    ),
+    rearrange=_with_unused(backbone_rearrangement(_DINOV2, "pretrained.")),
     unrecorded=(FEATURES, "heads.depth.output"),
     usage_options=("position_resizing",),
     conventions=_DINOV2.conventions,

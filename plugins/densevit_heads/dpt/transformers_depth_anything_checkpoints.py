@@ -6,10 +6,8 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
-from densevit.weights.positions import added_to_tokens
+from densevit.weights.layouts import backbone_rearrangement, find
 from densevit.weights.state import part
-from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
-from densevit_backbones.vit.transformers_checkpoints import DINOV2
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,
@@ -23,6 +21,7 @@ from densevit_heads.dpt.depth_anything_checkpoints import (
     sections_of,
 )
 
+_DINOV2 = next(layout for layout in find("transformers-vit").variants if layout.name == "transformers-dinov2")
 _TOKEN = "backbone.embeddings.cls_token"
 _FACTORS = [4, 2, 1, 0.5]
 _PROCESSOR = {  # as published: the short side becomes 518 pixels, both sides multiples of 14
@@ -48,7 +47,7 @@ def _lines() -> tuple[Line, ...]:
         lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
         lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{place}.projection.*"))
     lines.append(Line("head.conv{i}.*", "heads.depth.conv{i}.*"))
-    encoder = (Line(f"backbone.{line.theirs}", f"backbone.{line.ours}", line.change) for line in DINOV2.lines)
+    encoder = (Line(f"backbone.{line.theirs}", f"backbone.{line.ours}", line.change) for line in _DINOV2.lines)
     return (*encoder, *lines)
 
 
@@ -60,7 +59,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     """From config.json: the blocks of the feature maps, the kind of depth and its maximum."""
     config = metadata.get("config", {})
     encoder = config.get("backbone_config") or {}
-    of_vit = DINOV2.saved_options
+    of_vit = _DINOV2.saved_options
     assert of_vit is not None
     of_vit(state, {"config": encoder})
     if config.get("model_type") != "depth_anything":
@@ -98,7 +97,7 @@ def _licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
     backbone, head = sections["backbone"], sections["heads"]["depth"]
-    of_vit = DINOV2.config_files
+    of_vit = _DINOV2.config_files
     files = of_vit({"backbone": backbone}, part(state, "backbone."), ()) if of_vit else {}
     relative, scale = head["output"] == "relative", head.get("max_depth", INDOOR)
     plain = backbone.get("readout", "ignore") == "ignore" and backbone.get("feature_norm", True)
@@ -141,16 +140,13 @@ DEPTH_ANYTHING = CheckpointLayout(
     ),
     lines=_lines(),
     describe=_describe,
-    spellings=tuple((f"backbone.{memory}", f"backbone.{file}") for memory, file in DINOV2.spellings),
+    spellings=tuple((f"backbone.{memory}", f"backbone.{file}") for memory, file in _DINOV2.spellings),
     fits=lambda state, metadata: not _is_metric(state, metadata),
     no_effect={
         "backbone.embeddings.mask_token": UNUSED_MASK,
         "neck.fusion_stage.layers.0.residual_layer1.*": UNUSED_UNIT,
     },
-    rearrange=with_gated_export(
-        added_to_tokens("backbone.embeddings.position_embeddings", (_TOKEN,)),
-        {"fc1": ("weights_in",), "fc2": ("weights_out",)},
-    ),
+    rearrange=backbone_rearrangement(_DINOV2, "backbone."),
     unrecorded=(FEATURES, "heads.depth.output"),
     saved_options=_saved_options,
     implied={
@@ -164,7 +160,7 @@ DEPTH_ANYTHING = CheckpointLayout(
         "backbone_config.layer_norm_eps": (1e-6,),
     },
     usage_options=("position_resizing",),
-    conventions=DINOV2.conventions,
+    conventions=_DINOV2.conventions,
     licence=_licence,
     config_files=_config,
     recipe=recipe,

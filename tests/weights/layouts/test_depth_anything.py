@@ -175,6 +175,18 @@ def test_export_has_all_tensors_of_the_authors_code(pair, tmp_path):
     torch.testing.assert_close(maps_of(again, pixels), reference(pixels).predicted_depth, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("to", "gated"), [("depth-anything-v2", "mlp.w12.weight"), ("transformers-depth-anything", "mlp.weights_in.weight")]
+)
+def test_gated_mlps_of_giant_are_written_and_read(to, gated, tmp_path):
+    model = densevit.create_model({**VIT, "swiglu": True}, heads={"depth": {**DPT, "output": "relative"}})
+    densevit.save(model, tmp_path / "model.safetensors")
+    export(tmp_path / "model.safetensors", to).write(tmp_path / "back.pth")
+    assert any(key.endswith(gated) for key in torch.load(tmp_path / "back.pth", weights_only=True))
+    again = convert(tmp_path / "back.pth").model.state_dict()
+    assert all(torch.equal(again[name], x) for name, x in model.model.state_dict().items())
+
+
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_sizes_are_described_completely(size):
     width, blocks, heads, fusion, channels, features = PUBLISHED[size]

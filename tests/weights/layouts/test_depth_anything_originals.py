@@ -33,7 +33,7 @@ def test_outputs_are_those_of_the_original(original, whole, monkeypatch):
         outputs = head(model.backbone(random_image(*size)), torch.zeros(1, *size, dtype=torch.bool))
         found = head.maps(outputs, size)[:, 0, ::5, ::5]
         scale = expected.abs().max().item()
-        assert expected.std() > 0.1 * scale and (expected > 0).float().mean() > 0.3
+        assert expected.std() > 0.1 * scale and (expected > 0).float().mean() > 0.2
         torch.testing.assert_close(found, expected, atol=1e-5 * scale, rtol=1e-5)
 
 
