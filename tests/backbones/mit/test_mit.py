@@ -112,9 +112,9 @@ def test_initial_weights_are_those_of_the_authors():
     torch.manual_seed(0)
     mit = MixTransformer("b1")
     kernel, depthwise = mit.patches[2].projection.weight, mit.stages[0][0].mlp.depthwise.weight
-    assert kernel.std() == pytest.approx(math.sqrt(2 / (9 * 320)), rel=0.05)
-    assert depthwise.std() == pytest.approx(math.sqrt(2 / 9), rel=0.1)
-    assert mit.stages[3][1].attention.query.weight.std() == pytest.approx(0.02, rel=0.05)
+    assert kernel.std().item() == pytest.approx(math.sqrt(2 / (9 * 320)), rel=0.05)
+    assert depthwise.std().item() == pytest.approx(math.sqrt(2 / 9), rel=0.1)
+    assert mit.stages[3][1].attention.query.weight.std().item() == pytest.approx(0.02, rel=0.05)
     rates = [block.drop_path.rate for stage in mit.stages for block in stage]
     assert rates == pytest.approx([0.1 * i / 7 for i in range(8)])
     assert not any(p.any() for name, p in mit.named_parameters() if name.endswith("bias"))
