@@ -44,25 +44,22 @@ class MixTransformer(Backbone):
         widths, counts = VARIANTS[variant]
         self.channels, self.strides = widths, (4, 8, 16, 32)
         self.checkpointing = checkpointing
-        rates = torch.linspace(0, drop_path, sum(counts)).tolist()
-        self.stages = nn.ModuleList()
-        for i, (width, count) in enumerate(zip(widths, counts, strict=True)):
+        rates = [drop_path * i / (sum(counts) - 1) for i in range(sum(counts))]
+        self.patches, self.stages = nn.ModuleList(), nn.ModuleList()
+        for i, width in enumerate(widths):
             kernel, stride, inputs = (7, 4, 3) if i == 0 else (3, 2, widths[i - 1])
-            first = sum(counts[:i])
-            self.stages.append(
-                nn.Sequential(
-                    PatchEmbedding(inputs, width, kernel, stride),
-                    *(Block(width, HEADS[i], REDUCTIONS[i], rates[first + j], norm_eps) for j in range(count)),
-                )
-            )
+            own_rates = rates[sum(counts[:i]) : sum(counts[: i + 1])]
+            self.patches.append(PatchEmbedding(inputs, width, kernel, stride))
+            self.stages.append(nn.Sequential(*(Block(width, HEADS[i], REDUCTIONS[i], r, norm_eps) for r in own_rates)))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(width, eps=norm_eps) for width in widths)
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, features = images, []
-        for stage, norm in zip(self.stages, self.feature_norms, strict=True):
-            for part in stage.children():
-                x = activation_checkpointing.run(part, x, checkpointed=self.checkpointing and self.training)
+        for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
+            x = patches(x)
+            for block in stage.children():
+                x = activation_checkpointing.run(block, x, checkpointed=self.checkpointing and self.training)
             x = norm(x).permute(0, 3, 1, 2)
             features.append(x)
         return features
@@ -70,9 +67,10 @@ class MixTransformer(Backbone):
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         """The parameters of the first patches, and of each block, with the patches before and the norm after it."""
         depths: list[list[nn.Parameter]] = []
-        for number, (stage, norm) in enumerate(zip(self.stages, self.feature_norms, strict=True)):
-            patches, *blocks = (list(part.parameters()) for part in stage.children())
-            depths += [patches, *blocks] if number == 0 else [patches + blocks[0], *blocks[1:]]
+        for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
+            first, *blocks = (list(block.parameters()) for block in stage.children())
+            own = list(patches.parameters())
+            depths += [own + first, *blocks] if depths else [own, first, *blocks]
             depths[-1] = depths[-1] + list(norm.parameters())
         return depths
 

@@ -96,8 +96,8 @@ class UPerNet(ClassMapHead):
         auxiliary head."""
         if self.training and len(features[0]) == 1 and self.norm_kind != "group" and 1 in self.pooling.scales:
             raise ValueError(
-                "The pooling of UPerNet to one region has one value per channel for a batch of 1 image, which batch norm "
-                "cannot normalise. Fix: set data.batch_size to 2 or more, or norm: group."
+                "UPerNet pools each image to one region, where batch norm has one value per channel for a batch of 1 "
+                "image. Fix: set data.batch_size to 2 or more, or norm: group."
             )
         if self.feature_norms:
             features = [norm(x) for norm, x in zip(self.feature_norms, features, strict=True)]

@@ -1,0 +1,106 @@
+"""SegFormer's complete models: NVIDIA's release (NVlabs/SegFormer) and transformers'
+SegformerForSemanticSegmentation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layouts import backbone_lines, find
+from densevit.weights.state import part
+
+_HEAD = "heads.segmentation"
+_NVIDIA, _TRANSFORMERS = find("nvidia-mit"), find("transformers-mit")
+_RECIPES = {150: "ade20k", 19: "cityscapes"}
+
+
+def _describe(backbone: CheckpointLayout) -> Callable[[StateDict], dict[str, Any]]:
+    def describe(ours: StateDict) -> dict[str, Any]:
+        width = len(ours[f"{_HEAD}.fuse.weight"])
+        section = {"name": "segformer", "width": width}
+        return {**backbone.describe(part(ours, "backbone.")), "heads": {"segmentation": section}}
+
+    return describe
+
+
+def _classes(bias: str) -> Callable[[StateDict, Mapping[str, Any]], dict[str, tuple[Class, ...]]]:
+    def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+        return {"segmentation": segmentation_classes(len(state[bias]), metadata.get("classes") or ())}
+
+    return classes
+
+
+def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """The training on ADE20K or Cityscapes by the number of classes; ADE20K's for others, on label maps of these."""
+    variant, labels = sections["backbone"]["variant"], classes.get("segmentation", ())
+    if len(labels) in _RECIPES:
+        return f"{_RECIPES[len(labels)]}/segformer_{variant}", {}
+    listed = [{"name": label.name, "id": label.file_id, "color": [*label.color]} for label in labels]
+    return f"ade20k/segformer_{variant}", {"data": {"name": "label_maps", "classes": listed}}
+
+
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    assert _TRANSFORMERS.config_files is not None
+    files = _TRANSFORMERS.config_files(sections, part(state, "backbone."), ())
+    head = {
+        "architectures": ["SegformerForSemanticSegmentation"],
+        "decoder_hidden_size": sections["heads"]["segmentation"]["width"],
+        "semantic_loss_ignore_index": 255,
+    }
+    return {
+        "config.json": files["config.json"] | head,
+        "preprocessor_config.json": {"image_processor_type": "SegformerImageProcessor"},
+    }
+
+
+SEGFORMER = CheckpointLayout(
+    name="segformer",
+    part="model",
+    marks=(
+        *(f"backbone.{mark}" for mark in _NVIDIA.marks),
+        "decode_head.linear_c4.proj.weight",
+        "decode_head.linear_fuse.conv.weight",
+    ),
+    lines=(
+        *backbone_lines("nvidia-mit", "backbone."),
+        *(Line(f"decode_head.linear_c{i + 1}.proj.*", f"{_HEAD}.project.{i}.*") for i in range(4)),
+        Line("decode_head.linear_fuse.conv.weight", f"{_HEAD}.fuse.weight"),
+        Line("decode_head.linear_fuse.bn.*", f"{_HEAD}.fuse_norm.*"),
+        Line("decode_head.linear_pred.*", f"{_HEAD}.classifier.*"),
+    ),
+    describe=_describe(_NVIDIA),
+    no_effect={"decode_head.conv_seg.*": "a classifier that the head does not use"},
+    saved_under="state_dict",
+    classes=_classes("decode_head.linear_pred.bias"),
+    conventions=_NVIDIA.conventions,
+    licence=_NVIDIA.licence,
+    recipe=_recipe,
+)
+TRANSFORMERS = CheckpointLayout(
+    name="transformers-segformer",
+    part="model",
+    marks=(
+        *(f"segformer.{mark}" for mark in _TRANSFORMERS.marks),
+        "decode_head.linear_c.{i}.proj.weight",
+        "decode_head.linear_fuse.weight",
+    ),
+    lines=(
+        *backbone_lines("transformers-mit", "segformer."),
+        Line("decode_head.linear_c.{i}.proj.*", f"{_HEAD}.project.{{i}}.*"),
+        Line("decode_head.linear_fuse.weight", f"{_HEAD}.fuse.weight"),
+        Line("decode_head.batch_norm.*", f"{_HEAD}.fuse_norm.*"),
+        Line("decode_head.classifier.*", f"{_HEAD}.classifier.*"),
+    ),
+    describe=_describe(_TRANSFORMERS),
+    spellings=(
+        *((f"segformer.{memory}", f"segformer.{name}") for memory, name in _TRANSFORMERS.spellings),
+        ("decode_head.linear_projections.{i}.*", "decode_head.linear_c.{i}.*"),
+    ),
+    classes=_classes("decode_head.classifier.bias"),
+    conventions=_TRANSFORMERS.conventions,
+    implied=_TRANSFORMERS.implied,
+    licence=_TRANSFORMERS.licence,
+    config_files=_config,
+    recipe=_recipe,
+)

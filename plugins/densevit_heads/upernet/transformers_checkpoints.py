@@ -1,0 +1,192 @@
+"""transformers' UperNetForSemanticSegmentation on its Swin or ConvNeXt, with the keys of files and of models."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layouts import backbone_lines, find
+from densevit.weights.state import count, part
+
+_HEAD = "heads.segmentation"
+_SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the rule of the second
+_CONVNEXT = {  # timm's models by the width and the blocks of their stages
+    (96, (3, 3, 9, 3)): "convnext_tiny",
+    (96, (3, 3, 27, 3)): "convnext_small",
+    (128, (3, 3, 27, 3)): "convnext_base",
+    (192, (3, 3, 27, 3)): "convnext_large",
+    (256, (3, 3, 27, 3)): "convnext_xlarge",
+}
+_STAGES = [f"stage{i}" for i in range(1, 5)]
+
+
+def _convolution(theirs: str, ours: str) -> tuple[Line, ...]:
+    return Line(f"{theirs}.conv.*", f"{ours}.0.*"), Line(f"{theirs}.batch_norm.*", f"{ours}.1.*")
+
+
+_HEAD_LINES = (
+    *_convolution("decode_head.psp_modules.{i}.1", f"{_HEAD}.pooling.convolutions.{{i}}"),
+    *_convolution("decode_head.bottleneck", f"{_HEAD}.bottleneck"),
+    *_convolution("decode_head.lateral_convs.{i}", f"{_HEAD}.laterals.{{i}}"),
+    *_convolution("decode_head.fpn_convs.{i}", f"{_HEAD}.outputs.{{i}}"),
+    *_convolution("decode_head.fpn_bottleneck", f"{_HEAD}.fuse"),
+    Line("decode_head.classifier.*", f"{_HEAD}.classifier.*"),
+    *_convolution("auxiliary_head.convs.0", f"{_HEAD}.auxiliary.0"),
+    Line("auxiliary_head.classifier.*", f"{_HEAD}.auxiliary.1.*"),
+)
+
+
+def _head(ours: StateDict) -> dict[str, Any]:
+    """The head's section, from tensors with our keys."""
+    width = len(ours[f"{_HEAD}.bottleneck.0.weight"])
+    auxiliary = ours.get(f"{_HEAD}.auxiliary.0.0.weight")
+    section: dict[str, Any] = {"name": "upernet", "width": width}
+    section |= {"auxiliary_weight": 0.0} if auxiliary is None else {"auxiliary_width": len(auxiliary)}
+    return {"heads": {"segmentation": section}}
+
+
+def _describe_swin(ours: StateDict) -> dict[str, Any]:
+    return {**_DENSE.describe(part(ours, "backbone.")), **_head(ours)}
+
+
+def _describe_convnext(ours: StateDict) -> dict[str, Any]:
+    width = len(ours["backbone.model.stem.0.weight"])
+    blocks = tuple(count(ours, rf"backbone\.model\.stages\.{i}\.blocks\.(\d+)\.norm\.weight") for i in range(4))
+    if (width, blocks) not in _CONVNEXT:
+        raise WeightsError(
+            f"A ConvNeXt of {width} channels and {blocks} blocks is not a known variant: "
+            f"{', '.join(f'{name} {sizes}' for sizes, name in _CONVNEXT.items())}."
+        )
+    sections = _head(ours)
+    sections["heads"]["segmentation"]["feature_norm"] = True
+    return {"backbone": {"name": "timm", "model": _CONVNEXT[width, blocks]}, **sections}
+
+
+def _convnext_lines() -> tuple[Line, ...]:
+    stage, block = "backbone.encoder.stages.{s}", "backbone.encoder.stages.{s}.layers.{b}"
+    ours = "backbone.model.stages.{s}.blocks.{b}"
+    names = {"dwconv": "conv_dw", "layernorm": "norm", "pwconv1": "mlp.fc1", "pwconv2": "mlp.fc2"}
+    return (
+        Line("backbone.embeddings.patch_embeddings.*", "backbone.model.stem.0.*"),
+        Line("backbone.embeddings.layernorm.*", "backbone.model.stem.1.*"),
+        Line(f"{stage}.downsampling_layer.{{i}}.*", "backbone.model.stages.{s}.downsample.{i}.*"),
+        *(Line(f"{block}.{name}.*", f"{ours}.{own}.*") for name, own in names.items()),
+        Line(f"{block}.layer_scale_parameter", f"{ours}.gamma"),
+        *(Line(f"backbone.hidden_states_norms.{name}.*", f"{_HEAD}.feature_norms.{i}.*") for i, name in _numbered()),
+    )
+
+
+def _swin_lines() -> tuple[Line, ...]:
+    lines = [line for line in backbone_lines(_SWIN.name, "backbone.") if "feature_norms" not in line.ours]
+    norms = (Line(f"backbone.hidden_states_norms.{name}.*", f"backbone.feature_norms.{i}.*") for i, name in _numbered())
+    return (*lines, *norms)
+
+
+def _numbered() -> list[tuple[int, str]]:
+    return list(enumerate(_STAGES))
+
+
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
+    rows = len(state["decode_head.classifier.bias"])
+    return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
+
+
+def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """The training on ADE20K; on label maps of the classes if they are not its 150."""
+    backbone, labels = sections["backbone"], classes.get("segmentation", ())
+    model = str(backbone.get("model", "")) or f"swin_{backbone.get('variant')}"
+    family, _, size = model.partition("_")
+    recipe = f"ade20k/upernet_{family}_{size if size in ('tiny', 'small', 'base') else 'base'}"
+    if len(labels) == 150:
+        return recipe, {}
+    listed = [{"name": label.name, "id": label.file_id, "color": [*label.color]} for label in labels]
+    return recipe, {"data": {"name": "label_maps", "classes": listed}}
+
+
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    backbone, head = sections["backbone"], sections["heads"]["segmentation"]
+    if tuple(head.get("pool_scales", (1, 2, 3, 6))) != (1, 2, 3, 6):
+        return {}
+    if backbone["name"] == "swin":
+        assert _SWIN.config_files is not None
+        files = _SWIN.config_files({"backbone": backbone}, part(state, "backbone."), ())
+        if not files:
+            return {}
+        inner = files["config.json"]
+    else:
+        (width, blocks), _ = next(item for item in _CONVNEXT.items() if item[1] == backbone["model"])
+        inner = {"model_type": "convnext", "depths": [*blocks], "hidden_sizes": [width * 2**i for i in range(4)]}
+    config = {
+        "model_type": "upernet",
+        "architectures": ["UperNetForSemanticSegmentation"],
+        "backbone_config": inner | {"out_features": _STAGES},
+        "hidden_size": head["width"],
+        "use_auxiliary_head": "auxiliary_width" in head,
+        "auxiliary_channels": head.get("auxiliary_width", 256),
+    }
+    return {"config.json": config}
+
+
+def _layout(
+    name: str,
+    marks: tuple[str, ...],
+    lines: tuple[Line, ...],
+    describe: Callable[[StateDict], dict[str, Any]],
+    **others: Any,
+) -> CheckpointLayout:
+    return CheckpointLayout(
+        name=name,
+        part="model",
+        marks=(*marks, "decode_head.psp_modules.{i}.1.conv.weight", "decode_head.fpn_bottleneck.conv.weight"),
+        lines=(*lines, *_HEAD_LINES),
+        describe=describe,
+        classes=_classes,
+        implied={
+            "pool_scales": ([1, 2, 3, 6],),
+            "auxiliary_num_convs": (1,),
+            "auxiliary_concat_input": (False,),
+            "backbone_config.hidden_act": ("gelu",),
+        },
+        config_files=_config,
+        recipe=_recipe,
+        **others,
+    )
+
+
+CONVNEXT = _layout(
+    "transformers-upernet-convnext",
+    (
+        "backbone.embeddings.patch_embeddings.weight",
+        "backbone.encoder.stages.{s}.layers.{b}.dwconv.weight",
+        "backbone.hidden_states_norms.stage4.weight",
+    ),
+    _convnext_lines(),
+    _describe_convnext,
+)
+SWIN = replace(
+    _layout(
+        "transformers-upernet",
+        (
+            "backbone.embeddings.patch_embeddings.projection.weight",
+            "backbone.encoder.layers.{s}.blocks.{b}.attention.self.relative_position_bias_table",
+            "backbone.hidden_states_norms.stage4.weight",
+        ),
+        _swin_lines(),
+        _describe_swin,
+        spellings=(
+            *((f"backbone.swin.{memory}", f"backbone.{name}") for memory, name in _SWIN.spellings),
+            ("backbone.swin.*", "backbone.*"),
+        ),
+        no_effect={
+            "backbone.layernorm.*": "a norm of the last feature map, which has its own",
+            "backbone.swin.layernorm.*": "a norm of the last feature map, which has its own",
+            "backbone.encoder.layers.{s}.blocks.{b}.attention.self.relative_position_index": "derived from the window "
+            "size",
+        },
+        usage_options=_DENSE.usage_options,
+        conventions=_DENSE.conventions,
+    ),
+    variants=(CONVNEXT,),
+)
