@@ -209,6 +209,9 @@ def _lacking(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> 
 
 def _replaced(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors that a head uses in place of the checkpoint's (`Head.replaced_tensors`), and notes."""
+    own = getattr(type(model.heads[name]), "replaced_tensors", Head.replaced_tensors)
+    if own is Head.replaced_tensors:
+        return {}, []
     heads = _described(checkpoint).get("heads", {})
     options = heads.get(name if checkpoint.layout is None else _source_task(model, name, checkpoint))
     if not isinstance(options, Mapping):
