@@ -22,8 +22,9 @@ SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
 PUBLISHED = sorted(
     path
     for path in Path("configs").glob("*/*.yaml")
-    if path not in SECTIONS and path.parent.name not in ("benchmark", "backbone")
+    if path not in SECTIONS and path.parent.name not in ("benchmark", "backbone", "start")
 )  # test_recipes.py, test_coco_recipes.py, test_mask_recipes.py and test_depth_recipes.py run them
+START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1")
 
 
@@ -86,7 +87,7 @@ def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path
         assert not parameter.requires_grad or parameter.grad is not None, name
 
 
-@pytest.mark.parametrize("path", [*SHIPPED, *PUBLISHED], ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", [*SHIPPED, *PUBLISHED, *START], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_no_config_searches_for_unused_parameters_in_each_step(path: Path) -> None:
     """The tests of one training step show for each config that all trained parameters have a gradient."""
     section = configs.load(path).trainer
@@ -138,3 +139,9 @@ def test_command_in_the_header_names_the_file(path: Path) -> None:
     base = re.search(r"^base: (.+)$", path.read_text(), re.MULTILINE)
     named = (f" {path} ", f" data={path} ") if base is None else (base[1],)
     assert any(name in header(path) for name in named)
+
+
+@pytest.mark.parametrize("path", START, ids=lambda path: path.stem)
+def test_command_in_the_header_of_a_start_recipe_names_it(path: Path) -> None:
+    name = path.with_suffix("").relative_to("configs")
+    assert f"densevit train {name} " in header(path).replace("configs/", "").replace(".yaml", "")
