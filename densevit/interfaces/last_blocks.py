@@ -1,6 +1,6 @@
 """The contract between heads that run a backbone's last blocks themselves and backbones that let them.
 
-In EoMT (Kerssies et al. 2025, section 3.2) queries are tokens of the last blocks of a plain vision transformer. Such a
+In EoMT (Kerssies et al. 2025) queries are tokens of the last blocks of a plain vision transformer. Such a
 head sets `last_blocks`, the number of blocks, and its `forward` gets a `LastBlocks` instead of feature maps; such a
 backbone is a `TokenBackbone`. The parameters of the blocks stay the backbone's.
 """

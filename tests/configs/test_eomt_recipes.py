@@ -15,7 +15,7 @@ CLASSES = {
     "panoptic": coco_panoptic_classes(),
     "segmentation": numbered_classes(150, ()),
 }
-MILLIONS = {  # Kerssies et al. 2025, table 1: 316; on DINOv3 LightlyTrain's table: 23.4, 92.5, 315.1
+MILLIONS = {  # LightlyTrain's table, on DINOv3: 23.4, 92.5, 315.1; with DINOv2 a position table is added
     "coco/eomt_large_panoptic": 316,
     "coco/eomt_large_instance": 316,
     "coco/eomt_large_dinov3_panoptic": 315.1,

@@ -24,7 +24,8 @@ def comment(name: str) -> str:
 
 
 def test_each_recipe_on_scenes_has_a_row():
-    recipes = {path.stem for path in (ROOT / "configs").glob("*.yaml") if not path.stem.startswith("overfit")}
+    files = [path for path in (ROOT / "configs").glob("*.yaml") if not path.stem.startswith("overfit")]
+    recipes = {path.stem for path in files if "Cost and score are not measured." not in comment(path.stem)}
     assert {name for name, _ in ROWS} == recipes
 
 

@@ -1,4 +1,4 @@
-"""The schedule of mask annealing (section 3.3): masked attention is turned off during training, block after block."""
+"""The schedule of mask annealing: masked attention is turned off during training, block after block."""
 
 POWER = 0.9  # of the polynomial
 _START, _SPAN, _DURATION = 1 / 6, 1 / 2, 1 / 6  # shares of the training, of the authors' configs

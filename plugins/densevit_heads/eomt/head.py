@@ -1,4 +1,4 @@
-"""The EoMT heads: queries in the last blocks of a ViT, upscaling, class and mask heads (section 3.2).
+"""The EoMT heads: queries in the last blocks of a ViT, upscaling, class and mask heads.
 
 Criterion and predictions are Mask2Former's, as in the paper. `EoMT` is for panoptic segmentation, `EoMTInstance` and
 `EoMTSemantic` for the other two.
@@ -112,7 +112,7 @@ class EncoderOnly(MaskClassification):
 
 
 class Upscaling(nn.Sequential):
-    """Doubles the resolution: transposed convolution, GELU, depthwise convolution and layer norm (section 3.2)."""
+    """Doubles the resolution: transposed convolution, GELU, depthwise convolution and layer norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__(
