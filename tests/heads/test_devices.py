@@ -64,6 +64,8 @@ HEADS: dict[str, dict[str, Any]] = {
         "semantic_loss": 2.0,
     },
     "mask2former-semantic": {"name": "mask2former_semantic", **MASK2FORMER},
+    "segformer": {"name": "segformer", "width": 16, "dropout": 0.0},
+    "upernet": {"name": "upernet", "width": 16, "auxiliary_width": 16, "dropout": 0.0},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
     "setr-mla": SURFACES,
