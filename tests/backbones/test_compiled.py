@@ -12,6 +12,7 @@ FAMILIES = [
     ("vit", {"variant": "nano", "patch_size": 16, "features": (1, 2)}),
     ("swin", {"variant": "nano", "window_size": 4}),
     ("swin", {"variant": "nano", "window_size": 4, "version": 2}),
+    ("mit", {"variant": "b0"}),
     ("mvit", {"variant": "nano"}),
     ("resnet", {"depth": 18}),
 ]

@@ -27,6 +27,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet": {"name": "resnet", "depth": 18},
     "swin": {"name": "swin", "variant": "nano"},
     "vit": {"name": "vit", "variant": "nano"},
+    "mit": {"name": "mit", "variant": "b0"},
     "mvit": {"name": "mvit", "variant": "nano"},
     "timm": {"name": "timm", "model": "pit_ti_224", "image_size": 128},
 }
@@ -45,6 +46,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "mask2former-instance": {"name": "mask2former_instance", **MASK2FORMER},
     "mask2former-semantic": {"name": "mask2former_semantic", **MASK2FORMER},
     "setr": {"name": "setr"},
+    "segformer": {"name": "segformer", "width": 32},
+    "upernet": {"name": "upernet", "width": 32, "auxiliary_width": 16},
     "segmenter": {"name": "segmenter"},
     "dpt": {"name": "dpt", "width": 16, "output": "sigmoid"},
     "dpt-segmentation": {"name": "dpt_segmentation", "width": 16},

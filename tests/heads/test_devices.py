@@ -68,6 +68,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "eomt-panoptic": {"name": "eomt", **EOMT},
     "eomt-instance": {"name": "eomt_instance", **EOMT},
     "eomt-semantic": {"name": "eomt_semantic", **EOMT},
+    "segformer": {"name": "segformer", "width": 16, "dropout": 0.0},
+    "upernet": {"name": "upernet", "width": 16, "auxiliary_width": 16, "dropout": 0.0},
     "setr-naive": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [1]},
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
     "setr-mla": SURFACES,

@@ -1,7 +1,7 @@
 """Mix Transformer (MiT, Xie et al. 2021, section 3.1): attention to reduced maps, and positions from convolutions."""
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +133,7 @@ class EfficientAttention(nn.Module):
 
     def _reduced(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, floor(H / ratio), floor(W / ratio), C), but at least one cell."""
-        missing = [torch.sym_max(self.ratio - side, 0) for side in x.shape[1:3]]
+        missing = cast(list[int], [torch.sym_max(self.ratio - side, 0) for side in x.shape[1:3]])
         x = F.pad(x.permute(0, 3, 1, 2), (0, missing[1], 0, missing[0]))
         return self.reduction_norm(self.reduction(x).permute(0, 2, 3, 1))
 

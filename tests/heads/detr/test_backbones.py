@@ -16,6 +16,7 @@ BACKBONES: list[tuple[str, dict[str, Any], str | None]] = [
     ("swin", {"variant": "nano", "version": 2, "window_size": 8, "stem": "conv"}, "fpn"),
     ("vit", {"variant": "nano", "patch_size": 16}, None),
     ("vit", {"variant": "nano", "patch_size": 16, "stem": "conv", "class_token": False}, "simple_pyramid"),
+    ("mit", {"variant": "b0"}, None),
     ("mvit", {"variant": "nano"}, None),
     ("mvit", {"variant": "nano", "version": 1, "stem": "conv"}, None),
     ("resnet", {"depth": 18, "norm": "group"}, None),
