@@ -70,10 +70,10 @@ def _timm(source: str, name: str) -> Published:
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise WeightsError(f"{source}: timm has no weights for {model}.")
-    overlay = timm_overlay(source, config)
+    arguments = timm_arguments(source, config)
     try:
         with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten
-            built = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+            built = timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # of whichever library tried to reach the network
         if config.hf_hub_id:
             address = _hub_address(config.hf_hub_id, config.hf_hub_filename or HUB_FILES[0])
@@ -84,8 +84,8 @@ def _timm(source: str, name: str) -> Published:
     return Published(tensors, preprocessing.of_timm(config.to_dict()))
 
 
-def timm_overlay(source: str, config: Any) -> dict[str, str]:
-    """The `pretrained_cfg_overlay` with which timm reads its weights of the Hugging Face Hub from the cache.
+def timm_arguments(source: str, config: Any) -> dict[str, Any]:
+    """Arguments of `timm.create_model` with which it reads its weights of the Hugging Face Hub from the cache.
 
     source: the name in messages. config: timm's `PretrainedCfg` of the weights. Downloads the file if it is not cached,
     after a warning with the licence if that is restricted. Without network it fails after one request,
@@ -102,7 +102,7 @@ def timm_overlay(source: str, config: Any) -> dict[str, str]:
     if file is None:
         error = hub.unreachable or FileNotFoundError(f"{hub.name} has no {' or '.join(files)}")
         raise WeightsError(_by_hand(source, error, [_hub_address(hub.name, next(iter(files)))])) from error
-    return {"file": str(file)}
+    return {"pretrained_cfg_overlay": {"file": str(file)}}
 
 
 # ---- torchvision ----

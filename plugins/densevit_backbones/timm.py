@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from densevit.errors import PluginError, WeightsError
 from densevit.interfaces import Backbone
 from densevit.layers.norms import LayerNorm2d
-from densevit.weights.hub import timm_overlay
+from densevit.weights.hub import timm_arguments
 
 Size = tuple[int, int]
 
@@ -359,7 +359,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
         raise PluginError(f"backbone.model: timm {timm.__version__} has no model {name!r}.{hint}")
     if pretrained and not hub and (config := timm.get_pretrained_cfg(name)) is not None:
         try:
-            arguments = {**arguments, "pretrained_cfg_overlay": timm_overlay(f"timm:{name}", config)}
+            arguments = {**arguments, **timm_arguments(f"timm:{name}", config)}
         except WeightsError as error:
             raise WeightsError(
                 f"The weights of timm's {name!r} cannot be loaded: {error} With a file, set backbone.weights to it and "

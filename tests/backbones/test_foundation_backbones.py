@@ -40,7 +40,8 @@ def test_page_has_all_backbones_and_each_works(page, tool):
     assert list(page) == list(tool.FOUNDATION)
     for line in page.values():
         cells = [cell.strip() for cell in line.strip("|\n").split("|")]
-        assert set(cells[6:]) <= {"yes", "pyramid"}, line
+        assert set(cells[6:-1]) <= {"yes", "pyramid"}, line
+        assert cells[-1] == ("no" if cells[0] == "Hiera of SAM 2" else "yes"), line
 
 
 @pytest.mark.integration

@@ -66,6 +66,8 @@ def environment(world: World, free_port: int) -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(torch.hub, "download_url_to_file", torch_download)
         if importlib.util.find_spec("timm"):
             patch.setattr("timm.create_model", untrained_timm())
+            for module in ("densevit.weights.hub", "densevit_backbones.timm"):
+                patch.setattr(f"{module}.timm_arguments", lambda source, config: {})
         yield patch
 
 
