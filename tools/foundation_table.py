@@ -138,7 +138,7 @@ def step(backbone: str, head: str, frozen: bool) -> str:
 
 
 def exports(backbone: str) -> bool:
-    """Exports a model of the backbone with SETR, compared with the model on several sizes. Returns whether it can be."""
+    """Exports the backbone with SETR, compared with the model on several sizes. Returns whether it works."""
     config = config_of(backbone, "setr")
     model = build_model(config, build_data(config).train).eval()
     try:
