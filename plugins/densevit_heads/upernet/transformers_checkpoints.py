@@ -12,7 +12,7 @@ from densevit.weights.state import count, part
 
 _HEAD = "heads.segmentation"
 _SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the rule of the second
-_CONVNEXT = {  # timm's models by the width and the blocks of their stages
+_CONVNEXT: dict[tuple[int, tuple[int, ...]], str] = {  # timm's models by the width and the blocks of their stages
     (96, (3, 3, 9, 3)): "convnext_tiny",
     (96, (3, 3, 27, 3)): "convnext_small",
     (128, (3, 3, 27, 3)): "convnext_base",
