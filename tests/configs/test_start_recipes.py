@@ -114,11 +114,18 @@ def test_recipe_predicts_with_each_shipped_backbone(backbone, recipe):
     random = ["backbone.weights=null"] if backbone == "efficientnet_lite0" else ["backbone.pretrained=false"]
     (head,) = configs.load(f"start/{recipe}").heads
     if backbone in ("dinov2_small", "dinov3_small") and recipe == "instances":
-        random.append(f"heads.{head}.neck.name=simple_pyramid")
+        strides = [7, 14, 28, 56] if backbone == "dinov2_small" else [4, 8, 16, 32]
+        random.append(f"heads.{head}.neck={{name: simple_pyramid, pyramid_strides: {strides}}}")
     config = configs.load(f"start/{recipe}", [f"backbone={backbone}", *random])
     configs.check_plugins(config)
     own = config.heads[head]
-    heads = {head: {"name": own.name, **own.options, **({"neck": {"name": own.neck.name}} if own.neck else {})}}
+    heads = {
+        head: {
+            "name": own.name,
+            **own.options,
+            **({"neck": {"name": own.neck.name, **own.neck.options}} if own.neck else {}),
+        }
+    }
     classes = {head: ["road", "car", "sky"]}
     model = densevit.create_model({"name": "timm", **config.backbone.options}, heads=heads, classes=classes)
     result = model.predict(torch.randint(0, 256, (3, 90, 160), dtype=torch.uint8))

@@ -1,5 +1,6 @@
-"""tue-mps/eomt (Kerssies et al. 2025): complete models on DINOv2 ViTs, in transformers' and the authors' keys, and on
-DINOv3 ViTs in transformers' keys.
+"""EoMT (Kerssies et al. 2025): complete models on DINOv2, as of transformers and tue-mps/eomt, and on DINOv3.
+
+The latter in transformers' keys only.
 
 Tensors do not determine what a model was trained for: of 80 classes, COCO's objects, it is instance segmentation; with
 100 queries semantic, as all published; else panoptic segmentation. Others are named with `-instance`, `-semantic`.
