@@ -154,7 +154,7 @@ def test_wheel_in_an_empty_environment(version, wheel, tmp_path, project):
 
 @pytest.mark.slow
 def test_lower_bounds(wheel, tmp_path, project):
-    extras = ("export", "hub", "tensorboard", "timm")
+    extras = ("hub", "tensorboard", "timm")
     constraints = tmp_path / "lowest.txt"
     constraints.write_text(run(str(project / "tools" / "release" / "lower_bounds.py"), *extras, cwd=project))
     last = smoke("python3.10", f"{wheel}[{','.join(extras)}]", tmp_path, project, "--constraint", str(constraints))

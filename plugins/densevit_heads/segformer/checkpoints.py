@@ -1,6 +1,4 @@
-"""SegFormer's complete models: NVIDIA's release (NVlabs/SegFormer) and transformers'
-SegformerForSemanticSegmentation.
-"""
+"""SegFormer (Xie et al. 2021): complete models of NVIDIA's release (NVlabs/SegFormer) and of transformers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
