@@ -27,30 +27,15 @@ def multi_scale_deformable_attention(
     deterministic: the backward pass on a GPU uses no atomic additions; on a CPU it never does.
     Returns (B, Q, N * D) in the dtype of value; computed in at least fp32.
     """
-    _check_cells(value, shapes)
+    cells = sum(height * width for height, width in shapes)
+    if value.shape[1] != cells:
+        raise ValueError(f"value has {value.shape[1]} cells; the levels {[*shapes]} have {cells}.")
     if locations.shape[3] != len(shapes):
         raise ValueError(f"locations have {locations.shape[3]} levels; shapes has {len(shapes)}: {[*shapes]}.")
-    points = (locations.shape[4],) * len(shapes)
-    return deformable_sampling(value, shapes, points, locations.flatten(3, 4), weights.flatten(3), deterministic)
-
-
-def deformable_sampling(
-    value: Tensor,
-    shapes: Shapes,
-    points: tuple[int, ...],
-    locations: Tensor,
-    weights: Tensor,
-    deterministic: bool = False,
-) -> Tensor:
-    """`multi_scale_deformable_attention` with a number of points for each level (D-FINE, Peng et al. 2024).
-
-    points: of each level, K in total. locations: (B, Q, N, K, 2). weights: (B, Q, N, K).
-    """
-    _check_cells(value, shapes)
     locations, weights = at_least_fp32(locations), at_least_fp32(weights)
     if torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling():  # export: ONNX has GridSample
-        return _grid_sample(at_least_fp32(value), locations, weights, shapes, points).to(value.dtype)
-    grid = cached_table(_grid, tuple(shapes), points, value.device)
+        return _grid_sample(at_least_fp32(value), locations, weights, shapes).to(value.dtype)
+    grid = cached_table(_grid, tuple(shapes), locations.shape[4], value.device)
     return _DeformableAttention.apply(value, locations, weights, grid, deterministic)
 
 
@@ -115,24 +100,18 @@ class MultiScaleDeformableAttention(nn.Module):
         return self.output(x)
 
 
-def _check_cells(value: Tensor, shapes: Shapes) -> None:
-    cells = sum(height * width for height, width in shapes)
-    if value.shape[1] != cells:
-        raise ValueError(f"value has {value.shape[1]} cells; the levels {[*shapes]} have {cells}.")
-
-
 def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """Width and height of each level, (L, 2)."""
     return _table([(width, height) for height, width in shapes], torch.int64, device)
 
 
-def _grid(shapes: tuple[tuple[int, int], ...], points: tuple[int, ...], device: torch.device) -> Tensor:
-    """Width, height and first cell of the level of each point, (3, K), int32."""
+def _grid(shapes: tuple[tuple[int, int], ...], points: int, device: torch.device) -> Tensor:
+    """Width, height and first cell of the level of each point, (3, L * P), int32."""
     rows, first = [], 0
-    for (height, width), count in zip(shapes, points, strict=True):
-        rows += [(width, height, first)] * count
+    for height, width in shapes:
+        rows.append((width, height, first))
         first += height * width
-    return _table(rows, torch.int32, device).T.contiguous()
+    return _table(rows, torch.int32, device).T.repeat_interleave(points, 1)
 
 
 def _table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -140,12 +119,12 @@ def _table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.de
     return torch.stack([torch.stack([torch.full((), x, dtype=dtype, device=device) for x in row]) for row in rows])
 
 
-def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes, points: tuple[int, ...]) -> Tensor:
+def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
     """Multi-scale deformable attention with one `grid_sample` per level, for export."""
     B, _, N, D = value.shape
     Q = locations.shape[1]
     maps = value.split([height * width for height, width in shapes], dim=1)
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).split(points, dim=2)  # L x (B * N, Q, P, 2)
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).unbind(2)  # L x (B * N, Q, P, 2)
     samples = [
         F.grid_sample(x.permute(0, 2, 3, 1).reshape(B * N, D, *shape), grid, align_corners=False)
         for x, shape, grid in zip(maps, shapes, grids, strict=True)
@@ -159,7 +138,7 @@ class _DeformableAttention(torch.autograd.Function):
     """Sums over the four cells around each point as an `embedding_bag`, with the bilinear weights in its weights.
 
     Computed in chunks of images and heads, so that intermediate results stay small. The backward pass recomputes them,
-    so nothing of the size of the samples is stored. grid: (3, K) of `_grid`, for K points of all levels.
+    so nothing of the size of the samples is stored. grid: (3, K) of `_grid`, for K = L * P points.
     """
 
     @staticmethod
@@ -244,11 +223,11 @@ def _chunks(value: Tensor, weights: Tensor) -> list[tuple[slice, slice]]:
 
     A compiled graph has one chunk, because the number of chunks would depend on the sizes.
     """
-    B, Q, N, K = weights.shape
+    B, Q, N, L, P = weights.shape
     if torch.compiler.is_compiling():
         return [(slice(None), slice(None))]
     copied = value.shape[1] * value.shape[3] if at_least_fp32(value[:0]).dtype != value.dtype else 1
-    count = max(1, (2**26 if value.is_cuda else 2**21) // max(4 * Q * K, copied))
+    count = max(1, (2**26 if value.is_cuda else 2**21) // max(4 * Q * L * P, copied))
     images, heads = max(1, count // N), min(count, N)
     return [(slice(b, b + images), slice(n, n + heads)) for b in range(0, B, images) for n in range(0, N, heads)]
 
@@ -271,9 +250,9 @@ class _Neighbours(NamedTuple):
         return _bags(y[:, None] + x * N)
 
     def products(self, a: Tensor) -> Tensor:
-        """Attention weights a (B, Q, N, K) times the bilinear weights of the four cells, (B * Q * N, 4 * K)."""
+        """Attention weights a (B, Q, N, L, P) times the bilinear weights of the four cells, (B * Q * N, 4 * K)."""
         x, y = self.weights.unbind(1)
-        return _bags((y * a)[:, None] * x)
+        return _bags((y * a.flatten(-2))[:, None] * x)
 
     def backward(self, dots: Tensor, a: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of locations and attention weights. dots: gradients of `products`, (B * Q * N, 4 * K)."""
@@ -282,14 +261,14 @@ class _Neighbours(NamedTuple):
         along_x, along_y = (dots * y[:, None]).sum(0), (dots * x).sum(1)  # (2, B, Q, N, K)
         products = (along_x * x).sum(0)
         first, second = torch.where(self.inside, torch.stack([along_x, along_y], 1), 0)  # (2 axes, B, Q, N, K)
-        slopes = (second - first) * (a * grid[:2].view(2, 1, 1, 1, -1))
+        slopes = (second - first) * (a.flatten(-2) * grid[:2].view(2, 1, 1, 1, -1))
         return slopes.movedim(0, -1).reshape(*a.shape, 2), products.view(a.shape)
 
 
 def _neighbours(locations: Tensor, grid: Tensor) -> _Neighbours:
-    """locations: (B, Q, N, K, 2) in 0 ... 1."""
+    """locations: (B, Q, N, L, P, 2) in 0 ... 1."""
     size = grid[:2].view(2, 1, 1, 1, -1)
-    position = locations.movedim(-1, 0).contiguous() * size - 0.5  # (2 axes, B, Q, N, K)
+    position = locations.flatten(-3, -2).movedim(-1, 0).contiguous() * size - 0.5  # (2 axes, B, Q, N, K)
     low = position.floor()
     fraction = position - low
     neighbours = torch.stack([low, low + 1])
