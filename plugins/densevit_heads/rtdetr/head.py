@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
+from densevit.layers.deformable_attention import Sampling
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
 from densevit.set_prediction.box_refinement import look_forward_twice
@@ -38,7 +39,9 @@ class RtDetr(SetPredictionHead):
     encoder, transformer: widths of the encoder; width of the decoder, and layers, heads and dropout of both.
         `transformer.encoder_layers` are those of the attention on the coarsest map (AIFI).
     num_levels, min_stride: number of feature levels, and the finest stride; see `HybridEncoder`.
-    num_points: sampling points of each query, attention head and level.
+    num_points: sampling points of each query and attention head, per level: one number, or one for each level (v2).
+    sampling: "grid_sample", bilinear; "discrete", the value of one cell, for devices without this operator (v2): the
+        offsets of sampling points are then frozen, so train with "grid_sample" first.
     contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one
         (DINO, section 3.3); 0 disables. Unlike in the authors' code, a negative box whose corners have passed each
         other is not reduced to no size but mirrored, and queries that pad a batch have no loss.
@@ -58,14 +61,21 @@ class RtDetr(SetPredictionHead):
         transformer: Transformer = Transformer(encoder_layers=1, feedforward=1024, dropout=0.0),
         num_levels: int = 3,
         min_stride: int = 8,
-        num_points: int = 4,
+        num_points: int | tuple[int, ...] = 4,
+        sampling: Sampling = "grid_sample",
         contrastive_denoising: int = 100,
         costs: MatchingCosts = MatchingCosts(label=2.0),
         loss_weights: LossWeights = LossWeights(),
         deterministic: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
-        check_counts({"num_levels": num_levels, "num_points": num_points}, 1, MAX_LAYERS)
+        check_counts({"num_levels": num_levels}, 1, MAX_LAYERS)
+        points = (num_points,) * num_levels if isinstance(num_points, int) else tuple(num_points)
+        check_counts({f"num_points[{level}]": count for level, count in enumerate(points)}, 1, MAX_LAYERS)
+        if len(points) != num_levels:
+            raise ValueError(
+                f"num_points has {len(points)} numbers; expected one, or one for each of {num_levels} levels."
+            )
         check_counts({"min_stride": min_stride})
         check_counts({"contrastive_denoising": contrastive_denoising}, 0)
         self.criterion = SetCriterion(
@@ -90,7 +100,7 @@ class RtDetr(SetPredictionHead):
         )
         project = partial(ConvNorm, encoder.width, width, 1, activation=None)
         self.projections = nn.ModuleList(project() for _ in range(num_levels))
-        layer = (transformer, num_levels, num_points, deterministic)
+        layer = (transformer, num_levels, points, deterministic, sampling)
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
         self.query_positions = Mlp(4, 2 * width, width, 2)
         labels, boxes = label_head(width, K), box_head(width)

@@ -98,6 +98,7 @@ def test_features_of_padding_change_nothing():
     encoder, x = randomised(make_encoder()), features(64, 96)
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[1, :, 64:] = True
-    changed = [f.masked_fill(F.max_pool2d(padding[:, None].float(), s).bool(), 9.0) for f, s in zip(x, STRIDES)]
+    masks = [F.max_pool2d(padding[:, None].float(), stride).bool() for stride in STRIDES]
+    changed = [f.masked_fill(mask, 9.0) for f, mask in zip(x, masks, strict=True)]
     for a, b in zip(encoder(x, padding)[0], encoder(changed, padding)[0], strict=True):
         torch.testing.assert_close(a, b)

@@ -256,7 +256,7 @@ def assert_gradients_match(pair: Pair, ours: Tensor, theirs: Tensor, features: t
             continue
         scale = max(1.0, gradient.abs().max().item())
         torch.testing.assert_close(
-            own[target], gradient, atol=1e-4 * scale, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            own[target], gradient, atol=1e-4 * scale, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
         )
         compared += 1
     assert compared > 100
