@@ -81,8 +81,9 @@ class DfineCriterion(SetCriterion):
         labelled = Labelled.of(targets, Objects.of(targets, found.logits.device) if objects is None else objects)
         objects = labelled.objects
         self._limit.check_batch(objects.counts, objects.names)
-        initial, *stacked = [*labelled.select(found[3:]), *labelled.select(found[:3], dim=1)]
-        found = LayerOutputs(*stacked, initial)
+        [initial] = labelled.select([found.initial])
+        logits, boxes, corners = labelled.select(found[:3], dim=1)
+        found = LayerOutputs(logits, boxes, corners, initial)
         cost = matching_costs(found.logits, found.boxes, objects, self.costs, softmax=False)
         pairs = assigned_pairs(cost, objects, context.finite_costs)
         label = self._labels(found, objects, Matches.of(pairs, objects), context)
@@ -99,7 +100,7 @@ class DfineCriterion(SetCriterion):
         if self.denoising:
             noised = outputs.get("denoising")  # in training only
             zero = found.logits.new_zeros(())
-            losses["denoising"] = zero if noised is None else self._denoising(*noised, objects, context, counts.sqrt())
+            losses["denoising"] = zero if noised is None else self._denoising(noised, objects, context, counts.sqrt())
         return losses
 
     def _labels(
@@ -165,12 +166,13 @@ class DfineCriterion(SetCriterion):
             )
 
     def _denoising(
-        self, found: LayerOutputs, target: Tensor, objects: Objects, context: LossContext, query_weights: Tensor
+        self, noised: tuple[LayerOutputs, Tensor], objects: Objects, context: LossContext, query_weights: Tensor
     ) -> Tensor:
-        """The sum of all terms of denoising queries. target: (P,), the objects of the first P queries.
+        """The sum of all terms of denoising queries. noised: as in `losses`.
 
         query_weights: of the object queries, as in the authors' code.
         """
+        found, target = noised
         M, P, device = len(found.logits), len(target), target.device
         layer, query = torch.arange(M, device=device).repeat_interleave(P), torch.arange(P, device=device)
         matches = Matches(layer, torch.zeros_like(layer), query.repeat(M), target.repeat(M))

@@ -16,7 +16,7 @@ from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
-from densevit_heads.dfine.attention import DeformableSampling
+from densevit_heads.dfine.attention import UnprojectedDeformableAttention
 from densevit_heads.dfine.criterion import LayerOutputs
 from densevit_heads.dfine.distribution import boxes_from_distances, integral, weighting_function
 
@@ -54,7 +54,7 @@ class DecoderLayer(nn.Module):
         width, num_heads, dropout = scale * options.width, options.num_heads, options.dropout
         self.self_attention = MultiHeadAttention(width, num_heads, dropout)
         self.self_attention_norm = nn.LayerNorm(width)
-        self.cross_attention = DeformableSampling(width, num_heads, num_points, deterministic)
+        self.cross_attention = UnprojectedDeformableAttention(width, num_heads, num_points, deterministic)
         self.gate = Gate(width)
         self.ffn = FeedForward(width, scale * options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)

@@ -204,7 +204,9 @@ def test_outputs_and_gradients_match_transformers(options: dict[str, Any]):
         gradient, found = parameter.grad, own.pop(our_name(name))
         assert gradient is not None, name
         scale = gradient.abs().max().item()
-        torch.testing.assert_close(found, gradient, atol=1e-4 * max(scale, 1e-3), rtol=1e-3, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(
+            found, gradient, atol=1e-4 * max(scale, 1e-3), rtol=1e-3, msg=lambda m, n=name: n + m
+        )
     assert not own
     for x, y in zip(*inputs, strict=True):
         torch.testing.assert_close(x.grad, y.grad, atol=1e-6, rtol=1e-3)
@@ -215,7 +217,7 @@ def test_outputs_and_gradients_match_transformers(options: dict[str, Any]):
 def test_predictions_match_transformers(size: tuple[int, int]):
     pair = make_pair()
     pair.theirs.eval(), pair.ours.eval()
-    features = [x[:1, :, : size[0] // stride, : size[1] // stride] for x, stride in zip(pair.features, STRIDES)]
+    features = [x[:1, :, : size[0] // stride, : size[1] // stride] for x, stride in zip(pair.features, STRIDES, strict=True)]
     pair.theirs.model.backbone = GivenFeatures(features)
     theirs = pair.theirs(torch.zeros(1, 3, *size))
     outputs = pair.ours(features, torch.zeros(1, *size, dtype=torch.bool))
