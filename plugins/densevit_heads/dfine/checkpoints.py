@@ -124,7 +124,9 @@ def describe(ours: StateDict) -> dict[str, Any]:
                     "feedforward": len(ours[f"{DECODER}.layers.0.ffn.expand.bias"]),
                     "dropout": 0.0,
                 },
-                "fusion_blocks": count(ours, r"heads\.detection\.encoder\.top_down\.0\.branches\.0\.0\.blocks\.(\d+)\..*"),
+                "fusion_blocks": count(
+                    ours, r"heads\.detection\.encoder\.top_down\.0\.branches\.0\.0\.blocks\.(\d+)\..*"
+                ),
                 "num_points": _usual_points(ours, levels),
                 "min_stride": 2 ** (6 - levels),
                 "training_layers": wide,

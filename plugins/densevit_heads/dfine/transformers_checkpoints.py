@@ -103,3 +103,156 @@ _SPELLINGS = (  # of a model in version 5
     (f"{_LAYER}.self_attn.o_proj.*", f"{_LAYER}.self_attn.out_proj.*"),
     (f"{_AIFI_IN_MEMORY}.*", f"{_AIFI}.*"),
 )
+
+
+def _shared_heads(state: StateDict) -> dict[str, Tensor]:
+    """Version 5 stores prediction heads that all layers share once, of the first layer, or outside the decoder."""
+    result = dict(state)
+    layers = count(state, r"model\.decoder\.layers\.(\d+)\..*")
+    for key in [key for key in state if re.match(r"(class|bbox)_embed\.", key)]:
+        result.setdefault(f"model.decoder.{key}", result.pop(key))
+    for key in [key for key in result if re.match(r"model\.decoder\.(class|bbox)_embed\.0\.", key)]:
+        for i in range(1, layers):
+            result.setdefault(key.replace("_embed.0.", f"_embed.{i}."), result[key])
+    return result
+
+
+def _own_heads(state: StateDict) -> dict[str, Tensor]:
+    """Each head also outside the decoder, as in their files."""
+    inside = re.compile(r"model\.decoder\.((?:class|bbox)_embed\..*)")
+    return {**state, **{match[1]: x for key, x in state.items() if (match := inside.fullmatch(key))}}
+
+
+def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The constants of a file; from config.json the numbers of attention heads, queries and denoising queries."""
+    options = points_and_scale(
+        state,
+        metadata,
+        points="model.decoder.layers.0.encoder_attn.num_points_scale",
+        scale="model.decoder.reg_scale",
+    )
+    config = metadata.get("config", {})
+    if config.get("model_type") != "d_fine":
+        return options
+    options[f"{HEAD}.num_queries"] = config.get("num_queries", 300)
+    options[f"{HEAD}.contrastive_denoising"] = config.get("num_denoising", 100)
+    options.setdefault(f"{HEAD}.reg_scale", config.get("reg_scale", 4.0))
+    heads = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
+    return options | ({f"{HEAD}.transformer.num_heads": heads.pop()} if len(heads) == 1 else {})
+
+
+def _hgnet(state: StateDict, levels: int) -> dict[str, Any]:
+    """The config of transformers' HGNetV2. state: with our keys."""
+    model = "backbone.model"
+    stages: dict[str, list[Any]] = {name: [] for name in ("in", "mid", "out", "blocks", "layers", "light")}
+    for i in range(4):
+        block = f"{model}.stages.{i}.blocks.0"
+        light = f"{block}.layers.0.conv1.conv.weight" in state
+        middle, inputs = state[f"{block}.layers.0.{'conv1.' if light else ''}conv.weight"].shape[:2]
+        stages["in"].append(inputs)
+        stages["mid"].append(middle)
+        stages["out"].append(len(state[f"{block}.aggregation.1.bn.weight"]))
+        stages["blocks"].append(count(state, rf"backbone\.model\.stages\.{i}\.blocks\.(\d+)\..*"))
+        stages["layers"].append(count(state, rf"backbone\.model\.stages\.{i}\.blocks\.0\.layers\.(\d+)\..*"))
+        stages["light"].append(light)
+    stem = [3, *(len(state[f"{model}.stem.{name}.bn.weight"]) for name in ("stem1", "stem4"))]
+    return {
+        "model_type": "hgnet_v2",
+        "stem_channels": stem,
+        "embedding_size": stem[-1],
+        "hidden_sizes": stages["out"],
+        "stage_in_channels": stages["in"],
+        "stage_mid_channels": stages["mid"],
+        "stage_out_channels": stages["out"],
+        "stage_num_blocks": stages["blocks"],
+        "stage_numb_of_layers": stages["layers"],
+        "stage_light_block": stages["light"],
+        "use_learnable_affine_block": f"{model}.stem.stem1.lab.scale" in state,
+        "out_features": [f"stage{i}" for i in range(5 - levels, 5)],
+    }
+
+
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    backbone, head = sections["backbone"], sections["heads"]["detection"]
+    transformer, encoder, levels = head["transformer"], head["encoder"], len(head["num_points"])
+    representable = head["min_stride"] == 2 ** (6 - levels) and not head["training_layers"]
+    if not str(backbone.get("model")).startswith("hgnetv2_") or not representable:
+        return {}
+    config: dict[str, Any] = {
+        "model_type": "d_fine",
+        "architectures": ["DFineForObjectDetection"],
+        "backbone_config": _hgnet(state, levels),
+        "freeze_backbone_batch_norms": False,
+        "encoder_in_channels": _hgnet(state, levels)["hidden_sizes"][-levels:],
+        "encoder_hidden_dim": encoder["width"],
+        "encoder_ffn_dim": encoder["feedforward"],
+        "hidden_expansion": encoder["expansion"],
+        "depth_mult": head["fusion_blocks"] / 3,
+        "encode_proj_layers": [levels - 1],
+        "feat_strides": [2 ** (6 - levels + i) for i in range(levels)],
+        "num_feature_levels": levels,
+        "decoder_in_channels": [encoder["width"]] * levels,
+        "d_model": transformer["width"],
+        "decoder_ffn_dim": transformer["feedforward"],
+        "decoder_n_points": [*head["num_points"]],
+        "max_num_bins": head["num_bins"],
+        "reg_scale": head["reg_scale"],
+        "num_queries": head["num_queries"],
+        "num_denoising": head["contrastive_denoising"],
+        "tie_word_embeddings": False,
+    }
+    for part in ("encoder", "decoder"):
+        config[f"{part}_layers"] = transformer[f"{part}_layers"]
+        config[f"{part}_attention_heads"] = transformer["num_heads"]
+    return {
+        "config.json": config | id2label(classes),
+        "preprocessor_config.json": {
+            "image_processor_type": "RTDetrImageProcessor",
+            "size": {"height": 640, "width": 640},
+        },
+    }
+
+
+DFINE = CheckpointLayout(
+    name="transformers-dfine",
+    part="model",
+    marks=(
+        f"{_BACKBONE}.embedder.stem1.convolution.weight",
+        "model.encoder_input_proj.0.0.weight",
+        "model.encoder.encoder.0.layers.0.self_attn.out_proj.weight",
+        "model.decoder.layers.0.gateway.gate.weight",
+        "model.decoder.lqe_layers.0.reg_conf.layers.0.weight",
+        "model.decoder.pre_bbox_head.layers.0.weight",
+    ),
+    lines=_lines(),
+    describe=describe,
+    spellings=_SPELLINGS,
+    rearrange=Rearrangement(_shared_heads, _own_heads),
+    no_effect={
+        "model.decoder.layers.{i}.encoder_attn.num_points_scale": "the inverse of the number of points",
+        "model.decoder.up": "the constant 0.5",
+        "model.decoder.reg_scale": "the option reg_scale",
+    },
+    mean=BLACK,
+    std=WHITE,
+    classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
+    unrecorded=UNRECORDED,
+    saved_options=_saved_options,
+    implied={
+        "activation_function": ("silu",),
+        "encoder_activation_function": ("gelu",),
+        "decoder_activation_function": ("relu",),
+        "normalize_before": (False,),
+        "learn_initial_query": (False,),
+        "positional_encoding_temperature": (10000,),
+        "eval_size": (None,),
+        "decoder_method": ("default",),
+        "decoder_offset_scale": (0.5,),
+        "up": (0.5,),
+        "top_prob_values": (4,),
+        "layer_scale": (1,),
+    },
+    licence="Apache-2.0 (ustc-community on the Hugging Face Hub)",
+    config_files=_config,
+    recipe=recipe,
+)
