@@ -59,7 +59,7 @@ class MultiScaleDeformableAttention(nn.Module):
     """Multi-scale deformable attention with its projections, initialised as in the authors' code.
 
     points: the number of each level, or of all. sampling: as in `multi_scale_deformable_attention`; with "discrete",
-    the layer of offsets, which gets no gradient, is frozen (RT-DETRv2, Lv et al. 2024, section 2).
+    the layer of offsets, which gets no gradient, is frozen (RT-DETRv2, Lv et al. 2024).
     """
 
     def __init__(
@@ -179,7 +179,7 @@ def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shap
 
 
 def discrete_cells(locations: Tensor, grid: Tensor) -> Tensor:
-    """The cell that each point samples, of all cells of all levels: (B, Q, N, K), int64 (RT-DETRv2, section 2).
+    """The cell that each point samples, of all cells of all levels: (B, Q, N, K), int64 (RT-DETRv2, Lv et al. 2024).
 
     locations: (B, Q, N, K, 2). grid: (3, K) of `_grid`. As in the authors' code, coordinates in cells are rounded to
     the next cell on each axis, half a cell from the nearest, and clamped to the map; they clamp rows to the height on

@@ -61,7 +61,7 @@ class RepVggBlock(nn.Module):
 
 
 class CspRepLayer(nn.Module):
-    """Cross-stage partial (CSP) fusion: a branch of RepVGG blocks and a branch without, added (figure 4 of RT-DETR).
+    """Cross-stage partial (CSP) fusion: a branch of RepVGG blocks and a branch without, added (RT-DETR, section 4.2).
 
     expansion: width of both branches, relative to `outputs`; unless it is 1, a 1x1 convolution follows the sum.
     """

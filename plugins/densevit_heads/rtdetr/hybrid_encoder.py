@@ -32,7 +32,7 @@ class HybridEncoderOptions:
 
 
 class HybridEncoder(nn.Module):
-    """Maps of one width at doubling strides, from features of a backbone (Zhao et al. 2024, section 4.2 and figure 4).
+    """Maps of one width at doubling strides, from features of a backbone (Zhao et al. 2024, section 4.2).
 
     Each of the coarsest features of stride `min_stride` and above, one for each stride and of several the deepest, is
     projected by a 1x1 convolution with batch norm. Levels coarser than all features follow by 3x3 convolutions of

@@ -27,7 +27,7 @@ class UncertaintyMinimalSelection(nn.Module):
     """Queries from the cells with the highest class scores, which the loss of scores ties to the IoU of their boxes.
 
     The features that predict a cell's classes and box are also the content of its query. Uncertainty is minimal if
-    classification and localisation of a cell agree (equation 2), which the varifocal loss of the selected cells trains.
+    classification and localisation of a cell agree, which the varifocal loss of the selected cells trains.
     Cells near the border (see `initial_boxes`) have features of 0; padding is selected last.
     """
 

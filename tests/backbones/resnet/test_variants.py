@@ -80,7 +80,8 @@ def test_variant_vd_matches_transformers(depth, size, randomise, assert_equal_fe
         layer_type="basic" if depth < 50 else "bottleneck",
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    theirs = randomise(RTDetrResNetBackbone(config).eval()).to(memory_format=torch.channels_last)
+    theirs = RTDetrResNetBackbone(config).eval().to(memory_format=torch.channels_last)
+    randomise(theirs)
     ours = ResNet(depth, variant="vd").eval()
     translated = translate(theirs.state_dict(), find("transformers-rtdetr-resnet"))
     assert translated.unknown == [] and set(translated.tensors) == set(ours.state_dict())
