@@ -228,6 +228,10 @@ def _of_evaluation(config: Config) -> list[str]:
     if not isinstance(data.recipe, str):
         with _sourced(config, "data.recipe", wrong):
             named_classes.recipe(data)
+    final = data.in_final_phase
+    if "recipe" in (data.final_phase.options if data.final_phase else ()) and not isinstance(final.recipe, str):
+        with _sourced(config, "data.final_phase.recipe", wrong):
+            named_classes.recipe(final, "data.final_phase.recipe")
     return wrong
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from densevit.config.values import (
     Count,
@@ -18,8 +18,21 @@ from densevit.config.values import (
     Scales,
     Side,
     Sides,
+    as_tuple,
     module_section,
 )
+from densevit.registry.options import nearest
+
+_OF_RECIPES = ("short_side", "scales", "rotation", "object_crops", "min_visible")
+AUGMENTATION = ("recipe", "multi_scale", "vertical_flip", "copy_paste", *_OF_RECIPES)
+"""The keys of `data` that `data.final_phase` can change."""
+
+
+class FinalPhase(OpenSection):
+    """The last part of the training, with the keys of the section `data` that differ in it."""
+
+    start: Annotated[Float, Field(gt=0, lt=1)]
+    """The fraction of the training at which it starts, such as 0.9."""
 
 
 def folder_name(plugin: str, root: Any) -> str:
@@ -76,6 +89,9 @@ class DataSection(OpenSection):
     copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
     their instance masks. `null`: none."""
+    multi_scale: Annotated[tuple[Side, ...], Field(min_length=1), BeforeValidator(as_tuple)] | None = None
+    """Multi-scale training: each training batch has one of these sizes, drawn at random, in place of `image_size` or of
+    its larger side, as in `[480, 512, 544]`. A size listed several times is drawn more often. `null`: one size."""
     repeat_factor: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Repeat factor sampling in training: images with a class that is in less than this share of the images are shown
     more often, by the square root of threshold / share. 0.001 for LVIS. `null`: each image once per epoch."""
@@ -84,6 +100,14 @@ class DataSection(OpenSection):
     on_error: Literal["raise", "skip"] = "raise"
     """For images whose file or label file cannot be read: `raise` ends the run; `skip` leaves them out of their
     batches, and reports their number and names."""
+    final_phase: FinalPhase | None = None
+    """Other augmentation in the last part of the training: the fraction of the training at which it starts, and the
+    keys that differ, as in `{start: 0.9, recipe: resize, multi_scale: null}`. `null`: the same throughout."""
+
+    @property
+    def in_final_phase(self) -> "DataSection":
+        """The section with the keys of `final_phase`; the section itself if there is none."""
+        return self if self.final_phase is None else _changed(dict(self), self.final_phase)
 
     @property
     def folder_name(self) -> str:
@@ -120,12 +144,47 @@ class DataSection(OpenSection):
             raise ValueError(f"the recipe {name!r} has no such key. Leave it out, or set data.recipe: {listed}.")
         return value
 
+    @field_validator("multi_scale")
+    @classmethod
+    def _has_a_base(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("image_size", 0) is None:
+            raise ValueError("the sizes take the place of data.image_size, which is missing: set it.")
+        return value
+
+    @field_validator("final_phase")
+    @classmethod
+    def _changes_augmentation(cls, phase: FinalPhase | None, info: ValidationInfo) -> FinalPhase | None:
+        if phase is None:
+            return None
+        for key in phase.options:
+            if key not in AUGMENTATION:
+                known = ", ".join(("start", *AUGMENTATION))
+                raise ValueError(
+                    f"{key!r} is not a key that can change in training.{nearest(key, AUGMENTATION)} Keys: {known}."
+                )
+        if len(info.data) + 1 == len(cls.model_fields):  # otherwise other keys are invalid, which is reported
+            _changed(info.data, phase)
+        return phase
+
     @field_validator("scales")
     @classmethod
     def _rises(cls, scales: tuple[float, float] | None) -> tuple[float, float] | None:
         if scales is not None and not 0 < scales[0] <= scales[1] < math.inf:
             raise ValueError(f"give the smallest scale, above 0, and the largest, not {[*scales]}.")
         return scales
+
+
+def _changed(values: Mapping[str, Any], phase: FinalPhase) -> DataSection:
+    """The section of these values with the keys of the phase. Its own recipe starts with the defaults of the keys that
+    belong to recipes. Raises ValueError for an invalid value."""
+    left_out = {"final_phase", *(_OF_RECIPES if "recipe" in phase.options else ())}
+    kept = {key: value for key, value in values.items() if key not in left_out}
+    try:
+        return DataSection.model_validate(kept | phase.options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{problem['loc'][0]}: {message}") from None
 
 
 def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:

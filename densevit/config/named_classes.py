@@ -127,10 +127,10 @@ def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
     return lambda step, steps: found(step, steps, **options)
 
 
-def recipe(section: DataSection) -> tuple[Any, dict[str, Any]]:
+def recipe(section: DataSection, where: str = "data.recipe") -> tuple[Any, dict[str, Any]]:
     """The class and the options of a recipe `module:Class`; its first parameter is the image size."""
     assert not isinstance(section.recipe, str)
-    return check("recipe", section.recipe.name, section.recipe.options, "data.recipe", ("image_size",))
+    return check("recipe", section.recipe.name, section.recipe.options, where, ("image_size",))
 
 
 def check_optimiser(section: OptimSection) -> None:

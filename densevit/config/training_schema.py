@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from densevit.config.values import (
@@ -140,6 +140,9 @@ class TrainerSection(Section):
     for the whole budget."""
     ema: Decay = None
     """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
+    ema_warmup: Count | None = None
+    """Warm-up of `ema` in optimiser steps: the decay of step n is `ema * (1 - exp(-n / ema_warmup))`, as in RT-DETR
+    (2000) and D-FINE (1000), and the average starts with the initial weights. `null`: `ema` from the second step on."""
     log_every: Count = 50
     """Optimiser steps between lines of losses in `metrics.csv`."""
     callbacks: Annotated[tuple[PluginSection, ...], BeforeValidator(as_sections)] = ()
@@ -168,6 +171,13 @@ class TrainerSection(Section):
         if isinstance(values, dict) and type(values.get("precision")) is int:
             return {**values, "precision": str(values["precision"])}
         return values
+
+    @field_validator("ema_warmup")
+    @classmethod
+    def _warms_up_an_average(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("ema", 0) is None:
+            raise ValueError("there is no average to warm up. Set trainer.ema, such as 0.9999, or leave it out.")
+        return value
 
     @field_validator("evaluate_every")
     @classmethod

@@ -15,14 +15,16 @@ from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches,
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.data.transforms.copy_paste import CopyPaste
+from densevit.data.transforms.phases import Phase, at_size
 from densevit.data.transforms.resizing import (
     EvaluationTransform,
     TrainingTransform,
     WithoutAugmentation,
     build_evaluation_transform,
+    recipe_of,
 )
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Class, Dataset, Method
+from densevit.interfaces import Class, Dataset, Method, Recipe
 from densevit.layers.padding import padded
 
 
@@ -43,13 +45,18 @@ def build_data(config: Config, multiple: int = 32) -> "Data":
 def build_transforms(section: DataSection) -> tuple[TrainingTransform, EvaluationTransform]:
     """Builds the training and the evaluation transform of a config's data section."""
     evaluation = build_evaluation_transform(section)
+    return _training_transform(section, evaluation.recipe, evaluation.recipe), evaluation
+
+
+def _training_transform(section: DataSection, recipe: Recipe, reference: Recipe) -> TrainingTransform:
+    """Builds the training transform of a recipe. reference: the recipe of evaluation."""
     if section.recipe == "resize":
-        return WithoutAugmentation(evaluation), evaluation
+        return WithoutAugmentation(EvaluationTransform(recipe), reference)
     from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
 
     crops = (section.object_crops or 0.0, section.min_visible or 0.0)
     rotation, flip = section.rotation or 0.0, section.vertical_flip
-    return Augmentation(evaluation.recipe, rotation, *crops, vertical_flip=flip), evaluation
+    return Augmentation(recipe, rotation, *crops, vertical_flip=flip, reference=reference)
 
 
 class Data:
@@ -63,6 +70,7 @@ class Data:
         self.section, self.seed, self.multiple = section, seed, multiple
         self._augmentation, self.val_transform = build_transforms(section)
         self.views = 1
+        self._method_transform: Callable[[TrainingTransform], TrainingTransform] = lambda transform: transform
 
     @cached_property
     def train(self) -> Dataset:
@@ -76,10 +84,28 @@ class Data:
 
     @cached_property
     def recipe_transform(self) -> TrainingTransform:
-        """The training transform of the config. Raises ConfigError if copy-paste does not support the data set."""
-        if self.section.copy_paste is None:
-            return self._augmentation
-        return CopyPaste(self._augmentation, self.train, self.section.copy_paste)
+        """The training transform of the config, at `image_size`, before the final phase. Raises ConfigError if
+        copy-paste does not support the data set."""
+        return self._with_copy_paste(self._augmentation, self.section)
+
+    @cached_property
+    def recipe_phases(self) -> tuple[Phase, ...]:
+        """The training transforms of the config: of the first phase, and of the final one if there is one."""
+        final = () if self.section.final_phase is None else (self.section.in_final_phase,)
+        return tuple(self._phase(section) for section in (self.section, *final))
+
+    def _phase(self, section: DataSection) -> Phase:
+        if section is self.section and section.multi_scale is None:
+            return Phase([self.recipe_transform])
+        transforms = {}
+        for size in set(section.multi_scale or (None,)):
+            sized = section if size is None else at_size(section, size)
+            transform = _training_transform(sized, recipe_of(sized), self.val_transform.recipe)
+            transforms[size] = self._with_copy_paste(transform, section)
+        return Phase([transforms[size] for size in section.multi_scale or (None,)])
+
+    def _with_copy_paste(self, transform: TrainingTransform, section: DataSection) -> TrainingTransform:
+        return transform if section.copy_paste is None else CopyPaste(transform, self.train, section.copy_paste)
 
     @cached_property
     def train_transform(self) -> TrainingTransform:
@@ -112,6 +138,7 @@ class Data:
     def use(self, method: Method) -> None:
         """Makes the training loader use this method's transform and views, in place of an earlier method's."""
         self.train_transform, self.views = method.transform(self.recipe_transform), method.views
+        self._method_transform = method.transform
 
     def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
         """Restricts evaluation to some classes. kept: their indices by task; other tasks keep all classes."""
@@ -137,8 +164,10 @@ class Data:
                 raise ConfigError(f"data.group_by_aspect: {name!r} has no image sizes. Fix: leave it out.")
             groups = aspect_groups(sizes)
         batches = self._train_batches(rank, world_size, groups)
-        prepared = self._transformed(self.train, self.train_transform, train=True, views=self.views)
-        return self._loader(prepared, batches, world_size)
+        phases = [phase.mapped(self._method_transform) for phase in self.recipe_phases]
+        prepared = self._transformed(self.train, phases, train=True, views=self.views)
+        final = self.section.final_phase
+        return self._loader(prepared, batches, world_size, None if final is None else final.start)
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         """Returns the number of batches per epoch of one process's training loader."""
@@ -183,15 +212,24 @@ class Data:
         return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)
 
     def _transformed(
-        self, dataset: Dataset, transform: TrainingTransform | EvaluationTransform, train: bool, views: int = 1
+        self,
+        dataset: Dataset,
+        transform: TrainingTransform | EvaluationTransform | Sequence[Phase],
+        train: bool,
+        views: int = 1,
     ) -> TransformedDataset:
         return TransformedDataset(dataset, transform, train, views, self.section.on_error)
 
     def _loader(
-        self, prepared: TransformedDataset, batches: "TrainBatches | EvaluationBatches", world_size: int
+        self,
+        prepared: TransformedDataset,
+        batches: "TrainBatches | EvaluationBatches",
+        world_size: int,
+        final_start: float | None = None,
     ) -> Loader:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        return Loader(prepared, batches, self.multiple, workers_for(self.section.num_workers, len(prepared), processes))
+        workers = workers_for(self.section.num_workers, len(prepared), processes)
+        return Loader(prepared, batches, self.multiple, workers, final_start)
 
 
 def check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Class, ...]], name: str) -> None:

@@ -19,12 +19,15 @@ class SampleKey:
     """Index of a sample and the random state of its transform.
 
     index: in the data set. seed: of this epoch's random transforms. repeat: number of earlier occurrences of the sample
-    in the epoch; repeats are augmented differently in training and not counted in evaluation.
+    in the epoch; repeats are augmented differently in training and not counted in evaluation. batch: position of the
+    global batch in the epoch. final: whether it is in the final phase of the training (`data.final_phase`).
     """
 
     index: int
     seed: int
     repeat: int = 0
+    batch: int = 0
+    final: bool = False
 
 
 _ASPECT_EDGES = (0.8, 1.25)  # height / width: landscape, square, portrait
@@ -71,6 +74,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
     Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, different ones in
     each epoch; a smaller data set is repeated to fill one. `set_epoch` reshuffles. The state holds the number of
     batches consumed in the epoch (`position`), and iteration after `load_state_dict` continues there.
+
+    final_from: the epoch, and the position in it, of the first batch of the final phase; None: there is none.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         self.rank, self.world_size = rank, world_size
         self.groups, self.epoch_indices, self.shuffled = groups, epoch_indices, shuffled
         self.epoch = self.position = self._start = 0
+        self.final_from: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """The number of batches per epoch on this rank."""
@@ -149,10 +155,17 @@ class TrainBatches(Sampler[list[SampleKey]]):
         rest = rng.permutation(np.concatenate([places[len(places) // size * size :] for places in of_group]))
         rows = np.concatenate([*full, rest[: len(rest) // size * size].reshape(-1, size)])
         rows = rows[rng.permutation(len(rows)) if ordered is None else rows.min(axis=1).argsort()]
+        of_rows = zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
         return [
-            [SampleKey(*key) for key in zip(of_row, [seed] * size, times, strict=True)]
-            for of_row, times in zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
+            [
+                SampleKey(index, seed, repeat, batch, self._is_final(batch))
+                for index, repeat in zip(of_row, times, strict=True)
+            ]
+            for batch, (of_row, times) in enumerate(of_rows)
         ]
+
+    def _is_final(self, batch: int) -> bool:
+        return self.final_from is not None and (self.epoch, batch) >= self.final_from
 
 
 def _repeats(indices: np.ndarray) -> np.ndarray:

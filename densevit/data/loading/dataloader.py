@@ -18,6 +18,7 @@ from torch.utils import data
 
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.sample_checks import check_sample, name_of
+from densevit.data.transforms.phases import Phase, final_phase_start
 from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
 from densevit.errors import DataError, DensevitError, UnreadableFileError, warn_once
 from densevit.interfaces import Batch, Dataset, Sample
@@ -42,6 +43,7 @@ class TransformedDataset(data.Dataset[Sample]):
     the image's `dataset_index`.
 
     views: samples per image, transformed differently. With several, `__getitem__` returns a list of samples.
+    transform: in training, a transform, or the `Phase`s of the training: the first, and the final one if it has one.
     on_error: what a batch does with images whose files cannot be read; see `__getitems__`.
 
     Raises DataError for a data set without images, for images that are not (3, H, W) uint8, and for target keys without
@@ -51,7 +53,7 @@ class TransformedDataset(data.Dataset[Sample]):
     def __init__(
         self,
         dataset: Dataset,
-        transform: "TrainingTransform | EvaluationTransform",
+        transform: "TrainingTransform | EvaluationTransform | Sequence[Phase]",
         train: bool,
         views: int = 1,
         on_error: Literal["raise", "skip"] = "raise",
@@ -75,12 +77,10 @@ class TransformedDataset(data.Dataset[Sample]):
             check_sample(sample, self.dataset, index, self.types)
             if self.train:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
                 seeds = [[key.seed, index, key.repeat, view] for view in range(self.views)]
-                samples = [
-                    self.transform(sample, np.random.default_rng(seed), self.types)  # type: ignore[call-arg,arg-type]
-                    for seed in seeds
-                ]
+                transform = self._training_transform(key)
+                samples = [transform(sample, np.random.default_rng(seed), self.types) for seed in seeds]
                 return samples if self.views > 1 else samples[0]
-            prepared = self.transform(sample, self.types)  # type: ignore[arg-type]
+            prepared = self.transform(sample, self.types)  # type: ignore[operator,arg-type]
         except DensevitError:
             raise
         except Exception as error:
@@ -91,6 +91,12 @@ class TransformedDataset(data.Dataset[Sample]):
         if not key.repeat:
             prepared["targets"] |= {"truth": sample["targets"], "dataset_index": index}
         return prepared
+
+    def _training_transform(self, key: SampleKey) -> TrainingTransform:
+        """Returns the transform of the key's batch."""
+        if not isinstance(self.transform, Sequence):
+            return self.transform  # type: ignore[return-value]
+        return self.transform[-1 if key.final else 0].transform(key.seed, key.batch)
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> "list[Sample | list[Sample] | Skipped]":
         """Returns a batch's samples. With on_error "skip", a `Skipped` at the end replaces each unreadable image.
@@ -154,6 +160,8 @@ class TransformedDataset(data.Dataset[Sample]):
 class Loader(data.DataLoader[Any]):
     """A DataLoader that counts consumed batches and resumes after them.
 
+    final_start: the fraction of the training at which the final phase starts; None: there is none. training_steps:
+    returns the number of optimiser steps of the training; None: unknown, and the final phase is not reached.
     batches_per_step: returns the number of batches of an optimiser step. If it is above 1, the batches of a step are
     fetched together, and each has `step_targets`, a list of the targets of all of them, for losses that are divided by
     the counts of the step. seconds_waited: time spent waiting for batches, over all iterations.
@@ -163,7 +171,12 @@ class Loader(data.DataLoader[Any]):
     """
 
     def __init__(
-        self, prepared: TransformedDataset, batches: "TrainBatches | EvaluationBatches", multiple: int, num_workers: int
+        self,
+        prepared: TransformedDataset,
+        batches: "TrainBatches | EvaluationBatches",
+        multiple: int,
+        num_workers: int,
+        final_start: float | None = None,
     ) -> None:
         forks = num_workers > 0 and sys.platform == "linux"  # forked workers share the annotations' memory
         super().__init__(
@@ -178,7 +191,9 @@ class Loader(data.DataLoader[Any]):
             generator=torch.Generator(),  # iterators draw a seed, which must not come from the training's own generator
         )
         self._batches = batches
+        self.final_start = final_start
         self.batches_per_step: Callable[[], int] = lambda: 1
+        self.training_steps: Callable[[], int | None] = lambda: None
         self.seconds_waited = 0.0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -201,6 +216,9 @@ class Loader(data.DataLoader[Any]):
 
     def _fetched(self) -> Iterator[Any]:
         # created at the first batch: a trainer that resumes requests the iterator before it sets the epoch
+        if self.final_start is not None and isinstance(self._batches, TrainBatches):
+            steps, lengths = self.training_steps(), (len(self._batches), self.batches_per_step())
+            self._batches.final_from = None if steps is None else final_phase_start(self.final_start, steps, *lengths)
         batches = super().__iter__()
         while True:
             since = time.perf_counter()

@@ -37,6 +37,7 @@ class Augmentation:
     rotation: the largest angle, in degrees in either direction, of a random rotation before the crop.
     object_crops: the share of crops that are placed around an object. min_visible: objects are kept if at least this
         share of their box's area is inside the crop; 0 keeps every object with a part inside.
+    reference: the recipe of evaluation, to which zooms are relative; None: `recipe`.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Augmentation:
         object_crops: float = 0.0,
         min_visible: float = 0.0,
         vertical_flip: bool = False,
+        reference: Recipe | None = None,
     ) -> None:
+        self.reference = reference or recipe
         self.recipe, self.rotation, self.vertical_flip = recipe, rotation, vertical_flip
         self.object_crops, self.min_visible = object_crops, min_visible
         self._recolor = recolored(recipe.recoloring)
@@ -92,7 +95,7 @@ class Augmentation:
             window = window_around(boxes[rng.integers(len(boxes))], window, size, rng)
         top, left, bottom, right = window
         cropped = (bottom - top, right - left)
-        usual = math.prod(self.recipe.evaluation_size(*size)) / math.prod(size)
+        usual = math.prod(self.reference.evaluation_size(*size)) / math.prod(size)
         zoom = math.sqrt(math.prod(new_size) / math.prod(cropped) / usual)
         for key, value in values.items():
             value = types[key].crop(value, window, size)

@@ -3,6 +3,7 @@
 Sizes follow from `data.recipe` and `data.image_size` (see `recipes.py`). Images stay uint8; the model normalises them.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,12 +36,18 @@ class TrainingTransform(Protocol):
 
 def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
     """Builds the evaluation transform of a data section."""
+    return EvaluationTransform(recipe_of(section))
+
+
+def recipe_of(section: "DataSection") -> Recipe:
+    """Builds the recipe of a data section."""
     if isinstance(section.recipe, str):
-        recipe = build_recipe(section.recipe, section.image_size, section.short_side, section.scales)
-    else:
-        kind, options = named_classes.recipe(section)
-        recipe = registry.construct(kind, section.recipe.name, section.image_size, options=options, where="data.recipe")
-    return EvaluationTransform(recipe)
+        return build_recipe(section.recipe, section.image_size, section.short_side, section.scales)
+    kind, options = named_classes.recipe(section)
+    recipe: Recipe = registry.construct(
+        kind, section.recipe.name, section.image_size, options=options, where="data.recipe"
+    )
+    return recipe
 
 
 class EvaluationTransform:
@@ -56,28 +63,34 @@ class EvaluationTransform:
         """Returns (h, w) to which an image of this size is resized, without padding."""
         return self.recipe.evaluation_size(height, width)
 
-    def __call__(self, sample: Sample, types: Types | None = None) -> Sample:
+    def __call__(self, sample: Sample, types: Types | None = None, zoom: float = 1.0) -> Sample:
         """Returns the resized sample: targets on the new grid, without crowds, with `size` and `original_size`.
 
-        types: of the target keys; by default the registered ones.
+        types: of the target keys; by default the registered ones. zoom: see `TargetType.resize`.
         """
         types = TargetTypes() if types is None else types
         pixels, original_size = to_pixels(sample["image"]), image_size(sample)
         size = self.size_of(*original_size)
         values = {
-            key: types[key].resize(value, original_size, size) for key, value in usable_values(sample, types).items()
+            key: types[key].resize(value, original_size, size, zoom)
+            for key, value in usable_values(sample, types).items()
         }
         return finished(resize_image(pixels, size), sample, values, original_size, self.canvas)
 
 
 class WithoutAugmentation:
-    """The training transform of the recipe `resize`: the evaluation transform. The generator is not used."""
+    """The training transform of the recipe `resize`: the evaluation transform. The generator is not used.
 
-    def __init__(self, evaluation: EvaluationTransform) -> None:
-        self.evaluation = evaluation
+    evaluation: at the size of this transform. reference: the recipe of evaluation, to which zooms are relative.
+    """
+
+    def __init__(self, evaluation: EvaluationTransform, reference: Recipe | None = None) -> None:
+        self.evaluation, self.reference = evaluation, reference or evaluation.recipe
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
-        return self.evaluation(sample, types)
+        original = image_size(sample)
+        size, usual = self.evaluation.size_of(*original), self.reference.evaluation_size(*original)
+        return self.evaluation(sample, types, math.sqrt(math.prod(size) / math.prod(usual)))
 
 
 # ---- images and targets as arrays ----

@@ -1,5 +1,6 @@
 """Exponential moving average (EMA) of the model's weights (Polyak and Juditsky 1992)."""
 
+import math
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -13,17 +14,18 @@ class ExponentialMovingAverage(lightning.Callback):
     The trained parameters of the method, such as a decoder, are averaged too: its validation loss needs both.
 
     average <- decay * average + (1 - decay) * current, on the model's device, with one kernel for all tensors. The
-    average starts with the weights after the first step. Frozen parameters stay bit-identical; integer buffers, such as
-    counters, are copied.
+    average starts with the weights after the first step; with a warm-up, with the initial weights. Frozen parameters
+    stay bit-identical; integer buffers, such as counters, are copied.
 
     It must be the first callback: checkpoints then include the average of the same step, and the model has its current
     weights. In checkpoints `state_dict` contains the average and `current_model_state` the current weights.
 
-    decay: in [0, 1].
+    decay: in [0, 1]. warmup: the decay of update n = 1, 2, ... is decay * (1 - exp(-n / warmup)), as in the code of
+    RT-DETR (Zhao et al. 2024) and D-FINE (Peng et al. 2024); None: always `decay`.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, decay: float, warmup: int | None = None) -> None:
+        self.decay, self.warmup = decay, warmup
         self.updates = 0
         self._current: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
@@ -51,11 +53,12 @@ class ExponentialMovingAverage(lightning.Callback):
         self._last_step = trainer.global_step
         names = list(self._average)
         average, current = [self._average[name] for name in names], [self._current[name] for name in names]
-        if self.updates == 0:
+        self.updates += 1
+        if self.updates == 1 and self.warmup is None:
             torch._foreach_copy_(average, current)
         else:
-            update_average(average, current, 1 - self.decay)
-        self.updates += 1
+            ramp = 1.0 if self.warmup is None else -math.expm1(-self.updates / self.warmup)
+            update_average(average, current, 1 - self.decay * ramp)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.updates:

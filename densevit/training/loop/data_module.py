@@ -1,5 +1,6 @@
 """The LightningDataModule for the config section `data`."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from densevit import config as configs
 from densevit.config import Config, DataSection
 from densevit.data.build import Data
 from densevit.data.loading.dataloader import Loader
+from densevit.errors import ConfigError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 
@@ -64,6 +66,7 @@ class DenseDataModule(lightning.LightningDataModule):
         loader, trainer = self.data.train_loader(*self._process()), self.trainer
         if trainer is not None:
             loader.batches_per_step = lambda: trainer.accumulate_grad_batches
+            loader.training_steps = lambda: _training_steps(trainer)
         return _sharded(loader)
 
     def val_dataloader(self) -> Loader:
@@ -71,6 +74,17 @@ class DenseDataModule(lightning.LightningDataModule):
 
     def _process(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _training_steps(trainer: lightning.Trainer) -> int:
+    """The number of optimiser steps of a training. Raises ConfigError if it has no end."""
+    steps = getattr(trainer.lightning_module, "training_steps", None) or trainer.estimated_stepping_batches
+    if steps == math.inf:
+        raise ConfigError(
+            "data.final_phase starts at a fraction of the optimiser steps, and this Trainer has no end. Fix: set its "
+            "max_steps or max_epochs, or leave data.final_phase out."
+        )
+    return int(steps)
 
 
 class _Sharded(SequentialSampler, DistributedSampler):

@@ -134,6 +134,11 @@ class DenseModule(lightning.LightningModule):
 
     # ---- training ----
 
+    @property
+    def training_steps(self) -> int | None:
+        """The number of optimiser steps of the training; None if it has no end."""
+        return (self._steps or None) if self.budget is None else self.budget.steps
+
     def on_fit_start(self) -> None:
         self.model.train()  # `load` and `create_model` return models in evaluation mode, which Lightning would keep
 

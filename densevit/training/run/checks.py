@@ -137,6 +137,11 @@ def _check_input_size(config: Config, model: DenseModel) -> None:
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.image_size is "
             f"{size}. Fix: set data.image_size=[{fixed[0]},{fixed[1]}]."
         )
+    if config.data.multi_scale is not None or config.data.in_final_phase.multi_scale is not None:
+        raise ConfigError(
+            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.multi_scale "
+            "trains on several sizes. Fix: leave it out, or use another backbone."
+        )
     sections = inference_by_head(model, config.inference.options, config.inference_by_head)
     whole = [name for name in model.heads if name not in sections or sections[name].window is None]
     fits = config.data.recipe == "lsj" and config.data.short_side is None

@@ -175,7 +175,7 @@ def _callbacks(plan: Plan, folder: Path, signals: StopSignals) -> _Callbacks:
     section, budget = plan.config.trainer, plan.budget
     non_finite = NonFinite(folder, skip=section.non_finite == "skip")
     best = BestModel(folder, BestEpoch(plan.evaluators, section.monitor), plan.data.val, section.patience)
-    ema = [] if section.ema is None else [ExponentialMovingAverage(section.ema)]
+    ema = [] if section.ema is None else [ExponentialMovingAverage(section.ema, section.ema_warmup)]
     measured = [*ema, TrainingSchedule(budget), SlowSteps(), StepMetrics(non_finite), ProgressLines(get_console())]
     stalls = [] if section.stall_after is None else [StallReports(seconds_of(section.stall_after))]
     every = section.checkpoint_every

@@ -1,5 +1,6 @@
 """Files and terminal output at the start and the end of a run."""
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from rich import get_console
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
+from densevit.config import DataSection, yaml_io
 from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
@@ -118,7 +120,20 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     if data.val.division:
         yield data.val.division
     yield plan.budget.describe(len(data.train))
+    yield from _phases(config.data, plan.budget.steps)
     yield f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/"
+
+
+def _phases(section: DataSection, steps: int) -> Iterator[str]:
+    """Yields lines on the sizes of multi-scale training and on the final phase."""
+    if section.multi_scale is not None:
+        sizes = sorted(set(section.multi_scale))
+        drawn = f"{sizes[0]}" if len(sizes) == 1 else f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
+        yield f"multi-scale: each batch has one of {drawn}"
+    if section.final_phase is not None:
+        changed = yaml_io.write_line(section.final_phase.options)
+        first = math.ceil(section.final_phase.start * steps) + 1
+        yield f"final phase: {changed} from step {first:,} of {steps:,}"
 
 
 def finish(

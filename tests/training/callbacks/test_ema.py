@@ -64,6 +64,30 @@ def test_average_of_three_steps_by_hand() -> None:
     task.data.close()
 
 
+def test_warm_up_of_the_decay_by_hand() -> None:
+    """0.9 * (1 - exp(-n / 2)) is 0.354122, 0.568909 and 0.699183; the average starts with the initial weight, 1."""
+    task, ema = Task(nn.Linear(1, 1, bias=False)), ExponentialMovingAverage(0.9, warmup=2)
+    nn.init.ones_(task.model.weight)
+    ema.on_fit_start(at(0), task)
+    first = 0.354122 * 1 + 0.645878 * 2
+    second = 0.568909 * first + 0.431091 * 4
+    expected = (first, second, 0.699183 * second + 0.300817 * 8)
+    for step, (weight, average) in enumerate(zip((2.0, 4.0, 8.0), expected, strict=True), start=1):
+        nn.init.constant_(task.model.weight, weight)
+        ema.on_train_batch_end(at(step), task)
+        assert ema._average["model.weight"].item() == pytest.approx(average, abs=1e-5)
+    checkpoint: Any = {"state_dict": {"model.weight": torch.zeros(1, 1)}}
+    ema.on_save_checkpoint(at(3), task, checkpoint)
+    resumed = ExponentialMovingAverage(0.9, warmup=2)
+    resumed.on_load_checkpoint(at(3), task, checkpoint)
+    resumed.on_fit_start(at(3), task)
+    for one in (ema, resumed):
+        nn.init.constant_(task.model.weight, 16.0)
+        one.on_train_batch_end(at(4), task)
+    assert torch.equal(ema._average["model.weight"], resumed._average["model.weight"])
+    task.data.close()
+
+
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 def test_average_excludes_other_modules_and_is_on_the_device(device: str) -> None:
     task, ema = Task(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(device)), ExponentialMovingAverage(0.9)

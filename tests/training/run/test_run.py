@@ -114,6 +114,9 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(
         (4, []),  # at the end of an epoch
         (4, ["trainer.ema=0.9", "trainer.evaluate_every=0.5"]),
         (5, ["trainer.max_epochs=null", "trainer.max_images=14"]),  # in the second epoch, which is not finished
+        (4, ["data.multi_scale=[32,64,96]", "data.final_phase={start: 0.6, multi_scale: null, recipe: resize}"]),
+        (6, ["data.multi_scale=[32,64]", "data.final_phase={start: 0.6, multi_scale: null}", "data.num_workers=1"]),
+        (3, ["trainer.ema=0.9", "trainer.ema_warmup=2", "trainer.evaluate_every=0.5"]),
     ],
 )
 def test_resumed_run_matches_an_uninterrupted_one(
@@ -140,6 +143,14 @@ def test_resumed_run_matches_an_uninterrupted_one(
     assert_same(weights(whole), weights(stopped))
     assert recorded(whole) == recorded(stopped)
     assert (whole / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
+
+
+def test_the_phases_are_printed_at_the_start(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phase = "data.final_phase={start: 0.6, multi_scale: null, recipe: resize}"
+    train(configs.load(tiny, ["data.multi_scale=[64,96,32,64]", phase]), tmp_path / "run")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "multi-scale: each batch has one of 3 sizes from 32 to 96" in printed
+    assert "final phase: {multi_scale: null, recipe: resize} from step 6 of 8" in printed
 
 
 def test_max_steps_within_an_epoch_leaves_a_complete_folder(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""The training transforms of a run: one for each size of multi-scale training, in each phase of the training."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from densevit.data.transforms.recipes import SCALES
+from densevit.data.transforms.resizing import TrainingTransform
+from densevit.interfaces import Size
+
+if TYPE_CHECKING:
+    from densevit.config import DataSection
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The training transforms of a part of the training; a batch draws one of them.
+
+    Multi-scale training with one size per batch is that of RT-DETR (Zhao et al. 2024) and D-FINE (Peng et al. 2024).
+    """
+
+    transforms: Sequence[TrainingTransform]
+
+    def transform(self, seed: int, batch: int) -> TrainingTransform:
+        """Returns the transform of a batch. It depends on these numbers only, so that all samples of a global batch, in
+        any worker and process, have the same size. seed: of the epoch. batch: the position in the epoch."""
+        if len(self.transforms) == 1:
+            return self.transforms[0]
+        return self.transforms[int(np.random.default_rng([seed, batch]).integers(len(self.transforms)))]
+
+    def mapped(self, function: Callable[[TrainingTransform], TrainingTransform]) -> "Phase":
+        """Returns the phase with each transform replaced by the function's result."""
+        return Phase([function(transform) for transform in self.transforms])
+
+
+def at_size(section: "DataSection", size: int) -> "DataSection":
+    """Returns the section with `image_size` scaled so that it, or its larger side, is `size`, and images show the same
+    content: the scales of `crop` are relative to the image and are scaled too."""
+    assert section.image_size is not None  # the schema checks it for multi-scale training
+    base = section.image_size if isinstance(section.image_size, int) else max(section.image_size)
+    sides: int | Size = size
+    if not isinstance(section.image_size, int):
+        height, width = (max(1, round(side * size / base)) for side in section.image_size)
+        sides = (height, width)
+    changed: dict[str, object] = {"image_size": sides}
+    if section.recipe == "crop":
+        changed["scales"] = tuple(scale * size / base for scale in section.scales or SCALES)
+    return section.model_copy(update=changed)
+
+
+def final_phase_start(start: float, steps: int, batches_per_epoch: int, batches_per_step: int) -> tuple[int, int]:
+    """Returns the epoch, and the position in it, of the first batch of the final phase.
+
+    start: fraction of the optimiser steps. An epoch ends with a step, also if its last batches are fewer.
+    """
+    steps_per_epoch = math.ceil(batches_per_epoch / batches_per_step)
+    epoch, step = divmod(math.ceil(start * steps), steps_per_epoch)
+    return epoch, step * batches_per_step

@@ -1,0 +1,207 @@
+"""Multi-scale training with one size per batch, and other augmentation in the final phase of the training."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from densevit import config
+from densevit.config import DataSection
+from densevit.data.build import Data
+from densevit.data.loading.dataloader import Loader
+from densevit.data.transforms.phases import at_size, final_phase_start
+from densevit.errors import ConfigError
+from densevit.interfaces import Batch, Dataset, Sample
+from tests.training.run.test_run import TINY
+
+SIZES = [32, 64, 64, 96]
+
+
+class Boards(Dataset):
+    """Images of 80 x 40 pixels with one box and a depth of 6 metres."""
+
+    classes: dict[str, Any] = {}  # noqa: RUF012
+    provides = ("boxes", "labels", "depth")
+
+    def __init__(self, split: str, length: int = 24) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        image = torch.from_numpy(np.random.default_rng(index).integers(0, 256, (3, 80, 40)).astype(np.uint8))
+        boxes = torch.tensor([[10.0, 20, 30, 60]])
+        targets = {"boxes": boxes, "labels": torch.tensor([0]), "depth": torch.full((80, 40), 6.0), "image_id": index}
+        return {"image": image, "targets": targets}
+
+
+def loader(
+    rank: int = 0, world_size: int = 1, num_workers: int = 0, steps: int | None = None, **options: Any
+) -> Loader:
+    values = {"name": f"{__name__}:Boards", "image_size": 64, "recipe": "resize", "multi_scale": SIZES, **options}
+    section = DataSection.model_validate({"batch_size": 4, "num_workers": num_workers, **values})
+    made = Data(section, seed=3, multiple=1).train_loader(rank, world_size)
+    made.training_steps = lambda: steps
+    return made
+
+
+def sides(batches: Any) -> list[int]:
+    return [max(batch["images"].shape[2:]) for batch in batches]
+
+
+def epochs(made: Loader, count: int) -> list[Batch]:
+    batches = []
+    for epoch in range(count):
+        made.set_epoch(epoch)
+        batches += list(made)
+    return batches
+
+
+# ---- multi-scale training ----
+
+
+def test_all_images_of_a_batch_have_one_size_of_the_list():
+    batches = epochs(loader(), 40)
+    for batch in batches:
+        assert {target["size"] for target in batch["targets"]} == {tuple(batch["images"].shape[2:])}
+    counts = Counter(sides(batches))
+    assert counts.keys() == {32, 64, 96} and len(batches) == 240
+    assert counts[64] == pytest.approx(120, abs=25) and counts[32] == pytest.approx(60, abs=22)  # 3 sigma
+
+
+def test_targets_follow_the_size():
+    """80 x 40 pixels at 32: factor 0.4; at 96: 1.2. Evaluation's is 0.8: depth is divided by 0.5 and 1.5."""
+    boxes = {32: [4.0, 8.0, 12.0, 24.0], 64: [8.0, 16.0, 24.0, 48.0], 96: [12.0, 24.0, 36.0, 72.0]}
+    depth = {32: 12.0, 64: 6.0, 96: 4.0}
+    batches = epochs(loader(), 3)
+    assert {*sides(batches)} == {32, 64, 96}
+    for batch, side in zip(batches, sides(batches), strict=True):
+        for target in batch["targets"]:
+            torch.testing.assert_close(target["boxes"], torch.tensor([boxes[side]]), rtol=0, atol=1e-4)
+            torch.testing.assert_close(target["depth"], torch.full((side, side // 2), depth[side]))
+
+
+@pytest.mark.parametrize("recipe", ["fixed", "detr", "lsj", "crop"])
+def test_every_recipe_has_the_sizes(recipe: str):
+    batches = epochs(loader(recipe=recipe, image_size=64, multi_scale=[32, 128]), 4)
+    small, large = ([side for side in sides(batches) if (side <= 64) is is_small] for is_small in (True, False))
+    assert small and large and max(small) <= 64 < max(large) <= 256
+
+
+def test_workers_and_processes_draw_the_same_sizes():
+    one = epochs(loader(), 2)
+    workers = epochs(loader(num_workers=2), 2)
+    assert sides(workers) == sides(one)
+    assert all(torch.equal(a["images"], b["images"]) for a, b in zip(one, workers, strict=True))
+    ranks = [epochs(loader(rank, 2, batch_size=2), 2) for rank in range(2)]
+    assert sides(ranks[0]) == sides(ranks[1]) == sides(one)
+    for batch, parts in zip(one, zip(*ranks, strict=True), strict=True):
+        assert torch.equal(batch["images"], torch.cat([part["images"] for part in parts]))
+
+
+def test_a_resumed_epoch_has_the_same_sizes():
+    made = loader()
+    expected, state = list(made), {"epoch": 0, "position": 4, "seed": 3}
+    resumed = loader()
+    resumed.load_state_dict(state)
+    found = list(resumed)
+    assert len(found) == 2
+    assert all(torch.equal(a["images"], b["images"]) for a, b in zip(found, expected[4:], strict=True))
+
+
+def test_sections_are_scaled_by_hand():
+    section = DataSection(name="scenes", image_size=(320, 640), recipe="crop", scales=(0.5, 2.0), short_side=300)
+    scaled = at_size(section, 480)
+    assert (scaled.image_size, scaled.scales, scaled.short_side) == ((240, 480), (0.375, 1.5), 300)
+    assert at_size(DataSection(name="scenes", image_size=640), 480).image_size == 480
+
+
+# ---- the final phase ----
+
+
+@pytest.mark.parametrize(
+    ("start", "steps", "batches", "accumulate", "expected"),
+    [
+        (0.5, 12, 6, 1, (1, 0)),
+        (0.75, 12, 6, 1, (1, 3)),
+        (0.7, 12, 6, 1, (1, 3)),  # 8.4 steps
+        (0.5, 6, 5, 2, (1, 0)),  # 3 steps per epoch, the last of one batch
+        (0.7, 6, 5, 2, (1, 4)),
+    ],
+)
+def test_the_start_of_the_final_phase_by_hand(start, steps, batches, accumulate, expected):
+    assert final_phase_start(start, steps, batches, accumulate) == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_final_phase_has_its_own_augmentation(num_workers: int):
+    """24 images, 6 batches per epoch, 12 steps: the final phase begins with the fourth batch of the second epoch. The
+    workers live on between epochs."""
+    phase = {"start": 0.75, "multi_scale": [80]}
+    batches = epochs(loader(num_workers=num_workers, steps=12, multi_scale=[64], final_phase=phase), 2)
+    assert sides(batches) == [64] * 9 + [80] * 3
+    made = loader(num_workers=num_workers, steps=12, multi_scale=[64], final_phase=phase)
+    made.load_state_dict({"epoch": 1, "position": 2, "seed": 3})
+    resumed = list(made)
+    assert sides(resumed) == [64] + [80] * 3
+    assert all(torch.equal(a["images"], b["images"]) for a, b in zip(resumed, batches[8:], strict=True))
+
+
+def test_keys_that_the_phase_does_not_name_are_kept():
+    section = DataSection(
+        name="scenes", image_size=64, recipe="crop", rotation=5.0, multi_scale=(32, 64), vertical_flip=True, root="a",
+        final_phase={"start": 0.9, "rotation": None},
+    )  # fmt: skip
+    final = section.in_final_phase
+    assert (final.rotation, final.multi_scale, final.vertical_flip) == (None, (32, 64), True)
+    assert final.recipe == "crop" and final.options == {"root": "a"} and final.final_phase is None
+    other = DataSection(
+        name="scenes", image_size=64, recipe="crop", rotation=5.0, final_phase={"start": 0.9, "recipe": "fixed"}
+    )
+    assert (other.in_final_phase.recipe, other.in_final_phase.rotation) == ("fixed", None)
+    plain = DataSection(name="scenes")
+    assert plain.in_final_phase is plain
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.multi_scale=[]"], r"data\.multi_scale is empty: give at least one value"),
+        (
+            ["data.multi_scale=[64]", "data.image_size=null"],
+            r"data\.multi_scale: .* data\.image_size, which is missing",
+        ),
+        (
+            ["data.final_phase={start: 0.5, zoom: 2}"],
+            r"data\.final_phase: 'zoom' is not a key that can change .* recipe,",
+        ),
+        (["data.final_phase={start: 0.5, multi_scales: null}"], r"Did you mean 'multi_scale'\?"),
+        (
+            ["data.final_phase={start: 0.5, rotation: 5}"],
+            r"data\.final_phase: rotation: the recipe 'fixed' has no such key",
+        ),
+        (["data.final_phase={start: 0.5, recipe: resise}"], r"data\.final_phase: recipe: .*'resize'"),
+        (["data.final_phase={start: 1.5}"], r"data\.final_phase\.start should be less than 1, not 1\.5"),
+        (["data.final_phase={recipe: resize}"], r"data\.final_phase\.start is missing"),
+        (
+            ["data.final_phase={start: 0.5, recipe: 'no_such:C'}"],
+            r"data\.final_phase\.recipe\.name: .*no module 'no_such'",
+        ),
+        (["trainer.ema_warmup=5"], r"trainer\.ema_warmup: there is no average to warm up\. Set trainer\.ema"),
+    ],
+)
+def test_wrong_keys_are_named(overrides: list[str], message: str):
+    with pytest.raises(ConfigError, match=message):
+        config.check_plugins(config.from_mapping(yaml.safe_load(TINY), overrides=overrides))
+
+
+def test_the_config_is_written_and_read():
+    overrides = ["data.multi_scale=[32,64]", "data.final_phase={start: 5e-1, multi_scale: null, recipe: resize}"]
+    loaded = config.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+    assert config.from_mapping(yaml.safe_load(config.dump(loaded))) == loaded
+    changed = config.from_mapping(yaml.safe_load(config.dump(loaded)), overrides=["data.final_phase.start=0.8"])
+    assert changed.data.in_final_phase.multi_scale is None and changed.data.final_phase.start == 0.8
