@@ -124,7 +124,7 @@ def _own_heads(state: StateDict) -> dict[str, Tensor]:
 
 
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The constants of a file; from config.json the numbers of attention heads, queries and denoising queries."""
+    """The constants of a file or of config.json, and its numbers of attention heads, queries and denoising queries."""
     options = points_and_scale(
         state,
         metadata,
@@ -137,6 +137,9 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     options[f"{HEAD}.num_queries"] = config.get("num_queries", 300)
     options[f"{HEAD}.contrastive_denoising"] = config.get("num_denoising", 100)
     options.setdefault(f"{HEAD}.reg_scale", config.get("reg_scale", 4.0))
+    points = config.get("decoder_n_points", 4)
+    levels = config.get("num_feature_levels", 3)
+    options.setdefault(f"{HEAD}.num_points", (points,) * levels if isinstance(points, int) else tuple(points))
     heads = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
     return options | ({f"{HEAD}.transformer.num_heads": heads.pop()} if len(heads) == 1 else {})
 
