@@ -88,8 +88,8 @@ TRANSFERS = {
     "mask2former-instance": 1, "mask2former-options": 1, "mask2former-semantic": 2,
     "eomt-panoptic": 2, "eomt-instance": 1, "eomt-semantic": 2,
 }  # fmt: skip
-# torchvision's losses index by lists and masks and read counts, which waits for the device. Its box coder of faster_rcnn
-# copies numbers to the device in each forward pass: that head is not among HEADS.
+# torchvision's losses index by lists and masks and read counts: they wait for the device. Its box coder copies numbers to
+# the device in each forward pass of faster_rcnn: that head is not among HEADS.
 WAITING = {"fcos"}
 
 Setup = tuple[DenseModel, Data, Config]
