@@ -42,6 +42,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "deformable-two-stage": {"name": "deformable_detr", **DETR, "two_stage": True, "box_refinement": True},
     "rtdetr": {"name": "rtdetr", "encoder": {"width": 32, "feedforward": 32, "expansion": 0.5}, **DETR},
     "one-stage": {"name": "one_stage", "width": 32},
+    "fcos": {"name": "fcos", "width": 64},
     "detr-panoptic": {"name": "detr_panoptic", "detr": DETR},
     "mask2former": {"name": "mask2former", **MASK2FORMER},
     "mask2former-instance": {"name": "mask2former_instance", **MASK2FORMER},

@@ -1,4 +1,4 @@
-"""D-FINE's checkpoints with random weights: transformers' files and models, and the same tensors with the authors' names."""
+"""D-FINE's checkpoints with random weights: transformers' files and models, and the authors' names of their tensors."""
 
 import copy
 import re
