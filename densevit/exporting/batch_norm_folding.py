@@ -74,7 +74,7 @@ class _Observed(TorchFunctionMode):
         """Adds hooks to a layer or norm; returns their handles."""
         if isinstance(module, _LAYERS):
             return [module.register_forward_hook(self._after_layer)]
-        if _is_batch_norm(module):
+        if is_batch_norm(module):
             return [
                 module.register_forward_pre_hook(self._before_norm),
                 module.register_forward_hook(self._after_norm, always_call=True),
@@ -164,7 +164,8 @@ def _remaining(norm: nn.Module) -> nn.Module:
     return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
 
 
-def _is_batch_norm(module: nn.Module) -> bool:
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module has the statistics and parameters of a batch norm."""
     return isinstance(getattr(module, "running_mean", None), Tensor) and all(
         hasattr(module, name) for name in _STATISTICS
     )
