@@ -57,7 +57,7 @@ class OptimSection(OpenSection):
     schedule: Annotated[Literal["constant", "cosine", "poly", "step"] | Named, BeforeValidator(module_section)] = (
         "cosine"
     )
-    """The learning rate after the warm-up: constant, half a cosine, polynomial decay (power 0.9), divided by 10 once,
+    """The learning rate after the warm-up: constant, half a cosine, polynomial decay, divided by 10 once,
     or a function of the step: `module:function` or `{name: module:function, options}`."""
     warmup: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """Linear warm-up from 0, as a fraction of the training."""
@@ -65,6 +65,8 @@ class OptimSection(OpenSection):
     """Instead of `warmup`: the warm-up in optimiser steps, independent of the budget, as in papers."""
     drop_at: Annotated[Float, Field(gt=0, le=1)] = 0.67
     """The fraction of the training at which `step` divides by 10."""
+    power: Annotated[Float, Field(gt=0)] = 0.9
+    """The exponent of `poly`; 0.9 is DeepLab's (Chen et al. 2017, section 4.1), 1 a linear decay."""
     min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = 0.0
     """The final learning rate of `cosine` and `poly`, as a fraction of the learning rate."""
 

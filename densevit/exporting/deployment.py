@@ -6,16 +6,17 @@ from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from densevit.errors import PluginError
 from densevit.exporting.batch_norm_folding import fold_batch_norms
 from densevit.exporting.comparison import example_images
-from densevit.exporting.graph import ExportedGraph
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 
 _SIZE: Size = (165, 230)  # of the image on which layers are observed
+_KEYS = ("size", "original_size")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -32,10 +33,20 @@ def deployable(model: Predictor | DenseModel) -> Predictor | DenseModel:
     if `merged` returns something else than a module.
     """
     own = model.model if isinstance(model, Predictor) else model
-    size = own.backbone.input_size or _SIZE
-    images = torch.from_numpy(example_images((size[0], size[1]), 1, 0)).to(own.mean.device)
-    result = simplified(own, lambda copied: ExportedGraph(copied)(images))
+    result = simplified(own, _run)
     return result if isinstance(model, DenseModel) else Predictor(result, model.sections, model.inference, model.resize)
+
+
+def _run(model: DenseModel) -> Any:
+    """Runs all parts of a model that predictions need on an example image."""
+    height, width = size = model.backbone.input_size or _SIZE
+    images = torch.from_numpy(example_images((height, width), 1, 0)).to(model.mean.device)
+    if not model.heads:
+        return model.backbone(images.to(model.mean.dtype))
+    images = F.pad(images, (0, -width % model.multiple, 0, -height % model.multiple))
+    padding_mask = torch.ones_like(images[:, 0], dtype=torch.bool)
+    padding_mask[:, :height, :width] = False
+    return model.infer({"images": images, "padding_mask": padding_mask, "targets": [dict.fromkeys(_KEYS, size)]})
 
 
 def simplified(module: Module, run: Callable[[Module], Any]) -> Module:

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,44 +14,76 @@ from densevit.layers.precision import at_least_fp32
 from densevit.layers.table_cache import cached_table
 
 Shapes = Sequence[tuple[int, int]]
+Sampling = Literal["grid_sample", "discrete"]
 
 
 def multi_scale_deformable_attention(
-    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, deterministic: bool = False
+    value: Tensor,
+    shapes: Shapes,
+    locations: Tensor,
+    weights: Tensor,
+    deterministic: bool = False,
+    points: Sequence[int] | None = None,
+    sampling: Sampling = "grid_sample",
 ) -> Tensor:
-    """Weighted sum of values sampled bilinearly at P points of each of L feature maps (equation 3).
+    """Weighted sum of values sampled at P points of each of L feature maps (equation 3).
 
     value: (B, S, N, D), the cells of all levels in row-major order, for N heads. shapes: (H, W) of each level.
-    locations: (B, Q, N, L, P, 2), points (x, y) in 0 ... 1 of each level, as `F.grid_sample` with align_corners=False;
-    cells outside count as zero. weights: (B, Q, N, L, P), softmaxed over all points of a query and head.
+    locations: (B, Q, N, L, P, 2), points (x, y) in 0 ... 1 of each level. weights: (B, Q, N, L, P), softmaxed over all
+    points of a query and head. points: the number of points of each level, if they differ; `locations` are then
+    (B, Q, N, K, 2) and `weights` (B, Q, N, K) of all K points, by level.
+    sampling: "grid_sample", bilinearly as `F.grid_sample` with align_corners=False, where cells outside count as zero;
+    "discrete", the value of one cell, see `discrete_cells`, without a gradient of locations.
     deterministic: the backward pass on a GPU uses no atomic additions; on a CPU it never does.
     Returns (B, Q, N * D) in the dtype of value; computed in at least fp32.
     """
     cells = sum(height * width for height, width in shapes)
     if value.shape[1] != cells:
         raise ValueError(f"value has {value.shape[1]} cells; the levels {[*shapes]} have {cells}.")
-    if locations.shape[3] != len(shapes):
-        raise ValueError(f"locations have {locations.shape[3]} levels; shapes has {len(shapes)}: {[*shapes]}.")
+    if points is None:
+        points = [locations.shape[4]] * locations.shape[3]
+        locations, weights = locations.flatten(3, 4), weights.flatten(3)
+    if len(points) != len(shapes):
+        raise ValueError(f"locations have {len(points)} levels; shapes has {len(shapes)}: {[*shapes]}.")
     locations, weights = at_least_fp32(locations), at_least_fp32(weights)
-    if torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling():  # export: ONNX has GridSample
-        return _grid_sample(at_least_fp32(value), locations, weights, shapes).to(value.dtype)
-    grid = cached_table(_grid, tuple(shapes), locations.shape[4], value.device)
+    exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    if exporting and sampling == "grid_sample":  # ONNX has GridSample
+        return _grid_sample(at_least_fp32(value), locations, weights, shapes, points).to(value.dtype)
+    grid = cached_table(_grid, tuple(shapes), tuple(points), value.device)
+    if sampling == "discrete":
+        return _discrete(at_least_fp32(value), locations, weights, grid, exporting).to(value.dtype)
     return _DeformableAttention.apply(value, locations, weights, grid, deterministic)
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Multi-scale deformable attention with its projections, initialised as in the authors' code."""
+    """Multi-scale deformable attention with its projections, initialised as in the authors' code.
 
-    def __init__(self, width: int, levels: int, heads: int = 8, points: int = 4, deterministic: bool = False) -> None:
+    points: the number of each level, or of all. sampling: as in `multi_scale_deformable_attention`; with "discrete",
+    the layer of offsets, which gets no gradient, is frozen (RT-DETRv2, Lv et al. 2024).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        levels: int,
+        heads: int = 8,
+        points: int | Sequence[int] = 4,
+        deterministic: bool = False,
+        sampling: Sampling = "grid_sample",
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width is {width}; it must be a multiple of num_heads, {heads}.")
-        self.levels, self.heads, self.points, self.deterministic = levels, heads, points, deterministic
+        self.heads, self.deterministic, self.sampling = heads, deterministic, sampling
+        self.points = (points,) * levels if isinstance(points, int) else tuple(points)
+        if len(self.points) != levels:
+            raise ValueError(f"points is {[*self.points]}; expected the number of points of each of {levels} levels.")
         self.value = nn.Linear(width, width)
-        self.offsets = nn.Linear(width, heads * levels * points * 2)
-        self.weights = nn.Linear(width, heads * levels * points)
+        self.offsets = nn.Linear(width, heads * sum(self.points) * 2)
+        self.weights = nn.Linear(width, heads * sum(self.points))
         self.output = nn.Linear(width, width)
         self._initialise()
+        self.offsets.requires_grad_(sampling != "discrete")
 
     def _initialise(self) -> None:
         for layer in (self.value, self.output):
@@ -63,8 +95,8 @@ class MultiScaleDeformableAttention(nn.Module):
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)  # (N, 2)
         direction = direction / direction.abs().amax(-1, keepdim=True)
-        steps = torch.arange(1, self.points + 1)[:, None]
-        offsets = (direction[:, None, None] * steps).expand(-1, self.levels, -1, -1)  # (N, L, P, 2)
+        steps = torch.cat([torch.arange(1, count + 1) for count in self.points])
+        offsets = direction[:, None] * steps[:, None]  # (N, K, 2)
         with torch.no_grad():
             self.offsets.bias.copy_(offsets.flatten())
 
@@ -80,24 +112,35 @@ class MultiScaleDeformableAttention(nn.Module):
         value = self.value(memory)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
-        offsets = at_least_fp32(self.offsets(query)).unflatten(-1, (self.heads, self.levels, self.points, 2))
-        weights = at_least_fp32(self.weights(query)).unflatten(-1, (self.heads, self.levels * self.points))
-        reference = at_least_fp32(reference)[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
-        if reference.shape[-1] == 2:
-            sizes = cached_table(_sizes, tuple(shapes), query.device)
-            locations = reference + offsets / sizes[:, None]
-        elif reference.shape[-1] == 4:
-            locations = reference[..., :2] + offsets * reference[..., 2:] / (2 * self.points)
-        else:
-            raise ValueError(f"reference has {reference.shape[-1]} coordinates; it must have 2 or 4.")
+        offsets = at_least_fp32(self.offsets(query)).unflatten(-1, (self.heads, -1, 2))  # (B, Q, N, K, 2)
+        weights = at_least_fp32(self.weights(query)).unflatten(-1, (self.heads, -1))
+        locations = _locations(at_least_fp32(reference)[:, :, None, :, None], offsets, self.points, shapes)
         x = multi_scale_deformable_attention(
             value.unflatten(-1, (self.heads, -1)),
             shapes,
             locations,
-            weights.softmax(-1).unflatten(-1, (self.levels, self.points)),
+            weights.softmax(-1),
             self.deterministic,
+            self.points,
+            self.sampling,
         )
         return self.output(x)
+
+
+def _locations(reference: Tensor, offsets: Tensor, points: Sequence[int], shapes: Shapes) -> Tensor:
+    """reference: (B, Q, 1, L, 1, 2 or 4). offsets: (B, Q, N, K, 2). Returns (B, Q, N, K, 2), in 0 ... 1 of each map."""
+    if len(set(points)) > 1:
+        levels = zip(reference.split(1, dim=3), offsets.split([*points], dim=3), points, shapes, strict=True)
+        return torch.cat([_locations(x, part, [count], [shape]) for x, part, count, shape in levels], dim=3)
+    offsets = offsets.unflatten(3, (len(points), points[0]))  # (B, Q, N, L, P, 2)
+    if reference.shape[-1] == 2:
+        sizes = cached_table(_sizes, tuple(shapes), offsets.device)
+        locations = reference + offsets / sizes[:, None]
+    elif reference.shape[-1] == 4:
+        locations = reference[..., :2] + offsets * reference[..., 2:] / (2 * points[0])
+    else:
+        raise ValueError(f"reference has {reference.shape[-1]} coordinates; it must have 2 or 4.")
+    return locations.flatten(3, 4)
 
 
 def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
@@ -105,13 +148,14 @@ def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     return _table([(width, height) for height, width in shapes], torch.int64, device)
 
 
-def _grid(shapes: tuple[tuple[int, int], ...], points: int, device: torch.device) -> Tensor:
-    """Width, height and first cell of the level of each point, (3, L * P), int32."""
+def _grid(shapes: tuple[tuple[int, int], ...], points: tuple[int, ...], device: torch.device) -> Tensor:
+    """Width, height and first cell of the level of each point, (3, K), int32."""
     rows, first = [], 0
     for height, width in shapes:
         rows.append((width, height, first))
         first += height * width
-    return _table(rows, torch.int32, device).T.repeat_interleave(points, 1)
+    levels = _table(rows, torch.int32, device)
+    return torch.cat([level.expand(count, 3) for level, count in zip(levels, points, strict=True)]).T.contiguous()
 
 
 def _table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -119,12 +163,12 @@ def _table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.de
     return torch.stack([torch.stack([torch.full((), x, dtype=dtype, device=device) for x in row]) for row in rows])
 
 
-def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
+def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes, points: Sequence[int]) -> Tensor:
     """Multi-scale deformable attention with one `grid_sample` per level, for export."""
     B, _, N, D = value.shape
     Q = locations.shape[1]
     maps = value.split([height * width for height, width in shapes], dim=1)
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).unbind(2)  # L x (B * N, Q, P, 2)
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).split([*points], dim=2)  # L x (B * N, Q, P, 2)
     samples = [
         F.grid_sample(x.permute(0, 2, 3, 1).reshape(B * N, D, *shape), grid, align_corners=False)
         for x, shape, grid in zip(maps, shapes, grids, strict=True)
@@ -134,11 +178,37 @@ def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shap
     return x.view(B, N * D, Q).transpose(1, 2)
 
 
+def discrete_cells(locations: Tensor, grid: Tensor) -> Tensor:
+    """The cell that each point samples, of all cells of all levels: (B, Q, N, K), int64 (RT-DETRv2, Lv et al. 2024).
+
+    locations: (B, Q, N, K, 2). grid: (3, K) of `_grid`. As in the authors' code, coordinates in cells are rounded to
+    the next cell on each axis, half a cell from the nearest, and clamped to the map; they clamp rows to the height on
+    both axes, which is equal for their square maps.
+    """
+    width, height, first = grid.to(torch.int64).unbind()
+    x, y = (locations.detach() * grid[:2].T + 0.5).to(torch.int64).unbind(-1)
+    zero = torch.zeros_like(first)
+    return first + y.clamp(min=zero, max=height - 1) * width + x.clamp(min=zero, max=width - 1)
+
+
+def _discrete(value: Tensor, locations: Tensor, weights: Tensor, grid: Tensor, exporting: bool) -> Tensor:
+    """Returns (B, Q, N * D). exporting: by indexing, which ONNX has, instead of an `embedding_bag`."""
+    B, S, N, D = value.shape
+    cells = discrete_cells(locations, grid)  # (B, Q, N, K)
+    if exporting:
+        index = cells.transpose(1, 2).flatten(2)[..., None].expand(-1, -1, -1, D)  # (B, N, Q * K, D)
+        sampled = value.transpose(1, 2).gather(2, index).unflatten(2, (cells.shape[1], -1))  # (B, N, Q, K, D)
+        return (sampled * weights.transpose(1, 2)[..., None]).sum(3).transpose(1, 2).flatten(2)
+    rows = cells * N + _origins(B, S, N, value.device)[..., None]
+    x = F.embedding_bag(_flat(rows), _flat(value), mode="sum", per_sample_weights=_flat(weights))
+    return x.view(B, -1, N * D)
+
+
 class _DeformableAttention(torch.autograd.Function):
     """Sums over the four cells around each point as an `embedding_bag`, with the bilinear weights in its weights.
 
     Computed in chunks of images and heads, so that intermediate results stay small. The backward pass recomputes them,
-    so nothing of the size of the samples is stored. grid: (3, K) of `_grid`, for K = L * P points.
+    so nothing of the size of the samples is stored. grid: (3, K) of `_grid`, for K points.
     """
 
     @staticmethod
@@ -223,11 +293,11 @@ def _chunks(value: Tensor, weights: Tensor) -> list[tuple[slice, slice]]:
 
     A compiled graph has one chunk, because the number of chunks would depend on the sizes.
     """
-    B, Q, N, L, P = weights.shape
+    B, Q, N, K = weights.shape
     if torch.compiler.is_compiling():
         return [(slice(None), slice(None))]
     copied = value.shape[1] * value.shape[3] if at_least_fp32(value[:0]).dtype != value.dtype else 1
-    count = max(1, (2**26 if value.is_cuda else 2**21) // max(4 * Q * L * P, copied))
+    count = max(1, (2**26 if value.is_cuda else 2**21) // max(4 * Q * K, copied))
     images, heads = max(1, count // N), min(count, N)
     return [(slice(b, b + images), slice(n, n + heads)) for b in range(0, B, images) for n in range(0, N, heads)]
 
@@ -250,9 +320,9 @@ class _Neighbours(NamedTuple):
         return _bags(y[:, None] + x * N)
 
     def products(self, a: Tensor) -> Tensor:
-        """Attention weights a (B, Q, N, L, P) times the bilinear weights of the four cells, (B * Q * N, 4 * K)."""
+        """Attention weights a (B, Q, N, K) times the bilinear weights of the four cells, (B * Q * N, 4 * K)."""
         x, y = self.weights.unbind(1)
-        return _bags((y * a.flatten(-2))[:, None] * x)
+        return _bags((y * a)[:, None] * x)
 
     def backward(self, dots: Tensor, a: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of locations and attention weights. dots: gradients of `products`, (B * Q * N, 4 * K)."""
@@ -261,14 +331,14 @@ class _Neighbours(NamedTuple):
         along_x, along_y = (dots * y[:, None]).sum(0), (dots * x).sum(1)  # (2, B, Q, N, K)
         products = (along_x * x).sum(0)
         first, second = torch.where(self.inside, torch.stack([along_x, along_y], 1), 0)  # (2 axes, B, Q, N, K)
-        slopes = (second - first) * (a.flatten(-2) * grid[:2].view(2, 1, 1, 1, -1))
+        slopes = (second - first) * (a * grid[:2].view(2, 1, 1, 1, -1))
         return slopes.movedim(0, -1).reshape(*a.shape, 2), products.view(a.shape)
 
 
 def _neighbours(locations: Tensor, grid: Tensor) -> _Neighbours:
-    """locations: (B, Q, N, L, P, 2) in 0 ... 1."""
+    """locations: (B, Q, N, K, 2) in 0 ... 1."""
     size = grid[:2].view(2, 1, 1, 1, -1)
-    position = locations.flatten(-3, -2).movedim(-1, 0).contiguous() * size - 0.5  # (2 axes, B, Q, N, K)
+    position = locations.movedim(-1, 0).contiguous() * size - 0.5  # (2 axes, B, Q, N, K)
     low = position.floor()
     fraction = position - low
     neighbours = torch.stack([low, low + 1])

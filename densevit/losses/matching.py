@@ -66,6 +66,15 @@ class Matches(NamedTuple):
     query: Tensor
     target: Tensor
 
+    @classmethod
+    def of(cls, pairs: np.ndarray, objects: Objects) -> "Matches":
+        """pairs: (3, P) on the CPU, as of `assigned_pairs`."""
+        device = objects.boxes.device
+        layer, query, target = torch.zeros(3, 0, dtype=torch.long, device=device)
+        if pairs.size:
+            layer, query, target = to_device(torch.from_numpy(pairs), device)
+        return cls(layer, objects.image[target], query, target)
+
 
 @dataclass(frozen=True)
 class MatchingCosts:
@@ -148,9 +157,13 @@ def assign(cost: Tensor, objects: Objects, strict: bool = True) -> Matches:
     cost: (L, T, Q), copied to the CPU once. Objects in excess of the queries of an image stay unmatched.
     Raises DensevitError, which names the image, if a cost is not finite and `strict`; see `finite_costs`.
     """
+    return Matches.of(assigned_pairs(cost, objects, strict), objects)
+
+
+def assigned_pairs(cost: Tensor, objects: Objects, strict: bool = True) -> np.ndarray:
+    """The pairs of `assign` on the CPU, (3, P): decoder layer, query, object among all T."""
     if not any(objects.counts):
-        empty = torch.zeros(0, dtype=torch.long, device=cost.device)
-        return Matches(empty, empty, empty, empty)
+        return np.zeros((3, 0), dtype=np.int64)
     matrix = cost.cpu().numpy()
     matrix = finite_costs(matrix, functools.partial(_not_finite, matrix, objects), strict)
     ends = np.cumsum(objects.counts)
@@ -164,8 +177,7 @@ def assign(cost: Tensor, objects: Objects, strict: bool = True) -> Matches:
             layers.append(np.full(len(rows), layer))
             targets.append(rows + start)
             queries.append(columns)
-    pairs = to_device(torch.from_numpy(np.stack([np.concatenate(x) for x in (layers, queries, targets)])), cost.device)
-    return Matches(pairs[0], objects.image[pairs[2]], pairs[1], pairs[2])
+    return np.stack([np.concatenate(x) for x in (layers, queries, targets)])
 
 
 def _not_finite(matrix: np.ndarray, objects: Objects) -> str:

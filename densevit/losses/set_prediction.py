@@ -13,12 +13,16 @@ from densevit.losses.classification import focal, matchability_aware, varifocal
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.matching import Matches, Objects
 
-Classification = Literal["softmax", "focal", "varifocal", "mal"]
+Classification = Literal["softmax", "focal", "varifocal", "varifocal_matched", "mal"]
 BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "focal": focal,
     "varifocal": varifocal,
+    "varifocal_matched": varifocal,
     "mal": matchability_aware,
 }
+# The lower bound of the IoU of a matched prediction. With RT-DETR's, a prediction that does not overlap its object has
+# a class loss of 0, instead of that of background.
+MIN_QUALITY = {"varifocal": 0.0, "varifocal_matched": torch.finfo(torch.float32).tiny, "mal": 0.01}
 
 
 class SetLosses(NamedTuple):
@@ -69,9 +73,10 @@ def set_losses(
         else:
             [object_count] = context.mean_counts(**{counts_of: object_count})
             target = torch.zeros_like(logits)
-            quality = torch.ones_like(iou) if classification == "focal" else iou.detach()
-            if classification == "mal":
-                quality = quality.clamp(min=0.01)
+            if classification == "focal":
+                quality = torch.ones_like(iou)
+            else:
+                quality = iou.detach().clamp(min=MIN_QUALITY[classification])
             target[matches.layer, matches.image, matches.query, labels] = quality
             label = BINARY_LOSSES[classification](logits, target).sum((1, 2, 3)) / object_count.clamp(min=min_count)
 

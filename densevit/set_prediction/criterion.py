@@ -33,7 +33,9 @@ class SetCriterion:
     """Bipartite matching and losses after each decoder layer (Carion et al. 2020, section 3.1).
 
     num_queries: the number of predictions of an image, for a warning if an image has more objects.
-    classification: "softmax" with a no-object class, "focal" (Deformable DETR), "varifocal" (RT-DETR) or "mal" (DEIM).
+    classification: "softmax" with a no-object class, "focal" (Deformable DETR), "varifocal" (VarifocalNet),
+        "varifocal_matched", which has no class loss of matched predictions that do not overlap their object (RT-DETR),
+        or "mal" (DEIM).
     no_object_weight: weight of "no object" in the class loss, for "softmax" only.
     auxiliary: a loss after each layer instead of the last only. denoising: whether there are denoising queries.
     dense_weight: weight of the one-to-many loss on all cells; 0: none.

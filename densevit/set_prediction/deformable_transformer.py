@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 
 from densevit.layers.attention import MultiHeadAttention
-from densevit.layers.deformable_attention import MultiScaleDeformableAttention
+from densevit.layers.deformable_attention import MultiScaleDeformableAttention, Sampling
 from densevit.layers.mlp import FeedForward
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.transformer import Transformer
@@ -35,12 +35,21 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among queries, deformable cross-attention to the memory, then a feed-forward network (FFN)."""
 
-    def __init__(self, options: Transformer, num_levels: int, num_points: int, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        options: Transformer,
+        num_levels: int,
+        num_points: int | Sequence[int],
+        deterministic: bool = False,
+        sampling: Sampling = "grid_sample",
+    ) -> None:
         super().__init__()
         width, num_heads, dropout = options.width, options.num_heads, options.dropout
         self.self_attention = MultiHeadAttention(width, num_heads, dropout)
         self.self_attention_norm = nn.LayerNorm(width)
-        self.cross_attention = MultiScaleDeformableAttention(width, num_levels, num_heads, num_points, deterministic)
+        self.cross_attention = MultiScaleDeformableAttention(
+            width, num_levels, num_heads, num_points, deterministic, sampling
+        )
         self.cross_attention_norm = nn.LayerNorm(width)
         self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)

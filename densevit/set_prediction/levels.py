@@ -42,13 +42,17 @@ class Levels(NamedTuple):
     valid_ratios: Tensor
 
     @classmethod
-    def of(cls, maps: Sequence[Tensor], paddings: Sequence[Tensor], positions: Sequence[Tensor]) -> "Levels":
-        """Joins the levels. maps: (B, C, H, W) each. paddings: (B, H, W) each. positions: (B, H * W, C) each."""
+    def of(cls, maps: Sequence[Tensor], paddings: Sequence[Tensor], positions: Sequence[Tensor] = ()) -> "Levels":
+        """Joins the levels. maps: (B, C, H, W) each. paddings: (B, H, W) each.
+
+        positions: (B, H * W, C) each, or none, which are positions of 0.
+        """
         ratios = [valid_ratio(padding) for padding in paddings]
         centres = [cell_centres(padding, ratio) for padding, ratio in zip(paddings, ratios, strict=True)]
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
         return cls(
-            torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1),
-            torch.cat(list(positions), dim=1),
+            tokens,
+            torch.cat(list(positions), dim=1) if positions else tokens.new_zeros(1).expand_as(tokens),
             torch.cat([padding.flatten(1) for padding in paddings], dim=1),
             [(x.shape[-2], x.shape[-1]) for x in maps],
             torch.cat(centres, dim=1),

@@ -1,6 +1,6 @@
 """DETR's transformer layers (Carion et al. 2020, A.3): positions are added to queries and keys of each attention."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -58,13 +58,15 @@ class _Residual(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention over the feature map, then a feed-forward network (FFN)."""
+    """Self-attention over the feature map, then a feed-forward network (FFN) with this activation."""
 
-    def __init__(self, options: Transformer, pre_norm: bool = False) -> None:
+    def __init__(
+        self, options: Transformer, pre_norm: bool = False, activation: Callable[[], nn.Module] = nn.ReLU
+    ) -> None:
         super().__init__()
         width, num_heads, dropout = options.width, options.num_heads, options.dropout
         self.self_attention = MultiHeadAttention(width, num_heads, dropout)
-        self.feedforward = FeedForward(width, options.feedforward, nn.ReLU, dropout)
+        self.feedforward = FeedForward(width, options.feedforward, activation, dropout)
         self.residuals = nn.ModuleList(_Residual(width, dropout, pre_norm) for _ in range(2))
 
     def forward(self, memory: Tensor, positions: Tensor, attention_bias: Tensor | None) -> Tensor:

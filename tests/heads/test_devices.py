@@ -31,6 +31,10 @@ DEFORMABLE = {
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16,
                     "dropout": 0.0},
 }  # fmt: skip
+RTDETR = {
+    **DEFORMABLE, "name": "rtdetr", "contrastive_denoising": 4,
+    "encoder": {"width": 16, "feedforward": 16, "expansion": 0.5},
+}  # fmt: skip
 PANOPTIC = {
     "name": "detr_panoptic", "detr": {"num_queries": 16, "transformer": PLAIN["transformer"]}, "threshold": 0.0,
 }  # fmt: skip
@@ -54,7 +58,10 @@ HEADS: dict[str, dict[str, Any]] = {
         "classification": "varifocal",
         "contrastive_denoising": 4,
     },
+    "rtdetr": RTDETR,
+    "rtdetr-discrete": {**RTDETR, "sampling": "discrete", "num_points": [2, 1, 3]},
     "one-stage": {"name": "one_stage", "width": 16, "fusion_blocks": 1},
+    "fcos": {"name": "fcos", "width": 64},
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "dropout": 0.0},
     "detr-panoptic": PANOPTIC,
     "detr-panoptic-frozen": {**PANOPTIC, "freeze_detector": True},
@@ -82,11 +89,14 @@ HEADS: dict[str, dict[str, Any]] = {
 # Of the matching costs, and of the ids of segments in panoptic and label maps, back to the CPU.
 TRANSFERS = {
     "detr": 1, "detr-learned-positions": 1, "dab-detr": 1, "dab-detr-all-options": 1, "ddq": 1, "deformable-detr": 1,
-    "deformable-detr-two-stage": 2, "dino": 2,
+    "deformable-detr-two-stage": 2, "dino": 2, "rtdetr": 2, "rtdetr-discrete": 2,
     "detr-panoptic": 2, "detr-panoptic-frozen": 2, "mask2former-panoptic": 2,
     "mask2former-instance": 1, "mask2former-options": 1, "mask2former-semantic": 2,
     "eomt-panoptic": 2, "eomt-instance": 1, "eomt-semantic": 2,
 }  # fmt: skip
+# torchvision's losses index by lists and masks and read counts: they wait for the device. Its box coder copies numbers
+# to the device in each forward pass of faster_rcnn: that head is not among HEADS.
+WAITING = {"fcos"}
 
 Setup = tuple[DenseModel, Data, Config]
 
@@ -131,6 +141,8 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(set
     [name] = config.heads
     if targets_on == "cpu" and not any(kind in name for kind in ("detr", "ddq", "dino")):
         return  # maps are as large as images and are copied with them
+    if name in WAITING:
+        pytest.skip("torchvision's losses wait for the device")
     state = {key: value.clone() for key, value in model.state_dict().items()}
     for batch in batches(data):
         model.load_state_dict(state)
@@ -211,6 +223,8 @@ def test_a_forward_pass_under_fake_tensors_stays_on_its_device(setup: Setup) -> 
 def test_on_a_gpu_a_step_synchronises_only_for_matching(setup: Setup, recwarn: pytest.WarningsRecorder) -> None:
     model, data, config = setup
     [name] = config.heads
+    if name in WAITING:
+        pytest.skip("torchvision's losses wait for the device")
     batch = batches(data)[1]
     model.cuda().train()
     there: Any = {key: batch[key].cuda() for key in ("images", "padding_mask")}  # type: ignore[literal-required]

@@ -176,6 +176,65 @@ def test_wrong_shapes_are_named():
         multi_scale_deformable_attention(value, [(6, 9)], locations, weights)
 
 
+@pytest.mark.parametrize("sampling", ["grid_sample", "discrete"])
+def test_points_per_level_and_discrete_sampling_match_transformers(sampling):
+    modeling = pytest.importorskip("transformers.models.rt_detr_v2.modeling_rt_detr_v2")
+    points = [3, 1, 2, 2]
+    value, locations, weights = make_inputs(points=2)  # 8 points in all
+    inputs = [value, locations.detach().flatten(3, 4).requires_grad_(), weights.detach().flatten(3).requires_grad_()]
+    ours = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:], points=points, sampling=sampling)
+    method = "default" if sampling == "grid_sample" else sampling
+    others = modeling.multi_scale_deformable_attention_v2(inputs[0], SHAPES, *inputs[1:], points, method)
+    assert_same_with_gradients(ours, others, inputs if sampling == "grid_sample" else [inputs[0], inputs[2]])
+
+
+def test_a_discrete_point_rounds_to_the_next_cell_by_hand():
+    value = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1)  # 2 rows of 3
+    points = torch.tensor([[0.1, 0.1], [0.2, 0.1], [0.5, 0.3], [0.99, 0.99], [-3.0, 0.1]]).view(5, 1, 2)
+    found = multi_scale_deformable_attention(
+        value, [(2, 3)], points.view(1, 5, 1, 1, 1, 2), torch.ones(1, 5, 1, 1, 1), sampling="discrete"
+    )
+    assert found.flatten().tolist() == [1.0, 2.0, 6.0, 6.0, 1.0]  # x * 3 + 0.5: 0.8, 1.1, 2.0, 3.47, -8.5
+
+
+@pytest.mark.parametrize("sampling", ["grid_sample", "discrete"])
+def test_exported_attention_with_points_per_level_is_equal(sampling):
+    torch.manual_seed(0)
+    shapes = [(6, 5), (3, 4), (2, 2)]
+    module = MultiScaleDeformableAttention(32, 3, 4, [3, 1, 2], sampling=sampling).eval()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    query, points, memory = make_module_inputs(shapes, 4)
+
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = module
+
+        def forward(self, query, points, memory):
+            return self.module(query, points, memory, shapes)
+
+    inputs = (query.detach(), points, memory.detach())
+    exported = torch.export.export(Fixed(), inputs).module()
+    torch.testing.assert_close(exported(*inputs), module(*inputs, shapes), atol=1e-5, rtol=1e-5)
+
+
+def test_points_per_level_are_as_many_as_levels():
+    with pytest.raises(ValueError, match=r"points is \[3, 6\]; expected the number of points of each of 3 levels"):
+        MultiScaleDeformableAttention(8, 3, 4, [3, 6])
+
+
+def test_discrete_sampling_freezes_the_offsets():
+    module = MultiScaleDeformableAttention(8, 3, 4, sampling="discrete")
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"offsets.weight", "offsets.bias"}
+
+
+def test_initial_offsets_grow_with_the_points_of_each_level():
+    module = MultiScaleDeformableAttention(8, 2, 4, [1, 3])
+    assert module.offsets.bias.view(4, 4, 2)[0, :, 0].tolist() == [1.0, 1.0, 2.0, 3.0]
+
+
 def make_module(width=32, levels=3, heads=4, points=2):
     torch.manual_seed(0)
     module = MultiScaleDeformableAttention(width, levels, heads, points)
@@ -374,6 +433,6 @@ def test_chunks_of_images_and_heads_give_the_same(queries, dtype):
 
 def test_number_of_chunks():
     def chunks(queries):
-        return len(deformable_attention._chunks(torch.empty(2, 16, 3, 5), torch.empty(2, queries, 3, 2, 2)))
+        return len(deformable_attention._chunks(torch.empty(2, 16, 3, 5), torch.empty(2, queries, 3, 4)))
 
     assert [chunks(queries) for queries in (9, 40000, 50000, 200000)] == [1, 2, 4, 6]

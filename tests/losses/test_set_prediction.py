@@ -92,6 +92,7 @@ def test_mal_targets_are_the_ious_of_the_pairs(batch: tuple[Tensor, Tensor, Obje
     ("classification", "loss", "theirs", "gamma"),
     [
         ("varifocal", RTDetrLoss.loss_labels_vfl, "loss_vfl", 2.0),
+        ("varifocal_matched", RTDetrLoss.loss_labels_vfl, "loss_vfl", 2.0),
         ("mal", Deimv2Loss.loss_labels_mal, "loss_mal", 1.5),
     ],
 )
@@ -122,13 +123,18 @@ def test_losses_with_iou_targets_match_transformers(
 
 
 def test_a_varifocal_target_without_overlap_is_background():
-    """Equation 2 for q = 0; RT-DETR leaves such a pair out of the loss, and "mal" has a lower bound of 0.01."""
+    """Equation 2 for q = 0; "varifocal_matched", as RT-DETR, leaves such a pair out of the loss, and "mal" has a lower
+    bound of 0.01."""
     objects = Objects(torch.tensor([[0.2, 0.2, 0.1, 0.1]]), torch.tensor([1]), torch.tensor([0]), [1], [0])
     zero = torch.tensor([0])
     logits, boxes = torch.randn(1, 1, 1, K), torch.tensor([0.8, 0.8, 0.1, 0.1]).expand(1, 1, 1, 4)
     found = set_losses(logits, boxes, objects, Matches(zero, zero, zero, zero), LossContext(), "varifocal").label
     p = logits.sigmoid()
-    torch.testing.assert_close(found, -(0.75 * p**2 * (1 - p).log()).sum()[None])
+    background = -(0.75 * p**2 * (1 - p).log())
+    torch.testing.assert_close(found, background.sum()[None])
+    matches = Matches(zero, zero, zero, zero)
+    found = set_losses(logits, boxes, objects, matches, LossContext(), "varifocal_matched").label
+    torch.testing.assert_close(found, (background.sum() - background[..., 1].sum())[None])
 
 
 def test_tiny_and_narrow_objects_are_matched_and_learned():

@@ -69,9 +69,9 @@ def plain() -> Iterator[None]:
         return F.conv2d(x, weight, stride=stride, padding=1, groups=x.shape[1])
 
     def grid_sample(
-        value: Tensor, shapes: Any, locations: Tensor, weights: Tensor, deterministic: bool = False
+        value: Tensor, shapes: Any, locations: Tensor, weights: Tensor, deterministic: bool, points: Any, sampling: Any
     ) -> Tensor:
-        return deformable_attention._grid_sample(value.float(), locations, weights, shapes).to(value.dtype)
+        return deformable_attention._grid_sample(value.float(), locations, weights, shapes, points).to(value.dtype)
 
     with ExitStack() as stack:
         for module, name, value in (

@@ -19,8 +19,6 @@ from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
 from densevit.training.loop.muon import Muon
 
-_POWER = 0.9  # exponent of `poly`, from DeepLab (Chen et al. 2017, section 4.1)
-
 
 def learning_rate(section: OptimSection, images_per_step: int) -> float:
     """Returns `lr`, or `lr_per_256` scaled linearly with the batch size (Goyal et al. 2017)."""
@@ -109,7 +107,9 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
         if section.schedule == "step":
             return 1.0 if step < section.drop_at * steps else 0.1
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-        left = (1 - progress) ** _POWER if section.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * progress))
+        left = (
+            (1 - progress) ** section.power if section.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * progress))
+        )
         return section.min_lr_ratio + (1 - section.min_lr_ratio) * left
 
     return factor

@@ -26,7 +26,7 @@ class ResNet(Backbone):
     """Deep residual network: features of strides 4, 8, 16 and 32 after its four stages.
 
     The stride of a bottleneck is in its 3x3 convolution ("v1.5"), as in torchvision's weights, and the state dict has
-    torchvision's keys (timm's for variant "d"). Any input size; each map is ceil(size / stride). Convolutions run and
+    torchvision's keys (timm's for "d" and "vd"). Any input size; each map is ceil(size / stride). Convolutions run and
     features are returned in channels-last memory format.
 
     Padding at the right or bottom changes features whose receptive field reaches it, within 17, 45, 133 and 213 pixels
@@ -40,7 +40,8 @@ class ResNet(Backbone):
     frozen_stages: number of frozen parts (parameters and batch statistics), counted from the stem: 1 is the stem, 2
         adds the first stage (DETR), 5 is everything.
     variant: "b", with a 7x7 convolution as stem; "d", with a stem of three 3x3 convolutions and average pooling in
-        shortcuts (He et al. 2019, section 4.2).
+        shortcuts (He et al. 2019, section 4.2); "vd", PaddleDetection's and RT-DETR's "d", whose first block has a
+        projection shortcut also if shapes are equal, as with basic blocks. From depth 50 on the two are the same.
     groups, width_per_group: groups of a bottleneck's 3x3 convolution, and channels per group in the first stage (they
         double with each stage); from depth 50 on. ResNeXt 32x4d has 32 groups of 4 channels, 32x8d and 64x4d likewise;
         wide ResNet-50-2 and 101-2 have one group of 128.
@@ -58,7 +59,7 @@ class ResNet(Backbone):
         dilation: bool = False,
         norm: Literal["frozen", "batch", "sync", "group"] = "batch",
         frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 0,
-        variant: Literal["b", "d"] = "b",
+        variant: Literal["b", "d", "vd"] = "b",
         groups: int = 1,
         width_per_group: int = 64,
         checkpointing: bool = False,
@@ -87,8 +88,8 @@ class ResNet(Backbone):
                 else:
                     width = groups * width_per_group * 2**i
                     block = _Bottleneck(inputs, width, outputs, stride, dilate, groups, make_norm)
-                if stride > 1 or inputs != outputs:
-                    block.downsample = _shortcut(inputs, outputs, stride, make_norm, variant == "d", dilated)
+                if stride > 1 or inputs != outputs or (variant == "vd" and j == 0):
+                    block.downsample = _shortcut(inputs, outputs, stride, make_norm, variant != "b", dilated)
                 stage.append(block)
                 inputs = outputs
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
@@ -108,7 +109,7 @@ class ResNet(Backbone):
         x = images.contiguous(memory_format=torch.channels_last)
         if isinstance(self.conv1, nn.Conv2d):
             x = conv_norm(self.conv1, self.bn1, x)
-        else:  # variant "d"
+        else:  # variants "d" and "vd"
             x = self.relu(self.bn1(self.conv1(x)))
         x = self.maxpool(x)
         features = []

@@ -21,5 +21,6 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     if bottleneck:
         width, per_group = tensors["layer1.0.conv2.weight"].shape[:2]
         section |= {} if width == per_group == 64 else {"groups": width // per_group, "width_per_group": per_group}
-    section |= {"variant": "d"} if "conv1.0.weight" in tensors else {}
+    if "conv1.0.weight" in tensors:
+        section["variant"] = "vd" if not bottleneck and "layer1.0.downsample.1.weight" in tensors else "d"
     return {"backbone": section | ({} if "bn1.running_mean" in tensors else {"norm": "group"})}

@@ -50,6 +50,17 @@ class CellProposals(NamedTuple):
     padding: Tensor
 
 
+def initial_boxes(levels: Levels) -> tuple[Tensor, Tensor]:
+    """Boxes (B, S, 4) centred on the cells, with sides of 0.05 * 2^level, and which cells propose one, (B, S) bool.
+
+    Cells of padding and cells whose box is less than `MARGIN` from the border in any coordinate propose nothing.
+    """
+    centres = levels.centres.split([height * width for height, width in levels.shapes], dim=1)
+    sides = [torch.full_like(x, 0.05 * 2.0**level) for level, x in enumerate(centres)]
+    boxes = torch.cat([levels.centres, torch.cat(sides, dim=1)], dim=-1)
+    return boxes, ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1) & ~levels.padding
+
+
 class TwoStage(nn.Module):
     """The encoder proposes a box from each cell; the best ones become queries (A.4, "two-stage Deformable DETR").
 
@@ -85,14 +96,11 @@ class TwoStage(nn.Module):
         return nn.Linear(2 * self.width, self.embedded * self.width), nn.LayerNorm(self.embedded * self.width)
 
     def propose(self, memory: Tensor, levels: Levels) -> CellProposals:
-        """memory: (B, S, C). The initial box of a cell is centred on it, with sides of 0.05 * 2^level.
+        """memory: (B, S, C). Boxes start from `initial_boxes`.
 
         Cells of padding or near the border have features of 0 and a box of no size at the bottom right.
         """
-        centres = levels.centres.split([height * width for height, width in levels.shapes], dim=1)
-        sides = [torch.full_like(x, 0.05 * 2.0**level) for level, x in enumerate(centres)]
-        initial = torch.cat([levels.centres, torch.cat(sides, dim=1)], dim=-1)  # (B, S, 4)
-        valid = ((initial > MARGIN) & (initial < 1 - MARGIN)).all(-1) & ~levels.padding
+        initial, valid = initial_boxes(levels)
         features = self.norm(self.project(memory.masked_fill(~valid[..., None], 0.0)))
         boxes = refine(self.box_head, features, initial, EPS)
         return CellProposals(self.label_head(features), boxes.masked_fill(~valid[..., None], 1.0), levels.padding)

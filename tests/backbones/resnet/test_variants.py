@@ -10,8 +10,11 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import RTDetrResNetBackbone, RTDetrResNetConfig
 
 import densevit
+from densevit.weights.key_mapping import translate
+from densevit.weights.layouts import find
 from densevit_backbones.resnet import ResNet
 
 RESNEXT_50 = {"depth": 50, "groups": 32, "width_per_group": 4}
@@ -66,6 +69,31 @@ def test_variant_d_matches_timm(depth, size, randomise, assert_equal_features):
 def test_dilated_variant_d_matches_timm(randomise, assert_equal_features):
     reference = timm.create_model("resnet26d", pretrained=False, output_stride=16, layers=[3, 4, 6, 3])
     compare(ResNet(50, dilation=True, variant="d"), reference, (50, 39), randomise, assert_equal_features)
+
+
+@pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), (34, (64, 96)), (50, (45, 66))])
+def test_variant_vd_matches_transformers(depth, size, randomise, assert_equal_features):
+    """RT-DETR's ResNet ("PResNet"), which has a projection shortcut in the first block of every stage."""
+    config = RTDetrResNetConfig(
+        depths=[2, 2, 2, 2] if depth == 18 else [3, 4, 6, 3],
+        hidden_sizes=[64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048],
+        layer_type="basic" if depth < 50 else "bottleneck",
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    theirs = RTDetrResNetBackbone(config).eval().to(memory_format=torch.channels_last)
+    randomise(theirs)
+    ours = ResNet(depth, variant="vd").eval()
+    translated = translate(theirs.state_dict(), find("transformers-rtdetr-resnet"))
+    assert translated.unknown == [] and set(translated.tensors) == set(ours.state_dict())
+    ours.load_state_dict(translated.tensors)
+    images = torch.randn(2, 3, *size).contiguous(memory_format=torch.channels_last)
+    assert_equal_features(ours, lambda images: theirs(images).feature_maps, images)
+
+
+def test_variant_vd_is_d_with_bottlenecks():
+    with torch.device("meta"):
+        d, vd = (ResNet(50, variant=variant).state_dict() for variant in ("d", "vd"))
+    assert {key: x.shape for key, x in d.items()} == {key: x.shape for key, x in vd.items()}
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -209,16 +209,17 @@ def test_cosine_ends_at_min_ratio():
     assert factors(4, schedule="cosine", min_lr_ratio=1.0) == [1, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(("options", "power"), [({}, 0.9), ({"power": 1.0}, 1.0), ({"power": 2.5}, 2.5)])
 @pytest.mark.parametrize("warmup_steps", [0, 7])
-def test_poly_matches_torch_with_power_0_9(warmup_steps):
+def test_poly_matches_torch(warmup_steps, options, power):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    reference = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
+    reference = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=power)
     expected = []
     for _ in range(51):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         reference.step()
-    found = factors(50 + warmup_steps, schedule="poly", warmup_steps=warmup_steps)
+    found = factors(50 + warmup_steps, schedule="poly", warmup_steps=warmup_steps, **options)
     assert found[warmup_steps:] == pytest.approx(expected, abs=1e-9)
     assert found[:warmup_steps] == pytest.approx([(step + 1) / (warmup_steps + 1) for step in range(warmup_steps)])
 

@@ -1,0 +1,85 @@
+"""RT-DETR's ResNet-vd ("PResNet"): the authors' keys, and those of transformers' RTDetrResNetBackbone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit_backbones.resnet.inferred_options import describe
+from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
+
+_STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
+
+
+def _conv_norm(theirs: str, convolution: str, norm: str, names: tuple[str, str]) -> tuple[Line, Line]:
+    """names: of the two layers in `theirs`."""
+    return Line(f"{theirs}.{names[0]}.*", f"{convolution}.*"), Line(f"{theirs}.{names[1]}.*", f"{norm}.*")
+
+
+def _authors() -> tuple[Line, ...]:
+    names = ("conv", "norm")
+    lines = [
+        line for i, stem in enumerate(_STEM) for line in _conv_norm(f"conv1.conv1_{i + 1}", stem[0], stem[1], names)
+    ]
+    for stage in range(4):
+        block, own = f"res_layers.{stage}.blocks.{{j}}", f"layer{stage + 1}.{{j}}"
+        for i, branch in enumerate("abc", 1):
+            lines += _conv_norm(f"{block}.branch2{branch}", f"{own}.conv{i}", f"{own}.bn{i}", names)
+        short = f"{block}.short.conv" if stage else f"{block}.short"  # after a pool
+        lines += _conv_norm(short, f"{own}.downsample.1", f"{own}.downsample.2", names)
+    return tuple(lines)
+
+
+def _transformers() -> tuple[Line, ...]:
+    names = ("convolution", "normalization")
+    lines = [line for i, stem in enumerate(_STEM) for line in _conv_norm(f"embedder.embedder.{i}", *stem, names)]
+    for stage in range(4):
+        block, own = f"encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
+        for i in range(3):
+            lines += _conv_norm(f"{block}.layer.{i}", f"{own}.conv{i + 1}", f"{own}.bn{i + 1}", names)
+        short = f"{block}.shortcut.1" if stage else f"{block}.shortcut"
+        lines += _conv_norm(short, f"{own}.downsample.1", f"{own}.downsample.2", names)
+    return tuple(lines)
+
+
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    options = sections["backbone"]
+    basic = options["depth"] < BOTTLENECKS_FROM
+    if options.get("dilation") or "groups" in options or options.get("variant") != ("vd" if basic else "d"):
+        return {}
+    config = {
+        "architectures": ["RTDetrResNetBackbone"],
+        "model_type": "rt_detr_resnet",
+        "embedding_size": 64,
+        "hidden_sizes": [64 * 2**i * (1 if basic else 4) for i in range(4)],
+        "depths": [*BLOCKS[options["depth"]]],
+        "layer_type": "basic" if basic else "bottleneck",
+        "hidden_act": "relu",
+        "num_channels": 3,
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+        "out_features": ["stage2", "stage3", "stage4"],
+    }
+    return {"config.json": config}
+
+
+AUTHORS = CheckpointLayout(
+    name="rtdetr-resnet",
+    part="backbone",
+    marks=("conv1.conv1_1.conv.weight", "conv1.conv1_3.norm.weight", "res_layers.0.blocks.0.branch2a.conv.weight"),
+    lines=_authors(),
+    describe=describe,
+    licence="Apache-2.0 (lyuwenyu/RT-DETR)",
+)
+TRANSFORMERS = CheckpointLayout(
+    name="transformers-rtdetr-resnet",
+    part="backbone",
+    marks=(
+        "embedder.embedder.0.convolution.weight",
+        "embedder.embedder.2.convolution.weight",
+        "encoder.stages.0.layers.0.layer.0.convolution.weight",
+    ),
+    lines=_transformers(),
+    describe=describe,
+    implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
+    config_files=_config,
+)

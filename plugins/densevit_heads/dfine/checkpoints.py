@@ -1,0 +1,222 @@
+"""Peterande/D-FINE: complete models on an HGNetv2, as trained on COCO or Objects365.
+
+The authors' HGNetv2 and timm's `hgnetv2_b0` ... `hgnetv2_b6` have the same arithmetic and the same keys. On rectangles
+the positions of AIFI are not the authors' (`aifi_positions`); on squares, such as their 640 x 640, they are. Exported
+files lack the constants `up`, `reg_scale` and `num_points_scale`, which their code computes from its config.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.state import count
+from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
+
+HEAD = "heads.detection"
+ENCODER, DECODER, QUERIES = f"{HEAD}.encoder", f"{HEAD}.decoder", f"{HEAD}.queries"
+AIFI, LAYER = f"{ENCODER}.attention.{{i}}", f"{DECODER}.layers.{{i}}"
+UNRECORDED = tuple(
+    f"{HEAD}.{option}"
+    for option in ("transformer.num_heads", "num_points", "num_queries", "reg_scale", "contrastive_denoising")
+)
+NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
+_POINTS = {2: (6, 6), 3: (3, 6, 3)}  # of all releases, by number of levels
+# The output channels of the stem and of the first stage.
+_VARIANTS = {
+    (16, 64): "b0",
+    (32, 64): "b1",
+    (32, 96): "b2",
+    (32, 128): "b3",
+    (48, 128): "b4",
+    (64, 128): "b5",
+    (96, 192): "b6",
+}
+_RECIPES = {"b0": "s", "b2": "m", "b4": "l", "b5": "x"}
+
+
+def conv_norm(theirs: str, ours: str) -> tuple[Line, Line]:
+    """The lines of a convolution with batch norm."""
+    return Line(f"{theirs}.conv.*", f"{ours}.0.*"), Line(f"{theirs}.norm.*", f"{ours}.1.*")
+
+
+def fusion_blocks(theirs: str, parts: Mapping[str, str]) -> tuple[Line, ...]:
+    """The lines of the fusion blocks, in both paths. theirs: the prefix of the encoder. parts: their names by ours."""
+    lines: list[Line] = []
+    for path, own in (("fpn", "top_down"), ("pan", "bottom_up")):
+        block, ours = f"{theirs}.{path}_blocks.{{i}}", f"{ENCODER}.{own}.{{i}}"
+        for name in ("enter", "branches.0.1", "branches.1.1", "leave"):
+            lines += conv_norm(f"{block}.{parts[name]}", f"{ours}.{name}")
+        for name in ("branches.0.0", "branches.1.0"):
+            csp = f"{block}.{parts[name]}"
+            for i, (conv, vgg) in enumerate((("enter", "wide"), ("bypass", "pointwise")), 1):
+                lines += conv_norm(f"{csp}.conv{i}", f"{ours}.{name}.{conv}")
+                lines += conv_norm(f"{csp}.bottlenecks.{{j}}.conv{i}", f"{ours}.{name}.blocks.{{j}}.{vgg}")
+    return tuple(lines)
+
+
+def _lines() -> tuple[Line, ...]:
+    aifi, layer = "encoder.encoder.0.layers.{i}", "decoder.decoder.layers.{i}"
+    parts = {"enter": "cv1", "leave": "cv4"}
+    parts |= {f"branches.{i}.{j}": f"cv{i + 2}.{j}" for i in range(2) for j in range(2)}
+    return (
+        Line("backbone.*", "backbone.model.*"),
+        *conv_norm("encoder.input_proj.{i}", f"{ENCODER}.projections.{{i}}"),
+        *fused_attention(f"{aifi}.self_attn", f"{AIFI}.self_attention"),
+        Line(f"{aifi}.linear1.*", f"{AIFI}.feedforward.expand.*"),
+        Line(f"{aifi}.linear2.*", f"{AIFI}.feedforward.contract.*"),
+        Line(f"{aifi}.norm1.*", f"{AIFI}.residuals.0.norm.*"),
+        Line(f"{aifi}.norm2.*", f"{AIFI}.residuals.1.norm.*"),
+        *conv_norm("encoder.lateral_convs.{i}", f"{ENCODER}.laterals.{{i}}"),
+        *conv_norm("encoder.downsample_convs.{i}.0.cv1", f"{ENCODER}.downsamples.{{i}}.0"),
+        *conv_norm("encoder.downsample_convs.{i}.0.cv2", f"{ENCODER}.downsamples.{{i}}.1"),
+        *fusion_blocks("encoder", parts),
+        *conv_norm("decoder.input_proj.{i}", f"{HEAD}.projections.{{i}}"),
+        *fused_attention(f"{layer}.self_attn", f"{LAYER}.self_attention"),
+        *deformable_attention(f"{layer}.cross_attn", f"{LAYER}.cross_attention"),
+        Line(f"{layer}.gateway.*", f"{LAYER}.gate.*"),
+        Line(f"{layer}.linear1.*", f"{LAYER}.ffn.expand.*"),
+        Line(f"{layer}.linear2.*", f"{LAYER}.ffn.contract.*"),
+        Line(f"{layer}.norm1.*", f"{LAYER}.self_attention_norm.*"),
+        Line(f"{layer}.norm3.*", f"{LAYER}.ffn_norm.*"),
+        Line("decoder.denoising_class_embed.weight", f"{HEAD}.denoising.label_embedding.weight", LABELS),
+        *mlp("decoder.query_pos_head", f"{DECODER}.positions", 2),
+        Line("decoder.enc_output.proj.*", f"{QUERIES}.project.*"),
+        Line("decoder.enc_output.norm.*", f"{QUERIES}.norm.*"),
+        Line("decoder.enc_score_head.*", f"{QUERIES}.label_head.*"),
+        *mlp("decoder.enc_bbox_head", f"{QUERIES}.box_head"),
+        Line("decoder.dec_score_head.{i}.*", f"{DECODER}.label_heads.{{i}}.*"),
+        *mlp("decoder.pre_bbox_head", f"{DECODER}.initial_box_head"),
+        *mlp("decoder.dec_bbox_head.{i}", f"{DECODER}.corner_heads.{{i}}"),
+        *mlp("decoder.decoder.lqe_layers.{i}.reg_conf", f"{DECODER}.qualities.{{i}}.mlp", 2),
+    )
+
+
+def describe(ours: StateDict) -> dict[str, Any]:
+    """The config sections of a D-FINE on an HGNetv2, from tensors with our keys.
+
+    Tensor shapes do not determine the number of attention heads, which is 8 in all releases, the points of each level,
+    the numbers of queries, which is 300, and of denoising queries, which is 100, and `reg_scale`, which is 4 in all but
+    the largest model; `points_and_scale` finds them among the constants of a file.
+    """
+    levels = count(ours, r"heads\.detection\.encoder\.projections\.(\d+)\.0\.weight")
+    encoder_width = len(ours[f"{ENCODER}.projections.0.1.weight"])
+    width = len(ours[f"{DECODER}.layers.0.ffn_norm.weight"])
+    widths = [len(ours[f"{DECODER}.layers.{i}.ffn_norm.weight"]) for i in range(_layers(ours))]
+    wide = sum(one > width for one in widths)
+    encoder_layers = count(ours, r"heads\.detection\.encoder\.attention\.(\d+)\..*")
+    hidden = len(ours[f"{ENCODER}.attention.0.feedforward.expand.bias"]) if encoder_layers else encoder_width
+    branch = len(ours[f"{ENCODER}.top_down.0.branches.0.1.1.weight"])
+    return {
+        "backbone": {"name": "timm", "model": f"hgnetv2_{_variant(ours)}"},
+        "heads": {
+            "detection": {
+                "name": "dfine",
+                "num_queries": 300,
+                "encoder": {"width": encoder_width, "feedforward": hidden, "expansion": 2 * branch / encoder_width},
+                "transformer": {
+                    "width": width,
+                    "num_heads": NUM_HEADS,
+                    "encoder_layers": encoder_layers,
+                    "decoder_layers": len(widths) - wide,
+                    "feedforward": len(ours[f"{DECODER}.layers.0.ffn.expand.bias"]),
+                    "dropout": 0.0,
+                },
+                "fusion_blocks": count(
+                    ours, r"heads\.detection\.encoder\.top_down\.0\.branches\.0\.0\.blocks\.(\d+)\..*"
+                ),
+                "num_points": _usual_points(ours, levels),
+                "min_stride": 2 ** (6 - levels),
+                "training_layers": wide,
+                "layer_scale": widths[-1] // width,
+                "num_bins": len(ours[f"{DECODER}.corner_heads.0.4.bias"]) // 4 - 1,
+                "contrastive_denoising": 100 if f"{HEAD}.denoising.label_embedding.weight" in ours else 0,
+            }
+        },
+    }
+
+
+def _layers(ours: StateDict) -> int:
+    return count(ours, r"heads\.detection\.decoder\.layers\.(\d+)\..*")
+
+
+def _usual_points(ours: StateDict, levels: int) -> tuple[int, ...]:
+    rows = len(ours[f"{DECODER}.layers.0.cross_attention.weights.bias"])
+    points = _POINTS.get(levels, ())
+    if sum(points) * NUM_HEADS == rows:
+        return points
+    each, rest = divmod(rows, NUM_HEADS * levels)
+    return (each + bool(rest),) * levels
+
+
+def _variant(ours: StateDict) -> str:
+    """Of HGNetv2, whose smaller ones have learnable affine blocks in timm and in the authors' models."""
+    stem, stage = (
+        len(ours[f"backbone.model.{name}.bn.weight"]) for name in ("stem.stem4", "stages.0.blocks.0.aggregation.1")
+    )
+    variant = _VARIANTS.get((stem, stage))
+    affine = "backbone.model.stem.stem1.lab.scale" in ours
+    if variant is None or affine != (variant in ("b0", "b1", "b2", "b3")):
+        found = f"a stem of {stem} and a first stage of {stage} channels, {'with' if affine else 'without'}"
+        raise WeightsError(
+            f"An HGNetv2 with {found} learnable affine blocks: expected B0 ... B3 with them, or B4 ... B6 without."
+        )
+    return variant
+
+
+def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
+    """The training and evaluation on COCO."""
+    size = _RECIPES.get(sections["backbone"]["model"].rpartition("_")[2], "l")
+    nano = size == "s" and sections["heads"]["detection"]["encoder"]["width"] < 256
+    return f"coco/dfine_{'n' if nano else size}", {}
+
+
+def points_and_scale(state: StateDict, metadata: Mapping[str, Any], points: str, scale: str) -> dict[str, Any]:
+    """`num_points` from the buffer with 1 / points for each point, and `reg_scale`. points, scale: their keys."""
+    options: dict[str, Any] = {}
+    if points in state:
+        counts, left = [], [round(1 / x) for x in state[points].tolist()]
+        while left:
+            counts.append(left[0])
+            left = left[left[0] :]
+        options[f"{HEAD}.num_points"] = tuple(counts)
+    if scale in state:
+        options[f"{HEAD}.reg_scale"] = float(state[scale])
+    return options
+
+
+DFINE = CheckpointLayout(
+    name="dfine",
+    part="model",
+    marks=(
+        "backbone.stem.stem1.conv.weight",
+        "encoder.input_proj.0.conv.weight",
+        "encoder.fpn_blocks.0.cv2.0.bottlenecks.0.conv1.conv.weight",
+        "decoder.decoder.layers.0.gateway.gate.weight",
+        "decoder.decoder.lqe_layers.0.reg_conf.layers.0.weight",
+        "decoder.pre_bbox_head.layers.0.weight",
+    ),
+    lines=_lines(),
+    describe=describe,
+    no_effect={
+        "decoder.anchors": "the initial boxes of a fixed image size",
+        "decoder.valid_mask": "the cells that propose boxes, of a fixed image size",
+        "decoder.decoder.layers.{i}.cross_attn.num_points_scale": "the inverse of the number of points",
+        "decoder.up": "the constant 0.5",
+        "decoder.decoder.up": "the constant 0.5",
+        "decoder.reg_scale": "the option reg_scale",
+        "decoder.decoder.reg_scale": "the option reg_scale",
+    },
+    saved_under="model",
+    mean=BLACK,
+    std=WHITE,
+    classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
+    unrecorded=UNRECORDED,
+    saved_options=partial(
+        points_and_scale, points="decoder.decoder.layers.0.cross_attn.num_points_scale", scale="decoder.reg_scale"
+    ),
+    licence="Apache-2.0 (Peterande/D-FINE)",
+    recipe=recipe,
+)

@@ -1,0 +1,207 @@
+"""The decoder: each layer refines the distributions of the edges of the first layer's boxes (section 4.1)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.deformable_attention import Shapes
+from densevit.layers.mlp import FeedForward, Mlp
+from densevit.layers.precision import autocast_off
+from densevit.layers.tracing import is_exporting
+from densevit.set_prediction.box_refinement import refine
+from densevit.set_prediction.levels import Levels
+from densevit.set_prediction.queries import BoxQueries
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
+from densevit_heads.dfine.attention import UnprojectedDeformableAttention
+from densevit_heads.dfine.criterion import LayerOutputs
+from densevit_heads.dfine.distribution import boxes_from_distances, integral, weighting_function
+
+TOP = 4  # probabilities of an edge from which its quality is estimated
+QUALITY_WIDTH = 64
+LARGEST = 65504.0  # of fp16
+
+
+class Gate(nn.Module):
+    """Target gating: a learned, element-wise weighting of the query before and after cross-attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * width, 2 * width)
+        self.norm = nn.LayerNorm(width)
+        nn.init.zeros_(self.gate.weight)  # both gates start at 0.5
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, before: Tensor, attended: Tensor) -> Tensor:
+        """(B, Q, C) each. Returns (B, Q, C)."""
+        first, second = self.gate(torch.cat([before, attended], dim=-1)).sigmoid().chunk(2, dim=-1)
+        return self.norm(first * before + second * attended)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, gated deformable cross-attention, then a feed-forward network (FFN).
+
+    scale: of the widths of `options`.
+    """
+
+    def __init__(
+        self, options: Transformer, scale: int, num_points: Sequence[int], deterministic: bool = False
+    ) -> None:
+        super().__init__()
+        width, num_heads, dropout = scale * options.width, options.num_heads, options.dropout
+        self.self_attention = MultiHeadAttention(width, num_heads, dropout)
+        self.self_attention_norm = nn.LayerNorm(width)
+        self.cross_attention = UnprojectedDeformableAttention(width, num_heads, num_points, deterministic)
+        self.gate = Gate(width)
+        self.ffn = FeedForward(width, scale * options.feedforward, nn.ReLU, dropout)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.ffn.expand, self.ffn.contract):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (self.self_attention.query, self.self_attention.key, self.self_attention.value):
+            nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)
+
+    def forward(
+        self,
+        queries: Tensor,
+        positions: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        attention_bias: Tensor | None = None,
+    ) -> Tensor:
+        """queries, positions: (B, Q, C). reference: (B, Q, L, 4). memory: (B, S, C). Returns (B, Q, C).
+
+        attention_bias: added to the self-attention scores, (Q, Q).
+        """
+        with_pos = queries + positions
+        attended = self.self_attention(with_pos, with_pos, queries, attention_bias)
+        queries = self.self_attention_norm(queries + self.dropout(attended))
+        attended = self.cross_attention(queries + positions, reference, memory, shapes)
+        queries = self.gate(queries, self.dropout(attended))
+        queries = queries + self.dropout(self.ffn(queries))
+        return self.ffn_norm(queries.clamp(-LARGEST, LARGEST))
+
+
+class LocationQuality(nn.Module):
+    """Location quality estimator (LQE): a term of all class logits, from how peaked the distributions are.
+
+    As in Generalized Focal Loss V2 (Li et al. 2021, section 3.2).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = Mlp(4 * (TOP + 1), QUALITY_WIDTH, 1, 2)
+        nn.init.zeros_(self.mlp.last.weight)
+        nn.init.zeros_(self.mlp.last.bias)
+
+    def forward(self, corners: Tensor) -> Tensor:
+        """corners: (B, Q, 4 * (N + 1)) logits. Returns (B, Q, 1)."""
+        top = corners.unflatten(-1, (4, -1)).softmax(-1).topk(TOP, dim=-1).values  # (B, Q, 4, TOP)
+        return self.mlp.in_full_precision(torch.cat([top, top.mean(-1, keepdim=True)], dim=-1).flatten(2))
+
+
+class Refined(NamedTuple):
+    """Predictions of the L decoder layers, and the initial ones, from which the distributions are offsets.
+
+    logits: (L, B, Q, K). boxes: (L, B, Q, 4). corners: logits of the distributions (L, B, Q, 4 * (N + 1)).
+    initial_logits: (B, Q, K). initial_boxes: (B, Q, 4).
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    corners: Tensor
+    initial_logits: Tensor
+    initial_boxes: Tensor
+
+    def outputs(self, *further: Tensor) -> LayerOutputs:
+        """As of the criterion. further: logits (B, Q, K) and boxes (B, Q, 4) of another output, or none."""
+        logits, boxes = further[:1], further[1:]
+        return LayerOutputs(
+            torch.cat([self.logits, *(x[None] for x in (self.initial_logits, *logits))]),
+            torch.cat([self.boxes, *(x[None] for x in (self.initial_boxes, *boxes))]),
+            self.corners,
+            self.initial_boxes,
+        )
+
+
+class Decoder(nn.Module):
+    """Decoder layers with prediction heads of their own.
+
+    training_layers: layers after those of `options`, in training only. layer_scale: their width and FFN, relative to
+    those of `options`. num_points: of each level. num_bins, reg_scale: as of `weighting_function`.
+    """
+
+    def __init__(
+        self,
+        options: Transformer,
+        num_points: Sequence[int],
+        num_classes: int,
+        training_layers: int,
+        layer_scale: int,
+        num_bins: int,
+        reg_scale: float,
+        deterministic: bool = False,
+    ) -> None:
+        super().__init__()
+        self.predicting, self.num_bins, self.reg_scale = options.decoder_layers, num_bins, reg_scale
+        width = options.width
+        scales = [1] * options.decoder_layers + [layer_scale] * training_layers
+        self.layers = nn.ModuleList(DecoderLayer(options, scale, num_points, deterministic) for scale in scales)
+        self.scales = scales
+        self.positions = Mlp(4, 2 * width, width, 2)
+        self.initial_box_head = box_head(width)
+        self.label_heads = nn.ModuleList(label_head(width * scale, num_classes) for scale in scales)
+        self.corner_heads = nn.ModuleList(Mlp(width * scale, width * scale, 4 * (num_bins + 1), 3) for scale in scales)
+        self.qualities = nn.ModuleList(LocationQuality() for _ in scales)
+        for layer in (self.positions[0], self.positions[-1]):
+            nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
+        for head in self.corner_heads:
+            nn.init.zeros_(head.last.weight)  # type: ignore[union-attr, arg-type]
+            nn.init.zeros_(head.last.bias)  # type: ignore[union-attr, arg-type]
+
+    def forward(self, queries: BoxQueries, levels: Levels, attention_bias: Tensor | None = None) -> Refined:
+        """queries: contents and reference boxes. levels: the memory. attention_bias: (Q, Q).
+
+        In evaluation, L is the number of layers without `training_layers`. An exported graph has predictions of the
+        last of them only.
+        """
+        x, reference = queries
+        memory = levels.tokens.masked_fill(levels.padding[..., None], 0.0)
+        values = weighting_function(self.num_bins, self.reg_scale, memory.device)
+        count = len(self.layers) if self.training else self.predicting
+        before: Tensor | None = None  # the layer's input, without gradient
+        corners: Tensor | None = None
+        logits, boxes, distributions = [], [], []
+        for i in range(count):
+            positions = self._positions(reference, x.dtype)
+            scale, current = self.scales[i], memory
+            if scale > 1:
+                positions, current = (y.repeat_interleave(scale, dim=-1) for y in (positions, memory))
+                if x.shape[-1] < positions.shape[-1]:
+                    x = x.repeat_interleave(scale, dim=-1)
+                before = x.detach()
+            x = self.layers[i](x, positions, levels.on_maps(reference), current, levels.shapes, attention_bias)
+            if i == 0:
+                initial_boxes = refine(self.initial_box_head, x, reference, EPS)
+                initial_logits = self.label_heads[0](x)
+                anchor = initial_boxes.detach()
+            added = self.corner_heads[i].in_full_precision(x if before is None else x + before)  # type: ignore[operator]
+            corners = added if corners is None else corners + added
+            with autocast_off(x.device):
+                predicted = boxes_from_distances(anchor, integral(corners, values.to(corners.dtype)), self.reg_scale)
+            if not is_exporting() or i == count - 1:
+                logits.append(self.label_heads[i](x) + self.qualities[i](corners))
+                boxes.append(predicted)
+                distributions.append(corners)
+            reference, before = predicted.detach(), x.detach()
+        return Refined(
+            torch.stack(logits), torch.stack(boxes), torch.stack(distributions), initial_logits, initial_boxes
+        )
+
+    def _positions(self, reference: Tensor, dtype: torch.dtype) -> Tensor:
+        weight = self.positions.last.weight
+        return self.positions(reference.to(weight.dtype)).clamp(-10, 10).to(dtype)

@@ -1,0 +1,165 @@
+"""The D-FINE head (Peng et al. 2024): RT-DETR whose decoder refines distributions of box edges.
+
+The loss of classes is the varifocal loss of each layer's own matching, with costs 2 * focal cost + 5 * L1 - 2 * GIoU.
+Boxes learn from the union of all matchings: 5 * L1 + 2 * (1 - GIoU) + 0.15 * the fine-grained localization loss, and
+layers before the last 1.5 * the distillation of the last layer's distributions, as in the authors' code.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from densevit.interfaces import Class, Outputs, Targets
+from densevit.losses.matching import MatchingCosts, Objects
+from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
+from densevit.set_prediction.head import SetPredictionHead
+from densevit.set_prediction.levels import Levels
+from densevit.set_prediction.limits import MAX_LAYERS, check_counts
+from densevit.set_prediction.queries import BoxQueries
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.deformable_detr.prediction import box_head, label_head
+from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
+from densevit_heads.dfine.decoder import Decoder, Refined
+from densevit_heads.dfine.encoder_blocks import RepNcspElan, decoupled_downsampling
+from densevit_heads.rtdetr.convolutions import ConvNorm
+from densevit_heads.rtdetr.hybrid_encoder import HybridEncoder, HybridEncoderOptions
+from densevit_heads.rtdetr.queries import UncertaintyMinimalSelection
+
+BOX_NOISE = 1.0  # of denoising queries, in half box sizes; a negative query's is 1 to 2
+
+
+class Dfine(SetPredictionHead):
+    """A real-time DETR that refines the distribution of each edge of a box from layer to layer (Peng et al. 2024).
+
+    encoder, transformer: widths of the encoder; width of the decoder, and layers, heads and dropout of both.
+        `transformer.encoder_layers` are those of the attention on the coarsest map (AIFI).
+    fusion_blocks: RepVGG blocks of each CSP layer of a fusion block; its branches have `encoder.expansion` times half
+        of `encoder.width` channels.
+    num_points: sampling points of each query and attention head on each level, fine to coarse: the number of levels.
+    min_stride: the finest stride; see `HybridEncoder`.
+    training_layers: further decoder layers in training, which are left out in evaluation and teach the others.
+    layer_scale: width and feed-forward network of these layers, relative to `transformer`.
+    num_bins: N, even; an edge has the distances W(0) ... W(N). reg_scale: 1 / c of W(n) (equation 3); larger values
+        give finer steps.
+    contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one
+        (DINO, section 3.3); 0 disables. Unlike in the authors' code, queries that pad a batch have no loss.
+    costs, loss_weights: weights of the terms of the matching cost and of the loss.
+    deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
+    """
+
+    criterion: DfineCriterion
+    denoising: ContrastiveDenoising | None
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = 300,
+        encoder: HybridEncoderOptions = HybridEncoderOptions(),
+        transformer: Transformer = Transformer(encoder_layers=1, feedforward=1024, dropout=0.0),
+        fusion_blocks: int = 3,
+        num_points: tuple[int, ...] = (3, 6, 3),
+        min_stride: int = 8,
+        training_layers: int = 0,
+        layer_scale: int = 1,
+        num_bins: int = 32,
+        reg_scale: float = 4.0,
+        contrastive_denoising: int = 100,
+        costs: MatchingCosts = MatchingCosts(label=2.0),
+        loss_weights: DfineLossWeights = DfineLossWeights(),
+        deterministic: bool = False,
+    ) -> None:
+        super().__init__(channels, strides, classes, num_queries)
+        _check(fusion_blocks, num_points, training_layers, layer_scale, num_bins, reg_scale)
+        check_counts({"min_stride": min_stride})
+        check_counts({"contrastive_denoising": contrastive_denoising}, 0)
+        self.criterion = DfineCriterion(
+            num_queries,
+            costs,
+            loss_weights,
+            "varifocal_matched",
+            denoising=contrastive_denoising > 0,
+            num_bins=num_bins,
+            reg_scale=reg_scale,
+        )
+        width, K = transformer.width, len(classes)
+        self.encoder = HybridEncoder(
+            channels,
+            strides,
+            encoder,
+            transformer,
+            len(num_points),
+            min_stride,
+            lateral=lambda width: _pointwise(width, width),
+            fuse=lambda width: RepNcspElan(2 * width, width, round(encoder.expansion * width // 2), fusion_blocks),
+            downsample=decoupled_downsampling,
+        )
+        self.projections = nn.ModuleList(
+            nn.Identity() if encoder.width == width else _pointwise(encoder.width, width) for _ in num_points
+        )
+        self.queries = UncertaintyMinimalSelection(num_queries, width, label_head(width, K), box_head(width))
+        self.decoder = Decoder(
+            transformer, num_points, K, training_layers, layer_scale, num_bins, reg_scale, deterministic
+        )
+        if contrastive_denoising:
+            self.denoising = ContrastiveDenoising(width, K, contrastive_denoising, box_noise=BOX_NOISE)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the layer that predicts.
+
+        Also `layers`, of all decoder layers, the initial boxes and the selected cells, with the distributions. Training
+        adds `denoising` for the loss.
+        """
+        maps, paddings = self.encoder(features, padding_mask)
+        levels = Levels.of([project(x) for project, x in zip(self.projections, maps, strict=True)], paddings)
+        selected = self.queries(levels.tokens, levels)
+        outputs: Outputs = {}
+        queries = BoxQueries(selected.contents, selected.boxes.detach())
+        denoising = None
+        if self.training and self.denoising is not None and targets is not None:
+            outputs["objects"] = objects = Objects.of(targets, levels.tokens.device)
+            denoising = self.denoising(objects, queries.boxes.shape[1])
+            queries = denoising.prepended_to(queries)
+        refined = self.decoder(queries, levels, None if denoising is None else denoising.attention_bias)
+        if denoising is not None:
+            outputs["denoising"], refined = _split(denoising, refined)
+        predicted = self.decoder.predicting - 1 if self.training else -1
+        outputs |= {"logits": refined.logits[predicted], "boxes": refined.boxes[predicted]}
+        outputs["layers"] = refined.outputs(selected.logits, selected.boxes)
+        return outputs
+
+
+def _pointwise(inputs: int, outputs: int) -> ConvNorm:
+    return ConvNorm(inputs, outputs, 1, activation=None)
+
+
+def _split(noised: DenoisingQueries, refined: Refined) -> tuple[tuple[LayerOutputs, Tensor], Refined]:
+    """Separates the predictions of denoising queries from those of object queries.
+
+    Returns `LayerOutputs` of the R denoising queries, as of one image, and their objects; and the other predictions.
+    """
+    index, D = (noised.image, noised.query), noised.contents.shape[1]
+    of_noised = Refined(
+        *(x[(slice(None), *index)][:, None] for x in refined[:3]), *(x[index][None] for x in refined[3:])
+    )
+    others = Refined(*(x[:, :, D:] for x in refined[:3]), *(x[:, D:] for x in refined[3:]))
+    return (of_noised.outputs(), noised.target), others
+
+
+def _check(
+    fusion_blocks: int,
+    num_points: Sequence[int],
+    training_layers: int,
+    layer_scale: int,
+    num_bins: int,
+    reg_scale: float,
+) -> None:
+    check_counts({"fusion_blocks": fusion_blocks, "layer_scale": layer_scale}, 1, MAX_LAYERS)
+    check_counts({"training_layers": training_layers}, 0, MAX_LAYERS)
+    check_counts({"the number of num_points": len(num_points)}, 1, MAX_LAYERS)
+    check_counts({"num_points": min(num_points)}, 1)
+    if num_bins % 2 or num_bins < 4:
+        raise ValueError(f"num_bins is {num_bins}; it must be even and at least 4.")
+    if not reg_scale > 0:
+        raise ValueError(f"reg_scale is {reg_scale:g}; it must be above 0.")

@@ -1,0 +1,261 @@
+"""transformers' DFineForObjectDetection on its HGNetV2, with the keys of files and of models.
+
+Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
+in version 5 has other keys. Outputs are the same; transformers' loss is not the authors', which ours is.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
+from densevit.weights.state import count
+from densevit_heads.attention_checkpoints import deformable_attention
+from densevit_heads.detr.transformers_checkpoints import id2label
+from densevit_heads.dfine.checkpoints import (
+    AIFI,
+    DECODER,
+    ENCODER,
+    HEAD,
+    LAYER,
+    QUERIES,
+    UNRECORDED,
+    conv_norm,
+    describe,
+    fusion_blocks,
+    points_and_scale,
+    recipe,
+)
+from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
+
+_BACKBONE = "model.backbone.model"
+_AIFI, _LAYER = "model.encoder.encoder.0.layers.{i}", "model.decoder.layers.{i}"
+_AIFI_IN_MEMORY = _AIFI.replace(".encoder.0", ".aifi.0")
+
+
+def _backbone_lines() -> tuple[Line, ...]:
+    block = "stages.{s}.blocks.{b}"
+    places = {f"embedder.{stem}": f"stem.{stem}" for stem in ("stem1", "stem2a", "stem2b", "stem3", "stem4")}
+    for place in (
+        "stages.{s}.downsample",
+        f"{block}.layers.{{l}}",
+        f"{block}.layers.{{l}}.conv1",
+        f"{block}.layers.{{l}}.conv2",
+        f"{block}.aggregation.{{a}}",
+    ):
+        places[f"encoder.{place}"] = place
+    parts = {"convolution": "conv", "normalization": "bn", "lab": "lab"}
+    return tuple(
+        Line(f"{_BACKBONE}.{theirs}.{part}.*", f"backbone.model.{ours}.{own}.*")
+        for theirs, ours in places.items()
+        for part, own in parts.items()
+    )
+
+
+def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
+    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
+
+
+def _lines() -> tuple[Line, ...]:
+    parts = {"enter": "conv1", "leave": "conv4", "branches.0.0": "csp_rep1", "branches.0.1": "conv2"}
+    parts |= {"branches.1.0": "csp_rep2", "branches.1.1": "conv3"}
+    return (
+        *_backbone_lines(),
+        Line("model.encoder_input_proj.{i}.*", f"{ENCODER}.projections.{{i}}.*"),
+        *_attention(f"{_AIFI}.self_attn", f"{AIFI}.self_attention"),
+        Line(f"{_AIFI}.fc1.*", f"{AIFI}.feedforward.expand.*"),
+        Line(f"{_AIFI}.fc2.*", f"{AIFI}.feedforward.contract.*"),
+        Line(f"{_AIFI}.self_attn_layer_norm.*", f"{AIFI}.residuals.0.norm.*"),
+        Line(f"{_AIFI}.final_layer_norm.*", f"{AIFI}.residuals.1.norm.*"),
+        *conv_norm("model.encoder.lateral_convs.{i}", f"{ENCODER}.laterals.{{i}}"),
+        *conv_norm("model.encoder.downsample_convs.{i}.conv1", f"{ENCODER}.downsamples.{{i}}.0"),
+        *conv_norm("model.encoder.downsample_convs.{i}.conv2", f"{ENCODER}.downsamples.{{i}}.1"),
+        *fusion_blocks("model.encoder", parts),
+        Line("model.decoder_input_proj.{i}.*", f"{HEAD}.projections.{{i}}.*"),
+        *_attention(f"{_LAYER}.self_attn", f"{LAYER}.self_attention"),
+        *deformable_attention(f"{_LAYER}.encoder_attn", f"{LAYER}.cross_attention"),
+        Line(f"{_LAYER}.gateway.*", f"{LAYER}.gate.*"),
+        Line(f"{_LAYER}.fc1.*", f"{LAYER}.ffn.expand.*"),
+        Line(f"{_LAYER}.fc2.*", f"{LAYER}.ffn.contract.*"),
+        Line(f"{_LAYER}.self_attn_layer_norm.*", f"{LAYER}.self_attention_norm.*"),
+        Line(f"{_LAYER}.final_layer_norm.*", f"{LAYER}.ffn_norm.*"),
+        Line("model.denoising_class_embed.weight", f"{HEAD}.denoising.label_embedding.weight", LABELS),
+        *mlp("model.decoder.query_pos_head", f"{DECODER}.positions", 2),
+        Line("model.enc_output.0.*", f"{QUERIES}.project.*"),
+        Line("model.enc_output.1.*", f"{QUERIES}.norm.*"),
+        Line("model.enc_score_head.*", f"{QUERIES}.label_head.*"),
+        *mlp("model.enc_bbox_head", f"{QUERIES}.box_head"),
+        Line("model.decoder.class_embed.{i}.*", f"{DECODER}.label_heads.{{i}}.*"),
+        *mlp("model.decoder.pre_bbox_head", f"{DECODER}.initial_box_head"),
+        *mlp("model.decoder.bbox_embed.{i}", f"{DECODER}.corner_heads.{{i}}"),
+        *mlp("model.decoder.lqe_layers.{i}.reg_conf", f"{DECODER}.qualities.{{i}}.mlp", 2),
+    )
+
+
+_SPELLINGS = (  # of a model in version 5
+    *((f"{_AIFI_IN_MEMORY}.mlp.layers.{i}.*", f"{_AIFI}.fc{i + 1}.*") for i in range(2)),
+    *((f"{_LAYER}.mlp.layers.{i}.*", f"{_LAYER}.fc{i + 1}.*") for i in range(2)),
+    (f"{_AIFI_IN_MEMORY}.self_attn.o_proj.*", f"{_AIFI}.self_attn.out_proj.*"),
+    (f"{_LAYER}.self_attn.o_proj.*", f"{_LAYER}.self_attn.out_proj.*"),
+    (f"{_AIFI_IN_MEMORY}.*", f"{_AIFI}.*"),
+)
+
+
+def _shared_heads(state: StateDict) -> dict[str, Tensor]:
+    """Version 5 stores prediction heads that all layers share once, of the first layer, or outside the decoder."""
+    result = dict(state)
+    layers = count(state, r"model\.decoder\.layers\.(\d+)\..*")
+    for key in [key for key in state if re.match(r"(class|bbox)_embed\.", key)]:
+        result.setdefault(f"model.decoder.{key}", result.pop(key))
+    for key in [key for key in result if re.match(r"model\.decoder\.(class|bbox)_embed\.0\.", key)]:
+        for i in range(1, layers):
+            result.setdefault(key.replace("_embed.0.", f"_embed.{i}."), result[key])
+    return result
+
+
+def _own_heads(state: StateDict) -> dict[str, Tensor]:
+    """Each head also outside the decoder, as in their files."""
+    inside = re.compile(r"model\.decoder\.((?:class|bbox)_embed\..*)")
+    return {**state, **{match[1]: x for key, x in state.items() if (match := inside.fullmatch(key))}}
+
+
+def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The constants of a file or of config.json, and its numbers of attention heads, queries and denoising queries."""
+    options = points_and_scale(
+        state,
+        metadata,
+        points="model.decoder.layers.0.encoder_attn.num_points_scale",
+        scale="model.decoder.reg_scale",
+    )
+    config = metadata.get("config", {})
+    if config.get("model_type") != "d_fine":
+        return options
+    options[f"{HEAD}.num_queries"] = config.get("num_queries", 300)
+    options[f"{HEAD}.contrastive_denoising"] = config.get("num_denoising", 100)
+    options.setdefault(f"{HEAD}.reg_scale", config.get("reg_scale", 4.0))
+    points = config.get("decoder_n_points", 4)
+    levels = config.get("num_feature_levels", 3)
+    options.setdefault(f"{HEAD}.num_points", (points,) * levels if isinstance(points, int) else tuple(points))
+    heads = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
+    return options | ({f"{HEAD}.transformer.num_heads": heads.pop()} if len(heads) == 1 else {})
+
+
+def _hgnet(state: StateDict, levels: int) -> dict[str, Any]:
+    """The config of transformers' HGNetV2. state: with our keys."""
+    model = "backbone.model"
+    stages: dict[str, list[Any]] = {name: [] for name in ("in", "mid", "out", "blocks", "layers", "light")}
+    for i in range(4):
+        block = f"{model}.stages.{i}.blocks.0"
+        light = f"{block}.layers.0.conv1.conv.weight" in state
+        middle, inputs = state[f"{block}.layers.0.{'conv1.' if light else ''}conv.weight"].shape[:2]
+        stages["in"].append(inputs)
+        stages["mid"].append(middle)
+        stages["out"].append(len(state[f"{block}.aggregation.1.bn.weight"]))
+        stages["blocks"].append(count(state, rf"backbone\.model\.stages\.{i}\.blocks\.(\d+)\..*"))
+        stages["layers"].append(count(state, rf"backbone\.model\.stages\.{i}\.blocks\.0\.layers\.(\d+)\..*"))
+        stages["light"].append(light)
+    stem = [3, *(len(state[f"{model}.stem.{name}.bn.weight"]) for name in ("stem1", "stem4"))]
+    return {
+        "model_type": "hgnet_v2",
+        "stem_channels": stem,
+        "embedding_size": stem[-1],
+        "hidden_sizes": stages["out"],
+        "stage_in_channels": stages["in"],
+        "stage_mid_channels": stages["mid"],
+        "stage_out_channels": stages["out"],
+        "stage_num_blocks": stages["blocks"],
+        "stage_numb_of_layers": stages["layers"],
+        "stage_light_block": stages["light"],
+        "use_learnable_affine_block": f"{model}.stem.stem1.lab.scale" in state,
+        "out_features": [f"stage{i}" for i in range(5 - levels, 5)],
+    }
+
+
+def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
+    backbone, head = sections["backbone"], sections["heads"]["detection"]
+    transformer, encoder, levels = head["transformer"], head["encoder"], len(head["num_points"])
+    representable = head["min_stride"] == 2 ** (6 - levels) and not head["training_layers"]
+    if not str(backbone.get("model")).startswith("hgnetv2_") or not representable:
+        return {}
+    config: dict[str, Any] = {
+        "model_type": "d_fine",
+        "architectures": ["DFineForObjectDetection"],
+        "backbone_config": _hgnet(state, levels),
+        "freeze_backbone_batch_norms": False,
+        "encoder_in_channels": _hgnet(state, levels)["hidden_sizes"][-levels:],
+        "encoder_hidden_dim": encoder["width"],
+        "encoder_ffn_dim": encoder["feedforward"],
+        "hidden_expansion": encoder["expansion"],
+        "depth_mult": head["fusion_blocks"] / 3,
+        "encode_proj_layers": [levels - 1],
+        "feat_strides": [2 ** (6 - levels + i) for i in range(levels)],
+        "num_feature_levels": levels,
+        "decoder_in_channels": [encoder["width"]] * levels,
+        "d_model": transformer["width"],
+        "decoder_ffn_dim": transformer["feedforward"],
+        "decoder_n_points": [*head["num_points"]],
+        "max_num_bins": head["num_bins"],
+        "reg_scale": head["reg_scale"],
+        "num_queries": head["num_queries"],
+        "num_denoising": head["contrastive_denoising"],
+        "tie_word_embeddings": False,
+    }
+    for part in ("encoder", "decoder"):
+        config[f"{part}_layers"] = transformer[f"{part}_layers"]
+        config[f"{part}_attention_heads"] = transformer["num_heads"]
+    return {
+        "config.json": config | id2label(classes),
+        "preprocessor_config.json": {
+            "image_processor_type": "RTDetrImageProcessor",
+            "size": {"height": 640, "width": 640},
+        },
+    }
+
+
+DFINE = CheckpointLayout(
+    name="transformers-dfine",
+    part="model",
+    marks=(
+        f"{_BACKBONE}.embedder.stem1.convolution.weight",
+        "model.encoder_input_proj.0.0.weight",
+        "model.encoder.encoder.0.layers.0.self_attn.out_proj.weight",
+        "model.decoder.layers.0.gateway.gate.weight",
+        "model.decoder.lqe_layers.0.reg_conf.layers.0.weight",
+        "model.decoder.pre_bbox_head.layers.0.weight",
+    ),
+    lines=_lines(),
+    describe=describe,
+    spellings=_SPELLINGS,
+    rearrange=Rearrangement(_shared_heads, _own_heads),
+    no_effect={
+        "model.decoder.layers.{i}.encoder_attn.num_points_scale": "the inverse of the number of points",
+        "model.decoder.up": "the constant 0.5",
+        "model.decoder.reg_scale": "the option reg_scale",
+    },
+    mean=BLACK,
+    std=WHITE,
+    classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
+    unrecorded=UNRECORDED,
+    saved_options=_saved_options,
+    implied={
+        "activation_function": ("silu",),
+        "encoder_activation_function": ("gelu",),
+        "decoder_activation_function": ("relu",),
+        "normalize_before": (False,),
+        "learn_initial_query": (False,),
+        "positional_encoding_temperature": (10000,),
+        "eval_size": (None,),
+        "decoder_method": ("default",),
+        "decoder_offset_scale": (0.5,),
+        "up": (0.5,),
+        "top_prob_values": (4,),
+        "layer_scale": (1,),
+    },
+    licence="Apache-2.0 (ustc-community on the Hugging Face Hub)",
+    config_files=_config,
+    recipe=recipe,
+)

@@ -1,0 +1,206 @@
+"""lyuwenyu/RT-DETR: complete models of RT-DETR and RT-DETRv2 on a ResNet-vd, as trained on COCO.
+
+On rectangles our arithmetic is not the authors': positions of AIFI follow the map's rows (`aifi_positions`), and
+discrete sampling clamps each axis to its own size (`discrete_cells`). On squares, such as their 640 x 640, it is equal.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from densevit.errors import WeightsError
+from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.weights.label_sets import instance_classes
+from densevit.weights.layouts import backbone_lines, find
+from densevit.weights.state import count, part
+from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+
+HEAD = "heads.detection"
+ENCODER, DECODER, QUERIES = f"{HEAD}.encoder", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
+UNRECORDED = tuple(
+    f"{HEAD}.{option}"
+    for option in ("transformer.num_heads", "num_points", "num_queries", "sampling", "contrastive_denoising")
+)
+NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
+BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and std: images are in 0 ... 1
+_SCALE = "decoder.decoder.layers.0.cross_attn.num_points_scale"
+
+# Their last row is the label of queries that pad a batch, of zeros that are not trained; ours have none.
+LABELS = Change(lambda rows: rows[:-1], lambda rows: torch.cat([rows, torch.zeros_like(rows[:1])]))
+
+
+def _conv_norm(theirs: str, ours: str) -> tuple[Line, Line]:
+    return Line(f"{theirs}.conv.*", f"{ours}.0.*"), Line(f"{theirs}.norm.*", f"{ours}.1.*")
+
+
+def encoder_lines(theirs: str) -> tuple[Line, ...]:
+    """The lines of cross-scale fusion that both projects have. theirs: the prefix of the encoder."""
+    lines = [
+        *_conv_norm(f"{theirs}.lateral_convs.{{i}}", f"{ENCODER}.laterals.{{i}}"),
+        *_conv_norm(f"{theirs}.downsample_convs.{{i}}", f"{ENCODER}.downsamples.{{i}}"),
+    ]
+    for path, own in (("fpn", "top_down"), ("pan", "bottom_up")):
+        block, ours = f"{theirs}.{path}_blocks.{{i}}", f"{ENCODER}.{own}.{{i}}"
+        for i, name in enumerate(("enter", "bypass", "leave"), 1):
+            lines += _conv_norm(f"{block}.conv{i}", f"{ours}.{name}")
+        for i, name in enumerate(("wide", "pointwise"), 1):
+            lines += _conv_norm(f"{block}.bottlenecks.{{j}}.conv{i}", f"{ours}.blocks.{{j}}.{name}")
+    return tuple(lines)
+
+
+def mlp(theirs: str, ours: str, num_layers: int = 3) -> tuple[Line, ...]:
+    """The lines of a multilayer perceptron."""
+    return tuple(Line(f"{theirs}.layers.{i}.*", f"{ours}.{2 * i}.*") for i in range(num_layers))
+
+
+def _lines(projection: tuple[str, str], proposal: tuple[str, str]) -> tuple[Line, ...]:
+    """projection, proposal: the names of the two layers of the encoder's projections and of `enc_output`."""
+    aifi, ours = "encoder.encoder.0.layers.{i}", f"{ENCODER}.attention.{{i}}"
+    layer = "decoder.decoder.layers.{i}"
+    return (
+        *backbone_lines("rtdetr-resnet", "backbone."),
+        Line(f"encoder.input_proj.{{i}}.{projection[0]}.*", f"{ENCODER}.projections.{{i}}.0.*"),
+        Line(f"encoder.input_proj.{{i}}.{projection[1]}.*", f"{ENCODER}.projections.{{i}}.1.*"),
+        *fused_attention(f"{aifi}.self_attn", f"{ours}.self_attention"),
+        Line(f"{aifi}.linear1.*", f"{ours}.feedforward.expand.*"),
+        Line(f"{aifi}.linear2.*", f"{ours}.feedforward.contract.*"),
+        Line(f"{aifi}.norm1.*", f"{ours}.residuals.0.norm.*"),
+        Line(f"{aifi}.norm2.*", f"{ours}.residuals.1.norm.*"),
+        *encoder_lines("encoder"),
+        *_conv_norm("decoder.input_proj.{i}", f"{HEAD}.projections.{{i}}"),
+        *fused_attention(f"{layer}.self_attn", f"{DECODER}.self_attention"),
+        *deformable_attention(f"{layer}.cross_attn", f"{DECODER}.cross_attention"),
+        Line(f"{layer}.linear1.*", f"{DECODER}.ffn.expand.*"),
+        Line(f"{layer}.linear2.*", f"{DECODER}.ffn.contract.*"),
+        Line(f"{layer}.norm1.*", f"{DECODER}.self_attention_norm.*"),
+        Line(f"{layer}.norm2.*", f"{DECODER}.cross_attention_norm.*"),
+        Line(f"{layer}.norm3.*", f"{DECODER}.ffn_norm.*"),
+        Line("decoder.denoising_class_embed.weight", f"{HEAD}.denoising.label_embedding.weight", LABELS),
+        *mlp("decoder.query_pos_head", f"{HEAD}.query_positions", 2),
+        Line(f"decoder.enc_output.{proposal[0]}.*", f"{QUERIES}.project.*"),
+        Line(f"decoder.enc_output.{proposal[1]}.*", f"{QUERIES}.norm.*"),
+        Line("decoder.enc_score_head.*", f"{QUERIES}.label_head.*"),
+        *mlp("decoder.enc_bbox_head", f"{QUERIES}.box_head"),
+        Line("decoder.dec_score_head.{i}.*", f"{HEAD}.label_heads.{{i}}.*"),
+        *mlp("decoder.dec_bbox_head.{i}", f"{HEAD}.box_heads.{{i}}"),
+    )
+
+
+def describe(ours: StateDict) -> dict[str, Any]:
+    """The config sections of an RT-DETR on a ResNet-vd, from tensors with our keys.
+
+    Tensor shapes do not determine the number of attention heads, which is 8 in all releases and whose product with the
+    number of points is known, the number of queries, which is 300, and of denoising queries, which is 100, and how
+    points are sampled. From depth 50 on, batch norms and the stem are frozen, as in the authors' configs.
+    """
+    resnet = find("rtdetr-resnet").describe(part(ours, "backbone."))["backbone"]
+    frozen = {"norm": "frozen", "frozen_stages": 1} if resnet["depth"] >= 50 else {}
+    width, encoder_width = ours[f"{HEAD}.projections.0.0.weight"].shape[:2]
+    levels = count(ours, r"heads\.detection\.projections\.(\d+)\.0\.weight")
+    rows = len(ours[f"{HEAD}.decoder.0.cross_attention.weights.bias"])
+    points, rest = divmod(rows, NUM_HEADS * levels)
+    if rest:
+        raise WeightsError(
+            f"Attention weights of {rows} rows for {levels} levels: expected {NUM_HEADS} heads times the levels times "
+            "the points, as many for each level."
+        )
+    encoder_layers = count(ours, r"heads\.detection\.encoder\.attention\.(\d+)\..*")
+    hidden = len(ours[f"{ENCODER}.attention.0.feedforward.expand.bias"]) if encoder_layers else encoder_width
+    return {
+        "backbone": {**resnet, **frozen},
+        "heads": {
+            "detection": {
+                "name": "rtdetr",
+                "num_queries": 300,
+                "encoder": {
+                    "width": encoder_width,
+                    "feedforward": hidden,
+                    "expansion": len(ours[f"{ENCODER}.top_down.0.enter.1.weight"]) / encoder_width,
+                },
+                "transformer": {
+                    "width": width,
+                    "num_heads": NUM_HEADS,
+                    "encoder_layers": encoder_layers,
+                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(ours[f"{HEAD}.decoder.0.ffn.expand.bias"]),
+                    "dropout": 0.0,
+                },
+                "num_levels": levels,
+                "num_points": points,
+                "contrastive_denoising": 100 if f"{HEAD}.denoising.label_embedding.weight" in ours else 0,
+            }
+        },
+    }
+
+
+def recipe(
+    sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]], version: int
+) -> tuple[str, dict[str, Any]]:
+    """The training and evaluation on COCO, with the settings of the ResNet-18 or the ResNet-50."""
+    if version == 2:
+        return "coco/rtdetrv2_r18", {}
+    return f"coco/rtdetr_r{50 if sections['backbone']['depth'] >= 50 else 18}", {}
+
+
+def classes_of(state: StateDict, metadata: Mapping[str, Any], bias: str) -> dict[str, tuple[Class, ...]]:
+    """bias: the key of a class head's. 80 rows are COCO's classes."""
+    return {"detection": instance_classes(len(state[bias]), metadata.get("classes", ()))}
+
+
+def _points(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The points of each level, from the buffer 1 / points that version 2 saves for each point."""
+    counts, left = [], [round(1 / x) for x in state[_SCALE].tolist()] if _SCALE in state else []
+    while left:
+        counts.append(left[0])
+        left = left[left[0] :]
+    if not counts:
+        return {}
+    return {f"{HEAD}.num_points": counts[0] if len(set(counts)) == 1 else counts}
+
+
+_MARKS = (  # of both versions
+    "backbone.conv1.conv1_1.conv.weight",
+    "backbone.res_layers.0.blocks.0.branch2a.conv.weight",
+    "encoder.fpn_blocks.0.bottlenecks.0.conv1.conv.weight",
+    "decoder.decoder.layers.0.cross_attn.sampling_offsets.weight",
+    "decoder.dec_score_head.0.weight",
+)
+RTDETR = CheckpointLayout(
+    name="rtdetr",
+    part="model",
+    marks=(*_MARKS, "encoder.input_proj.0.0.weight", "decoder.enc_output.0.weight"),
+    lines=_lines(("0", "1"), ("0", "1")),
+    describe=describe,
+    no_effect={
+        "decoder.anchors": "the initial boxes of a fixed image size",
+        "decoder.valid_mask": "the cells that propose boxes, of a fixed image size",
+    },
+    saved_under="model",
+    mean=BLACK,
+    std=WHITE,
+    classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
+    unrecorded=UNRECORDED,
+    licence="Apache-2.0 (lyuwenyu/RT-DETR)",
+    recipe=partial(recipe, version=1),
+)
+RTDETRV2 = CheckpointLayout(
+    name="rtdetrv2",
+    part="model",
+    marks=(*_MARKS, "encoder.input_proj.0.conv.weight", "decoder.enc_output.proj.weight"),
+    lines=_lines(("conv", "norm"), ("proj", "norm")),
+    describe=describe,
+    no_effect={
+        **RTDETR.no_effect,
+        "decoder.decoder.layers.{i}.cross_attn.num_points_scale": "the inverse of the number of points",
+    },
+    saved_under="model",
+    mean=BLACK,
+    std=WHITE,
+    classes=RTDETR.classes,
+    unrecorded=UNRECORDED,
+    saved_options=_points,
+    licence="Apache-2.0 (lyuwenyu/RT-DETR)",
+    recipe=partial(recipe, version=2),
+)

@@ -1,0 +1,187 @@
+"""transformers' RTDetrForObjectDetection and RTDetrV2ForObjectDetection, with the keys of files and of models.
+
+Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
+in version 5 has other keys. In training, transformers refines boxes from detached ones; ours, as the authors', looks
+forward twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.weights.layouts import backbone_lines, find
+from densevit_heads.attention_checkpoints import deformable_attention
+from densevit_heads.detr.transformers_checkpoints import id2label
+from densevit_heads.rtdetr.checkpoints import (
+    BLACK,
+    DECODER,
+    ENCODER,
+    HEAD,
+    LABELS,
+    QUERIES,
+    UNRECORDED,
+    WHITE,
+    classes_of,
+    describe,
+    encoder_lines,
+    mlp,
+    recipe,
+)
+
+_RESNET = find("transformers-rtdetr-resnet")
+_AIFI, _DECODER = "model.encoder.encoder.0.layers.{i}", "model.decoder.layers.{i}"
+_LICENCE = "Apache-2.0 (PekingU on the Hugging Face Hub)"
+
+
+def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
+    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
+
+
+def _lines() -> tuple[Line, ...]:
+    ours = f"{ENCODER}.attention.{{i}}"
+    return (
+        *backbone_lines("transformers-rtdetr-resnet", "model.backbone.model."),
+        Line("model.encoder_input_proj.{i}.*", f"{ENCODER}.projections.{{i}}.*"),
+        *_attention(f"{_AIFI}.self_attn", f"{ours}.self_attention"),
+        Line(f"{_AIFI}.fc1.*", f"{ours}.feedforward.expand.*"),
+        Line(f"{_AIFI}.fc2.*", f"{ours}.feedforward.contract.*"),
+        Line(f"{_AIFI}.self_attn_layer_norm.*", f"{ours}.residuals.0.norm.*"),
+        Line(f"{_AIFI}.final_layer_norm.*", f"{ours}.residuals.1.norm.*"),
+        *encoder_lines("model.encoder"),
+        Line("model.decoder_input_proj.{i}.*", f"{HEAD}.projections.{{i}}.*"),
+        *_attention(f"{_DECODER}.self_attn", f"{DECODER}.self_attention"),
+        *deformable_attention(f"{_DECODER}.encoder_attn", f"{DECODER}.cross_attention"),
+        Line(f"{_DECODER}.fc1.*", f"{DECODER}.ffn.expand.*"),
+        Line(f"{_DECODER}.fc2.*", f"{DECODER}.ffn.contract.*"),
+        Line(f"{_DECODER}.self_attn_layer_norm.*", f"{DECODER}.self_attention_norm.*"),
+        Line(f"{_DECODER}.encoder_attn_layer_norm.*", f"{DECODER}.cross_attention_norm.*"),
+        Line(f"{_DECODER}.final_layer_norm.*", f"{DECODER}.ffn_norm.*"),
+        Line("model.denoising_class_embed.weight", f"{HEAD}.denoising.label_embedding.weight", LABELS),
+        *mlp("model.decoder.query_pos_head", f"{HEAD}.query_positions", 2),
+        Line("model.enc_output.0.*", f"{QUERIES}.project.*"),
+        Line("model.enc_output.1.*", f"{QUERIES}.norm.*"),
+        Line("model.enc_score_head.*", f"{QUERIES}.label_head.*"),
+        *mlp("model.enc_bbox_head", f"{QUERIES}.box_head"),
+        Line("model.decoder.class_embed.{i}.*", f"{HEAD}.label_heads.{{i}}.*"),
+        *mlp("model.decoder.bbox_embed.{i}", f"{HEAD}.box_heads.{{i}}"),
+    )
+
+
+_AIFI_IN_MEMORY = _AIFI.replace(".encoder.0", ".aifi.0")
+_SPELLINGS = (  # of a model in version 5
+    *((f"{_AIFI_IN_MEMORY}.mlp.fc{i}.*", f"{_AIFI}.fc{i}.*") for i in (1, 2)),
+    *((f"{_DECODER}.mlp.fc{i}.*", f"{_DECODER}.fc{i}.*") for i in (1, 2)),
+    (f"{_AIFI_IN_MEMORY}.self_attn.o_proj.*", f"{_AIFI}.self_attn.out_proj.*"),
+    (f"{_DECODER}.self_attn.o_proj.*", f"{_DECODER}.self_attn.out_proj.*"),
+    (f"{_AIFI_IN_MEMORY}.*", f"{_AIFI}.*"),
+)
+
+
+def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """From config.json: the numbers of attention heads, points, queries and denoising queries, and the sampling."""
+    config = metadata.get("config", {})
+    if config.get("model_type") not in ("rt_detr", "rt_detr_v2"):
+        return {}
+    sampling = {"default": "grid_sample", "discrete": "discrete"}
+    options = {
+        "num_queries": config.get("num_queries", 300),
+        "num_points": config.get("decoder_n_points", 4),
+        "sampling": sampling[config.get("decoder_method", "default")],
+        "contrastive_denoising": config.get("num_denoising", 100),
+    }
+    heads = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
+    if len(heads) == 1:
+        options["transformer.num_heads"] = heads.pop()
+    return {f"{HEAD}.{name}": value for name, value in options.items()}
+
+
+def _config(
+    sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class], version: int
+) -> dict[str, dict[str, Any]]:
+    backbone, head = sections["backbone"], sections["heads"]["detection"]
+    transformer, encoder = head["transformer"], head["encoder"]
+    discrete = head.get("sampling", "grid_sample") == "discrete"
+    assert _RESNET.config_files is not None
+    resnet = _RESNET.config_files(sections, {}, ()).get("config.json")
+    representable = isinstance(head["num_points"], int) and head["num_levels"] == 3 and (version == 2 or not discrete)
+    if resnet is None or not representable:
+        return {}
+    config: dict[str, Any] = {
+        "model_type": "rt_detr" if version == 1 else "rt_detr_v2",
+        "architectures": ["RTDetrForObjectDetection" if version == 1 else "RTDetrV2ForObjectDetection"],
+        "backbone_config": resnet,
+        "freeze_backbone_batch_norms": backbone.get("norm") == "frozen",
+        "encoder_in_channels": resnet["hidden_sizes"][1:],
+        "encoder_hidden_dim": encoder["width"],
+        "encoder_ffn_dim": encoder["feedforward"],
+        "hidden_expansion": encoder["expansion"],
+        "decoder_in_channels": [encoder["width"]] * 3,
+        "d_model": transformer["width"],
+        "decoder_ffn_dim": transformer["feedforward"],
+        "decoder_n_points": head["num_points"],
+        "num_queries": head["num_queries"],
+        "num_denoising": head["contrastive_denoising"],
+        "anchor_image_size": None,
+    }
+    if version == 2:
+        config["decoder_method"] = "discrete" if discrete else "default"
+    for part in ("encoder", "decoder"):
+        config[f"{part}_layers"] = transformer[f"{part}_layers"]
+        config[f"{part}_attention_heads"] = transformer["num_heads"]
+    return {
+        "config.json": config | id2label(classes),
+        "preprocessor_config.json": {
+            "image_processor_type": "RTDetrImageProcessor",
+            "size": {"height": 640, "width": 640},
+        },
+    }
+
+
+def _layout(version: int, marks: tuple[str, ...] = (), **others: Any) -> CheckpointLayout:
+    return CheckpointLayout(
+        name="transformers-rtdetr" + ("" if version == 1 else "v2"),
+        part="model",
+        marks=(
+            "model.backbone.model.embedder.embedder.2.convolution.weight",
+            "model.encoder_input_proj.0.0.weight",
+            "model.encoder.encoder.0.layers.0.self_attn.out_proj.weight",
+            "model.encoder.fpn_blocks.0.bottlenecks.0.conv1.conv.weight",
+            "model.decoder.layers.0.encoder_attn.sampling_offsets.weight",
+            "model.enc_output.0.weight",
+            *marks,
+        ),
+        lines=_lines(),
+        describe=describe,
+        spellings=_SPELLINGS,
+        copies={f"{kind}_embed.*": f"model.decoder.{kind}_embed.*" for kind in ("class", "bbox")},
+        mean=BLACK,
+        std=WHITE,
+        classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
+        unrecorded=UNRECORDED,
+        saved_options=_saved_options,
+        implied={
+            "activation_function": ("silu",),
+            "encoder_activation_function": ("gelu",),
+            "decoder_activation_function": ("relu",),
+            "normalize_before": (False,),
+            "with_box_refine": (True,),
+            "learn_initial_query": (False,),
+            "positional_encoding_temperature": (10000,),
+            "eval_size": (None,),
+        },
+        licence=_LICENCE,
+        config_files=partial(_config, version=version),
+        recipe=partial(recipe, version=version),
+        **others,
+    )
+
+
+_SCALE = "decoder.layers.{i}.encoder_attn.n_points_scale"
+RTDETR = _layout(1)
+RTDETRV2 = _layout(
+    2,
+    (f"model.{_SCALE}".replace("{i}", "0"),),
+    no_effect={f"model.{_SCALE}": "the inverse of the number of points"},
+)

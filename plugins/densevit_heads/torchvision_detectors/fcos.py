@@ -1,0 +1,160 @@
+"""FCOS (Tian et al. 2019), of torchvision's parts."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.layers.precision import at_least_fp32, autocast_off
+from densevit.set_prediction.limits import check_classes, check_counts
+from densevit_heads.torchvision_detectors.conversion import (
+    check_thresholds,
+    in_original_pixels,
+    labelled_images,
+    select,
+    training_targets,
+)
+from densevit_heads.torchvision_detectors.levels import Pyramid, StrideAnchors
+
+MAPS = {"logits": "cls_logits", "distances": "bbox_regression", "centerness": "bbox_ctrness"}  # torchvision's names
+TERMS = {"label": "classification", "giou": "bbox_regression", "centerness": "bbox_ctrness"}
+
+
+class FCOS(Head):
+    """FCOS: a class, a box and its centre-ness from each location of a feature pyramid, without anchors; a baseline.
+
+    Matching with centre sampling, losses and post-processing are torchvision's, with its constants; the parameters have
+    torchvision's names after `fcos.head`, and those of the pyramid after `pyramid.fpn`.
+
+    width: channels of the pyramid, a multiple of 32 from 64 on (group norm of 32 groups).
+    stride: finest stride of the features to use. A level has objects of a size of 4 to 8 strides from a location to
+        the farthest side, the finest also smaller ones, the coarsest larger ones.
+    nms: IoU above which a detection is a duplicate of one with a higher score and the same class.
+    score_threshold: lowest score of a detection, the square root of class score times centre-ness.
+    max_predictions: of an image.
+    """
+
+    task = "detection"
+    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    nms: float
+    max_predictions: int
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        width: int = 256,
+        stride: int = 8,
+        nms: float = 0.6,
+        score_threshold: float = 0.2,
+        max_predictions: int = 100,
+    ) -> None:
+        super().__init__(channels, strides, classes)
+        check_classes(classes)
+        check_counts({"stride": stride, "max_predictions": max_predictions})
+        check_thresholds(nms, score_threshold)
+        if width < 64 or width % 32:
+            raise ValueError(f"width is {width}; a multiple of 32, at least 64, is expected.")
+        self.nms, self.max_predictions = nms, max_predictions
+        self.pyramid = Pyramid(channels, strides, width, stride, LastLevelP6P7(width, width), extra_levels=2)
+        features = nn.Identity()
+        features.out_channels = width  # type: ignore[assignment]  # of the backbone, which is not part of the head
+        self.fcos = detection.FCOS(
+            features,
+            len(classes),
+            anchor_generator=StrideAnchors(self.pyramid.strides, 1.0, (1.0,)),
+            head=_SummedLosses(width, 1, len(classes)),
+            score_thresh=score_threshold,
+            nms_thresh=nms,
+            detections_per_img=max_predictions,
+        )
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """Of S locations, level by level: `logits` (B, S, K), `distances` (B, S, 4) to left, top, right and bottom in
+        strides, `centerness` (B, S, 1), `anchors` (S, 4), squares of a stride around the locations in pixels; and
+        `levels`, the number of locations of each level."""
+        maps = self.pyramid(features)
+        found = self.fcos.head(maps)
+        (anchors,) = self.fcos.anchor_generator(ImageList(padding_mask, [(0, 0)]), maps)
+        levels = [x.shape[-2] * x.shape[-1] for x in maps]
+        return {**{name: found[key] for name, key in MAPS.items()}, "anchors": anchors, "levels": levels}
+
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """Returns `label` (focal loss), `giou` and `centerness`; torchvision's, all of weight 1.
+
+        Divided by the number of locations on objects, at least 1, as the mean over processes.
+        """
+        images = labelled_images(targets)
+        maps = {name: at_least_fp32(outputs[name]) for name in MAPS}
+        device = outputs["anchors"].device
+        foreground = outputs["anchors"].new_zeros(())
+        terms = {term: x[:0].sum() for term, x in zip(TERMS, maps.values(), strict=True)}
+        if images:
+            with autocast_off(device):
+                sums = self.fcos.compute_loss(
+                    training_targets(targets, images, device, first_label=0),
+                    {MAPS[name]: select(x, images) for name, x in maps.items()},
+                    [outputs["anchors"]] * len(images),
+                    outputs["levels"],
+                )
+            terms = {term: sums[key] for term, key in TERMS.items()}
+            foreground = sums["foreground"]
+        (count,) = context.mean_counts(foreground=foreground)
+        count = count.clamp(min=context.least_mean())
+        return {term: value / count for term, value in terms.items()}
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """Returns up to `max_predictions` (location, class) pairs by descending score, after NMS of each class.
+
+        Boxes are clipped to the image. Those without area, from locations in the padding, are removed.
+        """
+        levels = outputs["levels"]
+        maps = {MAPS[name]: list(outputs[name].float().split(levels, dim=1)) for name in MAPS}
+        anchors = [list(outputs["anchors"].split(levels))] * len(targets)
+        sizes = [target["size"] for target in targets]
+        predictions = []
+        for found, target in zip(self.fcos.postprocess_detections(maps, anchors, sizes), targets, strict=True):
+            valid = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(dim=1)
+            boxes, scores, labels = (found[key][valid] for key in ("boxes", "scores", "labels"))
+            predictions.append(in_original_pixels(boxes, scores, labels, target))
+        return predictions
+
+    def exported(
+        self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """`boxes` (B, S, 4) xyxy and `scores` (B, S, K) of all locations, before NMS; scores are 0 in padding."""
+        anchors = outputs["anchors"]
+        boxes = self.fcos.box_coder.decode(outputs["distances"].float(), anchors)
+        (h, w), (H, W) = size, original_size or size
+        x0, y0, x1, y1 = boxes.unbind(-1)
+        x0, x1 = (x.clamp(0, w) * (W / w) for x in (x0, x1))
+        y0, y1 = (y.clamp(0, h) * (H / h) for y in (y0, y1))
+        scores = (outputs["logits"].float().sigmoid() * outputs["centerness"].float().sigmoid()).sqrt()
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        padding = (centres[:, 0] >= w) | (centres[:, 1] >= h)
+        return {"boxes": torch.stack([x0, y0, x1, y1], dim=-1), "scores": scores.masked_fill(padding[:, None], 0.0)}
+
+
+class _SummedLosses(FCOSHead):
+    """torchvision's head whose losses are sums: the number of foreground locations is that of all processes."""
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """torchvision's terms before its division, and `foreground`, the number of matched locations."""
+        losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        foreground = (torch.stack(matched_idxs) >= 0).sum()
+        sums = {name: loss * foreground.clamp(min=1) for name, loss in losses.items()}
+        return {**sums, "foreground": foreground.to(anchors[0].dtype)}

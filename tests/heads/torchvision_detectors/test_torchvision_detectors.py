@@ -1,0 +1,213 @@
+"""Faster R-CNN and FCOS as heads: contract, levels, normalisers, backbones, and exported outputs."""
+
+import functools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import batched_nms
+
+import densevit
+from densevit.errors import ConfigError
+from densevit.interfaces import Batch, Class, Head, Targets
+from densevit.losses.context import LossContext
+from densevit.testing import check_head
+from densevit_heads.torchvision_detectors import FCOS, FasterRCNN
+from densevit_heads.torchvision_detectors.levels import StrideAnchors
+from tests.heads.padded_batch import padded_batch
+
+CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
+SMALL: dict[str, dict[str, Any]] = {
+    "faster_rcnn": {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32},
+    "fcos": {"width": 64, "score_threshold": 0.0},
+}
+KINDS: dict[str, type[Head]] = {"faster_rcnn": FasterRCNN, "fcos": FCOS}
+
+
+def make_head(name: str, **options: Any) -> Head:
+    torch.manual_seed(0)
+    head = KINDS[name]([6], [8], CLASSES, **{**SMALL[name], **options})
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return head
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", KINDS)
+def test_contract(name: str):
+    """As in torchvision, padding takes part in group norm and in the selection of proposals; in evaluation it is less
+    than a stride. FCOS cannot be traced on the images of this check, where the coarsest map has a single column;
+    tests/exporting exports it."""
+    skip = ("padding",) if name == "faster_rcnn" else ("padding", "export")
+    check_head(functools.partial(KINDS[name], **SMALL[name]), skip=skip)
+
+
+def test_anchors_have_the_strides_of_the_levels_at_any_size():
+    """torchvision's have 96 // 2 = 48 at stride 64. In float32 also if the model is cast."""
+    anchors = StrideAnchors((32, 64), 2.0, (1.0,)).half()
+    maps = [torch.zeros(1, 8, 3, 4, dtype=torch.bfloat16), torch.zeros(1, 8, 2, 2, dtype=torch.bfloat16)]
+    found = anchors(ImageList(torch.zeros(1, 3, 96, 128), [(96, 128)]), maps)
+    centres = [
+        [x * stride, y * stride] for stride, h, w in ((32, 3, 4), (64, 2, 2)) for y in range(h) for x in range(w)
+    ]
+    assert len(found) == 1 and found[0].dtype == torch.float32
+    assert ((found[0][:, :2] + found[0][:, 2:]) / 2).tolist() == centres
+    assert (found[0][:, 2:] - found[0][:, :2]).tolist() == [[64.0, 64.0]] * 12 + [[128.0, 128.0]] * 4
+
+
+@pytest.mark.parametrize("stride", [4, 7])
+def test_regions_are_pooled_at_the_level_of_their_size(stride: int):
+    """Equation 1 of Lin et al. 2017: a region of 224 pixels at stride 16, larger and smaller ones in proportion."""
+    strides = [stride * 2**i for i in range(4)]
+    pooling = FasterRCNN([8] * 4, strides, CLASSES, width=8, box_width=8).roi_heads.box_roi_pool
+    sides = torch.tensor([1.0, 60.0, 100.0, 250.0, 440.0, 900.0])
+    levels = pooling.map_levels([torch.stack([0 * sides, 0 * sides, sides, sides], dim=1)])
+    expected = [min(max(math.floor(math.log2(16 * side / 224 / stride)), 0), 3) for side in sides.tolist()]
+    assert levels.tolist() == expected and pooling.scales == [1 / own for own in strides]
+
+
+def test_the_deepest_feature_of_each_stride_is_used():
+    head = FasterRCNN([4, 5, 6, 7], [2, 8, 8, 16], CLASSES, **SMALL["faster_rcnn"])
+    assert head.pyramid.inputs == [2, 3] and head.pyramid.strides == (8, 16, 32)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_strides_that_do_not_double_are_an_error(name: str):
+    with pytest.raises(ValueError, match=r"strides 8, 32, but .* double .* Fix: .*simple_pyramid"):
+        KINDS[name]([4, 4], [8, 32], CLASSES, **SMALL[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fcos", {"width": 48}, "width is 48; a multiple of 32, at least 64"),
+        ("fcos", {"nms": 0.0}, "nms is 0.0; an IoU above 0"),
+        ("faster_rcnn", {"score_threshold": 1.0}, "score_threshold is 1.0; a score from 0 to below 1"),
+        ("faster_rcnn", {"anchor_scale": 0.0}, "anchor_scale is 0.0; a positive number"),
+        ("faster_rcnn", {"num_samples": 0}, "num_samples is 0"),
+    ],
+)
+def test_options_out_of_range_are_errors(name: str, options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        make_head(name, **options)
+
+
+def losses_of(head: Head, images: list[int], count: float | None = None, key: str = "") -> dict[str, Tensor]:
+    """Losses of these images in evaluation mode. count: the normaliser of the step."""
+    torch.manual_seed(2)
+    features, mask, targets = padded_batch()
+    counts = {} if count is None else {key: torch.tensor(count)}
+    with torch.no_grad():
+        outputs = head.eval()([x[images] for x in features], mask[images])
+        return head.loss(outputs, [targets[i] for i in images], LossContext(counts=counts))
+
+
+def test_fcos_is_divided_by_the_foreground_of_the_step():
+    """With one normaliser, the losses of images add up to those of their batch."""
+    head = make_head("fcos")
+    parts = [losses_of(head, [i], 7.0, "foreground") for i in range(3)]
+    for term, value in losses_of(head, [0, 1, 2], 7.0, "foreground").items():
+        torch.testing.assert_close(sum(part[term] for part in parts), value)
+        assert value > 0
+
+
+def test_faster_rcnn_is_weighted_by_the_labelled_images_of_the_step():
+    """Here of a step with 1.5 labelled images in the mean of its batches, of which this one has two."""
+    head = make_head("faster_rcnn")
+    plain = losses_of(head, [0, 2])
+    assert head.loss_counts([{"boxes": 0, "labels": 0}, {}]) == {"images": 1}
+    for term, value in losses_of(head, [0, 2], 1.5, "images").items():
+        torch.testing.assert_close(value, plain[term] * 2 / 1.5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_unlabelled_images_are_left_out_in_training(name: str, monkeypatch: pytest.MonkeyPatch):
+    """The samples of Faster R-CNN are fixed; see tests/heads/torchvision_detectors/test_parity.py."""
+    monkeypatch.setattr(torch, "randperm", lambda count, device=None: torch.arange(count))
+    head = make_head(name).train()
+    features, mask, targets = padded_batch()
+    bare: list[Targets] = [targets[0], {"image_id": 1, "size": targets[1]["size"]}, targets[2]]
+    found = head.loss(head(features, mask, bare), bare, LossContext())
+    labelled = [0, 2]
+    alone = [targets[i] for i in labelled]
+    outputs = head([x[labelled] for x in features], mask[labelled], alone)
+    for term, value in head.loss(outputs, alone, LossContext()).items():
+        torch.testing.assert_close(found[term], value)
+
+
+def test_exported_locations_are_those_that_predict_selects_from():
+    """NMS of the exported boxes and scores gives the predictions, for an image without padding."""
+    head = make_head("fcos", score_threshold=0.08).eval()
+    features, size = [torch.randn(1, 6, 6, 8)], (48, 64)
+    with torch.no_grad():
+        outputs = head(features, torch.zeros(1, *size, dtype=torch.bool))
+        (found,) = head.predict(outputs, [{"size": size, "original_size": (96, 64)}])
+        exported = head.exported(outputs, size, (96, 64))
+    boxes, scores = exported["boxes"][0], exported["scores"][0]
+    rows, labels = (scores > 0.08).nonzero(as_tuple=True)
+    rows, labels = (x[((boxes[rows, 2:] > boxes[rows, :2]).all(1))] for x in (rows, labels))
+    halved = boxes * torch.tensor([1.0, 0.5, 1.0, 0.5])  # NMS is on the resized grid
+    kept = batched_nms(halved[rows], scores[rows, labels], labels, head.nms)[: head.max_predictions]
+    assert len(kept) > 5
+    torch.testing.assert_close(found["boxes"], boxes[rows[kept]], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found["scores"], scores[rows, labels][kept])
+
+
+def test_exported_scores_are_zero_in_the_padding():
+    head = make_head("fcos").eval()
+    with torch.no_grad():
+        outputs = head([torch.randn(1, 6, 6, 8)], torch.zeros(1, 48, 64, dtype=torch.bool))
+        scores = head.exported(outputs, (40, 50))["scores"]  # (1, S, K)
+    finest = scores[0, :48].view(6, 8, 3).amax(-1)
+    assert (finest[:5, :7] > 0).all() and not finest[5:].any() and not finest[:, 7:].any()
+
+
+def test_faster_rcnn_is_not_exported(tmp_path):
+    model = densevit.create_model({"name": "resnet", "depth": 18}, {"boxes": {"name": "faster_rcnn"}}, ["a", "b"])
+    with pytest.raises(ConfigError, match=r"heads\.boxes \(FasterRCNN\) has no outputs for a file"):
+        densevit.export(model, tmp_path / "model.onnx")
+
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet": {"name": "resnet", "depth": 18},
+    "swin": {"name": "swin", "variant": "nano", "window_size": 4},
+    "vit": {"name": "vit", "variant": "nano", "patch_size": 8},
+}
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("name", KINDS)
+def test_backbones(name: str, backbone: str, precision: torch.dtype | None):
+    """A ViT through the simple pyramid; images of two sizes, one without objects. A step reaches all parameters."""
+    torch.manual_seed(0)
+    section: dict[str, Any] = {"name": name, **SMALL[name], "stride": 4}
+    if backbone == "vit":
+        section["neck"] = {"name": "simple_pyramid", "width": 16}
+    model = densevit.create_model(BACKBONES[backbone], {"boxes": section}, ["a", "b"]).model.train()
+    sizes = [(75, 128), (96, 101)]
+    mask = torch.ones(2, 96, 128, dtype=torch.bool)
+    for i, (h, w) in enumerate(sizes):
+        mask[i, :h, :w] = False
+    boxes = [torch.tensor([[5.0, 8.0, 40.0, 60.0], [50.0, 20.0, 70.0, 44.0]]), torch.zeros(0, 4)]
+    batch: Batch = {
+        "images": torch.randint(256, (2, 3, 96, 128), dtype=torch.uint8),
+        "padding_mask": mask,
+        "targets": [
+            {"size": size, "original_size": size, "boxes": own, "labels": torch.arange(len(own))}
+            for size, own in zip(sizes, boxes, strict=True)
+        ],
+    }
+    with torch.autocast("cpu", precision, enabled=precision is not None):
+        losses = model.loss(model(batch), batch["targets"], LossContext())
+        assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+        torch.stack(list(losses.values())).sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert any(p.grad.any() for p in model.backbone.parameters())
+        for found, (h, w) in zip(model.eval().infer(batch)["boxes"], sizes, strict=True):
+            assert found["boxes"].dtype == torch.float32 and len(found["boxes"])
+            assert (found["boxes"] >= 0).all() and (found["boxes"] <= torch.tensor([w, h, w, h])).all()
