@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from densevit.atomic_io import atomic_file, check_free
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import ConfigError, DensevitError, counted
 from densevit.exporting import comparison, files
+from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.predictor import Predictor
@@ -26,6 +27,7 @@ _PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared
 _ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # compared with `resize`
 _TRACED: Size = (421, 453)
 _LARGE: Size = (389, 517)  # has several attention windows; smaller images may have one
+_BATCHES = (2, 1, 5)  # numbers of images that are compared
 _RUNS = 5  # per latency
 
 
@@ -56,9 +58,10 @@ def export(
     """Writes NAME.onnx or NAME.pt2, which maps uint8 RGB images (B, 3, H, W) to boxes and maps in their pixels.
 
     The file includes normalisation, padding and decoding; batch, height and width vary unless the backbone has one
-    size. half: weights and computation in float16. resize: the file resizes images of any size, as `predict` does; only
-    for ONNX. The file is run on several images and sizes and compared with the model. It predicts the whole image in
-    one pass: inference options of the model, such as windows, cause a warning. quiet: shows no progress on stderr.
+    size. It has the layers of `deployable`, without those that only training uses. half: weights and computation in
+    float16. resize: the file resizes images of any size, as `predict` does; only for ONNX. The file is run on several
+    images and sizes and compared with the model. It predicts the whole image in one pass: inference options of the
+    model, such as windows, cause a warning. quiet: shows no progress on stderr.
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, 1e-2 with `half`.
     """
     path = Path(path)
@@ -79,20 +82,21 @@ def export(
     canvas = None if predictor.resize is None else predictor.resize.canvas
     resizing = _resizing(predictor) if resize else None
     graph = ExportedGraph(own, canvas, resizing).eval()
-    traced = ExportedGraph(copy.deepcopy(own).half(), canvas, resizing).eval() if half else graph
+    simple = deployable(own)
+    traced = ExportedGraph(simple.half() if half else simple, canvas, resizing).eval()
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
     with atomic_file(path) as partial:
         with step(f"Tracing the model, which takes minutes for a large one, to {path}", quiet):
             traced_size = _traced_size(predictor, canvas, resize)
             files.write(traced, partial, traced_size, _header(predictor, canvas, resize))
             run, selections = files.load(partial), files.load_selections(traced, partial, traced_size)
-        with step(f"Comparing the file with the model on images of {len(sizes)} sizes", quiet):
-            differences = comparison.worst(
-                [
-                    comparison.differences(graph, run, comparison.example_images(size, 1 if i else 2, i), selections)
-                    for i, size in enumerate(sizes)
-                ]
+        with step(f"Comparing the file with the model on images of {counted(len(sizes), 'size')}", quiet):
+            examples = (
+                comparison.example_images(sizes[i % len(sizes)], _BATCHES[i % len(_BATCHES)], i)
+                for i in range(max(len(sizes), len(_BATCHES)))
             )
+            found = [comparison.differences(graph, run, images, selections) for images in examples]
+            differences = comparison.worst(found)
         with step("Measuring latency", quiet):
             latencies = _latencies(graph, run, sizes[0])
         exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *latencies)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.export.graph_signature import InputKind
 
 from densevit.errors import DensevitError
 from densevit.exporting.comparison import Run
@@ -56,6 +57,7 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
                 program = _traced(graph, [size], one_size)
                 if not one_size:
                     _remove_guards(program)
+                _remove_unused(program)
                 torch.export.save(program, path, extra_files={_EXTRA: json.dumps(header)})
                 return
             names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
@@ -127,6 +129,23 @@ def _remove_guards(program: torch.export.ExportedProgram) -> None:
     """
     if hasattr(program, "_guards_code"):  # not in all versions of torch
         program._guards_code = []
+
+
+def _remove_unused(program: torch.export.ExportedProgram) -> None:
+    """Removes parameters and buffers that the graph does not use: those of layers that only training uses. An ONNX file
+    has none."""
+    kept = []
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    for spec in program.graph_signature.input_specs:
+        name = getattr(spec.arg, "name", None)
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and name in nodes and not nodes[name].users:
+            program.graph.erase_node(nodes[name])
+            program.state_dict.pop(spec.target, None)
+            program.constants.pop(spec.target, None)  # of a buffer that is not in the state dict
+        else:
+            kept.append(spec)
+    program.graph_signature.input_specs[:] = kept
+    program.graph_module.recompile()
 
 
 def _onnx(

@@ -1,0 +1,84 @@
+"""The deployed form of a model: blocks are merged, and batch norms are folded into the layers before them."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from densevit.errors import PluginError
+from densevit.exporting.batch_norm_folding import fold_batch_norms
+from densevit.exporting.comparison import example_images
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Size
+from densevit.model import DenseModel
+
+_SIZE: Size = (165, 230)  # of the image on which layers are observed
+_KEYS = ("size", "original_size")
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@overload
+def deployable(model: Predictor) -> Predictor: ...
+@overload
+def deployable(model: DenseModel) -> DenseModel: ...
+def deployable(model: Predictor | DenseModel) -> Predictor | DenseModel:
+    """Returns a copy of a model in evaluation mode that computes the same outputs, up to rounding, with fewer layers.
+
+    Each module with a method `merged() -> nn.Module`, such as a RepVGG block, is replaced by its result; then batch
+    norms, also frozen ones, are folded into the convolution or linear layer before them. The model itself is not
+    changed. The copy is for inference only: it cannot be trained further or saved as a model file. Raises PluginError
+    if `merged` returns something else than a module.
+    """
+    own = model.model if isinstance(model, Predictor) else model
+    result = simplified(own, _run)
+    return result if isinstance(model, DenseModel) else Predictor(result, model.sections, model.inference, model.resize)
+
+
+def _run(model: DenseModel) -> Any:
+    """Runs all parts of a model that predictions need on an example image."""
+    height, width = size = model.backbone.input_size or _SIZE
+    images = torch.from_numpy(example_images((height, width), 1, 0)).to(model.mean.device)
+    if not model.heads:
+        return model.backbone(images.to(model.mean.dtype))
+    images = F.pad(images, (0, -width % model.multiple, 0, -height % model.multiple))
+    padding_mask = torch.ones_like(images[:, 0], dtype=torch.bool)
+    padding_mask[:, :height, :width] = False
+    return model.infer({"images": images, "padding_mask": padding_mask, "targets": [dict.fromkeys(_KEYS, size)]})
+
+
+def simplified(module: Module, run: Callable[[Module], Any]) -> Module:
+    """Returns a copy of any module in evaluation mode with blocks merged and batch norms folded, see `deployable`.
+
+    run: calls the module on an example input; returns its outputs.
+    """
+    copied = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        merge_blocks(copied)
+        fold_batch_norms(copied, run)
+    return copied
+
+
+def merge_blocks(module: nn.Module) -> None:
+    """Replaces, in place, each submodule that has a method `merged` by the module that it returns."""
+    replaced: dict[nn.Module, nn.Module] = {}
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):  # named_children() leaves out repeated modules
+            merged = getattr(child, "merged", None)
+            if child is None:
+                continue
+            if child not in replaced and callable(merged):
+                replaced[child] = _checked(merged(), child).eval()
+            if child in replaced:
+                parent.register_module(name, replaced[child])
+
+
+def _checked(result: Any, block: nn.Module) -> nn.Module:
+    if not isinstance(result, nn.Module):
+        raise PluginError(
+            f"{type(block).__name__}.merged() returned a {type(result).__name__}; expected a torch.nn.Module that "
+            "computes the block's outputs in evaluation mode."
+        )
+    return result

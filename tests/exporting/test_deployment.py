@@ -1,0 +1,246 @@
+"""Merged blocks and folded batch norms give the outputs of the model, which stays as it is."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
+
+import densevit
+from densevit.errors import PluginError
+from densevit.exporting import comparison, deployable, files
+from densevit.exporting.deployment import merge_blocks, simplified
+from densevit.exporting.graph import ExportedGraph
+from densevit.interfaces import Backbone
+from densevit.model import DenseModel
+from tests.exporting.test_exporting import DETR
+
+ONE_STAGE = {"name": "one_stage", "width": 32}
+
+
+def randomised(module: nn.Module) -> Any:
+    """All weights and statistics of norms are random."""
+    for norm in norms(module):
+        nn.init.normal_(norm.running_mean, std=0.5)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.uniform_(norm.weight.data, 0.5, 1.5)
+        nn.init.normal_(norm.bias.data, std=0.3)
+    return module.eval()
+
+
+def norms(module: nn.Module) -> list[Any]:
+    return [one for one in module.modules() if isinstance(getattr(one, "running_mean", None), Tensor)]
+
+
+def model_of(backbone: dict[str, Any], head: dict[str, Any]) -> DenseModel:
+    torch.manual_seed(0)
+    model: DenseModel = randomised(densevit.create_model(backbone, {"x": head}, ["a", "b", "c"]).model)
+    return model
+
+
+def folded(module: nn.Module, x: Tensor) -> nn.Module:
+    """The folded module, which computes the same."""
+    made = simplified(randomised(module), lambda copied: copied(x))
+    with torch.no_grad():
+        torch.testing.assert_close(made(x), module(x), rtol=1e-5, atol=1e-4)
+    return made
+
+
+# ---- models ----
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        ({"name": "resnet", "depth": 18}, ONE_STAGE),
+        ({"name": "resnet", "depth": 50, "variant": "d", "norm": "sync"}, ONE_STAGE),
+        ({"name": "resnet", "depth": 18, "norm": "frozen"}, {"name": "deformable_detr", **DETR}),
+        ({"name": "timm", "model": "efficientnet_b0"}, ONE_STAGE),
+        ({"name": "timm", "model": "hgnetv2_b0"}, ONE_STAGE),
+    ],
+    ids=lambda section: section.get("model", section["name"]),
+)
+def test_a_model_without_batch_norms_gives_the_same_outputs(backbone: dict[str, Any], head: dict[str, Any]):
+    model = model_of(backbone, head)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    made = deployable(model)
+    assert norms(model) and not norms(made) and not made.training
+    images = torch.from_numpy(comparison.example_images((150, 203), 2, 1))
+    with torch.no_grad():
+        expected, found = ExportedGraph(model)(images), ExportedGraph(made)(images)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4, msg=name)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in (*model.modules(), *made.modules()))
+
+
+def test_a_predictor_stays_a_predictor():
+    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": ONE_STAGE}, ["a", "b"])
+    randomised(predictor.model)
+    image = torch.from_numpy(comparison.example_images((75, 107), 1, 0)[0])
+    found, expected = deployable(predictor).predict(image), predictor.predict(image)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+    assert found.names == expected.names
+
+
+# ---- layers ----
+
+
+class Shared(nn.Module):
+    """A convolution whose output is normed once, added, or normed by two norms."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__()
+        self.conv, self.norm, self.other, self.use = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.use == "residual":
+            return self.norm(y) + y
+        if self.use == "two norms":
+            return self.norm(y) + self.other(y)
+        if self.use == "two calls":
+            return self.norm(y) + self.norm(self.conv(x.flip(3)))
+        if self.use == "two calls, one norm":
+            return self.norm(y) + self.conv(x.flip(3))
+        return self.norm(y.relu())
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that normalises its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+@pytest.mark.parametrize(
+    ("use", "left"),
+    [("residual", 2), ("two norms", 2), ("two calls", 1), ("two calls, one norm", 2), ("relu", 2)],
+)
+def test_a_norm_is_folded_only_if_nothing_else_needs_the_output(use: str, left: int):
+    """`other` stays where it is not called."""
+    assert len(norms(folded(Shared(use), torch.randn(2, 3, 9, 8)))) == left
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "left"),
+    [
+        ([nn.Conv2d(3, 4, 3, stride=2, groups=1), nn.BatchNorm2d(4)], (2, 3, 9, 8), 0),
+        ([nn.Conv2d(4, 8, 3, groups=4), nn.BatchNorm2d(8, affine=True), nn.ReLU(inplace=True)], (2, 4, 9, 8), 0),
+        ([nn.ConvTranspose2d(3, 4, 2, stride=2), nn.BatchNorm2d(4)], (2, 3, 9, 8), 0),
+        ([nn.Conv2d(3, 4, 1, bias=False), FrozenBatchNorm2d(4)], (2, 3, 9, 8), 0),
+        ([nn.Linear(3, 4), nn.BatchNorm1d(4)], (5, 3), 0),
+        ([nn.Conv1d(3, 4, 3), nn.SyncBatchNorm(4)], (2, 3, 9), 0),
+        ([nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)], (2, 3, 9, 8), 1),
+        ([Standardised(3, 4, 3), nn.BatchNorm2d(4)], (2, 3, 9, 8), 1),
+        ([nn.Linear(3, 4), nn.BatchNorm1d(5)], (2, 5, 3), 1),  # normalises rows, not the layer's outputs
+    ],
+)
+def test_layers_with_batch_norms(layers: list[nn.Module], shape: tuple[int, ...], left: int):
+    assert len(norms(folded(nn.Sequential(*layers), torch.randn(shape)))) == left
+
+
+# ---- merged blocks ----
+
+
+class Branches(nn.Module):
+    """A third party's block: a 3x3 and a 1x1 convolution, added."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wide(x) + self.narrow(x)
+
+    def merged(self) -> nn.Module:
+        one = nn.Conv2d(self.wide.in_channels, self.wide.out_channels, 3, padding=1)
+        one.weight.copy_(self.wide.weight + F.pad(self.narrow.weight, (1, 1, 1, 1)))
+        one.bias.copy_(self.wide.bias + self.narrow.bias)
+        return one
+
+
+class Branched(Backbone):
+    channels, strides = (6, 6), (16, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 16, stride=16), nn.BatchNorm2d(6)
+        self.block = Branches(6)
+        self.again, self.block_norm = Branches(6), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 10)  # of the classification that the backbone was trained for
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.block_norm(self.again(self.block(self.norm(self.stem(images)))))
+        return [x, F.max_pool2d(x, 2)]
+
+
+def test_blocks_are_replaced_where_they_occur():
+    x = torch.randn(2, 6, 9, 8)
+    block = Branches(6)
+    model = nn.ModuleDict({"a": block, "b": nn.Sequential(nn.ReLU(), block)})
+    with torch.no_grad():
+        expected = block(x)
+        merge_blocks(model)
+        torch.testing.assert_close(model["a"](x), expected)
+    assert type(model["a"]) is nn.Conv2d and model["b"][1] is model["a"]
+
+
+def test_a_merged_block_that_is_no_module_is_an_error():
+    class Broken(Branches):
+        def merged(self) -> Any:
+            return self.wide.weight
+
+    with pytest.raises(PluginError, match=r"Broken\.merged\(\) returned a Parameter; expected a torch\.nn\.Module"):
+        simplified(nn.Sequential(Broken(2)), lambda model: None)
+
+
+class Lora(nn.Linear):
+    merged = False  # an attribute that is no method, as of peft's layers
+
+
+def test_an_attribute_merged_is_no_block():
+    model = nn.Sequential(Lora(2, 2))
+    merge_blocks(model)
+    assert type(model[0]) is Lora
+
+
+# ---- files ----
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_files_have_merged_blocks_and_neither_batch_norms_nor_unused_weights(suffix: str, tmp_path: Path):
+    torch.manual_seed(0)
+    classes = [densevit.Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
+    backbone = Branched()
+    head = densevit.create_head("one_stage", backbone.channels, backbone.strides, classes, width=32)
+    model = randomised(DenseModel(backbone, {"x": head}))
+    exported = densevit.export(model, tmp_path / f"model{suffix}", quiet=True)
+    assert exported.difference <= 1e-4
+    if suffix == ".onnx":
+        import onnx
+
+        graph = onnx.load(exported.path).graph
+        kinds = Counter(node.op_type for node in graph.node)
+        used = {name for node in graph.node for name in node.input}
+        weights = {one.name: tuple(one.dims) for one in graph.initializer}
+        assert "BatchNormalization" not in kinds and weights.keys() <= used
+    else:
+        program = torch.export.load(exported.path)
+        kinds = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
+        assert kinds["aten.conv2d.default"] and "aten.batch_norm.default" not in kinds
+        weights = {name: tuple(value.shape) for name, value in program.state_dict.items()}
+        assert all(node.users for node in program.graph.nodes if node.op == "placeholder")
+    assert (6, 6, 3, 3) in weights.values() and (10, 6) not in weights.values()
+    assert not any("narrow" in name for name in weights)
+    run = files.load(exported.path)
+    for count in (1, 2, 5):
+        images = comparison.example_images((75, 107), count, count)
+        found = comparison.differences(ExportedGraph(model), run, images)
+        assert max(found.values()) <= 1e-4, found
