@@ -110,7 +110,8 @@ class _Observed(TorchFunctionMode):
         layer = self._layer_of.get(inputs[0])
         of_layer = [x for one, x in self._inputs if one is layer]
         if layer is not None and of_layer and self._calls[layer].count == 1:
-            self._calls[layer].folded = _folded(layer, norm, of_layer[-1], output)
+            with torch.inference_mode(False), torch.no_grad():  # weights outlive the mode in which `run` computes
+                self._calls[layer].folded = _folded(layer, norm, of_layer[-1], output)
         self._inside -= 1
 
     def replacements(self) -> dict[nn.Module, nn.Module]:

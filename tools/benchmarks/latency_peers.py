@@ -4,12 +4,15 @@ The configs are those of the published checkpoints, written out, so that no netw
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
 CLASSES = 80  # of COCO
+LABELS: dict[str, Any] = {"num_labels": CLASSES}
+LEVELS: dict[str, Any] = {"out_indices": [2, 3, 4]}  # strides 8, 16 and 32
 
 
 class Detector(nn.Module):
@@ -31,14 +34,14 @@ class Detector(nn.Module):
 def rtdetr_r18vd() -> nn.Module:
     """PekingU/rtdetr_r18vd."""
     backbone = transformers.RTDetrResNetConfig(
-        hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", out_indices=[2, 3, 4]
+        hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", **LEVELS
     )
     config = transformers.RTDetrConfig(
         backbone_config=backbone,
         encoder_in_channels=[128, 256, 512],
         hidden_expansion=0.5,
         decoder_layers=3,
-        num_labels=CLASSES,
+        **LABELS,
     )
     return transformers.RTDetrForObjectDetection(config)
 
@@ -58,7 +61,7 @@ def dfine_small() -> nn.Module:
         stage_kernel_size=[3, 3, 5, 5],
         stage_numb_of_layers=[3, 3, 3, 3],
         use_learnable_affine_block=True,
-        out_indices=[2, 3, 4],
+        **LEVELS,
     )
     config = transformers.DFineConfig(
         backbone_config=backbone,
@@ -67,18 +70,15 @@ def dfine_small() -> nn.Module:
         depth_mult=0.34,
         decoder_layers=3,
         decoder_n_points=[3, 6, 3],
-        num_labels=CLASSES,
+        **LABELS,
     )
     return transformers.DFineForObjectDetection(config)
 
 
 def deformable_detr() -> nn.Module:
     """SenseTime/deformable-detr."""
-    backbone = transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"])
-    config = transformers.DeformableDetrConfig(
-        use_timm_backbone=False, backbone=None, backbone_config=backbone, use_pretrained_backbone=False,
-        num_labels=CLASSES,
-    )  # fmt: skip
+    backbone = transformers.ResNetConfig(**LEVELS)
+    config = transformers.DeformableDetrConfig(backbone_config=backbone, **LABELS)
     return transformers.DeformableDetrForObjectDetection(config)
 
 
