@@ -107,9 +107,9 @@ def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
     """The tensors by name, from nested containers; empty if there are none."""
     if not isinstance(content, Mapping) or depth > len(_CONTAINERS):  # a corrupt one may contain itself
         return {}
-    average = content.get("ema")  # of trainings of RT-DETR and D-FINE, which publish the average, as "model"
-    if isinstance(average, Mapping) and (inner := _opened(average.get("module"), depth + 1)):
-        return inner
+    averaged = content.get("ema")
+    if isinstance(averaged, Mapping) and isinstance(averaged.get("module"), Mapping):
+        return _opened(averaged, depth + 1)  # of RT-DETR's and D-FINE's trainings, which evaluate the average
     for key in _CONTAINERS:
         inner = _opened(content.get(key), depth + 1)
         if inner:

@@ -49,7 +49,7 @@ def test_torch_checkpoints_may_have_any_file_name(suffix, legacy, tmp_path):
         {"ema": OTHER, "model_ema": OTHER, "model_state": OTHER, "state_dict": STATE},
         {"ema": OTHER, "model_ema": OTHER, "model_state": STATE},
         {"ema": OTHER, "model_ema": STATE},
-        {"model": OTHER, "ema": {"module": STATE, "updates": 7}},
+        {"model": OTHER, "ema": {"module": STATE, "updates": 7}, "last_epoch": 3},  # RT-DETR's
         prefixed("module."),
         {"state_dict": prefixed("module.")},
         prefixed("module._orig_mod."),

@@ -1,4 +1,4 @@
-"""transformers' RT-DETR and RT-DETRv2 with random weights, in their files and in memory: ours predicts the same boxes."""
+"""transformers' RT-DETR and RT-DETRv2 with random weights, in files and in memory: ours predicts the same boxes."""
 
 import pytest
 import torch
