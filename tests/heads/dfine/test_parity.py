@@ -217,7 +217,9 @@ def test_outputs_and_gradients_match_transformers(options: dict[str, Any]):
 def test_predictions_match_transformers(size: tuple[int, int]):
     pair = make_pair()
     pair.theirs.eval(), pair.ours.eval()
-    features = [x[:1, :, : size[0] // stride, : size[1] // stride] for x, stride in zip(pair.features, STRIDES, strict=True)]
+    features = [
+        x[:1, :, : size[0] // stride, : size[1] // stride] for x, stride in zip(pair.features, STRIDES, strict=True)
+    ]
     pair.theirs.model.backbone = GivenFeatures(features)
     theirs = pair.theirs(torch.zeros(1, 3, *size))
     outputs = pair.ours(features, torch.zeros(1, *size, dtype=torch.bool))
