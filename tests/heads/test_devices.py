@@ -59,7 +59,9 @@ HEADS: dict[str, dict[str, Any]] = {
         "contrastive_denoising": 4,
     },
     "rtdetr": RTDETR,
-    "dfine": {**RTDETR, "name": "dfine", "fusion_blocks": 1, "num_points": [2, 1, 3], "training_layers": 1, "layer_scale": 2},
+    "dfine": {
+        **RTDETR, "name": "dfine", "fusion_blocks": 1, "num_points": [2, 1, 3], "training_layers": 1, "layer_scale": 2,
+    },
     "rtdetr-discrete": {**RTDETR, "sampling": "discrete", "num_points": [2, 1, 3]},
     "one-stage": {"name": "one_stage", "width": 16, "fusion_blocks": 1},
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "dropout": 0.0},
