@@ -1,0 +1,72 @@
+"""Recipes of RT-DETR on COCO beside the authors' configs: model, optimiser, one step on images of one size."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.inference.creating import build_model
+from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
+from densevit.weights.label_sets import coco_classes
+from tests.configs.test_coco_recipes import make
+
+RECIPES = sorted(Path("configs/coco").glob("rtdetr*.yaml"))
+# Parameters in all, of which the R50's stem is frozen and its norms are buffers.
+PARAMETERS = {"rtdetr_r18": 20_184_208, "rtdetr_r50": 42_944_364, "rtdetrv2_r18": 20_184_208}
+FROZEN_R50 = 9 * 3 * 32 + 9 * 32 * 32 + 9 * 32 * 64  # kernels of the stem
+NORMS_R50 = 2 * (32 + 32 + 64) + sum(
+    2 * (count * (2 * width + 4 * width) + 4 * width) for count, width in ((3, 64), (4, 128), (6, 256), (3, 512))
+)
+SCHEDULES = {"rtdetr_r18": (1e-5, 72), "rtdetr_r50": (1e-5, 72), "rtdetrv2_r18": (None, 120)}
+
+
+def test_all_recipes_are_tested() -> None:
+    assert {path.stem for path in RECIPES} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_matches_the_authors_config(path: Path) -> None:
+    """rtdetr_pytorch/configs/rtdetr and rtdetrv2_pytorch/configs/rtdetrv2 of lyuwenyu/RT-DETR."""
+    config = configs.load(path)
+    configs.check_plugins(config)
+    with torch.device("meta"):
+        model = build_model(config, {"detection": coco_classes()})
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    fixed = FROZEN_R50 + NORMS_R50 if "r50" in path.stem else 0
+    assert trained == PARAMETERS[path.stem] - fixed
+    backbone_lr, epochs = SCHEDULES[path.stem]
+    optim, trainer, data = config.optim, config.trainer, config.data
+    assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, backbone_lr, 1e-4)
+    assert (optim.schedule, optim.warmup_steps, trainer.max_epochs) == ("constant", 2000, epochs)
+    assert (trainer.ema, trainer.clip_grad_norm, data.batch_size * trainer.accumulate) == (0.9999, 0.1, 16)
+    assert data.image_size == 640
+    assert (config.backbone.mean, config.backbone.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    head = model.heads["detection"]
+    assert len(head.decoder) == (6 if "r50" in path.stem else 3) and head.num_queries == 300
+    decayed = {rate.name for rate in rates_of(model, optim, 1e-4) if rate.weight_decay}
+    assert not any(name.endswith("bias") or "norm" in name for name in decayed)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
+    head = "heads.detection"
+    smaller = [f"{head}.encoder.width=16", f"{head}.encoder.feedforward=16", f"{head}.transformer.width=32"]
+    smaller += [f"{head}.transformer.{x}" for x in ("encoder_layers=1", "decoder_layers=2", "feedforward=64")]
+    root = make(tmp_path / "coco", (60, 90))
+    more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=2", "data.image_size=128"]
+    config = configs.load(path, [*smaller, *more])
+    data = build_data(config)
+    model = build_model(config, data.classes).train()
+    batch = next(iter(data.train_loader()))
+    assert batch["images"].shape == (2, 3, 128, 128) and not batch["padding_mask"].any()
+    optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, 16))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum().backward()
+    optimizer.step()
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert any(name.startswith("backbone.layer2") for name in changed)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == ({f"backbone.conv1.{i}.weight" for i in (0, 3, 6)} if "r50" in path.stem else set())
+    assert not frozen & changed
