@@ -41,6 +41,12 @@ HEADS: dict[str, dict[str, Any]] = {
     "deformable-detr": {"name": "deformable_detr", **DETR},
     "deformable-two-stage": {"name": "deformable_detr", **DETR, "two_stage": True, "box_refinement": True},
     "rtdetr": {"name": "rtdetr", "encoder": {"width": 32, "feedforward": 32, "expansion": 0.5}, **DETR},
+    "dfine": {
+        "name": "dfine",
+        "encoder": {"width": 32, "feedforward": 32, "expansion": 0.5},
+        "fusion_blocks": 1,
+        **DETR,
+    },
     "one-stage": {"name": "one_stage", "width": 32},
     "fcos": {"name": "fcos", "width": 64},
     "detr-panoptic": {"name": "detr_panoptic", "detr": DETR},

@@ -59,6 +59,9 @@ HEADS: dict[str, dict[str, Any]] = {
         "contrastive_denoising": 4,
     },
     "rtdetr": RTDETR,
+    "dfine": {
+        **RTDETR, "name": "dfine", "fusion_blocks": 1, "num_points": [2, 1, 3], "training_layers": 1, "layer_scale": 2,
+    },
     "rtdetr-discrete": {**RTDETR, "sampling": "discrete", "num_points": [2, 1, 3]},
     "one-stage": {"name": "one_stage", "width": 16, "fusion_blocks": 1},
     "fcos": {"name": "fcos", "width": 64},
@@ -89,7 +92,7 @@ HEADS: dict[str, dict[str, Any]] = {
 # Of the matching costs, and of the ids of segments in panoptic and label maps, back to the CPU.
 TRANSFERS = {
     "detr": 1, "detr-learned-positions": 1, "dab-detr": 1, "dab-detr-all-options": 1, "ddq": 1, "deformable-detr": 1,
-    "deformable-detr-two-stage": 2, "dino": 2, "rtdetr": 2, "rtdetr-discrete": 2,
+    "deformable-detr-two-stage": 2, "dino": 2, "rtdetr": 2, "rtdetr-discrete": 2, "dfine": 1,
     "detr-panoptic": 2, "detr-panoptic-frozen": 2, "mask2former-panoptic": 2,
     "mask2former-instance": 1, "mask2former-options": 1, "mask2former-semantic": 2,
     "eomt-panoptic": 2, "eomt-instance": 1, "eomt-semantic": 2,

@@ -108,18 +108,19 @@ class Refined(NamedTuple):
     """Predictions of the L decoder layers, and the initial ones, from which the distributions are offsets.
 
     logits: (L, B, Q, K). boxes: (L, B, Q, 4). corners: logits of the distributions (L, B, Q, 4 * (N + 1)).
-    initial_logits: (B, Q, K). initial_boxes: (B, Q, 4).
+    initial_boxes: (B, Q, 4). initial_logits: (B, Q, K), or None in an exported graph.
     """
 
     logits: Tensor
     boxes: Tensor
     corners: Tensor
-    initial_logits: Tensor
     initial_boxes: Tensor
+    initial_logits: Tensor | None
 
     def outputs(self, *further: Tensor) -> LayerOutputs:
         """As of the criterion. further: logits (B, Q, K) and boxes (B, Q, 4) of another output, or none."""
         logits, boxes = further[:1], further[1:]
+        assert self.initial_logits is not None
         return LayerOutputs(
             torch.cat([self.logits, *(x[None] for x in (self.initial_logits, *logits))]),
             torch.cat([self.boxes, *(x[None] for x in (self.initial_boxes, *boxes))]),
@@ -187,7 +188,7 @@ class Decoder(nn.Module):
             x = self.layers[i](x, positions, levels.on_maps(reference), current, levels.shapes, attention_bias)
             if i == 0:
                 initial_boxes = refine(self.initial_box_head, x, reference, EPS)
-                initial_logits = self.label_heads[0](x)
+                initial_logits = None if is_exporting() else self.label_heads[0](x)
                 anchor = initial_boxes.detach()
             added = self.corner_heads[i].in_full_precision(x if before is None else x + before)  # type: ignore[operator]
             corners = added if corners is None else corners + added
@@ -199,7 +200,7 @@ class Decoder(nn.Module):
                 distributions.append(corners)
             reference, before = predicted.detach(), x.detach()
         return Refined(
-            torch.stack(logits), torch.stack(boxes), torch.stack(distributions), initial_logits, initial_boxes
+            torch.stack(logits), torch.stack(boxes), torch.stack(distributions), initial_boxes, initial_logits
         )
 
     def _positions(self, reference: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,8 +38,8 @@ def integral(corners: Tensor, values: Tensor) -> Tensor:
 def boxes_from_distances(reference: Tensor, distances: Tensor, reg_scale: float) -> Tensor:
     """Boxes (..., 4) cxcywh of edges at distances from a reference.
 
-    reference: (..., 4) cxcywh. distances: (..., 4), left, top, right and bottom, outwards from the reference's edges,
-    in 1 / `reg_scale` of its width and height.
+    reference: (..., 4) cxcywh. distances: (..., 4), left, top, right and bottom, outwards from the edges of the
+    reference, in 1 / `reg_scale` of its width and height.
     """
     centre, size = reference[..., :2], reference[..., 2:]
     low = centre - (0.5 * reg_scale + distances[..., :2]) * (size / reg_scale)

@@ -84,6 +84,11 @@ class Dfine(SetPredictionHead):
             reg_scale=reg_scale,
         )
         width, K = transformer.width, len(classes)
+        branch = round(encoder.expansion * encoder.width // 2)
+        if branch < 1:
+            raise ValueError(
+                f"encoder.expansion is {encoder.expansion:g}; expected at least one of {encoder.width // 2} channels."
+            )
         self.encoder = HybridEncoder(
             channels,
             strides,
@@ -92,7 +97,7 @@ class Dfine(SetPredictionHead):
             len(num_points),
             min_stride,
             lateral=lambda width: _pointwise(width, width),
-            fuse=lambda width: RepNcspElan(2 * width, width, round(encoder.expansion * width // 2), fusion_blocks),
+            fuse=lambda width: RepNcspElan(2 * width, width, branch, fusion_blocks),
             downsample=decoupled_downsampling,
         )
         self.projections = nn.ModuleList(
@@ -108,8 +113,8 @@ class Dfine(SetPredictionHead):
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the layer that predicts.
 
-        Also `layers`, of all decoder layers, the initial boxes and the selected cells, with the distributions. Training
-        adds `denoising` for the loss.
+        Also `layers`, of all decoder layers, the initial boxes and the selected cells, with the distributions, but not
+        in an exported graph. Training adds `denoising` for the loss.
         """
         maps, paddings = self.encoder(features, padding_mask)
         levels = Levels.of([project(x) for project, x in zip(self.projections, maps, strict=True)], paddings)
@@ -126,7 +131,8 @@ class Dfine(SetPredictionHead):
             outputs["denoising"], refined = _split(denoising, refined)
         predicted = self.decoder.predicting - 1 if self.training else -1
         outputs |= {"logits": refined.logits[predicted], "boxes": refined.boxes[predicted]}
-        outputs["layers"] = refined.outputs(selected.logits, selected.boxes)
+        if refined.initial_logits is not None:
+            outputs["layers"] = refined.outputs(selected.logits, selected.boxes)
         return outputs
 
 
@@ -140,10 +146,10 @@ def _split(noised: DenoisingQueries, refined: Refined) -> tuple[tuple[LayerOutpu
     Returns `LayerOutputs` of the R denoising queries, as of one image, and their objects; and the other predictions.
     """
     index, D = (noised.image, noised.query), noised.contents.shape[1]
-    of_noised = Refined(
-        *(x[(slice(None), *index)][:, None] for x in refined[:3]), *(x[index][None] for x in refined[3:])
-    )
-    others = Refined(*(x[:, :, D:] for x in refined[:3]), *(x[:, D:] for x in refined[3:]))
+    assert refined.initial_logits is not None
+    initial = (refined.initial_boxes, refined.initial_logits)
+    of_noised = Refined(*(x[(slice(None), *index)][:, None] for x in refined[:3]), *(x[index][None] for x in initial))
+    others = Refined(*(x[:, :, D:] for x in refined[:3]), *(x[:, D:] for x in initial))
     return (of_noised.outputs(), noised.target), others
 
 

@@ -1,4 +1,4 @@
-"""D-FINE's checkpoints with random weights: transformers' files and models, and the authors' names of their tensors."""
+"""D-FINE with random weights in transformers' files and models, and with the authors' names."""
 
 import copy
 import re

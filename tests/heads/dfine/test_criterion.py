@@ -1,0 +1,214 @@
+"""D-FINE's criterion, in the authors' arrangement of the losses that transformers has by term."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import DFineConfig
+from transformers.loss.loss_d_fine import DFineLoss
+
+from densevit.interfaces import Targets
+from densevit.losses.boxes import to_corners
+from densevit.losses.context import LossContext
+from densevit.losses.matching import MatchingCosts
+from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs, union
+
+L, Q, K, N = 4, 14, 5, 32
+COUNTS = [3, 0, 6, 1]
+Indices = list[tuple[Tensor, Tensor]]
+
+
+def make_criterion(denoising: bool = False) -> DfineCriterion:
+    return DfineCriterion(300, MatchingCosts(label=2.0), DfineLossWeights(), "varifocal_matched", denoising=denoising)
+
+
+def make_outputs(images: int, queries: int, outputs: int, seed: int) -> LayerOutputs:
+    """Of L layers and further outputs, with gradients; boxes are close enough to overlap."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(outputs, images, queries, K, generator=generator)
+    boxes = torch.rand(outputs, images, queries, 4, generator=generator) * 0.4 + 0.3
+    boxes[:, :, 0] = torch.tensor([0.05, 0.05, 0.02, 0.02])  # overlaps no object
+    corners = torch.randn(L, images, queries, 4 * (N + 1), generator=generator)
+    initial = torch.rand(images, queries, 4, generator=generator) * 0.4 + 0.3
+    return LayerOutputs(*(x.requires_grad_() for x in (logits, boxes, corners)), initial)
+
+
+def make_targets(counts: list[int], seed: int = 2, degenerate: bool = True) -> tuple[list[Targets], list[dict]]:
+    """For ours, and for transformers."""
+    generator = torch.Generator().manual_seed(seed)
+    targets, labels = [], []
+    for image, count in enumerate(counts):
+        boxes = torch.rand(count, 4, generator=generator) * 0.4 + 0.3
+        if degenerate and count == max(counts):
+            boxes[0, 2] = 0.0
+        classes = torch.randint(K, (count,), generator=generator)
+        labels.append({"class_labels": classes, "boxes": boxes})
+        xyxy = to_corners(boxes) * 100
+        targets.append({"boxes": xyxy, "labels": classes, "size": (100, 100), "image_id": image})
+    return targets, labels
+
+
+def outputs_of(found: LayerOutputs, layer: int) -> dict[str, Tensor]:
+    """One output with transformers' names; with distributions if it is one of the L layers."""
+    output = {"logits": found.logits[layer], "pred_boxes": found.boxes[layer]}
+    if layer < L:
+        output |= {"pred_corners": found.corners[layer], "ref_points": found.initial}
+        output |= {"teacher_corners": found.corners[-1], "teacher_logits": found.logits[L - 1]}
+    return output
+
+
+def their_criterion() -> DFineLoss:
+    return DFineLoss(DFineConfig(num_labels=K, max_num_bins=N))
+
+
+def brute_force_union(matchings: list[Indices]) -> Indices:
+    """Each query takes the object of most votes; the first one if there are several."""
+    result = []
+    for image in range(len(matchings[0])):
+        votes = Counter(pair for m in matchings for pair in zip(*(x.tolist() for x in m[image]), strict=True))
+        pairs = {}
+        for query in sorted({query for query, _ in votes}):
+            objects = [(-count, target) for (other, target), count in votes.items() if other == query]
+            pairs[query] = min(objects)[1]
+        result.append((torch.tensor([*pairs]).long(), torch.tensor([*pairs.values()]).long()))
+    return result
+
+
+def expected_losses(found: LayerOutputs, labels: list[dict]) -> tuple[dict[str, Tensor], tuple[float, float]]:
+    """Also the weights of matched and of other queries in the distillation."""
+    theirs, weights = their_criterion(), DfineLossWeights()
+    outputs = [outputs_of(found, i) for i in range(L + 2)]
+    matchings = [theirs.matcher(output, labels) for output in outputs]
+    merged = brute_force_union(matchings)
+    objects = sum(len(label["boxes"]) for label in labels)
+    pairs = max(1, sum(len(query) for query, _ in merged))
+    terms: list[dict[str, Tensor]] = []
+    for output, matching in zip(outputs, matchings, strict=True):
+        term = theirs.loss_labels_vfl(output, labels, matching, objects)
+        term |= theirs.loss_boxes(output, labels, merged, pairs)
+        if "pred_corners" in output:
+            term |= theirs.loss_local(output, labels, merged, pairs)
+        terms.append(term)
+    of = {"label": "loss_vfl", "l1": "loss_bbox", "giou": "loss_giou", "fgl": "loss_fgl"}
+    weighted = [{name: getattr(weights, name) * term[key] for name, key in of.items() if key in term} for term in terms]
+    others = [*weighted[: L - 1], weighted[L]]
+    return {
+        **weighted[L - 1],
+        "auxiliary": torch.stack([x for terms in others for x in terms.values()]).sum(),
+        "proposals": torch.stack([*weighted[L + 1].values()]).sum(),
+        "ddf": weights.ddf * torch.stack([term["loss_ddf"] for term in terms[: L - 1]]).sum(),
+    }, (pairs**0.5, (len(labels) * found.initial.shape[1] - pairs) ** 0.5)
+
+
+@pytest.mark.parametrize("counts", [COUNTS, [2, 2, 2, 2], [0, 0, 7, 0]], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_losses_and_gradients_match_the_authors_arrangement_of_transformers_terms(counts: list[int], seed: int):
+    found = make_outputs(len(counts), Q, L + 2, seed)
+    targets, labels = make_targets(counts)
+    losses = make_criterion().losses({"layers": found}, targets, LossContext())
+    expected, _ = expected_losses(found, labels)
+    assert list(losses) == ["label", "l1", "giou", "fgl", "auxiliary", "proposals", "ddf"]
+    for name, term in expected.items():
+        torch.testing.assert_close(losses[name], term, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    leaves = found[:3]
+    own = torch.autograd.grad(torch.stack([*losses.values()]).sum(), leaves)
+    other = torch.autograd.grad(torch.stack([*expected.values()]).sum(), leaves)
+    for x, y in zip(own, other, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
+        assert y.abs().max() > 1e-4
+
+
+def test_denoising_queries_have_all_terms():
+    """With as many objects in each image: the authors also have a loss on denoising queries that pad a batch. The means
+    of the distillation have the weights of the object queries."""
+    counts, groups = [3, 3, 3, 3], 2
+    count = counts[0]
+    targets, labels = make_targets(counts)
+    found, noised = make_outputs(4, Q, L + 2, 0), make_outputs(4, 2 * groups * count, L + 1, 1)
+    positive = torch.cat([torch.arange(count) + 2 * count * group for group in range(groups)])
+    negative = positive + count
+    target = torch.arange(count).repeat(groups)
+    image = torch.arange(4).repeat_interleave(groups * count)
+    index = (torch.cat([image, image]), torch.cat([positive.repeat(4), negative.repeat(4)]))
+    ours = LayerOutputs(*(x[(slice(None), *index)][:, None] for x in noised[:3]), noised.initial[index][None])
+    objects = torch.cat([target + count * i for i in range(4)])
+    outputs: dict[str, Any] = {"layers": found, "denoising": (ours, objects)}
+    loss = make_criterion(denoising=True).losses(outputs, targets, LossContext())["denoising"]
+
+    theirs, weights = their_criterion(), DfineLossWeights()
+    _, (matched_weight, other_weight) = expected_losses(found, labels)
+    matches = [(positive, target)] * 4
+    expected = []
+    for layer in range(L + 1):
+        output = outputs_of(noised, layer)
+        term = theirs.loss_labels_vfl(output, labels, matches, groups * sum(counts))
+        term |= theirs.loss_boxes(output, labels, matches, groups * sum(counts))
+        expected += [term["loss_vfl"], weights.l1 * term["loss_bbox"], weights.giou * term["loss_giou"]]
+        if layer < L:
+            local = theirs.loss_local(output, labels, matches, groups * sum(counts))
+            expected.append(weights.fgl * local["loss_fgl"])
+        if layer < L - 1:
+            means = [distillation(noised, layer, labels, matches, matched) for matched in (True, False)]
+            total = matched_weight * means[0] + other_weight * means[1]
+            expected.append(weights.ddf * total / (matched_weight + other_weight))
+    torch.testing.assert_close(loss, torch.stack(expected).sum(), atol=1e-4, rtol=1e-5)
+
+
+def distillation(found: LayerOutputs, layer: int, labels: list[dict], matches: Indices, matched: bool) -> Tensor:
+    """The mean of the distillation over matched or over other queries, by hand."""
+    student, teacher = (found.corners[i].unflatten(-1, (4, -1)) / 5 for i in (layer, -1))
+    divergence = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1) * 25  # (B, Q, 4)
+    weight = found.logits[L - 1].sigmoid().amax(-1).detach()
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    for image, (query, target) in enumerate(matches):
+        a, b = to_corners(found.boxes[layer, image, query]), to_corners(labels[image]["boxes"][target])
+        for i, q in enumerate(query):
+            sides = (torch.minimum(a[i, 2:], b[i, 2:]) - torch.maximum(a[i, :2], b[i, :2])).clamp(min=0)
+            areas = [(x[i, 2:] - x[i, :2]).prod() for x in (a, b)]
+            weight[image, q] = (sides.prod() / (areas[0] + areas[1] - sides.prod())).detach()
+        mask[image, query] = True
+    values = (weight[..., None] * divergence)[mask if matched else ~mask]
+    return values.mean()
+
+
+def test_a_query_keeps_the_object_that_most_layers_match_it_with():
+    pairs = np.array([
+        # layer, query, object: image 0 has objects 0 and 1, image 2 has object 2
+        [0, 0, 0, 1, 1, 2, 2, 3],
+        [5, 3, 5, 5, 3, 3, 4, 3],
+        [0, 1, 2, 1, 0, 1, 0, 0],
+    ])  # fmt: skip
+    found = union(pairs, [2, 0, 1])
+    # query 3 has objects 0 and 1 twice each, query 5 of image 0 both once: the first one
+    assert found.T.tolist() == [[0, 3, 0], [0, 4, 0], [0, 5, 0], [0, 5, 2]]
+    assert union(np.zeros((3, 0), dtype=np.int64), [0, 0]).shape == (3, 0)
+
+
+def test_without_objects_only_scores_and_distillation_learn():
+    found = make_outputs(2, Q, L + 2, 0)
+    targets, _ = make_targets([0, 0], degenerate=False)
+    losses = make_criterion().losses({"layers": found}, targets, LossContext())
+    assert {name for name, term in losses.items() if float(term) == 0} == {"l1", "giou", "fgl"}
+    gradients = torch.autograd.grad(torch.stack([*losses.values()]).sum(), found[:3])
+    assert all(x.isfinite().all() for x in gradients) and not gradients[1].any()
+
+
+def test_normalisers_are_means_over_processes(monkeypatch: pytest.MonkeyPatch):
+    """A process that is one of two with the same batch has the same losses; beside an empty one, twice as large box
+    losses, since the mean number of matches is halved."""
+    found, (targets, _) = make_outputs(4, Q, L + 2, 0), make_targets(COUNTS)
+    alone = make_criterion().losses({"layers": found}, targets, LossContext())
+
+    def reduced(factor: float) -> dict[str, Tensor]:
+        monkeypatch.setattr(LossContext, "mean", lambda self, x: x * factor)
+        return make_criterion().losses({"layers": found}, targets, LossContext(processes=2))
+
+    for name, term in reduced(1.0).items():
+        torch.testing.assert_close(term, alone[name])
+    halved = reduced(0.5)
+    for name in ("label", "l1", "giou", "fgl", "proposals"):
+        torch.testing.assert_close(halved[name], 2 * alone[name])
