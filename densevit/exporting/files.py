@@ -11,23 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from densevit.errors import DensevitError
-from densevit.exporting.comparison import Run
 from densevit.exporting.graph import ExportedGraph, ResizedGraph, SelectionGraph
+from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES, Run, load
 from densevit.interfaces import Size
 
-FORMATS = (".onnx", ".pt2")
 _BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
-_EXTRA = "header.json"
 
 
 def check_format(path: Path, resize: bool = False) -> None:
     """Raises DensevitError for an unknown suffix, if packages for ONNX are missing, and for `resize` in other files."""
-    if path.suffix not in FORMATS:
+    if path.suffix not in SUFFIXES:
         raise DensevitError(f"{path}: the suffix selects the format. Expected NAME.onnx or NAME.pt2.")
     if resize and path.suffix != ".onnx":
         raise DensevitError(
@@ -56,7 +53,7 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
                 program = _traced(graph, [size], one_size)
                 if not one_size:
                     _remove_guards(program)
-                torch.export.save(program, path, extra_files={_EXTRA: json.dumps(header)})
+                torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
                 return
             names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
             if graph.resizing is None:
@@ -66,7 +63,7 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
                 resizing = _onnx(_traced(graph.resizing, [original]), ["images"], ["resized"])
                 exported = _onnx(_traced(ResizedGraph(graph), [size, original]), ["resized", "images"], names)
                 _prepend(resizing.model.graph, exported.model.graph)
-            exported.model.metadata_props["densevit"] = json.dumps(header)
+            exported.model.metadata_props[METADATA] = json.dumps(header)
             exported.save(path)
         except OSError:
             raise
@@ -77,23 +74,16 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
             ) from error
 
 
-def load(path: Path) -> Run:
-    """Loads a file and returns a function that runs it on the CPU, an ONNX file with ONNX Runtime."""
-    if path.suffix == ".onnx":
-        import onnxruntime
+def replace_header(path: Path, header: Mapping[str, Any]) -> None:
+    """Replaces the header of a file of `write`."""
+    if path.suffix == ".pt2":
+        torch.export.save(torch.export.load(path), path, extra_files={HEADER_FILE: json.dumps(header)})
+        return
+    import onnx
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
-    module = torch.export.load(path).module()
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            return {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
-
-    return run
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(header)})
+    onnx.save(model, path)
 
 
 def load_selections(graph: ExportedGraph, beside: Path, size: Size) -> Run | None:
