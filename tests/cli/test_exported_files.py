@@ -14,8 +14,10 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
+from densevit.errors import DensevitError
 from densevit.inference.creating import build_model
 from densevit.weights import model_file
+from densevit_workbench.benchmarking.suite import benchmark
 
 pytestmark = pytest.mark.integration
 
@@ -67,7 +69,10 @@ def test_a_file_is_evaluated_like_its_model(file: Path, folder: Path, capsys: py
     expected = result_of(capsys, "evaluate", folder / "model.safetensors", "--out", folder / "of-model")
     found = result_of(capsys, "evaluate", file, "--out", folder / "of-file")
     metrics_close(found["metrics"], expected["metrics"])
-    assert expected["metrics"]["things/AR100"] > 0 and expected["metrics"]["surfaces/mIoU"] > 0
+    assert expected["metrics"]["surfaces/mIoU"] > 0
+    boxes = [json.loads((folder / out / "detections.json").read_text()) for out in ("of-model", "of-file")]
+    assert len(boxes[0]) == len(boxes[1]) > 10
+    np.testing.assert_allclose(*([box["score"] for box in own] for own in boxes), atol=1e-4)
     assert {*found["tables"]} == {*expected["tables"]}
     names = [
         {path.relative_to(folder / name) for path in (folder / name).rglob("*")} for name in ("of-model", "of-file")
@@ -147,3 +152,16 @@ def test_overrides_without_evaluation_are_an_error(folder: Path, capsys: pytest.
     assert main([*given, "--evaluate", "backbone.depth=34"]) == 2
     assert "a run is evaluated as it was trained" in capsys.readouterr().err
     assert not (folder / "no.onnx").exists()
+
+
+def test_a_file_is_benchmarked_beside_a_model(file: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    config = folder / "config.yaml"
+    config.write_text(json.dumps(CONFIG))
+    given = ["--device", "cpu", "--batches", "2", "--rounds", "1", "--out", folder / "benchmark"]
+    cases = result_of(capsys, "benchmark", config, file, *given)["cases"]
+    assert cases["model.onnx"]["errors"] == {} and cases["model.onnx"]["cost"] == {}
+    times = [cases[name]["timings"]["cpu fp32 2 x 96x96"]["p50_ms"] for name in ("config", "model.onnx")]
+    assert min(times) > 0
+    assert "surfaces/mIoU" in cases["model.onnx"]["training"]["metrics"]
+    with pytest.raises(DensevitError, match="exported files cannot be trained"):
+        benchmark([str(file)], train=True)

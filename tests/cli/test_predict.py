@@ -206,7 +206,9 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_several_heads_have_folders(photos: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: StandIn(("cars", "people")))
+    monkeypatch.setattr(
+        "densevit.inference.loading.load", lambda run, device, trust, runtime: StandIn(("cars", "people"))
+    )
     assert main(["predict", "RUN", "a", "--out", "found"]) == 0
     for head in ("cars", "people"):
         assert Path("found", head, "drawn", "1.jpg").is_file()
