@@ -22,7 +22,7 @@ from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
 from densevit.model import DenseModel
-from densevit.visualization.progress import step
+from densevit.visualization.progress import steps
 from densevit.weights import model_file
 
 LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
@@ -102,19 +102,22 @@ def export(
     traced = ExportedGraph(copy.deepcopy(own).half(), canvas, resizing).eval() if half else graph
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
     with atomic_file(path) as partial:
-        with step(f"Tracing the model, which takes minutes for a large one, to {path}", quiet):
+        header = _header(predictor, canvas, resize)
+        count = files.count_steps(path, resize) + 2 + len(sizes) + 1
+        with steps(f"Exporting to {path}", count, quiet) as begin:
             traced_size = _traced_size(predictor, canvas, resize)
-            header = _header(predictor, canvas, resize)
-            files.write(traced, partial, traced_size, header)
-            run, selections = files.load(partial), files.load_selections(traced, partial, traced_size)
-        with step(f"Comparing the file with the model on images of {len(sizes)} sizes", quiet):
-            differences = comparison.worst(
-                [
-                    comparison.differences(graph, run, comparison.example_images(size, 1 if i else 2, i), selections)
-                    for i, size in enumerate(sizes)
-                ]
-            )
-        with step("Measuring latency", quiet):
+            files.write(traced, partial, traced_size, header, begin)
+            begin("loading the file")
+            run = files.load(partial)
+            begin("tracing the selections of the heads, which are compared separately")
+            selections = files.load_selections(traced, partial, traced_size)
+            found = []
+            for i, size in enumerate(sizes):
+                begin(f"comparing with the model on images of {size[0]}x{size[1]}")
+                images = comparison.example_images(size, 1 if i else 2, i)
+                found.append(comparison.differences(graph, run, images, selections))
+            differences = comparison.worst(found)
+            begin("measuring latency")
             latencies = _latencies(graph, run, sizes[0])
         exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *latencies)
         if not exported.difference <= exported.limit:

@@ -7,7 +7,7 @@ import logging
 import operator
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from densevit.exporting.graph import ExportedGraph, ResizedGraph, SelectionGraph
 from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES, Run, load
 from densevit.interfaces import Size
 
+TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
 _BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
 
 
@@ -42,7 +43,18 @@ def check_format(path: Path, resize: bool = False) -> None:
                 ) from None
 
 
-def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any]) -> None:
+Begin = Callable[[str], None]
+"""Called with the name of a step of the export when it begins."""
+
+
+def count_steps(path: Path, resize: bool) -> int:
+    """The number of steps of `write`."""
+    return {".pt2": 2, ".onnx": 5 if resize else 3}[path.suffix]
+
+
+def write(
+    graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any], begin: Begin = lambda name: None
+) -> None:
     """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too unless the
     backbone has one size. header: written as JSON into the file. Raises DensevitError if the model cannot be traced.
     """
@@ -50,19 +62,31 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
     with _silent(), torch.no_grad():
         try:
             if path.suffix == ".pt2":
+                begin(TRACING)
                 program = _traced(graph, [size], one_size)
                 if not one_size:
                     _remove_guards(program)
+                begin(SAVING)
                 torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
                 return
             names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
             if graph.resizing is None:
-                exported = _onnx(_traced(graph, [size], one_size), ["images"], names)
+                begin(TRACING)
+                program = _traced(graph, [size], one_size)
+                begin(CONVERTING)
+                exported = _onnx(program, ["images"], names)
             else:
                 original = (size[0] + 6, size[1] + 14)
-                resizing = _onnx(_traced(graph.resizing, [original]), ["images"], ["resized"])
-                exported = _onnx(_traced(ResizedGraph(graph), [size, original]), ["resized", "images"], names)
+                begin("tracing the resizing")
+                program = _traced(graph.resizing, [original])
+                begin("converting the resizing to ONNX")
+                resizing = _onnx(program, ["images"], ["resized"])
+                begin(TRACING)
+                program = _traced(ResizedGraph(graph), [size, original])
+                begin(CONVERTING)
+                exported = _onnx(program, ["resized", "images"], names)
                 _prepend(resizing.model.graph, exported.model.graph)
+            begin(SAVING)
             exported.model.metadata_props[METADATA] = json.dumps(header)
             exported.save(path)
         except OSError:
