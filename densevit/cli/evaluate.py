@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 MODEL = "a run folder, a model file, a checkpoint of another project, or hf:ORG/NAME"
+MODEL_OR_FILE = f"{MODEL}; or an exported file, NAME.onnx or NAME.pt2"
 
 EXAMPLES = """examples:
   densevit evaluate runs/detr_swin
   densevit evaluate runs/detr_swin data=coco data.root=~/coco --out results
   densevit evaluate runs/detr_swin data.root=~/traffic --map person=pedestrian --map "traffic light="
-  densevit evaluate hf:facebook/detr-resnet-50 data=coco data.root=~/coco --json"""
+  densevit evaluate hf:facebook/detr-resnet-50 data=coco data.root=~/coco --json
+  densevit evaluate runs/detr_swin/model.onnx"""
 
 
 def add_trust(parser: ArgumentParser) -> None:
@@ -39,8 +41,17 @@ def add_trust(parser: ArgumentParser) -> None:
     )
 
 
+def add_runtime(parser: ArgumentParser) -> None:
+    """Adds the flag --runtime of commands that run exported files."""
+    parser.add_argument(
+        "--runtime",
+        metavar="NAME",
+        help="the package that runs an ONNX file: onnxruntime (default) or openvino, on the CPU",
+    )
+
+
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_OR_FILE)
     parser.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="other data, precision, batch size ..."
     )
@@ -59,6 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a class of the model and its name in the data; with nothing after =, the class is not mapped. Or a YAML "
         "file of such pairs. Other classes are mapped by name",
     )
+    add_runtime(parser)
     add_trust(parser)
 
 
@@ -83,16 +95,17 @@ def _evaluate(args: Namespace) -> int:
 
     from densevit.data.build import build_data
     from densevit.evaluation.low_classes import low_classes, median_sides
+    from densevit.inference.file_model import FileModel
     from densevit.inference.loading import load_any
     from densevit.inference.maps import MapFiles
     from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
-    from densevit.visualization.evaluation_tables import evaluation_tables, mapping_table
+    from densevit.visualization.evaluation_tables import comparison_table, evaluation_tables, mapping_table
 
-    loaded, given = load_any(args.model, args.trust), read_mapping(args.map)
+    loaded, given = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
     config = config_of(loaded, args.model, args.overrides)
-    predictor = Predictor(loaded.model, config)  # raises for inference options that cannot be used
+    predictor = Predictor(loaded.model, config, resize=loaded.resize)  # raises for inference options it cannot use
     data = build_data(config)
     plan = EvaluationPlan.of(predictor, data, config.trainer, given)
     if not getattr(rank_zero_only, "rank", 0):
@@ -108,6 +121,9 @@ def _evaluate(args: Namespace) -> int:
     sides = cache(lambda: median_sides(data.val, data.val_transform.size_of))
     notes = {head: low_classes(of_head["classes"], sides) for head, of_head in tables.items() if "classes" in of_head}
     args.output.show(evaluation_tables(done.metrics, tables, notes))
+    recorded = loaded.model.recorded_evaluation if isinstance(loaded.model, FileModel) else None
+    if recorded is not None:
+        args.output.show("", "When it was exported:", comparison_table(recorded.model, recorded.file, recorded.data))
     folder = args.out
     try:
         if maps is not None:
@@ -129,6 +145,7 @@ def _evaluate(args: Namespace) -> int:
             "tables": tables,
             "mapping": {head: dict(mapping.pairs) for head, mapping in plan.mappings.items()},
             "folder": None if folder is None else str(folder),
+            **({} if recorded is None else {"when_exported": recorded._asdict()}),
         }
     )
     return 0

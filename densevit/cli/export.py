@@ -1,23 +1,37 @@
 """Writes a model as a checked ONNX or torch.export file.
 
 The file runs without densevit, from uint8 images to boxes and maps. It is run on images of several sizes and compared
-with the model; a file that differs is not written.
+with the model; a file that differs is not written. --evaluate also evaluates both on the validation data.
 """
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from densevit.cli.evaluate import MODEL, add_trust
+from densevit.cli.evaluate import MODEL, add_trust, config_of
+from densevit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from densevit.exporting.exporting import Evaluate
+    from densevit.inference.loading import LoadedModel
 
 EXAMPLES = """examples:
   densevit export runs/detr_swin                        # runs/detr_swin/model.onnx
   densevit export runs/setr_vit --out setr.onnx --half
   densevit export runs/detr_swin --out detr.onnx --resize
+  densevit export runs/detr_swin --evaluate
+  densevit export runs/detr_swin --evaluate data=coco data.root=~/coco
   densevit export hf:facebook/detr-resnet-50 --out detr.pt2"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument(
+        "overrides",
+        metavar="section.key=value",
+        nargs="*",
+        help="with --evaluate: other data, precision ...",
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -28,6 +42,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resize", action="store_true", help="resize images of any size inside the file, as predict does (ONNX only)"
     )
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="evaluate the model and the file on the validation data, and write the metrics of both into the file",
+    )
     add_trust(parser)
 
 
@@ -36,13 +55,20 @@ def run(args: Namespace) -> int:
     from densevit.atomic_io import check_free
     from densevit.exporting.exporting import export
     from densevit.exporting.files import check_format
-    from densevit.inference.loading import load
+    from densevit.inference.loading import load_any
+    from densevit.inference.predictor import Predictor
     from densevit.terminal import table
+    from densevit.visualization.evaluation_tables import comparison_table
 
     out = args.out or _beside(args.model)
     check_format(out, args.resize)
     check_free(out)
-    exported = export(load(args.model, trust=args.trust), out, args.half, args.resize, args.output.quiet)
+    if args.overrides and not args.evaluate:
+        raise ConfigError(f"{args.overrides[0]}: overrides are for evaluation. Fix: add --evaluate, or leave it out.")
+    loaded = load_any(args.model, args.trust)
+    evaluate, data = _evaluation(loaded, args) if args.evaluate else (None, None)
+    predictor = Predictor(loaded.model, loaded.sections)
+    exported = export(predictor, out, args.half, args.resize, args.output.quiet, evaluate, data)
     rows = [[name, f"{difference:.1e}"] for name, difference in exported.differences.items()]
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.sizes)
     args.output.show(
@@ -52,6 +78,9 @@ def run(args: Namespace) -> int:
         f"Latency of an image of {sizes.partition(',')[0]} on the CPU: file {exported.file_ms:.1f} ms, model "
         f"{exported.model_ms:.1f} ms.",
     )
+    evaluation = exported.evaluation
+    if evaluation is not None:
+        args.output.show("", comparison_table(*evaluation))
     args.output.result(
         {
             "file": str(exported.path),
@@ -61,9 +90,30 @@ def run(args: Namespace) -> int:
             "sizes": [list(size) for size in exported.sizes],
             "model_ms": exported.model_ms,
             "file_ms": exported.file_ms,
+            **({} if evaluation is None else {"evaluation": evaluation._asdict()}),
         }
     )
     return 0
+
+
+def _evaluation(loaded: "LoadedModel", args: Namespace) -> "tuple[Evaluate, str]":
+    """Evaluates a predictor as `densevit evaluate` does, and the name of the data."""
+    from densevit import config as configs
+    from densevit.data.build import build_data
+    from densevit.inference.file_model import FileModel
+    from densevit.inference.predictor import Predictor
+    from densevit.training.run.evaluation import EvaluationPlan
+
+    config = config_of(loaded, args.model, args.overrides)
+    EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), config.trainer)  # raises before the export
+
+    def evaluate(predictor: Predictor) -> dict[str, float]:
+        own = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
+        resize = predictor.resize if predictor.resize_is_replaced else None
+        plan = EvaluationPlan.of(Predictor(predictor.model, own, resize=resize), build_data(config), config.trainer)
+        return plan.run().metrics
+
+    return evaluate, f"{config.data.folder_name}-{config.data.split}"
 
 
 def _beside(model: str) -> Path:

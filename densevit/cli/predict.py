@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densevit.cli.evaluate import MODEL, add_trust
+from densevit.cli.evaluate import MODEL_OR_FILE, add_runtime, add_trust
 from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ EXAMPLES = """examples:
   densevit predict runs/mine photos 'more/**/*.jpg' clip.mp4 --out found --threshold 0.3
   densevit predict runs/mine photos --out found --resume
   densevit predict runs/mine aerial.tif --window 640
+  densevit predict runs/mine/model.onnx photos
   find . -name '*.png' | densevit predict runs/mine - --out found
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_OR_FILE)
     parser.add_argument(
         "sources",
         metavar="INPUT",
@@ -78,6 +79,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=kind, metavar=form, default=SUPPRESS, help=text)
     group.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="also use the flipped image")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: an accelerator)")
+    add_runtime(parser)
     add_trust(parser)
 
 
@@ -105,7 +107,7 @@ def run(args: Namespace) -> int:
         device = device_of(args.device)
     except DensevitError as wrong:
         raise DensevitError(f"--{wrong}") from None
-    predictor = load(args.model, device, args.trust)
+    predictor = load(args.model, device, args.trust, args.runtime)
     options = _inference_options(args)
     predictor = predictor.with_inference(options, "command line") if options else predictor
     size = args.image_size

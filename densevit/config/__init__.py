@@ -60,6 +60,7 @@ __all__ = [
     "renamed_heads",
     "section",
     "sections_of",
+    "single_pass",
     "values_of_file",
 ]
 
@@ -181,6 +182,13 @@ def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = No
         facts = (printable(" ".join(f"# {name}: {fact}".split())) for name, fact in comments.items())
         text += "\n# Derived from the above:\n" + "".join(f"{fact}\n" for fact in facts)
     return text
+
+
+def single_pass(config: Config | ModelSections) -> Config | ModelSections:
+    """The config with the default inference options, of a model that predicts images in one pass."""
+    heads = {name: head.model_copy(update={"inference": None}) for name, head in config.heads.items()}
+    own = {"inference": InferenceSection()} if isinstance(config, Config) else {}
+    return config.model_copy(update={"heads": heads, **own})
 
 
 def inference_with(inference: "Inference", given: Mapping[str, Any], source: str) -> "Inference":

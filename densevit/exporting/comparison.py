@@ -1,6 +1,6 @@
 """Comparison of an exported file with its model, on images of several sizes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from densevit.exporting.graph import ExportedGraph
+from densevit.inference.runtimes import Run
 from densevit.interfaces import DenseHead, Size, TargetType
 from densevit.layers.selection import recorded
 from densevit.targets.types import TargetTypes
-
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Runs a file on images (B, 3, H, W) uint8; returns its outputs by name."""
 
 _CELL = 8  # pixels: images of random cells have edges and areas
 

@@ -4,23 +4,27 @@ import copy
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from densevit import config as configs
 from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import ConfigError, DensevitError, counted
 from densevit.exporting import comparison, files
 from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.resizing import Resizing, check_resizing
+from densevit.inference.file_model import FileModel, RecordedEvaluation, predictor_of
 from densevit.inference.predictor import Predictor
+from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
 from densevit.model import DenseModel
-from densevit.visualization.progress import step
+from densevit.visualization.progress import steps
+from densevit.weights import model_file
 
 LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
 _PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared
@@ -36,7 +40,8 @@ class Exported:
     """An exported file.
 
     differences: by output, the largest difference from the model's, relative to its range, on images of `sizes`.
-    model_ms, file_ms: median latency of an image of the first size on the CPU.
+    model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of the model and
+    of the file; None if they were not evaluated.
     """
 
     path: Path
@@ -45,6 +50,7 @@ class Exported:
     sizes: list[Size]
     model_ms: float
     file_ms: float
+    evaluation: RecordedEvaluation | None = None
 
     @property
     def difference(self) -> float:
@@ -52,8 +58,18 @@ class Exported:
         return max(self.differences.values())
 
 
+Evaluate = Callable[[Predictor], Mapping[str, float]]
+"""Evaluates a predictor, such as `densevit.evaluate`. Returns metrics named HEAD/METRIC."""
+
+
 def export(
-    model: Predictor | DenseModel, path: str | Path, half: bool = False, resize: bool = False, quiet: bool = False
+    model: Predictor | DenseModel,
+    path: str | Path,
+    half: bool = False,
+    resize: bool = False,
+    quiet: bool = False,
+    evaluate: Evaluate | None = None,
+    data: str | None = None,
 ) -> Exported:
     """Writes NAME.onnx or NAME.pt2, which maps uint8 RGB images (B, 3, H, W) to boxes and maps in their pixels.
 
@@ -61,13 +77,16 @@ def export(
     size. It has the layers of `deployable`, without those that only training uses. half: weights and computation in
     float16. resize: the file resizes images of any size, as `predict` does; only for ONNX. The file is run on several
     images and sizes and compared with the model. It predicts the whole image in one pass: inference options of the
-    model, such as windows, cause a warning. quiet: shows no progress on stderr.
+    model, such as windows, cause a warning. quiet: shows no progress on stderr. evaluate: evaluates the model and the
+    file; the metrics of both are written into the file. data: the name of the data, for this record.
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, 1e-2 with `half`.
     """
     path = Path(path)
     files.check_format(path, resize)
     check_free(path)
     predictor = model if isinstance(model, Predictor) else Predictor(model)
+    if isinstance(predictor.model, FileModel):
+        raise DensevitError(f"{predictor.model.file.path}: is an exported file. Fix: name the model that it is of.")
     own = copy.deepcopy(predictor.model).cpu().float().eval()
     check_heads(own)
     for name, options in predictor.inference.items():
@@ -86,18 +105,24 @@ def export(
     traced = ExportedGraph(simple.half() if half else simple, canvas, resizing).eval()
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
     with atomic_file(path) as partial:
-        with step(f"Tracing the model, which takes minutes for a large one, to {path}", quiet):
+        header = _header(predictor, canvas, resize)
+        compared = max(len(sizes), len(_BATCHES))
+        count = files.count_steps(path, resize) + 2 + compared + 1
+        with steps(f"Exporting to {path}", count, quiet) as begin:
             traced_size = _traced_size(predictor, canvas, resize)
-            files.write(traced, partial, traced_size, _header(predictor, canvas, resize))
-            run, selections = files.load(partial), files.load_selections(traced, partial, traced_size)
-        with step(f"Comparing the file with the model on images of {counted(len(sizes), 'size')}", quiet):
-            examples = (
-                comparison.example_images(sizes[i % len(sizes)], _BATCHES[i % len(_BATCHES)], i)
-                for i in range(max(len(sizes), len(_BATCHES)))
-            )
-            found = [comparison.differences(graph, run, images, selections) for images in examples]
+            files.write(traced, partial, traced_size, header, begin)
+            begin("loading the file")
+            run = files.load(partial)
+            begin("tracing the selections of the heads, which are compared separately")
+            selections = files.load_selections(traced, partial, traced_size)
+            found = []
+            for i in range(compared):
+                size, batch = sizes[i % len(sizes)], _BATCHES[i % len(_BATCHES)]
+                begin(f"comparing with the model on {counted(batch, 'image')} of {size[0]}x{size[1]}")
+                images = comparison.example_images(size, batch, i)
+                found.append(comparison.differences(graph, run, images, selections))
             differences = comparison.worst(found)
-        with step("Measuring latency", quiet):
+            begin("measuring latency")
             latencies = _latencies(graph, run, sizes[0])
         exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *latencies)
         if not exported.difference <= exported.limit:
@@ -106,6 +131,11 @@ def export(
                 f"{path}: `{name}` differs from the model's by {exported.difference:.1e} of its range; at most "
                 f"{exported.limit:.0e} is expected. No file is written."
             )
+        if evaluate is not None:
+            of_file = predictor_of(open_file(partial), predictor)
+            evaluation = RecordedEvaluation(dict(evaluate(predictor)), dict(evaluate(of_file)), data)
+            files.replace_header(partial, {**header, "evaluation": evaluation.as_json()})
+            exported = replace(exported, evaluation=evaluation)
     return exported
 
 
@@ -170,16 +200,23 @@ def _latencies(graph: ExportedGraph, run: files.Run, size: Size) -> tuple[float,
 
 
 def _header(predictor: Predictor, canvas: Size | None, resize: bool) -> dict[str, Any]:
-    """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images."""
-    heads = {
-        name: {
+    """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images; and what
+    `inference.file_model` builds the heads from."""
+    model, sections = predictor.model, predictor.sections
+    necks: dict[str, Any] = dict(model.necks.items())
+    heads = {}
+    for name, head in predictor.heads.items():
+        features = necks.get(name, model.backbone)
+        heads[name] = {
             "task": getattr(head, "task", None),
             "classes": [asdict(one) for one in predictor.classes[name]],
             "nms": head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
+            "channels": [*features.channels],
+            "strides": [*features.strides],
         }
-        for name, head in predictor.heads.items()
-    }
     return {
+        "model": None if sections is None else model_file.entries(model, configs.single_pass(sections)),
+        "backbone": {"channels": [*model.backbone.channels], "strides": [*model.backbone.strides]},
         "heads": heads,
         "evaluation_size": {} if predictor.resize is None else predictor.resize.recipe.evaluation_bounds(),
         "canvas": canvas,

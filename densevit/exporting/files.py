@@ -7,28 +7,26 @@ import logging
 import operator
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.export.graph_signature import InputKind
 
 from densevit.errors import DensevitError
-from densevit.exporting.comparison import Run
 from densevit.exporting.graph import ExportedGraph, ResizedGraph, SelectionGraph
+from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES, Run, load
 from densevit.interfaces import Size
 
-FORMATS = (".onnx", ".pt2")
+TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
 _BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
-_EXTRA = "header.json"
 
 
 def check_format(path: Path, resize: bool = False) -> None:
     """Raises DensevitError for an unknown suffix, if packages for ONNX are missing, and for `resize` in other files."""
-    if path.suffix not in FORMATS:
+    if path.suffix not in SUFFIXES:
         raise DensevitError(f"{path}: the suffix selects the format. Expected NAME.onnx or NAME.pt2.")
     if resize and path.suffix != ".onnx":
         raise DensevitError(
@@ -46,7 +44,18 @@ def check_format(path: Path, resize: bool = False) -> None:
                 ) from None
 
 
-def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any]) -> None:
+Begin = Callable[[str], None]
+"""Called with the name of a step of the export when it begins."""
+
+
+def count_steps(path: Path, resize: bool) -> int:
+    """The number of steps of `write`."""
+    return {".pt2": 2, ".onnx": 5 if resize else 3}[path.suffix]
+
+
+def write(
+    graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any], begin: Begin = lambda name: None
+) -> None:
     """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too unless the
     backbone has one size. header: written as JSON into the file. Raises DensevitError if the model cannot be traced.
     """
@@ -54,21 +63,33 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
     with _silent(), torch.no_grad():
         try:
             if path.suffix == ".pt2":
+                begin(TRACING)
                 program = _traced(graph, [size], one_size)
                 if not one_size:
                     _remove_guards(program)
                 _remove_unused(program)
-                torch.export.save(program, path, extra_files={_EXTRA: json.dumps(header)})
+                begin(SAVING)
+                torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
                 return
             names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
             if graph.resizing is None:
-                exported = _onnx(_traced(graph, [size], one_size), ["images"], names)
+                begin(TRACING)
+                program = _traced(graph, [size], one_size)
+                begin(CONVERTING)
+                exported = _onnx(program, ["images"], names)
             else:
                 original = (size[0] + 6, size[1] + 14)
-                resizing = _onnx(_traced(graph.resizing, [original]), ["images"], ["resized"])
-                exported = _onnx(_traced(ResizedGraph(graph), [size, original]), ["resized", "images"], names)
+                begin("tracing the resizing")
+                program = _traced(graph.resizing, [original])
+                begin("converting the resizing to ONNX")
+                resizing = _onnx(program, ["images"], ["resized"])
+                begin(TRACING)
+                program = _traced(ResizedGraph(graph), [size, original])
+                begin(CONVERTING)
+                exported = _onnx(program, ["resized", "images"], names)
                 _prepend(resizing.model.graph, exported.model.graph)
-            exported.model.metadata_props["densevit"] = json.dumps(header)
+            begin(SAVING)
+            exported.model.metadata_props[METADATA] = json.dumps(header)
             exported.save(path)
         except OSError:
             raise
@@ -79,23 +100,16 @@ def write(graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any
             ) from error
 
 
-def load(path: Path) -> Run:
-    """Loads a file and returns a function that runs it on the CPU, an ONNX file with ONNX Runtime."""
-    if path.suffix == ".onnx":
-        import onnxruntime
+def replace_header(path: Path, header: Mapping[str, Any]) -> None:
+    """Replaces the header of a file of `write`."""
+    if path.suffix == ".pt2":
+        torch.export.save(torch.export.load(path), path, extra_files={HEADER_FILE: json.dumps(header)})
+        return
+    import onnx
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
-    module = torch.export.load(path).module()
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            return {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
-
-    return run
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(header)})
+    onnx.save(model, path)
 
 
 def load_selections(graph: ExportedGraph, beside: Path, size: Size) -> Run | None:

@@ -8,8 +8,11 @@ from typing import NamedTuple
 import torch
 
 from densevit.config import Config, ModelSections
+from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DensevitError, WeightsError
+from densevit.inference.file_model import FileModel, build, resizing
 from densevit.inference.predictor import Predictor, dense_model
+from densevit.inference.runtimes import is_exported, open_file
 from densevit.model import DenseModel
 from densevit.weights import checkpoint_io, converting, model_file
 
@@ -21,12 +24,13 @@ class LoadedModel(NamedTuple):
 
     sections: the config, or the sections of a model saved without a config. foreign: whether the weights are another
     project's. The config is then derived from them: its data section has the sizes of the published recipe, but not the
-    user's data.
+    user's data. resize: replaces the resizing of the data section, for an exported file that resizes images itself.
     """
 
     model: DenseModel
     sections: Config | ModelSections
     foreign: bool
+    resize: EvaluationTransform | None = None
 
     @property
     def config(self) -> Config | None:
@@ -34,22 +38,34 @@ class LoadedModel(NamedTuple):
         return self.sections if isinstance(self.sections, Config) else None
 
 
-def load(source: str | Path, device: str | torch.device | None = None, trust: Collection[str] = ()) -> Predictor:
-    """Loads the predictor of a run folder, a model file, a checkpoint of another project, or `hf:ORG/NAME`.
+def load(
+    source: str | Path,
+    device: str | torch.device | None = None,
+    trust: Collection[str] = (),
+    runtime: str | None = None,
+) -> Predictor:
+    """Loads the predictor of a run folder, a model file, a checkpoint of another project, `hf:ORG/NAME`, or a file of
+    `densevit.export`, whose predictor runs the file on the CPU.
 
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
     trust: modules whose classes the file may name as `module:Class`. Installed plugins, and modules named in the
     config.yaml of a run folder, need no trust. No other code is imported, and no code in the file is run.
+    runtime: of ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
     Raises WeightsError if there is no complete model, for a module that is not trusted, and for a backbone without
     heads.
     """
     target = device_of(device)
-    loaded = load_any(source, trust)
-    return Predictor(loaded.model, loaded.sections).to(target)
+    loaded = load_any(source, trust, runtime)
+    return Predictor(loaded.model, loaded.sections, resize=loaded.resize).to(target)
 
 
-def load_any(source: str | Path, trust: Collection[str] = ()) -> LoadedModel:
+def load_any(source: str | Path, trust: Collection[str] = (), runtime: str | None = None) -> LoadedModel:
     """Loads the model of any source of `load`. Warns about options that foreign weights do not determine."""
+    if is_exported(source):
+        file_model, of_file = build(open_file(source, runtime), trust)
+        return LoadedModel(file_model, of_file, foreign=False, resize=resizing(file_model))
+    if runtime is not None:
+        raise DensevitError(f"{source}: runtime {runtime} is for exported files, NAME.onnx. Fix: leave it out.")
     if model_file.is_model_file(source):
         return LoadedModel(*model_file.load(source, trust), foreign=False)
     checkpoint = checkpoint_io.read(source)
@@ -82,8 +98,10 @@ def save(model: Predictor | DenseModel, path: str | Path) -> None:
     """Writes a model file for `load`: the weights, the classes, and the config or the sections that build the model,
     with the inference options of a predictor. A replaced `resize` is not written.
 
-    Raises WeightsError for a DenseModel without a record of its plugins and options.
+    Raises WeightsError for a DenseModel without a record of its plugins and options, and for an exported file.
     """
+    if isinstance(own := dense_model(model), FileModel):
+        raise WeightsError(f"{own.file.path}: an exported file has no weights to save. Fix: save the model itself.")
     model_file.save(dense_model(model), path, model.sections if isinstance(model, Predictor) else None)
 
 

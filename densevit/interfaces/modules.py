@@ -74,7 +74,9 @@ class Head(nn.Module):
     the images before the file resized them; None: `size`. It is traced by `torch.export` with variable batch size,
     height and width: shapes may not depend on values, and loops over images are not allowed. Floating-point outputs are
     values before a selection or maximum, such as `boxes` (B, Q, 4) xyxy and `scores` (B, Q, K); the file is compared
-    with the model by them.
+    with the model by them. `predict_exported(exported, targets) -> list[Predictions]` makes the predictions of
+    `predict` from these outputs, which are in pixels of the targets' `size`; a file of a head without it can be
+    written, but not evaluated. It is called on a head with the options of the exported one, but not its weights.
 
     task: "detection", "segmentation", "depth" or a custom name; determines the classes and the evaluator.
     needs: target keys required for training; checked against the data at the start.
@@ -214,6 +216,30 @@ class DenseHead(Head):
             maps = F.interpolate(maps, size=original_size, mode="bilinear", align_corners=False)
         read = self.read_maps(maps)
         return read if all(x.is_floating_point() for x in read.values()) else {**read, "maps": maps}
+
+    def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
+        """See `Head`. Resizes `maps` to the original size and reads them; without `maps`, resizes what was read.
+
+        The latter equals `predict` if `read_maps` is linear, or the image was not resized.
+        """
+        found = []
+        for i, target in enumerate(targets):
+            size = tuple(target["original_size"])
+            if size == tuple(target["size"]):
+                read = {key: value[i : i + 1] for key, value in exported.items() if key != "maps"}
+            elif "maps" in exported:
+                read = self.read_maps(resized_maps(exported["maps"][i : i + 1], size))
+            else:
+                read = {key: resized_maps(value[i : i + 1], size) for key, value in exported.items()}
+            found.append({key: value[0] for key, value in read.items()})
+        return found
+
+
+def resized_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, h, w) or (B, C, h, w) in float32, resized bilinearly to `size`."""
+    x = maps.float() if maps.ndim == 4 else maps.float()[:, None]
+    x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return x if maps.ndim == 4 else x[:, 0]
 
 
 class Method(nn.Module):

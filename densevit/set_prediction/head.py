@@ -1,6 +1,6 @@
 """The common part of detection heads with a `SetCriterion`: losses and predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -18,7 +18,7 @@ from densevit.interfaces import (
 from densevit.set_prediction.criterion import SetCriterion, object_counts
 from densevit.set_prediction.denoising import ContrastiveDenoising, Denoising
 from densevit.set_prediction.limits import check_classes, check_counts
-from densevit.set_prediction.predictions import exported_predictions, top_predictions
+from densevit.set_prediction.predictions import exported_predictions, top_exported, top_predictions
 
 
 class SetPredictionHead(Head):
@@ -64,3 +64,7 @@ class SetPredictionHead(Head):
     ) -> dict[str, Tensor]:
         """`boxes` (B, Q, 4) xyxy and `scores` (B, Q, K) of all queries."""
         return exported_predictions(outputs, original_size or size, softmax=self.criterion.classification == "softmax")
+
+    def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
+        """See `Head`."""
+        return top_exported(exported, targets, softmax=self.criterion.classification == "softmax")

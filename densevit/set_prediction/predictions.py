@@ -1,5 +1,7 @@
 """Post-processing: scored boxes in pixels of the image file, without NMS."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -14,23 +16,53 @@ def top_predictions(outputs: Outputs, targets: list[Targets], softmax: bool = Fa
 
     outputs: `logits` (B, Q, K), or K+1 with softmax, and `boxes` (B, Q, 4) cxcywh.
     """
-    boxes = to_corners(outputs["boxes"].float())
-    scores, labels, query = top_queries(outputs["logits"], softmax)
-    boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4)).clamp(0, 1)
-    sizes = torch.tensor([target["original_size"] for target in targets], dtype=torch.float32)
-    boxes = boxes * to_device(sizes, boxes.device).flip(-1).repeat(1, 2)[:, None]
+    boxes = to_corners(outputs["boxes"].float()).clamp(0, 1)
+    return _selected(boxes, class_scores(outputs["logits"], softmax), targets, softmax)
+
+
+@torch.no_grad()
+def top_exported(exported: Mapping[str, Tensor], targets: list[Targets], softmax: bool = False) -> list[Predictions]:
+    """Like `top_predictions`, from `exported_predictions` in pixels of the targets' `size`."""
+    return _selected(relative_boxes(exported["boxes"], targets), exported["scores"].float(), targets, softmax)
+
+
+def _selected(boxes: Tensor, scores: Tensor, targets: list[Targets], softmax: bool) -> list[Predictions]:
+    """The predictions of all queries: boxes (B, Q, 4) xyxy in 0 ... 1, scores (B, Q, K)."""
+    scores, labels, query = top_scores(scores, softmax)
+    boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4)) * image_sides(targets, "original_size", boxes.device)
     return [{"boxes": boxes[i], "scores": scores[i], "labels": labels[i]} for i in range(len(boxes))]
 
 
-def top_queries(logits: Tensor, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, labels and queries of the predictions, each (B, Q). logits: (B, Q, K), or K+1 with softmax."""
+def relative_boxes(boxes: Tensor, targets: list[Targets]) -> Tensor:
+    """Boxes (B, Q, 4) xyxy in 0 ... 1, of boxes in pixels of the targets' `size`."""
+    return boxes.float() / image_sides(targets, "size", boxes.device)
+
+
+def image_sides(targets: list[Targets], key: str, device: torch.device) -> Tensor:
+    """(B, 1, 4): width, height, width, height of each image. key: `size` or `original_size`."""
+    sizes = torch.tensor([tuple(target[key]) for target in targets], dtype=torch.float32)
+    return to_device(sizes, device).flip(-1).repeat(1, 2)[:, None]
+
+
+def class_scores(logits: Tensor, softmax: bool = False) -> Tensor:
+    """Probabilities (B, Q, K) in float32. logits: (B, Q, K), or K+1 with softmax, whose last class is "no object"."""
     logits = logits.float()
-    _, Q, K = logits.shape
+    return logits.softmax(-1)[..., :-1] if softmax else logits.sigmoid()
+
+
+def top_queries(logits: Tensor, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, labels and queries of the predictions, each (B, Q). logits, softmax: as in `class_scores`."""
+    return top_scores(class_scores(logits, softmax), softmax)
+
+
+def top_scores(scores: Tensor, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Like `top_queries`, from scores (B, Q, K)."""
+    _, Q, K = scores.shape
     if softmax:
-        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        scores, labels = scores.max(-1)
         scores, query = scores.sort(dim=1, descending=True, stable=True)
         return scores, labels.gather(1, query), query
-    scores, index = logits.sigmoid().flatten(1).topk(Q, dim=1)
+    scores, index = scores.flatten(1).topk(Q, dim=1)
     return scores, index % K, index // K
 
 
@@ -39,8 +71,7 @@ def exported_predictions(outputs: Outputs, size: tuple[int, int], softmax: bool 
 
     outputs, softmax: as in `top_predictions`.
     """
-    logits = outputs["logits"].float()
-    scores = logits.softmax(-1)[..., :-1] if softmax else logits.sigmoid()
+    scores = class_scores(outputs["logits"], softmax)
     h, w = size
     x0, y0, x1, y1 = to_corners(outputs["boxes"].float()).clamp(0, 1).unbind(-1)
     return {"boxes": torch.stack([x0 * w, y0 * h, x1 * w, y1 * h], dim=-1), "scores": scores}

@@ -29,6 +29,7 @@ CHECKS = (
     head_predictions.targets_unread,
     head_maps.maps,
     head_export.export,
+    head_export.exported_predictions,
     state.seeding,
     state.options,
     state.registration,

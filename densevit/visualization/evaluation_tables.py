@@ -1,5 +1,6 @@
 """Terminal tables of an evaluation."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -35,6 +36,20 @@ def evaluation_tables(
                 if name == "classes" and (notes or {}).get(head):
                     parts.append(Text((notes or {})[head], "yellow"))
     return Group(*parts)
+
+
+def comparison_table(model: Mapping[str, float], file: Mapping[str, float], data: str | None) -> Group:
+    """The metrics of a model and of its exported file side by side, without those of single classes.
+
+    data: the data that both were evaluated on; None: unknown.
+    """
+    names = [f"{head}/{name}" if head else name for head, own in by_head(model).items() for name in overall(own)]
+    rows = []
+    for name in names:
+        values = model[name], file.get(name, math.nan)
+        rows.append([Text(name, "cyan"), *(Text(number(value)) for value in (*values, values[1] - values[0]))])
+    title = f"Evaluation on {data}" if data else "Evaluation"
+    return Group(Text(title, "bold"), table(rows, ["", "model", "file", "difference"], right=range(1, 4)))
 
 
 def _table(title: str, rows: Rows) -> Group:

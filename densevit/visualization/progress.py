@@ -1,9 +1,10 @@
-"""Progress on stderr: for a loop a bar in a terminal or a notebook, otherwise a line every half minute; for one long
-step a line."""
+"""Progress on stderr: for a loop a bar in a terminal or a notebook, otherwise a line every half minute; for long steps
+a bar in a terminal, otherwise lines."""
 
+import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -33,23 +34,33 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
 
 
 @contextmanager
-def step(description: str, quiet: bool = False) -> Iterator[None]:
-    """Shows a description while a long step without countable parts runs; in a terminal with a spinner and seconds."""
+def steps(description: str, total: int, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Yields a function to call with the name of each of `total` long steps when it begins, such as "tracing".
+
+    Shows in a terminal a bar with the name and the elapsed seconds, otherwise a line for each step.
+    """
+    started = itertools.count(1)
     if quiet:
-        yield
+        yield lambda name: None
     elif sys.stderr.isatty():
         from rich.markup import escape
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         from densevit.terminal import text_console
 
-        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-        with Progress(*columns, console=text_console(stderr=True), transient=True) as progress:
-            progress.add_task(escape(printable(description)), total=None)
-            yield
+        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, TimeElapsedColumn(), console=text_console(stderr=True), transient=True) as progress:
+            task = progress.add_task(escape(printable(description)), total=total)
+
+            def show(name: str) -> None:
+                text = escape(printable(f"{description}: {name}"))
+                progress.update(task, completed=next(started) - 1, description=text)
+
+            yield show
     else:
-        print(f"{printable(description)} ...", file=sys.stderr, flush=True)
-        yield
+        yield lambda name: print(
+            f"{printable(description)}, step {next(started)} of {total}: {printable(name)}", file=sys.stderr, flush=True
+        )
 
 
 def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -156,6 +156,31 @@ def from_state(
 ) -> ModelFile:
     """The model of a state dict and the header of its file. source: the file, for messages. trust, run: as in
     `config.values_of_file`."""
+    found = described(entries, source, trust, run)
+    sections, architecture = found.sections, found.sections.architecture
+    try:
+        model = build_from_architecture(architecture, found.classes, pretrained=False)
+    except DensevitError as error:
+        raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
+    load_state(model, merged_state(state, architecture.backbone.lora), source)
+    model.licences, model.score_thresholds = found.licences, found.score_thresholds
+    model.training_data = None if sections.data is None else sections.data.model_dump()
+    return ModelFile(model.eval(), sections)
+
+
+class Description(NamedTuple):
+    """What the header of a file tells about its model. classes, score_thresholds: by head."""
+
+    sections: Config | ModelSections
+    classes: Mapping[str, Sequence[Class]]
+    score_thresholds: dict[str, float]
+    licences: dict[str, str]
+
+
+def described(
+    entries: Mapping[str, str], source: str, trust: Collection[str] = (), run: Path | None = None
+) -> Description:
+    """Reads a header of `entries`. Parameters as of `from_state`; raises WeightsError for an invalid header."""
     _check_version(entries, source)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
@@ -170,17 +195,12 @@ def from_state(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
     sections = configs.from_file(values, source) if complete else configs.model_sections(values, source)
-    architecture = sections.architecture
     try:
-        of_heads = classes if by_head else classes_by_head(architecture, classes)
-        model = build_from_architecture(architecture, of_heads, pretrained=False)
+        of_heads = classes if by_head else classes_by_head(sections.architecture, classes)
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
-    load_state(model, merged_state(state, architecture.backbone.lora), source)
-    model.licences = of_weights
-    model.score_thresholds = {name: score for name, score in thresholds.items() if name in model.heads}
-    model.training_data = None if sections.data is None else sections.data.model_dump()
-    return ModelFile(model.eval(), sections)
+    thresholds = {name: score for name, score in thresholds.items() if name in sections.heads}
+    return Description(sections, of_heads, thresholds, of_weights)
 
 
 def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:

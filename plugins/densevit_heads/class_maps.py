@@ -1,5 +1,7 @@
 """Predictions of heads whose outputs are class logits per pixel."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,18 @@ class ClassMapHead(DenseHead):
             {"semantic": chunked_argmax(logits, self.upsample, tuple(target["size"]), tuple(target["original_size"]))}
             for logits, target in zip(outputs["logits"].float(), targets, strict=True)
         ]
+
+    @torch.no_grad()
+    def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
+        """See `Head`."""
+        found = []
+        for i, target in enumerate(targets):
+            sizes = tuple(target["size"]), tuple(target["original_size"])
+            semantic = exported["semantic"][i]
+            if sizes[0] != sizes[1]:
+                semantic = chunked_argmax(exported["maps"][i].float(), lambda maps, _: maps, *sizes)
+            found.append({"semantic": semantic})
+        return found
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""

@@ -60,7 +60,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     )
     data = fake_data(CLASSES)
 
-    def predictor(model: Any, config: configs.Config) -> Any:
+    def predictor(model: Any, config: configs.Config, resize: None) -> Any:
         return SimpleNamespace(model=model, config=config, classes=model.classes, resize_is_replaced=False)
 
     seen: dict[str, Any] = {"data": data}
@@ -83,7 +83,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
     loaded = LoadedModel(model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: loaded)
+    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
     monkeypatch.setattr("densevit.data.build.build_data", build_data)
     monkeypatch.setattr(EvaluationPlan, "run", evaluate)
     monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)

@@ -61,7 +61,10 @@ def test_a_model_is_exported_and_run_by_the_script_in_the_docs(
     assert main(["export", str(tmp_path / "model.safetensors"), "--json"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert [line.split()[0] for line in captured.err.splitlines()] == ["Tracing", "Comparing", "Measuring"]
+    lines = captured.err.splitlines()
+    names = [line.partition(": ")[2].split()[0] for line in lines]
+    assert names == ["tracing", "converting", "saving", "loading", "tracing", *["comparing"] * 4, "measuring"]
+    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [f"step {n} of 10" for n in range(1, 11)]
     assert (
         report["file"] == str(file)
         and report["difference"] <= 1e-4

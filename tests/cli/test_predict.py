@@ -44,7 +44,7 @@ class StandIn:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     model = StandIn(("detection",))
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: model)
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: model)
     return model
 
 
@@ -192,7 +192,7 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
             semantic[0] = 1
             return {"semantic": semantic, "depth": torch.full((height, width), 1.5)}
 
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: Dense(("all",)))
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: Dense(("all",)))
     assert main(["predict", "RUN", "b", "--out", "found"]) == 0
     expected = {"drawn": [".jpg"], "semantic": [".png"], "depth": [".png", ".npy"]}
     for folder, endings in expected.items():
@@ -206,7 +206,9 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_several_heads_have_folders(photos: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: StandIn(("cars", "people")))
+    monkeypatch.setattr(
+        "densevit.inference.loading.load", lambda run, device, trust, runtime: StandIn(("cars", "people"))
+    )
     assert main(["predict", "RUN", "a", "--out", "found"]) == 0
     for head in ("cars", "people"):
         assert Path("found", head, "drawn", "1.jpg").is_file()

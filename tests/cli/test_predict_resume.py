@@ -326,7 +326,7 @@ def test_predictions_at_once_without_out_have_a_folder_each(
     """The second one starts and ends while the first loads its model."""
 
     def load(run: str, device: object, trust: object) -> StandIn:
-        monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: model)
+        monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: model)
         assert main(["predict", "run", "b/1.jpg"]) == 0
         return model
 

@@ -109,7 +109,7 @@ def test_a_result_writes_its_metres(tmp_path: Path):
 @pytest.fixture
 def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: StandIn(run))
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: StandIn(run))
     Image.fromarray(np.full((3, 5, 3), 7, np.uint8)).save("photo.png")
     return tmp_path
 

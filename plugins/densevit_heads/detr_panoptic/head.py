@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.losses.boxes import to_centres
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import check_weights
 from densevit.set_prediction.memory import Memory
+from densevit.set_prediction.predictions import class_scores, relative_boxes
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.detr import Detr
@@ -125,19 +127,36 @@ class PanopticMasks(SetPredictionHead):
         Each query has its most probable class. The map has the segments whose score is above `threshold`; instances are
         not filtered, and their masks may overlap.
         """
-        logits = outputs["logits"].float()
-        probability = logits.softmax(-1) if self.criterion.classification == "softmax" else logits.sigmoid()
-        scores, labels = probability[..., : len(self.classes)].max(-1)  # (B, Q)
-        kept = (scores > self.threshold) & (probability.argmax(-1) == labels)  # not "no object"
-        things = to_device(torch.tensor([one.thing for one in self.classes]), logits.device)
-        padded, found = outputs["padded_size"], []
+        scores = class_scores(outputs["logits"], self.criterion.classification == "softmax")
+        found = []
         for i, target in enumerate(targets):
-            size, original = tuple(target["size"]), tuple(target["original_size"])
-            masks, boxes = outputs["masks"][i].float(), outputs["boxes"][i].float()
-            merged = panoptic_map(masks[kept[i]], labels[i][kept[i]], things, padded, size, original)
-            objects = instances(scores[i], labels[i], boxes, masks, things, padded, size, original)
-            found.append({"panoptic": merged, **objects})
+            queries = scores[i], outputs["boxes"][i].float(), outputs["masks"][i].float()
+            found.append(self._merged(*queries, outputs["padded_size"], target))
         return found
+
+    @torch.no_grad()
+    def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
+        """See `Head`."""
+        boxes = to_centres(relative_boxes(exported["boxes"], targets))
+        found = []
+        for i, target in enumerate(targets):
+            queries = exported["scores"][i].float(), boxes[i], exported["mask_logits"][i].float()
+            found.append(self._merged(*queries, tuple(target["size"]), target))
+        return found
+
+    def _merged(
+        self, probability: Tensor, boxes: Tensor, masks: Tensor, padded: tuple[int, int], target: Targets
+    ) -> Predictions:
+        """The predictions of an image. probability: (Q, K). boxes: (Q, 4) cxcywh. masks: logits (Q, h, w) that cover
+        `padded` pixels."""
+        scores, labels = probability.max(-1)  # (Q,)
+        kept = scores > self.threshold
+        if self.criterion.classification == "softmax":
+            kept &= scores >= 1 - probability.sum(-1)  # "no object" is not more probable
+        things = to_device(torch.tensor([one.thing for one in self.classes]), scores.device)
+        size, original = tuple(target["size"]), tuple(target["original_size"])
+        merged = panoptic_map(masks[kept], labels[kept], things, padded, size, original)
+        return {"panoptic": merged, **instances(scores, labels, boxes, masks, things, padded, size, original)}
 
     inspect_objects: Any = None  # the segments of `predict` are not queries
 

@@ -3,7 +3,7 @@
 Losses and matching are Mask2Former's; the tasks differ in target keys and in predictions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -78,6 +78,15 @@ class MaskClassification(Head):
             for logits, masks, target in zip(outputs["logits"].float(), outputs["masks"], targets, strict=True)
         ]
 
+    @torch.no_grad()
+    def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
+        """See `Head`."""
+        found = []
+        for scores, masks, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
+            logits = prediction.class_logits(scores.float())
+            found.append(self.predictions(logits, MaskLogits(masks.float(), 1, *_sizes(target))))
+        return found
+
     def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
         """The predictions of an image. logits: (Q, K+1)."""
         raise NotImplementedError
@@ -144,9 +153,25 @@ class SemanticMasks(MaskClassification, DenseHead):
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
-        """`semantic` (B, H, W) uint8, and its class scores `maps` (B, K, H, W)."""
+        """`semantic` (B, H, W) uint8, and its class scores `maps` (B, K, H, W). For images that are resized to another
+        size afterwards, `scores` (B, Q, K), and `coarse_mask_logits` (B, Q, h, w) of the padded batch at `mask_stride`:
+        masks are resized before their sum."""
         queries = prediction.exported_queries(outputs, self.mask_stride, size, original_size)
-        return prediction.exported_maps(**queries)
+        maps = prediction.exported_maps(**queries)
+        return {**maps, "scores": queries["scores"], "coarse_mask_logits": outputs["masks"].float()}
+
+    @torch.no_grad()
+    def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
+        """See `Head`."""
+        found = []
+        for i, target in enumerate(targets):
+            size, original = _sizes(target)
+            if size == original:
+                found.append({"semantic": exported["semantic"][i]})
+                continue
+            masks = MaskLogits(exported["coarse_mask_logits"][i].float(), self.mask_stride, size, original)
+            found.append(self.predictions(prediction.class_logits(exported["scores"][i].float()), masks))
+        return found
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Scores (B, K, *size) in fp32: sums over queries of class times mask probability.

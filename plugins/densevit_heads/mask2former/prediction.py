@@ -153,6 +153,12 @@ def exported_queries(outputs: Outputs, stride: int, size: Size, original_size: S
     return {"scores": outputs["logits"].float().softmax(-1)[..., :-1], "mask_logits": masks}
 
 
+def class_logits(scores: Tensor) -> Tensor:
+    """Log-probabilities (Q, K+1), the last one of "no object". scores: (Q, K), as of `exported_queries`."""
+    no_object = (1 - scores.sum(-1, keepdim=True)).clamp(min=0)
+    return torch.cat([scores, no_object], dim=-1).log()
+
+
 def exported_maps(scores: Tensor, mask_logits: Tensor) -> dict[str, Tensor]:
     """`semantic` (B, H, W) uint8 and the class scores `maps` (B, K, H, W)."""
     maps = torch.einsum("bqk,bqhw->bkhw", scores, mask_logits.sigmoid())

@@ -1,6 +1,6 @@
 """The one-stage head: class scores and a box from each cell of one feature map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -13,10 +13,10 @@ from densevit.losses.matching import Objects
 from densevit.set_prediction.criterion import Labelled
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
 from densevit.set_prediction.memory import cell_centres
-from densevit.set_prediction.predictions import exported_predictions
+from densevit.set_prediction.predictions import exported_predictions, relative_boxes
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.proposals import Proposals
-from densevit_heads.one_stage.suppression import suppressed_predictions
+from densevit_heads.one_stage.suppression import cell_scores, suppressed, suppressed_predictions
 
 LABEL_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0  # DETR's
 
@@ -87,5 +87,10 @@ class OneStage(Head):
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
         """`boxes` (B, S, 4) xyxy and `scores` (B, S, K) of all cells, before NMS; scores are 0 in padding."""
-        found = exported_predictions(outputs, original_size or size)
-        return {**found, "scores": found["scores"].masked_fill(outputs["padding"][..., None], 0.0)}
+        return {**exported_predictions(outputs, original_size or size), "scores": cell_scores(outputs)}
+
+    @torch.no_grad()
+    def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
+        """See `Head`."""
+        boxes = relative_boxes(exported["boxes"], targets)
+        return suppressed(boxes, exported["scores"].float(), targets, self.nms, self.max_predictions)

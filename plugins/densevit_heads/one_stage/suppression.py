@@ -1,11 +1,12 @@
 """Post-processing: non-maximum suppression (NMS), and boxes in pixels of the image file."""
 
 import torch
+from torch import Tensor
 from torchvision.ops import batched_nms
 
 from densevit.interfaces import Outputs, Predictions, Targets
 from densevit.losses.boxes import to_corners
-from densevit.losses.distributed import to_device
+from densevit.set_prediction.predictions import class_scores, image_sides
 
 CANDIDATES = 1000  # (cell, class) pairs of an image that enter NMS, as in RetinaNet
 
@@ -15,19 +16,27 @@ def suppressed_predictions(outputs: Outputs, targets: list[Targets], nms: float,
 
     outputs: `logits` (B, S, K), `boxes` (B, S, 4) cxcywh and `padding` (B, S). nms: the IoU of duplicates.
     """
-    logits, boxes = outputs["logits"].float(), to_corners(outputs["boxes"].float()).clamp(0, 1)
-    B, S, K = logits.shape
-    scores = logits.sigmoid().masked_fill(outputs["padding"][..., None], 0.0)
+    boxes = to_corners(outputs["boxes"].float()).clamp(0, 1)
+    return suppressed(boxes, cell_scores(outputs), targets, nms, count)
+
+
+def cell_scores(outputs: Outputs) -> Tensor:
+    """Scores (B, S, K) of cells: 0 in padding."""
+    return class_scores(outputs["logits"]).masked_fill(outputs["padding"][..., None], 0.0)
+
+
+def suppressed(boxes: Tensor, scores: Tensor, targets: list[Targets], nms: float, count: int) -> list[Predictions]:
+    """Like `suppressed_predictions`, from boxes (B, S, 4) xyxy in 0 ... 1 and `cell_scores`."""
+    B, S, K = scores.shape
     scores, index = scores.flatten(1).topk(min(CANDIDATES, S * K), dim=1)
     labels = index % K
-    sizes = torch.tensor([target["original_size"] for target in targets], dtype=torch.float32)
     boxes = boxes.gather(1, (index // K)[..., None].expand(-1, -1, 4))
-    boxes = boxes * to_device(sizes, boxes.device).flip(-1).repeat(1, 2)[:, None]
+    boxes = boxes * image_sides(targets, "original_size", boxes.device)
     image = torch.arange(B, device=index.device)[:, None]
     groups = (image * K + labels).flatten()
     kept = batched_nms(boxes.flatten(0, 1), scores.flatten(), groups, nms)  # by descending score
     mask = torch.zeros_like(scores, dtype=torch.bool).flatten().index_fill(0, kept, True).view_as(scores)
-    mask &= ~outputs["padding"].gather(1, index // K)
+    mask &= scores > 0  # not in padding
     predictions = []
     for i in range(B):
         rows = mask[i].nonzero()[:count, 0]

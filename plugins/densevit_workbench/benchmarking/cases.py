@@ -13,6 +13,8 @@ from densevit.config import Config, layers, yaml_io
 from densevit.config.data_schema import evaluated_data
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
+from densevit.inference.file_model import FileModel, build
+from densevit.inference.runtimes import is_exported, open_file
 
 PROTOCOL = "benchmark/protocol"
 
@@ -23,7 +25,7 @@ class Case:
 
     name: unique. backbone, head: the names in the grid of a protocol; empty for a config.
     values: the config as a dict. metrics: the metrics of a run that is already trained. lower_is_better: those of them
-    that are errors.
+    that are errors. file: an exported file, which is measured in place of a model of the config; None: there is none.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Case:
     head: str = ""
     metrics: Mapping[str, float] | None = None
     lower_is_better: Sequence[str] | None = None
+    file: FileModel | None = None
 
     def config(self, seed: int | None = None, **trained: Any) -> Config:
         """The checked config. seed: replaces the config's unless None. trained: `optim` and `trainer` keys that replace
@@ -45,20 +48,25 @@ class Case:
     @property
     def fingerprint(self) -> str:
         """A hash of the config: results of another config are not reused."""
-        text = json.dumps(self.values, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        text = json.dumps(self.values, sort_keys=True, default=str).encode()
+        return hashlib.sha256(text if self.file is None else self.file.file.path.read_bytes()).hexdigest()[:16]
 
 
 def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[Case]:
-    """A case for each config: a file, a shipped config's name, or a run folder, whose scores are reused."""
+    """A case for each config: a file, a shipped config's name, or a run folder, whose scores are reused; and for each
+    exported file."""
     cases: dict[str, Case] = {}
     for source in sources:
         folder = Path(source).expanduser()
         name = folder.name if folder.is_dir() else Path(source).stem
+        name = Path(source).name if is_exported(source) else name
         if name in cases:
             name = source.strip("/")
         if name in cases:
             raise ConfigError(f"benchmark: {source} is given twice.")
+        if is_exported(source):
+            cases[name] = _case_of_file(name, source)
+            continue
         config = configs.load(source, overrides)
         configs.check_plugins(config)
         file = folder / "metrics.json"
@@ -66,6 +74,15 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
         errors = None if metrics is None else tables_file.read_lower_is_better(folder)
         cases[name] = Case(name, config.model_dump(), source, metrics=metrics, lower_is_better=errors)
     return list(cases.values())
+
+
+def _case_of_file(name: str, source: str) -> Case:
+    model, sections = build(open_file(source))
+    if not isinstance(sections, Config):
+        raise ConfigError(f"benchmark: {source}: its model has no config. Fix: export a run folder.")
+    recorded = model.recorded_evaluation
+    metrics = None if recorded is None else {key: value for key, value in recorded.file.items() if value == value}
+    return Case(name, sections.model_dump(), source, metrics=metrics, file=model)
 
 
 def cases_of_protocol(

@@ -95,7 +95,8 @@ def benchmark(
 ) -> Benchmark:
     """Measures models side by side: parameters, multiply-adds, activations, latency, throughput, memory and scores.
 
-    configs: config files, shipped configs' names, or run folders, whose scores are taken over. backbones, heads: in
+    configs: config files, shipped configs' names, run folders, whose scores are taken over, or exported files, whose
+    speed is measured with ONNX Runtime or PyTorch on the CPU. backbones, heads: in
     place of configs, each backbone under each head by the `protocol`, a config with candidate heads. overrides:
     "data=FILE", "heads.setr.width=64" of all configs or of the protocol.
     sizes: sides or (height, width) of the images; none: each config's `data.image_size`. modes: fp32, bf16 (autocast),
@@ -112,6 +113,8 @@ def benchmark(
     check_modes([*modes])
     if min([rounds, *batch_sizes, 1 if images is None else images]) < 1:
         raise DensevitError("benchmark: rounds, batch sizes and images are at least 1.")
+    if train and any(case.file is not None for case in cases):
+        raise ConfigError("benchmark: exported files cannot be trained. Fix: leave out train, or the files.")
     if seeds and not train:
         raise ConfigError("benchmark: seeds are for trainings only. Fix: give train too.")
     if len(set(seeds)) < len(seeds):
@@ -242,6 +245,8 @@ class _Models:
 def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models) -> None:
     config = case.config()
     result.setting = setting_of(config)
+    if case.file is not None:
+        return  # a runtime's graph has no modules to count
     own = [*sizes] or [_size(config)]
     missing = [size for size in own if _named(size) not in result.cost.get("by_size", {})]
     if not missing:
@@ -309,7 +314,11 @@ def _measure(
 def _prepare(
     runs: dict[str, Forward], case: Case, models: _Models, batch: int, size: Size, device: torch.device, mode: str
 ) -> None:
-    runs[case.name] = Forward(models.build(case), batch, size, device, mode)
+    if case.file is not None and (device.type, mode) != ("cpu", "fp32"):
+        raise DensevitError(
+            "exported files are measured on the CPU in their own precision. Fix: device cpu, modes fp32."
+        )
+    runs[case.name] = Forward(models.build(case) if case.file is None else case.file, batch, size, device, mode)
 
 
 def timing_key(device: torch.device, mode: str, batch: int, size: Size) -> str:

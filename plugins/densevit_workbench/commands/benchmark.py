@@ -12,6 +12,7 @@ from pathlib import Path
 
 EXAMPLES = """examples:
   densevit benchmark detr_swin detr_resnet runs/mine
+  densevit benchmark runs/mine runs/mine/model.onnx --device cpu
   densevit benchmark detr_swin --sizes 128,256x320 --batches 1,8,32 --modes fp32,bf16,bf16-compiled
   densevit benchmark --backbones swin,vit,my_package:MyNet --heads detr,setr,dpt --train --images 16000
   densevit benchmark --backbones swin,vit --heads setr --train --images 16000 --seeds 0,1,2
@@ -24,7 +25,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "configs",
         metavar="CONFIG",
         nargs="*",
-        help="config files, shipped configs' names, run folders; and overrides: section.key=value, section=FILE",
+        help="config files, shipped configs' names, run folders, exported files; and overrides: section.key=value, "
+        "section=FILE",
     )
     parser.add_argument("--backbones", type=_names, default=[], help="in place of configs, with --heads: a,b,module:C")
     parser.add_argument("--heads", type=_names, default=[], help="heads; each backbone is measured under each head")

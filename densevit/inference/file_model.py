@@ -1,0 +1,192 @@
+"""A model that is an exported file: the file computes the outputs, and the heads make the predictions from them."""
+
+import copy
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit import config as configs
+from densevit.config import Config, ModelSections
+from densevit.data.transforms.recipes import Fixed
+from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.errors import ConfigError, DensevitError, WeightsError
+from densevit.inference.predictor import Predictor
+from densevit.inference.runtimes import ExportedFile
+from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
+from densevit.model import DenseModel, Inference
+from densevit.model.build import create_head
+from densevit.weights import model_file
+
+
+class RecordedEvaluation(NamedTuple):
+    """The metrics HEAD/METRIC of a model and of its file. data: the data that they were evaluated on; None: unknown."""
+
+    model: Mapping[str, float]
+    file: Mapping[str, float]
+    data: str | None
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> "RecordedEvaluation":
+        """From the entry `evaluation` of a header."""
+        model, file = ({k: math.nan if v is None else v for k, v in values[key].items()} for key in ("model", "file"))
+        return cls(model, file, values["data"])
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry `evaluation` of a header; metrics that are not finite are null."""
+        model, file = ({k: float(v) if math.isfinite(v) else None for k, v in own.items()} for own in self[:2])
+        return {"model": model, "file": file, "data": self.data}
+
+
+class FileModel(DenseModel):
+    """An exported file with the interface of a model, for prediction and evaluation.
+
+    Its heads have the options and classes of the exported ones and random weights; they make predictions from the
+    file's outputs by `predict_exported`. file: as from `open_file`.
+    """
+
+    def __init__(self, file: ExportedFile, heads: Mapping[str, Head]) -> None:
+        for name, head in heads.items():
+            if not hasattr(head, "predict_exported"):
+                raise ConfigError(
+                    f"{file.path}: heads.{name} ({type(head).__name__}) makes no predictions from the outputs of a "
+                    "file. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
+                )
+        super().__init__(BackboneInFile(file), heads)
+        self.file = file
+        self.resizes = bool(file.header["resize"])
+        self.eval()
+
+    @property
+    def recorded_evaluation(self) -> "RecordedEvaluation | None":
+        """The evaluation that `densevit.export` wrote into the header; None if there is none."""
+        found = self.file.header.get("evaluation")
+        return None if found is None else RecordedEvaluation.of_json(found)
+
+    def forward(self, batch: Batch, heads: Collection[str] | None = None) -> dict[str, Outputs]:
+        """The outputs of the file by head and name, on images of one `size`, without their padding."""
+        if self.training:
+            raise DensevitError(f"{self.file.path}: an exported file cannot be trained.")
+        height, width = self._size(batch["targets"])
+        images = batch["images"][..., :height, :width]
+        found = self.file.run(np.ascontiguousarray(images.cpu().numpy()))
+        outputs = {}
+        for name in self.heads if heads is None else heads:
+            prefix = f"{name}/" if len(self.heads) > 1 else ""
+            own = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+            outputs[name] = {key: torch.from_numpy(np.array(value)).to(images.device) for key, value in own.items()}
+        return outputs
+
+    def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
+        """See `DenseModel`."""
+        found: dict[str, list[Predictions]] = {}
+        for name, own in outputs.items():
+            head: Any = self.heads[name]
+            found[name] = head.predict_exported(own, targets)
+        return found
+
+    @torch.no_grad()
+    def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
+        """See `DenseModel`. Images are run one by one: their maps need much memory. The file's precision is its own,
+        also within autocast."""
+        if not all(options.single_pass for options in (inference or {}).values()):
+            raise ConfigError(
+                f"{self.file.path}: an exported file predicts an image in one pass, without windows, flips and scales. "
+                "Fix: leave these options out, or use the model that was exported."
+            )
+        found: dict[str, list[Predictions]] = {name: [] for name in self.heads}
+        for i, target in enumerate(batch["targets"]):
+            image, mask = batch["images"][i : i + 1], batch["padding_mask"][i : i + 1]
+            with torch.autocast(image.device.type, enabled=False), torch.autocast("cpu", enabled=False):
+                one = self({"images": image, "padding_mask": mask, "targets": [target]})
+                for name, (prediction,) in self.predictions(one, [target]).items():
+                    found[name].append(prediction)
+        return found
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: a runtime runs the file."""
+
+    def _size(self, targets: list[Targets]) -> Size:
+        """The size of the images of a batch. Raises DensevitError if the file does not take it."""
+        sizes = {(int(target["size"][0]), int(target["size"][1])) for target in targets}
+        (size,) = sizes
+        if self.file.batch not in (None, len(targets)):
+            raise DensevitError(f"{self.file.path}: takes {self.file.batch} images at once; there are {len(targets)}.")
+        if self.file.size not in (None, size):
+            assert self.file.size is not None
+            fixed, given = ("x".join(map(str, sides)) for sides in (self.file.size, size))
+            raise DensevitError(
+                f"{self.file.path}: takes images of {fixed} pixels only, and this one has {given} pixels after the "
+                f"resizing of evaluation. Fix: export with --resize (ONNX), so that the file resizes images itself."
+            )
+        return size
+
+
+class BackboneInFile(Backbone):
+    """What a file knows about its backbone. It computes no features."""
+
+    max_last_blocks = 10**6  # heads that run blocks are in the file, too
+
+    def __init__(self, file: ExportedFile) -> None:
+        super().__init__()
+        self.path, values = file.path, file.header["backbone"]
+        self.channels, self.strides = tuple(values["channels"]), tuple(values["strides"])
+        fixed = file.header["input_size"]
+        self.input_size = None if fixed is None or file.header["resize"] else (fixed[0], fixed[1])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        raise DensevitError(
+            f"{self.path}: an exported file gives predictions only, no features and no losses. Fix: if "
+            "heads.NAME.evaluation is null, name an evaluator: heads.NAME.evaluation.name=..."
+        )
+
+    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
+        """See `TokenBackbone`. Raises DensevitError."""
+        return Encoding(self(images), {})
+
+
+def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, Config | ModelSections]:
+    """Builds the model of a file, and the config in its header, or the sections of a model without one.
+
+    trust: as in `load`. Raises WeightsError if the header lacks what the heads are built from.
+    """
+    path, header = file.path, file.header
+    entries = header.get("model")
+    if not entries:
+        reason = (
+            "it is of an earlier version of densevit. Fix: export it again"
+            if "model" not in header
+            else "its model was built from modules in Python. Fix: build the model with densevit.create_model"
+        )
+        raise WeightsError(f"{path}: has no config from which predictions could be made: {reason}.")
+    described = model_file.described(entries, str(path), trust)
+    architecture = described.sections.architecture
+    heads = {}
+    for name, head in architecture.heads.items():
+        taken = header["heads"][name]
+        classes = described.classes[name]
+        heads[name] = create_head(head.name, taken["channels"], taken["strides"], classes, **head.options)
+    model = FileModel(file, heads)
+    model.architecture = architecture
+    model.licences = described.licences
+    model.score_thresholds = described.score_thresholds
+    data = described.sections.data
+    model.training_data = None if data is None else data.model_dump()
+    return model, described.sections
+
+
+def predictor_of(file: ExportedFile, predictor: Predictor) -> Predictor:
+    """The predictor of a file that was exported from this predictor, which need not have a config."""
+    model = FileModel(file, copy.deepcopy(dict(predictor.heads)))
+    model.score_thresholds, model.training_data = predictor.score_thresholds, predictor.model.training_data
+    sections = None if predictor.sections is None else configs.single_pass(predictor.sections)
+    resize = predictor.resize if predictor.resize_is_replaced else None
+    return Predictor(model, sections, resize=resizing(model) or resize)
+
+
+def resizing(model: DenseModel) -> EvaluationTransform | None:
+    """The transform that keeps sizes, of a file that resizes images itself; None: that of the section `data`."""
+    return EvaluationTransform(Fixed(None)) if isinstance(model, FileModel) and model.resizes else None

@@ -1,0 +1,176 @@
+"""Runs exported files: ONNX with ONNX Runtime or OpenVINO, pt2 with PyTorch. On the CPU."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from densevit.errors import DensevitError, WeightsError, did_you_mean
+from densevit.interfaces import Size
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Runs a file on images (B, 3, H, W) uint8; returns its outputs by name."""
+
+SUFFIXES = (".onnx", ".pt2")
+RUNTIMES = ("onnxruntime", "openvino")
+"""Of ONNX files, by package; pt2 files are run by PyTorch."""
+
+METADATA = "densevit"  # the key of the header in ONNX files
+HEADER_FILE = "header.json"  # in pt2 files
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """An exported file that can be run.
+
+    header: the JSON that `densevit.export` wrote. runtime: the package that runs it. size, batch: (h, w) and the number
+    of the images that it takes; None: any.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    run: Run
+    runtime: str
+    size: Size | None = None
+    batch: int | None = None
+
+
+def is_exported(source: str | Path) -> bool:
+    """Whether it is the name of an exported file, by its suffix."""
+    return Path(source).suffix in SUFFIXES
+
+
+def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
+    """Opens an exported file.
+
+    runtime: of `RUNTIMES`, for ONNX files; None: ONNX Runtime, and PyTorch for pt2 files. Raises DensevitError if the
+    runtime is not installed, and WeightsError for a file that does not exist, or that densevit did not export.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file. Fix: write it with `densevit export MODEL --out {path.name}`.")
+    if path.suffix == ".pt2" and runtime is not None:
+        raise DensevitError(f"{path}: a pt2 file is run by PyTorch, not by {runtime}. Fix: leave the runtime out.")
+    if path.suffix == ".pt2":
+        program = _opened(path, "torch")
+    else:
+        runtime = RUNTIMES[0] if runtime is None else runtime
+        if runtime not in RUNTIMES:
+            raise DensevitError(f"runtime {runtime!r}: there is no such runtime.{did_you_mean(runtime, RUNTIMES)}")
+        program = _opened(path, runtime)
+    header = _header(path, program.header)
+    batch, _, *size = program.shape
+    height, width = size
+    fixed = None if height is None or width is None else (height, width)
+    return ExportedFile(path, header, program.run, runtime or "torch", fixed, batch)
+
+
+def load(path: Path) -> Run:
+    """Loads a file, which need not have a header, and returns a function that runs it with ONNX Runtime or PyTorch."""
+    return _opened(path, "torch" if path.suffix == ".pt2" else RUNTIMES[0]).run
+
+
+class _Program(NamedTuple):
+    """header: as text; None: there is none. shape: of the images; None: any."""
+
+    header: str | None
+    run: Run
+    shape: Sequence[int | None]
+
+
+def _opened(path: Path, runtime: str) -> _Program:
+    extra = "export" if runtime == "onnxruntime" else runtime
+    try:
+        __import__(runtime)
+    except ModuleNotFoundError:
+        raise DensevitError(
+            f"{path}: running it needs the package {runtime}, which is not installed. Fix: pip install -e '.[{extra}]' "
+            "in densevit's clone."
+        ) from None
+    opened = {"onnxruntime": _with_onnxruntime, "openvino": _with_openvino, "torch": _with_torch}[runtime]
+    try:
+        return opened(path)
+    except Exception as error:  # of several kinds, which the packages do not name
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0][:200] if lines else ''}".rstrip(": .")
+        raise WeightsError(
+            f"{path}: is not a complete exported file ({reason}). Fix: copy it again, or export it again."
+        ) from None
+
+
+def _with_onnxruntime(path: Path) -> _Program:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+    shape = [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape]
+    return _Program(session.get_modelmeta().custom_metadata_map.get(METADATA), run, shape)
+
+
+def _with_openvino(path: Path) -> _Program:
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    place = ["framework", METADATA]  # of the metadata of ONNX files
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {key.get_any_name(): value for key, value in compiled(images).to_dict().items()}
+
+    shape = [side.get_length() if side.is_static else None for side in model.inputs[0].get_partial_shape()]
+    return _Program(model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None, run, shape)
+
+
+def _with_torch(path: Path) -> _Program:
+    extra = {HEADER_FILE: ""}
+    with _quiet_loader():
+        program = torch.export.load(path, extra_files=extra)
+    module = program.module()
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
+
+    images = next(node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
+    shape = [side if isinstance(side, int) else None for side in images.meta["val"].shape]
+    return _Program(extra[HEADER_FILE] or None, run, shape)
+
+
+@contextmanager
+def _quiet_loader() -> Iterator[None]:
+    """Silences `torch.export.load`, which logs errors with their tracebacks and warns of files without a header."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
+def _header(path: Path, text: str | None) -> dict[str, Any]:
+    """Raises WeightsError unless the text is a header that `densevit.export` wrote."""
+    try:
+        header = json.loads(text) if text else None
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or not isinstance(header.get("heads"), dict):
+        raise WeightsError(
+            f"{path}: has no densevit header, so its inputs and outputs are not known. Fix: write the file with "
+            "`densevit export`; files of other programs are not read."
+        )
+    return header

@@ -1,0 +1,167 @@
+"""`densevit export --evaluate`, `evaluate` and `predict` of exported files, on four rendered scenes."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.data.build import build_data
+from densevit.errors import DensevitError
+from densevit.inference.creating import build_model
+from densevit.weights import model_file
+from densevit_workbench.benchmarking.suite import benchmark
+
+pytestmark = pytest.mark.integration
+
+CONFIG = {
+    "seed": 0,
+    "backbone": {"name": "resnet", "depth": 18},
+    "heads": {
+        "things": {"name": "one_stage", "width": 16, "fusion_blocks": 0},
+        "surfaces": {"name": "setr"},
+    },
+    "data": {"name": "scenes", "image_size": 96, "train_length": 4, "val_length": 4, "num_workers": 0},
+    "trainer": {"max_steps": 1, "accelerator": "cpu", "precision": "32"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file, `model.safetensors`, and its exported file with the evaluation, `model.onnx`, and `report.json`."""
+    folder = tmp_path_factory.mktemp("exported")
+    torch.manual_seed(0)
+    config = configs.from_mapping(CONFIG, "test")
+    model = build_model(config, build_data(config).train).eval()
+    torch.nn.init.normal_(model.heads["things"].cells.label_head.weight, std=1.0)
+    model_file.save(model, folder / "model.safetensors", config)
+    return folder
+
+
+def result_of(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[str, Any]:
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported file, whose header has the evaluation on two images."""
+    given = ["export", str(folder / "model.safetensors"), "--evaluate", "data.val_length=2", "--quiet"]
+    assert main(given) == 0
+    return folder / "model.onnx"
+
+
+def metrics_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys() and "things/AP" in found and "surfaces/mIoU" in found
+    for name, value in expected.items():
+        assert (found[name] is None) == (value is None), name
+        assert value is None or abs(found[name] - value) < 1e-3, name
+
+
+def test_a_file_is_evaluated_like_its_model(file: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    expected = result_of(capsys, "evaluate", folder / "model.safetensors", "--out", folder / "of-model")
+    found = result_of(capsys, "evaluate", file, "--out", folder / "of-file")
+    metrics_close(found["metrics"], expected["metrics"])
+    assert expected["metrics"]["surfaces/mIoU"] > 0
+    boxes = [json.loads((folder / out / "detections.json").read_text()) for out in ("of-model", "of-file")]
+    assert len(boxes[0]) == len(boxes[1]) > 10
+    np.testing.assert_allclose(*([box["score"] for box in own] for own in boxes), atol=1e-4)
+    assert {*found["tables"]} == {*expected["tables"]}
+    names = [
+        {path.relative_to(folder / name) for path in (folder / name).rglob("*")} for name in ("of-model", "of-file")
+    ]
+    assert names[0] == names[1] and Path("detections.json") in names[0]
+
+
+def test_the_file_has_the_metrics_of_both_on_the_data_of_the_overrides(
+    file: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    recorded = result_of(capsys, "evaluate", file, "data.val_length=2")["when_exported"]
+    assert recorded["data"] == "scenes-val"
+    expected = result_of(capsys, "evaluate", folder / "model.safetensors", "data.val_length=2")["metrics"]
+    metrics_close({name: recorded["model"][name] for name in expected}, expected)
+    metrics_close(recorded["file"], recorded["model"])
+    assert main(["evaluate", str(file), "data.val_length=2"]) == 0
+    shown = capsys.readouterr().out
+    lines = [line.split() for line in shown.partition("When it was exported:")[2].splitlines()]
+    value = f"{recorded['file']['surfaces/mIoU']:.4f}"
+    assert ["model", "file", "difference"] in lines
+    assert ["surfaces/mIoU", f"{expected['surfaces/mIoU']:.4f}", value] in [line[:3] for line in lines]
+
+
+def test_a_file_predicts_like_its_model(file: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    photos = folder / "photos"
+    photos.mkdir()
+    for number, size in enumerate([(70, 90), (120, 64)]):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    detections, maps = [], []
+    for model in (folder / "model.safetensors", file):
+        out = folder / f"predicted{model.suffix}"
+        assert result_of(capsys, "predict", model, photos, "--out", out)["images"] == 2
+        detections.append(json.loads((out / "things" / "predictions.json").read_text()))
+        maps.append([np.asarray(Image.open(path)) for path in sorted((out / "surfaces").rglob("*.png"))])
+    assert len(detections[0]) == len(detections[1]) > 10
+    for found, expected in zip(detections[1], detections[0], strict=True):
+        assert found["category_id"] == expected["category_id"] and found["image_id"] == expected["image_id"]
+        np.testing.assert_allclose(found["score"], expected["score"], atol=1e-4)
+        np.testing.assert_allclose(found["bbox"], expected["bbox"], atol=1e-2)
+    assert maps[0] and all((a != b).mean() < 1e-2 for a, b in zip(*maps, strict=True))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
+def test_openvino_gives_the_same_predictions(file: Path):
+    image = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+    expected, found = densevit.load(file), densevit.load(file, runtime="openvino")
+    one, other = (model.predict(image, threshold=0) for model in (expected, found))
+    torch.testing.assert_close(other["things"]["boxes"], one["things"]["boxes"], rtol=0, atol=1e-2)
+    torch.testing.assert_close(other["things"]["scores"], one["things"]["scores"], rtol=0, atol=1e-4)
+    assert (other["surfaces"]["semantic"] != one["surfaces"]["semantic"]).float().mean() < 1e-2
+
+
+def test_a_pt2_file_that_resizes_nothing_has_its_evaluation_too(folder: Path):
+    predictor = densevit.load(folder / "model.safetensors")
+    calls = []
+
+    def evaluate(model: Any) -> dict[str, float]:
+        calls.append(model)
+        return {"things/AP": len(calls) / 4, "things/APl": float("nan")}
+
+    exported = densevit.export(predictor, folder / "model.pt2", quiet=True, evaluate=evaluate, data="mine")
+    loaded = densevit.load(folder / "model.pt2")
+    recorded = loaded.model.recorded_evaluation
+    assert recorded.model["things/AP"] == 0.25 and recorded.file["things/AP"] == 0.5 and recorded.data == "mine"
+    assert exported.evaluation.file["things/AP"] == 0.5 and calls[0] is predictor
+    image = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+    one, other, own = (model.predict(image, threshold=0) for model in (predictor, loaded, calls[1]))
+    torch.testing.assert_close(other["things"]["boxes"], one["things"]["boxes"], rtol=0, atol=1e-2)
+    torch.testing.assert_close(own["things"]["boxes"], one["things"]["boxes"], rtol=0, atol=1e-2)
+
+
+def test_overrides_without_evaluation_are_an_error(folder: Path, capsys: pytest.CaptureFixture[str]):
+    given = ["export", str(folder / "model.safetensors"), "--out", str(folder / "no.onnx"), "data.val_length=2"]
+    assert main(given) == 2
+    assert "data.val_length=2: overrides are for evaluation. Fix: add --evaluate" in capsys.readouterr().err
+    assert main([*given, "--evaluate", "backbone.depth=34"]) == 2
+    assert "a run is evaluated as it was trained" in capsys.readouterr().err
+    assert not (folder / "no.onnx").exists()
+
+
+def test_a_file_is_benchmarked_beside_a_model(file: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    config = folder / "config.yaml"
+    config.write_text(json.dumps(CONFIG))
+    given = ["--device", "cpu", "--batches", "2", "--rounds", "1", "--out", folder / "benchmark"]
+    cases = result_of(capsys, "benchmark", config, file, *given)["cases"]
+    assert cases["model.onnx"]["errors"] == {} and cases["model.onnx"]["cost"] == {}
+    times = [cases[name]["timings"]["cpu fp32 2 x 96x96"]["p50_ms"] for name in ("config", "model.onnx")]
+    assert min(times) > 0
+    assert "surfaces/mIoU" in cases["model.onnx"]["training"]["metrics"]
+    with pytest.raises(DensevitError, match="exported files cannot be trained"):
+        benchmark([str(file)], train=True)

@@ -1,0 +1,66 @@
+"""The predictions that heads make from the outputs of an exported file are those of `predict`."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from densevit.inference.predictor import Predictor
+from tests.exporting.test_exporting import predictor_of
+
+BOXES, MASKS = {"boxes", "labels", "scores"}, {"boxes", "labels", "masks", "scores"}
+KEYS = {
+    "detr": BOXES,
+    "detr-two-stage": BOXES,
+    "detr-distinct": BOXES,
+    "deformable-detr": BOXES,
+    "one-stage": BOXES,
+    "detr-panoptic": {"panoptic", *MASKS},
+    "mask2former": {"panoptic", "semantic", *MASKS},
+    "mask2former-instance": MASKS,
+    "mask2former-semantic": {"semantic"},
+    "setr": {"semantic"},
+    "segmenter": {"semantic"},
+    "dpt": {"depth"},
+}
+
+
+def random_outputs(predictor: Predictor) -> dict[str, Any]:
+    """Outputs of the head for an image of 75 x 107 pixels with padding, whose classes and masks are random."""
+    multiple, generator = predictor.model.multiple, torch.Generator().manual_seed(0)
+    height, width = (-(-side // multiple) * multiple for side in (75, 107))
+    mask = torch.ones(1, height, width, dtype=torch.bool)
+    mask[:, :75, :107] = False
+    images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+    with torch.no_grad():
+        outputs = predictor.model.eval()({"images": images, "padding_mask": mask, "targets": []})["x"]
+    drawn = {
+        key: 4 * torch.randn(outputs[key].shape, generator=generator) for key in ("logits", "masks") if key in outputs
+    }
+    if "depth" in outputs:
+        drawn["depth"] = outputs["depth"] * torch.rand(outputs["depth"].shape, generator=generator)
+    if "boxes" in outputs:
+        drawn["boxes"] = torch.rand(outputs["boxes"].shape, generator=generator)
+    return {**outputs, **drawn}
+
+
+@pytest.mark.parametrize("original", [(75, 107), (120, 171), (50, 71)])
+@pytest.mark.parametrize("head", KEYS)
+def test_predictions_from_outputs_are_those_of_predict(head: str, original: tuple[int, int]):
+    predictor = predictor_of("resnet", head)
+    module: Any = predictor.heads["x"]
+    outputs, target = random_outputs(predictor), {"size": (75, 107), "original_size": original}
+    with torch.no_grad():
+        [expected], exported = module.predict(outputs, [target]), module.exported(outputs, (75, 107))
+    [found] = module.predict_exported(exported, [target])
+    assert expected.keys() == found.keys() == KEYS[head]
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype and found[key].shape == value.shape
+        if value.dtype.is_floating_point:
+            scale = max(original) if key == "boxes" else max(1.0, float(value.abs().max()))
+            torch.testing.assert_close(found[key] / scale, value / scale, rtol=0, atol=1e-4)
+        elif key in ("masks", "semantic", "panoptic"):  # pixels whose values are equal but for rounding
+            assert (found[key] != value).float().mean() < 1e-3
+            assert len(value.unique()) > 1
+        else:
+            assert torch.equal(found[key], value)
