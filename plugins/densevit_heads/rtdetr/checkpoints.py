@@ -151,8 +151,10 @@ def classes_of(state: StateDict, metadata: Mapping[str, Any], bias: str) -> dict
 
 def _points(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The points of each level, from the buffer 1 / points that version 2 saves for each point."""
-    counts, left = [], [round(1 / x) for x in state[_SCALE].tolist()] if _SCALE in state else []
+    counts, left = [], [round(1 / x) if x > 0 else 0 for x in state[_SCALE].tolist()] if _SCALE in state else []
     while left:
+        if not 1 <= left[0] <= len(left):
+            raise WeightsError(f"{_SCALE} is {state[_SCALE].tolist()}; expected 1 / points, once for each point.")
         counts.append(left[0])
         left = left[left[0] :]
     if not counts:

@@ -129,6 +129,12 @@ def test_points_of_each_level_are_read_from_version_2s_buffer(counts, expected):
     assert saved_options(state, RTDETRV2, {}) == {"heads.detection.num_points": expected}
 
 
+def test_a_buffer_that_is_no_number_of_points_is_refused():
+    state = {"decoder.decoder.layers.0.cross_attn.num_points_scale": torch.tensor([0.25, 0.0])}
+    with pytest.raises(WeightsError, match="expected 1 / points, once for each point"):
+        saved_options(state, RTDETRV2, {})
+
+
 def test_points_that_differ_without_the_buffer_are_refused(randomise):
     theirs, _ = make("basic", randomise)
     state = authors(theirs, 1)
@@ -144,3 +150,20 @@ def test_the_backbone_alone_is_read_with_the_authors_names(randomise):
     state = {key.removeprefix("backbone."): x for key, x in authors(theirs, 1).items() if key.startswith("backbone.")}
     assert recognise(state) is find("rtdetr-resnet")
     assert describe(state, find("rtdetr-resnet")) == {"backbone": {"name": "resnet", "depth": 18, "variant": "vd"}}
+
+
+@pytest.mark.parametrize(("name", "layout"), [("rtdetr_r18vd", RTDETR), ("rtdetrv2_r18vd", RTDETRV2)])
+def test_every_name_of_the_authors_model_is_read(name, layout, released):
+    state = released(name)
+    for key in state:
+        if key.endswith("num_points_scale"):
+            state[key] = torch.full((12,), 0.25)
+    assert recognise(state) is layout
+    done = translate(state, layout)
+    assert done.unknown == [] and done.errors == []
+    assert all(key.endswith(("anchors", "valid_mask", "num_points_scale")) for key in done.left_out)
+    sections = describe(state, layout)
+    model = densevit.create_model(sections["backbone"], sections["heads"], [one.name for one in coco_classes()]).model
+    shapes = {key: x.shape for key, x in model.state_dict().items()}
+    assert {key: x.shape for key, x in done.tensors.items()} == shapes
+    assert sum(p.numel() for p in model.parameters()) == 20_184_208
