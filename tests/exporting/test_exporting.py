@@ -47,6 +47,13 @@ HEADS: dict[str, dict[str, Any]] = {
         "fusion_blocks": 1,
         **DETR,
     },
+    "rtdetr-discrete": {
+        "name": "rtdetr",
+        "encoder": {"width": 32, "feedforward": 32, "expansion": 0.5},
+        "sampling": "discrete",
+        "num_points": [3, 1, 2],
+        **DETR,
+    },
     "one-stage": {"name": "one_stage", "width": 32},
     "detr-panoptic": {"name": "detr_panoptic", "detr": DETR},
     "mask2former": {"name": "mask2former", **MASK2FORMER},
