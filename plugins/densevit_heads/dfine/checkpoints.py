@@ -22,7 +22,7 @@ UNRECORDED = tuple(
     f"{HEAD}.{option}"
     for option in ("transformer.num_heads", "num_points", "num_queries", "reg_scale", "contrastive_denoising")
 )
-NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
+NUM_HEADS = 8  # of all releases
 _POINTS = {2: (6, 6), 3: (3, 6, 3)}  # of all releases, by number of levels
 # The output channels of the stem and of the first stage.
 _VARIANTS = {
@@ -97,11 +97,12 @@ def _lines() -> tuple[Line, ...]:
 def describe(ours: StateDict) -> dict[str, Any]:
     """The config sections of a D-FINE on an HGNetv2, from tensors with our keys.
 
-    Tensor shapes do not determine the number of attention heads, which is 8 in all releases, the points of each level,
-    the numbers of queries, which is 300, and of denoising queries, which is 100, and `reg_scale`, which is 4 in all but
-    the largest model; `points_and_scale` finds them among the constants of a file.
+    Tensor shapes do not determine the points of each level, which are those of the releases if the number of attention
+    heads is then whole, the numbers of queries, which is 300, and of denoising queries, which is 100, and `reg_scale`,
+    which is 4 in all but the largest model; `points_and_scale` finds points and scale among the constants of a file.
     """
     levels = count(ours, r"heads\.detection\.encoder\.projections\.(\d+)\.0\.weight")
+    heads, points = _heads_and_points(ours, levels)
     encoder_width = len(ours[f"{ENCODER}.projections.0.1.weight"])
     width = len(ours[f"{DECODER}.layers.0.ffn_norm.weight"])
     widths = [len(ours[f"{DECODER}.layers.{i}.ffn_norm.weight"]) for i in range(_layers(ours))]
@@ -118,7 +119,7 @@ def describe(ours: StateDict) -> dict[str, Any]:
                 "encoder": {"width": encoder_width, "feedforward": hidden, "expansion": 2 * branch / encoder_width},
                 "transformer": {
                     "width": width,
-                    "num_heads": NUM_HEADS,
+                    "num_heads": heads,
                     "encoder_layers": encoder_layers,
                     "decoder_layers": len(widths) - wide,
                     "feedforward": len(ours[f"{DECODER}.layers.0.ffn.expand.bias"]),
@@ -127,11 +128,12 @@ def describe(ours: StateDict) -> dict[str, Any]:
                 "fusion_blocks": count(
                     ours, r"heads\.detection\.encoder\.top_down\.0\.branches\.0\.0\.blocks\.(\d+)\..*"
                 ),
-                "num_points": _usual_points(ours, levels),
+                "num_points": points,
                 "min_stride": 2 ** (6 - levels),
                 "training_layers": wide,
                 "layer_scale": widths[-1] // width,
                 "num_bins": len(ours[f"{DECODER}.corner_heads.0.4.bias"]) // 4 - 1,
+                "reg_scale": 4.0,
                 "contrastive_denoising": 100 if f"{HEAD}.denoising.label_embedding.weight" in ours else 0,
             }
         },
@@ -142,13 +144,12 @@ def _layers(ours: StateDict) -> int:
     return count(ours, r"heads\.detection\.decoder\.layers\.(\d+)\..*")
 
 
-def _usual_points(ours: StateDict, levels: int) -> tuple[int, ...]:
+def _heads_and_points(ours: StateDict, levels: int) -> tuple[int, tuple[int, ...]]:
+    """The number of attention heads and the points of each level, from the product of heads and sum."""
     rows = len(ours[f"{DECODER}.layers.0.cross_attention.weights.bias"])
-    points = _POINTS.get(levels, ())
-    if sum(points) * NUM_HEADS == rows:
-        return points
-    each, rest = divmod(rows, NUM_HEADS * levels)
-    return (each + bool(rest),) * levels
+    points = _POINTS.get(levels, (4,) * levels)
+    heads, rest = divmod(rows, sum(points))
+    return (NUM_HEADS, (max(1, rows // (NUM_HEADS * levels)),) * levels) if rest else (heads, points)
 
 
 def _variant(ours: StateDict) -> str:

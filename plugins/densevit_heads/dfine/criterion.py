@@ -59,8 +59,9 @@ class BoxTerms(NamedTuple):
 class DfineCriterion(SetCriterion):
     """`SetCriterion` whose boxes learn from the union of the matchings of all layers, with losses of distributions.
 
-    Class scores of a layer learn from the layer's own matching by the varifocal loss. `num_bins` and `reg_scale` as of
-    `weighting_function`.
+    Class scores of a layer learn from the layer's own matching by the varifocal loss. Losses of boxes are divided by
+    the number of matches in the union, which depends on predictions: a mean over processes, but not over accumulated
+    batches. `num_bins` and `reg_scale` as of `weighting_function`.
     """
 
     num_bins: int = 32

@@ -258,6 +258,19 @@ def test_options_that_tensors_do_not_determine_are_read_from_the_config():
     }  # fmt: skip
 
 
+def test_a_model_with_the_usual_points_exports_without_naming_them(tmp_path):
+    small = {"width": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16, "dropout": 0.0}
+    encoder = {"width": 16, "feedforward": 16, "expansion": 0.5}
+    model = densevit.create_model(
+        {"name": "timm", "model": "hgnetv2_b0"},
+        heads={"detection": {"name": "dfine", "transformer": small, "encoder": encoder}},
+        classes=["thing"],
+    ).model
+    densevit.save(model, tmp_path / "model.safetensors")
+    for name, layout in (("hf", "transformers-dfine"), ("dfine", "dfine")):
+        assert export(tmp_path / "model.safetensors", name).layout.name == layout
+
+
 def test_an_hgnetv2_that_timm_does_not_have_is_named(randomise):
     state = {key: x for key, x in authors_state(make("two levels", randomise)).items() if ".lab." not in key}
     with pytest.raises(WeightsError, match="a stem of 16 and a first stage of 64 channels, without learnable affine"):
