@@ -41,7 +41,12 @@ def test_recipe_matches_the_authors_config(path: Path) -> None:
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, backbone_lr, 1e-4)
     assert (optim.schedule, optim.warmup_steps, trainer.max_epochs) == ("constant", 2000, epochs)
     assert (trainer.ema, trainer.clip_grad_norm, data.batch_size * trainer.accumulate) == (0.9999, 0.1, 16)
+    assert trainer.ema_warmup == 2000
     assert data.image_size == 640
+    if path.stem == "rtdetrv2_r18":
+        assert data.multi_scale is None and data.final_phase is not None and data.final_phase.start * 120 == 117
+    else:
+        assert data.multi_scale == (480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800)
     assert (config.backbone.mean, config.backbone.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     head = model.heads["detection"]
     assert len(head.decoder) == (6 if "r50" in path.stem else 3) and head.num_queries == 300
@@ -55,7 +60,13 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     smaller = [f"{head}.encoder.width=16", f"{head}.encoder.feedforward=16", f"{head}.transformer.width=32"]
     smaller += [f"{head}.transformer.{x}" for x in ("encoder_layers=1", "decoder_layers=2", "feedforward=64")]
     root = make(tmp_path / "coco", (60, 90))
-    more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=2", "data.image_size=128"]
+    more = [
+        f"data.root={root}",
+        "data.num_workers=0",
+        "data.batch_size=2",
+        "data.image_size=128",
+        "data.multi_scale=null",
+    ]
     config = configs.load(path, [*smaller, *more])
     data = build_data(config)
     model = build_model(config, data.classes).train()

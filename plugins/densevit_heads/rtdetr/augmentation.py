@@ -1,4 +1,4 @@
-"""The augmentation of RT-DETR's recipes: images of one size, without their aspect ratio."""
+"""The augmentation of the recipes of RT-DETR and D-FINE: images of one size, without their aspect ratio."""
 
 import numpy as np
 
@@ -38,4 +38,16 @@ class Stretch(Recipe):
                 if _ASPECT[0] <= w / h <= _ASPECT[1]:
                     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
                     return Frame((top, left, top + h, left + w), self.size)
+        return Frame((0, 0, height, width), self.size)
+
+
+class PlainStretch(Stretch):
+    """Resizes whole images to `image_size` and keeps their colours: for the last epochs (`data.final_phase`)."""
+
+    recoloring = "none"
+
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
+        """Returns the whole image."""
         return Frame((0, 0, height, width), self.size)

@@ -14,8 +14,8 @@ from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
 from densevit_heads.dfine import Dfine
 from densevit_heads.dfine.attention import UnprojectedDeformableAttention
-from densevit_heads.dfine.augmentation import PlainStretch
 from densevit_heads.dfine.encoder_blocks import RepNcspElan
+from densevit_heads.rtdetr.augmentation import PlainStretch
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 from tests.heads.rtdetr.test_rtdetr import CHANNELS, CLASSES, STRIDES, make_batch, step
 
