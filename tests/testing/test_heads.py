@@ -667,6 +667,31 @@ def test_exported_outputs_are_checked():
     assert "'depth' of the exported file that differs by" in failures(RemembersTheSize, skip=only)["export"]
 
 
+class ReadsTwice(DenseDepth):
+    """Doubles the depth of a file."""
+
+    def predict_exported(self, exported, targets):
+        return [{"depth": 2 * one["depth"]} for one in super().predict_exported(exported, targets)]
+
+
+class ReadsNoDepth(DenseDepth):
+    """Makes other predictions from a file."""
+
+    def predict_exported(self, exported, targets):
+        return [{"inverse_depth": one["depth"]} for one in super().predict_exported(exported, targets)]
+
+
+def test_predictions_from_exported_outputs_are_checked():
+    only = [check.name for check in CHECKS if check.name not in ("construction", "exported_predictions")]
+    notes = {result.name: result.note for result in head_checks(Sound, skip=only)}
+    assert notes["exported_predictions"] == "has no predict_exported(): files of it are not evaluated"
+    assert not failures(DenseSegmenter, skip=only) and not failures(DenseDepth, skip=only)
+    message = failures(ReadsTwice, skip=only)["exported_predictions"]
+    assert "predictions[0]['depth'] that differs from predict's in 100.0% of its values" in message
+    message = failures(ReadsNoDepth, skip=only)["exported_predictions"]
+    assert """expected the predictions of predict, ["predictions[0]['depth']"]""" in message
+
+
 class Vectors(Maps, DenseHead):
     """Unit vectors; the maps are not normalised."""
 
@@ -766,5 +791,5 @@ def test_custom_features():
         "one_level",
         "equal_strides",
     }
-    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 28 checks"):
+    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 29 checks"):
         check_head(functools.partial(SeesPadding))
