@@ -325,7 +325,7 @@ def test_predictions_at_once_without_out_have_a_folder_each(
 ) -> None:
     """The second one starts and ends while the first loads its model."""
 
-    def load(run: str, device: object, trust: object) -> StandIn:
+    def load(run: str, device: object, trust: object, runtime: object) -> StandIn:
         monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: model)
         assert main(["predict", "run", "b/1.jpg"]) == 0
         return model

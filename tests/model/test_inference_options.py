@@ -61,9 +61,9 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     config = configs.load("run")
     head = Dense((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
     predictor = Predictor(DenseModel(Stem(), {"a": head}, architecture=config.architecture), config)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: predictor)
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: predictor)
     loaded = LoadedModel(predictor.model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust: loaded)
+    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
     return predictor
 
 

@@ -118,7 +118,7 @@ def test_predict_writes_masks_that_pycocotools_reads_and_panoptic_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: MaskModel())
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: MaskModel())
     for name, mode, size in (("a/1.png", "RGB", (6, 5)), ("b/1.png", "L", (7, 4)), ("b/nothing.png", "RGB", (4, 4))):
         Path(name).parent.mkdir(exist_ok=True)
         Image.new(mode, size).save(name)
@@ -146,7 +146,7 @@ def test_predict_writes_masks_that_pycocotools_reads_and_panoptic_files(
 
 def test_predictions_without_objects_are_an_empty_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust: MaskModel())
+    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: MaskModel())
     Image.new("RGB", (4, 4)).save("nothing.png")
     assert main(["predict", "RUN", "nothing.png", "--out", "found"]) == 0
     assert json.loads(Path("found/predictions.json").read_text()) == []
