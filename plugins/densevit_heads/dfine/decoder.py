@@ -171,7 +171,7 @@ class Decoder(nn.Module):
         last of them only.
         """
         x, reference = queries
-        memory = levels.tokens.masked_fill(levels.padding[..., None], 0.0)
+        memory = levels.tokens * (~levels.padding[..., None]).to(levels.tokens.dtype)
         values = weighting_function(self.num_bins, self.reg_scale, memory.device)
         count = len(self.layers) if self.training else self.predicting
         before: Tensor | None = None  # the layer's input, without gradient

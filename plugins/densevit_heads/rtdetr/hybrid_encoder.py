@@ -91,21 +91,21 @@ class HybridEncoder(nn.Module):
             x = project(x)
             maps.append(x)
         paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
-        masks = [padding[:, None] for padding in paddings]
+        inside = [(~padding[:, None]).to(x.dtype) for padding in paddings]  # a product is faster than masked_fill
         maps[-1] = self._attend(maps[-1], paddings[-1])
-        maps = [x.masked_fill(mask, 0.0) for x, mask in zip(maps, masks, strict=True)]
+        maps = [x * ones for x, ones in zip(maps, inside, strict=True)]
 
         x = maps[-1]
         inner = []  # coarse to fine
         for i, (lateral, fuse) in enumerate(zip(self.laterals, self.top_down, strict=True)):
             finer = maps[-2 - i]
-            inner.append(lateral(x).masked_fill(masks[-1 - i], 0.0))
+            inner.append(lateral(x) * inside[-1 - i])
             upsampled = F.interpolate(inner[-1], size=finer.shape[-2:], mode="nearest")
-            x = fuse(torch.cat([upsampled, finer], dim=1)).masked_fill(masks[-2 - i], 0.0)
+            x = fuse(torch.cat([upsampled, finer], dim=1)) * inside[-2 - i]
         outputs = [x]
         for i, (downsample, fuse) in enumerate(zip(self.downsamples, self.bottom_up, strict=True)):
-            downsampled = downsample(x).masked_fill(masks[i + 1], 0.0)
-            x = fuse(torch.cat([downsampled, inner[-1 - i]], dim=1)).masked_fill(masks[i + 1], 0.0)
+            downsampled = downsample(x) * inside[i + 1]
+            x = fuse(torch.cat([downsampled, inner[-1 - i]], dim=1)) * inside[i + 1]
             outputs.append(x)
         return outputs, paddings
 

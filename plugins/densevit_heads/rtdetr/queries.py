@@ -42,7 +42,7 @@ class UncertaintyMinimalSelection(nn.Module):
     def forward(self, memory: Tensor, levels: Levels) -> SelectedQueries:
         """memory: (B, S, C). Q is `num_queries`, or the number of cells if there are fewer."""
         initial, valid = initial_boxes(levels)
-        features = self.norm(self.project(memory.masked_fill(~valid[..., None], 0.0)))
+        features = self.norm(self.project(memory * valid[..., None].to(memory.dtype)))
         logits = self.label_head(features)  # (B, S, K)
         scores = logits.amax(-1).float()
         logits, features, initial, valid = self.top_cells(
