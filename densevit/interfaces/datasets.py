@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -87,7 +87,10 @@ class Dataset:
 
 
 class Frame(NamedTuple):
-    """A window on an image, and the size to which it is resized."""
+    """A window on an image, and the size to which it is resized.
+
+    The window may extend beyond the image, but not lie outside: new pixels are black, those of maps have `fill`.
+    """
 
     window: Window
     size: Size
@@ -99,11 +102,14 @@ class Recipe:
     canvas: (h, w) to which training images are padded, or None. evaluation_canvas: (h, w) to which evaluation images
     are padded, or None.
     recoloring: random changes of colour: "none", "gentle", "photometric", or image-only transforms of albumentations.
+    kept_objects: which objects of a window are kept: "visible", all with a part inside, or "centred", those whose box
+        has its centre inside.
     """
 
     canvas: Size | None = None
     evaluation_canvas: Size | None = None
     recoloring: Any = "none"
+    kept_objects: Literal["visible", "centred"] = "visible"
 
     def evaluation_size(self, height: int, width: int) -> Size:
         """Returns the size to which an image is resized for evaluation, without padding."""
@@ -124,3 +130,17 @@ class Recipe:
         Half of the images are flipped before. semantic: the label map (height, width) of the image, if it has one.
         """
         raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement training_frame().")
+
+    def training_frame_with_boxes(
+        self,
+        height: int,
+        width: int,
+        rng: np.random.Generator,
+        semantic: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+    ) -> Frame:
+        """Like `training_frame`, for recipes that look at the boxes. Default: `training_frame`.
+
+        boxes: (N, 4) xyxy in pixels of the image, if it has them; without crowds and boxes without area.
+        """
+        return self.training_frame(height, width, rng, semantic)

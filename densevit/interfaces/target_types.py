@@ -115,7 +115,7 @@ class TargetType:
         return value
 
     def crop(self, value: Any, window: Window, size: Size) -> Any:
-        """The value of the cropped image."""
+        """The value of the cropped image. Per object, the window may extend beyond the image."""
         return value
 
     def resize(self, value: Any, size: Size, new_size: Size, zoom: float = 1.0) -> Any:

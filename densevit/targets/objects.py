@@ -202,7 +202,10 @@ class InstanceMasks(ObjectType):
         if isinstance(value, RunLengthMasks):
             return value.crop(window)
         top, left, bottom, right = window
-        return value[:, top:bottom, left:right]
+        height, width = size
+        inside = value[:, max(top, 0) : bottom, max(left, 0) : right]
+        border = ((0, 0), (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)))
+        return np.pad(inside, border) if np.any(border) else inside
 
     def resize(self, value: Masks, size: Size, new_size: Size, zoom: float = 1.0) -> Masks:
         if isinstance(value, RunLengthMasks):

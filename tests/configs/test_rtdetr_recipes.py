@@ -1,5 +1,6 @@
 """Recipes of RT-DETR on COCO beside the authors' configs: model, optimiser, one step on images of one size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,32 @@ from densevit.weights.label_sets import coco_classes
 from tests.configs.test_coco_recipes import make
 
 RECIPES = sorted(Path("configs/coco").glob("rtdetr*.yaml"))
-# Parameters in all, of which the R50's stem is frozen and its norms are buffers.
-PARAMETERS = {"rtdetr_r18": 20_184_208, "rtdetr_r50": 42_944_364, "rtdetrv2_r18": 20_184_208}
-FROZEN_R50 = 9 * 3 * 32 + 9 * 32 * 32 + 9 * 32 * 64  # kernels of the stem
-NORMS_R50 = 2 * (32 + 32 + 64) + sum(
-    2 * (count * (2 * width + 4 * width) + 4 * width) for count, width in ((3, 64), (4, 128), (6, 256), (3, 512))
-)
-SCHEDULES = {"rtdetr_r18": (1e-5, 72), "rtdetr_r50": (1e-5, 72), "rtdetrv2_r18": (None, 120)}
+# Parameters in all, of which the stem of R50 and R101 is frozen and their norms are buffers.
+PARAMETERS = {
+    "rtdetr_r18": 20_184_208,
+    "rtdetr_r34": 31_441_412,
+    "rtdetr_r50": 42_944_364,
+    "rtdetr_r101": 76_661_484,
+    "rtdetrv2_r18": 20_184_208,
+}
+LAYERS = {"rtdetr_r18": 3, "rtdetr_r34": 4, "rtdetr_r50": 6, "rtdetr_r101": 6, "rtdetrv2_r18": 3}  # of the decoder
+FROZEN_STEM = {"rtdetr_r50", "rtdetr_r101"}
+STEM = 9 * 3 * 32 + 9 * 32 * 32 + 9 * 32 * 64  # kernels
+BLOCKS = {"rtdetr_r50": (3, 4, 6, 3), "rtdetr_r101": (3, 4, 23, 3)}
+# Learning rate of the backbone, epochs.
+SCHEDULES = {
+    "rtdetr_r18": (1e-5, 72),
+    "rtdetr_r34": (1e-5, 72),
+    "rtdetr_r50": (1e-5, 72),
+    "rtdetr_r101": (1e-6, 72),
+    "rtdetrv2_r18": (None, 120),
+}
+
+
+def norms(blocks: Sequence[int]) -> int:
+    """Parameters of the batch norms of a ResNet-vd with bottlenecks."""
+    stages = zip(blocks, (64, 128, 256, 512), strict=True)
+    return 2 * (32 + 32 + 64) + sum(2 * (count * (2 * width + 4 * width) + 4 * width) for count, width in stages)
 
 
 def test_all_recipes_are_tested() -> None:
@@ -34,7 +54,7 @@ def test_recipe_matches_the_authors_config(path: Path) -> None:
     with torch.device("meta"):
         model = build_model(config, {"detection": coco_classes()})
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    fixed = FROZEN_R50 + NORMS_R50 if "r50" in path.stem else 0
+    fixed = STEM + norms(BLOCKS[path.stem]) if path.stem in FROZEN_STEM else 0
     assert trained == PARAMETERS[path.stem] - fixed
     backbone_lr, epochs = SCHEDULES[path.stem]
     optim, trainer, data = config.optim, config.trainer, config.data
@@ -49,7 +69,7 @@ def test_recipe_matches_the_authors_config(path: Path) -> None:
         assert data.multi_scale == (480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800)
     assert (config.backbone.mean, config.backbone.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     head = model.heads["detection"]
-    assert len(head.decoder) == (6 if "r50" in path.stem else 3) and head.num_queries == 300
+    assert len(head.decoder) == LAYERS[path.stem] and head.num_queries == 300
     decayed = {rate.name for rate in rates_of(model, optim, 1e-4) if rate.weight_decay}
     assert not any(name.endswith("bias") or "norm" in name for name in decayed)
 
@@ -79,5 +99,5 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert any(name.startswith("backbone.layer2") for name in changed)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == ({f"backbone.conv1.{i}.weight" for i in (0, 3, 6)} if "r50" in path.stem else set())
+    assert frozen == ({f"backbone.conv1.{i}.weight" for i in (0, 3, 6)} if path.stem in FROZEN_STEM else set())
     assert not frozen & changed

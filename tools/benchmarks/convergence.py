@@ -35,6 +35,7 @@ WARMUP_STEPS, TIMED_STEPS = 20, 60  # of a measurement of throughput
 BATCH_SIZE = 8
 FIXED = (f"data.batch_size={BATCH_SIZE}", "trainer.loggers=[]")
 HELD_OUT = ("data.split=test",)
+SWIN = "backbone={name: swin, variant: nano, window_size: 4, stem: conv}"  # that of `detector`
 
 
 class Contestant(NamedTuple):
@@ -53,6 +54,10 @@ CONTESTANTS: Contestants = {
     "detr_options": Contestant("DETR with options (5d313f0)", ROOT / "configs/detr_swin_denoising.yaml", HELD_OUT),
     "deformable_swin": Contestant("Deformable DETR", ROOT / "configs/deformable_swin.yaml", HELD_OUT),
     "detector": Contestant("detector", ROOT / "configs/detector.yaml", HELD_OUT),
+    "rtdetr_swin": Contestant("RT-DETR", ROOT / "configs/rtdetr_swin.yaml", HELD_OUT),
+    "dfine_swin": Contestant("D-FINE", ROOT / "configs/dfine_swin.yaml", HELD_OUT),
+    "faster_rcnn": Contestant("Faster R-CNN", ROOT / "configs/faster_rcnn_resnet.yaml", (*HELD_OUT, SWIN)),
+    "fcos": Contestant("FCOS", ROOT / "configs/fcos_resnet.yaml", (*HELD_OUT, SWIN)),
 }
 
 

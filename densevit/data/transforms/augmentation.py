@@ -21,7 +21,7 @@ from densevit.data.transforms.resizing import (
     usable_values,
     visible_values,
 )
-from densevit.errors import DataError
+from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Recipe, Sample, Size, TargetType, Window
 from densevit.targets.types import TargetTypes
 
@@ -85,24 +85,39 @@ class Augmentation:
     def _reframed(
         self, pixels: np.ndarray, values: Values, types: Types, rng: np.random.Generator
     ) -> tuple[np.ndarray, Values]:
-        """Crops the recipe's random window and resizes it, in one resampling."""
+        """Crops the recipe's random window and resizes it, in one resampling. If it extends beyond the image, the part
+        inside is resized and placed on a larger image."""
         size = (pixels.shape[0], pixels.shape[1])
         class_maps = (types[key].class_map(value) for key, value in values.items())
         class_map = next((found for found in class_maps if found is not None), None)
-        window, new_size = self.recipe.training_frame(*size, rng, class_map)
-        boxes = values.get("boxes", ())
-        if self.object_crops and len(boxes) and rng.random() < self.object_crops:
-            window = window_around(boxes[rng.integers(len(boxes))], window, size, rng)
+        boxes = values.get("boxes")
+        window, new_size = self.recipe.training_frame_with_boxes(*size, rng, class_map, boxes)
+        inside, place = part_inside(window, size, new_size)
+        around = self.object_crops if boxes is not None and len(boxes) and inside == window else 0
+        if around and rng.random() < around:
+            assert boxes is not None
+            inside = window = window_around(boxes[rng.integers(len(boxes))], window, size, rng)
+        if self.recipe.kept_objects == "centred" and boxes is not None:
+            values = selected(values, types, centred(boxes, window))
         top, left, bottom, right = window
         cropped = (bottom - top, right - left)
         usual = math.prod(self.reference.evaluation_size(*size)) / math.prod(size)
         zoom = math.sqrt(math.prod(new_size) / math.prod(cropped) / usual)
+        new_sides = (place[2] - place[0], place[3] - place[1])  # of the part inside
         for key, value in values.items():
-            value = types[key].crop(value, window, size)
-            values[key] = types[key].resize(value, cropped, new_size, zoom)
+            if types[key].per == "pixel" and inside != window:
+                value = types[key].crop(value, inside, size)
+                value = types[key].resize(value, value.shape[-2:], new_sides, zoom)
+                values[key] = _placed(value, place, new_size, types[key].fill)
+            else:
+                value = types[key].crop(value, window, size)
+                values[key] = types[key].resize(value, cropped, new_size, zoom)
         if self.min_visible and len(values.get("boxes", ())):
             values = selected(values, types, visible_shares(values["boxes"], new_size) >= self.min_visible)
-        return resize_image(pixels[top:bottom, left:right], new_size), visible_values(values, types, new_size)
+        part = resize_image(pixels[inside[0] : inside[2], inside[1] : inside[3]], new_sides)
+        if inside != window:
+            part = _placed(part.transpose(2, 0, 1), place, new_size, 0).transpose(1, 2, 0)
+        return part, visible_values(values, types, new_size)
 
 
 def _recolored(step: Any, pixels: np.ndarray) -> np.ndarray:
@@ -115,6 +130,34 @@ def _recolored(step: Any, pixels: np.ndarray) -> np.ndarray:
             "and the recipe's training_frame crops and resizes them."
         )
     return recolored
+
+
+def part_inside(window: Window, size: Size, new_size: Size) -> tuple[Window, Window]:
+    """Returns the part of a window that is inside an image of this size, and its place, in whole pixels, in the window
+    resized to `new_size`. Raises ConfigError if no pixel is inside."""
+    bounds: list[tuple[int, int, int, int]] = []
+    for low, high, limit, new in zip(window[:2], window[2:], size, new_size, strict=True):
+        first, last = max(low, 0), min(high, limit)
+        if first >= last:
+            raise ConfigError(f"data.recipe: the window {(*window,)} is outside of an image of {size[0]} x {size[1]}.")
+        start, end = (round((edge - low) * new / (high - low)) for edge in (first, last))
+        start = min(start, new - 1)
+        bounds.append((first, last, start, max(end, start + 1)))
+    (top, bottom, y, y_end), (left, right, x, x_end) = bounds
+    return (top, left, bottom, right), (y, x, y_end, x_end)
+
+
+def centred(boxes: np.ndarray, window: Window) -> np.ndarray:
+    """Returns whose boxes (N, 4) xyxy have their centre inside a window, (N,) bool."""
+    centres = (boxes[:, 1::-1] + boxes[:, :1:-1]) / 2  # (N, 2): y, x
+    return np.asarray(((centres > window[:2]) & (centres < window[2:])).all(axis=1))
+
+
+def _placed(value: np.ndarray, place: Window, size: Size, fill: float) -> np.ndarray:
+    """Returns a map (..., H, W) of this size with the value at its place, and `fill` around."""
+    placed = np.full((*value.shape[:-2], *size), fill, value.dtype)
+    placed[..., place[0] : place[2], place[1] : place[3]] = value
+    return placed
 
 
 def window_around(box: np.ndarray, window: Window, size: Size, rng: np.random.Generator) -> Window:

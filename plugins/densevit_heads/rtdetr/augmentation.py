@@ -1,22 +1,30 @@
 """The augmentation of the recipes of RT-DETR and D-FINE: images of one size, without their aspect ratio."""
 
+from typing import Literal
+
 import numpy as np
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Frame, Recipe, Size
+from densevit.interfaces import Frame, Recipe, Size, Window
 
-CROPPED = 0.8  # of the training images
-_AREA, _ASPECT = (0.3, 1.0), (0.5, 2.0)  # of a crop: its sides relative to the image's, and their ratio
+# Of the training images, the share with a border and the share that is cropped.
+ENLARGED, CROPPED = 0.5, 0.8
+_LARGEST = 4.0  # sides of an image with its border over those of the image
+_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # least IoU of a crop with a box; 1.0: the whole image
+_SIDES, _ASPECT = (0.3, 1.0), (0.5, 2.0)  # of a crop: its sides relative to the image's, and their ratio
+_TRIES = 40
 
 
 class Stretch(Recipe):
-    """Resizes images to `image_size` whatever their aspect ratio, in training mostly of a crop (`data.recipe`).
+    """Resizes images to `image_size` whatever their aspect ratio, in training with SSD's border and crop (Liu et al.
+    2016, section 2.2) as torchvision's RandomZoomOut and RandomIoUCrop have them (`data.recipe`).
 
-    image_size: (h, w), or the side of a square. A crop has sides of 0.3 to 1 of the image's and a ratio of sides of 0.5
-    to 2, as the authors' IoU crop, which also looks at the boxes; they enlarge half of the images by a border as well.
+    Half of the images lie at random on a black one of up to four times their sides; then 80 % are cropped by
+    `iou_crop`. Objects are kept if the centre of their box is in the crop. image_size: (h, w), or the side of a square.
     """
 
     recoloring = "photometric"
+    kept_objects: Literal["visible", "centred"] = "centred"
 
     def __init__(self, image_size: int | Size | None) -> None:
         if image_size is None:
@@ -28,17 +36,59 @@ class Stretch(Recipe):
         """Returns the size of all images."""
         return self.size
 
-    def training_frame(
-        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    def training_frame_with_boxes(
+        self,
+        height: int,
+        width: int,
+        rng: np.random.Generator,
+        semantic: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
     ) -> Frame:
-        """Returns a crop, or the image in a fifth of the cases, always in the same size."""
-        if rng.random() < CROPPED:
-            for _ in range(40):
-                h, w = (max(1, round(side * rng.uniform(*_AREA))) for side in (height, width))
-                if _ASPECT[0] <= w / h <= _ASPECT[1]:
-                    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                    return Frame((top, left, top + h, left + w), self.size)
-        return Frame((0, 0, height, width), self.size)
+        """Returns the crop of the image with its border. Images without boxes are not cropped."""
+        top, left = 0, 0  # of the image, inside its border
+        h, w = height, width
+        if rng.random() < ENLARGED:
+            ratio = rng.uniform(1, _LARGEST)
+            h, w = int(height * ratio), int(width * ratio)
+            top, left = int(rng.uniform(0, h - height)), int(rng.uniform(0, w - width))
+        window: Window = (0, 0, h, w)
+        if rng.random() < CROPPED and boxes is not None:
+            window = iou_crop(boxes + np.array([left, top, left, top]), (h, w), rng)
+        return Frame((window[0] - top, window[1] - left, window[2] - top, window[3] - left), self.size)
+
+
+def iou_crop(boxes: np.ndarray, size: Size, rng: np.random.Generator) -> Window:
+    """Returns a random window with the centre of a box, whose IoU with such a box is at least a random bound; or the
+    whole image.
+
+    Sides are 0.3 to 1 of the image's and their ratio is 0.5 to 2. boxes: (N, 4) xyxy in pixels.
+    """
+    height, width = size
+    while len(boxes):
+        overlap = _OVERLAPS[int(rng.integers(len(_OVERLAPS)))]
+        if overlap == 1:
+            break
+        h, w = (rng.uniform(*_SIDES, size=(2, _TRIES)) * [[height], [width]]).astype(int)
+        top, left = (rng.random((2, _TRIES)) * [height - h, width - w]).astype(int)
+        windows = np.stack([top, left, top + h, left + w], axis=1)  # (40, 4)
+        usable = (np.minimum(h, w) > 0) & (w >= _ASPECT[0] * h) & (w <= _ASPECT[1] * h)
+        found = np.flatnonzero(usable & (_largest_overlap(windows, boxes) >= overlap))
+        if len(found):
+            first, begin, last, end = windows[found[0]].tolist()
+            return (first, begin, last, end)
+    return (0, 0, height, width)
+
+
+def _largest_overlap(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Returns the largest IoU (W,) of each window (W, 4) with a box (N, 4) xyxy whose centre it contains; -1: none."""
+    windows = windows[:, None, [1, 0, 3, 2]]  # (W, 1, 4) xyxy
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centres > windows[..., :2]) & (centres < windows[..., 2:])).all(axis=2)  # (W, N)
+    low, high = np.maximum(windows[..., :2], boxes[:, :2]), np.minimum(windows[..., 2:], boxes[:, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [(one[..., 2:] - one[..., :2]).prod(axis=-1) for one in (windows, boxes)]
+    union = areas[0] + areas[1] - common
+    return np.where(inside, common / np.maximum(union, 1e-9), -1).max(axis=1)
 
 
 class PlainStretch(Stretch):
@@ -46,8 +96,13 @@ class PlainStretch(Stretch):
 
     recoloring = "none"
 
-    def training_frame(
-        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    def training_frame_with_boxes(
+        self,
+        height: int,
+        width: int,
+        rng: np.random.Generator,
+        semantic: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
     ) -> Frame:
         """Returns the whole image."""
         return Frame((0, 0, height, width), self.size)

@@ -74,3 +74,11 @@ def test_invalid_recipe_error_names_the_key(recipe, message, tmp_path, monkeypat
     section = DataSection(name="scenes", image_size=96, recipe=recipe)
     with pytest.raises(ConfigError, match=message):
         config.check_plugins(loaded.model_copy(update={"data": section}))
+
+
+def test_window_outside_of_the_image_is_an_error():
+    recipe = Quarter(32)
+    recipe.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))  # type: ignore[method-assign]
+    sample = {"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "targets": {"image_id": 1}}
+    with pytest.raises(ConfigError, match=r"the window \(40, 10, 60, 30\) is outside of an image of 40 x 60"):
+        Augmentation(recipe)(sample, np.random.default_rng(0))

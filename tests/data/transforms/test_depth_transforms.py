@@ -9,7 +9,7 @@ import torch
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
-from densevit.interfaces import Frame, Sample
+from densevit.interfaces import Frame, Recipe, Sample
 from densevit.losses.context import LossContext
 from densevit_heads.dpt import DptDepth
 
@@ -51,11 +51,8 @@ def test_evaluation_resizing_creates_no_new_depth(image_size: Any) -> None:
     assert_on_its_place(EvaluationTransform(build_recipe("resize", image_size))(sample), places)
 
 
-class OneFrame:
+class OneFrame(Recipe):
     """A recipe that always returns the same frame. EvaluationTransform does not change images."""
-
-    canvas = evaluation_canvas = None
-    recoloring = "none"
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
@@ -80,7 +77,7 @@ class OneFrame:
 def test_augmented_depth_stays_aligned_with_the_image(frame: Frame, zoom: float) -> None:
     """In an image enlarged twice, objects appear twice as near, and their depth is halved."""
     sample, places = lidar()
-    transform, flips = Augmentation(OneFrame(frame)), set()  # type: ignore[arg-type]
+    transform, flips = Augmentation(OneFrame(frame)), set()
     for seed in range(6):
         taken = transform(sample, np.random.default_rng(seed))
         assert taken["targets"]["size"] == frame.size
@@ -128,7 +125,7 @@ def test_depth_beyond_the_head_s_range_after_zoom_is_unknown(zoom: float, wanted
     depth = torch.tensor([0.0, 1, 8, 10]).repeat_interleave(16).repeat(64, 1)
     sample: Sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "targets": {"image_id": 1, "depth": depth}}
     side = round(64 * zoom)
-    taken = Augmentation(OneFrame(Frame((0, 0, 64, 64), (side, side))))(sample, np.random.default_rng(0))  # type: ignore[arg-type]
+    taken = Augmentation(OneFrame(Frame((0, 0, 64, 64), (side, side))))(sample, np.random.default_rng(0))
     found = taken["targets"]["depth"]
     assert set(found.unique().tolist()) == {0, 1 / zoom, 8 / zoom, 10 / zoom}
     head = DptDepth((8,), (8,), width=8, output="sigmoid", min_depth=0.4, max_depth=18.0, silog=0.0, l1=1.0)

@@ -3,19 +3,16 @@
 import functools
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from densevit.errors import ConfigError
 from densevit.interfaces import Class, Losses, Outputs, Targets
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.losses.context import LossContext
 from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
 from densevit_heads.rtdetr import RtDetr
-from densevit_heads.rtdetr.augmentation import Stretch
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
@@ -223,18 +220,3 @@ def test_every_attention_is_deterministic_by_option():
         head = make_head(deterministic=deterministic)
         attentions = [m for m in head.modules() if isinstance(m, MultiScaleDeformableAttention)]
         assert [m.deterministic for m in attentions] == [deterministic] * 3
-
-
-def test_stretch_has_one_size_and_crops_within_the_image():
-    recipe, rng = Stretch((32, 64)), np.random.default_rng(0)
-    assert recipe.evaluation_size(480, 640) == recipe.canvas == recipe.evaluation_canvas == (32, 64)
-    frames = [recipe.training_frame(48, 90, rng) for _ in range(500)]
-    whole = sum(frame.window == (0, 0, 48, 90) for frame in frames)
-    assert 60 < whole < 150  # a fifth of them
-    for frame in frames:
-        top, left, bottom, right = frame.window
-        assert 0 <= top < bottom <= 48 and 0 <= left < right <= 90 and frame.size == (32, 64)
-        assert 0.29 < (bottom - top) / 48 <= 1 and 0.29 < (right - left) / 90 <= 1
-    assert Stretch(640).size == (640, 640)
-    with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
-        Stretch(None)

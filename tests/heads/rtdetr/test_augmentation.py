@@ -1,0 +1,121 @@
+"""The border and the crop of RT-DETR's and D-FINE's recipes, against torchvision's transforms."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.ops import box_iou
+from torchvision.transforms import v2
+
+from densevit.data.transforms.augmentation import Augmentation, centred
+from densevit.errors import ConfigError
+from densevit.interfaces import Window
+from densevit.targets.objects import InstanceMasks, run_length_coded
+from densevit_heads.rtdetr.augmentation import Stretch, iou_crop
+
+HEIGHT, WIDTH = 48, 90
+BOXES = np.array([[3, 5, 25, 30], [40, 10, 88, 46], [60, 2, 64, 7]], np.float32)
+
+
+def test_stretch_has_one_size():
+    recipe = Stretch((32, 64))
+    assert recipe.evaluation_size(480, 640) == recipe.canvas == recipe.evaluation_canvas == (32, 64)
+    assert Stretch(640).size == (640, 640)
+    with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
+        Stretch(None)
+
+
+def statistics(windows: list[Window], size: tuple[int, int]) -> np.ndarray:
+    """The share of whole images; means and standard deviations of the edges, as shares of the sides; mean IoU of the
+    best box."""
+    edges = np.array(windows, np.float64)
+    whole = np.mean([window == (0, 0, *size) for window in windows])
+    shares = edges / (*size, *size)
+    overlaps = box_iou(torch.from_numpy(edges[:, [1, 0, 3, 2]].copy()), torch.from_numpy(BOXES).double()).amax(1)
+    return np.array([whole, *shares.mean(0), *shares.std(0), overlaps.mean(), overlaps.std()])
+
+
+def test_crops_are_distributed_as_torchvisions():
+    rng = np.random.default_rng(0)
+    ours = [iou_crop(BOXES, (HEIGHT, WIDTH), rng) for _ in range(3000)]
+    transform = v2.RandomIoUCrop()
+    image = torch.zeros(3, HEIGHT, WIDTH)
+    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(BOXES), format="XYXY", canvas_size=(HEIGHT, WIDTH))
+    theirs: list[Window] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(3000):
+            drawn = transform.make_params([image, boxes])
+            top, left = drawn.get("top", 0), drawn.get("left", 0)
+            theirs.append((top, left, top + drawn.get("height", HEIGHT), left + drawn.get("width", WIDTH)))
+            if drawn:  # the rule by which objects are kept
+                assert drawn["is_within_crop_area"].tolist() == centred(BOXES, theirs[-1]).tolist()
+    np.testing.assert_allclose(
+        statistics(ours, (HEIGHT, WIDTH)), statistics(theirs, (HEIGHT, WIDTH)), atol=0.025, rtol=0
+    )
+
+
+def test_borders_are_distributed_as_torchvisions():
+    """Images without boxes are not cropped, so their frames show the border alone."""
+    recipe, rng = Stretch((32, 64)), np.random.default_rng(0)
+    ours = [recipe.training_frame_with_boxes(HEIGHT, WIDTH, rng).window for _ in range(6000)]
+    enlarged = [window for window in ours if window != (0, 0, HEIGHT, WIDTH)]
+    assert abs(len(enlarged) / len(ours) - 0.5) < 0.03
+    transform = v2.RandomZoomOut(p=1.0)
+    theirs: list[Window] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(3000):
+            left, top, right, bottom = transform.make_params([torch.zeros(3, HEIGHT, WIDTH)])["padding"]
+            theirs.append((-top, -left, HEIGHT + bottom, WIDTH + right))
+    ours_, theirs_ = np.array(enlarged), np.array(theirs)
+    for function in (np.mean, np.std):
+        difference = (function(ours_, axis=0) - function(theirs_, axis=0)) / (HEIGHT, WIDTH, HEIGHT, WIDTH)
+        assert np.abs(difference).max() < 0.05, difference
+
+
+def test_image_without_objects_is_not_cropped():
+    empty = np.zeros((0, 4), np.float32)
+    assert iou_crop(empty, (HEIGHT, WIDTH), np.random.default_rng(0)) == (0, 0, HEIGHT, WIDTH)
+
+
+def test_every_target_moves_with_the_image():
+    """A coloured rectangle per object: in each frame, its pixels, its box, its mask and its class agree."""
+    size, boxes = (60, 80), np.array([[8, 10, 30, 34], [44, 20, 72, 52]], np.float32)
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    masks, semantic = torch.zeros(2, *size, dtype=torch.bool), torch.full(size, 2, dtype=torch.uint8)
+    for n, (left, top, right, bottom) in enumerate(boxes.astype(int)):
+        image[n, top:bottom, left:right] = 255
+        masks[n, top:bottom, left:right] = True
+        semantic[top:bottom, left:right] = n
+    targets = {"image_id": 1, "boxes": torch.from_numpy(boxes), "labels": torch.arange(2), "masks": masks}
+    sample = {"image": image, "targets": targets | {"semantic": semantic}}
+    recipe = Stretch((96, 128))
+    recipe.recoloring = "none"
+    augmentation, rng = Augmentation(recipe), np.random.default_rng(0)
+    bordered = dropped = 0
+    for _ in range(100):
+        found = augmentation(sample, rng)
+        pixels, new = found["image"], found["targets"]
+        assert pixels.shape == (3, 96, 128) and new["size"] == (96, 128)
+        bordered += bool((new["semantic"] == 255).any())
+        dropped += len(new["labels"]) < 2
+        for box, label, mask in zip(new["boxes"], new["labels"], new["masks"], strict=True):
+            shown = pixels[label] > 127
+            ys, xs = torch.nonzero(shown, as_tuple=True)
+            extent = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+            assert (extent - box).abs().max() <= 1.5, (extent, box)
+            assert (mask.numpy() != shown.numpy()).mean() < 0.03
+            assert ((new["semantic"] == label) != shown).float().mean() < 0.03
+        outside = new["semantic"] == 255
+        assert not pixels[:, outside].any()
+    assert 25 < bordered < 60 and dropped > 10
+
+
+def test_run_length_masks_move_as_dense_ones():
+    dense = np.random.default_rng(0).random((3, 9, 14)) > 0.5
+    for window in ((-3, -2, 12, 20), (2, -5, 9, 8), (-1, 3, 5, 30), (0, 0, 9, 14)):
+        top, left, bottom, right = window
+        expected = np.pad(dense, ((0, 0), (40, 40), (40, 40)))[:, 40 + top : 40 + bottom, 40 + left : 40 + right]
+        for masks in (dense, run_length_coded(dense)):
+            assert np.array_equal(np.asarray(InstanceMasks().crop(masks, window, (9, 14))), expected)
