@@ -1,21 +1,30 @@
-"""Serves a model over HTTP: takes an image, returns JSON or a visualization.
+"""Serves a model over HTTP: takes images, returns JSON or a visualization.
 
     python examples/serving.py runs/detr_swin --port 8000
     curl --data-binary @street.jpg "http://localhost:8000/?threshold=0.5"
     curl --data-binary @street.jpg http://localhost:8000/drawn > drawn.jpg
+    curl --form image=@street.jpg --form image=@park.jpg http://localhost:8000/
     curl http://localhost:8000/health
+    curl http://localhost:8000/metrics
 
-The model is a run folder, a model file, a checkpoint of another project or hf:ORG/NAME.
+The model is a run folder, a model file, an exported file, a checkpoint of another project or hf:ORG/NAME. Images that
+wait at the same time are predicted as a batch. A form with several files is answered with a list. The metrics are in
+the text format of Prometheus.
 """
 
 import argparse
 import io
 import json
+import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, wait
+from email.parser import BytesParser
+from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import torch
@@ -24,9 +33,11 @@ import densevit
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.large_images import open_image
 
-MAX_BYTES = 32 * 2**20  # of an image file
+MAX_BYTES = 32 * 2**20  # of the files of a request
 MAX_PIXELS = 32 * 2**20  # a file of a few kilobytes can expand to gigabytes of pixels
 MAX_REQUESTS = 8  # concurrent requests, including waiting ones
+MAX_FILES = 8  # of a request
+MAX_BATCH = 8  # images that are predicted together
 MAX_SECONDS = 30.0  # for sending an image, and for waiting for the model
 
 
@@ -53,21 +64,102 @@ def answer(result: densevit.Result) -> dict[str, Any]:
     return content
 
 
+def files_of(body: bytes, content_type: str) -> list[bytes]:
+    """Returns the files of a form (multipart/form-data), or the body of any other type. Raises ValueError for a form
+    without files or with too many."""
+    if not content_type.lower().startswith("multipart/form-data"):
+        return [body]
+    form = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    parts = form.iter_parts() if form.is_multipart() else ()
+    files = [part.get_payload(decode=True) for part in parts if part.get_filename() is not None]
+    if not 0 < len(files) <= MAX_FILES:
+        raise ValueError(f"The form has {len(files)} files; 1 to {MAX_FILES} are expected.")
+    return files
+
+
+class Waiting(NamedTuple):
+    """An image whose result is awaited."""
+
+    image: bytes
+    threshold: float
+    result: "Future[densevit.Result]"
+
+
+class Batches:
+    """A thread that predicts the images that wait, those of one threshold as a batch. Memory is that of one batch.
+
+    counts: batches, images and seconds so far, for the metrics.
+    """
+
+    def __init__(self, predictor: densevit.Predictor) -> None:
+        self.predictor, self.counts = predictor, dict.fromkeys(("batches", "images", "seconds"), 0.0)
+        self._waiting: queue.Queue[Waiting] = queue.Queue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def results(self, images: Sequence[bytes], threshold: float) -> list[densevit.Result]:
+        """Waits for the results. Raises CancelledError if the model has not begun with an image after MAX_SECONDS, and
+        the model's error for an image."""
+        waiting = [Waiting(image, threshold, Future()) for image in images]
+        for one in waiting:
+            self._waiting.put(one)
+        wait([one.result for one in waiting], MAX_SECONDS)
+        for one in waiting:
+            one.result.cancel()  # unless it has begun
+        return [one.result.result() for one in waiting]
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._waiting.get()]
+            while len(batch) < MAX_BATCH and not self._waiting.empty():
+                batch.append(self._waiting.get())
+            for threshold in dict.fromkeys(one.threshold for one in batch):
+                chosen = [one for one in batch if one.threshold == threshold]
+                self._predict([one for one in chosen if one.result.set_running_or_notify_cancel()], threshold)
+
+    def _predict(self, batch: Sequence[Waiting], threshold: float) -> None:
+        """Predicts a batch; if an image cannot be read, each image alone, so that the error is that of its request."""
+        if not batch:
+            return
+        begin = time.monotonic()
+        try:
+            found = self.predictor.predict([one.image for one in batch], threshold=threshold, batch_size=MAX_BATCH)
+        except Exception as error:  # of any kind: the thread has to go on
+            if len(batch) == 1:
+                batch[0].result.set_exception(error)
+            else:
+                for one in batch:
+                    self._predict([one], threshold)
+            return
+        for name, number in {"batches": 1, "images": len(batch), "seconds": time.monotonic() - begin}.items():
+            self.counts[name] += number
+        for one, result in zip(batch, found, strict=True):
+            one.result.set_result(result)
+
+
 def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
-    """Creates a server for POST requests with an image as body, and GET /health."""
-    lock = threading.Lock()  # the model processes one image at a time, which limits memory
+    """Creates a server for POST requests with an image as body or a form with images, and GET /health and /metrics."""
+    batches = Batches(predictor)
     slots = threading.BoundedSemaphore(MAX_REQUESTS)
+    statuses, counting = Counter[int](), threading.Lock()
+
+    def metrics() -> str:
+        """The numbers of requests by status, and of batches, images and seconds of the model."""
+        with counting:
+            lines = [f'densevit_requests_total{{status="{status}"}} {n}' for status, n in sorted(statuses.items())]
+        lines += [f"densevit_{name}_total {number:g}" for name, number in batches.counts.items()]
+        return "".join(f"{line}\n" for line in lines)
 
     class Handler(BaseHTTPRequestHandler):
         timeout = MAX_SECONDS  # without data from the client
 
         def do_GET(self) -> None:  # called by http.server
-            healthy = urlsplit(self.path).path == "/health"
-            self._send(200 if healthy else 404, "text/plain", b"ok" if healthy else b"POST an image to / or /drawn.")
+            pages = {"/health": "ok", "/metrics": metrics()}
+            page = pages.get(urlsplit(self.path).path)
+            self._send(200 if page else 404, "text/plain", (page or "POST an image to / or /drawn.").encode())
 
         def do_POST(self) -> None:  # called by http.server
             if not slots.acquire(blocking=False):
-                self._send(503, "text/plain", f"{MAX_REQUESTS} images are already waiting. Try again.".encode())
+                self._send(503, "text/plain", f"{MAX_REQUESTS} requests are already waiting. Try again.".encode())
                 return
             try:
                 self._send(*self._reply())
@@ -75,47 +167,52 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
                 slots.release()
 
         def _reply(self) -> tuple[int, str, bytes]:
-            """Returns status, content type and content of the response to an image."""
+            """Returns status, content type and content of the response to images."""
             length = self.headers.get("Content-Length")
             if length is None:
                 return 411, "text/plain", b"Expected a Content-Length."
             if not (length.isascii() and length.isdecimal() and 0 < len(length) < 20 and int(length)):
                 return 400, "text/plain", b"Expected a positive Content-Length."
             if int(length) > MAX_BYTES:
-                return 413, "text/plain", f"Expected an image of at most {MAX_BYTES:,} bytes.".encode()
+                return 413, "text/plain", f"Expected at most {MAX_BYTES:,} bytes.".encode()
             address = urlsplit(self.path)
             try:
                 threshold = float(parse_qs(address.query).get("threshold", ["0.5"])[0])
-                image = self._read(int(length))  # outside the lock: a slow client would block the others
-                if pixels_of(image) > MAX_PIXELS:
+                files = files_of(self._read(int(length)), self.headers.get("Content-Type", ""))
+                if any(pixels_of(file) > MAX_PIXELS for file in files):
                     return 413, "text/plain", f"Expected an image of at most {MAX_PIXELS:,} pixels.".encode()
-                if not lock.acquire(timeout=MAX_SECONDS):
-                    return 503, "text/plain", f"The model was busy for {MAX_SECONDS:g} s. Try again.".encode()
-                try:
-                    result = predictor.predict(image, threshold=threshold)
-                finally:
-                    lock.release()
+                results = batches.results(files, threshold)
+            except CancelledError:
+                return 503, "text/plain", f"The model was busy for {MAX_SECONDS:g} s. Try again.".encode()
             except ValueError as error:  # densevit's errors are ValueErrors
                 return 400, "text/plain", str(error).encode(errors="backslashreplace")
+            except RuntimeError as error:  # of the model, such as too little memory
+                return 500, "text/plain", str(error).encode(errors="backslashreplace")
             if address.path == "/drawn":
                 file = io.BytesIO()
-                result.draw().save(file, "JPEG")
+                results[0].draw().save(file, "JPEG")
                 return 200, "image/jpeg", file.getvalue()
-            return 200, "application/json", json.dumps(answer(result)).encode()
+            answers = [answer(result) for result in results]
+            return 200, "application/json", json.dumps(answers if len(files) > 1 else answers[0]).encode()
 
         def _read(self, length: int) -> bytes:
             """Reads the body. Raises ValueError if it is shorter than `length` or takes longer than MAX_SECONDS."""
-            content, end = b"", time.monotonic() + MAX_SECONDS
+            content, end = bytearray(), time.monotonic() + MAX_SECONDS
             while len(content) < length and time.monotonic() < end:
-                part = self.rfile.read1(length - len(content))
+                try:
+                    part = self.rfile.read1(length - len(content))
+                except OSError:  # nothing for `timeout`, or a closed connection
+                    break
                 if not part:
                     break
                 content += part
             if len(content) < length:
                 raise ValueError(f"The body has {len(content)} of {length} bytes.")
-            return content
+            return bytes(content)
 
         def _send(self, status: int, kind: str, content: bytes) -> None:
+            with counting:
+                statuses[status] += 1
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))

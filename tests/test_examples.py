@@ -16,6 +16,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import densevit
@@ -78,8 +79,8 @@ class Slow:
         self.images: list[bytes] = []
         self.go_on = threading.Event()
 
-    def predict(self, image: bytes, threshold: float) -> None:
-        self.images.append(image)
+    def predict(self, images: list[bytes], threshold: float, batch_size: int) -> None:
+        self.images += images
         self.go_on.wait(20)
         raise ValueError("predicted")
 
@@ -158,6 +159,106 @@ def test_serving_has_a_queue_of_some_requests_and_seconds(slow: tuple[ModuleType
     model.go_on.set()
     first.join(20)
     assert answers == [503, 400], "the model's own answer"
+
+
+def image_file(color: tuple[int, int, int], size: tuple[int, int] = (24, 16)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return file.getvalue()
+
+
+def form(*files: bytes, field: bool = True) -> tuple[str, bytes]:
+    """Head and body of a request with files as a form, one of them with a line break and the boundary's dashes."""
+    parts = [b'Content-Disposition: form-data; name="note"\r\n\r\ntwo images'] if field else []
+    for number, file in enumerate(files):
+        disposition = f'Content-Disposition: form-data; name="image"; filename="{number}.png"\r\n'
+        parts.append(f"{disposition}Content-Type: application/octet-stream\r\n\r\n".encode() + file)
+    body = b"".join(b"--a--b\r\n" + part + b"\r\n" for part in parts) + b"--a--b--\r\n"
+    return f"Content-Length: {len(body)}\r\nContent-Type: multipart/form-data; boundary=a--b\r\n", body
+
+
+class Colors:
+    """A model whose result is the image's size and its first pixel, and that remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.go_on = threading.Event()
+
+    def predict(self, images: list[bytes], threshold: float, batch_size: int) -> list[densevit.Result]:
+        self.batches.append(len(images))
+        self.go_on.wait(20)
+        found = []
+        for content in images:
+            image = Image.open(io.BytesIO(content))
+            if image.getpixel((0, 0)) == (1, 2, 3):
+                raise RuntimeError("no memory")
+            level = torch.full((image.height, image.width), float(image.getpixel((0, 0))[0]))
+            found.append(densevit.Result(np.asarray(image), (image.height, image.width), {"d": {"depth": level}}, {}))
+        return found
+
+
+@pytest.fixture
+def colors(project: Path) -> Iterator[tuple[Colors, int]]:
+    model = Colors()
+    server = example(project, "serving").server(model, 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield model, server.server_port
+    model.go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def metrics(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
+        lines = reply.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_serving_answers_a_form_with_a_list(colors: tuple[Colors, int]) -> None:
+    model, port = colors
+    model.go_on.set()
+    status, content = reply_to(port, *form(image_file((10, 0, 0)), image_file((13, 10, 13), (8, 9))))
+    found = json.loads(content)
+    assert status == 200
+    assert [one["d"]["depth"] for one in found] == [[10.0, 10.0], [13.0, 13.0]]
+    assert [(one["height"], one["width"]) for one in found] == [(16, 24), (9, 8)]
+    status, content = reply_to(port, *form(image_file((7, 0, 0))))
+    assert status == 200 and json.loads(content)["d"]["depth"] == [7.0, 7.0]
+    for files in ((), (image_file((0, 0, 0)),) * 9):
+        status, content = reply_to(port, *form(*files))
+        assert status == 400 and f"has {len(files)} files; 1 to 8 are expected".encode() in content
+    assert metrics(port)['densevit_requests_total{status="400"}'] == 2
+
+
+def test_serving_predicts_waiting_images_as_a_batch(colors: tuple[Colors, int]) -> None:
+    """An error of one image does not reach the other requests of its batch."""
+    model, port = colors
+    answers: dict[int, tuple[int, bytes]] = {}
+
+    def ask(number: int, color: tuple[int, int, int]) -> None:
+        body = image_file(color)
+        answers[number] = reply_to(port, f"Content-Length: {len(body)}\r\n", body)
+
+    threads = [threading.Thread(target=ask, args=(n, (n, 0, 0))) for n in range(4)]
+    threads += [threading.Thread(target=ask, args=(4, (1, 2, 3)))]
+    threads[0].start()
+    while not model.batches:
+        time.sleep(0.01)
+    for thread in threads[1:]:
+        thread.start()
+    time.sleep(1)
+    model.go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert model.batches == [1, 4, 1, 1, 1, 1]
+    assert [json.loads(answers[n][1])["d"]["depth"] for n in range(4)] == [[float(n)] * 2 for n in range(4)]
+    assert answers[4] == (500, b"no memory")
+    found = metrics(port)
+    assert found['densevit_requests_total{status="200"}'] == 4 and found['densevit_requests_total{status="500"}'] == 1
+    assert found["densevit_images_total"] == found["densevit_batches_total"] == 4
+    assert found["densevit_seconds_total"] > 0
 
 
 def test_fine_tuning_trains_and_predicts(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
