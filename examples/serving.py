@@ -71,7 +71,8 @@ def files_of(body: bytes, content_type: str) -> list[bytes]:
         return [body]
     form = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
     parts = form.iter_parts() if form.is_multipart() else ()
-    files = [part.get_payload(decode=True) for part in parts if part.get_filename() is not None]
+    contents = [part.get_payload(decode=True) for part in parts if part.get_filename() is not None]
+    files = [content for content in contents if isinstance(content, bytes)]
     if not 0 < len(files) <= MAX_FILES:
         raise ValueError(f"The form has {len(files)} files; 1 to {MAX_FILES} are expected.")
     return files
