@@ -157,6 +157,8 @@ DIVISORS = {
     "dab_detr denoising": {"num_queries": 12, "classification": "mal", "two_stage": True,
                            "contrastive_denoising": 20, "transformer": TRANSFORMER},
     "dpt_segmentation": {"width": 8, "norm": "group", "dice": 1.0, "dropout": 0.0},
+    "rtdetr": {"num_queries": 12, "transformer": {**TRANSFORMER, "width": 32}, "contrastive_denoising": 20},
+    "dfine": {"num_queries": 12, "transformer": {**TRANSFORMER, "width": 32}, "contrastive_denoising": 20},
 }  # fmt: skip
 
 
