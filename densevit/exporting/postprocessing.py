@@ -3,7 +3,7 @@
 `Head.predict` itself is traced, with the sizes of the image and of its original as symbols.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densevit.errors import DensevitError
-from densevit.exporting import files
+from densevit.errors import ConfigError, DensevitError, did_you_mean
+from densevit.exporting import comparison, files, prediction_comparison
 from densevit.exporting.graph import ExportedGraph, original_size
-from densevit.inference.runtimes import IMAGES, ORIGINAL_SIZE, THRESHOLDS
+from densevit.inference.predictor import Threshold
+from densevit.inference.result import DRAWN_FROM
+from densevit.inference.runtimes import IMAGES, ORIGINAL_SIZE, THRESHOLDS, Run
 from densevit.interfaces import Predictions, Size
 from densevit.targets.types import TargetTypes, above_threshold
 
@@ -51,11 +53,69 @@ def predict(graph: ExportedGraph, images: Tensor, original: Size) -> dict[str, P
     return {name: of_image for name, (of_image,) in by_head.items()}
 
 
-def heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
+def thresholds_of(graph: ExportedGraph, size: Size, given: Threshold | None, defaults: Mapping[str, float]) -> dict[str, float]:
+    """The score threshold of each head that predicts scores.
+
+    size: of an image that the model takes. given: for all heads or by head; None: the defaults, 0.5 for other heads.
+    Raises ConfigError for a threshold of another head, or that is no score.
+    """
+    heads = _heads_with_scores(graph, size)
+    if given is None:
+        given = dict.fromkeys(heads, DRAWN_FROM) | dict(defaults)
+    elif isinstance(given, Mapping) and (others := [*(given.keys() - {*heads})]):
+        raise ConfigError(f"threshold of {others[0]!r}, which is not a head with scores.{did_you_mean(others[0], heads)}")
+    by_head = {name: given.get(name, 0.0) if isinstance(given, Mapping) else given for name in heads}
+    for name, score in by_head.items():
+        if not 0 <= score <= 1:
+            raise ConfigError(f"threshold of {name!r} is {score}; a score from 0 to 1 is expected.")
+    return by_head
+
+
+def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
     """The heads whose predictions of an image of this size have scores."""
     with torch.no_grad():
         predictions = predict(graph, torch.zeros(1, 3, *size, dtype=torch.uint8), size)
     return [name for name, of_head in predictions.items() if "scores" in of_head]
+
+
+def inputs_of(graph: ExportedGraph, original: Size, thresholds: Sequence[float] | None = None) -> dict[str, np.ndarray]:
+    """The inputs of a file beside the images. thresholds: None: the defaults of the file."""
+    inputs = {} if graph.resizing is not None else {ORIGINAL_SIZE: np.array(original)}
+    return inputs | ({THRESHOLDS: np.array(thresholds, np.float32)} if thresholds else {})
+
+
+def differences(
+    graph: ExportedGraph,
+    run: Run,
+    images: np.ndarray,
+    original: Size,
+    thresholds: Mapping[str, float],
+    run_selections: Run | None,
+    limit: float,
+) -> dict[str, float]:
+    """The differences of the file's predictions from those of `predict`, by output, see `prediction_comparison`.
+
+    images: (1, 3, H, W) uint8. original: (H, W) of the image; with resizing in the file, that of `images`. thresholds:
+    by head, the file's; all objects are compared, whatever their score. run_selections, limit: as of `comparison`.
+    """
+
+    def expected() -> dict[str, Predictions]:
+        x = torch.from_numpy(images)
+        return predict(graph, x if graph.resizing is None else graph.resizing(x), original)
+
+    of_heads, result = comparison.repeating_selections(graph, images, run_selections, expected)
+    found = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))
+    selected = run(images, **inputs_of(graph, original))
+    for name, predictions in of_heads.items():
+        prefix, head = graph.prefix(name), graph.model.heads[name]
+        own = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+        differs = prediction_comparison.differences(head, predictions, own, original, limit)
+        if name in thresholds:
+            count = int((own["scores"] >= np.float32(thresholds[name])).sum())
+            if len(selected[f"{prefix}scores"]) != count:
+                differs["objects"] = float("inf")
+        result |= {prefix + key: value for key, value in differs.items()}
+    return result
 
 
 def check_format(path: Path) -> None:

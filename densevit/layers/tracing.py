@@ -30,7 +30,7 @@ def computed_rows(keep: Tensor) -> Tensor:
 
     While a file is traced, all rows: their number must not depend on values before the last step, `kept_rows`.
     """
-    return torch.arange(len(keep), device=keep.device) if is_exporting() else keep.nonzero()[:, 0]
+    return torch.arange(keep.shape[0], device=keep.device) if is_exporting() else keep.nonzero()[:, 0]
 
 
 def kept_rows(keep: Tensor, computed: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -135,7 +135,7 @@ def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thresh
         better = value > best
         best = torch.where(better, value, best)
         owner = torch.where(better, index + first, owner)
-        solid = torch.where(better, p.gather(0, index[None])[0] >= 0.5, solid)
+        solid = (better & (p.gather(0, index[None])[0] >= 0.5)) | (~better & solid)
     owned = torch.zeros(len(kept) + 1, dtype=torch.long, device=logits.device)
     owned.scatter_add_(0, owner.flatten() + 1, torch.ones_like(owner.flatten()))
     visible = torch.zeros_like(owned).scatter_add_(0, owner.flatten() + 1, solid.flatten().long())
