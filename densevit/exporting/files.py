@@ -99,8 +99,14 @@ def converted_resizing(resizing: nn.Module, original: Size, begin: Begin) -> Any
 
 def save(exported: torch.onnx.ONNXProgram, path: Path, header: Mapping[str, Any]) -> None:
     """Writes an ONNX file with the header."""
-    exported.model.metadata_props[METADATA] = json.dumps(header)
+    exported.model.metadata_props.update({METADATA: json.dumps(header)} | _class_names(header))
     exported.save(path)
+
+
+def _class_names(header: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the classes of each head, one per line, for programs that do not read JSON."""
+    classes = {name: head["classes"] for name, head in header.get("heads", {}).items()}
+    return {f"classes/{head}": "\n".join(one["name"] for one in own) for head, own in classes.items() if own}
 
 
 @contextlib.contextmanager
@@ -126,7 +132,7 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
     import onnx
 
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(header)})
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(header)} | _class_names(header))
     onnx.save(model, path)
 
 
