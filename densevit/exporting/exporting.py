@@ -119,7 +119,9 @@ def export(
     if postprocess:
         thresholds = postprocessing.thresholds_of(graph, sizes[0], threshold, predictor.score_thresholds)
         if thresholds and evaluate is not None:
-            raise ConfigError(f"{path}: a file with score thresholds is not evaluated, because they cut AP. {_NO_EVALUATION}")
+            raise ConfigError(
+                f"{path}: a file with score thresholds is not evaluated, because they cut AP. {_NO_EVALUATION}"
+            )
     with atomic_file(path) as partial:
         header = _header(predictor, canvas, resize, thresholds)
         batches = _BATCHES if thresholds is None else (1,)
@@ -248,7 +250,9 @@ def _header(
         heads[name] = {
             "task": getattr(head, "task", None),
             "classes": [asdict(one) for one in predictor.classes[name]],
-            "nms": None if thresholds is not None else head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
+            "nms": None
+            if thresholds is not None
+            else head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
             "channels": [*features.channels],
             "strides": [*features.strides],
         }

@@ -198,7 +198,8 @@ def converted(
 
     def stable_sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
         """ONNX's TopK has equal values in the order of their indices."""
-        length = opset18.Gather(opset18.Shape(x), opset18.Constant(value_ints=[dim]))
+        indices: Any = opset18.Constant(value_ints=[dim])
+        length = opset18.Gather(opset18.Shape(x), indices)
         return opset18.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
 
     exported = torch.onnx.export(

@@ -53,7 +53,9 @@ def predict(graph: ExportedGraph, images: Tensor, original: Size) -> dict[str, P
     return {name: of_image for name, (of_image,) in by_head.items()}
 
 
-def thresholds_of(graph: ExportedGraph, size: Size, given: Threshold | None, defaults: Mapping[str, float]) -> dict[str, float]:
+def thresholds_of(
+    graph: ExportedGraph, size: Size, given: Threshold | None, defaults: Mapping[str, float]
+) -> dict[str, float]:
     """The score threshold of each head that predicts scores.
 
     size: of an image that the model takes. given: for all heads or by head; None: the defaults, 0.5 for other heads.
@@ -63,7 +65,9 @@ def thresholds_of(graph: ExportedGraph, size: Size, given: Threshold | None, def
     if given is None:
         given = dict.fromkeys(heads, DRAWN_FROM) | dict(defaults)
     elif isinstance(given, Mapping) and (others := [*(given.keys() - {*heads})]):
-        raise ConfigError(f"threshold of {others[0]!r}, which is not a head with scores.{did_you_mean(others[0], heads)}")
+        raise ConfigError(
+            f"threshold of {others[0]!r}, which is not a head with scores.{did_you_mean(others[0], heads)}"
+        )
     by_head = {name: given.get(name, 0.0) if isinstance(given, Mapping) else given for name in heads}
     for name, score in by_head.items():
         if not 0 <= score <= 1:

@@ -19,9 +19,8 @@ def chunked_argmax(logits: Tensor, upsample: Callable[[Tensor, Size], Tensor], s
     upsample: maps a chunk of logits (1, k, h, w) to the size of the network input, (1, k, *size). The result is
     resized bilinearly to `original` before the argmax.
     """
-    if is_exporting():  # the number of chunks would be a constant of the file
-        step = len(logits)
-    else:
+    step = len(logits)
+    if not is_exporting():  # the number of chunks would be a constant of the file
         step = max(1, _CHUNK_PIXELS // max(size[0] * size[1], original[0] * original[1]))
     best: Tensor | None = None
     for first in range(0, len(logits), step):

@@ -1,7 +1,7 @@
 """What differs while a model is traced for an exported file: sizes are symbols, and shapes depend on no value."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def is_exporting() -> bool:
 
 def sides(size: Sequence[Any]) -> tuple[int, int]:
     """(h, w) as integers, or as symbols while sizes are traced: `int` would make a symbol a constant of the file."""
-    h, w = (side if isinstance(side, torch.SymInt) else int(side) for side in size)
+    h, w = (cast(int, side) if isinstance(side, torch.SymInt) else int(side) for side in size)
     return h, w
 
 

@@ -15,13 +15,12 @@ from densevit.errors import ConfigError, DensevitError
 from densevit.exporting import comparison, files, prediction_comparison
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
-from densevit.losses.boxes import to_corners
 from densevit.testing.head_export import PooledImages
 from densevit_heads.detr_panoptic import merging
 from densevit_heads.mask2former import prediction
 from densevit_workbench.scaffold import head as head_template
 from densevit_workbench.scaffold import segmentation_head as segmentation_head_template
-from tests.exporting.test_exporting import ANCHORS, BACKBONES, CLASSES, DETR, HEADS, Cells
+from tests.exporting.test_exporting import BACKBONES, CLASSES, DETR, HEADS, Cells
 from tests.exporting.test_resizing import predictor_of as resizing_predictor
 
 pytestmark = pytest.mark.integration
@@ -106,7 +105,7 @@ def test_predict_is_traced_for_original_images_of_any_size(head: str, tmp_path: 
     sides = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.export.export(
-            module, example, dynamic_shapes=(dict.fromkeys(tensors, {}), sides), strict=False
+            module, example, dynamic_shapes=({key: {} for key in tensors}, sides), strict=False
         )
         names = list(module(*example))
     with files._silent():
@@ -214,7 +213,9 @@ def test_a_file_makes_the_predictions_of_predict(resize: bool, tmp_path: Path):
         torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-2)
         assert torch.equal(found.labels, expected.labels)
         assert len(loaded.predict(image).scores) == 31
-    with pytest.raises(ConfigError, match=r"x\.onnx: has score thresholds inside, which cut AP\. Fix: evaluate the mod"):
+    with pytest.raises(
+        ConfigError, match=r"x\.onnx: has score thresholds inside, which cut AP\. Fix: evaluate the mod"
+    ):
         densevit.evaluate(loaded, {"name": "scenes"})
 
 

@@ -67,8 +67,8 @@ class EvaluationPlan:
         """
         if isinstance(predictor.model, FileModel) and predictor.model.thresholds:
             raise ConfigError(
-                f"{predictor.model.file.path}: has score thresholds inside, which cut AP. Fix: evaluate the model, or its "
-                "file without --postprocess."
+                f"{predictor.model.file.path}: has score thresholds inside, which cut AP. Fix: evaluate the model, or "
+                "its file without --postprocess."
             )
         data.multiple = predictor.model.multiple
         if predictor.resize_is_replaced and predictor.resize is not None:

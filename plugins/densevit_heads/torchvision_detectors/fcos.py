@@ -123,7 +123,9 @@ class FCOS(Head):
         scores = (logits.sigmoid() * centerness.sigmoid()).sqrt()  # (B, S, K)
         predictions = []
         for score, box, target in zip(scores, distances, targets, strict=True):
-            predictions.append(in_original_pixels(*self._suppressed(score, box, outputs, tuple(target["size"])), target))
+            predictions.append(
+                in_original_pixels(*self._suppressed(score, box, outputs, tuple(target["size"])), target)
+            )
         return predictions
 
     def _suppressed(
