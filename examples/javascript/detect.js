@@ -44,12 +44,12 @@ async function detect(session, classesByHead, image) {
   return objects;
 }
 
-/** Draws boxes and names over the image. */
+/** Draws boxes and names over the image, the best last. */
 async function draw({ data, width, height }, objects, path) {
   const escaped = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
   const size = Math.max(12, Math.round(Math.max(width, height) / 50));
   const colours = new Map();
-  const shapes = objects.map(({ class: name, score, box: [left, top, right, bottom] }) => {
+  const shapes = objects.toReversed().map(({ class: name, score, box: [left, top, right, bottom] }) => {
     if (!colours.has(name)) colours.set(name, COLOURS[colours.size % COLOURS.length]);
     const colour = colours.get(name);
     const label = `${escaped(name)} ${score.toFixed(2)}`;
