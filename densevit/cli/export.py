@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   densevit export runs/detr_swin                        # runs/detr_swin/model.onnx
   densevit export runs/setr_vit --out setr.onnx --half
   densevit export runs/detr_swin --out detr.onnx --resize
+  densevit export runs/detr_swin --resize --postprocess --out program.onnx
   densevit export runs/detr_swin --evaluate
   densevit export runs/detr_swin --evaluate data=coco data.root=~/coco
   densevit export hf:facebook/detr-resnet-50 --out detr.pt2"""
@@ -43,6 +44,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--resize", action="store_true", help="resize images of any size inside the file, as predict does (ONNX only)"
     )
     parser.add_argument(
+        "--postprocess",
+        action="store_true",
+        help="predict inside the file, as predict does: NMS, merging, masks at the original size, score threshold "
+        "(ONNX only)",
+    )
+    parser.add_argument(
+        "--threshold",
+        metavar="SCORE",
+        type=float,
+        help="with --postprocess: the lowest score of objects (default: the score with the largest F1 in the model's "
+        "validation; 0.5 for a model without one)",
+    )
+    parser.add_argument(
         "--evaluate",
         action="store_true",
         help="evaluate the model and the file on the validation data, and write the metrics of both into the file",
@@ -53,6 +67,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs the command."""
     from densevit.atomic_io import check_free
+    from densevit.exporting import postprocessing
     from densevit.exporting.exporting import export
     from densevit.exporting.files import check_format
     from densevit.inference.loading import load_any
@@ -63,12 +78,26 @@ def run(args: Namespace) -> int:
     out = args.out or _beside(args.model)
     check_format(out, args.resize)
     check_free(out)
+    if args.postprocess:
+        postprocessing.check_format(out)
+    elif args.threshold is not None:
+        raise ConfigError("--threshold is for files that select objects. Fix: add --postprocess, or leave it out.")
     if args.overrides and not args.evaluate:
         raise ConfigError(f"{args.overrides[0]}: overrides are for evaluation. Fix: add --evaluate, or leave it out.")
     loaded = load_any(args.model, args.trust)
     evaluate, data = _evaluation(loaded, args) if args.evaluate else (None, None)
     predictor = Predictor(loaded.model, loaded.sections)
-    exported = export(predictor, out, args.half, args.resize, args.output.quiet, evaluate, data)
+    exported = export(
+        predictor,
+        out,
+        half=args.half,
+        resize=args.resize,
+        quiet=args.output.quiet,
+        evaluate=evaluate,
+        data=data,
+        postprocess=args.postprocess,
+        threshold=args.threshold,
+    )
     rows = [[name, f"{difference:.1e}"] for name, difference in exported.differences.items()]
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.sizes)
     args.output.show(
@@ -90,6 +119,7 @@ def run(args: Namespace) -> int:
             "sizes": [list(size) for size in exported.sizes],
             "model_ms": exported.model_ms,
             "file_ms": exported.file_ms,
+            "classes": {head: [one.name for one in classes] for head, classes in predictor.classes.items()},
             **({} if evaluation is None else {"evaluation": evaluation._asdict()}),
         }
     )

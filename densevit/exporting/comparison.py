@@ -1,7 +1,8 @@
 """Comparison of an exported file with its model, on images of several sizes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from densevit.inference.runtimes import Run
 from densevit.interfaces import DenseHead, Size, TargetType
 from densevit.layers.selection import recorded
 from densevit.targets.types import TargetTypes
+
+Result = TypeVar("Result")
 
 _CELL = 8  # pixels: images of random cells have edges and areas
 
@@ -35,16 +38,10 @@ def differences(
     the error of the scores. A map of classes is compared with `read_maps` of the file's own `maps`: its difference is
     the fraction of pixels that differ. Infinite if outputs are missing or not finite.
     """
-    found, selected = run(images), {} if run_selections is None else run_selections(images)
-    heads = graph.model.heads
-    with torch.inference_mode(), ExitStack() as stack:
-        made = {
-            name: stack.enter_context(recorded(head, _selections(selected, graph.prefix(name))))
-            for name, head in heads.items()
-        }
-        expected = {name: value.numpy() for name, value in graph(torch.from_numpy(images)).items()}
+    found, heads = run(images), graph.model.heads
+    outputs, result = repeating_selections(graph, images, run_selections, lambda: graph(torch.from_numpy(images)))
+    expected = {name: value.numpy() for name, value in outputs.items()}
     size = (images.shape[2], images.shape[3])
-    result: dict[str, float] = {}
     for head, module in heads.items():
         prefix, types = graph.prefix(head), TargetTypes(getattr(module, "target_types", None))
         for name in (name for name in expected if name.startswith(prefix)):
@@ -57,14 +54,34 @@ def differences(
         if isinstance(module, DenseHead) and f"{prefix}maps" in found:
             read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))
             result |= {prefix + key: _share(found[prefix + key], value) for key, value in read.items()}
-        for i, selection in enumerate(made[head]):
+    return result
+
+
+def repeating_selections(
+    graph: ExportedGraph, images: np.ndarray, run_selections: Run | None, compute: Callable[[], Result]
+) -> tuple[Result, dict[str, float]]:
+    """Returns the result of a computation in which the model repeats the selections of its file, and their errors.
+
+    Arguments and errors as of `differences`.
+    """
+    selected = {} if run_selections is None else run_selections(images)
+    with torch.inference_mode(), ExitStack() as stack:
+        made = {
+            name: stack.enter_context(recorded(head, _selections(selected, graph.prefix(name))))
+            for name, head in graph.model.heads.items()
+        }
+        result = compute()
+    errors: dict[str, float] = {}
+    for head, selections in made.items():
+        prefix = graph.prefix(head)
+        for i, selection in enumerate(selections):
             key = f"{prefix}selection_scores_{i}"
             if key in selected:
                 want = selection.scores.numpy()
-                result[key] = _largest(selected[key], want) / TargetType().value_range(want, size)
+                errors[key] = _largest(selected[key], want) / TargetType().value_range(want, (1, 1))
                 indices = selection.indices.numpy()
-                result[f"{prefix}selection_{i}"] = _selection_error(indices, selected[key], selection.scores)
-    return result
+                errors[f"{prefix}selection_{i}"] = _selection_error(indices, selected[key], selection.scores)
+    return result, errors
 
 
 def worst(differences_by_image: Sequence[Mapping[str, float]]) -> dict[str, float]:

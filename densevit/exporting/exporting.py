@@ -14,12 +14,12 @@ import torch
 from densevit import config as configs
 from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import ConfigError, DensevitError, counted
-from densevit.exporting import comparison, files
+from densevit.exporting import comparison, files, postprocessing
 from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.file_model import FileModel, RecordedEvaluation, predictor_of
-from densevit.inference.predictor import Predictor
+from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
 from densevit.model import DenseModel
@@ -32,7 +32,9 @@ _ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # compared with `r
 _TRACED: Size = (421, 453)
 _LARGE: Size = (389, 517)  # has several attention windows; smaller images may have one
 _BATCHES = (2, 1, 5)  # numbers of images that are compared
+_ZOOMS = (1.0, 1.4, 0.6)  # original sizes relative to those of the images, which are compared with `postprocess`
 _RUNS = 5  # per latency
+_NO_EVALUATION = "Fix: evaluate the model, or its file without --postprocess."
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def export(
     quiet: bool = False,
     evaluate: Evaluate | None = None,
     data: str | None = None,
+    postprocess: bool = False,
+    threshold: Threshold | None = None,
 ) -> Exported:
     """Writes NAME.onnx or NAME.pt2, which maps uint8 RGB images (B, 3, H, W) to boxes and maps in their pixels.
 
@@ -79,16 +83,23 @@ def export(
     images and sizes and compared with the model. It predicts the whole image in one pass: inference options of the
     model, such as windows, cause a warning. quiet: shows no progress on stderr. evaluate: evaluates the model and the
     file; the metrics of both are written into the file. data: the name of the data, for this record.
+    postprocess: the file makes the predictions of `predict` for one image, with NMS, merging, resizing to the original
+    size and a score threshold; only for ONNX. threshold: with `postprocess`, the least score of objects, for all heads
+    or by head; None: the model's `score_thresholds`, 0.5 without one.
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, 1e-2 with `half`.
     """
     path = Path(path)
     files.check_format(path, resize)
+    if postprocess:
+        postprocessing.check_format(path)
+    elif threshold is not None:
+        raise ConfigError("threshold: is for files that select objects. Fix: postprocess=True, or leave it out.")
     check_free(path)
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     if isinstance(predictor.model, FileModel):
         raise DensevitError(f"{predictor.model.file.path}: is an exported file. Fix: name the model that it is of.")
     own = copy.deepcopy(predictor.model).cpu().float().eval()
-    check_heads(own)
+    check_heads(own, postprocess)
     for name, options in predictor.inference.items():
         if not options.single_pass:
             values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
@@ -104,27 +115,44 @@ def export(
     simple = deployable(own)
     traced = ExportedGraph(simple.half() if half else simple, canvas, resizing).eval()
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
+    thresholds = None
+    if postprocess:
+        thresholds = postprocessing.thresholds_of(graph, sizes[0], threshold, predictor.score_thresholds)
+        if thresholds and evaluate is not None:
+            raise ConfigError(
+                f"{path}: a file with score thresholds is not evaluated, because they cut AP. {_NO_EVALUATION}"
+            )
     with atomic_file(path) as partial:
-        header = _header(predictor, canvas, resize)
+        header = _header(predictor, canvas, resize, thresholds)
+        batches = _BATCHES if thresholds is None else (1,)
+        limit = HALF_LIMIT if half else LIMIT
         compared = max(len(sizes), len(_BATCHES))
         count = files.count_steps(path, resize) + 2 + compared + 1
         with steps(f"Exporting to {path}", count, quiet) as begin:
             traced_size = _traced_size(predictor, canvas, resize)
-            files.write(traced, partial, traced_size, header, begin)
+            if thresholds is None:
+                files.write(traced, partial, traced_size, header, begin)
+            else:
+                postprocessing.write(traced, partial, traced_size, thresholds, header, begin)
             begin("loading the file")
             run = files.load(partial)
             begin("tracing the selections of the heads, which are compared separately")
             selections = files.load_selections(traced, partial, traced_size)
             found = []
             for i in range(compared):
-                size, batch = sizes[i % len(sizes)], _BATCHES[i % len(_BATCHES)]
+                size, batch = sizes[i % len(sizes)], batches[i % len(batches)]
                 begin(f"comparing with the model on {counted(batch, 'image')} of {size[0]}x{size[1]}")
                 images = comparison.example_images(size, batch, i)
-                found.append(comparison.differences(graph, run, images, selections))
+                if thresholds is None:
+                    found.append(comparison.differences(graph, run, images, selections))
+                    continue
+                zoom = 1.0 if resize else _ZOOMS[i % len(_ZOOMS)]
+                original = (int(size[0] * zoom), int(size[1] * zoom))
+                found.append(postprocessing.differences(graph, run, images, original, thresholds, selections, limit))
             differences = comparison.worst(found)
             begin("measuring latency")
-            latencies = _latencies(graph, run, sizes[0])
-        exported = Exported(path, differences, HALF_LIMIT if half else LIMIT, sizes, *latencies)
+            latencies = _latencies(graph, run, sizes[0], thresholds is not None)
+        exported = Exported(path, differences, limit, sizes, *latencies)
         if not exported.difference <= exported.limit:
             name = max(differences, key=lambda key: differences[key])
             raise DensevitError(
@@ -139,12 +167,15 @@ def export(
     return exported
 
 
-def check_heads(model: DenseModel) -> None:
-    """Raises ConfigError for a model without heads, and for a head that has no outputs for files."""
+def check_heads(model: DenseModel, postprocess: bool = False) -> None:
+    """Raises ConfigError for a model without heads, and for a head that has no outputs for files.
+
+    postprocess: the outputs are those of `predict`, which every head has.
+    """
     if not model.heads:
         raise ConfigError("This model has no heads, so a file would have no outputs. Fix: train a head on it.")
     for name, head in model.heads.items():
-        if not hasattr(head, "exported"):
+        if not postprocess and not hasattr(head, "exported"):
             raise ConfigError(
                 f"heads.{name} ({type(head).__name__}) has no outputs for a file. Fix: implement "
                 "exported(outputs, size), see docs/own-head.md; a DenseHead has it."
@@ -184,11 +215,18 @@ def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
     return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1), _LARGE]
 
 
-def _latencies(graph: ExportedGraph, run: files.Run, size: Size) -> tuple[float, float]:
+def _latencies(graph: ExportedGraph, run: files.Run, size: Size, postprocess: bool) -> tuple[float, float]:
     """Median milliseconds of the model and of the file, run alternately after a warm-up."""
     images = comparison.example_images(size, 1, 0)
     tensor = torch.from_numpy(images)
-    kinds: Sequence[Callable[[], Any]] = (torch.inference_mode()(lambda: graph(tensor)), lambda: run(images))
+    inputs = postprocessing.inputs_of(graph, size) if postprocess else {}
+
+    def compute() -> Any:
+        if not postprocess:
+            return graph(tensor)
+        return postprocessing.predict(graph, tensor if graph.resizing is None else graph.resizing(tensor), size)
+
+    kinds: Sequence[Callable[[], Any]] = (torch.inference_mode()(compute), lambda: run(images, **inputs))
     times: list[list[float]] = [[], []]
     for _ in range(_RUNS + 1):
         for own, call in zip(times, kinds, strict=True):
@@ -199,9 +237,11 @@ def _latencies(graph: ExportedGraph, run: files.Run, size: Size) -> tuple[float,
     return model_ms, file_ms
 
 
-def _header(predictor: Predictor, canvas: Size | None, resize: bool) -> dict[str, Any]:
+def _header(
+    predictor: Predictor, canvas: Size | None, resize: bool, thresholds: Mapping[str, float] | None
+) -> dict[str, Any]:
     """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images; and what
-    `inference.file_model` builds the heads from."""
+    `inference.file_model` builds the heads from. thresholds: by head, of a file with post-processing; None: without."""
     model, sections = predictor.model, predictor.sections
     necks: dict[str, Any] = dict(model.necks.items())
     heads = {}
@@ -210,7 +250,9 @@ def _header(predictor: Predictor, canvas: Size | None, resize: bool) -> dict[str
         heads[name] = {
             "task": getattr(head, "task", None),
             "classes": [asdict(one) for one in predictor.classes[name]],
-            "nms": head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
+            "nms": None
+            if thresholds is not None
+            else head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
             "channels": [*features.channels],
             "strides": [*features.strides],
         }
@@ -222,4 +264,5 @@ def _header(predictor: Predictor, canvas: Size | None, resize: bool) -> dict[str
         "canvas": canvas,
         "input_size": predictor.backbone.input_size,
         "resize": resize,
+        "postprocess": None if thresholds is None else {"thresholds": dict(thresholds)},
     }

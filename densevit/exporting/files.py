@@ -19,6 +19,7 @@ from densevit.errors import DensevitError
 from densevit.exporting.graph import ExportedGraph, ResizedGraph, SelectionGraph
 from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES, Run, load
 from densevit.interfaces import Size
+from densevit.model import DenseModel
 
 TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
 _BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
@@ -60,41 +61,64 @@ def write(
     backbone has one size. header: written as JSON into the file. Raises DensevitError if the model cannot be traced.
     """
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
+    with tracing(graph.model):
+        if path.suffix == ".pt2":
+            begin(TRACING)
+            program = _traced(graph, [size], one_size)
+            if not one_size:
+                _remove_guards(program)
+            _remove_unused(program)
+            begin(SAVING)
+            torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
+            return
+        names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
+        if graph.resizing is None:
+            begin(TRACING)
+            program = _traced(graph, [size], one_size)
+            begin(CONVERTING)
+            exported = converted(program, ["images"], names)
+        else:
+            original = (size[0] + 6, size[1] + 14)
+            resizing = converted_resizing(graph.resizing, original, begin)
+            begin(TRACING)
+            program = _traced(ResizedGraph(graph), [size, original])
+            begin(CONVERTING)
+            exported = converted(program, ["resized", "images"], names)
+            prepend(resizing, exported.model.graph)
+        begin(SAVING)
+        save(exported, path, header)
+
+
+def converted_resizing(resizing: nn.Module, original: Size, begin: Begin) -> Any:
+    """The onnx_ir.Graph of a resizing, with the input `images` and the output `resized`."""
+    begin("tracing the resizing")
+    program = _traced(resizing, [original])
+    begin("converting the resizing to ONNX")
+    return converted(program, ["images"], ["resized"]).model.graph
+
+
+def save(exported: torch.onnx.ONNXProgram, path: Path, header: Mapping[str, Any]) -> None:
+    """Writes an ONNX file with the header."""
+    exported.model.metadata_props.update({METADATA: json.dumps(header)} | _class_names(header))
+    exported.save(path)
+
+
+def _class_names(header: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the classes of each head, one per line, for programs that do not read JSON."""
+    classes = {name: head["classes"] for name, head in header.get("heads", {}).items()}
+    return {f"classes/{head}": "\n".join(one["name"] for one in own) for head, own in classes.items() if own}
+
+
+@contextlib.contextmanager
+def tracing(model: DenseModel) -> Iterator[None]:
+    """Silences the tracer. Raises DensevitError, with the names of the parts, if the model cannot be traced."""
     with _silent(), torch.no_grad():
         try:
-            if path.suffix == ".pt2":
-                begin(TRACING)
-                program = _traced(graph, [size], one_size)
-                if not one_size:
-                    _remove_guards(program)
-                _remove_unused(program)
-                begin(SAVING)
-                torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
-                return
-            names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
-            if graph.resizing is None:
-                begin(TRACING)
-                program = _traced(graph, [size], one_size)
-                begin(CONVERTING)
-                exported = _onnx(program, ["images"], names)
-            else:
-                original = (size[0] + 6, size[1] + 14)
-                begin("tracing the resizing")
-                program = _traced(graph.resizing, [original])
-                begin("converting the resizing to ONNX")
-                resizing = _onnx(program, ["images"], ["resized"])
-                begin(TRACING)
-                program = _traced(ResizedGraph(graph), [size, original])
-                begin(CONVERTING)
-                exported = _onnx(program, ["resized", "images"], names)
-                _prepend(resizing.model.graph, exported.model.graph)
-            begin(SAVING)
-            exported.model.metadata_props[METADATA] = json.dumps(header)
-            exported.save(path)
+            yield
         except OSError:
             raise
         except Exception as error:  # of any kind, from the tracer
-            parts = [type(graph.model.backbone).__name__, *(type(head).__name__ for head in graph.model.heads.values())]
+            parts = [type(model.backbone).__name__, *(type(head).__name__ for head in model.heads.values())]
             raise DensevitError(
                 f"{' with '.join(parts)} cannot be exported: {_reason(error)} See docs/export.md, what can be exported."
             ) from error
@@ -108,7 +132,7 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
     import onnx
 
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(header)})
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(header)} | _class_names(header))
     onnx.save(model, path)
 
 
@@ -162,14 +186,21 @@ def _remove_unused(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _onnx(
+def converted(
     program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
+    """A traced graph as ONNX, with the names of its inputs and outputs."""
     from onnxscript import opset18
 
     def floor_divide(numerator: Any, denominator: Any) -> Any:
         """Divides sizes and rounds down, as in Python: `-(-side // stride)` rounds up. ONNX's Div rounds towards 0."""
         return opset18.Div(opset18.Sub(numerator, opset18.Mod(numerator, denominator)), denominator)
+
+    def stable_sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+        """ONNX's TopK has equal values in the order of their indices."""
+        indices: Any = opset18.Constant(value_ints=[dim])
+        length = opset18.Gather(opset18.Shape(x), indices)
+        return opset18.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
 
     exported = torch.onnx.export(
         program,
@@ -177,14 +208,14 @@ def _onnx(
         dynamo=True,
         input_names=inputs,
         output_names=outputs,
-        custom_translation_table={operator.floordiv: floor_divide},
+        custom_translation_table={operator.floordiv: floor_divide, torch.ops.aten.sort.stable: stable_sort},
         verbose=False,
     )
     assert exported is not None
     return exported
 
 
-def _prepend(first: Any, second: Any) -> None:
+def prepend(first: Any, second: Any) -> None:
     """Moves the nodes of an ONNX graph to the front of another one, and connects outputs to inputs of the same name.
 
     Other inputs that have the same name become one input. first, second: onnx_ir.Graph.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.exporting.resizing import Resizing
-from densevit.interfaces import Size
+from densevit.interfaces import Outputs, Size
 from densevit.layers.precision import in_float32
 from densevit.layers.selection import recorded
 from densevit.model import DenseModel
@@ -34,16 +34,21 @@ class ExportedGraph(nn.Module):
     def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
         """Like `forward`, for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
         H, W = images.shape[-2:]
-        height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
-        outside = (0, width - W, 0, height - H)
-        padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
-        made = self.model({"images": F.pad(images, outside), "padding_mask": padding_mask, "targets": []})
+        made = self.made(images)
         outputs: dict[str, Tensor] = {}
         for name, head in self.model.heads.items():
             export: Any = head.exported
             found = export(in_float32(made[name]), (H, W), original)
             outputs |= {self.prefix(name) + key: value for key, value in found.items()}
         return outputs
+
+    def made(self, images: Tensor) -> dict[str, Outputs]:
+        """The outputs of the model, by head, for resized images."""
+        H, W = images.shape[-2:]
+        height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
+        outside = (0, width - W, 0, height - H)
+        padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
+        return self.model({"images": F.pad(images, outside), "padding_mask": padding_mask, "targets": []})
 
     def prefix(self, head: str) -> str:
         """The prefix of the names of a head's outputs."""
@@ -65,7 +70,7 @@ class SelectionGraph(ExportedGraph):
     def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
         with ExitStack() as stack:
             made = {name: stack.enter_context(recorded(head)) for name, head in self.model.heads.items()}
-            super().outputs(images, original)
+            self.made(images)
         outputs: dict[str, Tensor] = {}
         for name, selections in made.items():
             for i, (scores, indices) in enumerate(selections):

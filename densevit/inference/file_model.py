@@ -15,7 +15,7 @@ from densevit.data.transforms.recipes import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.inference.predictor import Predictor
-from densevit.inference.runtimes import ExportedFile
+from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
 from densevit.model import DenseModel, Inference
 from densevit.model.build import create_head
@@ -49,14 +49,16 @@ class FileModel(DenseModel):
     """
 
     def __init__(self, file: ExportedFile, heads: Mapping[str, Head]) -> None:
+        self.postprocess: Mapping[str, Any] | None = file.header.get("postprocess")
         for name, head in heads.items():
-            if not hasattr(head, "predict_exported"):
+            if self.postprocess is None and not hasattr(head, "predict_exported"):
                 raise ConfigError(
                     f"{file.path}: heads.{name} ({type(head).__name__}) makes no predictions from the outputs of a "
                     "file. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
                 )
+        postprocess = self.postprocess
         super().__init__(BackboneInFile(file), heads)
-        self.file = file
+        self.postprocess, self.file = postprocess, file
         self.resizes = bool(file.header["resize"])
         self.eval()
 
@@ -66,13 +68,18 @@ class FileModel(DenseModel):
         found = self.file.header.get("evaluation")
         return None if found is None else RecordedEvaluation.of_json(found)
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By head, the score thresholds inside a file with post-processing; empty for others."""
+        return {} if self.postprocess is None else dict(self.postprocess["thresholds"])
+
     def forward(self, batch: Batch, heads: Collection[str] | None = None) -> dict[str, Outputs]:
         """The outputs of the file by head and name, on images of one `size`, without their padding."""
         if self.training:
             raise DensevitError(f"{self.file.path}: an exported file cannot be trained.")
         height, width = self._size(batch["targets"])
         images = batch["images"][..., :height, :width]
-        found = self.file.run(np.ascontiguousarray(images.cpu().numpy()))
+        found = self.file.run(np.ascontiguousarray(images.cpu().numpy()), **self._inputs(batch["targets"]))
         outputs = {}
         for name in self.heads if heads is None else heads:
             prefix = f"{name}/" if len(self.heads) > 1 else ""
@@ -82,6 +89,8 @@ class FileModel(DenseModel):
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
         """See `DenseModel`."""
+        if self.postprocess is not None:  # the outputs are the predictions of one image
+            return {name: [dict(own)] for name, own in outputs.items()}
         found: dict[str, list[Predictions]] = {}
         for name, own in outputs.items():
             head: Any = self.heads[name]
@@ -108,6 +117,15 @@ class FileModel(DenseModel):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: a runtime runs the file."""
+
+    def _inputs(self, targets: list[Targets]) -> dict[str, np.ndarray]:
+        """The inputs of a file with post-processing beside the images, with which it returns all objects."""
+        if self.postprocess is None:
+            return {}
+        inputs = {THRESHOLDS: np.zeros(len(self.thresholds), np.float32)} if self.thresholds else {}
+        if not self.resizes:
+            inputs[ORIGINAL_SIZE] = np.array([int(side) for side in targets[0]["original_size"]])
+        return inputs
 
     def _size(self, targets: list[Targets]) -> Size:
         """The size of the images of a batch. Raises DensevitError if the file does not take it."""
@@ -172,7 +190,7 @@ def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, C
     model = FileModel(file, heads)
     model.architecture = architecture
     model.licences = described.licences
-    model.score_thresholds = described.score_thresholds
+    model.score_thresholds = {**described.score_thresholds, **model.thresholds}
     data = described.sections.data
     model.training_data = None if data is None else data.model_dump()
     return model, described.sections

@@ -15,13 +15,15 @@ import torch
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import Size
 
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Runs a file on images (B, 3, H, W) uint8; returns its outputs by name."""
+Run = Callable[..., dict[str, np.ndarray]]
+"""Runs a file on images (B, 3, H, W) uint8, and further inputs by name; returns its outputs by name."""
 
 SUFFIXES = (".onnx", ".pt2")
 RUNTIMES = ("onnxruntime", "openvino")
 """Of ONNX files, by package; pt2 files are run by PyTorch."""
 
+IMAGES = "images"  # the input of all files
+ORIGINAL_SIZE, THRESHOLDS = "original_size", "thresholds"  # further inputs of files with post-processing
 METADATA = "densevit"  # the key of the header in ONNX files
 HEADER_FILE = "header.json"  # in pt2 files
 
@@ -113,10 +115,11 @@ def _with_onnxruntime(path: Path) -> _Program:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, {"images": images}), strict=True))
+    def run(images: np.ndarray, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {IMAGES: images, **inputs}), strict=True))
 
-    shape = [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape]
+    (images,) = (value for value in session.get_inputs() if value.name == IMAGES)
+    shape = [side if isinstance(side, int) else None for side in images.shape]
     return _Program(session.get_modelmeta().custom_metadata_map.get(METADATA), run, shape)
 
 
@@ -127,10 +130,12 @@ def _with_openvino(path: Path) -> _Program:
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     place = ["framework", METADATA]  # of the metadata of ONNX files
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return {key.get_any_name(): value for key, value in compiled(images).to_dict().items()}
+    def run(images: np.ndarray, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        given = {IMAGES: images, **inputs}
+        return {key.get_any_name(): value for key, value in compiled(given).to_dict().items()}
 
-    shape = [side.get_length() if side.is_static else None for side in model.inputs[0].get_partial_shape()]
+    (images,) = (value for value in model.inputs if IMAGES in value.get_names())
+    shape = [side.get_length() if side.is_static else None for side in images.get_partial_shape()]
     return _Program(model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None, run, shape)
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densevit.layers.tracing import is_exporting
+
 Size = tuple[int, int]
 
 _CHUNK_PIXELS = 2**25  # of upsampled logits: 128 MB in fp32
@@ -17,7 +19,9 @@ def chunked_argmax(logits: Tensor, upsample: Callable[[Tensor, Size], Tensor], s
     upsample: maps a chunk of logits (1, k, h, w) to the size of the network input, (1, k, *size). The result is
     resized bilinearly to `original` before the argmax.
     """
-    step = max(1, _CHUNK_PIXELS // max(size[0] * size[1], original[0] * original[1]))
+    step = len(logits)
+    if not is_exporting():  # the number of chunks would be a constant of the file
+        step = max(1, _CHUNK_PIXELS // max(size[0] * size[1], original[0] * original[1]))
     best: Tensor | None = None
     for first in range(0, len(logits), step):
         x = upsample(logits[None, first : first + step], size)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Outputs, Predictions, Targets
+from densevit.layers.tracing import as_tensor
 from densevit.losses.boxes import to_corners
 from densevit.losses.distributed import to_device
 
@@ -40,7 +41,7 @@ def relative_boxes(boxes: Tensor, targets: list[Targets]) -> Tensor:
 
 def image_sides(targets: list[Targets], key: str, device: torch.device) -> Tensor:
     """(B, 1, 4): width, height, width, height of each image. key: `size` or `original_size`."""
-    sizes = torch.tensor([tuple(target[key]) for target in targets], dtype=torch.float32)
+    sizes = as_tensor([side for target in targets for side in tuple(target[key])]).view(-1, 2)
     return to_device(sizes, device).flip(-1).repeat(1, 2)[:, None]
 
 

@@ -227,7 +227,7 @@ class Cells32(torch.nn.Module):
 
 def test_sizes_that_are_rounded_up_are_so_in_onnx_files(tmp_path: Path):
     """ONNX's division of integers rounds towards 0, Python's down."""
-    files._onnx(files._traced(Cells32(), [(421, 453)]), ["images"], ["cells"]).save(tmp_path / "cells.onnx")
+    files.converted(files._traced(Cells32(), [(421, 453)]), ["images"], ["cells"]).save(tmp_path / "cells.onnx")
     run = files.load(tmp_path / "cells.onnx")
     for height, width in [(33, 64), (65, 95), (32, 100)]:
         images = comparison.example_images((height, width), 1, 0)

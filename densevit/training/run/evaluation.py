@@ -12,6 +12,7 @@ from densevit import config as configs
 from densevit.config import Config, DataSection, TrainerSection
 from densevit.data.build import Data
 from densevit.errors import ConfigError
+from densevit.inference.file_model import FileModel
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Evaluator
@@ -61,8 +62,14 @@ class EvaluationPlan:
     ) -> "EvaluationPlan":
         """Checks the data and applies the predictor's replaced resizing to it. classes: as `given` of `map_classes`.
 
-        Raises DataError if images have no labels, or no class is mapped.
+        Raises DataError if images have no labels, or no class is mapped, and ConfigError for an exported file with
+        score thresholds.
         """
+        if isinstance(predictor.model, FileModel) and predictor.model.thresholds:
+            raise ConfigError(
+                f"{predictor.model.file.path}: has score thresholds inside, which cut AP. Fix: evaluate the model, or "
+                "its file without --postprocess."
+            )
         data.multiple = predictor.model.multiple
         if predictor.resize_is_replaced and predictor.resize is not None:
             data.val_transform = predictor.resize

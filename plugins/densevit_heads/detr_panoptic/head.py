@@ -155,7 +155,7 @@ class PanopticMasks(SetPredictionHead):
             kept &= scores >= 1 - probability.sum(-1)  # "no object" is not more probable
         things = to_device(torch.tensor([one.thing for one in self.classes]), scores.device)
         size, original = tuple(target["size"]), tuple(target["original_size"])
-        merged = panoptic_map(masks[kept], labels[kept], things, padded, size, original)
+        merged = panoptic_map(masks, labels, kept, things, padded, size, original)
         return {"panoptic": merged, **instances(scores, labels, boxes, masks, things, padded, size, original)}
 
     inspect_objects: Any = None  # the segments of `predict` are not queries

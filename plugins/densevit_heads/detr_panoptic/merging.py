@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.interfaces import LABEL_DIVISOR, VOID, Predictions
+from densevit.layers.tracing import as_tensor, computed_rows, is_exporting, kept_rows, repeat
 from densevit.losses.boxes import to_corners
 from densevit.losses.distributed import to_device
 
@@ -14,30 +15,42 @@ SMALLEST = 4  # pixels: segments of at most this area are removed
 CHUNK = 16  # masks upsampled at a time
 
 
-def panoptic_map(logits: Tensor, labels: Tensor, things: Tensor, padded: Size, size: Size, original: Size) -> Tensor:
+def panoptic_map(
+    logits: Tensor, labels: Tensor, competes: Tensor, things: Tensor, padded: Size, size: Size, original: Size
+) -> Tensor:
     """Merges masks to a panoptic map (H, W) int32 as facebookresearch/detr's `PostProcessPanoptic`.
 
     Each pixel belongs to the mask with the highest logit. Segments of one stuff class become the first of them. Then
     segments of at most 4 pixels are removed, and pixels are assigned again, until all are larger; what was merged has
     no pixels of its own left and is removed too. Void only where no segment remains.
 
-    logits: (N, h, w) of the padded batch. labels: (N,). things: (K,) bool, by class. padded, size, original: of the
-    batch, of the image in it, and of the image file.
+    logits: (N, h, w) of the padded batch. labels: (N,). competes: (N,) bool, the masks that are merged. things: (K,)
+    bool, by class. padded, size, original: of the batch, of the image in it, and of the image file.
     """
+    rows = computed_rows(competes)
+    if len(rows) == 0:
+        return torch.full(original, VOID, dtype=torch.int32, device=logits.device)
+    logits, labels, remaining = logits[rows], labels[rows], competes[rows]
     logits = F.interpolate(logits[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
     logits = logits[:, : size[0], : size[1]]
-    names, stuff = labels.tolist(), (~things).tolist()
-    while names:
-        first = [names.index(name) if stuff[name] else i for i, name in enumerate(names)]
-        owner = _nearest(to_device(torch.tensor(first), logits.device)[logits.argmax(0)], original)  # (H, W)
-        large = [area > SMALLEST for area in torch.bincount(owner.flatten(), minlength=len(names)).tolist()]
-        if all(large):
-            seen = [names[:i].count(name) for i, name in enumerate(names)]
-            ids = [name * LABEL_DIVISOR + number for name, number in zip(names, seen, strict=True)]
-            return to_device(torch.tensor(ids, dtype=torch.int32), logits.device)[owner]
-        logits = logits[to_device(torch.tensor(large), logits.device)]
-        names = [name for name, keep in zip(names, large, strict=True) if keep]
-    return torch.full(original, VOID, dtype=torch.int32, device=logits.device)
+    things = things[labels]
+    same = labels[:, None] == labels  # (N, N)
+
+    def owners(remaining: Tensor) -> Tensor:
+        """(H, W): the segment of each pixel."""
+        first = torch.where(things, torch.arange(len(things), device=things.device), (same & remaining).int().argmax(1))
+        return _nearest(first[logits.masked_fill(~remaining[:, None, None], -torch.inf).argmax(0)], original)
+
+    def without_small(remaining: Tensor) -> Tensor:
+        """The segments that remain after the small ones are removed."""
+        owner = owners(remaining).flatten()
+        areas = torch.zeros_like(labels).scatter_add(0, owner, torch.ones_like(owner))
+        return remaining & (areas > SMALLEST)
+
+    remaining = repeat(without_small, remaining)
+    number = (same.tril(-1) & remaining).sum(1)
+    ids = torch.where(remaining, labels * LABEL_DIVISOR + number, VOID).to(torch.int32)
+    return ids[owners(remaining)]
 
 
 def instances(
@@ -55,19 +68,21 @@ def instances(
     scores, labels: (Q,). boxes: (Q, 4) cxcywh in 0 ... 1. logits: (Q, h, w). Others as in `panoptic_map`.
     """
     order = scores.argsort(descending=True, stable=True)
-    order = order[things[labels[order]]]
+    order = order[computed_rows(things[labels[order]])]
     masks = torch.empty((len(order), *original), dtype=torch.bool, device=logits.device)
-    for out, own in zip(masks.split(CHUNK), logits[order].split(CHUNK), strict=True):
+    chunk = len(order) if is_exporting() else CHUNK
+    for out, own in zip(masks.split(chunk), logits[order].split(chunk), strict=True):
         own = F.interpolate(own[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
         out.copy_(_nearest(own[:, : size[0], : size[1]], original) > 0)
-    sides = to_device(torch.tensor((original[1], original[0]) * 2, dtype=torch.float32), boxes.device)
+    sides = to_device(as_tensor([original[1], original[0]] * 2), boxes.device)
     corners = to_corners(boxes[order]).clamp(0, 1) * sides
-    return {"masks": masks, "boxes": corners, "labels": labels[order], "scores": scores[order]}
+    found = {"masks": masks, "boxes": corners, "labels": labels[order], "scores": scores[order]}
+    return kept_rows(things[found["labels"]], found)
 
 
 def _nearest(x: Tensor, size: Size) -> Tensor:
     """Resizes (..., h, w) to (..., *size); each pixel takes the value at its centre, as in Pillow."""
-    if x.shape[-2:] == torch.Size(size):
+    if tuple(x.shape[-2:]) == size:
         return x
     sides = zip(size, x.shape[-2:], strict=True)
     rows, columns = ((2 * torch.arange(n, device=x.device) + 1) * m // (2 * n) for n, m in sides)

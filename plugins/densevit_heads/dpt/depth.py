@@ -232,8 +232,9 @@ class DptDepth(DenseHead):
         predictions = []
         for x, target in zip(outputs[self.quantity], targets, strict=True):
             x = upsample(x[None].float(), self.stride, tuple(target["size"]))
-            if x.shape[-2:] != torch.Size(target["original_size"]):
-                x = F.interpolate(x, size=tuple(target["original_size"]), mode="bilinear", align_corners=False)
+            original = tuple(target["original_size"])
+            if tuple(x.shape[-2:]) != original:
+                x = F.interpolate(x, size=original, mode="bilinear", align_corners=False)
             predictions.append({self.quantity: x[0, 0]})
         return predictions
 

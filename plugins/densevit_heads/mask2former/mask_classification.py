@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class, Dataset, DenseHead, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.layers.tracing import sides
 from densevit.set_prediction.limits import check_classes, check_counts
 from densevit_heads.mask2former import prediction
 from densevit_heads.mask2former.criterion import MaskCriterion
@@ -192,5 +193,4 @@ class SemanticMasks(MaskClassification, DenseHead):
 
 def _sizes(target: Targets) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width of the image as the network saw it, and of the file."""
-    (h, w), (height, width) = target["size"], target["original_size"]
-    return (int(h), int(w)), (int(height), int(width))
+    return sides(target["size"]), sides(target["original_size"])

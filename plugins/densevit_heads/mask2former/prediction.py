@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Outputs
+from densevit.layers.tracing import as_tensor, computed_rows, is_exporting, kept_rows
 from densevit.losses.distributed import to_device
 
 TOP = 100  # instances of an image
-OVERLAP_THRESHOLD = 0.8  # of the share of a mask that is not covered by others
+OVERLAP_THRESHOLD = 4, 5  # 0.8, as a fraction: least share of a mask that is not covered by others
 _CHUNK_PIXELS = 2**25  # of upsampled logits: 128 MB in fp32
 
 Size = tuple[int, int]
@@ -36,8 +37,11 @@ class MaskLogits(NamedTuple):
         """
         logits = self.logits if index is None else self.logits[index]
         (h, w), original = self.size, self.original
-        area = max(logits.shape[1] * logits.shape[2] * self.stride**2, original[0] * original[1])
-        step = max(1, _CHUNK_PIXELS // area)
+        if is_exporting():  # the number of chunks would be a constant of the file
+            step = len(logits)
+        else:
+            area = max(logits.shape[1] * logits.shape[2] * self.stride**2, original[0] * original[1])
+            step = max(1, _CHUNK_PIXELS // area)
         for first in range(0, len(logits), step):
             chunk = logits[None, first : first + step]
             x = F.interpolate(chunk, scale_factor=self.stride, mode="bilinear", align_corners=False)[..., :h, :w]
@@ -70,9 +74,11 @@ def instances(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thing
     K = probabilities.shape[1]
     scores, index = probabilities.flatten().topk(min(TOP, probabilities.numel()))
     query, labels = index // K, index % K
+    keep = torch.ones_like(labels, dtype=torch.bool)
     if things and not all(one.thing for one in classes):
         keep = to_device(torch.tensor([one.thing for one in classes]), labels.device)[labels]
-        scores, query, labels = scores[keep], query[keep], labels[keep]
+        rows = computed_rows(keep)
+        scores, query, labels, keep = scores[rows], query[rows], labels[rows], keep[rows]
     foregrounds = torch.empty(len(query), *masks.original, dtype=torch.bool, device=logits.device)
     boxes, quality = torch.zeros(len(query), 4, device=logits.device), torch.zeros_like(scores)
     for first, x, y in masks.resized(query):
@@ -82,14 +88,15 @@ def instances(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thing
         quality[part] = (x.sigmoid() * foreground).sum((1, 2)) / (foreground.sum((1, 2)) + 1e-6)
         boxes[part] = enclosing_boxes(foreground)
     (height, width), (h, w) = masks.original, masks.size
-    scale = to_device(torch.tensor([width / w, height / h] * 2), boxes.device)
+    scale = to_device(as_tensor([width / w, height / h] * 2), boxes.device)
     scores, order = (scores * quality).sort(descending=True, stable=True)
-    return {
+    sorted_by_score = {
         "masks": foregrounds[order],
         "boxes": boxes[order] * scale,
         "labels": labels[order],
         "scores": scores,
     }
+    return kept_rows(keep[order], sorted_by_score)
 
 
 def enclosing_boxes(masks: Tensor) -> Tensor:
@@ -113,7 +120,9 @@ def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thresh
     are one.
     """
     scores, labels = logits.softmax(-1).max(-1)
-    kept = torch.nonzero((labels < logits.shape[-1] - 1) & (scores > threshold))[:, 0]
+    competes = (labels < logits.shape[-1] - 1) & (scores > threshold)
+    kept = computed_rows(competes)
+    scores, labels = (scores * competes)[kept], labels[kept]
     best = torch.zeros(masks.original, device=logits.device)
     owner = torch.full(masks.original, -1, device=logits.device)
     solid = torch.zeros(masks.original, dtype=torch.bool, device=logits.device)  # the owner's mask is foreground
@@ -122,26 +131,29 @@ def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thresh
         p = x.sigmoid()
         part = slice(first, first + len(x))
         areas[part] = (p >= 0.5).sum((1, 2))
-        value, index = (p * scores[kept[part], None, None]).max(0)
+        value, index = (p * scores[part, None, None]).max(0)
         better = value > best
         best = torch.where(better, value, best)
         owner = torch.where(better, index + first, owner)
-        solid = torch.where(better, p.gather(0, index[None])[0] >= 0.5, solid)
+        solid = (better & (p.gather(0, index[None])[0] >= 0.5)) | (~better & solid)
     owned = torch.zeros(len(kept) + 1, dtype=torch.long, device=logits.device)
     owned.scatter_add_(0, owner.flatten() + 1, torch.ones_like(owner.flatten()))
     visible = torch.zeros_like(owned).scatter_add_(0, owner.flatten() + 1, solid.flatten().long())
-    counts: dict[int, int] = {}
-    ids = []
-    rows = torch.stack([labels[kept], owned[1:], areas, visible[1:]], dim=1).tolist()
-    for label, mine, area, seen in rows:
-        if min(mine, area, seen) == 0 or mine / area < OVERLAP_THRESHOLD:
-            ids.append(VOID)
-            continue
-        number = counts.get(label, 0) if classes[label].thing else 0
-        counts[label] = number + 1
-        ids.append(label * LABEL_DIVISOR + number)
-    table = to_device(torch.tensor([VOID, *ids], dtype=torch.int32), logits.device)
-    return torch.where(solid, table[owner + 1], VOID)
+    table = torch.cat([torch.full_like(owned[:1], VOID), _segment_ids(labels, owned[1:], areas, visible[1:], classes)])
+    return torch.where(solid, table[owner + 1], VOID).to(torch.int32)
+
+
+def _segment_ids(labels: Tensor, owned: Tensor, areas: Tensor, visible: Tensor, classes: Sequence[Class]) -> Tensor:
+    """The panoptic id (N,) of each segment, VOID for those that are left out.
+
+    labels: (N,). owned, areas, visible: (N,), pixels that a segment has, of its mask, and both.
+    """
+    share, of = OVERLAP_THRESHOLD
+    valid = (owned > 0) & (visible > 0) & (areas > 0) & (of * owned >= share * areas)
+    thing = to_device(torch.tensor([*(one.thing for one in classes), False]), labels.device)[labels]
+    earlier = (labels[:, None] == labels).tril(-1) & valid  # (N, N)
+    number = earlier.sum(1) * thing  # segments of one stuff class are one
+    return torch.where(valid, labels * LABEL_DIVISOR + number, VOID)
 
 
 def exported_queries(outputs: Outputs, stride: int, size: Size, original_size: Size | None) -> dict[str, Tensor]:

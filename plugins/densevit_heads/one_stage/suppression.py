@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from densevit.interfaces import Outputs, Predictions, Targets
+from densevit.layers.suppression import class_nms
 from densevit.losses.boxes import to_corners
 from densevit.set_prediction.predictions import class_scores, image_sides
 
@@ -28,13 +28,13 @@ def cell_scores(outputs: Outputs) -> Tensor:
 def suppressed(boxes: Tensor, scores: Tensor, targets: list[Targets], nms: float, count: int) -> list[Predictions]:
     """Like `suppressed_predictions`, from boxes (B, S, 4) xyxy in 0 ... 1 and `cell_scores`."""
     B, S, K = scores.shape
-    scores, index = scores.flatten(1).topk(min(CANDIDATES, S * K), dim=1)
+    scores, index = scores.flatten(1).topk(torch.sym_min(CANDIDATES, S * K), dim=1)
     labels = index % K
     boxes = boxes.gather(1, (index // K)[..., None].expand(-1, -1, 4))
     boxes = boxes * image_sides(targets, "original_size", boxes.device)
     image = torch.arange(B, device=index.device)[:, None]
     groups = (image * K + labels).flatten()
-    kept = batched_nms(boxes.flatten(0, 1), scores.flatten(), groups, nms)  # by descending score
+    kept = class_nms(boxes.flatten(0, 1), scores.flatten(), groups, nms)  # by descending score
     mask = torch.zeros_like(scores, dtype=torch.bool).flatten().index_fill(0, kept, True).view_as(scores)
     mask &= scores > 0  # not in padding
     predictions = []

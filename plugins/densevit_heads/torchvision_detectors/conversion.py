@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Predictions, Targets
+from densevit.layers.tracing import as_tensor
 from densevit.losses.distributed import to_device
 
 Size = tuple[int, int]
@@ -47,7 +48,7 @@ def image_sizes(padding_mask: Tensor) -> list[Size]:
 def in_original_pixels(boxes: Tensor, scores: Tensor, labels: Tensor, target: Targets) -> Predictions:
     """Predictions of an image from boxes (N, 4) xyxy on its resized grid."""
     (h, w), (H, W) = target["size"], target["original_size"]
-    zoom = torch.tensor([W / w, H / h, W / w, H / h], dtype=torch.float32)
+    zoom = as_tensor([W / w, H / h, W / w, H / h])
     return {"boxes": boxes * to_device(zoom, boxes.device), "scores": scores, "labels": labels}
 
 

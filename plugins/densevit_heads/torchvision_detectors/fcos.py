@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
+from densevit.layers.suppression import class_nms
+from densevit.layers.tracing import computed_rows
 from densevit.set_prediction.limits import check_classes, check_counts
 from densevit_heads.torchvision_detectors.conversion import (
     check_thresholds,
@@ -116,16 +119,37 @@ class FCOS(Head):
 
         Boxes are clipped to the image. Those without area, from locations in the padding, are removed.
         """
-        levels = outputs["levels"]
-        maps = {MAPS[name]: list(outputs[name].float().split(levels, dim=1)) for name in MAPS}
-        anchors = [list(outputs["anchors"].split(levels))] * len(targets)
-        sizes = [target["size"] for target in targets]
+        logits, distances, centerness = (outputs[name].float() for name in MAPS)
+        scores = (logits.sigmoid() * centerness.sigmoid()).sqrt()  # (B, S, K)
         predictions = []
-        for found, target in zip(self.fcos.postprocess_detections(maps, anchors, sizes), targets, strict=True):
-            valid = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(dim=1)
-            boxes, scores, labels = (found[key][valid] for key in ("boxes", "scores", "labels"))
-            predictions.append(in_original_pixels(boxes, scores, labels, target))
+        for score, box, target in zip(scores, distances, targets, strict=True):
+            predictions.append(
+                in_original_pixels(*self._suppressed(score, box, outputs, tuple(target["size"])), target)
+            )
         return predictions
+
+    def _suppressed(
+        self, scores: Tensor, distances: Tensor, outputs: Outputs, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of an image, as torchvision's `FCOS.postprocess_detections`, which cannot be traced.
+
+        scores: (S, K). distances: (S, 4). size: (h, w), to which boxes are clipped.
+        """
+        K, threshold = scores.shape[1], self.fcos.score_thresh
+        first, candidates = 0, []
+        for level in scores.split(outputs["levels"]):
+            best, index = level.flatten().topk(torch.sym_min(self.fcos.topk_candidates, level.shape[0] * K))
+            rows = computed_rows(best > threshold)
+            candidates.append((best[rows], index[rows] + first * K))
+            first = first + level.shape[0]
+        best, index = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+        place, labels = index // K, index % K
+        boxes = self.fcos.box_coder.decode(distances[place], outputs["anchors"][place])
+        boxes = clip_boxes_to_image(boxes, size)
+        kept = class_nms(boxes, best, labels, self.nms)
+        kept = kept[best[kept] > threshold][: self.max_predictions]
+        kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)]
+        return boxes[kept], best[kept], labels[kept]
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None

@@ -88,14 +88,16 @@ class $cls(densevit.Head):
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Boxes (N, 4) as xyxy in pixels of the original image, scores and labels (N,), by decreasing score."""
         scores, boxes = outputs["logits"].float().sigmoid(), to_corners(outputs["boxes"].float()).clamp(0, 1)
+        scores = scores.masked_fill(outputs["padding"][..., None], 0.0)  # (B, S, K)
         predictions = []
-        for score, box, padding, target in zip(scores, boxes, outputs["padding"], targets, strict=True):
-            score, box = score[~padding], box[~padding]  # (S, K), (S, 4)
-            best, index = score.flatten().topk(min(10 * self.num_predictions, score.numel()))
+        for score, box, target in zip(scores, boxes, targets, strict=True):
+            best, index = score.flatten().topk(torch.sym_min(10 * self.num_predictions, score.numel()))
             cell, label = index // score.shape[-1], index % score.shape[-1]
             height, width = target["original_size"]
-            pixels = box[cell] * box.new_tensor([width, height, width, height])
-            keep = batched_nms(pixels, best, label, 0.6)[: self.num_predictions]
+            x0, y0, x1, y1 = box[cell].unbind(-1)
+            pixels = torch.stack([x0 * width, y0 * height, x1 * width, y1 * height], dim=-1)
+            keep = batched_nms(pixels, best, label, 0.6)
+            keep = keep[best[keep] > 0][: self.num_predictions]  # not in the padding
             predictions.append({"boxes": pixels[keep], "scores": best[keep], "labels": label[keep]})
         return predictions
 '''

@@ -156,7 +156,8 @@ THINGS = torch.tensor([one.thing for one in CLASSES])
 def merged(logits: list[list[list[float]]], labels: list[int], original: tuple[int, int] | None = None) -> Tensor:
     x = torch.tensor(logits, dtype=torch.float32).reshape(len(labels), -1, len(logits[0][0]) if logits else 1)
     size = (x.shape[1], x.shape[2])
-    return panoptic_map(x, torch.tensor(labels, dtype=torch.long), THINGS, size, size, original or size)
+    labels = torch.tensor(labels, dtype=torch.long)
+    return panoptic_map(x, labels, torch.ones_like(labels) > 0, THINGS, size, size, original or size)
 
 
 def rows(*values: float) -> list[list[float]]:
@@ -194,7 +195,7 @@ def test_segments_of_at_most_four_pixels_are_removed_in_pixels_of_the_file() -> 
 
 def test_without_segments_all_is_void() -> None:
     empty = torch.zeros(0, 4, 4)
-    found = panoptic_map(empty, torch.zeros(0, dtype=torch.long), THINGS, (8, 8), (7, 6), (14, 12))
+    found = panoptic_map(empty, torch.zeros(0, dtype=torch.long), torch.zeros(0) > 0, THINGS, (8, 8), (7, 6), (14, 12))
     assert found.shape == (14, 12) and (found == -1).all()
 
 

@@ -1,0 +1,203 @@
+"""Files that predict: the post-processing of `densevit predict` is inside, NMS, merging, resizing and score thresholds.
+
+`Head.predict` itself is traced, with the sizes of the image and of its original as symbols.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from densevit.errors import ConfigError, DensevitError, did_you_mean
+from densevit.exporting import comparison, files, prediction_comparison
+from densevit.exporting.graph import ExportedGraph, original_size
+from densevit.inference.predictor import Threshold
+from densevit.inference.result import DRAWN_FROM
+from densevit.inference.runtimes import IMAGES, ORIGINAL_SIZE, THRESHOLDS, Run
+from densevit.interfaces import Predictions, Size
+from densevit.targets.types import TargetTypes, above_threshold
+
+_ORIGINAL = "original"  # an input of the traced graph, of which only the size is used
+
+
+class PredictionGraph(nn.Module):
+    """The predictions of one image. heads: those with score thresholds, in the order of the input `thresholds`."""
+
+    def __init__(self, graph: ExportedGraph, heads: list[str]) -> None:
+        super().__init__()
+        self.exported, self.heads = graph, heads  # `graph` is an attribute of traced modules
+
+    def forward(self, images: Tensor, original: Tensor, thresholds: Tensor) -> dict[str, Tensor]:
+        """The predictions of all heads by name, HEAD/NAME for several heads, in pixels of the original image.
+
+        images: (1, 3, h, w) uint8, resized. original: (..., H, W), of which only the size is used. thresholds: (T,),
+        the least score of an object of each of `heads`.
+        """
+        found: dict[str, Tensor] = {}
+        for name, predictions in predict(self.exported, images, original_size(original)).items():
+            if name in self.heads:
+                types = TargetTypes(getattr(self.exported.model.heads[name], "target_types", None))
+                lowest: Any = thresholds[self.heads.index(name)]
+                predictions = above_threshold(predictions, lowest, types)
+            found |= {self.exported.prefix(name) + key: value for key, value in predictions.items()}
+        return found
+
+
+def predict(graph: ExportedGraph, images: Tensor, original: Size) -> dict[str, Predictions]:
+    """The predictions of each head for one resized image (1, 3, h, w) uint8, in pixels of `original`."""
+    target: Any = {"size": (images.shape[-2], images.shape[-1]), "original_size": original}
+    by_head = graph.model.predictions(graph.made(images), [target])
+    return {name: of_image for name, (of_image,) in by_head.items()}
+
+
+def thresholds_of(
+    graph: ExportedGraph, size: Size, given: Threshold | None, defaults: Mapping[str, float]
+) -> dict[str, float]:
+    """The score threshold of each head that predicts scores.
+
+    size: of an image that the model takes. given: for all heads or by head; None: the defaults, 0.5 for other heads.
+    Raises ConfigError for a threshold of another head, or that is no score.
+    """
+    heads = _heads_with_scores(graph, size)
+    if given is None:
+        given = dict.fromkeys(heads, DRAWN_FROM) | dict(defaults)
+    elif isinstance(given, Mapping) and (others := [*(given.keys() - {*heads})]):
+        raise ConfigError(
+            f"threshold of {others[0]!r}, which is not a head with scores.{did_you_mean(others[0], heads)}"
+        )
+    by_head = {name: given.get(name, 0.0) if isinstance(given, Mapping) else given for name in heads}
+    for name, score in by_head.items():
+        if not 0 <= score <= 1:
+            raise ConfigError(f"threshold of {name!r} is {score}; a score from 0 to 1 is expected.")
+    return by_head
+
+
+def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
+    """The heads whose predictions of an image of this size have scores."""
+    with torch.no_grad():
+        predictions = predict(graph, torch.zeros(1, 3, *size, dtype=torch.uint8), size)
+    return [name for name, of_head in predictions.items() if "scores" in of_head]
+
+
+def inputs_of(graph: ExportedGraph, original: Size, thresholds: Sequence[float] | None = None) -> dict[str, np.ndarray]:
+    """The inputs of a file beside the images. thresholds: None: the defaults of the file."""
+    inputs = {} if graph.resizing is not None else {ORIGINAL_SIZE: np.array(original)}
+    return inputs | ({THRESHOLDS: np.array(thresholds, np.float32)} if thresholds else {})
+
+
+def differences(
+    graph: ExportedGraph,
+    run: Run,
+    images: np.ndarray,
+    original: Size,
+    thresholds: Mapping[str, float],
+    run_selections: Run | None,
+    limit: float,
+) -> dict[str, float]:
+    """The differences of the file's predictions from those of `predict`, by output, see `prediction_comparison`.
+
+    images: (1, 3, H, W) uint8. original: (H, W) of the image; with resizing in the file, that of `images`. thresholds:
+    by head, the file's; all objects are compared, whatever their score. run_selections, limit: as of `comparison`.
+    """
+
+    def expected() -> dict[str, Predictions]:
+        x = torch.from_numpy(images)
+        return predict(graph, x if graph.resizing is None else graph.resizing(x), original)
+
+    of_heads, result = comparison.repeating_selections(graph, images, run_selections, expected)
+    found = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))
+    selected = run(images, **inputs_of(graph, original))
+    for name, predictions in of_heads.items():
+        prefix, head = graph.prefix(name), graph.model.heads[name]
+        own = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+        differs = prediction_comparison.differences(head, predictions, own, original, limit)
+        if name in thresholds:
+            count = int((own["scores"] >= np.float32(thresholds[name])).sum())
+            if len(selected[f"{prefix}scores"]) != count:
+                differs["objects"] = float("inf")
+        result |= {prefix + key: value for key, value in differs.items()}
+    return result
+
+
+def check_format(path: Path) -> None:
+    """Raises DensevitError for files other than ONNX."""
+    if path.suffix != ".onnx":
+        raise DensevitError(
+            f"{path}: only ONNX files have the post-processing inside: the number of objects and the size of the "
+            "original image vary, which pt2 files do not allow. Fix: --out NAME.onnx, or leave --postprocess out."
+        )
+
+
+def write(
+    graph: ExportedGraph,
+    path: Path,
+    size: Size,
+    thresholds: Mapping[str, float],
+    header: Mapping[str, Any],
+    begin: files.Begin = lambda name: None,
+) -> None:
+    """Traces the graph with its post-processing and writes it as ONNX. Arguments as of `files.write`.
+
+    thresholds: by head; they are the default of the input `thresholds` of the file. Raises DensevitError if the model
+    or `predict` of a head cannot be traced.
+    """
+    predictions = PredictionGraph(graph, [*thresholds]).eval()
+    one_size = graph.model.backbone.input_size is not None and graph.resizing is None
+    larger = (size[0] + 6, size[1] + 14)
+    defaults = torch.tensor([*thresholds.values()], dtype=torch.float32)
+    with files.tracing(graph.model):
+        resizing = None if graph.resizing is None else files.converted_resizing(graph.resizing, larger, begin)
+        begin(files.TRACING)
+        original = torch.zeros(larger if resizing is None else (1, 3, *larger), dtype=torch.uint8)
+        examples = (torch.zeros(1, 3, *size, dtype=torch.uint8), original, defaults)
+        names = list(predictions(*examples))
+        varies = torch.export.Dim.DYNAMIC
+        sides: tuple[dict[int, Any], ...] = (
+            {} if one_size else {2: varies, 3: varies},
+            {original.ndim - 2: varies, original.ndim - 1: varies},
+            {},
+        )
+        program = torch.export.export(predictions, examples, dynamic_shapes=sides, strict=False)
+        begin(files.CONVERTING)
+        inputs = [IMAGES, _ORIGINAL] if resizing is None else ["resized", IMAGES]
+        exported = files.converted(program, [*inputs, THRESHOLDS], names)
+        if resizing is None:
+            _take_size(exported.model.graph)
+        else:
+            files.prepend(resizing, exported.model.graph)
+        _set_defaults(exported.model.graph, defaults.numpy())
+        begin(files.SAVING)
+        files.save(exported, path, header)
+
+
+def _take_size(graph: Any) -> None:
+    """Replaces the input `original` by the input `original_size` (2,) int64. graph: onnx_ir.Graph."""
+    import onnx_ir
+
+    (original,) = (value for value in graph.inputs if value.name == _ORIGINAL)
+    size = onnx_ir.Value(name=ORIGINAL_SIZE, shape=onnx_ir.Shape([2]), type=onnx_ir.TensorType(onnx_ir.DataType.INT64))
+    pixel = onnx_ir.AttrTensor("value", onnx_ir.tensor(np.zeros(1, np.uint8)))
+    node = onnx_ir.Node("", "ConstantOfShape", [size], [pixel], name=_ORIGINAL)
+    (made,) = node.outputs
+    made.name, made.type = f"{_ORIGINAL}_pixels", onnx_ir.TensorType(onnx_ir.DataType.UINT8)
+    onnx_ir.convenience.replace_all_uses_with(original, made)
+    graph.inputs[graph.inputs.index(original)] = size
+    graph.insert_before(graph[0], node)
+
+
+def _set_defaults(graph: Any, thresholds: np.ndarray) -> None:
+    """Gives the input `thresholds` its default, so that programs need not pass it; removes it if it is empty.
+
+    graph: onnx_ir.Graph. An input with the name of an initializer has its value by default.
+    """
+    import onnx_ir
+
+    (value,) = (value for value in graph.inputs if value.name == THRESHOLDS)
+    if not len(thresholds):
+        graph.inputs.remove(value)
+        return
+    value.const_value = onnx_ir.tensor(thresholds, name=THRESHOLDS)
+    graph.register_initializer(value)

@@ -1,0 +1,324 @@
+"""Files with post-processing make the predictions of `predict`."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import densevit
+from densevit import registry
+from densevit.errors import ConfigError, DensevitError
+from densevit.exporting import comparison, files, prediction_comparison
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import LABEL_DIVISOR, VOID, Class
+from densevit.testing.head_export import PooledImages
+from densevit_heads.detr_panoptic import merging
+from densevit_heads.mask2former import prediction
+from densevit_workbench.scaffold import head as head_template
+from densevit_workbench.scaffold import segmentation_head as segmentation_head_template
+from tests.exporting.test_exporting import BACKBONES, CLASSES, DETR, HEADS, Cells
+from tests.exporting.test_resizing import predictor_of as resizing_predictor
+
+pytestmark = pytest.mark.integration
+
+EOMT = {"num_queries": 9, "num_blocks": 1}
+ALL = {
+    **HEADS,
+    "dab-detr": {**DETR, "name": "dab_detr"},
+    "dino": {**DETR, "name": "dino"},
+    "dab-detr-panoptic": {"name": "dab_detr_panoptic", "dab_detr": DETR},
+    "eomt": {"name": "eomt", **EOMT},
+    "eomt-instance": {"name": "eomt_instance", **EOMT},
+    "eomt-semantic": {"name": "eomt_semantic", **EOMT},
+}
+CLASS_LIST = [Class("a", 0, (0, 0, 0)), Class("b", 1, (0, 0, 0), thing=False), Class("c", 2, (0, 0, 0))]
+
+
+def predictor_of(head: str) -> Predictor:
+    torch.manual_seed(0)
+    section = ALL[head]
+    classes: Any = None if section["name"] == "dpt" else CLASS_LIST
+    backbone = BACKBONES["vit"] if section["name"].startswith("eomt") else BACKBONES["resnet"]
+    predictor = densevit.create_model(backbone, {"x": section}, classes)
+    for parameter in predictor.parameters():
+        if not parameter.any():  # such as the last layer of boxes
+            nn.init.normal_(parameter.data, std=0.02)
+    return predictor
+
+
+def test_every_registered_head_is_tested():
+    assert {section["name"] for section in ALL.values()} == {*registry.find("heads")} - {"faster_rcnn"}
+
+
+# ---- the traced post-processing ----
+
+
+class Predict(nn.Module):
+    """`predict` of a head on outputs of images of 75x107 pixels, whose original size varies."""
+
+    def __init__(self, head: nn.Module, constants: dict[str, Any]) -> None:
+        super().__init__()
+        self.head: Any = head
+        self.constants = constants
+
+    def forward(self, outputs: dict[str, Tensor], original: Tensor) -> dict[str, Tensor]:
+        size = (original.shape[0], original.shape[1])
+        found: dict[str, Tensor] = self.head.predict(
+            {**self.constants, **outputs}, [{"size": (75, 107), "original_size": size}]
+        )[0]
+        return found
+
+
+def drawn_outputs(predictor: Predictor) -> dict[str, Any]:
+    """Outputs of a head on an image of 75x107 pixels, with random values that give objects and segments."""
+    generator, multiple = torch.Generator().manual_seed(1), predictor.model.multiple
+    height, width = (multiple * math.ceil(side / multiple) for side in (75, 107))
+    mask = torch.ones(1, height, width, dtype=torch.bool)
+    mask[:, :75, :107] = False
+    images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+    with torch.no_grad():
+        outputs = dict(predictor.model.eval()({"images": images, "padding_mask": mask, "targets": []})["x"])
+    for key in ("logits", "masks", "depth", "boxes"):
+        if key in outputs:
+            uniform = key in ("depth", "boxes")
+            outputs[key] = torch.rand(outputs[key].shape, generator=generator) if uniform else outputs[key]
+            if key == "logits":
+                outputs[key] = 9 * torch.randn(outputs[key].shape, generator=generator)
+            if key == "masks":  # smooth, so that segments are large
+                coarse = 9 * torch.randn(1, outputs[key].shape[1], 2, 2, generator=generator) - 5
+                outputs[key] = nn.functional.interpolate(coarse, outputs[key].shape[-2:], mode="bilinear")
+    return outputs
+
+
+@pytest.mark.parametrize("head", ALL)
+def test_predict_is_traced_for_original_images_of_any_size(head: str, tmp_path: Path):
+    predictor = predictor_of(head)
+    outputs = drawn_outputs(predictor)
+    tensors = {k: v for k, v in outputs.items() if k in ("logits", "boxes", "masks", "depth", "distances", "padding")}
+    others = {key: value for key, value in outputs.items() if key not in tensors}
+    module = Predict(predictor.heads["x"], others).eval()
+    example = (tensors, torch.zeros(90, 131, dtype=torch.uint8))
+    sides = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        program = torch.export.export(
+            module, example, dynamic_shapes=({key: {} for key in tensors}, sides), strict=False
+        )
+        names = list(module(*example))
+    with files._silent():
+        files.converted(program, [*(f"given_{name}" for name in tensors), "original"], names).save(tmp_path / "x.onnx")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    used = {one.name.removeprefix("given_"): one.name for one in session.get_inputs()}
+    for original in [(75, 107), (120, 171), (50, 71), (33, 200)]:
+        pixels = torch.zeros(original, dtype=torch.uint8)
+        with torch.no_grad():
+            expected = module(tensors, pixels)
+        inputs = {used[k]: v.numpy() for k, v in {**tensors, "original": pixels}.items() if k in used}
+        found = dict(zip(names, session.run(names, inputs), strict=True))
+        differences = prediction_comparison.differences(predictor.heads["x"], expected, found, original, 1e-5)
+        assert max(differences.values()) <= 1e-5, differences
+        assert {*found} == {*expected}
+        if "panoptic" in expected:
+            assert len(expected["panoptic"].unique()) > 1
+        if "scores" in expected:
+            assert len(expected["scores"])
+
+
+# ---- merging, against loops ----
+
+
+def merged_by_a_loop(logits: Tensor, labels: Tensor, things: Tensor) -> Tensor:
+    """`PostProcessPanoptic` of facebookresearch/detr, mask by mask, at the size of the masks."""
+    names = labels.tolist()
+    while names:
+        first = [i if things[name] else names.index(name) for i, name in enumerate(names)]
+        owner = torch.tensor(first)[logits.argmax(0)]
+        large = [int((owner == i).sum()) > merging.SMALLEST for i in range(len(names))]
+        if all(large):
+            ids = [name * LABEL_DIVISOR + names[:i].count(name) for i, name in enumerate(names)]
+            return torch.tensor(ids, dtype=torch.int32)[owner]
+        logits = logits[torch.tensor(large)]
+        names = [name for name, keep in zip(names, large, strict=True) if keep]
+    return torch.full(logits.shape[1:], VOID, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_are_merged_as_by_detrs_loop(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    size, count = (9, 12), seed % 12
+    logits = torch.randn(count, *size, generator=generator) + 2 * torch.randn(count, 1, 1, generator=generator)
+    labels, competes = torch.randint(3, (count,), generator=generator), torch.rand(count, generator=generator) > 0.3
+    things = torch.tensor([True, False, True])
+    found = merging.panoptic_map(logits, labels, competes, things, size, size, size)
+    expected = merged_by_a_loop(logits[competes], labels[competes], things)
+    assert torch.equal(found, expected.expand(size) if competes.any() else torch.full(size, VOID, dtype=torch.int32))
+
+
+def panoptic_by_a_loop(logits: Tensor, masks: Tensor, threshold: float) -> Tensor:
+    """`panoptic_inference` of facebookresearch/Mask2Former."""
+    scores, labels = logits.softmax(-1).max(-1)
+    keep = (labels != len(CLASS_LIST)) & (scores > threshold)
+    result = torch.full(masks.shape[1:], VOID, dtype=torch.int32)
+    scores, labels, masks = scores[keep], labels[keep], masks[keep].sigmoid()
+    if not len(scores):
+        return result
+    owner = (scores[:, None, None] * masks).argmax(0)
+    numbers: dict[int, int] = {}
+    for k, label in enumerate(labels.tolist()):
+        original_area, area = int((masks[k] >= 0.5).sum()), int((owner == k).sum())
+        visible = (owner == k) & (masks[k] >= 0.5)
+        if not (area and original_area and visible.any()) or area / original_area < 0.8:
+            continue
+        number = numbers.get(label, 0) if CLASS_LIST[label].thing else 0
+        numbers[label] = number + 1
+        result[visible] = label * LABEL_DIVISOR + number
+    return result
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_are_merged_as_by_mask2formers_loop(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    size, count = (9, 12), 1 + seed % 8
+    logits = 4 * torch.randn(count, len(CLASS_LIST) + 1, generator=generator)
+    coarse = 5 * torch.randn(1, count, 3, 3, generator=generator)
+    masks = nn.functional.interpolate(coarse, size, mode="bilinear")[0]
+    found = prediction.panoptic(logits, prediction.MaskLogits(masks, 1, size, size), CLASS_LIST, 0.6)
+    assert torch.equal(found, panoptic_by_a_loop(logits, masks, 0.6))
+
+
+# ---- files ----
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_file_makes_the_predictions_of_predict(resize: bool, tmp_path: Path):
+    section = {"name": "one_stage", "width": 16, "fusion_blocks": 0}
+    predictor = resizing_predictor(section, "long side", ["a", "b"])
+    image = torch.from_numpy(comparison.example_images((150, 211), 1, 5)[0])
+    expected = predictor.predict(image)
+    threshold = float(expected.scores[30]) - 1e-6
+    exported = densevit.export(
+        predictor, tmp_path / "x.onnx", resize=resize, postprocess=True, threshold={"x": threshold}
+    )
+    assert exported.difference <= 1e-4 and exported.differences["objects"] == 0
+    loaded = densevit.load(exported.path)
+    loaded = loaded if resize else loaded.with_resize(predictor.resize)
+    found = loaded.predict(image, threshold=0)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=2e-3 if resize else 1e-5)
+    if not resize:
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-2)
+        assert torch.equal(found.labels, expected.labels)
+        assert len(loaded.predict(image).scores) == 31
+    with pytest.raises(
+        ConfigError, match=r"x\.onnx: has score thresholds inside, which cut AP\. Fix: evaluate the mod"
+    ):
+        densevit.evaluate(loaded, {"name": "scenes"})
+
+
+def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_threshold(tmp_path: Path):
+    import onnxruntime
+
+    predictor = resizing_predictor({"name": "one_stage", "width": 16, "fusion_blocks": 0}, "detr", ["a", "b"])
+    image = comparison.example_images((150, 211), 1, 5)
+    scores = predictor.predict(torch.from_numpy(image[0])).scores
+    threshold = float(scores[:12].min())
+    densevit.export(predictor, tmp_path / "x.onnx", resize=True, postprocess=True, threshold=threshold - 1e-3)
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    assert [one.name for one in session.get_inputs()] == ["images"]
+    boxes, found, labels = session.run(["boxes", "scores", "labels"], {"images": image})
+    assert boxes.shape == (len(found), 4) and labels.shape == found.shape
+    assert len(found) >= 12 and found.min() >= np.float32(threshold - 1e-3)
+
+
+def test_only_onnx_files_have_the_post_processing(tmp_path: Path):
+    predictor = predictor_of("setr")
+    with pytest.raises(DensevitError, match=r"x\.pt2: only ONNX files have the post-processing inside.* NAME\.onnx"):
+        densevit.export(predictor, tmp_path / "x.pt2", postprocess=True)
+
+
+def test_a_threshold_needs_the_post_processing_and_a_head_with_scores(tmp_path: Path):
+    with pytest.raises(ConfigError, match="threshold: is for files that select objects"):
+        densevit.export(predictor_of("setr"), tmp_path / "x.onnx", threshold=0.5)
+    with pytest.raises(ConfigError, match="threshold of 'x', which is not a head with scores"):
+        densevit.export(predictor_of("setr"), tmp_path / "x.onnx", threshold={"x": 0.5}, postprocess=True)
+    with pytest.raises(ConfigError, match="threshold of 'x' is 2; a score from 0 to 1 is expected"):
+        densevit.export(predictor_of("one-stage"), tmp_path / "x.onnx", threshold=2, postprocess=True)
+
+
+def test_a_file_with_thresholds_is_not_evaluated_when_it_is_written(tmp_path: Path):
+    with pytest.raises(ConfigError, match="is not evaluated, because they cut AP"):
+        densevit.export(predictor_of("one-stage"), tmp_path / "x.onnx", evaluate=lambda _: {}, postprocess=True)
+    assert not [*tmp_path.iterdir()]
+
+
+class OnValues(Cells):
+    """A third party's head whose `predict` has a branch on values."""
+
+    def predict(self, outputs, targets):
+        count = int(outputs["logits"].sum())
+        return [{"scores": outputs["logits"][0, 0, 0, :count]} for _ in targets]
+
+
+def test_a_predict_that_cannot_be_traced_is_an_error_of_one_line(tmp_path: Path):
+    backbone = densevit.create_backbone("resnet", depth=18)
+    head = OnValues(backbone.channels, backbone.strides, CLASS_LIST)
+    model = densevit.model.DenseModel(backbone, {"mine": head})
+    with pytest.raises(DensevitError, match=r"^ResNet with OnValues cannot be exported: .*docs/export.md.*$"):
+        densevit.export(model, tmp_path / "x.onnx", postprocess=True)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_faster_rcnn_is_an_error_of_one_line(tmp_path: Path):
+    predictor = densevit.create_model(BACKBONES["resnet"], {"x": {"name": "faster_rcnn"}}, CLASSES)
+    with pytest.raises(DensevitError) as error:
+        densevit.export(predictor, tmp_path / "x.onnx", postprocess=True)
+    assert "FasterRCNN cannot be exported" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("template", [head_template, segmentation_head_template])
+def test_the_heads_of_the_tutorial_are_exported(template: Any, tmp_path: Path):
+    """They have no `exported`, which post-processing does not need."""
+    module: dict[str, Any] = {}
+    exec(template.MODULE.replace("$cls", "Mine"), module)
+    torch.manual_seed(0)
+    levels = (16, 32), (8, 16)
+    head = module["Mine"](*levels, CLASS_LIST)
+    model = densevit.model.DenseModel(PooledImages(*levels), {"mine": head})
+    exported = densevit.export(model, tmp_path / "x.onnx", postprocess=True, threshold=None)
+    assert exported.difference <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ALL)
+def test_every_head_is_exported(head: str, tmp_path: Path):
+    exported = densevit.export(predictor_of(head), tmp_path / "x.onnx", postprocess=True, threshold=None)
+    assert exported.difference <= 1e-4
+    loaded = densevit.load(exported.path)
+    image = torch.from_numpy(comparison.example_images((75, 107), 1, 5)[0])
+    assert [*loaded.predict(image)] == [*predictor_of(head).predict(image)]
+
+
+# ---- the comparison ----
+
+
+def test_objects_of_nearly_equal_scores_may_have_another_order():
+    boxes, labels = torch.tensor([[0.0, 0, 9, 9], [5, 5, 20, 20], [1, 1, 3, 3]]), torch.tensor([0, 0, 1])
+    expected = {"boxes": boxes, "scores": torch.tensor([0.5, 0.5 - 1e-6, 0.2]), "labels": labels}
+    order = [1, 0, 2]
+    found = {key: value[order].numpy() for key, value in expected.items()}
+    compare = prediction_comparison.differences
+    same = compare(nn.Identity(), expected, found, (20, 20), 1e-4)
+    assert same == {"objects": 0.0, "boxes": 0.0, "scores": 0.0}
+    without_last = {key: value[:2] for key, value in found.items()}
+    assert compare(nn.Identity(), expected, without_last, (20, 20), 1e-4)["objects"] == 0.0  # decided by rounding
+    without_first = {key: value[1:] for key, value in found.items()}
+    assert compare(nn.Identity(), expected, without_first, (20, 20), 1e-4)["objects"] == pytest.approx(0.1 / 3)
+    other_class = {**found, "labels": found["labels"] + 1}
+    assert compare(nn.Identity(), expected, other_class, (20, 20), 1e-4)["objects"] > 0
+    moved = {**found, "boxes": found["boxes"] + np.float32(0.01)}
+    assert compare(nn.Identity(), expected, moved, (20, 20), 1e-4)["boxes"] == pytest.approx(0.01 / 20, rel=1e-3)
+    assert compare(nn.Identity(), expected, {"scores": found["scores"]}, (20, 20), 1e-4)["boxes"] == float("inf")
