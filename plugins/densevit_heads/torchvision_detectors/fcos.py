@@ -14,7 +14,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.layers.suppression import class_nms
-from densevit.layers.tracing import computed_rows
+from densevit.layers.tracing import computed_rows, is_exporting
 from densevit.set_prediction.limits import check_classes, check_counts
 from densevit_heads.torchvision_detectors.conversion import (
     check_thresholds,
@@ -119,37 +119,39 @@ class FCOS(Head):
 
         Boxes are clipped to the image. Those without area, from locations in the padding, are removed.
         """
-        logits, distances, centerness = (outputs[name].float() for name in MAPS)
-        scores = (logits.sigmoid() * centerness.sigmoid()).sqrt()  # (B, S, K)
+        levels = outputs["levels"]
+        maps = {MAPS[name]: list(outputs[name].float().split(levels, dim=1)) for name in MAPS}
+        anchors = [list(outputs["anchors"].split(levels))] * len(targets)
+        sizes = [tuple(target["size"]) for target in targets]
+        suppressed = self._traced if is_exporting() else self.fcos.postprocess_detections
         predictions = []
-        for score, box, target in zip(scores, distances, targets, strict=True):
-            predictions.append(
-                in_original_pixels(*self._suppressed(score, box, outputs, tuple(target["size"])), target)
-            )
+        for found, target in zip(suppressed(maps, anchors, sizes), targets, strict=True):
+            valid = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(dim=1)
+            boxes, scores, labels = (found[key][valid] for key in ("boxes", "scores", "labels"))
+            predictions.append(in_original_pixels(boxes, scores, labels, target))
         return predictions
 
-    def _suppressed(
-        self, scores: Tensor, distances: Tensor, outputs: Outputs, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of an image, as torchvision's `FCOS.postprocess_detections`, which cannot be traced.
-
-        scores: (S, K). distances: (S, 4). size: (h, w), to which boxes are clipped.
-        """
-        K, threshold = scores.shape[1], self.fcos.score_thresh
+    def _traced(
+        self, maps: dict[str, list[Tensor]], anchors: list[list[Tensor]], sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """torchvision's `FCOS.postprocess_detections`, which cannot be traced, of one image."""
+        K, threshold = len(self.classes), self.fcos.score_thresh
         first, candidates = 0, []
-        for level in scores.split(outputs["levels"]):
-            best, index = level.flatten().topk(torch.sym_min(self.fcos.topk_candidates, level.shape[0] * K))
+        for logits, centerness in zip(maps["cls_logits"], maps["bbox_ctrness"], strict=True):
+            scores = (logits[0].sigmoid() * centerness[0].sigmoid()).sqrt()  # (s, K)
+            best, index = scores.flatten().topk(torch.sym_min(self.fcos.topk_candidates, scores.shape[0] * K))
             rows = computed_rows(best > threshold)
             candidates.append((best[rows], index[rows] + first * K))
-            first = first + level.shape[0]
+            first = first + scores.shape[0]
         best, index = (torch.cat(parts) for parts in zip(*candidates, strict=True))
         place, labels = index // K, index % K
-        boxes = self.fcos.box_coder.decode(distances[place], outputs["anchors"][place])
-        boxes = clip_boxes_to_image(boxes, size)
+        boxes = self.fcos.box_coder.decode(
+            torch.cat(maps["bbox_regression"], dim=1)[0][place], torch.cat(anchors[0])[place]
+        )
+        boxes = clip_boxes_to_image(boxes, sizes[0])
         kept = class_nms(boxes, best, labels, self.nms)
         kept = kept[best[kept] > threshold][: self.max_predictions]
-        kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)]
-        return boxes[kept], best[kept], labels[kept]
+        return [{"boxes": boxes[kept], "scores": best[kept], "labels": labels[kept]}]
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
