@@ -11,6 +11,7 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.data.io.dataset_writer import write_split
+from densevit.weights.label_sets import coco_classes
 from densevit_scenes.dataset import Scenes
 
 pytestmark = pytest.mark.integration
@@ -104,6 +105,28 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypa
     image = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
     predicted = run.model.predict(image)
     assert predicted.size == SIZE
+
+
+def test_published_detector_is_fine_tuned_as_a_whole(data, tmp_path):
+    """From a file like the published one, with random weights of COCO's 80 classes, on images of 16:9 with others."""
+    pytest.importorskip("timm")
+    assert configs.load("start/dfine").weights == "hf:ustc-community/dfine-small-coco"
+    published = densevit.create_model(
+        "configs/coco/dfine_s.yaml", classes=[one.name for one in coco_classes()], pretrained=False
+    )
+    densevit.save(published, tmp_path / "published.safetensors")
+    small = ["data.image_size=128", "data.batch_size=2", "data.num_workers=0", "trainer.accelerator=cpu"]
+    overrides = [*data["detector"], f"weights={tmp_path / 'published.safetensors'}", *small]
+    overrides += ["trainer.max_steps=1", "trainer.max_epochs=null", "trainer.ema=null"]
+    overrides += ["trainer.ema_warmup=null", "optim.lr=1e-6", "optim.backbone_lr=1e-6", "trainer.precision=32"]
+    run = densevit.fit("start/dfine", overrides=overrides, run_dir=tmp_path / "run")
+    tuned, parameters = dict(run.model.model.named_parameters()), dict(published.model.named_parameters())
+    different = {name for name, value in tuned.items() if value.shape != parameters[name].shape}
+    assert different and all("label_head" in name or "denoising" in name for name in different)
+    for name, value in tuned.items():
+        if name not in different:
+            torch.testing.assert_close(value, parameters[name], atol=1e-5, rtol=0, msg=name)
+    assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
 
 
 @pytest.mark.parametrize("recipe", ["instances", "semantic"])
