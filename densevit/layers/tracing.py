@@ -41,19 +41,23 @@ def kept_rows(keep: Tensor, computed: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value[keep] for key, value in computed.items()} if is_exporting() else computed
 
 
-def repeat(step: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
-    """Applies a step until it does not change the state (N,). While a file is traced, this is a loop of the file."""
+def repeat(step: Callable[[Tensor], tuple[Tensor, Tensor]], state: Tensor, result: Tensor) -> tuple[Tensor, Tensor]:
+    """Applies a step until it does not change the state (N,). While a file is traced, this is a loop of the file.
 
-    def next_state(state: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
-        new = step(state)
-        return new, (new == state).all()
+    step: returns the next state, and a result of the state that it was given. result: a tensor of the result's shape
+    and type. Returns the last state and its result.
+    """
+
+    def next_state(state: Tensor, result: Tensor, done: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        new, result = step(state)
+        return new, result, (new == state).all()
 
     done = torch.zeros((), dtype=torch.bool, device=state.device)
     if is_exporting():
         from torch._higher_order_ops.while_loop import while_loop  # not in all versions of torch
 
-        state, _ = while_loop(lambda state, done: ~done, next_state, (state, done))
-        return state
+        state, result, _ = while_loop(lambda state, result, done: ~done, next_state, (state, result, done))
+        return state, result
     while not done:
-        state, done = next_state(state, done)
-    return state
+        state, result, done = next_state(state, result, done)
+    return state, result

@@ -36,21 +36,18 @@ def panoptic_map(
     things = things[labels]
     same = labels[:, None] == labels  # (N, N)
 
-    def owners(remaining: Tensor) -> Tensor:
-        """(H, W): the segment of each pixel."""
+    def without_small(remaining: Tensor) -> tuple[Tensor, Tensor]:
+        """The segments (N,) without the small ones, and the segment (H, W) of each pixel with them."""
         first = torch.where(things, torch.arange(len(things), device=things.device), (same & remaining).int().argmax(1))
-        return _nearest(first[logits.masked_fill(~remaining[:, None, None], -torch.inf).argmax(0)], original)
+        owner = _nearest(first[logits.masked_fill(~remaining[:, None, None], -torch.inf).argmax(0)], original)
+        areas = torch.zeros_like(labels).scatter_add(0, owner.flatten(), torch.ones_like(owner.flatten()))
+        return remaining & (areas > SMALLEST), owner
 
-    def without_small(remaining: Tensor) -> Tensor:
-        """The segments that remain after the small ones are removed."""
-        owner = owners(remaining).flatten()
-        areas = torch.zeros_like(labels).scatter_add(0, owner, torch.ones_like(owner))
-        return remaining & (areas > SMALLEST)
-
-    remaining = repeat(without_small, remaining)
+    owner = torch.zeros(original, dtype=torch.long, device=logits.device)
+    remaining, owner = repeat(without_small, remaining, owner)
     number = (same.tril(-1) & remaining).sum(1)
     ids = torch.where(remaining, labels * LABEL_DIVISOR + number, VOID).to(torch.int32)
-    return ids[owners(remaining)]
+    return ids[owner]
 
 
 def instances(
