@@ -27,6 +27,12 @@ SPELLED = {"py": "python", "sh": "bash", "shell": "bash", "yml": "yaml", "txt": 
 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
+    ("docs/deploy.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
+    (
+        "docs/deploy.md",
+        "cmake --build",
+        "needs ONNX Runtime's headers; tests/exporting/test_programs.py runs the program",
+    ),
     ("docs/export.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
     ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
