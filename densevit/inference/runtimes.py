@@ -118,7 +118,7 @@ def _with_onnxruntime(path: Path) -> _Program:
     def run(images: np.ndarray, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(names, session.run(names, {IMAGES: images, **inputs}), strict=True))
 
-    (images,) = (value for value in session.get_inputs() if value.name == IMAGES)
+    images = next((value for value in session.get_inputs() if value.name == IMAGES), session.get_inputs()[0])
     shape = [side if isinstance(side, int) else None for side in images.shape]
     return _Program(session.get_modelmeta().custom_metadata_map.get(METADATA), run, shape)
 
@@ -134,7 +134,7 @@ def _with_openvino(path: Path) -> _Program:
         given = {IMAGES: images, **inputs}
         return {key.get_any_name(): value for key, value in compiled(given).to_dict().items()}
 
-    (images,) = (value for value in model.inputs if IMAGES in value.get_names())
+    images = next((value for value in model.inputs if IMAGES in value.get_names()), model.inputs[0])
     shape = [side.get_length() if side.is_static else None for side in images.get_partial_shape()]
     return _Program(model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None, run, shape)
 

@@ -69,7 +69,7 @@ def created(heads: Mapping[str, Any], size: int | None = 64) -> Predictor:
 
 
 def header_of(predictor: Predictor, resize: bool = False) -> dict[str, Any]:
-    return json.loads(json.dumps(exporting._header(predictor, None, resize)))
+    return json.loads(json.dumps(exporting._header(predictor, None, resize, None)))
 
 
 def file_of(predictor: Predictor, header: Mapping[str, Any] | None = None, **fixed: Any) -> ExportedFile:
