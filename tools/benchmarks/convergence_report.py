@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73", "#CC3399")  # Okabe-Ito palette, safe for colour-blind readers
+# Okabe-Ito palette, safe for colour-blind readers, and a brown.
+COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73", "#CC3399", "#56B4E9", "#E69F00", "#000000", "#8C564B")
 AP, AP50 = 1, 2  # columns of a run's points
 
 
@@ -123,36 +124,34 @@ def _time_to_reach(results: Results, labels: Mapping[str, str], yardstick: str, 
 
 
 def plot(results: Results, labels: Mapping[str, str]) -> str:
-    """AP against minutes: the longest runs as lines, thin for each seed and thick for the mean.
+    """AP against minutes: each contestant's longest runs as lines, thin for each seed and thick for the mean.
 
-    A circle is the mean of the runs annealed at a shorter budget.
+    A circle is the mean of its runs annealed at a shorter budget.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "convergence", "font.family": "sans-serif"}):
-        figure = Figure((7.6, 4.2), layout="constrained")
+        figure = Figure((9.2, 4.2), layout="constrained")
         axes = figure.add_subplot(xlabel="training time, minutes", ylabel="box AP, 500 scenes")
         for name in _present(results, labels):
             _lines(axes, results, name, labels[name], COLORS[list(labels).index(name) % len(COLORS)])
         axes.set(xlim=(0, None), ylim=(0, None))
         axes.grid(axis="y", color="#dddddd")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="upper left", frameon=False)
+        figure.legend(loc="outside right upper", frameon=False)
         text = io.StringIO()
         figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None})
     return text.getvalue()
 
 
 def _lines(axes: "Axes", results: Results, name: str, label: str, color: str) -> None:
-    rate, times = results["rates"][name], budgets(results)
+    rate = results["rates"][name]
+    times = [time for time in budgets(results) if runs_of(results, name, time)]
     curves = [curve(run, rate) for run in runs_of(results, name, times[-1])]
     for points in curves if len(curves) > 1 else ():
         axes.plot(*zip(*points, strict=True), color=color, linewidth=0.8)
-    if curves:
-        axes.plot(*zip(*mean_curve(curves), strict=True), color=color, linewidth=2.5, label=label)
+    axes.plot(*zip(*mean_curve(curves), strict=True), color=color, linewidth=2.5, label=label)
     for time in times[:-1]:
-        shorter = [curve(run, rate) for run in runs_of(results, name, time)]
-        if shorter:
-            x, y = mean_curve(shorter)[-1]
-            axes.plot([x], [y], "o", color=color, markerfacecolor="white", markeredgewidth=1.5, clip_on=False)
+        x, y = mean_curve([curve(run, rate) for run in runs_of(results, name, time)])[-1]
+        axes.plot([x], [y], "o", color=color, markerfacecolor="white", markeredgewidth=1.5, clip_on=False)
