@@ -20,7 +20,7 @@ def differences(
 
     Values of objects are compared between counterparts of the same class, because objects with nearly equal scores may
     have another order. `objects` is a tenth of the share of objects without a counterpart. An object needs none if its
-    score is that of the last one, to within the limit: rounding decides whether it is selected. Boxes are not compared
+    score is the least of all, to within the limit: rounding decides whether it is selected. Boxes are not compared
     where masks differ, which boxes may enclose. Of masks and maps of integers, the result is a tenth of the share of
     pixels that differ; of other values, the largest difference relative to `TargetType.value_range`.
     original: (H, W) of the image.
@@ -34,9 +34,10 @@ def differences(
     objects = {key: value for key, value in values.items() if key in types and types[key].per == "object"}
     if {"scores", "labels"} <= objects.keys():
         ours, theirs = _counterparts(objects, found, original, limit)
-        lone = [np.delete(one["scores"], rows) for one, rows in ((objects, ours), (found, theirs))]
-        last = max((one["scores"].min(initial=1.0) for one in (objects, found)), default=0.0)
-        missing = sum(int((scores > last + _SAME * limit).sum()) for scores in lone)
+        missing = 0
+        for scores, rows in ((objects["scores"], ours), (found["scores"], theirs)):
+            last = scores.min(initial=1.0) + _SAME * limit
+            missing += int((np.delete(scores, rows) > last).sum())
         result["objects"] = _SHARE * missing / max(1, len(objects["scores"]))
         ours_same = theirs_same = slice(None)
         if "masks" in objects:

@@ -49,14 +49,13 @@ class FileModel(DenseModel):
     """
 
     def __init__(self, file: ExportedFile, heads: Mapping[str, Head]) -> None:
-        self.postprocess: Mapping[str, Any] | None = file.header.get("postprocess")
+        postprocess: Mapping[str, Any] | None = file.header.get("postprocess")
         for name, head in heads.items():
-            if self.postprocess is None and not hasattr(head, "predict_exported"):
+            if postprocess is None and not hasattr(head, "predict_exported"):
                 raise ConfigError(
                     f"{file.path}: heads.{name} ({type(head).__name__}) makes no predictions from the outputs of a "
                     "file. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
                 )
-        postprocess = self.postprocess
         super().__init__(BackboneInFile(file), heads)
         self.postprocess, self.file = postprocess, file
         self.resizes = bool(file.header["resize"])

@@ -93,9 +93,11 @@ class Augmentation:
         boxes = values.get("boxes")
         window, new_size = self.recipe.training_frame_with_boxes(*size, rng, class_map, boxes)
         inside, place = part_inside(window, size, new_size)
-        around = self.object_crops if boxes is not None and len(boxes) and inside == window else 0
-        if around and rng.random() < around:
-            assert boxes is not None
+        if (
+            (self.object_crops and inside == window)
+            and (boxes is not None and len(boxes))
+            and rng.random() < self.object_crops
+        ):
             inside = window = window_around(boxes[rng.integers(len(boxes))], window, size, rng)
         if self.recipe.kept_objects == "centred" and boxes is not None:
             values = selected(values, types, centred(boxes, window))
