@@ -212,6 +212,8 @@ def _origin(args: Namespace, predictor: "Predictor", head: str) -> str:
     """The origin of the threshold of a head, as text."""
     if args.threshold is not None:
         return "--threshold"
+    if head in getattr(predictor.model, "thresholds", {}):
+        return "that inside the file; see --threshold"
     if head in predictor.score_thresholds:
         return "the largest F1 in the model's validation; see --threshold"
     return "the default, because the model has none from a validation; see --threshold"

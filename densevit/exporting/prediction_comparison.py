@@ -35,9 +35,9 @@ def differences(
     if {"scores", "labels"} <= objects.keys():
         ours, theirs = _counterparts(objects, found, original, limit)
         missing = 0
-        for scores, rows in ((objects["scores"], ours), (found["scores"], theirs)):
+        for scores, matched in ((objects["scores"], ours), (found["scores"], theirs)):
             last = scores.min(initial=1.0) + _SAME * limit
-            missing += int((np.delete(scores, rows) > last).sum())
+            missing += int((np.delete(scores, matched) > last).sum())
         result["objects"] = _SHARE * missing / max(1, len(objects["scores"]))
         ours_same = theirs_same = slice(None)
         if "masks" in objects:

@@ -23,6 +23,7 @@ class StandIn:
     """Predicts a dog of the image's size with score 0.75, and a cat with 0.25."""
 
     def __init__(self, heads: tuple[str, ...]) -> None:
+        self.model: Any = None
         self.classes = dict.fromkeys(heads, CLASSES)
         self.target_types: dict[str, Any] = {}
         self.score_thresholds: dict[str, float] = {}

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import densevit
 from densevit import registry
+from densevit.cli import main
 from densevit.errors import ConfigError, DensevitError
 from densevit.exporting import comparison, files, prediction_comparison
 from densevit.inference.predictor import Predictor
@@ -219,7 +221,7 @@ def test_a_file_makes_the_predictions_of_predict(resize: bool, tmp_path: Path):
         densevit.evaluate(loaded, {"name": "scenes"})
 
 
-def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_threshold(tmp_path: Path):
+def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_threshold(tmp_path: Path, capsys: Any):
     import onnxruntime
 
     predictor = resizing_predictor({"name": "one_stage", "width": 16, "fusion_blocks": 0}, "detr", ["a", "b"])
@@ -232,6 +234,9 @@ def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_
     boxes, found, labels = session.run(["boxes", "scores", "labels"], {"images": image})
     assert boxes.shape == (len(found), 4) and labels.shape == found.shape
     assert len(found) >= 12 and found.min() >= np.float32(threshold - 1e-3)
+    Image.fromarray(image[0].transpose(1, 2, 0)).save(tmp_path / "image.png")
+    assert main(["predict", str(tmp_path / "x.onnx"), str(tmp_path / "image.png"), "--out", str(tmp_path / "out")]) == 0
+    assert f"the {len(found)} objects of score" in (said := capsys.readouterr().out) and "inside the file" in said
 
 
 def test_only_onnx_files_have_the_post_processing(tmp_path: Path):
