@@ -184,7 +184,8 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     def evaluate(predictor: Predictor) -> dict[str, float]:
         own = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
         resize = predictor.resize if predictor.resize_is_replaced else None
-        plan = EvaluationPlan.of(Predictor(predictor.model, own, resize=resize), build_data(config), trainer)
+        own_predictor = Predictor(predictor.model, own, resize=resize)
+        plan = EvaluationPlan.of(own_predictor, build_data(config), trainer, ignore_thresholds=args.int8)
         return plan.run().metrics
 
     return _Evaluation(

@@ -127,7 +127,7 @@ def export(
     thresholds = None
     if postprocess:
         thresholds = postprocessing.thresholds_of(graph, sizes[0], threshold, predictor.score_thresholds)
-        if thresholds and evaluate is not None:
+        if thresholds and evaluate is not None and int8 is None:
             raise ConfigError(
                 f"{path}: a file with score thresholds is not evaluated, because they cut AP. {_NO_EVALUATION}"
             )

@@ -128,6 +128,25 @@ def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
     assert report["evaluation"]["file"]["x/AbsRel"] == pytest.approx(given["metrics"]["x/AbsRel"])
 
 
+@pytest.mark.slow
+def test_an_int8_file_with_resizing_and_post_processing_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Also with a score threshold inside, which other evaluations refuse."""
+    torch.manual_seed(0)
+    heads = {"x": {"name": "one_stage", "width": 16, "fusion_blocks": 0}}
+    config = configs.from_mapping({**RUN, "heads": heads}, "test", SCENES)
+    classes = [one.name for one in build_data(config).val.classes["detection"]]
+    model = densevit.create_model(RUN["backbone"], heads, classes).model
+    densevit.save(Predictor(model, config), tmp_path / "model.safetensors")
+    flags = ["--int8", "--resize", "--postprocess", "--threshold", "1", "--json"]
+    assert main(["export", str(tmp_path / "model.safetensors"), *flags]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["evaluation"]["file"].keys() == report["evaluation"]["model"].keys()
+    assert 0 <= report["evaluation"]["file"]["x/AR100"] <= 1
+    assert report["int8"]["int8_bytes"] < 0.4 * report["int8"]["float32_bytes"]
+
+
 def test_int8_needs_an_onnx_file_and_is_no_second_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     model = tmp_path / "model.safetensors"
     for flags, message in [
