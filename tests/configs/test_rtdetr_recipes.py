@@ -109,5 +109,6 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert any(name.startswith("backbone.layer2") for name in changed)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == ({f"backbone.conv1.{i}.weight" for i in (0, 3, 6)} if path.stem.split("_")[1] in FROZEN_STEM else set())
+    stem = {f"backbone.conv1.{i}.weight" for i in (0, 3, 6)}
+    assert frozen == (stem if path.stem.split("_")[1] in FROZEN_STEM else set())
     assert not frozen & changed
