@@ -145,7 +145,7 @@ def _check_input_size(config: Config, model: DenseModel) -> None:
     sections = inference_by_head(model, config.inference.options, config.inference_by_head)
     whole = [name for name in model.heads if name not in sections or sections[name].window is None]
     fits = config.data.recipe == "lsj" and config.data.short_side is None
-    if config.data.recipe in ("crop", "lsj") and not fits and whole:
+    if config.data.recipe in ("crop", "lsj", "resized_crop") and not fits and whole:
         window = f"set inference.window=[{fixed[0]},{fixed[1]}]"
         raise ConfigError(
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.recipe "
