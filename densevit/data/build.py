@@ -196,11 +196,18 @@ class Data:
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Returns a loader of each validation image once over all processes, in batches of one padded size."""
-        sizes = self.val.sizes()
+        return self._evaluation_loader(self.val, rank, world_size)
+
+    def unaugmented_train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
+        """Returns a loader of each training image once over all processes, transformed as in validation."""
+        return self._evaluation_loader(self.train, rank, world_size)
+
+    def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int) -> Loader:
+        sizes = dataset.sizes()
         if sizes is not None:
             sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
-        batches = EvaluationBatches(len(self.val), sizes, self.section.batch_size, rank, world_size)
-        return self._loader(self._transformed(self.val, self.val_transform, train=False), batches, world_size)
+        batches = EvaluationBatches(len(dataset), sizes, self.section.batch_size, rank, world_size)
+        return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
         indices, size = self._epoch_indices, self.section.batch_size
