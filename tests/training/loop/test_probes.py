@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import densevit
+from densevit.cli import main
 from densevit.config import from_mapping
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
@@ -73,7 +74,9 @@ def test_a_method_without_heads_is_evaluated_by_probes(photos: Path, tmp_path: P
     assert (tmp_path / "run" / "confusion-knn.csv").is_file()
 
 
-def test_classifier_is_trained_predicted_and_read_by_a_detector(photos: Path, tmp_path: Path) -> None:
+def test_classifier_is_trained_predicted_and_read_by_a_detector(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = config_of(photos)["data"] | {"mixup": 0.8, "cutmix": 1.0, "rand_augment": 5, "random_erasing": 0.25}
     heads = {"classification": {"name": "classifier"}}
     config = config_of(photos, heads=heads, method={"name": "supervised"}, data=data, probes={"knn": {}})
@@ -83,6 +86,11 @@ def test_classifier_is_trained_predicted_and_read_by_a_detector(photos: Path, tm
     assert result.class_name == run.model.classes["classification"][int(result.class_scores.argmax())].name
     assert json.loads(result.to_json())["heads"]["classification"]["image_class"]["name"] == result.class_name
     assert float(result.class_scores.sum()) == pytest.approx(1, abs=1e-5)
+    assert main(["predict", str(run.path), str(photos / "val" / "red"), "--out", str(tmp_path / "out")]) == 0
+    assert f"0.png: {result.class_name} {float(result.image_score):.2f}\n" in capsys.readouterr().out
+    entry, *others = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert entry["image_class"] == result.class_name and len(entry["class_scores"]) == 3 and len(others) == 2
+    assert (tmp_path / "out" / "drawn" / "0.jpg").is_file()
     assert densevit.evaluate(run)["classification/top1"] == run.metrics["classification/top1"]
     detector = densevit.create_model(
         {"name": "resnet", "depth": 18, "weights": str(run.path)}, heads={"d": "one_stage"}, classes=["a"]
