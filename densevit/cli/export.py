@@ -39,7 +39,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=Path,
         help="NAME.onnx or NAME.pt2 (beside the model: RUN/model.onnx; of hf:ORG/NAME, NAME.onnx)",
     )
-    parser.add_argument("--half", action="store_true", help="weights and computation in float16")
+    halves = parser.add_mutually_exclusive_group()
+    halves.add_argument(
+        "--half",
+        action="store_const",
+        const="fp16",
+        help="weights and computation of heavy layers in fp16, except in blocks where outputs change; shows the blocks",
+    )
+    halves.add_argument("--bf16", dest="half", action="store_const", const="bf16", help="the same in bf16 (pt2 only)")
     parser.add_argument(
         "--resize", action="store_true", help="resize images of any size inside the file, as predict does (ONNX only)"
     )
@@ -100,6 +107,9 @@ def run(args: Namespace) -> int:
     )
     rows = [[name, f"{difference:.1e}"] for name, difference in exported.differences.items()]
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.sizes)
+    if exported.blocks:
+        blocks = [[block.name, f"{block.error:.1e}", block.precision] for block in exported.blocks]
+        args.output.show(table(blocks, ["block", f"error in {args.half}", "precision"]), "")
     args.output.show(
         table(rows, ["output", "difference from the model"]),
         f"{exported.path}: differs from the model by at most {exported.difference:.1e} of an output's range (allowed: "
@@ -117,6 +127,7 @@ def run(args: Namespace) -> int:
             "limit": exported.limit,
             "differences": exported.differences,
             "sizes": [list(size) for size in exported.sizes],
+            "blocks": [block.as_json() for block in exported.blocks],
             "model_ms": exported.model_ms,
             "file_ms": exported.file_ms,
             "classes": {head: [one.name for one in classes] for head, classes in predictor.classes.items()},
