@@ -6,6 +6,7 @@ norms, activations, residual sums, sampling and decoding, are computed in float3
 output or a selection is computed without another heavy layer, and the regions in which the model disables autocast.
 """
 
+import functools
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,9 +112,9 @@ def set_types(program: torch.export.ExportedProgram, half: Iterable[Node], dtype
             inputs = _floats(node.all_input_nodes)
             is_half = node in chosen or (_moves(node) and bool(inputs) and typed.issuperset(inputs))
             if _packet(node) is not None or node.op == "output" or _is_region(node):
-                to = dtype if is_half else torch.float32
-                node.args = torch.fx.map_arg(node.args, lambda one, to=to, user=node: cast(one, to, user))
-                node.kwargs = torch.fx.map_arg(node.kwargs, lambda one, to=to, user=node: cast(one, to, user))
+                cast_input = functools.partial(cast, to=dtype if is_half else torch.float32, user=node)
+                node.args = torch.fx.map_arg(node.args, cast_input)
+                node.kwargs = torch.fx.map_arg(node.kwargs, cast_input)
             if is_half:
                 typed.add(node)
                 node.meta["val"] = pytree.tree_map_only(Tensor, lambda one: one.to(dtype), node.meta["val"])

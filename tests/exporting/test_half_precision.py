@@ -69,7 +69,7 @@ def test_heavy_layers_are_in_half_precision_and_others_in_float32(backbone: str,
         inputs.setdefault(node.op_type, []).append(types[node.input[0]])
     heavy = [kind for name in ("Conv", "ConvTranspose", "MatMul", "Gemm") for kind in inputs.get(name, [])]
     assert heavy.count(float16) > 0.8 * len(heavy)
-    for name in ("Softmax", "LayerNormalization", "Resize", "Sigmoid", "Erf"):
+    for name in ("Softmax", "LayerNormalization", "Resize", "Sigmoid", "Gelu", "Erf"):
         assert {*inputs.get(name, [])} <= {float32}, name
     assert {"Softmax", "LayerNormalization"} <= {*inputs}
     weights = {kind: 0 for kind in (float16, float32)}
@@ -86,7 +86,7 @@ def test_pt2_files_have_types(backbone: str, head: str, half: Any, tmp_path: Pat
     stored = torch.export.load(path).state_dict.values()
     numbers = {kind: sum(one.numel() for one in stored if one.dtype == kind) for kind in {one.dtype for one in stored}}
     assert numbers[half_precision._TYPES[half]] > 0.8 * sum(numbers.values())
-    assert path.stat().st_size < 3 * sum(numbers.values())  # bytes
+    assert path.stat().st_size < 3 * sum(numbers.values()) + 2**21  # bytes; the nodes are 1 to 2 MB
 
 
 def overflowing() -> Predictor:
