@@ -44,7 +44,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=Path,
         help="NAME.onnx or NAME.pt2 (beside the model: RUN/model.onnx; of hf:ORG/NAME, NAME.onnx)",
     )
-    parser.add_argument("--half", action="store_true", help="weights and computation in float16")
+    halves = parser.add_mutually_exclusive_group()
+    halves.add_argument(
+        "--half",
+        action="store_const",
+        const="fp16",
+        help="weights and computation of heavy layers in fp16, except in blocks where outputs change; shows the blocks",
+    )
+    halves.add_argument("--bf16", dest="half", action="store_const", const="bf16", help="the same in bf16 (pt2 only)")
     parser.add_argument(
         "--int8",
         action="store_true",
@@ -89,7 +96,7 @@ def run(args: Namespace) -> int:
     out = args.out or _beside(args.model)
     check_format(out, args.resize)
     if args.int8:
-        quantization.check_format(out, args.half)
+        quantization.check_format(out, args.half is not None)
     check_free(out)
     if args.postprocess:
         postprocessing.check_format(out)
@@ -117,6 +124,9 @@ def run(args: Namespace) -> int:
     )
     rows = [[name, f"{difference:.1e}"] for name, difference in exported.differences.items()]
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.sizes)
+    if exported.blocks:
+        blocks = [[block.name, f"{block.error:.1e}", block.precision] for block in exported.blocks]
+        args.output.show(table(blocks, ["block", f"error in {args.half}", "precision"]), "")
     evaluation, quantized = exported.evaluation, exported.quantization
     kind = "" if quantized is None else " in float32, before the quantisation,"
     args.output.show(
@@ -148,6 +158,7 @@ def run(args: Namespace) -> int:
             "limit": exported.limit,
             "differences": exported.differences,
             "sizes": [list(size) for size in exported.sizes],
+            "blocks": [block.as_json() for block in exported.blocks],
             "model_ms": exported.model_ms,
             "file_ms": exported.file_ms,
             "classes": {head: [one.name for one in classes] for head, classes in predictor.classes.items()},
@@ -176,7 +187,10 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     from densevit.training.loop.evaluators import build_evaluators
     from densevit.training.run.evaluation import EvaluationPlan
 
-    config, changes = config_of(loaded, args.model, args.overrides), {"precision": "32"} if args.int8 else {}
+    config, changes = (
+        config_of(loaded, args.model, args.overrides),
+        {"precision": "32"} if args.int8 or args.half else {},
+    )
     trainer = config.trainer.model_copy(update=changes)
     plan = EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), trainer)  # raises before the export
     evaluators = build_evaluators(loaded.model, config, plan.data.val, mappings=plan.mappings)

@@ -38,11 +38,25 @@ def differences(
     the error of the scores. A map of classes is compared with `read_maps` of the file's own `maps`: its difference is
     the fraction of pixels that differ. Infinite if outputs are missing or not finite.
     """
-    found, heads = run(images), graph.model.heads
+    found = run(images)
     outputs, result = repeating_selections(graph, images, run_selections, lambda: graph(torch.from_numpy(images)))
     expected = {name: value.numpy() for name, value in outputs.items()}
     size = (images.shape[2], images.shape[3])
-    for head, module in heads.items():
+    result |= relative_errors(graph, found, expected, size)
+    for head, module in graph.model.heads.items():
+        prefix = graph.prefix(head)
+        if isinstance(module, DenseHead) and f"{prefix}maps" in found:
+            read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))
+            result |= {prefix + key: _share(found[prefix + key], value) for key, value in read.items()}
+    return result
+
+
+def relative_errors(
+    graph: ExportedGraph, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], size: Size
+) -> dict[str, float]:
+    """The largest difference of each floating-point output, see `differences`. size: (H, W) of the images."""
+    result: dict[str, float] = {}
+    for head, module in graph.model.heads.items():
         prefix, types = graph.prefix(head), TargetTypes(getattr(module, "target_types", None))
         for name in (name for name in expected if name.startswith(prefix)):
             key, want = name.removeprefix(prefix), expected[name]
@@ -51,9 +65,6 @@ def differences(
             elif want.dtype.kind == "f":
                 span = (types[key] if key in types else TargetType()).value_range(want, size)
                 result[name] = _largest(found[name], want) / span
-        if isinstance(module, DenseHead) and f"{prefix}maps" in found:
-            read = module.read_maps(torch.from_numpy(found[f"{prefix}maps"]))
-            result |= {prefix + key: _share(found[prefix + key], value) for key, value in read.items()}
     return result
 
 

@@ -2,19 +2,20 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from densevit import config as configs
 from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import ConfigError, DensevitError, counted
 from densevit.exporting import comparison, files, postprocessing, quantization
 from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.half_precision import Block, Half, check_half, measured
+from densevit.exporting.header import header_of
 from densevit.exporting.latency import median_latencies
 from densevit.exporting.quantization import Quantization
 from densevit.exporting.resizing import Resizing, check_resizing
@@ -24,9 +25,8 @@ from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.visualization.progress import steps
-from densevit.weights import model_file
 
-LIMIT, HALF_LIMIT = 1e-4, 1e-2  # of an output's range
+LIMIT = 1e-4  # of an output's range, in float32
 _PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared
 _ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # compared with `resize`
 _TRACED: Size = (421, 453)
@@ -43,8 +43,8 @@ class Exported:
 
     differences: by output, the largest difference from the model's, relative to its range, on images of `sizes`.
     model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of the model and
-    of the file; None if they were not evaluated. quantization: of an int8 file, whose differences and limit are those
-    of the float32 file that it was made of.
+    of the file; None if they were not evaluated. blocks: the precisions of a file in half precision; empty in float32.
+    quantization: of an int8 file, whose differences and limit are those of the float32 file that it was made of.
     """
 
     path: Path
@@ -54,6 +54,7 @@ class Exported:
     model_ms: float
     file_ms: float
     evaluation: RecordedEvaluation | None = None
+    blocks: Sequence[Block] = ()
     quantization: Quantization | None = None
 
     @property
@@ -69,7 +70,7 @@ Evaluate = Callable[[Predictor], Mapping[str, float]]
 def export(
     model: Predictor | DenseModel,
     path: str | Path,
-    half: bool = False,
+    half: Half | None = None,
     resize: bool = False,
     quiet: bool = False,
     evaluate: Evaluate | None = None,
@@ -82,18 +83,20 @@ def export(
     """Writes NAME.onnx or NAME.pt2, which maps uint8 RGB images (B, 3, H, W) to boxes and maps in their pixels.
 
     The file includes normalisation, padding and decoding; batch, height and width vary unless the backbone has one
-    size. It has the layers of `deployable`, without those that only training uses. half: weights and computation in
-    float16. resize: the file resizes images of any size, as `predict` does; only for ONNX. The file is run on several
-    images and sizes and compared with the model. It predicts the whole image in one pass: inference options of the
-    model, such as windows, cause a warning. quiet: shows no progress on stderr. evaluate: evaluates the model and the
-    file; the metrics of both are written into the file. data: the name of the data, for this record.
-    postprocess: the file makes the predictions of `predict` for one image, with NMS, merging, resizing to the original
-    size and a score threshold; only for ONNX. threshold: with `postprocess`, the least score of objects, for all heads
-    or by head; None: the model's `score_thresholds`, 0.5 without one.
-    int8: images as of `predict`, on which the file is calibrated for int8 after the comparison; None: float32. Warns if
-    int8 is no faster than float32 on this CPU, and if a main metric loses more than 0.01. main_metrics: these metrics,
-    with whether lower is better; None: the first of each head, of which higher is better.
-    Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, 1e-2 with `half`.
+    size. It has the layers of `deployable`, without those that only training uses. half: fp16, or bf16 for pt2: heavy
+    layers are in half precision, except in blocks where this changes the outputs, see `half_precision`. resize: the
+    file resizes images of any size, as `predict` does; only for ONNX. The file is run on several images and sizes and
+    compared with the model. It predicts the whole image in one pass: inference options of the model, such as windows,
+    cause a warning. quiet: shows no progress on stderr. evaluate: evaluates the model and the file; the metrics of both
+    are written into the file. data: the name of the data, for this record. postprocess: the file makes the predictions
+    of `predict` for one image, with NMS, merging, resizing to the original size and a score threshold; only for ONNX.
+    threshold: with `postprocess`, the least score of objects, for all heads or by head; None: the model's
+    `score_thresholds`, 0.5 without one. int8: images as of `predict`, on which the file is calibrated for int8 after
+    the comparison; None: float32. Warns if int8 is no faster than float32 on this CPU, and if a main metric loses more
+    than 0.01. main_metrics: these metrics, with whether lower is better; None: the first of each head, of which higher
+    is better.
+    Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, 1e-2 with fp16,
+    4e-2 with bf16.
     """
     path = Path(path)
     files.check_format(path, resize)
@@ -101,14 +104,16 @@ def export(
         postprocessing.check_format(path)
     elif threshold is not None:
         raise ConfigError("threshold: is for files that select objects. Fix: postprocess=True, or leave it out.")
+    if half is not None:
+        check_half(half, path.suffix)
     if int8 is not None:
-        quantization.check_format(path, half)
+        quantization.check_format(path, half is not None)
     check_free(path)
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     if isinstance(predictor.model, FileModel):
         raise DensevitError(f"{predictor.model.file.path}: is an exported file. Fix: name the model that it is of.")
     own = copy.deepcopy(predictor.model).cpu().float().eval()
-    check_heads(own, postprocess)
+    check_heads(own, postprocess and half is None)
     for name, options in predictor.inference.items():
         if not options.single_pass:
             values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
@@ -121,8 +126,7 @@ def export(
     canvas = None if predictor.resize is None else predictor.resize.canvas
     resizing = _resizing(predictor) if resize else None
     graph = ExportedGraph(own, canvas, resizing).eval()
-    simple = deployable(own)
-    traced = ExportedGraph(simple.half() if half else simple, canvas, resizing).eval()
+    traced = ExportedGraph(deployable(own), canvas, resizing).eval()
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
     thresholds = None
     if postprocess:
@@ -132,21 +136,27 @@ def export(
                 f"{path}: a file with score thresholds is not evaluated, because they cut AP. {_NO_EVALUATION}"
             )
     with atomic_file(path) as partial:
-        header = _header(predictor, canvas, resize, thresholds)
+        header = header_of(predictor, canvas, resize, thresholds)
         batches = _BATCHES if thresholds is None else (1,)
-        limit = HALF_LIMIT if half else LIMIT
         compared = max(len(sizes), len(_BATCHES))
-        count = files.count_steps(path, resize) + 2 + compared + 1 + (int8 is not None)
+        count = files.count_steps(path, resize) + 2 + compared + 1 + (half is not None) + (int8 is not None)
         with steps(f"Exporting to {path}", count, quiet) as begin:
+            precision = None
+            if half is not None:
+                begin(f"measuring blocks in {half}")
+                precision = measured(ExportedGraph(traced.model, canvas), _traced_size(predictor, canvas, False), half)
+                header["half"] = precision.as_json()
+            limit = LIMIT if precision is None else precision.limit
             traced_size = _traced_size(predictor, canvas, resize)
+            rewrite = files.unchanged if precision is None else precision.set_types
             if thresholds is None:
-                files.write(traced, partial, traced_size, header, begin)
+                files.write(traced, partial, traced_size, header, begin, rewrite)
             else:
-                postprocessing.write(traced, partial, traced_size, thresholds, header, begin)
+                postprocessing.write(traced, partial, traced_size, thresholds, header, begin, rewrite)
             begin("loading the file")
             run = files.load(partial)
             begin("tracing the selections of the heads, which are compared separately")
-            selections = files.load_selections(traced, partial, traced_size)
+            selections = files.load_selections(traced, partial, traced_size, rewrite)
             found = []
             for i in range(compared):
                 size, batch = sizes[i % len(sizes)], batches[i % len(batches)]
@@ -162,11 +172,14 @@ def export(
             begin("measuring latency")
             latencies = _latencies(graph, run, sizes[0], thresholds is not None)
             exported = Exported(path, differences, limit, sizes, *latencies)
+            if precision is not None:
+                exported = replace(exported, blocks=precision.blocks)
             if not exported.difference <= exported.limit:
                 name = max(differences, key=lambda key: differences[key])
+                hint = "" if precision is None else precision.hint()
                 raise DensevitError(
                     f"{path}: `{name}` differs from the model's by {exported.difference:.1e} of its range; at most "
-                    f"{exported.limit:.0e} is expected. No file is written."
+                    f"{exported.limit:.0e} is expected. No file is written.{hint}"
                 )
             if int8 is not None:
                 begin("calibrating int8")
@@ -257,34 +270,3 @@ def _records(exported: Exported) -> dict[str, Any]:
     """The entries of the header that are known after the file is written."""
     records = {} if exported.evaluation is None else {"evaluation": exported.evaluation.as_json()}
     return records if exported.quantization is None else records | {"int8": exported.quantization.as_json()}
-
-
-def _header(
-    predictor: Predictor, canvas: Size | None, resize: bool, thresholds: Mapping[str, float] | None
-) -> dict[str, Any]:
-    """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images; and what
-    `inference.file_model` builds the heads from. thresholds: by head, of a file with post-processing; None: without."""
-    model, sections = predictor.model, predictor.sections
-    necks: dict[str, Any] = dict(model.necks.items())
-    heads = {}
-    for name, head in predictor.heads.items():
-        features = necks.get(name, model.backbone)
-        heads[name] = {
-            "task": getattr(head, "task", None),
-            "classes": [asdict(one) for one in predictor.classes[name]],
-            "nms": None
-            if thresholds is not None
-            else head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
-            "channels": [*features.channels],
-            "strides": [*features.strides],
-        }
-    return {
-        "model": None if sections is None else model_file.entries(model, configs.single_pass(sections)),
-        "backbone": {"channels": [*model.backbone.channels], "strides": [*model.backbone.strides]},
-        "heads": heads,
-        "evaluation_size": {} if predictor.resize is None else predictor.resize.recipe.evaluation_bounds(),
-        "canvas": canvas,
-        "input_size": predictor.backbone.input_size,
-        "resize": resize,
-        "postprocess": None if thresholds is None else {"thresholds": dict(thresholds)},
-    }

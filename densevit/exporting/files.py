@@ -17,6 +17,7 @@ from torch.export.graph_signature import InputKind
 
 from densevit.errors import DensevitError
 from densevit.exporting.graph import ExportedGraph, ResizedGraph, SelectionGraph
+from densevit.exporting.typed_graph import softmax_in_float32
 from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES, Run, load
 from densevit.interfaces import Size
 from densevit.model import DenseModel
@@ -47,6 +48,12 @@ def check_format(path: Path, resize: bool = False) -> None:
 
 Begin = Callable[[str], None]
 """Called with the name of a step of the export when it begins."""
+Rewrite = Callable[[torch.export.ExportedProgram], None]
+"""Changes a traced graph in place."""
+
+
+def unchanged(program: torch.export.ExportedProgram) -> None:
+    """Leaves a traced graph as it is."""
 
 
 def count_steps(path: Path, resize: bool) -> int:
@@ -55,10 +62,16 @@ def count_steps(path: Path, resize: bool) -> int:
 
 
 def write(
-    graph: ExportedGraph, path: Path, size: Size, header: Mapping[str, Any], begin: Begin = lambda name: None
+    graph: ExportedGraph,
+    path: Path,
+    size: Size,
+    header: Mapping[str, Any],
+    begin: Begin = lambda name: None,
+    rewrite: Rewrite = unchanged,
 ) -> None:
     """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too unless the
-    backbone has one size. header: written as JSON into the file. Raises DensevitError if the model cannot be traced.
+    backbone has one size. header: written as JSON into the file. rewrite: changes the traced graph, without that of the
+    resizing. Raises DensevitError if the model cannot be traced.
     """
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
     with tracing(graph.model):
@@ -67,14 +80,17 @@ def write(
             program = _traced(graph, [size], one_size)
             if not one_size:
                 _remove_guards(program)
+            rewrite(program)
             _remove_unused(program)
             begin(SAVING)
+            program.example_inputs = None  # images as large as many models
             torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
             return
         names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
         if graph.resizing is None:
             begin(TRACING)
             program = _traced(graph, [size], one_size)
+            rewrite(program)
             begin(CONVERTING)
             exported = converted(program, ["images"], names)
         else:
@@ -82,6 +98,7 @@ def write(
             resizing = converted_resizing(graph.resizing, original, begin)
             begin(TRACING)
             program = _traced(ResizedGraph(graph), [size, original])
+            rewrite(program)
             begin(CONVERTING)
             exported = converted(program, ["resized", "images"], names)
             prepend(resizing, exported.model.graph)
@@ -136,10 +153,10 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
     onnx.save(model, path)
 
 
-def load_selections(graph: ExportedGraph, beside: Path, size: Size) -> Run | None:
+def load_selections(graph: ExportedGraph, beside: Path, size: Size, rewrite: Rewrite = unchanged) -> Run | None:
     """Writes the selections of a graph to a file of the same format as `beside`, loads and removes it.
 
-    Returns None if no head selects. size: as in `write`.
+    Returns None if no head selects. size, rewrite: as in `write`.
     """
     selections = SelectionGraph.of(graph).eval()
     with torch.no_grad():
@@ -147,8 +164,14 @@ def load_selections(graph: ExportedGraph, beside: Path, size: Size) -> Run | Non
             return None
     with tempfile.TemporaryDirectory(dir=beside.parent) as folder:
         path = Path(folder) / f"selections{beside.suffix}"
-        write(selections, path, size, {})
+        write(selections, path, size, {}, rewrite=rewrite)
         return load(path)
+
+
+def traced(graph: ExportedGraph, size: Size) -> torch.export.ExportedProgram:
+    """The traced graph of images of a size (h, w), without resizing. Raises DensevitError if it cannot be traced."""
+    with tracing(graph.model):
+        return _traced(graph, [size], graph.model.backbone.input_size is not None)
 
 
 def _traced(graph: nn.Module, sizes: Sequence[Size], one_size: bool = False) -> torch.export.ExportedProgram:
@@ -212,6 +235,7 @@ def converted(
         verbose=False,
     )
     assert exported is not None
+    softmax_in_float32(exported.model.graph)
     return exported
 
 

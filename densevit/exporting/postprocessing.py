@@ -138,6 +138,7 @@ def write(
     thresholds: Mapping[str, float],
     header: Mapping[str, Any],
     begin: files.Begin = lambda name: None,
+    rewrite: files.Rewrite = files.unchanged,
 ) -> None:
     """Traces the graph with its post-processing and writes it as ONNX. Arguments as of `files.write`.
 
@@ -161,6 +162,7 @@ def write(
             {},
         )
         program = torch.export.export(predictions, examples, dynamic_shapes=sides, strict=False)
+        rewrite(program)
         begin(files.CONVERTING)
         inputs = [IMAGES, _ORIGINAL] if resizing is None else ["resized", IMAGES]
         exported = files.converted(program, [*inputs, THRESHOLDS], names)

@@ -1,0 +1,153 @@
+"""Half precision of exported files: which blocks of a model have it, found by their errors against float32."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from densevit.errors import ConfigError
+from densevit.exporting import comparison, files
+from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.typed_graph import Rounded, heavy_layers, set_types
+from densevit.interfaces import Size
+
+Half = Literal["fp16", "bf16"]
+_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+LIMITS: Mapping[str, float] = {"fp16": 1e-2, "bf16": 4e-2}
+"""The largest difference of a file from its model, by type, of an output's range."""
+_SHARE = 0.5  # of the limit, for all blocks together: the file is run on other images
+_TOLERANCE = 0.2  # of the limit, for one block
+_MAX_BLOCKS = 24  # rows of the table
+_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Block:
+    """A module of the model. error: the largest difference of an output, relative to its range, if the heavy layers of
+    this block alone are in half precision; infinite if a value is not finite. precision: fp16, bf16 or fp32.
+    """
+
+    name: str
+    error: float
+    precision: str
+
+    def as_json(self) -> dict[str, Any]:
+        """An infinite error is null."""
+        return {**asdict(self), "error": self.error if math.isfinite(self.error) else None}
+
+
+@dataclass(frozen=True)
+class HalfPrecision:
+    """The precision of a file. blocks: in the order of computation."""
+
+    half: Half
+    blocks: Sequence[Block]
+
+    @property
+    def limit(self) -> float:
+        """The largest difference from the model that is allowed, of an output's range."""
+        return LIMITS[self.half]
+
+    def hint(self) -> str:
+        """A sentence with the block in half precision that has the largest error."""
+        worst = max(_in_half(self.blocks), key=lambda block: block.error, default=None)
+        if worst is None:
+            return f" No block is in {self.half}."
+        return f" Of the blocks in {self.half}, `{worst.name}` has the largest error, {worst.error:.1e}."
+
+    def set_types(self, program: torch.export.ExportedProgram) -> None:
+        """Sets the types of a traced graph of the model, in place."""
+        in_half = {block.name for block in _in_half(self.blocks)}
+        layers = _by_block(heavy_layers(program), [block.name for block in self.blocks])
+        set_types(program, [node for name in in_half for node in layers.get(name, ())], _TYPES[self.half])
+
+    def as_json(self) -> dict[str, Any]:
+        """The table as it is written into the file."""
+        return {"precision": self.half, "limit": self.limit, "blocks": [block.as_json() for block in self.blocks]}
+
+
+def check_half(half: str, suffix: str) -> None:
+    """Raises ConfigError for another type, and for bf16 in ONNX files."""
+    if half not in _TYPES:
+        raise ConfigError(f"half is {half!r}; expected one of {', '.join(_TYPES)}.")
+    if half == "bf16" and suffix == ".onnx":
+        raise ConfigError(
+            "ONNX Runtime cannot run convolutions and matrix products in bf16 on the CPU, so the file could not be "
+            "checked. Fix: fp16 (--half), or --out NAME.pt2."
+        )
+
+
+def measured(graph: ExportedGraph, size: Size, half: Half) -> HalfPrecision:
+    """Measures which blocks of a model can be in half precision.
+
+    graph: in float32, without resizing. size: (h, w) of the images that are traced, and of those on which outputs are
+    compared. A block stays in float32 if its error is more than a fifth of the limit. Then the blocks with the largest
+    errors do, until all others together differ by at most half of the limit. Raises DensevitError if the model cannot
+    be traced.
+    """
+    program = files.traced(graph.eval(), size)
+    rounded = Rounded(program, _TYPES[half])
+    images = torch.from_numpy(comparison.example_images(size, _IMAGES, 0))
+    expected = rounded.outputs(images)
+    layers = heavy_layers(program)
+    by_block = _by_block(layers, _blocks(layers.values()))
+
+    def error(nodes: Iterable[Node]) -> float:
+        return _error(graph, rounded.outputs(images, nodes), expected, size)
+
+    limit = LIMITS[half]
+    blocks = []
+    for name, nodes in by_block.items():
+        own = error(nodes)
+        blocks.append(Block(name, own, half if own <= _TOLERANCE * limit else "fp32"))
+    while in_half := _in_half(blocks):
+        if error(node for block in in_half for node in by_block[block.name]) <= _SHARE * limit:
+            break
+        worst = max(in_half, key=lambda block: block.error)
+        blocks[blocks.index(worst)] = replace(worst, precision="fp32")
+    return HalfPrecision(half, blocks)
+
+
+def _error(graph: ExportedGraph, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], size: Size) -> float:
+    arrays = [{name: value.numpy() for name, value in outputs.items()} for outputs in (found, expected)]
+    return max(comparison.relative_errors(graph, arrays[0], arrays[1], size).values(), default=0.0)
+
+
+def _in_half(blocks: Iterable[Block]) -> list[Block]:
+    return [block for block in blocks if block.precision != "fp32"]
+
+
+def _blocks(modules: Iterable[str]) -> list[str]:
+    """Names of at most `_MAX_BLOCKS` modules that contain these modules.
+
+    Begins with the whole model, and splits the module with most layers into its children while there are not too many.
+    """
+    counts = Counter(tuple(name.split(".")) for name in modules)
+    blocks: dict[tuple[str, ...], list[tuple[str, ...]]] = {(): [*counts]}
+    final = set[tuple[str, ...]]()
+    while rest := blocks.keys() - final:
+        largest = max(rest, key=lambda name: (sum(counts[one] for one in blocks[name]), name))
+        children: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        for one in blocks[largest]:
+            children.setdefault(one[: len(largest) + 1], []).append(one)
+        if largest in children or len(blocks) - 1 + len(children) > _MAX_BLOCKS:
+            final.add(largest)
+        else:
+            del blocks[largest]
+            blocks |= children
+    return [".".join(name) for name in blocks]
+
+
+def _by_block(layers: Mapping[Node, str], blocks: Sequence[str]) -> dict[str, list[Node]]:
+    """The layers of each block, in the order of computation. layers: with the names of their modules."""
+    result: dict[str, list[Node]] = {}
+    for node, module in layers.items():
+        own = [name for name in blocks if not name or f"{module}.".startswith(f"{name}.")]
+        if own:
+            result.setdefault(max(own, key=len), []).append(node)
+    return result

@@ -1,0 +1,42 @@
+"""The header of an exported file: JSON for the programs that use it, and for `densevit evaluate`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from densevit import config as configs
+from densevit.inference.predictor import Predictor
+from densevit.interfaces import Size
+from densevit.weights import model_file
+
+
+def header_of(
+    predictor: Predictor, canvas: Size | None, resize: bool, thresholds: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images; and what
+    `inference.file_model` builds the heads from. thresholds: by head, of a file with post-processing; None: without."""
+    model, sections = predictor.model, predictor.sections
+    necks: dict[str, Any] = dict(model.necks.items())
+    heads = {}
+    for name, head in predictor.heads.items():
+        features = necks.get(name, model.backbone)
+        heads[name] = {
+            "task": getattr(head, "task", None),
+            "classes": [asdict(one) for one in predictor.classes[name]],
+            "nms": None
+            if thresholds is not None
+            else head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
+            "channels": [*features.channels],
+            "strides": [*features.strides],
+        }
+    return {
+        "model": None if sections is None else model_file.entries(model, configs.single_pass(sections)),
+        "backbone": {"channels": [*model.backbone.channels], "strides": [*model.backbone.strides]},
+        "heads": heads,
+        "evaluation_size": {} if predictor.resize is None else predictor.resize.recipe.evaluation_bounds(),
+        "canvas": canvas,
+        "input_size": predictor.backbone.input_size,
+        "resize": resize,
+        "postprocess": None if thresholds is None else {"thresholds": dict(thresholds)},
+        "half": None,
+    }
