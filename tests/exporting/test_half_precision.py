@@ -140,7 +140,7 @@ def test_blocks_are_few_and_contain_all_layers():
 
 def test_the_command_shows_the_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": {"name": "setr"}}, ["a", "b"])
-    predictor.save(tmp_path / "model.safetensors")
+    densevit.save(predictor, tmp_path / "model.safetensors")
     out = tmp_path / "model.onnx"
     given = ["export", str(tmp_path / "model.safetensors"), "--half", "--out", str(out), "--quiet", "--json"]
     assert main(given) == 0
