@@ -20,7 +20,7 @@ class Collapse(lightning.Callback):
 
     The features are the backbone's coarsest, averaged over the image. Their variance over the images of a batch, summed
     over the channels, is divided by their mean square: 0 for equal features, about 1 for features with mean 0. It is
-    computed in training, by this process, from validation to validation.
+    computed in training, by this process, from validation to validation. The first 100 steps have no warning.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -52,7 +52,7 @@ class Collapse(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         measured, self._variance = self._variance, []
-        if not measured or not trainer.is_global_zero:
+        if not measured or trainer.global_step < _FEWEST_STEPS or not trainer.is_global_zero:
             return
         variance, square = torch.stack(measured).sum(0).tolist()
         if variance < _LEAST_VARIANCE * square and not self._warned:

@@ -47,8 +47,9 @@ def test_constant_features_are_a_warning_with_their_variance(
 ) -> None:
     original = Pixels.forward
     monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
-    [warning] = warned(Silent, tmp_path / "run", 8, recwarn)
-    share = re.search(r"their variance is (\S+) of their mean square, averaged over 2 batches", warning)
+    assert warned(Silent, tmp_path / "short", 8, recwarn) == []
+    [warning] = warned(Silent, tmp_path / "run", 104, recwarn)
+    share = re.search(r"their variance is (\S+) of their mean square, averaged over 26 batches", warning)
     assert share is not None and 0 < float(share[1]) < 1e-4
 
 
