@@ -19,6 +19,7 @@ ROOTS = {
     "densevit_backbones": "plugins/densevit_backbones",
     "densevit_configs": "configs",
     "densevit_heads": "plugins/densevit_heads",
+    "densevit_methods": "plugins/densevit_methods",
     "densevit_necks": "plugins/densevit_necks",
     "densevit_scenes": "plugins/densevit_scenes",
     "densevit_workbench": "plugins/densevit_workbench",

@@ -174,6 +174,10 @@ class Data:
         """Returns a resumable loader of shuffled, augmented batches, the same number for each process."""
         groups = None
         if self.section.group_by_aspect:
+            if self.train.batch_multiple > 1:
+                raise ConfigError(
+                    f"data.group_by_aspect: {self.section.name!r} itself composes the batches. Fix: leave it out."
+                )
             sizes = self.train.sizes()
             if sizes is None:
                 name = self.section.name
@@ -211,6 +215,11 @@ class Data:
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
         indices, size = self._epoch_indices, self.section.batch_size
+        if size % self.train.batch_multiple:
+            raise ConfigError(
+                f"data.batch_size is {size}; {self.section.name!r} composes batches of {self.train.batch_multiple} "
+                f"images. Fix: set data.batch_size={self.train.batch_multiple}, or a multiple of it."
+            )
         return TrainBatches(len(indices(0)), size, self.seed, rank, world_size, groups, indices, self.train.shuffled)
 
     @cached_property

@@ -23,7 +23,8 @@ from densevit.interfaces.data_types import (
 from densevit.interfaces.datasets import Dataset, Frame, Recipe
 from densevit.interfaces.evaluators import Evaluator
 from densevit.interfaces.last_blocks import Encoding, LastBlocks, TokenBackbone
-from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, DenseHead, Head, Method, Neck
+from densevit.interfaces.methods import Method
+from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, DenseHead, Head, Neck
 from densevit.interfaces.target_types import AnnotatedImage, Canvas, Drawing, TargetType
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`

@@ -104,7 +104,10 @@ class Batch(_Batch, total=False):
 
     skipped: for each image that was left out because its file cannot be read, the reason. Absent if there is none.
     step_targets: the targets of all batches of the optimiser step. Absent unless gradients accumulate.
+    other_views: for a training method with several views, a batch of the second views of the images, one of the third
+        views, and so on; each is padded to a size of its own. Absent with one view.
     """
 
+    other_views: "list[Batch]"
     skipped: list[str]
     step_targets: list[list[Targets]]

@@ -18,12 +18,14 @@ class Dataset:
     classes: by task; things for "detection", things and stuff for "segmentation".
     provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
         without a type have the registered type of that name.
+    batch_multiple: `data.batch_size` must be a multiple of it, because `shuffled` composes batches of this size.
     metric: whether `depth` is in metres; False if its unit is unknown.
     division: how the images of a data set without a val split were divided; printed at the start of a training.
     """
 
     classes: dict[str, tuple[Class, ...]]
     provides: "tuple[str, ...] | Mapping[str, TargetType | None]"
+    batch_multiple: int = 1
     metric: bool = True
     division: str = ""
 
@@ -81,7 +83,7 @@ class Dataset:
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """Returns the indices of an epoch in the order of training. Default: None, a random order.
 
-        For data sets that are faster to read in another order.
+        For data sets that are faster to read in another order, or whose batches have a fixed composition.
         """
         return None
 

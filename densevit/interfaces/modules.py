@@ -1,4 +1,4 @@
-"""The interfaces of backbones, necks, heads and training methods."""
+"""The interfaces of backbones, necks and heads."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.interfaces.data_types import Batch, Class, Losses, Outputs, Predictions, Targets
+from densevit.interfaces.data_types import Class, Losses, Outputs, Predictions, Targets
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.target_types import TargetType
 from densevit.losses.context import LossContext
@@ -240,45 +240,3 @@ def resized_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     x = maps.float() if maps.ndim == 4 else maps.float()[:, None]
     x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
     return x if maps.ndim == 4 else x[:, 0]
-
-
-class Method(nn.Module):
-    """How a model is trained. The built-in method `supervised` minimises the losses of the heads.
-
-    The constructor takes the model, a `DenseModel`, and the method's options. Modules of the method, such as a decoder
-    or a teacher, are trained unless frozen, and saved in checkpoints, but not in the model file. The model may have no
-    heads; then its backbone is saved. See `docs/own-method.md`.
-
-    needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
-    views: number of differently augmented copies of each image in a batch; the first copies of all images come first.
-    """
-
-    needs_heads: bool = False
-    needs_labels: bool = False
-    views: int = 1
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-
-    def transform(self, recipe: Any) -> Any:
-        """The training transform (sample, generator, types) -> sample. Default: the transform of `data.recipe`."""
-        return recipe
-
-    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        """Returns the loss terms of a batch. The model is in training mode. context: as for `Head.loss`.
-
-        They must depend on the same parameters in each step, also for blank images without labels: with several
-        processes, unused parameters are detected by a step on such images, and frozen.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} is a Method and must implement training_step(model, batch, context)."
-        )
-
-    def after_step(self, model: Any) -> None:
-        """Called after each optimiser step, without gradients, for example to update a teacher. Default: nothing."""
-
-    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
-        """Returns the loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects
-        the best epoch of a model without heads. Not implemented by default: only the heads are evaluated.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not implement validation_losses().")

@@ -228,8 +228,10 @@ class DenseModel(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> "DenseModel":
-        """Sets the training mode. Frozen modules stay in evaluation mode: no dropout, no updates of norms."""
-        super().train(mode)
+        """Sets the training mode. Frozen modules stay in evaluation mode: no dropout, no updates of norms. So does a
+        model of which all parameters are frozen, such as a teacher."""
+        trained = [parameter.requires_grad for parameter in self.parameters()]
+        super().train(mode and (any(trained) or not trained))
         for part in (self.backbone, *self.heads.values(), *self.necks.values()):
             for module in frozen_modules(part):
                 module.eval()

@@ -21,7 +21,8 @@ _WRAPPERS = ("module.", "_orig_mod.")
 # Weights files in a folder: our run folder's and the Hugging Face Hub's.
 _IN_FOLDER = hub.HUB_FILES
 _INDEX = ".index.json"
-ENTRIES = "densevit"  # the key of a model file's header in densevit's Lightning checkpoints
+# Keys of densevit's Lightning checkpoints: a model file's header, and the name of the module that is the model.
+ENTRIES, SAVED_MODEL = "densevit", "saved_model"
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ def _in_file(path: Path) -> Checkpoint:
     entries: dict[str, str] = {}
     if "pytorch-lightning_version" in content:
         entries = _header(content.get(ENTRIES))
+        prefix = f"{content.get(SAVED_MODEL, 'model')}."
         if entries:  # a method's own tensors are left out
-            tensors = {name: value for name, value in tensors.items() if name.startswith("model.")}
-        tensors = _unwrapped(tensors, ("model.",))
+            tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+        tensors = _unwrapped(tensors, (prefix,))
     return Checkpoint(tensors, "", entries, preprocessing.of_checkpoint(content))
 
 

@@ -279,8 +279,8 @@ def test_distillation_leaves_the_teacher_unchanged(heads: str, teacher: Path, tm
     found = losses(run.path, "train/distillation")
     assert np.mean(found[-3:]) < 0.8 * found[0]
     checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
-    frozen = {f"method.teacher.{name}": x for name, x in load_file(teacher).items()}
-    assert len(frozen) == 120 and all(torch.equal(checkpoint["state_dict"][name], x) for name, x in frozen.items())
+    assert len(load_file(teacher)) == 120
+    assert not any(name.startswith("method.teacher.") for name in checkpoint["state_dict"])  # can be loaded again
     trained = [p for p in build_model(config, Scenes("val", 32)).parameters() if p.requires_grad]
     groups = checkpoint["optimizer_states"][0]["param_groups"]
     assert sum(len(group["params"]) for group in groups) == len(trained) + 2 * 4  # and the four projections

@@ -18,11 +18,14 @@ _LONGEST_EPOCH = 10**8  # images
 class Mix(Dataset):
     """The images of several data sets, each with the target keys that its set labels.
 
-    sets: a data section for each name, `{name: coco, root: ...}`: the plugin and its options, and two more keys.
+    sets: a data section for each name, `{name: coco, root: ...}`: the plugin and its options, and three more keys.
         share: the set's share of training samples, by default its share of the images. An epoch has each image of each
             set at least once; the numbers of occurrences of a set's images differ by at most one. The images with one
             more change from epoch to epoch, so that in the long run all occur equally often.
-        provides: the target keys to use, `[semantic]`; by default all.
+        per_batch: the number of the set's images in each batch of each process, in place of `share`. The numbers of all
+            sets add up to `data.batch_size`, or a divisor of it.
+        provides: the target keys to use, `[semantic]`; by default all. `[]`: the set's images are used without labels,
+            and in training only.
     image_size: for the sets that have this option and do not set it.
 
     Shares are for training; validation has every image of each set once. Two sets that label the same task must have
@@ -41,27 +44,43 @@ class Mix(Dataset):
             raise DataError(
                 "data.sets is empty: name the data sets to mix, as in `sets: {a: {name: coco, root: ...}}`."
             )
-        self._names = tuple(sets)
+        self._names: list[str] = []
         self._sets: list[Dataset] = []
         kept: list[tuple[str, ...]] = []
         shares: dict[str, float] = {}
+        numbers: dict[str, int] = {}  # of images in a batch
         for name, section in sets.items():
             options = dict(section)
             plugin = options.pop("name", None)
             if not isinstance(plugin, str):
                 raise DataError(f"data.sets.{name}.name is missing: name the data set's plugin, as in `name: coco`.")
             share, chosen = options.pop("share", None), options.pop("provides", None)
+            number = options.pop("per_batch", None)
             if share is not None:
                 shares[name] = _share(share, name)
+            if number is not None:
+                numbers[name] = _per_batch(number, name)
+            if chosen == [] and split != "train":
+                continue
             if image_size is not None and takes(registry.load("datasets", plugin), "image_size"):
                 options.setdefault("image_size", image_size)
             where = f"data.sets.{name}"
             own = registry.create("datasets", plugin, split, options=options, where=where, offered={"scan": scan})
             kept.append(_chosen(own.provides, chosen, name))
+            self._names.append(name)
             self._sets.append(own)
-        if shares and len(shares) < len(sets):
-            lacking = next(name for name in sets if name not in shares)
-            raise DataError(f"data.sets.{lacking}.share is missing: give each set a share, or none of them.")
+        sections: tuple[tuple[str, Collection[str]], ...] = (("share", shares), ("per_batch", numbers))
+        for key, given in sections:
+            if given and len(given) < len(sets):
+                lacking = next(name for name in sets if name not in given)
+                raise DataError(f"data.sets.{lacking}.{key} is missing: give each set a {key}, or none of them.")
+        if shares and numbers:
+            raise DataError("data.sets has both share and per_batch, which sets the shares too. Fix: remove one.")
+        if not self._sets:
+            raise DataError(
+                f"data.sets: no set has labels for the split {split!r}, as all have `provides: []`. Fix: leave "
+                "`provides` out of one."
+            )
         self._kept = kept
         self._types = [TargetTypes.of(own) for own in self._sets]
         self.provides = {key: types.get(key) for types, keys in zip(self._types, kept, strict=True) for key in keys}
@@ -72,7 +91,13 @@ class Mix(Dataset):
         if not self._lengths.all():
             empty = self._names[int(self._lengths.argmin())]
             raise DataError(f"data.sets.{empty} has no images for the split {split!r}; at least 1 is needed.")
-        counts = self._lengths if not shares or split != "train" else _counts(self._lengths, list(shares.values()))
+        counts = self._lengths
+        self._per_batch = list(numbers.values()) if split == "train" else []
+        if self._per_batch:
+            self.batch_multiple = sum(self._per_batch)
+            counts = max(-(-self._lengths // self._per_batch)) * np.array(self._per_batch)
+        elif shares and split == "train":
+            counts = _counts(self._lengths, list(shares.values()))
         times = counts // self._lengths
         self._surplus = (
             counts - times * self._lengths
@@ -105,6 +130,14 @@ class Mix(Dataset):
             turns = (epoch * surplus + np.arange(surplus)) % length
             chosen.append(begin + np.random.default_rng(number).permutation(length)[turns])
         return np.concatenate(chosen)
+
+    def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """With `per_batch`, orders the indices so that each `batch_multiple` of them have these numbers of each set."""
+        if not self._per_batch:
+            return None
+        sets = np.searchsorted(self._ends, indices, side="right")
+        rows = [indices[sets == number].reshape(-1, images) for number, images in enumerate(self._per_batch)]
+        return np.concatenate(rows, axis=1).ravel()
 
     def __getitem__(self, index: int) -> Sample:
         """Returns a sample of one set, with the target keys that are used from this set."""
@@ -175,13 +208,18 @@ def _share(share: Any, name: str) -> float:
     return float(share)
 
 
+def _per_batch(number: Any, name: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise DataError(f"data.sets.{name}.per_batch is {number}; a whole number of images, 1 or more, is expected.")
+    return number
+
+
 def _chosen(provided: Collection[str], chosen: Any, name: str) -> tuple[str, ...]:
     if chosen is None:
         return tuple(provided)
-    if not isinstance(chosen, list | tuple) or not chosen or not set(chosen) <= set(provided):
-        raise DataError(
-            f"data.sets.{name}.provides is {chosen}; this set labels {', '.join(provided)}: list some of them."
-        )
+    if not isinstance(chosen, list | tuple) or not set(chosen) <= set(provided):
+        labelled = ", ".join(provided) or "nothing"
+        raise DataError(f"data.sets.{name}.provides is {chosen}; this set labels {labelled}: list some of it, or [].")
     return tuple(key for key in provided if key in chosen)
 
 

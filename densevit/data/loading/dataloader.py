@@ -75,10 +75,8 @@ class TransformedDataset(data.Dataset[Sample]):
         try:
             sample = self.dataset[index]
             check_sample(sample, self.dataset, index, self.types)
-            if self.train:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
-                seeds = [[key.seed, index, key.repeat, view] for view in range(self.views)]
-                transform = self._training_transform(key)
-                samples = [transform(sample, np.random.default_rng(seed), self.types) for seed in seeds]
+            if self.train:
+                samples = self._views(sample, key)
                 return samples if self.views > 1 else samples[0]
             prepared = self.transform(sample, self.types)  # type: ignore[operator,arg-type]
         except DensevitError:
@@ -91,6 +89,24 @@ class TransformedDataset(data.Dataset[Sample]):
         if not key.repeat:
             prepared["targets"] |= {"truth": sample["targets"], "dataset_index": index}
         return prepared
+
+    def _views(self, sample: Sample, key: SampleKey) -> list[Sample]:
+        """Returns the views of a sample. Raises DataError if a transform of all views returns another number."""
+        transform = self._training_transform(key)
+        views: list[Any] = []
+        while len(views) < self.views:  # numpy pads with zeros: the first repeat has the stream of [seed, index]
+            rng = np.random.default_rng([key.seed, key.index, key.repeat, len(views)])
+            made: Any = transform(sample, rng, self.types)
+            if isinstance(made, list):
+                views = made
+                break
+            views.append(made)
+        if len(views) != self.views:
+            raise DataError(
+                f"The transform of the method returned {len(views)} views of an image; its `views` is {self.views}. "
+                "Fix: let both be the same number."
+            )
+        return views
 
     def _training_transform(self, key: SampleKey) -> TrainingTransform:
         """Returns the transform of the key's batch."""
@@ -286,9 +302,10 @@ class _Collate:
     def __call__(self, samples: list[Any]) -> Any:
         skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
         samples = [sample for sample in samples if not isinstance(sample, Skipped)]
-        if isinstance(samples[0], list):  # views: the first of all samples, then the second
-            samples = [sample for view in zip(*samples, strict=True) for sample in view]
-        batch = collate(samples, self.multiple)
+        views = zip(*samples, strict=True) if isinstance(samples[0], list) else [samples]
+        batch, *others = [collate(view, self.multiple) for view in views]
+        if others:
+            batch["other_views"] = others
         if skipped:
             batch["skipped"] = skipped
         return _shipped(batch) if self.ships else batch

@@ -54,8 +54,9 @@ class BestModel(lightning.Callback):
         if not improved:
             return
         thresholds = {name: evaluator.score_threshold() for name, evaluator in pl_module.evaluators.items()}
-        pl_module.model.score_thresholds = {name: score for name, score in thresholds.items() if score is not None}
-        state = full_state_dict(pl_module.model)
+        model = pl_module.saved_model
+        model.score_thresholds = {name: score for name, score in thresholds.items() if score is not None}
+        state = full_state_dict(model)
         if not trainer.is_global_zero:
             return
         if self.best_epoch.monitored and not self.best_epoch.reached:
@@ -65,7 +66,7 @@ class BestModel(lightning.Callback):
                 "Fix: check the labels of the validation data.",
                 stacklevel=1,  # the caller is Lightning, whose warnings are not shown
             )
-        model_file.save(pl_module.model, self.folder / _MODEL, pl_module.config, state)
+        model_file.save(model, self.folder / _MODEL, pl_module.config, state)
         metrics_file.write(pl_module.metrics, self.folder / _METRICS)
         write_tables(pl_module.evaluators, self.folder, image_names(self.dataset, pl_module.indices))
 

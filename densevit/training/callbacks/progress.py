@@ -182,7 +182,7 @@ class ProgressLines(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, DenseModule)
-        self.images += len(batch["images"]) // pl_module.method.views * trainer.world_size
+        self.images += len(batch["images"]) * trainer.world_size
         if not trainer.is_global_zero:
             return
         if not self._estimated:

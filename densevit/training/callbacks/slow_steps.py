@@ -78,7 +78,7 @@ class SlowSteps(lightning.Callback):
         if not self._watches:
             return
         self._seconds += self._clock() - self._begun
-        self._pixels += batch["images"].numel()
+        self._pixels += sum(view["images"].numel() for view in (batch, *batch.get("other_views", ())))
         if trainer.global_step == self._step:  # gradients accumulate
             return
         self._times.append(self._seconds / self._pixels)

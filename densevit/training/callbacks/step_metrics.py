@@ -39,7 +39,7 @@ class StepMetrics(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         assert isinstance(pl_module, DenseModule)
-        self._speed.images += len(batch["images"]) // pl_module.method.views * trainer.world_size
+        self._speed.images += len(batch["images"]) * trainer.world_size
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         stepped, self._last_step = step != self._last_step, step
         terms, accumulate = outputs["terms"], trainer.accumulate_grad_batches

@@ -76,7 +76,7 @@ class DenseModule(lightning.LightningModule):
         predictor = Predictor(model) if isinstance(model, DenseModel) else model
         self.model, self.config, self._predictor = predictor.model, predictor.config, predictor
         self.method = Supervised(self.model) if method is None else method
-        check_method(self.method)
+        check_method(self.method, self.model)
         if self.model.architecture is None or self.model.architecture.replace_layers:
             replace_layers(self)  # also those of the method
         self.optim: OptimSection = (
@@ -116,7 +116,7 @@ class DenseModule(lightning.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, DenseDataModule):
             if stage == "fit":
-                self.model.training_data = data.data.section.model_dump()
+                self.model.training_data = self.saved_model.training_data = data.data.section.model_dump()
             if self.budget is None:  # a run checks its data before
                 check_classes(data.data, self.model, self.mappings)
                 if stage == "fit" and self.method.needs_labels:
@@ -129,6 +129,12 @@ class DenseModule(lightning.LightningModule):
         strategy = self.trainer.strategy
         if isinstance(strategy, ShardedStrategy) and self.trainer.state.fn == "fit":
             shard_model(self.model, strategy.device_mesh["data_parallel"])
+
+    @property
+    def saved_model(self) -> DenseModel:
+        """The model that is validated and saved: `model`, or another one of the method, such as a teacher."""
+        model: DenseModel = self.method.saved_model(self.model)
+        return model
 
     @property
     def _logs(self) -> bool:
@@ -243,7 +249,8 @@ class DenseModule(lightning.LightningModule):
         by_loss = {name for name, evaluator in self.evaluators.items() if isinstance(evaluator, ValidationLoss)}
         self._by_loss = [name for name in self.model.heads if name in by_loss]
         # Heads that are validated by their loss may not implement `predict`. A list, so that it is not a submodule.
-        self._predicting = [with_heads(self.model, set(self.model.heads) - by_loss) if by_loss else self.model]
+        model = self.saved_model
+        self._predicting = [with_heads(model, set(model.heads) - by_loss) if by_loss else model]
 
     def _fit_probes(self) -> None:
         """Fits the probes to the features of the training images, with the weights and precision of the validation."""
@@ -253,7 +260,7 @@ class DenseModule(lightning.LightningModule):
 
         def features(batch: Batch) -> Tensor:
             with precision.val_step_context():
-                return features_of(self.model, self.transfer_batch_to_device(batch, self.device, 0))
+                return features_of(self.saved_model, self.transfer_batch_to_device(batch, self.device, 0))
 
         loader = module.data.unaugmented_train_loader(self.trainer.global_rank, self.trainer.world_size)
         fit_probes(self._probes.values(), loader, features)
@@ -267,11 +274,11 @@ class DenseModule(lightning.LightningModule):
         for name, mapping in self.mappings.items():
             types = TargetTypes(self.model.target_types.get(name))
             outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]
-        results = outputs | image_losses(self.model, self._by_loss, batch) if self._by_loss else dict(outputs)
+        results = outputs | image_losses(self.saved_model, self._by_loss, batch) if self._by_loss else dict(outputs)
         if METHOD in self.evaluators:
-            results[METHOD] = method_losses(self.method, self.model, batch)
+            results[METHOD] = method_losses(self.method, self.saved_model, batch)
         if self._probes:
-            results |= dict.fromkeys(self._probes, predictions_of(self.model, batch))
+            results |= dict.fromkeys(self._probes, predictions_of(self.saved_model, batch))
         seen, loader = self._seen.get(dataloader_idx, 0), validation_loader(self.trainer, dataloader_idx)
         self._seen[dataloader_idx] = seen + len(batch["targets"])
         labels = bool(model.heads or self._probes)
@@ -338,6 +345,10 @@ class DenseModule(lightning.LightningModule):
         moved_batch: Batch = {"images": images, "padding_mask": mask, "targets": targets}
         if "skipped" in batch:
             moved_batch["skipped"] = batch["skipped"]
+        if "other_views" in batch:
+            moved_batch["other_views"] = [
+                self.transfer_batch_to_device(view, device, dataloader_idx) for view in batch["other_views"]
+            ]
         return moved_batch
 
     # ---- checkpoints: with the random state of each process, so that a resumed run continues exactly ----
@@ -355,14 +366,16 @@ class DenseModule(lightning.LightningModule):
             checkpoint["config"] = configs.dump(self.config)
         sections = self._predictor.sections
         if sections is not None and self.model.heads:  # `load` builds the model from them
-            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.model, sections)
+            checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.saved_model, sections)
+            names = (name for name, module in self.named_modules() if module is self.saved_model)
+            checkpoint[checkpoint_io.SAVED_MODEL] = next(names)
         checkpoint["classes"] = {head: [c.name for c in classes] for head, classes in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get("random_state")
         self._random_states = [states] if isinstance(states, dict) else states  # a dict in early checkpoints
         self._resumed = True
-        self.model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
+        self.saved_model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
         if self.checkpoint_rates is not None and self.rates is not None and checkpoint.get("optimizer_states"):
             [state] = checkpoint["optimizer_states"]
             before, after = parameter_groups(self.checkpoint_rates), parameter_groups(self.rates)

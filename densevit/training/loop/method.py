@@ -27,10 +27,17 @@ def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> M
     return method
 
 
-def check_method(method: Method) -> None:
-    """Raises PluginError for a method written for an earlier version."""
+def check_method(method: Method, model: DenseModel) -> None:
+    """Raises PluginError for a method written for an earlier version, or whose `saved_model` is not part of it."""
     if not accepts(method.training_step, "model", "batch", "context"):
         raise PluginError(
             f"method {type(method).__name__}: its training_step takes no context. Fix: def training_step(self, model, "
             "batch, context), and model.loss(outputs, targets, context); see docs/own-method.md."
+        )
+    saved = method.saved_model(model)
+    if saved is not model and not (isinstance(saved, DenseModel) and any(part is saved for part in method.modules())):
+        raise PluginError(
+            f"method {type(method).__name__}: its saved_model returned a {type(saved).__name__}; the model, or a "
+            "DenseModel that is a module of the method, is expected. Fix: create it in the constructor, as in "
+            "self.teacher = copy.deepcopy(model)."
         )

@@ -22,14 +22,9 @@ def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     """
     method = Supervised(model) if method is None else method
     height, width = model.backbone.input_size or (2 * model.multiple, 2 * model.multiple)
-    count = 2 * method.views
-    blank: Batch = {
-        "images": torch.zeros(count, 3, height, width, dtype=torch.uint8),
-        "padding_mask": torch.zeros(count, height, width, dtype=torch.bool),
-        "targets": [
-            {"image_id": i % 2, "size": (height, width), "original_size": (height, width)} for i in range(count)
-        ],
-    }
+    blank = _blank(height, width)
+    if method.views > 1:
+        blank["other_views"] = [_blank(height, width) for _ in range(method.views - 1)]
     both = nn.ModuleDict({"model": model, "method": method})
     buffers = {name: buffer.clone() for name, buffer in both.named_buffers()}
     with torch.random.fork_rng():
@@ -43,6 +38,15 @@ def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     for name, buffer in both.named_buffers():
         buffer.copy_(buffers[name])
     return unused
+
+
+def _blank(height: int, width: int) -> Batch:
+    """A batch of two blank images without labels."""
+    return {
+        "images": torch.zeros(2, 3, height, width, dtype=torch.uint8),
+        "padding_mask": torch.zeros(2, height, width, dtype=torch.bool),
+        "targets": [{"image_id": i, "size": (height, width), "original_size": (height, width)} for i in range(2)],
+    }
 
 
 def without_unused(

@@ -24,6 +24,7 @@ from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
+from densevit.training.callbacks.collapse import Collapse
 from densevit.training.callbacks.ema import ExponentialMovingAverage
 from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressLines
@@ -36,6 +37,7 @@ from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluators import selecting
 from densevit.training.loop.lightning_logging import silence_lightning
+from densevit.training.loop.method import Supervised
 from densevit.training.loop.peers import Peers, watching
 from densevit.training.loop.precision import tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
@@ -177,7 +179,9 @@ def _callbacks(plan: Plan, folder: Path, signals: StopSignals) -> _Callbacks:
     non_finite = NonFinite(folder, skip=section.non_finite == "skip")
     best = BestModel(folder, BestEpoch(selecting(plan.evaluators), section.monitor), plan.data.val, section.patience)
     ema = [] if section.ema is None else [ExponentialMovingAverage(section.ema, section.ema_warmup)]
+    collapse = [] if isinstance(plan.method, Supervised) else [Collapse(budget)]
     measured = [*ema, TrainingSchedule(budget), SlowSteps(), StepMetrics(non_finite), ProgressLines(get_console())]
+    measured += collapse
     stalls = [] if section.stall_after is None else [StallReports(seconds_of(section.stall_after))]
     every = section.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every

@@ -151,11 +151,12 @@ def finish(
     resume_with: see `fit`.
     """
     unfinished = best.best_epoch.best is None  # stopped before the first validation: saves the current weights
-    state = full_state_dict(plan.model) if unfinished else {}  # a collective operation of all processes
+    model = plan.method.saved_model(plan.model)
+    state = full_state_dict(model) if unfinished else {}  # a collective operation of all processes
     if not plan.trainer.is_global_zero:
         return
     if unfinished:
-        model_file.save(plan.model, folder / "model.safetensors", plan.config, state)
+        model_file.save(model, folder / "model.safetensors", plan.config, state)
         metrics_file.write({}, folder / "metrics.json")
     console, step = get_console(), plan.trainer.global_step
     if not stopped and step < plan.budget.steps:

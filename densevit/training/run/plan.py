@@ -136,7 +136,7 @@ def _method(config: Config, model: DenseModel, data: Data) -> Method:
     method: Method = registry.create(
         "methods", config.method.name, model, options=config.method.options, where="method"
     )
-    check_method(method)
+    check_method(method, model)
     data.use(method)
     return method
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from densevit.config import DataSection
+from densevit.data.build import Data
 from densevit.data.datasets.mix import Mix
 from densevit.data.loading.batch_sampler import TrainBatches, collate
 from densevit.errors import DensevitError
@@ -49,6 +51,63 @@ def test_shares_are_fractions_of_the_training_samples(lengths, shares, counts):
     for name, length in zip("ab", lengths, strict=True):
         times = [ids.count(f"{name}/{i + 1}") for i in range(length)]
         assert min(times) >= 1 and max(times) - min(times) <= 1
+
+
+FEW_LABELS = {"few": section(3, provides=["semantic"], per_batch=2), "many": section(11, 1, provides=[], per_batch=6)}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_each_batch_of_each_process_has_a_fixed_number_of_images_of_each_set(world_size):
+    mix = Mix("train", FEW_LABELS)
+    assert mix.batch_multiple == 8 and len(mix.epoch_indices(0)) == 16  # 4 and 12
+    seen = Counter()
+    for epoch in range(12):
+        ranks = [
+            TrainBatches(16, 8, 0, rank, world_size, epoch_indices=mix.epoch_indices, shuffled=mix.shuffled)
+            for rank in range(world_size)
+        ]
+        batches = []
+        for rank in ranks:
+            rank.set_epoch(epoch)
+            batches += list(rank)
+        assert len(batches) == 2
+        for batch in batches:
+            assert len(batch) == 8
+            targets = [mix[key.index]["targets"] for key in batch]
+            assert ["semantic" in target for target in targets] == [True] * 2 + [False] * 6
+            seen.update(target["image_id"] for target in targets)
+    assert {seen[f"few/{i}"] for i in (1, 2, 3)} == {16} and len(seen) == 14
+    assert {seen[f"many/{i}"] for i in range(1, 12)} <= {13, 14}
+
+
+def test_composed_batches_are_shuffled_and_resume_exactly():
+    mix = Mix("train", FEW_LABELS)
+    arguments = {"epoch_indices": mix.epoch_indices, "shuffled": mix.shuffled}
+    first, resumed = (TrainBatches(16, 8, 0, **arguments) for _ in range(2))
+    batches = list(first)
+    first.set_epoch(1)
+    assert [key.index for key in next(iter(first))] != [key.index for key in batches[0]]
+    resumed.load_state_dict({"epoch": 0, "position": 1, "seed": 0})
+    assert list(resumed) == batches[1:]
+
+
+def test_images_without_labels_are_for_training_only():
+    unlabelled = Mix("train", FEW_LABELS)
+    assert unlabelled[4]["targets"].keys() == {"image_id"} and [*unlabelled.provides] == ["semantic"]
+    mix = Mix("val", FEW_LABELS)
+    assert len(mix) == 2 and mix.batch_multiple == 1 and mix.shuffled(np.arange(2), np.random.default_rng()) is None
+    assert {mix[i]["targets"]["image_id"] for i in range(2)} == {"few/1", "few/2"}
+    with pytest.raises(DensevitError, match=r"no set has labels for the split 'val', as all have `provides: \[\]`"):
+        Mix("val", {"a": section(provides=[])})
+
+
+def test_a_batch_size_that_does_not_fit_the_composition_is_an_error():
+    values = {"name": "mix", "sets": FEW_LABELS, "batch_size": 12}
+    with pytest.raises(DensevitError, match=r"data\.batch_size is 12; 'mix' composes batches of 8 images\. Fix: set"):
+        Data(DataSection.model_validate(values), 0, 32).train_loader()
+    values |= {"batch_size": 8, "group_by_aspect": True}
+    with pytest.raises(DensevitError, match=r"data\.group_by_aspect: 'mix' itself composes the batches"):
+        Data(DataSection.model_validate(values), 0, 32).train_loader()
 
 
 def test_fractional_shares_repeat_all_images_equally():
@@ -142,6 +201,9 @@ class Empty(Scenes):
         ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
         ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
         ({"a": section(share=0)}, "data.sets.a.share is 0; a number above 0"),
+        ({"a": section(per_batch=1), "b": section()}, "data.sets.b.per_batch is missing: give each set a per_batch"),
+        ({"a": section(per_batch=0.5)}, "data.sets.a.per_batch is 0.5; a whole number of images, 1 or more"),
+        ({"a": section(per_batch=1, share=1)}, "data.sets has both share and per_batch"),
         ({"a": {"name": "empty:Empty"}}, "data.sets.a has no images for the split 'train'"),
         ({"a": section(provides=["caption"])}, r"data.sets.a.provides is \['caption'\]; this set labels boxes"),
         ({"a": section(lenght=3)}, "data.sets.a.lenght is not an option of 'scenes'"),

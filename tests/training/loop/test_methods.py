@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from densevit.config import Config, from_mapping
 from densevit.data.build import build_data
-from densevit.errors import ConfigError, PluginError, WeightsError
+from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.inference.creating import build_model
+from densevit.inference.loading import load
 from densevit.interfaces import Backbone, Batch, Losses, Method
 from densevit.losses.context import LossContext
 from densevit.training.callbacks.progress import ProgressLines
@@ -26,6 +27,7 @@ from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.checks import check_model
+from densevit.training.run.evaluation import evaluate
 from densevit.training.run.fit import fit
 from tests.training.run.test_run import recorded
 from tests.training.run.test_signals import child
@@ -57,14 +59,13 @@ class Denoising(Method):
         self.register_buffer("updates", torch.tensor(0))
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        pixels = model.normalise(batch["images"], batch["padding_mask"])
-        [features] = model.backbone(pixels + self.noise * torch.randn_like(pixels))
-        [teacher] = self.teacher(pixels)
-        first, second = teacher.mean((2, 3)).chunk(2)
-        other = torch.cat([second, first])
+        [other] = batch["other_views"]
+        first, second = (model.normalise(view["images"], view["padding_mask"]) for view in (batch, other))
+        [features] = model.backbone(first + self.noise * torch.randn_like(first))
+        [teacher] = self.teacher(second)
         return {
-            "denoising": (self.decoder(features) - pixels).square().mean(),
-            "teacher": (features.mean((2, 3)) - other).square().mean(),
+            "denoising": (self.decoder(features) - first).square().mean(),
+            "teacher": (features.mean((2, 3)) - teacher.mean((2, 3))).square().mean(),
         }
 
     def after_step(self, model: Any) -> None:
@@ -108,11 +109,55 @@ class Cropped(Silent):
         return quarter
 
 
+class Multicrop(Silent):
+    """Four views: the recipe's, the same with inverted colours, and two crops of it."""
+
+    views = 4
+
+    def transform(self, recipe: Any) -> Any:
+        def views(sample: Any, rng: Any, types: Any) -> Any:
+            weak = recipe(sample, rng, types)
+            image, targets = weak["image"], weak["targets"]
+            crops = [image[:, top : top + 16, :width] for top, width in ((0, 16), (int(rng.integers(1, 4)), 8))]
+            ids = {key: targets[key] for key in ("image_id", "original_size")}
+            small = [{"image": crop, "targets": {**ids, "size": (*crop.shape[1:],)}} for crop in crops]
+            return [weak, {"image": 255 - image, "targets": targets}, *small]
+
+        return views
+
+
+class Teacher(Silent):
+    """Validates and saves a moving average of the model."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.teacher = copy.deepcopy(model).requires_grad_(False)
+
+    def saved_model(self, model: Any) -> Any:
+        return self.teacher
+
+    def after_step(self, model: Any) -> None:
+        for own, other in zip(self.teacher.parameters(), model.parameters(), strict=True):
+            own.lerp_(other, 0.25)
+
+
+class Loaded(Silent):
+    """Has a frozen teacher that its constructor loads."""
+
+    loaded = ("teacher",)
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.teacher = nn.Linear(2, 2).requires_grad_(False)
+        nn.init.constant_(self.teacher.weight, 3.0)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
 def config(method: type[Method] = Denoising, trainer: dict[str, Any] | None = None, **sections: Any) -> Config:
     values: dict[str, Any] = {
         "backbone": {"name": f"{__name__}:Pixels"},
         "heads": {},
-        "method": {"name": f"{__name__}:{method.__name__}"},
+        "method": {"name": f"{method.__module__}:{method.__name__}"},
         "data": {
             "name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 6, "val_length": 3,
         },
@@ -126,18 +171,19 @@ def config(method: type[Method] = Denoising, trainer: dict[str, Any] | None = No
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_have_first_all_first_views(num_workers: int) -> None:
+def test_a_batch_has_the_first_views_and_then_the_others(num_workers: int) -> None:
     made = config()
     made.data.num_workers = num_workers
     plain, data = build_data(made), build_data(made)
     data.use(Denoising(build_model(made, {})))
     for one, batch in zip(plain.train_loader(), data.train_loader(), strict=True):
+        [other] = batch["other_views"]
         ids = [target["image_id"] for target in one["targets"]]
-        assert [target["image_id"] for target in batch["targets"]] == ids * 2
-        first, second = batch["images"].chunk(2)
-        assert torch.equal(first, one["images"])  # the first views are those of a training with one
-        assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
-        assert batch["padding_mask"].shape == (4, *batch["images"].shape[2:])
+        assert [[target["image_id"] for target in view["targets"]] for view in (batch, other)] == [ids, ids]
+        assert torch.equal(batch["images"], one["images"])  # the first views are those of a training with one
+        for a, b in zip(batch["images"], other["images"], strict=True):
+            assert a.shape != b.shape or not torch.equal(a, b)
+        assert other["padding_mask"].shape == (2, *other["images"].shape[2:])
 
 
 def test_views_are_the_same_after_resuming_within_an_epoch() -> None:
@@ -148,7 +194,45 @@ def test_views_are_the_same_after_resuming_within_an_epoch() -> None:
     next(stream)
     resumed.load_state_dict(loader.state_dict())
     for batch, other in zip(stream, resumed, strict=True):
-        assert torch.equal(batch["images"], other["images"])
+        for view, same in zip((batch, *batch["other_views"]), (other, *other["other_views"]), strict=True):
+            assert torch.equal(view["images"], same["images"])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_transform_can_make_all_views_of_one_geometry_or_of_several_sizes(num_workers: int) -> None:
+    """Weak and strong colours of one crop, and two small crops. Each is padded to its own size."""
+    made = config(Multicrop)
+    made.data.num_workers = num_workers
+    data = build_data(made)
+    data.use(Multicrop(build_model(made, {})))
+    for batch in data.train_loader():
+        strong, *crops = batch["other_views"]
+        inverted = torch.where(batch["padding_mask"][:, None], 0, 255 - batch["images"])
+        assert torch.equal(strong["images"], inverted) and len(batch["images"]) == 2
+        for one, other in zip(batch["targets"], strong["targets"], strict=True):
+            assert len(one["boxes"]) and torch.equal(one["boxes"], other["boxes"])
+        assert [crop["images"].shape for crop in crops] == [(2, 3, 32, 32)] * 2  # a multiple of 32
+        assert [[t["size"] for t in crop["targets"]] for crop in crops] == [[(16, 16)] * 2, [(16, 8)] * 2]
+        assert not torch.equal(crops[0]["images"], crops[1]["images"])
+
+
+def test_a_wrong_number_of_views_is_an_error() -> None:
+    data = build_data(config(Multicrop))
+    method = Multicrop(build_model(config(), {}))
+    method.views = 3
+    data.use(method)
+    with pytest.raises(DataError, match=r"returned 4 views of an image; its `views` is 3\. Fix: "):
+        next(iter(data.train_loader()))
+
+
+def test_all_views_are_moved_to_the_device() -> None:
+    data = build_data(config(Multicrop))
+    data.use(Multicrop(build_model(config(), {})))
+    module = DenseModule(build_model(config(), {}))
+    batch = module.transfer_batch_to_device(next(iter(data.train_loader())), torch.device("meta"), 0)
+    for view in (batch, *batch["other_views"]):
+        assert view["images"].device.type == view["padding_mask"].device.type == "meta"
+    assert all(target["boxes"].device.type == "meta" for target in batch["other_views"][0]["targets"])
 
 
 def test_a_method_changes_the_training_transform_only() -> None:
@@ -304,6 +388,44 @@ def test_without_validation_loss_the_latest_weights_are_saved(
     printed = capsys.readouterr().out
     assert f"{__name__}:Pixels, method {__name__}:Silent, 0.00 M trained parameters" in printed
     assert "visualizations" not in printed
+
+
+SURFACES = {"heads": {"surfaces": {"name": "setr", "decoder": "naive", "width": 8, "auxiliary": [], "norm": "group"}}}
+
+
+def test_the_model_that_a_method_names_is_validated_and_saved(tmp_path: Path) -> None:
+    made = config(Teacher, {"evaluate_every": 0.99}, **SURFACES)
+    run = fit(made, run_dir=tmp_path / "run")
+    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
+    state, saved = checkpoint["state_dict"], load_file(run.path / "model.safetensors")
+    assert all(torch.equal(x, state[f"method.teacher.{name}"]) for name, x in saved.items())
+    assert not torch.equal(saved["backbone.convolution.weight"], state["model.backbone.convolution.weight"])
+    trained = sum(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"])
+    assert trained == len([*build_model(made, build_data(made).train).parameters()])  # not those of the teacher
+    assert evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
+    for source in (run.path, run.path / "checkpoints" / "last.ckpt"):  # as the start of a training, too
+        loaded = load(source, trust=[__name__]).model.state_dict()
+        assert loaded.keys() == saved.keys() and all(torch.equal(x, saved[name]) for name, x in loaded.items())
+
+
+def test_the_saved_model_must_be_part_of_the_method(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Teacher, "saved_model", lambda self, model: copy.deepcopy(model))
+    with pytest.raises(PluginError, match=r"method Teacher: its saved_model returned a DenseModel; .* Fix: create it"):
+        fit(config(Teacher), run_dir=tmp_path / "run")
+
+
+def test_a_loaded_teacher_is_in_no_checkpoint_and_not_averaged(tmp_path: Path) -> None:
+    made = config(Loaded, {"max_steps": 2, "ema": 0.5})
+    run = fit(made, run_dir=tmp_path / "run")
+    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
+    for key in ("state_dict", "current_model_state"):
+        assert [name for name in checkpoint[key] if name.startswith("method.")] == ["method.scale"]
+    run = fit(resume=run.path, overrides=["trainer.max_steps=4"])
+    assert torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    method = Loaded(None)
+    nn.init.constant_(method.teacher.weight, 5.0)
+    method.load_state_dict({"scale": torch.tensor(2.0)})
+    assert method.scale == 2 and (method.teacher.weight == 5).all()
 
 
 def test_wrong_losses_are_an_error_with_what_was_found(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ class FeatureDistillation(Method):
     teacher: as the section `backbone`: name, options and `weights`.
     """
 
+    loaded = ("teacher",)  # is not saved in checkpoints
+
     def __init__(self, model: nn.Module, teacher: dict[str, Any]) -> None:
         super().__init__(model)
         section = configs.backbone_section({**teacher, "freeze": True}, "method.teacher")

@@ -1,7 +1,6 @@
 """Training with two views of each image (SimSiam, Chen and He 2021)."""
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from densevit.interfaces import Batch, LossContext, Losses, Method
@@ -10,7 +9,7 @@ from densevit.interfaces import Batch, LossContext, Losses, Method
 class SimSiam(Method):
     """Predicts the pooled features of one view of an image from those of another, without negatives (SimSiam)."""
 
-    views = 2  # batches have 2 B images: first the first views of all, then the second ones
+    views = 2  # a batch has the first views; its `other_views` is a list of one batch, of the second views
 
     def __init__(self, model: nn.Module, width: int = 64) -> None:
         super().__init__(model)
@@ -19,8 +18,14 @@ class SimSiam(Method):
         self.predictor = nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, channels))
 
     def training_step(self, model: nn.Module, batch: Batch, context: LossContext) -> Losses:
-        images = model.normalise(batch["images"], batch["padding_mask"])
-        projected = self.projector(model.backbone(images)[-1].mean((2, 3)))  # (2 B, C)
-        predicted = self.predictor(projected)
-        target = torch.cat(projected.detach().chunk(2)[::-1])  # of the other view
-        return {"similarity": -functional.cosine_similarity(predicted.float(), target.float()).mean()}
+        first, second = (self.projected(model, view) for view in (batch, *batch["other_views"]))
+        return {"similarity": (self.distance(first, second) + self.distance(second, first)) / 2}
+
+    def projected(self, model: nn.Module, view: Batch) -> Tensor:
+        """The pooled and projected features of a view, (B, C)."""
+        features = model.backbone(model.normalise(view["images"], view["padding_mask"]))
+        return self.projector(features[-1].mean((2, 3)))
+
+    def distance(self, view: Tensor, target: Tensor) -> Tensor:
+        """The negative cosine similarity of the features predicted from a view to those of the other one."""
+        return -functional.cosine_similarity(self.predictor(view).float(), target.detach().float()).mean()

@@ -1,0 +1,79 @@
+"""The interface of training methods."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from densevit.interfaces.data_types import Batch, Losses
+from densevit.losses.context import LossContext
+
+
+class Method(nn.Module):
+    """How a model is trained. The built-in method `supervised` minimises the losses of the heads.
+
+    The constructor takes the model, a `DenseModel`, and the method's options. Modules of the method, such as a decoder
+    or a teacher, are trained unless frozen, and saved in checkpoints, but not in the model file. The model may have no
+    heads; then its backbone is saved. See `docs/own-method.md`.
+
+    needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
+    views: number of differently augmented copies of each image; a batch has the first ones, and those after the first
+        as `other_views`.
+    loaded: names of frozen modules of the method whose weights its constructor loads; checkpoints do not have them.
+    """
+
+    needs_heads: bool = False
+    needs_labels: bool = False
+    views: int = 1
+    loaded: tuple[str, ...] = ()
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.register_state_dict_post_hook(_remove_loaded)
+        self.register_load_state_dict_pre_hook(_add_loaded)
+
+    def transform(self, recipe: Any) -> Any:
+        """The training transform (sample, generator, types) -> sample, which is called once per view; or -> a list of
+        all views, which may share their geometry or differ in size. Default: the transform of `data.recipe`.
+        """
+        return recipe
+
+    def saved_model(self, model: Any) -> Any:
+        """The model that is validated and saved, a `DenseModel` with the heads of `model`: `model` by default, or a
+        teacher, which is a module of the method."""
+        return model
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        """Returns the loss terms of a batch. The model is in training mode. context: as for `Head.loss`.
+
+        They must depend on the same parameters in each step, also for blank images without labels: with several
+        processes, unused parameters are detected by a step on such images, and frozen.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Method and must implement training_step(model, batch, context)."
+        )
+
+    def after_step(self, model: Any) -> None:
+        """Called after each optimiser step, without gradients, for example to update a teacher. Default: nothing."""
+
+    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects
+        the best epoch of a model without heads. Not implemented by default: only the heads are evaluated.
+
+        model: that of `saved_model`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement validation_losses().")
+
+
+def _remove_loaded(method: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Removes the tensors of `Method.loaded` from a state dict."""
+    assert isinstance(method, Method)
+    parts = tuple(f"{prefix}{name}." for name in method.loaded)
+    for key in [key for key in state if key.startswith(parts)]:
+        del state[key]
+
+
+def _add_loaded(method: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Adds the present tensors of `Method.loaded` to a state dict that is loaded."""
+    assert isinstance(method, Method)
+    for name in method.loaded:
+        state |= method.get_submodule(name).state_dict(prefix=f"{prefix}{name}.")

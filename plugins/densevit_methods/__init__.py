@@ -1,0 +1,1 @@
+"""Built-in training methods, registered through entry points like third-party plugins."""

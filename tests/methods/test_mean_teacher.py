@@ -1,0 +1,301 @@
+"""Mean teacher: the average, pseudo targets and their geometry, thresholds, burn-in, losses, and short trainings."""
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import densevit
+from densevit.config import Config, from_mapping
+from densevit.data.build import build_data
+from densevit.errors import ConfigError
+from densevit.inference.creating import build_model
+from densevit.interfaces import LossContext
+from densevit.targets.types import TargetTypes
+from densevit.training.run.metrics_csv import MetricsCsv
+from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
+from densevit_methods.mean_teacher import MeanTeacher
+
+TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
+HEADS: dict[str, dict[str, Any]] = {
+    "one_stage": {"name": "one_stage"},
+    "dab_detr": {"name": "dab_detr", "num_queries": 6, "transformer": TRANSFORMER, "contrastive_denoising": 4},
+    "setr": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"},
+    "dpt": {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"},
+    "relative": {"name": "dpt", "width": 16, "norm": "none"},
+}
+
+
+def scenes(length: int, seed: int, **more: Any) -> dict[str, Any]:
+    return {"name": "scenes", "image_size": [40, 64], "train_length": length, "val_length": 2, "seed": seed, **more}
+
+
+def config(*heads: str, method: dict[str, Any] | None = None, **sections: Any) -> Config:
+    values: dict[str, Any] = {
+        "backbone": {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0},
+        "heads": {name: HEADS[name] for name in heads},
+        "method": {"name": "mean_teacher", **(method or {})},
+        "data": {
+            "name": "mix", "image_size": [40, 64], "batch_size": 3, "num_workers": 0,
+            "sets": {"few": scenes(2, 0, per_batch=1), "many": scenes(6, 1, per_batch=2, provides=[])},
+        },
+        "trainer": {"max_steps": 4, "precision": "32", "accelerator": "cpu", "log_every": 1,
+                    "evaluate_every": 0.99},
+    }  # fmt: skip
+    return from_mapping({**values, **sections})
+
+
+def built(*heads: str, **options: Any) -> tuple[Any, MeanTeacher, Any]:
+    """A model with random weights, the method, and a batch of a labelled and two unlabelled images."""
+    made = config(*heads, method=options)
+    data = build_data(made)
+    model = build_model(made, data.train)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    method = MeanTeacher(model, **options)
+    data.use(method)
+    return model.train(), method.train(), next(iter(data.train_loader()))
+
+
+# ---- the teacher ----
+
+
+def test_teacher_is_the_moving_average_of_the_student() -> None:
+    """With decay 1 - 1/n at first. Against the sum of the weighted student weights."""
+    model, method, _ = built("setr", decay=0.75)
+    history: list[Tensor] = []
+    weight = model.backbone.patch_embed if hasattr(model.backbone, "patch_embed") else model.backbone
+    parameter = next(weight.parameters())
+    for _ in range(6):
+        with torch.no_grad():
+            parameter.add_(torch.randn_like(parameter))
+            method.after_step(model)
+        history.append(parameter.detach().double().clone())
+    expected = history[0]
+    for n, current in enumerate(history[1:], 2):
+        decay = min(0.75, 1 - 1 / n)
+        expected = decay * expected + (1 - decay) * current
+    name = next(name for name, p in model.named_parameters() if p is parameter)
+    torch.testing.assert_close(method.teacher.get_parameter(name).double(), expected, rtol=1e-5, atol=1e-6)
+    assert not any(p.requires_grad for p in method.teacher.parameters()) and method.saved_model(model) is method.teacher
+    assert not any(module.training for module in method.teacher.modules())
+
+
+def test_buffers_follow_the_student() -> None:
+    model, _, _ = built("dpt")
+    model.register_buffer("mean_of_norm", torch.tensor(3.0))
+    model.register_buffer("count", torch.tensor(5))
+    method = MeanTeacher(model)
+    model.mean_of_norm.fill_(7.0)
+    model.count.fill_(6)
+    for expected in (7.0, 7.0):
+        method.after_step(model)
+        assert method.teacher.mean_of_norm == expected and method.teacher.count == 6
+    model.mean_of_norm.fill_(10.0)
+    method.after_step(model)
+    assert float(method.teacher.mean_of_norm) == pytest.approx(8.0)  # a third of the way
+
+
+# ---- pseudo targets ----
+
+
+def test_views_have_one_geometry_and_other_colours() -> None:
+    _, _, batch = built("setr")
+    [strong] = batch["other_views"]
+    assert strong["images"].shape == batch["images"].shape
+    assert torch.equal(strong["padding_mask"], batch["padding_mask"])
+    assert not torch.equal(strong["images"], batch["images"])
+    labelled = [{*target} & {"boxes", "semantic", "depth"} for target in batch["targets"]]
+    assert [len(keys) for keys in labelled] == [3, 0, 0]
+
+
+def test_transform_can_be_sent_to_processes_that_are_not_forked() -> None:
+    data = build_data(config("setr"))
+    method = MeanTeacher(build_model(config("setr"), data.train))
+    transform = pickle.loads(pickle.dumps(method.transform(data.recipe_transform)))
+    views = transform(data.train[0], np.random.default_rng(0), TargetTypes.of(data.train))
+    assert len(views) == 2 and views[0]["targets"] is views[1]["targets"]
+
+
+@pytest.mark.parametrize("head", ["one_stage", "dab_detr"])
+def test_pseudo_boxes_are_those_of_the_view_above_the_threshold(head: str) -> None:
+    """The teacher's predictions at the original size, scaled to the view by hand."""
+    _, method, batch = built(head)
+    targets = [{**target, "size": (30, 50), "original_size": (60, 150)} for target in batch["targets"]]
+    outputs = method.teacher(batch)
+    predictions = method.teacher.predictions(outputs, targets)[head]
+    scores = torch.cat([prediction["scores"] for prediction in predictions]).sort(descending=True).values
+    method.score_threshold = float(scores[len(scores) // 3])
+    assert scores[0] > scores[-1]
+    for i, (found, prediction) in enumerate(
+        zip(method.pseudo_targets({**batch, "targets": targets}, [[head]] * 3), predictions, strict=True)
+    ):
+        boxes = prediction["boxes"] * torch.tensor([50 / 150, 30 / 60, 50 / 150, 30 / 60])
+        boxes = torch.stack([boxes[:, 0::2].clamp(0, 50), boxes[:, 1::2].clamp(0, 30)], 2).flatten(1)
+        keep = (prediction["scores"] >= method.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        order = found["labels"].argsort(stable=True), prediction["labels"][keep].argsort(stable=True)
+        torch.testing.assert_close(found["boxes"][order[0]], boxes[keep][order[1]], rtol=1e-4, atol=1e-3)
+        assert found.keys() == {"image_id", "size", "original_size", "boxes", "labels"}
+        assert found["image_id"] == targets[i]["image_id"]
+
+
+def test_pseudo_classes_of_unsure_pixels_are_ignored() -> None:
+    _, method, batch = built("setr")
+    maps = method.teacher.heads["setr"].maps(method.teacher(batch)["setr"], batch["images"].shape[2:])
+    method.pixel_threshold = float(maps.softmax(1).amax(1).median())
+    found = method.pseudo_targets(batch, [["setr"], [], ["setr"]])
+    assert "semantic" not in found[1]
+    for i in (0, 2):
+        height, width = batch["targets"][i]["size"]
+        probabilities = maps[i, :, :height, :width].softmax(0).numpy()
+        expected = np.where(probabilities.max(0) >= np.float32(method.pixel_threshold), probabilities.argmax(0), 255)
+        assert found[i]["semantic"].dtype == torch.uint8 and 0 < (expected == 255).mean() < 1
+        np.testing.assert_array_equal(found[i]["semantic"].numpy(), expected)
+
+
+@pytest.mark.parametrize("head", ["dpt", "relative"])
+def test_pseudo_depth_is_the_prediction_in_metres_or_its_inverse(head: str) -> None:
+    _, method, batch = built(head)
+    outputs = method.teacher(batch)[head]
+    maps = method.teacher.heads[head].maps(outputs, batch["images"].shape[2:])
+    for i, found in enumerate(method.pseudo_targets(batch, [[head]] * 3)):
+        height, width = found["size"]
+        expected = maps[i, 0, :height, :width]
+        expected = expected if head == "dpt" else torch.where(expected > 0, 1 / expected, 0)
+        torch.testing.assert_close(found["depth"], expected)
+        assert found["depth"].isfinite().all()
+
+
+# ---- losses ----
+
+
+@pytest.mark.parametrize("head", ["one_stage", "setr", "dpt"])
+def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
+    """Each image alone through model and head, as written out."""
+    options = {"score_threshold": 0.02, "pixel_threshold": 0.085, "unlabelled_weight": 3.0}
+    model, method, batch = built(head, **options)
+    found = method.training_step(model, batch, LossContext())
+    [strong] = batch["other_views"]
+    missing = [not all(key in target for key in model.heads[head].needs) for target in batch["targets"]]
+    assert missing == [False, True, True]
+
+    def outputs(view: Any, rows: slice) -> Any:
+        features = model.backbone(model.normalise(view["images"][rows], view["padding_mask"][rows]))
+        return model.heads[head](features, view["padding_mask"][rows])
+
+    first, rest = slice(0, 1), slice(1, 3)
+    expected = model.heads[head].loss(outputs(batch, first), batch["targets"][first], LossContext())
+    with torch.no_grad():
+        pseudo = method.pseudo_targets(batch, [[], [head], [head]])[rest]
+    unlabelled = model.heads[head].loss(outputs(strong, rest), pseudo, LossContext())
+    expected = {f"{head}/{name}": x for name, x in expected.items()}
+    expected |= {f"unlabelled/{head}/{name}": 3 * x for name, x in unlabelled.items()}
+    assert found.keys() == expected.keys() and any(x > 0 for name, x in found.items() if "unlabelled" in name)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_burn_in_uses_labels_only() -> None:
+    model, method, batch = built("setr", burn_in=5, pixel_threshold=0.0)
+    during, after = (method.training_step(model, batch, LossContext(step=step)) for step in (4, 5))
+    assert during.keys() == after.keys() and during["setr/cross_entropy"] == after["setr/cross_entropy"]
+    assert during["unlabelled/setr/cross_entropy"] == 0 < after["unlabelled/setr/cross_entropy"]
+
+
+def test_heads_with_labels_of_their_own_get_predictions_for_the_others() -> None:
+    """An image with depth, and without a class map: only the latter is predicted. A learned weight counts once."""
+    model, method, batch = built("setr", "dpt", pixel_threshold=0.0)
+    for view in (batch, *batch["other_views"]):
+        view["targets"][0] = {k: v for k, v in view["targets"][0].items() if k != "semantic"}
+        view["targets"] = view["targets"][:1]
+        view["images"], view["padding_mask"] = view["images"][:1], view["padding_mask"][:1]
+    losses = method.training_step(model, batch, LossContext())
+    zero = {name for name, x in losses.items() if x == 0}
+    assert {"setr/cross_entropy", "unlabelled/dpt/silog"} <= zero
+    assert {"dpt/silog", "unlabelled/setr/cross_entropy"}.isdisjoint(zero)
+
+
+@pytest.mark.parametrize("heads", [("one_stage",), ("dab_detr",), ("setr", "dpt")])
+@pytest.mark.parametrize("labels", ["none", "all"])
+def test_every_step_depends_on_all_parameters(heads: tuple[str, ...], labels: str) -> None:
+    """Also where no image, or every image, has labels: all processes take part in each step."""
+    model, method, batch = built(*heads)
+    for view in (batch, *batch["other_views"]):
+        first = view["targets"][0]
+        ids = {key: first[key] for key in ("image_id", "size", "original_size")}
+        view["targets"] = [ids if labels == "none" else first] * 3
+    losses = method.training_step(model, batch, LossContext())
+    torch.stack(list(losses.values())).sum().backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    reference = model(batch) and densevit.create_method("supervised", model)
+    model.zero_grad(set_to_none=True)
+    torch.stack(list(reference.training_step(model, batch, LossContext()).values())).sum().backward()
+    assert without == {name for name, p in model.named_parameters() if p.grad is None}
+
+
+# ---- colours ----
+
+
+def test_colours_depend_on_the_generator_only() -> None:
+    image = torch.randint(256, (3, 20, 31), dtype=torch.uint8)
+    made = [strong_colours(image, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert all(x.dtype == torch.uint8 and x.shape == image.shape for x in made)
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+
+
+def test_blur_is_a_gaussian_and_jitter_without_range_changes_nothing() -> None:
+    image = torch.zeros(3, 15, 15, dtype=torch.uint8)
+    image[:, 7, 7] = 255
+    blurred = gaussian_blur(image, 1.0).float()
+    for distance in (1, 2):
+        ratio = float(blurred[0, 7, 7 + distance] / blurred[0, 7, 7])
+        assert ratio == pytest.approx(math.exp(-(distance**2) / 2), abs=0.03)
+    assert gaussian_blur(image[:, :1], 2.0).shape == (3, 1, 15)
+    noise = torch.randint(256, (3, 8, 9), dtype=torch.uint8)
+    assert (color_jitter(noise, np.random.default_rng(0), 0, 0, 0, 0).int() - noise.int()).abs().max() <= 1
+
+
+# ---- trainings ----
+
+
+def losses(run: Path, name: str) -> list[float]:
+    return [float(row[name]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(name)]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("head", ["one_stage", "dab_detr", "setr", "dpt"])
+def test_training_on_few_labels(head: str, tmp_path: Path) -> None:
+    method = {"burn_in": 2, "score_threshold": 0.01, "pixel_threshold": 0.0835}
+    run = densevit.fit(config(head, method=method), run_dir=tmp_path / "run")
+    [term] = {"one_stage": ["giou"], "dab_detr": ["giou"], "setr": ["cross_entropy"], "dpt": ["silog"]}[head]
+    found = losses(run.path, f"train/unlabelled/{head}/{term}")
+    assert found[:2] == [0, 0] and min(found[2:]) > 0 and len(losses(run.path, f"train/{head}/{term}")) == 4
+    assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
+    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, x in run.model.model.state_dict().items():
+        assert torch.equal(x, checkpoint[f"method.teacher.{name}"]), name
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize(
+    ("needs", "options", "message"),
+    [
+        (("semantic",), {"decay": 1.5}, "decay is 1.5; a number from 0 to 1"),
+        (("semantic",), {"burn_in": -1}, "burn_in is -1"),
+        (("panoptic",), {}, r"heads\.setr needs panoptic; the method mean_teacher predicts boxes and labels"),
+    ],
+)
+def test_wrong_options_are_errors(needs: Any, options: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config("setr")
+    model = build_model(made, build_data(made).train)
+    monkeypatch.setattr(type(model.heads["setr"]), "needs", needs)
+    with pytest.raises((ConfigError, ValueError), match=message):
+        MeanTeacher(model, **options)

@@ -1,0 +1,66 @@
+"""Warnings of constant features and of a loss that does not fall."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Batch, LossContext, Losses
+from densevit.training.callbacks.collapse import Collapse
+from densevit.training.loop.budget import Budget
+from densevit.training.run.fit import fit
+from tests.training.loop.test_methods import Denoising, Pixels, Silent, config
+
+SIGNS = ("nearly the same", "did not fall")
+
+
+class Rising(Silent):
+    """The terms are the number of the step, 0 and then 3, and 1 without noise."""
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        [loss] = super().training_step(model, batch, context).values()
+        later = 3.0 if context.step > 50 else 0.0
+        return {"step": 0 * loss + context.step, "later": 0 * loss + later, "still": 0 * loss + 1}
+
+
+def warned(method: Any, folder: Path, steps: int, recwarn: pytest.WarningsRecorder) -> list[str]:
+    fit(config(method, {"max_steps": steps}), run_dir=folder)
+    return [str(w.message) for w in recwarn if any(sign in str(w.message) for sign in SIGNS)]
+
+
+def test_training_that_learns_has_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert warned(Denoising, tmp_path / "run", 100, recwarn) == []
+
+
+def test_loss_that_does_not_fall_is_a_warning_with_its_means(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Steps are counted from 0."""
+    [warning] = warned(Rising, tmp_path / "run", 100, recwarn)
+    assert "first and the last tenth of the steps, step 4.5 and 94.5, later 0 and 3, still 1 and 1. Fix" in warning
+
+
+def test_constant_features_are_a_warning_with_their_variance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    original = Pixels.forward
+    monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
+    assert warned(Silent, tmp_path / "short", 8, recwarn) == []
+    [warning] = warned(Silent, tmp_path / "run", 104, recwarn)
+    share = re.search(r"their variance is (\S+) of their mean square, averaged over 26 batches", warning)
+    assert share is not None and 0 < float(share[1]) < 1e-4
+
+
+def test_variance_is_relative_to_the_mean_square(recwarn: pytest.WarningsRecorder) -> None:
+    """Against numpy, and not of a batch of one image or in evaluation."""
+    callback, module = Collapse(Budget(10, 10, 2, 0.5)), torch.nn.Identity()
+    features: list[Tensor] = [torch.randn(3, 5, 2, 4), torch.randn(3, 7, 2, 1)]
+    callback._measure(module, (), features)
+    callback._measure(module, (), [x[:1] for x in features])
+    callback._measure(module.eval(), (), features)
+    [(variance, square)] = [x.tolist() for x in callback._variance]
+    pooled = features[-1].numpy().mean((2, 3))
+    assert variance == pytest.approx(np.var(pooled, axis=0, ddof=1).sum(), rel=1e-5)
+    assert square == pytest.approx((pooled**2).mean(0).sum(), rel=1e-5)
