@@ -3,10 +3,8 @@
 import contextlib
 import io
 import json
-import logging
 import operator
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from densevit.exporting.typed_graph import softmax_in_float32
 from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES, Run, load
 from densevit.interfaces import Size
 from densevit.model import DenseModel
+from densevit.terminal import silenced
 
 TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
 _BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
@@ -129,7 +128,7 @@ def _class_names(header: Mapping[str, Any]) -> dict[str, str]:
 @contextlib.contextmanager
 def tracing(model: DenseModel) -> Iterator[None]:
     """Silences the tracer. Raises DensevitError, with the names of the parts, if the model cannot be traced."""
-    with _silent(), torch.no_grad():
+    with silenced(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         try:
             yield
         except OSError:
@@ -265,19 +264,6 @@ def prepend(first: Any, second: Any) -> None:
     for value in initializers:
         second.register_initializer(value)
     second.insert_before(second[0], nodes)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Silences the warnings and the progress of the tracer."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,12 +1,9 @@
 """Post-training quantisation of ONNX files to int8 (Jacob et al. 2018, section 3), and its comparison with float32."""
 
-import logging
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -21,6 +18,7 @@ from densevit.inference.file_model import RecordedEvaluation
 from densevit.inference.image_inputs import as_sample
 from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import IMAGES, load
+from densevit.terminal import silenced
 
 MAX_LOSS = 0.01  # of a main metric; a warning is given above it
 _ROUNDS = 20  # per latency
@@ -151,7 +149,7 @@ def _write(source: Path, path: Path, images: Iterable[np.ndarray], inputs: Mappi
             return None if image is None else {IMAGES: image, **inputs}
 
     prepared = source.with_name(f"prepared{source.suffix}")
-    with _silent():
+    with silenced():
         try:
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(
@@ -186,16 +184,3 @@ def _layers(path: Path) -> list[str]:
     constants = {one.name for one in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
     return [node.name for node in graph.node if node.op_type in (_CONVOLUTION, *_LINEAR) and node.input[1] in constants]
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Silences the advice of the package."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)

@@ -1,10 +1,7 @@
 """Runs exported files: ONNX with ONNX Runtime or OpenVINO, pt2 with PyTorch. On the CPU."""
 
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +11,7 @@ import torch
 
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import Size
+from densevit.terminal import silenced
 
 Run = Callable[..., dict[str, np.ndarray]]
 """Runs a file on images (B, 3, H, W) uint8, and further inputs by name; returns its outputs by name."""
@@ -141,7 +139,7 @@ def _with_openvino(path: Path) -> _Program:
 
 def _with_torch(path: Path) -> _Program:
     extra = {HEADER_FILE: ""}
-    with _quiet_loader():
+    with silenced():  # it warns of files without a header
         program = torch.export.load(path, extra_files=extra)
     module = program.module()
 
@@ -152,19 +150,6 @@ def _with_torch(path: Path) -> _Program:
     images = next(node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
     shape = [side if isinstance(side, int) else None for side in images.meta["val"].shape]
     return _Program(extra[HEADER_FILE] or None, run, shape)
-
-
-@contextmanager
-def _quiet_loader() -> Iterator[None]:
-    """Silences `torch.export.load`, which logs errors with their tracebacks and warns of files without a header."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
 
 
 def _header(path: Path, text: str | None) -> dict[str, Any]:

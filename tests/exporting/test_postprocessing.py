@@ -17,6 +17,7 @@ from densevit.errors import ConfigError, DensevitError
 from densevit.exporting import comparison, files, prediction_comparison
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
+from densevit.terminal import silenced
 from densevit.testing.head_export import PooledImages
 from densevit_heads.detr_panoptic import merging
 from densevit_heads.mask2former import prediction
@@ -110,7 +111,7 @@ def test_predict_is_traced_for_original_images_of_any_size(head: str, tmp_path: 
             module, example, dynamic_shapes=({key: {} for key in tensors}, sides), strict=False
         )
         names = list(module(*example))
-    with files._silent():
+    with silenced():
         files.converted(program, [*(f"given_{name}" for name in tensors), "original"], names).save(tmp_path / "x.onnx")
     import onnxruntime
 
