@@ -6,18 +6,23 @@ with the model; a file that differs is not written. --evaluate also evaluates bo
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from densevit.cli.evaluate import MODEL, add_trust, config_of
 from densevit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
     from densevit.exporting.exporting import Evaluate
     from densevit.inference.loading import LoadedModel
 
 EXAMPLES = """examples:
   densevit export runs/detr_swin                        # runs/detr_swin/model.onnx
   densevit export runs/setr_vit --out setr.onnx --half
+  densevit export runs/detr_swin --out int8.onnx --int8
   densevit export runs/detr_swin --out detr.onnx --resize
   densevit export runs/detr_swin --resize --postprocess --out program.onnx
   densevit export runs/detr_swin --evaluate
@@ -31,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "overrides",
         metavar="section.key=value",
         nargs="*",
-        help="with --evaluate: other data, precision ...",
+        help="with --evaluate or --int8: other data, precision ...",
     )
     parser.add_argument(
         "--out",
@@ -40,6 +45,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="NAME.onnx or NAME.pt2 (beside the model: RUN/model.onnx; of hf:ORG/NAME, NAME.onnx)",
     )
     parser.add_argument("--half", action="store_true", help="weights and computation in float16")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="layers in int8, calibrated on training images; metrics and latency beside those of float32 (ONNX only)",
+    )
     parser.add_argument(
         "--resize", action="store_true", help="resize images of any size inside the file, as predict does (ONNX only)"
     )
@@ -67,7 +77,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs the command."""
     from densevit.atomic_io import check_free
-    from densevit.exporting import postprocessing
+    from densevit.errors import counted
+    from densevit.exporting import postprocessing, quantization
     from densevit.exporting.exporting import export
     from densevit.exporting.files import check_format
     from densevit.inference.loading import load_any
@@ -77,15 +88,19 @@ def run(args: Namespace) -> int:
 
     out = args.out or _beside(args.model)
     check_format(out, args.resize)
+    if args.int8:
+        quantization.check_format(out, args.half)
     check_free(out)
     if args.postprocess:
         postprocessing.check_format(out)
     elif args.threshold is not None:
         raise ConfigError("--threshold is for files that select objects. Fix: add --postprocess, or leave it out.")
-    if args.overrides and not args.evaluate:
-        raise ConfigError(f"{args.overrides[0]}: overrides are for evaluation. Fix: add --evaluate, or leave it out.")
+    if args.overrides and not (args.evaluate or args.int8):
+        raise ConfigError(
+            f"{args.overrides[0]}: overrides are for evaluation. Fix: add --evaluate or --int8, or leave it out."
+        )
     loaded = load_any(args.model, args.trust)
-    evaluate, data = _evaluation(loaded, args) if args.evaluate else (None, None)
+    evaluated = _evaluation(loaded, args) if args.evaluate or args.int8 else None
     predictor = Predictor(loaded.model, loaded.sections)
     exported = export(
         predictor,
@@ -93,21 +108,37 @@ def run(args: Namespace) -> int:
         half=args.half,
         resize=args.resize,
         quiet=args.output.quiet,
-        evaluate=evaluate,
-        data=data,
+        evaluate=None if evaluated is None else evaluated.evaluate,
+        data=None if evaluated is None else evaluated.data,
         postprocess=args.postprocess,
         threshold=args.threshold,
+        int8=None if evaluated is None else evaluated.calibration_images,
+        main_metrics=None if evaluated is None else evaluated.main_metrics,
     )
     rows = [[name, f"{difference:.1e}"] for name, difference in exported.differences.items()]
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.sizes)
+    evaluation, quantized = exported.evaluation, exported.quantization
+    kind = "" if quantized is None else " in float32, before the quantisation,"
     args.output.show(
         table(rows, ["output", "difference from the model"]),
-        f"{exported.path}: differs from the model by at most {exported.difference:.1e} of an output's range (allowed: "
-        f"{exported.limit:.0e}), on images of {sizes}.",
-        f"Latency of an image of {sizes.partition(',')[0]} on the CPU: file {exported.file_ms:.1f} ms, model "
-        f"{exported.model_ms:.1f} ms.",
+        f"{exported.path}:{kind} differs from the model by at most {exported.difference:.1e} of an output's range "
+        f"(allowed: {exported.limit:.0e}), on images of {sizes}.",
     )
-    evaluation = exported.evaluation
+    latency = f"Latency of an image of {sizes.partition(',')[0]} on the CPU"
+    if quantized is None:
+        args.output.show(f"{latency}: file {exported.file_ms:.1f} ms, model {exported.model_ms:.1f} ms.")
+    else:
+        args.output.show(
+            "",
+            f"{latency}, after calibration on {counted(quantized.images, 'image')}",
+            table(
+                [
+                    ["float32", f"{quantized.float32_ms:.1f}", f"{quantized.float32_bytes / 1e6:.1f}"],
+                    ["int8", f"{quantized.int8_ms:.1f}", f"{quantized.int8_bytes / 1e6:.1f}"],
+                ],
+                ["file", "ms", "MB"],
+            ),
+        )
     if evaluation is not None:
         args.output.show("", comparison_table(*evaluation))
     args.output.result(
@@ -121,29 +152,48 @@ def run(args: Namespace) -> int:
             "file_ms": exported.file_ms,
             "classes": {head: [one.name for one in classes] for head, classes in predictor.classes.items()},
             **({} if evaluation is None else {"evaluation": evaluation._asdict()}),
+            **({} if quantized is None else {"int8": quantized.as_json()}),
         }
     )
     return 0
 
 
-def _evaluation(loaded: "LoadedModel", args: Namespace) -> "tuple[Evaluate, str]":
-    """Evaluates a predictor as `densevit evaluate` does, and the name of the data."""
+class _Evaluation(NamedTuple):
+    """How a predictor is evaluated, as `densevit evaluate` does. data: its name. main_metrics: as of `export`."""
+
+    evaluate: "Evaluate"
+    data: str
+    main_metrics: "Mapping[str, bool]"
+    calibration_images: "Iterator[Tensor] | None"
+
+
+def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     from densevit import config as configs
     from densevit.data.build import build_data
+    from densevit.data.loading.calibration import calibration_images
     from densevit.inference.file_model import FileModel
     from densevit.inference.predictor import Predictor
+    from densevit.training.loop.evaluators import build_evaluators
     from densevit.training.run.evaluation import EvaluationPlan
 
-    config = config_of(loaded, args.model, args.overrides)
-    EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), config.trainer)  # raises before the export
+    config, changes = config_of(loaded, args.model, args.overrides), {"precision": "32"} if args.int8 else {}
+    trainer = config.trainer.model_copy(update=changes)
+    plan = EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), trainer)  # raises before the export
+    evaluators = build_evaluators(loaded.model, config, plan.data.val, mappings=plan.mappings)
 
     def evaluate(predictor: Predictor) -> dict[str, float]:
         own = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
         resize = predictor.resize if predictor.resize_is_replaced else None
-        plan = EvaluationPlan.of(Predictor(predictor.model, own, resize=resize), build_data(config), config.trainer)
+        own_predictor = Predictor(predictor.model, own, resize=resize)
+        plan = EvaluationPlan.of(own_predictor, build_data(config), trainer, ignore_thresholds=args.int8)
         return plan.run().metrics
 
-    return evaluate, f"{config.data.folder_name}-{config.data.split}"
+    return _Evaluation(
+        evaluate,
+        f"{config.data.folder_name}-{config.data.split}",
+        {f"{head}/{one.main}": one.main in one.lower_is_better for head, one in evaluators.items()},
+        calibration_images(plan.data) if args.int8 else None,
+    )
 
 
 def _beside(model: str) -> Path:

@@ -163,7 +163,9 @@ def _predict(
                 [pixels for _, pixels in readable], written_from, args.batch_size, image_size=image_size
             )
             for (image, pixels), result in zip(readable, found, strict=True):
-                files.add(image, pixels, result)
+                text = files.add(image, pixels, result)
+                if text:
+                    args.output.show(f"{image.file_name}: {text}")
                 yield image
 
     try:

@@ -250,6 +250,8 @@ def _of_training(config: Config) -> list[str]:
         source = config._sources.of(("backbone", "lora"))
         wrong.append(f"{source}: {missing}" if source else missing)
     _check(config, "method", "methods", config.method.name, config.method, wrong)
+    for name, probe in config.probes.items():
+        _check(config, f"probes.{name}", "evaluators", probe.name or name, probe, wrong)
     with _sourced(config, "method", wrong):
         if not config.heads and registry.load("methods", config.method.name).needs_heads:
             wrong.append(

@@ -23,8 +23,16 @@ from densevit.config.values import (
 )
 from densevit.registry.options import nearest
 
-_OF_RECIPES = ("short_side", "scales", "rotation", "object_crops", "min_visible")
-AUGMENTATION = ("recipe", "multi_scale", "vertical_flip", "copy_paste", *_OF_RECIPES)
+_RECIPES_OF = {  # the recipes that have a key
+    "short_side": ("crop", "lsj"),
+    "scales": ("crop", "lsj", "resized_crop"),
+    "rotation": ("crop",),
+    "object_crops": ("crop",),
+    "min_visible": ("crop",),
+    "rand_augment": ("resized_crop",),
+    "random_erasing": ("resized_crop",),
+}
+AUGMENTATION = ("recipe", "multi_scale", "vertical_flip", "copy_paste", "mixup", "cutmix", *_RECIPES_OF)
 """The keys of `data` that `data.final_phase` can change."""
 
 
@@ -60,20 +68,22 @@ class DataSection(OpenSection):
     """Worker processes that load images. `auto`: by the number of CPU cores."""
     image_size: Sides = None
     """Side, or `[height, width]`, of the model's input in pixels. `null`: the recipe's default."""
-    recipe: Annotated[Literal["fixed", "detr", "crop", "lsj", "resize"] | Named, BeforeValidator(module_section)] = (
-        "fixed"
-    )
+    recipe: Annotated[
+        Literal["fixed", "detr", "crop", "lsj", "resized_crop", "resize"] | Named, BeforeValidator(module_section)
+    ] = "fixed"
     """Augmentation in training: `fixed` resizes images to `image_size`; `detr` is the multi-scale augmentation of DETR;
     `crop` takes crops of `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `lsj`, large-scale
     jitter, fits images into `image_size` times a random scale and crops or pads them to it, as for instance masks on
-    COCO; `resize` is `fixed` without augmentation. Or `module:Class` with options, `{name: my_package:MyRecipe,
-    options}`."""
+    COCO; `resized_crop` takes crops of random area and aspect ratio, resized to `image_size`, as for image
+    classification; `resize` is `fixed` without augmentation. Or `module:Class` with options, `{name:
+    my_package:MyRecipe, options}`."""
     short_side: Side | None = None
     """For `crop` and `lsj`: the short side of images in evaluation; for `crop`, in training before random scaling too.
     `null`: the image's short side; for `lsj`, images are fitted into `image_size`."""
     scales: Scales = None
     """For `crop` and `lsj`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`; for `lsj`,
-    `[0.1, 2.0]`."""
+    `[0.1, 2.0]`. For `resized_crop`: the smallest and the largest area of a crop as a share of the image's; `null`:
+    `[0.08, 1.0]`."""
     vertical_flip: bool = False
     """Also flips half of the training images vertically, for images without an upright orientation, such as microscope
     or aerial images."""
@@ -86,6 +96,16 @@ class DataSection(OpenSection):
     min_visible: Annotated[Float, Field(gt=0, le=1)] | None = None
     """For `crop`: in training, leaves out objects of which less than this share of the box's area is inside the crop.
     `null`: keeps all objects that are partly inside."""
+    rand_augment: Annotated[Int, Field(ge=0, le=30)] | None = None
+    """For `resized_crop`: the magnitude of RandAugment, of 30, such as 9. `null`: none."""
+    random_erasing: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """For `resized_crop`: the probability that a random rectangle of a training image is erased. `null`: none."""
+    mixup: Annotated[Float, Field(gt=0)] | None = None
+    """MixUp: each training image and its class are mixed with another image of the batch. Alpha of the distribution of
+    their shares, such as 0.8. `null`: none."""
+    cutmix: Annotated[Float, Field(gt=0)] | None = None
+    """CutMix: as MixUp, but a rectangle is replaced by that of the other image. Alpha, such as 1.0. With both, each
+    batch draws one of them. `null`: none."""
     copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
     their instance masks. `null`: none."""
@@ -122,8 +142,8 @@ class DataSection(OpenSection):
     @field_validator("recipe")
     @classmethod
     def _crops_to_a_size(cls, recipe: Any, info: ValidationInfo) -> Any:
-        if recipe == "crop" and info.data.get("image_size", 0) is None:
-            raise ValueError("'crop' needs data.image_size: the crop's side, or [height, width].")
+        if recipe in ("crop", "resized_crop") and info.data.get("image_size", 0) is None:
+            raise ValueError(f"{recipe!r} needs data.image_size: the crop's side, or [height, width].")
         return recipe
 
     @field_validator("vertical_flip")
@@ -133,11 +153,11 @@ class DataSection(OpenSection):
             raise ValueError("the recipe 'resize' has no augmentation. Leave it out, or set data.recipe: fixed.")
         return value
 
-    @field_validator("short_side", "scales", "rotation", "object_crops", "min_visible")
+    @field_validator(*_RECIPES_OF)
     @classmethod
-    def _belongs_to_crop(cls, value: Any, info: ValidationInfo) -> Any:
+    def _belongs_to_recipe(cls, value: Any, info: ValidationInfo) -> Any:
         recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported separately
-        having = ("crop", "lsj") if info.field_name in ("short_side", "scales") else ("crop",)
+        having = _RECIPES_OF[str(info.field_name)]
         if value is not None and recipe not in having:
             name = recipe if isinstance(recipe, str) else recipe.name
             listed = " or data.recipe: ".join(having)
@@ -177,7 +197,7 @@ class DataSection(OpenSection):
 def _changed(values: Mapping[str, Any], phase: FinalPhase) -> DataSection:
     """The section of these values with the keys of the phase. Its own recipe starts with the defaults of the keys that
     belong to recipes. Raises ValueError for an invalid value."""
-    left_out = {"final_phase", *(_OF_RECIPES if "recipe" in phase.options else ())}
+    left_out = {"final_phase", *(_RECIPES_OF if "recipe" in phase.options else ())}
     kept = {key: value for key, value in values.items() if key not in left_out}
     try:
         return DataSection.model_validate(kept | phase.options)

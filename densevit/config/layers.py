@@ -130,7 +130,7 @@ def _reserved(path: Key) -> set[str] | None:
             return set(DataSection.model_fields)
         case ("heads", _):
             return set(HeadSection.model_fields)
-        case ("heads", _, "neck" | "evaluation") | ("optim", "schedule") | ("method",):
+        case ("heads", _, "neck" | "evaluation") | ("optim", "schedule") | ("method",) | ("probes", _):
             return {"name"}
         case ("data", "recipe") | ("data", "final_phase", "recipe"):
             return {"name"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PrivateAttr
 
 from densevit.config.data_schema import DataSection
-from densevit.config.model_schema import BackboneSection, Heads, InferenceSection, ModelSections
+from densevit.config.model_schema import BackboneSection, EvaluationSection, Heads, InferenceSection, ModelSections
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import Int, Patterns, PluginSection, Section
 
@@ -46,6 +46,9 @@ class Config(Section):
     heads: Heads
     """The heads by name. Names are free and prefix the metrics (`detection/AP`). `{}`: no heads, for a method that
     trains only the backbone."""
+    probes: dict[str, EvaluationSection] = Field(default_factory=dict)
+    """Classifiers on the backbone's frozen features, fitted to the training images and evaluated in each validation, as
+    in `{knn: {k: 20}, linear_probe: {}}`. Their metrics are `knn/top1`, ... `{}`: none."""
     method: PluginSection = PluginSection(name="supervised")
     """How the model is trained: `{name: ..., options}`."""
     data: DataSection

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,10 @@ from densevit.data.transforms.resizing import (
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset, Method, Recipe
 from densevit.layers.padding import padded
+from densevit.targets.types import TargetTypes
+
+if TYPE_CHECKING:
+    from densevit.data.transforms.image_mixing import ImageMixing
 
 
 def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
@@ -95,14 +99,25 @@ class Data:
         return tuple(self._phase(section) for section in (self.section, *final))
 
     def _phase(self, section: DataSection) -> Phase:
+        mixing = self._mixing(section)
         if section is self.section and section.multi_scale is None:
-            return Phase([self.recipe_transform])
+            return Phase([self.recipe_transform], mixing)
         transforms = {}
         for size in set(section.multi_scale or (None,)):
             sized = section if size is None else at_size(section, size)
             transform = _training_transform(sized, recipe_of(sized), self.val_transform.recipe)
             transforms[size] = self._with_copy_paste(transform, section)
-        return Phase([transforms[size] for size in section.multi_scale or (None,)])
+        return Phase([transforms[size] for size in section.multi_scale or (None,)], mixing)
+
+    def _mixing(self, section: DataSection) -> "ImageMixing | None":
+        """Returns the mixing of training images. Raises ConfigError if the data set's labels cannot be mixed."""
+        if section.mixup is None and section.cutmix is None:
+            return None
+        from densevit.data.transforms.image_mixing import ImageMixing  # late: it imports torchvision
+
+        mixing = ImageMixing(section.mixup, section.cutmix)
+        mixing.check(self.provides, TargetTypes.of(self.train))
+        return mixing
 
     def _with_copy_paste(self, transform: TrainingTransform, section: DataSection) -> TrainingTransform:
         return transform if section.copy_paste is None else CopyPaste(transform, self.train, section.copy_paste)
@@ -153,6 +168,7 @@ class Data:
                 dataset.check_labels()
             self._transformed(dataset, transform, train=dataset is self.train).check_values()
         check_classes(self.train.classes, self.val.classes, self.section.split)
+        _ = self.recipe_phases  # raises for labels that cannot be mixed
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Returns a resumable loader of shuffled, augmented batches, the same number for each process."""
@@ -169,6 +185,11 @@ class Data:
             groups = aspect_groups(sizes)
         batches = self._train_batches(rank, world_size, groups)
         phases = [phase.mapped(self._method_transform) for phase in self.recipe_phases]
+        if self.views > 1 and any(phase.mixing for phase in phases):
+            raise ConfigError(
+                "data.mixup and data.cutmix mix the images of a batch, but the training method takes several views of "
+                "each image. Fix: leave them out."
+            )
         prepared = self._transformed(self.train, phases, train=True, views=self.views)
         final = self.section.final_phase
         return self._loader(prepared, batches, world_size, None if final is None else final.start)
@@ -179,11 +200,18 @@ class Data:
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Returns a loader of each validation image once over all processes, in batches of one padded size."""
-        sizes = self.val.sizes()
+        return self._evaluation_loader(self.val, rank, world_size)
+
+    def unaugmented_train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
+        """Returns a loader of each training image once over all processes, transformed as in validation."""
+        return self._evaluation_loader(self.train, rank, world_size)
+
+    def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int) -> Loader:
+        sizes = dataset.sizes()
         if sizes is not None:
             sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
-        batches = EvaluationBatches(len(self.val), sizes, self.section.batch_size, rank, world_size)
-        return self._loader(self._transformed(self.val, self.val_transform, train=False), batches, world_size)
+        batches = EvaluationBatches(len(dataset), sizes, self.section.batch_size, rank, world_size)
+        return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
         indices, size = self._epoch_indices, self.section.batch_size

@@ -1,10 +1,8 @@
 """Exports a model to a file that runs without densevit, and checks it."""
 
 import copy
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,11 @@ import torch
 from densevit import config as configs
 from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import ConfigError, DensevitError, counted
-from densevit.exporting import comparison, files, postprocessing
+from densevit.exporting import comparison, files, postprocessing, quantization
 from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.latency import median_latencies
+from densevit.exporting.quantization import Quantization
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.file_model import FileModel, RecordedEvaluation, predictor_of
 from densevit.inference.predictor import Predictor, Threshold
@@ -43,7 +43,8 @@ class Exported:
 
     differences: by output, the largest difference from the model's, relative to its range, on images of `sizes`.
     model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of the model and
-    of the file; None if they were not evaluated.
+    of the file; None if they were not evaluated. quantization: of an int8 file, whose differences and limit are those
+    of the float32 file that it was made of.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Exported:
     model_ms: float
     file_ms: float
     evaluation: RecordedEvaluation | None = None
+    quantization: Quantization | None = None
 
     @property
     def difference(self) -> float:
@@ -74,6 +76,8 @@ def export(
     data: str | None = None,
     postprocess: bool = False,
     threshold: Threshold | None = None,
+    int8: Iterable[Any] | None = None,
+    main_metrics: Mapping[str, bool] | None = None,
 ) -> Exported:
     """Writes NAME.onnx or NAME.pt2, which maps uint8 RGB images (B, 3, H, W) to boxes and maps in their pixels.
 
@@ -86,6 +90,9 @@ def export(
     postprocess: the file makes the predictions of `predict` for one image, with NMS, merging, resizing to the original
     size and a score threshold; only for ONNX. threshold: with `postprocess`, the least score of objects, for all heads
     or by head; None: the model's `score_thresholds`, 0.5 without one.
+    int8: images as of `predict`, on which the file is calibrated for int8 after the comparison; None: float32. Warns if
+    int8 is no faster than float32 on this CPU, and if a main metric loses more than 0.01. main_metrics: these metrics,
+    with whether lower is better; None: the first of each head, of which higher is better.
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, 1e-2 with `half`.
     """
     path = Path(path)
@@ -94,6 +101,8 @@ def export(
         postprocessing.check_format(path)
     elif threshold is not None:
         raise ConfigError("threshold: is for files that select objects. Fix: postprocess=True, or leave it out.")
+    if int8 is not None:
+        quantization.check_format(path, half)
     check_free(path)
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     if isinstance(predictor.model, FileModel):
@@ -118,7 +127,7 @@ def export(
     thresholds = None
     if postprocess:
         thresholds = postprocessing.thresholds_of(graph, sizes[0], threshold, predictor.score_thresholds)
-        if thresholds and evaluate is not None:
+        if thresholds and evaluate is not None and int8 is None:
             raise ConfigError(
                 f"{path}: a file with score thresholds is not evaluated, because they cut AP. {_NO_EVALUATION}"
             )
@@ -127,7 +136,7 @@ def export(
         batches = _BATCHES if thresholds is None else (1,)
         limit = HALF_LIMIT if half else LIMIT
         compared = max(len(sizes), len(_BATCHES))
-        count = files.count_steps(path, resize) + 2 + compared + 1
+        count = files.count_steps(path, resize) + 2 + compared + 1 + (int8 is not None)
         with steps(f"Exporting to {path}", count, quiet) as begin:
             traced_size = _traced_size(predictor, canvas, resize)
             if thresholds is None:
@@ -152,18 +161,32 @@ def export(
             differences = comparison.worst(found)
             begin("measuring latency")
             latencies = _latencies(graph, run, sizes[0], thresholds is not None)
-        exported = Exported(path, differences, limit, sizes, *latencies)
-        if not exported.difference <= exported.limit:
-            name = max(differences, key=lambda key: differences[key])
-            raise DensevitError(
-                f"{path}: `{name}` differs from the model's by {exported.difference:.1e} of its range; at most "
-                f"{exported.limit:.0e} is expected. No file is written."
-            )
+            exported = Exported(path, differences, limit, sizes, *latencies)
+            if not exported.difference <= exported.limit:
+                name = max(differences, key=lambda key: differences[key])
+                raise DensevitError(
+                    f"{path}: `{name}` differs from the model's by {exported.difference:.1e} of its range; at most "
+                    f"{exported.limit:.0e} is expected. No file is written."
+                )
+            if int8 is not None:
+                begin("calibrating int8")
+                example = comparison.example_images(sizes[0], 1, 0)
+                calibration = quantization.calibration_images(predictor, int8, resize)
+                inputs = {} if thresholds is None else postprocessing.inputs_of(graph, sizes[0])
+                quantized = quantization.quantize(partial, calibration, example, inputs)
+                exported = replace(exported, file_ms=quantized.int8_ms, quantization=quantized)
+                files.replace_header(partial, header)
         if evaluate is not None:
             of_file = predictor_of(open_file(partial), predictor)
             evaluation = RecordedEvaluation(dict(evaluate(predictor)), dict(evaluate(of_file)), data)
-            files.replace_header(partial, {**header, "evaluation": evaluation.as_json()})
             exported = replace(exported, evaluation=evaluation)
+        if exported.quantization is not None:
+            checked = quantization.checked(exported.quantization, exported.evaluation, main_metrics)
+            exported = replace(exported, quantization=checked)
+            for problem in checked.warnings:
+                warnings.warn(f"{path}: {problem}", stacklevel=2)
+        if records := _records(exported):
+            files.replace_header(partial, {**header, **records})
     return exported
 
 
@@ -226,15 +249,14 @@ def _latencies(graph: ExportedGraph, run: files.Run, size: Size, postprocess: bo
             return graph(tensor)
         return postprocessing.predict(graph, tensor if graph.resizing is None else graph.resizing(tensor), size)
 
-    kinds: Sequence[Callable[[], Any]] = (torch.inference_mode()(compute), lambda: run(images, **inputs))
-    times: list[list[float]] = [[], []]
-    for _ in range(_RUNS + 1):
-        for own, call in zip(times, kinds, strict=True):
-            start = time.perf_counter()
-            call()
-            own.append(1000 * (time.perf_counter() - start))
-    model_ms, file_ms = (statistics.median(own[1:]) for own in times)
+    model_ms, file_ms = median_latencies([torch.inference_mode()(compute), lambda: run(images, **inputs)], _RUNS)
     return model_ms, file_ms
+
+
+def _records(exported: Exported) -> dict[str, Any]:
+    """The entries of the header that are known after the file is written."""
+    records = {} if exported.evaluation is None else {"evaluation": exported.evaluation.as_json()}
+    return records if exported.quantization is None else records | {"int8": exported.quantization.as_json()}
 
 
 def _header(

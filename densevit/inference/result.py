@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas
     import supervision
 
+_NAMED = {"names": "labels", "class_name": "image_class"}  # the properties with names of classes
 DRAWN_FROM = 0.5  # the score threshold for drawing if `predict` had none
 
 
@@ -31,7 +32,8 @@ class Result(Mapping[str, Any]):
     """The predictions of one or several heads for one image, in pixels of the original image, on the CPU.
 
     The attributes `boxes` (N, 4) xyxy, `scores`, `labels`, `names`, `masks` (N, H, W), `semantic`, `panoptic`, `depth`,
-    ... are the predictions of the head that has them. `maps` has all maps by name, `heads` the result of each head.
+    `image_class` (), `class_name`, ... are the predictions of the head that has them. `maps` has all maps by name,
+    `heads` the result of each head.
 
     As a mapping, a result of one head contains its predictions: `result["boxes"]`. A result of several heads contains
     their results: `result["segmentation"].semantic`.
@@ -50,6 +52,9 @@ class Result(Mapping[str, Any]):
     panoptic: Tensor
     depth: Tensor
     inverse_depth: Tensor
+    image_class: Tensor
+    image_score: Tensor
+    class_scores: Tensor
 
     def __init__(
         self,
@@ -86,6 +91,12 @@ class Result(Mapping[str, Any]):
         return [self.classes[head][label].name for label in self._predictions[head]["labels"].tolist()]
 
     @property
+    def class_name(self) -> str:
+        """The name of the image's class."""
+        head = self._head_of("image_class")
+        return self.classes[head][int(self._predictions[head]["image_class"])].name
+
+    @property
     def maps(self) -> dict[str, Tensor]:
         """The predictions per pixel, (H, W) or (C, H, W), by name; HEAD/NAME if several heads predict one name."""
         maps = [
@@ -100,15 +111,15 @@ class Result(Mapping[str, Any]):
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_"):
             raise AttributeError(key)
-        key = "labels" if key == "names" else key  # called after an AttributeError in the property
+        key = _NAMED.get(key, key)  # after an AttributeError in a property
         return self._predictions[self._head_of(key)][key]
 
     def __dir__(self) -> list[str]:
-        """Includes the predictions that are attributes, and `names` only if there are labels."""
+        """Includes the predictions that are attributes, and the names of those that are class indices."""
         heads = Counter(key for found in self._predictions.values() for key in found)
         predicted = {key for key, count in heads.items() if count == 1}
-        names = {"names"} if "labels" in predicted else set()
-        return sorted({*super().__dir__()} - {"names"} | predicted | names)
+        named = {name for name, key in _NAMED.items() if key in predicted}
+        return sorted({*super().__dir__()} - _NAMED.keys() | predicted | named)
 
     def __getitem__(self, key: str) -> Any:
         if len(self._predictions) == 1:
@@ -230,8 +241,8 @@ class Result(Mapping[str, Any]):
 
         `objects` has an entry for each object: `name`, `label`, `score`, `box` (xyxy in pixels), `mask` as COCO's
         compressed run-length code, and other predictions per object. `semantic` and `panoptic` have an entry for each
-        class or segment: `name`, `label`, `mask`, and the `id` of a segment. Floating-point maps, such as depth, are
-        omitted.
+        class or segment: `name`, `label`, `mask`, and the `id` of a segment. `image_class` has the `name` and `label`
+        of the image's class. Floating-point maps, such as depth, are omitted.
         """
         return result_formats.to_json(self.size, self._predictions, self.classes, self._types)
 

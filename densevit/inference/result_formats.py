@@ -34,7 +34,9 @@ def _head(found: Predictions, classes: Sequence[Class], types: TargetTypes) -> d
     for key, value in found.items():
         per = types[key].per if key in types else "image"
         array = as_array(value)
-        if per == "image" and array.dtype.kind in "biufU":
+        if key == "image_class":
+            values[key] = {"name": types[key].text(array, classes), "label": int(array)}
+        elif per == "image" and array.dtype.kind in "biufU":
             values[key] = array.tolist()
         elif per == "pixel" and array.ndim == 2 and array.dtype.kind in "biu":
             values[key] = _regions(key, array, classes)

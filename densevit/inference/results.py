@@ -95,8 +95,11 @@ class PredictionFiles:
             self.done, remaining = set(), [*images]
         return remaining
 
-    def add(self, file: ImageFile, pixels: np.ndarray, results: Predictions | Mapping[str, Predictions]) -> None:
-        """Writes the files of one image. pixels: (H, W, 3) uint8. results: by head if there are several."""
+    def add(self, file: ImageFile, pixels: np.ndarray, results: Predictions | Mapping[str, Predictions]) -> str:
+        """Writes the files of one image. pixels: (H, W, 3) uint8. results: by head if there are several.
+
+        Returns the predictions per image as text (see `TargetType.text`), such as "cat 0.93"; empty if there is none.
+        """
         height, width = pixels.shape[:2]
         image = {"id": file.image_id, "file_name": file.file_name, "width": width, "height": height}
         if len(self.classes) == 1:
@@ -128,6 +131,14 @@ class PredictionFiles:
         images = self._list(self.folder / "images.json")  # last, so that images in it are complete
         images.extend([image])
         images.flush()
+        texts = (self._text(head, predictions) for head, predictions in results.items())
+        return "; ".join(text for text in texts if text)
+
+    def _text(self, head: str, predictions: Predictions) -> str:
+        types, classes = self._maps.types[head], self.classes[head]
+        values = {key: value for key, value in predictions.items() if key in types and types[key].per == "image"}
+        texts = (types[key].text(as_array(value), classes) for key, value in values.items())
+        return " ".join(text for text in texts if text)
 
     def _add_rows(
         self, head: str, path: Path, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]

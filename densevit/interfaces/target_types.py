@@ -29,6 +29,9 @@ class Canvas(Protocol):
     def lines(self, lines: np.ndarray, color: Color) -> None:
         """Draws line segments (N, 2, 2), from point to point."""
 
+    def caption(self, name: str, suffix: str, color: Color) -> None:
+        """Writes a label in the upper left corner; only the name is shortened."""
+
 
 class Drawing(Protocol):
     """Drawing surfaces for a `TargetType`: the image with the predictions, and with the ground truth if given."""
@@ -135,6 +138,14 @@ class TargetType:
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement paste().")
 
+    def mix(self, value: Any, other: Any, share: float) -> Any:
+        """The value of an image that is mixed with a second one (`data.mixup`, `data.cutmix`).
+
+        other: the value of the second image. share: of the first image in the mixture, from 0 to 1. Types without this
+        method cannot be used with MixUp and CutMix.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement mix().")
+
     def class_map(self, value: Any) -> np.ndarray | None:
         """Class indices (H, W) uint8, 255 = none, from which recipes choose crops with several classes. Default: the
         value, for a type per pixel with a task; None for others.
@@ -167,6 +178,10 @@ class TargetType:
         classes: Sequence[Class],
     ) -> None:
         """Draws predictions[key], and truth[key] if it is labelled. All values are arrays. Default: nothing."""
+
+    def text(self, value: Any, classes: Sequence[Class]) -> str | None:
+        """A prediction per image as a few words, which `densevit predict` prints. Default: None, nothing is printed."""
+        return None
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> Any:
         """A prediction as it is written to files. Per object: a dict of JSON values for each object, a part of its

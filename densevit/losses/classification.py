@@ -1,8 +1,13 @@
-"""Classification losses for detection, without reduction."""
+"""Classification losses: of objects, without reduction, and of images with mixed labels."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from densevit.layers.precision import autocast_off
+from densevit.losses.context import LossContext
 
 
 def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -30,3 +35,31 @@ def matchability_aware(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> T
     target = quality**gamma
     weight = torch.where(quality > 0, 1.0, logits.detach().sigmoid() ** gamma)
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def class_shares(values: Sequence[Tensor | None], num_classes: int, device: torch.device) -> Tensor:
+    """Labels of images as shares of classes, (B, K) float32, whose rows sum to 1. Rows of unlabelled images are 0.
+
+    values: class indices () int64, (M, 2) class indices with their shares, or None for an unlabelled image.
+    """
+    shares = torch.zeros(len(values), num_classes, device=device)
+    for row, value in zip(shares, values, strict=True):
+        if value is not None and value.ndim == 0:
+            row[value] = 1.0
+        elif value is not None:
+            row.index_add_(0, value[:, 0].long().to(device), value[:, 1].to(device))
+    return shares
+
+
+def soft_cross_entropy(logits: Tensor, shares: Tensor, context: LossContext, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with shares of classes, as a mean over the labelled images of all processes; 0 (connected to the
+    graph) if there are none.
+
+    logits: (B, K). shares: (B, K), see `class_shares`. label_smoothing: as in `torch.nn.functional.cross_entropy`. The
+    normaliser in `Head.loss_counts` is `images`.
+    """
+    with autocast_off(logits.device):
+        labelled = shares.sum(1) > 0
+        each = F.cross_entropy(logits.float(), shares, reduction="none", label_smoothing=label_smoothing)
+        [count] = context.mean_counts(images=labelled.sum().float())
+        return (each * labelled).sum() / count.clamp(min=1e-6)

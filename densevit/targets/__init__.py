@@ -3,6 +3,7 @@
 The built-in types are registered under the keys of `Targets` and `Predictions` that have them by default.
 """
 
+from densevit.targets.image_classes import ClassScores, ImageClass, ImageScore
 from densevit.targets.keypoints import Keypoints
 from densevit.targets.maps import (
     Depth,
@@ -21,8 +22,11 @@ from densevit.targets.types import TargetTypes, is_metadata
 __all__ = [
     "Areas",
     "Boxes",
+    "ClassScores",
     "CrowdFlags",
     "Depth",
+    "ImageClass",
+    "ImageScore",
     "InstanceMasks",
     "InverseDepth",
     "Keypoints",

@@ -88,6 +88,12 @@ class ImageCanvas:
         for line in lines * self.zoom:
             drawing.line([tuple(point) for point in line.tolist()], fill=color, width=width)
 
+    def caption(self, name: str, suffix: str, color: Color) -> None:
+        """Writes a label in the upper left corner; only the name is shortened."""
+        size = 2 * font_size(self.image)
+        text = shortened(name, suffix, size, 0.9 * self.image.width)
+        label(ImageDraw.Draw(self.image), text, size, (0.0, 0.0, *_label_size(text, size)), color)
+
 
 def as_mask(where: np.ndarray) -> np.ndarray:
     return np.where(where, 255, 0).astype(np.uint8)

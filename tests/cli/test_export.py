@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,17 @@ import torch
 from PIL import Image
 
 import densevit
+from densevit import config as configs
 from densevit.cli import main
 from densevit.cli.export import _beside
+from densevit.data.build import build_data
 from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.exporting import exporting
 from densevit.exporting.comparison import example_images
+from densevit.exporting.quantization import Quantization
+from densevit.inference.file_model import RecordedEvaluation
+from densevit.inference.predictor import Predictor
 
 pytestmark = pytest.mark.integration
 
@@ -81,6 +88,73 @@ def test_a_model_is_exported_and_run_by_the_script_in_the_docs(
     assert f"{file} exists" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "model.trt")]) == 2
     assert "Expected NAME.onnx or NAME.pt2" in capsys.readouterr().err
+
+
+RUN: dict[str, Any] = {
+    "backbone": {"name": "resnet", "depth": 18},
+    "heads": {"x": {"name": "dpt", "width": 16, "output": "sigmoid"}},
+    "data": {"name": "scenes", "image_size": 64},
+    "trainer": {"max_epochs": 1},
+}
+SCENES = ["data.val_length=2", "data.train_length=2"]
+
+
+def saved_on_scenes(folder: Path) -> Path:
+    torch.manual_seed(0)
+    model = densevit.create_model(RUN["backbone"], RUN["heads"])
+    densevit.save(Predictor(model.model, configs.from_mapping(RUN, "test")), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The export itself, which tests/exporting tests, is replaced."""
+
+    def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
+        given.update(options, images=[*options["int8"]], metrics=options["evaluate"](predictor))
+        quantized = Quantization(2, 20.0, 10.0, 400, 100, ("a warning",))
+        recorded = RecordedEvaluation(given["metrics"], given["metrics"], options["data"])
+        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, 10.0, recorded, quantized)
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(exporting, "export", export)
+    assert main(["export", str(saved_on_scenes(tmp_path)), "--int8", *SCENES, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    train = build_data(configs.from_mapping(RUN, "test", SCENES)).train
+    assert all(torch.equal(image, train[i]["image"]) for i, image in enumerate(given["images"])) and len(train) == 2
+    assert given["main_metrics"] == {"x/AbsRel": True} and given["data"] == "scenes-val"
+    assert report["int8"]["int8_ms"] == 10 and report["int8"]["warnings"] == ["a warning"]
+    assert report["evaluation"]["file"]["x/AbsRel"] == pytest.approx(given["metrics"]["x/AbsRel"])
+
+
+@pytest.mark.slow
+def test_an_int8_file_with_resizing_and_post_processing_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Also with a score threshold inside, which other evaluations refuse."""
+    torch.manual_seed(0)
+    heads = {"x": {"name": "one_stage", "width": 16, "fusion_blocks": 0}}
+    config = configs.from_mapping({**RUN, "heads": heads}, "test", SCENES)
+    classes = [one.name for one in build_data(config).val.classes["detection"]]
+    model = densevit.create_model(RUN["backbone"], heads, classes).model
+    densevit.save(Predictor(model, config), tmp_path / "model.safetensors")
+    flags = ["--int8", "--resize", "--postprocess", "--threshold", "1", "--json"]
+    assert main(["export", str(tmp_path / "model.safetensors"), *flags]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["evaluation"]["file"].keys() == report["evaluation"]["model"].keys()
+    assert 0 <= report["evaluation"]["file"]["x/AR100"] <= 1
+    assert report["int8"]["int8_bytes"] < 0.4 * report["int8"]["float32_bytes"]
+
+
+def test_int8_needs_an_onnx_file_and_is_no_second_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model = tmp_path / "model.safetensors"
+    for flags, message in [
+        (["--out", "x.pt2"], "x.pt2: only ONNX files are quantised"),
+        (["--half"], "int8 and half are two precisions of one file"),
+    ]:
+        assert main(["export", str(model), "--int8", *flags]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

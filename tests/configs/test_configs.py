@@ -65,8 +65,19 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of two classes, in one folder each."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(root / name / f"{i}.jpg")
+    return root
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path, measured: Path) -> None:
+def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path, measured: Path, photos: Path) -> None:
     config = configs.load(path)
     smaller = ["data.batch_size=2", "data.num_workers=0"]
     if config.data.name == "coco":
@@ -75,6 +86,8 @@ def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path
         smaller.append(f"data.root={labelled}")
     if config.data.name == "depth":
         smaller.append(f"data.root={measured}")
+    if config.data.name == "image_folder":
+        smaller.append(f"data.root={photos}")
     config = configs.load(path, smaller)
     configs.check_plugins(config)
     data = build_data(config)

@@ -21,11 +21,14 @@ PARAMETERS = {
     "rtdetr_r50": 42_944_364,
     "rtdetr_r101": 76_661_484,
     "rtdetrv2_r18": 20_184_208,
+    "rtdetrv2_r34": 31_441_412,
+    "rtdetrv2_r50": 42_944_364,
+    "rtdetrv2_r101": 76_661_484,
 }
-LAYERS = {"rtdetr_r18": 3, "rtdetr_r34": 4, "rtdetr_r50": 6, "rtdetr_r101": 6, "rtdetrv2_r18": 3}  # of the decoder
-FROZEN_STEM = {"rtdetr_r50", "rtdetr_r101"}
+LAYERS = {"r18": 3, "r34": 4, "r50": 6, "r101": 6}  # of the decoder
+FROZEN_STEM = {"r50", "r101"}
 STEM = 9 * 3 * 32 + 9 * 32 * 32 + 9 * 32 * 64  # kernels
-BLOCKS = {"rtdetr_r50": (3, 4, 6, 3), "rtdetr_r101": (3, 4, 23, 3)}
+BLOCKS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3)}
 # Learning rate of the backbone, epochs.
 SCHEDULES = {
     "rtdetr_r18": (1e-5, 72),
@@ -33,7 +36,11 @@ SCHEDULES = {
     "rtdetr_r50": (1e-5, 72),
     "rtdetr_r101": (1e-6, 72),
     "rtdetrv2_r18": (None, 120),
+    "rtdetrv2_r34": (5e-5, 120),
+    "rtdetrv2_r50": (1e-5, 72),
+    "rtdetrv2_r101": (1e-6, 72),
 }
+SCALES = (480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800)
 
 
 def norms(blocks: Sequence[int]) -> int:
@@ -54,7 +61,8 @@ def test_recipe_matches_the_authors_config(path: Path) -> None:
     with torch.device("meta"):
         model = build_model(config, {"detection": coco_classes()})
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    fixed = STEM + norms(BLOCKS[path.stem]) if path.stem in FROZEN_STEM else 0
+    version, depth = path.stem.split("_")
+    fixed = STEM + norms(BLOCKS[depth]) if depth in FROZEN_STEM else 0
     assert trained == PARAMETERS[path.stem] - fixed
     backbone_lr, epochs = SCHEDULES[path.stem]
     optim, trainer, data = config.optim, config.trainer, config.data
@@ -63,13 +71,15 @@ def test_recipe_matches_the_authors_config(path: Path) -> None:
     assert (trainer.ema, trainer.clip_grad_norm, data.batch_size * trainer.accumulate) == (0.9999, 0.1, 16)
     assert trainer.ema_warmup == 2000
     assert data.image_size == 640
-    if path.stem == "rtdetrv2_r18":
-        assert data.multi_scale is None and data.final_phase is not None and data.final_phase.start * 120 == 117
+    assert data.multi_scale == (None if path.stem == "rtdetrv2_r18" else SCALES)
+    if version == "rtdetrv2":
+        assert data.final_phase is not None and data.in_final_phase.multi_scale is None
+        assert data.final_phase.start * epochs == pytest.approx({120: 117, 72: 71}[epochs], abs=1e-3)
     else:
-        assert data.multi_scale == (480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800)
+        assert data.final_phase is None
     assert (config.backbone.mean, config.backbone.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     head = model.heads["detection"]
-    assert len(head.decoder) == LAYERS[path.stem] and head.num_queries == 300
+    assert len(head.decoder) == LAYERS[depth] and head.num_queries == 300
     decayed = {rate.name for rate in rates_of(model, optim, 1e-4) if rate.weight_decay}
     assert not any(name.endswith("bias") or "norm" in name for name in decayed)
 
@@ -99,5 +109,6 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert any(name.startswith("backbone.layer2") for name in changed)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == ({f"backbone.conv1.{i}.weight" for i in (0, 3, 6)} if path.stem in FROZEN_STEM else set())
+    stem = {f"backbone.conv1.{i}.weight" for i in (0, 3, 6)}
+    assert frozen == (stem if path.stem.split("_")[1] in FROZEN_STEM else set())
     assert not frozen & changed

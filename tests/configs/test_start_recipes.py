@@ -16,7 +16,7 @@ from densevit_scenes.dataset import Scenes
 
 pytestmark = pytest.mark.integration
 
-RECIPES = ("depth", "detector", "instances", "panoptic", "semantic")
+RECIPES = ("classifier", "depth", "detector", "instances", "panoptic", "semantic")
 BACKBONES = sorted(path.stem for path in Path("configs/backbone").glob("*.yaml"))
 SIZE = (72, 128)
 
@@ -72,10 +72,22 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of two classes in folders."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name in ("train/cat", "train/dog", "val/dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(root / name / f"{i}.jpg")
+    return root
+
+
 @pytest.fixture
-def data(objects: Path, segments: Path, maps: Path) -> dict[str, list[str]]:
+def data(objects: Path, segments: Path, maps: Path, photos: Path) -> dict[str, list[str]]:
     """The overrides that name the data, as the first lines of each recipe say."""
     return {
+        "classifier": [f"data.root={photos}"],
         "detector": ["data=folder", f"data.root={objects}"],
         "instances": ["data=folder_masks", f"data.root={objects}"],
         "panoptic": [f"data.root={segments}"],

@@ -123,6 +123,7 @@ class World:
             "my_folder": scenes_and_test,
             "other": scenes,
             "photos": lambda folder: photos(folder, 20),
+            "animals": animals,
             "yolo_set": vehicles,
             "camvid": lambda folder: make_label_maps("camvid", folder, SIZE),
             "VOCdevkit": lambda folder: make_label_maps("voc", folder / "VOC2012", SIZE),
@@ -279,6 +280,14 @@ def photos(folder: Path, count: int = 2) -> None:
     folder.mkdir()
     for name in string.ascii_lowercase[:count]:
         street(folder / f"{name}.jpg")
+
+
+def animals(folder: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for number in ("1", "22"):
+                street(folder / split / name / f"{number}.jpg")
 
 
 def street(file: Path) -> None:

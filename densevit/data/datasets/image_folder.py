@@ -1,43 +1,77 @@
-"""Images without labels in a folder."""
+"""Images of one class per folder, as torchvision's `ImageFolder` reads them."""
 
-import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
+from densevit.data.datasets.paired_files import IMAGES, spellings
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
-from densevit.interfaces import Dataset, Sample
+from densevit.interfaces import Class, Dataset, Sample
+
+_NO_CLASSES = {"images", "labels", "masks", "annotations"}  # folders of other layouts
+_LAYOUT = "one folder per class, {split}/CLASS/*.jpg"
 
 
 class ImageFolder(Dataset):
-    """Images without labels, for training methods that need none.
+    """The class of each image, by its folder: ROOT/{split}/CLASS/*.jpg; `targets["image_class"]`.
 
-    root: the folder. If it has a folder `train` or `val`, each split consists of the images in its own folder, also
-    in subfolders. Otherwise all images below root are divided into both.
-    val_share: the share of the validation images if root has no folders for the splits. An image is chosen by a hash
-        of its path relative to root, so that it stays in its split when other images are added or removed.
+    root: the data set's folder.
+    images: the folder of the class folders, relative to root; {split} becomes the split's name. By default {split}, or
+        root itself if it has no folders train and val.
+    splits: the names of train and val on disk, {val: holdout}; by default also training, valid and validation.
+    val_share: the share of the validation images of a data set without a val split, by default 0.2. An error if there
+        is a val split. Identical and nearly identical images stay in one part (see `validation_part`).
+    limit: the number of images to use, evenly spaced.
 
-    `image_id` is the path relative to root. All images are checked at the start to be complete.
+    Classes are the folders of the training split, sorted by name, with file ids from 0. Images may be in subfolders of
+    their class. `image_id` is the path relative to root. All images are checked at the start to be complete.
     """
 
-    provides = ()
+    provides = ("image_class",)
 
     def __init__(
-        self, split: str, root: str | None = None, val_share: float = 0.1, *, scan: Scan = STRICT_SCAN
+        self,
+        split: str,
+        root: str | None = None,
+        images: str | None = None,
+        splits: dict[str, str] | None = None,
+        val_share: float | None = None,
+        limit: int | None = None,
+        *,
+        scan: Scan = STRICT_SCAN,
     ) -> None:
-        if not 0 < val_share < 1:
-            raise DataError(f"data.val_share is {val_share:g}; a number between 0 and 1 is expected.")
-        self.classes = {}
+        if limit is not None and limit < 1:
+            raise DataError(f"data.limit is {limit}; expected at least 1 image.")
         self._root = root_folder(root)
-        paths = _paths(self._root, split, val_share)
+        pattern = _pattern(self._root, images)
+        train = _folder(self._root, pattern, "train", splits)
+        val = _folder(self._root, pattern, "val", splits)
+        is_divided = (split in ("train", "val") and not val.is_dir()) or val == train
+        check_val_share(val_share, None if is_divided else val)
+        folder = train if is_divided else _folder(self._root, pattern, split, splits)
+        names = class_folders(train if train.is_dir() else folder)
+        _check_classes(self._root, folder, names)
+        self.classes = {"classification": tuple(Class(name, i, color_of(i)) for i, name in enumerate(names))}
+        paths, labels = _images(self._root, folder, names)
+        if is_divided:
+            in_val = validation_part([str(self._root / path) for path in paths], val_share or DEFAULT_SHARE, self._root)
+            self.division = division_text(in_val, val_share, self._root)
+            paths = [path for path, chosen in zip(paths, in_val, strict=True) if chosen == (split == "val")]
+            labels = labels[in_val == (split == "val")]
+        if limit is not None and limit < len(paths):
+            chosen = np.linspace(0, len(paths) - 1, limit).round().astype(int)
+            paths, labels = [paths[i] for i in chosen], labels[chosen]
         scan.record_files(str(self._root / path) for path in paths)
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
+        self._labels = labels
         self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
         scan.check_files(len(paths), self._measure, needed=())
 
@@ -45,20 +79,28 @@ class ImageFolder(Dataset):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Sample:
-        pixels = read_image(self._root / self._path(index))
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        return {"image": image, "targets": {"image_id": Path(self._path(index)).as_posix()}}
+        image = torch.from_numpy(read_image(self._root / self._path(index))).permute(2, 0, 1)
+        label = torch.tensor(int(self._labels[index]))
+        return {"image": image, "targets": {"image_id": Path(self._path(index)).as_posix(), "image_class": label}}
+
+    def image_name(self, index: int) -> str:
+        return Path(self._path(index)).as_posix()
 
     def sizes(self) -> np.ndarray:
         """Returns (N, 2) heights and widths of the images."""
         return self._sizes
 
-    def check_labels(self) -> None:
-        """Raises DataError: the images have no labels."""
-        raise DataError(
-            f"{self._root}: the data set 'images' has no labels, and heads are trained and evaluated with labels. Fix: "
-            "name a data set with labels, or train the backbone alone: `heads: {}` and a method that needs no labels."
-        )
+    def image_classes(self) -> np.ndarray:
+        """Returns (N, 2): each image with its class."""
+        return np.stack([np.arange(len(self)), self._labels], axis=1)
+
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """Recognises folders {split}/CLASS or CLASS with images, at least two of them, and no images beside them."""
+        folder = _folder(root, _pattern(root, None), "train", None)
+        names = class_folders(folder) if folder.is_dir() else []
+        is_other = len(names) < 2 or _NO_CLASSES & {name.lower() for name in names} or _has_image(folder)
+        return None if is_other or not all(_has_image(folder / name) for name in names) else {}
 
     def _path(self, index: int) -> str:
         return os.fsdecode(self._paths[index])
@@ -67,37 +109,67 @@ class ImageFolder(Dataset):
         self._sizes[index] = check_image(self._root / self._path(index)).upright_size
 
 
-def _paths(root: Path, split: str, val_share: float) -> list[str]:
-    """Returns the sorted paths of a split's images, relative to root. Raises DataError if there are none."""
-    has_folders = any((root / name).is_dir() for name in ("train", "val", split))
-    folder = root / split if has_folders else root
+def class_folders(folder: Path) -> list[str]:
+    """Returns the names of the folders in a folder, sorted, without hidden ones. Raises DataError if it is missing."""
     if not folder.is_dir():
-        raise DataError(
-            f"There is no folder {folder}. Fix: create it; or remove the folders of the other splits from data.root, "
-            "whose images are then divided by data.val_share."
-        )
-    if not has_folders and split not in ("train", "val"):
-        raise DataError(f"data.split is {split!r}, but there is no folder {root / split}. Fix: create it.")
-    found = sorted(
-        os.path.relpath(os.path.join(parent, name), root)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGES) and not name.startswith(".")
-    )
-    if not found:
-        raise DataError(f"{folder} contains no images ({', '.join(IMAGES)}).")
-    if has_folders:
-        return found
-    chosen = [path for path in found if (_hash(path) < val_share) == (split == "val")]
-    if not chosen:
-        raise DataError(
-            f"{folder} contains {len(found)} images, of which data.val_share={val_share:g} assigns none to {split!r}. "
-            "Fix: change data.val_share, or put the images into folders train and val."
-        )
-    return chosen
+        raise DataError(f"There is no folder {folder}. Expected {_LAYOUT} in data.root, or set data.images.")
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _hash(path: str) -> float:
-    """Returns a number in [0, 1) that depends only on the path."""
-    digest = hashlib.sha256(Path(path).as_posix().encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def _pattern(root: Path, images: str | None) -> str:
+    """Returns the folder of the class folders, relative to root, with {split} if root has folders for the splits."""
+    if images is not None:
+        return images
+    names = (*spellings("train"), *spellings("val"), "test")
+    return "{split}" if any((root / name).is_dir() for name in names) else "."
+
+
+def _folder(root: Path, pattern: str, split: str, splits: dict[str, str] | None) -> Path:
+    """Returns the folder of a split: its name in `splits`, or the first spelling that exists."""
+    given = (splits or {}).get(split)
+    folders = [root / pattern.replace("{split}", name) for name in ([given] if given else spellings(split))]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _check_classes(root: Path, folder: Path, names: list[str]) -> None:
+    """Raises DataError for fewer than two classes, and for folders that are no classes of the training split."""
+    if len(names) < 2:
+        listed = f"only {names[0]}" if names else "none"
+        raise DataError(
+            f"{folder}: expected at least two folders with images, {_LAYOUT}; found {listed}. Fix: set data.root to "
+            "the folder above train and val, or data.images to the folder of the class folders."
+        )
+    if others := [name for name in class_folders(folder) if name not in names]:
+        raise DataError(
+            f"{folder} has {len(others)} folders that the training split does not have: {', '.join(others[:5])}. "
+            f"Expected the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Fix: rename or remove "
+            "them, or add images of these classes to the training split."
+        )
+
+
+def _images(root: Path, folder: Path, names: list[str]) -> tuple[list[str], np.ndarray]:
+    """Returns the paths of all images relative to root, and their class indices (N,).
+
+    Raises DataError if there are none, and for images that are in no folder of a class.
+    """
+    if lone := [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGES)]:
+        raise DataError(f"{folder / lone[0]} is in no folder of a class. Expected {_LAYOUT}. Fix: move or remove it.")
+    paths: list[str] = []
+    counts = []
+    for name in names:
+        below = sorted(
+            os.path.relpath(os.path.join(parent, file), root)
+            for parent, _, files in os.walk(folder / name, followlinks=True)
+            for file in files
+            if file.lower().endswith(IMAGES) and not file.startswith(".")
+        )
+        paths += below
+        counts.append(len(below))
+    if not paths:
+        listed = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        raise DataError(f"{folder} has the folders {listed}, but no images ({', '.join(IMAGES)}) in them.")
+    return paths, np.repeat(np.arange(len(names)), counts)
+
+
+def _has_image(folder: Path) -> bool:
+    return any(entry.name.lower().endswith(IMAGES) for entry in os.scandir(folder) if entry.is_file())

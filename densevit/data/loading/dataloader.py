@@ -122,7 +122,7 @@ class TransformedDataset(data.Dataset[Sample]):
         unreadable images in a row.
         """
         if self.on_error == "raise":
-            return [self[key] for key in keys]
+            return self._mixed([self[key] for key in keys], keys[0])
         samples: list[Sample | list[Sample] | Skipped] = []
         skipped = []
         for key in keys:
@@ -141,7 +141,14 @@ class TransformedDataset(data.Dataset[Sample]):
                         f"{tried} images in a row cannot be read, the last because of: {error} data.on_error: skip is "
                         "for single damaged files. Fix: check that the disk is mounted, and data.root."
                     ) from None
-        return [*samples, *skipped]
+        return [*self._mixed(samples, keys[0]), *skipped]
+
+    def _mixed(self, samples: list[Any], key: SampleKey) -> list[Any]:
+        """Mixes the samples of a training batch, if its phase mixes images. key: of the batch's first sample."""
+        if not self.train or not isinstance(self.transform, Sequence):
+            return samples
+        mixing = self.transform[-1 if key.final else 0].mixing
+        return samples if mixing is None else mixing(samples, [key.seed, key.index, key.repeat], self.types)
 
     def check_values(self, count: int = 16) -> None:
         """Raises DataError for invalid values in `count` evenly spaced samples, or fewer if reading takes seconds.

@@ -13,6 +13,7 @@ from densevit.interfaces import Size
 
 if TYPE_CHECKING:
     from densevit.config import DataSection
+    from densevit.data.transforms.image_mixing import ImageMixing
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,12 @@ class Phase:
     """The training transforms of a part of the training; a batch draws one of them.
 
     Multi-scale training with one size per batch is that of RT-DETR (Zhao et al. 2024) and D-FINE (Peng et al. 2024).
+
+    mixing: mixes the transformed images of a batch; None: they are not mixed.
     """
 
     transforms: Sequence[TrainingTransform]
+    mixing: "ImageMixing | None" = None
 
     def transform(self, seed: int, batch: int) -> TrainingTransform:
         """Returns the transform of a batch. It depends on these numbers only, so that all samples of a global batch, in
@@ -33,7 +37,7 @@ class Phase:
 
     def mapped(self, function: Callable[[TrainingTransform], TrainingTransform]) -> "Phase":
         """Returns the phase with each transform replaced by the function's result."""
-        return Phase([function(transform) for transform in self.transforms])
+        return Phase([function(transform) for transform in self.transforms], self.mixing)
 
 
 def at_size(section: "DataSection", size: int) -> "DataSection":

@@ -8,12 +8,12 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import cv2
 import numpy as np
-import torch
 
+from densevit.data.transforms.exact_sides import maximum, minimum, resize_short_side, rounded_ratio
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Frame, Recipe, Size
 
@@ -41,6 +41,8 @@ def build_recipe(
     image_size: int | Size | None,
     short_side: int | None = None,
     scales: tuple[float, float] | None = None,
+    rand_augment: int | None = None,
+    random_erasing: float | None = None,
 ) -> Recipe:
     """Builds the recipe that `data.recipe` and its keys describe.
 
@@ -48,13 +50,20 @@ def build_recipe(
     its size.
     detr: [short, long] are the short side and the maximum of the long side in evaluation; training's scales are
     proportional; an int is the short side; None is the paper's [800, 1333].
-    crop: the training crop, [h, w] or its side. Only crop and lsj take short_side and scales.
+    crop: the training crop, [h, w] or its side. Only crop and lsj take short_side.
     lsj: the canvas, [h, w] or its side; None is the paper's 1024.
+    resized_crop: the crop's size, [h, w] or its side. Only it takes rand_augment and random_erasing.
     """
-    if name == "crop":
+    if name in ("crop", "resized_crop"):
         if image_size is None:
-            raise ConfigError("data.image_size is missing: the recipe 'crop' needs the crop's side or [height, width].")
+            raise ConfigError(
+                f"data.image_size is missing: the recipe {name!r} needs the crop's side or [height, width]."
+            )
         crop = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if name == "resized_crop":
+            from densevit.data.transforms.resized_crop import AREAS, ResizedCrop  # late: it imports torchvision
+
+            return ResizedCrop(crop, AREAS if scales is None else scales, rand_augment, random_erasing)
         return Crop(crop, short_side, SCALES if scales is None else scales)
     if name == "lsj":
         side = _JITTER_SIDE if image_size is None else image_size
@@ -73,7 +82,7 @@ def build_recipe(
                 f"data.image_size: the recipe 'detr' takes [short side, maximum long side], not {[*image_size]}."
             )
         return Detr(short, longest)
-    raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: crop, detr, fixed, lsj, resize.")
+    raise ConfigError(f"data.recipe: there is no recipe {name!r}. Known: crop, detr, fixed, lsj, resize, resized_crop.")
 
 
 @dataclass(frozen=True)
@@ -102,8 +111,8 @@ class Fixed(Recipe):
             return height, width
         bound = (self.target, self.target) if isinstance(self.target, int) else self.target
         return (
-            _max(1, _min(bound[0], _rounded(height * bound[1], width))),
-            _max(1, _min(bound[1], _rounded(width * bound[0], height))),
+            maximum(1, minimum(bound[0], rounded_ratio(height * bound[1], width))),
+            maximum(1, minimum(bound[1], rounded_ratio(width * bound[0], height))),
         )
 
     def evaluation_bounds(self) -> Mapping[str, float]:
@@ -190,7 +199,7 @@ class Crop(Recipe):
         """
         if self.short_side is None:
             return height, width
-        low, high = _min(height, width), _max(height, width)
+        low, high = minimum(height, width), maximum(height, width)
         scales = ((self.short_side, low), (_LONGEST * self.short_side, high))
         return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
@@ -248,7 +257,7 @@ class LargeScaleJitter(Recipe):
         if self.short_side is None:
             scales = ((self.canvas[0], height), (self.canvas[1], width))
         else:
-            low, high = _min(height, width), _max(height, width)
+            low, high = minimum(height, width), maximum(height, width)
             scales = ((self.short_side, low), (self.short_side * DETR_LONG, DETR_SHORT * high))
         return _scaled_by_least(height, scales), _scaled_by_least(width, scales)
 
@@ -311,31 +320,5 @@ def _cropped_side(side: int, scale: float, crop: int) -> tuple[int, int]:
 
 def _scaled_by_least(side: int, scales: Sequence[tuple[int, int]]) -> int:
     """Returns a side times the smallest of these fractions (numerator, denominator), rounded half up."""
-    least = functools.reduce(_min, ((2 * side * top + bottom) // (2 * bottom) for top, bottom in scales))
-    return _max(1, least)
-
-
-def _rounded(numerator: int, denominator: int) -> int:
-    """Returns the fraction, rounded half to even as by `round`."""
-    doubled = 2 * numerator + denominator
-    rounded, rest = doubled // (2 * denominator), doubled % (2 * denominator)
-    return rounded - (1 - _min(1, rest)) * (rounded % 2)
-
-
-def resize_short_side(height: int, width: int, short: int, longest: int | None = None) -> Size:
-    """Returns (h, w) with this short side, or smaller if the long side would exceed `longest`; rounded as in DETR's
-    code."""
-    low, high = _min(height, width), _max(height, width)
-    if longest is not None:
-        short = _max(1, _min(short, _rounded(longest * low, high)))
-    return _max(1, short * height // low), _max(1, short * width // low)
-
-
-def _min(a: int, b: int) -> int:
-    """`min`, also of symbols, without a branch."""
-    return cast(int, torch.sym_min(a, b))
-
-
-def _max(a: int, b: int) -> int:
-    """`max`, also of symbols, without a branch."""
-    return cast(int, torch.sym_max(a, b))
+    least = functools.reduce(minimum, ((2 * side * top + bottom) // (2 * bottom) for top, bottom in scales))
+    return maximum(1, least)

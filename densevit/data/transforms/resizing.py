@@ -42,7 +42,8 @@ def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
 def recipe_of(section: "DataSection") -> Recipe:
     """Builds the recipe of a data section."""
     if isinstance(section.recipe, str):
-        return build_recipe(section.recipe, section.image_size, section.short_side, section.scales)
+        of_crops = (section.short_side, section.scales, section.rand_augment, section.random_erasing)
+        return build_recipe(section.recipe, section.image_size, *of_crops)
     kind, options = named_classes.recipe(section)
     recipe: Recipe = registry.construct(
         kind, section.recipe.name, section.image_size, options=options, where="data.recipe"

@@ -12,7 +12,8 @@ from torch import Tensor, distributed
 
 from densevit import config as configs
 from densevit.config import OptimSection
-from densevit.errors import DensevitError
+from densevit.errors import ConfigError, DensevitError
+from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, Targets
 from densevit.layers.replacement import replace_layers
@@ -35,6 +36,7 @@ from densevit.training.loop.evaluators import (
 )
 from densevit.training.loop.method import Supervised, check_method
 from densevit.training.loop.optim import build_optimizer, group_options, learning_rate, rates_of, schedule
+from densevit.training.loop.probes import features_of, fit_probes, predictions_of
 from densevit.training.loop.sharding import ShardedStrategy, full_tensor, gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.loop.trainer_steps import images_per_step, optimizer_steps
@@ -88,6 +90,7 @@ class DenseModule(lightning.LightningModule):
         self.rates: Sequence[ParameterRate] | None = None
         self.checkpoint_rates: Sequence[ParameterRate] | None = None
         self.metrics: dict[str, float] = {}
+        self._probes: dict[str, FeatureProbe] = {}  # of this validation
         self.terms: dict[str, Tensor] = {}
         self.host_batch: Batch | None = None
         self.before_update: Callable[[torch.optim.Optimizer], None] | None = None
@@ -228,7 +231,7 @@ class DenseModule(lightning.LightningModule):
 
     def on_validation_start(self) -> None:
         # Lightning recommends sync_dist=True, but these metrics are the same in all processes.
-        heads = "|".join(map(re.escape, [*self.model.heads, METHOD, SKIPPED]))
+        heads = "|".join(map(re.escape, [*self.model.heads, *(self.evaluators or ()), METHOD, SKIPPED]))
         warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({heads})/")
         gather(self.model)
 
@@ -239,12 +242,28 @@ class DenseModule(lightning.LightningModule):
         for evaluator in self.evaluators.values():
             evaluator.reset()
         self._seen, self.indices = {}, {}
+        self._probes = {name: one for name, one in self.evaluators.items() if isinstance(one, FeatureProbe)}
+        if self._probes:
+            self._fit_probes()
         self._skipped["validation"].reset()
         by_loss = {name for name, evaluator in self.evaluators.items() if isinstance(evaluator, ValidationLoss)}
         self._by_loss = [name for name in self.model.heads if name in by_loss]
         # Heads that are validated by their loss may not implement `predict`. A list, so that it is not a submodule.
         model = self.saved_model
         self._predicting = [with_heads(model, set(model.heads) - by_loss) if by_loss else model]
+
+    def _fit_probes(self) -> None:
+        """Fits the probes to the features of the training images, with the weights and precision of the validation."""
+        module, precision = self.trainer.datamodule, self.trainer.precision_plugin  # type: ignore[attr-defined]  # set
+        if not isinstance(module, DenseDataModule):
+            raise ConfigError("probes: the training data is unknown. Fix: trainer.fit(module, DenseDataModule(...)).")
+
+        def features(batch: Batch) -> Tensor:
+            with precision.val_step_context():
+                return features_of(self.saved_model, self.transfer_batch_to_device(batch, self.device, 0))
+
+        loader = module.data.unaugmented_train_loader(self.trainer.global_rank, self.trainer.world_size)
+        fit_probes(self._probes.values(), loader, features)
 
     def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
         assert self.evaluators is not None
@@ -258,9 +277,12 @@ class DenseModule(lightning.LightningModule):
         results = outputs | image_losses(self.saved_model, self._by_loss, batch) if self._by_loss else dict(outputs)
         if METHOD in self.evaluators:
             results[METHOD] = method_losses(self.method, self.saved_model, batch)
+        if self._probes:
+            results |= dict.fromkeys(self._probes, predictions_of(self.saved_model, batch))
         seen, loader = self._seen.get(dataloader_idx, 0), validation_loader(self.trainer, dataloader_idx)
         self._seen[dataloader_idx] = seen + len(batch["targets"])
-        counted = [(i, x) for i, x in enumerate(truths(batch, loader, seen, bool(model.heads))) if x is not None]
+        labels = bool(model.heads or self._probes)
+        counted = [(i, x) for i, x in enumerate(truths(batch, loader, seen, labels)) if x is not None]
         targets = [batch["targets"][i] for i, _ in counted]
         add_indices(self.indices, [(t["image_id"], t["dataset_index"]) for t in targets if "dataset_index" in t])
         if counted:
@@ -268,7 +290,8 @@ class DenseModule(lightning.LightningModule):
                 try:
                     evaluator.update([results[name][i] for i, _ in counted], [truth for _, truth in counted])
                 except DensevitError as error:
-                    raise type(error)(f"{name if name == METHOD else f'heads.{name}'}: {error}") from None
+                    where = f"heads.{name}" if name in self.model.heads else name
+                    raise type(error)(f"{where}: {error}") from None
         return outputs
 
     def on_validation_epoch_end(self) -> None:

@@ -8,10 +8,12 @@ from torch import distributed
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
+from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Class, Dataset, Evaluator, Method
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel
 from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.probes import build_probes
 from densevit.training.loop.validation_loss import ValidationLoss
 
 METHOD = "method"  # the name of the method's loss in the metrics
@@ -35,7 +37,9 @@ def build_evaluators(
     """Builds the evaluator of each head: the one that its config names, else the one named like its task.
 
     Heads with `evaluation: null` get a `ValidationLoss`; if the model has no heads, so does a method that implements
-    `validation_losses`. dataset: the validation split. mappings: the mappings of heads whose classes are not the
+    `validation_losses`. With a method, the probes of the config are added.
+
+    dataset: the validation split. mappings: the mappings of heads whose classes are not the
     data's. Raises ConfigError if there is no evaluator, or it cannot evaluate its head on the data.
     """
     evaluators: dict[str, Evaluator] = {}
@@ -70,7 +74,15 @@ def build_evaluators(
             raise ConfigError(f"heads.{name}.evaluation.{error}") from None
     if method is not None and not evaluators and type(method).validation_losses is not Method.validation_losses:
         evaluators[METHOD] = ValidationLoss(())
+    if method is not None and config is not None:
+        evaluators |= build_probes(config, dataset)
     return evaluators
+
+
+def selecting(evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
+    """The evaluators that select the best epoch: probes only if there are no others."""
+    others = {name: evaluator for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)}
+    return others or dict(evaluators)
 
 
 def join_processes(evaluator: Evaluator) -> None:

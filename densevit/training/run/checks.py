@@ -13,6 +13,7 @@ from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
 from densevit.errors import ConfigError, DensevitError, PluginError, counted, did_you_mean, one_line
+from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.lora import adapted_layers
@@ -78,7 +79,8 @@ def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], pati
 
 
 def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]:
-    where = f"{name if name == METHOD else f'heads.{name}'}: {type(evaluator).__name__}.compute()"
+    is_head = name != METHOD and not isinstance(evaluator, FeatureProbe)
+    where = f"{f'heads.{name}' if is_head else name}: {type(evaluator).__name__}.compute()"
     try:
         metrics = evaluator.compute()
     except DensevitError:
@@ -145,7 +147,7 @@ def _check_input_size(config: Config, model: DenseModel) -> None:
     sections = inference_by_head(model, config.inference.options, config.inference_by_head)
     whole = [name for name in model.heads if name not in sections or sections[name].window is None]
     fits = config.data.recipe == "lsj" and config.data.short_side is None
-    if config.data.recipe in ("crop", "lsj") and not fits and whole:
+    if config.data.recipe in ("crop", "lsj", "resized_crop") and not fits and whole:
         window = f"set inference.window=[{fixed[0]},{fixed[1]}]"
         raise ConfigError(
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.recipe "

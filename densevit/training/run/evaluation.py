@@ -59,13 +59,14 @@ class EvaluationPlan:
         data: Data,
         trainer: TrainerSection,
         classes: Mapping[str, str | None] | None = None,
+        ignore_thresholds: bool = False,
     ) -> "EvaluationPlan":
         """Checks the data and applies the predictor's replaced resizing to it. classes: as `given` of `map_classes`.
 
         Raises DataError if images have no labels, or no class is mapped, and ConfigError for an exported file with
-        score thresholds.
+        score thresholds. ignore_thresholds: evaluates all objects of such a file.
         """
-        if isinstance(predictor.model, FileModel) and predictor.model.thresholds:
+        if isinstance(predictor.model, FileModel) and predictor.model.thresholds and not ignore_thresholds:
             raise ConfigError(
                 f"{predictor.model.file.path}: has score thresholds inside, which cut AP. Fix: evaluate the model, or "
                 "its file without --postprocess."

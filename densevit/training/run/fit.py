@@ -35,6 +35,7 @@ from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.stop_signals import StopSignals, requeue
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.evaluators import selecting
 from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.peers import Peers, watching
@@ -176,7 +177,7 @@ class _Callbacks(NamedTuple):
 def _callbacks(plan: Plan, folder: Path, signals: StopSignals) -> _Callbacks:
     section, budget = plan.config.trainer, plan.budget
     non_finite = NonFinite(folder, skip=section.non_finite == "skip")
-    best = BestModel(folder, BestEpoch(plan.evaluators, section.monitor), plan.data.val, section.patience)
+    best = BestModel(folder, BestEpoch(selecting(plan.evaluators), section.monitor), plan.data.val, section.patience)
     ema = [] if section.ema is None else [ExponentialMovingAverage(section.ema, section.ema_warmup)]
     collapse = [] if isinstance(plan.method, Supervised) else [Collapse(budget)]
     measured = [*ema, TrainingSchedule(budget), SlowSteps(), StepMetrics(non_finite), ProgressLines(get_console())]

@@ -1,19 +1,16 @@
-"""Images without labels: splits by folder or by a hash, and errors that name the file."""
+"""Images of one class per folder: torchvision's ImageFolder as the reference, divided roots, and errors."""
 
-import hashlib
-import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder as Reference
 
-from densevit.config import from_mapping
-from densevit.data.build import build_data
 from densevit.data.datasets.image_folder import ImageFolder
-from densevit.data.datasets.mix import Mix
 from densevit.errors import DataError
 
 Write = Callable[..., Path]
@@ -21,117 +18,101 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    def write(name: str, size: tuple[int, int] = (4, 3), **how: object) -> Path:
+    def write(name: str, color: tuple[int, int, int] = (1, 2, 3)) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (1, 2, 3)).save(path, **how)
+        Image.new("RGB", (5, 3), color).save(path)
         return path
 
     return write
 
 
-def ids(dataset: ImageFolder) -> list[str]:
-    return [dataset[i]["targets"]["image_id"] for i in range(len(dataset))]
+def pairs(dataset: ImageFolder) -> list[tuple[str, int]]:
+    targets = [dataset[i]["targets"] for i in range(len(dataset))]
+    return [(target["image_id"], int(target["image_class"])) for target in targets]
 
 
-def test_splits_are_the_folders_train_and_val(tmp_path: Path, write: Write) -> None:
-    for name in ("train/b.png", "train/deep/er/a.JPG", "train/.hidden.png", "val/b.png", "other.png"):
-        write(name)
-    (tmp_path / "train" / "notes.txt").write_text("no image")
-    train, val = (ImageFolder(split, root=str(tmp_path)) for split in ("train", "val"))
-    assert ids(train) == ["train/b.png", "train/deep/er/a.JPG"] and ids(val) == ["val/b.png"]
-    assert train.provides == () and train.classes == {}
-    sample = train[0]
-    assert sample["image"].dtype == torch.uint8 and sample["image"].shape == (3, 3, 4)
-    assert sample["image"][:, 0, 0].tolist() == [1, 2, 3] and set(sample["targets"]) == {"image_id"}
-    assert train.sizes().tolist() == [[3, 4], [3, 4]]
-
-
-def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path: Path, write: Write) -> None:
-    names = [f"{folder}/{i}.png" for folder in "ab" for i in range(30)]
-    for name in names:
-        write(name)
-    train, val = (ImageFolder(split, root=str(tmp_path), val_share=0.2) for split in ("train", "val"))
-    first = {name: int(hashlib.sha256(name.encode()).hexdigest()[:4], 16) / 2**16 for name in names}
-    assert ids(val) == [name for name in sorted(names) if first[name] < 0.2] and 5 <= len(val) <= 19
-    assert sorted(ids(train) + ids(val)) == sorted(names)
-    write("c/new.png")
-    assert set(ids(ImageFolder("val", root=str(tmp_path), val_share=0.2))) - {"c/new.png"} == set(ids(val))
-
-
-def test_images_are_rotated_by_their_exif_orientation(tmp_path: Path, write: Write) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    write("train/a.jpg", exif=exif)
+def test_equals_torchvision(tmp_path: Path, write: Write) -> None:
+    for name in ("dog/b.png", "dog/a.jpg", "cat/deep/c.png", "Zebra/z.png", "cat/d.webp"):
+        write(f"train/{name}")
+    write("val/dog/a.jpg")
+    reference = Reference(str(tmp_path / "train"))
     dataset = ImageFolder("train", root=str(tmp_path))
-    assert dataset.sizes().tolist() == [[4, 3]] and dataset[0]["image"].shape == (3, 4, 3)
+    assert [c.name for c in dataset.classes["classification"]] == reference.classes == ["Zebra", "cat", "dog"]
+    expected = [(Path(path).relative_to(tmp_path).as_posix(), label) for path, label in reference.samples]
+    assert sorted(pairs(dataset)) == sorted(expected)
+    target = dataset[0]["targets"]["image_class"]
+    assert target.shape == () and target.dtype == torch.int64
+    assert dataset.sizes().tolist() == [[3, 5]] * 5 and dataset.image_name(0) == "train/Zebra/z.png"
+    assert dataset.image_classes().tolist() == [[i, label] for i, (_, label) in enumerate(pairs(dataset))]
+    assert ImageFolder.recognise(tmp_path) == {}
 
 
-def test_batches_have_images_and_no_labels(tmp_path: Path, write: Write) -> None:
-    for i in range(4):
-        write(f"train/{i}.png", size=(40, 30))
-    write("val/0.png", size=(20, 40))
-    config = from_mapping(
-        {
-            "backbone": {"name": "swin"}, "heads": {}, "trainer": {"max_steps": 1},
-            "data": {"name": "images", "root": str(tmp_path), "image_size": 32, "batch_size": 4, "num_workers": 0},
-        }
-    )  # fmt: skip
-    data = build_data(config)
-    data.check_splits(labels=False)
-    batch = next(iter(data.train_loader()))
-    assert batch["images"].shape == (4, 3, 32, 32)
-    assert {frozenset(target) for target in batch["targets"]} == {frozenset({"image_id", "size", "original_size"})}
-    assert len(next(iter(data.val_loader()))["images"]) == 1
-    with pytest.raises(DataError, match="the data set 'images' has no labels.*`heads: {}`"):
-        data.check_splits()
+def test_classes_are_those_of_the_training_split(tmp_path: Path, write: Write) -> None:
+    """A class without images in val does not shift the indices, as it does in torchvision."""
+    for name in ("train/a/1.png", "train/b/1.png", "train/c/1.png", "valid/c/2.png"):
+        write(name)
+    val = ImageFolder("val", root=str(tmp_path))
+    assert pairs(val) == [("valid/c/2.png", 2)] and len(val.classes["classification"]) == 3
+    with pytest.raises(DataError, match=r"valid has 1 folders that the training split does not have: new\."):
+        write("valid/new/2.png")
+        ImageFolder("val", root=str(tmp_path))
+
+
+def test_a_root_without_splits_is_divided(tmp_path: Path, write: Write) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        noise = rng.integers(0, 255, (16, 16, 3), np.uint8)
+        for name in ("a", "b"):
+            path = write(f"{name}/{i}.png")
+            Image.fromarray(np.roll(noise, ord(name), 0) if name == "a" else noise[::-1, ::-1, ::-1]).save(path)
+    train, val = (ImageFolder(split, root=str(tmp_path), val_share=0.3) for split in ("train", "val"))
+    assert len(val) == 6 and len(train) == 14 and not {*pairs(train)} & {*pairs(val)}
+    assert "14 are for training and 6" in train.division
+    assert len(ImageFolder("train", root=str(tmp_path), val_share=0.3, limit=4)) == 4
+
+
+def test_folders_by_pattern_and_split_names(tmp_path: Path, write: Write) -> None:
+    for name in ("photos/learn/a/1.png", "photos/learn/b/1.png", "photos/check/b/1.png"):
+        write(name)
+    options: dict[str, Any] = {"images": "photos/{split}", "splits": {"train": "learn", "val": "check"}}
+    assert pairs(ImageFolder("val", root=str(tmp_path), **options)) == [("photos/check/b/1.png", 1)]
+    assert pairs(ImageFolder("train", root=str(tmp_path), **options))[0] == ("photos/learn/a/1.png", 0)
 
 
 @pytest.mark.parametrize(
-    ("files", "split", "options", "expected"),
+    ("files", "options", "message"),
     [
-        ((), "train", {}, r"contains no images \(\.jpg, "),
-        (("train/a.png",), "val", {}, r"There is no folder .*/val\. Fix: create it"),
-        (("a.png",), "test", {}, r"data\.split is 'test', but there is no folder .*/test"),
-        (("a.png",), "val", {"val_share": 1e-6}, r"1 images, of which data\.val_share=1e-06 assigns none to 'val'"),
-        (("a.png",), "val", {"val_share": 1.0}, r"data\.val_share is 1; a number between 0 and 1 is expected"),
+        (["train/1.png"], {}, r"train: expected at least two folders with images, one folder per class, .*found none"),
+        (["train/a/1.png"], {}, "found only a"),
+        (["train/a/1.png", "train/b/1.png", "train/2.png", "val/a/1.png"], {}, r"2\.png is in no folder of a class"),
+        (["train/a/x.txt", "train/b/x.txt", "val/a/x.txt"], {}, r"train has the folders a, b, but no images \(\.jpg"),
+        (["train/a/1.png", "train/b/1.png", "val/a/1.png"], {"val_share": 0.2}, "has a val split"),
+        (["train/a/1.png", "train/b/1.png", "val/a/1.png"], {"limit": 0}, r"data\.limit is 0"),
+        (["a/1.png", "b/1.png"], {"images": "nowhere"}, "There is no folder .*nowhere"),
     ],
 )
-def test_missing_images_are_errors(
-    files: tuple[str, ...], split: str, options: dict[str, float], expected: str, tmp_path: Path, write: Write
+def test_errors_name_the_folder(
+    tmp_path: Path, write: Write, files: list[str], options: dict[str, Any], message: str
 ) -> None:
     for name in files:
-        write(name)
-    with pytest.raises(DataError, match=expected):
-        ImageFolder(split, root=str(tmp_path), **options)
+        if name.endswith(".txt"):
+            (tmp_path / name).parent.mkdir(parents=True)
+            (tmp_path / name).write_text("")
+        else:
+            write(name)
+    with pytest.raises(DataError, match=message):
+        ImageFolder("train", root=str(tmp_path), **options)
 
 
-def test_missing_root_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data.root is missing"):
-        ImageFolder("train")
-    with pytest.raises(DataError, match="there is no folder .*nowhere"):
-        ImageFolder("train", root=str(tmp_path / "nowhere"))
-
-
-def test_damaged_image_is_named_at_the_start(tmp_path: Path, write: Write) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    path = write("train/a.png")
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"train/a\.png.*damaged or cut short"):
+def test_a_truncated_image_is_named(tmp_path: Path, write: Write) -> None:
+    path = write("train/a/1.png")
+    write("train/b/1.png"), write("val/b/1.png")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"a/1\.png"):
         ImageFolder("train", root=str(tmp_path))
 
 
-def test_paths_are_stored_in_arrays(tmp_path: Path, write: Write) -> None:
-    write("train/a.png")
-    dataset = ImageFolder("train", root=str(tmp_path))
-    assert dataset._paths.dtype.kind == "S" and ids(pickle.loads(pickle.dumps(dataset))) == ["train/a.png"]
-
-
-def test_unlabelled_images_are_mixed_with_labelled_ones(tmp_path: Path, write: Write) -> None:
-    write("train/a.png")
-    sets = {"a": {"name": "scenes", "train_length": 1}, "b": {"name": "images", "root": str(tmp_path)}}
-    mix = Mix("train", sets, image_size=32)
-    mix.check_labels()
-    assert "boxes" in mix[0]["targets"] and set(mix[1]["targets"]) == {"image_id"}
-    assert mix[1]["targets"]["image_id"] == "b/train/a.png"
+def test_other_layouts_are_not_recognised(tmp_path: Path, write: Write) -> None:
+    write("images/train/1.png"), write("labels/train/1.png")
+    assert ImageFolder.recognise(tmp_path) is None

@@ -1,0 +1,103 @@
+"""Images without labels in a folder."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from densevit.data.datasets.data_root import root_folder
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
+from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.io.images import check_image, read_image
+from densevit.errors import DataError
+from densevit.interfaces import Dataset, Sample
+
+
+class UnlabelledImages(Dataset):
+    """Images without labels, for training methods that need none.
+
+    root: the folder. If it has a folder `train` or `val`, each split consists of the images in its own folder, also
+    in subfolders. Otherwise all images below root are divided into both.
+    val_share: the share of the validation images if root has no folders for the splits. An image is chosen by a hash
+        of its path relative to root, so that it stays in its split when other images are added or removed.
+
+    `image_id` is the path relative to root. All images are checked at the start to be complete.
+    """
+
+    provides = ()
+
+    def __init__(
+        self, split: str, root: str | None = None, val_share: float = 0.1, *, scan: Scan = STRICT_SCAN
+    ) -> None:
+        if not 0 < val_share < 1:
+            raise DataError(f"data.val_share is {val_share:g}; a number between 0 and 1 is expected.")
+        self.classes = {}
+        self._root = root_folder(root)
+        paths = _paths(self._root, split, val_share)
+        scan.record_files(str(self._root / path) for path in paths)
+        self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
+        self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
+        scan.check_files(len(paths), self._measure, needed=())
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        pixels = read_image(self._root / self._path(index))
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        return {"image": image, "targets": {"image_id": Path(self._path(index)).as_posix()}}
+
+    def sizes(self) -> np.ndarray:
+        """Returns (N, 2) heights and widths of the images."""
+        return self._sizes
+
+    def check_labels(self) -> None:
+        """Raises DataError: the images have no labels."""
+        raise DataError(
+            f"{self._root}: the data set 'images' has no labels, and heads are trained and evaluated with labels. Fix: "
+            "name a data set with labels, or train the backbone alone: `heads: {}` and a method that needs no labels."
+        )
+
+    def _path(self, index: int) -> str:
+        return os.fsdecode(self._paths[index])
+
+    def _measure(self, index: int) -> None:
+        self._sizes[index] = check_image(self._root / self._path(index)).upright_size
+
+
+def _paths(root: Path, split: str, val_share: float) -> list[str]:
+    """Returns the sorted paths of a split's images, relative to root. Raises DataError if there are none."""
+    has_folders = any((root / name).is_dir() for name in ("train", "val", split))
+    folder = root / split if has_folders else root
+    if not folder.is_dir():
+        raise DataError(
+            f"There is no folder {folder}. Fix: create it; or remove the folders of the other splits from data.root, "
+            "whose images are then divided by data.val_share."
+        )
+    if not has_folders and split not in ("train", "val"):
+        raise DataError(f"data.split is {split!r}, but there is no folder {root / split}. Fix: create it.")
+    found = sorted(
+        os.path.relpath(os.path.join(parent, name), root)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(IMAGES) and not name.startswith(".")
+    )
+    if not found:
+        raise DataError(f"{folder} contains no images ({', '.join(IMAGES)}).")
+    if has_folders:
+        return found
+    chosen = [path for path in found if (_hash(path) < val_share) == (split == "val")]
+    if not chosen:
+        raise DataError(
+            f"{folder} contains {len(found)} images, of which data.val_share={val_share:g} assigns none to {split!r}. "
+            "Fix: change data.val_share, or put the images into folders train and val."
+        )
+    return chosen
+
+
+def _hash(path: str) -> float:
+    """Returns a number in [0, 1) that depends only on the path."""
+    digest = hashlib.sha256(Path(path).as_posix().encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,34 @@
+"""Images on which the quantisation of a model is calibrated."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from densevit.data.build import Data
+from densevit.errors import DataError
+from densevit.interfaces import Dataset
+
+CALIBRATION_IMAGES = 128
+
+
+def calibration_images(data: Data) -> Iterator[Tensor]:
+    """Returns `CALIBRATION_IMAGES` images (3, H, W) uint8 at even distances in the data set, without augmentation.
+
+    They are of the training split, or of the evaluated one if the training split cannot be read or is empty. Raises
+    DataError if both have no images.
+    """
+    dataset = _dataset(data)
+    if not len(dataset):
+        raise DataError(
+            f"data {data.section.name!r}: there are no images on which int8 could be calibrated. Fix: data.root=FOLDER."
+        )
+    indices = np.linspace(0, len(dataset) - 1, min(CALIBRATION_IMAGES, len(dataset))).round().astype(int)
+    return (dataset[index]["image"] for index in indices.tolist())
+
+
+def _dataset(data: Data) -> Dataset:
+    try:
+        return data.train if len(data.train) else data.val
+    except DataError:
+        return data.val

@@ -1,0 +1,100 @@
+"""The recipe of image classification: random resized crops, RandAugment and random erasing."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from densevit.data.transforms.exact_sides import resize_short_side
+from densevit.interfaces import Frame, Recipe, Size
+
+AREAS = (0.08, 1.0)
+_RATIOS = (3 / 4, 4 / 3)  # width / height of a crop
+_TRIES = 10
+_MEAN = [124, 116, 104]  # ImageNet's mean colour, which erased pixels get
+
+
+class ResizedCrop(Recipe):
+    """Crops of random area and aspect ratio, resized to one size (Szegedy et al. 2015), as torchvision's
+    RandomResizedCrop.
+
+    In evaluation the short side is the crop's shorter side, and the image is not cropped.
+
+    crop: (h, w). areas: the smallest and the largest area of a crop, as shares of the image's.
+    rand_augment: the magnitude of RandAugment (Cubuk et al. 2020), 0 to 30, with two operations per image; None: none.
+    random_erasing: the probability of erasing a rectangle (Zhong et al. 2020), which gets ImageNet's mean colour.
+    """
+
+    def __init__(
+        self,
+        crop: Size,
+        areas: tuple[float, float] = AREAS,
+        rand_augment: int | None = None,
+        random_erasing: float | None = None,
+    ) -> None:
+        self.crop, self.areas, self.canvas = crop, areas, crop
+        steps: list[Callable[[Tensor], Tensor]] = []
+        if rand_augment is not None:
+            steps.append(v2.RandAugment(num_ops=2, magnitude=rand_augment))
+        if random_erasing is not None:
+            steps.append(v2.RandomErasing(p=random_erasing, value=_MEAN))
+        self.recoloring = [SeededTransform(step) for step in steps]
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        """Returns the size with this short side."""
+        return resize_short_side(height, width, min(self.crop))
+
+    def evaluation_bounds(self) -> Mapping[str, float]:
+        """Returns the bound of the short side."""
+        return {"short_side": min(self.crop)}
+
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
+        """Returns the first of ten random crops that is inside the image, or else the largest centred one whose aspect
+        ratio is allowed."""
+        for _ in range(_TRIES):
+            area = height * width * rng.uniform(*self.areas)
+            ratio = math.exp(rng.uniform(math.log(_RATIOS[0]), math.log(_RATIOS[1])))
+            h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < h <= height and 0 < w <= width:
+                top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+                return Frame((top, left, top + h, left + w), self.crop)
+        h = min(height, max(1, round(width / _RATIOS[0])))
+        w = min(width, max(1, round(height * _RATIOS[1])))
+        top, left = (height - h) // 2, (width - w) // 2
+        return Frame((top, left, top + h, left + w), self.crop)
+
+
+class SeededTransform:
+    """A transform of torchvision's for uint8 images, with albumentations' interface: it draws from the sample's
+    generator."""
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform, self._seed = transform, 0
+
+    def set_random_state(self, rng: np.random.Generator, _: Any) -> None:
+        self._seed = int(rng.integers(2**63))
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """image: (H, W, 3) uint8."""
+        planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        with seeded(self._seed):
+            changed = self.transform(planes)
+        return {"image": np.ascontiguousarray(changed.numpy().transpose(1, 2, 0))}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds torch's generator for the CPU, from which torchvision's transforms draw, and restores it afterwards."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

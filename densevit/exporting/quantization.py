@@ -1,0 +1,201 @@
+"""Post-training quantisation of ONNX files to int8 (Jacob et al. 2018, section 3), and its comparison with float32."""
+
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densevit.errors import ConfigError, DataError, DensevitError
+from densevit.exporting.latency import median_latencies
+from densevit.inference.file_model import RecordedEvaluation
+from densevit.inference.image_inputs import as_sample
+from densevit.inference.predictor import Predictor
+from densevit.inference.runtimes import IMAGES, load
+
+MAX_LOSS = 0.01  # of a main metric; a warning is given above it
+_ROUNDS = 20  # per latency
+_CONVOLUTION = "Conv"
+_LINEAR = ("Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The comparison of an int8 file with the float32 file that it was made of.
+
+    images: the number of calibration images. float32_ms, int8_ms: median latencies of one image on this CPU, run
+    alternately. float32_bytes, int8_bytes: sizes of the files. warnings: one line each.
+    """
+
+    images: int
+    float32_ms: float
+    int8_ms: float
+    float32_bytes: int
+    int8_bytes: int
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry `int8` of a header."""
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+
+def check_format(path: Path, half: bool) -> None:
+    """Raises ConfigError for files other than ONNX, and for two precisions at once."""
+    if path.suffix != ".onnx":
+        raise ConfigError(
+            f"{path}: only ONNX files are quantised, by ONNX Runtime. Fix: name an ONNX file, or leave int8 out."
+        )
+    if half:
+        raise ConfigError(f"{path}: int8 and half are two precisions of one file. Fix: leave one of them out.")
+
+
+def calibration_images(predictor: Predictor, images: Iterable[Any], resize: bool) -> Iterator[np.ndarray]:
+    """The inputs (1, 3, h, w) uint8 of a file for images as of `predict`, resized as for evaluation.
+
+    resize: whether the file resizes images itself. Raises DataError for an image that cannot be read, and ConfigError
+    for one that the file does not take.
+    """
+    fixed, transform = predictor.backbone.input_size, None if resize else predictor.resize
+    for i, image in enumerate(images):
+        sample = as_sample(image, i)
+        pixels = (sample if transform is None else transform(sample))["image"]
+        size = (pixels.shape[1], pixels.shape[2])
+        if fixed is not None and not resize and size != tuple(fixed):
+            raise ConfigError(
+                f"calibration image {i} has {size[0]}x{size[1]} pixels after the resizing of evaluation; the backbone "
+                f"takes {fixed[0]}x{fixed[1]} only. Fix: export with resize, so that the file resizes images itself."
+            )
+        yield np.ascontiguousarray(pixels.numpy()[None])
+
+
+def quantize(
+    path: Path, images: Iterable[np.ndarray], example: np.ndarray, inputs: Mapping[str, np.ndarray]
+) -> Quantization:
+    """Replaces a float32 ONNX file by one in int8, without its header, and compares both.
+
+    Weights are int8 per output channel and symmetric; activations are uint8, with the least and the largest value on
+    the images. images: of the calibration, (1, 3, h, w) uint8. example: the image of the latency. inputs: the other
+    inputs of the file. Raises DataError if there are no images, and DensevitError if a layer cannot be quantised.
+    """
+    float32_bytes = path.stat().st_size
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        float32 = Path(folder) / f"float32{path.suffix}"
+        os.replace(path, float32)
+        count = _write(float32, path, images, inputs)
+        calls = [partial(load(file), example, **inputs) for file in (float32, path)]
+        float32_ms, int8_ms = median_latencies(calls, _ROUNDS)
+    return Quantization(count, float32_ms, int8_ms, float32_bytes, path.stat().st_size)
+
+
+def checked(
+    quantization: Quantization, evaluation: RecordedEvaluation | None, main_metrics: Mapping[str, bool] | None
+) -> Quantization:
+    """Adds the warnings about a file that is no faster than in float32, or that loses more than `MAX_LOSS` of a metric.
+
+    evaluation: None: not evaluated. main_metrics: those that are compared, by name, with whether lower is better; None:
+    the first of each head, of which higher is better.
+    """
+    found = []
+    if quantization.int8_ms >= quantization.float32_ms:
+        found.append(
+            f"int8 is no faster than float32 on this CPU, {quantization.int8_ms:.1f} ms and "
+            f"{quantization.float32_ms:.1f} ms. Fix: use the float32 file."
+        )
+    if evaluation is not None:
+        model, file = evaluation.model, evaluation.file
+        names = _first_of_heads(model) if main_metrics is None else main_metrics
+        worse = [name for name, lower in names.items() if _loses(model[name], file[name], lower)]
+        if worse:
+            values = ", ".join(f"{name} is {file[name]:.3f} instead of {model[name]:.3f}" for name in worse)
+            found.append(f"int8 loses more than {MAX_LOSS}: {values}.")
+    return replace(quantization, warnings=tuple(found))
+
+
+def _first_of_heads(metrics: Mapping[str, float]) -> dict[str, bool]:
+    first: dict[str, str] = {}
+    for name in metrics:
+        first.setdefault(name.partition("/")[0], name)
+    return dict.fromkeys(first.values(), False)
+
+
+def _loses(model: float, file: float, lower_is_better: bool) -> bool:
+    """Whether a metric loses too much; a model without a value loses nothing."""
+    loss = file - model if lower_is_better else model - file
+    return math.isfinite(model) and not loss <= MAX_LOSS
+
+
+def _write(source: Path, path: Path, images: Iterable[np.ndarray], inputs: Mapping[str, np.ndarray]) -> int:
+    """Writes the int8 file of a float32 file. Returns the number of the calibration images."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    remaining = iter(images)
+    if (first := next(remaining, None)) is None:
+        raise DataError(f"{path}: there are no images on which int8 could be calibrated. Fix: name some.")
+    remaining, count = chain([first], remaining), 0
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            nonlocal count
+            image = next(remaining, None)
+            count += image is not None
+            return None if image is None else {IMAGES: image, **inputs}
+
+    prepared = source.with_name(f"prepared{source.suffix}")
+    with _silent():
+        try:
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            quantization.quantize_static(
+                prepared,
+                path,
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=[_CONVOLUTION, *_LINEAR],
+                nodes_to_quantize=_layers(prepared),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={"OpTypesToExcludeOutputQuantization": [*_LINEAR]},
+            )
+        except (DensevitError, OSError):
+            raise
+        except Exception as error:  # of several kinds, which the package does not name
+            lines = str(error).strip().splitlines()
+            raise DensevitError(
+                f"{path}: ONNX Runtime cannot quantise this model: {type(error).__name__}: "
+                f"{lines[0][:200] if lines else ''}"
+            ) from error
+    return count
+
+
+def _layers(path: Path) -> list[str]:
+    """The names of the nodes of a file that are quantised: layers with constant weights, not products of activations
+    as in attention and resizing."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    constants = {one.name for one in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    return [node.name for node in graph.node if node.op_type in (_CONVOLUTION, *_LINEAR) and node.input[1] in constants]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Silences the advice of the package."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

@@ -1,0 +1,75 @@
+"""Features of images for the evaluators of `probes`: means of the backbone's coarsest map over each image."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from densevit import registry
+from densevit.config import Config
+from densevit.errors import ConfigError
+from densevit.evaluation.feature_probes import FeatureProbe
+from densevit.interfaces import Batch, Dataset, Predictions
+from densevit.layers.pooling import masked_mean
+from densevit.losses.distributed import process_count
+from densevit.model import DenseModel
+
+_KEY, _TASK = "image_class", "classification"
+
+
+def build_probes(config: Config, dataset: Dataset) -> dict[str, FeatureProbe]:
+    """Builds the evaluators of the section `probes`. dataset: the validation split.
+
+    Raises ConfigError if the data has no classes of images, or a probe has the name of a head.
+    """
+    probes: dict[str, FeatureProbe] = {}
+    for name, section in config.probes.items():
+        if name in (*config.heads, "method"):
+            raise ConfigError(f"probes.{name}: a head or the method has this name too. Fix: rename the probe.")
+        if _KEY not in dataset.provides or not dataset.classes.get(_TASK):
+            raise ConfigError(
+                f"probes.{name} classifies images, but the data set {config.data.name!r} has no classes of images "
+                f"({_KEY}). Fix: use a data set with them, such as image_folder; or remove the probe."
+            )
+        kind = section.name or name
+        classes, where = dataset.classes[_TASK], f"probes.{name}"
+        probes[name] = registry.create("evaluators", kind, classes, options=section.options, where=where)
+        if not isinstance(probes[name], FeatureProbe):
+            raise ConfigError(f"probes.{name}: the evaluator {kind!r} is no FeatureProbe. Fix: knn or linear_probe.")
+    return probes
+
+
+@torch.no_grad()
+def features_of(model: DenseModel, batch: Batch) -> Tensor:
+    """Features of images, (B, C) float32."""
+    maps = model.encode(batch, ()).features[-1]
+    return masked_mean(maps.float(), batch["padding_mask"])
+
+
+def predictions_of(model: DenseModel, batch: Batch) -> list[Predictions]:
+    """The predictions that probes read: `feature` (C,) for each image."""
+    return [{"feature": feature} for feature in features_of(model, batch)]
+
+
+def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], features: Callable[[Batch], Tensor]) -> None:
+    """Fits the probes to the training images of all processes, in the order of the data set.
+
+    batches: of this process, in evaluation, with `dataset_index` and `truth`. features: of a batch, (B, C).
+    """
+    rows: dict[int, tuple[Tensor, int]] = {}
+    for batch in batches:
+        for feature, target in zip(features(batch), batch["targets"], strict=True):
+            label = target.get("truth", {}).get(_KEY)
+            if label is not None and int(label) >= 0:
+                rows[target["dataset_index"]] = (feature, int(label))
+    if process_count() > 1:
+        every: list[Any] = [None] * process_count()
+        distributed.all_gather_object(every, {index: (row.cpu(), label) for index, (row, label) in rows.items()})
+        device = next((row.device for row, _ in rows.values()), torch.device("cpu"))
+        rows = {index: (row.to(device), label) for each in every for index, (row, label) in each.items()}
+    ordered = [rows[index] for index in sorted(rows)]
+    stacked = torch.stack([row for row, _ in ordered])
+    labels = torch.tensor([label for _, label in ordered], device=stacked.device)
+    for probe in probes:
+        probe.fit(stacked, labels)

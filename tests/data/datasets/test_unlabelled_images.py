@@ -1,0 +1,137 @@
+"""Images without labels: splits by folder or by a hash, and errors that name the file."""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.config import from_mapping
+from densevit.data.build import build_data
+from densevit.data.datasets.mix import Mix
+from densevit.data.datasets.unlabelled_images import UnlabelledImages
+from densevit.errors import DataError
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(name: str, size: tuple[int, int] = (4, 3), **how: object) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (1, 2, 3)).save(path, **how)
+        return path
+
+    return write
+
+
+def ids(dataset: UnlabelledImages) -> list[str]:
+    return [dataset[i]["targets"]["image_id"] for i in range(len(dataset))]
+
+
+def test_splits_are_the_folders_train_and_val(tmp_path: Path, write: Write) -> None:
+    for name in ("train/b.png", "train/deep/er/a.JPG", "train/.hidden.png", "val/b.png", "other.png"):
+        write(name)
+    (tmp_path / "train" / "notes.txt").write_text("no image")
+    train, val = (UnlabelledImages(split, root=str(tmp_path)) for split in ("train", "val"))
+    assert ids(train) == ["train/b.png", "train/deep/er/a.JPG"] and ids(val) == ["val/b.png"]
+    assert train.provides == () and train.classes == {}
+    sample = train[0]
+    assert sample["image"].dtype == torch.uint8 and sample["image"].shape == (3, 3, 4)
+    assert sample["image"][:, 0, 0].tolist() == [1, 2, 3] and set(sample["targets"]) == {"image_id"}
+    assert train.sizes().tolist() == [[3, 4], [3, 4]]
+
+
+def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path: Path, write: Write) -> None:
+    names = [f"{folder}/{i}.png" for folder in "ab" for i in range(30)]
+    for name in names:
+        write(name)
+    train, val = (UnlabelledImages(split, root=str(tmp_path), val_share=0.2) for split in ("train", "val"))
+    first = {name: int(hashlib.sha256(name.encode()).hexdigest()[:4], 16) / 2**16 for name in names}
+    assert ids(val) == [name for name in sorted(names) if first[name] < 0.2] and 5 <= len(val) <= 19
+    assert sorted(ids(train) + ids(val)) == sorted(names)
+    write("c/new.png")
+    assert set(ids(UnlabelledImages("val", root=str(tmp_path), val_share=0.2))) - {"c/new.png"} == set(ids(val))
+
+
+def test_images_are_rotated_by_their_exif_orientation(tmp_path: Path, write: Write) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write("train/a.jpg", exif=exif)
+    dataset = UnlabelledImages("train", root=str(tmp_path))
+    assert dataset.sizes().tolist() == [[4, 3]] and dataset[0]["image"].shape == (3, 4, 3)
+
+
+def test_batches_have_images_and_no_labels(tmp_path: Path, write: Write) -> None:
+    for i in range(4):
+        write(f"train/{i}.png", size=(40, 30))
+    write("val/0.png", size=(20, 40))
+    config = from_mapping(
+        {
+            "backbone": {"name": "swin"}, "heads": {}, "trainer": {"max_steps": 1},
+            "data": {"name": "images", "root": str(tmp_path), "image_size": 32, "batch_size": 4, "num_workers": 0},
+        }
+    )  # fmt: skip
+    data = build_data(config)
+    data.check_splits(labels=False)
+    batch = next(iter(data.train_loader()))
+    assert batch["images"].shape == (4, 3, 32, 32)
+    assert {frozenset(target) for target in batch["targets"]} == {frozenset({"image_id", "size", "original_size"})}
+    assert len(next(iter(data.val_loader()))["images"]) == 1
+    with pytest.raises(DataError, match="the data set 'images' has no labels.*`heads: {}`"):
+        data.check_splits()
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "options", "expected"),
+    [
+        ((), "train", {}, r"contains no images \(\.jpg, "),
+        (("train/a.png",), "val", {}, r"There is no folder .*/val\. Fix: create it"),
+        (("a.png",), "test", {}, r"data\.split is 'test', but there is no folder .*/test"),
+        (("a.png",), "val", {"val_share": 1e-6}, r"1 images, of which data\.val_share=1e-06 assigns none to 'val'"),
+        (("a.png",), "val", {"val_share": 1.0}, r"data\.val_share is 1; a number between 0 and 1 is expected"),
+    ],
+)
+def test_missing_images_are_errors(
+    files: tuple[str, ...], split: str, options: dict[str, float], expected: str, tmp_path: Path, write: Write
+) -> None:
+    for name in files:
+        write(name)
+    with pytest.raises(DataError, match=expected):
+        UnlabelledImages(split, root=str(tmp_path), **options)
+
+
+def test_missing_root_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data.root is missing"):
+        UnlabelledImages("train")
+    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+        UnlabelledImages("train", root=str(tmp_path / "nowhere"))
+
+
+def test_damaged_image_is_named_at_the_start(tmp_path: Path, write: Write) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    path = write("train/a.png")
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"train/a\.png.*damaged or cut short"):
+        UnlabelledImages("train", root=str(tmp_path))
+
+
+def test_paths_are_stored_in_arrays(tmp_path: Path, write: Write) -> None:
+    write("train/a.png")
+    dataset = UnlabelledImages("train", root=str(tmp_path))
+    assert dataset._paths.dtype.kind == "S" and ids(pickle.loads(pickle.dumps(dataset))) == ["train/a.png"]
+
+
+def test_unlabelled_images_are_mixed_with_labelled_ones(tmp_path: Path, write: Write) -> None:
+    write("train/a.png")
+    sets = {"a": {"name": "scenes", "train_length": 1}, "b": {"name": "images", "root": str(tmp_path)}}
+    mix = Mix("train", sets, image_size=32)
+    mix.check_labels()
+    assert "boxes" in mix[0]["targets"] and set(mix[1]["targets"]) == {"image_id"}
+    assert mix[1]["targets"]["image_id"] == "b/train/a.png"

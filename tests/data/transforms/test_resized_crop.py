@@ -1,0 +1,173 @@
+"""Random resized crops, RandAugment, random erasing, MixUp and CutMix, beside torchvision's formulas."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from densevit.config import from_mapping
+from densevit.data.build import Data
+from densevit.data.loading.batch_sampler import SampleKey
+from densevit.data.loading.dataloader import TransformedDataset
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.image_mixing import ImageMixing
+from densevit.data.transforms.phases import Phase
+from densevit.data.transforms.resized_crop import ResizedCrop, seeded
+from densevit.errors import ConfigError, DataError
+from densevit.interfaces import Class, Dataset, Sample
+from densevit.targets.types import TargetTypes
+
+
+def sample(seed: int = 0, size: tuple[int, int] = (40, 60), **targets: Any) -> Sample:
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, *size), np.uint8)
+    return {
+        "image": torch.from_numpy(pixels),
+        "targets": {"image_id": seed, "image_class": torch.tensor(seed % 5), **targets},
+    }
+
+
+def test_areas_and_ratios_are_those_of_torchvision() -> None:
+    """The distributions of the crops' areas and aspect ratios, each by its mean and spread."""
+    height, width, count = 80, 120, 4000
+    recipe, rng = ResizedCrop((32, 48)), np.random.default_rng(0)
+    frames = [recipe.training_frame(height, width, rng) for _ in range(count)]
+    assert {frame.size for frame in frames} == {(32, 48)}
+    windows = np.array([frame.window for frame in frames])
+    assert (windows[:, :2] >= 0).all() and (windows[:, 2:] <= (height, width)).all()
+    ours = windows[:, 2:] - windows[:, :2]
+    torch.manual_seed(0)
+    pixels = torch.zeros(3, height, width)
+    theirs = np.array(
+        [v2.RandomResizedCrop.get_params(pixels, (0.08, 1.0), (3 / 4, 4 / 3))[2:] for _ in range(count)]
+        if hasattr(v2.RandomResizedCrop, "get_params")
+        else [_params(pixels) for _ in range(count)]
+    )
+    for values in (lambda sides: sides.prod(1) / (height * width), lambda sides: np.log(sides[:, 1] / sides[:, 0])):
+        a, b = values(ours), values(theirs)
+        assert abs(a.mean() - b.mean()) < 5 * b.std() / math.sqrt(count) and abs(a.std() - b.std()) < 0.02
+
+
+def _params(pixels: torch.Tensor) -> tuple[int, int]:
+    found = v2.RandomResizedCrop(8).make_params([pixels])
+    return found["height"], found["width"]
+
+
+def test_narrow_images_get_the_largest_allowed_crop() -> None:
+    window, size = ResizedCrop((16, 16), (0.99, 1.0)).training_frame(10, 100, np.random.default_rng(0))
+    assert window == (0, 43, 10, 56) and size == (16, 16)
+    assert ResizedCrop((16, 24)).evaluation_size(40, 60) == (16, 24)
+    assert ResizedCrop((16, 16)).evaluation_size(100, 50) == (32, 16)
+
+
+def test_a_sample_depends_only_on_its_generator() -> None:
+    transform = Augmentation(ResizedCrop((32, 32), rand_augment=9, random_erasing=1.0))
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = transform(sample(), np.random.default_rng(3))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(10)
+    second, other = transform(sample(), np.random.default_rng(3)), transform(sample(), np.random.default_rng(4))
+    assert torch.equal(first["image"], second["image"]) and not torch.equal(first["image"], other["image"])
+    assert first["image"].shape == (3, 32, 32) and first["image"].dtype == torch.uint8
+    assert int(first["targets"]["image_class"]) == 0
+
+
+def test_erased_pixels_have_the_mean_colour() -> None:
+    recipe = ResizedCrop((64, 64), areas=(1.0, 1.0), random_erasing=1.0)
+    white: Sample = {"image": torch.full((3, 64, 64), 255, dtype=torch.uint8), "targets": {"image_id": 0}}
+    image = Augmentation(recipe)(white, np.random.default_rng(0))["image"]
+    erased = (image == torch.tensor([124, 116, 104])[:, None, None]).all(0)
+    assert 0.01 < erased.float().mean() < 0.4 and (image[:, ~erased] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_images_and_shares_are_mixed_alike(kind: str) -> None:
+    """The shares of the labels are those of the pixels."""
+    samples = [sample(i) for i in range(5)]
+    for i, one in enumerate(samples):
+        one["image"] = torch.full((3, 40, 60), 50 * i, dtype=torch.uint8)
+    mixed = ImageMixing(**{kind: 1.0})(samples, [0, 1], TargetTypes())
+    for i, one in enumerate(mixed):
+        (first, share), (second, rest) = one["targets"]["image_class"].tolist()
+        assert (first, second) == (i, (i - 1) % 5) and share + rest == pytest.approx(1)
+        expected = share * 50 * i + rest * 50 * ((i - 1) % 5)
+        assert float(one["image"].float().mean()) == pytest.approx(expected, abs=0.5)
+        values = {*one["image"].unique().tolist()}
+        assert len(values) == 1 if kind == "mixup" else values <= {50 * i, 50 * ((i - 1) % 5)}
+        assert one["targets"]["image_id"] == i and one["image"].dtype == torch.uint8
+    again = ImageMixing(**{kind: 1.0})(samples, [0, 1], TargetTypes())
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(mixed, again, strict=True))
+
+
+def test_mixup_is_torchvisions() -> None:
+    samples = [sample(i) for i in range(4)]
+    images, shares = ImageMixing(mixup=0.8)._mixed(
+        torch.stack([one["image"] for one in samples]), np.random.default_rng(2)
+    )
+    rng = np.random.default_rng(2)
+    rng.integers(1)
+    with seeded(int(rng.integers(2**63))):
+        expected, labels = v2.MixUp(alpha=0.8, num_classes=4)(
+            torch.stack([one["image"] for one in samples]).float(), torch.arange(4)
+        )
+    assert (images.float() - expected).abs().max() <= 0.5 and shares == labels.diagonal().tolist()
+
+
+def test_both_alternate_by_batch_and_repeat_after_resuming() -> None:
+    class Images(Dataset):
+        classes = {"classification": tuple(Class(str(i), i, (0, 0, 0)) for i in range(5))}  # noqa: RUF012
+        provides = ("image_class",)
+
+        def __len__(self) -> int:
+            return 32
+
+        def __getitem__(self, index: int) -> Sample:
+            return sample(index)
+
+    phase = Phase([Augmentation(ResizedCrop((16, 16)))], ImageMixing(mixup=0.8, cutmix=1.0))
+    final = Phase([Augmentation(ResizedCrop((16, 16)))])
+    prepared = TransformedDataset(Images(), [phase, final], train=True)
+    batches = [[SampleKey(4 * b + i, 7, batch=b) for i in range(4)] for b in range(6)]
+    first = [prepared.__getitems__(keys) for keys in batches]
+    torch.rand(3)
+    later = prepared.__getitems__(batches[4])  # as after resuming at this batch
+    for one, other in zip(first[4], later, strict=True):
+        assert torch.equal(one["image"], other["image"])  # type: ignore[call-overload,index]
+    shares = {round(float(batch[0]["targets"]["image_class"][0, 1]), 6) for batch in first}  # type: ignore[call-overload,index]
+    assert len(shares) == 6
+    [plain, *_] = prepared.__getitems__([SampleKey(i, 7, final=True) for i in range(4)])
+    assert plain["targets"]["image_class"].ndim == 0  # type: ignore[call-overload,index]
+
+
+def test_images_of_several_sizes_and_other_labels_cannot_be_mixed() -> None:
+    with pytest.raises(DataError, match=r"has images of 30 x 60 and 40 x 60\. Fix: set data\.recipe: resized_crop"):
+        ImageMixing(mixup=1.0)([sample(0), sample(1, (30, 60))], [0], TargetTypes())
+    config = from_mapping(
+        {
+            "backbone": {"name": "swin", "variant": "nano"},
+            "heads": {},
+            "data": {"name": "scenes", "image_size": 32, "mixup": 0.8},
+            "trainer": {"max_steps": 1},
+        },
+        "test",
+    )
+    with pytest.raises(ConfigError, match="the data set labels boxes, which cannot be mixed"):
+        Data(config.data, 0, 32).check_splits()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rand_augment": 9}, r"data\.rand_augment: the recipe 'fixed' has no such key"),
+        ({"recipe": "resized_crop"}, "needs data.image_size"),
+        ({"recipe": "resized_crop", "image_size": 32, "rand_augment": 31}, "rand_augment"),
+        ({"mixup": 0}, "mixup"),
+    ],
+)
+def test_wrong_options_are_errors(options: dict[str, Any], message: str) -> None:
+    values = {"backbone": {"name": "swin"}, "heads": {}, "trainer": {"max_steps": 1}}
+    with pytest.raises(ConfigError, match=message):
+        from_mapping({**values, "data": {"name": "images", **options}}, "test")

@@ -1,0 +1,90 @@
+"""Accuracy beside torchmetrics, counted once per image over processes."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from densevit.errors import DataError
+from densevit.evaluation.classification import Classification
+from densevit.interfaces import Class
+
+K = 12
+CLASSES = tuple(Class(f"class {i}", i, (0, 0, 0)) for i in range(K))
+
+
+def images(count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(K - 1, (count,), generator=generator)  # the last class has no image
+    logits = torch.randn(count, K, generator=generator) + 1.5 * torch.nn.functional.one_hot(labels, K)
+    return logits.softmax(1), labels
+
+
+def update(evaluator: Classification, scores: torch.Tensor, labels: torch.Tensor, ids: range) -> None:
+    evaluator.update(
+        [{"class_scores": scores[i]} for i in ids], [{"image_id": i, "image_class": labels[i]} for i in ids]
+    )
+
+
+def test_equals_torchmetrics_in_any_order_of_batches():
+    scores, labels = images()
+    evaluator = Classification(CLASSES)
+    for start in (100, 0, 150, 50):
+        update(evaluator, scores, labels, range(start, start + 50))
+    update(evaluator, scores.flip(1), labels, range(30))  # repeated images count once
+    found = evaluator.compute()
+    for name, k in (("top1", 1), ("top5", 5)):
+        expected = multiclass_accuracy(scores, labels, K, average="micro", top_k=k)
+        assert found[name] == pytest.approx(float(expected), abs=1e-6)
+    by_class = multiclass_accuracy(scores, labels, K, average="none")[: K - 1]
+    assert found["mAcc"] == pytest.approx(float(by_class.mean()), abs=1e-6)
+    assert evaluator.image_scores()[7] == pytest.approx(float(scores[7, labels[7]]))
+
+
+def test_two_processes_count_each_image_once():
+    scores, labels = images()
+    whole, parts = Classification(CLASSES), [Classification(CLASSES) for _ in range(2)]
+    update(whole, scores, labels, range(200))
+    update(parts[0], scores, labels, range(0, 200, 2))
+    update(parts[1], scores, labels, range(1, 200, 2))
+    update(parts[1], scores, labels, range(0, 1))
+    states = [pickle.loads(pickle.dumps(part.state())) for part in parts]
+    for part in parts:
+        part.merge(states)
+        assert part.compute() == whole.compute() and (part.counts == whole.counts).all()
+
+
+def test_equal_scores_are_not_all_correct():
+    evaluator = Classification(CLASSES)
+    update(evaluator, torch.full((K, K), 1 / K), torch.arange(K), range(K))
+    assert evaluator.compute() == pytest.approx({"top1": 1 / K, "top5": 5 / K, "mAcc": 1 / K})
+
+
+def test_unlabelled_images_and_no_images():
+    evaluator = Classification(CLASSES)
+    evaluator.update([{}, {}], [{"image_id": 1}, {"image_id": 2, "image_class": torch.tensor(-1)}])
+    assert all(map(math.isnan, evaluator.compute().values()))
+
+
+def test_tables_by_hand():
+    evaluator = Classification(CLASSES[:2])
+    update(evaluator, torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), torch.tensor([0, 1, 1]), range(3))
+    tables = evaluator.tables()
+    assert tables["confusion"][1:] == [["class 0", 1, 0], ["class 1", 1, 1]]
+    assert list(tables["classes"][1:]) == [("class 0", 1, 1.0, 0.5), ("class 1", 2, 0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "message"),
+    [
+        ({"boxes": 1}, 0, r"Image 'x': its prediction has no `class_scores`, only boxes"),
+        ({"class_scores": np.zeros(3)}, 0, r"has the shape \(3,\); expected \(12,\)"),
+        ({"class_scores": np.zeros(K)}, K, r"`image_class` is 12; 0 \.\.\. 11 is expected"),
+    ],
+)
+def test_errors_name_the_image(prediction, label, message):
+    with pytest.raises(DataError, match=message):
+        Classification(CLASSES).update([prediction], [{"image_id": "x", "image_class": torch.tensor(label)}])

@@ -1,0 +1,257 @@
+"""Int8 files: quantised layers, calibration, and the comparison with the float32 file."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import densevit
+from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.errors import ConfigError, DataError
+from densevit.exporting import quantization
+from densevit.exporting.comparison import example_images
+from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.quantization import Quantization, calibration_images, checked, quantize
+from densevit.inference.file_model import RecordedEvaluation
+from densevit.inference.predictor import Predictor
+from densevit.inference.runtimes import load, open_file
+
+pytestmark = pytest.mark.integration
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+WIDTH = 48
+
+
+def predictor_of(backbone: dict[str, Any] | None = None) -> Predictor:
+    torch.manual_seed(0)
+    heads = {"x": {"name": "setr"}}
+    predictor = densevit.create_model(backbone or {"name": "resnet", "depth": 18}, heads, ["a", "b", "c"])
+    return predictor.with_resize(EvaluationTransform(build_recipe("fixed", 96)))
+
+
+def images_of(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
+    return [torch.from_numpy(example_images(size, 1, 0)[0]) for size in sizes]
+
+
+def write_layers(path: Path, features: int = WIDTH) -> None:
+    """A file with a convolution, a linear layer and a product of two activations, as in attention."""
+    from onnx import helper
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "kernel": rng.normal(size=(features, 3, 3, 3)) * 0.2,
+        "linear": rng.normal(size=(features, features)) * 0.2,
+        "shape": np.array([0, features, -1]),
+    }
+    nodes = [
+        ("Cast", ["images"], "pixels", {"to": onnx.TensorProto.FLOAT}),
+        ("Mul", ["pixels", "scale"], "scaled", {}),
+        ("Conv", ["scaled", "kernel"], "map", {"pads": [1, 1, 1, 1]}),
+        ("Reshape", ["map", "shape"], "rows", {}),
+        ("Transpose", ["rows"], "tokens", {"perm": [0, 2, 1]}),
+        ("MatMul", ["tokens", "linear"], "queries", {}),
+        ("MatMul", ["rows", "queries"], "product", {}),
+    ]
+    made = [
+        helper.make_node(kind, inputs, [out], name=f"{kind}/{out}", **options) for kind, inputs, out, options in nodes
+    ]
+    dtypes = {"shape": np.int64}
+    constants = [
+        onnx.numpy_helper.from_array(np.asarray(value, dtypes.get(name, np.float32)), name)
+        for name, value in (weights | {"scale": np.array(1 / 255)}).items()
+    ]
+    given = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["B", 3, "H", "W"])
+    out = helper.make_tensor_value_info("product", onnx.TensorProto.FLOAT, ["B", features, features])
+    graph = helper.make_graph(made, "layers", [given], [out], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+def sources_of(path: Path) -> dict[str, list[str | None]]:
+    """By the name of a node, the operators that compute its inputs; None: none."""
+    graph = onnx.load(path).graph
+    made_by = {out: node.op_type for node in graph.node for out in node.output}
+    return {node.name: [made_by.get(name) for name in node.input] for node in graph.node if node.name}
+
+
+def int8_shapes(path: Path) -> list[tuple[int, ...]]:
+    """The shapes of the weights in int8, without those of zero points."""
+    constants = onnx.load(path).graph.initializer
+    return sorted(tuple(one.dims) for one in constants if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1)
+
+
+def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(tmp_path: Path):
+    write_layers(tmp_path / "x.onnx")
+    expected = load(tmp_path / "x.onnx")
+    images = [example_images((16, 24), 1, i) for i in range(4)]
+    done = quantize(tmp_path / "x.onnx", iter(images), images[0], {})
+    assert done.images == 4 and done.float32_ms > 0 and done.int8_ms > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"x.onnx"}
+
+    sources = sources_of(tmp_path / "x.onnx")
+    assert sources["Conv/map"][:2] == ["DequantizeLinear"] * 2
+    assert sources["MatMul/queries"] == ["DequantizeLinear"] * 2
+    assert sources["MatMul/product"] == ["Reshape", "MatMul"]
+    assert int8_shapes(tmp_path / "x.onnx") == [(48, 3, 3, 3), (48, 48)]
+
+    run = load(tmp_path / "x.onnx")
+    for size in [(16, 24), (33, 7)]:  # any size
+        image = example_images(size, 1, 9)
+        want, found = expected(image)["product"], run(image)["product"]
+        assert np.abs(found - want).mean() < 0.02 * np.abs(want).mean()
+        assert not np.array_equal(found, want)
+
+
+def test_weights_have_one_scale_per_output_channel(tmp_path: Path):
+    """Those of the kernel are its largest absolute value in the channel by 127."""
+    write_layers(tmp_path / "x.onnx")
+    kernel = next(one for one in onnx.load(tmp_path / "x.onnx").graph.initializer if one.name == "kernel")
+    largest = np.abs(onnx.numpy_helper.to_array(kernel)).max((1, 2, 3))
+    image = example_images((16, 24), 1, 0)
+    quantize(tmp_path / "x.onnx", [image], image, {})
+    [scale] = [one for one in onnx.load(tmp_path / "x.onnx").graph.initializer if one.name == "kernel_scale"]
+    np.testing.assert_allclose(onnx.numpy_helper.to_array(scale), largest / 127, rtol=0.01)
+
+
+def test_the_same_images_give_the_same_file(tmp_path: Path):
+    images = [example_images((16, 24), 1, i) for i in range(3)]
+    for name in ("a.onnx", "b.onnx"):
+        write_layers(tmp_path / name, 8)
+        quantize(tmp_path / name, images, images[0], {})
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_no_images_are_an_error(tmp_path: Path):
+    write_layers(tmp_path / "x.onnx", 8)
+    with pytest.raises(DataError, match=r"x\.onnx: there are no images on which int8 could be calibrated\."):
+        quantize(tmp_path / "x.onnx", [], example_images((8, 8), 1, 0), {})
+
+
+def test_a_file_that_cannot_be_quantised_is_an_error_of_one_line(tmp_path: Path):
+    (tmp_path / "x.onnx").write_bytes(b"no file")
+    image = example_images((8, 8), 1, 0)
+    with pytest.raises(densevit.DensevitError, match=r"x\.onnx: ONNX Runtime cannot quantise this model: [^\n]*$"):
+        quantize(tmp_path / "x.onnx", [image], image, {})
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latencies in float32 and in int8 are 20 and 10 ms."""
+    monkeypatch.setattr(quantization, "median_latencies", lambda calls, rounds: [20.0, 10.0])
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_model_is_exported_in_int8_with_its_comparison(tmp_path: Path):
+    predictor = predictor_of()
+    metrics = iter([{"x/mIoU": 0.5}, {"x/mIoU": 0.48}])
+    with pytest.warns(
+        UserWarning, match=r"model\.onnx: int8 loses more than 0\.01: x/mIoU is 0\.480 instead of 0\.500"
+    ):
+        exported = densevit.export(
+            predictor,
+            tmp_path / "model.onnx",
+            int8=images_of([(60, 80), (90, 40)]),
+            evaluate=lambda _: next(metrics),
+            data="scenes-val",
+        )
+    done = exported.quantization
+    assert done is not None and done.images == 2 and done.int8_bytes < 0.3 * done.float32_bytes
+    assert (exported.file_ms, done.float32_ms, done.int8_ms) == (10, 20, 10)
+    assert exported.difference <= 1e-4  # of the float32 file
+    assert [*tmp_path.iterdir()] == [tmp_path / "model.onnx"]
+
+    file = open_file(tmp_path / "model.onnx")
+    assert file.header["int8"] == json.loads(json.dumps(done.as_json()))
+    assert file.header["int8"]["warnings"] == ["int8 loses more than 0.01: x/mIoU is 0.480 instead of 0.500."]
+    assert file.header["evaluation"] == {"model": {"x/mIoU": 0.5}, "file": {"x/mIoU": 0.48}, "data": "scenes-val"}
+    image = example_images((75, 107), 1, 3)
+    maps = torch.from_numpy(file.run(image)["maps"])
+    with torch.no_grad():
+        expected = ExportedGraph(predictor.model.eval())(torch.from_numpy(image))["maps"]
+    assert maps.shape == expected.shape
+    assert 0 < (maps - expected).abs().mean() < 0.1 * expected.std()
+    assert densevit.load(tmp_path / "model.onnx").predict(image[0].transpose(1, 2, 0)).semantic.shape == (75, 107)
+
+
+# ---- calibration images ----
+
+
+def test_calibration_images_are_resized_as_for_evaluation_unless_the_file_does():
+    predictor, images = predictor_of(), images_of([(60, 80), (90, 40)])
+    assert [one.shape for one in calibration_images(predictor, images, resize=False)] == [
+        (1, 3, 72, 96),
+        (1, 3, 96, 43),
+    ]
+    kept = list(calibration_images(predictor, images, resize=True))
+    assert all(
+        np.array_equal(one[0], image.numpy()) and one.dtype == np.uint8 for one, image in zip(kept, images, strict=True)
+    )
+
+
+def test_a_backbone_of_one_size_takes_no_other_calibration_images():
+    predictor = predictor_of()
+    predictor.backbone.input_size = (96, 96)
+    with pytest.raises(
+        ConfigError, match=r"calibration image 0 has 72x96 pixels .* takes 96x96 only\. Fix: export with"
+    ):
+        list(calibration_images(predictor, images_of([(60, 80)]), resize=False))
+
+
+# ---- warnings ----
+
+
+def comparison(float32_ms: float = 20, int8_ms: float = 10) -> Quantization:
+    return Quantization(2, float32_ms, int8_ms, 400, 100)
+
+
+def evaluation(model: dict[str, float], file: dict[str, float]) -> RecordedEvaluation:
+    return RecordedEvaluation(model, file, None)
+
+
+@pytest.mark.parametrize(("int8_ms", "warns"), [(19.9, False), (20.0, True), (30.0, True)])
+def test_a_file_that_is_no_faster_is_a_warning(int8_ms: float, warns: bool):
+    found = checked(comparison(20, int8_ms), None, None).warnings
+    expected = (
+        f"int8 is no faster than float32 on this CPU, {int8_ms:.1f} ms and 20.0 ms. Fix: use the float32 file.",
+    )
+    assert found == (expected if warns else ())
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "main", "lost"),
+    [
+        ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4901, "x/AP50": 0.1}, {"x/AP": False}, []),
+        ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4899, "x/AP50": 0.7}, {"x/AP": False}, ["x/AP"]),
+        ({"x/AP": 0.5}, {"x/AP": 0.9}, {"x/AP": False}, []),
+        ({"y/AbsRel": 0.1}, {"y/AbsRel": 0.12}, {"y/AbsRel": True}, ["y/AbsRel"]),
+        ({"y/AbsRel": 0.1}, {"y/AbsRel": 0.05}, {"y/AbsRel": True}, []),
+        ({"x/AP": 0.5, "y/mIoU": 0.5}, {"x/AP": 0.4, "y/mIoU": 0.3}, None, ["x/AP", "y/mIoU"]),
+        ({"x/AP": 0.5, "x/AP50": 0.5}, {"x/AP": 0.5, "x/AP50": 0.3}, None, []),
+        ({"x/AP": 0.5}, {"x/AP": math.nan}, None, ["x/AP"]),
+        ({"x/AP": math.nan}, {"x/AP": math.nan}, None, []),
+    ],
+)
+def test_a_loss_of_a_main_metric_is_a_warning(
+    model: dict[str, float], file: dict[str, float], main: dict[str, bool] | None, lost: list[str]
+):
+    found = checked(comparison(), evaluation(model, file), main).warnings
+    values = ", ".join(f"{name} is {file[name]:.3f} instead of {model[name]:.3f}" for name in lost)
+    assert found == ((f"int8 loses more than 0.01: {values}.",) if lost else ())
+
+
+# ---- errors ----
+
+
+def test_int8_is_for_onnx_files_and_no_second_precision(tmp_path: Path):
+    images = images_of([(60, 80)])
+    with pytest.raises(ConfigError, match=r"model\.pt2: only ONNX files are quantised, by ONNX Runtime\. Fix: name an"):
+        densevit.export(predictor_of(), tmp_path / "model.pt2", int8=images)
+    with pytest.raises(ConfigError, match="int8 and half are two precisions of one file"):
+        densevit.export(predictor_of(), tmp_path / "model.onnx", int8=images, half=True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,162 @@
+"""The classifier beside timm's and torchvision's models with the same random weights, its loss, and its contract."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.errors import ConfigError
+from densevit.inference.creating import create_model
+from densevit.interfaces import Class, LastBlocks, LossContext
+from densevit.model import DenseModel
+from densevit.testing import check_head
+from densevit_heads.classifier import Classifier
+
+timm = pytest.importorskip("timm")
+K = 7
+CLASSES = [Class(f"class {i}", i, (0, 0, 0)) for i in range(K)]
+VIT = {"name": "vit", "variant": "tiny", "features": [12]}
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """No layer starts with weights that hide errors."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                noise = 0.02 * torch.randn(tensor.shape, generator=generator)
+                tensor.add_(noise.abs() if name.endswith("running_var") else noise)
+    return model.eval()
+
+
+def with_weights_of(
+    model: nn.Module, backbone: Mapping[str, Any], layers: Mapping[str, str], tokens: int, folder: Path
+) -> DenseModel:
+    """Our model with the backbone's weights from a file of the other, and its classifiers. layers: theirs by ours."""
+    torch.save(model.state_dict(), folder / "model.pth")
+    head = {"name": "classifier", "tokens": tokens}
+    heads, classes = {"classes": head}, {"classes": [c.name for c in CLASSES]}
+    ours = create_model(dict(backbone), heads=heads, classes=classes, weights=folder / "model.pth").model
+    assert isinstance(ours, DenseModel)
+    for layer, name in layers.items():
+        getattr(ours.heads["classes"], layer).load_state_dict(model.get_submodule(name).state_dict())
+    return ours.eval()
+
+
+def class_scores(model: DenseModel, images: Tensor) -> Tensor:
+    """The scores of uint8 images (B, 3, H, W)."""
+    size = (images.shape[2], images.shape[3])
+    targets: Any = [{"size": size, "original_size": size} for _ in images]
+    padding = torch.zeros(len(images), *size, dtype=torch.bool)
+    found = model.infer({"images": images, "padding_mask": padding, "targets": targets})["classes"]
+    assert all(int(one["image_class"]) == int(one["class_scores"].argmax()) for one in found)
+    assert all(float(one["image_score"]) == float(one["class_scores"].max()) for one in found)
+    return torch.stack([one["class_scores"] for one in found])
+
+
+@pytest.mark.parametrize(
+    ("build", "backbone", "layers", "tokens", "size"),
+    [
+        (
+            lambda: timm.create_model("vit_tiny_patch16_224", num_classes=K, dynamic_img_size=True),
+            VIT,
+            {"classifier": "head"},
+            1,
+            (128, 96),
+        ),
+        (
+            lambda: timm.create_model("deit_tiny_distilled_patch16_224", num_classes=K, dynamic_img_size=True),
+            VIT | {"distillation_token": True},
+            {"classifier": "head", "distillation_classifier": "head_dist"},
+            2,
+            (96, 128),
+        ),
+        (
+            lambda: torchvision.models.resnet18(num_classes=K),
+            {"name": "resnet", "depth": 18},
+            {"classifier": "fc"},
+            0,
+            (90, 70),
+        ),
+        (
+            lambda: torchvision.models.swin_t(num_classes=K),
+            {"name": "swin", "variant": "tiny"},
+            {"classifier": "head"},
+            0,
+            (96, 160),
+        ),
+    ],
+    ids=["vit", "deit", "resnet", "swin"],
+)
+def test_equals_the_classifiers_of_timm_and_torchvision(
+    build: Any, backbone: dict[str, Any], layers: dict[str, str], tokens: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    theirs = randomised(build())
+    ours = with_weights_of(theirs, backbone, layers, tokens, tmp_path)
+    images = torch.randint(256, (2, 3, *size), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = theirs(ours.normalise(images, torch.zeros(2, *size, dtype=torch.bool))).softmax(1)
+    torch.testing.assert_close(class_scores(ours, images), expected, atol=1e-4, rtol=0)
+    assert expected.std(1).min() > 1e-3 and (expected[0] - expected[1]).abs().max() > 1e-4
+
+
+def test_pooling_leaves_out_padding() -> None:
+    head = Classifier((4, 6), (8, 16), CLASSES)
+    feature, mask = torch.randn(2, 6, 4, 5), torch.ones(2, 64, 80, dtype=torch.bool)
+    mask[0], mask[1, :33, :48] = False, False  # the second image has 3 x 3 cells
+    pooled = torch.stack([feature[0].mean((1, 2)), feature[1, :, :3, :3].mean((1, 2))])
+    logits = head([torch.randn(2, 4, 8, 10), feature], mask)["logits"]
+    torch.testing.assert_close(logits, head.classifier(pooled))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_is_the_mean_over_labelled_images_with_mixed_labels(smoothing: float) -> None:
+    head = Classifier((6,), (16,), CLASSES, label_smoothing=smoothing)
+    logits = torch.randn(4, K)
+    mixed = torch.tensor([[1.0, 0.75], [5.0, 0.25]])
+    targets: Any = [{"image_class": torch.tensor(3)}, {}, {"image_class": mixed}, {"image_class": torch.tensor(0)}]
+    assert head.loss_counts(targets) == {"images": 3}
+    loss = head.loss({"logits": logits}, targets, LossContext())
+    log = logits.log_softmax(1)
+
+    def term(row: int, shares: dict[int, float]) -> Tensor:
+        sharp = -torch.stack([share * log[row, k] for k, share in shares.items()]).sum()
+        return (1 - smoothing) * sharp - smoothing * log[row].mean()
+
+    expected = (term(0, {3: 1}) + term(2, {1: 0.75, 5: 0.25}) + term(3, {0: 1})) / 3
+    torch.testing.assert_close(loss["cross_entropy"], expected)
+
+
+def test_two_tokens_have_half_of_the_loss_each() -> None:
+    head = Classifier((6,), (16,), CLASSES, tokens=2, label_smoothing=0)
+    outputs = {"logits": torch.randn(2, K), "distillation_logits": torch.randn(2, K)}
+    labels = torch.tensor([2, 4])
+    losses = head.loss(outputs, [{"image_class": label} for label in labels], LossContext())
+    torch.testing.assert_close(losses["cross_entropy"], F.cross_entropy(outputs["logits"], labels) / 2)
+    second = F.cross_entropy(outputs["distillation_logits"], labels) / 2
+    torch.testing.assert_close(losses["distillation_cross_entropy"], second)
+
+
+def test_too_few_tokens_and_wrong_options() -> None:
+    head = Classifier((6,), (16,), CLASSES, tokens=2)
+    last = LastBlocks(torch.randn(1, 1 + 12, 6), (3, 4), [lambda x, bias: x], nn.Identity())
+    with pytest.raises(ConfigError, match="tokens is 2, but the backbone has 1 token before its cells"):
+        head(last, torch.zeros(1, 48, 64, dtype=torch.bool))
+    with pytest.raises(ValueError, match="tokens is 3"):
+        Classifier((6,), (16,), CLASSES, tokens=3)
+    with pytest.raises(ValueError, match="label_smoothing is 1"):
+        Classifier((6,), (16,), CLASSES, label_smoothing=1.0)
+    with pytest.raises(ValueError, match="no classes of images"):
+        Classifier((6,), (16,), ())
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_contract(tokens: int) -> None:
+    skip = ("padding",) if tokens else ()  # the last block's attention is not masked
+    check_head(functools.partial(Classifier, tokens=tokens), skip=skip)

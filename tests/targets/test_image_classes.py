@@ -1,0 +1,76 @@
+"""Target types of image classification, on cases worked by hand."""
+
+import numpy as np
+import pytest
+
+from densevit.errors import DataError
+from densevit.interfaces import Class
+from densevit.targets import ClassScores, ImageClass, ImageScore
+from densevit.visualization.draw import draw
+
+CLASSES = tuple(Class(name, i, (40 * i, 255, 0)) for i, name in enumerate("abcdefg"))
+
+
+def test_mixed_classes_are_shares_that_sum_to_one():
+    first, second = np.array(2), np.array(5)
+    once = ImageClass().mix(first, second, 0.75)
+    assert once.dtype == np.float32 and once.tolist() == [[2, 0.75], [5, 0.25]]
+    twice = ImageClass().mix(once, first, 0.5)
+    assert twice.tolist() == [[2, 0.375], [5, 0.125], [2, 0.5]]
+    ImageClass().check(twice, (4, 4))
+
+
+def test_geometry_leaves_the_class():
+    label, kind = np.array(3), ImageClass()
+    assert (
+        kind.hflip(label, (4, 6)) == kind.crop(label, (0, 0, 2, 2), (4, 6)) == kind.resize(label, (4, 6), (8, 9)) == 3
+    )
+
+
+def test_classes_are_mapped_and_scores_summed():
+    table = np.array([1, -1, 1, 0])
+    assert [int(ImageClass().map_classes(np.array(k), table, CLASSES[:2])) for k in range(4)] == [1, -1, 1, 0]
+    scores = np.array([0.1, 0.4, 0.2, 0.3], np.float32)
+    np.testing.assert_allclose(ClassScores().map_classes(scores, table, CLASSES[:2]), [0.3, 0.3], rtol=1e-6)
+
+
+def test_files_have_names_and_the_five_highest_scores():
+    scores = np.array([0.02, 0.5, 0.03, 0.25, 0.1, 0.04, 0.06], np.float32)
+    encoded = ClassScores().encode(scores, CLASSES)
+    assert list(encoded) == ["b", "d", "e", "g", "f"] and encoded["d"] == 0.25
+    decoded = ClassScores().decode(encoded, CLASSES)
+    assert decoded[[0, 2]].tolist() == [0, 0] and decoded[1] == scores[1]
+    assert ImageClass().encode(np.array(3), CLASSES) == "d" and ImageClass().decode("d", CLASSES) == 3
+    assert ImageScore().decode(ImageScore().encode(np.array(0.25, np.float32), CLASSES), CLASSES) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (ImageClass(), np.array([1, 2]), r"is int64 of shape \(2,\); expected a class index, one integer"),
+        (ImageClass(), np.array(0.5), "expected a class index"),
+        (ImageScore(), np.array(1.5, np.float32), r"1\.5"),
+        (ImageScore(), np.array([0.5]), "expected one floating-point number"),
+        (ClassScores(), np.array(0.5), r"expected \(K,\)"),
+    ],
+)
+def test_wrong_values_are_errors(kind, value, message):
+    with pytest.raises(DataError, match=message):
+        kind.check(value, (4, 4))
+
+
+def test_wrong_predictions_are_errors():
+    with pytest.raises(DataError, match="has 3 scores; expected 7"):
+        ClassScores().check_prediction(np.full(3, 0.3, np.float32), (4, 4), 7)
+    with pytest.raises(DataError, match="7"):
+        ImageClass().check_prediction(np.array(7), (4, 4), 7)
+
+
+def test_the_class_is_written_in_its_colour_and_the_highest_are_in_the_legend():
+    pixels, scores = np.zeros((600, 600, 3), np.uint8), np.eye(7, dtype=np.float32)[2]
+    found = {"image_class": np.array(2), "image_score": np.array(1.0, np.float32), "class_scores": scores}
+    drawn = draw(pixels, found, CLASSES)
+    assert drawn[1, 1].tolist() == [80, 255, 0] and drawn.shape[0] > 600 and drawn.shape[1] == 600
+    both = draw(pixels, found, CLASSES, truth={"image_class": np.array(5)})
+    true = (both == (200, 255, 0)).all(2)
+    assert true[:200, :600].any() and (both == (80, 255, 0)).all(2)[:200, 600:].any()
