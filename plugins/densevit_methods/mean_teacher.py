@@ -76,13 +76,7 @@ class MeanTeacher(Method):
         return self.teacher
 
     def transform(self, recipe: Any) -> Any:
-        """The weak view, by the recipe, and the same crop with strong colours."""
-
-        def views(sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:
-            weak = recipe(sample, generator, types)
-            return [weak, {"image": strong_colours(weak["image"], generator), "targets": weak["targets"]}]
-
-        return views
+        return WeakAndStrong(recipe)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns the losses on labels and, as unlabelled/HEAD/TERM, those on predictions, 0 in the burn-in."""
@@ -148,6 +142,17 @@ class MeanTeacher(Method):
                 average.lerp_(current, weight.to(average.dtype))
             else:
                 average.copy_(current)
+
+
+class WeakAndStrong:
+    """A transform that returns the weak view, by the recipe's transform, and the same crop with strong colours."""
+
+    def __init__(self, recipe: Any) -> None:
+        self.recipe = recipe
+
+    def __call__(self, sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:
+        weak = self.recipe(sample, generator, types)
+        return [weak, {"image": strong_colours(weak["image"], generator), "targets": weak["targets"]}]
 
 
 def _check(name: str, head: Head) -> None:

@@ -67,6 +67,9 @@ def cap(options: dict[str, Any], defaults: Mapping[str, Any]) -> None:
 
 def small_data(data: dict[str, Any]) -> dict[str, Any]:
     data |= {"batch_size": min(data["batch_size"], 2), "num_workers": 0}
+    for section in data.get("sets", {}).values():
+        if "per_batch" in section:
+            section["per_batch"] = 1
     size = data["image_size"]
     if size is not None:
         data["image_size"] = [64, 96] if isinstance(size, list | tuple) and size[0] != size[1] else 64

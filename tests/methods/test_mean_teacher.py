@@ -1,6 +1,7 @@
 """Mean teacher: the average, pseudo targets and their geometry, thresholds, burn-in, losses, and short trainings."""
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.inference.creating import build_model
 from densevit.interfaces import LossContext
+from densevit.targets.types import TargetTypes
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
 from densevit_methods.mean_teacher import MeanTeacher
@@ -111,6 +113,14 @@ def test_views_have_one_geometry_and_other_colours() -> None:
     assert not torch.equal(strong["images"], batch["images"])
     labelled = [{*target} & {"boxes", "semantic", "depth"} for target in batch["targets"]]
     assert [len(keys) for keys in labelled] == [3, 0, 0]
+
+
+def test_transform_can_be_sent_to_processes_that_are_not_forked() -> None:
+    data = build_data(config("setr"))
+    method = MeanTeacher(build_model(config("setr"), data.train))
+    transform = pickle.loads(pickle.dumps(method.transform(data.recipe_transform)))
+    views = transform(data.train[0], np.random.default_rng(0), TargetTypes.of(data.train))
+    assert len(views) == 2 and views[0]["targets"] is views[1]["targets"]
 
 
 @pytest.mark.parametrize("head", ["one_stage", "dab_detr"])
