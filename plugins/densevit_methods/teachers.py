@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import densevit
-from densevit import DenseModel
+from densevit import DenseModel, create_backbone, load
 from densevit.errors import ConfigError, DensevitError, WeightsError
 
 
 def load_teacher(source: str) -> DenseModel:
     """Loads a frozen model with its heads from a source of `densevit.load`.
 
-    Raises WeightsError if it cannot be loaded, for a backbone without heads, and for an exported file, which runs in another runtime.
+    Raises WeightsError if it cannot be loaded, for a backbone without heads, and for an exported file, which
+    runs in another runtime.
     """
     try:
-        model = densevit.load(source).model
+        model = load(source).model
     except DensevitError as error:
         raise WeightsError(f"method.teacher: {error}") from None
     if not any(True for _ in model.backbone.parameters()):
@@ -51,7 +51,7 @@ def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
             stacklevel=2,
         )
     try:
-        backbone = densevit.create_backbone(name, **options)
+        backbone = create_backbone(name, **options)
     except DensevitError as error:
         raise ConfigError(f"method.teacher: {error}") from None
     return DenseModel(backbone, {}).requires_grad_(False).eval()
