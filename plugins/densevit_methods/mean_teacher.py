@@ -8,22 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densevit.errors import ConfigError
-from densevit.interfaces import (
-    IGNORE,
-    Batch,
-    DenseHead,
-    Head,
-    LossContext,
-    Losses,
-    Method,
-    Predictions,
-    Sample,
-    Targets,
-)
+from densevit.interfaces import Batch, LossContext, Losses, Method, Sample, Targets
 from densevit_methods.colours import strong_colours
-
-_KEYS = ({"boxes", "labels"}, {"semantic"}, {"depth"})  # the targets that can be predicted
+from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets, without_labels
 
 
 class MeanTeacher(Method):
@@ -66,7 +53,7 @@ class MeanTeacher(Method):
         if burn_in < 0 or unlabelled_weight < 0:
             raise ValueError(f"burn_in is {burn_in}, unlabelled_weight {unlabelled_weight}; both must be at least 0.")
         for name, head in model.heads.items():
-            _check(name, head)
+            check_head(name, head, "mean_teacher")
         self.decay, self.burn_in, self.unlabelled_weight = decay, burn_in, unlabelled_weight
         self.score_threshold, self.pixel_threshold = score_threshold, pixel_threshold
         self.teacher = copy.deepcopy(model).requires_grad_(False)
@@ -80,10 +67,7 @@ class MeanTeacher(Method):
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns the losses on labels and, as unlabelled/HEAD/TERM, those on predictions, 0 in the burn-in."""
-        missing = [
-            [name for name, head in model.heads.items() if not all(key in target for key in head.needs)]
-            for target in batch["targets"]
-        ]
+        missing = [missing_labels(model.heads, target) for target in batch["targets"]]
         labelled = _selected(batch, [i for i, names in enumerate(missing) if len(names) < len(model.heads)])
         losses: Losses = model.loss(model(labelled), labelled["targets"], context)
         if context.step < self.burn_in:
@@ -98,40 +82,18 @@ class MeanTeacher(Method):
             f"unlabelled/{name}": self.unlabelled_weight * x for name, x in unlabelled.items() if _is_loss(name)
         }
 
-    @torch.no_grad()
     def pseudo_targets(self, weak: Batch, missing: Sequence[Sequence[str]]) -> list[Targets]:
         """Returns the teacher's predictions as targets on the grid of the view.
 
         missing: the names of the heads that have no labels, for each image; only these get targets.
         """
-        grids = [{**_without_labels(target), "original_size": target["size"]} for target in weak["targets"]]
-        outputs = self.teacher({**weak, "targets": grids})
-        predictions = self.teacher.predictions(outputs, grids)
-        found: list[Targets] = [_without_labels(target) for target in weak["targets"]]
-        for name, head in self.teacher.heads.items():
-            shares: Sequence[Tensor | None] = [None] * len(found)
-            if "semantic" in head.needs:
-                shares = head.maps(outputs[name], tuple(weak["images"].shape[2:])).softmax(1).amax(1)  # (B, H, W)
-            for target, prediction, names, share in zip(found, predictions[name], missing, shares, strict=True):
-                if name in names:
-                    target |= self._usable(prediction, target["size"], share)
+        thresholds = dict.fromkeys(self.teacher.heads, self.score_threshold)
+        predicted = predicted_targets(self.teacher, weak, thresholds, self.pixel_threshold)
+        found: list[Targets] = [without_labels(target) for target in weak["targets"]]
+        for i, (target, names) in enumerate(zip(found, missing, strict=True)):
+            for name in names:
+                target |= predicted[name][i]
         return found
-
-    def _usable(self, prediction: Predictions, size: tuple[int, int], probability: Tensor | None) -> Targets:
-        """The targets of one image from a prediction on its grid. probability: (H, W) of each pixel's class."""
-        height, width = size
-        if "boxes" in prediction:
-            limits = prediction["boxes"].new_tensor([width, height, width, height])
-            boxes = prediction["boxes"].float().clamp(min=0).minimum(limits)
-            keep = (prediction["scores"] >= self.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-            return {"boxes": boxes[keep], "labels": prediction["labels"][keep]}
-        if probability is not None:
-            sure = probability[:height, :width] >= self.pixel_threshold
-            return {"semantic": prediction["semantic"].masked_fill(~sure, IGNORE)}
-        if "depth" in prediction:
-            return {"depth": prediction["depth"]}
-        inverse = prediction["inverse_depth"]
-        return {"depth": torch.where(inverse > 0, 1 / inverse, 0.0)}
 
     def after_step(self, model: Any) -> None:
         """Moves the teacher to the student; integer buffers, such as counters of batches, are copied."""
@@ -155,31 +117,13 @@ class WeakAndStrong:
         return [weak, {"image": strong_colours(weak["image"], generator), "targets": weak["targets"]}]
 
 
-def _check(name: str, head: Head) -> None:
-    """Raises ConfigError if the targets of a head cannot be predicted."""
-    if not any(keys == set(head.needs) for keys in _KEYS):
-        raise ConfigError(
-            f"heads.{name} needs {', '.join(head.needs)}; the method mean_teacher predicts boxes and labels, semantic, "
-            "or depth. Fix: use another head, or another method."
-        )
-    if "semantic" in head.needs and not isinstance(head, DenseHead):
-        raise ConfigError(
-            f"heads.{name}: {type(head).__name__} is no DenseHead, whose maps have the probabilities of the classes. "
-            "Fix: use another head, or another method."
-        )
-
-
 def _is_loss(name: str) -> bool:
     """Whether a term is a loss, and not the term of a learned weight, which counts once."""
     return not name.endswith("/log_variance")
 
 
-def _without_labels(target: Targets) -> Targets:
-    return {key: target[key] for key in ("image_id", "size", "original_size")}
-
-
 def _selected(batch: Batch, indices: list[int]) -> Batch:
     """Some images of a batch; if none, the first one without labels, so that every loss is 0 and every step alike."""
-    targets = [batch["targets"][i] for i in indices] or [_without_labels(batch["targets"][0])]
+    targets = [batch["targets"][i] for i in indices] or [without_labels(batch["targets"][0])]
     rows = indices or [0]
     return {"images": batch["images"][rows], "padding_mask": batch["padding_mask"][rows], "targets": targets}

@@ -1,6 +1,8 @@
 """Each method with two processes, accumulation, EMA, bf16 and activation checkpointing, and resumed after kill -9."""
 
+import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as lightning
 import torch
+from PIL import Image
 
 import densevit
 from densevit.config import Config, from_mapping
@@ -35,24 +38,68 @@ FEW_LABELS = {
     "labelled": {**SCENES, "train_length": 3, "per_batch": 1},
     "unlabelled": {**SCENES, "train_length": 12, "seed": 1, "per_batch": 1, "provides": []},
 }
-METHODS: dict[str, dict[str, Any]] = {  # the sections of each one's config
+CLASSIFIER = {"name": "classifier", "label_smoothing": 0.0}
+IMAGES = {"name": "image_folder", "root": "FOLDER/images", "image_size": 64}
+DISTILLING = {"backbone": {"name": "resnet", "depth": 18}, "heads": HEADS, "data": SCENES, "trainer": {"max_steps": 1}}
+# The sections of each one's config, and as `teacher` those of FOLDER/teacher.safetensors.
+METHODS: dict[str, dict[str, Any]] = {
     "mean_teacher": {
         "method": {"name": "mean_teacher", "burn_in": 2, "score_threshold": 0.05, "pixel_threshold": 0.084},
         "heads": HEADS,
         "data": {"name": "mix", "sets": FEW_LABELS},
     },
-}
+    "feature_distillation": {
+        "teacher": DISTILLING,
+        "method": {"name": "feature_distillation", "teacher": "FOLDER/teacher.safetensors", "levels": 2},
+        "heads": {"depth": HEADS["depth"]},
+        "data": {**SCENES, "train_length": 12},
+    },
+    "output_distillation": {
+        "teacher": DISTILLING,
+        "method": {
+            "name": "output_distillation", "teacher": "FOLDER/teacher.safetensors", "score_threshold": 0.01,
+        },
+        "heads": HEADS,
+        "data": {"name": "mix", "sets": FEW_LABELS},
+    },
+    "deit": {
+        "teacher": {**DISTILLING, "heads": {"classification": CLASSIFIER}, "data": IMAGES},
+        "backbone": {"name": "vit", "variant": "nano", "distillation_token": True, "drop_path": 0.0},
+        "method": {"name": "deit", "teacher": "FOLDER/teacher.safetensors", "distillation": "soft"},
+        "heads": {"classification": {**CLASSIFIER, "tokens": 2}},
+        "data": IMAGES,
+    },
+}  # fmt: skip
 
 
-def config(method: str, batch_size: int = 4, checkpointing: bool = False, **trainer: Any) -> Config:
-    sections = METHODS[method]
+def prepare(method: str, folder: Path) -> None:
+    """Writes the images and the teacher, with random weights, that the sections of a method name."""
+    if (sections := METHODS[method].get("teacher")) is None:
+        return
+    for i in range(16):
+        image = folder / "images" / "train" / "abc"[i % 3] / f"{i}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8)).save(image)
+    shutil.copytree(folder / "images" / "train", folder / "images" / "val")
+    made = from_mapping(in_folder(sections, folder))
+    densevit.save(densevit.build_model(made, densevit.build_data(made).train).eval(), folder / "teacher.safetensors")
+
+
+def in_folder(sections: dict[str, Any], folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(sections).replace("FOLDER", str(folder)))
+    return values
+
+
+def config(method: str, folder: Path, batch_size: int = 4, checkpointing: bool = False, **trainer: Any) -> Config:
+    sections = in_folder({key: value for key, value in METHODS[method].items() if key != "teacher"}, folder)
     values: dict[str, Any] = {
         "backbone": {
-            "name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0, "checkpointing": checkpointing,
+            "name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0,
         },
         "optim": {"name": "sgd", "lr": 1e-3, "schedule": "constant", "warmup_steps": 2},
     }  # fmt: skip
     fixed = {"max_steps": STEPS, "accelerator": "cpu", "devices": 1, "log_every": 1, "evaluate_every": 0.99}
+    sections["backbone"] = {**sections.get("backbone", values["backbone"]), "checkpointing": checkpointing}
     data = {"image_size": 64, "batch_size": batch_size, "num_workers": 0} | sections["data"]
     return from_mapping({**values, **sections, "data": data, "trainer": {"precision": "32", **fixed, **trainer}})
 
@@ -73,7 +120,7 @@ def run_process(rank: int, folder: Path) -> None:
     }  # fmt: skip
     torch.set_num_threads(1)
     method = (folder / "method").read_text()
-    densevit.fit(config(method, 2, True, devices=2, strategy="ddp"), run_dir=folder / "together")
+    densevit.fit(config(method, folder, 2, True, devices=2, strategy="ddp"), run_dir=folder / "together")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -83,8 +130,9 @@ def test_two_processes_match_one(
     """Losses of every step and the metrics; the two processes also checkpoint activations."""
     (tmp_path / "port").write_text(str(free_port))
     (tmp_path / "method").write_text(method)
+    prepare(method, tmp_path)
     run_processes(__file__, 2, tmp_path)
-    run = densevit.fit(config(method), run_dir=tmp_path / "alone")
+    run = densevit.fit(config(method, tmp_path), run_dir=tmp_path / "alone")
     alone, together = losses(tmp_path / "alone"), losses(tmp_path / "together")
     assert len(alone) == STEPS and alone[-1].all()
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
@@ -108,7 +156,8 @@ def test_killed_run_continues_exactly(method: str, tmp_path: Path) -> None:
     from tests.training.run.test_signals import child
 
     options = {"precision": "bf16-mixed", "accumulate": 2, "ema": 0.5, "checkpoint_every": 2}
-    made = config(method, 2, True, **options)
+    prepare(method, tmp_path)
+    made = config(method, tmp_path, 2, True, **options)
     for name, callbacks in (("whole", []), ("killed", [Kill(KILLED)])):
         process = child(
             lambda name=name, callbacks=callbacks: densevit.fit(made, run_dir=tmp_path / name, callbacks=callbacks)

@@ -1,0 +1,128 @@
+"""Feature distillation (Wei et al. 2022, "Contrastive Learning Rivals Masked Image Modeling in Fine-tuning via Feature
+Distillation"): a backbone learns the features of a frozen one, on images without labels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.errors import ConfigError
+from densevit.interfaces import Batch, LossContext, Losses, Method
+from densevit.layers.positions import mask_on_grid
+from densevit.layers.precision import autocast_off
+from densevit_methods.teachers import load_backbone
+
+_BETA = 2.0  # of the smooth L1 loss, as in the paper
+
+
+class FeatureDistillation(Method):
+    """Learns the features of a frozen teacher, together with the losses of the heads if there are any.
+
+    The teacher's features are normalised over the channels without learned scale and shift, and compared by a smooth L1
+    loss with a linear projection (a 1x1 convolution) of the student's (section 3.1). Where the grids differ, the
+    teacher's are resized to the student's. Both see the same images, each in its own normalisation.
+
+    teacher: a source of `densevit.load`, such as a run folder, a model file or `hf:ORG/NAME`; or name, options and
+        `weights` of a backbone, as in the section `backbone`.
+    levels: the number of feature maps, from the last one of both backbones. The paper uses the last one, 1; with 2 or
+        more, those before it belong together too, as the hints of FitNets (Romero et al. 2015).
+    """
+
+    loaded = ("teacher",)
+
+    def __init__(self, model: Any, teacher: str | dict[str, Any], levels: int = 1) -> None:
+        super().__init__(model)
+        for name, head in model.heads.items():
+            if head.last_blocks:
+                raise ConfigError(
+                    f"heads.{name} runs the backbone's last blocks, whose features are distilled. Fix: heads: {{}}, "
+                    "and train the head from the result."
+                )
+        self.teacher = load_backbone(teacher)
+        own, others = model.backbone.channels, self.teacher.backbone.channels
+        if not 1 <= levels <= min(len(own), len(others)):
+            raise ConfigError(
+                f"method.levels is {levels}; the student has {len(own)} features, the teacher {len(others)}. Fix: a "
+                "number from 1 to the smaller one."
+            )
+        self.levels = levels
+        self.projections = nn.ModuleList(
+            nn.Conv2d(channels, other, 1) for channels, other in zip(own[-levels:], others[-levels:], strict=True)
+        )
+        self.strides = [*model.backbone.strides[-levels:]]
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
+        errors = self.errors(features, batch)
+        losses = {"feature_distillation": errors.sum() / context.mean(errors.new_tensor(float(len(errors))))}
+        outputs = {}
+        for name, head in model.heads.items():
+            inputs = model.head_inputs(name, features, batch["padding_mask"])
+            outputs[name] = head(inputs, batch["padding_mask"], batch["targets"])
+        return losses | model.loss(outputs, batch["targets"], context)
+
+    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
+        return self.errors(model.backbone(model.normalise(batch["images"], batch["padding_mask"])), batch)
+
+    def errors(self, features: list[Tensor], batch: Batch) -> Tensor:
+        """The smooth L1 loss of each image (B,), the mean over channels, the cells inside the image, and levels.
+
+        features: the student's.
+        """
+        padding = batch["padding_mask"]
+        levels = []
+        for project, own, target in zip(self.projections, features[-self.levels :], self.targets(batch), strict=True):
+            predicted = project(own)
+            with autocast_off(predicted.device):
+                each = F.smooth_l1_loss(predicted.float(), target, reduction="none", beta=_BETA).mean(1)  # (B, h, w)
+                inside = ~mask_on_grid(padding, (own.shape[2], own.shape[3]))
+                levels.append((each * inside).sum((1, 2)) / inside.sum((1, 2)))
+        return torch.stack(levels).mean(0)
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> list[Tensor]:
+        """The teacher's features on the student's grids, normalised over the channels, in float32.
+
+        A teacher with a fixed input size sees the images resized to it.
+        """
+        backbone, padding = self.teacher.backbone, batch["padding_mask"]
+        pixels = self.teacher.normalise(batch["images"], padding)
+        height, width = pixels.shape[2:]
+        seen = backbone.input_size or (height, width)
+        if seen != (height, width):
+            pixels = F.interpolate(pixels, size=seen, mode="bilinear", align_corners=False, antialias=True)
+        found = []
+        features = backbone(pixels)[-self.levels :]
+        for x, stride, other in zip(features, self.strides, backbone.strides[-self.levels :], strict=True):
+            grid = -(-height // stride), -(-width // stride)
+            cell = stride / other * seen[0] / height, stride / other * seen[1] / width
+            with autocast_off(x.device):
+                x = resampled(x.float(), ~mask_on_grid(padding, (x.shape[2], x.shape[3])), grid, cell)
+                found.append(F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1))
+        return found
+
+
+def resampled(features: Tensor, inside: Tensor, size: tuple[int, int], cell: tuple[float, float]) -> Tensor:
+    """Resizes feature maps to a grid with cells of another size, without the features of padding.
+
+    Linear interpolation between the centres of cells, or, for larger cells, a triangular filter of twice their width
+    (antialiasing). Exact also where the cells at the border reach over the image, so that grids differ in extent.
+
+    features: (B, C, h, w). inside: (B, h, w) bool, False in the padding. cell: height and width of a cell of the new
+    grid in cells of the old one. Returns (B, C, *size).
+    """
+    rows, columns = (
+        _filter(old, new, width, features) for old, new, width in zip(features.shape[2:], size, cell, strict=True)
+    )
+    weights = inside.to(features.dtype)[:, None]
+    total = rows @ weights @ columns.T  # (B, 1, *size)
+    return rows @ (features * weights) @ columns.T / total.clamp(min=1e-6)
+
+
+def _filter(old: int, new: int, width: float, like: Tensor) -> Tensor:
+    """The weights (new, old) of the old cells for each new cell, along one dimension; rows sum to 1."""
+    centres = (torch.arange(new, device=like.device) + 0.5) * width - 0.5  # in old cells
+    distances = (torch.arange(old, device=like.device) - centres[:, None]).abs()
+    weights = (1 - distances / max(width, 1.0)).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True).clamp(min=1e-6)).to(like.dtype)

@@ -1,0 +1,108 @@
+"""Output distillation: a model learns the predictions of a larger one as targets ("pseudo-labels", Lee 2013; for
+detection "data distillation", Radosavovic et al. 2018)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.errors import ConfigError
+from densevit.interfaces import IGNORE, Batch, LossContext, Losses, Method, Targets
+from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets
+from densevit_methods.teachers import class_rows, load_teacher, teacher_head
+
+
+class OutputDistillation(Method):
+    """Trains the heads by their own losses on the predictions of a frozen teacher, where images have no labels.
+
+    Labels are used where images have them. Teacher and student see the same images, and may have different backbones
+    and heads: a head learns from the teacher's head of the same name and task, or the only one of its task. Each class
+    of the student must be one of the teacher's, by its name; objects of other classes are left out, and pixels of them
+    are ignored.
+
+    teacher: a source of `densevit.load`, such as a run folder, a model file or `hf:ORG/NAME`.
+    score_threshold: objects with a smaller score are left out. None: that of the teacher's validation, which its model
+        file has, or 0.5.
+    pixel_threshold: pixels of a class map whose class has a smaller probability are ignored.
+    """
+
+    needs_heads = True
+    loaded = ("teacher",)
+
+    def __init__(
+        self, model: Any, teacher: str, score_threshold: float | None = None, pixel_threshold: float = 0.0
+    ) -> None:
+        super().__init__(model)
+        for option, value in {"score_threshold": score_threshold, "pixel_threshold": pixel_threshold}.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{option} is {value}; a number from 0 to 1 is expected.")
+        for name, head in model.heads.items():
+            check_head(name, head, "output_distillation")
+        self.teacher = load_teacher(teacher)
+        self.teacher_heads = {name: teacher_head(self.teacher, model, name) for name in model.heads}
+        self.class_tables = {}
+        for name, other in self.teacher_heads.items():
+            check_head(other, self.teacher.heads[other], "output_distillation (its teacher)")
+            _check_depth(name, model.heads[name].quantity, self.teacher.heads[other].quantity)
+            rows = class_rows(self.teacher, other, model, name)
+            self.class_tables[name] = _class_table(rows, len(self.teacher.classes[other]))
+        _check_input_size(self.teacher.backbone.input_size, model.backbone.input_size)
+        known = self.teacher.score_thresholds
+        self.score_thresholds = {
+            name: known.get(name, 0.5) if score_threshold is None else score_threshold for name in self.teacher.heads
+        }
+        self.pixel_threshold = pixel_threshold
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        """Returns the losses of the heads on labels and predictions together."""
+        targets = self.pseudo_targets(model, batch)
+        losses: Losses = model.loss(model({**batch, "targets": targets}), targets, context)
+        return losses
+
+    def pseudo_targets(self, model: Any, batch: Batch) -> list[Targets]:
+        """Returns the targets of a batch, with the teacher's predictions for each head whose labels an image lacks."""
+        predicted = predicted_targets(self.teacher, batch, self.score_thresholds, self.pixel_threshold)
+        found = []
+        for i, target in enumerate(batch["targets"]):
+            filled = dict(target)
+            for name in missing_labels(model.heads, target):
+                filled |= _with_classes(predicted[self.teacher_heads[name]][i], self.class_tables[name])
+            found.append(filled)
+        return found
+
+
+def _class_table(rows: Tensor, count: int) -> Tensor:
+    """The student's class of each class of the teacher and of IGNORE, (256 or more,) int64; -1: none."""
+    table = torch.full((max(count, IGNORE + 1),), -1, dtype=torch.int64)
+    table[rows] = torch.arange(len(rows))
+    return table
+
+
+def _with_classes(target: Targets, table: Tensor) -> Targets:
+    """A target of the teacher in the classes of the student."""
+    if "labels" in target:
+        labels = table.to(target["labels"].device)[target["labels"]]
+        keep = labels >= 0
+        return {"boxes": target["boxes"][keep], "labels": labels[keep]}
+    if "semantic" in target:
+        classes = table.to(target["semantic"].device)[target["semantic"].long()]
+        return {"semantic": classes.masked_fill(classes < 0, IGNORE).to(target["semantic"].dtype)}
+    return target
+
+
+def _check_depth(name: str, quantity: str | None, other: str | None) -> None:
+    """Raises ConfigError if a head for metres has a teacher without."""
+    if quantity == "depth" and other == "inverse_depth":
+        raise ConfigError(
+            f"heads.{name} predicts metres, and the teacher relative inverse depth. Fix: output: relative, or a "
+            "teacher for metric depth."
+        )
+
+
+def _check_input_size(size: tuple[int, int] | None, own: tuple[int, int] | None) -> None:
+    """Raises ConfigError if the teacher has a fixed input size, and the student another or none."""
+    if size is not None and size != own:
+        raise ConfigError(
+            f"method.teacher: its backbone has the fixed input size {tuple(size)}, and the student "
+            f"{'none' if own is None else tuple(own)}. Fix: a teacher for any input size."
+        )

@@ -1,0 +1,84 @@
+"""Targets from the predictions of a teacher, on the grid of a batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.errors import ConfigError
+from densevit.interfaces import IGNORE, Batch, DenseHead, Head, Predictions, Targets
+
+_KEYS = ({"boxes", "labels"}, {"semantic"}, {"depth"})  # the targets that can be predicted
+
+
+@torch.no_grad()
+def predicted_targets(
+    teacher: Any, batch: Batch, score_thresholds: Mapping[str, float], pixel_threshold: float
+) -> dict[str, list[Targets]]:
+    """Returns the predictions of each head of a teacher, a `DenseModel` in evaluation mode, as the targets that the
+    head needs, without `image_id` and sizes.
+
+    score_thresholds: by head; objects with a smaller score are left out. pixel_threshold: pixels of a class map whose
+    class has a smaller probability, by the softmax of the head's `maps`, are ignored.
+    """
+    grids = [{**without_labels(target), "original_size": target["size"]} for target in batch["targets"]]
+    outputs = teacher({**batch, "targets": grids})
+    predictions = teacher.predictions(outputs, grids)
+    found = {}
+    for name, head in teacher.heads.items():
+        probabilities: list[Tensor | None] = [None] * len(grids)
+        if "semantic" in head.needs:
+            maps = head.maps(outputs[name], tuple(batch["images"].shape[2:]))
+            probabilities = list(maps.softmax(1).amax(1))  # (H, W) each
+        found[name] = [
+            _targets(prediction, grid["size"], score_thresholds.get(name, 0.0), probability, pixel_threshold)
+            for prediction, grid, probability in zip(predictions[name], grids, probabilities, strict=True)
+        ]
+    return found
+
+
+def _targets(
+    prediction: Predictions,
+    size: tuple[int, int],
+    score_threshold: float,
+    probability: Tensor | None,
+    pixel_threshold: float,
+) -> Targets:
+    """The targets of one image from a prediction on its grid. probability: (H, W) of each pixel's class."""
+    height, width = size
+    if "boxes" in prediction:
+        limits = prediction["boxes"].new_tensor([width, height, width, height])
+        boxes = prediction["boxes"].float().clamp(min=0).minimum(limits)
+        keep = (prediction["scores"] >= score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return {"boxes": boxes[keep], "labels": prediction["labels"][keep]}
+    if probability is not None:
+        sure = probability[:height, :width] >= pixel_threshold
+        return {"semantic": prediction["semantic"].masked_fill(~sure, IGNORE)}
+    if "depth" in prediction:
+        return {"depth": prediction["depth"]}
+    inverse = prediction["inverse_depth"]
+    return {"depth": torch.where(inverse > 0, 1 / inverse, 0.0)}
+
+
+def check_head(name: str, head: Head, method: str) -> None:
+    """Raises ConfigError if the targets of a head cannot be predicted. method: its name, for the message."""
+    if not any(keys == set(head.needs) for keys in _KEYS):
+        raise ConfigError(
+            f"heads.{name} needs {', '.join(head.needs)}; the method {method} predicts boxes and labels, semantic, "
+            "or depth. Fix: use another head, or another method."
+        )
+    if "semantic" in head.needs and not isinstance(head, DenseHead):
+        raise ConfigError(
+            f"heads.{name}: {type(head).__name__} is no DenseHead, whose maps have the probabilities of the classes. "
+            "Fix: use another head, or another method."
+        )
+
+
+def missing_labels(heads: Mapping[str, Head], target: Targets) -> list[str]:
+    """The names of the heads whose labels an image lacks."""
+    return [name for name, head in heads.items() if not all(key in target for key in head.needs)]
+
+
+def without_labels(target: Targets) -> Targets:
+    return {key: target[key] for key in ("image_id", "size", "original_size")}

@@ -1,0 +1,90 @@
+"""Frozen teachers of distillation: any model that densevit loads, or any backbone."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit import DenseModel, create_backbone, load
+from densevit.errors import ConfigError, DensevitError, WeightsError
+
+
+def load_teacher(source: str) -> DenseModel:
+    """Loads a frozen model with its heads from a source of `densevit.load`.
+
+    Raises WeightsError if it cannot be loaded, for a backbone without heads, and for an exported file, which
+    runs in another runtime.
+    """
+    try:
+        model = load(source).model
+    except DensevitError as error:
+        raise WeightsError(f"method.teacher: {error}") from None
+    if not any(True for _ in model.backbone.parameters()):
+        raise WeightsError(
+            f"method.teacher: {source} is an exported file without weights. Fix: name the model that was exported."
+        )
+    return model.requires_grad_(False).eval()
+
+
+def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
+    """Loads a frozen backbone, as a model without heads.
+
+    source: as for `load_teacher`, or the name, the options and the `weights` of a backbone as in the section
+    `backbone`. Without weights of its own, it is random, which is a warning.
+    """
+    if isinstance(source, str):
+        try:
+            return DenseModel(load_teacher(source).backbone, {}).requires_grad_(False).eval()
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error} A backbone without heads is given as a section: teacher={{name: PLUGIN, weights: {source}}}."
+            ) from None
+    options = dict(source)
+    if not isinstance(name := options.pop("name", None), str):
+        raise ConfigError("method.teacher has no name. Fix: teacher: {name: PLUGIN, weights: SOURCE}.")
+    if "weights" not in options and not options.get("pretrained"):
+        warnings.warn(
+            f"method.teacher: no weights are named, so the backbone {name} has those of its constructor, which are "
+            "random in built-in backbones. Fix: add weights: SOURCE.",
+            stacklevel=2,
+        )
+    try:
+        backbone = create_backbone(name, **options)
+    except DensevitError as error:
+        raise ConfigError(f"method.teacher: {error}") from None
+    return DenseModel(backbone, {}).requires_grad_(False).eval()
+
+
+def teacher_head(teacher: DenseModel, model: DenseModel, name: str) -> str:
+    """Returns the name of the teacher's head for a head of the model: that of the same name and task, or the only one
+    of its task.
+
+    Raises ConfigError if there is none.
+    """
+    task = model.heads[name].task
+    names = [other for other, head in teacher.heads.items() if head.task == task]
+    if name in names or len(names) == 1:
+        return name if name in names else names[0]
+    has = ", ".join(f"{other} ({head.task})" for other, head in teacher.heads.items())
+    raise ConfigError(
+        f"heads.{name} is for {task}; the teacher has the heads {has}. Fix: use a teacher with one head for {task}, or "
+        "with a head of this name."
+    )
+
+
+def class_rows(teacher: DenseModel, other: str, model: DenseModel, name: str) -> Tensor:
+    """Returns the teacher's index of each class of the model's head, (K,) int64, by their names.
+
+    other: the name of the teacher's head. Raises ConfigError if the teacher lacks a class.
+    """
+    index = {one.name: i for i, one in enumerate(teacher.classes[other])}
+    missing = [one.name for one in model.classes[name] if one.name not in index]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ConfigError(
+            f"heads.{name}: the teacher's head {other} lacks {len(missing)} of {len(model.classes[name])} classes: "
+            f"{', '.join(missing[:3])}{more}. Fix: use a teacher that predicts them, or rename the classes of the data."
+        )
+    return torch.tensor([index[one.name] for one in model.classes[name]], dtype=torch.int64)

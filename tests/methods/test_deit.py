@@ -1,0 +1,167 @@
+"""DeiT's distillation: equations 2 and 3 and the authors' loss, classes by name, images without labels, a training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+import densevit
+from densevit.config import from_mapping
+from densevit.errors import ConfigError
+from densevit.interfaces import LossContext
+from densevit_methods.deit import DeiT
+
+CLASSES = ("bus", "cat", "dog", "cow")
+VIT = {"name": "vit", "variant": "nano", "distillation_token": True, "drop_path": 0.0}
+HEAD = {"name": "classifier", "tokens": 2, "label_smoothing": 0.0}
+
+
+def randomised(model: Any) -> Any:
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A teacher for one more class, in another order."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    made = densevit.create_model(
+        {"name": "resnet", "depth": 18}, {"kinds": {"name": "classifier"}}, classes=["cow", "elk", "dog", "cat", "bus"],
+        pretrained=False,
+    )  # fmt: skip
+    torch.nn.init.normal_(made.model.heads["kinds"].classifier.weight)
+    densevit.save(made, path)
+    return str(path)
+
+
+def built(teacher: str, weight: float = 1.0, **options: Any) -> tuple[Any, DeiT, dict[str, Any]]:
+    """A student, the method, and a batch of three images with labels and one without."""
+    heads = {"classification": {**HEAD, "weight": weight}}
+    model = densevit.create_model(VIT, heads, classes=CLASSES, pretrained=False).model
+    sizes = [(64, 96), (64, 96), (50, 70), (64, 96)]
+    padding = torch.zeros(4, 64, 96, dtype=torch.bool)
+    padding[2, 50:] = True
+    padding[2, :, 70:] = True
+    targets: list[dict[str, Any]] = [
+        {"image_id": i, "size": size, "original_size": size} for i, size in enumerate(sizes)
+    ]
+    for target, label in zip(targets, (2, 0, 3), strict=False):
+        target["image_class"] = torch.tensor(label)
+    images = torch.randint(256, (4, 3, 64, 96), dtype=torch.uint8)
+    batch = {"images": images, "padding_mask": padding, "targets": targets}
+    return randomised(model).train(), DeiT(randomised(model), teacher, **options).train(), batch
+
+
+def logits(teacher: str, model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the two classifiers, and of the teacher in the student's order of classes."""
+    with torch.no_grad():
+        theirs = densevit.load(teacher).model(batch)["kinds"]["logits"][:, [4, 3, 2, 0]]
+    own = model(batch)["classification"]
+    return own["logits"], own["distillation_logits"], theirs
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_hard_distillation_is_equation_3(share: float, teacher_file: str) -> None:
+    model, method, batch = built(teacher_file, share=share)
+    losses = method.training_step(model, batch, LossContext())
+    first, second, teacher = logits(teacher_file, model, batch)
+    probabilities = first.softmax(1)[range(3), [2, 0, 3]], second.softmax(1)[range(4), teacher.argmax(1)]
+    scores = torch.randn(9, 4), torch.randn(9, 4)
+    each = torch.stack([-own.softmax(0)[other.argmax()].log() for own, other in zip(*scores, strict=True)])
+    torch.testing.assert_close(method.errors(*scores), each)
+    expected = [(1 - share) * -probabilities[0].log().mean(), share * -probabilities[1].log().mean()]
+    found = [losses["classification/cross_entropy"], losses["classification/distillation_cross_entropy"]]
+    assert len(losses) == 2
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("share", "temperature"), [(0.1, 3.0), (0.7, 1.0)])
+def test_soft_distillation_is_equation_2(share: float, temperature: float, teacher_file: str) -> None:
+    """The sum written out, and the authors' kl_div with log_target, which they divide by the number of elements."""
+    options = {"share": share, "temperature": temperature}
+    model, method, batch = built(teacher_file, 2.0, distillation="soft", **options)
+    losses = method.training_step(model, batch, LossContext())
+    first, second, teacher = (x.double() for x in logits(teacher_file, model, batch))
+    p, q = (teacher / temperature).softmax(1), (second / temperature).softmax(1)
+    divergence = (p * (p / q).log()).sum(1).mean()
+    found = losses["classification/distillation_cross_entropy"].double()
+    torch.testing.assert_close(found, 2 * share * temperature**2 * divergence, rtol=1e-4, atol=1e-5)
+    authors = F.kl_div(
+        F.log_softmax(second / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1), reduction="sum",
+        log_target=True,
+    ) * temperature**2 / second.numel()  # fmt: skip
+    torch.testing.assert_close(found, 2 * share * authors * len(CLASSES), rtol=1e-4, atol=1e-5)
+    label = -first.log_softmax(1)[range(3), [2, 0, 3]].mean()
+    torch.testing.assert_close(losses["classification/cross_entropy"].double(), 2 * (1 - share) * label)
+
+
+def test_loss_of_the_head_is_replaced_not_added(teacher_file: str) -> None:
+    """If the teacher's classes are the labels, hard distillation is what `supervised` computes."""
+    model, method, batch = built(teacher_file)
+    teacher = logits(teacher_file, model, batch)[2]
+    for target, label in zip(batch["targets"], teacher.argmax(1), strict=True):
+        target["image_class"] = label
+    expected = densevit.create_method("supervised", model).training_step(model, batch, LossContext())
+    found = method.training_step(model, batch, LossContext())
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("distillation", ["hard", "soft"])
+def test_images_without_labels_train_the_distillation_token(distillation: str, teacher_file: str) -> None:
+    model, method, batch = built(teacher_file, distillation=distillation)
+    for target in batch["targets"]:
+        target.pop("image_class", None)
+    losses = method.training_step(model, batch, LossContext())
+    assert losses["classification/cross_entropy"] == 0 < losses["classification/distillation_cross_entropy"]
+    torch.stack(list(losses.values())).sum().backward()
+    unused = {name for name, p in model.named_parameters() if p.grad is None}
+    assert all("norm" in name for name in unused), unused
+    assert not model.heads["classification"].classifier.weight.grad.any()
+    assert model.heads["classification"].distillation_classifier.weight.grad.any()
+    assert not method.state_dict() and not any(module.training for module in method.teacher.modules())
+
+
+def test_wrong_options_are_errors(teacher_file: str, tmp_path: Path) -> None:
+    model = densevit.create_model(VIT, {"kinds": HEAD}, classes=[*CLASSES, "yak"], pretrained=False).model
+    with pytest.raises(ConfigError, match=r"heads\.kinds: the teacher's head kinds lacks 1 of 5 classes: yak\. Fix"):
+        DeiT(model, teacher_file)
+    with pytest.raises(ValueError, match="share is 2"):
+        DeiT(model, teacher_file, share=2)
+    with pytest.raises(ValueError, match="temperature is 0"):
+        DeiT(model, teacher_file, temperature=0)
+    one = densevit.create_model(VIT, {"kinds": {**HEAD, "tokens": 1}}, classes=CLASSES, pretrained=False).model
+    with pytest.raises(ConfigError, match="needs one head with a distillation token; 0 of 1 heads"):
+        DeiT(one, teacher_file)
+    learned = densevit.create_model(VIT, {"kinds": {**HEAD, "weight": "learned"}}, classes=CLASSES, pretrained=False)
+    with pytest.raises(ConfigError, match=r"heads\.kinds\.weight is learned"):
+        DeiT(learned.model, teacher_file)
+    with pytest.raises(densevit.PluginError, match="distillation"):
+        densevit.create_method("deit", model, teacher=teacher_file, distillation="medium")
+
+
+@pytest.mark.integration
+def test_training_with_mixed_images(teacher_file: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in CLASSES:
+            folder = tmp_path / "animals" / split / name
+            folder.mkdir(parents=True)
+            Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(folder / "1.png")
+    values: dict[str, Any] = {
+        "backbone": VIT,
+        "heads": {"classification": HEAD},
+        "method": {"name": "deit", "teacher": teacher_file, "distillation": "soft", "share": 0.3},
+        "data": {"name": "image_folder", "root": str(tmp_path / "animals"), "image_size": 64, "batch_size": 4,
+                 "num_workers": 0, "recipe": "resized_crop", "mixup": 0.8},
+        "trainer": {"max_steps": 2, "precision": "bf16-mixed", "accelerator": "cpu", "log_every": 1},
+    }  # fmt: skip
+    run = densevit.fit(from_mapping(values), run_dir=tmp_path / "run")
+    assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
