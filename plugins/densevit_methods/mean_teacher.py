@@ -22,6 +22,7 @@ from densevit.interfaces import (
     Targets,
 )
 from densevit_methods.colours import strong_colours
+from densevit_methods.moving_average import update_average
 
 _KEYS = ({"boxes", "labels"}, {"semantic"}, {"depth"})  # the targets that can be predicted
 
@@ -140,14 +141,8 @@ class MeanTeacher(Method):
         return {"depth": torch.where(inverse > 0, 1 / inverse, 0.0)}
 
     def after_step(self, model: Any) -> None:
-        """Moves the teacher to the student; integer buffers, such as counters of batches, are copied."""
         self.updates += 1
-        weight = torch.clamp(1 / self.updates, min=1 - self.decay)
-        for average, current in zip(self.teacher.state_dict().values(), model.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, weight.to(average.dtype))
-            else:
-                average.copy_(current)
+        update_average(self.teacher, model, torch.clamp(1 / self.updates, min=1 - self.decay))
 
 
 def _check(name: str, head: Head) -> None:
