@@ -32,8 +32,10 @@ def random_resized_crop(image: Tensor, generator: np.random.Generator, size: int
 
 def as_view(image: Tensor, sample: Sample) -> Sample:
     """A crop of a sample's image as a view, without labels."""
-    targets = {key: sample["targets"][key] for key in ("image_id", "original_size")}
-    return {"image": image, "targets": {**targets, "size": tuple(image.shape[1:])}}
+    targets = sample["targets"]
+    original_size = targets.get("original_size", tuple(sample["image"].shape[1:]))
+    size = tuple(image.shape[1:])
+    return {"image": image, "targets": {"image_id": targets["image_id"], "original_size": original_size, "size": size}}
 
 
 def check_scale(option: str, scale: tuple[float, float]) -> None:

@@ -108,7 +108,7 @@ class MAE(Method):
         N = visible.shape[1]
         first, cells = blocks.tokens.split([blocks.tokens.shape[1] - N, N], 1)
         counts = visible.sum(1)
-        index = visible.float().argsort(1, descending=True, stable=True)[:, : int(counts.max())]  # (B, V)
+        index = visible.float().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]  # (B, V)
         used = torch.arange(index.shape[1], device=index.device) < counts[:, None]
         x = torch.cat([first, cells.gather(1, index[..., None].expand(-1, -1, cells.shape[2]))], 1)
         bias = key_bias(used, first.shape[1])
