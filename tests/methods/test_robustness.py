@@ -35,12 +35,24 @@ FEW_LABELS = {
     "labelled": {**SCENES, "train_length": 3, "per_batch": 1},
     "unlabelled": {**SCENES, "train_length": 12, "seed": 1, "per_batch": 1, "provides": []},
 }
+IMAGES = {"heads": {}, "data": {**SCENES, "train_length": 12}}
 METHODS: dict[str, dict[str, Any]] = {  # the sections of each one's config
     "mean_teacher": {
         "method": {"name": "mean_teacher", "burn_in": 2, "score_threshold": 0.05, "pixel_threshold": 0.084},
         "heads": HEADS,
         "data": {"name": "mix", "sets": FEW_LABELS},
     },
+    "dino": {
+        "method": {"name": "dino", "local_crops": 1, "global_size": 64, "local_size": 32, "prototypes": 16},
+        **IMAGES,
+    },
+    "mae": {
+        "method": {"name": "mae", "width": 16, "depth": 1, "num_heads": 2},
+        "backbone": {"name": "vit", "variant": "nano", "drop_path": 0.0, "image_size": 64, "checkpointing": True},
+        **IMAGES,
+    },
+    "moco_v3": {"method": {"name": "moco_v3", "image_size": 64, "hidden": 16, "width": 8}, **IMAGES},
+    "simmim": {"method": {"name": "simmim"}, **IMAGES},
 }
 
 
