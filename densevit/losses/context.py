@@ -26,7 +26,8 @@ class LossContext:
     processes: number of processes. group: their group in torch.distributed; None: the default group.
     batches: number of accumulated batches. counts: means of `Head.loss_counts` over the batches and processes, by name;
         by HEAD/NAME for a model with several heads. Empty: not known.
-    step: number of the optimiser step, from 0.
+    step: number of the optimiser step, from 0. progress: the share of the training's optimiser steps that are done, in
+        0 ... 1; 0 if the training has no end.
     finite_costs: whether a matching cost that is not finite is an error that names its image. Trainings set False: the
         loss is then not finite either, which all processes detect; an error in one process would leave the others
         waiting for it.
@@ -36,6 +37,7 @@ class LossContext:
     batches: int = 1
     counts: Mapping[str, Tensor] = field(default_factory=dict)
     step: int = 0
+    progress: float = 0.0
     finite_costs: bool = True
     group: Any = None
 

@@ -23,6 +23,22 @@ def strong_colours(image: Tensor, generator: np.random.Generator) -> Tensor:
     return image
 
 
+def self_supervised_colours(image: Tensor, generator: np.random.Generator, blur: float, solarize: float) -> Tensor:
+    """Changes colours as DINO and MoCo v3 (Grill et al. 2020, "BYOL", with factors of their own): with probability 0.8
+    brightness and contrast by a factor in 0.6 ... 1.4, saturation in 0.8 ... 1.2 and hue by up to a tenth of a turn,
+    with 0.2 to grey, then blurred (0.1 to 2 pixels) and solarized with these probabilities.
+
+    image: (3, H, W) uint8. Returns the same shape and type.
+    """
+    if generator.random() < 0.8:
+        image = color_jitter(image, generator, 0.4, 0.4, 0.2, 0.1)
+    if generator.random() < 0.2:
+        image = F.rgb_to_grayscale(image, num_output_channels=3)
+    if generator.random() < blur:
+        image = gaussian_blur(image, generator.uniform(0.1, 2.0))
+    return F.solarize(image, 128) if generator.random() < solarize else image
+
+
 def color_jitter(
     image: Tensor, generator: np.random.Generator, brightness: float, contrast: float, saturation: float, hue: float
 ) -> Tensor:

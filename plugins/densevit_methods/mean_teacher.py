@@ -10,6 +10,7 @@ from torch import Tensor
 
 from densevit.interfaces import Batch, LossContext, Losses, Method, Sample, Targets
 from densevit_methods.colours import strong_colours
+from densevit_methods.moving_average import update_average
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets, without_labels
 
 
@@ -96,14 +97,8 @@ class MeanTeacher(Method):
         return found
 
     def after_step(self, model: Any) -> None:
-        """Moves the teacher to the student; integer buffers, such as counters of batches, are copied."""
         self.updates += 1
-        weight = torch.clamp(1 / self.updates, min=1 - self.decay)
-        for average, current in zip(self.teacher.state_dict().values(), model.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, weight.to(average.dtype))
-            else:
-                average.copy_(current)
+        update_average(self.teacher, model, torch.clamp(1 / self.updates, min=1 - self.decay))
 
 
 class WeakAndStrong:

@@ -22,9 +22,10 @@ SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
 PUBLISHED = sorted(
     path
     for path in Path("configs").glob("*/*.yaml")
-    if path not in SECTIONS and path.parent.name not in ("benchmark", "backbone", "start")
+    if path not in SECTIONS and path.parent.name not in ("benchmark", "backbone", "start", "pretrain")
 )  # test_recipes.py, test_coco_recipes.py, test_mask_recipes.py and test_depth_recipes.py run them
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
+PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))  # test_pretraining_recipes.py runs them
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1")
 
 
@@ -100,7 +101,9 @@ def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path
         assert not parameter.requires_grad or parameter.grad is not None, name
 
 
-@pytest.mark.parametrize("path", [*SHIPPED, *PUBLISHED, *START], ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path", [*SHIPPED, *PUBLISHED, *START, *PRETRAINING], ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_no_config_searches_for_unused_parameters_in_each_step(path: Path) -> None:
     """The tests of one training step show for each config that all trained parameters have a gradient."""
     section = configs.load(path).trainer
@@ -135,7 +138,7 @@ def header(path: Path) -> str:
     )
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*SHIPPED, *PRETRAINING], ids=lambda path: path.stem)
 def test_config_header_states_cost_and_scores(path: Path) -> None:
     if "Cost and score are not measured." in header(path):
         return
@@ -148,7 +151,9 @@ def test_untrained_recipe_states_the_published_score(path: Path) -> None:
     assert any(re.search(rf"{score} [\d.]+", published) for score in SCORES)
 
 
-@pytest.mark.parametrize("path", [*PUBLISHED, *SECTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path", [*PUBLISHED, *SECTIONS, *PRETRAINING], ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_command_in_the_header_names_the_file(path: Path) -> None:
     """The command at the top of a recipe or a section; a recipe with a base names the base instead."""
     base = re.search(r"^base: (.+)$", path.read_text(), re.MULTILINE)

@@ -41,6 +41,7 @@ FEW_LABELS = {
 CLASSIFIER = {"name": "classifier", "label_smoothing": 0.0}
 IMAGES = {"name": "image_folder", "root": "FOLDER/images", "image_size": 64}
 DISTILLING = {"backbone": {"name": "resnet", "depth": 18}, "heads": HEADS, "data": SCENES, "trainer": {"max_steps": 1}}
+UNLABELLED = {"heads": {}, "data": {**SCENES, "train_length": 12}}
 # The sections of each one's config, and as `teacher` those of FOLDER/teacher.safetensors.
 METHODS: dict[str, dict[str, Any]] = {
     "mean_teacher": {
@@ -69,7 +70,20 @@ METHODS: dict[str, dict[str, Any]] = {
         "heads": {"classification": {**CLASSIFIER, "tokens": 2}},
         "data": IMAGES,
     },
+    "dino": {
+        "method": {"name": "dino", "local_crops": 1, "global_size": 64, "local_size": 32, "prototypes": 16},
+        **UNLABELLED,
+    },
+    "mae": {
+        "method": {"name": "mae", "width": 16, "depth": 1, "num_heads": 2},
+        "backbone": {"name": "vit", "variant": "nano", "drop_path": 0.0, "image_size": 64, "checkpointing": True},
+        **UNLABELLED,
+    },
+    "moco_v3": {"method": {"name": "moco_v3", "image_size": 64, "hidden": 16, "width": 8}, **UNLABELLED},
+    "simmim": {"method": {"name": "simmim"}, **UNLABELLED},
 }  # fmt: skip
+IN_BRIEF = ("mean_teacher", "dino")
+EACH = [method if method in IN_BRIEF else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
 
 
 def prepare(method: str, folder: Path) -> None:
@@ -123,7 +137,7 @@ def run_process(rank: int, folder: Path) -> None:
     densevit.fit(config(method, folder, 2, True, devices=2, strategy="ddp"), run_dir=folder / "together")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH)
 def test_two_processes_match_one(
     method: str, tmp_path: Path, run_processes: Callable[..., None], free_port: int
 ) -> None:
@@ -151,7 +165,7 @@ class Kill(lightning.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH)
 def test_killed_run_continues_exactly(method: str, tmp_path: Path) -> None:
     from tests.training.run.test_signals import child
 

@@ -39,7 +39,7 @@ BACKBONE = "backbone: {name: swin, variant: nano, window_size: 4}"
 SIMMIM = f"""
 {BACKBONE}
 heads: {{}}
-method: {{name: simmim, patch: 16}}
+method: {{name: my_simmim, patch: 16}}
 data: {{name: images, root: photos, image_size: 64, batch_size: 8, num_workers: 0}}
 optim: {{lr: 1e-3, warmup_steps: 2}}
 trainer: {{max_steps: 20, accelerator: cpu, precision: "32", log_every: 1, checkpoint_every: 3}}
@@ -113,14 +113,14 @@ def test_simmim_learns_from_images_without_labels(pretrained: Path) -> None:
 
 def test_its_run_folder_is_complete(pretrained: Path) -> None:
     said = (pretrained / "said.txt").read_text()
-    model, data = "swin, method simmim, 2.41 M", "photos (images): 24 training images, 5 validation images"
+    model, data = "swin, method my_simmim, 2.41 M", "photos (images): 24 training images, 5 validation images"
     for line in (f"{model} trained parameters", data):
         assert line in said
     config = configs.load(pretrained)
-    assert config.method.name == "simmim" and config.method.options == {"patch": 16} and config.heads == {}
+    assert config.method.name == "my_simmim" and config.method.options == {"patch": 16} and config.heads == {}
     assert "# parameters of the method: 789,507" in (pretrained / "config.yaml").read_text()
     report = (pretrained / "report.html").read_text()
-    assert "simmim on swin, data: photos (images)" in report and "Visualizations" not in report
+    assert "my_simmim on swin, data: photos (images)" in report and "Visualizations" not in report
     assert not (pretrained / "predictions").exists()
     tensors, header = read_safetensors(pretrained / "model.safetensors")
     backbone = build_backbone("swin", variant="nano", window_size=4).state_dict()
@@ -188,7 +188,7 @@ def batch_of(*sizes: tuple[int, int]) -> Any:
 
 
 def test_simmim_masks_its_share_of_the_patches_of_each_image() -> None:
-    method = registry.create("methods", "simmim", small_model(), options={"patch": 16, "mask_ratio": 0.5}, where="")
+    method = registry.create("methods", "my_simmim", small_model(), options={"patch": 16, "mask_ratio": 0.5}, where="")
     batch = batch_of((64, 96), (40, 50))
     masked = method.masked_pixels(torch.rand(2, 4, 6), batch["padding_mask"])
     assert masked[0].sum() == 12 * 16 * 16  # of 4 x 6 patches
@@ -202,7 +202,7 @@ def test_simmim_masks_its_share_of_the_patches_of_each_image() -> None:
 def test_simmim_loss_is_the_mean_error_of_the_masked_pixels() -> None:
     """With a decoder that predicts a constant; the backbone sees the mask token at masked pixels only."""
     model = small_model().eval()
-    method = registry.create("methods", "simmim", model, options={"patch": 16}, where="")
+    method = registry.create("methods", "my_simmim", model, options={"patch": 16}, where="")
     torch.nn.init.zeros_(method.decoder[0].weight)
     torch.nn.init.constant_(method.decoder[0].bias, 0.25)
     method.mask_token.data.fill_(7.0)
@@ -225,8 +225,8 @@ def test_simmim_loss_is_the_mean_error_of_the_masked_pixels() -> None:
 
 
 def test_methods_are_listed_and_their_options_checked() -> None:
-    assert {"simmim", "simsiam", "distillation", "supervised"} <= set(registry.find("methods"))
-    with pytest.raises(ConfigError, match=r"method\.mask_rate is not an option of 'simmim'.*mask_ratio"):
+    assert {"my_simmim", "simsiam", "distillation", "supervised"} <= set(registry.find("methods"))
+    with pytest.raises(ConfigError, match=r"method\.mask_rate is not an option of 'my_simmim'.*mask_ratio"):
         fit("simmim.yaml", ["method.mask_rate=0.5"])
     with pytest.raises(ConfigError, match="heads is empty; the method 'supervised' trains heads"):
         fit("simmim.yaml", ["method={name: supervised}"])

@@ -154,10 +154,12 @@ class DenseModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         self._skipped["training"].add(batch)
         step = self.trainer.global_step
+        progress = min(1.0, step / self._steps) if self._steps else 0.0
         for head in self.model.heads.values():
-            head.set_progress(min(1.0, step / self._steps) if self._steps else 0.0)
+            head.set_progress(progress)
         context = LossContext.of_processes(step=step) if self._context is None else self._context
-        losses = self.method.training_step(self.model, batch, replace(context, finite_costs=self.before_update is None))
+        context = replace(context, progress=progress, finite_costs=self.before_update is None)
+        losses = self.method.training_step(self.model, batch, context)
         check_losses(losses, self.method)
         loss = torch.stack(list(losses.values())).sum()
         terms = self.terms = {name: term.detach() for name, term in losses.items()}

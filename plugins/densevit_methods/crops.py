@@ -1,0 +1,46 @@
+"""Random crops as views, for methods that compare views of an image."""
+
+import math
+
+import numpy as np
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from densevit.interfaces import Sample
+
+
+def random_resized_crop(image: Tensor, generator: np.random.Generator, size: int, scale: tuple[float, float]) -> Tensor:
+    """A crop of random area and aspect ratio, resized to a square (Szegedy et al. 2015, section 6), flipped with
+    probability 0.5. As torchvision's RandomResizedCrop with a generator that is passed in.
+
+    image: (3, H, W) uint8. scale: share of the area; aspect ratios are 3/4 ... 4/3. Returns (3, size, size) uint8.
+    """
+    height, width = image.shape[1:]
+    for _ in range(10):
+        area = height * width * generator.uniform(*scale)
+        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            break
+    else:  # the largest central crop with a possible aspect ratio
+        h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    top, left = int(generator.integers(height - h + 1)), int(generator.integers(width - w + 1))
+    image = F.resized_crop(image, top, left, h, w, [size, size], InterpolationMode.BICUBIC, antialias=True)
+    return F.horizontal_flip(image) if generator.random() < 0.5 else image
+
+
+def as_view(image: Tensor, sample: Sample) -> Sample:
+    """A crop of a sample's image as a view, without labels."""
+    targets = sample["targets"]
+    original_size = targets.get("original_size", tuple(sample["image"].shape[1:]))
+    size = tuple(image.shape[1:])
+    return {"image": image, "targets": {"image_id": targets["image_id"], "original_size": original_size, "size": size}}
+
+
+def check_scale(option: str, scale: tuple[float, float]) -> None:
+    """Raises ValueError if a range of areas is not in 0 ... 1."""
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(
+            f"{option} is {list(scale)}; two ascending shares of the area, above 0 and up to 1, are needed."
+        )

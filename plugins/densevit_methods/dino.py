@@ -1,0 +1,163 @@
+"""DINO: self-distillation with no labels (Caron et al. 2021, "Emerging Properties in Self-Supervised Vision
+Transformers")."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.interfaces import Batch, LossContext, Losses, Method, Sample
+from densevit_methods.colours import self_supervised_colours
+from densevit_methods.crops import as_view, check_scale, random_resized_crop
+from densevit_methods.moving_average import cosine_momentum, update_average
+
+
+class DINO(Method):
+    """The student matches the centred and sharpened output of its moving average, the teacher, on other crops.
+
+    The teacher sees the two global crops, the student all crops (section 3.1). An image is described by the mean of the
+    backbone's coarsest feature, as every backbone has one; the paper uses the class token of a ViT. The teacher is in
+    evaluation mode, without stochastic depth; it is the model that is saved. Crops replace the transform of
+    `data.recipe`.
+
+    local_crops: their number. global_size, local_size: side of the crops in pixels. global_scale, local_scale: their
+        share of the image's area.
+    prototypes: the number of outputs, K of the paper.
+    momentum: of the teacher, which rises to 1 by a cosine; 0.9995 for batches of 256 images and fewer.
+    teacher_temperature: rises linearly from the first to the second value during the share `temperature_warmup` of the
+        training (appendix D). student_temperature, center_momentum: section 3.1.
+    freeze_last_layer: share of the training in which the last layer is not trained; an epoch in the authors' code.
+    """
+
+    center: Tensor
+    progress: Tensor
+
+    def __init__(
+        self,
+        model: Any,
+        local_crops: int = 8,
+        global_size: int = 224,
+        local_size: int = 96,
+        global_scale: tuple[float, float] = (0.4, 1.0),
+        local_scale: tuple[float, float] = (0.05, 0.4),
+        prototypes: int = 65536,
+        momentum: float = 0.996,
+        teacher_temperature: tuple[float, float] = (0.04, 0.07),
+        temperature_warmup: float = 0.1,
+        student_temperature: float = 0.1,
+        center_momentum: float = 0.9,
+        freeze_last_layer: float = 0.01,
+    ) -> None:
+        super().__init__(model)
+        if local_crops < 0 or min(global_size, local_size, prototypes) < 1:
+            raise ValueError(
+                f"local_crops is {local_crops}, global_size {global_size}, local_size {local_size}, prototypes "
+                f"{prototypes}; at least 0, and 1 for the others, are expected."
+            )
+        check_scale("global_scale", global_scale)
+        check_scale("local_scale", local_scale)
+        shares = {
+            "momentum": momentum,
+            "temperature_warmup": temperature_warmup,
+            "center_momentum": center_momentum,
+            "freeze_last_layer": freeze_last_layer,
+        }
+        for option, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{option} is {value}; a number from 0 to 1 is expected.")
+        if min(*teacher_temperature, student_temperature) <= 0:
+            raise ValueError("teacher_temperature and student_temperature must be above 0.")
+        self.views = 2 + local_crops
+        self.sizes = [global_size] * 2 + [local_size] * local_crops
+        self.scales = [global_scale] * 2 + [local_scale] * local_crops
+        self.momentum, self.center_momentum, self.freeze_last_layer = momentum, center_momentum, freeze_last_layer
+        self.teacher_temperature, self.temperature_warmup = teacher_temperature, temperature_warmup
+        self.student_temperature = student_temperature
+        self.head = DINOHead(model.backbone.channels[-1], prototypes)
+        self.teacher = copy.deepcopy(model).requires_grad_(False)
+        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.register_buffer("center", torch.zeros(prototypes))
+        self.register_buffer("progress", torch.tensor(0.0))
+
+    def saved_model(self, model: Any) -> Any:
+        return self.teacher
+
+    def transform(self, recipe: Any) -> Any:
+        """The global and the local crops, with the blur and solarization of BYOL's two views (appendix D)."""
+
+        def views(sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:
+            crops = []
+            for i, (size, scale) in enumerate(zip(self.sizes, self.scales, strict=True)):
+                crop = random_resized_crop(sample["image"], generator, size, scale)
+                blur, solarize = (1.0, 0.0) if i == 0 else (0.1, 0.2) if i == 1 else (0.5, 0.0)
+                crops.append(as_view(self_supervised_colours(crop, generator, blur, solarize), sample))
+            return crops
+
+        return views
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        """Returns `cross_entropy`, the mean over pairs of different crops, a global one and any."""
+        crops = [batch, *batch["other_views"]]
+        trained = context.progress >= self.freeze_last_layer
+        student = torch.cat(
+            [self.head(pooled(model, same), trained) for same in (crops[:2], crops[2:]) if same]
+        )  # (crops * B, K)
+        with torch.no_grad():
+            teacher = self.teacher_head(pooled(self.teacher, crops[:2]))  # (2 B, K)
+        loss = self.cross_entropy(student, teacher, self.temperature(context.progress))
+        batch_center = context.mean(teacher.mean(0))
+        self.center.lerp_(batch_center.to(self.center.dtype), 1 - self.center_momentum)
+        self.progress.fill_(context.progress)
+        return {"cross_entropy": loss}
+
+    def cross_entropy(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Equation 3. student: (V * B, K), teacher: (2 B, K), crop by crop."""
+        log_p = (student / self.student_temperature).log_softmax(1).chunk(self.views)
+        target = ((teacher - self.center) / temperature).softmax(1).chunk(2)
+        pairs = [-(t * s).sum(1).mean() for i, t in enumerate(target) for j, s in enumerate(log_p) if i != j]
+        return torch.stack(pairs).mean()
+
+    def temperature(self, progress: float) -> float:
+        """The teacher's temperature."""
+        first, last = self.teacher_temperature
+        done = 1.0 if progress >= self.temperature_warmup else progress / self.temperature_warmup
+        return first + (last - first) * done
+
+    def after_step(self, model: Any) -> None:
+        weight = 1 - cosine_momentum(self.momentum, self.progress)
+        update_average(self.teacher, model, weight)
+        update_average(self.teacher_head, self.head, weight)
+
+
+class DINOHead(nn.Module):
+    """A three-layer MLP, then a layer without bias on unit vectors whose rows are unit vectors too (weight
+    normalisation with fixed length; section 3.1 and appendix C)."""
+
+    def __init__(self, channels: int, prototypes: int, hidden: int = 2048, bottleneck: int = 256) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.directions = nn.Parameter(nn.Linear(bottleneck, prototypes, bias=False).weight.detach().clone())
+
+    def forward(self, x: Tensor, trained: bool = True) -> Tensor:
+        """(B, C) -> (B, K) float32. trained: whether the last layer gets a gradient; otherwise it is 0."""
+        directions = self.directions if trained else self.directions.detach() + 0 * self.directions
+        x = F.normalize(self.mlp(x).float(), dim=1)
+        return F.linear(x, F.normalize(directions.float(), dim=1)).float()
+
+
+def pooled(model: Any, views: list[Batch]) -> Tensor:
+    """The mean of the coarsest feature of views of one size, which are not padded: (V * B, C)."""
+    images = torch.cat([view["images"] for view in views])
+    padding = torch.cat([view["padding_mask"] for view in views])
+    pixels = model.normalise(images, padding)
+    feature: Tensor = model.backbone(pixels)[-1][..., : pixels.shape[2], : pixels.shape[3]]
+    return feature.mean((2, 3))

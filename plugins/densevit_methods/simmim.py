@@ -1,0 +1,57 @@
+"""SimMIM: a simple framework for masked image modeling (Xie et al. 2022)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from densevit.interfaces import Batch, LossContext, Losses, Method
+from densevit_methods.patch_masks import (
+    MaskToken,
+    check_ratio,
+    mask_patches,
+    pixels_of_patches,
+    random_masking,
+    with_mask_seed,
+)
+
+
+class SimMIM(Method):
+    """Predicts the masked pixels of an image from the backbone's coarsest feature, by one linear layer.
+
+    The loss is the mean absolute error of masked pixels, normalised as the backbone expects (section 3.4). The mask
+    token replaces pixels instead of the patch embedding, for any backbone; see `MaskToken`.
+
+    mask_ratio: share of the patches of an image that are masked. patch: their side in pixels, a multiple of the
+        backbone's finest stride (section 4.1.1: 32 and 0.6).
+    """
+
+    def __init__(self, model: Any, mask_ratio: float = 0.6, patch: int = 32) -> None:
+        super().__init__(model)
+        check_ratio(mask_ratio)
+        self.patch, self.masking = patch, random_masking(mask_ratio)
+        self.mask_token = MaskToken(model.backbone, patch)
+        channels, stride = model.backbone.channels[-1], model.backbone.strides[-1]
+        self.decoder = nn.Sequential(nn.Conv2d(channels, 3 * stride**2, 1), nn.PixelShuffle(stride))
+
+    def transform(self, recipe: Any) -> Any:
+        return with_mask_seed(recipe)
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        """Returns `reconstruction`, a mean over the masked pixels of all processes."""
+        errors, counts = self.errors(model, batch)
+        return {"reconstruction": errors.sum() / context.mean(counts.sum()).clamp(min=1)}
+
+    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
+        errors, counts = self.errors(model, batch)
+        return errors / counts.clamp(min=1)
+
+    def errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The sums of the absolute errors of masked values, and the numbers of these values, (B,) each."""
+        padding = batch["padding_mask"]
+        patches, _ = mask_patches(batch, self.patch, self.masking)
+        masked = pixels_of_patches(patches, self.patch, padding)  # (B, H, W)
+        pixels = model.normalise(batch["images"], padding)
+        feature = model.backbone(self.mask_token(pixels, masked))[-1]
+        predicted = self.decoder(feature)[..., : pixels.shape[2], : pixels.shape[3]]
+        errors = (predicted.float() - pixels.float()).abs() * masked[:, None]
+        return errors.sum((1, 2, 3)), 3.0 * masked.sum((1, 2))

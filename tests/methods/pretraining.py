@@ -1,0 +1,96 @@
+"""Small models and batches without labels, for the tests of pretraining methods."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import densevit
+from densevit.config import Config, from_mapping
+from densevit.inference.creating import build_model
+from densevit.interfaces import Batch
+from densevit.training.run.metrics_csv import MetricsCsv
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "swin": {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0},
+    "vit": {"name": "vit", "variant": "nano", "drop_path": 0.0, "image_size": 64},
+    "mvit": {"name": "mvit", "variant": "nano", "drop_path": 0.0},
+    "resnet": {"name": "resnet", "depth": 18},
+}
+SIZES = ((64, 96), (40, 50))
+
+
+def config(method: dict[str, Any], backbone: str = "swin", **sections: Any) -> Config:
+    values: dict[str, Any] = {
+        "backbone": BACKBONES[backbone], "heads": {}, "method": method,
+        "data": {"name": "scenes", "image_size": 64, "train_length": 6, "val_length": 2, "batch_size": 2},
+        "trainer": {"max_steps": 4, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluate_every": 0.99},
+    }  # fmt: skip
+    return from_mapping({**values, **sections})
+
+
+def built(name: str, backbone: str = "swin", **options: Any) -> tuple[Any, Any]:
+    """A model and its method in training mode; no parameter is only zeros."""
+    torch.manual_seed(0)
+    model = build_model(config({"name": name, **options}, backbone), {})
+    method = densevit.create_method(name, model, **options)
+    for module in (model, method):
+        randomise(module)
+    return model.train(), method.train()
+
+
+def randomise(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+
+
+def batch_of(*sizes: tuple[int, int], seed: int = 0) -> Batch:
+    """Random images of these sizes, padded to the largest."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for i, (h, w) in enumerate(sizes):
+        images[i, :, :h, :w] = torch.randint(256, (3, h, w), generator=generator)
+        padding[i, :h, :w] = False
+    targets = [{"image_id": f"{seed}-{i}", "size": size, "original_size": size} for i, size in enumerate(sizes)]
+    return {"images": images, "padding_mask": padding, "targets": targets}
+
+
+def views_of(*sides: int, count: int = 2) -> Batch:
+    """A batch with views, each of `count` square images of this side."""
+    first, *others = (batch_of(*[(side, side)] * count, seed=i) for i, side in enumerate(sides))
+    return {**first, "other_views": others}
+
+
+def normalised(model: Any, batch: Batch) -> Tensor:
+    """The backbone's input, in float64 and by hand."""
+    mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (model.backbone.mean, model.backbone.std))
+    pixels = (batch["images"].double() / 255 - mean) / std
+    return torch.where(batch["padding_mask"][:, None], 0.0, pixels)
+
+
+def photos(root: Path) -> Path:
+    """A folder of images of different sizes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        (root / split).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (40 + 9 * i, 90 - 7 * i, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / f"{i}.png")
+    return root
+
+
+def train(name: str, backbone: str, tmp_path: Path, **options: Any) -> Any:
+    """Trains four steps on images of different sizes. Returns the run; its losses are finite."""
+    data = {"name": "images", "root": str(photos(tmp_path / "photos")), "image_size": 64, "batch_size": 2,
+            "num_workers": 0}  # fmt: skip
+    made = config({"name": name, **options}, backbone, data=data)
+    run = densevit.fit(made, run_dir=tmp_path / "run")
+    rows = [row for row in MetricsCsv(run.path / "metrics.csv").rows() if row.get("train/loss")]
+    assert len(rows) == 4 and all(np.isfinite(float(row["train/loss"])) for row in rows)
+    return run

@@ -1,0 +1,153 @@
+"""DINO: crops, loss and centre of the authors' code, schedules, the teacher, and short trainings."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from densevit.interfaces import LossContext
+from densevit_methods.crops import random_resized_crop
+from densevit_methods.dino import DINOHead
+from tests.methods.pretraining import BACKBONES, built, train, views_of
+
+SMALL = {"local_crops": 2, "global_size": 64, "local_size": 32, "prototypes": 24}
+
+
+def test_crops_have_their_sizes_and_no_labels() -> None:
+    _, method = built("dino", **SMALL)
+    image = torch.randint(256, (3, 50, 120), dtype=torch.uint8)
+    sample = {"image": image, "targets": {"image_id": 7, "original_size": (50, 120), "size": (50, 120), "depth": 0}}
+    crops = [method.transform(None)(sample, np.random.default_rng(seed), {}) for seed in (0, 0, 1)]
+    assert [tuple(crop["image"].shape) for crop in crops[0]] == [(3, 64, 64)] * 2 + [(3, 32, 32)] * 2
+    assert crops[0][3]["targets"] == {"image_id": 7, "original_size": (50, 120), "size": (32, 32)}
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(crops[0], crops[1], strict=True))
+    assert not any(torch.equal(a["image"], b["image"]) for a, b in zip(crops[0], crops[2], strict=True))
+
+
+def test_areas_of_crops_are_uniform_in_the_range() -> None:
+    """From the coordinates in an image of coordinates; flips included."""
+    rows, columns = torch.meshgrid(torch.arange(200), torch.arange(240), indexing="ij")
+    image = torch.stack([rows, columns, rows]).to(torch.uint8)
+    rng = np.random.default_rng(0)
+    areas = []
+    for _ in range(300):
+        crop = random_resized_crop(image, rng, 64, (0.1, 0.3)).int()
+        height, width = (int(crop[i].max() - crop[i].min()) + 1 for i in (0, 1))
+        areas.append(height * width / (200 * 240))
+    assert 0.085 < min(areas) < 0.12 and 0.28 < max(areas) < 0.315 and np.mean(areas) == pytest.approx(0.2, abs=0.015)
+    assert random_resized_crop(image[:, :4], rng, 32, (1.0, 1.0)).shape == (3, 32, 32)  # no crop of this ratio
+
+
+def test_loss_and_centre_are_those_of_the_paper() -> None:
+    """Algorithm 1 with multi-crop, written out for each image and pair."""
+    _, method = built("dino", **SMALL)
+    student, teacher, center = torch.randn(4 * 3, 24), torch.randn(2 * 3, 24), torch.randn(24)
+    method.center.copy_(center)
+    found = method.cross_entropy(student, teacher, 0.05)
+    total, count = 0.0, 0
+    for i in range(2):
+        for j in range(4):
+            if i == j:
+                continue
+            for image in range(3):
+                t = np.exp((teacher[3 * i + image] - center).double().numpy() / 0.05)
+                s = np.exp(student[3 * j + image].double().numpy() / 0.1)
+                total -= float((t / t.sum() * np.log(s / s.sum())).sum())
+                count += 1
+    assert count == 18 and float(found) == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_step_is_written_out_crop_by_crop(backbone: str) -> None:
+    model, method = built("dino", backbone, **SMALL)
+    model.eval()
+    batch = views_of(64, 64, 32, 32)
+    with torch.no_grad():
+        for p in method.teacher.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+        crops = [batch, *batch["other_views"]]
+        features = [
+            (m.backbone(m.normalise(c["images"], c["padding_mask"]))[-1].mean((2, 3)), h)
+            for m, h, group in ((model, method.head, crops), (method.teacher, method.teacher_head, crops[:2]))
+            for c in group
+        ]
+        outputs = [h(x) for x, h in features]
+        method.center.normal_()
+        before = method.center.clone()
+        expected = method.cross_entropy(torch.cat(outputs[:4]), torch.cat(outputs[4:]), method.temperature(0.05))
+        found = method.training_step(model, batch, LossContext(progress=0.05))["cross_entropy"]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    center = 0.9 * before + 0.1 * torch.cat(outputs[4:]).mean(0)
+    torch.testing.assert_close(method.center, center, rtol=1e-4, atol=1e-5)
+
+
+def test_head_equals_weight_norm_of_pytorch() -> None:
+    head = DINOHead(10, 7, hidden=16, bottleneck=5)
+    last = nn.utils.parametrizations.weight_norm(nn.Linear(5, 7, bias=False))
+    last.parametrizations.weight.original0.data.fill_(1.0)
+    last.parametrizations.weight.original1.data.copy_(head.directions)
+    x = torch.randn(4, 10)
+    torch.testing.assert_close(head(x), last(nn.functional.normalize(head.mlp(x), dim=1)))
+    head(x, trained=False).square().sum().backward()
+    assert not head.directions.grad.any() and head.mlp[0].weight.grad.any()
+    head(x).square().sum().backward()
+    assert head.directions.grad.any()
+
+
+def test_schedules() -> None:
+    """The temperature rises linearly, then is constant; momentum rises by a cosine."""
+    model, method = built("dino", **SMALL, momentum=0.9)
+    temperatures = [method.temperature(progress) for progress in (0.0, 0.05, 0.1, 0.7)]
+    assert temperatures == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    name, own = next(iter(model.named_parameters()))
+    average = method.teacher.get_parameter(name)
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        with torch.no_grad():
+            own.add_(torch.randn_like(own))
+            method.progress.fill_(progress)
+            before = average.clone()
+            method.after_step(model)
+        momentum = 1 - 0.1 * (math.cos(math.pi * progress) + 1) / 2
+        torch.testing.assert_close(average, momentum * before + (1 - momentum) * own, rtol=1e-5, atol=1e-6)
+    assert torch.equal(average, before)  # momentum 1
+    assert method.saved_model(model) is method.teacher
+
+
+def test_every_parameter_in_use_gets_a_gradient() -> None:
+    for progress in (0.0, 0.5):
+        model, method = built("dino", **SMALL)
+        method.training_step(model, views_of(64, 64, 64, 64), LossContext(progress=progress))[
+            "cross_entropy"
+        ].backward()
+        trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
+        assert all(p.grad is not None for p in trained.values())
+        assert bool(trained["head.directions"].grad.any()) == (progress > 0)
+        assert not any(p.requires_grad for name, p in method.named_parameters() if name.startswith("teacher"))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("backbone", ["swin", "vit"])
+def test_training(backbone: str, tmp_path: Path) -> None:
+    run = train("dino", backbone, tmp_path, **SMALL)
+    saved = load_file(run.path / "model.safetensors")
+    state = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert saved and all(torch.equal(x, state[f"method.teacher.{name}"]) for name, x in saved.items())
+    assert state["method.progress"] == pytest.approx(0.75)  # of the last of four steps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum": 1.5}, "momentum is 1.5"),
+        ({"local_crops": -1}, "local_crops is -1"),
+        ({"global_scale": (0.5, 0.2)}, r"global_scale is \[0.5, 0.2\]"),
+        ({"student_temperature": 0.0}, "above 0"),
+    ],
+)
+def test_wrong_options_are_errors(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        built("dino", **{**SMALL, **options})

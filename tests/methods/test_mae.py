@@ -1,0 +1,158 @@
+"""MAE: dropped tokens, the loss of the authors' code, padding, other backbones, and short trainings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from densevit.interfaces import LossContext
+from densevit_methods.mae import can_drop_tokens, patch_targets
+from densevit_methods.patch_masks import mask_patches, pixels_of_patches
+from tests.methods.pretraining import SIZES, batch_of, built, normalised, train
+
+SMALL = {"width": 32, "depth": 2, "num_heads": 4}
+
+
+def block(module: Any, x: Tensor) -> Tensor:
+    """A block of the decoder by PyTorch's attention, for one image (N, C)."""
+    attention, y = module.attention, module.norm1(x)
+    parts = [attention.query, attention.key, attention.value]
+    y, _ = torch.nn.functional.multi_head_attention_forward(
+        *[y[:, None]] * 3, x.shape[1], attention.num_heads,
+        torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]), None, None, False, 0.0,
+        attention.output.weight, attention.output.bias,
+    )  # fmt: skip
+    x = x + y[:, 0]
+    return x + module.mlp(module.norm2(x))
+
+
+def sines(rows: int, columns: int, channels: int) -> Tensor:
+    """MAE's positions: sines and cosines of the column, then of the row."""
+    frequencies = 10000.0 ** -(torch.arange(channels // 4).double() / (channels // 4))
+    cells = []
+    for row in range(rows):
+        for column in range(columns):
+            cells.append(torch.cat([f(x * frequencies) for x in (column, row) for f in (torch.sin, torch.cos)]))
+    return torch.stack(cells).float()
+
+
+def authors_loss(pixels: Tensor, predicted: Tensor, masked: Tensor, patch: int) -> Tensor:
+    """As in the authors' code, for one image without padding: mean over the masked patches, unbiased variance.
+
+    pixels: (3, H, W), predicted: (N, 3 * patch^2) in the order of channels, rows, columns; masked: (N,).
+    """
+    errors = []
+    _, height, width = pixels.shape
+    for row in range(height // patch):
+        for column in range(width // patch):
+            x = pixels[:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch].flatten()
+            x = (x - x.mean()) / (x.var() + 1e-6) ** 0.5
+            errors.append((predicted[len(errors)] - x).square().mean())
+    return (torch.stack(errors) * masked).sum() / masked.sum()
+
+
+@pytest.mark.parametrize("ratio", [0.75, 0.4])
+def test_vit_encodes_the_visible_tokens_of_each_image_alone(ratio: float) -> None:
+    """Image by image: select, run timm-like blocks, fill with mask tokens, decode. 64 x 96 and a padded 48 x 64."""
+    model, method = built("mae", "vit", mask_ratio=ratio, **SMALL)
+    vit = model.eval().backbone
+    assert method.mask_pixels is None
+    sizes = ((64, 96), (48, 64))
+    batch = batch_of(*sizes)
+    masked, inside = mask_patches(batch, 16, method.masking)
+    pixels = normalised(model, batch).float()
+    with torch.no_grad():
+        found = method.validation_losses(model, batch)
+        cells, first = vit._embed(vit.stem(pixels)[1], (4, 6))
+        expected, counts = [], []
+        for i, (height, width) in enumerate(sizes):
+            visible = (inside[i] & ~masked[i]).flatten()
+            x = torch.cat([cells[i, :first], cells[i, first:][visible]])[None]
+            for module in vit.blocks:
+                x = module(x, (4, 6))
+            x = method.embed(vit.norm(x))[0]
+            tokens = method.mask_token.repeat(24, 1)
+            tokens[visible] = x[first:]
+            tokens = tokens + sines(4, 6, 32)
+            x = torch.cat([x[:first], tokens[inside[i].flatten()]])
+            for module in method.blocks:
+                x = block(module, x)
+            predicted = method.pixels(method.norm(x[first:]))
+            own = masked[i][inside[i]]
+            expected.append(authors_loss(pixels[i, :, :height, :width], predicted, own, 16))
+            counts.append(own.sum())
+        torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
+        loss = method.training_step(model, batch, LossContext())["reconstruction"]
+    mean = sum(x * n for x, n in zip(expected, counts, strict=True)) / sum(counts)
+    torch.testing.assert_close(loss, mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["swin", "mvit", "resnet"])
+def test_other_backbones_get_masked_pixels(backbone: str) -> None:
+    model, method = built("mae", backbone, **SMALL)
+    model.eval()
+    batch = batch_of((64, 96))
+    masked, _ = mask_patches(batch, 32, method.masking)
+    assert masked.sum() == 5  # of 2 x 3, at a ratio of 0.75
+    pixels = normalised(model, batch).float()
+    with torch.no_grad():
+        covered = pixels_of_patches(masked, 32, batch["padding_mask"])
+        tiles = method.mask_pixels.token.repeat(1, 16, 24)
+        feature = model.backbone(torch.where(covered[:, None], tiles, pixels))[-1]
+        x = method.embed(feature[0].flatten(1).T) + sines(2, 3, 32)
+        for module in method.blocks:
+            x = block(module, x)
+        expected = authors_loss(pixels[0], method.pixels(method.norm(x)), masked[0].flatten(), 32)
+        found = method.validation_losses(model, batch)
+    torch.testing.assert_close(found, expected[None], rtol=1e-4, atol=1e-5)
+
+
+def test_which_backbones_drop_tokens() -> None:
+    import densevit
+
+    def drops(name: str, **options: Any) -> bool:
+        return can_drop_tokens(densevit.create_backbone(name, **options))
+
+    vit = {"name": "vit", "variant": "nano"}
+    assert drops(**vit) and drops(**vit, positions="sine2d", registers=2)
+    assert not drops(**vit, positions="rotary") and not drops(**vit, positions="relative")
+    assert not drops(**vit, window_size=4) and not drops("swin", variant="nano")
+
+
+def test_targets_ignore_padding() -> None:
+    """Statistics of each patch over its pixels inside the image only."""
+    batch = batch_of((20, 37), (32, 48))
+    pixels = batch["images"].float() / 255
+    x, valid = patch_targets(pixels, batch["padding_mask"], 16, True)
+    assert x.shape == valid.shape == (2, 6, 768)
+    corner = pixels[0, :, 16:20, 32:37].flatten()  # of the patch in row 1, column 2
+    expected = (corner - corner.mean()) / (corner.var() + 1e-6).sqrt()
+    torch.testing.assert_close(x[0, 5][valid[0, 5].bool()], expected)
+    assert valid[0, 5].sum() == 60 and valid[1].all()
+    raw, _ = patch_targets(pixels, batch["padding_mask"], 16, False)
+    torch.testing.assert_close(raw[0, 5][valid[0, 5].bool()], corner)
+
+
+@pytest.mark.parametrize("backbone", ["vit", "swin"])
+def test_every_parameter_in_use_gets_a_gradient(backbone: str) -> None:
+    model, method = built("mae", backbone, **SMALL)
+    method.training_step(model, batch_of(*SIZES), LossContext())["reconstruction"].backward()
+    assert all(p.grad is not None for p in method.parameters())
+    unused = [name for name, p in model.backbone.named_parameters() if p.grad is None]
+    assert all(name.startswith("feature_norms.") for name in unused)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("backbone", ["swin", "vit"])
+def test_training(backbone: str, tmp_path: Path) -> None:
+    run = train("mae", backbone, tmp_path, **SMALL)
+    assert 0 < run.metrics["method/loss"] < 5
+    assert all(name.startswith("backbone.") for name in load_file(run.path / "model.safetensors"))
+
+
+def test_wrong_options_are_errors() -> None:
+    with pytest.raises(ValueError, match="width is 30, num_heads 4"):
+        built("mae", **{**SMALL, "width": 30})
