@@ -95,8 +95,8 @@ def export(
     the comparison; None: float32. Warns if int8 is no faster than float32 on this CPU, and if a main metric loses more
     than 0.01. main_metrics: these metrics, with whether lower is better; None: the first of each head, of which higher
     is better.
-    Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, 1e-2 with fp16,
-    4e-2 with bf16.
+    Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, with `half` by more
+    than `HalfPrecision.limit`.
     """
     path = Path(path)
     files.check_format(path, resize)

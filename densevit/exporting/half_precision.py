@@ -13,17 +13,19 @@ from torch.fx import Node
 from densevit.errors import ConfigError
 from densevit.exporting import comparison, files
 from densevit.exporting.graph import ExportedGraph
-from densevit.exporting.typed_graph import Rounded, heavy_layers, set_types
+from densevit.exporting.typed_graph import Rounded, compares, heavy_layers, set_types
 from densevit.interfaces import Size
 
 Half = Literal["fp16", "bf16"]
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LIMITS: Mapping[str, float] = {"fp16": 1e-2, "bf16": 4e-2}
-"""The largest difference of a file from its model, by type, of an output's range."""
+"""The largest difference of a file from its model, by type, of an output's range; of a model that compares values,
+`_COMPARING` times as much."""
 _SHARE = 0.5  # of the limit, for all blocks together: the file is run on other images
 _TOLERANCE = 0.2  # of the limit, for one block
 _MAX_BLOCKS = 24  # rows of the table
 _IMAGES = 2
+_COMPARING = 4.0  # times the limit, for a model that compares values: one that changes sides changes more than rounding
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,20 @@ class Block:
 
 @dataclass(frozen=True)
 class HalfPrecision:
-    """The precision of a file. blocks: in the order of computation."""
+    """The precision of a file.
+
+    blocks: in the order of computation. compares: whether values that depend on them are compared, as the mask logits
+    of masked attention are with 0.
+    """
 
     half: Half
     blocks: Sequence[Block]
+    compares: bool = False
 
     @property
     def limit(self) -> float:
         """The largest difference from the model that is allowed, of an output's range."""
-        return LIMITS[self.half]
+        return LIMITS[self.half] * (_COMPARING if self.compares else 1.0)
 
     def hint(self) -> str:
         """A sentence with the block in half precision that has the largest error."""
@@ -110,7 +117,7 @@ def measured(graph: ExportedGraph, size: Size, half: Half) -> HalfPrecision:
             break
         worst = max(in_half, key=lambda block: block.error)
         blocks[blocks.index(worst)] = replace(worst, precision="fp32")
-    return HalfPrecision(half, blocks)
+    return HalfPrecision(half, blocks, compares(program, layers))
 
 
 def _error(graph: ExportedGraph, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], size: Size) -> float:

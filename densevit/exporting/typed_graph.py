@@ -83,6 +83,18 @@ def heavy_layers(program: torch.export.ExportedProgram) -> dict[Node, str]:
     return heavy
 
 
+def compares(program: torch.export.ExportedProgram, layers: Iterable[Node]) -> bool:
+    """Whether booleans are computed from values that depend on these layers, as in masked attention."""
+    reached = set(layers)
+    for node in program.graph.nodes:
+        if node not in reached and not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+            values = [value for value in pytree.tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
+            if _decides(node) and any(value.dtype == torch.bool for value in values):
+                return True
+    return False
+
+
 def set_types(program: torch.export.ExportedProgram, half: Iterable[Node], dtype: torch.dtype) -> None:
     """Changes, in place, a graph in float32: `half`, some of `heavy_layers`, are computed in `dtype`.
 

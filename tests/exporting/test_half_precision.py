@@ -13,7 +13,7 @@ import torch
 import densevit
 from densevit.cli import main
 from densevit.errors import ConfigError, DensevitError
-from densevit.exporting import comparison, exporting, files, half_precision
+from densevit.exporting import comparison, exporting, files, half_precision, typed_graph
 from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import Block, HalfPrecision
@@ -158,3 +158,10 @@ def test_bf16_is_for_pt2_files(tmp_path: Path):
         densevit.export(predictor_of("resnet", "setr"), tmp_path / "model.onnx", half="bf16")
     with pytest.raises(ConfigError, match="half is 'int4'; expected one of fp16, bf16"):
         densevit.export(predictor_of("resnet", "setr"), tmp_path / "model.onnx", half="int4")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("head", "compares"), [("mask2former", True), ("one-stage", False), ("detr-two-stage", False)])
+def test_a_model_that_compares_values_may_differ_more(head: str, compares: bool):
+    program = files.traced(graph_of(predictor_of("resnet", head)), TRACED)
+    assert typed_graph.compares(program, typed_graph.heavy_layers(program)) == compares
+    assert HalfPrecision("fp16", (), compares).limit == (4e-2 if compares else 1e-2)
