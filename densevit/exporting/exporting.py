@@ -54,8 +54,8 @@ class Exported:
     model_ms: float
     file_ms: float
     evaluation: RecordedEvaluation | None = None
-    blocks: Sequence[Block] = ()
     quantization: Quantization | None = None
+    blocks: Sequence[Block] = ()
 
     @property
     def difference(self) -> float:

@@ -151,7 +151,7 @@ def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatc
         run = original(path)
         return lambda images: {name: value + 0.01 for name, value in run(images).items()}
 
-    def write(graph: ExportedGraph, path: Path, size: Any, header: Any, begin: Any = None) -> None:
+    def write(graph: ExportedGraph, path: Path, size: Any, header: Any, *others: Any) -> None:
         path.write_text("a file")
 
     original = lambda path: lambda images: {k: v.numpy() for k, v in graph(torch.from_numpy(images)).items()}  # noqa: E731

@@ -34,6 +34,7 @@ ALL = {
     "dab-detr": {**DETR, "name": "dab_detr"},
     "dino": {**DETR, "name": "dino"},
     "dab-detr-panoptic": {"name": "dab_detr_panoptic", "dab_detr": DETR},
+    "classifier": {"name": "classifier"},
     "eomt": {"name": "eomt", **EOMT},
     "eomt-instance": {"name": "eomt_instance", **EOMT},
     "eomt-semantic": {"name": "eomt_semantic", **EOMT},

@@ -253,5 +253,5 @@ def test_int8_is_for_onnx_files_and_no_second_precision(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"model\.pt2: only ONNX files are quantised, by ONNX Runtime\. Fix: name an"):
         densevit.export(predictor_of(), tmp_path / "model.pt2", int8=images)
     with pytest.raises(ConfigError, match="int8 and half are two precisions of one file"):
-        densevit.export(predictor_of(), tmp_path / "model.onnx", int8=images, half=True)
+        densevit.export(predictor_of(), tmp_path / "model.onnx", int8=images, half="fp16")
     assert not list(tmp_path.iterdir())

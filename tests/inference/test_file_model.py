@@ -15,7 +15,7 @@ import densevit
 from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
-from densevit.exporting import exporting
+from densevit.exporting import header
 from densevit.exporting.comparison import example_images
 from densevit.exporting.graph import ExportedGraph
 from densevit.inference import file_model
@@ -69,7 +69,7 @@ def created(heads: Mapping[str, Any], size: int | None = 64) -> Predictor:
 
 
 def header_of(predictor: Predictor, resize: bool = False) -> dict[str, Any]:
-    return json.loads(json.dumps(exporting._header(predictor, None, resize, None)))
+    return json.loads(json.dumps(header.header_of(predictor, None, resize, None)))
 
 
 def file_of(predictor: Predictor, header: Mapping[str, Any] | None = None, **fixed: Any) -> ExportedFile:
