@@ -71,7 +71,7 @@ OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a share alone": (["data.sets.a.share=1"], ("data.sets.b.share is missing",)),
     "a share of 10^12": (["data.sets.a.share=1e12", "data.sets.b.share=1"], ("data.sets: the shares 1e+12, 1",)),
     "provides of what is not there": (["data.sets.a.provides=[keypoints]"], ("data.sets.a.provides",)),
-    "provides of nothing": (["data.sets.a.provides=[]"], ("data.sets.a.provides",)),
+    "provides of nothing": (["data.sets.a.provides=[]", "data.sets.b.provides=[]"], ("data.sets: no set has labels",)),
     "provides of text": (["data.sets.a.provides=boxes"], ("data.sets.a.provides",)),
     "an empty set": (["data.sets.a.train_length=0"], ("data.train_length is 0",)),
     "a set of itself": (["data.sets.a.name=mix"], ("data.sets.a",)),
