@@ -95,6 +95,7 @@ class MaskModel:
         self.classes = {"panoptic": CLASSES}
         self.target_types: dict[str, Any] = {}
         self.score_thresholds: dict[str, float] = {}
+        self.model = self
 
     def merges_windows(self, head: str) -> bool:
         return False
