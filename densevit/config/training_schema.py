@@ -52,6 +52,9 @@ class OptimSection(OpenSection):
     small batches on a CPU. AdamW trains all other parameters."""
     weight_decay: Rate = 1e-4
     """Weight decay; not applied to norms, biases and position embeddings."""
+    final_weight_decay: Rate | None = None
+    """Weight decay at the end of the training, reached from `weight_decay` by half a cosine, as in DINO. `null`:
+    constant."""
     betas: Annotated[tuple[Momentum, Momentum] | None, BeforeValidator(as_tuple)] = None
     """Adam's betas. `null`: `[0.9, 0.999]`, or the defaults of a `module:Class`."""
     schedule: Annotated[Literal["constant", "cosine", "poly", "step"] | Named, BeforeValidator(module_section)] = (
@@ -80,6 +83,8 @@ class OptimSection(OpenSection):
                 raise ValueError("lr and lr_per_256 are both given; keep one.")
             if values.get("matrices", "all") != "all" and values.get("name", "adamw") != "muon":
                 raise ValueError("matrices is an option of the optimiser muon. Leave it out, or set optim.name: muon.")
+            if values.get("final_weight_decay") is not None and values.get("weight_decay") == 0:
+                raise ValueError("final_weight_decay needs a weight_decay above 0, of which it is a multiple.")
             if values.get("warmup") and values.get("warmup_steps"):
                 raise ValueError("warmup and warmup_steps are both given; keep one.")
             if not given:

@@ -159,5 +159,5 @@ def pooled(model: Any, views: list[Batch]) -> Tensor:
     images = torch.cat([view["images"] for view in views])
     padding = torch.cat([view["padding_mask"] for view in views])
     pixels = model.normalise(images, padding)
-    feature: Tensor = model.backbone(pixels)[-1][..., : pixels.shape[2], : pixels.shape[3]]
+    feature: Tensor = model.backbone(pixels)[-1]
     return feature.mean((2, 3))

@@ -1,1 +1,1 @@
-"""Systems of the history of attention in vision, for study and comparison: a file a paper, of public interfaces only."""
+"""Systems of the history of attention in vision, for study and comparison, built from public interfaces only."""

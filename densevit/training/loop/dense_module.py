@@ -35,7 +35,7 @@ from densevit.training.loop.evaluators import (
     joined_indices,
 )
 from densevit.training.loop.method import Supervised, check_method
-from densevit.training.loop.optim import build_optimizer, group_options, learning_rate, rates_of, schedule
+from densevit.training.loop.optim import Schedule, build_optimizer, group_options, learning_rate, rates_of
 from densevit.training.loop.probes import features_of, fit_probes, predictions_of
 from densevit.training.loop.sharding import ShardedStrategy, full_tensor, gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
@@ -203,7 +203,7 @@ class DenseModule(lightning.LightningModule):
         optimizer = build_optimizer(self.optim, self._groups(), self._lr(), self.trainer.precision != "16-mixed")
         steps = optimizer_steps(self.trainer, self.optim) if self.budget is None else self.budget.steps
         self._steps = steps if steps > 1 else 0
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
+        scheduler = Schedule(optimizer, self.optim, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -219,15 +219,11 @@ class DenseModule(lightning.LightningModule):
 
     def _apply_config_to_optimizer(self) -> None:
         """Replaces the learning rates, weight decays and momenta of a loaded optimiser by those of the config."""
-        section, optimizer = self.optim, self.trainer.optimizers[0]
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
-        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        groups = self._groups()
-        scheduler.base_lrs = [group["lr"] for group in groups]
-        factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
-        for loaded, group in zip(optimizer.param_groups, groups, strict=True):
-            loaded |= {"initial_lr": group["lr"], "lr": group["lr"] * factor, "weight_decay": group["weight_decay"]}
-            loaded |= {key: value for key, value in group_options(section).items() if key in loaded}
+        assert isinstance(scheduler, Schedule)
+        scheduler.restart(self._groups())
+        for loaded in self.trainer.optimizers[0].param_groups:
+            loaded |= {key: value for key, value in group_options(self.optim).items() if key in loaded}
 
     # ---- validation ----
 

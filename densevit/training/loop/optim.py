@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from densevit import config as configs
 from densevit import registry
@@ -113,6 +114,43 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
         return section.min_lr_ratio + (1 - section.min_lr_ratio) * left
 
     return factor
+
+
+class Schedule(LambdaLR):
+    """Sets the learning rates and weight decays of an optimiser's groups in each step."""
+
+    def __init__(self, optimizer: Optimizer, section: OptimSection, steps: int) -> None:
+        self.decay_factor = weight_decay_schedule(section, steps)
+        for group in optimizer.param_groups:
+            group["initial_weight_decay"] = group["weight_decay"]
+        super().__init__(optimizer, schedule(section, steps))
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        self._set_weight_decay()
+
+    def restart(self, groups: list[dict[str, Any]]) -> None:
+        """Replaces the initial rates and decays by those of other groups, and sets those of the current step."""
+        self.base_lrs = [group["lr"] for group in groups]
+        factor = self.lr_lambdas[0](self.last_epoch)
+        for group, initial in zip(self.optimizer.param_groups, groups, strict=True):
+            group |= {"initial_lr": initial["lr"], "lr": initial["lr"] * factor}
+            group["initial_weight_decay"] = initial["weight_decay"]
+        self._set_weight_decay()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().state_dict().items() if key != "decay_factor"}
+
+    def _set_weight_decay(self) -> None:
+        factor = self.decay_factor(self.last_epoch)
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = group["initial_weight_decay"] * factor
+
+
+def weight_decay_schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
+    """Returns the factor on the weight decay as a function of the optimiser step (Caron et al. 2021, section 3.2)."""
+    final = 1.0 if section.final_weight_decay is None else section.final_weight_decay / section.weight_decay
+    return lambda step: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
 
 
 def _number(value: Any, step: int, section: OptimSection) -> float:

@@ -9,7 +9,7 @@ from densevit.config import OptimSection
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
-from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of, schedule
+from densevit.training.loop.optim import Schedule, learning_rate, optimizer_of, rates_of, schedule
 
 
 class Everything(Head):
@@ -253,8 +253,29 @@ def test_warm_up_longer_than_training_increases_throughout():
 def test_scheduler_multiplies_each_group_s_rate():
     section = OptimSection(lr=1e-2, backbone_lr=1e-3, schedule="constant", warmup_steps=1)
     optimizer = optimizer_of(model_of(), section, lr=1e-2)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(section, 4))
+    scheduler = Schedule(optimizer, section, 4)
     assert sorted(group["lr"] for group in optimizer.param_groups) == [5e-4, 5e-4, 5e-3, 5e-3]
     optimizer.step()
     scheduler.step()
     assert sorted(group["lr"] for group in optimizer.param_groups) == [1e-3, 1e-3, 1e-2, 1e-2]
+
+
+def test_weight_decay_rises_by_half_a_cosine():
+    """DINO's: 0.04 to 0.4 (Caron et al. 2021, section 3.2); groups without decay stay without."""
+    section = OptimSection(lr=1e-2, weight_decay=0.04, final_weight_decay=0.4)
+    optimizer = optimizer_of(model_of(), section, lr=1e-2)
+    scheduler = Schedule(optimizer, section, 4)
+    root = math.sqrt(0.5)
+    for share in (0, (1 - root) / 2, 0.5, (1 + root) / 2, 1, 1):
+        decays = {group["weight_decay"] for group in optimizer.param_groups}
+        assert sorted(decays) == [0, pytest.approx(0.04 + 0.36 * share)]
+        optimizer.step()
+        scheduler.step()
+    scheduler.restart([{**group, "lr": 1e-3, "weight_decay": 0.02} for group in optimizer.param_groups])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.2])
+    assert "decay_factor" not in scheduler.state_dict()
+
+
+def test_a_final_weight_decay_needs_one_at_the_start():
+    with pytest.raises(ValueError, match="final_weight_decay needs a weight_decay above 0"):
+        OptimSection(weight_decay=0.0, final_weight_decay=0.4)
