@@ -26,7 +26,7 @@ PUBLISHED = sorted(
 )  # test_recipes.py, test_coco_recipes.py, test_mask_recipes.py and test_depth_recipes.py run them
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
 PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))  # test_pretraining_recipes.py runs them
-SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1")
+SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,88 @@
+"""The ImageNet recipes have the papers' settings, and each takes one step on small images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import densevit
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.inference.creating import build_model
+from densevit.interfaces import LossContext
+from densevit.training.loop.optim import learning_rate
+
+# Of the papers and their authors' commands: devices, images of a step, learning rate, epochs, epochs of the warm-up
+SETTINGS = {
+    "dino_vit_small": (8, 512, 5e-4 * 512 / 256, 100, 10),
+    "mae_vit_base": (64, 4096, 1.5e-4 * 4096 / 256, 1600, 40),
+    "moco_v3_vit_base": (64, 4096, 1.5e-4 * 4096 / 256, 300, 40),
+    "simmim_swin_base": (16, 2048, 2e-4 * 2048 / 512, 100, 10),
+    "beit_vit_base": (16, 2048, 1.5e-3, 800, 10),
+    "deit_small": (4, 1024, 5e-4 * 1024 / 512, 300, 5),
+    "deit_small_distilled": (4, 1024, 5e-4 * 1024 / 512, 300, 5),
+}
+
+
+class Tokenizer(nn.Module):
+    """The brightness of each cell of 16 pixels."""
+
+    vocabulary, stride = 16, 16
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (nn.functional.avg_pool2d(images.mean(1, keepdim=True), 16)[:, 0] * 15.99).long()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(root / name / f"{i}.jpg")
+    return root
+
+
+def test_all_recipes_are_listed():
+    assert {path.stem for path in Path("configs/imagenet").glob("*.yaml")} == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_are_the_published_ones(name: str) -> None:
+    devices, images, lr, epochs, warmup = SETTINGS[name]
+    config = configs.load(f"configs/imagenet/{name}.yaml", [f"trainer.devices={devices}", "trainer.accumulate=1"])
+    assert config.data.batch_size * devices == images
+    assert learning_rate(config.optim, images) == pytest.approx(lr)
+    assert config.trainer.max_epochs == epochs
+    assert round(config.optim.warmup * epochs, 1) == pytest.approx(warmup, abs=0.1)
+    alone = configs.load(f"configs/imagenet/{name}.yaml")
+    if name != "moco_v3_vit_base":  # which compares the images of one batch
+        assert alone.data.batch_size * alone.trainer.accumulate == images
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_recipe_trains_one_step(name: str, photos: Path) -> None:
+    smaller = [f"data.root={photos}", "data.batch_size=2", "data.num_workers=0", "data.image_size=64"]
+    if name == "beit_vit_base":
+        smaller.append(f"method.tokenizer={{name: '{__name__}:Tokenizer'}}")
+    if name == "deit_small_distilled":
+        teacher = densevit.create_model(
+            "resnet", heads={"classification": {"name": "classifier"}}, classes={"classification": ["cat", "dog"]}
+        )
+        densevit.save(teacher, photos / "teacher.safetensors")
+        smaller.append(f"method.teacher={photos / 'teacher.safetensors'}")
+    config = configs.load(f"configs/imagenet/{name}.yaml", smaller)
+    configs.check_plugins(config)
+    data = build_data(config)
+    model = build_model(config, data.classes if config.heads else {})
+    method = densevit.create_method(config.method.name, model, **config.method.options)
+    data.use(method)
+    losses = method.train().training_step(model.train(), next(iter(data.train_loader())), LossContext())
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert total.isfinite()
+    unused = [name for name, p in model.named_parameters() if p.grad is None and p.requires_grad]
+    assert all(name.startswith("backbone.feature_norms.") for name in unused)
