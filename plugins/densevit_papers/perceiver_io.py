@@ -104,7 +104,7 @@ class PerceiverIO(DenseHead):
             paddings.append(mask_on_grid(padding_mask, (x.shape[2], x.shape[3])).flatten(1))
         padding = torch.cat(paddings, dim=1)  # (B, S)
         bias = torch.zeros_like(padding, dtype=inputs[0].dtype).masked_fill(padding, float("-inf"))[:, None, None]
-        latents = self.latents.to(inputs[0].dtype).expand(x.shape[0], -1, -1)  # (B, N, C)
+        latents = self.latents.to(inputs[0].dtype).expand(padding.shape[0], -1, -1)  # (B, N, C)
         latents = self.encode(latents, torch.cat(inputs, dim=1), bias)
         for _ in range(self.num_blocks):
             for layer in self.process:
