@@ -58,7 +58,7 @@ def authors_state(variant: str) -> dict[str, Tensor]:
 
 
 def reference(state: Mapping[str, Tensor], model: CycleMlp, images: Tensor) -> list[Tensor]:
-    """The features from the authors' tensors, by deformable convolutions; norms of the first three maps: the model's."""
+    """The features from the authors' tensors, by deformable convolutions; the first three norms are those of the model."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
@@ -137,7 +137,7 @@ def test_a_row_by_hand() -> None:
 
 @pytest.mark.parametrize("variant", PAPER)
 def test_parameters_and_multiply_adds_match_the_paper(variant: str) -> None:
-    """Parameters to the paper's digits, multiply-adds, which we count without norms and sums of branches, within 2 %."""
+    """Parameters to the paper's digits; multiply-adds, counted without norms and sums of branches, within 2 %."""
     millions, billions = PAPER[variant]
     with torch.device("meta"):
         model, images = CycleMlp(variant).eval(), torch.empty(1, 3, 224, 224)

@@ -83,7 +83,9 @@ def transformers_logits(head: PerceiverIO, features: list[Tensor], size: tuple[i
 
     tokens = []
     for x, stride in zip(features, STRIDES, strict=True):
-        rows, columns = ((2 * torch.arange(n) + 1) * stride / side - 1 for n, side in zip(x.shape[2:], size, strict=True))
+        rows, columns = (
+            (2 * torch.arange(n) + 1) * stride / side - 1 for n, side in zip(x.shape[2:], size, strict=True)
+        )
         grid = torch.cartesian_prod(rows, columns)[None].expand(len(x), -1, -1)
         encoding = generate_fourier_features(grid, head.num_bands, (head.max_resolution,) * 2)
         tokens.append(torch.cat([x.flatten(2).mT, encoding], dim=-1))
