@@ -88,7 +88,7 @@ class CycleMlp(Backbone):
 
 
 class Block(nn.Module):
-    """Three parallel branches of Cycle FC, then an MLP, each after a norm and with a residual connection (figure 3)."""
+    """Three parallel branches of Cycle FC, then an MLP, each after a norm and with a residual sum (figure 2b)."""
 
     def __init__(self, width: int, expansion: int, drop_path: float) -> None:
         super().__init__()

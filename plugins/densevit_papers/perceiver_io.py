@@ -150,7 +150,7 @@ class PerceiverIO(DenseHead):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and an MLP without expansion, for latents, inputs and queries (appendix E).
+    """Pre-norm attention and an MLP without expansion, for all three steps (section 3.1).
 
     cross: attends to other tokens, which have their own norm. residual: adds the tokens to the result of attention.
     """
@@ -186,7 +186,7 @@ def cell_centres(x: Tensor, stride: int, size: Tensor) -> Tensor:
 
 
 def fourier_encoding(position: Tensor, num_bands: int, max_resolution: int) -> Tensor:
-    """Fourier features of coordinates in -1 ... 1 (Jaegle et al. 2021, section 3.2; Perceiver, section 3.2).
+    """Fourier features of coordinates in -1 ... 1 (Perceiver, Jaegle et al. 2021, arXiv 2103.03206, section 3.2).
 
     position: (..., D). Returns (..., D * (2 * num_bands + 1)) in float32: the coordinates, the sines of pi f_k x of all
     bands of each coordinate, and the cosines, with f_k evenly spaced from 1 to max_resolution / 2.

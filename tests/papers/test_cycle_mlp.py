@@ -58,7 +58,7 @@ def authors_state(variant: str) -> dict[str, Tensor]:
 
 
 def reference(state: Mapping[str, Tensor], model: CycleMlp, images: Tensor) -> list[Tensor]:
-    """The features from the authors' tensors, by deformable convolutions; the first three norms are those of the model."""
+    """The features from the authors' tensors, by deformable convolutions; the first three norms are the model's."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
