@@ -1,0 +1,181 @@
+"""CycleMLP beside deformable convolutions with the authors' tensors; parameters and multiply-adds of the paper."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import deform_conv2d
+
+from densevit.errors import WeightsError
+from densevit.testing import check_backbone
+from densevit.weights.key_mapping import canonical, describe, translate, translate_back
+from densevit.weights.layouts import find, recognise
+from densevit_papers.cycle_mlp import VARIANTS, CycleMlp, cycle
+
+# Millions of parameters with the classifier, billions of multiply-adds at 224 x 224 (Chen et al. 2021, table 1)
+PAPER = {"b1": (15.2, 2.1), "b2": (26.8, 3.9), "b3": (38.4, 6.9), "b4": (51.8, 10.1), "b5": (75.7, 12.3)}
+LAYOUT = find("cycle-mlp")
+
+
+@pytest.mark.integration
+def test_the_backbone_passes_the_contract_tests() -> None:
+    check_backbone(lambda: CycleMlp("nano"))
+
+
+def offsets(channels: int, dim: int) -> Tensor:
+    """(1, 2 C, 1, 1): the (y, x) offsets of each channel on a stair of three steps that begins at the centre."""
+    stair = [(0, 0), (0, 1), (0, -1)] if dim == 2 else [(0, 0), (1, 0), (-1, 0)]
+    return torch.tensor([stair[c % 3] for c in range(channels)], dtype=torch.float64).view(1, -1, 1, 1)
+
+
+def authors_state(variant: str) -> dict[str, Tensor]:
+    """Random tensors with the names and shapes of the authors' classifier."""
+    widths, blocks, expansions = VARIANTS[variant]
+    linear: dict[str, tuple[int, ...]] = {"patch_embed.proj": (widths[0], 3, 7, 7), "head": (10, widths[-1])}
+    norms = {"norm": widths[-1]}
+    state = {}
+    for i, C in enumerate(widths):
+        for b in range(blocks[i]):
+            block = f"network.{2 * i}.{b}"
+            norms |= {f"{block}.norm1": C, f"{block}.norm2": C}
+            linear |= {f"{block}.attn.{name}": (C, C, 1, 1) for name in ("sfc_h", "sfc_w")}
+            linear |= {f"{block}.attn.{name}": (C, C) for name in ("mlp_c", "proj")}
+            linear |= {f"{block}.attn.reweight.fc1": (C // 4, C), f"{block}.attn.reweight.fc2": (3 * C, C // 4)}
+            linear |= {f"{block}.mlp.fc1": (expansions[i] * C, C), f"{block}.mlp.fc2": (C, expansions[i] * C)}
+            state |= {f"{block}.attn.{name}.offset": offsets(C, dim) for name, dim in (("sfc_h", 2), ("sfc_w", 1))}
+        if i < 3:
+            linear[f"network.{2 * i + 1}.proj"] = (widths[i + 1], C, 3, 3)
+    for key, shape in linear.items():
+        state[f"{key}.weight"] = torch.randn(shape) * torch.Size(shape[1:]).numel() ** -0.5
+        if not key.endswith("mlp_c"):
+            state[f"{key}.bias"] = 0.3 * torch.randn(shape[0])
+    for key, C in norms.items():
+        state |= {f"{key}.weight": 1 + 0.3 * torch.randn(C), f"{key}.bias": 0.3 * torch.randn(C)}
+    return {key: tensor.double() for key, tensor in state.items()}
+
+
+def reference(state: Mapping[str, Tensor], model: CycleMlp, images: Tensor) -> list[Tensor]:
+    """The features from the authors' tensors, by deformable convolutions; the first three norms are the model's."""
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def deformed(name: str, x: Tensor) -> Tensor:
+        offset = state[f"{name}.offset"].expand(len(x), -1, *x.shape[1:3])
+        y = deform_conv2d(x.permute(0, 3, 1, 2), offset, state[f"{name}.weight"], state[f"{name}.bias"])
+        return y.permute(0, 2, 3, 1)
+
+    def block(name: str, x: Tensor) -> Tensor:
+        y = norm(f"{name}.norm1", x)
+        branches = deformed(f"{name}.attn.sfc_h", y), deformed(f"{name}.attn.sfc_w", y), linear(f"{name}.attn.mlp_c", y)
+        mean = sum(branches).mean((1, 2))  # (B, C)
+        scores = linear(f"{name}.attn.reweight.fc2", F.gelu(linear(f"{name}.attn.reweight.fc1", mean)))
+        weights = scores.view(*mean.shape, 3).softmax(-1)  # neighbouring scores are those of one channel
+        y = torch.einsum("nbhwc,bcn->bhwc", torch.stack(branches), weights)
+        x = x + linear(f"{name}.attn.proj", y)
+        y = F.gelu(linear(f"{name}.mlp.fc1", norm(f"{name}.norm2", x)))
+        return x + linear(f"{name}.mlp.fc2", y)
+
+    H, W = (-(-side // 4) * 4 for side in images.shape[2:])
+    x = images.new_zeros(len(images), 3, H, W)
+    x[:, :, : images.shape[2], : images.shape[3]] = images
+    features = []
+    for i, stage in enumerate(model.stages):
+        name, stride, padding = ("patch_embed.proj", 4, 2) if i == 0 else (f"network.{2 * i - 1}.proj", 2, 1)
+        x = F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], stride, padding).permute(0, 2, 3, 1)
+        for b in range(len(stage)):
+            x = block(f"network.{2 * i}.{b}", x)
+        y = model.feature_norms[i](x) if i < 3 else norm("norm", x)
+        features.append(y.permute(0, 3, 1, 2))
+        x = x.permute(0, 3, 1, 2)
+    return features
+
+
+@pytest.mark.parametrize("size", [(64, 96), (37, 70), (5, 9)], ids=str)
+def test_features_and_gradients_match_deformable_convolutions(size: tuple[int, int]) -> None:
+    """With the authors' tensors, read by the layout; gradients of each tensor too."""
+    state = {key: x.requires_grad_(not key.endswith("offset")) for key, x in authors_state("nano").items()}
+    model = CycleMlp("nano").double().eval()
+    detached = {key: x.detach() for key, x in state.items()}
+    assert recognise(detached) == LAYOUT
+    missing = model.load_state_dict(translate(canonical(detached, LAYOUT), LAYOUT).tensors, strict=False)
+    assert missing.missing_keys == [f"feature_norms.{i}.{name}" for i in range(3) for name in ("weight", "bias")]
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    found, expected = model(images), reference(state, model, images)
+    weights = [torch.randn_like(x) for x in found]
+    for stride, x, y in zip(model.strides, found, expected, strict=True):
+        assert x.shape[2:] == tuple(-(-side // stride) for side in size) and y.std() > 0.1
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
+    for features in (found, expected):
+        torch.stack([(x * weight).mean() for x, weight in zip(features, weights, strict=True)]).sum().backward()
+    gradients = {key: x.grad for key, x in state.items() if x.grad is not None}
+    for key, gradient in translate(canonical(gradients, LAYOUT), LAYOUT).tensors.items():
+        torch.testing.assert_close(model.get_parameter(key).grad, gradient, rtol=1e-7, atol=1e-10)
+    assert len(gradients) == sum(not key.endswith("offset") and not key.startswith("head") for key in state)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("size", [(6, 4), (1, 1), (2, 5)], ids=str)
+def test_shifted_channels_match_a_deformable_convolution(dim: int, size: tuple[int, int]) -> None:
+    x = torch.randn(2, *size, 7, dtype=torch.float64)
+    identity = torch.eye(7, dtype=torch.float64)[:, :, None, None]
+    expected = deform_conv2d(x.permute(0, 3, 1, 2), offsets(7, dim).expand(2, -1, *size), identity)
+    assert torch.equal(cycle(x, dim), expected.permute(0, 2, 3, 1))
+
+
+def test_a_row_by_hand() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 3, 1).expand(1, 1, 3, 4)
+    assert cycle(x, dim=2)[0, 0].T.tolist() == [[1, 2, 3], [2, 3, 0], [0, 1, 2], [1, 2, 3]]
+    assert cycle(x, dim=1)[0, 0].T.tolist() == [[1, 2, 3], [0, 0, 0], [0, 0, 0], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("variant", PAPER)
+def test_parameters_and_multiply_adds_match_the_paper(variant: str) -> None:
+    """Parameters to the paper's digits; multiply-adds, counted without norms and sums of branches, within 2 %."""
+    millions, billions = PAPER[variant]
+    with torch.device("meta"):
+        model, images = CycleMlp(variant).eval(), torch.empty(1, 3, 224, 224)
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    classifier = 1000 * (model.channels[-1] + 1) - sum(2 * C for C in model.channels[:3])  # instead of three norms
+    assert round((sum(p.numel() for p in model.parameters()) + classifier) / 1e6, 1) == millions
+    assert counter.get_total_flops() / 2e9 == pytest.approx(billions, rel=0.02)
+
+
+def test_checkpoints_of_known_variants_are_described_and_written_back() -> None:
+    state = authors_state("nano")
+    tensors = translate(canonical(state, LAYOUT), LAYOUT).tensors
+    assert describe(state, LAYOUT) == {"backbone": {"name": "cycle_mlp", "variant": "nano"}}
+    written, unknown = translate_back(tensors, LAYOUT)
+    used = {key: x for key, x in state.items() if not key.endswith("offset") and not key.startswith("head")}
+    assert not unknown and written.keys() == used.keys()
+    assert all(torch.equal(written[key], x) for key, x in used.items())
+    tensors["stages.0.1.norm1.weight"] = torch.ones(32)
+    with pytest.raises(WeightsError, match=r"\(2, 1, 3, 1\) blocks .* is not a known variant .*b1"):
+        LAYOUT.describe(tensors)
+
+
+def test_depths_end_a_stage_with_its_norm() -> None:
+    model = CycleMlp("nano")
+    depths = model.parameter_depths()
+    assert len(depths) == 1 + 6 and sum(map(len, depths)) == len(list(model.parameters()))
+    assert any(p is model.feature_norms[0].weight for p in depths[1])
+    assert any(p is model.patches[1].weight for p in depths[2])
+    rates = [block.drop_path.rate for stage in model.stages for block in stage]
+    assert rates == pytest.approx([0.1 * i / 5 for i in range(6)])
+
+
+def test_checkpointing_has_equal_gradients() -> None:
+    model, images = CycleMlp("nano", drop_path=0.0).train(), torch.randn(1, 3, 32, 32)
+    gradients = []
+    for model.checkpointing in (False, True):
+        model.zero_grad()
+        torch.stack([x.square().mean() for x in model(images)]).sum().backward()
+        gradients.append(nn.utils.parameters_to_vector(p.grad for p in model.parameters()))
+    torch.testing.assert_close(*gradients)

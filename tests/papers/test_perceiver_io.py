@@ -1,0 +1,220 @@
+"""Perceiver IO beside transformers' encoder and decoder; Fourier encodings, padding, gradients and options."""
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PerceiverConfig
+from transformers.models.perceiver.modeling_perceiver import (
+    PerceiverBasicDecoder,
+    PerceiverEncoder,
+    PerceiverLayer,
+    generate_fourier_features,
+)
+
+from densevit.interfaces import Class
+from densevit.losses.context import LossContext
+from densevit.testing import check_head
+from densevit_papers.perceiver_io import Layer, PerceiverIO, cell_centres, fourier_encoding
+
+CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
+CHANNELS, STRIDES = (6, 10), (4, 8)
+SMALL = {"width": 16, "num_latents": 5, "num_layers": 2, "num_heads": 4, "num_bands": 3, "max_resolution": 20}
+NAMES = {  # of a layer's parts here and in transformers
+    "norm": "attention.self.layernorm1",
+    "input_norm": "attention.self.layernorm2",
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "mlp_norm": "layernorm",
+    "mlp.expand": "mlp.dense1",
+    "mlp.contract": "mlp.dense2",
+}
+
+
+def make_head(**options: object) -> PerceiverIO:
+    """A head with random weights, of which none is 0 or 1."""
+    head = PerceiverIO(CHANNELS, STRIDES, CLASSES, **{**SMALL, **options})
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return head
+
+
+def features_of(size: tuple[int, int], B: int = 2) -> list[Tensor]:
+    return [torch.randn(B, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
+
+
+def copy_layer(ours: Layer, theirs: PerceiverLayer) -> None:
+    modules = dict(ours.named_modules())
+    for name, their_name in NAMES.items():
+        if modules.get(name) is not None:
+            theirs.get_submodule(their_name).load_state_dict(modules[name].state_dict())
+
+
+def transformers_logits(head: PerceiverIO, features: list[Tensor], size: tuple[int, int], residual: bool) -> Tensor:
+    """Logits (B, K, h, w) by transformers' encoder and decoder with the head's weights, for images without padding."""
+    config = PerceiverConfig(
+        d_latents=16,
+        num_blocks=head.num_blocks,
+        num_self_attends_per_block=len(head.process),
+        num_self_attention_heads=head.process[0].attention.num_heads,
+        num_cross_attention_heads=head.encode.attention.num_heads,
+        self_attention_widening_factor=1,
+        cross_attention_widening_factor=1,
+        attention_probs_dropout_prob=0.0,
+    )
+    encoder = PerceiverEncoder(config, kv_dim=16)
+    decoder = PerceiverBasicDecoder(
+        config,
+        output_num_channels=len(CLASSES),
+        position_encoding_type="none",
+        num_channels=16,
+        num_heads=head.decode.attention.num_heads,
+        use_query_residual=residual,
+    )
+    for ours, theirs in zip(head.process, encoder.self_attends, strict=True):
+        copy_layer(ours, theirs)
+    copy_layer(head.encode, encoder.cross_attention)
+    copy_layer(head.decode, decoder.decoding_cross_attention)
+    decoder.final_layer.load_state_dict(head.classifier.state_dict())
+
+    tokens = []
+    for x, stride in zip(features, STRIDES, strict=True):
+        rows, columns = (
+            (2 * torch.arange(n) + 1) * stride / side - 1 for n, side in zip(x.shape[2:], size, strict=True)
+        )
+        grid = torch.cartesian_prod(rows, columns)[None].expand(len(x), -1, -1)
+        encoding = generate_fourier_features(grid, head.num_bands, (head.max_resolution,) * 2)
+        tokens.append(torch.cat([x.flatten(2).mT, encoding], dim=-1))
+    inputs = torch.cat([project(x) for project, x in zip(head.inputs, tokens, strict=True)], dim=1)
+    latents = encoder(head.latents.expand(len(inputs), -1, -1), inputs=inputs).last_hidden_state
+    queries = tokens[head.feature]
+    if head.query.in_features < queries.shape[-1]:
+        queries = queries[..., -head.query.in_features :]
+    logits = decoder(head.query(queries), latents).logits
+    return logits.mT.unflatten(2, features[head.feature].shape[2:])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"queries": "positions", "num_blocks": 3, "cross_heads": 2},
+        {"query_residual": True, "feature": 2, "num_latents": 9},
+    ],
+    ids=str,
+)
+def test_logits_and_gradients_match_transformers(options: dict) -> None:
+    head, size = make_head(**options), (37, 50)
+    features = [x.requires_grad_() for x in features_of(size)]
+    copies = [x.detach().clone().requires_grad_() for x in features]
+    found = head(features, torch.zeros(2, *size, dtype=torch.bool))["logits"]
+    expected = transformers_logits(head, copies, size, bool(options.get("query_residual")))
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    weights = torch.randn_like(found)
+    for logits in (found, expected):
+        (logits * weights).sum().backward()
+    for x, y in zip(features, copies, strict=True):
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_match_transformers_with_masked_inputs() -> None:
+    config = PerceiverConfig(attention_probs_dropout_prob=0.0)
+    theirs = PerceiverLayer(
+        config, is_cross_attention=True, qk_channels=16, v_channels=16, num_heads=2, q_dim=16, kv_dim=16,
+        widening_factor=1,
+    )  # fmt: skip
+    ours = Layer(16, 2, cross=True)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, 0.5, 0.5)
+    copy_layer(ours, theirs)
+    x, inputs = torch.randn(3, 5, 16), torch.randn(3, 7, 16)
+    bias = torch.zeros(3, 1, 1, 7).masked_fill(torch.rand(3, 1, 1, 7) < 0.4, float("-inf"))
+    bias[..., 0] = 0
+    torch.testing.assert_close(ours(x, inputs, bias), theirs(x, inputs=inputs, inputs_mask=bias)[0])
+
+
+def test_fourier_encoding_matches_transformers() -> None:
+    position = torch.rand(1, 11, 2) * 2 - 1
+    expected = generate_fourier_features(position, 5, (24, 24))
+    torch.testing.assert_close(fourier_encoding(position, 5, 24), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_centres_are_those_of_the_image_without_padding() -> None:
+    """Two cells of stride 4 in an image of 8 x 6 pixels: the second column's centre, pixel 6, is its right border."""
+    found = cell_centres(torch.zeros(1, 3, 2, 2), 4, torch.tensor([[8, 6]]))
+    expected = [[[-0.5, -1 / 3], [-0.5, 1.0], [0.5, -1 / 3], [0.5, 1.0]]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+@torch.no_grad()
+def test_each_image_of_a_padded_batch_has_the_logits_of_the_image_alone() -> None:
+    head = make_head().eval()
+    features, mask = features_of((48, 64)), torch.ones(2, 48, 64, dtype=torch.bool)
+    for i, (h, w) in enumerate([(48, 64), (24, 40)]):
+        mask[i, :h, :w] = False
+        logits = head(features, mask)["logits"][i : i + 1, :, : h // 4, : w // 4]
+        alone = [x[i : i + 1, :, : h // s, : w // s] for x, s in zip(features, STRIDES, strict=True)]
+        expected = transformers_logits(head, alone, (h, w), False)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", ["features", "positions"])
+def test_every_parameter_has_a_gradient_and_no_labels_have_none(queries: str) -> None:
+    head, size = make_head(queries=queries), (33, 47)
+    labelled = {"size": size, "semantic": torch.randint(4, size, dtype=torch.uint8)}
+    for targets, zero in (([labelled] * 2, False), ([{"size": size}] * 2, True)):
+        head.zero_grad()
+        losses = head.loss(head(features_of(size), torch.zeros(2, *size, dtype=torch.bool)), targets, LossContext())
+        assert list(losses) == ["cross_entropy"] and (losses["cross_entropy"].item() == 0) == zero
+        losses["cross_entropy"].backward()
+        # A bias of all keys adds the same number to each score of a query, which the softmax removes.
+        bias = [name for name, p in head.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-8]
+        assert zero == (len(bias) == len(list(head.parameters())))
+        assert all(parameter.grad is not None for parameter in head.parameters())
+        assert zero or all(name.endswith("attention.key.bias") for name in bias), bias
+
+
+def test_losses_of_two_accumulated_batches_average_to_that_of_all_images() -> None:
+    """Of 1 and 2 images, each divided by the mean of the counts that `loss_counts` returns."""
+    head, size = make_head(class_weights=(1.0, 2.0, 0.5, 3.0)), (33, 47)
+    targets = [{"size": size, "semantic": torch.randint(4, size, dtype=torch.uint8)} for _ in range(3)]
+    logits = head(features_of(size, 3), torch.zeros(3, *size, dtype=torch.bool))["logits"]
+    together = head.loss({"logits": logits}, targets, LossContext())["cross_entropy"]
+    shares = slice(0, 1), slice(1, 3)
+    pixels = sum(head.loss_counts(targets[share])["pixels"] for share in shares) / 2
+    context = LossContext(batches=2, counts={"pixels": torch.tensor(pixels)})
+    each = [head.loss({"logits": logits[share]}, targets[share], context)["cross_entropy"] for share in shares]
+    torch.testing.assert_close(sum(each) / 2, together)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("queries", "reach"), [("features", 4), ("positions", 0)])
+def test_the_head_passes_the_contract_tests(queries: str, reach: int) -> None:
+    """reach: with queries of features, logits are interpolated between the last cell and the first of the padding."""
+    check_head(functools.partial(PerceiverIO, **SMALL, queries=queries), reach=reach)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 0}, "width is 0; it must be from 1 to 10000"),
+        ({"num_latents": 99999}, "num_latents is 99999; it must be from 1 to 10000"),
+        ({"width": 18}, "width is 18; it must be a multiple of num_heads, 4"),
+        ({"cross_heads": 3}, "width is 16; it must be a multiple of cross_heads, 3"),
+        ({"feature": 3}, "feature is 3; the backbone has 2 features, numbered from 1"),
+        ({"max_resolution": 1}, "max_resolution is 1; it must be at least 2"),
+    ],
+)
+def test_invalid_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_head(**options)
+
+
+def test_no_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="has no classes"):
+        PerceiverIO(CHANNELS, STRIDES, ())
