@@ -77,11 +77,7 @@ class DeepViT(PlainViT):
         blocks = [
             Block(own, drop_path * i / (own.depth - 1), i >= own.depth - own.reattention) for i in range(numbers[-1])
         ]
-        embedding: nn.Module
-        if own.convolutions:
-            embedding = ConvEmbedding(own.width, patch_size)
-        else:
-            embedding = PatchEmbedding(own.width, patch_size)
+        embedding = (ConvEmbedding if own.convolutions else PatchEmbedding)(own.width, patch_size)
         super().__init__(embedding, blocks, own.width, patch_size, image_size, numbers, readout, checkpointing)
 
 

@@ -2,7 +2,7 @@
 global tokens."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -176,10 +176,10 @@ class LongformerAttention(nn.Module):
         """x: (B, P + H * W, C), P global tokens first. grid: (H, W). Returns the shape of x."""
         B, N, C = x.shape
         H, W = grid
-        P, heads, most = self.num_tokens, self.num_heads, 2 * self.window
+        P, heads = self.num_tokens, self.num_heads
         qkv = self.qkv(x)
         query, key, value = qkv.view(B, N, 3, heads, C // heads).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D)
-        if not is_exporting() and H <= most and W <= most:  # an exported graph is for all sizes
+        if not is_exporting() and max(H, W) <= 2 * self.window:  # an exported graph is for all sizes
             bias = torch.cat([self._bias_of_tokens(H * W), self._bias_of_cells(grid, grid)], dim=1)
             result = attention(query, key, value, bias.to(query.dtype)).transpose(1, 2).reshape(B, N, C)
             return self.output(result)

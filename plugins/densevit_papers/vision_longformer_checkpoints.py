@@ -88,8 +88,8 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     sides = [math.isqrt(len(tensors[f"stages.{i}.blocks.0.attention.offset_bias"])) for i in range(4)]
     if len(set(sides)) > 1:
         raise WeightsError(
-            f"The bias tables of the four stages have {sides} rows of offsets; expected as many in each. Full attention "
-            "on maps of more than two windows a side, as in fine-tuning on 384 pixels, is not supported."
+            f"The bias tables of the four stages have {sides} rows of offsets; expected as many in each. Full "
+            "attention on maps of more than two windows a side, as in fine-tuning on 384 pixels, is not supported."
         )
     options: dict[str, Any] = {"variant": variant, "window_size": (sides[0] + 1) // 4}
     tokens = tensors.get("stages.0.tokens")
