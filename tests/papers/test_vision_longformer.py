@@ -103,8 +103,8 @@ def multiply_adds(variant: str) -> int:
 
 @pytest.mark.parametrize("variant", PAPER)
 def test_parameters_and_multiply_adds_match_the_paper(variant):
-    """Parameters with the final norm and linear layer of the classifier, and up to 0.1 for bias tables, which the
-    paper's table has not; multiply-adds equal the sum by hand, within 1 % of the repository's table and 11 % of the paper's.
+    """Parameters with the final norm and linear layer of the classifier, and up to 0.13 for bias tables, which the
+    paper's table has not; multiply-adds equal the sum by hand, and the repository's table within 1 %, the paper's 11 %.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         vil = VisionLongformer(variant).eval()
