@@ -15,7 +15,7 @@ from densevit.weights import file_kinds, hub, preprocessing, safe_unpickler
 from densevit.weights.state import read_safetensors
 
 # Keys under which projects save the state dict. The first that contains tensors is opened, recursively.
-_CONTAINERS = ("model", "state_dict", "model_state", "model_ema", "ema", "module", "state_dict_ema")
+_CONTAINERS = ("model", "state_dict", "model_state", "model_ema", "ema", "module", "state_dict_ema", "net")
 # Key prefixes added by DistributedDataParallel and torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
 # Weights files in a folder: our run folder's and the Hugging Face Hub's.

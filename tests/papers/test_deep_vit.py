@@ -1,0 +1,207 @@
+"""DeepViT beside its equations and, without re-attention, timm's ViT; parameters of the paper; the authors' keys."""
+
+import math
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import densevit
+from densevit.errors import WeightsError
+from densevit.testing import check_backbone
+from densevit.weights.key_mapping import describe, translate, translate_back
+from densevit.weights.layouts import find, recognise
+from densevit_papers import deep_vit
+from densevit_papers.deep_vit import VARIANTS, Block, ConvEmbedding, DeepViT, ReAttention, Variant
+
+# Millions of parameters of the classifiers and multiply-adds in 10^9 at 224 x 224, without linear layer (Zhou et al.
+# 2021, tables 5 and 6). DeepViT-L has 55 in the paper's text and 58.9 in its table, which the authors' code has too.
+MILLIONS = {"16b": 24.5, "24b": 36.3, "32b": 48.1, "small": 27.3, "large": 58.9}
+# The paper has 6.2 and 12.5; the authors' code has the sums below, worked out in `multiply_adds`.
+PAPER_BILLIONS = {"small": 6.2, "large": 12.5}
+
+
+def randomise(module: nn.Module) -> None:
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if name.endswith("running_var"):
+            nn.init.uniform_(tensor, 0.5, 2.0)
+        elif tensor.is_floating_point():
+            nn.init.normal_(tensor, 0.0, 0.4 if tensor.ndim < 2 else tensor[0].numel() ** -0.5)
+
+
+@pytest.mark.integration
+def test_the_backbone_passes_the_contract_tests():
+    check_backbone(lambda: DeepViT("nano", features=(2, 5)))
+
+
+def reattention_by_hand(layer: ReAttention, x: torch.Tensor, training: bool) -> torch.Tensor:
+    """x: (B, N, C). The maps of all heads, their mixture, and a norm of each mixed map."""
+    heads, (norm, mixing) = layer.num_heads, (layer.map_norm, layer.mixing.weight[:, :, 0, 0])
+    query, key, value = (layer_(x).chunk(heads, dim=-1) for layer_ in (layer.query, layer.key, layer.value))
+    maps = [(q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) for q, k in zip(query, key, strict=True)]  # each (B, N, N)
+    outputs = []
+    for h in range(heads):
+        mixed = sum(mixing[h, g] * maps[g] for g in range(heads)) + layer.mixing.bias[h]
+        mean, variance = norm.running_mean[h], norm.running_var[h]
+        if training:
+            mean, variance = mixed.mean(), mixed.var(correction=0)
+        mixed = (mixed - mean) / (variance + norm.eps).sqrt() * norm.weight[h] + norm.bias[h]
+        outputs.append(layer.map_scale * mixed @ value[h])
+    return layer.output(torch.cat(outputs, dim=-1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("scaled", "scale"), [(False, 1.0), (True, 0.5)])
+def test_re_attention_matches_the_equation(training, scaled, scale):
+    torch.manual_seed(0)
+    layer = ReAttention(12, 3, scaled).double().train(training)
+    randomise(layer)
+    assert layer.map_scale == scale
+    x = torch.randn(2, 7, 12, dtype=torch.float64)
+    torch.testing.assert_close(layer(x, x, x), reattention_by_hand(layer, x, training))
+
+
+def test_a_scaled_residual_block_matches_the_authors_formulation():
+    """x r before the norms, branches divided by r; small values of x make the epsilons of the norms visible."""
+    torch.manual_seed(0)
+    block = Block(Variant(12, 8, 3, 8, False, True, 0.5), 0.0, True).double().eval()
+    randomise(block)
+    x, shape = 1e-3 * torch.randn(2, 7, 12, dtype=torch.float64), (12,)
+    y = F.layer_norm(0.5 * x, shape, block.norm1.weight, block.norm1.bias, 1e-6)
+    expected = x + reattention_by_hand(block.attention, y, False) / 0.5
+    y = F.layer_norm(0.5 * expected, shape, block.norm2.weight, block.norm2.bias, 1e-6)
+    hidden = y @ block.mlp.expand.weight.T + block.mlp.expand.bias
+    hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+    expected = expected + (hidden @ block.mlp.contract.weight.T + block.mlp.contract.bias) / 0.5
+    torch.testing.assert_close(block(x, (2, 3)), expected)
+
+
+def test_convolutional_embedding_matches_the_formulation():
+    torch.manual_seed(0)
+    layer = ConvEmbedding(12, 16).double().eval()
+    randomise(layer)
+    images = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+
+    def norm(layer: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+        scale = layer.weight / (layer.running_var + 1e-5).sqrt()
+        return x * scale[:, None, None] + (layer.bias - layer.running_mean * scale)[:, None, None]
+
+    x = norm(layer.norm1, F.conv2d(images, layer.conv1.weight, stride=2, padding=3)).clamp(min=0)
+    x = norm(layer.norm2, F.conv2d(x, layer.conv2.weight, padding=1)).clamp(min=0)  # (B, 64, 16, 24)
+    patches = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # (B, 64, 2, 8, 3, 8)
+    expected = torch.einsum("bchiwj,dcij->bdhw", patches, layer.projection.weight)
+    torch.testing.assert_close(layer(images), expected + layer.projection.bias[:, None, None])
+
+
+@pytest.mark.parametrize("size", [(48, 48), (97, 70)], ids=str)
+@pytest.mark.parametrize("readout", ["ignore", "add", "project"])
+def test_without_re_attention_features_match_timm(monkeypatch, size, readout):
+    """The frame shared with LocalViT: patches, padding, class token, positions at other sizes, the norm, readouts."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 24, "depth": 4, "num_heads": 3, "mlp_ratio": 3, "num_classes": 0}
+    theirs = VisionTransformer(48, 16, **sizes, dynamic_img_size=True, dynamic_img_pad=True).eval()
+    randomise(theirs)
+    monkeypatch.setitem(VARIANTS, "nano", Variant(24, 4, 3, 0, False, False, 1.0))
+    ours = DeepViT("nano", image_size=48, features=(2, 4), readout=readout).eval()
+    randomise(ours)
+    missing, unexpected = ours.load_state_dict(translate(theirs.state_dict(), deep_vit.AUTHORS).tensors, strict=False)
+    assert unexpected == [] and all(key.startswith("readouts.") for key in missing)
+    images = torch.randn(2, 3, *size)
+    found = ours(images)
+    expected = theirs.forward_intermediates(
+        images, [1, 3], return_prefix_tokens=True, norm=True, intermediates_only=True
+    )
+    for i, (x, (maps, token)) in enumerate(zip(found, expected, strict=True)):
+        if readout == "add":
+            maps = maps + token.transpose(1, 2)[..., None]
+        elif readout == "project":
+            both = torch.cat([maps, token.transpose(1, 2)[..., None].expand_as(maps)], dim=1)
+            maps = F.gelu(ours.readouts[i](both.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        assert x.shape[2:] == tuple(-(-side // 16) for side in size) and maps.abs().mean() > 0.1
+        torch.testing.assert_close(x, maps, atol=1e-4, rtol=1e-4)
+
+
+def multiply_adds(variant: Variant) -> int:
+    """At 224 x 224, from the authors' layers: 197 tokens, of which 196 are patches of 16 pixels."""
+    C, N, H = variant.width, 197, variant.heads
+    total = 196 * 16**2 * 3 * C
+    if variant.convolutions:
+        total = 112**2 * 64 * (49 * 3 + 9 * 64) + 196 * 64 * 8**2 * C
+    blocks = variant.depth * (N * (4 + 2 * 3) * C**2 + 2 * N**2 * C)
+    return total + blocks + variant.reattention * H**2 * N**2
+
+
+@pytest.mark.parametrize("variant", MILLIONS)
+def test_parameters_and_multiply_adds(variant):
+    """Parameters with the classifier's linear layer; multiply-adds within 5.5 % of the paper's."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        vit = DeepViT(variant).eval()
+        vit(torch.empty(1, 3, 224, 224))
+    millions = (sum(p.numel() for p in vit.parameters()) + (vit.channels[-1] + 1) * 1000) / 1e6
+    assert millions == pytest.approx(MILLIONS[variant], abs=0.08)
+    assert counter.get_total_flops() / 2 == multiply_adds(VARIANTS[variant])
+    if variant in PAPER_BILLIONS:
+        assert counter.get_total_flops() / 2e9 == pytest.approx(PAPER_BILLIONS[variant], rel=0.055)
+
+
+def authors_state(side: int) -> dict[str, torch.Tensor]:
+    """Random tensors with the names and shapes of the authors' classifiers, in the size "nano"."""
+    C, kinds = 128, ("weight", "bias", "running_mean", "running_var")
+    shapes = {"cls_token": (1, 1, C), "pos_embed": (1, side**2 + 1, C), "norm.weight": (C,), "norm.bias": (C,)}
+    shapes |= {"head.weight": (10, C), "head.bias": (10,), "patch_embed.proj.weight": (C, 64, 8, 8)}
+    shapes |= {"patch_embed.proj.bias": (C,), "patch_embed.conv1.weight": (64, 3, 7, 7)}
+    shapes["patch_embed.conv2.weight"] = (64, 64, 3, 3)
+    norms = {"patch_embed.bn1": 64, "patch_embed.bn2": 64}
+    for i in range(8):
+        b = f"blocks.{i}."
+        linear = {"attn.qkv": (3 * C, C), "attn.proj": (C, C), "mlp.fc1": (3 * C, C), "mlp.fc2": (C, 3 * C)}
+        shapes |= {f"{b}{name}.weight": shape for name, shape in linear.items()}
+        shapes |= {f"{b}{name}.bias": shape[:1] for name, shape in linear.items()}
+        shapes |= {f"{b}{name}.{kind}": (C,) for name in ("norm1", "norm2") for kind in ("weight", "bias")}
+        if i >= 4:
+            shapes |= {b + "attn.reatten_matrix.weight": (4, 4, 1, 1), b + "attn.reatten_matrix.bias": (4,)}
+            norms[b + "attn.var_norm"] = 4
+    for name, channels in norms.items():
+        shapes |= {f"{name}.{kind}": (channels,) for kind in kinds} | {f"{name}.num_batches_tracked": ()}
+    return {key: torch.randn(shape).abs() if shape else torch.tensor(3) for key, shape in shapes.items()}
+
+
+def test_checkpoints_of_the_authors_are_read_and_written():
+    torch.manual_seed(0)
+    state = authors_state(4)
+    layout = recognise(state)
+    assert layout.name == "deepvit" and layout.mean == layout.std == (0.5, 0.5, 0.5)
+    section = describe(state, layout)["backbone"]
+    assert section == {"name": "deep_vit", "variant": "nano", "patch_size": 16, "image_size": 64}
+    vit = densevit.create_backbone(**section).eval()
+    done = translate(state, layout)
+    assert done.unknown == done.errors == [] and done.left_out.keys() == {"head.weight", "head.bias"}
+    vit.load_state_dict(done.tensors)
+    back, unknown = translate_back(vit.state_dict(), layout)
+    assert unknown == [] and back.keys() == state.keys() - done.left_out.keys()
+    assert all(torch.equal(x, state[key]) for key, x in back.items() if key not in ("cls_token", "pos_embed"))
+
+
+def test_a_checkpoint_of_another_width_is_refused():
+    state = translate(authors_state(4), find("deepvit")).tensors
+    with pytest.raises(WeightsError, match="A DeepViT of 100 channels and 8 blocks is not a known variant"):
+        deep_vit.describe({**state, "norm.weight": torch.ones(100)})
+
+
+def test_checkpointing_has_equal_gradients_and_statistics():
+    torch.manual_seed(0)
+    vit, images = DeepViT("nano", features=(6,), drop_path=0.0).train(), torch.randn(2, 3, 32, 48)
+    gradients, statistics = [], []
+    for vit.checkpointing in (False, True):
+        vit.zero_grad()
+        for norm in vit.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.reset_running_stats()
+        vit(images)[0].square().mean().backward()
+        gradients.append(nn.utils.parameters_to_vector(p.grad for p in vit.parameters()))
+        statistics.append(nn.utils.parameters_to_vector(b.float() for b in vit.buffers()))
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*statistics)
