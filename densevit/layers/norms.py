@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,12 +84,12 @@ class StatisticsOnce(nn.Module):
         super().__init__()
         self.part, self.updated = part, False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Any) -> Any:
         if self.updated:
             with _frozen_statistics(self.part):
-                return self.part(x)
+                return self.part(*inputs)
         self.updated = True
-        return self.part(x)
+        return self.part(*inputs)
 
 
 @contextmanager
