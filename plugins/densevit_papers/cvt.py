@@ -30,7 +30,7 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "nano": Variant((32, 64, 128), (1, 2, 4), (1, 1, 4), 0.0),
+    "nano": Variant((32, 64, 128), (1, 2, 4), (1, 2, 4), 0.0),
     "13": Variant((64, 192, 384), (1, 3, 6), (1, 2, 10), 0.1),
     "21": Variant((64, 192, 384), (1, 3, 6), (1, 4, 16), 0.1),
     "w24": Variant((192, 768, 1024), (3, 12, 16), (2, 2, 20), 0.3),
@@ -47,7 +47,7 @@ class CvT(Backbone):
     classifier normalises the class token only.
 
     variant: "13", "21" and "w24" of the paper's table 2 (the number of blocks; in YAML in quotes); "nano" (32, 64 and
-        128 channels, 6 blocks) is for CPUs.
+        128 channels, 7 blocks) is for CPUs.
     drop_path: stochastic depth of the last block, linear from 0 at the first block of the last stage; blocks of earlier
         stages have none. None: the paper's for ImageNet.
     gelu: of the MLPs. "quick": x sigmoid(1.702 x), as in the authors' code; "erf": exact, as in transformers, also with
