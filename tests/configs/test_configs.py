@@ -25,6 +25,7 @@ PUBLISHED = sorted(
     if path not in SECTIONS and path.parent.name not in ("benchmark", "backbone", "start", "pretrain", "papers")
 )  # test_recipes.py, test_coco_recipes.py, test_mask_recipes.py and test_depth_recipes.py run them
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
+PAPERS = sorted(Path("configs/papers").glob("*.yaml"))
 PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))  # test_pretraining_recipes.py runs them
 PAPERS = sorted(Path("configs/papers").glob("*.yaml"))
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
@@ -153,7 +154,7 @@ def test_untrained_recipe_states_the_published_score(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [*PUBLISHED, *SECTIONS, *PRETRAINING], ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "path", [*PUBLISHED, *SECTIONS, *PRETRAINING, *PAPERS], ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_command_in_the_header_names_the_file(path: Path) -> None:
     """The command at the top of a recipe or a section; a recipe with a base names the base instead."""

@@ -1,0 +1,303 @@
+"""CeiT beside the authors' formulation, written out by their names of tensors; its cost, and the layouts of weights."""
+
+from functools import partial
+from itertools import count
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import densevit
+from densevit.errors import WeightsError
+from densevit.testing import check_backbone
+from densevit.weights.key_mapping import describe, translate, translate_back
+from densevit.weights.layouts import find, recognise
+from densevit.weights.state_dict_loading import fit
+from densevit_papers.ceit import CeiT
+
+
+def released(width: int, depth: int, side: int, stem: int = 64) -> dict[str, Tensor]:
+    """A random checkpoint with the names and shapes of the authors' `ceit_model.py`, in float64.
+
+    side: of the grid of its position table.
+    """
+    linear = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
+    mlp = {"fc1": (4 * width, width), "fc2": (width, 4 * width)}
+    leff = {
+        "conv1": (4 * width, width, 1, 1),
+        "conv2": (4 * width, 1, 3, 3),
+        "conv3": (width, 4 * width, 1, 1),
+    }
+    weights: dict[str, tuple[int, ...]] = {"i2t.proj": (width, stem, 4, 4), "head": (5, width)}
+    layer_norms, batch_norms = {"norm": width, "lca.norm1": width, "lca.norm2": width}, {"i2t.backbone.bn": stem}
+    for i in range(depth):
+        weights |= {f"blocks.{i}.{name}": shape for name, shape in linear.items()}
+        weights |= {f"blocks.{i}.leff.{name}": shape for name, shape in leff.items()}
+        batch_norms |= {f"blocks.{i}.leff.bn{j}": leff[f"conv{j}"][0] for j in (1, 2, 3)}
+        layer_norms |= {f"blocks.{i}.norm1": width, f"blocks.{i}.norm2": width}
+    weights |= {f"lca.{name}": shape for name, shape in linear.items()}
+    weights |= {f"lca.feedforward.{name}": shape for name, shape in mlp.items()}
+    tables = {"cls_token": 1, "pos_embed": 1 + side**2, "pos_layer_embed": depth}
+    state = {name: torch.randn(1, rows, width) for name, rows in tables.items()}
+    state["i2t.backbone.conv.weight"] = torch.randn(stem, 3, 7, 7) / 12
+    for name, shape in weights.items():
+        state[f"{name}.weight"] = torch.randn(shape) / torch.Size(shape[1:]).numel() ** 0.5
+        state[f"{name}.bias"] = torch.randn(shape[0]) * 0.3
+    for name, channels in (layer_norms | batch_norms).items():
+        state[f"{name}.weight"] = 1 + 0.3 * torch.randn(channels)
+        state[f"{name}.bias"] = 0.3 * torch.randn(channels)
+    for name, channels in batch_norms.items():
+        state[f"{name}.running_mean"] = 0.3 * torch.randn(channels)
+        state[f"{name}.running_var"] = 0.5 + torch.rand(channels)
+        state[f"{name}.num_batches_tracked"] = torch.tensor(7)
+    return {name: x.double() if x.is_floating_point() else x for name, x in state.items()}
+
+
+def by_hand(state: dict[str, Tensor], images: Tensor, heads: int) -> tuple[list[Tensor], Tensor]:
+    """The cells after each block (B, C, H, W), and the result of LCA (B, C), from the authors' tensors.
+
+    images: (B, 3, H, W), multiples of 16.
+    """
+
+    def batch_norm(x: Tensor, name: str) -> Tensor:
+        mean, var, weight, bias = (
+            state[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+
+    def layer_norm(x: Tensor, name: str) -> Tensor:
+        x = x - x.mean(-1, keepdim=True)
+        x = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        return x * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ state[f"{name}.weight"].flatten(1).T + state[f"{name}.bias"]
+
+    def attention(x: Tensor, name: str, queries: slice) -> Tensor:
+        query, key, value = linear(x, f"{name}.attn.qkv").chunk(3, dim=-1)
+        query, D = query[:, queries], x.shape[2] // heads
+        each = []
+        for i in range(heads):
+            q, k, v = (t[..., i * D : (i + 1) * D] for t in (query, key, value))
+            each.append((q @ k.transpose(1, 2) / D**0.5).softmax(-1) @ v)
+        return linear(torch.cat(each, dim=-1), f"{name}.attn.proj")
+
+    def leff(x: Tensor, name: str) -> Tensor:
+        kernel = state[f"{name}.conv2.weight"]
+        for number in (1, 2, 3):
+            if number == 2:
+                x = F.conv2d(x, kernel, state[f"{name}.conv2.bias"], padding=1, groups=len(kernel))
+            else:
+                x = linear(x.movedim(1, 3), f"{name}.conv{number}").movedim(3, 1)
+            x = batch_norm(x, f"{name}.bn{number}")
+            x = F.gelu(x) if number < 3 else x
+        return x
+
+    x = batch_norm(F.conv2d(images, state["i2t.backbone.conv.weight"], stride=2, padding=3), "i2t.backbone.bn")
+    x = F.conv2d(F.max_pool2d(x, 3, 2, 1), state["i2t.proj.weight"], state["i2t.proj.bias"], stride=4)
+    size, table = x.shape[2:], state["pos_embed"][:, 1:]
+    side = round(table.shape[1] ** 0.5)
+    positions = F.interpolate(
+        table.view(1, side, side, -1).permute(0, 3, 1, 2).float(), size=size, mode="bicubic", align_corners=False
+    )
+    x = (x + positions.double()).flatten(2).transpose(1, 2)
+    token = (state["cls_token"] + state["pos_embed"][:, :1]).expand(len(x), -1, -1)
+    maps, tokens = [], []
+    for i in count():
+        if f"blocks.{i}.norm1.weight" not in state:
+            break
+        both = torch.cat([token, x], dim=1)
+        both = both + attention(layer_norm(both, f"blocks.{i}.norm1"), f"blocks.{i}", slice(None))
+        y = layer_norm(both, f"blocks.{i}.norm2")
+        cells = leff(y[:, 1:].transpose(1, 2).unflatten(2, size), f"blocks.{i}.leff")
+        token, x = both[:, :1] + y[:, :1], both[:, 1:] + cells.flatten(2).transpose(1, 2)  # the token skips LeFF
+        maps.append(x.transpose(1, 2).unflatten(2, size))
+        tokens.append(token)
+    x = torch.cat(tokens, dim=1) + state["pos_layer_embed"]
+    token = x[:, -1:] + attention(layer_norm(x, "lca.norm1"), "lca", slice(-1, None))
+    hidden = F.gelu(linear(layer_norm(token, "lca.norm2"), "lca.feedforward.fc1"))
+    return maps, layer_norm(token + linear(hidden, "lca.feedforward.fc2"), "norm")[:, 0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> dict[str, Tensor]:
+    """A small checkpoint of images of 96 pixels."""
+    torch.manual_seed(0)
+    return released(128, 6, 6)
+
+
+def loaded(state: dict[str, Tensor], layout: str, **options: object) -> CeiT:
+    """The backbone of a checkpoint, with random norms of its features, which a classifier lacks."""
+    assert recognise(state).name == "ceit"
+    translated = translate(state, find(layout))
+    assert translated.unknown == translated.errors == []
+    ceit = densevit.create_backbone(**{**describe(state, find(layout))["backbone"], **options}).double().eval()
+    for norm in ceit.feature_norms:
+        nn.init.normal_(norm.weight, 1.0, 0.3)
+        nn.init.normal_(norm.bias, 0.0, 0.3)
+    found = ceit.load_state_dict(translated.tensors, strict=False)
+    assert found.unexpected_keys == [] and all(key.startswith("feature_norms.") for key in found.missing_keys)
+    return ceit
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("readout", ["ignore", "lca"])
+def test_the_backbone_passes_the_contract_tests(readout):
+    check_backbone(partial(CeiT, "nano", readout=readout))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (48, 80)], ids=["table", "resized"])
+def test_features_and_gradients_match_the_authors_formulation(size, checkpoint):
+    """With LCA, which is added to the last map."""
+    ceit = loaded(checkpoint, "ceit-lca", features=(2, 3, 6))
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    own, other = (images.clone().requires_grad_() for _ in range(2))
+    maps, token = by_hand(checkpoint, other, heads=4)
+    expected = [
+        F.layer_norm(maps[i].movedim(1, 3), (128,), norm.weight, norm.bias, 1e-6).movedim(3, 1)
+        for i, norm in zip((1, 2, 5), ceit.feature_norms, strict=True)
+    ]
+    expected[-1] = expected[-1] + token[:, :, None, None]
+    found = ceit(own)
+    for x, y in zip(found, expected, strict=True):
+        assert y.abs().mean() > 0.1
+        torch.testing.assert_close(x, y, atol=1e-6, rtol=1e-6)
+    for features in (found, expected):
+        torch.stack([(x * x.detach()).sum() for x in features]).sum().backward()
+    torch.testing.assert_close(own.grad, other.grad, atol=1e-5 * other.grad.abs().max().item(), rtol=1e-5)
+
+
+def test_lca_is_left_out_by_default_and_changes_the_last_map_only(checkpoint):
+    state, images = checkpoint, torch.randn(1, 3, 96, 96, dtype=torch.float64)
+    plain, with_lca = loaded(state, "ceit"), loaded(state, "ceit-lca")
+    with_lca.feature_norms.load_state_dict(plain.feature_norms.state_dict())
+    assert plain.class_attention is None
+    *first, last = plain(images)
+    *same, changed = with_lca(images)
+    assert all(torch.equal(x, y) for x, y in zip(first, same, strict=True))
+    _, token = by_hand(state, images, heads=4)
+    torch.testing.assert_close(changed - last, token[:, :, None, None].expand_as(last), atol=1e-6, rtol=1e-6)
+
+
+# Yuan et al. 2021, and the authors' table: M parameters and G multiply-adds of the classifiers at 224 pixels
+COSTS = {"tiny": (6.4, 1.2), "small": (24.2, 4.5), "base": (94.4, None)}
+
+
+@pytest.mark.parametrize("variant", COSTS)
+def test_parameters_and_multiply_adds_match_the_paper(variant):
+    """With LCA and a linear layer, without the norms of the features.
+
+    The paper's multiply-adds are without the products of attention, 12 * 2 N^2 C; with them there are 1.40 and 4.76 G.
+    Without: 1.22 and 4.40 G, the paper's to 2.5 %.
+    """
+    parameters, multiply_adds = COSTS[variant]
+    with torch.device("meta"):
+        ceit = CeiT(variant, readout="lca").eval()
+        classifier = nn.Linear(ceit.channels[-1], 1000)
+        with FlopCounterMode(display=False) as counter:
+            ceit(torch.empty(1, 3, 224, 224))
+    C = ceit.channels[-1]
+    total = sum(p.numel() for part in (ceit, classifier) for p in part.parameters())
+    total -= sum(p.numel() for p in ceit.feature_norms.parameters())
+    assert total / 1e6 == pytest.approx(parameters, abs=0.05)
+    if multiply_adds is not None:
+        found = counter.get_total_flops() / 2 + classifier.weight.numel() - 12 * 2 * 197**2 * C
+        assert found / 1e9 == pytest.approx(multiply_adds, rel=0.025)
+
+
+def test_a_released_model_has_the_authors_number_of_parameters():
+    """6,356,904 of CeiT-T with 1000 classes, by their code; here the class token includes its position."""
+    with torch.device("meta"):
+        state = released(192, 12, 14)
+        ceit = CeiT("tiny", readout="lca")
+    counts = {key: x.numel() for key, x in state.items() if "running" not in key and "num_batches" not in key}
+    head = counts.pop("head.weight") + counts.pop("head.bias")
+    assert sum(counts.values()) + head // 5 * 1000 == 6_356_904
+    own = sum(p.numel() for key, p in ceit.named_parameters() if not key.startswith("feature_norms."))
+    assert own == sum(counts.values()) - 192
+    assert describe(state, find("ceit")) == {
+        "backbone": {"name": "ceit", "variant": "tiny", "patch_size": 4, "image_size": 224}
+    }
+
+
+def test_the_layout_writes_what_it_reads(checkpoint):
+    """A token's position is added to the token, whose position is then 0."""
+    back, unknown = translate_back(loaded(checkpoint, "ceit-lca").state_dict(), find("ceit-lca"))
+    assert unknown == [] and checkpoint.keys() - back.keys() == {"head.weight", "head.bias"}
+    tokens = ("cls_token", "pos_embed")
+    assert all(torch.equal(back[key], checkpoint[key]) for key in back if key not in tokens)
+    assert torch.equal(back["pos_embed"][:, 1:], checkpoint["pos_embed"][:, 1:]) and not back["pos_embed"][:, 0].any()
+    assert torch.equal(back["cls_token"], checkpoint["cls_token"] + checkpoint["pos_embed"][:, :1])
+
+
+def test_position_tables_of_other_images_are_resized(checkpoint):
+    ceit = CeiT("nano", image_size=128)
+    state = {key: x.float() for key, x in translate(checkpoint, find("ceit")).tensors.items()}
+    found = fit(ceit, state, "file", allowed=["feature_norms.*"])
+    assert [one.name for one in found.adapted] == ["position_table"]
+    table = state["position_table"].permute(2, 0, 1)[None]
+    expected = F.interpolate(table, size=(8, 8), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+    torch.testing.assert_close(found.tensors["position_table"], expected)
+
+
+def test_unknown_sizes_are_refused(checkpoint):
+    state = {key: tensor for key, tensor in checkpoint.items() if not key.startswith("blocks.5.")}
+    with pytest.raises(WeightsError, match="A CeiT of 128 channels and 5 blocks is not a known variant"):
+        describe(state, find("ceit"))
+
+
+@pytest.mark.parametrize("patch_size", [2, 4, 8])
+def test_images_are_padded_with_zeros_to_multiples_of_the_stride(patch_size):
+    ceit = CeiT("nano", patch_size, image_size=64).eval()
+    stride = 4 * patch_size
+    for size in ((1, 1), (33, 50)):
+        images = torch.randn(1, 3, *size)
+        padded = F.pad(images, (0, -size[1] % stride, 0, -size[0] % stride))
+        for x, y in zip(ceit(images), ceit(padded), strict=True):
+            assert x.shape[2:] == tuple(-(-side // stride) for side in size)
+            torch.testing.assert_close(x, y)
+
+
+def test_initial_weights_and_stochastic_depth_are_those_of_the_authors():
+    ceit = CeiT("tiny", readout="lca")
+    assert ceit.blocks[3].attention.value.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert ceit.position_table.std().item() == pytest.approx(0.02, rel=0.05)
+    assert ceit.blocks[0].feed_forward.expand.weight.abs().max() <= 192**-0.5  # torch's uniform values
+    assert not ceit.class_attention.positions.any()
+    assert [block.drop_path.rate for block in ceit.blocks] == pytest.approx([0.1 * i / 11 for i in range(12)])
+
+
+def test_checkpointing_has_equal_gradients_and_updates_statistics_once():
+    ceit, images = CeiT("nano", image_size=32, readout="lca").train(), torch.randn(2, 3, 32, 32)
+    start = {key: tensor.clone() for key, tensor in ceit.state_dict().items()}
+    gradients, states = [], []
+    for ceit.checkpointing in (False, True):
+        ceit.load_state_dict(start)
+        ceit.zero_grad()
+        torch.stack([x.square().mean() for x in ceit(images)]).sum().backward()
+        gradients.append(nn.utils.parameters_to_vector(p.grad for p in ceit.parameters()))
+        states.append({key: tensor.clone() for key, tensor in ceit.state_dict().items()})
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*states)
+
+
+def test_blocks_after_the_last_feature_are_not_built():
+    ceit = CeiT("nano", features=(1, 4), readout="lca")
+    assert len(ceit.blocks) == len(ceit.class_attention.positions) == 4 and ceit.strides == (16, 16)
+    depths = ceit.parameter_depths()
+    assert len(depths) == 1 + 4 + 1 and sum(map(len, depths)) == len(list(ceit.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": (3, 2)}, r"features is \[3, 2\]; it must be ascending block numbers, from 1 to 12"),
+        ({"features": (13,)}, r"features is \[13\]"),
+        ({"image_size": 0}, "image_size is 0; it must be more than 0"),
+    ],
+)
+def test_invalid_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        CeiT(**options)
