@@ -107,10 +107,7 @@ class AttentionResNet(Backbone):
                 module.initialise()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        if self.stem is None:
-            x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        else:
-            x = self.stem(images)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images)))) if self.stem is None else self.stem(images)
         features = []
         for i in range(4):
             for blocks in self._blocks(i):
@@ -138,9 +135,7 @@ class AttentionResNet(Backbone):
         return [[parameter for part in group for parameter in part.parameters()] for group in groups]
 
 
-def _residual_block(
-    inputs: int, planes: int, stride: int, stage: int, replacement: Replacement | None
-) -> Bottleneck:
+def _residual_block(inputs: int, planes: int, stride: int, stage: int, replacement: Replacement | None) -> Bottleneck:
     """planes: a quarter of the output's channels. stage: from 1."""
     bottleneck = 64 if replacement is None else replacement.bottleneck(stage)
     downsample = None

@@ -26,7 +26,7 @@ class Axial:
 
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.image_size < 1:
-            raise ValueError(f"num_heads is {self.num_heads} and image_size {self.image_size}; both must be at least 1.")
+            raise ValueError(f"num_heads is {self.num_heads} and image_size {self.image_size}; both must be 1 or more.")
         if self.span is not None and (self.span < 1 or self.span % 2 == 0):
             raise ValueError(f"span is {self.span}; it must be odd and at least 1, such as 65, or null.")
         if not set(self.stages) <= {1, 2, 3, 4}:
@@ -60,8 +60,8 @@ class AxialAttention(nn.Module):
         super().__init__()
         if channels % (2 * num_heads):
             raise ValueError(
-                f"axial: {channels} channels are not a multiple of 2 x num_heads, {2 * num_heads}; queries and keys have "
-                "half of a head's channels. Change width or axial.num_heads."
+                f"axial: {channels} channels are not a multiple of 2 x num_heads, {2 * num_heads}; queries and keys "
+                "have half of a head's channels. Change width or axial.num_heads."
             )
         self.num_heads, self.reach, self.axis = num_heads, reach, axis
         self.qkv = nn.Conv2d(channels, 2 * channels, 1, bias=False)
@@ -88,7 +88,7 @@ class AxialAttention(nn.Module):
         qkv = self.qkv_norm(self.qkv(x)).transpose(1, 2).reshape(B * H, self.num_heads, 2 * D, W)
         query, key, value = qkv.split([D // 2, D // 2, D], dim=2)  # (B * H, heads, D / 2 or D, W)
         offsets = torch.arange(W, device=x.device)
-        offsets = offsets[:, None] - offsets  # (W, W), of the first from the second
+        offsets = offsets.unsqueeze(1) - offsets  # (W, W), of the first from the second
         table = self.relative[:, offsets.clamp(-self.reach, self.reach) + self.reach]  # (2 D, W, W)
         query_table, key_table, value_table = table.to(qkv.dtype).split([D // 2, D // 2, D])
         terms = (
@@ -98,7 +98,7 @@ class AxialAttention(nn.Module):
         )
         terms = self.similarity_norm(torch.cat(terms, dim=1))  # (B * H, 3 heads, W, W)
         scores = terms.unflatten(1, (3, -1)).sum(1)
-        if is_exporting() or W > self.reach + 1:
+        if is_exporting() or self.reach + 1 < W:
             scores = scores.masked_fill(offsets.abs() > self.reach, -torch.inf)
         weights = scores.softmax(-1).to(value.dtype)
         content = torch.einsum("bgij,bgcj->bgci", weights, value)

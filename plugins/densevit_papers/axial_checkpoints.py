@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
 from densevit.weights.state import count

@@ -1,9 +1,8 @@
-"""Non-local block (Wang et al. 2018, "Non-local Neural Networks"): attention of all cells of a map, between convolutions."""
+"""Non-local block (Wang et al. 2018, "Non-local Neural Networks"): attention to all cells of a map."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -89,7 +88,6 @@ class NonLocalBlock(nn.Module):
         elif self.pairwise == "embedded_gaussian":
             y = attention(_cells(self.theta(x)), _cells(self.phi(pooled)), value)
         else:
-            # Without a softmax: theta (phi^T g) / S has the same value as (theta phi^T) g / S, which the paper computes.
             scores = _cells(self.theta(x)) @ _cells(self.phi(pooled)).transpose(1, 2)  # (B, N, S)
             y = (scores / scores.shape[-1]) @ value
         y = y.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C / 2, H, W)

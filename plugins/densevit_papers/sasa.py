@@ -68,8 +68,8 @@ class LocalAttention(nn.Module):
         super().__init__()
         if channels % (2 * num_heads):
             raise ValueError(
-                f"sasa: {channels} channels are not a multiple of 2 x num_heads, {2 * num_heads}; each head has half of "
-                "its channels for row offsets. Change width or sasa.num_heads."
+                f"sasa: {channels} channels are not a multiple of 2 x num_heads, {2 * num_heads}; each head has half "
+                "of its channels for row offsets. Change width or sasa.num_heads."
             )
         self.kernel_size, self.num_heads = kernel_size, num_heads
         self.query = nn.Conv2d(channels, channels, 1, bias=False)
