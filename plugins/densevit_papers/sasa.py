@@ -21,7 +21,7 @@ class StandAlone:
     """The option `sasa` of `attention_resnet`; the defaults are the paper's.
 
     kernel_size: side of the window of cells that each cell attends to.
-    stem: "convolution", ResNet's, which is more accurate; "attention" to blocks of 4 x 4 pixels (section 3.2).
+    stem: "convolution", ResNet's; or "attention" in blocks of 4 x 4 pixels (section 3.2).
     stages: whose 3x3 convolutions become attention, from 1. The paper's best models keep convolutions in the first two
         (section 4.3).
     """
