@@ -1,0 +1,157 @@
+"""ResNet with an attention layer of one of five papers, between its blocks or in place of their 3x3 convolutions."""
+
+from collections.abc import Iterator
+from typing import Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, conv1x1
+
+from densevit.interfaces import Backbone
+from densevit.layers import checkpointing as activation_checkpointing
+from densevit.layers.norms import StatisticsOnce
+from densevit_papers.axial import Axial
+from densevit_papers.lr_net import LocalRelations
+from densevit_papers.non_local import NonLocal
+from densevit_papers.sagan import SelfAttention
+from densevit_papers.sasa import StandAlone
+
+BLOCKS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_LR_NET_26 = (2, 2, 2, 2)
+
+
+class Replacement(Protocol):
+    """Options of a layer that replaces the 3x3 convolutions of `stages`, which count from 1."""
+
+    @property
+    def stages(self) -> tuple[int, ...]: ...
+
+    def bottleneck(self, stage: int) -> int:
+        """Channels of the bottlenecks of a stage, per 256 channels of their output."""
+
+    def layer(self, channels: int, stride: int, map_stride: int) -> nn.Module:
+        """(B, channels, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)), on a map of stride `map_stride`."""
+
+    def stem_layers(self, channels: int) -> nn.Sequential | None:
+        """(B, 3, H, W) -> (B, channels, ceil(H / 4), ceil(W / 4)); None: a 7x7 convolution and a max pooling."""
+
+
+class AttentionResNet(Backbone):
+    """ResNet with attention (`non_local`, `sagan`, `sasa`, `lr_net`, `axial`): features of strides 4, 8, 16 and 32.
+
+    Without attention it is torchvision's ResNet, with the same keys. Any input size; each map is ceil(size / stride).
+    Padding of the image at the right and bottom changes features: with `non_local` and `sagan` all of them, with
+    `axial` those of the same rows and columns, then all.
+
+    depth: 26, 38, 50 or 101, with bottlenecks. 26 has 1, 2, 4 and 1 of them (Ramachandran et al. 2019), and 2 in each
+        stage with `lr_net`.
+    width: factor of all channels; Axial-ResNet-S, M and L are 0.5, 0.75 and 1.
+    non_local, sagan: sections of options of blocks that are inserted between residual blocks.
+    sasa, lr_net, axial: sections of options of layers in place of the 3x3 convolutions. Of the five at most one can be
+        given; `{}` has the defaults.
+    checkpointing: activation checkpointing per block in training. Running statistics are updated once per batch.
+    """
+
+    def __init__(
+        self,
+        depth: Literal[26, 38, 50, 101] = 50,
+        width: float = 1.0,
+        non_local: NonLocal | None = None,
+        sagan: SelfAttention | None = None,
+        sasa: StandAlone | None = None,
+        lr_net: LocalRelations | None = None,
+        axial: Axial | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_single({"non_local": non_local, "sagan": sagan, "sasa": sasa, "lr_net": lr_net, "axial": axial})
+        if not width > 0 or round(64 * width) != 64 * width:
+            raise ValueError(f"width is {width:g}; 64 times the width must be a whole number of channels, 1 or more.")
+        base = round(64 * width)
+        replacement: Replacement | None = sasa or lr_net or axial
+        counts = _LR_NET_26 if lr_net and depth == 26 else BLOCKS[depth]
+        self.checkpointing = checkpointing
+        self.channels, self.strides = tuple(4 * base * 2**i for i in range(4)), (4, 8, 16, 32)
+        self.stem = replacement.stem_layers(base) if replacement else None
+        if self.stem is None:
+            self.conv1 = nn.Conv2d(3, base, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(base)
+            self.relu = nn.ReLU(inplace=True)
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        inputs = base
+        for i, count in enumerate(counts):
+            stage = []
+            for j in range(count):
+                stride = 2 if i > 0 and j == 0 else 1
+                stage.append(_residual_block(inputs, base * 2**i, stride, i + 1, replacement))
+                inputs = 4 * base * 2**i
+            self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
+        self._initialise(zero_residual=axial is not None)
+        self.inserted = nn.ModuleDict()  # after a residual block: stage, from 1, and block, from 0
+        if non_local:
+            positions = non_local.positions(depth)
+            self.inserted.update({f"{s}_{b}": non_local.block(self.channels[s - 1]) for s, b in positions})
+        if sagan:
+            last = {s: counts[s - 1] - 1 for s in sagan.stages}
+            self.inserted.update({f"{s}_{b}": sagan.block(self.channels[s - 1]) for s, b in last.items()})
+
+    def _initialise(self, zero_residual: bool) -> None:
+        """torchvision's initial values. zero_residual: the last norm of each block is 0, as in Axial-ResNet."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, Bottleneck) and zero_residual:
+                nn.init.zeros_(module.bn3.weight)
+        for module in self.modules():
+            if hasattr(module, "initialise"):
+                module.initialise()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images)))) if self.stem is None else self.stem(images)
+        features = []
+        for i in range(4):
+            for blocks in self._blocks(i):
+                for block in blocks:
+                    x = self._run(block, x)
+            features.append(x)
+        return features
+
+    def _blocks(self, stage: int) -> Iterator[list[nn.Module]]:
+        """The residual blocks of a stage, from 0, each with the block that is inserted after it, if there is one."""
+        for j, block in enumerate(cast(nn.Sequential, getattr(self, f"layer{stage + 1}"))):
+            key = f"{stage + 1}_{j}"
+            yield [block, self.inserted[key]] if key in self.inserted else [block]
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        checkpointed = self.checkpointing and self.training
+        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph updates statistics only once
+            block = StatisticsOnce(block)
+        return activation_checkpointing.run(block, x, checkpointed=checkpointed)
+
+    def parameter_depths(self) -> list[list[nn.Parameter]]:
+        """The parameters of the stem, and of each residual block with the block that is inserted after it."""
+        stem = [self.conv1, self.bn1] if self.stem is None else [self.stem]
+        groups = [stem, *(blocks for i in range(4) for blocks in self._blocks(i))]
+        return [[parameter for part in group for parameter in part.parameters()] for group in groups]
+
+
+def _residual_block(inputs: int, planes: int, stride: int, stage: int, replacement: Replacement | None) -> Bottleneck:
+    """planes: a quarter of the output's channels. stage: from 1."""
+    bottleneck = 64 if replacement is None else replacement.bottleneck(stage)
+    downsample = None
+    if stride > 1 or inputs != 4 * planes:
+        downsample = nn.Sequential(conv1x1(inputs, 4 * planes, stride), nn.BatchNorm2d(4 * planes))
+    block = Bottleneck(inputs, planes, stride, downsample, base_width=bottleneck)
+    if replacement is not None and stage in replacement.stages:
+        channels = block.conv1.out_channels
+        map_stride = 2 ** (stage + 1) // stride  # of the block's input
+        block.conv2 = replacement.layer(channels, stride, map_stride)  # type: ignore[assignment]
+        if isinstance(replacement, Axial):
+            block.bn2 = nn.Identity()  # type: ignore[assignment]  # the layer ends with a norm
+    return block
+
+
+def _check_single(sections: dict[str, object | None]) -> None:
+    given = [name for name, options in sections.items() if options is not None]
+    if len(given) > 1:
+        raise ValueError(f"{', '.join(given)} are given; at most one of {', '.join(sections)} can be.")

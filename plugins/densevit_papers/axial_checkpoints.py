@@ -1,0 +1,53 @@
+"""Axial-ResNet of csrhddlam/axial-deeplab, trained for classification."""
+
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
+from densevit.weights.state import count
+from densevit_papers.attention_resnet import BLOCKS
+
+_PROJECTION = Change(lambda x: x[..., None], lambda x: x[..., 0])  # a Conv1d; ours is a 1x1 Conv2d
+_AXES = ("hight_block", "width_block")  # their spelling
+
+
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config section of an Axial-ResNet, from tensors with our keys."""
+    blocks = tuple(count(tensors, rf"layer{i}\.(\d+)\.conv1\.weight") for i in range(1, 5))
+    depth = next((depth for depth, counts in BLOCKS.items() if counts == blocks), None)
+    if depth is None:
+        known = ", ".join(f"{depth} {counts}" for depth, counts in BLOCKS.items())
+        raise WeightsError(f"An Axial-ResNet of {blocks} blocks is not a known depth: {known}.")
+    first = "layer1.0.conv2.0"
+    axial = {
+        "num_heads": len(tensors[f"{first}.similarity_norm.weight"]) // 3,
+        "image_size": 4 * (tensors[f"{first}.relative"].shape[1] // 2 + 1),  # the first map has stride 4
+    }
+    width = len(tensors["conv1.weight"]) / 64
+    return {"backbone": {"name": "attention_resnet", "depth": depth, "width": width, "axial": axial}}
+
+
+def _lines() -> tuple[Line, ...]:
+    block = "layer{s}.{j}"
+    lines = [Line("conv1.*", "conv1.*"), Line("bn1.*", "bn1.*"), Line(f"{block}.downsample.*", f"{block}.downsample.*")]
+    for theirs, ours in (("conv_down", "conv1"), ("bn1", "bn1"), ("conv_up", "conv3"), ("bn2", "bn3")):
+        lines.append(Line(f"{block}.{theirs}.*", f"{block}.{ours}.*"))
+    for i, axis in enumerate(_AXES):
+        lines.append(Line(f"{block}.{axis}.qkv_transform.weight", f"{block}.conv2.{i}.qkv.weight", _PROJECTION))
+        lines.append(Line(f"{block}.{axis}.relative", f"{block}.conv2.{i}.relative"))
+        for norm in ("qkv", "similarity", "output"):
+            lines.append(Line(f"{block}.{axis}.bn_{norm}.*", f"{block}.conv2.{i}.{norm}_norm.*"))
+    return tuple(lines)
+
+
+AXIAL_RESNET = CheckpointLayout(
+    name="axial-deeplab-axial_resnet",
+    part="backbone",
+    marks=("conv1.weight", "layer1.{j}.hight_block.qkv_transform.weight", "layer4.{j}.width_block.relative"),
+    lines=_lines(),
+    describe=describe,
+    no_effect={
+        "fc.*": "the classification head",
+        **{f"layer{{s}}.{{j}}.{axis}.flatten_index": "an index table" for axis in _AXES},
+    },
+)

@@ -1,0 +1,64 @@
+"""SAGAN's self-attention block beside equations 1 to 3 of Zhang et al. 2019."""
+
+import pytest
+import torch
+
+from densevit_papers.attention_resnet import AttentionResNet
+from densevit_papers.sagan import SelfAttention, SelfAttentionBlock
+from tests.papers.cnn_attention import randomise
+
+
+def block_by_hand(block: SelfAttentionBlock, x: torch.Tensor) -> torch.Tensor:
+    """One image (C, H, W), one query j at a time: o_j = v(sum_i beta_ji h(x_i)), y_j = gamma o_j + x_j."""
+    C, H, W = x.shape
+    f, h = (torch.einsum("dc,chw->dhw", layer.weight[:, :, 0, 0], x) for layer in (block.key, block.value))
+    if block.pooling:  # over 2 x 2 cells; those at the right and bottom may be incomplete
+        f, h = (
+            torch.stack([y[:, i : i + 2, j : j + 2].amax((1, 2)) for i in range(0, H, 2) for j in range(0, W, 2)], 1)
+            for y in (f, h)
+        )
+    f, h, results = f.flatten(1), h.flatten(1), []
+    for cell in x.flatten(1).T:
+        scores = f.T @ (block.query.weight[:, :, 0, 0] @ cell)
+        beta = scores.exp() / scores.exp().sum()
+        results.append(block.gamma * (block.output.weight[:, :, 0, 0] @ (h @ beta)) + cell)
+    return torch.stack(results, dim=1).view(C, H, W)
+
+
+@pytest.mark.parametrize(("pooling", "reduction", "size"), [(True, 2, (4, 6)), (True, 8, (5, 3)), (False, 8, (3, 4))])
+def test_block_matches_the_equations(pooling, reduction, size):
+    block = SelfAttentionBlock(16, pooling, reduction).double()
+    randomise(block)
+    x = torch.randn(2, 16, *size, dtype=torch.float64)
+    for image, found in zip(x, block(x), strict=True):
+        torch.testing.assert_close(found, block_by_hand(block, image))
+
+
+def test_block_is_an_identity_at_first_and_gamma_has_a_gradient():
+    block, x = SelfAttentionBlock(16), torch.randn(2, 16, 5, 6)
+    y = block(x)
+    assert torch.equal(y, x)
+    (y * torch.randn_like(y)).sum().backward()
+    assert block.gamma.grad.abs() > 0
+
+
+@pytest.mark.parametrize(("reduction", "values"), [(2, 128), (8, 32)])
+def test_parameters_by_hand(reduction, values):
+    """Queries and keys of C / 8 channels, values of C / 2 (the authors' code) or C / 8 (the paper), without biases."""
+    with torch.device("meta"):
+        resnet = AttentionResNet(sagan=SelfAttention(value_reduction=reduction))
+        plain = AttentionResNet()
+    found = sum(p.numel() for p in resnet.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert found == 256 * (2 * 32 + 2 * values) + 1
+
+
+def test_blocks_follow_the_last_residual_blocks():
+    with torch.device("meta"):
+        assert list(AttentionResNet(50, sagan=SelfAttention(stages=(1, 4))).inserted) == ["1_2", "4_2"]
+
+
+def test_invalid_options_are_refused():
+    with pytest.raises(ValueError, match=r"stages is \(5,\); it must have one or more of 1, 2, 3 and 4"):
+        SelfAttention(stages=(5,))
+    with pytest.raises(ValueError, match="value_reduction is 0; it must be at least 1"):
+        SelfAttention(value_reduction=0)
