@@ -41,7 +41,7 @@ _NUM_LEVELS = 3  # coarsest maps that queries attend to
 
 
 class KMaXPixelDecoder(nn.Module):
-    """Layer norm of each feature, residual blocks, and fusion with the next finer one, coarse to fine (section 3.3).
+    """Layer norm of each feature, residual blocks, and fusion with the next finer one, coarse to fine (section 3).
 
     layers: the number of blocks of the coarsest level, and of the finest ones in order.
     """
@@ -87,12 +87,11 @@ class KMaXPixelDecoder(nn.Module):
 
 
 class KMeansLayer(nn.Module):
-    """A step of k-means in place of cross-attention, self-attention of queries, and a feed-forward network (section
-    3.2, figure 2).
+    """A k-means step in place of cross-attention, self-attention of queries, and a feed-forward network (section 3).
 
-    Each pixel is assigned to the query of its largest mask logit: an argmax over queries (cluster-wise), where attention
-    has a softmax over pixels. A query is updated by the sum of the values of its pixels. The mask logits and classes
-    have a loss of their own, through which the assignment learns.
+    Each pixel is assigned to the query of its largest mask logit: an argmax over queries (cluster-wise) in place of a
+    softmax over pixels. A query is updated by the sum of the values of its pixels. The mask logits and classes have a
+    loss of their own, through which the assignment learns.
     """
 
     def __init__(
@@ -125,9 +124,7 @@ class KMeansLayer(nn.Module):
         )
         self.drop_path = DropPath(drop_path)
 
-    def forward(
-        self, pixels: Tensor, queries: Tensor, padding: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def forward(self, pixels: Tensor, queries: Tensor, padding: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """pixels: (B, C, H, W), not activated. queries: (B, D, Q). padding: (B, H, W).
 
         Returns the queries and the predictions of `MaskPredictor` before the update.
@@ -145,7 +142,7 @@ class KMeansLayer(nn.Module):
 
 
 def kmeans_update(masks: Tensor, values: Tensor, padding: Tensor) -> Tensor:
-    """The sum of the values of the pixels that are assigned to each query (equation 6): (B, C, Q), in fp32.
+    """The sum of the values of the pixels that are assigned to each query: (B, C, Q), in fp32.
 
     masks: logits (B, Q, H, W), without gradient. values: (B, C, H, W). padding: (B, H, W), assigned to no query.
     """

@@ -33,7 +33,7 @@ from densevit_papers.max_deeplab_predictions import (
 
 
 class DualPathLayer(nn.Module):
-    """Exchanges content between pixels and memory (section 3.3, figure 3): memory attends to pixels and memory together
+    """Exchanges content between pixels and memory (section 3.3): memory attends to pixels and memory together
     (M2P and M2M share one softmax), and pixels attend to memory (P2M); a feed-forward network follows in the memory.
 
     P2P is the block of the pixel path before the layer. pixels: their channels. width: of memory and values; keys have

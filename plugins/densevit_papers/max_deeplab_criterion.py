@@ -1,7 +1,8 @@
-"""PQ-style matching and losses of masks that are a softmax over queries (MaX-DeepLab, Wang et al. 2021, section 3.2).
+"""PQ-style matching and losses of masks that are a softmax over queries (MaX-DeepLab, Wang et al. 2021, sections 3.2
+and 3.4).
 
-The losses are those of the paper and of kMaX-DeepLab (Yu et al. 2022), which differs in two: a pixel-contrastive loss in
-place of the instance discrimination, and a semantic loss at sampled pixels.
+The losses are those of the paper and of kMaX-DeepLab (Yu et al. 2022), which differs in two: a pixel-contrastive loss
+in place of the instance discrimination, and a semantic loss at sampled pixels.
 """
 
 import functools
@@ -117,7 +118,7 @@ class PQCriterion:
 
     stride: of the masks. sampling: kMaX-DeepLab's losses at sampled pixels; None: MaX-DeepLab's. void_weighting: the
     class loss of an unmatched query is weighted by the share of its mask on unlabelled cells, at least 1e-5, as in the
-    code of both papers; False: by 1, as in the paper (equation 13).
+    code of both papers; False: by 1, as in MaX-DeepLab's paper.
     """
 
     classes: Sequence[Class]
@@ -155,7 +156,7 @@ class PQCriterion:
         None. generator: of sampled pixels; None: torch's.
         """
         indices = _labelled(targets)
-        logits, masks, features = layers[-1]
+        logits = layers[-1][0]
         with autocast_off(logits.device):
             truths = GridTruth.of([targets[i] for i in indices], len(self.classes), self.stride, logits.device)
             self._limit.check_batch([len(truth.labels) for truth in truths], [truth.name for truth in truths])
@@ -203,7 +204,7 @@ class PQCriterion:
         }
 
     def label_term(self, logits: Tensor, matched: Match) -> Tensor:
-        """Cross-entropy of classes, weighted by the dice of matched masks: a mean over queries (equations 12, 13)."""
+        """Cross-entropy of classes, weighted by the dice of matched masks: a mean over queries."""
         classes = torch.full_like(logits[:, 0], logits.shape[1] - 1, dtype=torch.long)
         weight = matched.void.clamp(min=LEAST_WEIGHT) if self.void_weighting else torch.ones_like(matched.void)
         weight = (1 - ALPHA) * weight
@@ -227,12 +228,15 @@ class PQCriterion:
 
 @torch.no_grad()
 def match(outputs: Sequence[MaskOutputs], truths: Sequence[GridTruth], strict: bool = True) -> list[Match]:
-    """Matches segments to queries with the largest total similarity: class probability times dice (equation 9).
+    """Matches segments to queries with the largest total similarity: class probability times dice.
 
     Segments in excess of the queries stay unmatched; their cells count as unlabelled. strict: as in
     `densevit.losses.matching.assign`. One transfer to the CPU.
     """
-    pairs = [(x.logits.softmax(-1)[:, truth.labels].T, dice(x.masks, truth)) for x, truth in zip(outputs, truths)]
+    pairs = [
+        (x.logits.softmax(-1)[:, truth.labels].T, dice(x.masks, truth))
+        for x, truth in zip(outputs, truths, strict=True)
+    ]
     costs = [-(classes * overlaps) for classes, overlaps in pairs]  # (N, Q) each
     flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy() if costs else np.zeros(0)
     matches, first = [], 0
@@ -255,7 +259,7 @@ def dice(masks: Tensor, truth: GridTruth) -> Tensor:
 
 
 def dice_term(p: Tensor, matched: Match) -> Tensor:
-    """Dice losses of matched masks, weighted by their class probabilities: a sum over Q (equation 12).
+    """Dice losses of matched masks, weighted by their class probabilities: the sum over Q.
 
     p: mask probabilities (Q, P), 0 at unlabelled cells.
     """
@@ -266,7 +270,7 @@ def dice_term(p: Tensor, matched: Match) -> Tensor:
 
 
 def mask_id_term(log_probability: Tensor, matched: Match) -> Tensor:
-    """Cross-entropy of each labelled cell's query: a mean over these cells (equation 17).
+    """Cross-entropy of each labelled cell's query: a mean over these cells.
 
     log_probability: (Q, P), of the mask logits.
     """
@@ -276,7 +280,7 @@ def mask_id_term(log_probability: Tensor, matched: Match) -> Tensor:
 
 def instance_discrimination(features: Tensor, truth: GridTruth, things: Tensor) -> Tensor:
     """Cross-entropy of the segment of each cell of a thing, by the similarity to the segments' mean features
-    (equations 15, 16).
+    (MaX-DeepLab, section 3.4).
 
     features: (C, P), normalised. things: (N,) bool, of the segments; means over cells of things, as in the code.
     """
@@ -288,7 +292,7 @@ def instance_discrimination(features: Tensor, truth: GridTruth, things: Tensor) 
 
 def pixel_contrast(features: Tensor, masks: Tensor) -> Tensor:
     """Cross-entropy between pairs of pixels: those of one segment are equally likely, others are not (CMT-DeepLab, Yu
-    et al. 2022, section 3.3; used by kMaX-DeepLab). features: (C, P), normalised. masks: (N, P) bool.
+    et al. 2022; used by kMaX-DeepLab). features: (C, P), normalised. masks: (N, P) bool.
     """
     labelled = masks.any(0)
     t = masks.to(features.dtype)
@@ -345,6 +349,6 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 def _not_finite(matrix: np.ndarray, name: int | str) -> str:
     segment, query = (int(index[0]) for index in np.nonzero(~np.isfinite(matrix)))
     return (
-        f"Image {name!r}: the similarity of segment {segment} and query {query} is {matrix[segment, query]}. Predictions "
-        "have diverged. Fix: lower the learning rate, or clip gradients (trainer.clip_grad_norm)."
+        f"Image {name!r}: the similarity of segment {segment} and query {query} is {matrix[segment, query]}. "
+        "Predictions have diverged. Fix: lower the learning rate, or clip gradients (trainer.clip_grad_norm)."
     )

@@ -1,5 +1,5 @@
-"""Layers of MaX-DeepLab (Wang et al. 2021) and kMaX-DeepLab (Yu et al. 2022): axial attention, residual blocks of a pixel
-path, and the heads of masks, classes and semantic segmentation. Batch norm follows each convolution.
+"""Layers of MaX-DeepLab (Wang et al. 2021) and kMaX-DeepLab (Yu et al. 2022): axial attention, residual blocks of a
+pixel path, and the heads of masks, classes and semantic segmentation. Batch norm follows each convolution.
 """
 
 import math

@@ -91,7 +91,7 @@ def pixelwise_panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Clas
 def maskwise_panoptic(
     logits: Tensor, masks: SoftmaxMasks, classes: Sequence[Class], thing_threshold: float, stuff_threshold: float
 ) -> Tensor:
-    """Panoptic ids (H, W) int32: masks are laid down in order of their scores (kMaX-DeepLab, section 4.1).
+    """Panoptic ids (H, W) int32: masks are laid down in order of their scores (kMaX-DeepLab, Yu et al. 2022).
 
     A mask is the pixels of probability above 0.4; its score is the class probability times their mean probability.
     Masks below the class threshold are left out, and those of which at most 0.8 is not covered by masks before.
@@ -122,8 +122,8 @@ def maskwise_panoptic(
 class PanopticTransformer(Head):
     """Losses and predictions of MaX-DeepLab and kMaX-DeepLab. A subclass computes the outputs and the panoptic map.
 
-    Outputs: `logits` (B, Q, K+1), the last class is "no object"; `masks`, mask logits (B, Q, h, w) at `mask_stride`; and
-    `layers`, the arguments of `PQCriterion.losses`, and in training `cells`.
+    Outputs: `logits` (B, Q, K+1), the last class is "no object"; `masks`, mask logits (B, Q, h, w) at `mask_stride`;
+    and `layers`, the arguments of `PQCriterion.losses`, and in training `cells`.
     """
 
     task, needs = "panoptic", NEEDS["panoptic"]

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.testing import check_head
 from densevit.testing.targets import random_targets
@@ -17,7 +16,7 @@ from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contra
 from densevit_papers.max_deeplab_layers import levels_of
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
 from tests.papers.layer_equations import attended, conv_norm, normed, randomised
-from tests.papers.test_max_deeplab import CLASSES, COCO, cost_of, map_of, outputs_of, parameters_of
+from tests.papers.test_max_deeplab import CLASSES, COCO, cost_of, map_of, outputs_of, parameters_of, step_of_recipe
 
 SMALL = {"num_queries": 6, "layers": (1, 1, 1), "pixel_layers": (1, 1, 1, 1)}
 SMALL |= {"width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
@@ -61,7 +60,8 @@ def test_a_kmeans_layer_is_its_equation():
     expected = F.gelu(expected + conv_norm(layer.ffn[1], F.gelu(conv_norm(layer.ffn[0], expected))))
     found, predictions = layer(pixels, queries, padding)
     torch.testing.assert_close(found, expected)
-    assert all(torch.equal(x, y) for x, y in zip(predictions, predicted, strict=True))
+    for value, same in zip(predictions, predicted, strict=True):
+        torch.testing.assert_close(value, same)
 
 
 def test_the_pixel_decoder_fuses_from_coarse_to_fine():
@@ -152,6 +152,11 @@ def test_masks_are_laid_down_by_score_and_left_out_if_covered():
     logits[2, 4] = 3.0
     assert maskwise_panoptic(logits, masks, CLASSES, 0.7, 0.5).tolist() == [[0, 0, 1, -1, 2000, -1, 1]]
     assert (maskwise_panoptic(logits, masks, CLASSES, 1.0, 1.0) == -1).all()
+
+
+def test_the_recipe_trains_a_step():
+    losses = step_of_recipe("configs/papers/kmax_deeplab.yaml")
+    assert all(losses[name] > 0 for name in ("label", "dice", "mask", "instance", "semantic", "auxiliary"))
 
 
 # ---- cost ----

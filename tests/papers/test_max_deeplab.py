@@ -10,6 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.inference.creating import build_model
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.testing import check_head
@@ -46,7 +49,8 @@ def map_of(size=SIZE):
 def outputs_of(cells, K=4, Q=5, C=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits, masks, features = (
-        2 * torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((Q, K + 1), (Q, cells), (C, cells))
+        2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((Q, K + 1), (Q, cells), (C, cells))
     )
     return MaskOutputs(logits, masks, F.normalize(features, dim=0))
 
@@ -79,7 +83,7 @@ def test_segments_are_read_at_the_centres_of_cells_without_void_and_crowds():
 
 
 def similarity(x, truth):
-    """Class probability times dice of each segment and query, cell by cell (equation 9)."""
+    """Class probability times dice of each segment and query, cell by cell (section 3.2)."""
     classes, p = x.logits.softmax(-1), x.masks.softmax(0)
     found = torch.zeros(len(truth.labels), len(classes), 2, dtype=torch.float64)
     for n, q in itertools.product(range(found.shape[0]), range(found.shape[1])):
@@ -108,7 +112,7 @@ def test_matching_has_the_largest_total_similarity_of_all_assignments():
 
 @pytest.mark.parametrize("void_weighting", [False, True])
 def test_losses_are_the_papers(void_weighting):
-    """Equations 12, 13, 15 to 17, written out; the semantic loss is torch's cross-entropy."""
+    """Sections 3.2 and 3.4, written out; the semantic loss is torch's cross-entropy."""
     [truth] = GridTruth.of([map_of()], 4, 4, torch.device("cpu"))
     x = outputs_of(truth.masks.shape[1])
     criterion = criterion_of(void_weighting=void_weighting)
@@ -184,7 +188,9 @@ def test_a_loss_is_the_mean_of_the_labelled_images_and_padding_has_no_effect():
     for name, value in found.items():
         torch.testing.assert_close(value, (alone[0][name] + alone[1][name]) / 2)
     assert criterion.loss_counts(targets) == {"images": 2.0}
-    accumulated = criterion.losses([layer], cells, targets, LossContext(batches=2, counts={"images": torch.tensor(8.0)}))
+    accumulated = criterion.losses(
+        [layer], cells, targets, LossContext(batches=2, counts={"images": torch.tensor(8.0)})
+    )
     torch.testing.assert_close(accumulated["label"], found["label"] / 4)
 
     changed = [x.clone() for x in (*layer[1:], cells)]
@@ -298,7 +304,12 @@ def test_levels_have_one_feature_for_each_stride():
     def read(*strides):
         return [tuple(level) for level in levels_of(strides, 64)]
 
-    assert read(4, 8, 16, 32) == [(3, 32, 1, 512, True), (2, 16, 2, 256, True), (1, 8, 2, 128, False), (0, 4, 2, 64, False)]
+    assert read(4, 8, 16, 32) == [
+        (3, 32, 1, 512, True),
+        (2, 16, 2, 256, True),
+        (1, 8, 2, 128, False),
+        (0, 4, 2, 64, False),
+    ]
     assert read(4, 8, 16, 16) == [(3, 16, 1, 512, True), (1, 8, 2, 128, False), (0, 4, 2, 64, False)]  # MaX-DeepLab-S
     assert read(16) == [(0, 16, 1, 512, True)]
     assert [level[1] for level in read(2, 4, 8, 16, 32)] == [32, 16, 8, 4]
@@ -365,6 +376,24 @@ def test_sizes_and_images_without_predictions():
 def test_an_invalid_option_is_an_error(option, value, message):
     with pytest.raises(ValueError, match=message):
         MaXDeepLab((16,), (16,), CLASSES, **{**SMALL, option: value})
+
+
+def step_of_recipe(path):
+    """Losses of one step of a recipe on two scenes; each parameter has a gradient."""
+    config = configs.load(path, ["data.batch_size=2", "data.num_workers=0", "data.train_length=4", "data.val_length=4"])
+    data = build_data(config)
+    model = build_model(config, data.classes).train()
+    batch = next(iter(data.train_loader()))
+    losses = model.loss(model(batch), batch["targets"])
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    return {name.removeprefix("panoptic/"): float(value) for name, value in losses.items()}
+
+
+def test_the_recipe_trains_a_step():
+    losses = step_of_recipe("configs/papers/max_deeplab.yaml")
+    assert losses["auxiliary"] == 0
+    assert all(losses[name] > 0 for name in ("label", "dice", "mask", "instance", "semantic"))
 
 
 # ---- cost ----
