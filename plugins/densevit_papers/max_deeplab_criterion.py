@@ -21,7 +21,7 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import finite_costs
-from densevit.set_prediction.limits import QueryLimit, check_weights
+from densevit.set_prediction.limits import QueryLimit, check_counts, check_weights
 from densevit.set_prediction.mask_segments import NEEDS, segment_ids
 
 ALPHA = 0.75  # weight of matched queries in the PQ-style loss; 1 - ALPHA: of the others
@@ -54,6 +54,9 @@ class Sampling:
     count: int = 4096
     instance: float = 1.5
     semantic: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_counts({"count": self.count})
 
 
 class GridTruth(NamedTuple):
