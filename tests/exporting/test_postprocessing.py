@@ -17,10 +17,10 @@ from densevit.errors import ConfigError, DensevitError
 from densevit.exporting import comparison, files, prediction_comparison
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
+from densevit.set_prediction import mask_predictions as prediction
 from densevit.terminal import silenced
 from densevit.testing.head_export import PooledImages
 from densevit_heads.detr_panoptic import merging
-from densevit_heads.mask2former import prediction
 from densevit_workbench.scaffold import head as head_template
 from densevit_workbench.scaffold import segmentation_head as segmentation_head_template
 from tests.exporting.test_exporting import BACKBONES, CLASSES, DETR, HEADS, Cells

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.set_prediction.mask_segments import Task
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.positions import GRID, TOKENS
 from densevit.weights.state import count, part
 from densevit_heads.mask2former.checkpoints import KEYS, classes_of
-from densevit_heads.mask2former.segments import Task
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
 _COCO_THINGS, _SEMANTIC_QUERIES = 80, 100

@@ -11,6 +11,7 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.set_prediction.mask_segments import Task
 from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
@@ -18,7 +19,6 @@ from densevit_heads.attention_checkpoints import deformable_attention, fused_att
 from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from densevit_heads.mask2former.mask_classification import MaskClassification
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
-from densevit_heads.mask2former.segments import Task
 
 HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
     "panoptic": ("mask2former", Mask2Former),

@@ -15,9 +15,9 @@ from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.set_prediction import set_counts
 from densevit.set_prediction.limits import QueryLimit
+from densevit.set_prediction.mask_segments import NEEDS, Segments, Task, segment_counts
 from densevit_heads.mask2former.matching import Pairs, Weights, match
 from densevit_heads.mask2former.points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
-from densevit_heads.mask2former.segments import NEEDS, Segments, Task, segment_counts
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
 NO_OBJECT_WEIGHT = 0.1

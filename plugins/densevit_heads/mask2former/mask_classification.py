@@ -11,11 +11,11 @@ from torch import Tensor
 
 from densevit.interfaces import Class, Dataset, DenseHead, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.tracing import sides
+from densevit.set_prediction import mask_predictions as prediction
 from densevit.set_prediction.limits import check_classes, check_counts
-from densevit_heads.mask2former import prediction
+from densevit.set_prediction.mask_predictions import MaskLogits
+from densevit.set_prediction.mask_segments import NEEDS, Task
 from densevit_heads.mask2former.criterion import MaskCriterion
-from densevit_heads.mask2former.prediction import MaskLogits
-from densevit_heads.mask2former.segments import NEEDS, Task
 from densevit_heads.mask2former.transformer import MaskQueries
 
 NUM_POINTS = 12544  # of masks, in matching and in losses (section 4.1)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import finite_costs
+from densevit.set_prediction.mask_segments import Segments
 from densevit_heads.mask2former.points import chunks, random_points, sample
-from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.set_prediction.mask_segments import Task
 from densevit.weights.layouts import backbone_lines, find
 from densevit_heads.attention_checkpoints import fused_attention
 from densevit_heads.mask2former.checkpoints import KEYS, encoder_lines, for_task, with_variants
-from densevit_heads.mask2former.segments import Task
 
 PIXELS, DECODER = "model.pixel_level_module.decoder", "model.transformer_module"
 _ENCODER = "model.pixel_level_module.encoder."

@@ -26,6 +26,8 @@ from densevit.model import (
     inference_by_head,
     tasks_of,
 )
+from densevit.set_prediction.mask_predictions import MaskLogits, enclosing_boxes, instances, panoptic, semantic
+from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
 from densevit.testing import check_head
 from densevit.testing.targets import random_targets
@@ -33,8 +35,6 @@ from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2Fo
 from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.points import sample, uncertain_points
-from densevit_heads.mask2former.prediction import MaskLogits, enclosing_boxes, instances, panoptic, semantic
-from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries, attention_bias
 from tests.strict_device import DEVICE, Accelerator, host, moved
 

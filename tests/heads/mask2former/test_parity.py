@@ -20,10 +20,10 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerSine
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
+from densevit.set_prediction.mask_segments import Segments
 from densevit_heads.mask2former import Mask2FormerInstance, matching, points
 from densevit_heads.mask2former.matching import match
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
-from densevit_heads.mask2former.segments import Segments
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
 pytestmark = pytest.mark.integration

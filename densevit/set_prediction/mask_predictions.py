@@ -1,4 +1,5 @@
-"""Predictions from mask queries (section 3.4 and Cheng et al. 2021, section 3.4), in pixels of the image file.
+"""Predictions from mask queries (Mask2Former, Cheng et al. 2022, section 3.4; MaskFormer, Cheng et al. 2021, section
+3.4), in pixels of the image file.
 
 Masks are upsampled to the network input, cropped to the image and resized to the file, a few at a time.
 """
@@ -63,10 +64,13 @@ def class_scores(logits: Tensor, masks: MaskLogits) -> Tensor:
     return scores.unflatten(1, masks.original)
 
 
-def instances(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], things: bool) -> dict[str, Tensor]:
+def instances(
+    logits: Tensor, masks: MaskLogits, classes: Sequence[Class], things: bool, foreground_logit: float = 0.0
+) -> dict[str, Tensor]:
     """The 100 pairs of query and class with the highest class probability, by descending score.
 
     Scores are the class probability times the mean probability of the mask's foreground. things: leaves out stuff.
+    foreground_logit: pixels with a higher mask logit are the mask.
     Boxes are those of the masks at the size of the network input, scaled to the file.
     Returns `masks` (N, H, W) bool, `boxes` (N, 4) xyxy, `labels` and `scores`.
     """
@@ -83,8 +87,8 @@ def instances(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thing
     boxes, quality = torch.zeros(len(query), 4, device=logits.device), torch.zeros_like(scores)
     for first, x, y in masks.resized(query):
         part = slice(first, first + len(x))
-        foregrounds[part] = y > 0
-        foreground = x > 0
+        foregrounds[part] = y > foreground_logit
+        foreground = x > foreground_logit
         quality[part] = (x.sigmoid() * foreground).sum((1, 2)) / (foreground.sum((1, 2)) + 1e-6)
         boxes[part] = enclosing_boxes(foreground)
     (height, width), (h, w) = masks.original, masks.size
@@ -150,9 +154,15 @@ def _segment_ids(labels: Tensor, owned: Tensor, areas: Tensor, visible: Tensor, 
     """
     share, of = OVERLAP_THRESHOLD
     valid = (owned > 0) & (visible > 0) & (areas > 0) & (of * owned >= share * areas)
+    return numbered_segments(labels, valid, classes)
+
+
+def numbered_segments(labels: Tensor, valid: Tensor, classes: Sequence[Class]) -> Tensor:
+    """The panoptic id (N,) of each segment: things of a class are numbered in order, segments of one stuff class are
+    one, and those that are not valid are VOID. labels: (N,), may be "no object". valid: (N,) bool."""
     thing = to_device(torch.tensor([*(one.thing for one in classes), False]), labels.device)[labels]
     earlier = (labels[:, None] == labels).tril(-1) & valid  # (N, N)
-    number = earlier.sum(1) * thing  # segments of one stuff class are one
+    number = earlier.sum(1) * thing
     return torch.where(valid, labels * LABEL_DIVISOR + number, VOID)
 
 

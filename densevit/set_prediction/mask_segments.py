@@ -55,7 +55,7 @@ class Segments(NamedTuple):
             labels = torch.cat([to_device(target["labels"], device) for target in targets])
             ids = torch.ones_like(labels)
         else:
-            found = _ids(maps, targets, task, num_classes)
+            found = segment_ids(maps, targets, task, num_classes)
             counts = [len(row) for row in found]
             ids = to_device(torch.tensor([x for row in found for x in row], dtype=torch.long), device)
             labels = ids // LABEL_DIVISOR if task == "panoptic" else ids
@@ -96,11 +96,14 @@ def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> 
     """The number of segments of each labelled image, as `Segments.of` counts them."""
     if task == "instance":
         return [len(target["labels"]) for target in targets]
-    return [len(ids) for ids in _ids([target[task] for target in targets], targets, task, num_classes)]
+    return [len(ids) for ids in segment_ids([target[task] for target in targets], targets, task, num_classes)]
 
 
-def _ids(maps: Sequence[Tensor], targets: Sequence[Targets], task: Task, num_classes: int) -> list[list[int]]:
-    """The ids of the segments of each map, panoptic or semantic. One transfer to the CPU."""
+def segment_ids(maps: Sequence[Tensor], targets: Sequence[Targets], task: Task, num_classes: int) -> list[list[int]]:
+    """The ids of the segments of each map, panoptic or semantic, in order. One transfer to the CPU.
+
+    Void, ignored pixels, classes of `num_classes` and above, and the targets' `panoptic_crowds` are no segments.
+    """
     if not maps:
         return []
     limit = num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)

@@ -1,0 +1,173 @@
+"""The kmax_deeplab head: k-means, layers as equations, sampled losses, deep supervision, panoptic maps, cost."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from densevit.losses.context import LossContext
+from densevit.testing import check_head
+from densevit.testing.targets import random_targets
+from densevit_backbones.resnet import ResNet
+from densevit_papers.kmax_deeplab import KMaXDeepLab, KMaXPixelDecoder, KMeansLayer, kmeans_update
+from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contrast, sampled_cells
+from densevit_papers.max_deeplab_layers import levels_of
+from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
+from tests.papers.layer_equations import attended, conv_norm, normed, randomised
+from tests.papers.test_max_deeplab import CLASSES, COCO, cost_of, map_of, outputs_of, parameters_of, step_of_recipe
+
+SMALL = {"num_queries": 6, "layers": (1, 1, 1), "pixel_layers": (1, 1, 1, 1)}
+SMALL |= {"width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
+
+
+@pytest.mark.integration
+def test_the_head_meets_its_interface():
+    check_head(functools.partial(KMaXDeepLab, **SMALL))
+
+
+# ---- layers ----
+
+
+def test_a_query_gets_the_sum_of_the_values_of_its_pixels():
+    generator = torch.Generator().manual_seed(0)
+    masks, values = (torch.randn(shape, generator=generator) for shape in ((2, 3, 4, 5), (2, 6, 4, 5)))
+    padding = torch.zeros(2, 4, 5, dtype=torch.bool)
+    padding[1, 2:] = True
+    expected = torch.zeros(2, 6, 3)
+    for b, i, j in itertools.product(range(2), range(4), range(5)):
+        if not padding[b, i, j]:
+            expected[b, :, int(masks[b, :, i, j].argmax())] += values[b, :, i, j]
+    torch.testing.assert_close(kmeans_update(masks, values, padding), expected)
+
+
+def test_a_kmeans_layer_is_its_equation():
+    torch.manual_seed(0)
+    layer = randomised(KMeansLayer(12, 8, 2, 16, 4, torch.nn.GELU))
+    pixels, queries = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 12, 3, 4), (2, 8, 5)))
+    padding = torch.zeros(2, 3, 4, dtype=torch.bool)
+    padding[1, :, 3] = True
+    reduced = F.gelu(conv_norm(layer.reduce_pixels, F.gelu(pixels)))
+    centres = F.gelu(conv_norm(layer.reduce_queries, queries))
+    predicted = layer.predictor(centres, centres, reduced)
+    assignment = F.one_hot(predicted[1].flatten(2).argmax(1), 5).double() * ~padding.flatten(1)[..., None]
+    update = torch.einsum("bcm,bmq->bcq", conv_norm(layer.pixel_value, reduced).flatten(2), assignment)
+    update = conv_norm(layer.expand_update, normed(layer.norm_update, update))
+    q, k, v = conv_norm(layer.qkv, centres).split((4, 4, 8), dim=1)
+    own = conv_norm(layer.expand_attended, F.gelu(attended(layer.self_attention, q, k, v)))
+    expected = F.gelu(queries + update + own)
+    expected = F.gelu(expected + conv_norm(layer.ffn[1], F.gelu(conv_norm(layer.ffn[0], expected))))
+    found, predictions = layer(pixels, queries, padding)
+    torch.testing.assert_close(found, expected)
+    for value, same in zip(predictions, predicted, strict=True):
+        torch.testing.assert_close(value, same)
+
+
+def test_the_pixel_decoder_fuses_from_coarse_to_fine():
+    torch.manual_seed(0)
+    decoder = randomised(KMaXPixelDecoder((6, 7), levels_of((8, 16), 4), (1, 5, 1, 2), 2, torch.nn.GELU))
+    assert [len(stage) for stage in decoder.stages] == [1, 2]
+    features = [torch.randn(1, 6, 4, 5, dtype=torch.float64), torch.randn(1, 7, 2, 3, dtype=torch.float64)]
+    mask = torch.zeros(1, 32, 40, dtype=torch.bool)
+    coarse = decoder.stages[0][0](decoder.norms[0](features[1]), mask[:, ::16, ::16][:, :2, :3])
+    fuse = decoder.fuses[0]
+    up = F.interpolate(conv_norm(fuse.coarse[1], F.gelu(coarse)), (4, 6), mode="bilinear")[..., :5]
+    fine = up + conv_norm(fuse.fine[1], F.gelu(decoder.norms[1](features[0])))
+    for block in decoder.stages[1]:
+        fine = block(fine, mask[:, ::8, ::8])
+    for found, expected in zip(decoder(features, mask), (coarse, fine), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+# ---- losses ----
+
+
+def test_pixels_of_one_segment_attract_each_other():
+    [truth] = GridTruth.of([map_of()], 4, 4, torch.device("cpu"))
+    x = outputs_of(truth.masks.shape[1])
+    cells = [int(cell) for cell in truth.labelled.nonzero()]
+    each = []
+    for j in cells:
+        scores = {i: (x.features[:, i] @ x.features[:, j] / 0.3).exp() for i in cells}
+        same = [i for i in cells if bool((truth.masks[:, i] & truth.masks[:, j]).any())]
+        each.append(-sum((scores[i] / sum(scores.values())).log() for i in same) / len(same))
+    torch.testing.assert_close(pixel_contrast(x.features, truth.masks), sum(each) / len(each))
+
+
+def test_sampled_cells_are_distinct_and_those_of_small_segments_are_more_likely():
+    [truth] = GridTruth.of([map_of()], 4, 4, torch.device("cpu"))
+    labelled = int(truth.labelled.sum())
+    generator = torch.Generator().manual_seed(0)
+    everything = sampled_cells(truth, 30, 1.5, generator)
+    assert sorted(everything.tolist()) == list(range(30))
+    assert truth.labelled[everything[:labelled]].all()
+    drawn = torch.zeros(30)
+    for _ in range(2000):
+        drawn[sampled_cells(truth, 1, 1.0, generator)] += 1
+    by_segment = torch.stack([drawn[mask].sum() for mask in truth.masks]) / 2000
+    torch.testing.assert_close(by_segment, torch.full((3,), 1 / 3), atol=0.04, rtol=0)  # equal at a temperature of 1
+
+
+def test_all_layers_have_the_losses_and_the_matching_of_the_last():
+    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL).train()
+    features = [torch.randn(2, 8, 64 // stride, 96 // stride) for stride in (8, 16, 32)]
+    targets = [random_targets(("panoptic",), (64, 96), 4, torch.Generator().manual_seed(n)) for n in (0, 1)]
+    outputs = head(features, torch.zeros(2, 64, 96, dtype=torch.bool))
+    assert [x.shape for x in outputs["layers"][0]] == [(2, 6, 5), (2, 6, 8, 12), (2, 8, 8, 12)]
+    assert len(outputs["layers"]) == 4 and outputs["cells"].shape == (2, 4, 8, 12)
+    head.criterion.sampling = None  # the sampled losses are random
+    found = head.criterion.losses(outputs["layers"], None, targets, LossContext())
+    truths = GridTruth.of(targets, 4, 8, torch.device("cpu"))
+    total = 0.0
+    for i, truth in enumerate(truths):
+        layers = [type(outputs_of(1))(x[0][i], x[1][i].flatten(1), x[2][i].flatten(1)) for x in outputs["layers"]]
+        [matched] = match(layers[-1:], [truth])
+        for layer in layers[:-1]:
+            terms = head.criterion.terms(layer, matched)
+            total = total + 3 * terms["label"] + 3 * terms["dice"] + 0.3 * terms["mask"] + terms["instance"]
+    torch.testing.assert_close(found["auxiliary"], total / 2)
+
+
+# ---- predictions ----
+
+
+def test_masks_are_laid_down_by_score_and_left_out_if_covered():
+    logits = torch.full((6, 5), -20.0)
+    for query, label in enumerate([0, 0, 2, 2, 1, 4]):  # two cats, sky twice, a dog, no object
+        logits[query, label] = 0.0
+    logits[1, 4], logits[4, 4] = -1.0, -0.5  # class probabilities 0.73 and 0.62
+    p = torch.tensor([
+        [0.9, 0.9, 0.05, 0.0, 0.0, 0.1, 0.0],
+        [0.0, 0.1, 0.45, 0.0, 0.0, 0.0, 0.5],
+        [0.1, 0.0, 0.5, 0.9, 0.0, 0.0, 0.5],
+        [0.0, 0.0, 0.0, 0.1, 0.9, 0.3, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.0],
+    ])  # fmt: skip
+    masks = SoftmaxMasks((p + 1e-9).log()[:, None], 1, (1, 7), (1, 7))
+    # Both skies come before the second cat, which is left out: both of its pixels are covered. The dog is below 0.7.
+    assert maskwise_panoptic(logits, masks, CLASSES, 0.7, 0.5).tolist() == [[0, 0, 2000, 2000, 2000, -1, 2000]]
+    # Without the first sky, the second cat stays.
+    logits[2, 4] = 3.0
+    assert maskwise_panoptic(logits, masks, CLASSES, 0.7, 0.5).tolist() == [[0, 0, 1, -1, 2000, -1, 1]]
+    assert (maskwise_panoptic(logits, masks, CLASSES, 1.0, 1.0) == -1).all()
+
+
+def test_the_recipe_trains_a_step():
+    losses = step_of_recipe("configs/papers/kmax_deeplab.yaml")
+    assert all(losses[name] > 0 for name in ("label", "dice", "mask", "instance", "semantic", "auxiliary"))
+
+
+# ---- cost ----
+
+
+def test_parameters_and_multiply_adds_are_the_papers():
+    """The paper's table: 57 M and 168 G, at 1200 x 800; without the semantic head, which is used in training only."""
+    with torch.device("meta"):
+        backbone = ResNet(depth=50).eval().requires_grad_(False)
+        head = KMaXDeepLab(backbone.channels, backbone.strides, COCO).eval().requires_grad_(False)
+        images, mask = torch.empty(1, 3, 800, 1200), torch.zeros(1, 800, 1200, dtype=torch.bool)
+    without = parameters_of(backbone) + parameters_of(head) - parameters_of(head.semantic_head)
+    assert without == pytest.approx(56.58e6, rel=1e-4)
+    assert cost_of(lambda x: head(backbone(x), mask), images) == pytest.approx(168, rel=0.01)

@@ -1,0 +1,469 @@
+"""The max_deeplab head: matching and losses written out, layers as equations, panoptic maps, cost."""
+
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from densevit import config as configs
+from densevit.data.build import build_data
+from densevit.inference.creating import build_model
+from densevit.interfaces import Class
+from densevit.losses.context import LossContext
+from densevit.testing import check_head
+from densevit_backbones.resnet import ResNet
+from densevit_papers.max_deeplab import DualPathLayer, MaXDeepLab
+from densevit_papers.max_deeplab_criterion import GridTruth, MaskLossWeights, MaskOutputs, PQCriterion, dice, match
+from densevit_papers.max_deeplab_layers import (
+    AxialAttention,
+    AxialAttention2d,
+    ConvNorm,
+    MaskPredictor,
+    PixelBlock,
+    ResizedFuse,
+    SemanticDecoder,
+    levels_of,
+    padding_bias,
+)
+from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
+from tests.papers.layer_equations import attended, conv_norm, normed, randomised
+
+CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
+COCO = [Class(str(i), i, (0, 0, 0), thing=i < 80) for i in range(133)]
+SMALL = {"num_queries": 6, "layers": 2, "width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
+SIZE = (24, 20)
+
+
+def map_of(size=SIZE):
+    """A panoptic map with two cats, sky, a crowd of dogs (1002), void at the right."""
+    ids = torch.full(size, 2000, dtype=torch.int32)
+    ids[:9, :9], ids[9:, :7], ids[14:, 10:15], ids[:, 17:] = 0, 1, 1002, -1
+    return {"panoptic": ids, "panoptic_crowds": [1002], "size": size, "original_size": size, "image_id": "a"}
+
+
+def outputs_of(cells, K=4, Q=5, C=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits, masks, features = (
+        2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((Q, K + 1), (Q, cells), (C, cells))
+    )
+    return MaskOutputs(logits, masks, F.normalize(features, dim=0))
+
+
+def criterion_of(**options):
+    return PQCriterion(CLASSES, 5, 4, MaskLossWeights(), **options)
+
+
+@pytest.mark.integration
+def test_the_head_meets_its_interface():
+    check_head(functools.partial(MaXDeepLab, **SMALL))
+
+
+# ---- targets, matching and losses ----
+
+
+def test_segments_are_read_at_the_centres_of_cells_without_void_and_crowds():
+    target = map_of()
+    [truth] = GridTruth.of([target], 4, 4, torch.device("cpu"))
+    expected = target["panoptic"][2::4, 2::4]
+    assert truth.size == (6, 5) == tuple(expected.shape)
+    assert truth.labels.tolist() == [0, 0, 2]
+    for mask, segment in zip(truth.masks, [0, 1, 2000], strict=True):
+        assert torch.equal(mask.view(6, 5), expected == segment)
+    assert torch.equal(~truth.labelled.view(6, 5), (expected == -1) | (expected == 1002))
+    ids = torch.zeros(5, 5, dtype=torch.int32)
+    ids[4, 4] = 3000  # of cells whose centre is outside of the image, the last pixel counts
+    [truth] = GridTruth.of([{"panoptic": ids, "size": (5, 5)}], 4, 4, ids.device)
+    assert truth.masks.view(2, 2, 2).tolist() == [[[True, True], [True, False]], [[False, False], [False, True]]]
+
+
+def similarity(x, truth):
+    """Class probability times dice of each segment and query, cell by cell (section 3.2)."""
+    classes, p = x.logits.softmax(-1), x.masks.softmax(0)
+    found = torch.zeros(len(truth.labels), len(classes), 2, dtype=torch.float64)
+    for n, q in itertools.product(range(found.shape[0]), range(found.shape[1])):
+        both = area = predicted = 0.0
+        for cell in range(p.shape[1]):
+            if any(bool(mask[cell]) for mask in truth.masks):
+                inside = float(truth.masks[n, cell])
+                both, area, predicted = both + inside * p[q, cell], area + inside, predicted + p[q, cell]
+        found[n, q] = torch.stack([classes[q, truth.labels[n]], 2 * both / (area + predicted + 2e-5)])
+    return found
+
+
+def test_matching_has_the_largest_total_similarity_of_all_assignments():
+    [truth] = GridTruth.of([map_of()], 4, 4, torch.device("cpu"))
+    for seed in range(3):
+        x = outputs_of(truth.masks.shape[1], seed=seed)
+        expected = similarity(x, truth)
+        torch.testing.assert_close(dice(x.masks, truth), expected[..., 1])
+        product = expected.prod(-1)
+        best = max(itertools.permutations(range(5), 3), key=lambda queries: sum(product[range(3), list(queries)]))
+        [found] = match([x], [truth])
+        assert found.query.tolist() == list(best)
+        torch.testing.assert_close(found.class_probability, expected[range(3), list(best), 0])
+        torch.testing.assert_close(found.dice, expected[range(3), list(best), 1])
+
+
+@pytest.mark.parametrize("void_weighting", [False, True])
+def test_losses_are_the_papers(void_weighting):
+    """Sections 3.2 and 3.4, written out; the semantic loss is torch's cross-entropy."""
+    [truth] = GridTruth.of([map_of()], 4, 4, torch.device("cpu"))
+    x = outputs_of(truth.masks.shape[1])
+    criterion = criterion_of(void_weighting=void_weighting)
+    [matched] = match([x], [truth])
+    found = criterion.terms(x, matched)
+
+    log_p, masks = x.logits.log_softmax(-1), x.masks.softmax(0)
+    cells = [cell for cell in range(masks.shape[1]) if truth.labelled[cell]]
+    void = [cell for cell in range(masks.shape[1]) if not truth.labelled[cell]]
+    label = overlap = 0.0
+    segment_of = dict(zip(matched.query.tolist(), range(3), strict=True))
+    for q in range(5):
+        if q in segment_of:
+            n = segment_of[q]
+            t = truth.masks[n, cells].double()
+            both, total = (masks[q, cells] * t).sum(), masks[q, cells].sum() + t.sum()
+            label -= 0.75 * matched.dice[n] * log_p[q, truth.labels[n]]
+            overlap += 0.75 * matched.class_probability[n] * (1 - (2 * both + 1) / (total + 1))
+        else:
+            weight = masks[q, void].sum() / (masks[q].sum() + 1e-5) if void_weighting else 1.0
+            label -= 0.25 * weight * log_p[q, 4]
+    torch.testing.assert_close(found["label"], label / 5)
+    torch.testing.assert_close(found["dice"], overlap / 5)
+
+    queries = {cell: matched.query[int(truth.masks[:, cell].nonzero())] for cell in cells}
+    log_masks = x.masks.log_softmax(0)
+    mask = -sum(log_masks[query, cell] for cell, query in queries.items()) / len(cells)
+    torch.testing.assert_close(found["mask"], mask)
+
+    means = torch.stack([F.normalize(x.features[:, m].mean(1), dim=0) for m in truth.masks])
+    things = [cell for cell in cells if bool(truth.masks[:2, cell].any())]
+    each = []
+    for cell in things:
+        scores = torch.stack([(mean @ x.features[:, cell] / 0.3).exp() for mean in means])
+        each.append(-(scores[truth.masks[:, cell]] / scores.sum()).log())
+    torch.testing.assert_close(found["instance"], torch.cat(each).mean())
+
+    semantic = torch.randn(4, masks.shape[1], dtype=torch.float64)
+    classes = torch.tensor([int(truth.labels[truth.masks[:, cell]]) for cell in cells])
+    expected = F.cross_entropy(semantic[:, cells].T, classes)
+    torch.testing.assert_close(criterion.semantic_term(semantic, truth), expected)
+
+
+def test_gradients_do_not_reach_the_weights_of_the_losses():
+    [truth] = GridTruth.of([map_of()], 4, 4, torch.device("cpu"))
+    x = MaskOutputs(*(value.requires_grad_() for value in outputs_of(truth.masks.shape[1])))
+    [matched] = match([x], [truth])
+    found = criterion_of().terms(x, matched)
+    of_label = torch.autograd.grad(found["label"], [x.logits, x.masks], retain_graph=True, allow_unused=True)
+    of_dice = torch.autograd.grad(found["dice"], [x.logits, x.masks], allow_unused=True)
+    assert of_label[1] is None and of_dice[0] is None
+    assert of_label[0].any() and of_dice[1].any()
+
+
+def batch_of(targets, criterion, seed=0):
+    """Predictions of a batch with a grid that is larger than the images."""
+    generator = torch.Generator().manual_seed(seed)
+    B = len(targets)
+    shapes = ((B, criterion.num_queries, 5), (B, criterion.num_queries, 9, 8), (B, 6, 9, 8), (B, 4, 9, 8))
+    logits, masks, features, cells = (torch.randn(shape, generator=generator) for shape in shapes)
+    return (logits, masks, F.normalize(features, dim=1)), cells
+
+
+def test_a_loss_is_the_mean_of_the_labelled_images_and_padding_has_no_effect():
+    criterion = criterion_of()
+    targets = [map_of(), map_of((13, 18)), {"size": (36, 32)}]
+    layer, cells = batch_of(targets, criterion)
+    found = criterion.losses([layer], cells, targets, LossContext())
+    alone = [
+        criterion.losses([tuple(x[i : i + 1] for x in layer)], cells[i : i + 1], targets[i : i + 1], LossContext())
+        for i in (0, 1)
+    ]
+    for name, value in found.items():
+        torch.testing.assert_close(value, (alone[0][name] + alone[1][name]) / 2)
+    assert criterion.loss_counts(targets) == {"images": 2.0}
+    accumulated = criterion.losses(
+        [layer], cells, targets, LossContext(batches=2, counts={"images": torch.tensor(8.0)})
+    )
+    torch.testing.assert_close(accumulated["label"], found["label"] / 4)
+
+    changed = [x.clone() for x in (*layer[1:], cells)]
+    for x in changed:
+        x[0, :, 6:], x[0, :, :, 5:], x[1, :, 4:], x[1, :, :, 5:] = 9.0, 9.0, 9.0, 9.0
+    again = criterion.losses([(layer[0], changed[0], changed[1])], changed[2], targets, LossContext())
+    assert all(torch.equal(again[name], value) for name, value in found.items())
+
+
+def test_an_image_without_segments_teaches_no_object_only():
+    criterion = criterion_of()
+    target = {"panoptic": torch.full((24, 20), -1, dtype=torch.int32), "size": (24, 20)}
+    layer, cells = batch_of([target], criterion)
+    found = criterion.losses([layer], cells, [target], LossContext())
+    expected = 3 * 0.25 * -layer[0][0].log_softmax(-1)[:, 4].mean()
+    torch.testing.assert_close(found["label"], expected)
+    assert all(float(value) == 0 for name, value in found.items() if name != "label")
+
+
+def test_segments_in_excess_of_the_queries_are_unlabelled_and_are_reported():
+    criterion = PQCriterion(CLASSES, 2, 4, MaskLossWeights())
+    layer, cells = batch_of([map_of()], criterion)
+    with pytest.warns(UserWarning, match="image 'a' has 3 segments, but num_queries is 2"):
+        found = criterion.losses([layer], cells, [map_of()], LossContext())
+    assert all(value.isfinite() for value in found.values())
+
+
+# ---- layers ----
+
+
+def test_axial_attention_is_its_equation():
+    torch.manual_seed(0)
+    layer = randomised(AxialAttention(6, 8, 16, 2))
+    x, padding = torch.randn(2, 6, 5, dtype=torch.float64), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    q, k, v = conv_norm(layer.qkv, x).split((8, 8, 16), dim=1)
+    scores = torch.zeros(2, 6, 5, 5, dtype=torch.float64)
+    content, position = (torch.zeros(2, 16, 5, dtype=torch.float64) for _ in range(2))
+    of_query, of_key, of_value = layer.positions
+    for b, h, n, m in itertools.product(range(2), range(2), range(5), range(5)):
+        a, c, distance = q[b, 4 * h : 4 * h + 4, n], k[b, 4 * h : 4 * h + 4, m], m - n + 254
+        scores[b, [h, 2 + h, 4 + h], n, m] = torch.stack([a @ c, a @ of_query[distance], c @ of_key[distance]])
+    scores = normed(layer.norm_scores, scores).view(2, 3, 2, 5, 5).sum(1).masked_fill(padding[:, None, None], -math.inf)
+    weights = scores.softmax(-1)
+    for b, h, n, m in itertools.product(range(2), range(2), range(5), range(5)):
+        part = slice(8 * h, 8 * h + 8)
+        content[b, part, n] += weights[b, h, n, m] * v[b, part, m]
+        position[b, part, n] += weights[b, h, n, m] * of_value[m - n + 254]
+    both = normed(layer.norm_values, torch.cat([content, position], dim=1))
+    torch.testing.assert_close(layer(x, padding_bias(padding).double()), both[:, :16] + both[:, 16:])
+
+
+def test_axial_attention_is_along_columns_then_rows():
+    torch.manual_seed(0)
+    layer = randomised(AxialAttention2d(6, 4, 2))
+    x, padding = torch.randn(1, 6, 3, 4, dtype=torch.float64), torch.zeros(1, 3, 4, dtype=torch.bool)
+    free = torch.zeros(1, 1, 1, 1)
+    columns = torch.stack([layer.columns(x[..., i], free) for i in range(4)], dim=3)
+    rows = torch.stack([layer.rows(columns[:, :, i], free) for i in range(3)], dim=2)
+    torch.testing.assert_close(layer(x, padding), rows)
+
+
+@pytest.mark.parametrize("axial", [False, True])
+def test_a_pixel_block_activates_its_input_and_the_shortcut(axial):
+    torch.manual_seed(0)
+    block = randomised(PixelBlock(6, 4, axial, 2, nn.ReLU))
+    x, padding = torch.randn(2, 6, 3, 4, dtype=torch.float64), torch.zeros(2, 3, 4, dtype=torch.bool)
+    y = conv_norm(block.reduce, x.relu()).relu()
+    y = block.attention(y, padding) if axial else conv_norm(block.convolution, y)
+    expected = conv_norm(block.expand, y.relu()) + conv_norm(block.shortcut, x.relu())
+    torch.testing.assert_close(block(x, padding), expected)
+
+
+def test_a_dual_path_layer_is_its_equation():
+    """M2P and M2M in one softmax over pixels and memory, P2M with the memory before the layer, as in the code."""
+    torch.manual_seed(0)
+    layer = randomised(DualPathLayer(12, 8, 2, 16))
+    pixels, memory = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 12, 3, 4), (2, 8, 5)))
+    padding = torch.zeros(2, 3, 4, dtype=torch.bool)
+    padding[1, :, 3] = True
+    q, k, v = conv_norm(layer.memory_qkv, conv_norm(layer.reduce_memory, memory).relu()).split((4, 4, 8), dim=1)
+    flat = pixels.flatten(2)
+    of_pixels = conv_norm(layer.pixel_qkv, conv_norm(layer.reduce_pixels, flat.relu()).relu()).split((4, 4, 8), dim=1)
+    keys, values = torch.cat([of_pixels[1], k], dim=2), torch.cat([of_pixels[2], v], dim=2)
+    masked = torch.cat([padding.flatten(1), torch.zeros(2, 5, dtype=torch.bool)], dim=1)
+    new = memory + conv_norm(layer.expand_memory, attended(layer.memory_attention, q, keys, values, masked).relu())
+    new = new.relu()
+    new = (new + conv_norm(layer.ffn[1], conv_norm(layer.ffn[0], new).relu())).relu()
+    back = attended(layer.pixel_attention, of_pixels[0], k, v).relu()
+    found = layer(pixels, memory, padding)
+    torch.testing.assert_close(found[0], pixels + conv_norm(layer.expand_pixels, back).view_as(pixels))
+    torch.testing.assert_close(found[1], new)
+
+
+def test_masks_are_products_of_normalised_features_and_kernels():
+    torch.manual_seed(0)
+    layer = randomised(MaskPredictor(6, 8, 4, 3, nn.GELU))
+    of_class, of_mask = torch.randn(2, 2, 8, 5, dtype=torch.float64)
+    pixels = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    x = F.gelu(conv_norm(layer.pixel_head[1], F.gelu(conv_norm(layer.pixel_head[0], pixels))))
+    features = conv_norm(layer.pixel_head[2], x)
+    features = features / features.square().sum(1, keepdim=True).sqrt()
+    masks = torch.einsum("bchw,bcq->bqhw", features, conv_norm(layer.kernel_head, of_mask))
+    logits = torch.einsum("kc,bcq->bqk", layer.label_head.weight[..., 0], of_class) + layer.label_head.bias
+    logits[..., 3] += math.log(3 * 0.9 / 0.1)
+    found = layer(of_class, of_mask, pixels)
+    for value, expected in zip(found, (logits, normed(layer.norm_masks, masks[:, None])[:, 0], features), strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_levels_have_one_feature_for_each_stride():
+    def read(*strides):
+        return [tuple(level) for level in levels_of(strides, 64)]
+
+    assert read(4, 8, 16, 32) == [
+        (3, 32, 1, 512, True),
+        (2, 16, 2, 256, True),
+        (1, 8, 2, 128, False),
+        (0, 4, 2, 64, False),
+    ]
+    assert read(4, 8, 16, 16) == [(3, 16, 1, 512, True), (1, 8, 2, 128, False), (0, 4, 2, 64, False)]  # MaX-DeepLab-S
+    assert read(16) == [(0, 16, 1, 512, True)]
+    assert [level[1] for level in read(2, 4, 8, 16, 32)] == [32, 16, 8, 4]
+    assert [level[1] for level in read(7, 14)] == [14, 7]
+
+
+# ---- predictions ----
+
+
+def test_softmax_masks_are_the_softmax_of_the_resized_logits(monkeypatch):
+    logits = 8 * torch.randn(7, 6, 5, generator=torch.Generator().manual_seed(0))
+    large = F.interpolate(logits[None], scale_factor=4.0, mode="bilinear")[..., :22, :19]
+    original = F.interpolate(large, (33, 40), mode="bilinear")[0].softmax(0)
+    for pixels in (10**9, 1500):  # all masks at once, and one by one
+        monkeypatch.setattr("densevit.set_prediction.mask_predictions._CHUNK_PIXELS", pixels)
+        masks = SoftmaxMasks(logits, 4, (22, 19), (33, 40))
+        found = list(masks.resized())
+        assert len(found) == (1 if pixels > 1500 else 7)
+        torch.testing.assert_close(torch.cat([x for _, x, _ in found]).sigmoid(), large[0].softmax(0))
+        torch.testing.assert_close(torch.cat([y for _, _, y in found]).sigmoid(), original)
+        some = torch.cat([y for _, _, y in masks.resized(torch.tensor([5, 2]))])
+        torch.testing.assert_close(some.sigmoid(), original[[5, 2]])
+
+
+def test_a_pixel_is_void_below_either_threshold():
+    logits = torch.full((5, 5), -20.0)
+    for query, label in enumerate([0, 0, 2, 2, 4]):  # two cats, sky twice, no object
+        logits[query, label] = 0.0
+    logits[1, 4] = 1.0  # the second cat has a class probability of 0.27
+    p = torch.tensor([
+        [0.9, 0.1, 0.1, 0.0, 0.3, 0.0],
+        [0.1, 0.8, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.9, 0.1, 0.35, 0.0],
+        [0.0, 0.0, 0.0, 0.9, 0.34, 0.1],
+        [0.0, 0.1, 0.0, 0.0, 0.01, 0.9],
+    ])  # fmt: skip
+    masks = SoftmaxMasks((p + 1e-9).log()[:, None], 1, (1, 6), (1, 6))
+    # Void: the second cat's pixel, a pixel of at most 0.4, and one of no object. The segments of sky are one.
+    assert pixelwise_panoptic(logits, masks, CLASSES, 0.7).tolist() == [[0, -1, 2000, 2000, -1, -1]]
+    assert pixelwise_panoptic(logits, masks, CLASSES, 0.2).tolist() == [[0, 1, 2000, 2000, -1, -1]]
+
+
+def test_sizes_and_images_without_predictions():
+    head = MaXDeepLab((16, 32), (8, 32), CLASSES, **SMALL).eval()
+    features = [torch.randn(2, 16, 9, 10), torch.randn(2, 32, 3, 3)]
+    padding = torch.zeros(2, 70, 75, dtype=torch.bool)
+    padding[1, 33:], padding[1, :, 41:] = True, True
+    targets = [{"size": (70, 75), "original_size": (35, 37)}, {"size": (33, 41), "original_size": (50, 60)}]
+    found = head.predict(head(features, padding), targets)  # "no object" has a probability of 0.9 at first
+    for prediction, target in zip(found, targets, strict=True):
+        assert prediction["panoptic"].shape == prediction["semantic"].shape == target["original_size"]
+        assert (prediction["panoptic"] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("width", 18, "width is 18; it must be a multiple of 2 \\* num_heads, 4"),
+        ("pixel_width", 0, "pixel_width is 0; it must be at least 1"),
+        ("threshold", 1.5, "threshold is 1.5; a probability is between 0 and 1"),
+        ("layers", 0, "layers is 0; it must be at least 1"),
+    ],
+)
+def test_an_invalid_option_is_an_error(option, value, message):
+    with pytest.raises(ValueError, match=message):
+        MaXDeepLab((16,), (16,), CLASSES, **{**SMALL, option: value})
+
+
+def step_of_recipe(path):
+    """Losses of one step of a recipe on two scenes; each parameter has a gradient."""
+    config = configs.load(path, ["data.batch_size=2", "data.num_workers=0", "data.train_length=4", "data.val_length=4"])
+    data = build_data(config)
+    model = build_model(config, data.classes).train()
+    batch = next(iter(data.train_loader()))
+    losses = model.loss(model(batch), batch["targets"])
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    return {name.removeprefix("panoptic/"): float(value) for name, value in losses.items()}
+
+
+def test_the_recipe_trains_a_step():
+    losses = step_of_recipe("configs/papers/max_deeplab.yaml")
+    assert losses["auxiliary"] == 0
+    assert all(losses[name] > 0 for name in ("label", "dice", "mask", "instance", "semantic"))
+
+
+# ---- cost ----
+
+
+class PaperS(nn.Module):
+    """MaX-DeepLab-S of the paper from the layers here: three of four dual-path layers are in the last stage of a
+    ResNet-50 with Inception stem, output stride 16 and axial attention in its last two stages."""
+
+    def __init__(self):
+        super().__init__()
+        layers, channels = [], 128
+        for inputs, outputs, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
+            convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.stem = nn.Sequential(*layers, nn.MaxPool2d(3, 2, 1))
+        self.stages = nn.ModuleList()
+        for base, count, axial in ((64, 3, False), (128, 4, False), (256, 6, True), (512, 4, True)):
+            inputs = [channels] + [4 * base] * (count - 1)
+            self.stages.append(nn.ModuleList(PixelBlock(x, base, axial, 8, nn.ReLU) for x in inputs))
+            channels = 4 * base
+        self.dual_path = nn.ModuleList(DualPathLayer(2048, 256, 8, 2048) for _ in range(4))
+        self.fuses = nn.ModuleList([ResizedFuse(2048, 512, 512, nn.ReLU), ResizedFuse(512, 256, 256, nn.ReLU)])
+        self.decoder = nn.ModuleList([PixelBlock(512, 128, False, 8, nn.ReLU), PixelBlock(256, 64, False, 8, nn.ReLU)])
+        self.memory = nn.Parameter(torch.empty(256, 128))
+        self.heads = nn.ModuleList(ConvNorm(256, 256, activation=nn.ReLU, memory=True) for _ in range(2))
+        self.predictor = MaskPredictor(256, 256, 128, 133, nn.ReLU)
+
+    def forward(self, images):
+        def free(x):
+            return torch.zeros(x.shape[0], *x.shape[2:], dtype=torch.bool, device=x.device)
+
+        x, memory, maps = self.stem(images), self.memory.expand(1, -1, -1), []
+        for i, stage in enumerate(self.stages):
+            x = x[..., ::2, ::2] if i in (1, 2) else x
+            for j, block in enumerate(stage):
+                x = block(x, free(x))
+                if i == 3:
+                    x, memory = self.dual_path[j](x, memory, free(x))
+            maps.append(x)
+        for fuse, block, fine in zip(self.fuses, self.decoder, (maps[1], maps[0]), strict=True):
+            x = block(fuse(x, fine, 2), free(fine))
+        return self.predictor(self.heads[0](memory), self.heads[1](memory), x.relu())
+
+
+def cost_of(model, *inputs):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs)
+    return counter.get_total_flops() / 2e9
+
+
+def parameters_of(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_layers_make_max_deeplab_s_of_the_papers_size():
+    """The paper: 61.9 M parameters. Here 509 positions of each axial attention are 0.9 M more than 257 would be."""
+    with torch.device("meta"):
+        model = PaperS().eval().requires_grad_(False)
+        image = torch.empty(1, 3, 641, 641)
+    assert parameters_of(model) == pytest.approx(61.9e6, rel=0.02)
+    assert parameters_of(model) == 62_890_760
+    assert cost_of(model, image) == pytest.approx(127.5, abs=0.05)
+
+
+def test_the_head_on_resnet_50_has_four_blocks_of_its_own():
+    """70.1 M without the semantic head of training, on a ResNet-50 of stride 16: its blocks of the last stage stay."""
+    with torch.device("meta"):
+        backbone = ResNet(depth=50, dilation=True).eval().requires_grad_(False)
+        head = MaXDeepLab(backbone.channels, backbone.strides, COCO).eval().requires_grad_(False)
+    assert isinstance(head.semantic_head, SemanticDecoder)
+    without = parameters_of(backbone) + parameters_of(head) - parameters_of(head.semantic_head)
+    assert without == pytest.approx(70.08e6, rel=1e-4)
