@@ -103,8 +103,9 @@ class AttentionResNet(Backbone):
             if isinstance(module, Bottleneck) and zero_residual:
                 nn.init.zeros_(module.bn3.weight)
         for module in self.modules():
-            if hasattr(module, "initialise"):
-                module.initialise()
+            initialise = getattr(module, "initialise", None)
+            if initialise is not None:  # an attention layer, whose convolutions have other initial values
+                initialise()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images)))) if self.stem is None else self.stem(images)
@@ -145,9 +146,9 @@ def _residual_block(inputs: int, planes: int, stride: int, stage: int, replaceme
     if replacement is not None and stage in replacement.stages:
         channels = block.conv1.out_channels
         map_stride = 2 ** (stage + 1) // stride  # of the block's input
-        block.conv2 = replacement.layer(channels, stride, map_stride)  # type: ignore[assignment]
+        block.conv2 = replacement.layer(channels, stride, map_stride)
         if isinstance(replacement, Axial):
-            block.bn2 = nn.Identity()  # type: ignore[assignment]  # the layer ends with a norm
+            block.bn2 = nn.Identity()  # the layer ends with a norm
     return block
 
 

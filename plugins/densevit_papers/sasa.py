@@ -139,13 +139,14 @@ class BlockAttention(nn.Module):
         blocks = window_partition(pixels, _BLOCK).unflatten(0, (B, -1))  # (B, N, 16, 3)
         query, key = self.query(blocks), self.key(blocks)
         value = torch.einsum("bnpi,poi->bnpo", blocks, self.value_matrices().to(blocks.dtype))
-        heads = (y.unflatten(3, (_STEM_HEADS, -1)).transpose(2, 3) for y in (query, key, value))  # (B, N, heads, 16, D)
+        query, key, value = (y.unflatten(3, (_STEM_HEADS, -1)).transpose(2, 3) for y in (query, key, value))
         bias = None
         if is_exporting() or bottom or right:
             inside = F.pad(torch.ones_like(x[:1, :1]), (0, right, 0, bottom)).permute(0, 2, 3, 1)
             bias = torch.zeros_like(window_partition(inside, _BLOCK)[:, :, 0], dtype=query.dtype)
             bias = bias.masked_fill(window_partition(inside, _BLOCK)[:, :, 0] == 0, -torch.inf)[:, None, None]
-        y = attention(*heads, bias, scale=1.0).transpose(2, 3).flatten(3)  # (B, N, 16, C)
+        y = attention(query, key, value, bias, scale=1.0)  # (B, N, heads, 16, D)
+        y = y.transpose(2, 3).flatten(3)  # (B, N, 16, C)
         return window_reverse(y.flatten(0, 1), _BLOCK, H + bottom, W + right)[:, :H, :W].permute(0, 3, 1, 2)
 
     def value_matrices(self) -> Tensor:
