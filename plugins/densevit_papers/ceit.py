@@ -315,6 +315,6 @@ AUTHORS = replace(
     variants=(WITH_LCA,),
     fits=None,
     no_effect={**_HEAD, "norm.*": _LCA, "lca.*": _LCA, "pos_layer_embed": _LCA},
-    fresh=WITH_LCA.fresh | {"class_attention.*": _LCA},
+    fresh={**WITH_LCA.fresh, "class_attention.*": _LCA},
     usage_options=("features", "readout"),
 )
