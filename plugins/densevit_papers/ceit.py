@@ -111,7 +111,8 @@ class CeiT(Backbone):
         x = cells.flatten(2).transpose(1, 2)
         class_token = self.class_token.to(x.dtype).expand(x.shape[0], -1, -1)
         x = torch.cat([class_token, x + positions.to(x.dtype)], dim=1)  # (B, 1 + N, C)
-        features, class_tokens = [], []
+        features: list[Tensor] = []
+        class_tokens: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             x = self._run(block, x, grid)
             class_tokens.append(x[:, 0])
