@@ -111,7 +111,8 @@ class CeiT(Backbone):
         x = cells.flatten(2).transpose(1, 2)
         class_token = self.class_token.to(x.dtype).expand(x.shape[0], -1, -1)
         x = torch.cat([class_token, x + positions.to(x.dtype)], dim=1)  # (B, 1 + N, C)
-        features, class_tokens = [], []
+        features: list[Tensor] = []
+        class_tokens: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             x = self._run(block, x, grid)
             class_tokens.append(x[:, 0])
@@ -315,6 +316,6 @@ AUTHORS = replace(
     variants=(WITH_LCA,),
     fits=None,
     no_effect={**_HEAD, "norm.*": _LCA, "lca.*": _LCA, "pos_layer_embed": _LCA},
-    fresh=WITH_LCA.fresh | {"class_attention.*": _LCA},
+    fresh={**WITH_LCA.fresh, "class_attention.*": _LCA},
     usage_options=("features", "readout"),
 )

@@ -114,12 +114,11 @@ class CvT(Backbone):
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         """The parameters of the first embedding, and of each block, with the embedding before and the norm after it."""
         depths: list[list[nn.Parameter]] = []
-        for embedding, stage, norm in zip(self.embeddings, self.stages, self.feature_norms, strict=True):
-            first, *blocks = (list(block.parameters()) for block in stage.children())
-            own = list(embedding.parameters())
+        for i, embedding in enumerate(self.embeddings):
+            first, *blocks = (list(block.parameters()) for block in self.stages[i].children())
+            own = [*embedding.parameters(), *([self.class_token] if i == len(self.stages) - 1 else [])]
             depths += [own + first, *blocks] if depths else [own, first, *blocks]
-            depths[-1] = depths[-1] + list(norm.parameters())
-        depths[-len(self.stages[-1])].append(self.class_token)
+            depths[-1] = depths[-1] + list(self.feature_norms[i].parameters())
         return depths
 
 
