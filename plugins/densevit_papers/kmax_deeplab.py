@@ -1,6 +1,7 @@
 """kMaX-DeepLab: k-means mask transformer (Yu et al. 2022)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class KMaXPixelDecoder(nn.Module):
             if i:
                 x = self.fuses[i - 1](maps[-1], x, level.ratio)
             padding = padding_of(padding_mask, x)
-            for block in stage:
+            for block in cast(nn.ModuleList, stage):
                 x = block(x, padding)
             maps.append(x)
         return maps

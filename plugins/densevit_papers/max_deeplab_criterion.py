@@ -165,29 +165,46 @@ class PQCriterion:
             self._limit.check_batch([len(truth.labels) for truth in truths], [truth.name for truth in truths])
             parts = [_of_image(layers[-1], i, truth.size) for i, truth in zip(indices, truths, strict=True)]
             matches = match(parts, truths, context.finite_costs)
-            terms = []  # of each layer
-            for j, layer in enumerate(layers):
-                zero = _zero(*layer)
-                found = {name: zero for name in ("label", "dice", "mask", "instance")}
-                for i, one, truth in zip(indices, matches, truths, strict=True):
-                    x = parts[indices.index(i)] if j == len(layers) - 1 else _of_image(layer, i, truth.size)
-                    for name, value in self.terms(x, one, generator).items():
-                        found[name] = found[name] + value
-                terms.append(found)
-            semantic = logits.new_zeros((), dtype=torch.float32) if cells is None else _zero(cells)
-            for i, one in zip(indices if cells is not None else (), matches, strict=False):
-                h, w = one.segments.size
-                x = at_least_fp32(cells[i, :, :h, :w].flatten(1))  # type: ignore[index]
-                semantic = semantic + self.semantic_term(x, one.segments, generator)
+            terms = [self._of_layer(layer, indices, matches, generator) for layer in layers]
+            semantic = _zero(logits) if cells is None else self._of_cells(cells, indices, matches, generator)
             [count] = context.mean_counts(images=torch.full((), float(len(indices)), device=logits.device))
             count = count.clamp(min=context.least_mean())
-            w = self.weights
-            by_name = {"label": w.pq, "dice": w.pq, "mask": w.mask_id, "instance": w.instance}
+            weights = self.weights
+            by_name = {"label": weights.pq, "dice": weights.pq, "mask": weights.mask_id, "instance": weights.instance}
             weighted = [{name: by_name[name] * value / count for name, value in found.items()} for found in terms]
             auxiliary = [value for found in weighted[:-1] for value in found.values()]
-            losses = {**weighted[-1], "semantic": w.semantic * semantic / count}
+            losses = {**weighted[-1], "semantic": weights.semantic * semantic / count}
             losses["auxiliary"] = torch.stack(auxiliary).sum() if auxiliary else 0 * losses["label"]
             return losses
+
+    def _of_layer(
+        self,
+        layer: tuple[Tensor, Tensor, Tensor],
+        indices: Sequence[int],
+        matches: Sequence[Match],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """The unweighted losses of a layer, summed over the images `indices`."""
+        found = dict.fromkeys(("label", "dice", "mask", "instance"), _zero(*layer))
+        for i, matched in zip(indices, matches, strict=True):
+            for name, value in self.terms(_of_image(layer, i, matched.segments.size), matched, generator).items():
+                found[name] = found[name] + value
+        return found
+
+    def _of_cells(
+        self,
+        cells: Tensor,
+        indices: Sequence[int],
+        matches: Sequence[Match],
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """The unweighted semantic loss, summed over the images `indices`."""
+        total = _zero(cells)
+        for i, matched in zip(indices, matches, strict=True):
+            h, w = matched.segments.size
+            x = at_least_fp32(cells[i, :, :h, :w].flatten(1))
+            total = total + self.semantic_term(x, matched.segments, generator)
+        return total
 
     def terms(self, x: MaskOutputs, matched: Match, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The unweighted losses of a layer for an image."""

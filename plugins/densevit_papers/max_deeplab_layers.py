@@ -206,7 +206,7 @@ def upsampled(x: Tensor, ratio: int, size: tuple[int, int]) -> Tensor:
     if ratio == 1:
         return x
     x = F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False)
-    return x[..., : size[0], : size[1]]
+    return x.narrow(2, 0, size[0]).narrow(3, 0, size[1])
 
 
 class Level(NamedTuple):
