@@ -84,8 +84,9 @@ class DualPathLayer(nn.Module):
 
 
 class MaXDeepLab(PanopticTransformer):
-    """Panoptic segmentation by a dual-path transformer of pixels and memory, trained by a loss in the form of panoptic
-    quality (PQ), without boxes and without merging (Wang et al. 2021).
+    """Panoptic segmentation by a dual-path transformer of pixels and memory (Wang et al. 2021).
+
+    The loss has the form of panoptic quality (PQ). Neither boxes nor merging are needed.
 
     The coarsest feature passes `layers` residual blocks with axial attention, each followed by a `DualPathLayer`; then
     the pixel path is upsampled and fused with the finer features, one level and block for each stride. The defaults are
