@@ -205,8 +205,9 @@ class LongformerAttention(nn.Module):
         outside = cached_table(_outside, (H, W), w, qkv.device)  # (rows, columns, 9 * w * w)
         outside = F.pad(outside, (self.num_tokens, 0))[:, :, None, None]
         bias = self._bias_of_cells((w, w), (3 * w, 3 * w)) + outside  # (rows, columns, heads, w * w, P + 9 * w * w)
-        x = attention(query, key, value, bias.to(query.dtype))
-        x = x.unflatten(4, (w, w)).permute(0, 1, 4, 2, 5, 3, 6)  # (B, rows, w, columns, w, heads, D)
+        query, key, value = (x.flatten(1, 3) for x in (query, key, value))  # 4-d, which fused kernels need
+        x = attention(query, key, value, bias.to(query.dtype).flatten(0, 2))
+        x = x.view(B, rows, columns, heads, w, w, channels // (3 * heads)).permute(0, 1, 4, 2, 5, 3, 6)
         return x.reshape(B, rows * w, columns * w, channels // 3)[:, :H, :W]
 
     def _bias_of_tokens(self, cells: int) -> Tensor:
