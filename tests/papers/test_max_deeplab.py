@@ -387,7 +387,7 @@ def step_of_recipe(path):
     losses = model.loss(model(batch), batch["targets"])
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    return {name.removeprefix("panoptic/"): float(value) for name, value in losses.items()}
+    return {name.removeprefix("panoptic/"): float(value.detach()) for name, value in losses.items()}
 
 
 def test_the_recipe_trains_a_step():
