@@ -24,7 +24,7 @@ SMALL = {
     "sagan": {"sagan": SelfAttention((1, 3))},
     "sasa": {"sasa": StandAlone(3, num_heads=2, stages=(2, 4))},
     "sasa_stem": {"sasa": StandAlone(3, stem="attention", stages=())},
-    "lr_net": {"lr_net": LocalRelations(3, stages=(2, 4))},
+    "lr_net": {"lr_net": LocalRelations(7, stages=(2, 4))},
     "axial": {"axial": Axial(num_heads=2, span=9, stages=(2, 4))},
 }
 small = partial(AttentionResNet, depth=26, width=0.125)

@@ -1,5 +1,6 @@
 """CvT beside transformers' Cvt and the paper's formulation; its cost beside the paper's; the layouts of its weights."""
 
+import copy
 import math
 import re
 from functools import partial
@@ -71,6 +72,7 @@ def test_the_backbone_passes_the_contract_tests():
 @pytest.mark.parametrize(("gelu", "size"), [("erf", (64, 96)), ("quick", (67, 44))])
 def test_features_and_gradients_match_transformers(gelu, size, reference):
     """Sizes of which the authors' first embedding, too, makes ceil(size / 4) cells."""
+    reference = copy.deepcopy(reference)
     for layer in reference.modules():
         if hasattr(layer, "activation"):
             layer.activation = ACT2FN["quick_gelu" if gelu == "quick" else "gelu"]
