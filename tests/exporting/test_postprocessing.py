@@ -55,7 +55,9 @@ def predictor_of(head: str) -> Predictor:
 
 
 def test_every_registered_head_is_tested():
-    assert {section["name"] for section in ALL.values()} == {*registry.find("heads")} - {"faster_rcnn"}
+    """Those of `densevit_papers` are tested by `check_head` only."""
+    heads = {name for name, plugin in registry.find("heads").items() if plugin.value.startswith("densevit_heads.")}
+    assert {section["name"] for section in ALL.values()} == heads - {"faster_rcnn"}
 
 
 # ---- the traced post-processing ----

@@ -74,5 +74,5 @@ def test_a_backbone_trains_under_detr_for_two_steps(name, options, neck):
 
 def test_no_backbone_and_no_neck_is_missing():
     for group, column in (("backbones", 0), ("necks", 2)):
-        built_in = {p.name for p in registry.find(group).values() if p.origin.startswith("densevit ")}
+        built_in = {p.name for p in registry.find(group).values() if p.value.startswith(f"densevit_{group}.")}
         assert built_in <= {case[column] for case in BACKBONES}
