@@ -209,16 +209,15 @@ class PQCriterion:
     def terms(self, x: MaskOutputs, matched: Match, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The unweighted losses of a layer for an image."""
         truth = matched.segments
-        labelled = truth.labelled
-        instance = instance_discrimination(x.features, truth, self._things(truth)) if self.sampling is None else None
-        if self.sampling is not None:
+        if self.sampling is None:
+            instance = instance_discrimination(x.features, truth, self._things(truth))
+        else:
             chosen = sampled_cells(truth, self.sampling.count, self.sampling.instance, generator)
             instance = pixel_contrast(x.features[:, chosen], truth.masks[:, chosen])
-        assert instance is not None
         log_probability = x.masks.log_softmax(0)
         return {
             "label": self.label_term(x.logits, matched),
-            "dice": dice_term(log_probability.exp() * labelled, matched),
+            "dice": dice_term(log_probability.exp() * truth.labelled, matched),
             "mask": mask_id_term(log_probability, matched),
             "instance": instance,
         }
