@@ -1,6 +1,6 @@
 """The interface of training methods."""
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -18,7 +18,8 @@ class Method(nn.Module):
     needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
     views: number of differently augmented copies of each image; a batch has the first ones, and those after the first
         as `other_views`.
-    loaded: names of frozen modules of the method whose weights its constructor loads; checkpoints do not have them.
+    loaded: names of frozen modules of the method whose weights its constructor loads; checkpoints do not have them, and
+        they stay in evaluation mode.
     """
 
     needs_heads: bool = False
@@ -30,6 +31,12 @@ class Method(nn.Module):
         super().__init__()
         self.register_state_dict_post_hook(_remove_loaded)
         self.register_load_state_dict_pre_hook(_add_loaded)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self.loaded:
+            self.get_submodule(name).eval()
+        return self
 
     def transform(self, recipe: Any) -> Any:
         """The training transform (sample, generator, types) -> sample, which is called once per view; or -> a list of

@@ -57,11 +57,6 @@ class BEiT(Method):
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
 
-    def train(self, mode: bool = True) -> "BEiT":
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
-
     def transform(self, recipe: Any) -> Any:
         return with_mask_seed(recipe)
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.precision import autocast_off
+from densevit_methods.classifiers import DenseClassifier, TimmClassifier
 from densevit_methods.teachers import class_rows, load_teacher, teacher_head
 
 _SECOND = "distillation_cross_entropy"  # the term of the head `classifier` that distillation replaces
@@ -25,8 +26,9 @@ class DeiT(Method):
     Images without labels have the second term only. The other heads have their own losses. Both models see the same
     images, also mixed ones (`data.mixup`), each in its own normalisation.
 
-    teacher: a source of `densevit.load`, a model with a head for the same task. Each class must be one of the
-        teacher's, by its name.
+    teacher: a source of `densevit.load`, a model with a head for the same task; or a published classifier,
+        `timm:NAME[.TAG]`. Each class must be one of the teacher's, by its name; for timm, those are the names of
+        ImageNet's folders.
     distillation: "hard", the paper's choice, or "soft".
     share: a, the paper's lambda. temperature: t, the paper's tau, for soft distillation. The paper's values for soft
         distillation are 0.1 and 3.
@@ -49,9 +51,8 @@ class DeiT(Method):
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; a positive number is expected.")
         self.head = _classifier(model)
-        self.teacher = load_teacher(teacher)
-        self.teacher_head = teacher_head(self.teacher, model, self.head)
-        self.rows = class_rows(self.teacher, self.teacher_head, model, self.head)
+        self.teacher = _teacher(teacher, model, self.head)
+        self.rows = class_rows(self.teacher.class_names, model, self.head)
         self.distillation, self.share, self.temperature = distillation, share, temperature
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
@@ -83,10 +84,15 @@ class DeiT(Method):
 
         They replace its logits, since a softmax does not depend on such constants.
         """
-        outputs = self.teacher(batch, [self.teacher_head])
-        predictions = self.teacher.predictions(outputs, batch["targets"])[self.teacher_head]
-        scores = torch.stack([prediction["class_scores"] for prediction in predictions]).float()
-        return scores[:, self.rows.to(scores.device)].clamp(min=torch.finfo(scores.dtype).tiny).log()
+        scores: Tensor = self.teacher(batch)
+        return scores[:, self.rows.to(scores.device)]
+
+
+def _teacher(source: str, model: Any, head: str) -> DenseClassifier | TimmClassifier:
+    if source.startswith("timm:"):
+        return TimmClassifier(source).requires_grad_(False).eval()
+    teacher = load_teacher(source)
+    return DenseClassifier(teacher, teacher_head(teacher, model, head)).eval()
 
 
 def _classifier(model: Any) -> str:

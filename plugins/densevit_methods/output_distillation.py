@@ -44,8 +44,8 @@ class OutputDistillation(Method):
         for name, other in self.teacher_heads.items():
             check_head(other, self.teacher.heads[other], "output_distillation (its teacher)")
             _check_depth(name, model.heads[name].quantity, self.teacher.heads[other].quantity)
-            rows = class_rows(self.teacher, other, model, name)
-            self.class_tables[name] = _class_table(rows, len(self.teacher.classes[other]))
+            known_classes = [one.name for one in self.teacher.classes[other]]
+            self.class_tables[name] = _class_table(class_rows(known_classes, model, name), len(known_classes))
         _check_input_size(self.teacher.backbone.input_size, model.backbone.input_size)
         known = self.teacher.score_thresholds
         self.score_thresholds = {

@@ -1,7 +1,7 @@
 """Frozen teachers of distillation: any model that densevit loads, or any backbone."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,17 +74,20 @@ def teacher_head(teacher: DenseModel, model: DenseModel, name: str) -> str:
     )
 
 
-def class_rows(teacher: DenseModel, other: str, model: DenseModel, name: str) -> Tensor:
+def class_rows(names: Sequence[str], model: DenseModel, head: str) -> Tensor:
     """Returns the teacher's index of each class of the model's head, (K,) int64, by their names.
 
-    other: the name of the teacher's head. Raises ConfigError if the teacher lacks a class.
+    names: the teacher's classes. Raises ConfigError if it lacks a class.
     """
-    index = {one.name: i for i, one in enumerate(teacher.classes[other])}
-    missing = [one.name for one in model.classes[name] if one.name not in index]
+    index = {name: i for i, name in enumerate(names)}
+    missing = [one.name for one in model.classes[head] if one.name not in index]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ConfigError(
-            f"heads.{name}: the teacher's head {other} lacks {len(missing)} of {len(model.classes[name])} classes: "
-            f"{', '.join(missing[:3])}{more}. Fix: use a teacher that predicts them, or rename the classes of the data."
+            f"heads.{head}: the teacher lacks {len(missing)} of {len(model.classes[head])} classes: {_first(missing)}. It "
+            f"has {_first(names)}. Fix: use a teacher that predicts them, or rename the classes of the data."
         )
-    return torch.tensor([index[one.name] for one in model.classes[name]], dtype=torch.int64)
+    return torch.tensor([index[one.name] for one in model.classes[head]], dtype=torch.int64)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

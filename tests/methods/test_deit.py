@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.config import from_mapping
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import LossContext
+from densevit.weights.hub import Published
 from densevit_methods.deit import DeiT
 
 CLASSES = ("bus", "cat", "dog", "cow")
@@ -130,9 +132,54 @@ def test_images_without_labels_train_the_distillation_token(distillation: str, t
     assert not method.state_dict() and not any(module.training for module in method.teacher.modules())
 
 
+def published(model: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    """A model of timm whose random weights are published under its name."""
+    net = timm.create_model(model, **options)
+    for value in net.state_dict().values():
+        if value.is_floating_point():
+            value.normal_(1.0 if value.ndim == 1 else 0.0, 0.05)
+    weights = Published(net.state_dict(), {})
+    monkeypatch.setattr("densevit_methods.classifiers.fetch", lambda source: weights)
+    return net.eval()
+
+
+@pytest.mark.parametrize(("model", "size"), [("resnet10t", (64, 96)), ("vit_tiny_patch16_224", (224, 224))])
+def test_teacher_is_a_published_classifier_of_timm(
+    model: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logits are timm's, of images with its normalisation; the classes are found by ImageNet's folder names."""
+    net = published(model, monkeypatch)
+    mean, std = (torch.tensor(net.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    folders = ["n02123045", "n01440764"]  # tabby and tench: classes 281 and 0
+    student = densevit.create_model(VIT, {"classification": HEAD}, classes=folders, pretrained=False).model
+    method = DeiT(student, f"timm:{model}").train()
+    images = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)
+    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
+    padding[1, 40:] = True
+    pixels = ((images / 255 - mean) / std) * ~padding[:, None]
+    with torch.no_grad():
+        expected = net(F.interpolate(pixels, size, mode="bilinear", antialias=True))[:, [281, 0]]
+    found = method.log_probabilities({"images": images, "padding_mask": padding, "targets": [{}, {}]})
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.01
+    assert not method.state_dict() and not any(p.requires_grad for p in method.parameters())
+
+
+def test_published_classifier_of_unknown_classes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    published("resnet10t", monkeypatch)
+    other = densevit.create_model(VIT, {"classification": HEAD}, classes=["cat", "dog"], pretrained=False).model
+    with pytest.raises(ConfigError, match=r"the teacher lacks 2 of 2 classes: cat, dog\. It has n01440764, n01443537"):
+        DeiT(other, "timm:resnet10t")
+    monkeypatch.setattr("timm.data.infer_imagenet_subset", lambda model: None)
+    with pytest.raises(WeightsError, match=r"timm:resnet10t has 1000 classes, and timm does not know their names"):
+        DeiT(other, "timm:resnet10t")
+
+
 def test_wrong_options_are_errors(teacher_file: str, tmp_path: Path) -> None:
     model = densevit.create_model(VIT, {"kinds": HEAD}, classes=[*CLASSES, "yak"], pretrained=False).model
-    with pytest.raises(ConfigError, match=r"heads\.kinds: the teacher's head kinds lacks 1 of 5 classes: yak\. Fix"):
+    with pytest.raises(
+        ConfigError, match=r"heads\.kinds: the teacher lacks 1 of 5 classes: yak\. It has cow, elk, dog"
+    ):
         DeiT(model, teacher_file)
     with pytest.raises(ValueError, match="share is 2"):
         DeiT(model, teacher_file, share=2)

@@ -1,0 +1,71 @@
+"""Frozen image classifiers as teachers: models of densevit, and timm's published ones."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit import DenseModel
+from densevit.errors import WeightsError
+from densevit.interfaces import Batch
+from densevit.weights.hub import fetch
+
+
+class DenseClassifier(nn.Module):
+    """A head for classification of a model of densevit. class_names: its classes."""
+
+    def __init__(self, model: DenseModel, head: str) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+        self.class_names = [one.name for one in model.classes[head]]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns log-probabilities (B, K) float32."""
+        outputs = self.model(batch, [self.head])
+        predictions = self.model.predictions(outputs, batch["targets"])[self.head]
+        scores = torch.stack([prediction["class_scores"] for prediction in predictions]).float()
+        return scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
+
+
+class TimmClassifier(nn.Module):
+    """A published classifier of timm with all of its layers.
+
+    source: `timm:NAME[.TAG]`, weights for the classes of ImageNet-1k, ImageNet-12k, ImageNet-21k or ImageNet-22k.
+    class_names: its classes, by the names of their folders in ImageNet, such as n01440764.
+
+    Padding is black after normalisation, as outside of a zero-padded convolution. A model of a fixed size gets images
+    resized to it. Raises WeightsError for weights that cannot be loaded, and for other classes.
+    """
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        published = fetch(source)
+        import timm  # optional; without it, fetch raises an error that says so
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+
+        net: Any = timm.create_model(source.partition(":")[2].strip())
+        assert isinstance(published.weights, dict)
+        net.load_state_dict(published.weights)
+        subset = infer_imagenet_subset(net)
+        if subset is None:
+            raise WeightsError(
+                f"{source} has {net.num_classes} classes, and timm does not know their names. Fix: name weights for "
+                "ImageNet, or train a classifier of your own classes as the teacher."
+            )
+        config = net.pretrained_cfg
+        self.net = net
+        self.class_names: list[str] = ImageNetInfo(subset).label_names()
+        self.size: tuple[int, int] | None = tuple(config["input_size"][-2:]) if config["fixed_input_size"] else None
+        self.mean: Tensor
+        self.std: Tensor
+        for key in ("mean", "std"):
+            self.register_buffer(key, 255 * torch.tensor(config[key])[:, None, None], persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns logits (B, K) float32. batch: "images" uint8 (B, 3, H, W), "padding_mask" (B, H, W)."""
+        images = ((batch["images"] - self.mean) / self.std).masked_fill(batch["padding_mask"][:, None], 0.0)
+        if self.size not in (None, images.shape[-2:]):
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+        logits: Tensor = self.net(images)
+        return logits.float()
