@@ -83,8 +83,8 @@ def class_rows(names: Sequence[str], model: DenseModel, head: str) -> Tensor:
     missing = [one.name for one in model.classes[head] if one.name not in index]
     if missing:
         raise ConfigError(
-            f"heads.{head}: the teacher lacks {len(missing)} of {len(model.classes[head])} classes: {_first(missing)}. It "
-            f"has {_first(names)}. Fix: use a teacher that predicts them, or rename the classes of the data."
+            f"heads.{head}: the teacher lacks {len(missing)} of {len(model.classes[head])} classes: {_first(missing)}. "
+            f"It has {_first(names)}. Fix: use a teacher that predicts them, or rename the classes of the data."
         )
     return torch.tensor([index[one.name] for one in model.classes[head]], dtype=torch.int64)
 
