@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, LossContext, Losses, Method, Sample
+from densevit.layers.precision import at_least_fp32
 from densevit_methods.colours import self_supervised_colours
 from densevit_methods.crops import as_view, check_scale, random_resized_crop
 from densevit_methods.moving_average import cosine_momentum, update_average
@@ -124,7 +125,7 @@ class _BatchNorm(nn.BatchNorm1d):
                 "The method moco_v3 compares the images of a batch, which has only one. Fix: set data.batch_size to 2 "
                 "or more."
             )
-        return super().forward(x.float())
+        return super().forward(at_least_fp32(x))
 
 
 def gather(x: Tensor, context: LossContext) -> Tensor:

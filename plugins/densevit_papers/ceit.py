@@ -1,7 +1,5 @@
 """CeiT (Yuan et al. 2021): a plain vision transformer with convolutions in its stem and in its feed-forward layers."""
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +18,8 @@ from densevit.layers.positions import resize_grid
 from densevit.weights.layouts import by_name_only
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import count
+from densevit_papers.plain_vit import EPS, feature_blocks
 
-EPS = 1e-6  # of the layer norms
 _EXPANSION = 4  # of LeFF and of the MLP of LCA
 _STEM_WIDTH, _STEM_STRIDE = 64, 4
 _RESIZING: Literal["bicubic"] = "bicubic"  # of positions, as the authors' fine-tuning at 384 pixels
@@ -78,13 +76,11 @@ class CeiT(Backbone):
         width, depth, heads, default_drop = VARIANTS[variant]
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}; it must be more than 0.")
-        if features is None:
-            features = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
-        _check_features(features, depth)
+        features = feature_blocks(features, depth)
         last_rate = default_drop if drop_path is None else drop_path
         self.stride = _STEM_STRIDE * patch_size
         self.channels, self.strides = (width,) * len(features), (self.stride,) * len(features)
-        self.feature_blocks, self.checkpointing = tuple(features), checkpointing
+        self.feature_blocks, self.checkpointing = features, checkpointing
         self.stem = ImageToTokens(width, patch_size)
         self.position_side = -(-image_size // self.stride)
         self.position_table = nn.Parameter(torch.zeros(self.position_side, self.position_side, width))
@@ -238,12 +234,6 @@ class ClassTokenAttention(nn.Module):
 def _as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, H * W, C) -> (B, C, H, W)."""
     return cells.transpose(1, 2).unflatten(2, grid)
-
-
-def _check_features(numbers: Sequence[int], depth: int) -> None:
-    rising = all(a < b for a, b in itertools.pairwise(numbers))
-    if not numbers or not rising or numbers[0] < 1 or numbers[-1] > depth:
-        raise ValueError(f"features is {list(numbers)}; it must be ascending block numbers, from 1 to {depth}.")
 
 
 def _describe(tensors: StateDict) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """S2-MLP (Yu et al. 2021): linear layers on single patches, and groups of channels that are shifted by one patch."""
 
-import itertools
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
+from densevit_papers.plain_vit import feature_blocks
 
 
 class Variant(NamedTuple):
@@ -55,10 +55,7 @@ class S2Mlp(Backbone):
         width, depth, norm = VARIANTS[variant]
         if patch_size < 1:
             raise ValueError(f"patch_size is {patch_size}; it must be at least 1.")
-        features = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4)) if features is None else features
-        rising = all(a < b for a, b in itertools.pairwise(features))
-        if not features or not rising or features[0] < 1 or features[-1] > depth:
-            raise ValueError(f"features is {list(features)}; it must be ascending block numbers, from 1 to {depth}.")
+        features = feature_blocks(features, depth)
         self.channels, self.strides = (width,) * len(features), (patch_size,) * len(features)
         self.patch_size, self.feature_blocks, self.checkpointing = patch_size, features, checkpointing
         self.projection = nn.Conv2d(3, width, patch_size, stride=patch_size)
