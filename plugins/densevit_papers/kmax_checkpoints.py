@@ -19,7 +19,7 @@ _HEAD = "heads.panoptic"
 _PIXELS, _DECODER = "sem_seg_head.pixel_decoder", "sem_seg_head.predictor"
 _LABELS = "_transformer_class_head.conv"
 _NUM_STAGES = 4  # of the pixel decoder
-_IMAGE_SIZE = 1281
+_IMAGE_SIZE = 1281  # odd, for which their code aligns corners
 _RESNET = {"norm": "sync", "norm_eps": 1e-3}
 _ADE20K = {"drop_path": 0.0, "thing_threshold": 0.4, "stuff_threshold": 0.4}  # others have the head's defaults
 
@@ -156,6 +156,7 @@ def describe(ours: StateDict) -> dict[str, Any]:
         "width": width,
         "pixel_width": maps[-1] // 4,
         "num_heads": len(ours[f"{pixels}.stages.0.0.attention.columns.norm_scores.weight"]) // 3,
+        "align_corners": True,
     }
     if attended:
         head["feedforward"] = len(ours[f"{_HEAD}.layers.0.ffn.0.0.weight"])
@@ -199,7 +200,7 @@ KMAX_DEEPLAB = CheckpointLayout(
     saved_under="model",
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-    conventions=("norm_eps",),
+    conventions=("norm_eps", f"{_HEAD}.align_corners"),
     licence="Apache-2.0 (bytedance/kmax-deeplab)",
     recipe=_recipe,
 )

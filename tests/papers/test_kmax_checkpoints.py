@@ -13,7 +13,7 @@ from densevit_papers.max_deeplab_layers import BatchNorm
 PIXELS, DECODER = "sem_seg_head.pixel_decoder", "sem_seg_head.predictor"
 RESNET = {"name": "resnet", "depth": 18, "norm": "sync", "norm_eps": 1e-3}
 HEAD = {"name": "kmax_deeplab", "num_queries": 7, "layers": [1, 2, 1], "pixel_layers": [1, 2, 1, 1], "width": 16}
-HEAD |= {"pixel_width": 4, "num_heads": 4, "feedforward": 24}
+HEAD |= {"pixel_width": 4, "num_heads": 4, "align_corners": True, "feedforward": 24}
 WIDTH, EMBEDDING, HEADS, SPAN = 16, 8, 4, 509
 
 
