@@ -44,7 +44,7 @@ _NUM_LEVELS = 3  # coarsest maps that queries attend to
 class KMaXPixelDecoder(nn.Module):
     """Layer norm of each feature, residual blocks, and fusion with the next finer one, coarse to fine (section 3).
 
-    layers: the number of blocks of the coarsest level, and of the finest ones in order.
+    layers: the number of blocks of the coarsest level, and of the finest ones in order. align_corners: see `upsampled`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class KMaXPixelDecoder(nn.Module):
         layers: tuple[int, int, int, int],
         num_heads: int,
         activation: Activation,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         self.levels = list(levels)
@@ -64,7 +65,7 @@ class KMaXPixelDecoder(nn.Module):
         for level, count in zip(levels, counts, strict=True):
             inputs, outputs = channels[level.feature], EXPANSION * level.base
             if self.channels:
-                self.fuses.append(ResizedFuse(self.channels[-1], inputs, level.base, activation))
+                self.fuses.append(ResizedFuse(self.channels[-1], inputs, level.base, activation, align_corners))
                 inputs = level.base
             stage = nn.ModuleList()
             for _ in range(count):
@@ -171,6 +172,7 @@ class KMaXDeepLab(PanopticTransformer):
     sampling: of pixels in the instance and semantic loss.
     void_weighting: see `PQCriterion`.
     thing_threshold, stuff_threshold: least class probabilities of segments in the panoptic map.
+    align_corners: of maps that the network upsamples, as in the authors' code for images of 32 n + 1 pixels a side.
     """
 
     def __init__(
@@ -191,6 +193,7 @@ class KMaXDeepLab(PanopticTransformer):
         void_weighting: bool = True,
         thing_threshold: float = 0.7,
         stuff_threshold: float = 0.5,
+        align_corners: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes)
         check_classes(classes, "panoptic")
@@ -201,7 +204,7 @@ class KMaXDeepLab(PanopticTransformer):
         check_threshold(thing_threshold=thing_threshold, stuff_threshold=stuff_threshold)
         self.thresholds, activation, K = (thing_threshold, stuff_threshold), nn.GELU, len(classes)
         levels = levels_of(strides, pixel_width)
-        self.pixel_decoder = KMaXPixelDecoder(channels, levels, pixel_layers, num_heads, activation)
+        self.pixel_decoder = KMaXPixelDecoder(channels, levels, pixel_layers, num_heads, activation, align_corners)
         self.queries = nn.Parameter(torch.empty(width, num_queries))
         nn.init.trunc_normal_(self.queries)
         self.attended = [min(i, len(levels) - 1) for i in range(_NUM_LEVELS) for _ in range(layers[i])]
@@ -212,8 +215,9 @@ class KMaXDeepLab(PanopticTransformer):
         self.class_queries = ConvNorm(width, width, activation=activation, memory=True)
         self.mask_queries = ConvNorm(width, width, activation=activation, memory=True)
         self.predictor = MaskPredictor(maps[-1], width, width // 2, K, activation)
-        semantic = SemanticDecoder(channels, levels, width, K, activation) if losses.semantic else None
-        self.semantic_head = semantic
+        self.align_corners, self.semantic_head = align_corners, None
+        if losses.semantic:
+            self.semantic_head = SemanticDecoder(channels, levels, width, K, activation, align_corners)
         self.criterion = PQCriterion(self.classes, num_queries, levels[-1].stride, losses, sampling, void_weighting)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
@@ -232,8 +236,8 @@ class KMaXDeepLab(PanopticTransformer):
             size, finest = (last[1].shape[2], last[1].shape[3]), self.pixel_decoder.levels[-1].stride
             ratios = [self.pixel_decoder.levels[i].stride // finest for i in self.attended]
             resized = [
-                (logits, upsampled(masks, ratio, size), upsampled(pixels, ratio, size))
-                for (logits, masks, pixels), ratio in zip(found, ratios, strict=True)
+                (logits, *(upsampled(x, ratio, size, self.align_corners) for x in maps_of_layer))
+                for (logits, *maps_of_layer), ratio in zip(found, ratios, strict=True)
             ]
             outputs["layers"] = [*resized, last]
             if self.semantic_head is not None:

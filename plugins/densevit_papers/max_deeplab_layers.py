@@ -188,24 +188,39 @@ class PixelBlock(nn.Module):
 
 
 class ResizedFuse(nn.Module):
-    """Sum of a coarse map, upsampled, and a fine map; each is activated and projected if its channels differ."""
+    """Sum of a coarse map, upsampled, and a fine map; each is activated and projected if its channels differ.
 
-    def __init__(self, coarse: int, fine: int, outputs: int, activation: Activation) -> None:
+    align_corners: see `upsampled`.
+    """
+
+    def __init__(
+        self, coarse: int, fine: int, outputs: int, activation: Activation, align_corners: bool = False
+    ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         parts = ((activation(), ConvNorm(inputs, outputs)) if inputs != outputs else () for inputs in (coarse, fine))
         self.coarse, self.fine = (nn.Sequential(*part) for part in parts)
 
     def forward(self, coarse: Tensor, fine: Tensor, ratio: int) -> Tensor:
         """coarse: (B, C, h, w). fine: (B, C', H, W). ratio: of their strides."""
         x = self.fine(fine)
-        return upsampled(self.coarse(coarse), ratio, (x.shape[2], x.shape[3])).to(x.dtype) + x
+        y = upsampled(self.coarse(coarse), ratio, (x.shape[2], x.shape[3]), self.align_corners)
+        return y.to(x.dtype) + x
 
 
-def upsampled(x: Tensor, ratio: int, size: tuple[int, int]) -> Tensor:
-    """Bilinear upsampling by a ratio of strides, cropped to the cells of the finer map: (B, C, *size)."""
+def upsampled(x: Tensor, ratio: int, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Bilinear upsampling by a ratio of strides, cropped to the cells of the finer map: (B, C, *size).
+
+    align_corners: cell i of the coarse map is at cell `ratio` * i of the fine one, which is the position of its first
+    pixel; otherwise the centres of cells have their positions in the image.
+    """
     if ratio == 1:
         return x
-    x = F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False)
+    if align_corners:
+        grid = (x.shape[2] * ratio + 1, x.shape[3] * ratio + 1)
+        x = F.interpolate(F.pad(x, (0, 1, 0, 1), "replicate"), size=grid, mode="bilinear", align_corners=True)
+    else:
+        x = F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False)
     return x.narrow(2, 0, size[0]).narrow(3, 0, size[1])
 
 
@@ -285,13 +300,21 @@ class SemanticDecoder(nn.Module):
     """Class logits of the auxiliary semantic loss: atrous spatial pyramid pooling of the coarsest feature, and fusion
     with up to two of the finest (Panoptic-DeepLab, Cheng et al. 2020, section 3.1).
 
-    For the loss in training only: a feature of its own keeps the loss off the features of masks.
+    For the loss in training only: a feature of its own keeps the loss off the features of masks. align_corners: see
+    `upsampled`.
     """
 
     def __init__(
-        self, channels: Sequence[int], levels: Sequence[Level], width: int, num_classes: int, activation: Activation
+        self,
+        channels: Sequence[int],
+        levels: Sequence[Level],
+        width: int,
+        num_classes: int,
+        activation: Activation,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.coarsest, self.fine = levels[0], list(levels[1:][-2:])
         inputs = channels[self.coarsest.feature]
         self.branches = nn.ModuleList([ConvNorm(inputs, width, 1, activation)])
@@ -313,7 +336,7 @@ class SemanticDecoder(nn.Module):
         x = self.project(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1))
         for level, lateral, fusion in zip(self.fine, self.laterals, self.fusions, strict=True):
             fine = lateral(features[level.feature])
-            x = upsampled(x, stride // level.stride, (fine.shape[2], fine.shape[3]))
+            x = upsampled(x, stride // level.stride, (fine.shape[2], fine.shape[3]), self.align_corners)
             x, stride = fusion(torch.cat([x.to(fine.dtype), fine], dim=1)), level.stride
         return self.classifier(x)
 

@@ -13,7 +13,7 @@ from densevit.testing.targets import random_targets
 from densevit_backbones.resnet import ResNet
 from densevit_papers.kmax_deeplab import KMaXDeepLab, KMaXPixelDecoder, KMeansLayer, kmeans_update
 from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contrast, sampled_cells
-from densevit_papers.max_deeplab_layers import levels_of
+from densevit_papers.max_deeplab_layers import SemanticDecoder, levels_of, upsampled
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
 from tests.papers.layer_equations import attended, conv_norm, normed, randomised
 from tests.papers.test_max_deeplab import CLASSES, COCO, cost_of, map_of, outputs_of, parameters_of, step_of_recipe
@@ -78,6 +78,31 @@ def test_the_pixel_decoder_fuses_from_coarse_to_fine():
         fine = block(fine, mask[:, ::8, ::8])
     for found, expected in zip(decoder(features, mask), (coarse, fine), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_aligned_cells_have_the_positions_of_their_first_pixels():
+    """A map of a plane, on grids of 32 n + 1 pixels and others; beyond the last cell its value is repeated."""
+    for ratio, (h, w), (H, W) in ((2, (2, 3), (3, 5)), (4, (2, 2), (6, 8)), (2, (1, 2), (1, 4))):
+        rows, columns = torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64)
+        found = upsampled((rows[:, None] + 10 * columns)[None, None], ratio, (H, W), align_corners=True)
+        rows, columns = (torch.arange(n, dtype=torch.float64) / ratio for n in (H, W))
+        expected = rows.clamp(max=h - 1)[:, None] + 10 * columns.clamp(max=w - 1)
+        torch.testing.assert_close(found[0, 0], expected)
+        if (ratio * (h - 1) + 1, ratio * (w - 1) + 1) == (H, W):
+            x = torch.randn(1, 2, h, w)
+            resized = F.interpolate(x, (H, W), mode="bilinear", align_corners=True)
+            torch.testing.assert_close(upsampled(x, ratio, (H, W), align_corners=True), resized)
+
+
+def test_all_maps_are_upsampled_with_aligned_corners():
+    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL, align_corners=True)
+    assert [fuse.align_corners for fuse in head.pixel_decoder.fuses] == [True, True]
+    assert isinstance(head.semantic_head, SemanticDecoder) and head.semantic_head.align_corners
+    features = [torch.randn(1, 8, -(-65 // stride), -(-97 // stride)) for stride in (8, 16, 32)]
+    layers = head.train()(features, torch.zeros(1, 65, 97, dtype=torch.bool))["layers"]
+    assert [x.shape for x in layers[0]] == [(1, 6, 5), (1, 6, 9, 13), (1, 8, 9, 13)]
+    coarse = layers[0][1][..., ::4, ::4]  # unchanged where cells coincide
+    torch.testing.assert_close(upsampled(coarse, 4, (9, 13), align_corners=True), layers[0][1])
 
 
 # ---- losses ----

@@ -14,11 +14,11 @@ from densevit_backbones.resnet.variants import BLOCKS
 
 Norm = Callable[[int], nn.Module]
 
-_NORMS: dict[str, Norm] = {
+_NORMS: dict[str, Callable[[int, float], nn.Module]] = {  # by channels and epsilon
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
     "sync": SyncBatchNorm2d,
-    "group": lambda channels: GroupNorm(32, channels),
+    "group": lambda channels, eps: GroupNorm(32, channels, eps),
 }
 
 
@@ -37,6 +37,7 @@ class ResNet(Backbone):
     dilation: the last stage keeps the stride of the one before and dilates its convolutions instead (DETR's DC5).
     norm: "batch"; "sync", batch norm over the GPUs of all processes; "group" (32 groups); or "frozen", batch norm with
         constant statistics and parameters, for fine-tuning with few images per batch.
+    norm_eps: epsilon of the norms; 1e-3 in kMaX-DeepLab.
     frozen_stages: number of frozen parts (parameters and batch statistics), counted from the stem: 1 is the stem, 2
         adds the first stage (DETR), 5 is everything.
     variant: "b", with a 7x7 convolution as stem; "d", with a stem of three 3x3 convolutions and average pooling in
@@ -63,11 +64,17 @@ class ResNet(Backbone):
         groups: int = 1,
         width_per_group: int = 64,
         checkpointing: bool = False,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         _check_groups(depth, groups, width_per_group, norm)
+        if not 0 < norm_eps < 1:
+            raise ValueError(f"norm_eps is {norm_eps:g}; it must be above 0 and below 1.")
         expansion = 4 if depth >= 50 else 1
-        make_norm = _NORMS[norm]
+
+        def make_norm(channels: int) -> nn.Module:
+            return _NORMS[norm](channels, norm_eps)
+
         self.checkpointing = checkpointing
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False) if variant == "b" else _deep_stem(make_norm)
         self.bn1 = make_norm(64)

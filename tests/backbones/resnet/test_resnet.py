@@ -226,6 +226,19 @@ def test_bf16_is_finite_and_near_fp32(norm, randomise):
         assert (x.float() - y).norm() < 0.05 * y.norm()
 
 
+@pytest.mark.parametrize("norm", ["frozen", "batch", "sync", "group"])
+def test_all_norms_have_the_epsilon(norm):
+    for eps in (1e-5, 1e-3):
+        options = {} if eps == 1e-5 else {"norm_eps": eps}
+        resnet = ResNet(18, norm=norm, **options)
+        assert {module.eps for module in resnet.modules() if hasattr(module, "eps")} == {eps}
+
+
+def test_invalid_norm_eps_is_refused():
+    with pytest.raises(ValueError, match="norm_eps is 0; it must be above 0 and below 1"):
+        ResNet(18, norm_eps=0.0)
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("depth", 77), ("norm", "layer"), ("frozen_stages", 6), ("variant", "c")]
 )
