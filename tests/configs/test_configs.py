@@ -27,7 +27,6 @@ PUBLISHED = sorted(
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
 PAPERS = sorted(Path("configs/papers").glob("*.yaml"))
 PRETRAINING = sorted(Path("configs/pretrain").glob("*.yaml"))  # test_pretraining_recipes.py runs them
-PAPERS = sorted(Path("configs/papers").glob("*.yaml"))
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
 
 
