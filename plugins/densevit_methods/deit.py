@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.precision import autocast_off
 from densevit_methods.classifiers import DenseClassifier, TimmClassifier
@@ -90,7 +90,10 @@ class DeiT(Method):
 
 def _teacher(source: str, model: Any, head: str) -> DenseClassifier | TimmClassifier:
     if source.startswith("timm:"):
-        return TimmClassifier(source).requires_grad_(False).eval()
+        try:
+            return TimmClassifier(source).requires_grad_(False).eval()
+        except WeightsError as error:
+            raise WeightsError(f"method.teacher: {error}") from None
     teacher = load_teacher(source)
     return DenseClassifier(teacher, teacher_head(teacher, model, head)).eval()
 

@@ -166,12 +166,14 @@ def test_teacher_is_a_published_classifier_of_timm(
 
 
 def test_published_classifier_of_unknown_classes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    published("resnet10t", monkeypatch)
     other = densevit.create_model(VIT, {"classification": HEAD}, classes=["cat", "dog"], pretrained=False).model
+    with pytest.raises(WeightsError, match=r"^method\.teacher: timm:resnet1000: timm has no model 'resnet1000'"):
+        DeiT(other, "timm:resnet1000")
+    published("resnet10t", monkeypatch)
     with pytest.raises(ConfigError, match=r"the teacher lacks 2 of 2 classes: cat, dog\. It has n01440764, n01443537"):
         DeiT(other, "timm:resnet10t")
     monkeypatch.setattr("timm.data.infer_imagenet_subset", lambda model: None)
-    with pytest.raises(WeightsError, match=r"timm:resnet10t has 1000 classes, and timm does not know their names"):
+    with pytest.raises(WeightsError, match=r"^method\.teacher: timm:resnet10t has 1000 classes, and timm does not"):
         DeiT(other, "timm:resnet10t")
 
 
