@@ -20,6 +20,7 @@ from tests.configs.test_depth_recipes import make as make_depth
 from tests.configs.test_mask_recipes import make_coco
 from tests.configs.test_recipes import make as make_label_maps
 from tests.docs.code_blocks import Block, Page, entry_points
+from tests.papers.test_kmax_checkpoints import authors_state as kmax_state
 from tests.workbench.interchange.test_converting import yolo
 
 SIZE = (64, 96)
@@ -139,6 +140,7 @@ class World:
             "my_package": package,
             "detr-r50-e632da11.pth": lambda file: self._converted("coco_r50", file, "detr"),
             "model_final_3c8ec9.pkl": pickled,
+            "kmax_r50.pth": lambda file: torch.save({"model": kmax_state()}, file),
         }
         self.published = {
             "facebook/detr-resnet-50": ("coco_r50", "hf"),
