@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.dense_module import DenseModule
@@ -20,7 +21,8 @@ class Collapse(lightning.Callback):
 
     The features are the backbone's coarsest, averaged over the image. Their variance over the images of a batch, summed
     over the channels, is divided by their mean square: 0 for equal features, about 1 for features with mean 0. It is
-    computed in training, by this process, from validation to validation. The first 100 steps have no warning.
+    computed in training, by this process, from validation to validation. The first 100 steps have no warning. Models
+    with heads are judged by their scores instead: a good detector of small objects may have constant coarse features.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -28,12 +30,13 @@ class Collapse(lightning.Callback):
         self._terms: list[dict[str, Tensor]] = [{}, {}]  # sums of the first and the last tenth of the steps
         self._batches = [0, 0]
         self._variance: list[Tensor] = []
-        self._hook: Any = None
+        self._hook: RemovableHandle | None = None
         self._warned = False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, DenseModule)
-        self._hook = pl_module.model.backbone.register_forward_hook(self._measure)
+        if not pl_module.model.heads:
+            self._hook = pl_module.model.backbone.register_forward_hook(self._measure)
 
     def _measure(self, module: torch.nn.Module, inputs: Any, features: Any) -> None:
         if module.training and len(features[-1]) > 1 and not torch.compiler.is_compiling():
@@ -65,7 +68,8 @@ class Collapse(lightning.Callback):
             )
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
         if self.budget.steps < _FEWEST_STEPS or not all(self._batches) or not trainer.is_global_zero:
             return
         first, last = (

@@ -53,6 +53,16 @@ def test_constant_features_are_a_warning_with_their_variance(
     assert share is not None and 0 < float(share[1]) < 1e-4
 
 
+def test_constant_features_of_a_model_with_heads_have_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    original = Pixels.forward
+    monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
+    made = config(Silent, {"max_steps": 104}, heads={"segmentation": {"name": "segformer", "width": 8}})
+    fit(made, run_dir=tmp_path / "run")
+    assert not any(SIGNS[0] in str(w.message) for w in recwarn)
+
+
 def test_variance_is_relative_to_the_mean_square(recwarn: pytest.WarningsRecorder) -> None:
     """Against numpy, and not of a batch of one image or in evaluation."""
     callback, module = Collapse(Budget(10, 10, 2, 0.5)), torch.nn.Identity()
