@@ -1,10 +1,12 @@
 """Builds Lightning's Trainer from the config section `trainer`, and writes its checkpoints."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from densevit.atomic_io import replaced_file
@@ -19,7 +21,8 @@ from densevit.weights.state import write_torch
 def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer:
     """Builds a Trainer on the section's devices that writes no files. settings: other arguments of Lightning's Trainer.
 
-    Raises ConfigError if the devices do not exist, or do not support the strategy or `sync_batchnorm`.
+    Raises ConfigError if the devices do not exist, are fewer than torchrun's processes, or do not support the strategy
+    or `sync_batchnorm`.
     """
     if section.strategy == STRATEGY and section.accelerator in ("mps", "tpu"):
         raise ConfigError(
@@ -49,6 +52,7 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
             f"trainer.strategy={section.strategy}: {reason.rstrip('.')}. This machine has {available}. "
             "Fix: set each of the three keys to `auto`."
         ) from None
+    _check_processes(section, trainer)
     if section.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
         raise ConfigError(
             f"trainer.sync_batchnorm=true: torch synchronises batch norm on NVIDIA GPUs only, and this run is on "
@@ -58,6 +62,20 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
         trainer.strategy.checkpoint_io = DirectCheckpointIO()
     prepare_launcher(trainer)
     return trainer
+
+
+def _check_processes(section: TrainerSection, trainer: lightning.Trainer) -> None:
+    """Raises ConfigError if torchrun's processes are more than the Trainer's, which would each run alone."""
+    if not TorchElasticEnvironment.detect():
+        return
+    total = int(os.environ["WORLD_SIZE"])
+    if trainer.world_size != total:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", total))
+        raise ConfigError(
+            f"torchrun started {total} processes, and trainer.devices={section.devices}, trainer.num_nodes="
+            f"{section.num_nodes} make {trainer.world_size}: each would run alone. Fix: set trainer.devices={local} "
+            f"trainer.num_nodes={total // local}, or start without torchrun."
+        )
 
 
 class DirectCheckpointIO(TorchCheckpointIO):

@@ -21,11 +21,13 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
+from densevit.config import TrainerSection
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
+from densevit.training.loop.trainer import build_trainer
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.resuming import RunCheckpoint
 from densevit_scenes.dataset import Scenes
@@ -228,6 +230,18 @@ def test_unsupported_with_shards_is_an_error_before_training(override: str, said
     with pytest.raises(ConfigError, match=re.escape(f"trainer.strategy=fsdp2: {said}")):
         train(settings(tmp_path, "detr", [*SHARDED, override]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("local", "fix"), [(2, "devices=2 trainer.num_nodes=1"), (1, "devices=1 trainer.num_nodes=2")])
+def test_processes_of_torchrun_that_would_each_run_alone_are_an_error(
+    local: int, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"TORCHELASTIC_RUN_ID": "run", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local), "RANK": "0"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    section = TrainerSection(accelerator="cpu", max_steps=1)
+    with pytest.raises(ConfigError, match=f"torchrun started 2 processes, .* make 1: .* set trainer.{fix}, or"):
+        build_trainer(section)
 
 
 def test_synchronised_batch_norm_needs_a_gpu(tmp_path: Path) -> None:
