@@ -21,8 +21,8 @@ from densevit.weights.state import write_torch
 def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer:
     """Builds a Trainer on the section's devices that writes no files. settings: other arguments of Lightning's Trainer.
 
-    Raises ConfigError if the devices do not exist, are fewer than torchrun's processes, or do not support the strategy
-    or `sync_batchnorm`.
+    Raises ConfigError if the devices do not exist, or do not support the strategy or `sync_batchnorm`, and if each of
+    torchrun's processes would run alone.
     """
     if section.strategy == STRATEGY and section.accelerator in ("mps", "tpu"):
         raise ConfigError(
@@ -64,17 +64,24 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
     return trainer
 
 
-def _check_processes(section: TrainerSection, trainer: lightning.Trainer) -> None:
-    """Raises ConfigError if torchrun's processes are more than the Trainer's, which would each run alone."""
+def processes() -> dict[str, Any]:
+    """Returns the device keys of the config section `trainer` for torchrun's processes, or for one device."""
     if not TorchElasticEnvironment.detect():
-        return
+        return {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     total = int(os.environ["WORLD_SIZE"])
-    if trainer.world_size != total:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", total))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", total))
+    return {"devices": local, "num_nodes": total // local, "strategy": "ddp" if total > 1 else "auto"}
+
+
+def _check_processes(section: TrainerSection, trainer: lightning.Trainer) -> None:
+    """Raises ConfigError if each of torchrun's processes would run alone, as with a strategy of one device."""
+    launched = processes()
+    total = launched["devices"] * launched["num_nodes"]
+    if trainer.world_size < total:
         raise ConfigError(
-            f"torchrun started {total} processes, and trainer.devices={section.devices}, trainer.num_nodes="
-            f"{section.num_nodes} make {trainer.world_size}: each would run alone. Fix: set trainer.devices={local} "
-            f"trainer.num_nodes={total // local}, or start without torchrun."
+            f"torchrun started {total} processes, and each would run alone with trainer.devices={section.devices}, "
+            f"trainer.num_nodes={section.num_nodes}. Fix: set trainer.devices={launched['devices']} "
+            f"trainer.num_nodes={launched['num_nodes']}, or start without torchrun."
         )
 
 

@@ -1,12 +1,9 @@
 """Evaluation of a model on validation data, for `densevit.evaluate` and `densevit evaluate`."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 
 from densevit import config as configs
 from densevit.config import Config, DataSection, TrainerSection
@@ -26,7 +23,7 @@ from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.peers import Peers, watching
 from densevit.training.loop.precision import tf32
-from densevit.training.loop.trainer import build_trainer
+from densevit.training.loop.trainer import build_trainer, processes
 from densevit.training.run.fit import Run
 
 
@@ -172,12 +169,3 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 f"{override}: a run is evaluated as it was trained. Allowed overrides are data.*, trainer.*, "
                 "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
             )
-
-
-def processes() -> dict[str, Any]:
-    """Returns the device keys of the config section `trainer` for an evaluation: torchrun's processes or one device."""
-    if not TorchElasticEnvironment.detect():
-        return {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    total = int(os.environ["WORLD_SIZE"])
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", total))
-    return {"devices": local, "num_nodes": total // local, "strategy": "ddp" if total > 1 else "auto"}

@@ -240,7 +240,7 @@ def test_processes_of_torchrun_that_would_each_run_alone_are_an_error(
     for name, value in names.items():
         monkeypatch.setenv(name, value)
     section = TrainerSection(accelerator="cpu", max_steps=1)
-    with pytest.raises(ConfigError, match=f"torchrun started 2 processes, .* make 1: .* set trainer.{fix}, or"):
+    with pytest.raises(ConfigError, match=f"torchrun started 2 processes, .* run alone .* set trainer.{fix}, or"):
         build_trainer(section)
 
 
