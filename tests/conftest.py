@@ -1,21 +1,32 @@
 """Common fixtures: the project root, third-party distributions, and a seed."""
 
+import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background, where trainings ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, each with one thread
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects slow tests unless `-m` names them: `-m integration` has none of them either."""
+    if "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +46,63 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def project() -> Path:
     """The root of the project's tree."""
     return Path(__file__).resolve().parent.parent
+
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """`made_once(name, make)` is a path that `make(path)` writes once for all tests and all workers.
+
+    The path is read only: a test that changes it takes a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once"
+
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        path, made = folder / name, folder / f"{name}.made"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            if not made.exists():
+                if path.is_dir():  # of an attempt that failed
+                    shutil.rmtree(path)
+                make(path)
+                made.touch()
+        return path
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def trained(made_once: MadeOnce) -> Callable[..., Path]:
+    """`trained(config, overrides)` is the run folder of a config in YAML, trained once for all tests and all workers.
+
+    It is read only; `copied_run` gives a copy to resume, to edit or to damage.
+    """
+
+    def trained(config: str, overrides: Sequence[str] = ()) -> Path:
+        from densevit import config as configs
+        from densevit.config import yaml_io
+        from densevit.training.run.fit import fit
+
+        def make(run: Path) -> None:
+            fit(configs.from_mapping(yaml_io.parse(config, "config"), overrides=list(overrides)), run_dir=run)
+
+        key = hashlib.sha256(repr((config, *overrides)).encode()).hexdigest()[:16]
+        return made_once(f"runs/{key}", make)
+
+    return trained
+
+
+@pytest.fixture
+def copied_run(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """`copied_run(config, overrides, name="run")` is a copy in tmp_path of the run folder that `trained` gives."""
+
+    def copied_run(config: str, overrides: Sequence[str] = (), name: str = "run") -> Path:
+        return Path(shutil.copytree(trained(config, overrides), tmp_path / name))
+
+    return copied_run
 
 
 @pytest.fixture

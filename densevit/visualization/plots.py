@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -72,16 +73,26 @@ def lines(
     x, y: labels of the axes. unit_axes: both axes are 0 to 1. order: the names in the legend, if it has others than
     these curves.
     """
+    points = tuple((name, tuple(map(tuple, of))) for name, of in curves.items())
+    return _lines(points, x, y, unit_axes, tuple(order or curves))
 
+
+@lru_cache(maxsize=128)  # the report of a run is written without its visualizations, and again with them
+def _lines(
+    curves: tuple[tuple[str, tuple[tuple[float, float], ...]], ...],
+    x: str,
+    y: str,
+    unit_axes: bool,
+    names: tuple[str, ...],
+) -> str:
     def draw(axes: "Axes") -> None:
-        names = list(order or curves)
-        for name, points in curves.items():
+        for name, points in curves:
             few = downsampled(points)
             style = "o-" if len(few) < MARKED_POINTS else "-"
             axes.plot(*zip(*few, strict=True), style, color=color(names.index(name)), linewidth=1.6, markersize=3)
         if unit_axes:
             axes.set(xlim=(0, 1), ylim=(0, 1))
-        elif 0 <= (low := min(points[0][0] for points in curves.values())) < axes.dataLim.x1 / 5:
+        elif 0 <= (low := min(points[0][0] for _, points in curves)) < axes.dataLim.x1 / 5:
             axes.set_xlim(left=min(0, low))
         _label(axes, x, y)
 
