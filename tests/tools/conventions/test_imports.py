@@ -1,0 +1,112 @@
+"""Imports between modules, and cycles."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.tools.conventions.small_tree import ProblemsOf
+
+HEAD = "plugins/densevit_heads/fcn.py"
+RUN = "densevit/training/run/__init__.py"
+
+
+def test_densevit_imports_no_plugin(problems_of: ProblemsOf) -> None:
+    problems = problems_of("imports.densevit_imports_no_plugin")
+    assert problems(RUN, "\n\n\nclass", "\nimport densevit_heads.fcn\n\n\nclass") == [
+        f"{RUN}:4: it imports the plugin densevit_heads.fcn"
+    ]
+
+
+def test_imports_point_downwards(problems_of: ProblemsOf) -> None:
+    problems = problems_of("imports.imports_point_downwards")
+    assert problems("densevit/data/__init__.py", "", "def f():\n    from ..training import run\n") == [
+        "densevit/data/__init__.py:2: data imports training, which is above it"
+    ]
+    assert problems("densevit/rest.py", "", '"""Rest."""\n') == [
+        "densevit/rest.py:1: rest belongs to no row of the design"
+    ]
+
+
+def test_modules_have_no_cycles(problems_of: ProblemsOf) -> None:
+    problems = problems_of("imports.modules_have_no_cycles")
+    assert problems("densevit/training/run/checks.py", "TEXT", "from densevit.training.run import errors\n\nTEXT") == []
+    assert problems(RUN, "\n\n\nclass", "\nfrom densevit.training import Plan\n\n\nclass") == [
+        "densevit/training/__init__.py:3: modules import each other: densevit.training, densevit.training.run"
+    ]
+    assert problems(HEAD, "densevit.interfaces import Head", "densevit_heads import fcn") == []
+    assert problems("plugins/densevit_heads/__init__.py", "", "from densevit_heads.fcn import Fcn\n") == []
+
+
+def test_private_names_are_not_imported(problems_of: ProblemsOf) -> None:
+    problems = problems_of("imports.private_names_are_not_imported")
+    assert problems(RUN, "import dataloader", "import _loader") == [
+        f"{RUN}:3: it imports the private name densevit.data.loading._loader"
+    ]
+
+
+def test_plugins_import_what_is_open(problems_of: ProblemsOf) -> None:
+    problems = problems_of("imports.plugins_import_what_is_open")
+    assert problems(HEAD, "densevit.interfaces import Head", "densevit.config import schema") == [
+        f"{HEAD}:4: it imports densevit.config.schema"
+    ]
+
+
+def test_plugin_packages_are_independent(problems_of: ProblemsOf, tree_of: Callable[..., Any]) -> None:
+    problems = problems_of("imports.plugin_packages_are_independent")
+    assert problems(HEAD, "densevit.interfaces import Head", "densevit_papers.cvt import CvT") == [
+        f"{HEAD}:4: it imports densevit_papers.cvt.CvT of another plugin"
+    ]
+    workbench, protocol = (
+        "plugins/densevit_workbench/__init__.py",
+        "densevit_workbench.inspection.objects import Objects",
+    )
+    tree_of({workbench: ""})
+    assert problems(HEAD, "densevit.interfaces import Head", protocol) == [
+        f"{HEAD}:4: it imports densevit_workbench.inspection.objects.Objects of another plugin"
+    ]
+    assert problems(HEAD, "from densevit.interfaces import Head", f"def f():\n    from {protocol}") == []
+
+
+def test_the_model_imports_neither_config_nor_data_nor_evaluation(conventions: Callable[[str], Any]) -> None:
+    row_of = conventions("imports").ROW_OF
+    assert all(row_of[part] < row_of["model"] for part in ("config", "data", "evaluation"))
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"a": "from made.b import f", "b": "def f():\n    from made import a"}, [{"made.a", "made.b"}]),
+        (
+            {"a": "from . import b", "b": "import made.sub.c", "sub/c": "from ..a import g"},
+            [{"made.a", "made.b", "made.sub.c"}],
+        ),
+        ({"a": "from .b import B", "b": "if TYPE_CHECKING:\n    from made.a import A"}, [{"made.a", "made.b"}]),
+        ({"__init__": "from made.a import A", "a": "from made import A"}, [{"made", "made.a"}]),
+        ({"__init__": "from made.a import A", "a": "from made import b", "b": "import torch"}, []),
+        ({"a": "import made.b, made.c", "b": "from made.c import x", "c": "x = 1"}, []),
+    ],
+)
+def test_cycles_are_detected(
+    sources: dict[str, str], expected: list[set[str]], conventions: Callable[[str], Any], tree_of: Callable[..., Any]
+) -> None:
+    imports = conventions("imports")
+    graph = imports.module_graph(tree_of({f"made/{module}.py": text for module, text in sources.items()}), "made")
+    assert imports.cycles({module: set(targets) for module, targets in graph.items()}) == {*map(frozenset, expected)}
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "expected"),
+    [
+        ("def f():\n    from densevit.cli import main", "densevit.data", ["densevit.cli.main"]),
+        ("from ..cli import main", "densevit.data", ["densevit.cli.main"]),
+        ("from . import coco", "densevit.data", ["densevit.data.coco"]),
+        ("import densevit.cli as c, torch", "densevit.data", ["densevit.cli", "torch"]),
+        ("from densevit import cli", "densevit.data", ["densevit.cli"]),
+    ],
+)
+def test_all_import_forms_are_detected(
+    source: str, package: str, expected: list[str], conventions: Callable[[str], Any], tree_of: Callable[..., Any]
+) -> None:
+    tree = tree_of({"module.py": source})
+    assert [module for module, _ in conventions("imports").imports(tree, "module.py", package)] == expected

@@ -1,0 +1,52 @@
+"""All passes: the small project follows them, each has a test, and the command prints what they find."""
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.conventions.small_tree import FILES
+
+
+def test_every_pass_accepts_the_small_project(conventions: Callable[[str], Any], tree_of: Callable[..., Any]) -> None:
+    assert list(conventions("__main__").found(tree_of(FILES))) == []
+
+
+def test_every_pass_has_a_test_and_a_file_that_is_missing_is_a_problem(
+    conventions: Callable[[str], Any], tree_of: Callable[..., Any]
+) -> None:
+    for check in conventions("__main__").PASSES:
+        file = Path(__file__).parent / f"test_{check.__module__.rpartition('.')[2]}.py"
+        tests = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert f"test_{check.__name__}" in tests
+    tree = tree_of(FILES)
+    (tree.root / "docs/papers.md").unlink()
+    problem = next(problem for problem in conventions("__main__").found(tree) if problem.file == "docs/papers.md")
+    assert str(problem) == (
+        "docs/papers.md:1: there is no such file. Fix: restore it, or correct papers_page_has_the_plugins."
+    )
+
+
+def test_the_command_prints_the_problems(
+    conventions: Callable[[str], Any],
+    tree_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main, pages = conventions("__main__"), conventions("pages")
+    tree = tree_of({"README.md": "[a](docs/a.md)\n", "docs/a.md": "```\n"})
+    monkeypatch.setattr(main, "Tree", lambda root: tree)
+    monkeypatch.setattr(main, "PASSES", (pages.links_resolve, pages.code_blocks_have_a_language))
+    assert main.main() == 1
+    *problems, last = capsys.readouterr().out.splitlines()
+    assert problems == [
+        "docs/a.md:1: the block has no language. Fix: write it behind the fence: bash, text.",
+        "docs/a.md:1: the block is not closed. Fix: add the closing fence.",
+    ]
+    assert last.startswith("Conventions: 2 passes over 2 files in ") and last.endswith(" s, 2 to fix.")
+    (tree.root / "docs/a.md").write_text("```text\n```\n")
+    tree.texts.clear()
+    assert main.main() == 0
+    assert capsys.readouterr().out.endswith(" s, all hold.\n")

@@ -1,0 +1,64 @@
+"""What pages say of code, tests, messages and recipes."""
+
+from tests.tools.conventions.small_tree import ProblemsOf
+
+ARCHITECTURE = "docs/architecture.md"
+FAULTS = "docs/faults.md"
+RESULTS = "docs/results.md"
+TROUBLES = "docs/troubleshooting.md"
+WEIGHTS = "docs/weights.md"
+
+
+def test_steps_are_defined_where_the_page_says(problems_of: ProblemsOf) -> None:
+    problems = problems_of("references.steps_are_defined_where_the_page_says")
+    assert problems(
+        ARCHITECTURE,
+        "walks\n\n| step | where |\n|---|---|\n",
+        "walks\n\n| step | where |\n|---|---|\n"
+        "| x | `main` in `tools/foundation_table.py` |\n| y | `z` in `no.py` |\n| z | - |\n",
+    ) == [
+        f"{ARCHITECTURE}:7: main is not defined in tools/foundation_table.py",
+        f"{ARCHITECTURE}:8: there is no file no.py",
+        f"{ARCHITECTURE}:9: the step names no file",
+    ]
+    assert problems(ARCHITECTURE, "## Four", "## Five") == [f"{ARCHITECTURE}:1: 0 steps have a file"]
+
+
+def test_faults_have_tests(problems_of: ProblemsOf) -> None:
+    problems = problems_of("references.faults_have_tests")
+    assert problems(
+        FAULTS, "| fault 0 | `tests/test_net.py::test_net` |", "| fault 1 | `tests/test_net.py::test_fault` |"
+    ) == [f"{FAULTS}:7: tests/test_net.py has no test_fault", f"{FAULTS}:8: the fault 'fault 1' is listed twice"]
+    assert problems(
+        FAULTS,
+        "| fault 0 | `tests/test_net.py::test_net` |\n| fault 1 | `tests/test_net.py::test_net` |",
+        "| fault 0 | none |",
+    ) == [f"{FAULTS}:7: the last cell is none", f"{FAULTS}:3: 100 faults"]
+
+
+def test_quoted_messages_exist(problems_of: ProblemsOf) -> None:
+    problems = problems_of("references.quoted_messages_exist")
+    assert problems(TROUBLES, "# Errors\n\n### Error", "# Errors") == [f"{TROUBLES}:1: 19 errors, 20 with a command"]
+    assert problems(TROUBLES, "is full, ", "") == [f"{TROUBLES}:1: the message 'is full (' is missing"]
+    assert problems("densevit/training/run/errors.py", "is full (", "is full") == [
+        "densevit/training/run/errors.py:1: the message 'is full (' is missing"
+    ]
+
+
+def test_results_are_those_of_the_recipes(problems_of: ProblemsOf) -> None:
+    problems = problems_of("references.results_are_those_of_the_recipes")
+    assert problems(RESULTS, "0.512", "0.513") == [f"{RESULTS}:5: configs/fcn.yaml does not have 0.513"]
+    assert problems(RESULTS, "7.0 min", "8.0 min") == [f"{RESULTS}:5: configs/fcn.yaml does not have 8.0 min"]
+    assert problems(RESULTS, "0.512", "") == [f"{RESULTS}:5: 1 times and 0 scores"]
+    assert problems(RESULTS, "fcn.yaml", "fcm.yaml") == [
+        f"{RESULTS}:1: fcn.yaml has no row",
+        f"{RESULTS}:5: there is no recipe fcm.yaml",
+    ]
+    assert problems("configs/fcn.yaml", "# FCN.", "# Cost and score are not measured.") == [
+        f"{RESULTS}:5: fcn.yaml has no measured score"
+    ]
+
+
+def test_configs_on_pages_exist(problems_of: ProblemsOf) -> None:
+    problems = problems_of("references.configs_on_pages_exist")
+    assert problems(WEIGHTS, "configs/fcn.yaml", "configs/fcm.yaml") == [f"{WEIGHTS}:7: there is no configs/fcm.yaml"]

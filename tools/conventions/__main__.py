@@ -1,0 +1,90 @@
+"""Checks wording and layout of the tree, as part of tools/check: each problem with its file, line and fix.
+
+python -m tools.conventions
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tools.conventions import (
+    docstrings,
+    imports,
+    notebooks,
+    pages,
+    project_files,
+    recipes,
+    references,
+    tables,
+    words,
+)
+from tools.conventions.tree import Problem, Tree
+
+PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
+    pages.lines_are_wrapped,
+    pages.links_resolve,
+    pages.images_are_small,
+    pages.code_blocks_have_a_language,
+    pages.commands_are_in_blocks_that_run,
+    tables.api_page_lists_the_public_names,
+    tables.reference_has_the_public_names,
+    tables.names_on_pages_are_public,
+    tables.overview_has_the_plugins,
+    tables.papers_page_has_the_plugins,
+    tables.weights_page_lists_the_layouts,
+    tables.config_page_has_the_keys,
+    tables.foundation_table_has_the_backbones,
+    references.steps_are_defined_where_the_page_says,
+    references.faults_have_tests,
+    references.quoted_messages_exist,
+    references.results_are_those_of_the_recipes,
+    references.configs_on_pages_exist,
+    recipes.measured_recipes_state_time_and_score,
+    recipes.untrained_recipes_state_the_published_score,
+    recipes.headers_have_the_command,
+    notebooks.notebooks_are_tested_and_in_the_index,
+    notebooks.notebooks_hold_the_outputs_of_one_run,
+    docstrings.public_names_have_docstrings,
+    docstrings.modules_have_docstrings,
+    words.words_are_the_standard_ones,
+    words.modules_are_named_by_their_subject,
+    imports.densevit_imports_no_plugin,
+    imports.imports_point_downwards,
+    imports.modules_have_no_cycles,
+    imports.private_names_are_not_imported,
+    imports.plugins_import_what_is_open,
+    imports.plugin_packages_are_independent,
+    project_files.setup_lists_the_packages,
+    project_files.requirements_have_bounds,
+    project_files.licence_is_apache_2,
+    project_files.citation_names_the_version,
+    project_files.issue_forms_follow_the_schema,
+)
+
+
+def found(tree: Tree) -> Iterator[Problem]:
+    """The problems of all passes. A file that a pass reads and that is missing is one."""
+    for check in PASSES:
+        try:
+            yield from check(tree)
+        except FileNotFoundError as error:
+            file = Path(error.filename).relative_to(tree.root).as_posix()
+            yield Problem(file, 1, "there is no such file", f"restore it, or correct {check.__name__}")
+
+
+def main() -> int:
+    """Returns 1 if there is a problem."""
+    started = time.perf_counter()
+    tree = Tree(Path(__file__).resolve().parents[2])
+    problems = sorted(set(found(tree)))
+    for problem in problems:
+        print(problem)
+    seconds = time.perf_counter() - started
+    result = f"{len(problems)} to fix" if problems else "all hold"
+    print(f"Conventions: {len(PASSES)} passes over {len(tree.texts)} files in {seconds:.1f} s, {result}.")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""First lines of configs: the command, and the time and the score that were measured or published."""
+
+import re
+from collections.abc import Iterator
+
+from tools.conventions.tree import Problem, Tree
+
+SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
+NOT_MEASURED = ("Cost and score are not measured.", "Not measured yet.")
+WITHOUT_SCORES = ("backbone", "benchmark", "data", "papers", "pretrain", "start")  # folders; others are published
+
+
+def comments(tree: Tree, file: str) -> str:
+    """The comments of a config in one line."""
+    return " ".join(line.lstrip("# ") for _, line in tree.lines(file) if line.startswith("#"))
+
+
+def header(tree: Tree, file: str) -> str:
+    """The first lines of a config, which are comments, in one line."""
+    lines = []
+    for _, line in tree.lines(file):
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return " ".join(lines)
+
+
+def published(tree: Tree) -> list[str]:
+    """The recipes of papers, in folders by data set."""
+    return [file for file in tree.files("configs/*/*.yaml") if file.split("/")[1] not in WITHOUT_SCORES]
+
+
+def measured_recipes_state_time_and_score(tree: Tree) -> Iterator[Problem]:
+    for file in tree.files("configs/*.yaml", "configs/pretrain/*.yaml", "configs/papers/*.yaml"):
+        text = header(tree, file)
+        if any(remark in text for remark in NOT_MEASURED):
+            continue
+        if not any(score in text for score in SCORES) or not re.search(r"[\d.]+ min", text):
+            fix = f"write both, or '{NOT_MEASURED[0]}'"
+            yield Problem(file, 1, "the first lines have no score or no time in min", fix)
+
+
+def untrained_recipes_state_the_published_score(tree: Tree) -> Iterator[Problem]:
+    for file in published(tree):
+        text = header(tree, file).partition("Published, not run here:")[2]
+        if not any(re.search(rf"{score} [\d.]+", text) for score in SCORES):
+            fix = "write 'Published, not run here: box AP 0.485'"
+            yield Problem(file, 1, "the first lines have no published score", fix)
+
+
+def headers_have_the_command(tree: Tree) -> Iterator[Problem]:
+    """The command names the file; that of a recipe with a base may be in the base, which the first lines name."""
+    sections = tree.files("configs/data/*.yaml", "configs/pretrain/*.yaml", "configs/papers/*.yaml")
+    for file in published(tree) + sections:
+        base = re.search(r"^base: (.+)$", tree.text(file), re.MULTILINE)
+        named = (f" {file} ", f" data={file} ") if base is None else (base[1],)
+        if not any(name in header(tree, file) for name in named):
+            yield Problem(file, 1, f"the first lines do not have {named[0].strip()}", "write the command that uses it")
+    for file in tree.files("configs/start/*.yaml"):
+        name = file.removeprefix("configs/").removesuffix(".yaml")
+        if f"densevit train {name} " not in header(tree, file).replace("configs/", "").replace(".yaml", ""):
+            yield Problem(file, 1, f"the first lines do not have densevit train {name}", "write the command")

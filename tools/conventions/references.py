@@ -1,0 +1,117 @@
+"""What pages say of code, tests, messages and recipes is there: names in files, tests of faults, scores of recipes."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from tools.conventions.recipes import NOT_MEASURED, comments
+from tools.conventions.tree import Problem, Row, Tree, rows
+
+STEP = re.compile(r"((?:`\w+`(?: and |, ))*`\w+`) in `([\w/]+\.py)`")
+# Messages that docs/troubleshooting.md quotes without a command: the file of the message, and its text.
+QUOTED = (
+    ("training/run/errors.py", "is full ("),
+    ("data/loading/dataloader.py", "found no space in /dev/shm"),
+    ("training/callbacks/non_finite.py", "the loss or a gradient is not finite"),
+    ("training/run/checks.py", "is too little to learn"),
+)
+
+
+def defined(tree: Tree, file: str) -> set[str]:
+    """The functions and classes at the top level of a file."""
+    return {node.name for node in tree.module(file).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def steps_are_defined_where_the_page_says(tree: Tree) -> Iterator[Problem]:
+    """The walks of docs/architecture.md: each step names a file, and what it names is defined there."""
+    page, heading = "docs/architecture.md", "Four walks"
+    count = 0
+    for row in rows(tree.section(page, heading)):
+        steps = STEP.findall(" | ".join(row.cells))
+        if not steps:
+            yield Problem(page, row.line, "the step names no file", "write `function` in `folder/file.py`")
+        for names, file in steps:
+            if not tree.exists(file):
+                yield Problem(page, row.line, f"there is no file {file}", "correct its name")
+                continue
+            for name in re.findall(r"`(\w+)`", names):
+                count += 1
+                if name not in defined(tree, file):
+                    yield Problem(page, row.line, f"{name} is not defined in {file}", "name its file")
+    if count <= 35:
+        yield Problem(page, tree.line_of(page, f"## {heading}"), f"{count} steps have a file", "list more than 35")
+
+
+def faults_have_tests(tree: Tree) -> Iterator[Problem]:
+    """docs/faults.md: more than 100 faults, each listed once, with a test that exists."""
+    page, heading = "docs/faults.md", "Tested faults"
+    found = rows((number, line) for number, line in tree.lines(page) if number > tree.line_of(page, f"## {heading}"))
+    faults: set[str] = set()
+    for row in found:
+        fault, test = row.cells[0], row.cells[-1]
+        if fault in faults:
+            yield Problem(page, row.line, f"the fault '{fault}' is listed twice", "keep one of the rows")
+        faults.add(fault)
+        match = re.fullmatch(r"`([\w/]+\.py)::(\w+)`", test)
+        if match is None:
+            yield Problem(page, row.line, f"the last cell is {test}", "write `tests/file.py::test`")
+        elif not tree.exists(match[1]) or match[2] not in defined(tree, match[1]):
+            yield Problem(page, row.line, f"{match[1]} has no {match[2]}", "name the test of the fault")
+    if len(found) <= 100:
+        yield Problem(page, tree.line_of(page, f"## {heading}"), f"{len(found)} faults", "list more than 100")
+
+
+def quoted_messages_exist(tree: Tree) -> Iterator[Problem]:
+    """docs/troubleshooting.md: twenty errors, 18 with their command, and the others as in the code."""
+    page = "docs/troubleshooting.md"
+    text = " ".join(tree.text(page).split())
+    errors = sum(line.startswith("### ") for _, line in tree.lines(page))
+    commands = len(re.findall(r"```console\n\$ densevit ", tree.text(page)))
+    if errors < 20 or commands < 18:
+        yield Problem(page, 1, f"{errors} errors, {commands} with a command", "have at least 20 and 18")
+    for file, quoted in QUOTED:
+        if quoted not in tree.text(f"densevit/{file}"):
+            yield Problem(f"densevit/{file}", 1, f"the message '{quoted}' is missing", f"correct {page} and QUOTED")
+        if quoted.removesuffix(" (") not in text:
+            yield Problem(page, 1, f"the message '{quoted}' is missing", "quote it as the code writes it")
+
+
+def results_are_those_of_the_recipes(tree: Tree) -> Iterator[Problem]:
+    """docs/results.md: a row per measured recipe on scenes, with the scores and the time of its file."""
+    page = "docs/results.md"
+    found: dict[str, Row] = {}
+    for row in rows(tree.lines(page)):
+        match = re.fullmatch(r"`(\w+)\.yaml`[ *]*", row.cells[0])
+        if match is not None:
+            found[match[1]] = row
+    recipes = {file.removeprefix("configs/").removesuffix(".yaml"): file for file in tree.files("configs/*.yaml")}
+    for name, file in recipes.items():
+        is_measured = not name.startswith("overfit") and NOT_MEASURED[0] not in comments(tree, file)
+        if is_measured and name not in found:
+            yield Problem(page, 1, f"{name}.yaml has no row", "add one with the scores of its first lines")
+        if not is_measured and name in found:
+            yield Problem(page, found[name].line, f"{name}.yaml has no measured score", "remove the row")
+    for name, row in found.items():
+        if name not in recipes:
+            yield Problem(page, row.line, f"there is no recipe {name}.yaml", "correct the name")
+            continue
+        text = " | ".join(row.cells[1:])
+        times, scores = re.findall(r"[\d.]+ min", text), re.findall(r"\b0\.\d{3}\b", text)
+        if len(times) != 1 or not scores:
+            yield Problem(page, row.line, f"{len(times)} times and {len(scores)} scores", "write one time, and scores")
+        for figure in times + scores:
+            if figure not in comments(tree, recipes[name]):
+                yield Problem(
+                    page, row.line, f"{recipes[name]} does not have {figure}", "write the figures of its file"
+                )
+
+
+def configs_on_pages_exist(tree: Tree) -> Iterator[Problem]:
+    """`configs/....yaml` on a page is a file of the tree, or on own-*.md of the reader's."""
+    for page in tree.pages():
+        if page.startswith("docs/own-"):
+            continue
+        for number, line in tree.lines(page):
+            for file in re.findall(r"(?<![\w/])configs/[\w/-]+\.yaml", line):
+                if not tree.exists(file):
+                    yield Problem(page, number, f"there is no {file}", "correct the name")
