@@ -75,14 +75,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from pytorch_lightning.utilities import rank_zero_only
-
     from densevit.file_lock import locked_folder
     from densevit.inference.results import check_new_folder
 
+    if args.out is not None:
+        check_new_folder(args.out)
+    _check_overrides(args.model, args.overrides)
+    from pytorch_lightning.utilities import rank_zero_only  # late: it takes seconds
+
     if args.out is None:
         return _evaluate(args)
-    check_new_folder(args.out)
     if getattr(rank_zero_only, "rank", 0) > 0:
         return _evaluate(args)
     with locked_folder(args.out):
@@ -151,16 +153,26 @@ def _evaluate(args: Namespace) -> int:
     return 0
 
 
+def _check_overrides(source: str, overrides: Sequence[str]) -> None:
+    """Raises ConfigError for overrides that `config_of` would refuse, as far as it is known before the model is loaded:
+    all of them for a run folder."""
+    from densevit.config import check_evaluation_overrides, check_evaluation_plugins, load
+
+    check_evaluation_overrides(overrides)
+    file = Path(source).expanduser() / "config.yaml"
+    if overrides and file.is_file():
+        check_evaluation_plugins(load(file, overrides))
+
+
 def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "Config":
     """The config of the model with overrides, which may change data and evaluation, but not the model.
 
     The overrides must name a data set if the model has none: a model of another project, or saved without a config.
     """
-    from densevit.config import check_evaluation_plugins, from_mapping
+    from densevit.config import check_evaluation_overrides, check_evaluation_plugins, from_mapping
     from densevit.config import load as load_config
-    from densevit.training.run.evaluation import check_overrides
 
-    check_overrides(overrides)
+    check_evaluation_overrides(overrides)
     own, file = loaded.config, Path(source).expanduser() / "config.yaml"
     if own is not None and not loaded.foreign:
         if not overrides:

@@ -107,8 +107,8 @@ def run(args: Namespace) -> int:
         device = device_of(args.device)
     except DensevitError as wrong:
         raise DensevitError(f"--{wrong}") from None
-    predictor = load(args.model, device, args.trust, args.runtime)
     options = _inference_options(args)
+    predictor = load(args.model, device, args.trust, args.runtime)
     predictor = predictor.with_inference(options, "command line") if options else predictor
     size = args.image_size
     if size is not None or options:
@@ -232,10 +232,13 @@ def _warn_of_unused_windows(
 
 
 def _inference_options(args: Namespace) -> dict[str, Any]:
-    """The given options of the section `inference`."""
-    from densevit.config import InferenceSection
+    """The given options of the section `inference`. Raises ConfigError for an invalid one."""
+    from densevit.config import InferenceSection, section
 
-    return {key: getattr(args, key) for key in InferenceSection.model_fields if key != "batch_size" and key in args}
+    options = {key: getattr(args, key) for key in InferenceSection.model_fields if key != "batch_size" and key in args}
+    alone = {key: value for key, value in options.items() if key != "stride" or "window" in options}
+    section("inference", alone, "command line")  # the stride of the model's own window is checked with it
+    return options
 
 
 def _sides(text: str) -> int | list[int] | None:

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
+    config.check_plugins(resolved)  # before Lightning is imported, which takes seconds
     from densevit.training.run.fit import fit
 
     return _finished(fit(resolved, run_dir=args.run_dir, name=Path(args.config).stem), args.output)

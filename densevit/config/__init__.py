@@ -47,6 +47,7 @@ __all__ = [
     "PluginSection",
     "TrainerSection",
     "backbone_section",
+    "check_evaluation_overrides",
     "check_evaluation_plugins",
     "check_plugins",
     "data_options",
@@ -213,6 +214,20 @@ def check_evaluation_plugins(config: Config) -> None:
     wrong = _of_evaluation(config)
     if wrong:
         raise ConfigError("\n".join(dict.fromkeys(wrong)))
+
+
+def check_evaluation_overrides(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for overrides of the config, "section.key=value", that would change the model."""
+    for override in overrides:
+        section, *keys = override.split("=")[0].split(".")
+        of_head = keys[1] if keys[1:] else ""
+        if section in ("backbone", "weights", "optim") or (
+            section == "heads" and of_head not in ("evaluation", "inference")
+        ):
+            raise ConfigError(
+                f"{override}: a run is evaluated as it was trained. Allowed overrides are data.*, trainer.*, "
+                "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
+            )
 
 
 def _of_evaluation(config: Config) -> list[str]:

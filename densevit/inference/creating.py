@@ -18,8 +18,9 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import Architecture, DenseModel, build, build_from_architecture, classes_by_head, tasks_of
 from densevit.model.lora import add_adapters, missing_package
-from densevit.weights.foreign_checkpoint import read_translated
-from densevit.weights.pretrained import load_pretrained
+from densevit.weights.checkpoint_io import read
+from densevit.weights.foreign_checkpoint import translated_for
+from densevit.weights.pretrained import load_pretrained, read_files
 
 Classes = Sequence[Class | str]
 Section = str | Mapping[str, Any]
@@ -65,15 +66,18 @@ def create_model(
     architecture = sections.architecture
     if architecture.backbone.lora is not None and (missing := missing_package()):
         raise ConfigError(missing)
+    if weights is not None:
+        sections.weights, sections.backbone.weights = str(weights), None
+    checkpoints = read_files(sections) if pretrained else {}
     model = build_from_architecture(architecture, _given_classes(architecture, classes or {}), pretrained)
     model.training_data = None if sections.data is None else sections.data.model_dump()
     if pretrained:
         if weights is not None:
-            checkpoint = read_translated(weights, model)
-            has_heads = bool(checkpoint.heads)
-            sections.weights = str(weights) if has_heads else None
-            sections.backbone.weights = None if has_heads else str(weights)
-        load_pretrained(model, sections)
+            checkpoint = checkpoints.get(str(weights)) or read(weights)
+            checkpoints[str(weights)] = checkpoint
+            if not translated_for(checkpoint, model).heads:
+                sections.weights, sections.backbone.weights = None, str(weights)
+        load_pretrained(model, sections, checkpoints)
     add_adapters(model)
     return Predictor(model.eval(), sections).to(target)
 

@@ -17,7 +17,7 @@ from densevit.interfaces import (
 )
 from densevit.set_prediction.criterion import SetCriterion, object_counts
 from densevit.set_prediction.denoising import ContrastiveDenoising, Denoising
-from densevit.set_prediction.limits import check_classes, check_counts
+from densevit.set_prediction.limits import MAX_QUERIES, check_classes, check_counts
 from densevit.set_prediction.predictions import exported_predictions, top_exported, top_predictions
 
 
@@ -37,7 +37,7 @@ class SetPredictionHead(Head):
     ) -> None:
         super().__init__(channels, strides, classes)
         check_classes(classes, self.task)
-        check_counts({"num_queries": num_queries})
+        check_counts({"num_queries": num_queries}, maximum=MAX_QUERIES)
         self.num_queries = num_queries
         self.denoising = None
 

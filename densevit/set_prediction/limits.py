@@ -10,7 +10,9 @@ import numpy as np
 
 from densevit.interfaces import Class
 
-MAX_LAYERS = 1000  # a typo must not allocate layers until memory runs out
+# A typo must not allocate layers or queries until memory runs out.
+MAX_LAYERS = 1000
+MAX_QUERIES = 100_000
 
 
 def check_counts(counts: Mapping[str, int], minimum: int = 1, maximum: int | None = None) -> None:

@@ -1,11 +1,10 @@
-"""Reads a checkpoint, ours or another project's in a known layout, and translates its keys to ours."""
+"""Translates the keys of a checkpoint, ours or another project's in a known layout, to ours."""
 
 import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from densevit.errors import WeightsError, one_line
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, CheckpointLayout
 from densevit.model import DenseModel, LoraArchitecture
 from densevit.model.lora import merged_state
-from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.key_mapping import canonical, describe, fresh_because, saved_options, translate
 from densevit.weights.layouts import recognise
 from densevit.weights.licences import UNKNOWN
@@ -68,13 +67,12 @@ class TranslatedCheckpoint:
         return {name: why for name, why in reasons.items() if why is not None}
 
 
-def read_translated(source: str | Path, model: DenseModel) -> TranslatedCheckpoint:
-    """Reads a checkpoint and translates its keys to ours.
+def translated_for(checkpoint: Checkpoint, model: DenseModel) -> TranslatedCheckpoint:
+    """Translates the keys of a checkpoint to ours.
 
     model: the model to load; its state dict defines our keys. Raises WeightsError if no layout is recognised or the
     tensors are inconsistent.
     """
-    checkpoint = read(source)
     tensors, names = checkpoint.tensors, _names(model)
     required = [name for name in tensors if not name.endswith("num_batches_tracked")]
     if checkpoint.header.get("format") == "densevit" or names.issuperset(required):
@@ -83,7 +81,7 @@ def read_translated(source: str | Path, model: DenseModel) -> TranslatedCheckpoi
     if wrapped is not None:
         return _ours(replace(checkpoint, tensors=wrapped))
     try:
-        layout = recognise(tensors, str(source), checkpoint.metadata)
+        layout = recognise(tensors, checkpoint.source, checkpoint.metadata)
     except WeightsError:
         if names.isdisjoint(tensors):
             raise

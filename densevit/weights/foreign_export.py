@@ -95,8 +95,9 @@ def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Coll
     `densevit.load`.
     Raises WeightsError, naming the tensors or options that the layout cannot represent.
     """
+    named = _named(to)
     ours = _source(source, trust)
-    candidates = _candidates(to, ours)
+    candidates = named or _published(to, ours)
     failed: list[_NotRepresentable] = []
     found: list[ForeignExport] = []
     for layout in candidates:
@@ -131,15 +132,20 @@ def _source(source: str | Path, trust: Collection[str]) -> _Source:
     return _Source(str(source), model.backbone, model.architecture.backbone, model)
 
 
-def _candidates(to: str, ours: _Source) -> list[CheckpointLayout]:
-    """The layouts that `to` names, with their variants; for a project, all those in which it publishes files."""
-    if to not in PROJECTS:
-        try:
-            layout = layouts.find(to)
-        except WeightsError:
-            known = [*PROJECTS, *(one.name for one in layouts.every())]
-            raise WeightsError(f"--to {to}: unknown layout.{did_you_mean(to, known)}") from None
-        return [layout, *layout.variants]
+def _named(to: str) -> list[CheckpointLayout]:
+    """The layout with this name and its variants; none for a project."""
+    if to in PROJECTS:
+        return []
+    try:
+        layout = layouts.find(to)
+    except WeightsError:
+        known = [*PROJECTS, *(one.name for one in layouts.every())]
+        raise WeightsError(f"--to {to}: unknown layout.{did_you_mean(to, known)}") from None
+    return [layout, *layout.variants]
+
+
+def _published(to: str, ours: _Source) -> list[CheckpointLayout]:
+    """The layouts in which a project publishes files: of complete models if the model is one and it has them."""
     published = [one for one in layouts.every() if one.name.startswith(f"{PROJECTS[to]}-")]
     full_models = [layout for layout in published if layout.part == "model"]
     if ours.model is not None and full_models:

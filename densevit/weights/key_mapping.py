@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -253,10 +253,6 @@ class _Name(NamedTuple):
     def filled(self, values: Mapping[str, str]) -> str:
         return self.text.format_map(values)
 
-    def may_match(self, kind: str) -> bool:
-        """Whether keys of this kind can match: cheaper than matching each."""
-        return kind.startswith(self.kind) if self.text.endswith("{rest}") else kind == self.kind
-
 
 class _Table(Generic[T]):
     """Key patterns with a value each."""
@@ -264,16 +260,21 @@ class _Table(Generic[T]):
     def __init__(self, entries: Iterable[tuple[str, T]]) -> None:
         self.entries = [(_name(name), entry) for name, entry in entries]
         self.of_kind: dict[str, list[tuple[_Name, T]]] = {}
+        self.complete: dict[str, list[int]] = {}  # entries without a star, by kind
+        self.starred: list[int] = []
+        for i, (name, _) in enumerate(self.entries):
+            (self.starred if name.text.endswith("{rest}") else self.complete.setdefault(name.kind, [])).append(i)
 
     def matches(self, key: str) -> list[tuple[_Name, T, dict[str, str]]]:
         """The entries whose pattern matches a key, with the values of the placeholders."""
         kind = _kind(key)
         if kind not in self.of_kind:
-            self.of_kind[kind] = [(name, entry) for name, entry in self.entries if name.may_match(kind)]
+            starred = [i for i in self.starred if kind.startswith(self.entries[i][0].kind)]
+            self.of_kind[kind] = [self.entries[i] for i in sorted([*self.complete.get(kind, ()), *starred])]
         return [(name, entry, values) for name, entry in self.of_kind[kind] if (values := name.match(key)) is not None]
 
 
-@lru_cache(maxsize=4096)
+@cache
 def _name(name: str) -> _Name:
     sliced = re.fullmatch(r"(.*)\[(\d+)/(\d+)\]", name)
     text, part, count = (sliced[1], int(sliced[2]), int(sliced[3])) if sliced else (name, 0, 1)
@@ -287,6 +288,7 @@ def _name(name: str) -> _Name:
     return _Name(text, _kind(text.removesuffix("{rest}")), re.compile(pattern), part, count)
 
 
+@lru_cache(maxsize=65536)
 def _kind(key: str) -> str:
     """The key with # for each number and slot, the same for all blocks: `blocks.#.norm#.weight`."""
     return re.sub(r"(?:\{\w+\}|[0-9])+", "#", key)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -17,16 +18,30 @@ from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit.weights import licences
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, read_translated
+from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, translated_for
 from densevit.weights.hub import is_published
 from densevit.weights.key_mapping import option_of
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
 
 
-def load_pretrained(model: DenseModel, sections: Config | ModelSections) -> list[Fit]:
+def read_files(sections: Config | ModelSections) -> dict[str, Checkpoint]:
+    """Reads the files of weights that the sections name, by source, before the model is built. Raises WeightsError.
+
+    Published weights are left out: the model's errors are found before they are downloaded.
+    """
+    heads = (section.weights for section in sections.heads.values())
+    sources = [sections.weights, sections.backbone.weights, *heads]
+    return {source: read(source) for source in dict.fromkeys(sources) if source and not is_published(source)}
+
+
+def load_pretrained(
+    model: DenseModel, sections: Config | ModelSections, checkpoints: Mapping[str, Checkpoint] = MappingProxyType({})
+) -> list[Fit]:
     """Loads the weights that the sections name: for the whole model, the backbone, and each head with its neck.
 
+    checkpoints: those that are read already, by source, as by `read_files`.
     A head that the weights lack keeps its initial values; a head that the model lacks is left out, and so are tensors
     that depend on a head's classes if the classes differ. A head of another project is loaded into the head of the same
     task, whatever its name, or else into one that starts from that task (`Head.starts_from`). A head's learned loss
@@ -35,13 +50,13 @@ def load_pretrained(model: DenseModel, sections: Config | ModelSections) -> list
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
     Returns one report for each source.
     """
-    read: dict[str, TranslatedCheckpoint] = {}
+    translated: dict[str, TranslatedCheckpoint] = {}
     fits: list[Fit] = []
 
     def checkpoint_of(source: str) -> TranslatedCheckpoint:
-        if source not in read:
-            read[source] = read_translated(source, model)
-        return read[source]
+        if source not in translated:
+            translated[source] = translated_for(checkpoints.get(source) or read(source), model)
+        return translated[source]
 
     if sections.weights is not None:
         fits.append(fit_model(model, checkpoint_of(sections.weights), sections.weights_allow))
@@ -53,7 +68,7 @@ def load_pretrained(model: DenseModel, sections: Config | ModelSections) -> list
             fits += _fit_head(model, name, checkpoint_of(section.weights), section.weights_allow)
     for found in fits:
         found.write()
-    for checkpoint in read.values():
+    for checkpoint in translated.values():
         model.licences |= checkpoint.licences
     for found in of_backbone:
         source = cast(str, sections.weights if sections.backbone.weights is None else sections.backbone.weights)

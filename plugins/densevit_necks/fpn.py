@@ -22,8 +22,8 @@ class FPN(Neck):
         self, channels: Sequence[int], strides: Sequence[int], width: int = 256, extra_levels: int = 0
     ) -> None:
         super().__init__(channels, strides)
-        if width < 1:
-            raise ValueError(f"width is {width}; expected at least 1 channel.")
+        if not 1 <= width <= 65536:
+            raise ValueError(f"width is {width}; expected a number of channels from 1 to 65536.")
         if not 0 <= extra_levels <= 16:
             raise ValueError(f"extra_levels is {extra_levels}; expected a number of levels from 0 to 16.")
         self.lateral = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in channels)

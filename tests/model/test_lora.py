@@ -3,9 +3,7 @@
 import contextlib
 import importlib.util
 import io
-import os
 import re
-import signal
 from typing import Any
 
 import pytest
@@ -21,12 +19,8 @@ from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, LoraArchitecture
 from densevit.model.lora import adapted_layers, add_adapters, merged_state
-from densevit.training.callbacks.checkpointing import Checkpointing
-from densevit.training.run.checks import check_model
-from densevit.weights import model_file
-from tests.training.runs import resume, train
-
-pytest.importorskip("peft")
+from densevit.weights import hub, model_file
+from tests.training.runs import interrupted_after, resume, train
 
 VIT = {"name": "vit", "variant": "nano", "patch_size": 8}
 SURFACES = {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "group"}
@@ -45,6 +39,11 @@ BACKBONES: list[tuple[dict[str, Any], str]] = [
     ({"name": "timm", "model": "convnext_tiny",
       "model_args": {"depths": [1, 1, 1, 1], "dims": [16, 24, 32, 40], "ls_init_value": None}}, "*"),
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def peft() -> None:
+    pytest.importorskip("peft")
 
 
 class Convolution(Backbone):
@@ -239,18 +238,11 @@ def test_saved_run_equals_the_trained_model(weights, run, tmp_path):
     assert all(torch.equal(again[key], value) for key, value in load_file(path / "model.safetensors").items())
 
 
-def test_resumed_run_equals_an_uninterrupted_one(weights, tmp_path, monkeypatch):
+@pytest.mark.integration
+def test_resumed_run_equals_an_uninterrupted_one(weights, tmp_path):
     config = run_config(weights, ema=0.9, max_epochs=1)
     complete = train(config, tmp_path / "complete")
-    original = Checkpointing.on_train_batch_end
-
-    def interrupt(self, trainer, *rest):
-        if trainer.global_step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(self, trainer, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
+    with interrupted_after(1):
         stopped = train(config, tmp_path / "stopped")
     resume(stopped)
     found, expected = load_file(stopped / "model.safetensors"), load_file(complete / "model.safetensors")
@@ -292,8 +284,9 @@ def test_unknown_target_error_lists_the_nearest():
         adapted_layers(backbone, LoraArchitecture(2, 4.0, ("*.zzzzzzzz",)))
 
 
-def test_unknown_target_is_found_before_weights_are_read(tmp_path):
-    config = config_of({**VIT, "weights": "missing.pth", "lora": {"targets": ["*.qvk"]}})
+def test_unknown_target_is_found_before_weights_are_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "fetch", lambda source: pytest.fail(f"{source} is downloaded"))
+    config = config_of({**VIT, "weights": "timm:vit_tiny_patch16_224", "lora": {"targets": ["*.qvk"]}})
     with pytest.raises(ConfigError, match=r"no linear layer .* matches '\*\.qvk'"):
         train(config, run_dir=tmp_path / "run")
 
@@ -322,6 +315,8 @@ def test_invalid_options_are_errors(lora):
 
 
 def test_random_weights_are_a_warning():
+    from densevit.training.run.checks import check_model
+
     config = config_of({**VIT, "lora": LORA})
     data = build_data(config)
     with pytest.warns(UserWarning, match="no weights are loaded: they stay random"):

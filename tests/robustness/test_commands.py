@@ -15,7 +15,7 @@ from tests.robustness.test_coco import document, write
 
 LONG = "n" * 300  # longer than file names may be
 DEEP = "d/" * 3000  # longer than paths may be
-SPOILT = "step,train/loss\n0,1.0\n"
+DAMAGED = "step,train/loss\n0,1.0\n"
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +238,7 @@ def test_resuming_drops_invalid_rows(tmp_path: Path, rows: str) -> None:
     assert log.rows()[-1] == {"step": "9", "a": "9.0"}
 
 
+@pytest.mark.integration
 def test_command_in_a_subprocess(tmp_path: Path) -> None:
     """In a shell: exit code 2, one line, no traceback."""
     done = subprocess.run(

@@ -1,6 +1,9 @@
 """Invalid values of config keys and plugin options: the message names the key, what was found and what is expected."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -105,7 +108,7 @@ SCHEMA = {
     "inference.window=1e9": "less than or equal to 65536",
 }  # fmt: skip
 
-# Options that only the plugin's constructor can check; `train` builds the model before it creates a folder.
+# Options that the plugin's constructor checks; `train` builds the model before it creates a folder.
 OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     (): {
         "backbone.drop_path=.nan": "a finite number, not nan",
@@ -113,7 +116,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "backbone.window_size=0": "window_size",
         "backbone.window_size=999999999": "1 to 1024",
         "heads.boxes.num_queries=0": "num_queries is 0; it must be at least 1",
-        "heads.boxes.num_queries=999999999999": "memory",
+        "heads.boxes.num_queries=999999999999": "num_queries is 999999999999; it must be at most 100000",
         "heads.boxes.transformer.width=0": "width is 0",
         "heads.boxes.transformer.num_heads=0": "num_heads is 0; it must be at least 1",
         "heads.boxes.transformer.num_heads=-1": "num_heads is -1; it must be at least 1",
@@ -136,13 +139,13 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     },
     FPN: {
         "heads.boxes.neck.width=0": "width is 0",
-        "heads.boxes.neck.width=9999999999": "memory",
+        "heads.boxes.neck.width=9999999999": "expected a number of channels from 1 to 65536",
         "heads.boxes.neck.extra_levels=-1": "from 0 to 16",
         "heads.boxes.neck.extra_levels=9999999999": "extra_levels is 9999999999; expected a number of levels",
     },
     SETR: {
         "heads.map.width=0": "width is 0; it must be at least 1",
-        "heads.map.width=9999999999": "memory",
+        "heads.map.width=9999999999": "width is 9999999999; it must be at most 65536",
         "heads.map.auxiliary_weight=-1": "auxiliary_weight is -1",
         "heads.map.auxiliary_weight=.nan": "a finite number, not nan",
         "heads.map.label_smoothing=1": "below 1",
@@ -160,13 +163,13 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     },
     VIT: {
         "backbone.image_size=0": "image_size",
-        "backbone.image_size=9999999999": "backbone: 'vit' cannot be built",
-        "backbone.registers=9999999999": "memory",
+        "backbone.image_size=9999999999": "image_size is 9999999999; it is a number of pixels from 1 to 65536",
+        "backbone.registers=9999999999": "registers is 9999999999; it is a number of tokens from 0 to 1000",
         "backbone.registers=-1": "registers",
         "backbone.layer_scale=.nan": "a finite number, not nan",
         "backbone.patch_stride=0": "patch_stride",
     },
-    MVIT: {"backbone.image_size=9999999999": "memory", "backbone.image_size=-1": "image_size is -1"},
+    MVIT: {"backbone.image_size=9999999999": "from 1 to 65536", "backbone.image_size=-1": "image_size is -1"},
 }  # fmt: skip
 
 VALID = (
@@ -217,6 +220,15 @@ def test_unusual_value_is_accepted(tiny: str, accepted: Callable[..., None], ove
 
 @pytest.mark.integration
 def test_huge_number_of_layers_is_refused_quickly(tiny: str, refused_in_child: Callable[..., str]) -> None:
-    refused_in_child(
-        "train", tiny, "heads.boxes.transformer.encoder_layers=999999999", says=("at most 1000",), seconds=120
-    )
+    refused_in_child("train", tiny, "heads.boxes.transformer.encoder_layers=999999999", says=("at most 1000",))
+
+
+@pytest.mark.integration
+def test_invalid_option_is_refused_before_lightning_is_imported(tiny: str, tmp_path: Path) -> None:
+    """The import takes longer than all checks of a config."""
+    arguments = ["train", tiny, "heads.boxes.transformer.num_heads=3"]
+    program = "import sys\nfrom densevit.cli import main\nmain(sys.argv[1:])\nprint('pytorch_lightning' in sys.modules)"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "a multiple of num_heads, 3" in done.stderr
+    assert done.stdout == "False\n"

@@ -187,6 +187,8 @@ def test_unusual_depth_map_is_accepted(case, folder, capfd):
     assert values.shape == SIZES[0] and set(values.unique().tolist()) <= {0.0, 2.0} and values.max() == 2
 
 
+@pytest.mark.integration
 def test_unmodified_folder_trains(folder, monkeypatch):
+    """The files that the other tests damage are trained on; no other run has them."""
     monkeypatch.chdir(folder)
     assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0

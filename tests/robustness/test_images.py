@@ -151,8 +151,9 @@ def test_non_file_is_refused(make: Callable[[Path], None], refused, tmp_path):
     refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))
 
 
+@pytest.mark.integration
 def test_unmodified_images_are_accepted(tmp_path, monkeypatch):
-    """The same training succeeds on the unmodified images."""
+    """The same training succeeds on the unmodified images, which no other run has."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path, document())
     assert main(["train", "tiny.yaml", "data.root=.", "--run-dir", "run"]) == 0

@@ -116,7 +116,7 @@ OPTIONS = {
     "root of a file": (["data.root=tiny.yaml"], ("data.root", "tiny.yaml")),
     "root of null": (["data.root=null"], ("data.root is missing",)),
     "root over-long": ([f"data.root={'a' * 5000}"], ("data.root",)),
-    "images elsewhere": (["data.images=pictures"], ("pictures", "data.images")),
+    "images elsewhere": (["data.images=photos"], ("photos", "data.images")),
     "a pattern that meets nothing": (["data.images=images/{split}/*.gif"], ("*.gif",)),
     "a list file that is missing": (["data.list_file=list.txt"], ("list.txt",)),
     "splits of a list": (["data.splits=[a,b]"], ("data.splits",)),
@@ -146,7 +146,9 @@ def test_empty_list_file_is_refused(folder, refused):
     refused("train", "tiny.yaml", "data.list_file=list.txt", says=("list.txt",))
 
 
+@pytest.mark.integration
 def test_line_breaks_in_names_are_escaped_in_the_config(folder, monkeypatch):
+    """It trains by itself: no other run has such classes."""
     monkeypatch.chdir(folder)
     assert main(["train", "tiny.yaml", 'data.classes=["ro\\nad: 5\\nseed: 7", tree]', "--run-dir", "run"]) == 0
     text = (folder / "run" / "config.yaml").read_text()
@@ -154,6 +156,8 @@ def test_line_breaks_in_names_are_escaped_in_the_config(folder, monkeypatch):
     assert main(["config", "run"]) == 0
 
 
+@pytest.mark.integration
 def test_unmodified_folder_trains(folder, monkeypatch):
+    """The files that the other tests damage are trained on; no other run has them."""
     monkeypatch.chdir(folder)
     assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0

@@ -250,7 +250,9 @@ def test_valid_plugins_are_accepted(
     assert [*build_backbone("mine").channels] == [8]
 
 
+@pytest.mark.integration
 def test_small_backbone_trains(broken: Callable, tiny: str, tmp_path: Path, monkeypatch) -> None:
+    """It trains by itself: no other run has this backbone."""
     broken(backbone())
     monkeypatch.chdir(tmp_path)
     assert main(["train", tiny, "backbone={name: mine}", "--run-dir", "out"]) == 0

@@ -14,7 +14,7 @@ from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head
 from densevit.model import build_from_architecture
 from densevit.visualization.weights_table import weights_table
-from densevit.weights import layouts
+from densevit.weights import layouts, pretrained
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load_model, save
 from densevit.weights.pretrained import class_tensors, load_pretrained
@@ -270,12 +270,10 @@ def test_all_sources_are_checked_before_loading(file, tmp_path):
 
 
 def test_weights_of_bgr_images_are_flipped(file, monkeypatch):
-    from densevit.weights import foreign_checkpoint
-
     state = encoder()
     metadata = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
-    checkpoint = foreign_checkpoint.Checkpoint(dict(state), "theirs.pth", metadata=metadata)
-    monkeypatch.setattr(foreign_checkpoint, "read", lambda source: checkpoint)
+    checkpoint = pretrained.Checkpoint(dict(state), "theirs.pth", metadata=metadata)
+    monkeypatch.setattr(pretrained, "read", lambda source: checkpoint)
     model, config = model_of({"weights": "theirs.pth"})
     load_pretrained(model, config)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))

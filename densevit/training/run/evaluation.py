@@ -141,7 +141,7 @@ def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
     """Returns the predictor with overrides applied to its config."""
     if not overrides:
         return predictor
-    check_overrides(overrides)
+    configs.check_evaluation_overrides(overrides)
     if predictor.config is None:
         raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
     config = configs.from_mapping(predictor.config.model_dump(), "evaluate", overrides)
@@ -155,17 +155,3 @@ def _trainer(predictor: Predictor, overrides: Sequence[str]) -> TrainerSection:
     update = {key: value for key, value in processes().items() if f"trainer.{key}" not in given}
     section = TrainerSection(max_steps=1) if predictor.config is None else predictor.config.trainer
     return section.model_copy(update=update)
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for overrides of the config, "section.key=value", that would change the model."""
-    for override in overrides:
-        section, *keys = override.split("=")[0].split(".")
-        of_head = keys[1] if keys[1:] else ""
-        if section in ("backbone", "weights", "optim") or (
-            section == "heads" and of_head not in ("evaluation", "inference")
-        ):
-            raise ConfigError(
-                f"{override}: a run is evaluated as it was trained. Allowed overrides are data.*, trainer.*, "
-                "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
-            )

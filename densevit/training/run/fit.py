@@ -42,7 +42,7 @@ from densevit.training.loop.peers import Peers, watching
 from densevit.training.loop.precision import tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run.extensions import build_loggers
-from densevit.training.run.folder import RunFolder
+from densevit.training.run.folder import RunFolder, check_wanted
 from densevit.training.run.output import finish, start
 from densevit.training.run.plan import Plan
 from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
@@ -111,6 +111,8 @@ def fit(
         keep_freed_memory()
         silence_lightning()
         _use_console()
+        if path is not None and resume is None:
+            check_wanted(path)
         plan = Plan.of(config, callbacks, checkpoint)
         folder = RunFolder.open(plan.trainer, name, path, resumed=resume is not None)
         run_callbacks = _callbacks(plan, folder.path, signals)

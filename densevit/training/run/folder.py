@@ -3,7 +3,8 @@
 import os
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -124,15 +125,33 @@ def choose(name: str, wanted: Path | None) -> Path:
             f"--run-dir {wanted or name}: the name is not valid UTF-8, which model files need. Fix: name another "
             "folder."
         )
-    try:
+    with _creating(wanted or Path("runs") / name):
         if wanted is not None:
             check_unused(wanted)
             wanted.mkdir(parents=True, exist_ok=True)
             return wanted
         Path("runs").mkdir(exist_ok=True)
         return next_free_folder(Path("runs") / name)
+
+
+def check_wanted(folder: Path) -> None:
+    """Raises ConfigError if no run can start in a folder, or it cannot be created. Creates nothing.
+
+    Does nothing in a process that a launcher has started: rank 0 may have created the folder.
+    """
+    if any(name in os.environ for name in ("LOCAL_RANK", "SLURM_PROCID")):
+        return
+    with _creating(folder):
+        check_unused(folder)
+        parent = next(path for path in folder.absolute().parents if os.path.lexists(path))
+        os.stat(os.path.join(parent, ""))  # raises unless it is a folder
+
+
+@contextmanager
+def _creating(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        folder = wanted or Path("runs") / name
         raise ConfigError(
             f"--run-dir {folder}: cannot be created: {error.strerror}. Fix: name another folder."
         ) from None

@@ -153,11 +153,13 @@ def finish(
     unfinished = best.best_epoch.best is None  # stopped before the first validation: saves the current weights
     model = plan.method.saved_model(plan.model)
     state = full_state_dict(model) if unfinished else {}  # a collective operation of all processes
-    if not plan.trainer.is_global_zero:
-        return
-    if unfinished:
+    if unfinished and plan.trainer.is_global_zero:
         model_file.save(model, folder / "model.safetensors", plan.config, state)
         metrics_file.write({}, folder / "metrics.json")
+    if unfinished:
+        plan.trainer.strategy.barrier()  # `Run.metrics` reads the file in all processes
+    if not plan.trainer.is_global_zero:
+        return
     console, step = get_console(), plan.trainer.global_step
     if not stopped and step < plan.budget.steps:
         cause = "A callback"

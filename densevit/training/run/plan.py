@@ -32,7 +32,7 @@ from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.checks import check_model, check_monitor, kinds_of_heads
 from densevit.training.run.extensions import build_callbacks, check_callbacks
 from densevit.training.run.resuming import RunCheckpoint, changes
-from densevit.weights.pretrained import load_pretrained
+from densevit.weights.pretrained import load_pretrained, read_files
 from densevit.weights.state_dict_loading import Fit
 
 
@@ -114,13 +114,17 @@ def _data(config: Config) -> Data:
 
 
 def _model(config: Config, data: Data, checkpoint: RunCheckpoint | None) -> tuple[DenseModel, list[Fit]]:
-    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters."""
+    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters.
+
+    The files of the weights are read first: building a large model takes seconds.
+    """
+    pretrained = read_files(config) if checkpoint is None else {}
     model = build_model(config, data.train, pretrained=checkpoint is None)
     data.multiple = model.multiple
     check_model(config, data, model)
     loaded = []
     if checkpoint is None:
-        loaded = load_pretrained(model, config)
+        loaded = load_pretrained(model, config, pretrained)
     else:
         model.licences = checkpoint.licences
     add_adapters(model)

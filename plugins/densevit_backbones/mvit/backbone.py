@@ -62,8 +62,8 @@ class MViT(Backbone):
         if variant not in VARIANTS[version]:
             known = ", ".join(VARIANTS[version])
             raise ValueError(f"variant {variant!r} does not exist in MViT's version {version}, which has {known}.")
-        if image_size < 1:
-            raise ValueError(f"image_size is {image_size}; it is a number of pixels, 1 or more.")
+        if not 1 <= image_size <= 65536:
+            raise ValueError(f"image_size is {image_size}; it is a number of pixels from 1 to 65536.")
         if window_size is not None and (window_size < 8 or window_size % 8):
             raise ValueError(f"window_size is {window_size}; it must be a multiple of 8, which four stages halve.")
         width, blocks, heads, default_drop, widens = VARIANTS[version][variant]

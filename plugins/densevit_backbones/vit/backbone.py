@@ -105,7 +105,8 @@ class ViT(Backbone):
         _check_tokens(class_token, distillation_token, registers, readout)
         if swiglu and gelu != "erf":
             raise ValueError(f"gelu is {gelu!r}, but swiglu is true; gated MLPs have no GELU.")
-        _check_positive("image_size", image_size)
+        if not 1 <= image_size <= 65536:
+            raise ValueError(f"image_size is {image_size}; it is a number of pixels from 1 to 65536.")
         _check_positive("layer_scale", layer_scale)
         _check_positive("norm_eps", norm_eps)
         quarters = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
@@ -308,8 +309,8 @@ def _check_stem(stem: str, patch_size: int, patch_stride: int | None) -> None:
 
 
 def _check_tokens(class_token: bool, distillation_token: bool, registers: int, readout: str) -> None:
-    if registers < 0:
-        raise ValueError(f"registers is {registers}; it is a number of tokens, 0 or more.")
+    if not 0 <= registers <= 1000:
+        raise ValueError(f"registers is {registers}; it is a number of tokens from 0 to 1000.")
     if distillation_token and not class_token:
         raise ValueError("distillation_token is true, but class_token is false; DeiT uses both tokens.")
     if readout != "ignore" and not class_token:

@@ -12,7 +12,7 @@ from torch import Tensor
 from densevit.interfaces import Class, Dataset, DenseHead, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.tracing import sides
 from densevit.set_prediction import mask_predictions as prediction
-from densevit.set_prediction.limits import check_classes, check_counts
+from densevit.set_prediction.limits import MAX_QUERIES, check_classes, check_counts
 from densevit.set_prediction.mask_predictions import MaskLogits
 from densevit.set_prediction.mask_segments import NEEDS, Task
 from densevit_heads.mask2former.criterion import MaskCriterion
@@ -45,7 +45,8 @@ class MaskClassification(Head):
         semantic_loss: float = 0.0,
     ) -> None:
         super().__init__(channels, strides, classes)
-        check_counts({"num_queries": num_queries, "num_points": num_points})
+        check_counts({"num_queries": num_queries}, maximum=MAX_QUERIES)
+        check_counts({"num_points": num_points})
         check_classes(classes)
         self.mask_stride = mask_stride
         self.criterion = MaskCriterion(

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -65,6 +64,8 @@ def match(
     flat = torch.cat([cost.flatten(1) for cost in costs], dim=1).cpu().numpy()  # (L, Q * T)
     queries: list[list[np.ndarray]] = [[] for _ in range(L)]
     targets: list[list[np.ndarray]] = [[] for _ in range(L)]
+    from scipy.optimize import linear_sum_assignment  # half a second
+
     first = 0
     for image, count in enumerate(segments.counts):
         for layer in range(L):

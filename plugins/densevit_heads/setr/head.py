@@ -74,6 +74,8 @@ class Setr(ClassMapHead):
         for option, (number, minimum) in minimums.items():
             if not minimum <= number < float("inf"):
                 raise ValueError(f"{option} is {number}; it must be at least {minimum}.")
+        if width > 65536:
+            raise ValueError(f"width is {width}; it must be at most 65536.")
         fractions = {"dropout": dropout, "label_smoothing": label_smoothing, "ohem_threshold": ohem_threshold or 0.0}
         for option, value in fractions.items():
             if not 0 <= value < 1:
