@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 NEAR = 20  # the most of 256 bits in which the difference hashes of nearly identical images differ
 _AT_ONCE = 2**25  # comparisons in one block, of 4 bytes each
@@ -60,6 +58,9 @@ def duplicate_groups(images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
     hashed = np.array([numbers[digest] for digest, image in first.items() if image.bits is not None], np.int64)
     joined = np.arange(len(numbers))  # the group of each group of identical images
     if len(hashed):
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         for pairs in _close_pairs(np.stack([one.bits for one in first.values() if one.bits is not None]), NEAR):
             starts = np.concatenate([joined[hashed[pairs[:, 0]]], joined])
             ends = np.concatenate([joined[hashed[pairs[:, 1]]], joined])

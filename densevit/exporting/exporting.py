@@ -141,16 +141,19 @@ def export(
         compared = max(len(sizes), len(_BATCHES))
         count = files.count_steps(path, resize) + 2 + compared + 1 + (half is not None) + (int8 is not None)
         with steps(f"Exporting to {path}", count, quiet) as begin:
-            precision = None
+            precision = program = None
             if half is not None:
                 begin(f"measuring blocks in {half}")
-                precision = measured(ExportedGraph(traced.model, canvas), _traced_size(predictor, canvas, False), half)
+                plain, plain_size = ExportedGraph(traced.model, canvas).eval(), _traced_size(predictor, canvas, False)
+                program = files.traced(plain, plain_size)
+                precision = measured(plain, program, plain_size, half)
                 header["half"] = precision.as_json()
             limit = LIMIT if precision is None else precision.limit
             traced_size = _traced_size(predictor, canvas, resize)
             rewrite = files.unchanged if precision is None else precision.set_types
             if thresholds is None:
-                files.write(traced, partial, traced_size, header, begin, rewrite)
+                program = None if resize else program
+                files.write(traced, partial, traced_size, header, begin, rewrite, program)
             else:
                 postprocessing.write(traced, partial, traced_size, thresholds, header, begin, rewrite)
             begin("loading the file")

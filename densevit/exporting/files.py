@@ -67,16 +67,18 @@ def write(
     header: Mapping[str, Any],
     begin: Begin = lambda name: None,
     rewrite: Rewrite = unchanged,
+    program: torch.export.ExportedProgram | None = None,
 ) -> None:
     """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too unless the
     backbone has one size. header: written as JSON into the file. rewrite: changes the traced graph, without that of the
-    resizing. Raises DensevitError if the model cannot be traced.
+    resizing. program: what `traced` returned for this graph without resizing and this size, which is changed; None: the
+    graph is traced. Raises DensevitError if the model cannot be traced.
     """
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
     with tracing(graph.model):
         if path.suffix == ".pt2":
             begin(TRACING)
-            program = _traced(graph, [size], one_size)
+            program = _traced(graph, [size], one_size) if program is None else program
             if not one_size:
                 _remove_guards(program)
             rewrite(program)
@@ -88,7 +90,7 @@ def write(
         names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
         if graph.resizing is None:
             begin(TRACING)
-            program = _traced(graph, [size], one_size)
+            program = _traced(graph, [size], one_size) if program is None else program
             rewrite(program)
             begin(CONVERTING)
             exported = converted(program, ["images"], names)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from densevit.errors import ConfigError
-from densevit.exporting import comparison, files
+from densevit.exporting import comparison
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.typed_graph import Rounded, compares, heavy_layers, set_types
 from densevit.interfaces import Size
@@ -89,15 +89,13 @@ def check_half(half: str, suffix: str) -> None:
         )
 
 
-def measured(graph: ExportedGraph, size: Size, half: Half) -> HalfPrecision:
+def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: Size, half: Half) -> HalfPrecision:
     """Measures which blocks of a model can be in half precision.
 
-    graph: in float32, without resizing. size: (h, w) of the images that are traced, and of those on which outputs are
+    graph: in float32, without resizing. program: the traced graph. size: (h, w) of the images on which outputs are
     compared. A block stays in float32 if its error is more than a fifth of the limit. Then the blocks with the largest
-    errors do, until all others together differ by at most half of the limit. Raises DensevitError if the model cannot
-    be traced.
+    errors do, until all others together differ by at most half of the limit.
     """
-    program = files.traced(graph.eval(), size)
     rounded = Rounded(program, _TYPES[half])
     images = torch.from_numpy(comparison.example_images(size, _IMAGES, 0))
     expected = rounded.outputs(images)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from densevit.interfaces import Predictions, Size, TargetType
@@ -54,6 +53,8 @@ def _counterparts(
     expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], original: Size, limit: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows of equal objects in both, each (N,): of one class, with nearly equal scores and masks, or else boxes."""
+    from scipy.optimize import linear_sum_assignment
+
     cost = np.abs(expected["scores"][:, None] - found["scores"])
     if "masks" in expected:
         ours, theirs = (one["masks"].reshape(len(one["masks"]), -1).astype(np.float32) for one in (expected, found))

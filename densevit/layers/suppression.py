@@ -1,7 +1,6 @@
 """Non-maximum suppression (NMS) of boxes by class, which exported files have too."""
 
 from torch import Tensor
-from torchvision.ops import batched_nms, nms
 
 from densevit.layers.tracing import is_exporting
 
@@ -12,6 +11,8 @@ def class_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float) -> Ten
     `torchvision.ops.batched_nms`, which has a loop over classes for many boxes. While a file is traced, the classes are
     moved apart instead, as torchvision does for few boxes.
     """
+    from torchvision.ops import batched_nms, nms  # a second, and only for boxes
+
     if not is_exporting():
         return batched_nms(boxes, scores, classes, iou)
     return nms(boxes + (classes.to(boxes) * (boxes.max() + 1))[:, None], scores, iou)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from densevit.errors import DensevitError
@@ -164,6 +163,8 @@ def assigned_pairs(cost: Tensor, objects: Objects, strict: bool = True) -> np.nd
     """The pairs of `assign` on the CPU, (3, P): decoder layer, query, object among all T."""
     if not any(objects.counts):
         return np.zeros((3, 0), dtype=np.int64)
+    from scipy.optimize import linear_sum_assignment  # half a second
+
     matrix = cost.cpu().numpy()
     matrix = finite_costs(matrix, functools.partial(_not_finite, matrix, objects), strict)
     ends = np.cumsum(objects.counts)

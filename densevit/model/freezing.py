@@ -42,7 +42,7 @@ def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
     trained = [parameter.requires_grad for parameter in module.parameters()]
     if trained and not any(trained):
         yield module
-    elif trained:
+    elif not all(trained):
         for child in module.children():
             yield from frozen_modules(child)
 

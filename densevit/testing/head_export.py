@@ -73,14 +73,19 @@ def export(fixture: HeadFixture) -> None:
             raise Failure(
                 str(error).partition(" See docs/export.md")[0].rstrip("."), "an exported file", _RULES
             ) from None
-        run, selections = files.load(path), files.load_selections(graph, path, GRID)
-    for count, size in zip((2, 1), _SIZES, strict=True):
-        found = comparison.differences(graph, run, comparison.example_images(size, count, count), selections)
-        name = max(found, key=lambda key: found[key])
+        run = files.load(path)
+        examples = [comparison.example_images(size, count, count) for count, size in zip((2, 1), _SIZES, strict=True)]
+        errors = [comparison.differences(graph, run, images) for images in examples]
+        if any(max(by_name.values()) > LIMIT for by_name in errors):  # rounding may change what a head selects
+            selections = files.load_selections(graph, path, GRID)
+            errors = [comparison.differences(graph, run, images, selections) for images in examples]
+    for images, by_name in zip(examples, errors, strict=True):
+        name = max(by_name, key=lambda key: by_name[key])
+        count, _, height, width = images.shape
         require(
-            found[name] <= LIMIT,
-            f"{name!r} of the exported file that differs by {found[name]:.1e} of its range for {count} images of "
-            f"{size[0]} x {size[1]}",
+            by_name[name] <= LIMIT,
+            f"{name!r} of the exported file that differs by {by_name[name]:.1e} of its range for {count} images of "
+            f"{height} x {width}",
             f"at most {LIMIT:.0e}",
             _RULES,
         )

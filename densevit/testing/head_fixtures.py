@@ -55,7 +55,7 @@ class HeadFixture(Fixture):
     def __init__(self, factory: Factory, channels: Sequence[int], strides: Sequence[int], reach: int) -> None:
         super().__init__(factory)
         self.levels, self.reach = Levels(tuple(channels), tuple(strides)), reach
-        self.types = TargetTypes()
+        self.types = self._registered_types = TargetTypes()
         self.task: str = getattr(factory.func if isinstance(factory, functools.partial) else factory, "task", "")
 
     @property
@@ -74,7 +74,8 @@ class HeadFixture(Fixture):
         head: Head = self.factory(*(levels or self.levels), self.classes(classes))
         self.plugin = type(head)
         self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
-        self.types = TargetTypes(getattr(head, "target_types", None))
+        given_types = getattr(head, "target_types", None)
+        self.types = TargetTypes(given_types) if given_types else self._registered_types
         return self._fed(head)
 
     @staticmethod

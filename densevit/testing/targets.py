@@ -30,7 +30,7 @@ def random_targets(
     all pixels are unlabelled. Values per object are consistent: masks match the boxes. types: by default the registered
     types.
     """
-    known = TargetTypes(types)
+    known = types if isinstance(types, TargetTypes) else TargetTypes(types)
     seed = int(torch.randint(2**31, (), generator=generator))
     targets: Targets = {"image_id": image_id, "size": size, "original_size": original_size or size}
     for key in (key for key in needs if has_random(key, known)):

@@ -85,7 +85,13 @@ def _lines(
     unit_axes: bool,
     names: tuple[str, ...],
 ) -> str:
-    def draw(axes: "Axes") -> None:
+    figure = _figure_of_curves(bool(x), bool(y))
+    [axes] = figure.axes
+    for line in tuple(axes.lines):
+        line.remove()
+    axes.relim()
+    axes.autoscale()
+    with _style():
         for name, points in curves:
             few = downsampled(points)
             style = "o-" if len(few) < MARKED_POINTS else "-"
@@ -95,8 +101,15 @@ def _lines(
         elif 0 <= (low := min(points[0][0] for _, points in curves)) < axes.dataLim.x1 / 5:
             axes.set_xlim(left=min(0, low))
         _label(axes, x, y)
+        svg = _saved(figure)
+    return _for_page(svg, WIDTH, HEIGHT + 14 * bool(x))
 
-    return _svg(draw, WIDTH, HEIGHT + (14 if x else 0), bottom=BOTTOM + (14 if x else 0), top=TOP + (12 if y else 0))
+
+@lru_cache(maxsize=4)  # reused: a plot takes longer with new axes and ticks
+def _figure_of_curves(has_x: bool, has_y: bool) -> "Figure":
+    bottom, top = BOTTOM + 14 * has_x, TOP + 12 * has_y
+    with _style():
+        return _figure(WIDTH, HEIGHT + 14 * has_x, LEFT, RIGHT, top, bottom)
 
 
 def histogram(values: Sequence[float] | np.ndarray, bins: int = 40) -> str:
@@ -208,7 +221,13 @@ def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
     The opacity is the share; for red its square root, so that a few per cent are visible. Up to 24 classes have
     numbers in per cent, up to 80 have names.
     """
+    return _heat_map(tuple(names), np.asarray(shares, np.float64).tobytes())
+
+
+@lru_cache(maxsize=8)
+def _heat_map(names: tuple[str, ...], shares_in_bytes: bytes) -> str:
     count = len(names)
+    shares = np.frombuffer(shares_in_bytes).reshape(count, count)
     numbered, named = count <= MAX_NUMBERED, count <= MAX_NAMED
     side = 30 if numbered else max(9, min(24, MATRIX_WIDTH // count)) if named else max(1, MATRIX_WIDTH // count)
     font = 10.5 if numbered else max(7.0, min(10.5, 0.8 * side))
@@ -293,13 +312,20 @@ def _svg(
     fixed: bool = False,
 ) -> str:
     """Draws axes with these margins and returns an SVG element for a page. fixed: it is not scaled to its place."""
-    from matplotlib.figure import Figure
-
     with _style():
-        figure = Figure((width / 72, height / 72), dpi=72)
-        draw(figure.add_axes(_place(width, height, left, right, top, bottom)))
+        figure = _figure(width, height, left, right, top, bottom)
+        draw(figure.axes[0])
         svg = _saved(figure)
     return _for_page(svg, width, height, fixed)
+
+
+def _figure(width: float, height: float, left: float, right: float, top: float, bottom: float) -> "Figure":
+    """A figure with empty axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width / 72, height / 72), dpi=72)
+    figure.add_axes(_place(width, height, left, right, top, bottom))
+    return figure
 
 
 def _for_page(svg: str, width: float, height: float, fixed: bool = False) -> str:
@@ -355,16 +381,16 @@ STYLE: dict[Any, Any] = {
 
 
 def _saved(figure: "Figure") -> str:
-    """The content of the figure's SVG, without what a page does not need: metadata, unused ids, fonts, long numbers."""
+    """The content of the figure's SVG, without what a page does not need: metadata, unused ids, clipping, fonts,
+    long numbers."""
     for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
         patch.set_visible(False)
-    for artist in figure.findobj():
-        artist.set_clip_on(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>", "", svg, flags=re.DOTALL)
+    unused = r"<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>|<clipPath.*?</clipPath>"
+    svg = re.sub(unused, "", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*</defs>", "", svg)
     referenced = set(re.findall(r'href="#([\w.-]+)"', svg))
     svg = re.sub(r"<[^>]*>", lambda tag: _short_tag(tag[0], referenced), svg)  # texts stay as they are
@@ -380,7 +406,7 @@ def _short_tag(tag: str, referenced: Collection[str]) -> str:
     tag = tag.replace("xlink:href", "href")
     tag = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in referenced else "", tag)
     tag = re.sub(r"font(?:-family)?: [^;\"]*'[^;\"]*;? ?", "", tag)  # the page's
-    tag = re.sub(r' transform="rotate\(-0 [^"]*"', "", tag)
+    tag = re.sub(r' transform="rotate\(-0 [^"]*"| clip-path="[^"]*"', "", tag)
     tag = re.sub(r"base64,[^\"]*", lambda found: re.sub(r"\s", "", found[0]), tag)
     return re.sub(r"\s*\n\s*", " ", re.sub(r"(\d\.\d)\d+", r"\1", tag))  # coordinates with one decimal
 

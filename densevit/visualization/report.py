@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def heads_of(run_dir: Path, config: str) -> list[str]:
     """The names of the heads, longest first, read from the config or the metrics."""
     names: set[str] = set()
     with suppress(ConfigError, KeyError, TypeError):
-        names |= set(parse(config, "config.yaml")["heads"])
+        names |= set(_sections_of(config)["heads"])
     with suppress(DataError):
         names |= set(metrics_file.by_head(metrics_file.read(run_dir / "metrics.json")))
     return sorted(map(str, names - {""}), key=lambda name: (-len(name), name))
@@ -149,10 +150,16 @@ def _missing(name: str) -> Text:
     return missing(f"There is no {name}: the run ended before it was written.")
 
 
+@lru_cache(maxsize=8)  # parsing takes longer than the other parts of a page
+def _sections_of(config: str) -> Any:
+    """The parsed text of a config; not to be changed."""
+    return parse(config, "config.yaml")
+
+
 def _has_no_heads(config: str) -> bool:
     """Whether the config says `heads: {}`, as for a method that trains the backbone alone."""
     try:
-        return bool(parse(config, "config.yaml")["heads"] == {})
+        return bool(_sections_of(config)["heads"] == {})
     except (ConfigError, KeyError, TypeError):
         return False
 
@@ -160,7 +167,7 @@ def _has_no_heads(config: str) -> bool:
 def _about_config(config: str) -> str:
     """One line with the heads, the backbone, the data set, and the method unless it is supervised."""
     try:
-        sections: Any = parse(config, "config.yaml")
+        sections = _sections_of(config)
         heads, method = sections["heads"], sections.get("method", {"name": "supervised"})["name"]
         trained = " + ".join(head["name"] for head in heads.values()) or method
         how = f", method: {method}" if heads and method != "supervised" else ""

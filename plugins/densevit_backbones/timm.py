@@ -11,6 +11,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from densevit.errors import PluginError, WeightsError
 from densevit.interfaces import Backbone
@@ -162,15 +163,25 @@ class _Plan(NamedTuple):
     has_final_norm: bool  # whether the model can apply its final norm to each map
 
 
-def _plan(name: str, size: Size | None, drop_path: float | None, arguments: dict[str, Any]) -> _Plan:
-    """Determines the model's arguments, sizes and maps on the meta device. size: the requested size."""
+_plans: dict[tuple[Any, ...], _Plan] = {}  # of this process, which builds a model several times
+
+
+def _plan(name: str, size: Size | None, drop_path: float | None, arguments: Mapping[str, Any]) -> _Plan:
+    """The model's arguments, sizes and maps, which are determined once. size: the requested size."""
+    key = (name, size, drop_path, repr(sorted(arguments.items())))
+    if key not in _plans:
+        _plans[key] = _determined(name, size, drop_path, dict(arguments))
+    return _plans[key]
+
+
+def _determined(name: str, size: Size | None, drop_path: float | None, arguments: dict[str, Any]) -> _Plan:
+    """Determines the plan on the meta device, in many dry runs."""
     bare = _sketch(name, arguments)
     if not hasattr(bare, "forward_intermediates") or not hasattr(bare, "prune_intermediate_layers"):
         raise PluginError(
             f"timm's {name!r} returns no features: {type(bare).__name__} has no forward_intermediates(). Use another "
             "model, or another version of timm (in 1.0.31 all of timm's own models have it)."
         )
-    arguments = dict(arguments)
     if drop_path is not None and not 0 <= drop_path < 1:
         raise PluginError(f"backbone.drop_path is {drop_path:g}; it is a probability, 0 or more and less than 1.")
     if drop_path is not None and _takes(bare, "drop_path_rate"):
@@ -331,9 +342,33 @@ def _maps(model: nn.Module, images: Tensor, indices: Sequence[int] | None, norm:
     return features(images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True)
 
 
+class _ShapesOnly(TorchFunctionMode):
+    """Leaves out what changes no shape: on the meta device, initialisation, activations and norms cost more than all
+    other operations together."""
+
+    _IN_PLACE = frozenset(
+        getattr(Tensor, f"{name}_") for name in ("add", "clamp", "erfinv", "mul", "normal", "uniform")
+    )
+    _ACTIVATIONS = frozenset(
+        (F.gelu, F.hardswish, F.relu, F.silu, F.softmax, Tensor.sigmoid, Tensor.softmax, torch.sigmoid)
+    )
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in self._IN_PLACE:
+            unchanged = not any(isinstance(value, Tensor) for value in args[1:])
+        elif function is F.batch_norm:
+            unchanged = args[1] is not None and len(args[1]) == args[0].shape[1]
+        elif function is F.layer_norm:
+            unchanged = tuple(args[1]) == args[0].shape[-len(args[1]) :]
+        else:
+            unchanged = function in self._ACTIVATIONS
+        return args[0] if unchanged else function(*args, **(kwargs or {}))
+
+
 @torch.no_grad()
 def _dry_run(model: nn.Module, size: Size, norm: bool = False) -> list[Tensor]:
-    return _maps(model, torch.empty(2, 3, *size, device="meta"), None, norm)
+    with _ShapesOnly():
+        return _maps(model, torch.empty(2, 3, *size, device="meta"), None, norm)
 
 
 def _takes(model: nn.Module, argument: str) -> bool:
@@ -347,7 +382,7 @@ def _takes(model: nn.Module, argument: str) -> bool:
 
 def _sketch(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """The model on the meta device, without memory, in evaluation mode."""
-    with torch.device("meta"):
+    with torch.device("meta"), _ShapesOnly():
         return _build(name, False, arguments).eval()
 
 

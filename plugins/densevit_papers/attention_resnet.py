@@ -1,11 +1,10 @@
 """ResNet with an attention layer of one of five papers, between its blocks or in place of their 3x3 convolutions."""
 
 from collections.abc import Iterator
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, conv1x1
 
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing as activation_checkpointing
@@ -15,6 +14,9 @@ from densevit_papers.lr_net import LocalRelations
 from densevit_papers.non_local import NonLocal
 from densevit_papers.sagan import SelfAttention
 from densevit_papers.sasa import StandAlone
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import Bottleneck
 
 BLOCKS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _LR_NET_26 = (2, 2, 2, 2)
@@ -97,6 +99,8 @@ class AttentionResNet(Backbone):
 
     def _initialise(self, zero_residual: bool) -> None:
         """torchvision's initial values. zero_residual: the last norm of each block is 0, as in Axial-ResNet."""
+        from torchvision.models.resnet import Bottleneck
+
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -136,8 +140,10 @@ class AttentionResNet(Backbone):
         return [[parameter for part in group for parameter in part.parameters()] for group in groups]
 
 
-def _residual_block(inputs: int, planes: int, stride: int, stage: int, replacement: Replacement | None) -> Bottleneck:
+def _residual_block(inputs: int, planes: int, stride: int, stage: int, replacement: Replacement | None) -> "Bottleneck":
     """planes: a quarter of the output's channels. stage: from 1."""
+    from torchvision.models.resnet import Bottleneck, conv1x1  # seconds
+
     bottleneck = 64 if replacement is None else replacement.bottleneck(stage)
     downsample = None
     if stride > 1 or inputs != 4 * planes:

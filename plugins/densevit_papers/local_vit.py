@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import SqueezeExcitation
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
@@ -128,6 +127,8 @@ class LocalFeedForward(nn.Module):
 
 def squeeze_excitation(channels: int, hidden: int) -> nn.Module:
     """SE with a hard sigmoid (MobileNetV3, Howard et al. 2019), initialised as in the authors' code."""
+    from torchvision.ops import SqueezeExcitation  # seconds
+
     layer = SqueezeExcitation(channels, hidden, scale_activation=nn.Hardsigmoid)
     for convolution in (layer.fc1, layer.fc2):
         nn.init.trunc_normal_(convolution.weight, std=0.02)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -257,6 +256,8 @@ def match(outputs: Sequence[MaskOutputs], truths: Sequence[GridTruth], strict: b
         for x, truth in zip(outputs, truths, strict=True)
     ]
     costs = [-(classes * overlaps) for classes, overlaps in pairs]  # (N, Q) each
+    from scipy.optimize import linear_sum_assignment  # half a second
+
     flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy() if costs else np.zeros(0)
     matches, first = [], 0
     for x, truth, (classes, overlaps), cost in zip(outputs, truths, pairs, costs, strict=True):

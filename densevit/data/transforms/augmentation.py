@@ -27,8 +27,6 @@ from densevit.targets.types import TargetTypes
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates over the network
 
-import albumentations as A
-
 
 class Augmentation:
     """Flips, rotates, crops, resizes and recolours a sample as a recipe says.
@@ -209,6 +207,8 @@ def recolored(recoloring: Recoloring | Sequence[Any]) -> list[Any]:
         return list(recoloring)
     if recoloring == "none":
         return []
+    import albumentations as A
+
     if recoloring == "gentle":
         return [A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)]
     plain = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}

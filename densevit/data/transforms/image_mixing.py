@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from densevit.data.transforms.resized_crop import seeded
 from densevit.data.transforms.resizing import Types, as_array
@@ -58,6 +57,8 @@ class ImageMixing:
 
         With the positions 0 ... B-1 as labels, torchvision's mixed labels show the shares.
         """
+        from torchvision.transforms import v2
+
         count = len(images)
         kinds = [
             kind(alpha=alpha, num_classes=count)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from densevit.data.transforms.exact_sides import resize_short_side
 from densevit.interfaces import Frame, Recipe, Size
@@ -39,6 +38,8 @@ class ResizedCrop(Recipe):
     ) -> None:
         self.crop, self.areas, self.canvas = crop, areas, crop
         steps: list[Callable[[Tensor], Tensor]] = []
+        if rand_augment is not None or random_erasing is not None:
+            from torchvision.transforms import v2
         if rand_augment is not None:
             steps.append(v2.RandAugment(num_ops=2, magnitude=rand_augment))
         if random_erasing is not None:
