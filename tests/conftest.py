@@ -1,14 +1,16 @@
 """Common fixtures: the project root, third-party distributions, and a seed."""
 
+import gc
 import hashlib
+import multiprocessing
 import os
+import runpy
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,60 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background, wher
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, each with one thread
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Packages that take seconds to import and only some tests need: those import them, not their files.
+SLOW_TO_IMPORT = (
+    "albumentations",
+    "huggingface_hub",
+    "lightning_fabric",
+    "onnx",
+    "onnxruntime",
+    "pytorch_lightning",
+    "timm",
+    "torchmetrics",
+    "transformers",
+)
+collecting: list[str] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Neither collection nor the tests scan the collected tests, which remain, for garbage: a quarter of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Notes what a file imports and builds while its tests are collected, for `test_collection.py`."""
+    before = {name for name in SLOW_TO_IMPORT if name in sys.modules}
+    built: set[str] = set()
+    handle = None
+    if "torch" in sys.modules:
+        from torch.nn.modules.module import register_module_parameter_registration_hook
+
+        handle = register_module_parameter_registration_hook(lambda module, *_: built.add(type(module).__name__))
+    try:
+        return (yield)
+    finally:
+        if handle is not None:
+            handle.remove()
+        imported = [name for name in SLOW_TO_IMPORT if name in sys.modules and name not in before]
+        collecting.extend(f"{collector.nodeid} imports {name}" for name in imported)
+        collecting.extend(f"{collector.nodeid} builds {name}" for name in sorted(built))
+
+
+@pytest.fixture(scope="session")
+def collected_at_a_cost() -> Sequence[str]:
+    """What the files that were collected imported and built meanwhile, beyond the packages that all tests need."""
+    return tuple(collecting)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,6 +96,17 @@ def seed() -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A cache of scans for this session."""
     os.environ["DENSEVIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def autograd_without_device_threads() -> None:
+    """A first backward pass on the CPU, so that forked processes can train.
+
+    Fake tensors, as of exports, register a device; autograd then starts a thread for it, which does not survive a fork,
+    unless a pass came before.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].ones((), requires_grad=True).backward()
 
 
 @pytest.fixture(scope="session")
@@ -128,16 +195,35 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     return install
 
 
+def run_file(file: str, rank: int, folder: Path) -> None:
+    """One of the processes of `run_processes`."""
+    import torch
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
+    torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
+    rank_zero_only.rank = rank
+    os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    sys.argv = [file, str(rank), str(folder)]
+    sys.stderr = (folder / f"errors-{rank}").open("w", buffering=1)
+    runpy.run_path(file, run_name="__main__")
+
+
 @pytest.fixture(scope="session")
 def run_processes() -> Callable[..., None]:
-    """`run_processes(file, count, folder)` runs `count` processes of a test file, as `file RANK FOLDER`."""
+    """`run_processes(file, count, folder)` runs a test file as `file RANK FOLDER` in `count` processes.
+
+    On Linux they are forks, which do not import torch again.
+    """
 
     def run_processes(file: str, count: int, folder: Path) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        commands = [[sys.executable, file, str(rank), str(folder)] for rank in range(count)]
-        processes = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
-        errors = [process.communicate(timeout=600)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0] * count, "\n".join(errors)
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        processes = [context.Process(target=run_file, args=(file, rank, folder)) for rank in range(count)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(600)
+        errors = [(folder / f"errors-{rank}").read_text() for rank in range(count)]
+        assert [process.exitcode for process in processes] == [0] * count, "\n".join(errors)
 
     return run_processes
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("meta")  # its operations need no hardware; no real tensor of it is created
 _WAITING = {
@@ -58,7 +57,7 @@ class Accelerator(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = func._schema.name
-        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        tensors = _tensors(args, kwargs)
         remote = [x for x in tensors if isinstance(x, Remote)]
         local = [x for x in tensors if not isinstance(x, Remote) and x.ndim]
         target = kwargs.get("device")
@@ -100,9 +99,11 @@ class Accelerator(TorchDispatchMode):
         return self._made(moved) if target == DEVICE else moved
 
     def _wrapped(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        given = {id(_value(x)): x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Remote)}
-        result = func(*tree_map(_value, args), **tree_map(_value, kwargs))
-        return tree_map(lambda x: given.get(id(x)) if id(x) in given else self._made(x), result)
+        given = {id(x.value): x for x in _tensors(args, kwargs) if isinstance(x, Remote)}
+        result = func(*map(_values, args), **{key: _values(x) for key, x in kwargs.items()})
+        if isinstance(result, list | tuple):
+            return type(result)(given[id(x)] if id(x) in given else self._made(x) for x in result)
+        return given[id(result)] if id(result) in given else self._made(result)
 
     def _made(self, x: Any) -> Any:
         if not isinstance(x, Tensor):
@@ -112,8 +113,21 @@ class Accelerator(TorchDispatchMode):
         return Remote(x)
 
 
+def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors of an operation's arguments: ATen's are tensors and lists of tensors."""
+    found = []
+    for x in (*args, *kwargs.values()):
+        found += [y for y in (x if isinstance(x, list | tuple) else (x,)) if isinstance(y, Tensor)]
+    return found
+
+
 def _value(x: Any) -> Any:
     return x.value if isinstance(x, Remote) else x
+
+
+def _values(x: Any) -> Any:
+    """`_value` of an argument, or of each of a list."""
+    return type(x)(map(_value, x)) if isinstance(x, list | tuple) else _value(x)
 
 
 def host(x: Tensor) -> Tensor:

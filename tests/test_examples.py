@@ -42,7 +42,7 @@ def test_serving_answers_with_objects_maps_and_drawings(project: Path):
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(file, "PNG")
     server = example(project, "serving").server(predictor, 0)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
     slow = socket.create_connection(("127.0.0.1", server.server_port))
@@ -90,7 +90,7 @@ def slow(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Modul
     """The module of the example, a slow model, and the port of its server."""
     module, model = example(project, "serving"), Slow()
     server = module.server(model, 0)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield module, model, server.server_port
     model.go_on.set()
@@ -201,7 +201,7 @@ class Colors:
 def colors(project: Path) -> Iterator[tuple[Colors, int]]:
     model = Colors()
     server = example(project, "serving").server(model, 0)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield model, server.server_port
     model.go_on.set()

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
 
 import densevit
 from densevit.interfaces import Class
@@ -51,6 +50,8 @@ SMALL = {"num_queries": 5, "transformer": TRANSFORMER}
 )
 def test_batches_of_ten_sizes_compile_twice(backbone, backbone_options, head, options):
     """The second size is compiled for variable sizes, also where windows need padding for some sizes only."""
+    from torch._dynamo.testing import CompileCounter
+
     plugin = densevit.create_backbone(backbone, **backbone_options)
     classes = () if head == "dpt" else [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]
     model = DenseModel(plugin, {"a": densevit.create_head(head, plugin.channels, plugin.strides, classes, **options)})

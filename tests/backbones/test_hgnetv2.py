@@ -1,14 +1,15 @@
 """HGNetv2, D-FINE's backbone, as the plugin `timm` has it, against transformers' HGNetV2Backbone."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import HGNetV2Backbone, HGNetV2Config
 
-from densevit_backbones.timm import Timm
+if TYPE_CHECKING:
+    from transformers import HGNetV2Backbone
+
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +24,9 @@ VARIANTS: dict[str, tuple[list[int], list[int], list[int], list[int], int]] = {
 }
 
 
-def transformers_model(name: str) -> HGNetV2Backbone:
+def transformers_model(name: str) -> "HGNetV2Backbone":
+    from transformers import HGNetV2Backbone, HGNetV2Config
+
     stem, middle, outputs, blocks, layers = VARIANTS[name]
     config = HGNetV2Config(
         stem_channels=[3, *stem],
@@ -61,6 +64,8 @@ def timm_name(name: str) -> str:
 @pytest.mark.parametrize("name", VARIANTS)
 @torch.no_grad()
 def test_maps_match_transformers_at_any_size(name: str):
+    from densevit_backbones.timm import Timm
+
     theirs = transformers_model(name)
     randomise(theirs)
     ours = Timm(f"hgnetv2_{name}").eval()
@@ -75,6 +80,8 @@ def test_maps_match_transformers_at_any_size(name: str):
 
 
 def test_gradients_match_transformers():
+    from densevit_backbones.timm import Timm
+
     theirs: Any = transformers_model("b0")
     randomise(theirs)
     ours = Timm("hgnetv2_b0").eval()

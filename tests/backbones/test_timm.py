@@ -1,20 +1,21 @@
 import io
 import pickle
 import sys
+from typing import TYPE_CHECKING
 
-import huggingface_hub.constants
 import pytest
-import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import densevit
 from densevit.weights.state import read_header
-from densevit_backbones.timm import Timm
+
+if TYPE_CHECKING:
+    from densevit_backbones.timm import Timm
 
 
-def create(**options) -> Timm:
+def create(**options) -> "Timm":
     return densevit.create_backbone("timm", **options)
 
 
@@ -22,6 +23,8 @@ def create(**options) -> Timm:
 
 
 def test_network_that_pads_gets_the_unpadded_image(randomise):
+    import timm
+
     backbone = create(model="resnet18").eval()
     reference = timm.create_model("resnet18").eval()
     randomise(backbone)
@@ -34,6 +37,8 @@ def test_network_that_pads_gets_the_unpadded_image(randomise):
 
 
 def test_network_that_crops_gets_padded_input_and_cropped_maps(randomise):
+    import timm
+
     backbone = create(model="convnext_atto").eval()
     reference = timm.create_model("convnext_atto").eval()
     randomise(backbone)
@@ -71,8 +76,11 @@ def test_fixed_size_model_resizes_larger_and_pads_smaller_images(randomise):
             torch.testing.assert_close(x, y[..., : x.shape[2], : x.shape[3]])
 
 
+@pytest.mark.integration
 def test_mvitv2_has_a_fixed_input_size(randomise):
     """A model built for 128 and one built for 64, with the same weights for the same offsets, differ at 64."""
+    import timm
+
     assert create(model="mvitv2_tiny", image_size=64).input_size == (64, 64)
     large, small = (timm.create_model("mvitv2_tiny", img_size=side).eval() for side in (128, 64))
     randomise(large)
@@ -108,6 +116,8 @@ def test_requested_size_is_rounded_up_to_whole_cells():
 
 def test_maps_off_the_grid_are_resampled(randomise):
     """PiT: 7 overlapping cells of 8 pixels, where 64 / 8 is 8."""
+    import timm
+
     pit = create(model="pit_ti_224", image_size=64).eval()
     reference = timm.create_model("pit_ti_224", img_size=64).eval()
     randomise(pit)
@@ -163,6 +173,7 @@ def test_stochastic_depth_is_passed_to_timm():
     assert max(rates) == pytest.approx(0.3)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "convnext_atto", "hiera_tiny_224"])
 def test_checkpointing_preserves_gradients(name):
     plain, checkpointed = (create(model=name, image_size=64, features=[1], checkpointing=c) for c in (False, True))
@@ -208,6 +219,8 @@ def test_invalid_options_raise(options, said):
 
 
 def test_model_without_features_raises(monkeypatch):
+    import timm
+
     monkeypatch.setattr(timm, "is_model", lambda name: True)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **arguments: nn.Linear(2, 2))
     with pytest.raises(densevit.DensevitError, match="returns no features: Linear has no forward_intermediates"):
@@ -215,6 +228,8 @@ def test_model_without_features_raises(monkeypatch):
 
 
 def test_unavailable_weights_raise(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(densevit.DensevitError, match=r"'resnet18' cannot be loaded: .*backbone.pretrained=false"):
@@ -223,6 +238,9 @@ def test_unavailable_weights_raise(monkeypatch, tmp_path):
 
 @pytest.mark.integration
 def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+    import timm
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     sections = {
@@ -245,6 +263,8 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
 
 
 def test_model_file_reads_no_pretrained_weights(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     backbone = {"name": "timm", "model": "resnet18", "pretrained": True}
@@ -259,7 +279,7 @@ def test_model_file_reads_no_pretrained_weights(monkeypatch, tmp_path):
 
 def test_missing_timm_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.delitem(sys.modules, "densevit_backbones.timm")
+    monkeypatch.delitem(sys.modules, "densevit_backbones.timm", raising=False)
     with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install -e '\.\[timm\]'` in densevit's clone"):
         create(model="resnet18")
 
@@ -278,7 +298,9 @@ def test_layer_depths_increase_from_input_to_output(name):
     assert sorted(key for group in depths for key in group) == sorted(names.values())
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "swinv2_tiny_window8_256", "pit_ti_224"])
+@pytest.mark.parametrize(
+    "name", ["convnext_atto", pytest.param("swinv2_tiny_window8_256", marks=pytest.mark.integration), "pit_ti_224"]
+)
 def test_state_dict_pickle_and_batch_preserve_features(name):
     options = {"model": name, "image_size": 64, "features": [0, 1]}
     backbone, other = create(**options).eval(), create(**options).eval()
@@ -298,6 +320,7 @@ def saved(module: nn.Module) -> io.BytesIO:
     return file
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["efficientnet_b0", "swinv2_tiny_window8_256", "cait_xxs24_224"])
 def test_bf16_is_finite(name):
     backbone = create(model=name, image_size=64, features=[0, 1]).eval()
@@ -305,6 +328,7 @@ def test_bf16_is_finite(name):
         assert all(x.isfinite().all() for x in backbone(torch.randn(1, 3, 70, 61)))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["convnext_atto", "deit_tiny_patch16_224", "mixer_s32_224"])
 def test_export_at_a_fixed_size(name):
     backbone = create(model=name, image_size=64, features=[0, 1]).eval()
@@ -315,6 +339,8 @@ def test_export_at_a_fixed_size(name):
 
 
 def test_construction_uses_only_timm_s_random_numbers():
+    import timm
+
     torch.manual_seed(3)
     backbone = create(model="convnext_atto")
     torch.manual_seed(3)

@@ -1,13 +1,15 @@
 """Each supported timm family passes the backbone contract and matches timm's own model."""
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
-import timm
 import torch
 from torch import nn
 
-from densevit_backbones.timm import Timm
+if TYPE_CHECKING:
+    from densevit_backbones.timm import Timm
+
 
 BEIT = {"depth": 4, "embed_dim": 192, "num_heads": 3}
 ONE = {"depths": (1, 1, 1, 1)}
@@ -66,6 +68,8 @@ def fixed(name: str) -> bool:
 @pytest.mark.integration
 @pytest.mark.parametrize(("name", "model_args", "strides"), FAMILIES, ids=lambda x: x if isinstance(x, str) else "")
 def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, randomise):
+    from densevit_backbones.timm import Timm
+
     backbone = Timm(name, image_size=64, model_args=model_args).eval()
     assert backbone.strides == strides
     assert backbone.input_size == ((64, 64) if fixed(name) else None)
@@ -89,8 +93,10 @@ def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, r
     assert sorted(grouped) == sorted(id(p) for p in backbone.parameters())
 
 
-def numbers_are_timm_s(backbone: Timm, name: str, model_args: dict) -> None:
+def numbers_are_timm_s(backbone: "Timm", name: str, model_args: dict) -> None:
     """At the built size, timm's unmodified model gives the same maps."""
+    import timm
+
     size = backbone.built_size
     options = {"img_size": size} if timm.get_pretrained_cfg(name).fixed_input_size else {}
     reference: nn.Module = timm.create_model(name, **options, **model_args).eval()
@@ -110,7 +116,7 @@ def numbers_are_timm_s(backbone: Timm, name: str, model_args: dict) -> None:
     assert agree == len(found) - sum(backbone.resampled)
 
 
-def chosen(backbone: Timm, maps: list) -> list[int]:
+def chosen(backbone: "Timm", maps: list) -> list[int]:
     """Indices of timm's maps that are selected by default, computed independently of the plugin."""
     if len(set(backbone.strides)) == 1:
         quarter = len(maps) / 4

@@ -5,12 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
 from PIL import Image
-from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
-from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 
 import densevit
 from densevit import config as configs
@@ -19,9 +15,18 @@ from densevit.inference.creating import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
 
-USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
 SMALL |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+
+
+def names_by_id():
+    from torchvision.models._meta import _COCO_CATEGORIES
+
+    return _COCO_CATEGORIES
+
+
+def used():
+    return [i for i, name in enumerate(names_by_id()) if name not in ("__background__", "N/A")]
 
 
 def randomise(model):
@@ -50,14 +55,26 @@ def refused(capsys, *arguments):
 # ---- backbones ----
 
 LIBRARIES = {
-    "torchvision-resnet": ("torchvision", lambda: torchvision.models.resnet18(num_classes=5), "fc."),
-    "torchvision-swin": ("torchvision", lambda: torchvision.models.swin_t(num_classes=5), "head."),
-    "timm-vit": ("timm", lambda: timm.create_model("vit_tiny_patch16_224", num_classes=5), "head."),
+    "torchvision-resnet": ("torchvision", "resnet18", "fc."),
+    "torchvision-swin": ("torchvision", "swin_t", "head."),
+    "timm-vit": ("timm", "vit_tiny_patch16_224", "head."),
 }
+
+
+def created(library, model):
+    if library == "torchvision":
+        import torchvision
+
+        return torchvision.models.get_model(model, weights=None, num_classes=5)
+    import timm
+
+    return timm.create_model(model, num_classes=5)
 
 
 def reference(model, pixels):
     """The last map, (B, C, h, w), of an image of the model's own size."""
+    import torchvision
+
     if isinstance(model, torchvision.models.ResNet):
         body = [
             model.conv1,
@@ -85,8 +102,8 @@ def config_of(backbone, *overrides):
 @pytest.mark.parametrize("name", LIBRARIES)
 @torch.no_grad()
 def test_backbone_import_and_export_round_trip(name, tmp_path, capsys):
-    project, create, head = LIBRARIES[name]
-    theirs = randomise(create())
+    project, model_name, head = LIBRARIES[name]
+    theirs = randomise(created(project, model_name))
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     run(tmp_path / "theirs.pth", tmp_path / "ours")
     assert f"Read as {name}." in (message := capsys.readouterr().out) and "the classification head" in message
@@ -106,7 +123,7 @@ def test_backbone_import_and_export_round_trip(name, tmp_path, capsys):
 
     run(tmp_path / "ours", tmp_path / "back.pth", "--to", project)
     back = torch.load(tmp_path / "back.pth", weights_only=True)
-    again = create()
+    again = created(project, model_name)
     missing, unexpected = again.load_state_dict(back, strict=False)
     assert all(key.startswith(head) or "relative_position_index" in key for key in missing) and not unexpected
     assert torch.equal(reference(again.eval(), pixels), expected)
@@ -125,6 +142,8 @@ def _whole(folder):
 
 
 def test_backbone_folder_is_not_a_run(tmp_path, capsys):
+    import torchvision
+
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     run(tmp_path / "r18.pth", tmp_path / "ours")
     with pytest.raises(densevit.WeightsError, match=r"contains only a backbone\. Train with `backbone\.weights="):
@@ -138,12 +157,14 @@ def test_backbone_folder_is_not_a_run(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def detr(tmp_path_factory):
     """A small DETR with COCO's ids, as transformers saves it: a folder, and the model."""
+    from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
+
     config = DetrConfig(
-        backbone="resnet18", use_timm_backbone=True, id2label=dict(enumerate(NAMES_BY_ID)), label2id={}, **SMALL
+        backbone="resnet18", use_timm_backbone=True, id2label=dict(enumerate(names_by_id())), label2id={}, **SMALL
     )
     with torch.no_grad():
         theirs = randomise(DetrForObjectDetection(config))
-        theirs.class_labels_classifier.bias[[i for i in range(91) if i not in USED]] = -100.0  # as after training
+        theirs.class_labels_classifier.bias[[i for i in range(91) if i not in used()]] = -100.0  # as after training
         theirs.class_labels_classifier.bias[91] -= 3
         spread(theirs)
     folder = tmp_path_factory.mktemp("detr")
@@ -179,6 +200,8 @@ def seen(theirs, processor, pixels):
 
     processor: the image processor, or its folder.
     """
+    from transformers import DetrImageProcessor
+
     if isinstance(processor, Path):
         processor = DetrImageProcessor.from_pretrained(processor)
     with torch.no_grad():
@@ -204,7 +227,7 @@ def test_imported_detr_matches_transformers(detr, tmp_path, capsys):
     assert "Read as transformers-detr." in message and "a run, for densevit.load, evaluate and predict" in message
     model = densevit.load(tmp_path / "run")
     pixels = random_image()
-    same(model.predict([pixels])[0], seen(theirs, folder, pixels), model, NAMES_BY_ID)
+    same(model.predict([pixels])[0], seen(theirs, folder, pixels), model, names_by_id())
     config = configs.load(tmp_path / "run")
     assert config.data.name == "coco" and config.data.recipe == "detr" and config.data.image_size == (96, 160)
     assert config.backbone.options["norm"] == "frozen" and config.backbone.mean == (0.485, 0.456, 0.406)
@@ -213,7 +236,7 @@ def test_imported_detr_matches_transformers(detr, tmp_path, capsys):
 
 def coco(tmp_path):
     """A data set in COCO's layout with one image and one object."""
-    categories = [{"id": i, "name": NAMES_BY_ID[i]} for i in USED]
+    categories = [{"id": i, "name": names_by_id()[i]} for i in used()]
     for split in ("train", "val"):
         (tmp_path / f"coco/{split}2017").mkdir(parents=True)
         (tmp_path / "coco/annotations").mkdir(exist_ok=True)
@@ -225,21 +248,25 @@ def coco(tmp_path):
     return tmp_path / "coco"
 
 
+@pytest.mark.integration
 def test_imported_detr_runs_in_evaluate_and_predict(detr, tmp_path, capsys):
     run(detr[0], tmp_path / "run", "data.image_size=[96, 160]", "data.num_workers=0", "trainer.accelerator=cpu")
     root, out = coco(tmp_path), tmp_path / "found"
     assert main(["evaluate", str(tmp_path / "run"), f"data.root={root}", "--out", str(out)]) == 0
     assert "AP50" in capsys.readouterr().out
-    assert {entry["category_id"] for entry in json.loads((out / "detections.json").read_text())} <= set(USED)
+    assert {entry["category_id"] for entry in json.loads((out / "detections.json").read_text())} <= set(used())
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "coco/val2017"), "--out", str(tmp_path / "p")]) == 0
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("error:.*assumed.*")
 def test_a_detr_is_loaded_without_a_convert_step(detr):
+    from transformers import DetrImageProcessor
+
     folder, theirs = detr
     predictor, pixels = densevit.load(folder), np.kron(random_image(100, 100), np.ones((8, 8, 1), np.uint8))
     processor = DetrImageProcessor(size={"shortest_edge": 800, "longest_edge": 1333})  # as published
-    same(predictor.predict(pixels), seen(theirs, processor, pixels), predictor, NAMES_BY_ID)
+    same(predictor.predict(pixels), seen(theirs, processor, pixels), predictor, names_by_id())
     assert predictor.config.data.name == "coco" and predictor.config.data.image_size == (800, 1333)
 
 
@@ -251,6 +278,7 @@ def test_what_foreign_weights_do_not_determine_is_a_warning(detr, tmp_path):
         assert len(densevit.load(tmp_path / "detr.pth").classes["detection"]) == 80
 
 
+@pytest.mark.integration
 def test_foreign_weights_predict_and_are_evaluated_on_data_of_the_command_line(detr, tmp_path, capsys):
     folder, root = str(detr[0]), coco(tmp_path)
     assert main(["predict", folder, str(root / "val2017"), "--out", str(tmp_path / "p")]) == 0
@@ -272,6 +300,8 @@ def test_foreign_weights_predict_and_are_evaluated_on_data_of_the_command_line(d
 
 @pytest.mark.integration
 def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsys):
+    from transformers import DetrForObjectDetection, DetrImageProcessor
+
     folder, _ = detr
     run(folder, tmp_path / "run", "data.image_size=[96, 160]")
     ours = densevit.load(tmp_path / "run")
@@ -286,7 +316,7 @@ def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsy
     run(tmp_path / "run", tmp_path / "detr.pth", "--to", "detr")
     official = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
     assert official["class_embed.bias"].shape == (92,)
-    unused = [i for i in range(91) if i not in USED]
+    unused = [i for i in range(91) if i not in used()]
     assert (official["class_embed.bias"][unused] == -1e4).all() and (official["class_embed.weight"][unused] == 0).all()
     for back in ("hf", "detr.pth"):
         run(tmp_path / back, tmp_path / f"from-{back}", "data.image_size=[96, 160]")
@@ -294,7 +324,10 @@ def test_detr_exports_to_transformers_and_facebookresearch(detr, tmp_path, capsy
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.integration
 def test_dilation_is_read_from_config_json_or_assumed_with_a_warning(tmp_path, capsys):
+    from transformers import DetrConfig, DetrForObjectDetection
+
     config = DetrConfig(backbone="resnet50", use_timm_backbone=True, dilation=True, num_labels=4, **SMALL)
     config.encoder_attention_heads = config.decoder_attention_heads = 4
     DetrForObjectDetection(config).save_pretrained(tmp_path / "hf")

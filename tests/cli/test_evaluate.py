@@ -17,7 +17,6 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.loading import LoadedModel
 from densevit.interfaces import Class, Dataset, Evaluator, Head
-from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
@@ -46,6 +45,8 @@ def fake_data(classes: Any) -> Any:
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A run folder `run` in the working directory; records the arguments that the command passes on."""
+    from densevit.training.run.evaluation import Evaluation, EvaluationPlan
+
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/config.yaml").write_text(CONFIG)
@@ -188,6 +189,8 @@ def test_evaluations_at_once_do_not_share_a_folder(
     seen: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: list[str]
 ):
     """The second one starts while the first evaluates."""
+    from densevit.training.run.evaluation import Evaluation, EvaluationPlan
+
     evaluate, codes = EvaluationPlan.run, []
 
     def meanwhile(*arguments: Any) -> Evaluation:

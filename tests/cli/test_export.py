@@ -17,15 +17,12 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.cli.export import _beside
 from densevit.data.build import build_data
-from densevit.data.transforms.recipes import build_recipe
-from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.exporting import exporting
 from densevit.exporting.comparison import example_images
 from densevit.exporting.quantization import Quantization
 from densevit.inference.file_model import RecordedEvaluation
 from densevit.inference.predictor import Predictor
-
-pytestmark = pytest.mark.integration
+from tests.exporting.small_models import CELLS, small_predictor
 
 
 def found_by_script(file: Path, image: Path, project: Path) -> list[tuple[str, float, list[float]]]:
@@ -39,13 +36,12 @@ def found_by_script(file: Path, image: Path, project: Path) -> list[tuple[str, f
     return [(line[1], float(line[2]), json.loads(line[3])) for line in lines if line]
 
 
+@pytest.mark.integration
 def test_the_script_in_the_docs_gives_the_objects_of_predict(tmp_path: Path, project: Path):
     """Resized to the evaluation size by the script, and without the duplicates that NMS removes."""
     torch.manual_seed(0)
-    head = {"name": "one_stage", "width": 16, "fusion_blocks": 0, "nms": 0.4, "max_predictions": 9}
-    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": head}, ["cat", "dog"])
+    predictor = small_predictor({**CELLS, "nms": 0.4, "max_predictions": 9}, ["cat", "dog"])
     torch.nn.init.constant_(predictor.heads["x"].cells.label_head.bias, 0.1)  # about half of the scores above a half
-    predictor = predictor.with_resize(EvaluationTransform(build_recipe("fixed", 96)))
     exported = densevit.export(predictor, tmp_path / "model.onnx")
     image = example_images((150, 211), 1, 0)[0].transpose(1, 2, 0)
     Image.fromarray(image).save(tmp_path / "image.png")
@@ -56,16 +52,16 @@ def test_the_script_in_the_docs_gives_the_objects_of_predict(tmp_path: Path, pro
     np.testing.assert_allclose([box for _, _, box in found], result.boxes, atol=1)
 
 
+@pytest.mark.integration
 def test_a_model_is_exported_and_run_by_the_script_in_the_docs(
     tmp_path: Path, project: Path, capsys: pytest.CaptureFixture[str]
 ):
-    torch.manual_seed(0)
-    heads = {"x": {"name": "one_stage", "width": 16, "fusion_blocks": 0}}
-    model = densevit.create_model({"name": "resnet", "depth": 18}, heads, ["cat", "dog"])
+    model = small_predictor(CELLS, ["cat", "dog"])
     torch.nn.init.constant_(model.heads["x"].cells.label_head.bias, 1.0)  # scores above a half
     densevit.save(model, tmp_path / "model.safetensors")
     file = tmp_path / "model.onnx"
-    assert main(["export", str(tmp_path / "model.safetensors"), "--json"]) == 0
+    trusted = ["--trust", "tests.exporting.small_models"]
+    assert main(["export", str(tmp_path / "model.safetensors"), *trusted, "--json"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
     lines = captured.err.splitlines()
@@ -106,6 +102,7 @@ def saved_on_scenes(folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
+@pytest.mark.integration
 def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -1,13 +1,17 @@
 """Commands that should answer at once import neither torch nor other slow modules."""
 
+import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from densevit import registry
 from densevit.cli import main
+from tests.cli.test_output import TINY
 
 HEAVY = {
     "torch",
@@ -20,55 +24,97 @@ HEAVY = {
     "pycocotools",
     "timm",
 }
-REPORT = f"print('HEAVY', sorted({HEAVY!r} & set(sys.modules)))"
+OVERVIEW, SCENES = "densevit -h", "the arguments of densevit scenes"
+TOOLS = ("train", "evaluate", "predict", "convert")
+LIGHT = {  # in this order, in one interpreter
+    OVERVIEW: "from densevit.cli import main; main(['-h'])",
+    SCENES: "import argparse; from densevit.cli import scenes; scenes.add_arguments(argparse.ArgumentParser())",
+    **dict.fromkeys((f"tools/{command}.py" for command in TOOLS), "run_tool(case)"),
+    "lists": "import densevit; densevit.list_backbones(); densevit.DensevitError",
+    "modules": "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
+    "a config": "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
+    "plugins": "assert main(['plugins']) == 0",
+    "--help and --version": "assert main(['--help']) == main(['--version']) == 0",
+    "an error": "assert main(['data', 'convert', 'yolo', '.', '.']) == 2",  # OUT exists
+    "new": "assert main(['new', 'head', 'own']) == 0",
+    "--help of every command": "for words in commands: assert main([*words, '--help']) == 0, words",
+}
+RECORDER = """
+import contextlib, io, json, os, runpy, sys, traceback
+given = json.load(sys.stdin)
+commands = given["commands"]
+
+def main(arguments):
+    from densevit.cli import main
+    return main(arguments)
+
+def run_tool(name):
+    file = os.path.join(given["project"], name)
+    sys.argv[:], sys.path[0] = [file, "--help"], os.path.dirname(file)
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(file, run_name="__main__")
+
+found = {}
+for case, code in given["cases"].items():
+    said, error = io.StringIO(), ""
+    try:
+        with contextlib.redirect_stdout(said):
+            exec(code)
+    except BaseException:
+        error = traceback.format_exc()
+    found[case] = {"modules": list(sys.modules), "said": said.getvalue(), "error": error}
+print(json.dumps(found))
+"""
 
 
-def heavy_after(code: str, folder) -> str:
-    """The heavy modules that a new interpreter has imported after running the code."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}\n{REPORT}"], capture_output=True, text=True, cwd=folder, check=True
-    )
-    return done.stdout.rpartition("HEAVY ")[2].strip()
+@pytest.fixture(scope="session")
+def after(made_once: Any, project: Path) -> dict[str, Any]:
+    """After each case in turn: the imported modules, what was printed to stdout, and the error. In one interpreter."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        words = [name.split() for name in registry.find("commands")]
+        given = json.dumps({"cases": LIGHT, "commands": words, "project": str(project)})
+        command = [sys.executable, "-c", RECORDER]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, cwd=folder, check=True)
+        (folder / "found.json").write_text(done.stdout)
+
+    found: dict[str, Any] = json.loads((made_once("light_commands", make) / "found.json").read_text())
+    return found
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import densevit; densevit.list_backbones(); densevit.DensevitError",
-        "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
-        "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
-        "from densevit.cli import main; assert main(['plugins']) == 0",
-        "from densevit.cli import main; assert main(['--help']) == main(['--version']) == 0",
-        "from densevit.cli import main; assert main(['data', 'convert', 'yolo', '.', '.']) == 2",  # OUT exists
-    ],
-)
-def test_light_commands_import_no_heavy_modules(code, tmp_path):
-    assert heavy_after(code, tmp_path) == "[]"
+@pytest.mark.parametrize("case", LIGHT)
+def test_light_commands_import_no_heavy_modules(case: str, after: dict[str, Any]):
+    """The first case that fails imports them: the interpreter keeps them."""
+    assert after[case]["error"] == ""
+    assert sorted(HEAVY.intersection(after[case]["modules"])) == []
 
 
-def test_help_of_every_command_imports_no_heavy_modules(tmp_path):
-    commands = [name.split() for name in registry.find("commands")]
-    code = f"from densevit.cli import main\nfor words in {commands}: assert main([*words, '--help']) == 0, words"
-    assert heavy_after(code, tmp_path) == "[]"
+def test_overview_imports_no_command(after: dict[str, Any]):
+    modules = after[OVERVIEW]["modules"]
+    assert "densevit.cli" in modules
+    assert not [name for name in modules if name.startswith(("densevit.cli.", "densevit_workbench"))]
 
 
-def test_overview_imports_no_command(tmp_path):
-    code = (
-        "from densevit.cli import main\nmain(['-h'])\n"
-        "assert not {m for m in sys.modules if m[:13] == 'densevit.cli.' or m[:18] == 'densevit_workbench'}"
-    )
-    assert heavy_after(code, tmp_path) == "[]"
+def test_help_of_scenes_imports_no_numpy(after: dict[str, Any]):
+    assert "densevit.cli.scenes" in after[SCENES]["modules"] and "numpy" not in after[SCENES]["modules"]
+
+
+@pytest.mark.parametrize("command", TOOLS)
+def test_tools_run_the_commands(command: str, after: dict[str, Any]):
+    assert after[f"tools/{command}.py"]["said"].startswith(f"usage: densevit {command} ")
 
 
 @pytest.mark.integration
 def test_training_evaluation_prediction_and_export_import_no_workbench(tmp_path):
-    small = ["trainer.max_steps=2", "data.train_length=4", "data.val_length=2", "data.batch_size=2"]
-    small += ["data.num_workers=0", "data.image_size=64", "trainer.accelerator=cpu"]
-    code = f"""
+    """Trains in a process of its own, whose imports are counted."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    code = """
 from densevit.cli import main
 from PIL import Image
 Image.new("RGB", (70, 50)).save("a.jpg")
-assert main(["train", "detr_resnet", "--run-dir", "run", *{small}]) == 0
+resnet = ["backbone={name: resnet, depth: 18}", "data.image_size=64"]
+assert main(["train", "tiny.yaml", "--run-dir", "run", "trainer.max_steps=2", *resnet]) == 0
 assert main(["evaluate", "run", "--quiet"]) == 0
 assert main(["predict", "run", "a.jpg", "--out", "predicted", "--quiet"]) == 0
 assert main(["export", "run", "--out", "model.pt2", "--quiet"]) == 0
@@ -146,13 +192,7 @@ def test_config_output_round_trips(capsys, tmp_path):
     assert (resolved.optim.lr, resolved.heads["detection"].weight) == (1e-3, 2.0)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "convert"])
-def test_tools_run_the_commands(command, project, tmp_path):
-    tool = [sys.executable, str(project / "tools" / f"{command}.py"), "--help"]
-    said = subprocess.run(tool, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    assert said.startswith(f"usage: densevit {command} ")
-
-
+@pytest.mark.integration
 def test_python_m_densevit_runs_the_command_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "densevit", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True

@@ -16,9 +16,14 @@ from densevit.cli.output import Output
 from densevit.visualization import progress
 from densevit.visualization.html_page import write_page
 
-pytestmark = pytest.mark.integration
-
 COMMANDS = [*registry.find("commands")]
+TINY = """
+backbone: {name: resnet, depth: 18, norm: group}
+heads: {depth: {name: dpt, width: 8}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 8, val_length: 3}
+optim: {lr: 1e-3}
+trainer: {max_steps: 4, precision: "32", accelerator: cpu, loggers: []}
+"""
 
 
 def output(**flags: bool) -> Output:
@@ -83,19 +88,13 @@ def test_speeds_below_10_have_a_decimal(value: float, text: str) -> None:
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(
-        """
-backbone: {name: resnet, depth: 18, norm: group}
-heads: {depth: {name: dpt, width: 8}}
-data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 8, val_length: 3}
-optim: {lr: 1e-3}
-trainer: {max_steps: 4, precision: "32", accelerator: cpu, loggers: []}
-"""
-    )
+    (tmp_path / "tiny.yaml").write_text(TINY)
     return tmp_path
 
 
+@pytest.mark.integration
 def test_json_of_a_training_is_all_of_stdout(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trains with this flag."""
     assert main(["train", "tiny.yaml", "--json", "--run-dir", "run"]) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
@@ -104,19 +103,18 @@ def test_json_of_a_training_is_all_of_stdout(tiny: Path, capsys: pytest.CaptureF
     assert "writing to run/" in captured.err  # the lines for people
 
 
-def test_quiet_training_prints_nothing_and_the_next_one_prints(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "tiny.yaml", "--quiet", "--run-dir", "run"]) == 0
-    assert capsys.readouterr().out == ""
-    assert main(["train", "tiny.yaml", "--run-dir", "again"]) == 0
-    assert "writing to again/" in capsys.readouterr().out
-
-
-def test_redirected_training_prints_a_line_when_half_a_minute_is_over(
+@pytest.mark.integration
+def test_a_training_prints_lines_after_a_quiet_one_that_prints_none(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Redirected, a line when half a minute is over. The second run folder has markup in its name."""
+    assert main(["train", "tiny.yaml", "--quiet", "--run-dir", "run"]) == 0
+    assert capsys.readouterr().out == ""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    assert main(["train", "tiny.yaml", "--run-dir", "run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    assert main(["train", "tiny.yaml", "--run-dir", "m[/x]\x1b[1m"]) == 0
+    out = capsys.readouterr().out
+    assert r"writing to m[/x]\x1b[1m/" in out
+    lines = out.splitlines()
     assert [line.split("  ")[0] for line in lines if line.startswith("step ")] == [
         f"step {n} of 4" for n in (1, 2, 3, 4)
     ]
@@ -142,13 +140,6 @@ def test_tables_and_lines_show_names_as_they_are(capsys: pytest.CaptureFixture[s
     assert said.count(SHOWN) == 5 and "\x1b" not in said
 
 
-def test_a_run_folder_with_markup_in_its_name_is_trained_and_printed(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", "tiny.yaml", "--run-dir", "m[/x]\x1b[1m"]) == 0
-    assert r"writing to m[/x]\x1b[1m/" in capsys.readouterr().out
-
-
 def run(arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[bytes]":
     """A command line of a shell in which `densevit` is this densevit."""
     shell = f'densevit() {{ "{sys.executable}" -m densevit "$@"; }}; set -o pipefail; {arguments}'
@@ -156,13 +147,15 @@ def run(arguments: str, folder: Path, **environment: str) -> "subprocess.Complet
     return subprocess.run(["bash", "-c", shell], cwd=folder, env=given, capture_output=True, timeout=300)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("redirection", [">&-", "| head -c 1", ">&- 2>&-", "2>&1 | head -c 1"])
 def test_a_training_without_a_reader_is_complete(redirection: str, tiny: Path) -> None:
-    done = run(f"densevit train tiny.yaml --run-dir run {redirection}", tiny)
+    done = run(f"densevit train tiny.yaml --run-dir run trainer.max_steps=2 data.val_length=1 {redirection}", tiny)
     assert done.returncode == 0, done.stderr
     assert (tiny / "run" / "report.html").is_file() and (tiny / "run" / "model.safetensors").is_file()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"},
                                          {"PYTHONIOENCODING": "ascii:strict", "LANG": "C"}])  # fmt: skip
 def test_any_encoding_of_the_terminal_shows_all_names(environment: dict[str, str], tiny: Path) -> None:
@@ -175,8 +168,10 @@ def test_any_encoding_of_the_terminal_shows_all_names(environment: dict[str, str
         (tiny / "set" / split).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tiny / "set" / split / "1.png")
         (tiny / "set" / f"{split}.json").write_text(json.dumps(document))
-    arguments = "data convert coco set 'ö→' --splits train=1; densevit doctor set --out page.html"
-    done = run(f"densevit {arguments}", tiny, **environment)
+    convert, doctor = "data convert coco set 'ö→' --splits train=1", "doctor set --out page.html"
+    code = "import sys; from densevit.cli import main; at = sys.argv.index('doctor'); main(sys.argv[1:at])"
+    code += "; raise SystemExit(main(sys.argv[at:]))"  # both in one process
+    done = run(f'"{sys.executable}" -c "{code}" {convert} {doctor}', tiny, **environment)
     assert b"Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
     assert b"\\u732b" in done.stdout and (tiny / "page.html").is_file()
 

@@ -134,6 +134,7 @@ def test_recipes_of_12_epochs_have_the_options_of_their_papers(name: str) -> Non
     assert options["loss_weights"].label == (1.0 if name == "dino_r50" else 2.0)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     depth = 50 if "dc5" in path.stem else 18

@@ -219,6 +219,7 @@ def test_metres_are_not_learned_from_depth_without_unit(tmp_path: Path) -> None:
         model.heads["depth"].check(data.train)
 
 
+@pytest.mark.integration
 def test_small_recipe_trains_validates_and_writes_a_run_folder(tmp_path: Path) -> None:
     """With sparse ground truth and images of two sizes."""
     root = make("kitti", tmp_path / "data", [(94, 311), (92, 306)])

@@ -63,6 +63,7 @@ def test_settings_are_the_published_ones(name: str) -> None:
         assert alone.data.batch_size * alone.trainer.accumulate == images
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SETTINGS)
 def test_recipe_trains_one_step(name: str, photos: Path) -> None:
     smaller = [f"data.root={photos}", "data.batch_size=2", "data.num_workers=0", "data.image_size=64"]

@@ -75,6 +75,7 @@ def test_parameter_counts_match_the_paper(path: Path) -> None:
     assert round(millions, digits) == MILLIONS[name(path)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("recipe", GMACS)
 def test_multiply_adds_match_the_paper(recipe: str) -> None:
     """One image of 800 x 1131, as in `test_detr_cost`; counts convolutions and matrix products, no sampling.
@@ -153,6 +154,7 @@ def make_coco(root: Path, size: tuple[int, int]) -> Path:
     return root
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_smaller_recipe_trains_one_step_and_is_evaluated(path: Path, tmp_path: Path) -> None:
     detr = "detr" in path.stem

@@ -14,6 +14,7 @@ from densevit.interfaces import LossContext
 from tests.configs.test_configs import PRETRAINING
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
 def test_recipe_trains_one_step(path: Path) -> None:
     config = configs.load(path, ["data.batch_size=2", "data.num_workers=0"])

@@ -84,6 +84,7 @@ def test_recipe_matches_the_authors_config(path: Path) -> None:
     assert not any(name.endswith("bias") or "norm" in name for name in decayed)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     head = "heads.detection"

@@ -102,9 +102,9 @@ def parse(page: str, text: str) -> list[Block]:
 class Page:
     """Runs the blocks of one page, which share a working directory and the names of Python.
 
-    place: `place(page, text)` puts what the text names, such as data sets and runs, into the folders.
-    words: placeholders in commands, such as CONFIG, and what they stand for. edits: regular expressions in Python code
-    and what replaces them. arguments: of scripts in Python, `sys.argv`.
+    place: `place(page, block)` puts what the block names, such as data sets and runs, into the folders. train: runs
+    `densevit train` with these arguments. words: placeholders in commands, such as CONFIG, and what they stand for.
+    edits: regular expressions in Python code and what replaces them. arguments: of scripts in Python, `sys.argv`.
     """
 
     folder: Path
@@ -112,11 +112,11 @@ class Page:
     project: Path
     blocks: Sequence[Block]
     place: Callable[["Page", Block], None]
+    train: Callable[[Sequence[str]], None] = lambda arguments: run_command(arguments)
     words: Mapping[str, str] = field(default_factory=dict)
     edits: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ()
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
-    ran: set[Block] = field(default_factory=set)
     cwd: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,14 +134,13 @@ class Page:
         shutil.rmtree(self.folder)
 
     def run(self, block: Block) -> None:
-        """Runs a block, and before it those above that have not run."""
-        for one in self.blocks[: self.blocks.index(block)]:
-            if one not in self.ran:
-                self._run(one)
-        self._run(block)
+        """Runs a block, after those above it. Raises AssertionError with its line for any error."""
+        try:
+            self._run(block)
+        except (Exception, pytest.fail.Exception) as error:
+            raise AssertionError(f"{block.id}: {type(error).__name__}: {error}") from error
 
     def _run(self, block: Block) -> None:
-        self.ran.add(block)
         self.place(self, block)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.cwd)
@@ -253,17 +252,13 @@ class Page:
                 case "cd", [folder]:
                     self.cwd = (self.cwd / folder).resolve(strict=True)
                     sys.path.insert(0, str(self.cwd))
-                case "densevit", [name, *_]:
-                    self._place_weights(rest)
-                    assert main([*rest, *SHORTER.get(name, ())]) == 0, " ".join(argv)
+                case "densevit", [_, *_]:
+                    self._densevit(rest)
                 case "python", ["-m", "pip" | "pytest" as module, *arguments]:
                     self._command([module, *arguments])
                 case "python", [file, *arguments]:
-                    self._place_weights([Path(file).stem, *arguments])
                     patch.setattr(sys, "argv", [file, *arguments])
-                    with pytest.raises(SystemExit) as stop:
-                        runpy.run_path(file, run_name="__main__")
-                    assert not stop.value.code, " ".join(argv)
+                    self._script(file, arguments)
                 case "pip", ["install", *arguments]:
                     self._pip(arguments)
                 case "pytest", []:
@@ -275,6 +270,20 @@ class Page:
                     self._torchrun(rest)
                 case _ if program not in DEVELOPMENT:
                     raise AssertionError(f"cannot run {' '.join(argv)}")
+
+    def _densevit(self, arguments: Sequence[str]) -> None:
+        self._place_weights(arguments)
+        if arguments[0] == "train":
+            self.train(arguments)
+        else:
+            run_command(arguments)
+
+    def _script(self, file: str, arguments: Sequence[str]) -> None:
+        """Runs a script of the project; `sys.argv` is set."""
+        self._place_weights([Path(file).stem, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(file, run_name="__main__")
+        assert not stop.value.code, f"python {file} {' '.join(arguments)}"
 
     def _place_weights(self, arguments: Sequence[str]) -> None:
         """Writes the FILE of `backbone.weights=FILE`: random weights of the config's backbone."""
@@ -333,19 +342,27 @@ class Page:
         given = get_args_parser().parse_args(list(arguments))
         assert given.module and given.training_script == "densevit"
         if given.nproc_per_node == "2" and "trainer.accelerator=cpu" in given.training_script_args:
-            small = [
-                "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0", "data.image_size=64",
-                "data.train_length=8", "data.val_length=2",
-            ]  # fmt: skip
-            port = ["--master-addr", "127.0.0.1", "--master-port", os.environ["DOCS_PORT"]]
-            command = [sys.executable, "-m", "torch.distributed.run", *port, *arguments, *small]
-            environment = {
-                **os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(self.project)
-            }  # fmt: skip
-            done = subprocess.run(command, cwd=self.cwd, env=environment, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            self._processes(arguments, given.training_script_args)
         else:
             self._command(["densevit", *given.training_script_args])
+
+    def _processes(self, arguments: Sequence[str], command: Sequence[str]) -> None:
+        """Runs torchrun. command: of densevit, in the arguments."""
+        small = [
+            "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0", "data.image_size=64",
+            "data.train_length=8", "data.val_length=2",
+        ]  # fmt: skip
+        port = ["--master-addr", "127.0.0.1", "--master-port", os.environ["DOCS_PORT"]]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", *port, *arguments, *small]
+        environment = {
+            **os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(self.project)
+        }  # fmt: skip
+        done = subprocess.run(torchrun, cwd=self.cwd, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    assert main([*arguments, *SHORTER.get(arguments[0], ())]) == 0, f"densevit {' '.join(arguments)}"
 
 
 def configparser_of(file: Path) -> configparser.ConfigParser:

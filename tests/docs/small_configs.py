@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -10,13 +10,16 @@ import pytest
 from densevit import config as configs
 from densevit import registry
 from densevit.config.schema import Sources
-from densevit.set_prediction.transformer import Transformer
+from densevit.visualization import plots
 
 CAPS = {  # options of heads and keys of their sections: the largest value
     "encoder_layers": 1, "decoder_layers": 2, "layers": 1, "width": 64, "feedforward": 64, "ffn_width": 64,
     "num_points": 64, "num_heads": 8, "branch_width": 16, "fusion_blocks": 1,
 }  # fmt: skip
 STEPS, EXTENDED = 2, 4
+
+
+_drawn: dict[Any, str] = {}  # plots of all reports, by function and names
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
@@ -33,12 +36,29 @@ def install(patch: pytest.MonkeyPatch) -> None:
         found = section(name, values, source, overrides)
         return type(found).model_validate(small_data(found.model_dump())) if name == "data" else found
 
+    for name in ("_lines", "_heat_map"):
+        patch.setattr(plots, name, drawn_once(getattr(plots, name)))
     patch.setattr(configs, "_checked", small_checked)
     patch.setattr(configs, "section", small_section)
 
 
+def drawn_once(draw: Callable[..., str]) -> Callable[..., str]:
+    """Plots of the same names are drawn once, with the values of the first: a report has dozens."""
+
+    def plot(first: Any, *others: Any) -> str:
+        names = first if draw.__name__ == "_heat_map" else (*(name for name, _ in first), *others)
+        key = draw.__name__, names
+        if key not in _drawn:
+            _drawn[key] = draw(first, *others)
+        return _drawn[key]
+
+    return plot
+
+
 def small(config: dict[str, Any], extended: bool = False) -> dict[str, Any]:
     """A config's values. extended: whether a run is resumed with a larger budget."""
+    from densevit.set_prediction.transformer import Transformer  # late: it imports torch
+
     config["trainer"] |= {
         "max_images": None, "max_epochs": None, "max_steps": EXTENDED if extended else STEPS, "evaluate_every": 1.0,
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32", "accumulate": 1,

@@ -1,29 +1,26 @@
-"""The code of README.md and docs/ runs: each Python and shell block, and each config, with small data and budgets.
+"""The code of README.md and docs/: each Python and shell block, and each config.
 
-A block is named `page:line`. The blocks of a page run in order in one folder, and use what those above them made; one
-that is selected alone runs those above it first. Trainings have two steps, after the config is checked as the page
-gives it. The data sets, images and published weights that the pages name are small and random.
+In the first set blocks are parsed and resolved: arguments, configs with their overrides, names of Python. In the
+integration set they run, with small data and budgets: trainings have two steps, after the config is checked as the page
+gives it; data sets, images and published weights are small and random. A page is one item, because its blocks run in
+order in one folder and use what those above them made. An error names the block as `page:line`.
 """
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from densevit.errors import DensevitError
 from tests.docs import small_configs
 from tests.docs.code_blocks import Block, Page, blocks, parse
-from tests.docs.world import World, torch_download, untrained_timm
-
-pytestmark = pytest.mark.integration
+from tests.docs.resolution import ResolvedPage
+from tests.docs.world import World, exported_once, torch_download, untrained_timm
 
 PROJECT = Path(__file__).resolve().parents[2]
 BLOCKS = blocks(PROJECT)
 RUN = ("python", "bash", "yaml", "ini")
-SPELLED = {"py": "python", "sh": "bash", "shell": "bash", "yml": "yaml", "txt": "text"}
 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
@@ -54,69 +51,62 @@ def not_run(block: Block) -> bool:
     return any(block.page == page and part in block.text for page, part, _ in NOT_RUN)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"), PROJECT)
+RUNNABLE: dict[str, list[Block]] = {}  # by page
+for _block in BLOCKS:
+    if _block.language in RUN and not not_run(_block):
+        RUNNABLE.setdefault(_block.page, []).append(_block)
 
 
-@pytest.fixture(scope="module")
-def environment(world: World, free_port: int) -> Iterator[pytest.MonkeyPatch]:
-    """Small configs, and random numbers in place of downloads."""
-    with pytest.MonkeyPatch.context() as patch:
-        small_configs.install(patch)
-        patch.setenv("TORCH_HOME", str(world.root / "torch"))
-        patch.setenv("DOCS_PORT", str(free_port))
-        if importlib.util.find_spec("huggingface_hub"):
-            patch.setattr("huggingface_hub.hf_hub_download", world.download)
-            patch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
-        patch.setattr(torch.hub, "download_url_to_file", torch_download)
-        if importlib.util.find_spec("timm"):
-            patch.setattr("timm.create_model", untrained_timm())
-            for module in ("densevit.weights.hub", "densevit_backbones.timm"):
-                patch.setattr(f"{module}.timm_arguments", lambda source, config: {})
-        yield patch
+@pytest.fixture(scope="session")
+def world(made_once: Callable[..., Path]) -> World:
+    return World(made_once, PROJECT)
 
 
-@pytest.fixture(scope="module")
-def page_of(world: World, environment: pytest.MonkeyPatch) -> Iterator[object]:
-    """`page_of(block)`: the runner of a block's page. The last one is kept."""
-    opened: list[Page] = []
-
-    def page_of(block: Block) -> Page:
-        if opened and opened[0].blocks[0].page != block.page:
-            opened.pop().close()
-        if not opened:
-            mine = [one for one in BLOCKS if one.page == block.page and one.language in RUN and not not_run(one)]
-            folder = world.root / "pages" / block.page.replace("/", "-")
-            environment.setenv("HOME", str(folder / "home"))
-            opened.append(
-                world.page(
-                    folder, mine, words=WORDS.get(block.page, {}), edits=EDITS, arguments=ARGUMENTS.get(block.page, ())
-                )
-            )
-        return opened[0]
-
-    yield page_of
-    if opened:
-        opened.pop().close()
+@pytest.fixture
+def environment(world: World, free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small configs, a home folder, and random numbers in place of downloads."""
+    small_configs.install(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path / "page" / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("DOCS_PORT", str(free_port))
+    if importlib.util.find_spec("huggingface_hub"):
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
+        monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
+    monkeypatch.setattr("torch.hub.download_url_to_file", torch_download)
+    monkeypatch.setattr("densevit.exporting.files.write", exported_once(tmp_path / "exported"))
+    if importlib.util.find_spec("timm"):
+        monkeypatch.setattr("timm.create_model", untrained_timm())
+        for module in ("densevit.weights.hub", "densevit_backbones.timm"):
+            monkeypatch.setattr(f"{module}.timm_arguments", lambda source, config: {})
 
 
-@pytest.mark.parametrize(
-    "block", [one for one in BLOCKS if one.language in RUN and not not_run(one)], ids=lambda block: block.id
-)
-def test_block_runs(block: Block, page_of) -> None:
-    for text, packages in NEEDED.items():
-        if re.search(text, block.text):
-            for package in packages:
-                pytest.importorskip(package)
-    page_of(block).run(block)
+def run_all(page: Page) -> None:
+    """Runs the blocks of a page. Skips the test after the last one if packages of some are not installed."""
+    left_out = {}
+    try:
+        for block in page.blocks:
+            needed = [one for text, packages in NEEDED.items() if re.search(text, block.text) for one in packages]
+            missing = [one for one in needed if importlib.util.find_spec(one) is None]
+            if missing:
+                left_out[block.id] = missing
+            else:
+                page.run(block)
+    finally:
+        page.close()
+    if left_out:
+        pytest.skip(f"the other blocks passed; packages that are not installed: {left_out}")
 
 
-def test_each_fence_has_a_language() -> None:
-    unnamed = [block.id for block in BLOCKS if not block.language]
-    assert not unnamed, f"write the language behind the fence: {', '.join(unnamed)}"
-    for block in BLOCKS:
-        assert block.language not in SPELLED, f"{block.id}: write {SPELLED[block.language]}, not {block.language}"
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_blocks_of_the_page_resolve(name: str, world: World, tmp_path: Path) -> None:
+    run_all(world.resolved_page(tmp_path / "page", RUNNABLE[name], words=WORDS.get(name, {})))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_blocks_of_the_page_run(name: str, world: World, environment: None, tmp_path: Path) -> None:
+    given = {"words": WORDS.get(name, {}), "edits": EDITS, "arguments": ARGUMENTS.get(name, ())}
+    run_all(world.page(tmp_path / "page", RUNNABLE[name], **given))
 
 
 def test_few_blocks_are_not_run() -> None:
@@ -124,17 +114,6 @@ def test_few_blocks_are_not_run() -> None:
     for page, part, reason in NOT_RUN:
         found = [block.id for block in BLOCKS if block.page == page and part in block.text and block.language in RUN]
         assert len(found) == 1 and reason, f"{page}: {len(found)} blocks have {part!r}"
-
-
-def test_commands_on_pages_are_blocks_of_shell() -> None:
-    """A block of text or of another language does not hide a command."""
-    for block in BLOCKS:
-        if block.language not in RUN:
-            first = block.text.split()[0] if block.text.split() else ""
-            hidden = first in ("pip", "python", "torchrun", "pytest") or (
-                first == "densevit" and not set("[|") & set(block.text)
-            )
-            assert not hidden, f"{block.id}: a command in a block of {block.language}"
 
 
 # ---- the runner ----
@@ -166,19 +145,43 @@ def test_commands_are_those_that_bash_runs(tmp_path: Path) -> None:
     page.close()
 
 
+@pytest.mark.parametrize("runner", [Page, ResolvedPage])
 @pytest.mark.parametrize(
     ("language", "text", "said"),
     [
-        ("bash", "densevit config nonesuch", "densevit config nonesuch"),
+        ("bash", "densevit config nonesuch", "nonesuch"),
         ("bash", "pip install -e '.[nonesuch]'", "setup.cfg has no extra"),
         ("python", "import densevit\n\ndensevit.nonesuch", "nonesuch"),
         ("yaml", "backbone: {varient: tiny}", "Did you mean 'variant'"),
     ],
 )
-def test_a_wrong_block_fails(language: str, text: str, said: str, tmp_path: Path) -> None:
+def test_a_wrong_block_fails(runner: type[Page], language: str, text: str, said: str, tmp_path: Path) -> None:
+    fails(runner, language, text, said, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "said"),
+    [
+        ("bash", "densevit train detr_swin --nonesuch", "densevit train detr_swin --nonesuch are wrong"),
+        ("bash", "densevit train detr_swin optim.nonesuch=1", "optim.nonesuch is not a key"),
+        ("bash", "densevit train detr_swin --run-dir runs/a\ndensevit evaluate runs/a data.nonesuch=1", "nonesuch"),
+        ("bash", "densevit benchmark --backbones swin --heads nonesuch", "there is no head 'nonesuch'"),
+        ("bash", "densevit check head detr nonesuch=1", "nonesuch"),
+        ("python", "from densevit import nonesuch", "nonesuch"),
+        ("python", "import densevit\n\ndensevit.load('a', nonesuch=1)", "unexpected keyword argument 'nonesuch'"),
+        ("python", "import densevit as d\n\nd.fit('detr_swin', ['optim.nonesuch=1'])", "optim.nonesuch is not a key"),
+        ("python", "x = (", "was never closed"),
+        ("ini", "densevit.nonesuch =\n    a = b:C", "densevit.nonesuch"),
+    ],
+)
+def test_a_block_that_does_not_resolve_fails(language: str, text: str, said: str, tmp_path: Path) -> None:
+    fails(ResolvedPage, language, text, said, tmp_path)
+
+
+def fails(runner: type[Page], language: str, text: str, said: str, folder: Path) -> None:
     block = Block("p.md", 1, language, text, "")
-    page = Page(tmp_path / "page", tmp_path, PROJECT, [block], lambda *_: None)
+    page = runner(folder / "page", folder, PROJECT, [block], lambda *_: None)
     page.folder.mkdir()
-    with pytest.raises((AssertionError, AttributeError, DensevitError), match=said):
+    with pytest.raises(AssertionError, match=rf"p\.md:1: .*{re.escape(said)}"):
         page.run(block)
     page.close()

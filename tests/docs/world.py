@@ -1,27 +1,35 @@
 """What the pages name: data sets, images, published weights, runs and a package, small and made from random numbers.
 
-Each is made once in a session, when a page first names it, and linked into the page's folder or home.
+Each is made once for all pages and workers, when a page first names it. Data sets and files are linked into the page's
+folder or home; runs are copied, because commands write to them.
 """
 
+import hashlib
 import json
 import pickle
 import re
 import shutil
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
+from densevit import cli, registry
+from densevit import config as configs
 from densevit.cli import main
-from tests.configs.test_depth_recipes import make as make_depth
-from tests.configs.test_mask_recipes import make_coco
-from tests.configs.test_recipes import make as make_label_maps
-from tests.docs.code_blocks import Block, Page, entry_points
-from tests.papers.test_kmax_checkpoints import authors_state as kmax_state
-from tests.workbench.interchange.test_converting import yolo
+from densevit.config import Config
+from densevit.registry.trust import modules_in
+from tests.docs.code_blocks import SHORTER, Block, Page, entry_points, run_command
+from tests.docs.resolution import ResolvedPage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from densevit.exporting.graph import ExportedGraph
 
 SIZE = (64, 96)
 
@@ -47,6 +55,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("docs/inference.md", "mine"): ("setr_swin",),
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
+    ("docs/deploy.md", "detr_swin"): ("detector", "backbone={name: resnet, depth: 18}"),  # traced faster than a Swin
     ("docs/export.md", "detr_swin"): ("detector", "backbone={name: resnet, depth: 18}"),
     ("docs/inference.md", "panoptic"): (
         "panoptic_swin",
@@ -54,6 +63,7 @@ OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
         "heads.panoptic.num_queries=2",
     ),
 }
+BENCHMARKS = ("README.md", "docs/benchmark.md", "docs/own-backbone.md")  # measure cases of one grid
 # mine.yaml of the pages that do not show it.
 MINE = {"docs/inference.md": "base: panoptic_swin\nheads: {detection: {name: one_stage}}\n"}
 
@@ -112,35 +122,34 @@ class MyDataset(torch.utils.data.Dataset):
 
 
 class World:
-    """root: the folder of all that is made. project: the project's tree."""
+    """made_once: the fixture. project: the project's tree."""
 
-    def __init__(self, root: Path, project: Path) -> None:
-        self.root, self.project = root, project
+    def __init__(self, made_once: Callable[[str, Callable[[Path], object]], Path], project: Path) -> None:
+        self.made_once, self.project = made_once, project
         self.homes: dict[str, Callable[[Path], object]] = {  # in the home folder
-            "coco": lambda folder: make_coco(folder, SIZE),
-            "coco-2014": lambda folder: make_coco(folder, SIZE),
-            "mine": lambda folder: make_coco(folder, SIZE),
+            "coco": coco,
+            "coco-2014": coco,
+            "mine": coco,
             "traffic": traffic,
             "my_folder": scenes_and_test,
             "other": scenes,
             "photos": lambda folder: photos(folder, 20),
             "animals": animals,
             "yolo_set": vehicles,
-            "camvid": lambda folder: make_label_maps("camvid", folder, SIZE),
-            "VOCdevkit": lambda folder: make_label_maps("voc", folder / "VOC2012", SIZE),
-            "ADEChallengeData2016": lambda folder: make_label_maps("ade20k", folder, SIZE),
-            "nyu_depth_v2": lambda folder: make_depth("nyu", folder, [(480, 640)]),
-            "kitti": lambda folder: make_depth("kitti", folder, [(128, 416)]),
+            "camvid": partial(label_maps, "camvid"),
+            "VOCdevkit": lambda folder: label_maps("voc", folder / "VOC2012"),
+            "ADEChallengeData2016": partial(label_maps, "ade20k"),
+            "nyu_depth_v2": partial(depth_maps, "nyu", (480, 640)),
+            "kitti": partial(depth_maps, "kitti", (128, 416)),
         }
         self.here: dict[str, Callable[[Path], object]] = {  # in the working directory
             "photos": photos,
             "IMAGES": photos,
             "street.jpg": street,
             "aerial.jpg": aerial,
-            "my_package": package,
             "detr-r50-e632da11.pth": lambda file: self._converted("coco_r50", file, "detr"),
             "model_final_3c8ec9.pkl": pickled,
-            "kmax_r50.pth": lambda file: torch.save({"model": kmax_state()}, file),
+            "kmax_r50.pth": kmax,
         }
         self.published = {
             "facebook/detr-resnet-50": ("coco_r50", "hf"),
@@ -151,24 +160,37 @@ class World:
 
     def page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> Page:
         """A page's runner, in a new folder that has the project's configs and tools."""
-        home = folder / "home"
-        home.mkdir(parents=True)
-        (folder / "runs").mkdir()
-        for name in ("configs", "tools", "examples", "setup.cfg"):
-            (folder / name).symlink_to(self.project / name)
-        if blocks[0].page == "docs/own-method.md":  # the distribution that the page shows a part of
-            shutil.copytree(self.project / "tests/third_party/methods/mymethods", folder / "mymethods")
-        if blocks[0].page in ("docs/benchmark.md", "docs/own-backbone.md"):  # the same cases are measured once
-            (self.root / "benchmark").mkdir(exist_ok=True)
-            for name in ("benchmark", "families"):
-                (folder / "runs" / name).symlink_to(self.root / "benchmark")
-        page = Page(folder, home, self.project, blocks, self.place, **given)
+        page = Page(folder, folder / "home", self.project, blocks, self.place, self.train, **given)
+        self._prepare(page)
+        for name in ("benchmark", "families") if blocks[0].page in BENCHMARKS else ():
+            (folder / "runs" / name).mkdir()
+            shutil.copy(self._made("benchmark", measured) / "benchmark.json", folder / "runs" / name)
         for (where, name), config in OWN_RUNS.items():
             if where == blocks[0].page:
-                _link(self.run(*config), folder / "runs" / name)
-        if blocks[0].page == "docs/own-method.md":
-            page.install("mymethods", entry_points((self.project / "tests/third_party/methods/setup.cfg").read_text()))
+                shutil.copytree(self.run(*config), folder / "runs" / name)
         return page
+
+    def resolved_page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> ResolvedPage:
+        """A runner that runs nothing. The folders of runs have their configs."""
+        page = ResolvedPage(folder, folder / "home", self.project, blocks, self.place_sources, **given)
+        self._prepare(page)
+        own = {name: config for (where, name), config in OWN_RUNS.items() if where == blocks[0].page}
+        for name, (config, *overrides) in (RUNS | own).items():
+            if any(f"runs/{name}" in block.text for block in blocks):
+                page.leave_run(folder / "runs" / name, configs.load(config, overrides))
+        page.models |= {f"hf:{repository}": RUNS[run] for repository, (run, _) in self.published.items()}
+        page.models["detr-r50-e632da11.pth"] = RUNS["coco_r50"]
+        return page
+
+    def _prepare(self, page: Page) -> None:
+        page.home.mkdir(parents=True)
+        (page.folder / "runs").mkdir()
+        for name in ("configs", "tools", "examples", "setup.cfg"):
+            (page.folder / name).symlink_to(self.project / name)
+        if page.blocks[0].page == "docs/own-method.md":  # the distribution that the page shows a part of
+            distribution = self.project / "tests/third_party/methods"
+            shutil.copytree(distribution / "mymethods", page.folder / "mymethods")
+            page.install("mymethods", entry_points((distribution / "setup.cfg").read_text()))
 
     def place(self, page: Page, block: Block) -> None:
         """Links what the block names, unless an earlier block has made it."""
@@ -177,17 +199,23 @@ class World:
             if re.search(rf"~/{name}(?![\w-])", text):
                 _link(self._made(f"home-{name}", make), page.home / name)
         for name, make in self.here.items():
-            if re.search(rf"(?<![\w~/.-]){re.escape(name)}(?![\w-])", text):
-                file = f"{name}.py" if name == "my_package" else name
-                _link(self._made(file, make), page.cwd / file)
+            if mentions(text, name):
+                _link(self._made(name, make), page.cwd / name)
         for name in re.findall(r"\bruns/([\w-]+)", text):
-            if name in RUNS:
-                _link(self.run(*RUNS[name]), page.folder / "runs" / name)
+            if name in RUNS and not (page.folder / "runs" / name).exists():
+                shutil.copytree(self.run(*RUNS[name]), page.folder / "runs" / name)
         if "sys.argv" in text:
             _link(self._made("street.jpg", street), page.cwd / "street.jpg")
-        if "mine.yaml" in text and block.file != "mine.yaml" and not (page.cwd / "mine.yaml").is_file():
-            (page.cwd / "mine.yaml").write_text(MINE.get(block.page, "base: detr_swin\n"))
+        self.place_sources(page, block)
         self._my_set(page, text)
+
+    def place_sources(self, page: Page, block: Block) -> None:
+        """Writes the package and the config that the block names, unless an earlier block has written them."""
+        if mentions(block.text, "my_package") and not (page.cwd / "my_package.py").exists():
+            (page.cwd / "my_package.py").write_text(MY_PACKAGE)
+        file = page.cwd / "mine.yaml"
+        if "mine.yaml" in block.text and block.file != "mine.yaml" and not file.is_file():
+            file.write_text(MINE.get(block.page, "base: detr_swin\n"))
 
     def _my_set(self, page: Page, text: str) -> None:
         """~/my_set and ./my_set: depth or label maps, as the text wants; none where it is written."""
@@ -205,26 +233,48 @@ class World:
                 _link(self._made("depth_set" if depth else "label_set", depth_set if depth else label_set), link)
 
     def run(self, config: str, *overrides: str) -> Path:
-        """The folder of a run with this config."""
-        name = re.sub(r"\W+", "-", " ".join((config, *overrides)))
+        """The folder of a run with this config, to be copied. Equal configs are trained once."""
+        key = hashlib.sha256(configs.dump(configs.load(config, overrides)).encode()).hexdigest()[:16]
 
         def train(folder: Path) -> None:
             home = Path("~").expanduser()
             if any("~/coco" in one for one in overrides):
-                _link(self._made("home-coco", self.homes["coco"]), home / "coco")
-            assert main(["train", config, *overrides, "--run-dir", str(folder), "--quiet"]) == 0
+                _link(self._made("home-coco", coco), home / "coco")
+            run_command(["train", config, *overrides, "--run-dir", str(folder), "--quiet"])
 
-        return self._made(f"run-{name}", train)
+        return self._made(f"runs/{key}", train)
+
+    def train(self, arguments: Sequence[str]) -> None:
+        """`densevit train`. If the resolved config depends on nothing that a page makes, its run is a copy of `run`."""
+        from densevit.training.run.folder import choose  # late: it imports Lightning
+
+        given = cli.command("train")[1].parse_intermixed_args(arguments[1:])
+        if given.resume is None and self._on_shared_data(configs.load(given.config, given.overrides)):
+            run = self.run(given.config, *given.overrides)
+            shutil.copytree(run, choose(Path(given.config).stem, given.run_dir), dirs_exist_ok=True)
+        else:
+            run_command(arguments)
+
+    def _on_shared_data(self, config: Config) -> bool:
+        """Whether a config trains densevit's own models from random weights on scenes, or on data in the home."""
+        parts = [("backbones", config.backbone.name), *(("heads", head.name) for head in config.heads.values())]
+        data = config.data.options.get("root") in {None, *(f"~/{name}" for name in self.homes)}
+        return (
+            all(name in registry.find(group) for group, name in parts)
+            and all(registry.find(group)[name].origin.startswith("densevit ") for group, name in parts)
+            and data
+            and config.data.name != "mix"
+            and config.method.name == "supervised"
+            and config.weights is None
+            and config.backbone.weights is None
+            and not modules_in(config.model_dump())
+        )
 
     def _converted(self, run: str, out: Path, layout: str) -> None:
         assert main(["convert", str(self.run(*RUNS[run])), str(out), "--to", layout, "--quiet"]) == 0
 
     def _made(self, name: str, make: Callable[[Path], object]) -> Path:
-        path = self.root / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            make(path)
-        return path
+        return self.made_once(f"docs/{name}", make)
 
     # ---- in place of downloads ----
 
@@ -241,19 +291,52 @@ class World:
 
 def torch_download(url: str, file: str, *_: object, **__: object) -> None:
     """`torch.hub.download_url_to_file`, with random weights."""
+    import torch
     from torchvision import models
 
     torch.save(models.get_model(Path(url).name.partition("-")[0]).state_dict(), file)
 
 
-def untrained_timm() -> Callable[..., torch.nn.Module]:
+def exported_once(folder: Path) -> Callable[..., None]:
+    """`densevit.exporting.files.write`, which traces equal graphs once: further files are copies with their header."""
+    from densevit.exporting import files
+
+    write = files.write
+
+    def write_once(
+        graph: "ExportedGraph",
+        path: Path,
+        size: tuple[int, int],
+        header: Mapping[str, Any],
+        begin: Callable[[str], None] = lambda name: None,
+        rewrite: Callable[..., None] = files.unchanged,
+        program: Any = None,
+    ) -> None:
+        import torch
+
+        state = [(name, tensor.shape, tensor.double().sum().item()) for name, tensor in graph.state_dict().items()]
+        text = repr((type(graph), str(graph), state, graph.canvas, graph.resizing is None, size, torch.__version__))
+        file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}{path.suffix}"
+        if rewrite is not files.unchanged or not file.exists():
+            write(graph, path, size, header, begin, rewrite, program)
+            if rewrite is files.unchanged:
+                folder.mkdir(exist_ok=True)
+                shutil.copy(path, file)
+        else:
+            shutil.copy(file, path)
+            files.replace_header(path, header)
+
+    return write_once
+
+
+def untrained_timm() -> Callable[..., "nn.Module"]:
     """`timm.create_model` without pretrained weights, which are those of a nano ViT."""
     import timm
 
     create = timm.create_model
     nano = {"embed_dim": 128, "depth": 6, "num_heads": 4}
 
-    def create_model(name: str, pretrained: bool = False, **given: object) -> torch.nn.Module:
+    def create_model(name: str, pretrained: bool = False, **given: object) -> "nn.Module":
         return create(name, **given, **(nano if pretrained and name.startswith("vit_") else {}))
 
     return create_model
@@ -265,7 +348,45 @@ def _link(target: Path, link: Path) -> None:
         link.symlink_to(target)
 
 
-# ---- data sets ----
+def mentions(text: str, name: str) -> bool:
+    """Whether a text names a file or module of the working directory."""
+    return re.search(rf"(?<![\w~/.-]){re.escape(name)}(?![\w-])", text) is not None
+
+
+def measured(folder: Path) -> None:
+    """The command of docs/benchmark.md that measures most cases. Finished ones are not repeated."""
+    grid = ("--backbones", "swin,vit,mvit,resnet,timm", "--heads", "detr,setr,dpt")
+    command = ("benchmark", *grid, "--train", "--images", "16000", "--out", str(folder), *SHORTER["benchmark"])
+    assert main([*command]) == 0
+
+
+# ---- data sets and files; the tests of their readers, which make some, are imported late ----
+
+
+def coco(folder: Path) -> None:
+    from tests.configs.test_mask_recipes import make_coco
+
+    make_coco(folder, SIZE)
+
+
+def label_maps(layout: str, folder: Path) -> None:
+    from tests.configs.test_recipes import make
+
+    make(layout, folder, SIZE)
+
+
+def depth_maps(layout: str, size: tuple[int, int], folder: Path) -> None:
+    from tests.configs.test_depth_recipes import make
+
+    make(layout, folder, [size])
+
+
+def kmax(file: Path) -> None:
+    import torch
+
+    from tests.papers.test_kmax_checkpoints import authors_state
+
+    torch.save({"model": authors_state()}, file)
 
 
 def scenes(folder: Path) -> None:
@@ -304,13 +425,9 @@ def aerial(file: Path) -> None:
     Image.fromarray(rng.integers(0, 255, (7, 10, 3), dtype=np.uint8).repeat(100, axis=0).repeat(100, axis=1)).save(file)
 
 
-def package(file: Path) -> None:
-    file.write_text(MY_PACKAGE)
-
-
 def traffic(folder: Path) -> None:
     """COCO's layout with other classes."""
-    make_coco(folder, SIZE)
+    coco(folder)
     names = {1: "pedestrian", 3: "car", 6: "bus", 18: "dog"}
     for file in (folder / "annotations").glob("instances_*.json"):
         content = json.loads(file.read_text())
@@ -321,6 +438,8 @@ def traffic(folder: Path) -> None:
 
 
 def vehicles(folder: Path) -> None:
+    from tests.workbench.interchange.test_converting import yolo
+
     yolo(folder)
     (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: car, 1: truck}\n")
 

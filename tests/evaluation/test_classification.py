@@ -6,7 +6,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from densevit.errors import DataError
 from densevit.evaluation.classification import Classification
@@ -30,6 +29,8 @@ def update(evaluator: Classification, scores: torch.Tensor, labels: torch.Tensor
 
 
 def test_equals_torchmetrics_in_any_order_of_batches():
+    from torchmetrics.functional.classification import multiclass_accuracy
+
     scores, labels = images()
     evaluator = Classification(CLASSES)
     for start in (100, 0, 150, 50):

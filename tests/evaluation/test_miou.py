@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import confusion
@@ -101,6 +100,8 @@ def test_counts_match_plain_loops(seed: int):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_match_torchmetrics(seed: int):
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
+
     images = random_images(seed)
     arguments = {"num_classes": 6, "ignore_index": 255}
     matrix = MulticlassConfusionMatrix(**arguments)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torchmetrics.detection import PanopticQuality
 
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.coco_masks import CocoMasks
@@ -133,6 +132,8 @@ def test_metrics_match_the_definition(seed: int):
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_match_torchmetrics(seed: int):
     """Without crowds, and without void in predictions, which torchmetrics treats differently."""
+    from torchmetrics.detection import PanopticQuality
+
     pairs = [(found, truth | {"panoptic_crowds": []}) for found, truth in messy(seed, predicted_void=0)]
     metric = PanopticQuality({1, 2, 4}, {0, 3, 5}, True, return_sq_and_rq=True, return_per_class=True)
     for found, truth in pairs:

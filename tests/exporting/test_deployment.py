@@ -1,6 +1,7 @@
 """Merged blocks and folded batch norms give the outputs of the model, which stays as it is."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import FrozenBatchNorm2d
 
 import densevit
 from densevit.errors import PluginError
 from densevit.exporting import comparison, deployable, files
 from densevit.exporting.deployment import merge_blocks, simplified
 from densevit.exporting.graph import ExportedGraph
+from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone
 from densevit.model import DenseModel
+from tests.exporting.small_models import evaluated_at
 from tests.exporting.test_exporting import DETR
 
 ONE_STAGE = {"name": "one_stage", "width": 32}
+SECOND = pytest.mark.integration
 
 
 def randomised(module: nn.Module) -> Any:
@@ -57,10 +60,12 @@ def folded(module: nn.Module, x: Tensor) -> nn.Module:
     ("backbone", "head"),
     [
         ({"name": "resnet", "depth": 18}, ONE_STAGE),
-        ({"name": "resnet", "depth": 50, "variant": "d", "norm": "sync"}, ONE_STAGE),
-        ({"name": "resnet", "depth": 18, "norm": "frozen"}, {"name": "deformable_detr", **DETR}),
-        ({"name": "timm", "model": "efficientnet_b0"}, ONE_STAGE),
-        ({"name": "timm", "model": "hgnetv2_b0"}, ONE_STAGE),
+        pytest.param({"name": "resnet", "depth": 50, "variant": "d", "norm": "sync"}, ONE_STAGE, marks=SECOND),
+        pytest.param(
+            {"name": "resnet", "depth": 18, "norm": "frozen"}, {"name": "deformable_detr", **DETR}, marks=SECOND
+        ),
+        pytest.param({"name": "timm", "model": "efficientnet_b0"}, ONE_STAGE, marks=SECOND),
+        pytest.param({"name": "timm", "model": "hgnetv2_b0"}, ONE_STAGE, marks=SECOND),
     ],
     ids=lambda section: section.get("model", section["name"]),
 )
@@ -69,7 +74,7 @@ def test_a_model_without_batch_norms_gives_the_same_outputs(backbone: dict[str, 
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = deployable(model)
     assert norms(model) and not norms(made) and not made.training
-    images = torch.from_numpy(comparison.example_images((150, 203), 2, 1))
+    images = torch.from_numpy(comparison.example_images((75, 103), 2, 1))
     with torch.no_grad():
         expected, found = ExportedGraph(model)(images), ExportedGraph(made)(images)
     for name, value in expected.items():
@@ -130,19 +135,25 @@ def test_a_norm_is_folded_only_if_nothing_else_needs_the_output(use: str, left: 
 @pytest.mark.parametrize(
     ("layers", "shape", "left"),
     [
-        ([nn.Conv2d(3, 4, 3, stride=2, groups=1), nn.BatchNorm2d(4)], (2, 3, 9, 8), 0),
-        ([nn.Conv2d(4, 8, 3, groups=4), nn.BatchNorm2d(8, affine=True), nn.ReLU(inplace=True)], (2, 4, 9, 8), 0),
-        ([nn.ConvTranspose2d(3, 4, 2, stride=2), nn.BatchNorm2d(4)], (2, 3, 9, 8), 0),
-        ([nn.Conv2d(3, 4, 1, bias=False), FrozenBatchNorm2d(4)], (2, 3, 9, 8), 0),
-        ([nn.Linear(3, 4), nn.BatchNorm1d(4)], (5, 3), 0),
-        ([nn.Conv1d(3, 4, 3), nn.SyncBatchNorm(4)], (2, 3, 9), 0),
-        ([nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)], (2, 3, 9, 8), 1),
-        ([Standardised(3, 4, 3), nn.BatchNorm2d(4)], (2, 3, 9, 8), 1),
-        ([nn.Linear(3, 4), nn.BatchNorm1d(5)], (2, 5, 3), 1),  # normalises rows, not the layer's outputs
+        (lambda: [nn.Conv2d(3, 4, 3, stride=2, groups=1), nn.BatchNorm2d(4)], (2, 3, 9, 8), 0),
+        (lambda: [nn.Conv2d(4, 8, 3, groups=4), nn.BatchNorm2d(8), nn.ReLU(inplace=True)], (2, 4, 9, 8), 0),
+        (lambda: [nn.ConvTranspose2d(3, 4, 2, stride=2), nn.BatchNorm2d(4)], (2, 3, 9, 8), 0),
+        (lambda: [nn.Linear(3, 4), nn.BatchNorm1d(4)], (5, 3), 0),
+        (lambda: [nn.Conv1d(3, 4, 3), nn.SyncBatchNorm(4)], (2, 3, 9), 0),
+        (lambda: [nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)], (2, 3, 9, 8), 1),
+        (lambda: [Standardised(3, 4, 3), nn.BatchNorm2d(4)], (2, 3, 9, 8), 1),
+        (lambda: [nn.Linear(3, 4), nn.BatchNorm1d(5)], (2, 5, 3), 1),  # normalises rows, not the layer's outputs
     ],
 )
-def test_layers_with_batch_norms(layers: list[nn.Module], shape: tuple[int, ...], left: int):
-    assert len(norms(folded(nn.Sequential(*layers), torch.randn(shape)))) == left
+def test_layers_with_batch_norms(layers: Callable[[], list[nn.Module]], shape: tuple[int, ...], left: int):
+    assert len(norms(folded(nn.Sequential(*layers()), torch.randn(shape)))) == left
+
+
+def test_a_norm_with_frozen_statistics_is_folded():
+    from torchvision.ops import FrozenBatchNorm2d
+
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), FrozenBatchNorm2d(4))
+    assert not norms(folded(layers, torch.randn(2, 3, 9, 8)))
 
 
 # ---- merged blocks ----
@@ -219,9 +230,9 @@ def test_files_have_merged_blocks_and_neither_batch_norms_nor_unused_weights(suf
     torch.manual_seed(0)
     classes = [densevit.Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
     backbone = Branched()
-    head = densevit.create_head("one_stage", backbone.channels, backbone.strides, classes, width=32)
+    head = densevit.create_head("one_stage", backbone.channels, backbone.strides, classes, width=16, fusion_blocks=0)
     model = randomised(DenseModel(backbone, {"x": head}))
-    exported = densevit.export(model, tmp_path / f"model{suffix}", quiet=True)
+    exported = densevit.export(evaluated_at(Predictor(model), 96), tmp_path / f"model{suffix}", quiet=True)
     assert exported.difference <= 1e-4
     if suffix == ".onnx":
         import onnx

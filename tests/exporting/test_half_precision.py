@@ -18,12 +18,27 @@ from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import Block, HalfPrecision
 from densevit.inference.predictor import Predictor
-from tests.exporting.test_exporting import predictor_of
-
-pytestmark = pytest.mark.integration
+from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, small_predictor
+from tests.exporting.test_exporting import HEADS, untraced
 
 TRACED, SIZE = (97, 130), (75, 107)
-HEADS = [("resnet", "detr"), ("vit", "setr"), ("vit", "dpt")]
+VIT = {"name": "vit", "variant": "nano", "features": (1, 2)}
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "detr": ({"name": "resnet", "depth": 18}, HEADS["detr"]),
+    "setr": (VIT, NAIVE),
+    "dpt": ({**VIT, "features": (1, 2, 3, 4)}, HEADS["dpt"]),
+    "one-stage": (FOUR_MAPS, CELLS),
+}
+
+
+def predictor_of(name: str) -> Predictor:
+    backbone, head = MODELS[name]
+    torch.manual_seed(0)
+    predictor = densevit.create_model(backbone, {"x": head}, None if name == "dpt" else ["a", "b", "c"])
+    for parameter in predictor.parameters():
+        if not parameter.any():  # such as the last layer of boxes
+            torch.nn.init.normal_(parameter.data, std=0.02)
+    return predictor
 
 
 def graph_of(predictor: Predictor) -> ExportedGraph:
@@ -32,8 +47,9 @@ def graph_of(predictor: Predictor) -> ExportedGraph:
 
 def written(graph: ExportedGraph, path: Path, half: Any) -> HalfPrecision:
     """Writes a file in half precision without the checks of `export`."""
-    precision = half_precision.measured(graph, TRACED, half)
-    files.write(graph, path, TRACED, {}, rewrite=precision.set_types)
+    program = files.traced(graph, TRACED)
+    precision = half_precision.measured(graph, program, TRACED, half)
+    files.write(graph, path, TRACED, {}, rewrite=precision.set_types, program=program)
     return precision
 
 
@@ -52,11 +68,12 @@ def types_of(path: Path) -> tuple[Any, dict[str, int]]:
     return model.graph, types | {one.name: one.data_type for one in model.graph.initializer}
 
 
-@pytest.mark.parametrize(("backbone", "head"), HEADS)
-def test_heavy_layers_are_in_half_precision_and_others_in_float32(backbone: str, head: str, tmp_path: Path):
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["detr", "setr", "dpt"])
+def test_heavy_layers_are_in_half_precision_and_others_in_float32(name: str, tmp_path: Path):
     import onnx
 
-    graph, path = graph_of(predictor_of(backbone, head)), tmp_path / "model.onnx"
+    graph, path = graph_of(predictor_of(name)), tmp_path / "model.onnx"
     written(graph, path, "fp16")
     found = files.load(path)(comparison.example_images(SIZE, 2, 1))
     assert {value.dtype for value in found.values()} <= {np.dtype("float32"), np.dtype("uint8")}
@@ -67,20 +84,21 @@ def test_heavy_layers_are_in_half_precision_and_others_in_float32(backbone: str,
     inputs: dict[str, list[int]] = {}
     for node in onnx_graph.node:
         inputs.setdefault(node.op_type, []).append(types[node.input[0]])
-    heavy = [kind for name in ("Conv", "ConvTranspose", "MatMul", "Gemm") for kind in inputs.get(name, [])]
+    heavy = [dtype for kind in ("Conv", "ConvTranspose", "MatMul", "Gemm") for dtype in inputs.get(kind, [])]
     assert heavy.count(float16) > 0.8 * len(heavy)
-    for name in ("Softmax", "LayerNormalization", "Resize", "Sigmoid", "Gelu", "Erf"):
-        assert {*inputs.get(name, [])} <= {float32}, name
+    for kind in ("Softmax", "LayerNormalization", "Resize", "Sigmoid", "Gelu", "Erf"):
+        assert {*inputs.get(kind, [])} <= {float32}, kind
     assert {"Softmax", "LayerNormalization"} <= {*inputs}
-    weights = {kind: 0 for kind in (float16, float32)}
+    weights = {dtype: 0 for dtype in (float16, float32)}
     for one in onnx_graph.initializer:
         weights[one.data_type] = weights.get(one.data_type, 0) + math.prod(one.dims)
     assert weights[float16] > 0.8 * (weights[float16] + weights[float32])
 
 
-@pytest.mark.parametrize(("backbone", "head", "half"), [("vit", "setr", "fp16"), ("resnet", "one-stage", "bf16")])
-def test_pt2_files_have_types(backbone: str, head: str, half: Any, tmp_path: Path):
-    graph, path = graph_of(predictor_of(backbone, head)), tmp_path / "model.pt2"
+@pytest.mark.integration
+@pytest.mark.parametrize(("name", "half"), [("setr", "fp16"), ("one-stage", "bf16")])
+def test_pt2_files_have_types(name: str, half: Any, tmp_path: Path):
+    graph, path = graph_of(predictor_of(name)), tmp_path / "model.pt2"
     written(graph, path, half)
     assert 0 < max(errors_of(graph, path).values()) < half_precision.LIMITS[half]
     stored = torch.export.load(path).state_dict.values()
@@ -91,8 +109,8 @@ def test_pt2_files_have_types(backbone: str, head: str, half: Any, tmp_path: Pat
 
 def overflowing() -> Predictor:
     """A model with a feed-forward network whose hidden values are about 1e6, above the range of fp16."""
-    predictor = predictor_of("vit", "setr")
-    mlp: Any = predictor.backbone.get_submodule("blocks.2.mlp")
+    predictor = predictor_of("setr")
+    mlp: Any = predictor.backbone.get_submodule("blocks.1.mlp")
     with torch.no_grad():
         for tensor in (mlp.expand.weight, mlp.expand.bias):
             tensor *= 1e6
@@ -100,12 +118,13 @@ def overflowing() -> Predictor:
     return predictor
 
 
+@pytest.mark.integration
 def test_a_block_that_overflows_stays_in_float32(tmp_path: Path):
     graph, path, wrong = graph_of(overflowing()), tmp_path / "model.onnx", tmp_path / "wrong.pt2"
     precision = written(graph, path, "fp16")
     infinite = [block.name for block in precision.blocks if not math.isfinite(block.error)]
     assert infinite == [block.name for block in precision.blocks if block.precision == "fp32"]
-    assert infinite and all(name.startswith("backbone.blocks.2.mlp") for name in infinite)
+    assert infinite and all(name.startswith("backbone.blocks.1.mlp") for name in infinite)
     assert max(errors_of(graph, path).values()) < 5e-3
     everywhere = HalfPrecision("fp16", [replace(block, precision="fp16") for block in precision.blocks])
     files.write(graph, wrong, TRACED, {}, rewrite=everywhere.set_types)
@@ -115,18 +134,11 @@ def test_a_block_that_overflows_stays_in_float32(tmp_path: Path):
 def test_a_wrong_file_is_an_error_with_the_worst_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     blocks = [Block("stem", 1e-3, "fp16"), Block("neck", 2e-3, "fp16"), Block("stage", math.inf, "fp32")]
 
-    def load(path: Path) -> Any:
-        return lambda images: {k: v.numpy() + 0.02 for k, v in graph(torch.from_numpy(images)).items()}
-
-    graph = graph_of(predictor_of("resnet", "one-stage"))
+    predictor = small_predictor(CELLS)
+    untraced(predictor, monkeypatch, 0.02)
     monkeypatch.setattr(exporting, "measured", lambda *_: HalfPrecision("fp16", blocks))
-    monkeypatch.setattr(files, "write", lambda graph, path, *_: path.write_text("a file"))
-    monkeypatch.setattr(files, "load", load)
-    with (
-        torch.no_grad(),
-        pytest.raises(DensevitError, match=r"`scores` differs .* 1e-02 .*fp16, `neck` has .* 2\.0e-03"),
-    ):
-        densevit.export(predictor_of("resnet", "one-stage"), tmp_path / "model.pt2", half="fp16", quiet=True)
+    with pytest.raises(DensevitError, match=r"`scores` differs .* 1e-02 .*fp16, `neck` has .* 2\.0e-03"):
+        densevit.export(predictor, tmp_path / "model.pt2", half="fp16", quiet=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -138,12 +150,12 @@ def test_blocks_are_few_and_contain_all_layers():
     assert half_precision._blocks(["a.b", "a.c", "a"]) == ["a"]
 
 
+@pytest.mark.integration
 def test_the_command_shows_the_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": {"name": "setr"}}, ["a", "b"])
-    densevit.save(predictor, tmp_path / "model.safetensors")
+    densevit.save(small_predictor(NAIVE), tmp_path / "model.safetensors")
     out = tmp_path / "model.onnx"
     given = ["export", str(tmp_path / "model.safetensors"), "--half", "--out", str(out), "--quiet", "--json"]
-    assert main(given) == 0
+    assert main([*given, "--trust", "tests.exporting.small_models"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["limit"] == 1e-2
     assert {*result["blocks"][0]} == {"name", "error", "precision"} and len(result["blocks"]) <= 24
@@ -155,13 +167,17 @@ def test_the_command_shows_the_blocks(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_bf16_is_for_pt2_files(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"ONNX Runtime cannot run .* in bf16"):
-        densevit.export(predictor_of("resnet", "setr"), tmp_path / "model.onnx", half="bf16")
+        densevit.export(small_predictor(NAIVE), tmp_path / "model.onnx", half="bf16")
     with pytest.raises(ConfigError, match="half is 'int4'; expected one of fp16, bf16"):
-        densevit.export(predictor_of("resnet", "setr"), tmp_path / "model.onnx", half="int4")  # type: ignore[arg-type]
+        densevit.export(small_predictor(NAIVE), tmp_path / "model.onnx", half="int4")  # type: ignore[arg-type]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("head", "compares"), [("mask2former", True), ("one-stage", False), ("detr-two-stage", False)])
 def test_a_model_that_compares_values_may_differ_more(head: str, compares: bool):
-    program = files.traced(graph_of(predictor_of("resnet", head)), TRACED)
+    section = HEADS[head]
+    if "transformer" in section:
+        section = {**section, "transformer": {**section["transformer"], "decoder_layers": 1}}
+    program = files.traced(graph_of(small_predictor(section)), TRACED)
     assert typed_graph.compares(program, typed_graph.heavy_layers(program)) == compares
     assert HalfPrecision("fp16", (), compares).limit == (4e-2 if compares else 1e-2)

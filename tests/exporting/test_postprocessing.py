@@ -1,5 +1,6 @@
 """Files with post-processing make the predictions of `predict`."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,16 @@ from densevit.testing.head_export import PooledImages
 from densevit_heads.detr_panoptic import merging
 from densevit_workbench.scaffold import head as head_template
 from densevit_workbench.scaffold import segmentation_head as segmentation_head_template
+from tests.exporting.small_models import (
+    CELLS,
+    FOUR_MAPS,
+    NAIVE,
+    FourMaps,
+    evaluated_at,
+    program_predictor,
+    small_predictor,
+)
 from tests.exporting.test_exporting import BACKBONES, CLASSES, DETR, HEADS, Cells
-from tests.exporting.test_resizing import predictor_of as resizing_predictor
-
-pytestmark = pytest.mark.integration
 
 EOMT = {"num_queries": 9, "num_blocks": 1}
 ALL = {
@@ -42,11 +49,11 @@ ALL = {
 CLASS_LIST = [Class("a", 0, (0, 0, 0)), Class("b", 1, (0, 0, 0), thing=False), Class("c", 2, (0, 0, 0))]
 
 
-def predictor_of(head: str) -> Predictor:
+def predictor_of(head: str, backbone: dict[str, Any]) -> Predictor:
     torch.manual_seed(0)
     section = ALL[head]
     classes: Any = None if section["name"] == "dpt" else CLASS_LIST
-    backbone = BACKBONES["vit"] if section["name"].startswith("eomt") else BACKBONES["resnet"]
+    backbone = BACKBONES["vit"] if section["name"].startswith("eomt") else backbone
     predictor = densevit.create_model(backbone, {"x": section}, classes)
     for parameter in predictor.parameters():
         if not parameter.any():  # such as the last layer of boxes
@@ -100,9 +107,10 @@ def drawn_outputs(predictor: Predictor) -> dict[str, Any]:
     return outputs
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("head", ALL)
 def test_predict_is_traced_for_original_images_of_any_size(head: str, tmp_path: Path):
-    predictor = predictor_of(head)
+    predictor = predictor_of(head, FOUR_MAPS)
     outputs = drawn_outputs(predictor)
     tensors = {k: v for k, v in outputs.items() if k in ("logits", "boxes", "masks", "depth", "distances", "padding")}
     others = {key: value for key, value in outputs.items() if key not in tensors}
@@ -200,67 +208,76 @@ def test_masks_are_merged_as_by_mask2formers_loop(seed: int):
 # ---- files ----
 
 
-@pytest.mark.parametrize("resize", [False, True])
-def test_a_file_makes_the_predictions_of_predict(resize: bool, tmp_path: Path):
-    section = {"name": "one_stage", "width": 16, "fusion_blocks": 0}
-    predictor = resizing_predictor(section, "long side", ["a", "b"])
-    image = torch.from_numpy(comparison.example_images((150, 211), 1, 5)[0])
-    expected = predictor.predict(image)
-    threshold = float(expected.scores[30]) - 1e-6
-    exported = densevit.export(
-        predictor, tmp_path / "x.onnx", resize=resize, postprocess=True, threshold={"x": threshold}
-    )
-    assert exported.difference <= 1e-4 and exported.differences["objects"] == 0
-    loaded = densevit.load(exported.path)
-    loaded = loaded if resize else loaded.with_resize(predictor.resize)
-    found = loaded.predict(image, threshold=0)
-    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=2e-3 if resize else 1e-5)
-    if not resize:
-        torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-2)
-        assert torch.equal(found.labels, expected.labels)
-        assert len(loaded.predict(image).scores) == 31
-    with pytest.raises(
-        ConfigError, match=r"x\.onnx: has score thresholds inside, which cut AP\. Fix: evaluate the mod"
-    ):
+def refuses_evaluation(loaded: Predictor) -> None:
+    with pytest.raises(ConfigError, match=r"\.onnx: has score thresholds inside, which cut AP\. Fix: evaluate the mod"):
         densevit.evaluate(loaded, {"name": "scenes"})
 
 
-def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_threshold(tmp_path: Path, capsys: Any):
+@pytest.mark.integration
+def test_a_file_makes_the_predictions_of_predict(tmp_path: Path):
+    predictor = small_predictor(CELLS)
+    image = torch.from_numpy(comparison.example_images((150, 211), 1, 5)[0])
+    expected = predictor.predict(image)
+    threshold = float(expected.scores[30]) - 1e-6
+    exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold={"x": threshold})
+    assert exported.difference <= 1e-4 and exported.differences["objects"] == 0
+    loaded = densevit.load(exported.path).with_resize(predictor.resize)
+    found = loaded.predict(image, threshold=0)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-2)
+    assert torch.equal(found.labels, expected.labels)
+    assert len(loaded.predict(image).scores) == 31
+    refuses_evaluation(loaded)
+
+
+@pytest.mark.integration
+def test_a_file_that_resizes_makes_the_predictions_of_predict(program: Path):
+    """To within the effect of one level of brightness."""
+    differences = json.loads((program / "model.json").read_text())["differences"]
+    assert max(differences.values()) <= 1e-4 and differences["objects"] == 0
+    expected = program_predictor().predict(program / "image.png")
+    loaded = densevit.load(program / "model.onnx")
+    found = loaded.predict(program / "image.png", threshold=0)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=2e-3)
+    refuses_evaluation(loaded)
+
+
+@pytest.mark.integration
+def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_threshold(
+    program: Path, tmp_path: Path, capsys: Any
+):
     import onnxruntime
 
-    predictor = resizing_predictor({"name": "one_stage", "width": 16, "fusion_blocks": 0}, "detr", ["a", "b"])
-    image = comparison.example_images((150, 211), 1, 5)
-    scores = predictor.predict(torch.from_numpy(image[0])).scores
-    threshold = float(scores[:12].min())
-    densevit.export(predictor, tmp_path / "x.onnx", resize=True, postprocess=True, threshold=threshold - 1e-3)
-    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    session = onnxruntime.InferenceSession(program / "model.onnx")
     assert [one.name for one in session.get_inputs()] == ["images"]
-    boxes, found, labels = session.run(["boxes", "scores", "labels"], {"images": image})
+    pixels = np.asarray(Image.open(program / "image.png")).transpose(2, 0, 1)[None]
+    boxes, found, labels = session.run(["boxes", "scores", "labels"], {"images": pixels})
     assert boxes.shape == (len(found), 4) and labels.shape == found.shape
-    assert len(found) >= 12 and found.min() >= np.float32(threshold - 1e-3)
-    Image.fromarray(image[0].transpose(1, 2, 0)).save(tmp_path / "image.png")
-    assert main(["predict", str(tmp_path / "x.onnx"), str(tmp_path / "image.png"), "--out", str(tmp_path / "out")]) == 0
+    threshold = json.loads((program / "model.json").read_text())["threshold"]
+    assert len(found) >= 31 and found.min() >= np.float32(threshold)
+    given = [str(program / name) for name in ("model.onnx", "image.png")]
+    assert main(["predict", *given, "--out", str(tmp_path / "out")]) == 0
     assert f"the {len(found)} objects of score" in (said := capsys.readouterr().out) and "inside the file" in said
 
 
 def test_only_onnx_files_have_the_post_processing(tmp_path: Path):
-    predictor = predictor_of("setr")
+    predictor = small_predictor(NAIVE)
     with pytest.raises(DensevitError, match=r"x\.pt2: only ONNX files have the post-processing inside.* NAME\.onnx"):
         densevit.export(predictor, tmp_path / "x.pt2", postprocess=True)
 
 
 def test_a_threshold_needs_the_post_processing_and_a_head_with_scores(tmp_path: Path):
     with pytest.raises(ConfigError, match="threshold: is for files that select objects"):
-        densevit.export(predictor_of("setr"), tmp_path / "x.onnx", threshold=0.5)
+        densevit.export(small_predictor(NAIVE), tmp_path / "x.onnx", threshold=0.5)
     with pytest.raises(ConfigError, match="threshold of 'x', which is not a head with scores"):
-        densevit.export(predictor_of("setr"), tmp_path / "x.onnx", threshold={"x": 0.5}, postprocess=True)
+        densevit.export(small_predictor(NAIVE), tmp_path / "x.onnx", threshold={"x": 0.5}, postprocess=True)
     with pytest.raises(ConfigError, match="threshold of 'x' is 2; a score from 0 to 1 is expected"):
-        densevit.export(predictor_of("one-stage"), tmp_path / "x.onnx", threshold=2, postprocess=True)
+        densevit.export(small_predictor(CELLS), tmp_path / "x.onnx", threshold=2, postprocess=True)
 
 
 def test_a_file_with_thresholds_is_not_evaluated_when_it_is_written(tmp_path: Path):
     with pytest.raises(ConfigError, match="is not evaluated, because they cut AP"):
-        densevit.export(predictor_of("one-stage"), tmp_path / "x.onnx", evaluate=lambda _: {}, postprocess=True)
+        densevit.export(small_predictor(CELLS), tmp_path / "x.onnx", evaluate=lambda _: {}, postprocess=True)
     assert not [*tmp_path.iterdir()]
 
 
@@ -273,14 +290,15 @@ class OnValues(Cells):
 
 
 def test_a_predict_that_cannot_be_traced_is_an_error_of_one_line(tmp_path: Path):
-    backbone = densevit.create_backbone("resnet", depth=18)
+    backbone = FourMaps()
     head = OnValues(backbone.channels, backbone.strides, CLASS_LIST)
     model = densevit.model.DenseModel(backbone, {"mine": head})
-    with pytest.raises(DensevitError, match=r"^ResNet with OnValues cannot be exported: .*docs/export.md.*$"):
+    with pytest.raises(DensevitError, match=r"^FourMaps with OnValues cannot be exported: .*docs/export.md.*$"):
         densevit.export(model, tmp_path / "x.onnx", postprocess=True)
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.integration
 def test_faster_rcnn_is_an_error_of_one_line(tmp_path: Path):
     predictor = densevit.create_model(BACKBONES["resnet"], {"x": {"name": "faster_rcnn"}}, CLASSES)
     with pytest.raises(DensevitError) as error:
@@ -288,6 +306,7 @@ def test_faster_rcnn_is_an_error_of_one_line(tmp_path: Path):
     assert "FasterRCNN cannot be exported" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("template", [head_template, segmentation_head_template])
 def test_the_heads_of_the_tutorial_are_exported(template: Any, tmp_path: Path):
     """They have no `exported`, which post-processing does not need."""
@@ -296,19 +315,20 @@ def test_the_heads_of_the_tutorial_are_exported(template: Any, tmp_path: Path):
     torch.manual_seed(0)
     levels = (16, 32), (8, 16)
     head = module["Mine"](*levels, CLASS_LIST)
-    model = densevit.model.DenseModel(PooledImages(*levels), {"mine": head})
-    exported = densevit.export(model, tmp_path / "x.onnx", postprocess=True, threshold=None)
+    predictor = evaluated_at(Predictor(densevit.model.DenseModel(PooledImages(*levels), {"mine": head})), 96)
+    exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)
     assert exported.difference <= 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ALL)
 def test_every_head_is_exported(head: str, tmp_path: Path):
-    exported = densevit.export(predictor_of(head), tmp_path / "x.onnx", postprocess=True, threshold=None)
+    predictor = predictor_of(head, BACKBONES["resnet"])
+    exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)
     assert exported.difference <= 1e-4
     loaded = densevit.load(exported.path)
     image = torch.from_numpy(comparison.example_images((75, 107), 1, 5)[0])
-    assert [*loaded.predict(image)] == [*predictor_of(head).predict(image)]
+    assert [*loaded.predict(image)] == [*predictor.predict(image)]
 
 
 # ---- the comparison ----

@@ -1,12 +1,13 @@
 """The predictions that heads make from the outputs of an exported file are those of `predict`."""
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 
-from densevit.inference.predictor import Predictor
-from tests.exporting.test_exporting import predictor_of
+from tests.exporting.small_models import small_predictor
+from tests.exporting.test_exporting import CLASSES, HEADS
 
 BOXES, MASKS = {"boxes", "labels", "scores"}, {"boxes", "labels", "masks", "scores"}
 KEYS = {
@@ -25,8 +26,13 @@ KEYS = {
 }
 
 
-def random_outputs(predictor: Predictor) -> dict[str, Any]:
-    """Outputs of the head for an image of 75 x 107 pixels with padding, whose classes and masks are random."""
+@functools.cache
+def head_and_outputs(head: str) -> tuple[Any, dict[str, Any]]:
+    """A head and its outputs for an image of 75 x 107 pixels with padding, whose classes and masks are random."""
+    predictor = small_predictor(HEADS[head], None if HEADS[head]["name"] == "dpt" else CLASSES)
+    for parameter in predictor.parameters():
+        if not parameter.any():  # such as the last layer of boxes
+            torch.nn.init.normal_(parameter.data, std=0.02)
     multiple, generator = predictor.model.multiple, torch.Generator().manual_seed(0)
     height, width = (-(-side // multiple) * multiple for side in (75, 107))
     mask = torch.ones(1, height, width, dtype=torch.bool)
@@ -41,15 +47,14 @@ def random_outputs(predictor: Predictor) -> dict[str, Any]:
         drawn["depth"] = outputs["depth"] * torch.rand(outputs["depth"].shape, generator=generator)
     if "boxes" in outputs:
         drawn["boxes"] = torch.rand(outputs["boxes"].shape, generator=generator)
-    return {**outputs, **drawn}
+    return predictor.heads["x"], {**outputs, **drawn}
 
 
 @pytest.mark.parametrize("original", [(75, 107), (120, 171), (50, 71)])
 @pytest.mark.parametrize("head", KEYS)
 def test_predictions_from_outputs_are_those_of_predict(head: str, original: tuple[int, int]):
-    predictor = predictor_of("resnet", head)
-    module: Any = predictor.heads["x"]
-    outputs, target = random_outputs(predictor), {"size": (75, 107), "original_size": original}
+    module, outputs = head_and_outputs(head)
+    target = {"size": (75, 107), "original_size": original}
     with torch.no_grad():
         [expected], exported = module.predict(outputs, [target]), module.exported(outputs, (75, 107))
     [found] = module.predict_exported(exported, [target])

@@ -13,38 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import densevit
 from densevit.cli import main
-from densevit.data.transforms.recipes import build_recipe
-from densevit.data.transforms.resizing import EvaluationTransform
-from densevit.exporting import comparison
+from tests.exporting.small_models import CELLS, NAMES, program_predictor, small_predictor
 
 pytestmark = pytest.mark.integration
-NAMES = ["cat", "dog & bone"]
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict[str, Any]]]:
-    """The folder with a file, its description and an image; the image; and the objects of `predict`."""
-    folder = tmp_path_factory.mktemp("program")
-    torch.manual_seed(0)
-    section = {"name": "one_stage", "width": 16, "fusion_blocks": 0}
-    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": section}, NAMES)
-    predictor = predictor.with_resize(EvaluationTransform(build_recipe("fixed", 96)))
-    pixels = comparison.example_images((150, 211), 1, 5)[0].transpose(1, 2, 0)
-    image = folder / "image.png"
-    Image.fromarray(pixels).save(image)
-    everything = predictor.predict(image)
-    threshold = float((everything.scores[9] + everything.scores[10]) / 2)
-    densevit.export(predictor, folder / "model.onnx", resize=True, postprocess=True, threshold=threshold)
-    found = densevit.load(folder / "model.onnx").predict(image)
+@pytest.fixture
+def expected(program: Path) -> list[dict[str, Any]]:
+    """The objects of `predict` on the image of the fixture `program`."""
+    found = densevit.load(program / "model.onnx").predict(program / "image.png")
+    everything = program_predictor().predict(program / "image.png")
     np.testing.assert_allclose(found.scores, everything.scores[: len(found.scores)], atol=2e-3)  # one level of pixels
-    (folder / "model.json").write_text(json.dumps({"classes": {"x": NAMES}}))
     rows = zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
-    return folder, image, [{"class": name, "score": score, "box": box} for name, score, box in rows]
+    return [{"class": name, "score": score, "box": box} for name, score, box in rows]
 
 
 def check(objects: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
@@ -63,29 +48,44 @@ def node_packages(project: Path) -> Path | None:
     return None
 
 
-def test_the_javascript_program_detects_what_predict_does(project: Path, exported: Any, tmp_path: Path):
+@pytest.fixture
+def packages(project: Path) -> Path:
+    """Skips where the JavaScript program cannot run. Before `program` in a test's arguments, which exports."""
     packages = node_packages(project)
     if packages is None or shutil.which("node") is None:
         pytest.skip("needs node, and onnxruntime-node and sharp in NODE_PACKAGES")
-    folder, image, expected = exported
+    return packages
+
+
+@pytest.fixture
+def cpp() -> None:
+    """Skips where the C++ program cannot be built."""
+    if "ONNXRUNTIME_ROOT" not in os.environ or shutil.which("cmake") is None:
+        pytest.skip("needs cmake, and ONNX Runtime in ONNXRUNTIME_ROOT")
+
+
+def test_the_javascript_program_detects_what_predict_does(
+    packages: Path, project: Path, program: Path, expected: list[dict[str, Any]], tmp_path: Path
+):
+    image = program / "image.png"
     (tmp_path / "node_modules").symlink_to(packages / "node_modules")
     for name in ("detect.js", "package.json"):
         shutil.copy(project / "examples" / "javascript" / name, tmp_path)
-    files = [folder / "model.onnx", folder / "model.json", image, tmp_path / "drawn.png"]
+    files = [program / "model.onnx", program / "model.json", image, tmp_path / "drawn.png"]
     done = subprocess.run(["node", tmp_path / "detect.js", *files], capture_output=True, text=True, check=True)
     check([json.loads(line) for line in done.stdout.splitlines()], expected)
     drawn, given = (np.asarray(Image.open(path).convert("RGB")) for path in (files[3], image))
     assert drawn.shape == given.shape and (drawn != given).any()
 
 
-def test_the_cpp_program_detects_what_predict_does(project: Path, exported: Any, tmp_path: Path):
-    if "ONNXRUNTIME_ROOT" not in os.environ or shutil.which("cmake") is None:
-        pytest.skip("needs cmake, and ONNX Runtime in ONNXRUNTIME_ROOT")
-    folder, image, expected = exported
+def test_the_cpp_program_detects_what_predict_does(
+    cpp: None, project: Path, program: Path, expected: list[dict[str, Any]], tmp_path: Path
+):
+    image = program / "image.png"
     subprocess.run(["cmake", "-S", project / "examples" / "cpp", "-B", tmp_path], capture_output=True, check=True)
     subprocess.run(["cmake", "--build", tmp_path], capture_output=True, check=True)
     Image.open(image).save(tmp_path / "image.ppm")
-    files = [folder / "model.onnx", tmp_path / "image.ppm", tmp_path / "drawn.ppm"]
+    files = [program / "model.onnx", tmp_path / "image.ppm", tmp_path / "drawn.ppm"]
     done = subprocess.run([tmp_path / "detect", *files], capture_output=True, text=True, check=True)
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     objects = [{"class": n, "score": float(s), "box": [float(side) for side in box]} for n, s, *box in rows]
@@ -97,12 +97,10 @@ def test_the_command_names_the_classes(tmp_path: Path, capsys: pytest.CaptureFix
     """Key `classes` of --json, and of the file's metadata."""
     import onnx
 
-    predictor = densevit.create_model(
-        {"name": "resnet", "depth": 18}, {"x": {"name": "one_stage", "width": 16, "fusion_blocks": 0}}, NAMES
-    )
-    densevit.save(predictor, tmp_path / "m.safetensors")
+    densevit.save(small_predictor(CELLS, NAMES), tmp_path / "m.safetensors")
     out = tmp_path / "m.onnx"
-    assert main(["export", str(tmp_path / "m.safetensors"), "--postprocess", "--out", str(out), "--json"]) == 0
+    given = ["export", str(tmp_path / "m.safetensors"), "--postprocess", "--out", str(out), "--json"]
+    assert main([*given, "--trust", "tests.exporting.small_models"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["classes"] == {"x": NAMES}
     properties = {one.key: one.value for one in onnx.load(out).metadata_props}

@@ -15,8 +15,7 @@ from densevit.exporting import comparison, files
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Recipe
-
-pytestmark = pytest.mark.integration
+from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, small_predictor
 
 RECIPES: dict[str, tuple[Any, ...]] = {
     "long side": ("fixed", 96),
@@ -64,6 +63,7 @@ def test_the_bounds_in_the_header_give_the_evaluation_size_to_within_a_pixel(nam
         assert (round(height * scale), round(width * scale)) == pytest.approx(expected, abs=tolerance)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", RECIPES)
 def test_sizes_are_symbols_of_the_traced_resizing(name: str):
     resizing = Resizing(build_recipe(*RECIPES[name]))
@@ -73,9 +73,10 @@ def test_sizes_are_symbols_of_the_traced_resizing(name: str):
         assert torch.equal(traced(images), resizing(images))
 
 
+@pytest.mark.integration
 def test_a_file_with_resizing_gives_the_boxes_of_predict(tmp_path: Path):
     """In pixels of the original image, within the effect of one level of brightness."""
-    predictor = predictor_of({"name": "one_stage", "width": 16, "fusion_blocks": 0}, "long side", ["a", "b"])
+    predictor = small_predictor(CELLS)
     exported = densevit.export(predictor, tmp_path / "model.onnx", resize=True)
     assert exported.difference <= 1e-4
     assert exported.sizes == [(480, 640), (333, 250), (64, 97)]
@@ -112,13 +113,13 @@ def test_outputs_of_all_kinds_of_heads_are_those_of_the_original_pixels(
 
 
 def test_a_model_without_a_config_has_no_resizing(tmp_path: Path):
-    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": {"name": "setr"}}, ["a"])
+    predictor = densevit.create_model(FOUR_MAPS, {"x": NAIVE}, ["a"])
     with pytest.raises(ConfigError, match=r"no config with `data.image_size`.* Fix: export a run folder"):
         densevit.export(predictor, tmp_path / "model.onnx", resize=True)
 
 
 def test_only_onnx_files_resize(tmp_path: Path):
-    predictor = predictor_of({"name": "setr"}, "detr", ["a"])
+    predictor = small_predictor(NAIVE)
     with pytest.raises(DensevitError, match=r"model.pt2: only ONNX files can resize images inside.*NAME.onnx"):
         densevit.export(predictor, tmp_path / "model.pt2", resize=True)
 

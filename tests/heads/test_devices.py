@@ -1,10 +1,11 @@
 """Heads, losses and evaluators on a simulated accelerator: no mixed devices and no synchronisation."""
 
-from collections.abc import Iterator
+import copy
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -12,15 +13,36 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import Data, build_data
 from densevit.inference.creating import build_model
-from densevit.interfaces import Batch
+from densevit.interfaces import Backbone, Batch
+from densevit.layers import table_cache
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel
 from densevit.training.loop.evaluators import build_evaluators
 from tests.strict_device import DEVICE, Accelerator, host, moved
-from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 
 pytestmark = pytest.mark.integration
 
+BASE: dict[str, Any] = {
+    "backbone": {"name": f"{__name__}:Convolutions"},
+    "data": {
+        "name": "scenes", "train_length": 4, "val_length": 2, "image_size": 64, "batch_size": 2, "num_workers": 0,
+    },
+    "optim": {"lr": 1e-3},
+    "trainer": {"max_epochs": 1, "precision": "32", "accelerator": "cpu", "log_every": 1},
+}  # fmt: skip
+BACKBONES: dict[str, dict[str, Any]] = {  # of heads that need another one, and one with windows
+    "segformer": {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"},
+    **{f"eomt-{task}": {"name": "vit", "variant": "nano"} for task in ("panoptic", "instance", "semantic")},
+}
+DETECTION = {
+    "name": "dab_detr", "num_queries": 8, "stride": 8, "fusion_blocks": 1, "classification": "mal",
+    "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
+    "denoising": 1, "dense_loss": 1.0,
+}  # fmt: skip
+SURFACES = {
+    "name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "batch",
+    "class_weights": "balanced",
+}  # fmt: skip
 PLAIN = {
     "name": "detr", "num_queries": 4,
     "transformer": {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16,
@@ -104,17 +126,39 @@ WAITING = {"fcos"}
 Setup = tuple[DenseModel, Data, Config]
 
 
-@pytest.fixture(params=HEADS)
-def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
-    """A model with one head of HEADS, and its data."""
+class Convolutions(Backbone):
+    """One convolution per feature: a simulated accelerator takes a millisecond for each operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.strides = (16, 32, 48, 64), (4, 8, 16, 32)
+        sizes = zip((3, *self.channels), self.channels, (4, 2, 2, 2), strict=False)
+        self.stages = nn.ModuleList(nn.Conv2d(inputs, outputs, k, k) for inputs, outputs, k in sizes)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = images
+        return [x := stage(x) for stage in self.stages]
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def built(request: pytest.FixtureRequest) -> Setup:
+    """A model with one head of HEADS, and its data. Read only."""
+    torch.manual_seed(0)
     head = HEADS[request.param]
     panoptic = "panoptic" in request.param
     masks = panoptic or head["name"] in ("mask2former_instance", "eomt_instance")
     data = {**BASE["data"], "masks": masks, "panoptic": panoptic}
-    backbone = {"backbone": {"name": "vit", "variant": "nano"}} if head["name"].startswith("eomt") else {}
-    config = configs.from_mapping({**BASE, **backbone, "heads": {request.param: head}, "data": data})
-    built = build_data(config)
-    yield build_model(config, built.classes), built, config
+    backbone = BACKBONES.get(request.param, BASE["backbone"])
+    config = configs.from_mapping({**BASE, "backbone": backbone, "heads": {request.param: head}, "data": data})
+    loaded = build_data(config)
+    return build_model(config, loaded.classes), loaded, config
+
+
+@pytest.fixture
+def setup(built: Setup, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    """`built`, with a copy of the model."""
+    monkeypatch.setattr(table_cache, "_CACHE", {})  # other tests may have cached tables of the same device, meta
+    return copy.deepcopy(built[0]), *built[1:]
 
 
 def batches(data: Data) -> list[Batch]:
@@ -151,7 +195,7 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(set
         model.load_state_dict(state)
         torch.manual_seed(1)
         expected = model.train().loss(model(batch), batch["targets"], LossContext())
-        reference = build_model(config, data.classes).train()
+        reference = copy.deepcopy(model)
         reference.load_state_dict(state)
         accelerator = Accelerator(torch.float64)
         with accelerator:

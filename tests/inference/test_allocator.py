@@ -10,7 +10,6 @@ import pytest
 import densevit
 from densevit.cli import main
 from densevit.inference import allocator
-from densevit.training.run import fit as training
 
 FAULTS = """
 import resource
@@ -57,6 +56,8 @@ def test_commands_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_trainings_from_python_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.run import fit as training
+
     def called() -> None:
         raise InterruptedError("called")
 

@@ -6,24 +6,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.interfaces import Class
-from densevit.training.loop.dense_module import DenseModule
 from densevit.weights import hub
 from densevit.weights.hub import Published
 
 RESNET = {"name": "resnet", "depth": 18}
+SETR = {"name": "setr", "decoder": "naive", "width": 8}
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
     """torchvision's ResNet-18 with random weights and statistics."""
+    import torchvision
+
     model = torchvision.models.resnet18(num_classes=5)
     for name, value in model.state_dict().items():
         if "running" in name:
@@ -85,7 +86,7 @@ def test_names_and_sections_build_a_model():
 
 
 def test_a_model_without_a_config_is_saved_and_loaded_to_the_last_bit(tmp_path: Path):
-    heads = {"ground": {"name": "setr", "neck": {"name": "fpn", "width": 8}}, "weather": "setr"}
+    heads = {"ground": {**SETR, "neck": {"name": "fpn", "width": 8}}, "weather": SETR}
     classes = {"ground": ["road", "grass", "water"], "weather": ["sun", "rain"]}  # two heads of one task
     predictor = densevit.create_model({**RESNET, "mean": [0.1, 0.2, 0.3]}, heads, classes)
     densevit.save(predictor, tmp_path / "mine.safetensors")
@@ -99,20 +100,20 @@ def test_a_model_without_a_config_is_saved_and_loaded_to_the_last_bit(tmp_path: 
 
 
 def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module, tmp_path: Path):
-    first = densevit.create_model(RESNET, {"seg": "setr"}, ["a", "b"], weights=file)
+    first = densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"], weights=file)
     assert is_of(first.backbone, resnet) and first.sections.backbone.weights == file
     densevit.save(first, tmp_path / "whole.safetensors")
-    other = densevit.create_model(RESNET, {"seg": "setr"}, ["a", "b"], weights=tmp_path / "whole.safetensors")
+    other = densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"], weights=tmp_path / "whole.safetensors")
     assert torch.equal(other.predict(IMAGE).semantic, first.predict(IMAGE).semantic)
     state = other.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in first.model.state_dict().items())
-    assert not is_of(densevit.create_model(RESNET, {"seg": "setr"}, ["a", "b"]).backbone, resnet)
+    assert not is_of(densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"]).backbone, resnet)
 
 
 def test_published_weights_bring_their_mean_and_deviation(resnet: nn.Module, monkeypatch: pytest.MonkeyPatch):
     facts = {"mean": (0.5, 0.25, 0.125), "std": (0.5, 0.5, 0.5)}
     monkeypatch.setattr(hub, "fetch", lambda source: Published(dict(resnet.state_dict()), facts))
-    predictor = densevit.create_model(RESNET, {"seg": "setr"}, ["a"], weights="timm:resnet18.a1_in1k")
+    predictor = densevit.create_model(RESNET, {"seg": SETR}, ["a"], weights="timm:resnet18.a1_in1k")
     assert is_of(predictor.backbone, resnet)
     assert predictor.backbone.mean == (0.5, 0.25, 0.125) and predictor.model.mean.flatten()[1] == 255 * 0.25
     backbone = densevit.create_backbone("resnet", depth=18, weights="timm:resnet18.a1_in1k")
@@ -123,7 +124,8 @@ def test_published_weights_bring_their_mean_and_deviation(resnet: nn.Module, mon
 def test_a_config_s_weights_are_loaded_unless_told_not_to(
     file: str, resnet: nn.Module, tmp_path: Path, pretrained: bool
 ):
-    text = f"backbone: {{name: resnet, depth: 18, weights: {file}}}\nheads: {{segmentation: {{name: setr}}}}\n"
+    text = f"backbone: {{name: resnet, depth: 18, weights: {file}}}\n"
+    text += "heads: {segmentation: {name: setr, decoder: naive, width: 8}}\n"
     path = tmp_path / "mine.yaml"
     path.write_text(text + "data: {name: scenes, image_size: 48}\ntrainer: {max_steps: 1}\n")
     for source in (path, str(path), configs.load(path)):
@@ -131,12 +133,12 @@ def test_a_config_s_weights_are_loaded_unless_told_not_to(
         assert is_of(predictor.backbone, resnet) == pretrained
         assert predictor.config == configs.load(path)
         assert predictor.classes["segmentation"] == densevit.build_data(predictor.config).classes["segmentation"]
-    with_sections = densevit.create_model({**RESNET, "weights": file}, {"seg": "setr"}, ["a"], pretrained=pretrained)
+    with_sections = densevit.create_model({**RESNET, "weights": file}, {"seg": SETR}, ["a"], pretrained=pretrained)
     assert is_of(with_sections.backbone, resnet) == pretrained
 
 
 def test_weights_stand_in_place_of_the_config_s(file: str, resnet: nn.Module):
-    values = {"backbone": {**RESNET, "weights": "nowhere.pth"}, "heads": {"segmentation": {"name": "setr"}}}
+    values = {"backbone": {**RESNET, "weights": "nowhere.pth"}, "heads": {"segmentation": SETR}}
     config = configs.from_mapping({**values, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
     predictor = densevit.create_model(config, classes=["a"], weights=file)
     assert is_of(predictor.backbone, resnet)
@@ -181,8 +183,10 @@ def test_a_wrong_argument_is_an_error_that_names_it(options: Any, error: type[Ex
 
 
 def test_a_predictor_is_trained_in_training_mode():
+    from densevit.training.loop.dense_module import DenseModule
+
     frozen = {**RESNET, "freeze": True}
-    predictor = densevit.create_model(frozen, {"segmentation": "setr"}, ["a"])
+    predictor = densevit.create_model(frozen, {"segmentation": SETR}, ["a"])
     module = DenseModule(predictor)
     assert module.model is predictor.model and not module.model.training
     module.on_fit_start()

@@ -27,7 +27,7 @@ from densevit.interfaces import Head
 MODULE = "tests.inference.test_file_model"
 RESNET = {"name": "resnet", "depth": 18}
 DETR = {"name": "detr", "num_queries": 5, "transformer": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}}
-SETR = {"name": "setr"}
+SETR = {"name": "setr", "decoder": "naive", "width": 16}
 
 
 class Brightness(Head):

@@ -26,9 +26,9 @@ MODELS = {
     "detr-resnet": (NANO["resnet"], DETR),
     "detr-vit": (NANO["vit"], DETR),
     "anchors-swin": (NANO["swin"], {**DETR, "name": "dab_detr"}),
-    "setr-vit": (NANO["vit"], {"name": "setr"}),
-    "mla-mvit": (NANO["mvit"], {"name": "setr", "decoder": "mla"}),
-    "pup-pyramid-resnet": (NANO["resnet"], {"name": "setr", "decoder": "pup", "neck": {"name": "fpn", "width": 16}}),
+    "setr-vit": (NANO["vit"], {"name": "setr", "width": 32}),
+    "mla-mvit": (NANO["mvit"], {"name": "setr", "decoder": "mla", "width": 32, "branch_width": 16}),
+    "pup-pyramid-resnet": (NANO["resnet"], {"name": "setr", "width": 32, "neck": {"name": "fpn", "width": 16}}),
     "dpt-swin": (NANO["swin"], {"name": "dpt", "width": 16, "output": "sigmoid"}),
     "dpt-segmentation-vit": (NANO["vit"], {"name": "dpt_segmentation", "width": 16}),
 }

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 
 import densevit
@@ -20,13 +19,15 @@ from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.model import Inference
-from densevit.training.loop.dense_module import DenseModule
 from densevit.weights import model_file
 
 CLASSES = {"segmentation": tuple(Class(name, n, (n, 0, 9)) for n, name in enumerate(("road", "sky", "tree")))}
+BACKBONE = {"name": "swin", "variant": "nano", "window_size": 4}
+SETR = {"name": "setr", "decoder": "naive", "width": 16}
+DETR = {"name": "detr", "transformer": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}}
 VALUES: dict[str, Any] = {
-    "backbone": {"name": "resnet", "depth": 18},
-    "heads": {"segmentation": {"name": "setr"}},
+    "backbone": BACKBONE,
+    "heads": {"segmentation": SETR},
     "data": {"name": "scenes", "image_size": 64},
     "trainer": {"max_steps": 1},
     "inference": {"flip": True},
@@ -93,7 +94,7 @@ def test_every_inference_option_is_tested():
 @pytest.mark.parametrize("with_config", [True, False])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_saved_model_predicts_with_its_inference_options(tmp_path: Path, option: str, with_config: bool):
-    heads = {"segmentation": {"name": "setr", "inference": {"flip": True}}}  # general options need a config
+    heads = {"segmentation": {**SETR, "inference": {"flip": True}}}  # general options need a config
     config = configs.from_mapping({**VALUES, "inference": {"window": 40}, "heads": heads})
     model = build_model(config, CLASSES).eval()
     before = Predictor(model, config if with_config else config.model_sections)
@@ -108,7 +109,7 @@ def test_a_saved_model_predicts_with_its_inference_options(tmp_path: Path, optio
 
 
 def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
-    heads = {"a": {"name": "setr"}, "b": {"name": "setr", "inference": {"scales": [0.5]}}, "c": {"name": "detr"}}
+    heads = {"a": SETR, "b": {**SETR, "inference": {"scales": [0.5]}}, "c": DETR}
     config = configs.from_mapping({**VALUES, "inference": {"window": 64}, "heads": heads})
     model = build_model(config, {**CLASSES, "detection": CLASSES["segmentation"]}).eval()
     predictor = Predictor(model, config).with_inference({"window": 48, "flip": True})
@@ -123,8 +124,10 @@ def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
 
 
 def test_a_head_s_inference_options_apply_without_a_config():
-    head = {"name": "setr", "inference": {"flip": True}}
-    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": head}, ["road", "sky"])
+    from densevit.training.loop.dense_module import DenseModule
+
+    head = {**SETR, "inference": {"flip": True}}
+    predictor = densevit.create_model(BACKBONE, {"seg": head}, ["road", "sky"])
     assert predictor.inference == {"seg": Inference(flip=True)}
     assert DenseModule(predictor).inference == predictor.inference
     assert Predictor(predictor.model).inference == {"seg": Inference()}  # they are the predictor's, not the model's
@@ -134,7 +137,7 @@ def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_p
     data = ["data.name=scenes", "data.image_size=32", "data.val_length=2", "data.num_workers=0"]
     values = {**VALUES, "data": {"name": "scenes"}}
     classes = densevit.build_data(configs.from_mapping(values)).classes["segmentation"]
-    predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": "setr"}, {"seg": classes})
+    predictor = densevit.create_model(BACKBONE, {"seg": SETR}, {"seg": classes})
     path = str(tmp_path / "alone.safetensors")
     densevit.save(predictor, path)
     assert main(["evaluate", path, "data.batch_size=2"]) == 2
@@ -152,6 +155,8 @@ def test_a_predictor_says_what_it_is(run: Path):
 
 
 def test_a_backbone_alone_predicts_nothing(tmp_path: Path):
+    import torchvision
+
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     with pytest.raises(WeightsError, match=r"r18\.pth: contains only a backbone \(resnet\), which predicts nothing"):
         densevit.load(tmp_path / "r18.pth")

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
@@ -351,6 +350,8 @@ SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries,
 @pytest.mark.integration
 @pytest.mark.parametrize("dynamic", [True, None])
 def test_compiled_once_for_all_sizes(dynamic):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     torch._dynamo.reset()
     module = FromMaps()
     counter = CompileCounterWithBackend("aot_eager")

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
 
 from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, LayerNorm2d, StatisticsOnce, SyncBatchNorm2d
 
@@ -26,6 +25,8 @@ def test_frozen_batch_norm_loads_a_batch_norm_state_dict_and_matches_it():
 
 
 def test_frozen_batch_norm_matches_torchvision():
+    from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
+
     norm, reference = FrozenBatchNorm2d(6), TorchvisionFrozen(6)
     state = trained_batch_norm(6).state_dict()
     norm.load_state_dict(state)

@@ -2,10 +2,6 @@ import math
 
 import pytest
 import torch
-from timm.layers import resample_abs_pos_embed
-from transformers import DPTConfig, ViTConfig
-from transformers.models.dpt.modeling_dpt import DPTViTEmbeddings
-from transformers.models.vit.modeling_vit import ViTEmbeddings
 
 from densevit.layers.positions import (
     LearnedPositions,
@@ -105,6 +101,8 @@ def test_sine_grid_2d_matches_mae():
 
 @pytest.mark.parametrize("size", [(14, 14), (24, 24), (3, 30), (7, 14), (1, 1)], ids=str)
 def test_resize_grid_matches_timm(size):
+    from timm.layers import resample_abs_pos_embed
+
     table = torch.randn(14, 14, 6)
     theirs = resample_abs_pos_embed(table.view(1, 196, 6), list(size), [14, 14], num_prefix_tokens=0)
     torch.testing.assert_close(resize_grid(table, size), theirs.view(*size, 6))
@@ -113,6 +111,10 @@ def test_resize_grid_matches_timm(size):
 @pytest.mark.parametrize("by", ["bicubic", "bilinear"])
 def test_resize_grid_matches_transformers(by):
     """Position embeddings of ViT and DPT, from 14 x 14 to a wider, less high grid."""
+    from transformers import DPTConfig, ViTConfig
+    from transformers.models.dpt.modeling_dpt import DPTViTEmbeddings
+    from transformers.models.vit.modeling_vit import ViTEmbeddings
+
     table = torch.randn(1, 1 + 14 * 14, 32)
     if by == "bicubic":
         theirs = ViTEmbeddings(ViTConfig(hidden_size=32)).eval()

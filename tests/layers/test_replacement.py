@@ -1,6 +1,7 @@
 """Replaced layers against those of torch that they stand for."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,22 +33,21 @@ class OwnLinear(nn.Linear):
 @pytest.mark.parametrize(
     ("layer", "faster"),
     [
-        (nn.Linear(3, 4), Linear),
-        (nn.Conv2d(3, 4, 1, stride=2, bias=False), Conv1x1),
-        (nn.Dropout(0.5), Dropout),
-        (FeedForward(4, 8, nn.ReLU, 0.1), ReluDropoutFeedForward),
-        (nn.Conv2d(3, 4, 1), nn.Conv2d),
-        (nn.Conv2d(3, 4, 1, padding=1, bias=False), nn.Conv2d),
-        (nn.Conv2d(4, 4, 1, groups=2, bias=False), nn.Conv2d),
-        (nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d),
-        (nn.Dropout(0.5, inplace=True), nn.Dropout),
-        (FeedForward(4, 8, nn.GELU, 0.1), FeedForward),
-        (OwnLinear(3, 4), OwnLinear),
+        (lambda: nn.Linear(3, 4), Linear),
+        (lambda: nn.Conv2d(3, 4, 1, stride=2, bias=False), Conv1x1),
+        (lambda: nn.Dropout(0.5), Dropout),
+        (lambda: FeedForward(4, 8, nn.ReLU, 0.1), ReluDropoutFeedForward),
+        (lambda: nn.Conv2d(3, 4, 1), nn.Conv2d),
+        (lambda: nn.Conv2d(3, 4, 1, padding=1, bias=False), nn.Conv2d),
+        (lambda: nn.Conv2d(4, 4, 1, groups=2, bias=False), nn.Conv2d),
+        (lambda: nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d),
+        (lambda: nn.Dropout(0.5, inplace=True), nn.Dropout),
+        (lambda: FeedForward(4, 8, nn.GELU, 0.1), FeedForward),
+        (lambda: OwnLinear(3, 4), OwnLinear),
     ],
-    ids=str,
 )
-def test_layers_that_have_a_faster_one_are_replaced(layer: nn.Module, faster: type[nn.Module]) -> None:
-    model = nn.Sequential(nn.Sequential(layer))
+def test_layers_that_have_a_faster_one_are_replaced(layer: Callable[[], nn.Module], faster: type[nn.Module]) -> None:
+    model = nn.Sequential(nn.Sequential(layer()))
     replace_layers(model)
     assert type(model[0][0]) is faster
     replace_layers(model)

@@ -2,7 +2,6 @@ import itertools
 
 import pytest
 import torch
-from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
 from torch.nn import functional as F
 
 from densevit.layers.windows import (
@@ -164,6 +163,8 @@ def test_windows_are_cached_per_size_and_usable_in_training_after_prediction():
 
 @pytest.mark.parametrize(("old", "new"), [(7, 12), (12, 7), (8, 16), (7, 7)])
 def test_resized_bias_table_matches_timm(old, new):
+    from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
+
     table = torch.randn((2 * old - 1) ** 2, 3)
     resized = resize_bias_table(table, new)
     shape = ((2 * new - 1) ** 2, 3)

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
 from densevit.losses.boxes import overlaps, to_centres, to_corners
 
@@ -11,6 +10,8 @@ def random_boxes(count: int) -> torch.Tensor:
 
 
 def test_overlaps_of_all_pairs_match_torchvision():
+    from torchvision.ops import box_iou, generalized_box_iou
+
     a, b = random_boxes(40), random_boxes(30)
     iou, giou = overlaps(a[:, None], b)
     torch.testing.assert_close(iou, box_iou(a, b))
@@ -18,6 +19,8 @@ def test_overlaps_of_all_pairs_match_torchvision():
 
 
 def test_overlaps_of_pairs_are_the_diagonal_of_all_pairs():
+    from torchvision.ops import box_iou, generalized_box_iou
+
     a, b = random_boxes(20), random_boxes(20)
     iou, giou = overlaps(a, b)
     torch.testing.assert_close(iou, box_iou(a, b).diagonal())
@@ -43,6 +46,8 @@ def test_overlaps_by_hand(a: list[float], b: list[float], iou: float, giou: floa
 
 
 def test_gradients_match_torchvision_and_are_finite_for_points():
+    from torchvision.ops import generalized_box_iou
+
     a = random_boxes(20).requires_grad_()
     b = random_boxes(20)
     (own,) = torch.autograd.grad(overlaps(a, b)[1].sum(), a)
@@ -55,6 +60,8 @@ def test_gradients_match_torchvision_and_are_finite_for_points():
 
 
 def test_conversions_match_torchvision():
+    from torchvision.ops import box_convert
+
     boxes = random_boxes(10)
     torch.testing.assert_close(to_centres(boxes), box_convert(boxes, "xyxy", "cxcywh"))
     torch.testing.assert_close(to_corners(to_centres(boxes)), boxes)

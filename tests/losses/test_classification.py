@@ -2,13 +2,14 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import sigmoid_focal_loss
 
 from densevit.losses.classification import focal, matchability_aware, varifocal
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0), (0.5, 0.0)])
 def test_focal_loss_matches_torchvision(alpha: float, gamma: float):
+    from torchvision.ops import sigmoid_focal_loss
+
     logits = (4 * torch.randn(6, 5)).requires_grad_()
     targets = (torch.rand(6, 5) < 0.3).float()
     own = focal(logits, targets, alpha, gamma)

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou
 
 from densevit.losses.classification import matchability_aware
 from densevit.losses.context import LossContext
@@ -30,6 +29,8 @@ def objects() -> Objects:
 
 
 def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
+    from torchvision.ops import box_convert, generalized_box_iou
+
     logits, boxes, centres, padding = batch
     outside = torch.where(padding[..., None], 1e4, centres)
     assigned = task_aligned(logits, boxes, outside, objects())

@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.ops import box_convert, generalized_box_iou
-from transformers.loss.loss_for_object_detection import HungarianMatcher
 
 from densevit.errors import DensevitError
 from densevit.losses import matching
@@ -50,6 +48,8 @@ def test_boxes_are_normalised_by_the_size_of_their_image():
 
 
 def test_costs_match_the_paper():
+    from torchvision.ops import box_convert, generalized_box_iou
+
     logits, boxes = predictions(2, 2, 4)
     objects = objects_of(scene([2, 3]))
     found = costs(logits, boxes, objects, MatchingCosts(1.5, 5.0, 2.5), softmax=True)
@@ -102,6 +102,8 @@ def test_no_other_assignment_costs_less(counts: list[int]):
 
 
 def test_assignment_matches_transformers():
+    from transformers.loss.loss_for_object_detection import HungarianMatcher
+
     counts = [5, 0, 12, 1, 30]
     targets = scene(counts)
     logits, boxes = predictions(3, len(counts), 40)

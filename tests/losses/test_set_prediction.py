@@ -1,13 +1,9 @@
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
-from transformers.loss.loss_deimv2 import Deimv2Loss
-from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
@@ -31,6 +27,8 @@ def batch() -> tuple[Tensor, Tensor, Objects, Matches]:
 
 def by_pairs(boxes: Tensor, objects: Objects, matches: Matches, layer: int) -> tuple[Tensor, Tensor]:
     """L1 and GIoU losses of one layer divided by the number of objects, pair by pair."""
+    from torchvision.ops import box_convert, generalized_box_iou
+
     l1, giou = torch.zeros(()), torch.zeros(())
     for at, image, query, target in zip(*(x.tolist() for x in matches), strict=True):
         if at == layer:
@@ -67,6 +65,8 @@ def test_softmax_is_weighted_cross_entropy_layer_by_layer(batch: tuple[Tensor, T
 
 
 def test_focal_matches_torchvision_divided_by_the_number_of_objects(batch: tuple[Tensor, Tensor, Objects, Matches]):
+    from torchvision.ops import sigmoid_focal_loss
+
     logits, boxes, objects, matches = batch
     found = set_losses(logits[..., :K], boxes, objects, matches, LossContext(), "focal")
     for layer in range(L):
@@ -89,21 +89,20 @@ def test_mal_targets_are_the_ious_of_the_pairs(batch: tuple[Tensor, Tensor, Obje
 
 
 @pytest.mark.parametrize(
-    ("classification", "loss", "theirs", "gamma"),
-    [
-        ("varifocal", RTDetrLoss.loss_labels_vfl, "loss_vfl", 2.0),
-        ("varifocal_matched", RTDetrLoss.loss_labels_vfl, "loss_vfl", 2.0),
-        ("mal", Deimv2Loss.loss_labels_mal, "loss_mal", 1.5),
-    ],
+    ("classification", "theirs", "gamma"),
+    [("varifocal", "loss_vfl", 2.0), ("varifocal_matched", "loss_vfl", 2.0), ("mal", "loss_mal", 1.5)],
 )
 def test_losses_with_iou_targets_match_transformers(
     batch: tuple[Tensor, Tensor, Objects, Matches],
     classification: Classification,
-    loss: Callable[..., dict[str, Tensor]],
     theirs: str,
     gamma: float,
 ):
     """RT-DETR's varifocal and DEIMv2's matchability-aware loss, for boxes that overlap their objects."""
+    from transformers.loss.loss_deimv2 import Deimv2Loss
+    from transformers.loss.loss_rt_detr import RTDetrLoss
+
+    loss = Deimv2Loss.loss_labels_mal if classification == "mal" else RTDetrLoss.loss_labels_vfl
     logits, boxes, objects, matches = batch
     logits, boxes = logits[..., :K], boxes.detach()
     boxes[matches.layer, matches.image, matches.query] = objects.boxes[matches.target] * (0.8 + 0.4 * torch.rand(8, 4))
@@ -157,6 +156,8 @@ def test_tiny_and_narrow_objects_are_matched_and_learned():
 
 @pytest.mark.parametrize("classification", ["softmax", "focal", "varifocal", "mal"])
 def test_without_objects_boxes_have_no_gradient(classification: str):
+    from torchvision.ops import sigmoid_focal_loss
+
     columns = K + (classification == "softmax")
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)

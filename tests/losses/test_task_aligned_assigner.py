@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
 
 from densevit.losses.matching import Objects
 from densevit.losses.task_aligned_assigner import task_aligned
@@ -29,6 +28,8 @@ def objects_of(boxes: list[list[list[float]]], labels: list[list[int]]) -> Objec
 def in_loops(
     logits: Tensor, boxes: Tensor, centres: Tensor, objects: Objects, top: int
 ) -> tuple[Rows, list[list[float]]]:
+    from torchvision.ops import box_convert, box_iou
+
     B, S, _ = logits.shape
     target, overlap = [[-1] * S for _ in range(B)], [[0.0] * S for _ in range(B)]
     for t in range(len(objects.labels)):

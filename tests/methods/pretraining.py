@@ -12,7 +12,7 @@ import densevit
 from densevit.config import Config, from_mapping
 from densevit.inference.creating import build_model
 from densevit.interfaces import Batch
-from densevit.training.run.metrics_csv import MetricsCsv
+from tests.training.runs import rows
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "swin": {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0},
@@ -91,6 +91,6 @@ def train(name: str, backbone: str, tmp_path: Path, **options: Any) -> Any:
             "num_workers": 0}  # fmt: skip
     made = config({"name": name, **options}, backbone, data=data)
     run = densevit.fit(made, run_dir=tmp_path / "run")
-    rows = [row for row in MetricsCsv(run.path / "metrics.csv").rows() if row.get("train/loss")]
-    assert len(rows) == 4 and all(np.isfinite(float(row["train/loss"])) for row in rows)
+    losses = [float(row["train/loss"]) for row in rows(run.path) if row.get("train/loss")]
+    assert len(losses) == 4 and np.isfinite(losses).all()
     return run

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from torch import Tensor
@@ -134,6 +133,8 @@ def test_images_without_labels_train_the_distillation_token(distillation: str, t
 
 def published(model: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     """A model of timm whose random weights are published under its name."""
+    import timm
+
     net = timm.create_model(model, **options)
     for value in net.state_dict().values():
         if value.is_floating_point():

@@ -17,9 +17,9 @@ from densevit.errors import ConfigError
 from densevit.inference.creating import build_model
 from densevit.interfaces import LossContext
 from densevit.targets.types import TargetTypes
-from densevit.training.run.metrics_csv import MetricsCsv
 from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
 from densevit_methods.mean_teacher import MeanTeacher
+from tests.training.runs import rows
 
 TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
 HEADS: dict[str, dict[str, Any]] = {
@@ -265,7 +265,7 @@ def test_blur_is_a_gaussian_and_jitter_without_range_changes_nothing() -> None:
 
 
 def losses(run: Path, name: str) -> list[float]:
-    return [float(row[name]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(name)]
+    return [float(row[name]) for row in rows(run) if row.get(name)]
 
 
 @pytest.mark.integration

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as lightning
 import torch
 from PIL import Image
 
 import densevit
 from densevit.config import Config, from_mapping
-from densevit.training.run.metrics_csv import MetricsCsv
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="gloo and forks"), pytest.mark.integration]
 
@@ -125,6 +123,8 @@ def config(method: str, folder: Path, batch_size: int = 4, checkpointing: bool =
 
 def losses(run: Path) -> np.ndarray:
     """The values of all loss terms in each step, (steps, terms)."""
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     rows = [row for row in MetricsCsv(run / "metrics.csv").rows() if row.get("train/loss")]
     skipped = ("train/lr", "train/gradient_norm")
     names = sorted(name for name in rows[0] if name.startswith("train/") and not name.startswith(skipped))
@@ -159,19 +159,9 @@ def test_two_processes_match_one(
     assert metrics == pytest.approx(run.metrics, rel=1e-3, abs=1e-4, nan_ok=True)
 
 
-class Kill(lightning.Callback):
-    """Kills the process before the batch after this step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("method", EACH)
 def test_killed_run_continues_exactly(method: str, tmp_path: Path) -> None:
+    from tests.training.own_callbacks import Kill
     from tests.training.run.test_signals import child
 
     options = {"precision": "bf16-mixed", "accumulate": 2, "ema": 0.5, "checkpoint_every": 2}

@@ -1,9 +1,7 @@
 """Freezing by depth and by name keeps tensors bit-identical; fine-tuning examples of the docs."""
 
-import os
 import re
 import shlex
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,7 @@ from densevit.errors import ConfigError
 from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel
-from densevit.training.callbacks.checkpointing import Checkpointing
-from densevit.training.loop.unused_parameters import freeze_unused
-from densevit.training.run.checks import check_model
-from tests.training.runs import resume, train
+from tests.training.runs import interrupted_after, resume, train
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"}  # its stem has batch norms
@@ -64,6 +59,8 @@ def test_integer_freezes_the_first_depths():
 
 
 def test_parts_that_are_frozen_without_weights_are_a_warning(recwarn: pytest.WarningsRecorder):
+    from densevit.training.run.checks import check_model
+
     def check(**backbone: Any) -> None:
         config = config_of(backbone)
         data = build_data(config)
@@ -170,7 +167,7 @@ TUNED = {
 
 @pytest.mark.integration
 def test_frozen_tensors_stay_bit_identical_and_resuming_is_exact(
-    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(**TUNED, weights=str(start))
     capsys.readouterr()
@@ -191,15 +188,7 @@ def test_frozen_tensors_stay_bit_identical_and_resuming_is_exact(
     rates = {group["initial_lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
     assert sorted(rates) == pytest.approx([1e-3 * 0.5**k for k in range(4, -1, -1)] + [1e-2, 4e-2])
 
-    original = Checkpointing.on_train_batch_end
-
-    def interrupt(self: Checkpointing, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
-        if trainer.global_step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(self, trainer, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
+    with interrupted_after(1):
         stopped = train(config, tmp_path / "stopped")
     resume(stopped)
     resumed = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
@@ -248,6 +237,8 @@ class Losses(nn.Module):
 
 
 def test_ddp_ignores_frozen_parameters(one_process):
+    from densevit.training.loop.unused_parameters import freeze_unused
+
     sizes = {"size": (64, 64), "original_size": (64, 64)}
     batch: Batch = {
         "images": torch.zeros(2, 3, 64, 64, dtype=torch.uint8),

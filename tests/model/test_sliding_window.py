@@ -18,7 +18,6 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, Inference, inference_by_head, sliding_window, streaming_resize
 from densevit.model.sliding_window import starts
-from densevit.training.loop.dense_module import DenseModule
 
 
 class Stem(Backbone):
@@ -600,6 +599,8 @@ def test_the_section_gives_its_options_and_has_the_same_defaults():
 
 
 def test_predictor_and_validation_take_each_head_s_section_of_the_config():
+    from densevit.training.loop.dense_module import DenseModule
+
     model = model_of(Stem(), Segmenter, Boxes, Depth)
     heads = {name: {"name": name} for name in model.heads} | {"depth": {"name": "x", "inference": {"flip": True}}}
     values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}

@@ -19,8 +19,6 @@ from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.model.box_merging import merge_boxes
 from densevit.set_prediction.transformer import Transformer
-from densevit.training.loop.dense_module import DenseModule
-from densevit.training.run.evaluation import EvaluationPlan
 from densevit_heads.detr.head import Detr
 from densevit_heads.one_stage.head import OneStage
 from tests.strict_device import DEVICE, Accelerator, host, moved
@@ -281,6 +279,9 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
 
 def test_validation_and_evaluation_use_the_windows_of_the_config(tmp_path):
     """An image file of 300 x 400 in COCO format, at its own scale; the training crops are smaller."""
+    from densevit.training.loop.dense_module import DenseModule
+    from densevit.training.run.evaluation import EvaluationPlan
+
     image, truth = painted((300, 400), 50, 40)
     annotations = [
         {"id": n, "image_id": 1, "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}

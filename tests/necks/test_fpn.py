@@ -3,8 +3,6 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import densevit
 from densevit.errors import DensevitError
@@ -26,6 +24,9 @@ def maps(height: int, width: int, channels=CHANNELS, strides=STRIDES) -> list[to
     ("strides", "extra"), [(STRIDES, 0), (STRIDES, 1), ((4, 8, 16, 16), 0), ((16, 16, 16, 16), 1)], ids=str
 )
 def test_outputs_and_gradients_match_torchvision(size, strides, extra):
+    from torchvision.ops import FeaturePyramidNetwork
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
     neck = FPN(CHANNELS, strides, width=12, extra_levels=extra)
     reference = FeaturePyramidNetwork(list(CHANNELS), 12, LastLevelMaxPool() if extra else None)
     for parameter in reference.parameters():
@@ -90,6 +91,7 @@ def test_features_are_not_modified():
     assert all(torch.equal(x, y) for x, y in zip(features, before, strict=True))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["swin", "resnet", "dilated", "plain"])
 def test_detr_trains_with_the_neck(name, plain, train_a_step):
     backbones = {"swin": lambda: Swin("nano"), "resnet": lambda: ResNet(18), "plain": plain}

@@ -104,6 +104,7 @@ def test_a_fine_cell_depends_on_its_own_coarse_cell():
     assert x.grad.abs().sum((0, 1)).nonzero().tolist() == [[1, 3]]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["swin", "resnet", "plain"])
 def test_detr_trains_with_the_neck(name, plain, train_a_step):
     backbone = {"swin": lambda: Swin("nano"), "resnet": lambda: ResNet(18), "plain": plain}[name]()

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 import densevit
@@ -50,9 +49,12 @@ def torchvision_features(reference: nn.Module, images: torch.Tensor) -> list[tor
     return [x := stage(x) for stage in (reference.layer1, reference.layer2, reference.layer3, reference.layer4)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("training", [False, True])
 def test_without_attention_it_is_torchvision_s_resnet_50(training):
     """Features, gradients and running statistics are bit-identical."""
+    import torchvision
+
     ours, reference = AttentionResNet().train(training), torchvision.models.resnet50().train(training)
     randomise(reference)
     ours.load_state_dict({key: x for key, x in reference.state_dict().items() if not key.startswith("fc.")})
@@ -66,6 +68,7 @@ def test_without_attention_it_is_torchvision_s_resnet_50(training):
     assert all(torch.equal(x, reference.state_dict()[key]) for key, x in ours.state_dict().items())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("depth", "millions", "billions"), [(26, 13.7, 4.7), (38, 19.6, 6.5), (50, 25.6, 8.2)])
 def test_cost_without_attention_is_that_of_the_baselines(depth, millions, billions):
     """Ramachandran et al. 2019, table 1: floating-point operations, two per multiply-add."""

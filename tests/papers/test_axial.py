@@ -60,6 +60,7 @@ def test_attention_matches_the_equation(axis, reach):
             torch.testing.assert_close(y[b], expected)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("depth", "width", "millions", "billions"),
     [(26, 0.5, 5.944936, None), (50, 0.5, 11.586216, 2.8), (50, 0.75, 25.1794, None), (50, 1.0, 43.97348, None)],

@@ -185,6 +185,7 @@ def test_lca_is_left_out_by_default_and_changes_the_last_map_only(checkpoint):
 COSTS = {"tiny": (6.4, 1.2), "small": (24.2, 4.5), "base": (94.4, None)}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", COSTS)
 def test_parameters_and_multiply_adds_match_the_paper(variant):
     """With LCA and a linear layer, without the norms of the features.

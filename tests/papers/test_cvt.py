@@ -4,14 +4,13 @@ import copy
 import math
 import re
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CvtConfig, CvtForImageClassification, CvtModel
-from transformers.activations import ACT2FN
 
 import densevit
 from densevit.errors import WeightsError
@@ -20,6 +19,10 @@ from densevit.weights.converting import convert
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
 from densevit_papers.cvt import VARIANTS, ConvAttention, CvT, QuickGELU
+
+if TYPE_CHECKING:
+    from transformers import CvtForImageClassification
+
 
 NANO = {"embed_dim": [32, 64, 128], "num_heads": [1, 2, 4], "depth": [1, 2, 4]}
 
@@ -37,8 +40,10 @@ def randomise(module: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def reference() -> CvtForImageClassification:
+def reference() -> "CvtForImageClassification":
     """A small classifier of transformers with random weights."""
+    from transformers import CvtConfig, CvtForImageClassification
+
     torch.manual_seed(0)
     return randomise(CvtForImageClassification(CvtConfig(**NANO, num_labels=5)))
 
@@ -55,7 +60,7 @@ def loaded(state: dict[str, Tensor], layout: str, **options: object) -> CvT:
     return backbone
 
 
-def maps(model: CvtForImageClassification, images: Tensor, backbone: CvT) -> list[Tensor]:
+def maps(model: "CvtForImageClassification", images: Tensor, backbone: CvT) -> list[Tensor]:
     """The maps of transformers' stages, each with our norm."""
     hidden = model.cvt(images, output_hidden_states=True).hidden_states
     return [
@@ -72,6 +77,8 @@ def test_the_backbone_passes_the_contract_tests():
 @pytest.mark.parametrize(("gelu", "size"), [("erf", (64, 96)), ("quick", (67, 44))])
 def test_features_and_gradients_match_transformers(gelu, size, reference):
     """Sizes of which the authors' first embedding, too, makes ceil(size / 4) cells."""
+    from transformers.activations import ACT2FN
+
     reference = copy.deepcopy(reference)
     for layer in reference.modules():
         if hasattr(layer, "activation"):
@@ -133,6 +140,7 @@ COSTS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", COSTS)
 def test_parameters_and_multiply_adds_match_the_paper(variant):
     """With a norm and a linear layer on the class token in place of the norms of the features; multiply-adds to 1.5 %:
@@ -198,6 +206,8 @@ def test_layouts_write_what_they_read(layout, reference):
 
 @pytest.mark.parametrize("variant", ["13", "21", "w24"])
 def test_released_models_are_recognised(variant):
+    from transformers import CvtConfig, CvtForImageClassification
+
     widths, heads, blocks, _ = VARIANTS[variant]
     with torch.device("meta"):
         config = CvtConfig(embed_dim=widths, num_heads=heads, depth=blocks)
@@ -211,6 +221,8 @@ def test_released_models_are_recognised(variant):
 
 @pytest.mark.integration
 def test_a_folder_of_transformers_is_converted_and_exported(reference, tmp_path):
+    from transformers import CvtModel
+
     from densevit.cli import main
 
     reference.save_pretrained(tmp_path / "theirs")

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.ops import deform_conv2d
 
 from densevit.errors import WeightsError
 from densevit.testing import check_backbone
@@ -59,6 +58,7 @@ def authors_state(variant: str) -> dict[str, Tensor]:
 
 def reference(state: Mapping[str, Tensor], model: CycleMlp, images: Tensor) -> list[Tensor]:
     """The features from the authors' tensors, by deformable convolutions; the first three norms are the model's."""
+    from torchvision.ops import deform_conv2d
 
     def linear(name: str, x: Tensor) -> Tensor:
         return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
@@ -123,6 +123,8 @@ def test_features_and_gradients_match_deformable_convolutions(size: tuple[int, i
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("size", [(6, 4), (1, 1), (2, 5)], ids=str)
 def test_shifted_channels_match_a_deformable_convolution(dim: int, size: tuple[int, int]) -> None:
+    from torchvision.ops import deform_conv2d
+
     x = torch.randn(2, *size, 7, dtype=torch.float64)
     identity = torch.eye(7, dtype=torch.float64)[:, :, None, None]
     expected = deform_conv2d(x.permute(0, 3, 1, 2), offsets(7, dim).expand(2, -1, *size), identity)
@@ -135,6 +137,7 @@ def test_a_row_by_hand() -> None:
     assert cycle(x, dim=1)[0, 0].T.tolist() == [[1, 2, 3], [0, 0, 0], [0, 0, 0], [1, 2, 3]]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", PAPER)
 def test_parameters_and_multiply_adds_match_the_paper(variant: str) -> None:
     """Parameters to the paper's digits; multiply-adds, counted without norms and sums of branches, within 2 %."""

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -100,6 +99,8 @@ def test_convolutional_embedding_matches_the_formulation():
 @pytest.mark.parametrize("readout", ["ignore", "add", "project"])
 def test_without_re_attention_features_match_timm(monkeypatch, size, readout):
     """The frame shared with LocalViT: patches, padding, class token, positions at other sizes, the norm, readouts."""
+    from timm.models.vision_transformer import VisionTransformer
+
     torch.manual_seed(0)
     sizes = {"embed_dim": 24, "depth": 4, "num_heads": 3, "mlp_ratio": 3, "num_classes": 0}
     theirs = VisionTransformer(48, 16, **sizes, dynamic_img_size=True, dynamic_img_pad=True).eval()
@@ -134,6 +135,7 @@ def multiply_adds(variant: Variant) -> int:
     return total + blocks + variant.reattention * H**2 * N**2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", MILLIONS)
 def test_parameters_and_multiply_adds(variant):
     """Parameters with the classifier's linear layer; multiply-adds within 5.5 % of the paper's."""

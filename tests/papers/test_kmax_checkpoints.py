@@ -183,6 +183,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("semantic", [True, False])
 def test_the_authors_checkpoints_load_and_are_written_back(semantic, tmp_path):
     theirs = authors_state(semantic=semantic)

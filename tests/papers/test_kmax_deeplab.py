@@ -187,6 +187,7 @@ def test_the_recipe_trains_a_step():
 # ---- cost ----
 
 
+@pytest.mark.integration
 def test_parameters_and_multiply_adds_are_the_papers():
     """The paper's table: 57 M and 168 G, at 1200 x 800; without the semantic head, which is used in training only."""
     with torch.device("meta"):

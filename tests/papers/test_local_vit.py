@@ -89,6 +89,7 @@ def test_kernel_of_channel_attention(channels, size):
     assert EfficientChannelAttention(channels).convolution.kernel_size == (size,)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", PAPER)
 def test_parameters_and_multiply_adds_match_the_paper(variant):
     """Of the classifier: its linear layer is added by hand. Tolerance: the last digit of the paper."""

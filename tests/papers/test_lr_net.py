@@ -56,6 +56,7 @@ def test_a_window_of_one_cell_is_a_convolution():
     torch.testing.assert_close(layer(x), layer.output(x))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("depth", "millions", "billions"), [(26, 14.7, 2.6), (50, 23.3, 4.3)])
 def test_cost_matches_the_paper(depth, millions, billions):
     """Parameters to 0.1 million. The paper counts 4.3 billion for ResNet-50 too, which here has 4.09.

@@ -449,6 +449,7 @@ def parameters_of(module):
     return sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.integration
 def test_the_layers_make_max_deeplab_s_of_the_papers_size():
     """The paper: 61.9 M parameters. Here 509 positions of each axial attention are 0.9 M more than 257 would be."""
     with torch.device("meta"):

@@ -79,6 +79,7 @@ def test_each_block_follows_its_residual_block():
     assert order == ["layer3.2", "inserted.3_2", "layer3.3"]
 
 
+@pytest.mark.integration
 def test_cost_of_five_blocks_in_video_is_the_paper_s():
     """Table 2e: C2D on ResNet-101 has 43.2 M parameters and 34.2 B multiply-adds; with 5 blocks 1.2 times as many.
 
@@ -105,6 +106,7 @@ def test_cost_of_five_blocks_in_video_is_the_paper_s():
     assert (baseline + inner) / baseline == pytest.approx(1.2, abs=0.05)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("blocks", "millions", "billions"), [(1, 27.66, 4.356), (5, 32.92, 5.561), (10, 40.27, 7.032)])
 def test_cost_for_images(blocks, millions, billions):
     """The paper has no table for images: ResNet-50 and each block, worked out from the shapes."""

@@ -1,22 +1,20 @@
 """Perceiver IO beside transformers' encoder and decoder; Fourier encodings, padding, gradients and options."""
 
 import functools
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PerceiverConfig
-from transformers.models.perceiver.modeling_perceiver import (
-    PerceiverBasicDecoder,
-    PerceiverEncoder,
-    PerceiverLayer,
-    generate_fourier_features,
-)
 
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.testing import check_head
 from densevit_papers.perceiver_io import Layer, PerceiverIO, cell_centres, fourier_encoding
+
+if TYPE_CHECKING:
+    from transformers.models.perceiver.modeling_perceiver import PerceiverLayer
+
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 CHANNELS, STRIDES = (6, 10), (4, 8)
@@ -47,7 +45,7 @@ def features_of(size: tuple[int, int], B: int = 2) -> list[Tensor]:
     return [torch.randn(B, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
 
 
-def copy_layer(ours: Layer, theirs: PerceiverLayer) -> None:
+def copy_layer(ours: Layer, theirs: "PerceiverLayer") -> None:
     modules = dict(ours.named_modules())
     for name, their_name in NAMES.items():
         if modules.get(name) is not None:
@@ -56,6 +54,13 @@ def copy_layer(ours: Layer, theirs: PerceiverLayer) -> None:
 
 def transformers_logits(head: PerceiverIO, features: list[Tensor], size: tuple[int, int], residual: bool) -> Tensor:
     """Logits (B, K, h, w) by transformers' encoder and decoder with the head's weights, for images without padding."""
+    from transformers import PerceiverConfig
+    from transformers.models.perceiver.modeling_perceiver import (
+        PerceiverBasicDecoder,
+        PerceiverEncoder,
+        generate_fourier_features,
+    )
+
     config = PerceiverConfig(
         d_latents=16,
         num_blocks=head.num_blocks,
@@ -123,6 +128,9 @@ def test_logits_and_gradients_match_transformers(options: dict) -> None:
 
 
 def test_layers_match_transformers_with_masked_inputs() -> None:
+    from transformers import PerceiverConfig
+    from transformers.models.perceiver.modeling_perceiver import PerceiverLayer
+
     config = PerceiverConfig(attention_probs_dropout_prob=0.0)
     theirs = PerceiverLayer(
         config, is_cross_attention=True, qk_channels=16, v_channels=16, num_heads=2, q_dim=16, kv_dim=16,
@@ -139,6 +147,8 @@ def test_layers_match_transformers_with_masked_inputs() -> None:
 
 
 def test_fourier_encoding_matches_transformers() -> None:
+    from transformers.models.perceiver.modeling_perceiver import generate_fourier_features
+
     position = torch.rand(1, 11, 2) * 2 - 1
     expected = generate_fourier_features(position, 5, (24, 24))
     torch.testing.assert_close(fourier_encoding(position, 5, 24), expected, rtol=1e-5, atol=1e-5)

@@ -108,6 +108,7 @@ def test_features_and_gradients_match_the_equations(variant: str) -> None:
         torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", PAPER)
 def test_parameters_and_multiply_adds_match_the_paper(variant: str) -> None:
     """Parameters within 1.2 % (norms are not in the paper's formula), multiply-adds to the paper's digits."""

@@ -87,6 +87,7 @@ def test_stem_matches_the_equation(size):
             torch.testing.assert_close(found, stem_by_hand(layer, image))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("depth", "stem"), TABLE)
 def test_cost_matches_the_paper(depth, stem):
     """With the convolutional stem to the last digit. The attention stem of the paper, whose layer is described in part,

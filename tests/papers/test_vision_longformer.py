@@ -101,6 +101,7 @@ def multiply_adds(variant: str) -> int:
     return total
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", PAPER)
 def test_parameters_and_multiply_adds_match_the_paper(variant):
     """Parameters with the final norm and linear layer of the classifier, and up to 0.13 for bias tables, which the

@@ -57,6 +57,7 @@ def test_more_blocks_than_it_lets_heads_run_are_an_error(tokens):
         densevit.create_model({"name": "tokens:TinyTokens"}, heads=heads, classes={"s": CLASSES})
 
 
+@pytest.mark.integration
 def test_the_head_is_told_the_progress_of_the_training(tokens, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(tokens.ClassTokens, "set_progress", lambda self, progress: seen.append(progress))

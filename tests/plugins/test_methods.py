@@ -1,12 +1,9 @@
 """Training methods of a third-party distribution, installed as by pip: SimMIM, SimSiam and feature distillation."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import densevit
 from densevit import config as configs
 from densevit import registry
 from densevit.cli import main
@@ -24,14 +22,13 @@ from densevit.inference.creating import build_model
 from densevit.inference.loading import load
 from densevit.losses.context import LossContext
 from densevit.model import build_backbone
-from densevit.training.run.fit import fit
-from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import model_file
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
-from tests.plugins.test_plugins import densevit
-from tests.training.loop.test_methods import Quit
+from tests.plugins.test_plugins import run_command
+from tests.training.process_groups import run_together
 from tests.training.run.test_signals import child
+from tests.training.runs import rows
 
 pytestmark = pytest.mark.integration
 
@@ -57,14 +54,8 @@ SEGMENTATION = "{surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
-    """tests/third_party/methods as a wheel, installed as by pip."""
-    source, folder = tmp_path_factory.mktemp("source") / "methods", tmp_path_factory.mktemp("site")
-    shutil.copytree(project / "tests" / "third_party" / "methods", source)
-    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True)
-    zipfile.ZipFile(next(folder.glob("*.whl"))).extractall(folder)
-    return folder
+def site(third_party: Callable[[str], Path]) -> Path:
+    return third_party("methods")
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +82,13 @@ def installed(site: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def pretrained(site: Path, work: Path) -> Path:
     """The run of `densevit train simmim.yaml`; said.txt is what it printed."""
-    said = densevit("train", "simmim.yaml", "--run-dir", "simmim", site=site, cwd=work)
+    said = run_command("train", "simmim.yaml", "--run-dir", "simmim", site=site, cwd=work)
     (work / "simmim" / "said.txt").write_text(said)
     return work / "simmim"
 
 
 def losses(run: Path, name: str = "train/loss") -> list[float]:
-    return [float(row[name]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(name)]
+    return [float(row[name]) for row in rows(run) if row.get(name)]
 
 
 # ---- masked image modelling ----
@@ -144,11 +135,13 @@ def test_its_weights_start_a_detector(freeze: str, pretrained: Path, tmp_path: P
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_killed_simmim_continues_exactly(pretrained: Path, tmp_path: Path) -> None:
+    from tests.training.own_callbacks import Quit
+
     config, killed = configs.load("simmim.yaml"), tmp_path / "killed"
-    process = child(lambda: fit(config, run_dir=killed, callbacks=[Quit(8)]))  # after the checkpoint of step 6
+    process = child(lambda: densevit.fit(config, run_dir=killed, callbacks=[Quit(8)]))  # after the checkpoint of step 6
     process.join(120)
     assert process.exitcode == 9
-    process = child(lambda: fit(resume=killed))
+    process = child(lambda: densevit.fit(resume=killed))
     process.join(120)
     assert process.exitcode == 0
     assert losses(killed) == losses(pretrained)
@@ -159,15 +152,12 @@ def test_killed_simmim_continues_exactly(pretrained: Path, tmp_path: Path) -> No
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 def test_two_processes_train_simmim(site: Path, work: Path) -> None:
     """The norms of the features that it does not use would make DDP wait for their gradients."""
     overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=3", "data.batch_size=4"]
-    command = [sys.executable, "-m", "densevit", "train", "simmim.yaml", *overrides, "--run-dir", "double"]
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert "2 x cpu" in done.stdout and "sync_dist" not in done.stderr
+    done = run_together("train", "simmim.yaml", *overrides, "--run-dir", "double", folder=work, path=[site])
+    assert "2 x cpu" in done.output and "sync_dist" not in done.errors
     assert len(losses(work / "double")) == 3 and losses(work / "double", "method/loss")
 
 
@@ -227,9 +217,9 @@ def test_simmim_loss_is_the_mean_error_of_the_masked_pixels() -> None:
 def test_methods_are_listed_and_their_options_checked() -> None:
     assert {"my_simmim", "simsiam", "distillation", "supervised"} <= set(registry.find("methods"))
     with pytest.raises(ConfigError, match=r"method\.mask_rate is not an option of 'my_simmim'.*mask_ratio"):
-        fit("simmim.yaml", ["method.mask_rate=0.5"])
+        densevit.fit("simmim.yaml", ["method.mask_rate=0.5"])
     with pytest.raises(ConfigError, match="heads is empty; the method 'supervised' trains heads"):
-        fit("simmim.yaml", ["method={name: supervised}"])
+        densevit.fit("simmim.yaml", ["method={name: supervised}"])
 
 
 def test_docs_show_the_tested_class(project: Path, tmp_path: Path) -> None:
@@ -249,7 +239,7 @@ def test_docs_show_the_tested_class(project: Path, tmp_path: Path) -> None:
 
 
 def test_simsiam_trains_on_two_views(tmp_path: Path) -> None:
-    run = fit("simmim.yaml", ["method={name: simsiam}", "trainer.max_steps=3"], run_dir=tmp_path / "run")
+    run = densevit.fit("simmim.yaml", ["method={name: simsiam}", "trainer.max_steps=3"], run_dir=tmp_path / "run")
     found = losses(run.path)
     assert len(found) == 3 and all(-1 <= loss <= 1 for loss in found)
     assert run.metrics == {} and (run.path / "model.safetensors").is_file()
@@ -275,7 +265,7 @@ def test_distillation_leaves_the_teacher_unchanged(heads: str, teacher: Path, tm
     if heads != "{}":
         overrides.append("data={name: scenes, image_size: 64, train_length: 24, val_length: 2}")
     config = configs.load("simmim.yaml", overrides)
-    run = fit(config, run_dir=tmp_path / "run")
+    run = densevit.fit(config, run_dir=tmp_path / "run")
     found = losses(run.path, "train/distillation")
     assert np.mean(found[-3:]) < 0.8 * found[0]
     checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)

@@ -1,12 +1,12 @@
 """A third-party distribution, built and installed as by pip: `densevit plugins` lists it, and it trains."""
 
 import configparser
+import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from densevit import registry
 from densevit.cli import main
+from tests.training.process_groups import Command
 
 pytestmark = pytest.mark.integration
 
@@ -41,28 +42,22 @@ trainer: {max_steps: 2, accelerator: cpu}
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
-    """tests/third_party as a wheel, installed as by pip: mynet's modules and its dist-info."""
-    source, folder = tmp_path_factory.mktemp("source") / "mynet", tmp_path_factory.mktemp("site")
-    shutil.copytree(project / "tests" / "third_party", source)
-    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True)
-    wheel = next(folder.glob("*.whl"))
-    zipfile.ZipFile(wheel).extractall(folder)
-    return folder
+def site(third_party: Callable[[str], Path]) -> Path:
+    """mynet's modules and its dist-info."""
+    return third_party(".")
 
 
-def densevit(*arguments: str, site: Path, cwd: Path) -> str:
-    """Output of the command line, in a process with mynet on its path."""
-    env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "densevit", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def run_command(*arguments: str, site: Path, cwd: Path) -> str:
+    """Output of the command line with mynet on its path."""
+    done = Command(*arguments, folder=cwd, path=[site]).ended()
+    assert done.code == 0, done.output + done.errors
+    return done.output
 
 
 def test_plugins_command_lists_third_party_and_built_in_plugins(site, tmp_path):
-    printed = " ".join(densevit("plugins", site=site, cwd=tmp_path).split())
+    command, environment = [sys.executable, "-m", "densevit", "plugins"], {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+    printed = " ".join(done.stdout.split())
     assert " mynet mynet 0.1 Five convolutions, each of which halves the image; a feature from" in printed
     assert "heads counter mynet 0.1 How many objects there are, from the mean of the coarsest feature." in printed
     assert "datasets squares mynet 0.1 Grey images with up to four white squares." in printed
@@ -72,18 +67,16 @@ def test_plugins_command_lists_third_party_and_built_in_plugins(site, tmp_path):
 
 
 def test_a_strangers_command_is_listed_and_runs(site, tmp_path):
-    overview = densevit("--help", site=site, cwd=tmp_path)
+    overview = run_command("--help", site=site, cwd=tmp_path)
     assert "  parameters         Counts the parameters of a backbone.\n" in overview
     assert "  train              Trains a model and writes a run folder.\n" in overview
-    described = densevit("parameters", "--help", site=site, cwd=tmp_path)
+    described = run_command("parameters", "--help", site=site, cwd=tmp_path)
     assert "Prints the number of trained parameters." in described and "densevit parameters swin" in described
-    printed = densevit("parameters", "mynet", "--json", site=site, cwd=tmp_path)
+    printed = run_command("parameters", "mynet", "--json", site=site, cwd=tmp_path)
     assert json.loads(printed) == {"backbone": "mynet", "parameters": 445_824}
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-m", "densevit", "parameters", "broken"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert done.returncode == 2
-    assert done.stderr.startswith("The command 'parameters broken' (mynet.nowhere, from mynet 0.1) cannot be imported:")
+    done = Command("parameters", "broken", folder=tmp_path, path=[site]).ended()
+    assert done.code == 2
+    assert done.errors.startswith("The command 'parameters broken' (mynet.nowhere, from mynet 0.1) cannot be imported:")
 
 
 @pytest.mark.parametrize(
@@ -93,42 +86,40 @@ def test_a_strangers_command_is_listed_and_runs(site, tmp_path):
 )
 def test_third_party_plugins_train_two_steps(config, metrics, site, tmp_path):
     (tmp_path / "own.yaml").write_text(config)
-    densevit("train", "own.yaml", "--run-dir", "run", site=site, cwd=tmp_path)
+    run_command("train", "own.yaml", "--run-dir", "run", site=site, cwd=tmp_path)
     assert metrics <= set(json.loads((tmp_path / "run" / "metrics.json").read_text()))
     assert (tmp_path / "run" / "model.safetensors").is_file()
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_a_strangers_checkpoint_is_recognised_loaded_and_converted(site, tmp_path):
-    script = """
-import torch
-from mynet import MyNet
-torch.manual_seed(0)
-ours = MyNet(16).state_dict()
-names = {"stem.0": 1, "stem.1": 2, "stages.0": 3, "stages.1": 4, "stages.2": 5}
-kinds = {"0": "conv", "1": "norm"}
-def name(key):
-    part, index, leaf = key.rsplit(".", 2)
-    return f"{kinds[index]}{names[part]}.{leaf}"
-torch.save({name(key): x.normal_() for key, x in ours.items()} | {"fc.weight": torch.ones(9, 64)}, "released.pth")
-torch.save(ours, "ours.pth")
-"""
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=env)
-    ours = torch.load(tmp_path / "ours.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        ours = importlib.import_module("mynet").MyNet(16).state_dict()
+    names = {"stem.0": 1, "stem.1": 2, "stages.0": 3, "stages.1": 4, "stages.2": 5}
+    kinds = {"0": "conv", "1": "norm"}
+
+    def name(key: str) -> str:
+        part, index, leaf = key.rsplit(".", 2)
+        return f"{kinds[index]}{names[part]}.{leaf}"
+
+    released = {name(key): x.normal_() for key, x in ours.items()} | {"fc.weight": torch.ones(9, 64)}
+    torch.save(released, tmp_path / "released.pth")
     (tmp_path / "own.yaml").write_text(DETECTION)
     overrides = ["backbone.weights=released.pth", "backbone.freeze=true"]
-    printed = " ".join(densevit("train", "own.yaml", *overrides, "--run-dir", "run", site=site, cwd=tmp_path).split())
+    printed = " ".join(
+        run_command("train", "own.yaml", *overrides, "--run-dir", "run", site=site, cwd=tmp_path).split()
+    )
     assert "loaded 20 left out 1 fc.weight: the classification head Read as mynet-released." in printed
     trained = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(trained[f"backbone.{key}"], tensor) for key, tensor in ours.items())
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"]["mean"] == [0.5, 0.5, 0.5]
 
-    densevit("convert", "released.pth", "converted", site=site, cwd=tmp_path)
+    run_command("convert", "released.pth", "converted", site=site, cwd=tmp_path)
     section = yaml.safe_load((tmp_path / "converted" / "backbone.yaml").read_text())
     assert (section["name"], section["width"], section["std"]) == ("mynet", 16, [0.25, 0.25, 0.25])
-    densevit("convert", "converted", "back.pth", "--to", "mynet-released", site=site, cwd=tmp_path)
-    released, back = (torch.load(tmp_path / file) for file in ("released.pth", "back.pth"))
+    run_command("convert", "converted", "back.pth", "--to", "mynet-released", site=site, cwd=tmp_path)
+    back = torch.load(tmp_path / "back.pth")
     assert back.keys() == released.keys() - {"fc.weight"}
     assert all(torch.equal(back[key], released[key]) for key in back)
 

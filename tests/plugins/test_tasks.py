@@ -4,11 +4,8 @@ import contextlib
 import io
 import json
 import re
-import shutil
-import subprocess
 import sys
 import textwrap
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,25 +49,18 @@ FIGURE_COLOR = (240, 90, 30)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def site(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Iterator[Path]:
-    """The distributions mynet, poses and normals as wheels, installed as by pip into a folder on the path."""
-    folder = tmp_path_factory.mktemp("site")
-    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
-    for name in ("", "poses", "normals"):
-        source = tmp_path_factory.mktemp("source") / "package"
-        shutil.copytree(project / "tests" / "third_party" / name, source)
-        subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True)
-    for wheel in folder.glob("*.whl"):
-        zipfile.ZipFile(wheel).extractall(folder)
+def sites(third_party: Callable[[str], Path]) -> Iterator[None]:
+    """The distributions mynet, poses and normals on the path."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield folder
+        for folder in (".", "poses", "normals"):
+            patch.syspath_prepend(third_party(folder))
+        yield
     for module in [name for name in sys.modules if name.partition(".")[0] in ("mynet", "poses", "normals")]:
         del sys.modules[module]
 
 
 @pytest.fixture(scope="module")
-def trained(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """`trained(name, config)`: a folder with what `train`, `evaluate` and `predict` wrote; each is run once.
 
     run/, evaluated/, and predicted/, from the validation images in images/, whose names are their ids.

@@ -30,10 +30,7 @@ from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class
 from densevit.registry.options import check
 from densevit.registry.trust import NameInFile, names_in_file
-from densevit.training.loop import fault_files
-from densevit.training.run.resuming import RunCheckpoint
 from densevit.weights import model_file
-from densevit_workbench.replay import replay
 
 pytestmark = pytest.mark.integration
 
@@ -354,6 +351,9 @@ def fault_content(config: str) -> dict[str, Any]:
 
 
 def test_fault_file_imports_no_module_but_those_of_its_run(payload, monkeypatch):
+    from densevit.training.loop import fault_files
+    from densevit_workbench.replay import replay
+
     on_the_path(payload, monkeypatch)
     values = copy.deepcopy(VALUES)
     values["backbone"]["name"] = "payload:Net"
@@ -387,6 +387,10 @@ def test_header_reads_no_other_config(key, payload):
 
 @pytest.mark.parametrize("key", ["base", "data"])
 def test_checkpoint_and_fault_file_read_no_other_config(key, payload):
+    from densevit.training.loop import fault_files
+    from densevit.training.run.resuming import RunCheckpoint
+    from densevit_workbench.replay import replay
+
     (payload / "theirs.yaml").write_text(yaml_io.write(VALUES if key == "base" else VALUES["data"]))
     config = yaml_io.write(VALUES | {key: "theirs.yaml"})
     fault_files.write(payload / "step_1.pt", fault_content(config))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2_contingency
 from torch.utils.data import DataLoader
 
 from densevit.errors import DataError
@@ -53,6 +52,7 @@ def _alone(scene: Scene, thing: Thing) -> Rendering:
 # ---- statistics ----
 
 
+@pytest.mark.integration
 def test_images_have_one_to_eight_objects_of_eight_classes(thousand: list[list[Object]]) -> None:
     counts = Counter(len(objects) for objects in thousand)
     assert set(counts) == set(range(1, 9))
@@ -61,19 +61,24 @@ def test_images_have_one_to_eight_objects_of_eight_classes(thousand: list[list[O
     assert min(classes.values()) > 0.7 * max(classes.values())
 
 
+@pytest.mark.integration
 def test_median_object_is_at_most_a_quarter_of_the_side(thousand: list[list[Object]]) -> None:
     sides = [math.sqrt(one.visible) for objects in thousand for one in objects]
     assert SIDE / 8 < float(np.median(sides)) <= SIDE / 4
 
 
+@pytest.mark.integration
 def test_a_third_of_the_objects_are_more_than_a_fifth_occluded(thousand: list[list[Object]]) -> None:
     hidden = np.array([one.hidden for objects in thousand for one in objects])
     assert 1 / 3 <= (hidden > 0.2).mean() < 0.45
     assert (hidden < 0.01).mean() > 1 / 3
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("trait", ["color", "texture"])
 def test_color_and_texture_do_not_depend_on_the_class(thousand: list[list[Object]], trait: str) -> None:
+    from scipy.stats import chi2_contingency
+
     objects = list(itertools.chain.from_iterable(thousand))
     values = sorted({getattr(one.thing.coat, trait) for one in objects})
     table = np.zeros((8, len(values)))

@@ -1,6 +1,5 @@
 """Target types with one row per object, on cases worked by hand and against albumentations and pycocotools."""
 
-import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -38,6 +37,8 @@ def test_boxes_without_area_and_crowds_are_not_usable():
 
 def test_boxes_flip_and_clip_as_albumentations_does():
     """To the last bit: seeded runs of earlier versions, which used it, stay the same."""
+    import albumentations as A
+
     rng = np.random.default_rng(0)
     boxes = np.sort(rng.random((500, 2, 2)), axis=1).reshape(-1, 4) * (90, 70, 90, 70) - 5
     boxes = Boxes().clip(boxes, SIZE)[Boxes().usable(boxes, SIZE)]

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from densevit.evaluation import metrics_file, tables_file
-from densevit.training.run.fit import Run
 from densevit.visualization.report import write_report
 
 VOID = ("meta", "img", "br", "line", "polyline", "circle")
@@ -198,6 +197,8 @@ def test_run_without_validation_is_reported(run: Path):
 
 
 def test_a_run_is_shown_in_a_notebook(run: Path):
+    from densevit.training.run.fit import Run
+
     html = Run(run)._repr_html_()
     for part in ("detr_&lt;swin&gt;: detr on swin", "0.4124", "cat &amp; &lt;dog&gt;", "train/loss", "detection/AP"):
         assert part in html

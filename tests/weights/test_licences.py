@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 import yaml
-from torchvision.models import resnet18
 
 import densevit
 from densevit import config as configs
@@ -22,6 +21,8 @@ CARD = "---\nlanguage: en\nlicense: {}\ntags:\n- vision\n---\n# A model\n\nlicen
 @pytest.fixture
 def folder(tmp_path):
     """A ResNet-18 as torchvision saves it, with a model card."""
+    from torchvision.models import resnet18
+
     folder = tmp_path / "published"
     folder.mkdir()
     torch.save(resnet18().state_dict(), folder / "pytorch_model.bin")
@@ -66,6 +67,8 @@ def test_unknown_licence_stays_unknown(folder, tmp_path, capsys):
 
 
 def test_published_weights_without_a_licence_say_so(tmp_path, monkeypatch):
+    from torchvision.models import resnet18
+
     file = tmp_path / "resnet18.pth"
     torch.save(resnet18().state_dict(), file)
     monkeypatch.setattr(hub, "fetch", lambda source: hub.Published(file, {}))

@@ -87,21 +87,21 @@ PLACES = {
 
 @pytest.mark.filterwarnings("error")
 @both
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_malicious_files_are_inert_or_refused(attack, place, legacy, tmp_path):
-    target = tmp_path / "touched"
-    path = save(PLACES[place](ATTACKS[attack](target)), tmp_path / "weights.pth", legacy)
-    try:
-        tensors = read(path).tensors
-    except WeightsError as error:
-        refused = attack in ("os.system", "os.open", "subprocess", "partial") or place == "alone"
-        assert refused and str(path) in str(error)
-    else:
-        assert_state(tensors)
-        assert place != "alone"
-    assert not target.exists()
-    assert "antigravity" not in sys.modules
+def test_malicious_files_are_inert_or_refused(attack, legacy, tmp_path):
+    for place, put in PLACES.items():
+        target = tmp_path / f"touched {place}"
+        path = save(put(ATTACKS[attack](target)), tmp_path / f"{place}.pth", legacy)
+        try:
+            tensors = read(path).tensors
+        except WeightsError as error:
+            refused = attack in ("os.system", "os.open", "subprocess", "partial") or place == "alone"
+            assert refused and str(path) in str(error), place
+        else:
+            assert_state(tensors)
+            assert place != "alone"
+        assert not target.exists(), place
+        assert "antigravity" not in sys.modules, place
 
 
 @both
@@ -218,18 +218,18 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("reached", REACHED)
-def test_no_object_of_the_process_is_changed(reached, change, tmp_path):
-    path = with_pickle(tmp_path / "weights.pth", HEADER + REACHED[reached] + CHANGES[change] + b".")
+def test_no_object_of_the_process_is_changed(reached, tmp_path):
     from densevit.weights import restricted_pickle, safe_unpickler
 
     known = [torch.UntypedStorage, torch.FloatStorage, collections.OrderedDict, torch.Size, torch.device, torch.float32]
     known += [argparse.Namespace, torch.serialization.StorageType, torch._utils._rebuild_tensor_v2, Inert]
     known += [value for module in (restricted_pickle, safe_unpickler) for value in vars(module).values()]
-    with contextlib.suppress(WeightsError):
-        load(path)
-    assert not any(hasattr(value, "changed") for value in known)
+    for name, change in CHANGES.items():
+        path = with_pickle(tmp_path / "weights.pth", HEADER + REACHED[reached] + change + b".")
+        with contextlib.suppress(WeightsError):
+            load(path)
+        assert not any(hasattr(value, "changed") for value in known), name
 
 
 @pytest.mark.parametrize("reached", sorted(REACHED.keys() - {"placeholder", "attribute", "device"}))
@@ -326,7 +326,7 @@ def test_legacy_storage_larger_than_the_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "key",
     [
-        b"N" + b"\x85" * 1_000_000,  # ((((None,),),), ...): its hash would exceed the stack of C
+        b"N" + b"\x85" * 250_000,  # ((((None,),),), ...): its hash would exceed the stack of C
         b"N" + b"2\x86" * 60,  # ((x, x), (x, x)), ...: 2^60 values
         b"(" + b"N" * 10_000 + b"t",
     ],

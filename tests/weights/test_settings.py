@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from transformers import Swinv2Config, Swinv2Model
 
 from densevit import config as configs
 from densevit.errors import WeightsError
@@ -120,6 +119,8 @@ def test_swinv2_windows_are_parsed_from_timm_names(architecture, window, before)
 @torch.no_grad()
 def test_swinv2_windows_are_read_from_config_json(tmp_path):
     """Windows larger than its last map, pretrained with smaller ones, and an image of its own size."""
+    from transformers import Swinv2Config, Swinv2Model
+
     sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 8}
     theirs = Swinv2Model(Swinv2Config(**sizes, pretrained_window_sizes=[4, 4, 4, 2])).eval()
     for tensor in theirs.parameters():
@@ -153,6 +154,8 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
 
 
 def test_config_of_another_window_raises(tmp_path):
+    from transformers import Swinv2Config, Swinv2Model
+
     sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 4}
     Swinv2Model(Swinv2Config(**sizes)).save_pretrained(tmp_path)
     message = []

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from timm.layers.patch_embed import resample_patch_embed
 from torch import nn
 from torch.nn import functional as F
 
@@ -139,6 +138,8 @@ def test_the_allow_option_is_exact_and_suffices(source, more, line):
 
 @pytest.mark.parametrize(("old", "new"), [(8, 16), (16, 8), (14, 16), (16, 14)])
 def test_resized_kernel_matches_flexivit(old, new):
+    from timm.layers.patch_embed import resample_patch_embed
+
     kernel = torch.randn(5, 3, old, old)
     expected = resample_patch_embed(kernel, [new, new], interpolation="bilinear", antialias=False)
     torch.testing.assert_close(resize_kernel(kernel, (new, new)), expected, rtol=1e-4, atol=1e-4)

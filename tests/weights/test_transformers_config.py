@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModel, DPTForDepthEstimation, DPTForSemanticSegmentation
 
 import densevit
 from densevit import config as configs
@@ -47,6 +46,8 @@ def make(section, folder):
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_transformers_builds_the_model_from_config_json(case, tmp_path):
+    from transformers import AutoModel
+
     section, kind, tokens = CASES[case]
     backbone = make(section, tmp_path / "ours")
     export(tmp_path / "ours", "hf").write(tmp_path / "hf")
@@ -75,6 +76,8 @@ def test_models_unknown_to_transformers_export_tensors_only(tmp_path):
 @pytest.mark.parametrize("task", ["depth", "segmentation"])
 @torch.no_grad()
 def test_dpt_exports_to_transformers(task, tmp_path):
+    from transformers import DPTForDepthEstimation, DPTForSemanticSegmentation
+
     torch.manual_seed(2)
     own = {
         "name": "dpt" if task == "depth" else "dpt_segmentation",

@@ -64,7 +64,7 @@ def test_cost_matches_the_papers(name: str, options: dict[str, Any], size: int, 
 
 @pytest.mark.parametrize(
     ("head", "options", "gmacs", "millions"),
-    [("detr", {}, 86, 41.52), ("deformable_detr", {}, 173, 40.07)],
+    [("detr", {}, 86, 41.52), pytest.param("deformable_detr", {}, 173, 40.07, marks=pytest.mark.integration)],
 )
 def test_cost_of_detectors_matches_the_papers(head: str, options: dict[str, Any], gmacs: float, millions: float):
     """At 800 x 1131 as in `tests/heads/detr/test_cost.py`; the sampling of deformable attention adds 1 %."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
@@ -29,16 +30,34 @@ def with_budgets(notebook: nbformat.NotebookNode, budgets: Mapping[str, object])
     return notebook
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: float | None = None) -> nbformat.NotebookNode:
-    """Runs all cells in a new kernel of this interpreter, in a folder. Raises CellExecutionError if a cell fails.
+def execute(
+    notebook: nbformat.NotebookNode, folder: Path, timeout: float | None = None, kernel: KernelManager | None = None
+) -> nbformat.NotebookNode:
+    """Runs all cells, in a folder. Raises CellExecutionError if a cell fails.
 
-    timeout: seconds of a cell.
+    timeout: seconds of a cell. kernel: one of `started`, which keeps running; None: a new kernel of this interpreter.
     """
     client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}
+        notebook,
+        km=kernel,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": folder}},
     )
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of `!densevit` in cells
-    return client.execute(env={**os.environ, "PATH": path})
+    return client.execute(env=environment())
+
+
+def started(folder: Path) -> KernelManager:
+    """A new kernel of this interpreter, in a folder."""
+    kernel = KernelManager(kernel_name="python3")
+    kernel.start_kernel(env=environment(), cwd=folder)
+    return kernel
+
+
+def environment() -> dict[str, str]:
+    """The environment of a kernel, with the path of `!densevit` in cells."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import SegformerConfig, SegformerModel
 
 from densevit.testing import check_backbone
 from densevit.weights.key_mapping import canonical, translate
@@ -25,8 +24,12 @@ def test_the_backbone_passes_the_contract_tests():
     check_backbone(MixTransformer)
 
 
-@pytest.mark.parametrize("size", [(97, 131), (64, 96), (33, 70)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(97, 131), *(pytest.param(x, marks=pytest.mark.integration) for x in ((64, 96), (33, 70)))], ids=str
+)
 def test_features_and_gradients_match_transformers(size, randomise, assert_equal_features):
+    from transformers import SegformerConfig, SegformerModel
+
     torch.manual_seed(0)
     theirs = SegformerModel(SegformerConfig()).eval()
     randomise(theirs)

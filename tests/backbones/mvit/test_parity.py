@@ -3,21 +3,21 @@
 import math
 import re
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
-import timm
 import torch
-from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.video.mvit import MSBlockConfig
-from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
 from densevit_backbones.mvit.attention import RelativePositions, bias, widen
 from densevit_backbones.mvit.backbone import MViT, Positions
 from densevit_backbones.mvit.variants import VARIANTS
 
-pytestmark = pytest.mark.integration
+if TYPE_CHECKING:
+    from timm.models.mvitv2 import MultiScaleVit
+    from torchvision.models.video.mvit import MViT as TorchvisionMViT
+
 
 # Their parameter names and ours. We normalise each feature, they the classifier's input.
 COMMON = [
@@ -83,7 +83,7 @@ def pair(randomise, reference: nn.Module, **options) -> tuple[MViT, nn.Module]:
     return mvit, reference
 
 
-def assert_timm_s(mvit: MViT, reference: MultiScaleVit, images: Tensor, assert_equal_features) -> None:
+def assert_timm_s(mvit: MViT, reference: "MultiScaleVit", images: Tensor, assert_equal_features) -> None:
     """Features in fp32; gradients in float64, because rounding may change the cell that max pooling selects."""
     load(mvit, reference.state_dict(), FROM_TIMM)
 
@@ -96,7 +96,10 @@ def assert_timm_s(mvit: MViT, reference: MultiScaleVit, images: Tensor, assert_e
     assert_equal_features(mvit, expected, images.double())
 
 
+@pytest.mark.integration
 def test_tiny_matches_timm_at_the_training_size(randomise, assert_equal_features):
+    import timm
+
     reference = timm.create_model("mvitv2_tiny", pretrained=False)
     mvit, reference = pair(randomise, reference, variant="tiny")
     assert_timm_s(mvit, reference, torch.randn(1, 3, 224, 224), assert_equal_features)
@@ -105,6 +108,8 @@ def test_tiny_matches_timm_at_the_training_size(randomise, assert_equal_features
 @pytest.mark.parametrize(("widens", "class_token"), [("mlp", False), ("attention", True)])
 def test_nano_matches_timm(widens, class_token, monkeypatch, randomise, assert_equal_features):
     """Widened by perceptrons, as "large" is, and with a class token, as those for ImageNet-21K are."""
+    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+
     monkeypatch.setitem(VARIANTS[2], "nano", VARIANTS[2]["nano"]._replace(widens=widens))
     cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, expand_attn=widens == "attention", use_cls_token=class_token)
     reference = MultiScaleVit(cfg, img_size=(96, 96))
@@ -112,15 +117,21 @@ def test_nano_matches_timm(widens, class_token, monkeypatch, randomise, assert_e
     assert_timm_s(mvit, reference, torch.randn(2, 3, 96, 96), assert_equal_features)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", ["tiny", "small", "base", "large"])
 def test_all_variants_have_timm_s_tensors(variant):
+    import timm
+
     with torch.device("meta"):
         reference = timm.create_model(f"mvitv2_{variant}", pretrained=False)
         load(MViT(variant), reference.state_dict(), FROM_TIMM)
 
 
-def torchvision_nano(version: int, spatial_size: tuple[int, int]) -> TorchvisionMViT:
+def torchvision_nano(version: int, spatial_size: tuple[int, int]) -> "TorchvisionMViT":
     """torchvision's video model for one frame, with the widths and strides of our nano."""
+    from torchvision.models.video.mvit import MSBlockConfig
+    from torchvision.models.video.mvit import MViT as TorchvisionMViT
+
     channels = [32, 64, 128, 128, 128, 256]
     incoming = [32, 32, 64, 128, 128, 128] if version == 2 else channels
     outgoing = channels if version == 2 else [64, 128, 128, 128, 256, 256]
@@ -145,7 +156,7 @@ def torchvision_nano(version: int, spatial_size: tuple[int, int]) -> Torchvision
     )
 
 
-def torchvision_features(reference: TorchvisionMViT, images: Tensor) -> list[Tensor]:
+def torchvision_features(reference: "TorchvisionMViT", images: Tensor) -> list[Tensor]:
     x = reference.conv_proj(images[:, :, None])
     size = tuple(x.shape[2:])
     x = reference.pos_encoding(x.flatten(2).transpose(1, 2))
@@ -157,6 +168,7 @@ def torchvision_features(reference: TorchvisionMViT, images: Tensor) -> list[Ten
     return features
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("size", [(96, 96), (97, 131), (160, 52), (33, 50), (32, 2110)], ids=str)
 def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal_features):
     reference = torchvision_nano(2, (96, 96))
@@ -169,6 +181,7 @@ def test_version_2_matches_torchvision_at_any_size(size, randomise, assert_equal
     )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("size", [(97, 131), (64, 96), (33, 50)], ids=str)
 def test_version_1_matches_torchvision(size, randomise, assert_equal_features):
     """Its blocks are those of the paper's image models, with a frame position besides those of cells."""
@@ -201,6 +214,7 @@ def row_of(table: Tensor, query: int, queries: int, key: int, keys: int) -> Tens
     return (1 - share) * table[low] + share * table[min(low + 1, len(table) - 1)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("tokens", [0, 1])
 @pytest.mark.parametrize(
     ("query_size", "key_size"),
@@ -229,6 +243,7 @@ def test_relative_positions_match_the_equation(query_size, key_size, tokens):
     torch.testing.assert_close(product, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("size", [(64, 90), (32, 2110)], ids=str)
 @pytest.mark.parametrize("version", [1, 2])
 def test_bf16_attention_matches_fp32(version, size, randomise):

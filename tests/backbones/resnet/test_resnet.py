@@ -1,7 +1,5 @@
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 import densevit
@@ -10,6 +8,8 @@ from densevit_backbones.resnet import ResNet
 
 
 def torchvision_resnet(depth: int, dilation: bool = False, norm: str = "batch") -> nn.Module:
+    import torchvision
+
     options = {"norm_layer": lambda channels: nn.GroupNorm(32, channels)} if norm == "group" else {}
     make = getattr(torchvision.models, f"resnet{depth}")
     return make(replace_stride_with_dilation=[False, False, dilation], **options)
@@ -45,7 +45,7 @@ def random_images(*size: int) -> Tensor:
         (18, False, "group", (71, 64)),
         (50, False, "batch", (64, 75)),
         (50, True, "batch", (65, 50)),
-        (101, False, "batch", (37, 71)),
+        pytest.param(101, False, "batch", (37, 71), marks=pytest.mark.integration),
     ],
 )
 def test_features_and_gradients_match_torchvision(depth, dilation, norm, size, randomise, assert_equal_features):
@@ -70,8 +70,11 @@ def test_frozen_norms_match_torchvision_in_evaluation(depth, size, randomise, as
     assert_equal_features(resnet, lambda images: torchvision_features(reference, images), images.double())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("depth", "dilation"), [(18, False), (50, True)])
 def test_features_and_gradients_match_timm(depth, dilation, randomise, assert_equal_features):
+    import timm
+
     options = {"output_stride": 16} if dilation else {}
     resnet = ResNet(depth, dilation).eval()
     reference = timm.create_model(f"resnet{depth}", pretrained=False, **options).eval()

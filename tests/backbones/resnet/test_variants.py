@@ -4,13 +4,10 @@ import copy
 import pickle
 
 import pytest
-import timm
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import RTDetrResNetBackbone, RTDetrResNetConfig
 
 import densevit
 from densevit.weights.key_mapping import translate
@@ -54,26 +51,38 @@ def shortened(resnet):
     return resnet
 
 
-@pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2"])
+@pytest.mark.parametrize("name", ["resnext50_32x4d", pytest.param("wide_resnet50_2", marks=pytest.mark.integration)])
 def test_groups_and_width_match_torchvision(name, randomise, assert_equal_features):
+    import torchvision
+
     reference = getattr(torchvision.models, name)()
     compare(ResNet(**PEERS[name]), reference, (45, 66), randomise, assert_equal_features)
 
 
-@pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), (50, (45, 66))])
+@pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), pytest.param(50, (45, 66), marks=pytest.mark.integration)])
 def test_variant_d_matches_timm(depth, size, randomise, assert_equal_features):
+    import timm
+
     reference = timm.create_model(f"resnet{depth}d", pretrained=False)
     compare(ResNet(depth, variant="d"), reference, size, randomise, assert_equal_features)
 
 
+@pytest.mark.integration
 def test_dilated_variant_d_matches_timm(randomise, assert_equal_features):
+    import timm
+
     reference = timm.create_model("resnet26d", pretrained=False, output_stride=16, layers=[3, 4, 6, 3])
     compare(ResNet(50, dilation=True, variant="d"), reference, (50, 39), randomise, assert_equal_features)
 
 
-@pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), (34, (64, 96)), (50, (45, 66))])
+@pytest.mark.parametrize(
+    ("depth", "size"),
+    [(18, (69, 51)), *(pytest.param(*x, marks=pytest.mark.integration) for x in ((34, (64, 96)), (50, (45, 66))))],
+)
 def test_variant_vd_matches_transformers(depth, size, randomise, assert_equal_features):
     """RT-DETR's ResNet ("PResNet"), which has a projection shortcut in the first block of every stage."""
+    from transformers import RTDetrResNetBackbone, RTDetrResNetConfig
+
     config = RTDetrResNetConfig(
         depths=[2, 2, 2, 2] if depth == 18 else [3, 4, 6, 3],
         hidden_sizes=[64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048],
@@ -98,6 +107,8 @@ def test_variant_vd_is_d_with_bottlenecks():
 
 @pytest.mark.parametrize("name", PEERS)
 def test_groups_and_width_have_torchvision_s_tensors(name):
+    import torchvision
+
     with torch.device("meta"):
         ours, reference = ResNet(**PEERS[name]).state_dict(), getattr(torchvision.models, name)().state_dict()
     shapes = {key: value.shape for key, value in reference.items() if not key.startswith("fc.")}
@@ -191,6 +202,7 @@ def test_synchronised_norms_on_a_cpu_are_batch_norms(randomise):
         assert torch.equal(value, sync.state_dict()[key])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("norm", ["batch", "sync", "group", "frozen"])
 @pytest.mark.parametrize("frozen_stages", [0, 2])
 def test_checkpointing_preserves_gradients_and_statistics(norm, frozen_stages):
@@ -253,6 +265,7 @@ def test_padding_affects_cells_within_the_receptive_field_only(randomise):
             assert (x - y[..., :n, :n]).abs()[..., -1].max() > 1e-2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
 def test_training_in_half_precision_is_finite(dtype, norm):

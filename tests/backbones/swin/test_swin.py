@@ -2,18 +2,20 @@ import copy
 import pickle
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
-from torchvision.models.swin_transformer import swin_t
 
 import densevit
 from densevit.layers.windows import relative_position_index
 from densevit_backbones.swin import Swin
+
+if TYPE_CHECKING:
+    from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
+
 
 # Their parameter names and ours. We normalise each feature, they the classifier's input.
 FROM_TORCHVISION = [
@@ -64,7 +66,7 @@ def normed(swin: Swin, features: list[Tensor]) -> list[Tensor]:
     return [F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias).permute(0, 3, 1, 2) for x, norm in pairs]
 
 
-def torchvision_features(reference: TorchvisionSwin, images: Tensor) -> list[Tensor]:
+def torchvision_features(reference: "TorchvisionSwin", images: Tensor) -> list[Tensor]:
     """After each stage. torchvision drops incomplete patches, so the image is padded first."""
     x = F.pad(images, (0, -images.shape[3] % 4, 0, -images.shape[2] % 4))
     features = []
@@ -86,6 +88,8 @@ def pair(randomise, reference: nn.Module, renamings: list, **options) -> tuple[S
 @pytest.mark.parametrize("size", [(97, 131), (33, 50), (9, 20), (1, 1)], ids=str)
 @pytest.mark.parametrize("window", [7, 4, 12])
 def test_nano_matches_torchvision_at_any_size(size, window, randomise, assert_equal_features):
+    from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
+
     reference = TorchvisionSwin([4, 4], 32, depths=[1, 1, 3, 1], num_heads=[1, 2, 4, 8], window_size=[window, window])
     swin, reference = pair(randomise, reference, FROM_TORCHVISION, variant="nano", window_size=window)
     assert_equal_features(
@@ -93,8 +97,11 @@ def test_nano_matches_torchvision_at_any_size(size, window, randomise, assert_eq
     )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("size", [(97, 131), (60, 24)], ids=str)
 def test_tiny_matches_torchvision(size, randomise, assert_equal_features):
+    from torchvision.models.swin_transformer import swin_t
+
     swin, reference = pair(randomise, swin_t(), FROM_TORCHVISION, variant="tiny")
     assert_equal_features(
         swin, lambda images: normed(swin, torchvision_features(reference, images)), torch.randn(2, 3, *size)
@@ -102,8 +109,14 @@ def test_tiny_matches_torchvision(size, randomise, assert_equal_features):
 
 
 # timm shrinks windows to smaller maps, and shifts before it pads: each map here consists of whole windows.
-@pytest.mark.parametrize(("window", "batch", "size"), [(3, 2, (96, 192)), (7, 1, (224, 224))], ids=str)
+@pytest.mark.parametrize(
+    ("window", "batch", "size"),
+    [(3, 2, (96, 192)), pytest.param(7, 1, (224, 224), marks=pytest.mark.integration)],
+    ids=str,
+)
 def test_tiny_matches_timm(window, batch, size, randomise, assert_equal_features):
+    import timm
+
     reference = timm.create_model("swin_tiny_patch4_window7_224", img_size=size, window_size=window, pretrained=False)
     swin, reference = pair(randomise, reference, FROM_TIMM, variant="tiny", window_size=window)
     assert_equal_features(
@@ -115,6 +128,8 @@ def test_tiny_matches_timm(window, batch, size, randomise, assert_equal_features
 
 @pytest.mark.parametrize("variant", ["tiny", "small", "base", "large"])
 def test_all_variants_have_timm_s_tensors(variant):
+    import timm
+
     with torch.device("meta"):
         swin = Swin(variant, window_size=12)
         options = {"window_size": 12, "img_size": 384, "pretrained": False}

@@ -2,13 +2,9 @@ import math
 import re
 
 import pytest
-import timm
 import torch
-from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2, swin_v2_t
-from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
 from densevit_backbones.swin import Swin
 from densevit_backbones.swin.attention import CosineWindowAttention
@@ -78,6 +74,9 @@ def torchvision_features(reference: nn.Module, images: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize(("window", "size"), [(8, (97, 131)), (8, (1, 9)), (16, (75, 210)), (4, (64, 64))], ids=str)
 def test_nano_matches_torchvision_at_any_size(window, size, randomise, assert_equal_features):
+    from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
+    from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
+
     parts = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
     reference = TorchvisionSwin([4, 4], 32, [1, 1, 3, 1], [1, 2, 4, 8], [window, window], **parts)
     swin = Swin("nano", version=2, window_size=window)
@@ -87,7 +86,10 @@ def test_nano_matches_torchvision_at_any_size(window, size, randomise, assert_eq
     )
 
 
+@pytest.mark.integration
 def test_tiny_matches_torchvision(randomise, assert_equal_features):
+    from torchvision.models.swin_transformer import swin_v2_t
+
     reference, swin = swin_v2_t(), Swin("tiny", version=2)
     prepare(randomise, swin, reference)
     assert_equal_features(
@@ -95,7 +97,10 @@ def test_tiny_matches_torchvision(randomise, assert_equal_features):
     )
 
 
+@pytest.mark.integration
 def test_tiny_matches_timm(randomise, assert_equal_features):
+    import timm
+
     reference, swin = timm.create_model("swinv2_tiny_window8_256", pretrained=False), Swin("tiny", version=2)
     prepare(randomise, swin, reference)
     assert_equal_features(
@@ -106,7 +111,10 @@ def test_tiny_matches_timm(randomise, assert_equal_features):
 
 
 # timm's windows shrink to smaller maps: at 256 pixels the last window of 16 becomes 8.
+@pytest.mark.integration
 def test_windows_transferred_from_12_to_16_match_timm(randomise, assert_equal_features):
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
     sizes = {"pretrained_window_sizes": (12, 12, 12, 6)}
     reference = SwinTransformerV2(
         (256, 512), embed_dim=32, depths=(1, 1, 3, 1), num_heads=(1, 2, 4, 8), window_size=[16, 16, 16, 8], **sizes
@@ -122,6 +130,8 @@ def test_windows_transferred_from_12_to_16_match_timm(randomise, assert_equal_fe
 
 @pytest.mark.parametrize("variant", ["tiny", "small", "base"])
 def test_all_variants_have_timm_s_tensors(variant):
+    import timm
+
     with torch.device("meta"):
         load(Swin(variant, version=2), timm.create_model(f"swinv2_{variant}_window8_256", pretrained=False))
 

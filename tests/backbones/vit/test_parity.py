@@ -4,16 +4,10 @@ import re
 from functools import partial
 
 import pytest
-import timm
 import torch
-from timm.layers import SwiGLUPacked
 from torch import Tensor, nn
-from transformers import DPTConfig, ViTConfig, VitDetConfig, VitDetModel, ViTModel
-from transformers.models.dpt.modeling_dpt import DPTReassembleStage
 
 from densevit_backbones.vit import ViT
-
-pytestmark = pytest.mark.integration
 
 Renamings = list[tuple[str, str]]
 
@@ -98,6 +92,8 @@ def load(vit: ViT, reference: nn.Module, renamings: Renamings, tokens_have_posit
 
 def timm_pair(randomise, name: str, options: dict, own: dict, tokens_have_positions: bool = True):
     """Our model and timm's with the same weights."""
+    import timm
+
     reference = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
     vit = ViT(**own).eval()
     randomise(vit)
@@ -113,6 +109,7 @@ def timm_features(vit: ViT, reference: nn.Module, images: Tensor) -> list[Tensor
     return reference.forward_intermediates(images, indices=indices, norm=norm, intermediates_only=True)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "size", [pytest.param((224, 224), id="224"), pytest.param((384, 384), id="384", marks=pytest.mark.slow)]
 )
@@ -121,7 +118,9 @@ def test_base_matches_timm(size, randomise, assert_equal_features):
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, *size))
 
 
-@pytest.mark.parametrize("size", [(384, 384), (97, 259), (16, 33)], ids=str)
+@pytest.mark.parametrize(
+    "size", [pytest.param((384, 384), marks=pytest.mark.integration), (97, 259), (16, 33)], ids=str
+)
 def test_positions_and_padding_at_another_size_match_timm(size, randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
@@ -132,6 +131,7 @@ def test_positions_and_padding_at_another_size_match_timm(size, randomise, asser
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, *size))
 
 
+@pytest.mark.integration
 def test_model_built_for_384_matches_timm(randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
@@ -142,6 +142,7 @@ def test_model_built_for_384_matches_timm(randomise, assert_equal_features):
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, 384, 384))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "own"),
     [
@@ -158,11 +159,14 @@ def test_model_built_for_384_matches_timm(randomise, assert_equal_features):
     ],
 )
 def test_all_variants_have_timm_s_tensors(name, own):
+    import timm
+
     with torch.device("meta"):
         reference = timm.create_model(name, pretrained=False, num_classes=0)
         load(ViT(**own), reference, FROM_TIMM)
 
 
+@pytest.mark.integration
 def test_distilled_matches_timm_s_deit(randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
@@ -173,6 +177,7 @@ def test_distilled_matches_timm_s_deit(randomise, assert_equal_features):
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(1, 3, 80, 112))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("dtype", "depth", "size"),
     [
@@ -211,6 +216,7 @@ def test_hybrid_matches_timm_s_vit_base_r50(dtype, depth, size, randomise, asser
 SMALL = {"depth": 3, "dynamic_img_size": True}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "options", "own"),
     [
@@ -218,7 +224,7 @@ SMALL = {"depth": 3, "dynamic_img_size": True}
         ("vit_small_patch16_224", {"init_values": 0.1}, {"layer_scale": 0.1}),
         (
             "vit_small_patch14_dinov2",
-            {"mlp_ratio": 2.66667 * 2, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "img_size": 112},
+            {"mlp_ratio": 2.66667 * 2, "mlp_layer": "SwiGLUPacked", "act_layer": nn.SiLU, "img_size": 112},
             {"swiglu": True, "layer_scale": 1.0, "patch_size": 14, "image_size": 112},
         ),
         (
@@ -231,12 +237,17 @@ SMALL = {"depth": 3, "dynamic_img_size": True}
     ids=["qk-norm", "layer scale", "swiglu", "no class token", "no positions"],
 )
 def test_later_options_match_timm(name, options, own, randomise, assert_equal_features):
+    import timm
+
     own = {"variant": "small", "features": (1, 3), **own}
+    if "mlp_layer" in options:
+        options = {**options, "mlp_layer": getattr(timm.layers, options["mlp_layer"])}
     vit, reference = timm_pair(randomise, name, {**SMALL, **options}, own)
     side = own.get("patch_size", 16)
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, 5 * side, 3 * side))
 
 
+@pytest.mark.integration
 def test_registers_match_timm_s_dinov2(randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
@@ -255,6 +266,7 @@ def test_registers_match_timm_s_dinov2(randomise, assert_equal_features):
     assert_equal_features(vit, partial(timm_features, vit, reference), torch.randn(2, 3, 70, 112))
 
 
+@pytest.mark.integration
 def test_rotary_matches_timm_s_dinov3(randomise, assert_equal_features):
     vit, reference = timm_pair(
         randomise,
@@ -266,6 +278,8 @@ def test_rotary_matches_timm_s_dinov3(randomise, assert_equal_features):
 
 
 def test_nano_matches_transformers_vit(randomise, assert_equal_features):
+    from transformers import ViTConfig, ViTModel
+
     config = ViTConfig(
         hidden_size=128,
         num_hidden_layers=6,
@@ -288,9 +302,12 @@ def test_nano_matches_transformers_vit(randomise, assert_equal_features):
     assert_equal_features(vit, features, torch.randn(2, 3, 80, 80))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("window", [4, 5, 12])
 def test_windowed_blocks_match_transformers_vitdet(window, randomise, assert_equal_features):
     """A grid of 10x10 cells, not divisible into windows of 4 or 12."""
+    from transformers import VitDetConfig, VitDetModel
+
     config = VitDetConfig(
         hidden_size=128,
         num_hidden_layers=6,
@@ -317,8 +334,12 @@ def test_windowed_blocks_match_transformers_vitdet(window, randomise, assert_equ
     assert_equal_features(vit, features, torch.randn(2, 3, 80, 80))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("readout", ["project", "add", "ignore"])
 def test_readout_matches_transformers_dpt(readout, randomise):
+    from transformers import DPTConfig
+    from transformers.models.dpt.modeling_dpt import DPTReassembleStage
+
     vit = ViT("nano", readout=readout, registers=2, feature_norm=False).eval()
     randomise(vit)
     config = DPTConfig(hidden_size=128, num_attention_heads=4, readout_type=readout, neck_ignore_stages=[])

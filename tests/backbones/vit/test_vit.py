@@ -133,6 +133,7 @@ def test_state_dict_pickle_and_copy_preserve_features(options, randomise):
         assert all(torch.equal(x, y) for x, y in zip(before, other(images), strict=True))
 
 
+@pytest.mark.integration
 @kinds
 def test_export_preserves_features(options, randomise):
     vit = nano(**{**options, "features": (1, 2)}).eval()
@@ -166,6 +167,7 @@ def test_compiles_into_one_graph(kind, randomise):
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("positions", ["sine1d", "sine2d", "rotary"])
 def test_training_works_after_inference_and_export(positions):
     """Tables created in inference mode, on the meta device or while tracing are not reused."""
@@ -273,6 +275,7 @@ def test_rotary_windows_use_offsets_on_the_whole_grid(randomise):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.integration
 def test_nano_learns_on_small_images():
     """Classifies the bright quarter from the mean of a map: 25 steps from random weights."""
     vit = nano(stem="conv", patch_size=16, features=(6,))

@@ -270,7 +270,7 @@ def test_integer_files_require_a_scale(tmp_path: Path, pair: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "range", "mend"),
+    ("scale", "range", "fix"),
     [
         (0.001, (3.0, 60.0), "1/256 m, as in KITTI: set data.scale=0.00390625"),
         (1e-6, (0.05, 250.0), "millimetres: set data.scale=0.001"),
@@ -282,10 +282,10 @@ def test_integer_files_require_a_scale(tmp_path: Path, pair: Write) -> None:
     ],
 )
 def test_wrong_scale_and_declared_range(
-    scale: float, range: tuple[float, float], mend: str, tmp_path: Path, pair: Write
+    scale: float, range: tuple[float, float], fix: str, tmp_path: Path, pair: Write
 ) -> None:
     pair()
-    with pytest.raises(DataError, match=mend):
+    with pytest.raises(DataError, match=fix):
         DepthMaps("train", root=str(tmp_path), scale=scale, range=range)
 
 
@@ -485,8 +485,8 @@ def tum(folder: Path, write_image: Write, depth: Write) -> None:
         write_image(f"{where}/rgb/1305031102.300000.png")
         depth(f"{where}/depth/1305031102.160407.png", 5 * (MILLIMETRES // 10))
         head = "# color images\n# file: 'x.bag'\n# timestamp filename\n"
-        pictures = "1305031102.175304 rgb/1305031102.175304.png\n1305031102.300000 rgb/1305031102.300000.png\n"
-        (folder / where / "rgb.txt").write_text(head + pictures)
+        images = "1305031102.175304 rgb/1305031102.175304.png\n1305031102.300000 rgb/1305031102.300000.png\n"
+        (folder / where / "rgb.txt").write_text(head + images)
         (folder / where / "depth.txt").write_text(head + "1305031102.160407 depth/1305031102.160407.png\n")
 
 

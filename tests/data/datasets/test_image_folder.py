@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import ImageFolder as Reference
 
 from densevit.data.datasets.image_folder import ImageFolder
 from densevit.errors import DataError
@@ -33,6 +32,8 @@ def pairs(dataset: ImageFolder) -> list[tuple[str, int]]:
 
 
 def test_equals_torchvision(tmp_path: Path, write: Write) -> None:
+    from torchvision.datasets import ImageFolder as Reference
+
     for name in ("dog/b.png", "dog/a.jpg", "cat/deep/c.png", "Zebra/z.png", "cat/d.webp"):
         write(f"train/{name}")
     write("val/dog/a.jpg")

@@ -11,8 +11,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torchvision.datasets import Cityscapes
-from torchvision.models._meta import _COCO_CATEGORIES, _VOC_CATEGORIES
 
 from densevit.data.datasets.label_maps import PRESETS, LabelMaps, Preset
 from densevit.errors import DataError
@@ -351,7 +349,7 @@ def test_file_changed_after_scanning_raises(tmp_path: Path, pairs: Write, label:
         ({"limit": 0}, r"data\.limit is 0"),
         ({"root": None}, r"data\.root is missing"),
         ({"root": "nowhere"}, r"there is no folder nowhere"),
-        ({"images": "pictures"}, r"There is no folder .*pictures\. Name the images with data\.images"),
+        ({"images": "photos"}, r"There is no folder .*photos\. Name the images with data\.images"),
         ({"labels": "*.gif"}, r"data\.labels: .* holds no files"),
     ],
 )
@@ -451,6 +449,8 @@ def test_presets_are_yaml_files_of_options() -> None:
 
 
 def test_cityscapes_matches_torchvision(tmp_path: Path, write_image: Write, label: Write) -> None:
+    from torchvision.datasets import Cityscapes
+
     classes = classes_of("cityscapes", tmp_path, write_image, label)
     trained = sorted((c for c in Cityscapes.classes if not c.ignore_in_eval), key=lambda c: c.train_id)
     assert [(c.name, c.file_id, c.color) for c in classes] == [(c.name, c.id, c.color) for c in trained]
@@ -459,6 +459,8 @@ def test_cityscapes_matches_torchvision(tmp_path: Path, write_image: Write, labe
 
 
 def test_voc_matches_torchvision_and_the_devkit_colours(tmp_path: Path, write_image: Write, label: Write) -> None:
+    from torchvision.models._meta import _VOC_CATEGORIES
+
     classes = classes_of("voc", tmp_path, write_image, label)
     assert [c.name for c in classes] == ["background", *_VOC_CATEGORIES[1:]]
     for index, one in enumerate(classes):  # VOCcolormap.m: the bits of the index, distributed over red, green and blue
@@ -467,6 +469,8 @@ def test_voc_matches_torchvision_and_the_devkit_colours(tmp_path: Path, write_im
 
 
 def test_pascal_context_classes_are_sorted_and_include_voc(tmp_path: Path, write_image: Write, label: Write) -> None:
+    from torchvision.models._meta import _VOC_CATEGORIES
+
     whole = classes_of("pascal_context", tmp_path, write_image, label)
     fewer = LabelMaps("train", root=str(tmp_path), preset="pascal_context_59").classes["segmentation"]
     assert [(c.name, c.file_id) for c in whole[1:]] == [(c.name, c.file_id) for c in fewer]
@@ -477,6 +481,8 @@ def test_pascal_context_classes_are_sorted_and_include_voc(tmp_path: Path, write
 
 
 def test_coco_stuff_lists_things_before_stuff(tmp_path: Path, write_image: Write, label: Write) -> None:
+    from torchvision.models._meta import _COCO_CATEGORIES
+
     classes = classes_of("coco_stuff", tmp_path, write_image, label)
     names = {c.file_id + 1: c.name for c in classes}
     of_torchvision = {i: name for i, name in enumerate(_COCO_CATEGORIES) if i > 0 and name != "N/A"}

@@ -159,16 +159,16 @@ def test_middlebury_infinite_disparities_are_preserved(tmp_path: Path) -> None:
 
 
 def test_npz_array_is_selected_by_name(tmp_path: Path) -> None:
-    (tmp_path / "a.npz").write_bytes(npz(depth=DEPTH, mask=DEPTH > 0, picture=np.zeros((3, 4, 3))))
+    (tmp_path / "a.npz").write_bytes(npz(depth=DEPTH, mask=DEPTH > 0, photo=np.zeros((3, 4, 3))))
     assert read_depth(tmp_path / "a.npz", "depth").tolist() == DEPTH.tolist()
     assert depth_size_of(tmp_path / "a.npz", "mask") == (3, 4)
     for look in (read_depth, depth_size_of):
-        with pytest.raises(DataError, match=r"a\.npz: which of them is the depth\? .*depth, mask, picture.*data\.key"):
+        with pytest.raises(DataError, match=r"a\.npz: which of them is the depth\? .*depth, mask, photo.*data\.key"):
             look(tmp_path / "a.npz")
         with pytest.raises(DataError, match=r"there is no array 'Z'"):
             look(tmp_path / "a.npz", "Z")
         with pytest.raises(DataError, match=r"shape \(3, 4, 3\); expected \(H, W\)"):
-            look(tmp_path / "a.npz", "picture")
+            look(tmp_path / "a.npz", "photo")
 
 
 WRONG = {

@@ -361,7 +361,7 @@ def test_lightning_resumes_within_and_after_an_epoch(num_workers: int, tmp_path:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_sample_error_keeps_its_message(num_workers: int) -> None:
-    failure = DataError("pictures/7.jpg cannot be read.\nTry another one: it ends early.")
+    failure = DataError("photos/7.jpg cannot be read.\nTry another one: it ends early.")
     for loader in (train_loader(num_workers, failure), val_loader(num_workers, failure)):
         with pytest.raises(DataError) as caught:
             list(loader)

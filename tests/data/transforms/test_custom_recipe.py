@@ -1,6 +1,5 @@
 """A recipe that a config names as module:Class."""
 
-import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,8 @@ class Quarter(Recipe):
     """Trains on a quarter of each image, inverted; evaluates on whole images."""
 
     def __init__(self, image_size: int | Size | None, corner: str = "top left", inverted: bool = True) -> None:
+        import albumentations as A
+
         self.size = image_size if isinstance(image_size, tuple) else (image_size or 32,) * 2
         self.bottom, self.right = "bottom" in corner, "right" in corner
         self.recoloring = [A.InvertImg(p=1)] if inverted else "none"
@@ -45,16 +46,18 @@ def test_custom_recipe_crops_and_recolors():
 
 
 @pytest.mark.parametrize(
-    ("step", "found"),
+    ("step", "arguments", "found"),
     [
-        (A.ToFloat(p=1), r"ToFloat returns float32 \(32, 32, 3\)"),
-        (A.Resize(9, 7, p=1), r"Resize returns uint8 \(9, 7, 3\)"),
+        ("ToFloat", (), r"ToFloat returns float32 \(32, 32, 3\)"),
+        ("Resize", (9, 7), r"Resize returns uint8 \(9, 7, 3\)"),
     ],
 )
-def test_recoloring_that_changes_type_or_shape_is_an_error(step, found):
+def test_recoloring_that_changes_type_or_shape_is_an_error(step, arguments, found):
     """Boxes would not follow the one, and the other is not uint8."""
+    import albumentations as A
+
     recipe = Quarter(32)
-    recipe.recoloring = [step]
+    recipe.recoloring = [getattr(A, step)(*arguments, p=1)]
     sample = {"image": torch.full((3, 40, 60), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
     with pytest.raises(DataError, match=rf"recoloring {found} for uint8 \(32, 32, 3\)"):
         Augmentation(recipe)(sample, np.random.default_rng(0))

@@ -133,9 +133,9 @@ def test_depth_beyond_the_head_s_range_after_zoom_is_unknown(zoom: float, wanted
     head.stride = 1
     head.loss({"depth": prediction}, [taken["targets"]], LossContext())["l1"].backward()
     assert prediction.grad is not None
-    learnt = prediction.grad[0, 0] != 0
-    assert set(found[learnt].unique().tolist()) == {value for value in wanted if value}
-    assert not learnt[found == 0].any()
+    has_gradient = prediction.grad[0, 0] != 0
+    assert set(found[has_gradient].unique().tolist()) == {value for value in wanted if value}
+    assert not has_gradient[found == 0].any()
 
 
 def test_padding_has_no_depth() -> None:

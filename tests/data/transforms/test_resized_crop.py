@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import v2
 
 from densevit.config import from_mapping
 from densevit.data.build import Data
@@ -31,6 +30,8 @@ def sample(seed: int = 0, size: tuple[int, int] = (40, 60), **targets: Any) -> S
 
 def test_areas_and_ratios_are_those_of_torchvision() -> None:
     """The distributions of the crops' areas and aspect ratios, each by its mean and spread."""
+    from torchvision.transforms import v2
+
     height, width, count = 80, 120, 4000
     recipe, rng = ResizedCrop((32, 48)), np.random.default_rng(0)
     frames = [recipe.training_frame(height, width, rng) for _ in range(count)]
@@ -51,6 +52,8 @@ def test_areas_and_ratios_are_those_of_torchvision() -> None:
 
 
 def _params(pixels: torch.Tensor) -> tuple[int, int]:
+    from torchvision.transforms import v2
+
     found = v2.RandomResizedCrop(8).make_params([pixels])
     return found["height"], found["width"]
 
@@ -103,6 +106,8 @@ def test_images_and_shares_are_mixed_alike(kind: str) -> None:
 
 
 def test_mixup_is_torchvisions() -> None:
+    from torchvision.transforms import v2
+
     samples = [sample(i) for i in range(4)]
     images, shares = ImageMixing(mixup=0.8)._mixed(
         torch.stack([one["image"] for one in samples]), np.random.default_rng(2)

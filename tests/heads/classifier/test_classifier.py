@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,10 +17,21 @@ from densevit.model import DenseModel
 from densevit.testing import check_head
 from densevit_heads.classifier import Classifier
 
-timm = pytest.importorskip("timm")
 K = 7
 CLASSES = [Class(f"class {i}", i, (0, 0, 0)) for i in range(K)]
 VIT = {"name": "vit", "variant": "tiny", "features": [12]}
+
+
+def timm_model(name: str) -> nn.Module:
+    model: nn.Module = pytest.importorskip("timm").create_model(name, num_classes=K, dynamic_img_size=True)
+    return model
+
+
+def torchvision_model(name: str) -> nn.Module:
+    from torchvision import models
+
+    model: nn.Module = getattr(models, name)(num_classes=K)
+    return model
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -64,32 +74,34 @@ def class_scores(model: DenseModel, images: Tensor) -> Tensor:
     ("build", "backbone", "layers", "tokens", "size"),
     [
         (
-            lambda: timm.create_model("vit_tiny_patch16_224", num_classes=K, dynamic_img_size=True),
+            functools.partial(timm_model, "vit_tiny_patch16_224"),
             VIT,
             {"classifier": "head"},
             1,
             (128, 96),
         ),
-        (
-            lambda: timm.create_model("deit_tiny_distilled_patch16_224", num_classes=K, dynamic_img_size=True),
+        pytest.param(
+            functools.partial(timm_model, "deit_tiny_distilled_patch16_224"),
             VIT | {"distillation_token": True},
             {"classifier": "head", "distillation_classifier": "head_dist"},
             2,
             (96, 128),
+            marks=pytest.mark.integration,
         ),
         (
-            lambda: torchvision.models.resnet18(num_classes=K),
+            functools.partial(torchvision_model, "resnet18"),
             {"name": "resnet", "depth": 18},
             {"classifier": "fc"},
             0,
             (90, 70),
         ),
-        (
-            lambda: torchvision.models.swin_t(num_classes=K),
+        pytest.param(
+            functools.partial(torchvision_model, "swin_t"),
             {"name": "swin", "variant": "tiny"},
             {"classifier": "head"},
             0,
             (96, 160),
+            marks=pytest.mark.integration,
         ),
     ],
     ids=["vit", "deit", "resnet", "swin"],
@@ -156,6 +168,7 @@ def test_too_few_tokens_and_wrong_options() -> None:
         Classifier((6,), (16,), ())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_contract(tokens: int) -> None:
     skip = ("padding",) if tokens else ()  # the last block's attention is not masked

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, nms
 
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
@@ -24,6 +23,8 @@ def memory_of(tokens: Tensor, padding: Tensor) -> Memory:
 
 
 def test_queries_are_those_that_nms_keeps_in_each_image():
+    from torchvision.ops import box_convert, nms
+
     torch.manual_seed(0)
     B, S, Q = 3, 40, 8
     logits, tokens = torch.randn(B, S, 4), torch.randn(B, S, 16)

@@ -6,6 +6,8 @@ import torch
 from densevit.model import DenseModel, create_head
 from tests.heads.detr.test_backbones import BACKBONES, model_of
 
+pytestmark = pytest.mark.integration
+
 DEFORMABLE = {
     "num_queries": 6,
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},

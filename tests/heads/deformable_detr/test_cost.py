@@ -10,6 +10,8 @@ from densevit.interfaces import Class
 from densevit_backbones.resnet import ResNet
 from densevit_heads.deformable_detr import DeformableDetr
 
+pytestmark = pytest.mark.integration
+
 COCO = [Class(f"class {i}", i, (0, 0, 0)) for i in range(91)]  # the authors' 91 logits
 REFINED = {"box_refinement": True}
 TWO_STAGE = {**REFINED, "two_stage": True}

@@ -8,14 +8,12 @@ padding are 0 in both: ours sets them to 0.
 import copy
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
-from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
@@ -24,7 +22,9 @@ from densevit.losses.matching import Objects, hungarian
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
 
-pytestmark = pytest.mark.integration
+if TYPE_CHECKING:
+    from transformers import DeformableDetrForObjectDetection
+
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 8
@@ -94,7 +94,7 @@ class GivenFeatures(nn.Module):
 class Pair:
     """transformers' model and ours with the same weights, and a batch."""
 
-    theirs: DeformableDetrForObjectDetection
+    theirs: "DeformableDetrForObjectDetection"
     ours: DeformableDetr
     features: list[Tensor]
     padding_mask: Tensor
@@ -103,6 +103,8 @@ class Pair:
 
     def run_theirs(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
         """The output, the losses by transformers' names, `_enc` for the proposals, and the features with gradients."""
+        from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
+
         features = [x.clone().requires_grad_() for x in self.features]
         self.theirs.model.backbone = GivenFeatures(features[-1:] if len(self.ours.levels.features) == 1 else features)
         images = torch.zeros(len(SIZES), 3, *self.padding_mask.shape[1:])
@@ -123,6 +125,8 @@ class Pair:
 
 
 def make_pair(num_levels: int = 4, box_refinement: bool = False, two_stage: bool = False) -> Pair:
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+
     backbone = ResNetConfig(
         embedding_size=8,
         hidden_sizes=[8, *CHANNELS],
@@ -243,6 +247,8 @@ def same_gradients(pair: Pair, theirs: list[Tensor], ours: list[Tensor]) -> None
 
 @every_mode
 def test_matching_agrees_with_transformers(options: dict[str, Any]):
+    from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
+
     pair = make_pair(**options)
     logits, boxes = pair.run_ours()[0]["layers"]
     matches = hungarian(

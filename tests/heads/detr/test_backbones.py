@@ -11,6 +11,8 @@ from densevit.interfaces import Batch
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit_scenes.dataset import Scenes
 
+pytestmark = pytest.mark.integration
+
 BACKBONES: list[tuple[str, dict[str, Any], str | None]] = [
     ("swin", {"variant": "nano", "window_size": 4}, None),
     ("swin", {"variant": "nano", "version": 2, "window_size": 8, "stem": "conv"}, "fpn"),

@@ -8,6 +8,8 @@ from densevit.interfaces import Class
 from densevit_backbones.resnet import ResNet
 from densevit_heads.detr import Detr
 
+pytestmark = pytest.mark.integration
+
 COCO = [Class(f"class {i}", i, (0, 0, 0)) for i in range(91)]  # the paper's 91 logits, and one for "no object"
 
 

@@ -3,13 +3,11 @@
 import copy
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
-from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss, HungarianMatcher
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
@@ -20,7 +18,9 @@ from densevit.set_prediction.criterion import LossWeights
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr
 
-pytestmark = pytest.mark.integration
+if TYPE_CHECKING:
+    from transformers import DetrForObjectDetection
+
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS = 3
@@ -61,7 +61,7 @@ def our_name(name: str) -> str:
 class Pair:
     """transformers' model and ours with the same weights, and a batch."""
 
-    theirs: DetrForObjectDetection
+    theirs: "DetrForObjectDetection"
     ours: Detr
     images: Tensor
     padding_mask: Tensor
@@ -93,6 +93,8 @@ class Pair:
 
 
 def make_pair(positions: str = "sine", **options: Any) -> Pair:
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+
     backbone = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", out_features=["stage2"]
     )
@@ -173,6 +175,8 @@ def test_last_layer_matches_transformers(positions: str):
 
 
 def test_every_layer_matches_transformers():
+    from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss, HungarianMatcher
+
     pair = make_pair()
     _, their_logits, their_boxes, features = pair.run_theirs()
     config = copy.deepcopy(pair.theirs.config)

@@ -266,6 +266,7 @@ def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[Dens
     return model.train(), collate(images, model.multiple)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "options", "neck"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
 def test_a_backbone_trains_a_step(name: str, options: dict[str, Any], neck: str | None) -> None:
     """Masks are at stride 4 on every backbone, also on those with one stride."""

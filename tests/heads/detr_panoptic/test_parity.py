@@ -2,14 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import masks_to_boxes
-from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
-from transformers.loss.loss_for_object_detection import ForSegmentationLoss
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
@@ -17,7 +14,9 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr_panoptic import DetrPanoptic
 from tests.heads.detr.test_parity import our_name as detector_name
 
-pytestmark = pytest.mark.integration
+if TYPE_CHECKING:
+    from transformers import DetrForSegmentation
+
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0), thing=i < 3) for i in range(5)]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
@@ -56,7 +55,7 @@ def our_name(name: str) -> str:
 class Pair:
     """transformers' model and ours with the same weights, and a batch."""
 
-    theirs: DetrForSegmentation
+    theirs: "DetrForSegmentation"
     ours: DetrPanoptic
     images: Tensor
     padding_mask: Tensor
@@ -98,6 +97,9 @@ def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
 
 
 def make_pair(auxiliary_losses: bool = True, **options: Any) -> Pair:
+    from torchvision.ops import masks_to_boxes
+    from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
+
     backbone = ResNetConfig(
         embedding_size=8,
         hidden_sizes=CHANNELS,
@@ -196,6 +198,8 @@ def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None
 
 
 def test_auxiliary_losses_and_weights_match_transformers() -> None:
+    from transformers.loss.loss_for_object_detection import ForSegmentationLoss
+
     pair = make_pair(mask_weight=3.0, dice_weight=7.0)
     output, (logits, boxes), features = pair.run_theirs()
     config = pair.theirs.config

@@ -6,6 +6,8 @@ import torch
 from densevit.model import DenseModel, create_head
 from tests.heads.detr.test_backbones import BACKBONES, model_of
 
+pytestmark = pytest.mark.integration
+
 DFINE = {
     "num_queries": 6,
     "fusion_blocks": 1,

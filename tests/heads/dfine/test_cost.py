@@ -3,7 +3,7 @@
 They count a deployed model: RepVGG blocks and batch norms are merged, and layers of the training are removed.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,9 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
-from densevit_backbones.timm import Timm
 from densevit_heads.dfine import Dfine
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
+
+if TYPE_CHECKING:
+    from densevit_backbones.timm import Timm
+
+pytestmark = pytest.mark.integration
+
 
 COCO = [Class(f"class {i}", i, (0, 0, 0)) for i in range(80)]
 
@@ -35,8 +40,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def deployed(size: str) -> tuple[Timm, Dfine]:
+def deployed(size: str) -> "tuple[Timm, Dfine]":
     """Backbone and head on the meta device: shapes without numbers."""
+    from densevit_backbones.timm import Timm
+
     backbone_name, options = MODELS[size]
     with torch.device("meta"):
         backbone = Timm(f"hgnetv2_{backbone_name}")

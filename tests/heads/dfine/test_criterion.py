@@ -1,21 +1,23 @@
 """D-FINE's criterion, in the authors' arrangement of the losses that transformers has by term."""
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DFineConfig
-from transformers.loss.loss_d_fine import DFineLoss
 
 from densevit.interfaces import Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs, union
+
+if TYPE_CHECKING:
+    from transformers.loss.loss_d_fine import DFineLoss
+
 
 L, Q, K, N = 4, 14, 5, 32
 COUNTS = [3, 0, 6, 1]
@@ -61,7 +63,10 @@ def outputs_of(found: LayerOutputs, layer: int) -> dict[str, Tensor]:
     return output
 
 
-def their_criterion() -> DFineLoss:
+def their_criterion() -> "DFineLoss":
+    from transformers import DFineConfig
+    from transformers.loss.loss_d_fine import DFineLoss
+
     return DFineLoss(DFineConfig(num_labels=K, max_num_bins=N))
 
 

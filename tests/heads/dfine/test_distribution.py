@@ -1,7 +1,5 @@
 import pytest
 import torch
-from transformers.loss import loss_d_fine
-from transformers.models.d_fine import modeling_d_fine
 
 from densevit.losses.boxes import to_corners
 from densevit_heads.dfine.distribution import (
@@ -18,6 +16,8 @@ CPU, UP = torch.device("cpu"), torch.tensor([0.5])
 @pytest.mark.parametrize(("num_bins", "reg_scale"), [(32, 4.0), (32, 8.0), (16, 4.0), (4, 1.0)])
 def test_weighting_function_is_equation_3(num_bins: int, reg_scale: float):
     """W(n), which the paper writes with c = 1 / reg_scale, is the distance over reg_scale."""
+    from transformers.loss import loss_d_fine
+
     N, a, c = num_bins, 0.5, 1 / reg_scale
     values = [c - c * (a / c + 1) ** ((N - 2 * n) / (N - 2)) for n in range(1, N // 2)]
     values += [-c + c * (a / c + 1) ** ((2 * n - N) / (N - 2)) for n in range(N // 2, N)]
@@ -46,6 +46,8 @@ def test_no_distance_is_the_reference_and_distances_are_relative_to_its_size():
 
 
 def test_distances_and_boxes_match_transformers():
+    from transformers.models.d_fine import modeling_d_fine
+
     generator = torch.Generator().manual_seed(0)
     reference = torch.rand(20, 4, generator=generator) * 0.5 + 0.1
     distances = torch.randn(20, 4, generator=generator)
@@ -57,6 +59,8 @@ def test_distances_and_boxes_match_transformers():
 @pytest.mark.parametrize("degenerate", [False, True])
 def test_soft_bins_match_transformers(degenerate: bool):
     """Also distances outside the bins, on a bin, and those of a reference or a box of no size."""
+    from transformers.loss import loss_d_fine
+
     generator = torch.Generator().manual_seed(1)
     reference = torch.rand(50, 4, generator=generator) * 0.6 + 0.2
     boxes = to_corners(torch.rand(50, 4, generator=generator) * 0.6 + 0.2)

@@ -12,16 +12,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
-from transformers.models.d_fine import modeling_d_fine
 
 from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dfine import Dfine
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 from tests.heads.rtdetr.test_parity import GivenFeatures
-
-pytestmark = pytest.mark.integration
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 12
@@ -114,6 +110,9 @@ def randomise(theirs: nn.Module) -> None:
 
 
 def make_pair(width: int = 24, expansion: float = 0.5, blocks: int = 2, reg_scale: float = 4.0) -> Pair:
+    from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
+    from transformers.models.d_fine import modeling_d_fine
+
     config = DFineConfig(
         backbone_config=HGNetV2Config(),
         num_labels=len(CLASSES),

@@ -5,8 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
-from transformers.models.rt_detr.modeling_rt_detr import get_contrastive_denoising_training_group
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import overlaps, to_corners
@@ -33,6 +31,8 @@ def make_targets(counts: list[int]) -> list[Targets]:
 
 def rt_detr(objects: Objects, count: int, embedding: torch.nn.Embedding) -> tuple[Any, ...]:
     """The same by transformers. Its embedding has a row more, for padding."""
+    from transformers.models.rt_detr.modeling_rt_detr import get_contrastive_denoising_training_group
+
     own = [objects.image == image for image in range(len(objects.counts))]
     targets = [{"class_labels": objects.labels[mask], "boxes": objects.boxes[mask]} for mask in own]
     rows = torch.cat([embedding.weight, torch.zeros(1, embedding.embedding_dim)])
@@ -84,6 +84,8 @@ def test_negative_boxes_are_noised_between_once_and_twice_the_limit():
 
 def test_the_loss_of_negative_queries_is_that_of_no_object():
     """Focal loss of all queries, boxes of the positive ones, over the number of positive queries."""
+    from torchvision.ops import sigmoid_focal_loss
+
     torch.manual_seed(0)
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
     head = DabDetr((6,), (8,), classes, Q, Transformer(32, 2, 1, 2, 16), contrastive_denoising=10)

@@ -5,13 +5,10 @@ import re
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
 
 from densevit.interfaces import Class
 from densevit_backbones.vit import ViT
 from densevit_heads.dpt import DptDepth, DptSegmentation
-
-pytestmark = pytest.mark.integration
 
 K, SIDE = 7, 64
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
@@ -90,6 +87,8 @@ def load(vit: ViT, head: nn.Module, reference: nn.Module, head_names: list) -> N
 
 def reference_of(kind: type, hybrid: bool, side: int, **options) -> nn.Module:
     """transformers' DPT with the width of our nano, for square images of `side` pixels."""
+    from transformers import DPTConfig
+
     config = DPTConfig(
         hidden_size=128,
         num_hidden_layers=6,
@@ -118,6 +117,8 @@ def of_any_size(reference: nn.Module, size: tuple[int, int]) -> None:
 
 def pair(kind: type, hybrid: bool, **options) -> tuple[ViT, nn.Module, nn.Module]:
     """Our backbone and head, and the reference, with its weights."""
+    from transformers import DPTForDepthEstimation
+
     reference = reference_of(kind, hybrid, SIDE, **options)
     stem = "resnet" if hybrid else "patch"
     vit = ViT(
@@ -159,11 +160,17 @@ def assert_equal(modules: tuple[nn.Module, ...], ours, theirs, images: Tensor) -
 
 
 SIZES = [(SIDE, SIDE), (64, 96)]
+STYLES = [
+    pytest.param(False, id="large style"),
+    pytest.param(True, id="hybrid", marks=pytest.mark.integration),
+]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
+@pytest.mark.parametrize("hybrid", STYLES)
 def test_depth_matches_transformers(hybrid, size):
+    from transformers import DPTForDepthEstimation
+
     vit, head, reference = pair(DPTForDepthEstimation, hybrid)
     if size[0] != size[1]:
         of_any_size(reference, size)
@@ -177,8 +184,10 @@ def test_depth_matches_transformers(hybrid, size):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("hybrid", [False, True], ids=["large style", "hybrid"])
+@pytest.mark.parametrize("hybrid", STYLES)
 def test_segmentation_matches_transformers(hybrid, size):
+    from transformers import DPTForSemanticSegmentation
+
     vit, head, reference = pair(DPTForSemanticSegmentation, hybrid, use_batch_norm_in_fusion_residual=True)
     if size[0] != size[1]:
         of_any_size(reference, size)
@@ -198,6 +207,8 @@ def test_segmentation_matches_transformers(hybrid, size):
 
 
 def test_the_reference_does_not_use_the_skipped_weights():
+    from transformers import DPTForDepthEstimation
+
     reference = reference_of(DPTForDepthEstimation, False, SIDE)
     randomise(reference)
     reference(torch.randn(1, 3, SIDE, SIDE)).predicted_depth.sum().backward()
@@ -213,6 +224,8 @@ def test_the_reference_does_not_use_the_skipped_weights():
 )
 def test_parameter_counts_match_the_paper(backbone, millions, paper):
     """Section 4, of the authors' whole checkpoints: some of their weights have no effect, and none of ours."""
+    from transformers import DPTConfig, DPTForDepthEstimation
+
     large = backbone["variant"] == "large"
     with torch.device("meta"):
         vit = ViT(**backbone, image_size=384, readout="project", feature_norm=False, position_resizing="bilinear")

@@ -208,7 +208,9 @@ def test_export(tmp_path, format):
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     predictor = densevit.create_model(
-        {"name": "vit", **VIT}, heads={"panoptic": {"name": "eomt", **SMALL}}, classes={"panoptic": CLASSES}
+        {"name": "vit", **VIT, "features": [3]},
+        heads={"panoptic": {"name": "eomt", **SMALL}},
+        classes={"panoptic": CLASSES},
     )
     densevit.export(predictor, tmp_path / f"model.{format}", quiet=True)  # compares the file with the model
 

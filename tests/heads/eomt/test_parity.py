@@ -8,17 +8,11 @@ import math
 
 import pytest
 import torch
-import transformers
 from torch import nn
 
 import densevit
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(not hasattr(transformers, "EomtDinov3Config"), reason="transformers lacks EoMT"),
-]
 
 CLASSES, QUERIES, BLOCKS, POINTS = 5, 7, 3, 48
 SIDE = 96
@@ -40,6 +34,10 @@ def randomised(model):
 
 
 def theirs(version, **options):
+    import transformers
+
+    if not hasattr(transformers, "EomtDinov3Config"):
+        pytest.skip("transformers lacks EoMT")
     torch.manual_seed(0)
     if version == 2:
         config = transformers.EomtConfig(**SMALL, **options)

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.training.callbacks.checkpointing import Checkpointing
 from densevit_heads.eomt.annealing import mask_probabilities
 from densevit_heads.eomt.head import EncoderOnly
-from tests.training.runs import resume, train
 
 CONFIG = {
     "seed": 0,
@@ -28,6 +26,9 @@ def weights(run):
 
 @pytest.mark.integration
 def test_resumed_annealing_matches_an_uninterrupted_one(tmp_path, monkeypatch):
+    from densevit.training.callbacks.checkpointing import Checkpointing
+    from tests.training.runs import resume, train
+
     probabilities = []
     original_progress = EncoderOnly.set_progress
 

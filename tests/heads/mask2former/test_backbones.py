@@ -6,6 +6,8 @@ import torch
 from densevit.model import DenseModel, create_head
 from tests.heads.detr.test_backbones import BACKBONES, model_of
 
+pytestmark = pytest.mark.integration
+
 MASK2FORMER = {
     "num_queries": 6, "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 3, "feedforward": 32},
     "pixel_decoder": {"layers": 1, "feedforward": 32}, "num_points": 256,

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
-from transformers.models.mask2former.image_processing_mask2former import Mask2FormerImageProcessor
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
 from densevit.config import model_sections
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Backbone, Class, Dataset
+from densevit.layers.positions import mask_on_grid
 from densevit.losses.context import LossContext
 from densevit.model import (
     DenseModel,
@@ -30,10 +28,12 @@ from densevit.set_prediction.mask_predictions import MaskLogits, enclosing_boxes
 from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
 from densevit.testing import check_head
+from densevit.testing.heads import CHECKS
 from densevit.testing.targets import random_targets
 from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, criterion
 from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
+from densevit_heads.mask2former.pixel_decoder import Pyramid
 from densevit_heads.mask2former.points import sample, uncertain_points
 from densevit_heads.mask2former.transformer import MaskQueries, attention_bias
 from tests.strict_device import DEVICE, Accelerator, host, moved
@@ -61,7 +61,31 @@ class Patches(Backbone):
 @pytest.mark.integration
 @pytest.mark.parametrize("head", HEADS)
 def test_the_head_meets_its_interface(head):
-    check_head(functools.partial(head, **SMALL))
+    check_head(functools.partial(head, **SMALL), skip=() if head is Mask2Former else ("export",))
+
+
+class Projections(torch.nn.Module):
+    """A pixel decoder without attention, whose graph is small: all heads have the same one."""
+
+    def __init__(self, channels, width):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(c, width, 1) for c in reversed(channels))
+
+    def forward(self, features, padding_mask):
+        *levels, fine = [layer(x) for layer, x in zip(self.layers, reversed(features), strict=True)]
+        return Pyramid(levels, [mask_on_grid(padding_mask, x.shape[-2:]) for x in levels], fine)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("head", HEADS[1:])
+def test_the_outputs_of_the_other_heads_are_exported(head):
+    def with_projections(channels, strides, classes):
+        built = head(channels, strides, classes, **SMALL | {"transformer": replace(TRANSFORMER, decoder_layers=1)})
+        built.pixel_decoder = Projections(channels, TRANSFORMER.width)
+        return built
+
+    only = [check.name for check in CHECKS if check.name not in ("construction", "export")]
+    check_head(with_projections, skip=only)
 
 
 # ---- targets ----
@@ -272,6 +296,9 @@ def test_panoptic_segments_that_are_unsure_or_covered_are_void():
 
 def test_predictions_match_transformers_post_processing():
     """At 384 x 384, to which transformers resizes every mask."""
+    from transformers.models.mask2former.image_processing_mask2former import Mask2FormerImageProcessor
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
+
     torch.manual_seed(2)
     Q, K = 12, len(CLASSES)
     fields = F.interpolate(torch.randn(1, Q, 5, 5), size=(96, 96), mode="bicubic")
@@ -359,6 +386,8 @@ def test_panoptic_prediction_has_instances_of_things_only():
 
 @pytest.mark.parametrize(("backbone", "millions"), [("swin", 47), ("resnet", 44)])
 def test_parameters_are_those_of_transformers_and_the_paper(backbone, millions):
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
+
     stages = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
     config, own = SwinConfig(**stages), {"variant": "tiny"}
     if backbone == "resnet":

@@ -8,15 +8,12 @@ decoder, which changes gradients by up to 0.4 %.
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
-from transformers.modeling_outputs import BackboneOutput
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
@@ -26,7 +23,10 @@ from densevit_heads.mask2former.matching import match
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
-pytestmark = pytest.mark.integration
+if TYPE_CHECKING:
+    from transformers import Mask2FormerForUniversalSegmentation
+    from transformers.modeling_outputs import BackboneOutput
+
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES, HEADS, POINTS = 4, 8, 4, 96
@@ -86,7 +86,9 @@ class GivenFeatures(nn.Module):
         super().__init__()
         self.features = features
 
-    def forward(self, images: Tensor) -> BackboneOutput:
+    def forward(self, images: Tensor) -> "BackboneOutput":
+        from transformers.modeling_outputs import BackboneOutput
+
         return BackboneOutput(feature_maps=tuple(self.features))
 
 
@@ -97,7 +99,7 @@ class Pair:
     masks: of each image on the grid, for transformers. scales: (B, 2), the images' share of the grid.
     """
 
-    theirs: Mask2FormerForUniversalSegmentation
+    theirs: "Mask2FormerForUniversalSegmentation"
     ours: Mask2FormerInstance
     features: list[Tensor]
     padding_mask: Tensor
@@ -124,6 +126,8 @@ class Pair:
 
 def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
     """padded: both mask padding; otherwise it is a part of the image in both."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
+
     torch.manual_seed(0)
     config = Mask2FormerConfig(
         backbone_config=ResNetConfig(embedding_size=8, hidden_sizes=[*CHANNELS], depths=[1, 1, 1, 1],
@@ -180,6 +184,8 @@ def on_grid(padding: Tensor, size: torch.Size) -> Tensor:
 
 def mask_padding(theirs: nn.Module, padding: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets transformers' model mask padding in positions, valid ratios, deformable and cross-attention."""
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
+
     sizes = [torch.Size((GRID[0] // s, GRID[1] // s)) for s in STRIDES[:0:-1]]
     flat = {one.numel(): on_grid(padding, one).flatten(1) for one in sizes}
     decoder = theirs.model.pixel_level_module.decoder

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision.ops import box_convert, nms
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
@@ -33,6 +32,8 @@ def test_contract():
 
 
 def test_predictions_are_those_that_nms_keeps_of_each_image_and_class():
+    from torchvision.ops import box_convert, nms
+
     torch.manual_seed(0)
     B, S, K = 3, 60, 4
     boxes = torch.cat([0.3 + 0.4 * torch.rand(B, S, 2), 0.05 + 0.3 * torch.rand(B, S, 2)], dim=-1)

@@ -3,9 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torchvision import tv_tensors
-from torchvision.ops import box_iou
-from torchvision.transforms import v2
 
 from densevit.data.transforms.augmentation import Augmentation, centred
 from densevit.errors import ConfigError
@@ -28,6 +25,8 @@ def test_stretch_has_one_size():
 def statistics(windows: list[Window], size: tuple[int, int]) -> np.ndarray:
     """The share of whole images; means and standard deviations of the edges, as shares of the sides; mean IoU of the
     best box."""
+    from torchvision.ops import box_iou
+
     edges = np.array(windows, np.float64)
     whole = np.mean([window == (0, 0, *size) for window in windows])
     shares = edges / (*size, *size)
@@ -35,7 +34,11 @@ def statistics(windows: list[Window], size: tuple[int, int]) -> np.ndarray:
     return np.array([whole, *shares.mean(0), *shares.std(0), overlaps.mean(), overlaps.std()])
 
 
+@pytest.mark.integration
 def test_crops_are_distributed_as_torchvisions():
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
     rng = np.random.default_rng(0)
     ours = [iou_crop(BOXES, (HEIGHT, WIDTH), rng) for _ in range(3000)]
     transform = v2.RandomIoUCrop()
@@ -57,6 +60,8 @@ def test_crops_are_distributed_as_torchvisions():
 
 def test_borders_are_distributed_as_torchvisions():
     """Images without boxes are not cropped, so their frames show the border alone."""
+    from torchvision.transforms import v2
+
     recipe, rng = Stretch((32, 64)), np.random.default_rng(0)
     ours = [recipe.training_frame_with_boxes(HEIGHT, WIDTH, rng).window for _ in range(6000)]
     enlarged = [window for window in ours if window != (0, 0, HEIGHT, WIDTH)]

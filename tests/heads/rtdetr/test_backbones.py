@@ -6,6 +6,8 @@ import torch
 from densevit.model import DenseModel, create_head
 from tests.heads.detr.test_backbones import BACKBONES, model_of
 
+pytestmark = pytest.mark.integration
+
 RTDETR = {
     "num_queries": 6,
     "encoder": {"width": 16, "feedforward": 16, "expansion": 0.5},

@@ -12,6 +12,8 @@ from densevit_backbones.resnet import ResNet
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 
+pytestmark = pytest.mark.integration
+
 COCO = [Class(f"class {i}", i, (0, 0, 0)) for i in range(80)]
 HALF = HybridEncoderOptions(expansion=0.5)
 

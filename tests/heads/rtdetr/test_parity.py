@@ -13,15 +13,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import (
-    RTDetrConfig,
-    RTDetrForObjectDetection,
-    RTDetrResNetConfig,
-    RTDetrV2Config,
-    RTDetrV2ForObjectDetection,
-)
-from transformers.models.rt_detr import modeling_rt_detr
-from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
@@ -32,8 +23,6 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr import head as rtdetr_head
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-
-pytestmark = pytest.mark.integration
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 12
@@ -154,6 +143,16 @@ def make_pair(
     version: int = 1,
     sampling: str = "grid_sample",
 ) -> Pair:
+    from transformers import (
+        RTDetrConfig,
+        RTDetrForObjectDetection,
+        RTDetrResNetConfig,
+        RTDetrV2Config,
+        RTDetrV2ForObjectDetection,
+    )
+    from transformers.models.rt_detr import modeling_rt_detr
+    from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
+
     options: dict[str, Any] = {}
     if version == 2:
         options["decoder_method"] = "default" if sampling == "grid_sample" else sampling
@@ -309,6 +308,8 @@ def test_outputs_losses_and_gradients(options: dict[str, Any]):
 @pytest.mark.usefixtures("as_transformers")
 def test_denoising_with_the_same_noise(monkeypatch: pytest.MonkeyPatch):
     """With as many objects in each image: transformers also has a loss on denoising queries that pad a batch."""
+    from transformers.models.rt_detr import modeling_rt_detr
+
     pair = make_pair([3, 3, 3, 3], denoising=7)
     noised: list[DenoisingQueries] = []
 

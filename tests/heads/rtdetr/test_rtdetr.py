@@ -155,7 +155,7 @@ def test_boxes_stay_in_full_precision_under_autocast(options: dict[str, Any], dt
 @pytest.mark.integration
 @every_mode
 def test_torch_export_gives_the_same_outputs(options: dict[str, Any]):
-    head = make_head(**options).eval()
+    head = make_head(**{"transformer": Transformer(32, 2, 1, 2, 24, 0.0), **options}).eval()
     features, mask, _ = make_batch([1, 1])
     expected = head(features, mask)
     found = torch.export.export(head, (features, mask)).module()(features, mask)
@@ -165,10 +165,11 @@ def test_torch_export_gives_the_same_outputs(options: dict[str, Any]):
 
 @pytest.mark.integration
 def test_compiled_training_gives_the_same_loss():
-    head = make_head(contrastive_denoising=0).train()
+    options = {"contrastive_denoising": 0, "transformer": Transformer(32, 2, 1, 2, 24, 0.0)}
+    head = make_head(**options).train()
     features, mask, targets = make_batch([3, 0, 5])
     expected = head.loss(head(features, mask), targets, LossContext())
-    head = make_head(contrastive_denoising=0).train()
+    head = make_head(**options).train()
     compiled = torch.compile(head, backend="aot_eager")
     found = head.loss(compiled(features, mask), targets, LossContext())
     torch.testing.assert_close(found, expected)

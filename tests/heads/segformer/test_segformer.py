@@ -1,17 +1,20 @@
 """SegFormer's head beside transformers' decode head; cost, padding and options."""
 
 import functools
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import SegformerConfig
-from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from densevit.interfaces import Class, LossContext
 from densevit.testing import check_head
 from densevit_backbones.mit import MixTransformer
 from densevit_heads.segformer import SegFormer
+
+if TYPE_CHECKING:
+    from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+
 
 CLASSES = [Class(f"class {i}", i, (0, 0, 0)) for i in range(150)]
 STRIDES = (4, 8, 16, 32)
@@ -23,7 +26,10 @@ PAPER = {
 }  # fmt: skip
 
 
-def pair(widths=(8, 12, 20, 28), width=24) -> tuple[SegformerDecodeHead, SegFormer]:
+def pair(widths=(8, 12, 20, 28), width=24) -> "tuple[SegformerDecodeHead, SegFormer]":
+    from transformers import SegformerConfig
+    from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+
     config = SegformerConfig(hidden_sizes=[*widths], decoder_hidden_size=width, num_labels=5)
     theirs, ours = SegformerDecodeHead(config), SegFormer(widths, STRIDES, CLASSES[:5], width)
     for name, tensor in theirs.state_dict().items():
@@ -60,6 +66,7 @@ def test_logits_and_gradients_match_transformers(training):
     torch.testing.assert_close(ours.fuse.weight.grad, theirs.linear_fuse.weight.grad, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", PAPER)
 def test_parameters_and_multiply_adds_match_the_paper(variant):
     """The linear layer on the concatenation at stride 4 is applied before upsampling here: its saving is added."""

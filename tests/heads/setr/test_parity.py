@@ -15,8 +15,6 @@ from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit_heads.setr import Setr
 
-pytestmark = pytest.mark.integration
-
 WIDTH, BRANCH, CHANNELS, K = 8, 6, 12, 5
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
 FEATURES = 4

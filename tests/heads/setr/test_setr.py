@@ -259,6 +259,7 @@ BACKBONES = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
 @pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
 def test_every_backbone_trains_and_predicts(name, options, decoder):

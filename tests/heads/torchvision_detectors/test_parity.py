@@ -2,20 +2,18 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import detection
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from densevit.interfaces import Class, Head, Targets
 from densevit.losses.context import LossContext
-from densevit_heads.torchvision_detectors import FCOS, FasterRCNN
+
+if TYPE_CHECKING:
+    from torchvision.ops import FeaturePyramidNetwork
+
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
 SIZES = [(120, 230), (90, 70), (200, 101)]  # rows and columns that are no multiples of the strides
@@ -41,7 +39,7 @@ class MapsWithPyramid(nn.Module):
 
     out_channels = WIDTH
 
-    def __init__(self, maps: Maps, fpn: FeaturePyramidNetwork) -> None:
+    def __init__(self, maps: Maps, fpn: "FeaturePyramidNetwork") -> None:
         super().__init__()
         self.maps, self.fpn = maps, fpn
 
@@ -57,6 +55,14 @@ def perturbed(module: nn.Module) -> None:
 
 def faster_rcnn() -> tuple[Head, nn.Module, Maps]:
     """A head and torchvision's model of the same weights, and the maps before the pyramid."""
+    from torchvision.models import detection
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.ops import FeaturePyramidNetwork
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+    from densevit_heads.torchvision_detectors import FasterRCNN
+
     options: dict[str, Any] = {"width": WIDTH, "box_width": 32, "num_proposals": 60, "num_samples": 40}
     head = FasterRCNN(CHANNELS, (4, 8, 16, 32), CLASSES, anchor_scale=4, max_predictions=1000, **options)
     maps = Maps((4, 8, 16, 32))
@@ -79,6 +85,12 @@ def faster_rcnn() -> tuple[Head, nn.Module, Maps]:
 
 def fcos() -> tuple[Head, nn.Module, Maps]:
     """See `faster_rcnn`. The finest feature has a stride that the head does not use."""
+    from torchvision.models import detection
+    from torchvision.ops import FeaturePyramidNetwork
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+    from densevit_heads.torchvision_detectors import FCOS
+
     head = FCOS(CHANNELS, (4, 8, 16, 32), CLASSES, width=WIDTH, score_threshold=0.1, max_predictions=1000)
     maps = Maps((4, 8, 16, 32))
     coarse = Maps(())

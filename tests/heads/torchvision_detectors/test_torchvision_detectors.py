@@ -7,16 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import batched_nms
 
 import densevit
+from densevit import registry
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Class, Head, Targets
 from densevit.losses.context import LossContext
 from densevit.testing import check_head
-from densevit_heads.torchvision_detectors import FCOS, FasterRCNN
-from densevit_heads.torchvision_detectors.levels import StrideAnchors
 from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
@@ -24,12 +21,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "faster_rcnn": {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32},
     "fcos": {"width": 64, "score_threshold": 0.0},
 }
-KINDS: dict[str, type[Head]] = {"faster_rcnn": FasterRCNN, "fcos": FCOS}
+KINDS = list(SMALL)
 
 
 def make_head(name: str, **options: Any) -> Head:
     torch.manual_seed(0)
-    head = KINDS[name]([6], [8], CLASSES, **{**SMALL[name], **options})
+    head = registry.load("heads", name)([6], [8], CLASSES, **{**SMALL[name], **options})
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -43,11 +40,15 @@ def test_contract(name: str):
     than a stride. FCOS cannot be traced on the images of this check, where the coarsest map has a single column;
     tests/exporting exports it."""
     skip = ("padding",) if name == "faster_rcnn" else ("padding", "export")
-    check_head(functools.partial(KINDS[name], **SMALL[name]), skip=skip)
+    check_head(functools.partial(registry.load("heads", name), **SMALL[name]), skip=skip)
 
 
 def test_anchors_have_the_strides_of_the_levels_at_any_size():
     """torchvision's have 96 // 2 = 48 at stride 64. In float32 also if the model is cast."""
+    from torchvision.models.detection.image_list import ImageList
+
+    from densevit_heads.torchvision_detectors.levels import StrideAnchors
+
     anchors = StrideAnchors((32, 64), 2.0, (1.0,)).half()
     maps = [torch.zeros(1, 8, 3, 4, dtype=torch.bfloat16), torch.zeros(1, 8, 2, 2, dtype=torch.bfloat16)]
     found = anchors(ImageList(torch.zeros(1, 3, 96, 128), [(96, 128)]), maps)
@@ -62,6 +63,8 @@ def test_anchors_have_the_strides_of_the_levels_at_any_size():
 @pytest.mark.parametrize("stride", [4, 7])
 def test_regions_are_pooled_at_the_level_of_their_size(stride: int):
     """Equation 1 of Lin et al. 2017: a region of 224 pixels at stride 16, larger and smaller ones in proportion."""
+    from densevit_heads.torchvision_detectors import FasterRCNN
+
     strides = [stride * 2**i for i in range(4)]
     pooling = FasterRCNN([8] * 4, strides, CLASSES, width=8, box_width=8).roi_heads.box_roi_pool
     sides = torch.tensor([1.0, 60.0, 100.0, 250.0, 440.0, 900.0])
@@ -71,6 +74,8 @@ def test_regions_are_pooled_at_the_level_of_their_size(stride: int):
 
 
 def test_the_deepest_feature_of_each_stride_is_used():
+    from densevit_heads.torchvision_detectors import FasterRCNN
+
     head = FasterRCNN([4, 5, 6, 7], [2, 8, 8, 16], CLASSES, **SMALL["faster_rcnn"])
     assert head.pyramid.inputs == [2, 3] and head.pyramid.strides == (8, 16, 32)
 
@@ -78,7 +83,7 @@ def test_the_deepest_feature_of_each_stride_is_used():
 @pytest.mark.parametrize("name", KINDS)
 def test_strides_that_do_not_double_are_an_error(name: str):
     with pytest.raises(ValueError, match=r"strides 8, 32, but .* double .* Fix: .*simple_pyramid"):
-        KINDS[name]([4, 4], [8, 32], CLASSES, **SMALL[name])
+        registry.load("heads", name)([4, 4], [8, 32], CLASSES, **SMALL[name])
 
 
 @pytest.mark.parametrize(
@@ -141,6 +146,8 @@ def test_unlabelled_images_are_left_out_in_training(name: str, monkeypatch: pyte
 
 def test_exported_locations_are_those_that_predict_selects_from():
     """NMS of the exported boxes and scores gives the predictions, for an image without padding."""
+    from torchvision.ops import batched_nms
+
     head = make_head("fcos", score_threshold=0.08).eval()
     features, size = [torch.randn(1, 6, 6, 8)], (48, 64)
     with torch.no_grad():
@@ -179,6 +186,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", KINDS)

@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import UperNetConfig
-from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset
@@ -25,6 +23,9 @@ PAPER = {"tiny": (60, 945), "small": (81, 1038), "base": (121, 1188)}
 
 def pair():
     """Both heads of transformers and ours, with equal random weights."""
+    from transformers import UperNetConfig
+    from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
+
     from densevit.weights.key_mapping import translate
 
     config = UperNetConfig(hidden_size=24, auxiliary_channels=16, num_labels=5)
@@ -97,6 +98,7 @@ def test_each_image_of_a_padded_batch_is_pooled_over_its_own_cells():
             torch.testing.assert_close(found[image : image + 1, :, :h, :w], reference, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", PAPER)
 def test_parameters_and_multiply_adds_match_the_published_ones(variant):
     """Without the auxiliary head's, whose parameters are counted; attention over all windows at 512 x 2048."""

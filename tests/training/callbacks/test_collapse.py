@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import densevit
 from densevit.interfaces import Batch, LossContext, Losses
-from densevit.training.callbacks.collapse import Collapse
 from densevit.training.loop.budget import Budget
-from densevit.training.run.fit import fit
-from tests.training.loop.test_methods import Denoising, Pixels, Silent, config
+from tests.training.loop.test_methods import Silent
 
 SIGNS = ("nearly the same", "did not fall")
 
@@ -28,11 +27,16 @@ class Rising(Silent):
 
 
 def warned(method: Any, folder: Path, steps: int, recwarn: pytest.WarningsRecorder) -> list[str]:
-    fit(config(method, {"max_steps": steps}), run_dir=folder)
+    from tests.training.loop.test_methods import config
+
+    densevit.fit(config(method, {"max_steps": steps}), run_dir=folder)
     return [str(w.message) for w in recwarn if any(sign in str(w.message) for sign in SIGNS)]
 
 
+@pytest.mark.integration
 def test_training_that_learns_has_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    from tests.training.loop.test_methods import Denoising
+
     assert warned(Denoising, tmp_path / "run", 100, recwarn) == []
 
 
@@ -42,9 +46,12 @@ def test_loss_that_does_not_fall_is_a_warning_with_its_means(tmp_path: Path, rec
     assert "first and the last tenth of the steps, step 4.5 and 94.5, later 0 and 3, still 1 and 1. Fix" in warning
 
 
+@pytest.mark.integration
 def test_constant_features_are_a_warning_with_their_variance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
+    from tests.training.loop.test_methods import Pixels
+
     original = Pixels.forward
     monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
     assert warned(Silent, tmp_path / "short", 8, recwarn) == []
@@ -53,18 +60,23 @@ def test_constant_features_are_a_warning_with_their_variance(
     assert share is not None and 0 < float(share[1]) < 1e-4
 
 
+@pytest.mark.integration
 def test_constant_features_of_a_model_with_heads_have_no_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
+    from tests.training.loop.test_methods import Pixels, config
+
     original = Pixels.forward
     monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
     made = config(Silent, {"max_steps": 104}, heads={"segmentation": {"name": "segformer", "width": 8}})
-    fit(made, run_dir=tmp_path / "run")
+    densevit.fit(made, run_dir=tmp_path / "run")
     assert not any(SIGNS[0] in str(w.message) for w in recwarn)
 
 
 def test_variance_is_relative_to_the_mean_square(recwarn: pytest.WarningsRecorder) -> None:
     """Against numpy, and not of a batch of one image or in evaluation."""
+    from densevit.training.callbacks.collapse import Collapse
+
     callback, module = Collapse(Budget(10, 10, 2, 0.5)), torch.nn.Identity()
     features: list[Tensor] = [torch.randn(3, 5, 2, 4), torch.randn(3, 7, 2, 1)]
     callback._measure(module, (), features)

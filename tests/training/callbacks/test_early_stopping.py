@@ -1,6 +1,5 @@
 """`trainer.patience`: the end of a run, its checkpoint and its resumption, alone and in two processes."""
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -9,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+import densevit
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Evaluator
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.training.callbacks.checkpointing import Checkpointing
 from densevit.training.run.checks import check_monitor
-from densevit.training.run.fit import fit
-from tests.training.run.test_processes import densevit
+from tests.training.process_groups import run_together
 from tests.training.run.test_run import TINY
+from tests.training.runs import interrupted_after
 
 
 @pytest.fixture
@@ -38,34 +37,26 @@ def state(run: Path) -> tuple[int, int]:
 def test_run_ends_after_patience_and_resumes_with_more(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = fit(tiny, ["trainer.patience=1"], run_dir=tmp_path / "run")
+    run = densevit.fit(tiny, ["trainer.patience=1"], run_dir=tmp_path / "run")
     assert run.stopped_by == 0 and state(run.path) == (4, 1)  # of 8 steps; validations were after 2 and 4
     said = "1 validation without a better detection/AP (trainer.patience) ended the training at step 4 of 8."
     assert said in capsys.readouterr().out
     for name in ("model.safetensors", "metrics.json", "report.html", "predictions"):
         assert (run.path / name).exists()
-    fit(resume=run.path)
+    densevit.fit(resume=run.path)
     assert state(run.path) == (4, 1) and said in capsys.readouterr().out
-    fit(resume=run.path, overrides=["trainer.patience=2"])
+    densevit.fit(resume=run.path, overrides=["trainer.patience=2"])
     assert state(run.path) == (6, 2)
-    fit(resume=run.path, overrides=["trainer.patience=null"])
+    densevit.fit(resume=run.path, overrides=["trainer.patience=null"])
     assert state(run.path) == (8, 3)
 
 
 @pytest.mark.integration
-def test_an_interrupted_run_goes_on_counting(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Checkpointing.on_train_batch_end
-
-    def interrupt(self: Checkpointing, trainer: Any, *rest: Any) -> None:
-        if trainer.global_step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(self, trainer, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
-        run = fit(tiny, ["trainer.patience=2"], run_dir=tmp_path / "run")
+def test_an_interrupted_run_goes_on_counting(tiny: Path, tmp_path: Path) -> None:
+    with interrupted_after(5):
+        run = densevit.fit(tiny, ["trainer.patience=2"], run_dir=tmp_path / "run")
     assert run.stopped_by == signal.SIGINT and state(run.path) == (5, 1)
-    assert fit(resume=run.path).stopped_by == 0
+    assert densevit.fit(resume=run.path).stopped_by == 0
     assert state(run.path) == (6, 2)
 
 
@@ -98,12 +89,12 @@ def test_metrics_of_an_evaluator_are_known_before_the_training(metrics: Any, mes
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 def test_two_processes_stop_together(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    printed = densevit(
+    printed = run_together(
         "train", "tiny.yaml", "trainer.devices=2", "trainer.strategy=ddp", "trainer.patience=1", "optim.lr=1e-30",
         "--run-dir", "run", folder=tmp_path,
     )  # fmt: skip
-    assert "trainer.patience) ended the training at step 2 of 4" in printed  # the weights do not change
+    assert "trainer.patience) ended the training at step 2 of 4" in printed.output  # the weights do not change
     assert state(tmp_path / "run") == (2, 1)

@@ -4,15 +4,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytorch_lightning as lightning
 import torch
 from torch import nn
-
-from densevit.training.callbacks.ema import ExponentialMovingAverage, update_average
 
 
 @pytest.mark.parametrize("share", [0.1, 0.001, 0.3, 0.9])
 def test_equal_tensors_stay_bit_identical(share: float):
+    from densevit.training.callbacks.ema import update_average
+
     x = torch.randn(10_000) * 10 ** torch.linspace(-30, 30, 10_000)
     average = [x.clone()]
     update_average(average, [x], share)
@@ -21,6 +20,8 @@ def test_equal_tensors_stay_bit_identical(share: float):
 
 
 def test_different_tensors_are_averaged():
+    from densevit.training.callbacks.ema import update_average
+
     average = [torch.tensor([1.0, -2.0]), torch.tensor([4.0], dtype=torch.float64)]
     update_average(average, [torch.tensor([2.0, 0.0]), torch.tensor([8.0], dtype=torch.float64)], 0.25)
     torch.testing.assert_close(average[0], torch.tensor([1.25, -1.5]))
@@ -28,12 +29,14 @@ def test_different_tensors_are_averaged():
 
 
 def test_integers_are_replaced():
+    from densevit.training.callbacks.ema import update_average
+
     average = [torch.tensor(2**60 + 1)]
     update_average(average, [torch.tensor(2**60 + 3)], 0.1)
     assert average[0] == 2**60 + 3
 
 
-class Task(lightning.LightningModule):
+class Task(nn.Module):
     """A module with a model and data that cannot be copied."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,6 +49,8 @@ def at(step: int) -> Any:
 
 
 def test_average_of_three_steps_by_hand() -> None:
+    from densevit.training.callbacks.ema import ExponentialMovingAverage
+
     task, ema = Task(nn.Linear(3, 2)), ExponentialMovingAverage(0.9)
     ema.on_fit_start(at(0), task)
     expected = None
@@ -66,6 +71,8 @@ def test_average_of_three_steps_by_hand() -> None:
 
 def test_warm_up_of_the_decay_by_hand() -> None:
     """0.9 * (1 - exp(-n / 2)) is 0.354122, 0.568909 and 0.699183; the average starts with the initial weight, 1."""
+    from densevit.training.callbacks.ema import ExponentialMovingAverage
+
     task, ema = Task(nn.Linear(1, 1, bias=False)), ExponentialMovingAverage(0.9, warmup=2)
     nn.init.ones_(task.model.weight)
     ema.on_fit_start(at(0), task)
@@ -90,6 +97,8 @@ def test_warm_up_of_the_decay_by_hand() -> None:
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 def test_average_excludes_other_modules_and_is_on_the_device(device: str) -> None:
+    from densevit.training.callbacks.ema import ExponentialMovingAverage
+
     task, ema = Task(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(device)), ExponentialMovingAverage(0.9)
     ema.on_fit_start(at(0), task)
     assert set(ema._average) == {f"model.{name}" for name in task.model.state_dict()}

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
-from densevit.training.callbacks.checkpointing import _keep_as
 from tests.training.run.test_resume_safely import TINY
 from tests.training.runs import resume, train
 
@@ -32,7 +31,11 @@ def steps_in(run: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("keep", "expected"),
-    [("1", set()), ("3", {3, 4}), ("null", {1, 2, 3, 4})],
+    [
+        ("3", {3, 4}),
+        pytest.param("1", set(), marks=pytest.mark.integration),
+        pytest.param("null", {1, 2, 3, 4}, marks=pytest.mark.integration),
+    ],
 )
 def test_the_given_number_of_checkpoints_is_kept(keep: str, expected: set[int], tmp_path: Path) -> None:
     run = run_of(tmp_path, "trainer.max_steps=5", f"trainer.keep_checkpoints={keep}")
@@ -76,6 +79,7 @@ def test_a_damaged_last_checkpoint_is_recognised_and_the_one_before_offered(
     assert line.endswith(f"resume from the checkpoint of step 2: densevit train --resume {before}.")
 
 
+@pytest.mark.integration
 def test_the_checkpoint_before_goes_on_to_the_same_weights(trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     whole = load_file(run / "model.safetensors")
@@ -108,6 +112,8 @@ def test_a_disk_without_hard_links_keeps_the_last_checkpoint_in_its_place(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is killed before it writes the next one is then resumed."""
+    from densevit.training.callbacks.checkpointing import _keep_as
+
     folder = Path(shutil.copytree(trained, tmp_path / "run")) / "checkpoints"
     content = (folder / "last.ckpt").read_bytes()
 

@@ -1,27 +1,21 @@
 """NaN in the loss or a gradient: the report, the saved step, its repetition, and skipped steps."""
 
-import copy
 import csv
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.plugins.precision import MixedPrecision
 
 import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import DensevitError, TrainingError
 from densevit.losses.matching import finite_costs
-from densevit.training.callbacks.non_finite import NonFinite
-from densevit.training.run.fit import fit
-from tests.training.run.test_run import assert_same, weights
+from tests.training.process_groups import group
+from tests.training.runs import assert_same, weights
 
 POISONED = """
 backbone: {name: "tests.training.poisoned:Poisoned", image: 3, where: output}
@@ -33,14 +27,14 @@ trainer: {max_steps: 6, precision: "32", accelerator: cpu, devices: 1, log_every
 
 
 @pytest.fixture
-def poisoned(tmp_path: Path) -> Callable[..., densevit.Run]:
+def poisoned(tmp_path: Path) -> Callable[..., "densevit.Run"]:
     """`poisoned(*overrides, run="run")` trains with POISONED."""
     path = tmp_path / "poisoned.yaml"
     path.write_text(POISONED)
-    return lambda *overrides, run="run": fit(configs.load(path, overrides), run_dir=tmp_path / run)
+    return lambda *overrides, run="run": densevit.fit(configs.load(path, overrides), run_dir=tmp_path / run)
 
 
-def step_of(image: int, poisoned: Callable[..., densevit.Run], tmp_path: Path) -> int:
+def step_of(image: int, poisoned: Callable[..., "densevit.Run"], tmp_path: Path) -> int:
     """The optimiser step with this image, in a run without NaN."""
     from densevit.data.build import build_data
 
@@ -107,24 +101,6 @@ def test_a_finite_repetition_is_reported(poisoned, tmp_path, capsys):
     assert "All outputs, gradients and losses are finite" in capsys.readouterr().out
 
 
-class Undo(lightning.Callback):
-    """Undoes one optimiser step: weights, buffers and the optimiser's state are those before it."""
-
-    def __init__(self, step: int) -> None:
-        self.step, self.saved = step, None
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step - 1 and self.saved is None:
-            states = pl_module.state_dict(), trainer.optimizers[0].state_dict()
-            self.saved = copy.deepcopy(states)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step and self.saved[1] is not None:
-            pl_module.load_state_dict(self.saved[0])
-            trainer.optimizers[0].load_state_dict(self.saved[1])
-            self.saved = None, None
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("where", "given"),
@@ -138,31 +114,26 @@ class Undo(lightning.Callback):
     ids=["adamw", "clipped", "accumulated", "sgd", "muon"],
 )
 def test_skip_gives_the_weights_of_a_run_without_the_step(where, given, poisoned, tmp_path, capsys):
+    from tests.training.own_callbacks import Undo
+
     accumulate = 2 if "trainer.accumulate=2" in given else 1
     step = (step_of(3, poisoned, tmp_path) + accumulate - 1) // accumulate
     given = ("trainer.non_finite=skip", *given)
     poisoned(f"backbone.where={where}", *given)
     assert "1 step of " in capsys.readouterr().out
     config = configs.load(tmp_path / "poisoned.yaml", ["backbone.where=nowhere", *given])
-    fit(config, run_dir=tmp_path / "reference", callbacks=[Undo(step)])
+    densevit.fit(config, run_dir=tmp_path / "reference", callbacks=[Undo(step)])
     assert_same(weights(tmp_path / "run"), weights(tmp_path / "reference"))
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
     assert [int(row["train/skipped_steps"]) for row in rows] == [int(i >= step) for i in range(1, len(rows) + 1)]
 
 
-class Late(NonFinite):
-    """As on a GPU: the flag is read one step later, and the fused optimiser skips the update by it."""
-
-    def before_update(self, optimizer):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("densevit.training.callbacks.non_finite._skips_itself", lambda optimizer: True)
-            super().before_update(optimizer)
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize("where", ["output", "gradient"])
 def test_flag_read_one_step_later(where, poisoned, tmp_path, monkeypatch):
+    from tests.training.own_callbacks import Late
+
     step = step_of(3, poisoned, tmp_path)
     poisoned(f"backbone.where={where}", "trainer.non_finite=skip", run="skipped")
     poisoned(f"trainer.max_steps={step - 1}", run="before")
@@ -177,21 +148,13 @@ def test_flag_read_one_step_later(where, poisoned, tmp_path, monkeypatch):
     assert last["global_step"] == step - 1  # not written after the fault
 
 
-class Weights(lightning.Callback):
-    """The weights after each step."""
-
-    def __init__(self) -> None:
-        self.found: list[torch.Tensor] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.found.append(pl_module.model.backbone.first.weight.detach().clone())
-
-
 def test_average_of_a_run_with_a_skipped_step(poisoned, tmp_path):
     """The skipped step counts as one that has changed nothing."""
+    from tests.training.own_callbacks import Weights
+
     given = ["trainer.non_finite=skip", "trainer.ema=0.5"]
     seen = Weights()
-    fit(configs.load(tmp_path / "poisoned.yaml", given), run_dir=tmp_path / "run", callbacks=[seen])
+    densevit.fit(configs.load(tmp_path / "poisoned.yaml", given), run_dir=tmp_path / "run", callbacks=[seen])
     average = seen.found[0]
     for now in seen.found[1:]:
         average = torch.lerp(average, now, 0.5)
@@ -200,6 +163,8 @@ def test_average_of_a_run_with_a_skipped_step(poisoned, tmp_path):
 
 def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, monkeypatch):
     """The gradient scaler leaves out the step of the NaN gradient, as it does for an overflow; a NaN loss stops."""
+    from pytorch_lightning.plugins.precision import MixedPrecision
+
     scaled = lambda *_: {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}  # noqa: E731
     monkeypatch.setattr("densevit.training.loop.trainer.trainer_arguments", scaled)  # Lightning has none on a CPU
     poisoned("backbone.where=gradient", run="gradient")
@@ -213,25 +178,25 @@ def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, mon
 
 @pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo")
-def test_nan_in_one_of_two_processes(poisoned, project, tmp_path):
+@pytest.mark.usefixtures("poisoned")
+def test_nan_in_one_of_two_processes(tmp_path):
     """Each process sees half of the images; both end, or both leave out the step."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project)}
     given = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=4"]
-    command = [sys.executable, "-m", "densevit", "train", "poisoned.yaml", *given, "--run-dir"]
 
     def run(*extra):
-        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120}
-        return subprocess.run([*command, *extra], **options)
+        commands = group("train", "poisoned.yaml", *given, "--run-dir", *extra, folder=tmp_path)
+        return [command.ended() for command in commands]
 
     stopped = run("stopped")
-    lines = [line for line in stopped.stderr.splitlines() if not line.startswith("warning: ")]
-    assert stopped.returncode == 2 and len(lines) == 1, stopped.stderr
+    errors = stopped[0].errors + stopped[1].errors
+    lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
+    assert stopped[0].code == stopped[1].code == 2 and len(lines) == 1, errors
     assert "model.backbone.poison (Poison)" in lines[0] and "Images: 'grey3'" in lines[0]
     [file] = (tmp_path / "stopped" / "faults").iterdir()
     assert main(["replay", str(file)]) == 0
     skipped = run("skipped", "trainer.non_finite=skip", "backbone.where=gradient")
-    assert skipped.returncode == 0, skipped.stderr
-    assert "1 step of 4 skipped" in skipped.stdout
+    assert skipped[0].code == skipped[1].code == 0, skipped[0].errors
+    assert "1 step of 4 skipped" in skipped[0].output
     assert all(x.isfinite().all() for x in weights(tmp_path / "skipped").values())
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from densevit.training.callbacks.slow_steps import SlowSteps, seconds_waited_for_cores
-
 
 class Run:
     """A training on a machine whose time passes only in steps. waits: whether the machine counts what threads wait."""
 
     def __init__(self, device: str = "cpu", waits: bool = True, num_workers: int = 0) -> None:
+        from densevit.training.callbacks.slow_steps import SlowSteps
+
         self.now, self.waited, self.batches = 0.0, 5.0, 0
         self.trainer: Any = SimpleNamespace(
             global_step=0,
@@ -152,6 +152,8 @@ def test_nothing_is_said_where_it_is_not_known(options: dict[str, Any]):
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="Linux counts it")
 def test_threads_on_one_core_wait_for_it():
     """Three threads of OpenMP's kind, without the interpreter's lock, on one core: two wait at any time."""
+    from densevit.training.callbacks.slow_steps import seconds_waited_for_cores
+
     before, cores = seconds_waited_for_cores() or 0.0, os.sched_getaffinity(0)
     stop, began = threading.Event(), time.perf_counter()
 

@@ -6,27 +6,18 @@ import traceback
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as lightning
 
+import densevit
 from densevit import config as configs
-from densevit.training.callbacks.stall import waits_for
-from densevit.training.run.fit import fit
 from tests.training import poisoned
 from tests.training.callbacks.test_non_finite import POISONED
-
-
-class Started(lightning.Callback):
-    """Whether the checks of the data set are done."""
-
-    is_started = False
-
-    def on_fit_start(self, trainer, pl_module):
-        self.is_started = True
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_slow_data_set_is_reported_and_training_goes_on(num_workers, tmp_path: Path, capsys, monkeypatch):
+    from tests.training.own_callbacks import Started
+
     original, started = poisoned.Greys.__getitem__, Started()
 
     def slow(self, index):
@@ -38,7 +29,7 @@ def test_slow_data_set_is_reported_and_training_goes_on(num_workers, tmp_path: P
     given = ["backbone.where=nowhere", "trainer.max_steps=1", f"data.num_workers={num_workers}"]
     config = configs.load(tmp_path / "slow.yaml", [*given, "trainer.stall_after=1s"])
     monkeypatch.setattr(poisoned.Greys, "__getitem__", slow)
-    fit(config, run_dir=tmp_path / "run", callbacks=[started])
+    densevit.fit(config, run_dir=tmp_path / "run", callbacks=[started])
     printed = capsys.readouterr().err
     assert (
         "no step has finished for 1 s (trainer.stall_after), after optimiser step 0. It waits for the data" in printed
@@ -68,5 +59,7 @@ def test_slow_data_set_is_reported_and_training_goes_on(num_workers, tmp_path: P
     ],
 )
 def test_what_a_stack_waits_for(files: list[str], processes: int, expected: str):
+    from densevit.training.callbacks.stall import waits_for
+
     stack = [traceback.FrameSummary(file, 7, "f", lookup_line=False, line="") for file in files]
     assert waits_for(stack, processes).startswith(expected)

@@ -7,41 +7,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytorch_lightning as lightning
 import torch
 
+import densevit
 from densevit import config as configs
 from densevit.config import named_classes
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
-from densevit.training.callbacks import step_metrics
-from densevit.training.callbacks.progress import RemainingTime, remaining_text
-from densevit.training.callbacks.step_metrics import Speed, learning_rates
-from densevit.training.run.fit import fit
-from densevit.training.run.metrics_csv import MetricsCsv
 from tests.training.run.test_resume_safely import TINY
 
 
-class Norms(lightning.Callback):
-    """The norm of all gradients before each step, by hand."""
-
-    def __init__(self) -> None:
-        self.found: list[float] = []
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        squares = [p.grad.double().square().sum() for p in pl_module.parameters() if p.grad is not None]
-        self.found.append(float(torch.stack(squares).sum().sqrt()))
-
-
-@pytest.mark.parametrize("clip", ["null", "0.01"])
+@pytest.mark.parametrize("clip", ["null", pytest.param("0.01", marks=pytest.mark.integration)])
 def test_a_row_has_rates_gradient_norm_speed_and_memory(clip: str, tmp_path: Path) -> None:
+    from densevit.training.run.metrics_csv import MetricsCsv
+    from tests.training.own_callbacks import Norms
+
     (tmp_path / "tiny.yaml").write_text(TINY)
     overrides = [
         "trainer.max_steps=4", "trainer.log_every=2", "optim.backbone_lr=1e-4", "optim.weight_decay=0.1",
         f"trainer.clip_grad_norm={clip}", "trainer.loggers=[]", "data.train_length=8", "optim.schedule=constant",
     ]  # fmt: skip
     norms = Norms()
-    run = fit(configs.load(tmp_path / "tiny.yaml", overrides), run_dir=tmp_path / "run", callbacks=[norms])
+    run = densevit.fit(configs.load(tmp_path / "tiny.yaml", overrides), run_dir=tmp_path / "run", callbacks=[norms])
     rows = [row for row in MetricsCsv(run.path / "metrics.csv").rows() if row["train/loss"]]
     assert [row["step"] for row in rows] == ["0", "1", "2", "3"]  # short trainings have a row each step
     for row, norm in zip(rows, norms.found, strict=True):
@@ -54,6 +41,8 @@ def test_a_row_has_rates_gradient_norm_speed_and_memory(clip: str, tmp_path: Pat
 
 
 def test_a_run_of_an_older_version_gets_the_new_columns(tmp_path: Path) -> None:
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     path = tmp_path / "metrics.csv"
     path.write_text("step,train/loss,train/lr,epoch,surfaces/mIoU\n0,2.5,0.001,0,\n1,,,0,0.25\n1,2.0,0.001,0,\n")
     log = MetricsCsv(path)
@@ -65,6 +54,9 @@ def test_a_run_of_an_older_version_gets_the_new_columns(tmp_path: Path) -> None:
 
 
 def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.callbacks import step_metrics
+    from densevit.training.callbacks.step_metrics import Speed
+
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(step_metrics.time, "perf_counter", lambda: clock.now)
     loader = SimpleNamespace(seconds_waited=7.0)
@@ -82,6 +74,8 @@ def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.Mo
 
 
 def test_parts_with_layer_decay_have_names_of_their_own() -> None:
+    from densevit.training.callbacks.step_metrics import learning_rates
+
     module = torch.nn.Module()
     module.model = torch.nn.ModuleDict({"backbone": torch.nn.ModuleList([torch.nn.Linear(1, 1) for _ in range(3)])})
     layers = module.model["backbone"]
@@ -93,6 +87,8 @@ def test_parts_with_layer_decay_have_names_of_their_own() -> None:
 
 
 def test_remaining_time_is_that_of_all_steps_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.callbacks.progress import RemainingTime
+
     clock = SimpleNamespace(now=50.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     remaining = RemainingTime()
@@ -103,6 +99,8 @@ def test_remaining_time_is_that_of_all_steps_left(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_end_has_a_date_where_it_is_another_day() -> None:
+    from densevit.training.callbacks.progress import remaining_text
+
     assert re.fullmatch(r"1 min, ends (\d\d:\d\d|\d\d \w+ \d\d:\d\d)", remaining_text(60))
     assert remaining_text(20).startswith("less than 1 min, ends ")
     assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", remaining_text(50 * 3600))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as lightning
 import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -20,8 +19,6 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch, Class, Dataset, Sample
 from densevit.losses.context import LossContext, step_context
 from densevit.model import DenseModel, build_backbone, create_head
-from densevit.training.loop.data_module import DenseDataModule
-from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
@@ -89,19 +86,13 @@ def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
     return DenseModel(backbone, {"head": made}, weights={"head": weight})
 
 
-class Gradients(lightning.Callback):
-    """Those of the first optimiser step."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, Tensor] = {}
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if not self.found:
-            parameters = pl_module.model.named_parameters()
-            self.found = {name: p.grad.clone() for name, p in parameters if p.grad is not None}
-
-
 def gradients_of_a_step(head: str, batch_size: int, accumulate: int, count: int = 8, weight: Any = 1.0) -> Any:
+    import pytorch_lightning as lightning
+
+    from densevit.training.loop.data_module import DenseDataModule
+    from densevit.training.loop.dense_module import DenseModule
+    from tests.training.own_callbacks import Gradients
+
     options = {"count": count}
     data = DataSection(
         name=f"{__name__}:Labelled", batch_size=batch_size, num_workers=0, image_size=SIDE, recipe="resize", **options

@@ -3,7 +3,6 @@
 import warnings
 
 import pytest
-import pytorch_lightning as lightning
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -11,7 +10,6 @@ from torch.utils.data import DataLoader
 from densevit import config as configs
 from densevit.config import Config, TrainerSection
 from densevit.errors import ConfigError
-from densevit.training.callbacks.schedule import TrainingSchedule
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.optim import schedule
 from densevit.training.run.checks import check_budget
@@ -62,6 +60,10 @@ def test_validation_runs_at_fractions_or_epochs_and_at_the_end(trainer: dict[str
 @pytest.mark.parametrize("steps", [5, 8, 11])
 def test_lightning_follows_the_budget(steps: int, accumulate: int) -> None:
     """An epoch has 7 batches, and 3 optimiser steps of 3 batches."""
+    import pytorch_lightning as lightning
+
+    from densevit.training.callbacks.schedule import TrainingSchedule
+
     made = budget(7, max_steps=steps, accumulate=accumulate)
     validated: list[int] = []
 

@@ -4,17 +4,15 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
-import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+import densevit
 from densevit.config import DataSection, OptimSection
 from densevit.data.build import build_transforms
 from densevit.data.loading.batch_sampler import EvaluationBatches, collate
@@ -27,10 +25,10 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Evaluator, Head
 from densevit.model import DenseModel
 from densevit.training.loop.checks import check_batch
-from densevit.training.loop.data_module import DenseDataModule
-from densevit.training.loop.dense_module import DenseModule
-from densevit.training.run.evaluation import evaluate
 from densevit_scenes.dataset import Scenes
+
+if TYPE_CHECKING:
+    from densevit.training.loop.dense_module import DenseModule
 
 CLASSES = (Class("dark", 0, (0, 0, 0)), Class("bright", 1, (9, 9, 9)))
 SURFACES = Scenes("val", image_size=32, val_length=1).classes["segmentation"]
@@ -90,7 +88,9 @@ class Images(Dataset):
         return {"image": image, "targets": {"semantic": labels, "image_id": index, "size": size, "original_size": size}}
 
 
-def module_of(classes: tuple[Class, ...] = CLASSES, **options: Any) -> DenseModule:
+def module_of(classes: tuple[Class, ...] = CLASSES, **options: Any) -> "DenseModule":
+    from densevit.training.loop.dense_module import DenseModule
+
     torch.manual_seed(0)
     model = DenseModel(Pixels(), {"map": Threshold((4,), (1,), classes)})
     return DenseModule(model, **options)
@@ -113,6 +113,12 @@ def reference(model: DenseModel, length: int) -> dict[str, float]:
 
 def trained_on_scenes(folder: Path) -> tuple[Predictor, str]:
     """A model after three steps in a plain Trainer, and Lightning's checkpoint of it."""
+    import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    from densevit.training.loop.data_module import DenseDataModule
+    from densevit.training.loop.dense_module import DenseModule
+
     data = DenseDataModule(SCENES)
     torch.manual_seed(0)
     predictor = create_model({"name": "resnet", "depth": 18}, {"map": "setr"}, data.data.classes["segmentation"])
@@ -125,17 +131,24 @@ def trained_on_scenes(folder: Path) -> tuple[Predictor, str]:
 # ---- a Trainer and a DataLoader of one's own ----
 
 
+@pytest.mark.integration
 def test_a_checkpoint_of_a_plain_trainer_predicts_and_is_evaluated(tmp_path: Path) -> None:
     predictor, path = trained_on_scenes(tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     again = load(path)
     assert again.config is None and again.classes == predictor.classes
     assert torch.equal(again.predict(image).semantic, predictor.predict(image).semantic)
-    found, expected = evaluate(path), evaluate(predictor)  # on the data of the training
+    found, expected = densevit.evaluate(path), densevit.evaluate(predictor)  # on the data of the training
     assert found == pytest.approx(expected, abs=0, nan_ok=True)
 
 
+@pytest.mark.integration
 def test_a_predictor_s_inference_options_apply_in_validation_and_are_in_its_checkpoints(tmp_path: Path) -> None:
+    import pytorch_lightning as lightning
+
+    from densevit.training.loop.data_module import DenseDataModule
+    from densevit.training.loop.dense_module import DenseModule
+
     data = DenseDataModule(SCENES)
     torch.manual_seed(0)
     predictor = create_model({"name": "resnet", "depth": 18}, {"map": "setr"}, data.data.classes["segmentation"])
@@ -146,11 +159,15 @@ def test_a_predictor_s_inference_options_apply_in_validation_and_are_in_its_chec
     again = load(tmp_path / "last.ckpt")
     assert again.inference == flipped.inference != predictor.inference
     assert again.data == flipped.data == data.data.section
-    found, loaded, plain = (evaluate(one, SCENES)["map/mIoU"] for one in (flipped, tmp_path / "last.ckpt", predictor))
+    found, loaded, plain = (
+        densevit.evaluate(one, SCENES)["map/mIoU"] for one in (flipped, tmp_path / "last.ckpt", predictor)
+    )
     assert found == loaded != plain
 
 
 def test_a_checkpoint_of_a_plain_trainer_restores_a_module(tmp_path: Path) -> None:
+    from densevit.training.loop.dense_module import DenseModule
+
     predictor, path = trained_on_scenes(tmp_path)
     trained = {name: value.clone() for name, value in predictor.model.state_dict().items()}
     for parameter in predictor.parameters():
@@ -159,6 +176,7 @@ def test_a_checkpoint_of_a_plain_trainer_restores_a_module(tmp_path: Path) -> No
     assert all(torch.equal(trained[name], value) for name, value in module.model.state_dict().items())
 
 
+@pytest.mark.integration
 def test_a_model_predicts_at_the_size_that_it_was_trained_at(tmp_path: Path) -> None:
     predictor, _ = trained_on_scenes(tmp_path)
     save(predictor.model, tmp_path / "saved.safetensors")
@@ -170,6 +188,8 @@ def test_a_model_predicts_at_the_size_that_it_was_trained_at(tmp_path: Path) -> 
 
 
 def test_a_prediction_that_cannot_be_evaluated_names_its_head() -> None:
+    import pytorch_lightning as lightning
+
     module = module_of()
     head = module.model.heads["map"]
     predict = head.predict
@@ -179,6 +199,10 @@ def test_a_prediction_that_cannot_be_evaluated_names_its_head() -> None:
 
 
 def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Path) -> None:
+    import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+    from pytorch_lightning.loggers import CSVLogger
+
     stop = EarlyStopping("map/mIoU", mode="max", patience=2, min_delta=1.0)  # never improves by 1 after the first
     best = ModelCheckpoint(tmp_path, monitor="map/aAcc", mode="max", filename="best")
     trainer = lightning.Trainer(
@@ -196,6 +220,8 @@ def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Pat
 
 
 def test_the_schedule_covers_the_trainers_steps() -> None:
+    import pytorch_lightning as lightning
+
     for limits, steps in (({"max_steps": 5}, 5), ({"max_epochs": 3}, 6), ({"max_epochs": 3, "max_steps": 4}, 4)):
         module, seen = module_of(optim=OptimSection(lr=1.0, schedule="cosine")), []
 
@@ -209,12 +235,16 @@ def test_the_schedule_covers_the_trainers_steps() -> None:
 
 
 def test_the_rate_per_256_images_follows_the_loaders_batch_size() -> None:
+    import pytorch_lightning as lightning
+
     module = module_of(optim={"lr_per_256": 256.0, "schedule": "constant"})
     lightning.Trainer(**PLAIN, max_steps=1, accumulate_grad_batches=2, limit_val_batches=0).fit(module, loader(4))
     assert module.learning_rate == 4.0
 
 
 def test_an_endless_trainer_needs_a_constant_schedule() -> None:
+    import pytorch_lightning as lightning
+
     endless = {**PLAIN, "max_epochs": -1, "limit_val_batches": 0}
     with pytest.raises(ConfigError, match=r"optim\.schedule=cosine needs the number .*optim.schedule: constant"):
         lightning.Trainer(**endless).fit(module_of(optim={"schedule": "cosine"}), loader(4))
@@ -226,6 +256,8 @@ def test_wrong_keys_of_optim_are_named() -> None:
 
 
 def test_validation_targets_in_resized_pixels_need_their_truth() -> None:
+    import pytorch_lightning as lightning
+
     class Resized(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             sample = super().__getitem__(index)
@@ -257,6 +289,8 @@ class Recorder(Evaluator):
 
 
 def test_evaluators_see_the_size_of_the_original_image() -> None:
+    import pytorch_lightning as lightning
+
     class Resized(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             sample = super().__getitem__(index)
@@ -284,6 +318,7 @@ def test_evaluators_see_the_size_of_the_original_image() -> None:
 
 def test_images_with_one_id_raise() -> None:
     """They would count as one image."""
+    import pytorch_lightning as lightning
 
     class Same(Images):
         classes: ClassVar = {"segmentation": CLASSES}
@@ -305,6 +340,10 @@ def test_images_with_one_id_raise() -> None:
 
 
 def test_the_data_module_takes_a_section_and_gives_batches_of_the_models_multiple() -> None:
+    import pytorch_lightning as lightning
+
+    from densevit.training.loop.data_module import DenseDataModule
+
     data = DenseDataModule(SCENES, seed=3)
     module = module_of(SURFACES, optim={"lr": 1e-3})
     trainer = lightning.Trainer(**PLAIN, max_epochs=2)
@@ -316,6 +355,11 @@ def test_the_data_module_takes_a_section_and_gives_batches_of_the_models_multipl
 
 
 def test_a_run_resumed_within_an_epoch_takes_its_next_batch(tmp_path: Path) -> None:
+    import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    from densevit.training.loop.data_module import DenseDataModule
+
     seen: list[Any] = []
 
     class Ids(lightning.Callback):
@@ -336,11 +380,17 @@ def test_a_run_resumed_within_an_epoch_takes_its_next_batch(tmp_path: Path) -> N
 
 
 def test_a_model_of_other_classes_than_the_datas_is_refused() -> None:
+    import pytorch_lightning as lightning
+
+    from densevit.training.loop.data_module import DenseDataModule
+
     with pytest.raises(DataError, match=r"not those of the model's head 'map'.*Expected: dark, bright"):
         lightning.Trainer(**PLAIN, max_epochs=2).fit(module_of(), datamodule=DenseDataModule(SCENES))
 
 
 def test_a_wrong_section_is_one_line() -> None:
+    from densevit.training.loop.data_module import DenseDataModule
+
     with pytest.raises(ConfigError, match=r"DenseDataModule: data\.batch_size should be a valid integer, not 'x'\."):
         DenseDataModule({**SCENES, "batch_size": "x"})
 
@@ -392,6 +442,8 @@ def test_another_batch_is_one_line(batch: Any, message: str) -> None:
 
 
 def test_the_first_batch_of_a_fit_is_checked() -> None:
+    import pytorch_lightning as lightning
+
     class Lacking(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             sample = super().__getitem__(index)
@@ -409,6 +461,11 @@ def test_the_first_batch_of_a_fit_is_checked() -> None:
 def run_process(rank: int, folder: Path) -> None:
     """One of two processes of a Trainer with default settings, on our data and on a plain DataLoader."""
     import os
+
+    import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import EarlyStopping
+
+    from densevit.training.loop.data_module import DenseDataModule
 
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"}
@@ -439,6 +496,10 @@ def run_process(rank: int, folder: Path) -> None:
 def test_each_image_counts_once_in_two_processes_with_a_distributed_sampler(tmp_path: Path, run_processes) -> None:
     """Five validation images on two processes: Lightning's sampler repeats one of them."""
     import socket
+
+    import pytorch_lightning as lightning
+
+    from densevit.training.loop.data_module import DenseDataModule
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,6 +1,6 @@
 """Two processes train and evaluate as one: equal losses, metrics and order, also for a run that changes their number.
 
-The data set has 41 images in batches of 2, and the second process sees no object, class or depth in half of its steps.
+The data set has 25 images in batches of 2, and the second process sees no object, class or depth in half of its steps.
 """
 
 import json
@@ -27,14 +27,11 @@ from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
-from densevit.training.loop.trainer import build_trainer
-from densevit.training.run.metrics_csv import MetricsCsv
-from densevit.training.run.resuming import RunCheckpoint
 from densevit_scenes.dataset import Scenes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 
-STEPS, BREAK, IMAGES = 20, 7, 41
+STEPS, BREAK, IMAGES = 12, 5, 25
 HEADS = {
     "detr": "{name: detr, num_queries: 6, transformer: {width: 16, num_heads: 2, encoder_layers: 1, "
     "decoder_layers: 2, feedforward: 16, dropout: 0.0}}",
@@ -132,7 +129,7 @@ def run_process(rank: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, run_processes: Callable[..., None], free_port: int) -> Path:
-    """The runs of one process and of two, and those that change from one to the other after 7 steps."""
+    """The runs of one process and of two, and those that change from one to the other after 5 steps."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "port").write_text(str(free_port))
     seen: list[list[int]] = []
@@ -151,6 +148,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, run_processes: Callable[..., 
 
 
 def rows(run: Path, column: str) -> list[float]:
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     return [float(row[column]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(column)]
 
 
@@ -166,12 +165,14 @@ def test_losses_and_metrics_of_two_processes_match_one(head: str, runs: Path) ->
         assert metrics[1][name] == pytest.approx(value, abs=1e-3, nan_ok=True), name
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("head", HEADS)
 def test_metrics_of_a_checkpoint_equal_those_of_one_process(head: str, runs: Path) -> None:
     one, two = ((runs / f"{head}-{name}" / "metrics.json").read_text() for name in ("alone", "evaluated"))
     assert json.loads(two) == json.loads(one)
 
 
+@pytest.mark.integration
 def test_evaluate_in_python_uses_all_processes(runs: Path) -> None:
     metrics = metrics_file.read(runs / "setr-alone" / "metrics.json")
     for rank in range(2):
@@ -179,6 +180,7 @@ def test_evaluate_in_python_uses_all_processes(runs: Path) -> None:
         assert found == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
 
 
+@pytest.mark.integration
 def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     run = runs / "detr-sharded"
     one, sharded = rows(runs / "detr-alone", "train/loss"), rows(run, "train/loss")
@@ -188,7 +190,7 @@ def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     assert shards == ["__0_0.distcp", "__1_0.distcp", "index.json", "meta.pt"]  # no pickled .metadata
     sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[:2]]
     assert min(sizes) > 0.4 * sum(sizes)  # each process has written its part
-    # The first validation, after 7 steps, is the best of both: none detects anything.
+    # The first validation, after 5 steps, is the best of both: none detects anything.
     states = [load_file(runs / name / "model.safetensors") for name in ("detr-begun-alone", "detr-sharded")]
     assert states[0].keys() == states[1].keys()
     far = [((states[1][name] - value).abs() > 1e-3).float().flatten() for name, value in states[0].items()]
@@ -197,6 +199,8 @@ def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
 
 @pytest.mark.integration
 def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path) -> None:
+    from densevit.training.run.resuming import RunCheckpoint
+
     last = tmp_path / "checkpoints" / "last.ckpt"
     shutil.copytree(runs / "detr-sharded" / "checkpoints" / "last.ckpt", last)
     shutil.copytree(last, last.with_suffix(".partial"))
@@ -236,6 +240,8 @@ def test_unsupported_with_shards_is_an_error_before_training(override: str, said
 def test_processes_of_torchrun_that_would_each_run_alone_are_an_error(
     local: int, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from densevit.training.loop.trainer import build_trainer
+
     names = {"TORCHELASTIC_RUN_ID": "run", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local), "RANK": "0"}
     for name, value in names.items():
         monkeypatch.setenv(name, value)
@@ -250,12 +256,14 @@ def test_synchronised_batch_norm_needs_a_gpu(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("begun", ["alone", "together"])
 def test_run_continues_on_another_number_of_processes(begun: str, runs: Path) -> None:
     whole, changed = rows(runs / "detr-alone", "train/loss"), rows(runs / f"detr-begun-{begun}", "train/loss")
     np.testing.assert_allclose(changed, whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_processes_see_different_images_in_the_order_of_one(runs: Path) -> None:
     one = json.loads((runs / "alone.json").read_text())[-2 * STEPS :]  # without those read by the checks
     ranks = [json.loads((runs / f"{rank}.json").read_text()) for rank in (0, 1)]

@@ -1,5 +1,7 @@
 """The module that is named as the first with a value that is not finite, in small networks."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -70,22 +72,21 @@ def found_in(part: nn.Module):
 @pytest.mark.parametrize(
     ("part", "what", "layer"),
     [
-        (nn.Identity(), "", ""),
-        (Masked(), "", ""),
-        (Overflow(), "output", "model.1 (Overflow)"),
-        (Between(), "output", "model.1 (Between)"),
-        (Root(), "gradient", "model.1 (Root)"),
+        (nn.Identity, "", ""),
+        (Masked, "", ""),
+        (Overflow, "output", "model.1 (Overflow)"),
+        (Between, "output", "model.1 (Between)"),
+        (Root, "gradient", "model.1 (Root)"),
         (
-            Checkpointed(nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), Overflow())),
+            lambda: Checkpointed(nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), Overflow())),
             "output",
             "model.1.part.2 (Overflow)",
         ),
-        (Checkpointed(nn.Sequential(nn.ReLU(), Root())), "gradient", "model.1.part.1 (Root)"),
+        (lambda: Checkpointed(nn.Sequential(nn.ReLU(), Root())), "gradient", "model.1.part.1 (Root)"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
-def test_first_module_is_named(part: nn.Module, what: str, layer: str):
-    found = found_in(part)
+def test_first_module_is_named(part: Callable[[], nn.Module], what: str, layer: str):
+    found = found_in(part())
     assert (found.what, found.layer) == (what, layer)
     assert bool(found.terms) and (what == "") == str(found).startswith("All outputs")
 

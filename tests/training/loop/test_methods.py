@@ -2,19 +2,18 @@
 
 import copy
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as lightning
 import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import densevit
 from densevit.config import Config, from_mapping
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
@@ -22,15 +21,10 @@ from densevit.inference.creating import build_model
 from densevit.inference.loading import load
 from densevit.interfaces import Backbone, Batch, Losses, Method
 from densevit.losses.context import LossContext
-from densevit.training.callbacks.progress import ProgressLines
-from densevit.training.loop.data_module import DenseDataModule
-from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.checks import check_model
-from densevit.training.run.evaluation import evaluate
-from densevit.training.run.fit import fit
-from tests.training.run.test_run import recorded
 from tests.training.run.test_signals import child
+from tests.training.runs import recorded
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -226,6 +220,8 @@ def test_a_wrong_number_of_views_is_an_error() -> None:
 
 
 def test_all_views_are_moved_to_the_device() -> None:
+    from densevit.training.loop.dense_module import DenseModule
+
     data = build_data(config(Multicrop))
     data.use(Multicrop(build_model(config(), {})))
     module = DenseModule(build_model(config(), {}))
@@ -270,6 +266,10 @@ def test_parameters_unused_by_a_method_are_frozen_for_several_processes() -> Non
 
 
 def test_a_trainer_of_ones_own_freezes_parameters_unused_by_the_method() -> None:
+    import pytorch_lightning as lightning
+
+    from densevit.training.loop.dense_module import DenseModule
+
     model = build_model(config(), {})
     module = DenseModule(model, method=Denoising(model))
     module.trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
@@ -286,29 +286,18 @@ def test_averaged_maps_need_heads() -> None:
 
 def test_parameters_of_a_method_have_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     optim = {"lr": 0.01, "backbone_lr": 0.001, "lr_factors": {"method.decoder.*": 10}}
-    run = fit(config(optim=optim), run_dir=tmp_path / "run")
+    run = densevit.fit(config(optim=optim), run_dir=tmp_path / "run")
     printed = " ".join(capsys.readouterr().out.split())
     for row in ("backbone.* 1-3 0.001", "method.decoder.* 0.1 15", "method.unused.* 0.01 2", "method.teacher.* frozen"):
         assert row in printed, row
     optimizer = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
     assert {group["initial_lr"] for group in optimizer["param_groups"]} == {0.1, 0.01, 0.001}
     with pytest.raises(ConfigError, match=r"optim\.lr_factors.*method\.encoder"):
-        fit(config(optim={"lr_factors": {"method.encoder.*": 10}}), run_dir=tmp_path / "wrong")
+        densevit.fit(config(optim={"lr_factors": {"method.encoder.*": 10}}), run_dir=tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()
 
 
 # ---- runs ----
-
-
-class Quit(lightning.Callback):
-    """Ends the process without a word before the batch after this step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            os._exit(9)
 
 
 @pytest.mark.integration
@@ -316,15 +305,17 @@ class Quit(lightning.Callback):
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_killed_run_continues_exactly(ema: float | None, tmp_path: Path) -> None:
     """Decoder, teacher and its counter, noise and views."""
+    from tests.training.own_callbacks import Quit
+
     made = config(trainer={"max_steps": 7, "checkpoint_every": 2, "accumulate": 2, "ema": ema})
     processes = [
-        child(lambda: fit(made, run_dir=tmp_path / "whole")),
-        child(lambda: fit(made, run_dir=tmp_path / "killed", callbacks=[Quit(5)])),
+        child(lambda: densevit.fit(made, run_dir=tmp_path / "whole")),
+        child(lambda: densevit.fit(made, run_dir=tmp_path / "killed", callbacks=[Quit(5)])),
     ]
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 9]
-    process = child(lambda: fit(resume=tmp_path / "killed"))
+    process = child(lambda: densevit.fit(resume=tmp_path / "killed"))
     process.join(120)
     assert process.exitcode == 0
     whole, killed = (
@@ -340,7 +331,7 @@ def test_killed_run_continues_exactly(ema: float | None, tmp_path: Path) -> None
 
 
 def test_resuming_with_another_decoder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fit(config(), run_dir=tmp_path / "run")
+    run = densevit.fit(config(), run_dir=tmp_path / "run")
     original = Denoising.__init__
 
     def wider(self: Denoising, *arguments: Any, **options: Any) -> None:
@@ -351,12 +342,12 @@ def test_resuming_with_another_decoder_is_an_error(tmp_path: Path, monkeypatch: 
     with pytest.raises(
         WeightsError, match=r"method\.decoder\.weight has shape \(3, 4, 1, 1\); the model has \(3, 4, 3,"
     ):
-        fit(resume=run.path)
+        densevit.fit(resume=run.path)
 
 
 def test_moving_average_includes_the_method_and_is_what_is_validated(tmp_path: Path) -> None:
     made = config(trainer={"max_steps": 5, "ema": 0.8, "evaluate_every": 0.99})
-    run = fit(made, run_dir=tmp_path / "run")
+    run = densevit.fit(made, run_dir=tmp_path / "run")
     state = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
     average, current = state["state_dict"], state["current_model_state"]
     key = "method.decoder.weight"
@@ -377,7 +368,7 @@ def test_moving_average_includes_the_method_and_is_what_is_validated(tmp_path: P
 def test_without_validation_loss_the_latest_weights_are_saved(
     tmp_path: Path, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = fit(config(Silent), run_dir=tmp_path / "run")
+    run = densevit.fit(config(Silent), run_dir=tmp_path / "run")
     assert not [str(warning.message) for warning in recwarn if "not defined" in str(warning.message)]
     assert json.loads((run.path / "metrics.json").read_text()) == {}
     saved = load_file(run.path / "model.safetensors")
@@ -395,14 +386,14 @@ SURFACES = {"heads": {"surfaces": {"name": "setr", "decoder": "naive", "width": 
 
 def test_the_model_that_a_method_names_is_validated_and_saved(tmp_path: Path) -> None:
     made = config(Teacher, {"evaluate_every": 0.99}, **SURFACES)
-    run = fit(made, run_dir=tmp_path / "run")
+    run = densevit.fit(made, run_dir=tmp_path / "run")
     checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
     state, saved = checkpoint["state_dict"], load_file(run.path / "model.safetensors")
     assert all(torch.equal(x, state[f"method.teacher.{name}"]) for name, x in saved.items())
     assert not torch.equal(saved["backbone.convolution.weight"], state["model.backbone.convolution.weight"])
     trained = sum(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"])
     assert trained == len([*build_model(made, build_data(made).train).parameters()])  # not those of the teacher
-    assert evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
+    assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
     for source in (run.path, run.path / "checkpoints" / "last.ckpt"):  # as the start of a training, too
         loaded = load(source, trust=[__name__]).model.state_dict()
         assert loaded.keys() == saved.keys() and all(torch.equal(x, saved[name]) for name, x in loaded.items())
@@ -411,16 +402,16 @@ def test_the_model_that_a_method_names_is_validated_and_saved(tmp_path: Path) ->
 def test_the_saved_model_must_be_part_of_the_method(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Teacher, "saved_model", lambda self, model: copy.deepcopy(model))
     with pytest.raises(PluginError, match=r"method Teacher: its saved_model returned a DenseModel; .* Fix: create it"):
-        fit(config(Teacher), run_dir=tmp_path / "run")
+        densevit.fit(config(Teacher), run_dir=tmp_path / "run")
 
 
 def test_a_loaded_teacher_is_in_no_checkpoint_and_not_averaged(tmp_path: Path) -> None:
     made = config(Loaded, {"max_steps": 2, "ema": 0.5})
-    run = fit(made, run_dir=tmp_path / "run")
+    run = densevit.fit(made, run_dir=tmp_path / "run")
     checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
     for key in ("state_dict", "current_model_state"):
         assert [name for name in checkpoint[key] if name.startswith("method.")] == ["method.scale"]
-    run = fit(resume=run.path, overrides=["trainer.max_steps=4"])
+    run = densevit.fit(resume=run.path, overrides=["trainer.max_steps=4"])
     assert torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     method = Loaded(None)
     nn.init.constant_(method.teacher.weight, 5.0)
@@ -430,13 +421,19 @@ def test_a_loaded_teacher_is_in_no_checkpoint_and_not_averaged(tmp_path: Path) -
 
 def test_wrong_losses_are_an_error_with_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"method Old: its training_step takes no context\. Fix: def training_step"):
-        fit(config(Old), run_dir=tmp_path / "run")
+        densevit.fit(config(Old), run_dir=tmp_path / "run")
     expected = r"method Bare: training_step returned float32 \(2,\); a dict of scalar tensors is expected"
     with pytest.raises(PluginError, match=expected):
-        fit(config(Bare), run_dir=tmp_path / "run")
+        densevit.fit(config(Bare), run_dir=tmp_path / "run")
 
 
 def test_a_trainer_of_ones_own_uses_the_method_without_labels(tmp_path: Path) -> None:
+    import pytorch_lightning as lightning
+
+    from densevit.training.callbacks.progress import ProgressLines
+    from densevit.training.loop.data_module import DenseDataModule
+    from densevit.training.loop.dense_module import DenseModule
+
     for split, count in (("train", 6), ("val", 3)):
         (tmp_path / split).mkdir()
         for i in range(count):

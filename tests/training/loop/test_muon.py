@@ -1,5 +1,6 @@
 """Muon against `torch.optim.Muon`, which takes matrices only, and AdamW."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import densevit
-from densevit import config as configs
 from densevit.config import OptimSection
 from densevit.errors import ConfigError
 from densevit.model import DenseModel
@@ -17,15 +17,7 @@ from densevit.training.loop import muon
 from densevit.training.loop.muon import Muon, orthogonalised
 from densevit.training.loop.optim import optimizer_of
 from tests.training.run.test_run import TINY
-from tests.training.runs import resume, train
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """A config on one step's worth of scenes."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return path
+from tests.training.runs import resume
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 80), (80, 32), (24, 3, 3, 3), (16, 32, 2, 2)])
@@ -156,10 +148,11 @@ def test_matrices_need_muon():
 
 @pytest.mark.integration
 @pytest.mark.parametrize("matrices", ["all", "convolutions"])
-def test_a_run_resumes_to_the_last_bit_and_takes_changed_rates(tiny: Path, tmp_path: Path, matrices: str) -> None:
+def test_a_run_resumes_to_the_last_bit_and_takes_changed_rates(
+    trained: Callable[..., Path], copied_run: Callable[..., Path], matrices: str
+) -> None:
     named = ["optim.name=muon", f"optim.matrices={matrices}", "optim.weight_decay=0.05"]
-    whole = train(configs.load(tiny, [*named, "trainer.max_steps=4"]), tmp_path / "whole")
-    parts = train(configs.load(tiny, [*named, "trainer.max_steps=2"]), tmp_path / "parts")
+    whole, parts = trained(TINY, [*named, "trainer.max_steps=4"]), copied_run(TINY, [*named, "trainer.max_steps=2"])
     resume(parts, ["trainer.max_steps=4"])
     states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, parts)]
     for key, value in states[0].items():
@@ -169,7 +162,9 @@ def test_a_run_resumes_to_the_last_bit_and_takes_changed_rates(tiny: Path, tmp_p
     assert {(group["muon"], group["weight_decay"]) for group in groups} == {(True, 0.1), (False, 0.1), (False, 0.0)}
 
 
-def test_the_matrices_of_a_resumed_run_cannot_change(tiny: Path, tmp_path: Path) -> None:
-    run = train(configs.load(tiny, ["optim.name=muon", "trainer.max_steps=1"]), tmp_path / "run")
+@pytest.mark.integration
+def test_the_matrices_of_a_resumed_run_cannot_change(copied_run: Callable[..., Path]) -> None:
+    named = ["optim.name=muon", "optim.matrices=all", "optim.weight_decay=0.05"]
+    run = copied_run(TINY, [*named, "trainer.max_steps=2"])
     with pytest.raises(ConfigError, match="optim.matrices: 'all' -> 'convolutions'"):
-        resume(run, ["trainer.max_steps=2", "optim.matrices=convolutions"])
+        resume(run, ["trainer.max_steps=4", "optim.matrices=convolutions"])

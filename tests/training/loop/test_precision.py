@@ -13,9 +13,6 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
 from densevit.layers import hardware, positions
-from densevit.training.loop import precision
-from densevit.training.loop.precision import resolve, trainer_arguments
-from densevit.training.run.metrics_csv import MetricsCsv
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 from tests.training.runs import train
 
@@ -55,12 +52,16 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
 
 @pytest.mark.parametrize("name", ["32", "16-mixed", "bf16-mixed", "bf16-true", "64"])
 def test_explicit_precision_is_kept(name, machine):
+    from densevit.training.loop.precision import resolve
+
     machine.has(gpu_bf16=True, cpu="amx_bf16")
     assert resolve(name) == name
 
 
 @pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda"])
 def test_gpu_uses_bf16_unless_emulated_else_fp16(accelerator, machine):
+    from densevit.training.loop.precision import resolve
+
     machine.has(gpu_bf16=True)
     assert resolve("auto", accelerator) == "bf16-mixed"
     machine.has(gpu_bf16=False)
@@ -80,11 +81,15 @@ def test_gpu_uses_bf16_unless_emulated_else_fp16(accelerator, machine):
 )
 @pytest.mark.parametrize("accelerator", ["auto", "cpu"])
 def test_cpu_uses_bf16_with_native_support(accelerator, flags, expected, machine):
+    from densevit.training.loop.precision import resolve
+
     machine.has(cpu=flags)
     assert resolve("auto", accelerator) == expected
 
 
 def test_cpu_whose_bf16_instructions_are_excluded_uses_fp32(machine):
+    from densevit.training.loop.precision import resolve
+
     machine.has(cpu="amx_bf16 avx512_bf16", capability="AVX2")  # as by ATEN_CPU_CAPABILITY=avx2
     assert resolve("auto", "cpu") == "32-true" and not hardware.supports_bf16("cpu")
     machine.has(cpu="asimd bf16", capability="DEFAULT")
@@ -102,6 +107,8 @@ def test_only_amd_processors_with_avx512_have_a_slow_blas(maker, capability, exp
 
 
 def test_cpu_accelerator_ignores_the_gpu(machine):
+    from densevit.training.loop.precision import resolve
+
     machine.has(gpu_bf16=True, cpu="")
     assert resolve("auto", "cpu") == "32-true"
     machine.has(gpu_bf16=False, cpu="amx_bf16")
@@ -110,12 +117,16 @@ def test_cpu_accelerator_ignores_the_gpu(machine):
 
 @pytest.mark.parametrize("accelerator", ["auto", "mps", "gpu"])
 def test_mps_uses_fp32(accelerator, machine):
+    from densevit.training.loop.precision import resolve
+
     machine.has(mps=True, cpu=None)
     assert resolve("auto", accelerator) == "32-true"
 
 
 @pytest.mark.parametrize("name", ["bf16-mixed", "bf16-true"])
 def test_emulated_bf16_is_a_warning(name, machine):
+    from densevit.training.loop.precision import trainer_arguments
+
     with pytest.warns(UserWarning, match=rf"trainer.precision={name}: this CPU has no bf16.*auto, which is 32-true"):
         trainer_arguments(name, "cpu")
     machine.has(gpu_bf16=False)
@@ -125,6 +136,8 @@ def test_emulated_bf16_is_a_warning(name, machine):
 
 @pytest.mark.parametrize("name", ["auto", "32", "bf16-mixed", "bf16-true"])
 def test_native_precisions_do_not_warn(name, machine, recwarn):
+    from densevit.training.loop.precision import trainer_arguments
+
     machine.has(cpu="avx512_bf16")
     trainer_arguments(name, "cpu")
     assert not recwarn.list
@@ -132,6 +145,8 @@ def test_native_precisions_do_not_warn(name, machine, recwarn):
 
 @pytest.mark.parametrize("on", [False, True])
 def test_tf32_is_set_for_products_and_convolutions_and_restored(on: bool) -> None:
+    from densevit.training.loop import precision
+
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with precision.tf32(on):
         assert torch.backends.cuda.matmul.allow_tf32 is on and torch.backends.cudnn.allow_tf32 is on
@@ -159,6 +174,8 @@ def test_position_tables_are_fp32_under_autocast() -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("backbone", [{"name": "resnet", "depth": 18}, {"name": "swin", "variant": "nano"}], ids=str)
 def test_channels_last_changes_nothing_but_rounding(backbone: dict[str, Any], tmp_path: Path) -> None:
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     sections = {**BASE, "backbone": backbone, "heads": {"depth": {"name": "dpt", "width": 8}}}
     config = configs.from_mapping({**sections, "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu"}})
     losses = []

@@ -19,7 +19,6 @@ from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.training.loop.probes import features_of, fit_probes
-from densevit.training.run.fit import fit
 
 
 class Nothing(Method):
@@ -65,7 +64,7 @@ def config_of(photos: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_method_without_heads_is_evaluated_by_probes(photos: Path, tmp_path: Path) -> None:
-    run = fit(from_mapping(config_of(photos), "test"), run_dir=tmp_path / "run")
+    run = densevit.fit(from_mapping(config_of(photos), "test"), run_dir=tmp_path / "run")
     assert set(run.metrics) == {
         f"{probe}/{name}" for probe in ("knn", "linear_probe") for name in ("top1", "top5", "mAcc")
     }
@@ -80,7 +79,7 @@ def test_classifier_is_trained_predicted_and_read_by_a_detector(
     data = config_of(photos)["data"] | {"mixup": 0.8, "cutmix": 1.0, "rand_augment": 5, "random_erasing": 0.25}
     heads = {"classification": {"name": "classifier"}}
     config = config_of(photos, heads=heads, method={"name": "supervised"}, data=data, probes={"knn": {}})
-    run = fit(from_mapping(config, "test"), run_dir=tmp_path / "run")
+    run = densevit.fit(from_mapping(config, "test"), run_dir=tmp_path / "run")
     assert {"classification/top1", "knn/top1"} <= set(run.metrics)
     result = run.model.predict(str(photos / "val" / "red" / "0.png"))
     assert result.class_name == run.model.classes["classification"][int(result.class_scores.argmax())].name
@@ -124,5 +123,5 @@ def test_features_of_two_processes_are_those_of_one(photos: Path) -> None:
 )
 def test_errors_name_the_probe(photos: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        fit(from_mapping(config_of(photos, **changes), "test"), run_dir=tmp_path / "run")
+        densevit.fit(from_mapping(config_of(photos, **changes), "test"), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

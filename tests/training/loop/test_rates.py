@@ -4,9 +4,7 @@ import re
 import warnings
 
 import pytest
-import timm
 import torch
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import densevit
@@ -120,6 +118,8 @@ def test_adam_step_matches_each_rate():
 
 
 def scales(model: nn.Module, decay: float) -> dict[str, float]:
+    from timm.optim import param_groups_layer_decay
+
     return by_name(param_groups_layer_decay(model, layer_decay=decay), model, "lr_scale")
 
 
@@ -130,6 +130,8 @@ def vit_place(name: str) -> str:
 
 def test_vit_rates_match_timm_except_for_the_final_norm():
     """timm assigns the norm to the last block; MAE's and BEiT's code to the head, as ours does."""
+    import timm
+
     reference = timm.create_model("vit_tiny_patch16_224", depth=6, embed_dim=64, num_heads=2)
     theirs = {vit_place(name): scale for name, scale in scales(reference, 0.7).items()}
     backbone = densevit.create_backbone("vit", variant="nano")  # of 6 blocks
@@ -144,6 +146,8 @@ def test_vit_rates_match_timm_except_for_the_final_norm():
 
 def test_swin_rates_match_timm_except_for_the_final_norm():
     """timm assigns the norm to the last block."""
+    import timm
+
     reference = timm.create_model(
         "swin_tiny_patch4_window7_224", depths=(1, 1, 3, 1), embed_dim=32, num_heads=(1, 2, 4, 8)
     )

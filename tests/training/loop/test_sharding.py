@@ -16,13 +16,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 from densevit.errors import TrainingError
 from densevit.model import build_backbone
 from densevit.training.loop.shard_files import SafePlanner, ShardReader, ShardWriter
-from densevit.training.loop.sharding import ShardedStrategy, read_checkpoint, repeated_blocks
 
 pytestmark = pytest.mark.integration
 
 
 def test_repeated_blocks_are_the_entries_of_one_class() -> None:
     """Two stages of two blocks; the stages, a single block, small norms and the stem are not blocks."""
+    from densevit.training.loop.sharding import repeated_blocks
 
     class Block(nn.Linear):
         pass
@@ -40,6 +40,8 @@ def test_repeated_blocks_are_the_entries_of_one_class() -> None:
 )
 def test_blocks_of_the_backbones(name: str, options: dict[str, Any], count: int) -> None:
     """As many as the papers' tables say."""
+    from densevit.training.loop.sharding import repeated_blocks
+
     assert len(list(repeated_blocks(build_backbone(name, **options)))) == count
 
 
@@ -55,6 +57,8 @@ def write(text: str) -> Any:
 
 
 def test_checkpoint_is_replaced_once_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.loop.sharding import ShardedStrategy
+
     strategy, path = ShardedStrategy(), tmp_path / "last.ckpt"
 
     def save(text: str) -> None:
@@ -103,6 +107,8 @@ def load(path: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_shards_are_read_back(shards: Path) -> None:
+    from densevit.training.loop.sharding import read_checkpoint
+
     loaded = load(shards, blank())
     assert loaded["optimizer_0"] == STATE["optimizer_0"]
     for name, value in STATE["state_dict"].items():
@@ -158,6 +164,8 @@ def of_weight(document: Any) -> Any:
     ],
 )
 def test_damaged_index_is_refused(damage: Any, said: str, shards: Path) -> None:
+    from densevit.training.loop.sharding import read_checkpoint
+
     os.mkfifo(shards / "pipe")
     document = json.loads((shards / "index.json").read_text())
     damage(document)
@@ -167,6 +175,8 @@ def test_damaged_index_is_refused(damage: Any, said: str, shards: Path) -> None:
 
 
 def test_index_of_no_json_is_refused(shards: Path) -> None:
+    from densevit.training.loop.sharding import read_checkpoint
+
     for text in ("", "[" * 100_000, "3"):
         (shards / "index.json").write_text(text)
         with pytest.raises(ValueError, match=r"index\.json is damaged"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import densevit
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
@@ -18,10 +20,8 @@ from densevit.interfaces import Head
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses
-from densevit.training.run.evaluation import evaluate
-from densevit.training.run.fit import fit
 from densevit.weights import model_file
-from tests.training.run.test_processes import densevit
+from tests.training.process_groups import run_together
 from tests.training.runs import train
 
 SEGMENTATION = """
@@ -78,16 +78,16 @@ def by_hand(run: Path, head: str) -> float:
 def test_the_metric_is_the_mean_loss_over_images_and_the_best_epoch_goes_by_it(
     config_file: Path, tmp_path: Path
 ) -> None:
-    run = fit(config_file, ["trainer.max_steps=4", "trainer.evaluate_every=0.25"], run_dir=tmp_path / "run")
+    run = densevit.fit(config_file, ["trainer.max_steps=4", "trainer.evaluate_every=0.25"], run_dir=tmp_path / "run")
     assert run.metrics == {"surfaces/loss": pytest.approx(by_hand(run.path, "surfaces"), rel=1e-5)}
     rows = (run.path / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("surfaces/loss")
     values = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
     assert len(values) == 4 and run.metrics["surfaces/loss"] == min(values)
-    assert evaluate(run) == run.metrics
+    assert densevit.evaluate(run) == run.metrics
     for batch_size in (1, 5):  # does not depend on the batch either
         data = {**configs.load(run.path).data.model_dump(), "batch_size": batch_size}
-        assert evaluate(run, data)["surfaces/loss"] == pytest.approx(run.metrics["surfaces/loss"], rel=1e-6)
+        assert densevit.evaluate(run, data)["surfaces/loss"] == pytest.approx(run.metrics["surfaces/loss"], rel=1e-6)
 
 
 def test_a_head_without_predictions_trains_beside_one_with_an_evaluator(config_file: Path, tmp_path: Path) -> None:
@@ -108,6 +108,7 @@ def test_without_an_evaluator_for_its_task_the_fix_is_named(config_file: Path, t
 
 
 @pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 def test_two_processes_give_the_loss_of_one(config_file: Path, tmp_path: Path) -> None:
     """Five images in batches of one: the processes have different numbers of them."""
     double = [
@@ -117,9 +118,9 @@ def test_two_processes_give_the_loss_of_one(config_file: Path, tmp_path: Path) -
         "data.image_size=64",
         "heads.surfaces.norm=group",
     ]
-    densevit("train", str(config_file), *double, "--run-dir", "run", folder=tmp_path)
+    run_together("train", str(config_file), *double, "--run-dir", "run", folder=tmp_path)
     together = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert together == evaluate(tmp_path / "run")
+    assert together == densevit.evaluate(tmp_path / "run")
 
 
 # ---- the evaluator ----

@@ -82,6 +82,7 @@ def test_relative_head_trains_on_unitless_depth_with_aligned_metrics(config, dis
     assert all(value is not None for value in metrics.values())
 
 
+@pytest.mark.integration
 def test_relative_head_without_alignment_raises(config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = (
         r"heads\.near\.evaluation\.align is none, but DptDepth predicts inverse depth of unknown scale and shift.*"

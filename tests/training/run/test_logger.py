@@ -2,8 +2,6 @@ import csv
 
 import pytest
 
-from densevit.training.run.metrics_csv import MetricsCsv
-
 
 @pytest.fixture
 def path(tmp_path):
@@ -11,6 +9,8 @@ def path(tmp_path):
 
 
 def test_each_call_writes_a_row(path):
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     log = MetricsCsv(path)
     log.log_metrics({"loss": 0.5, "lr": 1e-4}, step=1)
     log.log_metrics({"loss": 0.25, "lr": 1e-5}, step=2)
@@ -18,11 +18,15 @@ def test_each_call_writes_a_row(path):
 
 
 def test_numbers_are_written_in_full(path):
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     MetricsCsv(path).log_metrics({"loss": 1 / 3}, step=0)
     assert float(MetricsCsv(path).rows()[0]["loss"]) == 1 / 3
 
 
 def test_new_columns_preserve_existing_rows(path):
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     log = MetricsCsv(path)
     log.log_metrics({"loss": 0.5}, step=1)
     log.log_metrics({"detection/AP": 0.75}, step=1)
@@ -31,6 +35,8 @@ def test_new_columns_preserve_existing_rows(path):
 
 
 def test_resumed_run_appends_to_the_same_file(path):
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     MetricsCsv(path).log_metrics({"loss": 0.5, "lr": 1.0}, step=1)
     resumed = MetricsCsv(path)
     resumed.log_metrics({"lr": 2.0}, step=2)
@@ -39,6 +45,8 @@ def test_resumed_run_appends_to_the_same_file(path):
 
 
 def test_rows_after_the_checkpoint_are_removed(path):
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     log = MetricsCsv(path)
     for step in (0, 50, 100, 150):
         log.log_metrics({"loss": float(step)}, step=step)
@@ -50,6 +58,8 @@ def test_rows_after_the_checkpoint_are_removed(path):
 
 
 def test_file_is_created_with_the_first_row(path):
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     log = MetricsCsv(path)
     log.log_hyperparams({"lr": 1})
     assert log.rows() == []
@@ -57,6 +67,8 @@ def test_file_is_created_with_the_first_row(path):
 
 
 def test_removing_no_rows_is_allowed(path):
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     log = MetricsCsv(path)
     log.remove_after(10)
     assert log.rows() == []
@@ -65,6 +77,8 @@ def test_removing_no_rows_is_allowed(path):
 
 
 def test_names_with_commas_round_trip(path):
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     MetricsCsv(path).log_metrics({'AP/a, "b"': 1.0}, step=1)
     with path.open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"step": "1", 'AP/a, "b"': "1.0"}]

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,9 +17,10 @@ from safetensors.torch import load_file
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
-from tests.training.run.test_run import TINY, recorded
-from tests.training.run.test_signals import SMALL
-from tests.training.runs import train
+from tests.training.process_groups import Ended, group, run_together, started_by_slurm, started_by_torchrun
+from tests.training.run.test_run import TINY
+from tests.training.run.test_signals import SMALL, child
+from tests.training.runs import assert_same, recorded, train, weights
 
 pytestmark = pytest.mark.integration
 
@@ -44,86 +44,43 @@ def test_metrics_of_two_processes_match_one(tmp_path: Path) -> None:
     assert printed.count("model.safetensors") == 1  # printed by one process only
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
     # The run's config asks for two processes in evaluation too; the numbers are also those of one process alone.
-    for name, alone in {"together": [], "alone": ["trainer.devices=1", "trainer.strategy=auto"]}.items():
-        densevit("evaluate", "run", *alone, "--out", name, folder=tmp_path)
+    run_together("evaluate", "run", "--out", "together", folder=tmp_path)
+    alone = ["trainer.devices=1", "trainer.strategy=auto", "--out", str(tmp_path / "alone")]
+    child(lambda: main(["evaluate", str(tmp_path / "run"), *alone])).join(200)
+    for name in ("together", "alone"):
         assert json.loads((tmp_path / name / "metrics.json").read_text()) == trained
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 def test_fewer_validation_images_than_processes(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    densevit("train", "tiny.yaml", *DOUBLE, "data.val_length=1", "--run-dir", "run", folder=tmp_path)
+    run_together("train", "tiny.yaml", *DOUBLE, "data.val_length=1", "--run-dir", "run", folder=tmp_path)
     alone = ["trainer.devices=1", "trainer.strategy=auto"]
     assert main(["evaluate", str(tmp_path / "run"), *alone, "--out", str(tmp_path / "alone")]) == 0
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "alone")]
     assert metrics[0] == metrics[1]
 
 
-LATE = """
-import os, sys, time
-if os.environ.get("RANK", os.environ.get("SLURM_PROCID")) == "1":
-    time.sleep(1.5)
-from densevit.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def started_by_torchrun(rank: int) -> dict[str, str]:
-    return {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "test",
-    }  # fmt: skip
-
-
-def started_by_slurm(rank: int) -> dict[str, str]:
-    return {
-        "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
-        "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost",
-    }  # fmt: skip
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo")
 @pytest.mark.parametrize("launcher", [started_by_torchrun, started_by_slurm])
 def test_launcher_processes_share_a_folder_with_a_late_rank(
-    launcher: Callable[[int], dict[str, str]], tmp_path: Path
+    launcher: Callable[[int], dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=2"]
+    # A value left by a training in this process is ignored by the launcher's processes.
+    monkeypatch.setenv("DENSEVIT_RUN_DIR", f"{os.getpid()} {tmp_path / 'other'}")
 
-    def run(*extra: str) -> list[tuple[int, str, str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        # A value left by a training in this process is ignored by the launcher's processes.
-        chosen = f"{os.getpid()} {tmp_path / 'other'}"
-        shared = {
-            **os.environ,
-            "DENSEVIT_RUN_DIR": chosen,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-c", LATE, "train", "tiny.yaml", *overrides, *extra]
-        ranks = [
-            subprocess.Popen(
-                command, cwd=tmp_path, env={**shared, **launcher(rank)}, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )
-            for rank in range(2)
-        ]  # fmt: skip
-        try:
-            printed = [rank.communicate(timeout=200) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-        return [(rank.returncode, *texts) for rank, texts in zip(ranks, printed, strict=True)]
+    def run(*extra: str) -> list[Ended]:
+        commands = group("train", "tiny.yaml", *overrides, *extra, folder=tmp_path, launcher=launcher, delay=1.5)
+        return [command.ended() for command in commands]
 
-    for code, _, errors in run():
-        assert code == 0, errors
+    for process in run():
+        assert process.code == 0, process.errors
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]
     assert (tmp_path / "runs" / "tiny" / "metrics.json").is_file()
-    for code, _, errors in run("--run-dir", "runs/tiny"):  # all processes raise the error of the first
-        assert code == 2 and "--run-dir runs/tiny: is not empty" in errors
+    for process in run("--run-dir", "runs/tiny"):  # all processes raise the error of the first
+        assert process.code == 2 and "--run-dir runs/tiny: is not empty" in process.errors
 
 
 KILLED = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=24", "trainer.evaluate_every=0.99"]
@@ -132,42 +89,56 @@ KILLED = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=24", "
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nothing interrupts."""
+
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.yaml").write_text(SMALL)
-    densevit("train", "small.yaml", *KILLED, "--run-dir", "run", folder=folder)
+    run_together("train", "small.yaml", *KILLED, "--run-dir", "run", folder=folder)
     return folder / "run"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
-@pytest.mark.parametrize("victim", [0, 1])
-def test_killed_process_ends_the_others_and_resuming_is_exact(tmp_path: Path, victim: int, whole: Path) -> None:
-    """Dropout and denoising queries differ between the processes: each resumes its own random state."""
+def test_killed_child_ends_its_launcher_and_resuming_is_exact(tmp_path: Path, whole: Path) -> None:
     (tmp_path / "small.yaml").write_text(SMALL)
     command = [sys.executable, "-m", "densevit", "train", "small.yaml", *KILLED, "--run-dir", "killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=said, stdout=subprocess.DEVNULL)
-        end = time.monotonic() + 200
-        while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < end:
-            time.sleep(0.02)
-        second = child_of(process.pid)
-        os.kill(second if victim else process.pid, signal.SIGKILL)
-        began = time.monotonic()
-        code = process.wait(timeout=60)
-        while is_running(second):
-            assert time.monotonic() - began < 30
-            time.sleep(0.1)
-    assert code == (2 if victim else -signal.SIGKILL)
-    [line] = [line for line in (tmp_path / "said").read_text().splitlines() if not line.startswith("warning: ")]
-    how = "was killed by SIGKILL" if victim else "has ended"
-    assert line.startswith(f"Process {victim} of 2 (counted from 0) {how}"), line
+        wait_for_checkpoint(tmp_path / "killed")
+        os.kill(child_of(process.pid), signal.SIGKILL)
+        assert process.wait(timeout=60) == 2
+    assert_says((tmp_path / "said").read_text(), "Process 1 of 2 (counted from 0) was killed by SIGKILL")
+    assert_resumes_exactly(tmp_path, whole)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
+def test_killed_first_process_ends_the_second_and_resuming_is_exact(tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    first, second = group("train", "small.yaml", *KILLED, "--run-dir", "killed", folder=tmp_path)
+    wait_for_checkpoint(tmp_path / "killed")
+    first.process.kill()
+    ended = second.ended(30)
+    assert (first.ended().code, ended.code) == (-signal.SIGKILL, 2)
+    assert_says(ended.errors, "Process 0 of 2 (counted from 0) has ended")
+    assert_resumes_exactly(tmp_path, whole)
+
+
+def wait_for_checkpoint(run: Path) -> None:
+    end = time.monotonic() + 200
+    while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def assert_says(errors: str, start: str) -> None:
+    [line] = [line for line in errors.splitlines() if not line.startswith("warning: ")]
+    assert line.startswith(start), line
     assert "Resume from the last checkpoint with: densevit train --resume " in line
-    densevit("train", "--resume", "killed", folder=tmp_path)
-    runs = (whole, tmp_path / "killed")
-    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in runs]
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
-    assert recorded(runs[0]) == recorded(runs[1])
+
+
+def assert_resumes_exactly(folder: Path, whole: Path) -> None:
+    """Dropout and denoising queries differ between the processes: each resumes its own random state."""
+    run_together("train", "--resume", "killed", folder=folder)
+    assert_same(weights(whole), weights(folder / "killed"))
+    assert recorded(whole) == recorded(folder / "killed")
 
 
 RANDOM_KILLS = 3
@@ -178,6 +149,7 @@ RANDOM_KILLS = 3
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_both_processes_killed_at_random_moments_resume_exactly(tmp_path: Path, strategy: str) -> None:
     """From the creation of the folder to the end: before the config, before the first checkpoint, and later."""
+
     (tmp_path / "small.yaml").write_text(SMALL)
     given = [*KILLED, f"trainer.strategy={strategy}"]
     densevit("train", "small.yaml", *given, "--run-dir", "whole", folder=tmp_path)
@@ -237,13 +209,6 @@ def child_of(process: int) -> int:
     """The child process that trains."""
     children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True).stdout.split()
     return next(int(pid) for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes())
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def test_several_nodes_require_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import torch
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
-from densevit.training.run.resuming import RunCheckpoint
 from tests.training import runs
 
 pytestmark = pytest.mark.integration
@@ -90,6 +89,8 @@ def test_pickled_index_of_shards_is_refused_and_not_run(name, strategy, tmp_path
     ids=str,
 )
 def test_checkpoint_with_values_of_other_types_is_refused(changed, tmp_path):
+    from densevit.training.run.resuming import RunCheckpoint
+
     (tmp_path / "checkpoints").mkdir()
     torch.save({"global_step": 1, "state_dict": {}} | changed, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint"):
@@ -98,6 +99,8 @@ def test_checkpoint_with_values_of_other_types_is_refused(changed, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
 def test_checkpoint_that_is_a_fifo_is_refused(tmp_path):
+    from densevit.training.run.resuming import RunCheckpoint
+
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint .*it is not a regular file"):
@@ -105,6 +108,8 @@ def test_checkpoint_that_is_a_fifo_is_refused(tmp_path):
 
 
 def test_checkpoint_is_plain_and_lightning_loads_it_with_weights_only(tmp_path, monkeypatch):
+    from densevit.training.run.resuming import RunCheckpoint
+
     (tmp_path / "tiny.yaml").write_text(TINY)
     run = runs.train(configs.load(tmp_path / "tiny.yaml"), tmp_path / "run")
     path, target = run / "checkpoints" / "last.ckpt", tmp_path / "touched"

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,22 +23,18 @@ from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import ConfigError, DataError, TrainingError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.training.callbacks.checkpointing import Checkpointing
-from densevit.training.run.folder import RunFolder
-from densevit.training.run.resuming import changes
 from densevit.weights.model_file import load_model
-from tests.training.run.test_run import TINY, recorded
+from tests.training.run.test_run import TINY
 from tests.training.run.test_signals import child, wait_for
-from tests.training.runs import resume, train
+from tests.training.runs import recorded, resume, train
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks, locks and limits as Linux has them")
 
 
 @pytest.fixture
-def stopped(tmp_path: Path) -> Path:
+def stopped(copied_run: Callable[..., Path]) -> Path:
     """A run stopped after two of four steps."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    run = train(configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=2"]), tmp_path / "run")
+    run = copied_run(TINY, ["trainer.max_steps=2"])
     edit(run, "max_steps: 2", "max_steps: 4")
     return run
 
@@ -50,10 +47,9 @@ def edit(run: Path, old: str, new: str) -> None:
 
 @pytest.mark.integration
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, trained: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = configs.from_mapping(yaml.safe_load(TINY), overrides=["trainer.max_steps=2"])
-    whole, killed = train(config, tmp_path / "whole"), tmp_path / "killed"
+    whole, killed = trained(TINY, ["trainer.max_steps=2"]), tmp_path / "killed"
     (killed / "checkpoints").mkdir(parents=True)
     (killed / "config.yaml").write_text((whole / "config.yaml").read_text())
     (killed / "metrics.csv").write_text("step,train/loss\n1,9.5\n")
@@ -69,11 +65,15 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 
 @pytest.mark.integration
 @linux
-def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path: Path) -> None:
+def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(
+    tmp_path: Path, trained: Callable[..., Path]
+) -> None:
     """After the model and before the checkpoint."""
-    config = configs.from_mapping(yaml.safe_load(TINY), overrides=["trainer.max_steps=4", "trainer.evaluate_every=0.5"])
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    child(lambda: train(config, whole)).join(120)
+    from densevit.training.callbacks.checkpointing import Checkpointing
+
+    overrides = ["trainer.max_steps=4", "trainer.evaluate_every=0.5"]
+    config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+    whole, killed = trained(TINY, overrides), tmp_path / "killed"
 
     def kill(self: Checkpointing, trainer: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -94,11 +94,13 @@ def test_a_run_killed_as_it_saves_its_first_epoch_is_resumed_exactly(tmp_path: P
     assert (whole / "metrics.json").read_text() == (killed / "metrics.json").read_text()
 
 
+@pytest.mark.integration
 @linux
 def test_a_run_killed_before_its_config_starts_again_in_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The script for SLURM in docs/multi-gpu.md resumes a run that has a config.yaml, and else starts it."""
+
     (tmp_path / "tiny.yaml").write_text(TINY)
     config = configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=1"])
     run = tmp_path / "run"
@@ -145,6 +147,7 @@ def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Pat
     assert (stopped / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.integration
 def test_resuming_at_another_size_and_with_worse_epochs_is_said(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +180,8 @@ def test_edit_that_changes_the_model_is_named(stopped: Path, old: str, new: str,
 def test_valid_edit_is_printed_and_applied(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from densevit.training.callbacks.checkpointing import Checkpointing
+
     edit(stopped, "lr: 0.001", "lr: 0.0005")
     edit(stopped, "weight_decay: 0.0001", "weight_decay: 0.01")
     edit(stopped, "schedule: cosine", "schedule: constant")
@@ -199,6 +204,8 @@ def test_valid_edit_is_printed_and_applied(
 
 
 def test_inference_of_a_head_can_change(tmp_path: Path) -> None:
+    from densevit.training.run.resuming import changes
+
     (tmp_path / "tiny.yaml").write_text(TINY)
     file = tmp_path / "tiny.yaml"
     before = configs.load(file)
@@ -220,6 +227,7 @@ def test_edit_that_joins_parameter_groups_is_named(stopped: Path, decay: str) ->
         resume(stopped)
 
 
+@pytest.mark.integration
 def test_unedited_config_prints_nothing(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     resume(stopped)
     capsys.readouterr()
@@ -241,6 +249,7 @@ def test_mismatched_classes_or_tensors_are_named(stopped: Path, monkeypatch: pyt
         resume(stopped)
 
 
+@pytest.mark.integration
 @linux
 def test_running_training_locks_its_folder(stopped: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -265,6 +274,8 @@ def test_running_training_locks_its_folder(stopped: Path, tmp_path: Path) -> Non
 @linux
 def test_lock_of_a_run_survives_that_code_of_the_process_reads_its_files(tmp_path: Path) -> None:
     """A POSIX lock (fcntl) is lost when any code of the process closes the file."""
+    from densevit.training.run.folder import RunFolder
+
     lock, refused = RunFolder(tmp_path, new=False), tmp_path / "refused"
     assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
@@ -280,9 +291,11 @@ def test_lock_of_a_run_survives_that_code_of_the_process_reads_its_files(tmp_pat
     RunFolder(tmp_path, new=False).close()
 
 
-def test_a_run_folder_named_like_a_checkpoint_is_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    run = train(configs.load(tmp_path / "tiny.yaml", ["trainer.max_steps=1"]), tmp_path / "detr.ckpt")
+@pytest.mark.integration
+def test_a_run_folder_named_like_a_checkpoint_is_a_run(
+    tmp_path: Path, copied_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied_run(TINY, ["trainer.max_steps=1"], name="detr.ckpt")
     assert resume(run, ["trainer.max_steps=2"]) == run
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     assert resume(run / "checkpoints" / "last.ckpt") == run
@@ -302,6 +315,7 @@ def test_full_disk_preserves_the_previous_checkpoint(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file size limit simulates a full disk: the write fails in the middle."""
+
     path, said = stopped / "checkpoints" / "last.ckpt", tmp_path / "said"
     before = path.read_bytes()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))  # nothing may be written there
@@ -325,6 +339,7 @@ def test_full_disk_preserves_the_previous_checkpoint(
     assert torch.load(path, weights_only=True)["global_step"] == 4
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EXDEV, errno.EIO])
 def test_failing_rename_preserves_the_previous_checkpoint(
     stopped: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -348,6 +363,7 @@ def test_failing_rename_preserves_the_previous_checkpoint(
     assert torch.load(resume(stopped) / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
+@pytest.mark.integration
 @linux
 def test_full_disk_preserves_the_model_of_the_best_epoch(stopped: Path, tmp_path: Path) -> None:
     model, said = stopped / "model.safetensors", tmp_path / "said"
@@ -401,6 +417,7 @@ def test_damaged_file_of_the_best_epoch_is_named_before_training(
     assert (stopped / name).read_bytes() == damaged
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["model.safetensors", "metrics.json"])
 def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(
     stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -455,6 +472,7 @@ def test_missing_devices_raise_and_leave_no_folder(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.integration
 @linux
 def test_killed_loader_process_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)

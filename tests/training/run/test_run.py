@@ -1,8 +1,10 @@
-"""End-to-end runs, on a few rendered images and a model with a few thousand parameters."""
+"""End-to-end runs, on a few rendered images and a model with a few thousand parameters.
+
+A test trains where its training differs from those that other tests share by `trained`, or is interrupted or patched.
+"""
 
 import json
-import os
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,10 @@ from densevit.data.io.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation.coco import CocoDetection
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.training.callbacks.checkpointing import Checkpointing
-from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.visualization.confusion import read_confusion
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
-from tests.training.runs import resume, train
+from tests.training.runs import assert_same, interrupted_after, recorded, resume, rows, train, weights
 
 TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -42,12 +42,6 @@ trainer: {max_epochs: 3, precision: "32", accelerator: cpu}
 """
 
 
-def recorded(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without speed and memory."""
-    rows = MetricsCsv(run / "metrics.csv").rows()
-    return [{name: value for name, value in row.items() if not name.startswith("system/")} for row in rows]
-
-
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
@@ -55,18 +49,8 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for key in a:
-        assert torch.equal(a[key], b[key]), key
-
-
-def test_run_folder_is_complete_loads_and_reproduces(tiny: Path, tmp_path: Path) -> None:
-    run = train(configs.load(tiny), tmp_path / "run")
+def test_run_folder_is_complete_loads_and_reproduces(trained: Callable[..., Path], tmp_path: Path) -> None:
+    run = trained(TINY)
     for name in ("config.yaml", "metrics.json", "metrics.csv", "model.safetensors", "report.html"):
         assert (run / name).stat().st_size > 0, name
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "step-6.ckpt"}
@@ -99,40 +83,36 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(
     union = counts.sum(0) + counts.sum(1) - counts.diagonal()
     iou = (counts.diagonal() / union.clip(1))[union > 0]
     assert metrics["surfaces/mIoU"] == pytest.approx(iou.mean(), abs=1e-12)
-    values = [float(row["surfaces/mIoU"]) for row in MetricsCsv(run / "metrics.csv").rows() if row["surfaces/mIoU"]]
+    values = [float(row["surfaces/mIoU"]) for row in rows(run) if row["surfaces/mIoU"]]
     assert values[1] == metrics["surfaces/mIoU"] not in (values[0], values[2])
     assert "Confusion: surfaces" in (run / "report.html").read_text()
 
 
-@pytest.mark.integration
+FINAL_PHASE = "data.final_phase={start: 0.6, multi_scale: null, recipe: resize}"
+STOPS = [
+    (2, ["trainer.evaluate_every=1"]),  # in the middle of an epoch
+    (3, ["trainer.ema=0.9", "trainer.evaluate_every=1"]),
+    (4, []),  # at the end of an epoch
+    (4, ["trainer.ema=0.9", "trainer.evaluate_every=0.5"]),
+    (5, ["trainer.max_epochs=null", "trainer.max_images=14"]),  # in the second epoch, which is not finished
+    (4, ["data.multi_scale=[32,64,96]", FINAL_PHASE]),
+    (6, ["data.multi_scale=[32,64]", "data.final_phase={start: 0.6, multi_scale: null}", "data.num_workers=1"]),
+    (3, ["trainer.ema=0.9", "trainer.ema_warmup=2", "trainer.evaluate_every=0.5"]),
+]
+
+
 @pytest.mark.parametrize(
     ("stop_after", "overrides"),
     [
-        (2, ["trainer.evaluate_every=1"]),  # in the middle of an epoch
-        (3, ["trainer.ema=0.9", "trainer.evaluate_every=1"]),
         (2, []),  # before a validation in the middle of an epoch
-        (4, []),  # at the end of an epoch
-        (4, ["trainer.ema=0.9", "trainer.evaluate_every=0.5"]),
-        (5, ["trainer.max_epochs=null", "trainer.max_images=14"]),  # in the second epoch, which is not finished
-        (4, ["data.multi_scale=[32,64,96]", "data.final_phase={start: 0.6, multi_scale: null, recipe: resize}"]),
-        (6, ["data.multi_scale=[32,64]", "data.final_phase={start: 0.6, multi_scale: null}", "data.num_workers=1"]),
-        (3, ["trainer.ema=0.9", "trainer.ema_warmup=2", "trainer.evaluate_every=0.5"]),
+        *(pytest.param(*stop, marks=pytest.mark.integration) for stop in STOPS),
     ],
 )
 def test_resumed_run_matches_an_uninterrupted_one(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, overrides: list[str]
+    tiny: Path, tmp_path: Path, trained: Callable[..., Path], stop_after: int, overrides: list[str]
 ) -> None:
-    whole = train(configs.load(tiny, overrides), tmp_path / "whole")
-
-    original = Checkpointing.on_train_batch_end
-
-    def interrupt(self: Checkpointing, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
-        if trainer.global_step == stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(self, trainer, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpointing, "on_train_batch_end", interrupt)
+    whole = trained(TINY, overrides)
+    with interrupted_after(stop_after):
         stopped = train(configs.load(tiny, overrides), tmp_path / "stopped")
     step = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert step == stop_after
@@ -145,30 +125,35 @@ def test_resumed_run_matches_an_uninterrupted_one(
     assert (whole / "metrics.json").read_text() == (stopped / "metrics.json").read_text()
 
 
-def test_the_phases_are_printed_at_the_start(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    phase = "data.final_phase={start: 0.6, multi_scale: null, recipe: resize}"
-    train(configs.load(tiny, ["data.multi_scale=[64,96,32,64]", phase]), tmp_path / "run")
+def test_the_phases_are_printed_at_the_start(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("densevit.training.run.fit._train", lambda *_: 0)
+    monkeypatch.setattr("densevit.training.run.fit.finish", lambda *_: None)
+    train(configs.load(tiny, ["data.multi_scale=[64,96,32,64]", FINAL_PHASE]), tmp_path / "run")
     printed = " ".join(capsys.readouterr().out.split())
     assert "multi-scale: each batch has one of 3 sizes from 32 to 96" in printed
     assert "final phase: {multi_scale: null, recipe: resize} from step 6 of 8" in printed
 
 
+@pytest.mark.integration
 def test_max_steps_within_an_epoch_leaves_a_complete_folder(tiny: Path, tmp_path: Path) -> None:
     run = train(configs.load(tiny, ["trainer.max_steps=3", "trainer.log_every=50"]), tmp_path / "run")
     assert "detection/AP" in json.loads((run / "metrics.json").read_text())
     assert (run / "model.safetensors").is_file()
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert (checkpoint["global_step"], checkpoint["epoch"]) == (3, 0)
-    rows = MetricsCsv(run / "metrics.csv").rows()
-    assert any(row["train/loss"] for row in rows)
-    assert {row["epoch"] for row in rows} == {"0"}
+    assert any(row["train/loss"] for row in rows(run))
+    assert {row["epoch"] for row in rows(run)} == {"0"}
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("steps", [3, 4])  # an epoch has 4
-def test_finished_run_resumes_with_a_larger_budget(tiny: Path, tmp_path: Path, steps: int) -> None:
+def test_finished_run_resumes_with_a_larger_budget(
+    tiny: Path, tmp_path: Path, trained: Callable[..., Path], steps: int
+) -> None:
     constant = ["optim.schedule=constant", "optim.warmup_steps=0", "trainer.log_every=1"]
-    whole = train(configs.load(tiny, [*constant, "trainer.max_steps=6"]), tmp_path / "whole")
+    whole = trained(TINY, [*constant, "trainer.max_steps=6"])
     run = train(configs.load(tiny, [*constant, f"trainer.max_steps={steps}"]), tmp_path / "run")
     before = weights(run)
     resume(run)  # its budget is already used
@@ -178,16 +163,19 @@ def test_finished_run_resumes_with_a_larger_budget(tiny: Path, tmp_path: Path, s
     assert configs.load(run / "config.yaml").trainer.max_steps == 6
 
 
-def test_resuming_with_another_optimiser_raises(tiny: Path, tmp_path: Path) -> None:
-    run = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run")
+def test_resuming_with_another_optimiser_raises(copied_run: Callable[..., Path]) -> None:
+    run = copied_run(TINY, ["trainer.max_steps=1"])
     with pytest.raises(
         ConfigError, match=r"The model, the optimiser and the data set cannot change.*\n  optim\.name: 'adamw' -> 'sgd'"
     ):
         resume(run, ["optim.name=sgd"])
 
 
-def test_data_with_a_validation_split_only_is_evaluated(tiny: Path, tmp_path: Path, project: Path) -> None:
-    run = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "run")
+@pytest.mark.integration
+def test_data_with_a_validation_split_only_is_evaluated(
+    trained: Callable[..., Path], tmp_path: Path, project: Path
+) -> None:
+    run = trained(TINY, ["trainer.max_steps=1"])
     for split in ("val", "holdout"):
         assert len(list(write_split(Scenes("val", image_size=64, val_length=3), tmp_path / split, split))) == 3
         section = [f"data={project}/configs/data/folder.yaml", f"data.root={tmp_path / split}", f"data.split={split}"]
@@ -196,6 +184,7 @@ def test_data_with_a_validation_split_only_is_evaluated(tiny: Path, tmp_path: Pa
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.integration
 def test_averaged_weights_are_saved(tiny: Path, tmp_path: Path) -> None:
     run = train(
         configs.load(tiny, ["trainer.ema=0.9", "trainer.max_epochs=1", "trainer.evaluate_every=1"]), tmp_path / "run"
@@ -218,6 +207,8 @@ def test_non_empty_folder_is_not_modified(tiny: Path, tmp_path: Path) -> None:
 
 def test_next_free_folder_is_used(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("densevit.training.run.fit._train", lambda *_: 0)
+    monkeypatch.setattr("densevit.training.run.fit.finish", lambda *_: None)
     short = configs.load(tiny, ["trainer.max_steps=1"])
     assert train(short, name="tiny") == Path("runs/tiny")
     assert train(short, name="tiny") == Path("runs/tiny-2")
@@ -234,8 +225,9 @@ def test_unknown_monitor_raises_before_training(tiny: Path, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
-def test_training_starts_from_another_run_s_weights(tiny: Path, tmp_path: Path) -> None:
-    first = train(configs.load(tiny, ["trainer.max_steps=1"]), tmp_path / "first")
+@pytest.mark.integration
+def test_training_starts_from_another_run_s_weights(tiny: Path, tmp_path: Path, trained: Callable[..., Path]) -> None:
+    first = trained(TINY, ["trainer.max_steps=1"])
     second = train(
         configs.load(tiny, ["trainer.max_steps=1", f"weights={first}", "optim.lr=1e-12"]), tmp_path / "second"
     )
@@ -243,6 +235,7 @@ def test_training_starts_from_another_run_s_weights(tiny: Path, tmp_path: Path) 
     torch.testing.assert_close(a["heads.detection.label_head.weight"], b["heads.detection.label_head.weight"])
 
 
+@pytest.mark.integration
 def test_the_score_threshold_of_the_best_epoch_is_saved_and_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(CocoDetection, "score_threshold", lambda self: 0.25)
     run = train(configs.load(tiny), tiny.parent / "run")

@@ -10,12 +10,10 @@ import pytest
 import torch
 import yaml
 
+import densevit
 from densevit import config as configs
 from densevit.data.loading.dataloader import TransformedDataset, worker_failure
 from densevit.errors import TrainingError, UnreadableFileError
-from densevit.training.loop.dense_module import DenseModule
-from densevit.training.run.errors import translated_errors
-from densevit.training.run.fit import fit
 from tests.training.callbacks.test_non_finite import POISONED
 from tests.training.poisoned import Poison
 from tests.training.run.test_resume_safely import TINY
@@ -43,7 +41,9 @@ def test_full_memory_is_one_line_with_the_fix(error, expected, tmp_path: Path, m
     (tmp_path / "tiny.yaml").write_text(POISONED)
     monkeypatch.setattr(Poison, "forward", fail)
     with pytest.raises(TrainingError) as raised:
-        fit(configs.load(tmp_path / "tiny.yaml", ["data.batch_size=2", "trainer.accumulate=3"]), run_dir=tmp_path / "r")
+        densevit.fit(
+            configs.load(tmp_path / "tiny.yaml", ["data.batch_size=2", "trainer.accumulate=3"]), run_dir=tmp_path / "r"
+        )
     assert str(raised.value) == (
         f"{expected} Fix: set data.batch_size=1 with trainer.accumulate=6, or a smaller data.image_size, or "
         "backbone.checkpointing=true, which recomputes activations in the backward pass, or "
@@ -52,6 +52,7 @@ def test_full_memory_is_one_line_with_the_fix(error, expected, tmp_path: Path, m
     assert not (tmp_path / "r").exists()  # before its first step
 
 
+@pytest.mark.integration
 def test_a_batch_norm_of_one_value_is_one_line_with_the_fix(tmp_path: Path):
     text = """
         backbone: {name: resnet, depth: 18}
@@ -63,8 +64,8 @@ def test_a_batch_norm_of_one_value_is_one_line_with_the_fix(tmp_path: Path):
     with pytest.raises(
         TrainingError, match=r"^A batch norm got an input of size \[1, 512, 1, 1\].*data.batch_size=2 or"
     ):
-        fit(tmp_path / "small.yaml", run_dir=tmp_path / "r")
-    fit(tmp_path / "small.yaml", ["backbone.norm=group"], run_dir=tmp_path / "r")
+        densevit.fit(tmp_path / "small.yaml", run_dir=tmp_path / "r")
+    densevit.fit(tmp_path / "small.yaml", ["backbone.norm=group"], run_dir=tmp_path / "r")
 
 
 IN_WORKER = """Caught RuntimeError in DataLoader worker process 0.
@@ -113,6 +114,7 @@ def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Deleted, or cut short, after the first checkpoint."""
+
     original, run = TransformedDataset.__getitem__, tmp_path / "run"
 
     def lost(self, pick):
@@ -124,7 +126,7 @@ def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(
     overrides = ["trainer.checkpoint_every=1", "trainer.max_steps=40", f"data.num_workers={workers}"]
     config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
     with pytest.raises(UnreadableFileError) as raised:
-        fit(config, run_dir=run)
+        densevit.fit(config, run_dir=run)
     assert str(raised.value) == (
         f"photos/7.png: there is no such file. Resume from the last checkpoint with: densevit train --resume {run}"
     )
@@ -132,6 +134,8 @@ def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(
 
 def fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> configs.Config:
     """A training with a checkpoint after each step, whose third step fails."""
+    from densevit.training.loop.dense_module import DenseModule
+
     step = DenseModule.training_step
 
     def fail(self, *arguments):
@@ -149,7 +153,7 @@ def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(
 ):
     run = tmp_path / "run"
     with pytest.raises(KeyError) as raised:
-        fit(fails_with(KeyError("of a plugin"), monkeypatch), run_dir=run)
+        densevit.fit(fails_with(KeyError("of a plugin"), monkeypatch), run_dir=run)
     if sys.version_info >= (3, 11):
         assert raised.value.__notes__ == [f"Resume from the last checkpoint with: densevit train --resume {run}"]
 
@@ -157,11 +161,13 @@ def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(
 def test_command_of_ones_own_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = fails_with(UnreadableFileError("photos/7.png: there is no such file."), monkeypatch)
     with pytest.raises(UnreadableFileError, match=r"Resume from the last checkpoint with: python mine\.py --go-on$"):
-        fit(config, run_dir=tmp_path / "run", resume_with="python mine.py --go-on")
+        densevit.fit(config, run_dir=tmp_path / "run", resume_with="python mine.py --go-on")
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EXDEV, errno.ETIMEDOUT])
 def test_failing_network_disk_is_one_line(number: int, tmp_path: Path):
+    from densevit.training.run.errors import translated_errors
+
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     config = configs.from_mapping(yaml.safe_load(TINY))

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -20,10 +19,8 @@ from densevit.cli import main
 from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.errors import ConfigError
-from densevit.training.callbacks.stop_signals import requeue
-from densevit.training.run.metrics_csv import MetricsCsv
-from tests.training.run.test_run import recorded
-from tests.training.runs import resume, train
+from tests.training.process_groups import group
+from tests.training.runs import recorded, resume, train
 
 pytestmark = [
     pytest.mark.integration,
@@ -120,20 +117,13 @@ def test_signal_saves_a_checkpoint_and_sets_the_exit_code(small: Path, tmp_path:
 def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=100000", "trainer.checkpoint_every=1"]
-    command = [sys.executable, "-m", "densevit", "train", str(small), *overrides, "--run-dir", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        end = time.monotonic() + 200
-        while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < end:
-            time.sleep(0.1)
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        ranks = [pid for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(int(ranks[0]), signal.SIGTERM)  # the second process only
-        printed, errors = process.communicate(timeout=200)
-    assert process.returncode == 143, errors
-    assert printed.count("Stopped. Resume with") == 1
+    commands = group("train", str(small), *overrides, "--run-dir", str(run), folder=tmp_path)
+    wait_for(run / "checkpoints" / "last.ckpt", commands[0].process)
+    assert commands[1].process.pid is not None
+    os.kill(commands[1].process.pid, signal.SIGTERM)  # the second process only
+    first, second = (command.ended() for command in commands)
+    assert (first.code, second.code) == (143, 143), first.errors + second.errors
+    assert first.output.count("Stopped. Resume with") == 1 and "Stopped." not in second.output
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(checkpoint["random_state"]) == 2
 
@@ -164,6 +154,8 @@ def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(
 
 
 def test_slurm_job_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.callbacks.stop_signals import requeue
+
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert requeue().startswith("SLURM job 17 was not requeued: ")
@@ -333,6 +325,8 @@ def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:
 
 
 def test_incomplete_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
+    from densevit.training.run.metrics_csv import MetricsCsv
+
     log = MetricsCsv(tmp_path / "metrics.csv")
     for step in range(3):
         log.log_metrics({"train/loss": 0.5, "epoch": 0}, step)

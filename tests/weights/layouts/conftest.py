@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import StdConv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -141,27 +139,28 @@ def whole() -> Callable[..., DenseModel]:
     return _whole
 
 
-class _StdConv(StdConv2dSame):
-    """Weight standardisation as in timm 0.4.5 and `vit_jax/models_resnet.py`: division by std + 1e-5."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        filters = self.weight.flatten(1)
-        mean = filters.mean(1, keepdim=True)
-        std = (filters - mean).square().mean(1, keepdim=True).sqrt()
-        weight = ((filters - mean) / (std + 1e-5)).view_as(self.weight)
-        x = pad_same(x, self.kernel_size, self.stride, self.dilation) if self.same_pad else x
-        return F.conv2d(x, weight, None, self.stride, self.padding)
-
-
 @pytest.fixture(scope="session")
 def standardized_by_std() -> Callable[[nn.Module], None]:
     """Makes a hybrid of timm, which divides by sqrt(variance + 1e-8), standardise as timm 0.4.5."""
+    from timm.layers import StdConv2dSame
+    from timm.layers.padding import pad_same
+
+    class StdConv(StdConv2dSame):
+        """Weight standardisation as in timm 0.4.5 and `vit_jax/models_resnet.py`: division by std + 1e-5."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            filters = self.weight.flatten(1)
+            mean = filters.mean(1, keepdim=True)
+            std = (filters - mean).square().mean(1, keepdim=True).sqrt()
+            weight = ((filters - mean) / (std + 1e-5)).view_as(self.weight)
+            x = pad_same(x, self.kernel_size, self.stride, self.dilation) if self.same_pad else x
+            return F.conv2d(x, weight, None, self.stride, self.padding)
 
     def standardized_by_std(model: nn.Module) -> None:
         found = [module for module in model.modules() if isinstance(module, StdConv2dSame)]
         assert len(found) == 1 + 3 * (3 + 4 + 9) + 3
         for module in found:
-            module.__class__ = _StdConv
+            module.__class__ = StdConv
 
     return standardized_by_std
 

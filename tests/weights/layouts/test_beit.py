@@ -1,10 +1,7 @@
 """BEiT-style encoders match timm's; EVA-02 is refused."""
 
 import pytest
-import timm
 import torch
-from timm.layers import resize_rel_pos_bias_table_simple
-from timm.models.beit import Beit, checkpoint_filter_fn
 
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
@@ -30,6 +27,8 @@ def test_released_encoder_has_the_shared_bias_in_each_block(released, loaded):
 
 @pytest.mark.parametrize("name", ["beitv2_base_patch16_224", "beit_large_patch16_384"])
 def test_timm_checkpoints_are_translated(name, loaded):
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
         assert loaded(state, "beit").positions == "relative"
@@ -41,6 +40,9 @@ def with_scales(state):
 
 @pytest.mark.parametrize("size", [(96, 96), (80, 144)])
 def test_features_match_timm_at_any_size(size, loaded, randomise):
+    from timm.layers import resize_rel_pos_bias_table_simple
+    from timm.models.beit import Beit
+
     options = {**OFFSETS, "global_pool": "token"}
     state = with_scales(randomise(Beit(**options)).state_dict())
     vit = loaded(state, "beit")
@@ -63,6 +65,8 @@ def test_features_match_timm_at_any_size(size, loaded, randomise):
 
 
 def test_round_trip_is_bit_identical(randomise):
+    from timm.models.beit import Beit
+
     state = with_scales(randomise(Beit(**OFFSETS)).state_dict())
     layout = find("beit")
     back, unknown = translate_back(translate(state, layout).tensors, layout)
@@ -73,6 +77,8 @@ def test_round_trip_is_bit_identical(randomise):
 
 
 def test_eva02_raises():
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model("eva02_base_patch14_224", pretrained=False).state_dict()
     official = {"fc1_g": "w1", "fc1_x": "w2", "fc2": "w3", "mlp.norm": "mlp.ffn_ln", "attn.norm": "attn.inner_attn_ln"}
@@ -85,6 +91,8 @@ def test_eva02_raises():
 
 @pytest.mark.parametrize("mean_pooled", [False, True])
 def test_encoder_with_absolute_positions_matches_timm(mean_pooled, loaded, randomise):
+    from timm.models.beit import Beit, checkpoint_filter_fn
+
     options = {**SMALL, "use_abs_pos_emb": True, "init_values": 0.1, "global_pool": "avg" if mean_pooled else "token"}
     state = randomise(Beit(**options)).state_dict()
     state = with_scales(state)

@@ -4,17 +4,16 @@ import re
 
 import pytest
 import torch
-from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID  # 91 of them, "N/A" for ids without a class
 
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import recognise
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
+from tests.weights.layouts.test_detr import UNUSED, USED
 from tests.weights.layouts.test_transformers_deformable_detr import MODES, OWN_RESNET, SIZE, loaded, make, run, same
 
 pytestmark = pytest.mark.integration
 
-USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 THIRDS = "in_proj_"
 AUTHORS = [  # transformers' names in memory -> the authors', as in transformers' conversion script
     (r"model\.query_position_embeddings\.", "query_embed."),
@@ -83,9 +82,8 @@ def test_unused_rows_are_restored_without_effect():
     theirs = make("timm", **MODES["two-stage"])
     state = authors_state(theirs, body_of(theirs))
     back, _ = translate_back(translate(state, DEFORMABLE_DETR).tensors, DEFORMABLE_DETR)
-    unused = [i for i in range(91) if i not in USED]
-    assert back["class_embed.0.bias"][unused].sigmoid().max() == 0
-    assert back["class_embed.0.weight"][unused].abs().max() == 0
+    assert back["class_embed.0.bias"][UNUSED].sigmoid().max() == 0
+    assert back["class_embed.0.weight"][UNUSED].abs().max() == 0
     assert torch.equal(back["class_embed.3.weight"][0], state["class_embed.3.weight"][0])  # tells objects apart
     assert back["class_embed.3.bias"][1] == -1e4  # a person's row, which the encoder's proposals do not use
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 
 import densevit
 from densevit import config as configs
@@ -34,6 +33,8 @@ PUBLISHED = {  # width, blocks, heads, fusion, channels, features of V2
 
 
 def config_of(kind, width=128, blocks=6, heads=4, fusion=64, channels=(24, 48, 96, 128), features=(2, 3, 5, 6), **more):
+    from transformers import DepthAnythingConfig, Dinov2Config
+
     encoder = Dinov2Config(
         hidden_size=width,
         num_hidden_layers=blocks,
@@ -70,6 +71,8 @@ def randomised(model):
 @pytest.fixture(scope="module", params=["relative", "metric"])
 def pair(request, tmp_path_factory):
     """transformers' model with random weights, and the folder that it was saved to."""
+    from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
+
     folder = tmp_path_factory.mktemp(request.param) / "theirs"
     reference = randomised(DepthAnythingForDepthEstimation(config_of(request.param)))
     reference.save_pretrained(folder)
@@ -85,6 +88,8 @@ def pair(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def relative_folder(tmp_path_factory):
+    from transformers import DepthAnythingForDepthEstimation
+
     folder = tmp_path_factory.mktemp("relative") / "theirs"
     randomised(DepthAnythingForDepthEstimation(config_of("relative"))).save_pretrained(folder)
     return folder
@@ -141,6 +146,8 @@ def test_any_rectangle_is_predicted_at_its_own_size(pair):
 
 @torch.no_grad()
 def test_export_loads_in_transformers(pair, tmp_path):
+    from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
+
     reference, folder = pair
     convert(folder).write(tmp_path / "ours")
     export(tmp_path / "ours", "hf").write(tmp_path / "back")
@@ -189,6 +196,8 @@ def test_gated_mlps_of_giant_are_written_and_read(to, gated, tmp_path):
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_sizes_are_described_completely(size):
+    from transformers import DepthAnythingForDepthEstimation
+
     width, blocks, heads, fusion, channels, features = PUBLISHED[size]
     with torch.device("meta"):
         config = config_of("metric", width, blocks, heads, fusion, channels, features, max_depth=80)
@@ -226,6 +235,8 @@ def test_published_sizes_are_described_completely(size):
 
 
 def test_v1_is_told_by_its_blocks():
+    from transformers import DepthAnythingForDepthEstimation
+
     width, blocks, heads, fusion, channels, _ = PUBLISHED["base"]
     with torch.device("meta"):
         config = config_of("relative", width, blocks, heads, fusion, channels, (9, 10, 11, 12))

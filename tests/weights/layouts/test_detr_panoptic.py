@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation, ResNetConfig
 
 from densevit import config as configs
 from densevit.errors import WeightsError
@@ -28,13 +27,13 @@ SIZES = [(96, 130), (70, 111), (125, 64)]
 KEPT = [*(one.file_id for one in coco_panoptic_classes()), 250]
 UNUSED = [i for i in range(250) if i not in KEPT]
 WIDTH, HEADS = 128, 8
-OWN_RESNET = ResNetConfig(
-    embedding_size=64,
-    hidden_sizes=[64, 128, 256, 512],
-    depths=[2, 2, 2, 2],
-    layer_type="basic",
-    out_features=["stage1", "stage2", "stage3", "stage4"],
-)
+OWN_RESNET = {
+    "embedding_size": 64,
+    "hidden_sizes": [64, 128, 256, 512],
+    "depths": [2, 2, 2, 2],
+    "layer_type": "basic",
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
 
 
 class OfficialMasks(nn.Module):
@@ -156,6 +155,8 @@ def test_each_tensor_of_an_r50_is_used_once_and_the_parameters_are_the_paper_s(w
 @pytest.fixture(scope="module", params=["timm", "own"])
 def coco(request, padded_batch):
     """A small panoptic DETR with COCO's 250 ids, its backbone from timm or from transformers itself."""
+    from transformers import DetrConfig, ResNetConfig
+
     names = dict.fromkeys(range(250))
     names = {i: f"LABEL_{i}" for i in names} | {one.file_id: one.name for one in coco_panoptic_classes()}
     small = {"num_queries": 7, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48}
@@ -164,12 +165,14 @@ def coco(request, padded_batch):
         return "transformers-detr-panoptic", make(
             DetrConfig(backbone="resnet18", use_timm_backbone=True, **small), padded_batch(SIZES)
         )
-    config = DetrConfig(backbone_config=OWN_RESNET, use_timm_backbone=False, **small)
+    config = DetrConfig(backbone_config=ResNetConfig(**OWN_RESNET), use_timm_backbone=False, **small)
     return "transformers-detr-panoptic-resnet", make(config, padded_batch(SIZES))
 
 
 @torch.no_grad()
 def make(config, batch):
+    from transformers import DetrForSegmentation
+
     torch.manual_seed(5)
     theirs = DetrForSegmentation(config).eval()
     for name, tensor in theirs.state_dict().items():
@@ -223,6 +226,8 @@ def test_outputs_match_transformers(coco, where, tmp_path, whole, padded_batch):
 
 @torch.no_grad()
 def test_exported_tensors_load_in_transformers(coco, tmp_path, whole, padded_batch):
+    from transformers import DetrForSegmentation
+
     name, theirs = coco
     theirs.save_pretrained(tmp_path)
     before = load_file(tmp_path / "model.safetensors")
@@ -236,6 +241,8 @@ def test_exported_tensors_load_in_transformers(coco, tmp_path, whole, padded_bat
 
 @torch.no_grad()
 def test_a_model_exports_with_its_config_to_transformers(tmp_path, whole, padded_batch):
+    from transformers import DetrForSegmentation
+
     batch = padded_batch(SIZES)
     state = official(batch).state_dict()
     ours = whole(state, DETR_PANOPTIC, thirds="in_proj_")
@@ -251,6 +258,8 @@ def test_a_model_exports_with_its_config_to_transformers(tmp_path, whole, padded
 
 def written_detector(project, rows, folder, names):
     """A file of a small detector of facebookresearch or transformers. names: of the classes, by row."""
+    from transformers import DetrConfig, DetrForObjectDetection
+
     torch.manual_seed(4)
     if project == "detr":
         state = randomise(OfficialDetr("resnet18", WIDTH, 48, 7, rows, 2)).state_dict()

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RTDetrImageProcessor
 
 import densevit
 from densevit.errors import WeightsError
@@ -67,6 +66,8 @@ MODES = {"two levels": TWO_LEVELS, "three levels": THREE_LEVELS}
 @torch.no_grad()
 def make(mode, randomise):
     """A small model with COCO's 80 classes on HGNetv2-B0; all tensors are random so that errors become visible."""
+    from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
+
     torch.manual_seed(5)
     levels = MODES[mode]["decoder_in_channels"]
     backbone = HGNetV2Config(**B0, out_features=[f"stage{i}" for i in range(5 - len(levels), 5)])
@@ -225,6 +226,8 @@ def test_heads_that_layers_share_are_stored_once(tmp_path, randomise):
 @torch.no_grad()
 def test_a_model_of_ours_exports_with_a_config_for_transformers(tmp_path, randomise, padded_batch):
     """Through files, as `densevit convert RUN OUT --to hf`, with options that differ from the defaults."""
+    from transformers import DFineForObjectDetection, RTDetrImageProcessor
+
     head = {"num_queries": 11, "num_points": [2, 3], "min_stride": 16, "contrastive_denoising": 6, "num_bins": 16}
     head |= {"fusion_blocks": 2, "reg_scale": 6.0}
     small = {"width": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40, "dropout": 0.0}
@@ -249,6 +252,8 @@ def test_a_model_of_ours_exports_with_a_config_for_transformers(tmp_path, random
 
 
 def test_options_that_tensors_do_not_determine_are_read_from_the_config():
+    from transformers import DFineConfig
+
     config = DFineConfig(
         encoder_attention_heads=4, decoder_attention_heads=4, num_queries=500, num_denoising=50, reg_scale=8.0
     ).to_dict()

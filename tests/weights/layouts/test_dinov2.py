@@ -1,10 +1,7 @@
 """DINOv2's files against timm's conversion and the released lists of names."""
 
 import pytest
-import timm
 import torch
-from timm.layers import SwiGLUPacked
-from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from densevit.weights.key_mapping import describe, translate_back
@@ -14,7 +11,6 @@ pytestmark = pytest.mark.integration
 
 SMALL = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 98}
 DYNAMIC = {"dynamic_img_size": True, "dynamic_img_pad": True, "num_classes": 0}
-GATED = {"mlp_ratio": 2 * 344 / 128, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
 
 
 def test_released_giant_with_registers_is_translated_completely(released, loaded):
@@ -40,8 +36,13 @@ def official(state, registers, gated):
 @pytest.mark.parametrize("registers", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
 def test_features_match_timm_and_round_trip(registers, gated, loaded, randomise):
+    import timm
+    from timm.layers import SwiGLUPacked
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
     name = f"vit_small_patch14{'_reg4' if registers else ''}_dinov2"
-    reference = timm.create_model(name, pretrained=False, **SMALL, **DYNAMIC, **(GATED if gated else {})).eval()
+    options = {"mlp_ratio": 2 * 344 / 128, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}
+    reference = timm.create_model(name, pretrained=False, **SMALL, **DYNAMIC, **options).eval()
     state = official(randomise(reference).state_dict(), registers, gated)
     reference.load_state_dict(checkpoint_filter_fn(dict(state), reference))
     vit = loaded(state, "dinov2", position_resizing="antialiased")  # timm's

@@ -4,22 +4,22 @@ import re
 
 import pytest
 import torch
-import transformers
 
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate_back
 from densevit.weights.layouts import find
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(not hasattr(transformers, "DINOv3ViTConfig"), reason="transformers lacks DINOv3"),
-]
+pytestmark = pytest.mark.integration
 
 SMALL = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "num_register_tokens": 4}
 SIZES = [(96, 160), (64, 64), (112, 48)]
 
 
 def make(randomise, **options):
+    import transformers
+
+    if not hasattr(transformers, "DINOv3ViTConfig"):
+        pytest.skip("transformers lacks DINOv3")
     torch.manual_seed(0)
     config = transformers.DINOv3ViTConfig(**SMALL, **{"intermediate_size": 512, **options})
     return randomise(transformers.DINOv3ViTModel(config))

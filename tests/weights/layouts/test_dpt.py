@@ -4,9 +4,7 @@ import math
 import re
 
 import pytest
-import timm
 import torch
-from timm.layers import StdConv2dSame
 from torch import nn
 from torch.nn import functional as F
 
@@ -132,6 +130,8 @@ class OfficialDpt(nn.Module):
     """The paper's model on a narrow ViT of timm, with the tensor names of the release."""
 
     def __init__(self, hybrid, segments):
+        import timm
+
         super().__init__()
         self.hybrid, self.segments, wide = hybrid, segments, 128
         self.pretrained, self.scratch = nn.Module(), nn.Module()
@@ -293,6 +293,8 @@ def test_segmentation_matches_the_reference_model(hybrid, sizes, official, whole
 @pytest.mark.parametrize("segments", [False, True], ids=["depth", "segmentation"])
 def test_hybrid_uses_the_weight_standardization_of_its_training(segments, official, whole):
     """timm 0.4.5 divides weights by std + 1e-5. With sqrt(variance + 1e-8), as in current timm, outputs differ."""
+    from timm.layers import StdConv2dSame
+
     reference, batch = official(True, segments), batch_of([(64, 64)])
     state = reference.state_dict()
     task, name = ("segmentation", "dpt-hybrid-segmentation") if segments else ("depth", "dpt-hybrid")

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
 import densevit
@@ -12,10 +11,7 @@ from densevit.errors import WeightsError
 from densevit.weights.key_mapping import canonical, translate, translate_back
 from densevit.weights.layouts import find, recognise
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(not hasattr(transformers, "EomtDinov3Config"), reason="transformers lacks EoMT"),
-]
+pytestmark = pytest.mark.integration
 
 # As in the published models: tue-mps/{coco_panoptic,coco_instance,ade20k_semantic}_eomt_... and those with _dinov3.
 TASKS = {
@@ -46,6 +42,10 @@ AUTHORS = [  # of a file -> of the authors' pytorch_model.bin, as in transformer
 
 @torch.no_grad()
 def make(version, task):
+    import transformers
+
+    if not hasattr(transformers, "EomtDinov3Config"):
+        pytest.skip("transformers lacks EoMT")
     torch.manual_seed(3)
     rows, queries, _, _ = TASKS[task]
     options = SMALL | {"num_labels": rows, "num_queries": queries}

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import timm
 import torch
 
 from densevit.weights.key_mapping import describe, translate_back
@@ -74,6 +73,8 @@ def filled(shapes):
 
 
 def loaded_by_timm(name, tensors, folder, **options):
+    import timm
+
     np.savez(folder / "vit.npz", **{key: x.numpy() for key, x in tensors.items()})
     reference = timm.create_model(name, pretrained=False, num_classes=7, **SMALL, **options).eval()
     reference.load_pretrained(folder / "vit.npz")

@@ -1,7 +1,6 @@
 """MAE's encoder: pre-training files with their decoder, fine-tuning files, and timm's conversion of the encoder."""
 
 import pytest
-import timm
 import torch
 
 from densevit.weights.key_mapping import describe
@@ -31,6 +30,8 @@ def test_finetuning_file_has_the_classifier_s_norm(released, loaded):
 
 
 def test_features_match_timm(loaded, randomise):
+    import timm
+
     reference = randomise(timm.create_model("vit_base_patch16_224", num_classes=0, dynamic_img_pad=True, **SMALL))
     decoder = {"decoder_embed": (64, 128), "decoder_pred": (768, 64), "decoder_blocks.0.attn.qkv": (192, 64)}
     state = reference.state_dict() | {f"{name}.weight": torch.randn(shape) for name, shape in decoder.items()}

@@ -8,7 +8,6 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
 
 import densevit
 from densevit.weights.converting import convert
@@ -22,11 +21,12 @@ pytestmark = pytest.mark.integration
 SIZE = (128, 160)
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 BACKBONES = {
-    "swin": SwinConfig(embed_dim=32, depths=[1, 1, 3, 1], num_heads=[1, 2, 4, 8], window_size=4, image_size=128,
-                       **STAGES),
-    "resnet": ResNetConfig(
-        embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", **STAGES
-    ),
+    "swin": {
+        "embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "image_size": 128,
+    },
+    "resnet": {
+        "embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic",
+    },
 }  # fmt: skip
 SMALL = {
     "feature_size": 64, "mask_feature_size": 64, "hidden_dim": 64, "encoder_layers": 2, "decoder_layers": 4,
@@ -83,8 +83,12 @@ AUTHORS_SWIN = [  # of files
 @torch.no_grad()
 def make(backbone, num_labels=5):
     """A small model; all tensors are random so that errors become visible."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
+
     torch.manual_seed(5)
-    config = Mask2FormerConfig(backbone_config=BACKBONES[backbone], num_labels=num_labels, **SMALL)
+    kind = SwinConfig if backbone == "swin" else ResNetConfig
+    own = kind(**BACKBONES[backbone], **STAGES)
+    config = Mask2FormerConfig(backbone_config=own, num_labels=num_labels, **SMALL)
     theirs = Mask2FormerForUniversalSegmentation(config).eval()
     for name, tensor in theirs.named_parameters():
         if "queries_" in name or name.endswith("sampling_offsets.bias"):
@@ -184,6 +188,8 @@ def test_logits_and_masks_match_transformers(backbone, where, tmp_path, whole, p
 @torch.no_grad()
 def test_a_model_of_ours_exports_and_comes_back(backbone, task, tmp_path, padded_batch):
     """Through files, as `densevit convert RUN OUT --to hf`, with options that differ from the defaults."""
+    from transformers import Mask2FormerForUniversalSegmentation
+
     transformer = {"width": 64, "num_heads": 4, "decoder_layers": 2, "feedforward": 40}
     head = {"num_queries": 7, "transformer": transformer, "pixel_decoder": {"layers": 1, "feedforward": 24}}
     section = {"name": "swin", "variant": "nano", "window_size": 4}

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 from densevit.visualization.weights_table import weights_table
+from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import convert
-from densevit.weights.foreign_checkpoint import read_translated
+from densevit.weights.foreign_checkpoint import translated_for
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes
@@ -327,7 +328,7 @@ def test_missing_patch_bias_is_zero_and_reported(kind, randomise, tmp_path):
     assert f"zeros 1 backbone.stem.projection.bias: {why}" in shown(converted.fit)
     left_out = len(translate(state, layout).left_out)
     assert f"loaded {len(state) - left_out} " in shown(converted.fit)  # one of theirs, one of ours
-    alone = fit_backbone(converted.model, read_translated(tmp_path / "setr.pth", converted.model), ())
+    alone = fit_backbone(converted.model, translated_for(read(tmp_path / "setr.pth"), converted.model), ())
     assert f"zeros 1 stem.projection.bias: {why}" in shown(alone)
     images = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
     padding = torch.zeros(1, 64, 64, dtype=torch.bool)

@@ -1,20 +1,25 @@
 import re
+from typing import TYPE_CHECKING
 
 import pytest
-import timm
 import torch
-from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg, checkpoint_filter_fn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
 
+if TYPE_CHECKING:
+    from timm.models.mvitv2 import MultiScaleVit
+
+
 pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "mvitv2_small", "mvitv2_base", "mvitv2_base_cls", "mvitv2_large"])
 def test_all_variants_are_translated_completely(name, loaded):
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     loaded(state, "timm-mvit")
@@ -23,7 +28,9 @@ def test_all_variants_are_translated_completely(name, loaded):
     assert describe(state, find("timm-mvit")) == {"backbone": section}
 
 
-def nano(token: bool) -> MultiScaleVit:
+def nano(token: bool) -> "MultiScaleVit":
+    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+
     cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, use_cls_token=token)
     return MultiScaleVit(cfg, img_size=(96, 96), num_classes=7).eval()
 
@@ -48,6 +55,9 @@ def test_features_match_timm_and_round_trip(token, loaded, randomise):
 
 
 def test_official_release_is_translated_as_in_timm(released, loaded):
+    import timm
+    from timm.models.mvitv2 import checkpoint_filter_fn
+
     state = released("MViTv2_T_in1k")
     mvit = loaded(state, "facebook-mvitv2")
     with torch.device("meta"):
@@ -72,6 +82,9 @@ def test_time_axis_of_kernels_is_removed(released, loaded):
 @pytest.mark.parametrize("name", ["mvitv2_small", "mvitv2_base_cls", "mvitv2_large"])
 def test_other_official_sizes_have_timm_s_tensors(name, loaded):
     """The names are those that timm converts into its own."""
+    import timm
+    from timm.models.mvitv2 import checkpoint_filter_fn
+
     with torch.device("meta"):
         reference = timm.create_model(name, pretrained=False)
         starts = [sum(reference.depths[:i]) for i in range(4)]
@@ -91,6 +104,8 @@ def test_other_official_sizes_have_timm_s_tensors(name, loaded):
 
 
 def test_huge_variant_is_named_and_refused():
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model("mvitv2_huge_cls", pretrained=False).state_dict()
     with pytest.raises(WeightsError, match=r"192 channels and \(4, 8, 60, 8\) blocks .* large"):

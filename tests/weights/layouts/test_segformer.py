@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
 import densevit
 from densevit.weights.foreign_export import export
@@ -31,9 +30,12 @@ AUTHORS = [  # transformers' names -> the authors', as in transformers' conversi
 ]
 
 
-def make(num_labels=5, kind=SegformerForSemanticSegmentation, **options):
+def make(num_labels=5, kind="SegformerForSemanticSegmentation", **options):
+    import transformers
+
     torch.manual_seed(5)
-    theirs = kind(SegformerConfig(num_labels=num_labels, **options)).eval()
+    config = transformers.SegformerConfig(num_labels=num_labels, **options)
+    theirs = getattr(transformers, kind)(config).eval()
     for name, tensor in theirs.state_dict().items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 2)
@@ -101,6 +103,8 @@ def test_logits_match_transformers(where, tmp_path, whole, padded_batch):
 
 @torch.no_grad()
 def test_load_and_export_of_a_folder(tmp_path, padded_batch):
+    from transformers import SegformerForSemanticSegmentation
+
     theirs = make()
     theirs.save_pretrained(tmp_path / "theirs")
     model = densevit.load(tmp_path / "theirs").model.eval()
@@ -118,7 +122,8 @@ def test_load_and_export_of_a_folder(tmp_path, padded_batch):
 
 @pytest.mark.parametrize("authors", [False, True])
 def test_backbones_of_classifiers(authors, tmp_path, loaded):
-    theirs = make(kind=SegformerForImageClassification)
+
+    theirs = make(kind="SegformerForImageClassification")
     state = file_of(theirs, tmp_path)
     images = torch.randn(1, 3, 64, 96)
     expected = theirs(images, output_hidden_states=True).hidden_states

@@ -1,16 +1,9 @@
 import re
 
 import pytest
-import timm
 import torch
-import torchvision
-from timm.models import swin_transformer, swin_transformer_v2
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
-from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
@@ -39,6 +32,9 @@ pytestmark = pytest.mark.integration
     ],
 )
 def test_all_variants_are_translated_completely(name, layout, expected, loaded):
+    import timm
+    import torchvision
+
     with torch.device("meta"):
         make = torchvision.models.get_model if layout.startswith("torchvision") else timm.create_model
         state = make(name).state_dict()
@@ -69,21 +65,38 @@ def timm_features(reference: nn.Module, images: Tensor) -> list[Tensor]:
 
 NANO = {"depths": (1, 1, 3, 1), "num_heads": (1, 2, 4, 8), "embed_dim": 32}
 OF_TORCHVISION = {"depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "embed_dim": 32, "patch_size": [4, 4]}
-V2 = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
+
+
+def nano_of_timm(version: int) -> nn.Module:
+    """timm's model with the widths and depths of our nano."""
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    return (SwinTransformer if version == 1 else SwinTransformerV2)((64, 128), window_size=2, **NANO)
+
+
+def nano_of_torchvision(version: int) -> nn.Module:
+    """torchvision's model with the widths and depths of our nano."""
+    from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
+
+    if version == 1:
+        return SwinTransformer(**OF_TORCHVISION, window_size=[4, 4])
+    parts = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
+    return SwinTransformer(**OF_TORCHVISION, window_size=[5, 5], **parts)
 
 
 @pytest.mark.parametrize(
-    ("layout", "make", "options", "size"),
+    ("layout", "make", "version", "options", "size"),
     [
-        ("torchvision-swin", lambda: TorchvisionSwin(**OF_TORCHVISION, window_size=[4, 4]), {}, (53, 98)),
-        ("torchvision-swinv2", lambda: TorchvisionSwin(**OF_TORCHVISION, window_size=[5, 5], **V2), {}, (53, 98)),
-        ("timm-swin", lambda: SwinTransformer((64, 128), window_size=2, **NANO), {}, (64, 128)),
-        ("timm-swinv2", lambda: SwinTransformerV2((64, 128), window_size=2, **NANO), {"window_size": 2}, (64, 128)),
+        ("torchvision-swin", nano_of_torchvision, 1, {}, (53, 98)),
+        ("torchvision-swinv2", nano_of_torchvision, 2, {}, (53, 98)),
+        ("timm-swin", nano_of_timm, 1, {}, (64, 128)),
+        ("timm-swinv2", nano_of_timm, 2, {"window_size": 2}, (64, 128)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_features_match_the_references_and_round_trip(layout, make, options, size, loaded, randomise):
-    reference = randomise(make())
+def test_features_match_the_references_and_round_trip(layout, make, version, options, size, loaded, randomise):
+    reference = randomise(make(version))
     state = reference.state_dict()
     swin = loaded(state, layout, **options)
     for norm in swin.feature_norms[:3]:
@@ -111,19 +124,21 @@ def test_features_match_the_references_and_round_trip(layout, make, options, siz
 
 
 @pytest.mark.parametrize(
-    ("release", "layout", "module", "model"),
+    ("release", "layout", "model"),
     [
-        ("swin_tiny_patch4_window7_224", "microsoft-swin", swin_transformer, "swin_tiny_patch4_window7_224"),
+        ("swin_tiny_patch4_window7_224", "microsoft-swin", "swin_tiny_patch4_window7_224"),
         (
             "swinv2_base_patch4_window12to16_192to256_22kto1k_ft",
             "microsoft-swinv2",
-            swin_transformer_v2,
             "swinv2_base_window12to16_192to256",
         ),
     ],
     ids=["swin", "swinv2"],
 )
-def test_microsoft_releases_are_translated_as_in_timm(release, layout, module, model, released, loaded):
+def test_microsoft_releases_are_translated_as_in_timm(release, layout, model, released, loaded):
+    import timm
+    from timm.models import swin_transformer, swin_transformer_v2
+
     state = released(release)
     with torch.device("meta"):
         reference = timm.create_model(model, pretrained=False)
@@ -145,6 +160,7 @@ def test_microsoft_releases_are_translated_as_in_timm(release, layout, module, m
     left_out = translate(state, find(layout)).left_out
     buffers = {key for key in state if re.search(r"attn_mask|relative_position_index|relative_coords_table", key)}
     assert left_out.keys() == buffers | {"head.weight", "head.bias"}
+    module = swin_transformer_v2 if layout.endswith("v2") else swin_transformer
     as_timm = module.checkpoint_filter_fn(state, reference)
     expected = translate(as_timm, find(layout.replace("microsoft", "timm"))).tensors
     for key, tensor in swin.state_dict().items():
@@ -153,6 +169,8 @@ def test_microsoft_releases_are_translated_as_in_timm(release, layout, module, m
 
 
 def test_unknown_swin_variant_is_described_and_refused():
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model("swin_s3_tiny_224", pretrained=False, depths=(2, 2, 4, 2)).state_dict()
     with pytest.raises(WeightsError, match=r"96 channels and \(2, 2, 4, 2\) blocks .* tiny"):

@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
-from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
-from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
-from transformers import SwinBackbone, SwinConfig, SwinModel, Swinv2Config, Swinv2Model
 
 from densevit.interfaces import CheckpointLayout
 from densevit.weights.key_mapping import describe, translate
@@ -96,20 +91,40 @@ def test_features_are_those_of_the_original(original, size, layout, rules, eight
 EIGHT = {"embed_dim": 8, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 2, 4]}
 TORCHVISION = {**EIGHT, "patch_size": [4, 4], "window_size": [4, 4]}
 TRANSFORMERS = {**EIGHT, "window_size": 4, "image_size": 128}
-V2 = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
 WIDE = (128, 256)  # its last map has 4x8 cells
-PROJECTS = {  # layout: model, rule
-    "timm-swin": (lambda: SwinTransformer(WIDE, window_size=4, **EIGHT), "per_axis"),
-    "timm-swinv2": (lambda: SwinTransformerV2(WIDE, window_size=4, **EIGHT), "per_axis"),
-    "torchvision-swin": (lambda: TorchvisionSwin(**TORCHVISION), "per_axis"),
-    "torchvision-swinv2": (lambda: TorchvisionSwin(**TORCHVISION, **V2), "per_axis"),
-    "transformers-swin": (lambda: SwinModel(SwinConfig(**TRANSFORMERS)), "both_axes"),
-    "transformers-swinv2": (lambda: Swinv2Model(Swinv2Config(**TRANSFORMERS)), "both_axes"),
+PROJECTS = {  # layout: rule
+    "timm-swin": "per_axis",
+    "timm-swinv2": "per_axis",
+    "torchvision-swin": "per_axis",
+    "torchvision-swinv2": "per_axis",
+    "transformers-swin": "both_axes",
+    "transformers-swinv2": "both_axes",
 }
+
+
+def make(layout: str) -> nn.Module:
+    """The project's model with the widths of `eight_channels`."""
+    import transformers
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+    from torchvision.models import swin_transformer as torchvision_swin
+
+    if layout.startswith("timm"):
+        return (SwinTransformerV2 if layout.endswith("v2") else SwinTransformer)(WIDE, window_size=4, **EIGHT)
+    if layout == "torchvision-swin":
+        return torchvision_swin.SwinTransformer(**TORCHVISION)
+    if layout == "torchvision-swinv2":
+        block, merging = torchvision_swin.SwinTransformerBlockV2, torchvision_swin.PatchMergingV2
+        return torchvision_swin.SwinTransformer(**TORCHVISION, block=block, downsample_layer=merging)
+    kind = transformers.Swinv2Model if layout.endswith("v2") else transformers.SwinModel
+    return kind(kind.config_class(**TRANSFORMERS))
 
 
 def last_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The normalised last map (B, C, H, W) of a model of timm, torchvision or transformers."""
+    from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
+    from transformers import SwinModel, Swinv2Model
+
     if isinstance(model, TorchvisionSwin):
         return model.norm(model.features(images)).permute(0, 3, 1, 2)
     if isinstance(model, (SwinModel, Swinv2Model)):
@@ -120,8 +135,8 @@ def last_map(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("layout", PROJECTS)
 @torch.no_grad()
 def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eight_channels):
-    make, expected_rule = PROJECTS[layout]
-    reference = randomise(make())
+    expected_rule = PROJECTS[layout]
+    reference = randomise(make(layout))
     images, state = random_image(*WIDE), reference.state_dict()
     expected = last_map(reference, images)
     assert recognise(state).name == layout
@@ -136,6 +151,8 @@ def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eigh
 @torch.no_grad()
 def test_transformers_backbones_of_dense_models_shift_always(size, randomise, eight_channels):
     """Those of Mask2Former, as opposed to transformers' classifiers."""
+    from transformers import SwinBackbone, SwinConfig
+
     config = SwinConfig(**TRANSFORMERS, out_features=["stage1", "stage2", "stage3", "stage4"])
     reference, images = randomise(SwinBackbone(config)), random_image(*size)
     prefix = "model.pixel_level_module.encoder."

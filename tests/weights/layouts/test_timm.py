@@ -1,5 +1,4 @@
 import pytest
-import timm
 import torch
 
 from densevit.errors import WeightsError
@@ -39,6 +38,8 @@ pytestmark = pytest.mark.integration
     ],
 )
 def test_all_vits_are_translated_completely(name, expected, loaded):
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     loaded(state, "timm-vit")
@@ -50,6 +51,8 @@ def test_all_vits_are_translated_completely(name, expected, loaded):
     ("name", "depth"), [("resnet18d", 18), ("resnet50d", 50), ("resnet152d", 152), ("resnet34", 34), ("resnet50", 50)]
 )
 def test_all_resnets_are_translated_completely(name, depth, loaded):
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     own = {"variant": "d"} if name.endswith("d") else {}
@@ -72,6 +75,8 @@ VITS = {
 
 @pytest.mark.parametrize(("layout", "name", "options"), VITS.values(), ids=VITS)
 def test_vit_features_match_timm_and_round_trip(layout, name, options, loaded, randomise):
+    import timm
+
     reference, again = (timm.create_model(name, pretrained=False, num_classes=7, **options).eval() for _ in range(2))
     state = randomise(reference).state_dict()
     vit = loaded(state, layout, recognised="timm-vit")
@@ -102,6 +107,8 @@ def test_vit_features_match_timm_and_round_trip(layout, name, options, loaded, r
 
 
 def test_hybrid_features_match_timm_and_round_trip(loaded, randomise):
+    import timm
+
     reference = timm.create_model("vit_base_r50_s16_384", pretrained=False, depth=1, dynamic_img_size=True)
     randomise(reference)
     for name, weight in reference.named_parameters():
@@ -122,6 +129,8 @@ def test_hybrid_features_match_timm_and_round_trip(loaded, randomise):
 
 
 def test_deit_iii_release_renames_layer_scales(loaded, randomise):
+    import timm
+
     state = randomise(timm.create_model("deit3_small_patch16_224", pretrained=False, depth=2)).state_dict()
     release = {key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): x for key, x in state.items()}
     assert release.keys() != state.keys()
@@ -130,6 +139,8 @@ def test_deit_iii_release_renames_layer_scales(loaded, randomise):
 
 
 def test_resnet_d_features_match_timm_and_round_trip(loaded, randomise):
+    import timm
+
     reference = randomise(timm.create_model("resnet18d", pretrained=False))
     state = reference.state_dict()
     resnet = loaded(state, "timm-resnet")
@@ -153,6 +164,8 @@ def test_resnet_d_features_match_timm_and_round_trip(loaded, randomise):
     ],
 )
 def test_unsupported_vit_relatives_raise(name, message):
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     with pytest.raises(WeightsError, match=message):
@@ -168,6 +181,8 @@ def test_unsupported_vit_relatives_raise(name, message):
     ],
 )
 def test_unsupported_vit_parts_are_named(name, unknown):
+    import timm
+
     with torch.device("meta"):
         state = timm.create_model(name, pretrained=False).state_dict()
     found = translate(state, find("timm-vit")).unknown

@@ -1,14 +1,17 @@
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import VisionTransformer
 
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
+
+if TYPE_CHECKING:
+    from torchvision.models import VisionTransformer
+
 
 pytestmark = pytest.mark.integration
 
@@ -29,6 +32,8 @@ pytestmark = pytest.mark.integration
     ],
 )
 def test_all_resnets_are_translated_completely(name, options, loaded):
+    import torchvision
+
     with torch.device("meta"):
         state = torchvision.models.get_model(name).state_dict()
     loaded(state, "torchvision-resnet")
@@ -48,6 +53,8 @@ def test_all_resnets_are_translated_completely(name, options, loaded):
     ],
 )
 def test_all_vits_are_translated_completely(name, options, expected, loaded):
+    import torchvision
+
     with torch.device("meta"):
         state = torchvision.models.get_model(name, **options).state_dict()
     loaded(state, "torchvision-vit")
@@ -58,6 +65,8 @@ def test_all_vits_are_translated_completely(name, options, expected, loaded):
 
 @pytest.mark.parametrize(("norm", "size"), [("batch", (71, 90)), ("group", (64, 53))])
 def test_resnet_features_match_torchvision(norm, size, loaded, randomise):
+    import torchvision
+
     options = {"norm_layer": partial(nn.GroupNorm, 32)} if norm == "group" else {}
     reference = randomise(torchvision.models.resnet18(**options))
     state = reference.state_dict()
@@ -73,11 +82,13 @@ def test_resnet_features_match_torchvision(norm, size, loaded, randomise):
     assert all(torch.equal(back[key], state[key]) for key in back)
 
 
-def vit_of_torchvision() -> VisionTransformer:
+def vit_of_torchvision() -> "VisionTransformer":
+    from torchvision.models import VisionTransformer
+
     return VisionTransformer(48, 16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=7).eval()
 
 
-def cells(reference: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
+def cells(reference: "VisionTransformer", images: torch.Tensor) -> torch.Tensor:
     x = reference._process_input(images)
     x = reference.encoder(torch.cat([reference.class_token.expand(len(x), -1, -1), x], 1))
     return x[:, 1:].transpose(1, 2).unflatten(2, (3, 3))
@@ -116,6 +127,8 @@ def test_first_released_files_rename_mlps(randomise, loaded):
 
 
 def test_unknown_variant_is_described_and_refused():
+    from torchvision.models import VisionTransformer
+
     layout = find("torchvision-vit")
     with torch.device("meta"):
         state = VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=100, mlp_dim=400).state_dict()

@@ -3,32 +3,6 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
-    DeiTModel,
-    Dinov2Config,
-    Dinov2ForImageClassification,
-    Dinov2Model,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersForImageClassification,
-    Dinov2WithRegistersModel,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ResNetModel,
-    SwinConfig,
-    SwinForImageClassification,
-    SwinModel,
-    Swinv2Config,
-    Swinv2ForImageClassification,
-    Swinv2Model,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTMAEConfig,
-    ViTMAEForPreTraining,
-    ViTModel,
-)
-from transformers.core_model_loading import revert_weight_conversion
 
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
@@ -36,7 +10,17 @@ from densevit.weights.layouts import find
 pytestmark = pytest.mark.integration
 
 
+def create(kind, options):
+    """transformers' model of that name, with these options of its configuration."""
+    import transformers
+
+    model = getattr(transformers, kind)
+    return model(model.config_class(**options))
+
+
 def in_files(model):
+    from transformers.core_model_loading import revert_weight_conversion
+
     return dict(revert_weight_conversion(model, model.state_dict()))
 
 
@@ -47,99 +31,99 @@ R101 = {"depths": [3, 4, 23, 3]}
 R34 = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
 VIT, DINO = {"name": "vit", "patch_size": 16, "image_size": 224}, {"name": "vit", "patch_size": 14, "image_size": 518}
 SWIN_1, SWIN_2 = ({"name": "swin", "version": version, "shift": "both_axes"} for version in (1, 2))
-REAL = {  # model, configuration, layout, section, whether names in memory differ
+REAL = {  # model, options of its configuration, layout, section, whether names in memory differ
     "vit-base-patch16-224": (
-        ViTForImageClassification,
-        ViTConfig(),
+        "ViTForImageClassification",
+        {},
         "transformers-vit",
         {**VIT, "variant": "base"},
         True,
     ),
     "vit-large-patch32-384": (
-        ViTModel,
-        ViTConfig(image_size=384, patch_size=32, **LARGE),
+        "ViTModel",
+        {"image_size": 384, "patch_size": 32, **LARGE},
         "transformers-vit",
         {"name": "vit", "variant": "large", "patch_size": 32, "image_size": 384},
         True,
     ),
     "vit-mae-large": (
-        ViTMAEForPreTraining,
-        ViTMAEConfig(**LARGE),
+        "ViTMAEForPreTraining",
+        LARGE,
         "transformers-mae",
         {**VIT, "variant": "large"},
         True,
     ),
     "deit-base-distilled-patch16-224": (
-        DeiTForImageClassificationWithTeacher,
-        DeiTConfig(),
+        "DeiTForImageClassificationWithTeacher",
+        {},
         "transformers-deit",
         {**VIT, "variant": "base", "distillation_token": True},
         True,
     ),
     "dinov2-base": (
-        Dinov2Model,
-        Dinov2Config(image_size=518, patch_size=14),
+        "Dinov2Model",
+        {"image_size": 518, "patch_size": 14},
         "transformers-dinov2",
         {**DINO, "variant": "base", "layer_scale": 1e-5},
         True,
     ),
     "dinov2-giant-imagenet1k-1-layer": (
-        Dinov2ForImageClassification,
-        Dinov2Config(image_size=518, patch_size=14, **GIANT),
+        "Dinov2ForImageClassification",
+        {"image_size": 518, "patch_size": 14, **GIANT},
         "transformers-dinov2",
         {**DINO, "variant": "giant", "layer_scale": 1e-5, "swiglu": True},
         True,
     ),
     "dinov2-with-registers-giant": (
-        Dinov2WithRegistersModel,
-        Dinov2WithRegistersConfig(image_size=518, patch_size=14, **GIANT),
+        "Dinov2WithRegistersModel",
+        {"image_size": 518, "patch_size": 14, **GIANT},
         "transformers-dinov2",
         {**DINO, "variant": "giant", "layer_scale": 1e-5, "swiglu": True, "registers": 4},
         True,
     ),
     "dinov2-with-registers-base-imagenet1k-1-layer": (
-        Dinov2WithRegistersForImageClassification,
-        Dinov2WithRegistersConfig(image_size=518, patch_size=14),
+        "Dinov2WithRegistersForImageClassification",
+        {"image_size": 518, "patch_size": 14},
         "transformers-dinov2",
         {**DINO, "variant": "base", "layer_scale": 1e-5, "registers": 4},
         True,
     ),
     "swin-tiny-patch4-window7-224": (
-        SwinForImageClassification,
-        SwinConfig(),
+        "SwinForImageClassification",
+        {},
         "transformers-swin",
         {**SWIN_1, "variant": "tiny", "window_size": 7},
         True,
     ),
     "swin-base-patch4-window12-384": (
-        SwinModel,
-        SwinConfig(image_size=384, window_size=12, **SWIN_B),
+        "SwinModel",
+        {"image_size": 384, "window_size": 12, **SWIN_B},
         "transformers-swin",
         {**SWIN_1, "variant": "base", "window_size": 12},
         True,
     ),
     "swinv2-base-patch4-window8-256": (
-        Swinv2ForImageClassification,
-        Swinv2Config(image_size=256, window_size=8, **SWIN_B),
+        "Swinv2ForImageClassification",
+        {"image_size": 256, "window_size": 8, **SWIN_B},
         "transformers-swinv2",
         {**SWIN_2, "variant": "base"},
         False,
     ),
     "resnet-101": (
-        ResNetForImageClassification,
-        ResNetConfig(**R101),
+        "ResNetForImageClassification",
+        R101,
         "transformers-resnet",
         {"name": "resnet", "depth": 101},
         False,
     ),
-    "resnet-34": (ResNetModel, ResNetConfig(**R34), "transformers-resnet", {"name": "resnet", "depth": 34}, False),
+    "resnet-34": ("ResNetModel", R34, "transformers-resnet", {"name": "resnet", "depth": 34}, False),
 }
 
 
 @pytest.mark.parametrize(("kind", "configuration", "layout", "section", "renamed"), REAL.values(), ids=REAL)
 def test_released_models_are_translated_completely(kind, configuration, layout, section, renamed, loaded):
     with torch.device("meta"):
-        model = kind(configuration)
+        model = create(kind, configuration)
     states = in_files(model), model.state_dict()
     assert (states[0].keys() != states[1].keys()) == renamed
     for state in states:
@@ -166,32 +150,34 @@ PATCHES = {**NANO, "intermediate_size": 512, "image_size": 96}
 DINO_NANO = {**NANO, "patch_size": 14, "image_size": 98}
 SWIN_NANO = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "image_size": 192}
 R18 = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
-SMALL = {  # encoder, configuration, layout, options that tensors do not determine, image size
-    "vit": (ViTModel, ViTConfig(**PATCHES), "transformers-vit", {}, (64, 112)),
-    "deit": (DeiTModel, DeiTConfig(**PATCHES), "transformers-deit", {}, (128, 80)),
-    "dinov2": (Dinov2Model, Dinov2Config(**DINO_NANO), "transformers-dinov2", {}, (70, 126)),
+SMALL = {  # encoder, options of its configuration, layout, options that tensors do not determine, image size
+    "vit": ("ViTModel", PATCHES, "transformers-vit", {}, (64, 112)),
+    "deit": ("DeiTModel", PATCHES, "transformers-deit", {}, (128, 80)),
+    "dinov2": ("Dinov2Model", DINO_NANO, "transformers-dinov2", {}, (70, 126)),
     "dinov2 gated": (
-        Dinov2Model,
-        Dinov2Config(**DINO_NANO, use_swiglu_ffn=True),
+        "Dinov2Model",
+        {**DINO_NANO, "use_swiglu_ffn": True},
         "transformers-dinov2",
         {},
         (98, 98),
     ),
     "dinov2 with registers": (
-        Dinov2WithRegistersModel,
-        Dinov2WithRegistersConfig(**DINO_NANO),
+        "Dinov2WithRegistersModel",
+        DINO_NANO,
         "transformers-dinov2",
         {},
         (70, 126),
     ),
-    "swin": (SwinModel, SwinConfig(**SWIN_NANO), "transformers-swin", {}, (165, 203)),
-    "swinv2": (Swinv2Model, Swinv2Config(**SWIN_NANO), "transformers-swinv2", {"window_size": 4}, (165, 203)),
-    "resnet": (ResNetModel, ResNetConfig(**R18), "transformers-resnet", {}, (71, 115)),
+    "swin": ("SwinModel", SWIN_NANO, "transformers-swin", {}, (165, 203)),
+    "swinv2": ("Swinv2Model", SWIN_NANO, "transformers-swinv2", {"window_size": 4}, (165, 203)),
+    "resnet": ("ResNetModel", R18, "transformers-resnet", {}, (71, 115)),
 }
 
 
 def features(model, images, backbone):
     """The features that ours returns, from an encoder of transformers."""
+    from transformers import DeiTModel, ViTModel
+
     of_any_size = {"interpolate_pos_encoding": True} if isinstance(model, (ViTModel, DeiTModel)) else {}
     outputs = model(images, output_hidden_states=True, **of_any_size)
     if hasattr(backbone, "feature_blocks"):
@@ -209,7 +195,7 @@ def features(model, images, backbone):
 def test_features_match_transformers_and_round_trip(
     kind, configuration, layout, options, size, loaded, randomise, tmp_path
 ):
-    reference = randomise(kind(configuration))
+    reference = randomise(create(kind, configuration))
     randomise_scales(reference)
     reference.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -234,7 +220,7 @@ def test_features_match_transformers_and_round_trip(
             assert back[key].equal(state[key])
     rest = {key: tensor for key, tensor in state.items() if key not in back}
     save_file({key: tensor.contiguous() for key, tensor in (back | rest).items()}, tmp_path / "model.safetensors")
-    again = kind.from_pretrained(tmp_path).eval()
+    again = type(reference).from_pretrained(tmp_path).eval()
     with torch.no_grad():
         for x, y in zip(features(again, images, backbone), expected, strict=True):
             torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)

@@ -5,25 +5,18 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID  # 91 of them, "N/A" for ids without a class
-from transformers import (
-    DeformableDetrConfig,
-    DeformableDetrForObjectDetection,
-    DeformableDetrImageProcessor,
-    ResNetConfig,
-)
 
 import densevit
 from densevit.weights.converting import convert
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import saved_options, translate, translate_back
 from densevit.weights.layouts import find, recognise
+from tests.weights.layouts.test_detr import USED
 
 pytestmark = pytest.mark.integration
 
-USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
 SIZE = (96, 130)
-OWN_RESNET = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
+OWN_RESNET = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
 SMALL = {
     "num_queries": 17,
     "two_stage_num_proposals": 300,
@@ -47,14 +40,16 @@ def make(backbone, **options):
 
     backbone: "timm", or transformers' own. With refinement each layer has its class layer, as in released files.
     """
+    from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+
     torch.manual_seed(5)
     names = {"id2label": dict(enumerate(NAMES_BY_ID)), "label2id": {}}
     if backbone == "timm":
         given = {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": False}
     else:
-        backbone = copy.deepcopy(backbone)
-        backbone.out_features = ["stage4"] if options.get("num_feature_levels") == 1 else ["stage2", "stage3", "stage4"]
-        given = {"backbone_config": backbone, "use_timm_backbone": False}
+        stages = ["stage4"] if options.get("num_feature_levels") == 1 else ["stage2", "stage3", "stage4"]
+        given = {"backbone_config": ResNetConfig(**backbone, out_features=stages), "use_timm_backbone": False}
     theirs = DeformableDetrForObjectDetection(DeformableDetrConfig(**given, **SMALL | options, **names)).eval()
     if options.get("with_box_refine"):
         theirs.class_embed, theirs.bbox_embed = copy.deepcopy(theirs.class_embed), copy.deepcopy(theirs.bbox_embed)
@@ -117,6 +112,9 @@ def same(outputs, reference, rows=slice(None)):
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
 def test_logits_and_boxes_match_transformers(mode, backbone, where, tmp_path, whole, padded_batch):
+    from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
+    from transformers import DeformableDetrForObjectDetection
+
     theirs = make(backbone, **MODES[mode])
     name = f"transformers-deformable-detr{'' if backbone == 'timm' else '-resnet'}"
     if where == "file":
@@ -139,6 +137,8 @@ def test_logits_and_boxes_match_transformers(mode, backbone, where, tmp_path, wh
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
 def test_exported_model_loads_in_transformers(mode, tmp_path, whole, padded_batch):
+    from transformers import DeformableDetrForObjectDetection, DeformableDetrImageProcessor
+
     theirs = make("timm", **MODES[mode])
     theirs.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -164,6 +164,8 @@ def test_exported_model_loads_in_transformers(mode, tmp_path, whole, padded_batc
 
 
 def test_options_that_tensors_do_not_determine_are_read_from_the_config():
+    from transformers import DeformableDetrConfig
+
     layout = find("transformers-deformable-detr")
     config = DeformableDetrConfig(
         encoder_attention_heads=4, decoder_attention_heads=4, encoder_n_points=2, decoder_n_points=2, dilation=True,
@@ -181,6 +183,8 @@ def test_options_that_tensors_do_not_determine_are_read_from_the_config():
 @torch.no_grad()
 def test_a_model_of_ours_exports_with_a_config_for_transformers(mode, tmp_path, padded_batch):
     """Through files, as `densevit convert RUN OUT --to hf`, with options that differ from the defaults."""
+    from transformers import DeformableDetrForObjectDetection
+
     head = {"num_levels": MODES[mode].get("num_feature_levels", 4), "num_points": 2, "num_queries": 40}
     head |= {"box_refinement": "with_box_refine" in MODES[mode], "two_stage": "two_stage" in MODES[mode]}
     small = {"width": 64, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40}

@@ -3,32 +3,22 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID  # 91 of them, "N/A" for ids without a class
-from transformers import (
-    DetrConfig,
-    DetrForObjectDetection,
-    DetrImageProcessor,
-    ResNetConfig,
-    TableTransformerConfig,
-    TableTransformerForObjectDetection,
-)
 
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.layouts import find, recognise
+from tests.weights.layouts.test_detr import UNUSED, USED
 
 pytestmark = pytest.mark.integration
 
-USED = [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")]
-UNUSED = [i for i in range(91) if i not in USED]
 SIZES = [(96, 130), (70, 111), (125, 64)]
-OWN_RESNET = ResNetConfig(
-    embedding_size=64,
-    hidden_sizes=[64, 128, 256, 512],
-    depths=[2, 2, 2, 2],
-    layer_type="basic",
-    out_features=["stage4"],
-)
+OWN_RESNET = {
+    "embedding_size": 64,
+    "hidden_sizes": [64, 128, 256, 512],
+    "depths": [2, 2, 2, 2],
+    "layer_type": "basic",
+    "out_features": ["stage4"],
+}
 SMALL = {
     "num_queries": 7,
     "d_model": 32,
@@ -77,6 +67,9 @@ def make(model, config, batch):
 @pytest.fixture(scope="module", params=["timm", "own"])
 def coco(request, padded_batch):
     """A small DETR with COCO's 91 ids, its backbone from timm or from transformers itself."""
+    from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+
     names = {"id2label": dict(enumerate(NAMES_BY_ID)), "label2id": {}}
     if request.param == "timm":
         return "transformers-detr", make(
@@ -84,7 +77,8 @@ def coco(request, padded_batch):
             DetrConfig(backbone="resnet18", use_timm_backbone=True, **SMALL, **names),
             padded_batch(SIZES),
         )
-    config = DetrConfig(backbone_config=OWN_RESNET, use_timm_backbone=False, **SMALL, **names)
+    own = ResNetConfig(**OWN_RESNET)
+    config = DetrConfig(backbone_config=own, use_timm_backbone=False, **SMALL, **names)
     return "transformers-detr-resnet", make(DetrForObjectDetection, config, padded_batch(SIZES))
 
 
@@ -104,6 +98,8 @@ def same(outputs, reference, rows=slice(None)):
 @pytest.mark.parametrize("where", ["file", "memory"])
 @torch.no_grad()
 def test_logits_and_boxes_match_transformers(coco, where, tmp_path, whole, padded_batch):
+    from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
+
     name, theirs = coco
     if where == "file":
         theirs.save_pretrained(tmp_path)
@@ -118,6 +114,8 @@ def test_logits_and_boxes_match_transformers(coco, where, tmp_path, whole, padde
 
 @torch.no_grad()
 def test_exported_model_loads_in_transformers(coco, tmp_path, whole, padded_batch):
+    from transformers import DetrForObjectDetection, DetrImageProcessor
+
     name, theirs = coco
     theirs.save_pretrained(tmp_path)
     before = load_file(tmp_path / "model.safetensors")
@@ -148,6 +146,8 @@ def test_exported_model_loads_in_transformers(coco, tmp_path, whole, padded_batc
 
 @torch.no_grad()
 def test_dc5_sets_the_backbone_dilation(whole, padded_batch):
+    from transformers import DetrConfig, DetrForObjectDetection
+
     config = DetrConfig(backbone="resnet50", use_timm_backbone=True, dilation=True, num_labels=4, **SMALL)
     theirs = make(DetrForObjectDetection, config, padded_batch(SIZES))
     ours = whole(theirs.state_dict(), known(theirs.state_dict(), "transformers-detr"), dilation=True)
@@ -157,8 +157,13 @@ def test_dc5_sets_the_backbone_dilation(whole, padded_batch):
 
 @torch.no_grad()
 def test_table_transformer_is_a_pre_norm_detr(tmp_path, whole, padded_batch):
+    from transformers import ResNetConfig, TableTransformerConfig, TableTransformerForObjectDetection
+
     config = TableTransformerConfig(
-        backbone_config=OWN_RESNET, use_timm_backbone=False, id2label={0: "table", 1: "table rotated"}, **SMALL
+        backbone_config=ResNetConfig(**OWN_RESNET),
+        use_timm_backbone=False,
+        id2label={0: "table", 1: "table rotated"},
+        **SMALL,
     )
     theirs = make(TableTransformerForObjectDetection, config, padded_batch(SIZES))
     theirs.save_pretrained(tmp_path)
@@ -170,6 +175,8 @@ def test_table_transformer_is_a_pre_norm_detr(tmp_path, whole, padded_batch):
 
 
 def test_91_classes_other_than_coco_s_raise():
+    from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
+
     state = {"class_labels_classifier.bias": torch.zeros(92)}
     classes = find("transformers-detr").classes
     assert len(classes(state, {})["detection"]) == 80

@@ -7,7 +7,6 @@ import re
 
 import pytest
 import torch
-from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
 
 from densevit.weights.converting import convert
 from densevit.weights.key_mapping import describe, translate, translate_back
@@ -21,18 +20,19 @@ NAMES = [f"surface {i}" for i in range(K)]
 SIZES = {"square": [(64, 64)], "padded": [(64, 96), (45, 77)]}
 WITHOUT_EFFECT = r"dpt\.layernorm\.|neck\.fusion_stage\.layers\.0\.residual_layer1\."
 KINDS = {
-    "transformers-dpt": (DPTForDepthEstimation, False),
-    "transformers-dpt-hybrid": (DPTForDepthEstimation, True),
-    "transformers-dpt-segmentation": (DPTForSemanticSegmentation, False),
-    "transformers-dpt-hybrid-segmentation": (DPTForSemanticSegmentation, True),
+    "transformers-dpt": ("DPTForDepthEstimation", False),
+    "transformers-dpt-hybrid": ("DPTForDepthEstimation", True),
+    "transformers-dpt-segmentation": ("DPTForSemanticSegmentation", False),
+    "transformers-dpt-hybrid-segmentation": ("DPTForSemanticSegmentation", True),
 }
 
 
 def build(name):
     """transformers' model with the width of our nano, for square images of SIDE pixels."""
+    import transformers
+
     kind, hybrid = KINDS[name]
-    segments = kind is DPTForSemanticSegmentation
-    config = DPTConfig(
+    config = transformers.DPTConfig(
         hidden_size=128,
         num_hidden_layers=6,
         num_attention_heads=4,
@@ -44,9 +44,9 @@ def build(name):
         neck_hidden_sizes=[256, 512, 128, 128] if hybrid else [32, 48, 96, 128],
         fusion_hidden_size=64,
         num_labels=K,
-        use_batch_norm_in_fusion_residual=segments,
+        use_batch_norm_in_fusion_residual=kind == "DPTForSemanticSegmentation",
     )
-    return kind(config).eval()
+    return getattr(transformers, kind)(config).eval()
 
 
 @pytest.fixture(params=KINDS)
@@ -68,6 +68,8 @@ def pair(request, randomise):
 
 @torch.no_grad()
 def test_blocks_of_the_feature_maps_are_those_of_config_json(randomise, tmp_path):
+    from transformers import DPTForDepthEstimation
+
     for indices in ([0, 2, 3, 5], [1, 2, 4, 5]):
         config = build("transformers-dpt").config
         config.backbone_out_indices = indices
@@ -160,6 +162,8 @@ def test_round_trip_preserves_tensors(pair):
 
 def test_published_sizes_are_described_completely():
     """Intel/dpt-large-ade and Intel/dpt-hybrid-midas, built from their configs."""
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
+
     large = DPTConfig(
         hidden_size=1024,
         num_hidden_layers=24,

@@ -3,14 +3,6 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    RTDetrConfig,
-    RTDetrForObjectDetection,
-    RTDetrImageProcessor,
-    RTDetrResNetConfig,
-    RTDetrV2Config,
-    RTDetrV2ForObjectDetection,
-)
 
 import densevit
 from densevit.weights.converting import convert
@@ -46,6 +38,14 @@ MODES = {
 @torch.no_grad()
 def make(mode, randomise):
     """A small model with COCO's 80 classes; all tensors are random so that errors become visible."""
+    from transformers import (
+        RTDetrConfig,
+        RTDetrForObjectDetection,
+        RTDetrResNetConfig,
+        RTDetrV2Config,
+        RTDetrV2ForObjectDetection,
+    )
+
     torch.manual_seed(5)
     version, options = MODES[mode]
     options = dict(options)
@@ -123,6 +123,8 @@ def test_exported_tensors_load_in_transformers(mode, tmp_path, randomise, padded
 @torch.no_grad()
 def test_a_model_of_ours_exports_with_a_config_for_transformers(sampling, tmp_path, randomise, padded_batch):
     """Through files, as `densevit convert RUN OUT --to hf`, with options that differ from the defaults."""
+    from transformers import RTDetrImageProcessor, RTDetrV2ForObjectDetection
+
     head = {"num_queries": 11, "num_points": 2, "sampling": sampling, "contrastive_denoising": 6}
     small = {"width": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40, "dropout": 0.0}
     encoder = {"width": 16, "feedforward": 24, "expansion": 0.5}
@@ -147,6 +149,8 @@ def test_a_model_of_ours_exports_with_a_config_for_transformers(sampling, tmp_pa
 
 
 def test_options_that_tensors_do_not_determine_are_read_from_the_config():
+    from transformers import RTDetrV2Config
+
     config = RTDetrV2Config(
         encoder_attention_heads=4, decoder_attention_heads=4, decoder_n_points=2, num_queries=500, num_denoising=50,
         decoder_method="discrete",

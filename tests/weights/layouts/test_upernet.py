@@ -3,7 +3,6 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import ConvNextConfig, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
 import densevit
 from densevit.weights.foreign_export import export
@@ -14,10 +13,10 @@ pytestmark = pytest.mark.integration
 
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 BACKBONES = {
-    "swin": lambda: SwinConfig(
+    "swin": lambda transformers: transformers.SwinConfig(
         embed_dim=32, depths=[1, 1, 3, 1], num_heads=[1, 2, 4, 8], window_size=4, image_size=128, **STAGES
     ),
-    "convnext": lambda: ConvNextConfig(
+    "convnext": lambda transformers: transformers.ConvNextConfig(
         hidden_sizes=[96, 192, 384, 768], depths=[3, 3, 9, 3], layer_scale_init_value=1.0, **STAGES
     ),
 }
@@ -25,9 +24,13 @@ BACKBONES = {
 
 @torch.no_grad()
 def make(backbone):
+    import transformers
+
     torch.manual_seed(5)
-    config = UperNetConfig(backbone_config=BACKBONES[backbone](), hidden_size=32, auxiliary_channels=16, num_labels=5)
-    theirs = UperNetForSemanticSegmentation(config).eval()
+    config = transformers.UperNetConfig(
+        backbone_config=BACKBONES[backbone](transformers), hidden_size=32, auxiliary_channels=16, num_labels=5
+    )
+    theirs = transformers.UperNetForSemanticSegmentation(config).eval()
     for name, tensor in theirs.state_dict().items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 2)
@@ -79,6 +82,8 @@ def test_logits_match_transformers(backbone, where, tmp_path, whole, padded_batc
 @pytest.mark.parametrize("backbone", BACKBONES)
 @torch.no_grad()
 def test_load_and_export_of_a_folder(backbone, tmp_path, padded_batch):
+    from transformers import UperNetForSemanticSegmentation
+
     theirs = make(backbone)
     theirs.save_pretrained(tmp_path / "theirs")
     model = densevit.load(tmp_path / "theirs").model.eval()

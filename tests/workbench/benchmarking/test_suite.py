@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.cli import main
-from densevit.training.loop.dense_module import DenseModule
-from densevit_workbench.benchmarking import suite, trainings
 
 GIVEN = ["data.image_size=32", "data.train_length=8", "data.val_length=2", "data.batch_size=4"]
 
@@ -46,6 +44,8 @@ def run(tmp_path, **options):
 
 @pytest.mark.integration
 def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
+    from densevit_workbench.benchmarking import suite, trainings
+
     found = run(tmp_path, train=True, images=8, rates=[1e-3])
     assert list(found.errors) == [
         f"Failing-{head}: {step}" for head in ("setr", "dpt") for step in ("cost", "training")
@@ -92,6 +92,8 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
 
 @pytest.mark.integration
 def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch, capfd, recwarn):
+    from densevit.training.loop.dense_module import DenseModule
+
     step, stopped = DenseModule.training_step, False
 
     def stopping(self, *args):
@@ -116,6 +118,8 @@ def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch
 
 
 def test_two_benchmarks_at_once_do_not_share_a_folder(tmp_path, monkeypatch):
+    from densevit_workbench.benchmarking import suite
+
     cost, refused = suite._cost, []
 
     def meanwhile(*arguments):
@@ -129,6 +133,7 @@ def test_two_benchmarks_at_once_do_not_share_a_folder(tmp_path, monkeypatch):
     assert refused and list(json.loads((tmp_path / "benchmark.json").read_text())["cases"]) == ["setr_vit"]
 
 
+@pytest.mark.integration
 def test_a_changed_config_is_measured_again(tmp_path):
     first = densevit.benchmark(["dpt_swin"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
     second = densevit.benchmark(
@@ -138,6 +143,7 @@ def test_a_changed_config_is_measured_again(tmp_path):
     assert first_cost > second_cost
 
 
+@pytest.mark.integration
 def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
     found = densevit.benchmark(
         ["deformable_swin"],

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from densevit_workbench.benchmarking.results import CaseResult
-from densevit_workbench.benchmarking.suite import Benchmark
 from densevit_workbench.benchmarking.tables import DISTURBANCE, markdown
 
 FACTS = {"command": "", "densevit": "1.0", "torch": "2.9", "device": "cpu (x86_64)", "threads": 2}
@@ -49,6 +48,8 @@ def test_shown_are_the_metrics_of_publications_with_their_direction():
 
 
 def test_a_benchmark_draws_itself_in_notebooks(tmp_path: Path):
+    from densevit_workbench.benchmarking.suite import Benchmark
+
     cost = {"parameters": 2e6, "by_size": {"32x32": {"multiply_adds": 3e9, "activations": 4e6, "modules": []}}}
     own = case("<swin>", "detr", {"detr/AP": 0.11}, main=["detr/AP"])
     own.cost = cost

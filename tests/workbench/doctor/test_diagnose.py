@@ -369,6 +369,7 @@ def test_third_party_targets_are_examined_by_their_type(tmp_path: Path, monkeypa
     assert diagnosis.splits["train"].measures["wheels"]["wheel (px)"].tolist() == [0, 0, 3, 3]
 
 
+@pytest.mark.integration
 def test_a_config_is_checked_and_its_cost_counted(tmp_path: Path):
     overrides = ["data.train_length=6", "data.val_length=2", "data.image_size=64", "trainer.max_images=80"]
     diagnosis = densevit.diagnose("setr_swin", overrides)
@@ -390,6 +391,7 @@ def test_a_config_whose_head_lacks_labels_is_an_error(tmp_path: Path):
     assert "needs depth" in wrong.examples[0]
 
 
+@pytest.mark.integration
 def test_a_diagnosis_draws_itself_in_notebooks(broken: Path):
     """The findings, and folded the splits, classes and numbers of the page."""
     diagnosis = densevit.diagnose(broken)
@@ -408,6 +410,7 @@ def test_the_training_split_is_examined_once(broken: Path):
     ]
 
 
+@pytest.mark.integration
 def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", str(broken)]) == 1
@@ -503,6 +506,7 @@ def test_json_values_are_plain(broken: Path):
     json.dumps(as_json(densevit.diagnose(broken)))
 
 
+@pytest.mark.integration
 def test_two_examinations_at_once_write_two_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The second one starts and ends while the first examines."""
     from densevit_workbench.doctor import diagnose as module
@@ -521,6 +525,7 @@ def test_two_examinations_at_once_write_two_pages(tmp_path: Path, monkeypatch: p
     assert sorted(path.name for path in tmp_path.glob("doctor*")) == ["doctor-2.html", "doctor.html"]
 
 
+@pytest.mark.integration
 def test_suggested_options_are_printed_whole_and_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     colors = np.random.default_rng(0).integers(0, 256, (30, 3)).astype(np.uint8)
     for split in ("train", "val"):

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 
 import densevit
 from densevit.cli import main
@@ -21,6 +20,7 @@ from densevit_workbench.inspection.attention_layers import global_layer
 
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
 SMALL |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+SMALL_TRANSFORMER = {"width": 32, "encoder_layers": 1, "decoder_layers": 2}
 CLASSES = [densevit.Class("cat", 1, (200, 0, 0)), densevit.Class("dog", 2, (0, 200, 0))]
 
 
@@ -29,13 +29,17 @@ def example_image(height: int, width: int) -> np.ndarray:
 
 
 def model(name: str, **options) -> DenseModel:
-    backbone = densevit.create_backbone(name, **options)
-    return DenseModel(
-        backbone, {"detection": densevit.create_head("detr", backbone.channels, backbone.strides, CLASSES)}
-    )
+    return of_backbone(densevit.create_backbone(name, **options))
+
+
+def of_backbone(backbone: densevit.Backbone) -> DenseModel:
+    head = densevit.create_head("detr", backbone.channels, backbone.strides, CLASSES, transformer=SMALL_TRANSFORMER)
+    return DenseModel(backbone, {"detection": head})
 
 
 def test_objects_attention_equals_transformers_detr(tmp_path):
+    from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
+
     config = DetrConfig(backbone="resnet18", use_timm_backbone=True, attn_implementation="eager", num_labels=5, **SMALL)
     with torch.no_grad():
         theirs = DetrForObjectDetection(config).eval()
@@ -99,12 +103,6 @@ class WrongCells(Own):
 
     def inspect_attention(self, recorded, size):
         return [replace(global_layer("wrong", torch.full((1, 2, 9, 9), 1 / 9), (3, 3)), key_grid=(2, 3))]
-
-
-def of_backbone(backbone: densevit.Backbone) -> DenseModel:
-    return DenseModel(
-        backbone, {"detection": densevit.create_head("detr", backbone.channels, backbone.strides, CLASSES)}
-    )
 
 
 def test_a_third_partys_backbone_shows_what_it_has():
@@ -179,9 +177,8 @@ def test_the_point_is_in_the_padded_image():
 
 
 def test_command(tmp_path, capsys):
-    own = densevit.create_model(
-        {"name": "swin", "variant": "nano", "window_size": 4}, {"detection": "detr"}, ["cat", "dog"]
-    )
+    head = {"name": "detr", "transformer": SMALL_TRANSFORMER}
+    own = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, {"detection": head}, CLASSES)
     densevit.save(own, tmp_path / "model.safetensors")
     Image.fromarray(example_image(64, 96)).save(tmp_path / "street.png")
     arguments = ["inspect", str(tmp_path / "model.safetensors"), str(tmp_path / "street.png")]

@@ -1,11 +1,9 @@
 """Recorded attention beside that of transformers, timm and torch, with the same weights."""
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
 import densevit
 from densevit.layers.attention import MultiHeadAttention
@@ -30,6 +28,8 @@ def scaled_up(model: nn.Module) -> nn.Module:
 
 
 def test_vit_equals_transformers(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
     config = ViTConfig(
         hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=80,
         layer_norm_eps=1e-6, attn_implementation="eager",
@@ -52,6 +52,8 @@ def test_vit_equals_transformers(tmp_path):
 
 def test_swin_equals_transformers(tmp_path):
     """Maps of 60, 30, 15 and 8 cells, padded to windows of 7."""
+    from transformers import SwinConfig, SwinModel
+
     config = SwinConfig(image_size=240, num_labels=2, attn_implementation="eager", drop_path_rate=0.0)
     theirs = scaled_up(SwinModel(config, add_pooling_layer=False))
     theirs.save_pretrained(tmp_path)
@@ -70,6 +72,8 @@ def test_swin_equals_transformers(tmp_path):
 
 
 def test_timm_vit_equals_timms_own_unfused_attention():
+    import timm
+
     backbone = densevit.create_backbone("timm", model="vit_tiny_patch16_224").eval()
     images = torch.randn(1, 3, 224, 224)
     found = recorded(backbone, images)

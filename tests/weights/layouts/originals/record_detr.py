@@ -18,9 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.transforms.functional import normalize
 
 from tests.weights.layouts.originals.record_swin import random_image
 from tests.weights.layouts.originals.record_vit import commit_of, random_weights, shapes_of, write
@@ -106,6 +104,8 @@ def key_of(sizes: Sequence[tuple[int, int]]) -> str:
 
 
 def build(options: dict[str, Any], checkout: Path) -> nn.Module:
+    import torchvision
+
     operator = ModuleType("MultiScaleDeformableAttention")
     sys.modules["MultiScaleDeformableAttention"] = operator
     sys.path.insert(0, str(checkout))
@@ -126,6 +126,8 @@ def build(options: dict[str, Any], checkout: Path) -> nn.Module:
 
 @torch.no_grad()
 def record(name: str, checkout: Path) -> None:
+    from torchvision.transforms.functional import normalize
+
     model = build(ORIGINALS[name].options, checkout)
     from util.misc import nested_tensor_from_tensor_list
 

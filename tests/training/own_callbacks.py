@@ -1,0 +1,148 @@
+"""Callbacks and loggers of the tests. Tests import them where they need them: Lightning takes seconds to import."""
+
+import copy
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+
+from densevit.training.callbacks.non_finite import NonFinite
+
+
+class Quit(lightning.Callback):
+    """Ends the process without a word before the batch after this step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os._exit(9)
+
+
+class Kill(lightning.Callback):
+    """Kills the process before the batch after this step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Undo(lightning.Callback):
+    """Undoes one optimiser step: weights, buffers and the optimiser's state are those before it."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.saved = step, None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step - 1 and self.saved is None:
+            states = pl_module.state_dict(), trainer.optimizers[0].state_dict()
+            self.saved = copy.deepcopy(states)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step and self.saved[1] is not None:
+            pl_module.load_state_dict(self.saved[0])
+            trainer.optimizers[0].load_state_dict(self.saved[1])
+            self.saved = None, None
+
+
+class Late(NonFinite):
+    """As on a GPU: the flag is read one step later, and the fused optimiser skips the update by it."""
+
+    def before_update(self, optimizer):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("densevit.training.callbacks.non_finite._skips_itself", lambda optimizer: True)
+            super().before_update(optimizer)
+
+
+class Weights(lightning.Callback):
+    """The weights after each step."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.found.append(pl_module.model.backbone.first.weight.detach().clone())
+
+
+class Started(lightning.Callback):
+    """Whether the checks of the data set are done."""
+
+    is_started = False
+
+    def on_fit_start(self, trainer, pl_module):
+        self.is_started = True
+
+
+class Norms(lightning.Callback):
+    """The norm of all gradients before each step, by hand."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        squares = [p.grad.double().square().sum() for p in pl_module.parameters() if p.grad is not None]
+        self.found.append(float(torch.stack(squares).sum().sqrt()))
+
+
+class Gradients(lightning.Callback):
+    """Those of the first optimiser step."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if not self.found:
+            parameters = pl_module.model.named_parameters()
+            self.found = {name: p.grad.clone() for name, p in parameters if p.grad is not None}
+
+
+class Seen(lightning.Callback):
+    """Notes what `callback_metrics` holds when a validation ends; its state is the number of validations."""
+
+    def __init__(self, key: str = "detection/AP") -> None:
+        self.key, self.count, self.values = key, 0, []
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.count += 1
+        self.values.append(trainer.callback_metrics[self.key].item())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+
+
+class Unreadable(lightning.Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"path": Path("x")}
+
+
+class Passing(EarlyStopping):
+    """Hands the rest to its base, as many constructors do."""
+
+    def __init__(self, extra: int = 1, **rest: Any) -> None:
+        super().__init__(**rest)
+
+
+class StopsAt(lightning.Callback):
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step == 3
+
+
+class Hyperparameters(CSVLogger):
+    """Keeps what it is given."""
+
+    def log_hyperparams(self, params: Any = None, *_: Any) -> None:
+        self.given = params
