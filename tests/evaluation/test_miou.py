@@ -250,6 +250,7 @@ def test_update_does_not_synchronise():
         evaluator.compute()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_matches_cpu_without_synchronising():
     images = random_images(11)

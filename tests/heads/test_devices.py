@@ -266,6 +266,7 @@ def test_a_forward_pass_under_fake_tensors_stays_on_its_device(setup: Setup) -> 
                 assert tensors and all(x.device.type == "cuda" for x in tensors)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_a_step_synchronises_only_for_matching(setup: Setup, recwarn: pytest.WarningsRecorder) -> None:
     model, data, config = setup

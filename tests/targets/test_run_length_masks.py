@@ -93,7 +93,7 @@ def test_samples_match_those_with_pixels(recipe: str, size: int | tuple[int, int
             )
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_pixels_are_filled_from_edges_on_an_accelerator(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")

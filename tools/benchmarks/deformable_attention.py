@@ -2,8 +2,8 @@
 
 The usual formulation (authors' code, transformers): a `grid_sample` for each level, then a weighted sum over
 all points. Shapes: encoder and decoder of the paper for an image of 800 x 1066, and the encoder of a small recipe.
-Rounds are interleaved, so that other load slows both equally. Peak memory is measured in a separate process for each
-formulation and case.
+Rounds are interleaved, so that other load slows both equally. On a CPU, peak memory is measured in a separate process
+for each formulation and case.
 """
 
 import argparse
@@ -131,7 +131,9 @@ def measure(name: str, device: torch.device, dtype: torch.dtype, train: bool, ro
 
 
 def peak_memory(name: str, formulation: str, device: torch.device, dtype: torch.dtype, train: bool) -> float:
-    """MB that a step adds to a process that holds the inputs, measured in a separate process."""
+    """MB that a step adds to a process that holds the inputs, measured in a separate process on a CPU."""
+    if device.type == "cuda":
+        return _peak_memory(name, formulation, device, dtype, train, torch.get_num_threads())
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak_memory, (name, formulation, device, dtype, train, torch.get_num_threads()))
@@ -169,9 +171,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repetitions; %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's CPU threads; %(default)s")
     parser.add_argument("--cases", default="", help="only cases whose names contain this text")
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    parser.add_argument("--device", nargs="+", choices=devices, default=devices, help="all by default")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for device in [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]:
+    for device in map(torch.device, options.device):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {options.threads} threads"
         table = Table(
             title=f"Multi-scale deformable attention, {name}",
