@@ -1,9 +1,5 @@
 """Normalisation layers that torch lacks or that behave differently here."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,36 +67,3 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
         if x.device.type == "cpu":  # torch's layer raises on a CPU with several processes
             return nn.BatchNorm2d.forward(self, x)
         return super().forward(x)
-
-
-class StatisticsOnce(nn.Module):
-    """Updates the running statistics of batch norms in `part` only in its first call.
-
-    Activation checkpointing repeats the forward pass, which would update the statistics twice per batch. Use a new
-    instance for each forward pass.
-    """
-
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part, self.updated = part, False
-
-    def forward(self, *inputs: Any) -> Any:
-        if self.updated:
-            with _frozen_statistics(self.part):
-                return self.part(*inputs)
-        self.updated = True
-        return self.part(*inputs)
-
-
-@contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """A context in which batch norms do not update running statistics (momentum 0); normalisation is unchanged."""
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count

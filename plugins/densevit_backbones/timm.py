@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from densevit.errors import PluginError, WeightsError
 from densevit.interfaces import Backbone
+from densevit.layers.checkpointing import update_statistics_once
 from densevit.layers.norms import LayerNorm2d
 from densevit.weights.hub import timm_arguments
 
@@ -149,6 +150,7 @@ class Timm(Backbone):
             raise PluginError(
                 f"backbone.checkpointing: timm has no activation checkpointing for {self.name!r}. Leave it false."
             ) from error
+        update_statistics_once(self.model)
 
 
 class _Plan(NamedTuple):

@@ -22,10 +22,11 @@ def random_resized_crop(image: Tensor, generator: np.random.Generator, size: int
         ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
         h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
+            top, left = int(generator.integers(height - h + 1)), int(generator.integers(width - w + 1))
             break
     else:  # the largest central crop with a possible aspect ratio
         h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
-    top, left = int(generator.integers(height - h + 1)), int(generator.integers(width - w + 1))
+        top, left = (height - h) // 2, (width - w) // 2
     image = F.resized_crop(image, top, left, h, w, [size, size], InterpolationMode.BICUBIC, antialias=True)
     return F.horizontal_flip(image) if generator.random() < 0.5 else image
 

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing as activation_checkpointing
-from densevit.layers.norms import StatisticsOnce
 from densevit_papers.axial import Axial
 from densevit_papers.lr_net import LocalRelations
 from densevit_papers.non_local import NonLocal
@@ -129,8 +127,6 @@ class AttentionResNet(Backbone):
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         checkpointed = self.checkpointing and self.training
-        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph updates statistics only once
-            block = StatisticsOnce(block)
         return activation_checkpointing.run(block, x, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:

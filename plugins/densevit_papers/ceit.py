@@ -13,7 +13,6 @@ from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.layers.norms import StatisticsOnce
 from densevit.layers.positions import resize_grid
 from densevit.weights.layouts import by_name_only
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
@@ -122,8 +121,6 @@ class CeiT(Backbone):
 
     def _run(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
         checkpointed = self.checkpointing and self.training
-        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph updates statistics only once
-            block = StatisticsOnce(block)
         return activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:

@@ -14,7 +14,6 @@ from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.layers.norms import StatisticsOnce
 from densevit.weights.positions import TOKENS
 from densevit.weights.state import count
 
@@ -107,8 +106,6 @@ class CvT(Backbone):
 
     def _run(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
         checkpointed = self.checkpointing and self.training
-        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph updates statistics only once
-            block = StatisticsOnce(block)
         return activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:

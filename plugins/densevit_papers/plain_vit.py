@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing as activation_checkpointing
-from densevit.layers.norms import StatisticsOnce
 from densevit.layers.positions import resize_grid
 
 EPS = 1e-6  # of the layer norms
@@ -85,8 +84,6 @@ class PlainViT(Backbone):
 
     def _run(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
         checkpointed = self.checkpointing and self.training
-        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph updates statistics only once
-            block = StatisticsOnce(block)
         return activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
 
     def _feature(self, x: Tensor, grid: tuple[int, int], block: int) -> Tensor:

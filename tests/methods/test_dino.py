@@ -39,7 +39,14 @@ def test_areas_of_crops_are_uniform_in_the_range() -> None:
         height, width = (int(crop[i].max() - crop[i].min()) + 1 for i in (0, 1))
         areas.append(height * width / (200 * 240))
     assert 0.085 < min(areas) < 0.12 and 0.28 < max(areas) < 0.315 and np.mean(areas) == pytest.approx(0.2, abs=0.015)
-    assert random_resized_crop(image[:, :4], rng, 32, (1.0, 1.0)).shape == (3, 32, 32)  # no crop of this ratio
+
+
+def test_without_a_possible_ratio_the_crop_is_central() -> None:
+    """As torchvision's RandomResizedCrop: for 6 x 240 pixels, 6 x 8 in the middle."""
+    columns = torch.arange(240, dtype=torch.uint8).expand(3, 6, 240)
+    for seed in range(5):
+        crop = random_resized_crop(columns, np.random.default_rng(seed), 8, (1.0, 1.0)).float()
+        assert crop.shape == (3, 8, 8) and float(crop.mean()) == pytest.approx(119.5, abs=0.5)
 
 
 def test_loss_and_centre_are_those_of_the_paper() -> None:

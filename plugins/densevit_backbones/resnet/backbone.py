@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
 from densevit.layers.conv_norm import conv_norm
-from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, StatisticsOnce, SyncBatchNorm2d
+from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 from densevit_backbones.resnet.variants import BLOCKS
 
 Norm = Callable[[int], nn.Module]
@@ -128,8 +128,6 @@ class ResNet(Backbone):
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         checkpointed = self.checkpointing and self.training
-        if checkpointed and not torch.compiler.is_compiling():  # a compiled graph updates statistics only once
-            block = StatisticsOnce(block)
         return checkpointing.run(block, x, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:

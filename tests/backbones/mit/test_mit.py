@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -121,17 +120,6 @@ def test_initial_weights_are_those_of_the_authors():
     rates = [block.drop_path.rate for stage in mit.stages for block in stage]
     assert rates == pytest.approx([0.1 * i / 7 for i in range(8)])
     assert not any(p.any() for name, p in mit.named_parameters() if name.endswith("bias"))
-
-
-def test_checkpointing_has_equal_gradients():
-    torch.manual_seed(0)
-    mit, images = MixTransformer("b0", drop_path=0.0).train(), torch.randn(1, 3, 64, 64)
-    gradients = []
-    for mit.checkpointing in (False, True):
-        mit.zero_grad()
-        torch.stack([x.square().mean() for x in mit(images)]).sum().backward()
-        gradients.append(nn.utils.parameters_to_vector(p.grad for p in mit.parameters()))
-    torch.testing.assert_close(*gradients)
 
 
 def test_invalid_norm_eps_is_refused():
