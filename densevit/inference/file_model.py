@@ -72,7 +72,9 @@ class FileModel(DenseModel):
         """By head, the score thresholds inside a file with post-processing; empty for others."""
         return {} if self.postprocess is None else dict(self.postprocess["thresholds"])
 
-    def forward(self, batch: Batch, heads: Collection[str] | None = None) -> dict[str, Outputs]:
+    def forward(
+        self, batch: Batch, heads: Collection[str] | None = None, head_targets: Any = None
+    ) -> dict[str, Outputs]:
         """The outputs of the file by head and name, on images of one `size`, without their padding."""
         if self.training:
             raise DensevitError(f"{self.file.path}: an exported file cannot be trained.")

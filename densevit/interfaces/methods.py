@@ -18,6 +18,7 @@ class Method(nn.Module):
     needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
     views: number of differently augmented copies of each image; a batch has the first ones, and those after the first
         as `other_views`.
+    compiled: whether the training step calls the model or its backbone, which `trainer.compile` compiles.
     loaded: names of frozen modules of the method whose weights its constructor loads; checkpoints do not have them, and
         they stay in evaluation mode.
     """
@@ -25,6 +26,7 @@ class Method(nn.Module):
     needs_heads: bool = False
     needs_labels: bool = False
     views: int = 1
+    compiled: bool = True
     loaded: tuple[str, ...] = ()
 
     def __init__(self, model: Any) -> None:
@@ -48,6 +50,9 @@ class Method(nn.Module):
         """The model that is validated and saved, a `DenseModel` with the heads of `model`: `model` by default, or a
         teacher, which is a module of the method."""
         return model
+
+    def check_steps(self, steps: int) -> None:
+        """Raises ConfigError if the method cannot train for this number of optimiser steps. Default: nothing."""
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns the loss terms of a batch. The model is in training mode. context: as for `Head.loss`.

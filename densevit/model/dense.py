@@ -84,6 +84,11 @@ class DenseModel(nn.Module):
         """Heights and widths are padded to multiples of this: the coarsest stride; 1 if `input_size` is fixed."""
         return 1 if self.backbone.input_size else max(self.backbone.strides)
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compiles the model, and its backbone, which some methods call alone."""
+        super().compile(*args, **options)
+        self.backbone.compile(*args, **options)
+
     def plugin_name(self, head: str) -> str:
         """The plugin name of a head, for messages; its class name in a model built from modules."""
         return type(self.heads[head]).__name__ if self.architecture is None else self.architecture.heads[head].name
@@ -99,10 +104,17 @@ class DenseModel(nn.Module):
             backbone = replace(own, mean=mean or own.mean, std=std or own.std)
             self.architecture = replace(self.architecture, backbone=backbone)
 
-    def forward(self, batch: Batch, heads: Collection[str] | None = None) -> dict[str, Outputs]:
-        """Returns each head's outputs. Heads get the targets in training mode only. heads: names; None: all heads."""
+    def forward(
+        self,
+        batch: Batch,
+        heads: Collection[str] | None = None,
+        head_targets: Mapping[str, list[Targets]] | None = None,
+    ) -> dict[str, Outputs]:
+        """Returns each head's outputs. Heads get the targets in training mode only.
+
+        heads: names; None: all heads. head_targets: targets of single heads, in place of the batch's.
+        """
         names = [name for name in self.heads if heads is None or name in heads]
-        targets = batch["targets"] if self.training else None
         encoding = self.encode(batch, names)
         outputs = {}
         for name in names:
@@ -112,7 +124,8 @@ class DenseModel(nn.Module):
                 if head.last_blocks
                 else self.head_inputs(name, encoding.features, batch["padding_mask"])
             )
-            outputs[name] = head(features, batch["padding_mask"], targets)
+            targets = (head_targets or {}).get(name, batch["targets"])
+            outputs[name] = head(features, batch["padding_mask"], targets if self.training else None)
         return outputs
 
     def encode(self, batch: Batch, heads: Collection[str]) -> Encoding:
@@ -161,11 +174,16 @@ class DenseModel(nn.Module):
         return step_context(counts, batches or len(targets), step, self.mean.device)
 
     def loss(
-        self, outputs: Mapping[str, Outputs], targets: list[Targets], context: LossContext | None = None
+        self,
+        outputs: Mapping[str, Outputs],
+        targets: list[Targets],
+        context: LossContext | None = None,
+        head_targets: Mapping[str, list[Targets]] | None = None,
     ) -> Losses:
         """Returns the weighted losses of all heads, named HEAD/TERM. Their sum is minimised.
 
         context: None: that of this batch in all processes; for accumulated batches, that of `loss_context`.
+        head_targets: targets of single heads, in place of `targets`, as in `forward`.
 
         A learned weight adds HEAD/log_variance. It is 0, and the weight is not updated, if no process has a loss for
         the head (no labelled image, or losses of 0, as for depth without a valid pixel).
@@ -174,11 +192,12 @@ class DenseModel(nn.Module):
         context = LossContext.of_processes() if context is None else context
         for name, head in self.heads.items():
             head_context = context.of_head(name)
-            terms = head.loss(outputs[name], targets, head_context)
+            own_targets = (head_targets or {}).get(name, targets)
+            terms = head.loss(outputs[name], own_targets, head_context)
             weight = self.weights[name]
             if weight == "learned":
                 s = self.log_variances[name]
-                labelled = [all(key in target for key in head.needs) for target in targets]
+                labelled = [all(key in target for key in head.needs) for target in own_targets]
                 has_loss = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
                 counts = list(head_context.counts.values())
                 active = torch.stack(counts).amax() if counts else head_context.mean(has_loss.float())

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Batch, LossContext, Losses, Method, Sample
 from densevit_methods.colours import self_supervised_colours
 from densevit_methods.crops import as_view, check_scale, random_resized_crop
-from densevit_methods.moving_average import cosine_momentum, update_average
+from densevit_methods.moving_average import Float32Buffer, MovingAverage, cosine_momentum
 
 
 class DINO(Method):
@@ -31,9 +31,6 @@ class DINO(Method):
         training (appendix D). student_temperature, center_momentum: section 3.1.
     freeze_last_layer: share of the training in which the last layer is not trained; an epoch in the authors' code.
     """
-
-    center: Tensor
-    progress: Tensor
 
     def __init__(
         self,
@@ -79,8 +76,9 @@ class DINO(Method):
         self.head = DINOHead(model.backbone.channels[-1], prototypes)
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
-        self.register_buffer("center", torch.zeros(prototypes))
-        self.register_buffer("progress", torch.tensor(0.0))
+        self.average, self.head_average = MovingAverage(), MovingAverage()
+        self.center = Float32Buffer(torch.zeros(prototypes))
+        self.progress = 0.0  # of this step
 
     def saved_model(self, model: Any) -> Any:
         return self.teacher
@@ -109,14 +107,14 @@ class DINO(Method):
             teacher = self.teacher_head(pooled(self.teacher, crops[:2]))  # (2 B, K)
         loss = self.cross_entropy(student, teacher, self.temperature(context.progress))
         batch_center = context.mean(teacher.mean(0))
-        self.center.lerp_(batch_center.to(self.center.dtype), 1 - self.center_momentum)
-        self.progress.fill_(context.progress)
+        self.center.value.lerp_(batch_center.float(), 1 - self.center_momentum)
+        self.progress = context.progress
         return {"cross_entropy": loss}
 
     def cross_entropy(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Equation 3. student: (V * B, K), teacher: (2 B, K), crop by crop."""
         log_p = (student / self.student_temperature).log_softmax(1).chunk(self.views)
-        target = ((teacher - self.center) / temperature).softmax(1).chunk(2)
+        target = ((teacher - self.center.value) / temperature).softmax(1).chunk(2)
         pairs = [-(t * s).sum(1).mean() for i, t in enumerate(target) for j, s in enumerate(log_p) if i != j]
         return torch.stack(pairs).mean()
 
@@ -128,8 +126,8 @@ class DINO(Method):
 
     def after_step(self, model: Any) -> None:
         weight = 1 - cosine_momentum(self.momentum, self.progress)
-        update_average(self.teacher, model, weight)
-        update_average(self.teacher_head, self.head, weight)
+        self.average.update(self.teacher, model, weight)
+        self.head_average.update(self.teacher_head, self.head, weight)
 
 
 class DINOHead(nn.Module):

@@ -24,8 +24,9 @@ class MAE(Method):
     """Encodes the visible patches of an image, and predicts the pixels of the masked ones with a small transformer.
 
     A plain ViT computes the visible patches only (section 3). It must be a `TokenBackbone` whose blocks all have global
-    attention and that adds its positions to the tokens, as `vit` does with learned or sine positions. Other backbones,
-    such as Swin, MViT or a ViT with relative or rotary positions, need the complete grid. For these a learned patch
+    attention, that adds its positions to the tokens, and each of whose tokens depends on the pixels of its patch only,
+    as of `vit` with learned or sine positions and without a stem. Other backbones, such as Swin, MViT, a ViT with
+    relative or rotary positions, overlapping patches or a stem, need the complete grid. For these a learned patch
     replaces the pixels of masked patches, as in SimMIM (`MaskToken`), which saves no computation; their patches have
     the coarsest stride, 32 pixels, so that no window of a finer stage sees a part of a masked patch.
 
@@ -56,7 +57,8 @@ class MAE(Method):
         self.masking = random_masking(mask_ratio)
         self.mask_token: nn.Parameter | None = None
         self.mask_pixels: MaskToken | None = None
-        if can_drop_tokens(backbone):
+        self.compiled = not can_drop_tokens(backbone)  # the blocks are called one by one
+        if not self.compiled:
             self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         else:
             self.mask_pixels = MaskToken(backbone, self.patch)
@@ -150,13 +152,30 @@ class DecoderBlock(nn.Module):
 
 
 def can_drop_tokens(backbone: Backbone) -> bool:
-    """Whether all blocks take any subset of the tokens, which have their positions."""
+    """Whether all blocks take any subset of the tokens, which have their positions and see their own patches only."""
     positions, blocks = getattr(backbone, "positions", None), getattr(backbone, "blocks", ())
     return (
         isinstance(backbone, TokenBackbone)
         and positions in ("learned", "sine1d", "sine2d")
         and backbone.max_last_blocks == len(blocks)
+        and _embeds_patches_alone(backbone)
     )
+
+
+@torch.no_grad()
+def _embeds_patches_alone(backbone: Any) -> bool:
+    """Whether the first patch's token is the same in two images that differ everywhere else."""
+    patch, depth = backbone.strides[-1], backbone.max_last_blocks
+    size = backbone.input_size or (3 * patch, 3 * patch)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, *size, generator=generator).to(next(backbone.parameters()))
+    images[1, :, :patch, :patch] = images[0, :, :patch, :patch]
+    training = backbone.training
+    tokens = backbone.eval().encode(images, (depth,), False).last_blocks[depth].tokens
+    backbone.train(training)
+    cells = (size[0] // patch) * (size[1] // patch)
+    one, other = tokens[:, -cells]
+    return torch.equal(one, other)
 
 
 def key_bias(used: Tensor, first: int) -> Tensor | None:

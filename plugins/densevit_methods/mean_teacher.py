@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densevit.errors import ConfigError, counted
 from densevit.interfaces import Batch, LossContext, Losses, Method, Sample, Targets
 from densevit_methods.colours import strong_colours
-from densevit_methods.moving_average import update_average
+from densevit_methods.moving_average import MovingAverage
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets, without_labels
 
 
@@ -58,10 +59,19 @@ class MeanTeacher(Method):
         self.decay, self.burn_in, self.unlabelled_weight = decay, burn_in, unlabelled_weight
         self.score_threshold, self.pixel_threshold = score_threshold, pixel_threshold
         self.teacher = copy.deepcopy(model).requires_grad_(False)
+        self.average = MovingAverage()
         self.register_buffer("updates", torch.tensor(0))
 
     def saved_model(self, model: Any) -> Any:
         return self.teacher
+
+    def check_steps(self, steps: int) -> None:
+        """Raises ConfigError if the burn-in does not end before the training, which would use labels only."""
+        if self.burn_in >= steps:
+            raise ConfigError(
+                f"method.burn_in is {self.burn_in}, and the training has {counted(steps, 'optimiser step')}: it would "
+                "use labels only. Fix: a smaller method.burn_in, a longer training, or method=supervised."
+            )
 
     def transform(self, recipe: Any) -> Any:
         return WeakAndStrong(recipe)
@@ -76,29 +86,33 @@ class MeanTeacher(Method):
         [strong] = batch["other_views"]
         indices = [i for i, names in enumerate(missing) if names]
         student = _selected(strong, indices)
-        targets = self.pseudo_targets(_selected(batch, indices), [missing[i] for i in indices] or [[]])
-        student["targets"] = targets
-        unlabelled = model.loss(model(student), targets, context)
+        weak = _selected(batch, indices)
+        names = [missing[i] for i in indices]
+        head_targets = self.pseudo_targets(weak, names + [[]] * (len(weak["targets"]) - len(names)))
+        outputs = model(student, head_targets=head_targets)
+        unlabelled = model.loss(outputs, student["targets"], context, head_targets)
         return losses | {
             f"unlabelled/{name}": self.unlabelled_weight * x for name, x in unlabelled.items() if _is_loss(name)
         }
 
-    def pseudo_targets(self, weak: Batch, missing: Sequence[Sequence[str]]) -> list[Targets]:
-        """Returns the teacher's predictions as targets on the grid of the view.
+    def pseudo_targets(self, weak: Batch, missing: Sequence[Sequence[str]]) -> dict[str, list[Targets]]:
+        """Returns the predictions of the teacher's heads as the targets of the same heads, on the grid of the view.
 
         missing: the names of the heads that have no labels, for each image; only these get targets.
         """
         thresholds = dict.fromkeys(self.teacher.heads, self.score_threshold)
         predicted = predicted_targets(self.teacher, weak, thresholds, self.pixel_threshold)
-        found: list[Targets] = [without_labels(target) for target in weak["targets"]]
-        for i, (target, names) in enumerate(zip(found, missing, strict=True)):
-            for name in names:
-                target |= predicted[name][i]
-        return found
+        return {
+            name: [
+                without_labels(target) | (targets[i] if name in missing[i] else {})
+                for i, target in enumerate(weak["targets"])
+            ]
+            for name, targets in predicted.items()
+        }
 
     def after_step(self, model: Any) -> None:
         self.updates += 1
-        update_average(self.teacher, model, torch.clamp(1 / self.updates, min=1 - self.decay))
+        self.average.update(self.teacher, model, torch.clamp(1 / self.updates, min=1 - self.decay))
 
 
 class WeakAndStrong:
@@ -118,7 +132,10 @@ def _is_loss(name: str) -> bool:
 
 
 def _selected(batch: Batch, indices: list[int]) -> Batch:
-    """Some images of a batch; if none, the first one without labels, so that every loss is 0 and every step alike."""
-    targets = [batch["targets"][i] for i in indices] or [without_labels(batch["targets"][0])]
-    rows = indices or [0]
+    """Some images of a batch, with the others' first ones added without labels if they are fewer than two: every step
+    is alike, and batch norm over one value per image has two."""
+    others = [i for i in range(len(batch["targets"])) if i not in indices]
+    added = others[: max(0, 2 - len(indices))]
+    targets = [batch["targets"][i] for i in indices] + [without_labels(batch["targets"][i]) for i in added]
+    rows = indices + added
     return {"images": batch["images"][rows], "padding_mask": batch["padding_mask"][rows], "targets": targets}

@@ -15,7 +15,7 @@ from densevit.interfaces import Batch, LossContext, Losses, Method, Sample
 from densevit.layers.precision import at_least_fp32
 from densevit_methods.colours import self_supervised_colours
 from densevit_methods.crops import as_view, check_scale, random_resized_crop
-from densevit_methods.moving_average import cosine_momentum, update_average
+from densevit_methods.moving_average import MovingAverage, cosine_momentum
 
 
 class MoCoV3(Method):
@@ -34,7 +34,6 @@ class MoCoV3(Method):
     """
 
     views = 2
-    progress: Tensor
 
     def __init__(
         self,
@@ -59,7 +58,8 @@ class MoCoV3(Method):
         self.predictor = _mlp([width, hidden, width])
         self.momentum_encoder = copy.deepcopy(model.backbone).requires_grad_(False)
         self.momentum_projector = copy.deepcopy(self.projector).requires_grad_(False)
-        self.register_buffer("progress", torch.tensor(0.0))
+        self.encoder_average, self.projector_average = MovingAverage(), MovingAverage()
+        self.progress = 0.0  # of this step
 
     def train(self, mode: bool = True) -> "MoCoV3":
         super().train(mode)
@@ -88,7 +88,7 @@ class MoCoV3(Method):
             with torch.no_grad():
                 feature = self.momentum_encoder(pixels)[-1].mean((2, 3))
                 keys.append(self.momentum_projector(gather(feature, context)))
-        self.progress.fill_(context.progress)
+        self.progress = context.progress
         return {"contrastive": self.contrastive(queries[0], keys[1]) + self.contrastive(queries[1], keys[0])}
 
     def contrastive(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ class MoCoV3(Method):
 
     def after_step(self, model: Any) -> None:
         weight = 1 - cosine_momentum(self.momentum, self.progress)
-        update_average(self.momentum_encoder, model.backbone, weight)
-        update_average(self.momentum_projector, self.projector, weight)
+        self.encoder_average.update(self.momentum_encoder, model.backbone, weight)
+        self.projector_average.update(self.momentum_projector, self.projector, weight)
 
 
 def _mlp(widths: list[int]) -> nn.Sequential:
@@ -125,7 +125,9 @@ class _BatchNorm(nn.BatchNorm1d):
                 "The method moco_v3 compares the images of a batch, which has only one. Fix: set data.batch_size to 2 "
                 "or more."
             )
-        return super().forward(at_least_fp32(x))
+        weight, bias = (None, None) if self.weight is None else (at_least_fp32(self.weight), at_least_fp32(self.bias))
+        normalised = F.batch_norm(at_least_fp32(x), None, None, weight, bias, True, 0.0, self.eps)
+        return normalised if torch.is_autocast_enabled(x.device.type) else normalised.to(x.dtype)  # for bf16 weights
 
 
 def gather(x: Tensor, context: LossContext) -> Tensor:

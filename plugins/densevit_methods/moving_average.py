@@ -1,25 +1,72 @@
-"""Teachers that are the exponential moving average (EMA) of a student."""
+"""Teachers that are the exponential moving average (EMA) of a student, and buffers that stay in float32.
+
+With `trainer.precision: bf16-true` all tensors of a model are in bf16, in which an update by a small weight is lost by
+rounding.
+"""
 
 import math
+from collections.abc import Callable
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 
-def update_average(average: nn.Module, current: nn.Module, weight: Tensor | float) -> None:
-    """Moves the floating-point tensors of `average` to those of `current` by this weight, 1 minus the EMA's momentum.
+class MovingAverage(nn.Module):
+    """The exponential moving average of a student's tensors in a teacher's, which have the same names and shapes.
 
-    Integer buffers, such as counters of batches, are copied. The modules have tensors of the same names and shapes.
+    For a teacher in half precision it sums in float32: the teacher has the rounded values. Integer buffers, such as
+    counters of batches, are copied.
     """
-    for own, other in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
-        if own.is_floating_point():
-            own.lerp_(other, weight.to(own.dtype) if isinstance(weight, Tensor) else weight)
-        else:
-            own.copy_(other)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exact = torch.zeros(0)  # the float32 values of all tensors in half precision, one after the other
+
+    @torch.no_grad()
+    def update(self, teacher: nn.Module, student: nn.Module, weight: Tensor | float) -> None:
+        """Moves the teacher's tensors to the student's by this weight, 1 minus the EMA's momentum."""
+        pairs = list(zip(teacher.state_dict().values(), student.state_dict().values(), strict=True))
+        halves = [own for own, _ in pairs if own.is_floating_point() and own.dtype.itemsize < 4]
+        if halves and not len(self._exact):
+            self._exact = torch.cat([own.float().flatten() for own in halves])
+        self._exact = self._exact.to(next((own.device for own in halves), self._exact.device))
+        parts = iter(self._exact.split([own.numel() for own in halves]))
+        for own, other in pairs:
+            if not own.is_floating_point():
+                own.copy_(other)
+                continue
+            exact = own if own.dtype.itemsize >= 4 else next(parts).view_as(own)
+            exact.lerp_(other.to(exact.dtype), weight.to(exact.dtype) if isinstance(weight, Tensor) else weight)
+            if exact is not own:
+                own.copy_(exact)
+
+    def get_extra_state(self) -> Tensor:
+        return self._exact
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._exact = state.clone()
 
 
-def cosine_momentum(start: float, progress: Tensor) -> Tensor:
+class Float32Buffer(nn.Module):
+    """A buffer `value` that stays in float32 when its module is converted to another precision."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.float())
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        value = self.value
+        super()._apply(fn, recurse)
+        self.value = value.to(self.value.device)
+        return self
+
+
+def cosine_momentum(start: float, progress: float) -> float:
     """The momentum that rises from `start` to 1 by a cosine (BYOL, Grill et al. 2020, section 3.2).
 
     progress: share of the training that is done, in 0 ... 1.
     """
-    return 1 - (1 - start) * (1 + (math.pi * progress).cos()) / 2
+    return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2

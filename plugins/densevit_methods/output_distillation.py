@@ -55,20 +55,22 @@ class OutputDistillation(Method):
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns the losses of the heads on labels and predictions together."""
-        targets = self.pseudo_targets(model, batch)
-        losses: Losses = model.loss(model({**batch, "targets": targets}), targets, context)
+        head_targets = self.pseudo_targets(model, batch)
+        outputs = model(batch, head_targets=head_targets)
+        losses: Losses = model.loss(outputs, batch["targets"], context, head_targets)
         return losses
 
-    def pseudo_targets(self, model: Any, batch: Batch) -> list[Targets]:
-        """Returns the targets of a batch, with the teacher's predictions for each head whose labels an image lacks."""
+    def pseudo_targets(self, model: Any, batch: Batch) -> dict[str, list[Targets]]:
+        """Returns each head's targets of a batch, with its teacher's predictions where an image lacks its labels."""
         predicted = predicted_targets(self.teacher, batch, self.score_thresholds, self.pixel_threshold)
-        found = []
-        for i, target in enumerate(batch["targets"]):
-            filled = dict(target)
-            for name in missing_labels(model.heads, target):
-                filled |= _with_classes(predicted[self.teacher_heads[name]][i], self.class_tables[name])
-            found.append(filled)
-        return found
+        missing = [missing_labels(model.heads, target) for target in batch["targets"]]
+        return {
+            name: [
+                target | _with_classes(predicted[other][i], self.class_tables[name]) if name in missing[i] else target
+                for i, target in enumerate(batch["targets"])
+            ]
+            for name, other in self.teacher_heads.items()
+        }
 
 
 def _class_table(rows: Tensor, count: int) -> Tensor:

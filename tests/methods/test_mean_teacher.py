@@ -134,7 +134,7 @@ def test_pseudo_boxes_are_those_of_the_view_above_the_threshold(head: str) -> No
     method.score_threshold = float(scores[len(scores) // 3])
     assert scores[0] > scores[-1]
     for i, (found, prediction) in enumerate(
-        zip(method.pseudo_targets({**batch, "targets": targets}, [[head]] * 3), predictions, strict=True)
+        zip(method.pseudo_targets({**batch, "targets": targets}, [[head]] * 3)[head], predictions, strict=True)
     ):
         boxes = prediction["boxes"] * torch.tensor([50 / 150, 30 / 60, 50 / 150, 30 / 60])
         boxes = torch.stack([boxes[:, 0::2].clamp(0, 50), boxes[:, 1::2].clamp(0, 30)], 2).flatten(1)
@@ -149,7 +149,7 @@ def test_pseudo_classes_of_unsure_pixels_are_ignored() -> None:
     _, method, batch = built("setr")
     maps = method.teacher.heads["setr"].maps(method.teacher(batch)["setr"], batch["images"].shape[2:])
     method.pixel_threshold = float(maps.softmax(1).amax(1).median())
-    found = method.pseudo_targets(batch, [["setr"], [], ["setr"]])
+    found = method.pseudo_targets(batch, [["setr"], [], ["setr"]])["setr"]
     assert "semantic" not in found[1]
     for i in (0, 2):
         height, width = batch["targets"][i]["size"]
@@ -164,7 +164,7 @@ def test_pseudo_depth_is_the_prediction_in_metres_or_its_inverse(head: str) -> N
     _, method, batch = built(head)
     outputs = method.teacher(batch)[head]
     maps = method.teacher.heads[head].maps(outputs, batch["images"].shape[2:])
-    for i, found in enumerate(method.pseudo_targets(batch, [[head]] * 3)):
+    for i, found in enumerate(method.pseudo_targets(batch, [[head]] * 3)[head]):
         height, width = found["size"]
         expected = maps[i, 0, :height, :width]
         expected = expected if head == "dpt" else torch.where(expected > 0, 1 / expected, 0)
@@ -189,10 +189,11 @@ def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
         features = model.backbone(model.normalise(view["images"][rows], view["padding_mask"][rows]))
         return model.heads[head](features, view["padding_mask"][rows])
 
-    first, rest = slice(0, 1), slice(1, 3)
-    expected = model.heads[head].loss(outputs(batch, first), batch["targets"][first], LossContext())
+    first, rest = slice(0, 2), slice(1, 3)  # the labelled image, with another one for batch norm
+    bare = {key: batch["targets"][1][key] for key in ("image_id", "size", "original_size")}
+    expected = model.heads[head].loss(outputs(batch, first), [batch["targets"][0], bare], LossContext())
     with torch.no_grad():
-        pseudo = method.pseudo_targets(batch, [[], [head], [head]])[rest]
+        pseudo = method.pseudo_targets(batch, [[], [head], [head]])[head][rest]
     unlabelled = model.heads[head].loss(outputs(strong, rest), pseudo, LossContext())
     expected = {f"{head}/{name}": x for name, x in expected.items()}
     expected |= {f"unlabelled/{head}/{name}": 3 * x for name, x in unlabelled.items()}
@@ -219,6 +220,61 @@ def test_heads_with_labels_of_their_own_get_predictions_for_the_others() -> None
     zero = {name for name, x in losses.items() if x == 0}
     assert {"setr/cross_entropy", "unlabelled/dpt/silog"} <= zero
     assert {"dpt/silog", "unlabelled/setr/cross_entropy"}.isdisjoint(zero)
+
+
+def test_two_heads_of_a_task_learn_their_own_predictions() -> None:
+    """The teacher's first head says class 0 everywhere, its second class 2."""
+    sections = {"data": scenes(3, 1, batch_size=2, num_workers=0)}
+    made = config(method={"pixel_threshold": 0.5}, heads={"a": HEADS["setr"], "b": HEADS["setr"]}, **sections)
+    model = build_model(made, build_data(made).train)
+    for name, index in {"a": 0, "b": 2}.items():
+        last = model.heads[name].decode.classifier
+        torch.nn.init.zeros_(last.weight)
+        last.bias.data = torch.nn.functional.one_hot(torch.tensor(index), len(last.bias)) * 20.0
+    method = MeanTeacher(model.train(), pixel_threshold=0.5).train()
+    image = torch.randint(256, (2, 3, 40, 64), dtype=torch.uint8)
+    bare = [{"image_id": i, "size": (40, 64), "original_size": (40, 64)} for i in range(2)]
+    view = {"images": image, "padding_mask": torch.zeros(2, 40, 64, dtype=torch.bool), "targets": bare}
+    targets = method.pseudo_targets(view, [["a", "b"]] * 2)
+    assert {name: targets[name][1]["semantic"].unique().tolist() for name in "ab"} == {"a": [0], "b": [2]}
+    losses = method.training_step(model, view | {"other_views": [view]}, LossContext())
+    assert all(losses[f"unlabelled/{name}/cross_entropy"] < 1e-6 for name in "ab")
+
+
+def test_two_heads_of_depth_learn_their_own_predictions() -> None:
+    """A head in metres does not learn the inverse of the other's relative inverse depth."""
+    _, method, batch = built("dpt", "relative")
+    alone = built("dpt")[1]
+    alone.teacher.load_state_dict(
+        {k: v for k, v in method.teacher.state_dict().items() if not k.startswith("heads.relative")}
+    )
+    found, expected = (
+        one.pseudo_targets(batch, [list(one.teacher.heads)] * 3)["dpt"][1]["depth"] for one in (method, alone)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("labelled", range(5))
+def test_a_head_with_batch_norm_over_images_trains_with_any_number_of_labels(labelled: int) -> None:
+    torch.manual_seed(0)
+    head = {"name": "upernet", "width": 8, "auxiliary_width": 8, "norm": "batch"}
+    model = densevit.create_model("resnet", {"x": head}, ["a", "b"]).model.train()
+    method = MeanTeacher(model).train()
+    targets: list[dict[str, Any]] = [{"image_id": i, "size": (64, 64), "original_size": (64, 64)} for i in range(4)]
+    for target in targets[:labelled]:
+        target["semantic"] = torch.randint(2, (64, 64), dtype=torch.uint8)
+    images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
+    view: Any = {"images": images, "padding_mask": torch.zeros(4, 64, 64, dtype=torch.bool), "targets": targets}
+    losses = method.training_step(model, view | {"other_views": [view]}, LossContext())
+    assert all(value.isfinite() for value in losses.values()) and bool(losses["x/cross_entropy"] > 0) == bool(labelled)
+
+
+def test_a_burn_in_without_end_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"method.burn_in is 4, and the training has 4 optimiser steps: .*labels only"
+    ):
+        densevit.fit(config("setr", method={"burn_in": 4}), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("heads", [("one_stage",), ("dab_detr",), ("setr", "dpt")])

@@ -72,7 +72,7 @@ def test_momentum_encoder_is_the_average() -> None:
         for own, _ in pairs:
             own.add_(torch.randn_like(own))
         before = [average.clone() for _, average in pairs]
-        method.progress.fill_(0.5)
+        method.progress = 0.5
         method.after_step(model)
     for (own, average), old in zip(pairs, before, strict=True):
         torch.testing.assert_close(average, 0.9 * old + 0.1 * own)  # half of the way from 0.8 to 1

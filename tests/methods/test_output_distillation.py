@@ -76,19 +76,20 @@ def test_missing_labels_are_the_predictions_of_the_teacher(teacher_file: str) ->
         outputs = teacher(batch)
         predictions = teacher.predictions(outputs, grids)
         maps = teacher.heads["surfaces"].maps(outputs["surfaces"], batch["images"].shape[2:]).softmax(1)
-    assert targets[0] == batch["targets"][0]
+    assert all(own[0] == batch["targets"][0] for own in targets.values())
     used = 0
     for i in (1, 2):
         boxes, keep = predictions["detection"][i], predictions["detection"][i]["scores"] >= 0.1
         used += int(keep.sum())
-        assert torch.equal(targets[i]["labels"], boxes["labels"][keep])
-        size = torch.tensor([*targets[i]["size"]]).flip(0).repeat(2)
-        torch.testing.assert_close(targets[i]["boxes"], boxes["boxes"][keep].clamp(min=0).minimum(size))
-        height, width = targets[i]["size"]
+        merged = targets["objects"][i] | targets["surfaces"][i] | targets["depth"][i]
+        assert torch.equal(merged["labels"], boxes["labels"][keep])
+        size = torch.tensor([*merged["size"]]).flip(0).repeat(2)
+        torch.testing.assert_close(merged["boxes"], boxes["boxes"][keep].clamp(min=0).minimum(size))
+        height, width = merged["size"]
         probability, index = maps[i, :, :height, :width].max(0)
         expected = torch.where(probability >= 0.1, index, 255)
-        assert torch.equal(targets[i]["semantic"].long(), expected)
-        torch.testing.assert_close(targets[i]["depth"], predictions["depth"][i]["depth"])
+        assert torch.equal(merged["semantic"].long(), expected)
+        torch.testing.assert_close(merged["depth"], predictions["depth"][i]["depth"])
     assert used > 0
 
 
@@ -100,7 +101,9 @@ def test_losses_are_those_of_the_heads_on_the_filled_targets(teacher_file: str) 
     expected = {
         f"{name}/{term}": value
         for name, head in model.heads.items()
-        for term, value in head.loss(head(features, batch["padding_mask"], targets), targets, LossContext()).items()
+        for term, value in head.loss(
+            head(features, batch["padding_mask"], targets[name]), targets[name], LossContext()
+        ).items()
     }
     assert losses.keys() == expected.keys() and all(value > 0 for value in losses.values())
     for name, value in losses.items():
@@ -161,7 +164,9 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     }
     with torch.no_grad():
         predictions = method.teacher.predictions(method.teacher(batch), batch["targets"])
-    for i, found in enumerate(method.pseudo_targets(model, batch)):
+    targets = method.pseudo_targets(model, batch)
+    for i in range(2):
+        found = targets["objects"][i] | targets["surfaces"][i]
         names = [("cat", "dog", "bus")[j] for j in predictions["detection"][i]["labels"]]
         assert [("bus", "cat")[j] for j in found["labels"]] == [name for name in names if name != "dog"]
         assert len(found["boxes"]) == len(found["labels"])

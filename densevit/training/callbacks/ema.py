@@ -13,9 +13,10 @@ class ExponentialMovingAverage(lightning.Callback):
 
     The trained parameters of the method, such as a decoder, are averaged too: its validation loss needs both.
 
-    average <- decay * average + (1 - decay) * current, on the model's device, with one kernel for all tensors. The
-    average starts with the weights after the first step; with a warm-up, with the initial weights. Frozen parameters
-    stay bit-identical; integer buffers, such as counters, are copied.
+    average <- decay * average + (1 - decay) * current, on the model's device, with one kernel for all tensors, in
+    float32 for a model in half precision, where rounding would lose updates by a small weight. The average starts with
+    the weights after the first step; with a warm-up, with the initial weights. Frozen parameters stay bit-identical;
+    integer buffers, such as counters, are copied.
 
     It must be the first callback: checkpoints then include the average of the same step, and the model has its current
     weights. In checkpoints `state_dict` contains the average and `current_model_state` the current weights.
@@ -31,13 +32,13 @@ class ExponentialMovingAverage(lightning.Callback):
         self._average: dict[str, Tensor] = {}
         self._restored: dict[str, Tensor] | None = None
         self._last_step = 0
-        self._swapped = False
+        self._replaced: list[Tensor] = []  # the current weights, while the model has the average
 
     # ---- training ----
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._current = {name: x.detach() for name, x in _averaged_state(pl_module).items()}
-        self._average = {name: x.clone() for name, x in self._current.items()}
+        self._average = {name: _exact(x) for name, x in self._current.items()}
         if self._restored is not None:
             for name, x in self._restored.items():
                 self._average[name].copy_(x)
@@ -68,18 +69,13 @@ class ExponentialMovingAverage(lightning.Callback):
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "fit" and self.updates:
-            self._swap()
+            self._replaced = [x.clone() for x in self._current.values()]
+            torch._foreach_copy_(list(self._current.values()), list(self._average.values()))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self._swapped:
-            self._swap()
-
-    def _swap(self) -> None:
-        current, average = list(self._current.values()), list(self._average.values())
-        saved = [x.clone() for x in current]
-        torch._foreach_copy_(current, average)
-        torch._foreach_copy_(average, saved)
-        self._swapped = not self._swapped
+        if self._replaced:
+            torch._foreach_copy_(list(self._current.values()), self._replaced)
+            self._replaced = []
 
     # ---- checkpoints ----
 
@@ -103,11 +99,17 @@ class ExponentialMovingAverage(lightning.Callback):
         pl_module.load_state_dict(checkpoint["current_model_state"])
 
 
+def _exact(x: Tensor) -> Tensor:
+    """A copy, in float32 instead of half precision."""
+    return x.float() if x.is_floating_point() and x.dtype.itemsize < 4 else x.clone()
+
+
 def update_average(average: list[Tensor], current: list[Tensor], weight: float) -> None:
     """Computes average + weight * (current - average) in place; exact if both are equal. Integer tensors are copied."""
     floating = [i for i, x in enumerate(average) if x.is_floating_point()]
     if floating:
-        torch._foreach_lerp_([average[i] for i in floating], [current[i] for i in floating], weight)
+        values = [current[i].to(average[i].dtype) for i in floating]
+        torch._foreach_lerp_([average[i] for i in floating], values, weight)
     for i, x in enumerate(average):
         if not x.is_floating_point():
             x.copy_(current[i])

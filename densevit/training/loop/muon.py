@@ -61,7 +61,9 @@ class Muon(torch.optim.AdamW):
                 state = self.state[parameter]
                 if not state:
                     state["step"] = torch.zeros(())  # required by AdamW when it loads a state
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                    exact = torch.promote_types(parameter.dtype, torch.float32)
+                    state["momentum_buffer"] = torch.zeros_like(parameter, dtype=exact)
+                gradient = gradient.to(state["momentum_buffer"].dtype)
                 state["momentum_buffer"].lerp_(gradient, 1 - _MOMENTUM)
                 updates.append(gradient.lerp(state["momentum_buffer"], _MOMENTUM).flatten(1))
             rate = group["lr"] * _RMS * max(rows, columns) ** 0.5

@@ -53,23 +53,23 @@ def predictions_of(model: DenseModel, batch: Batch) -> list[Predictions]:
 
 
 def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], features: Callable[[Batch], Tensor]) -> None:
-    """Fits the probes to the training images of all processes, in the order of the data set.
+    """Fits the probes to the training images of all processes, each once, in the order of the data set.
 
     batches: of this process, in evaluation, with `dataset_index` and `truth`. features: of a batch, (B, C).
     """
-    rows: dict[int, tuple[Tensor, int]] = {}
+    rows: dict[int | str, tuple[Tensor, int, int]] = {}  # by image id: a mix repeats images under other indices
     for batch in batches:
         for feature, target in zip(features(batch), batch["targets"], strict=True):
             label = target.get("truth", {}).get(_KEY)
             if label is not None and int(label) >= 0:
-                rows[target["dataset_index"]] = (feature, int(label))
+                rows[target["image_id"]] = (feature, int(label), target["dataset_index"])
     if process_count() > 1:
         every: list[Any] = [None] * process_count()
-        distributed.all_gather_object(every, {index: (row.cpu(), label) for index, (row, label) in rows.items()})
-        device = next((row.device for row, _ in rows.values()), torch.device("cpu"))
-        rows = {index: (row.to(device), label) for each in every for index, (row, label) in each.items()}
-    ordered = [rows[index] for index in sorted(rows)]
-    stacked = torch.stack([row for row, _ in ordered])
-    labels = torch.tensor([label for _, label in ordered], device=stacked.device)
+        distributed.all_gather_object(every, {name: (row.cpu(), *rest) for name, (row, *rest) in rows.items()})
+        device = next((row.device for row, *_ in rows.values()), torch.device("cpu"))
+        rows = {name: (row.to(device), *rest) for each in every for name, (row, *rest) in each.items()}
+    ordered = sorted(rows.values(), key=lambda row: row[2])
+    stacked = torch.stack([row for row, *_ in ordered])
+    labels = torch.tensor([label for _, label, _ in ordered], device=stacked.device)
     for probe in probes:
         probe.fit(stacked, labels)

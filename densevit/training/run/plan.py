@@ -1,6 +1,7 @@
 """The parts of a training, built and checked before anything is written."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,6 +85,7 @@ class Plan:
         check_callbacks(callbacks, metrics)
         batches = data.batches_per_epoch(trainer.world_size)
         budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size)
+        method.check_steps(budget.steps)
         rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
         parts = (trainer, callbacks, data, model, method, loaded, evaluators, budget, rates, checkpoint_rates)
         return cls(config, checkpoint, changed, *parts)
@@ -141,6 +143,11 @@ def _method(config: Config, model: DenseModel, data: Data) -> Method:
         "methods", config.method.name, model, options=config.method.options, where="method"
     )
     check_method(method, model)
+    if config.trainer.compile and not method.compiled:
+        warnings.warn(
+            f"trainer.compile has no effect: the method {config.method.name} calls parts of the backbone one by one.",
+            stacklevel=2,
+        )
     data.use(method)
     return method
 

@@ -102,6 +102,8 @@ class RunCheckpoint:
         shapes = {key: tuple(x.shape) for key, x in state.items()}
         for saved_shapes in filter(None, (self.shapes, self.without_average)):
             for key in {**shapes, **saved_shapes}:
+                if key.endswith("._extra_state"):  # of any size
+                    continue
                 if shapes.get(key) != saved_shapes.get(key):
                     raise WeightsError(
                         f"{self.path}: {key} has shape {saved_shapes.get(key, 'none (missing)')}; the model has "

@@ -104,3 +104,31 @@ def test_average_excludes_other_modules_and_is_on_the_device(device: str) -> Non
     assert set(ema._average) == {f"model.{name}" for name in task.model.state_dict()}
     assert {x.device.type for x in ema._average.values()} == {device}
     task.data.close()
+
+
+def test_average_of_a_model_in_bf16_is_exact() -> None:
+    """200 updates by a weight of 0.01 to a value at a distance of 1 %: in bf16 none of them would move the average."""
+    from densevit.training.callbacks.ema import ExponentialMovingAverage
+
+    task, ema = Task(nn.Linear(3, 2).to(torch.bfloat16)), ExponentialMovingAverage(0.99)
+    torch.nn.init.constant_(task.model.weight, 1.0)
+    ema.on_fit_start(at(0), task)
+    ema.on_train_batch_end(at(1), task)
+    torch.nn.init.constant_(task.model.weight, 1.0078125)  # the next number
+    for step in range(2, 202):
+        ema.on_train_batch_end(at(step), task)
+    expected = torch.full((2, 3), 1 + 0.0078125 * (1 - 0.99**200))
+    torch.testing.assert_close(ema._average["model.weight"], expected, rtol=0, atol=1e-5)
+    ema.on_validation_epoch_start(at(201), task)
+    assert task.model.weight.dtype == torch.bfloat16 and torch.equal(
+        task.model.weight.float(), expected.bfloat16().float()
+    )
+    ema.on_validation_end(at(201), task)
+    assert task.model.weight.unique().tolist() == [1.0078125]
+    torch.testing.assert_close(ema._average["model.weight"], expected, rtol=0, atol=1e-5)
+    checkpoint = {"state_dict": {f"model.{k}": v for k, v in task.model.state_dict().items()}}
+    ema.on_save_checkpoint(at(201), task, checkpoint)
+    resumed, other = Task(nn.Linear(3, 2).to(torch.bfloat16)), ExponentialMovingAverage(0.99)
+    other.on_load_checkpoint(at(201), resumed, checkpoint)
+    other.on_fit_start(at(201), resumed)
+    assert torch.equal(other._average["model.weight"], ema._average["model.weight"])

@@ -26,6 +26,13 @@ from densevit.training.run.checks import check_model
 from tests.training.run.test_signals import child
 from tests.training.runs import recorded
 
+METHODS_THAT_CALL_THE_BACKBONE: dict[str, dict[str, Any]] = {
+    "simmim": {},
+    "mae": {"width": 32, "depth": 1, "num_heads": 2},
+    "dino": {"local_crops": 0, "prototypes": 16},
+    "moco_v3": {"hidden": 8, "width": 8},
+    "feature_distillation": {"teacher": {"name": "vit", "variant": "nano"}},
+}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
 
@@ -453,3 +460,38 @@ def test_a_trainer_of_ones_own_uses_the_method_without_labels(tmp_path: Path) ->
     with torch.no_grad():
         losses = [module.method.validation_losses(model.eval(), batch) for batch in data.val_dataloader()]
     assert module.metrics == {"method/loss": pytest.approx(float(torch.cat(losses).mean()), rel=1e-6)}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["supervised", *METHODS_THAT_CALL_THE_BACKBONE])
+def test_every_method_is_compiled_or_says_that_it_is_not(name: str) -> None:
+    """With `model.compile()`, as a run calls it, and a backend that counts graphs."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    heads = {"x": {"name": "setr", "width": 8}} if name == "supervised" else {}
+    classes = {"x": ["a", "b"]} if heads else {}
+    model = densevit.create_model({"name": "vit", "variant": "nano"}, heads, classes).model.train()
+    graphs: list[Any] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model.compile(backend=count)
+    method = densevit.create_method(name, model, **METHODS_THAT_CALL_THE_BACKBONE.get(name, {})).train()
+    view = {
+        "images": torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8),
+        "padding_mask": torch.zeros(2, 64, 64, dtype=torch.bool),
+        "targets": [
+            {
+                "image_id": i,
+                "size": (64, 64),
+                "original_size": (64, 64),
+                "semantic": torch.ones(64, 64, dtype=torch.uint8),
+            }
+            for i in range(2)
+        ],
+    }
+    batch: Any = view | ({"other_views": [view] * (method.views - 1)} if method.views > 1 else {})
+    method.training_step(model, batch, LossContext())
+    assert bool(graphs) == method.compiled

@@ -125,3 +125,18 @@ def test_errors_name_the_probe(photos: Path, tmp_path: Path, changes: dict[str, 
     with pytest.raises(ConfigError, match=message):
         densevit.fit(from_mapping(config_of(photos, **changes), "test"), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_images_that_a_mix_repeats_count_once(photos: Path) -> None:
+    """As many rows as images, in the order of their first place, although equal shares repeat the smaller set."""
+    sets = {name: {"name": "image_folder", "root": str(photos), "share": share} for name, share in (("a", 1), ("b", 3))}
+    values = config_of(photos)
+    values["data"] = {key: values["data"][key] for key in ("image_size", "batch_size", "num_workers")}
+    values["data"] |= {"name": "mix", "sets": sets, "recipe": "resize"}
+    data = build_data(from_mapping(values), 32)
+    batches = list(data.unaugmented_train_loader())
+    ids = [target["image_id"] for batch in batches for target in batch["targets"]]
+    assert len(ids) > len(set(ids)) == 54
+    probe = NearestNeighbours(data.classes["classification"], k=5)
+    fit_probes([probe], batches, lambda batch: batch["images"].float().flatten(2).mean(2))
+    assert len(probe._features) == 54
