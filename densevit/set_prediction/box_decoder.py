@@ -34,7 +34,7 @@ class BoxDecoder(nn.ModuleList):
     ) -> tuple[Tensor, Tensor]:
         """Returns the normalised states (L, B, Q, C) and the boxes (L, B, Q, 4) after each layer.
 
-        query_attention_bias: (Q, Q), added to the self-attention scores.
+        query_attention_bias: (Q, Q) or (B, 1, Q, Q), added to the self-attention scores.
         """
         x, boxes = queries
         undetached = boxes

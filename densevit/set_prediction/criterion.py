@@ -1,6 +1,6 @@
 """The criterion of the DETR family: bipartite matching, and the losses of matched predictions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
 from densevit.losses.set_prediction import Classification, SetLosses, set_counts, set_losses
+from densevit.set_prediction.denoising import NoisedObjects
 from densevit.set_prediction.limits import QueryLimit, check_weights
 
 
@@ -61,16 +62,16 @@ class SetCriterion:
         """Warns if an image of the data set has more objects than there are queries."""
         self._limit.check_data(dataset.object_counts())
 
-    def loss_counts(self, objects: list[int], denoising_groups: Callable[[list[int]], int] | None = None) -> Counts:
+    def loss_counts(self, objects: list[int], denoising: NoisedObjects | None = None) -> Counts:
         """What the losses are divided by; all but `dense`, which depends on predictions.
 
-        objects: in each labelled image. denoising_groups: the number of denoising queries of each object, from these.
+        objects: in each labelled image. denoising: makes the denoising queries, if there are any.
         """
         counts = set_counts(objects, self.num_queries, no_object_weight=self.no_object_weight)
         counts["proposals"] = counts["objects"]
-        if denoising_groups is not None:
-            groups = denoising_groups(objects)
-            counts["denoising"] = groups * counts["objects"]
+        if denoising is not None:
+            counts["denoising"] = denoising.groups_of(objects) * counts["objects"]
+            counts["denoising_weights"] = counts["denoising"] * (1 + self.no_object_weight * denoising.negatives)
         return counts
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:

@@ -70,7 +70,7 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """queries, positions: (B, Q, C). reference: (B, Q, L, 2 or 4). memory: (B, S, C). Returns (B, Q, C).
 
-        attention_bias: added to the self-attention scores, (Q, Q).
+        attention_bias: added to the self-attention scores, (Q, Q) or (B, 1, Q, Q).
         """
         with_pos = queries + positions
         attended = self.self_attention(with_pos, with_pos, queries, attention_bias)

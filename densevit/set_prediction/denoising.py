@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densevit.losses.boxes import to_centres, to_corners
 from densevit.losses.distributed import to_device
@@ -13,7 +14,8 @@ from densevit.set_prediction.queries import BoxQueries
 
 
 class DenoisingQueries(NamedTuple):
-    """contents: (B, D, C). boxes: (B, D, 4). attention_bias: (D + Q, D + Q), 0 or -inf (masked).
+    """contents: (B, D, C). boxes: (B, D, 4). attention_bias: (B, 1, D + Q, D + Q), or the same for all images,
+    (D + Q, D + Q), 0 or -inf (masked).
 
     image, query: (R,), indices of the image and of the denoising query; queries that are not listed are padding.
     target: (P,), the object that each of the first P of them has to reconstruct. The others are negative: no object.
@@ -45,8 +47,10 @@ class NoisedObjects(nn.Module):
     """Queries with a noised label as content and a noised box.
 
     label_noise: probability that a label is resampled. box_noise: maximum shift of a corner, relative to half the box
-    size; that of a negative query is between this and twice this.
+    size; that of a negative query is between this and twice this. negatives: whether there are negative queries.
     """
+
+    negatives = False
 
     def __init__(self, width: int, num_classes: int, label_noise: float = 0.25, box_noise: float = 0.4) -> None:
         super().__init__()
@@ -54,14 +58,17 @@ class NoisedObjects(nn.Module):
         self.label_noise, self.box_noise = label_noise, box_noise
         self.label_embedding = nn.Embedding(num_classes, width)
 
-    def queries(self, objects: Objects, num_queries: int, groups: int, negatives: bool) -> DenoisingQueries:
+    def forward(self, objects: Objects, num_queries: int) -> DenoisingQueries:
         """The D denoising queries of a batch, which go before its Q object queries.
 
         Each group has a query of each object; with `negatives`, these are followed by a negative query of each object.
+        An image with fewer objects than another has padding, which no query attends to; in the authors' code its
+        denoising queries do, and depend on the other images of the batch.
         """
+        groups = self.groups_of(objects.counts)
         device = objects.boxes.device
         B, N, T = len(objects.counts), max(objects.counts), len(objects.labels)
-        copies = 2 if negatives else 1
+        copies = 2 if self.negatives else 1
         size = copies * N  # of a group
         counts = torch.tensor(objects.counts)
         first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
@@ -79,7 +86,15 @@ class NoisedObjects(nn.Module):
         contents = embedded.new_zeros(B, size * groups, embedded.shape[-1]).index_put((image, query), embedded)
         all_boxes = boxes.new_full((B, size * groups, 4), 0.5).index_put((image, query), boxes)
         attention_bias = group_attention_bias(size, groups, num_queries, device)
+        if min(objects.counts) < N:
+            is_padding = torch.ones(B, size * groups, dtype=torch.bool, device=device)
+            is_padding = F.pad(is_padding.index_put((image, query), is_padding.new_zeros(())), (0, num_queries))
+            attention_bias = attention_bias.masked_fill(is_padding[:, None, None], float("-inf"))
         return DenoisingQueries(contents, all_boxes, attention_bias, image, query, target)
+
+    def groups_of(self, counts: list[int]) -> int:
+        """The number of groups for images with these numbers of objects."""
+        raise NotImplementedError
 
     def _shifted(self, boxes: Tensor, positives: int) -> Tensor:
         """boxes: (R, 4) cxcywh with shifted corners, within the image; negative from index `positives` on."""
@@ -99,12 +114,7 @@ class Denoising(NoisedObjects):
         super().__init__(width, num_classes, label_noise, box_noise)
         self.groups = groups
 
-    def forward(self, objects: Objects, num_queries: int) -> DenoisingQueries:
-        """The denoising queries of a batch with `num_queries` object queries."""
-        return self.queries(objects, num_queries, self.groups, negatives=False)
-
     def groups_of(self, counts: list[int]) -> int:
-        """The number of groups for images with these numbers of objects."""
         return self.groups
 
 
@@ -115,18 +125,15 @@ class ContrastiveDenoising(NoisedObjects):
     `num_positives` positive queries of the image with the most objects, and at least one.
     """
 
+    negatives = True
+
     def __init__(
         self, width: int, num_classes: int, num_positives: int, label_noise: float = 0.25, box_noise: float = 0.4
     ) -> None:
         super().__init__(width, num_classes, label_noise, box_noise)
         self.num_positives = num_positives
 
-    def forward(self, objects: Objects, num_queries: int) -> DenoisingQueries:
-        """The denoising queries of a batch with `num_queries` object queries."""
-        return self.queries(objects, num_queries, self.groups_of(objects.counts), negatives=True)
-
     def groups_of(self, counts: list[int]) -> int:
-        """The number of groups for images with these numbers of objects."""
         return max(self.num_positives // max(1, *counts, 1), 1)
 
 

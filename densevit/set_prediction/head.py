@@ -47,8 +47,7 @@ class SetPredictionHead(Head):
         self.criterion.check(dataset)
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        groups = None if self.denoising is None else self.denoising.groups_of
-        return self.criterion.loss_counts(object_counts(targets), groups)
+        return self.criterion.loss_counts(object_counts(targets), self.denoising)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others), and the further terms of

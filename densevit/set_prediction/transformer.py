@@ -101,7 +101,7 @@ class DecoderLayer(nn.Module):
         """queries, query_positions: (B, Q, C). memory, memory_with_pos (positions added): (B, S, C).
 
         attention_bias: added to the cross-attention scores, (B, 1 or heads, 1 or Q, S). query_attention_bias: added to
-        the self-attention scores, (Q, Q). Returns (B, Q, C).
+        the self-attention scores, (Q, Q) or (B, 1, Q, Q). Returns (B, Q, C).
         """
         self_attention, cross_attention, ffn = cast(Iterable[_Residual], self.residuals)
         x = self_attention.before(queries)

@@ -99,8 +99,7 @@ class PanopticMasks(SetPredictionHead):
         return {**outputs, "objects": objects, "segments": segments, "matches": matches, "matched_masks": masks}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        groups = None if self.denoising is None else self.denoising.groups_of
-        return self.criterion.loss_counts(segment_counts(targets), groups)
+        return self.criterion.loss_counts(segment_counts(targets), self.denoising)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`mask` and `dice` of the last layer, and unless `freeze_detector` the losses of the detector."""

@@ -234,11 +234,16 @@ def test_a_denoising_group_attends_to_itself_and_the_object_queries():
     assert (
         noised.contents.shape == (3, 6, 8)
         and noised.boxes.shape == (3, 6, 4)
-        and noised.attention_bias.shape == (10, 10)
+        and noised.attention_bias.shape == (3, 1, 10, 10)
     )
-    visible = [[query for query, bias in enumerate(row) if bias == 0] for row in noised.attention_bias.tolist()]
+    visible = [
+        [[query for query, bias in enumerate(row) if bias == 0] for row in image[0]]
+        for image in noised.attention_bias.tolist()
+    ]
     object_queries = [6, 7, 8, 9]
-    assert visible == [[i, i + 1, *object_queries] for i in (0, 2, 4) for _ in range(2)] + [object_queries] * 4
+    assert visible[0] == [[i, i + 1, *object_queries] for i in (0, 2, 4) for _ in range(2)] + [object_queries] * 4
+    assert visible[1] == [object_queries] * 10  # padding only
+    assert visible[2] == [[i, *object_queries] for i in (0, 2, 4) for _ in range(2)] + [object_queries] * 4
     found = sorted(zip(*(x.tolist() for x in (noised.image, noised.query, noised.target)), strict=True))
     first = [(0, query, target) for query, target in enumerate([0, 1, 0, 1, 0, 1])]
     assert found == [*first, (2, 0, 2), (2, 2, 2), (2, 4, 2)]

@@ -55,8 +55,12 @@ def test_groups_boxes_and_attention_match_rt_detr(
         patch.setattr(torch, "randint_like", lambda x, *_, **__: torch.ones_like(x))
         contents, logits, mask, meta = rt_detr(objects, positives, denoising.label_embedding)
     assert meta["dn_num_group"] == groups and found.contents.shape == contents.shape
-    assert torch.equal(found.attention_bias, mask)
-    at = (found.image, found.query)  # the others are padding
+    at = (found.image, found.query)  # the others are padding, which no query attends to; in RT-DETR's they do
+    is_padding = torch.ones(len(counts), len(mask), dtype=torch.bool)
+    is_padding[at] = False
+    is_padding[:, -Q:] = False
+    expected = mask.expand(len(counts), 1, -1, -1).masked_fill(is_padding[:, None, None], -torch.inf)
+    assert torch.equal(found.attention_bias, expected)
     torch.testing.assert_close(found.contents[at], contents[at])
     torch.testing.assert_close(found.boxes[at], logits[at].sigmoid(), atol=1e-5, rtol=1e-4)
     T = sum(counts)

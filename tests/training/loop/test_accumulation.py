@@ -30,6 +30,9 @@ HEADS: dict[str, dict[str, Any]] = {
     "detr with proposals": {
         "name": "dab_detr", "num_queries": 6, "classification": "mal", "two_stage": True, "transformer": TRANSFORMER,
     },
+    "detr with denoising": {
+        "name": "dab_detr", "num_queries": 6, "classification": "softmax", "denoising": 2, "transformer": TRANSFORMER,
+    },
     "deformable_detr": {
         "name": "deformable_detr", "num_queries": 6, "two_stage": True, "box_refinement": True,
         "transformer": {**TRANSFORMER, "width": 32},
@@ -83,6 +86,8 @@ def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
     options = {key: value for key, value in HEADS[head].items() if key != "name"}
     classes = () if "dpt" in head else Labelled("train").classes["detection"]
     made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, classes, **options)
+    if getattr(made, "denoising", None) is not None:  # noise is random
+        made.denoising.label_noise = made.denoising.box_noise = 0.0
     return DenseModel(backbone, {"head": made}, weights={"head": weight})
 
 
@@ -147,6 +152,9 @@ DIVISORS = {
     "mask2former_instance": MASK2FORMER,
     "dab_detr denoising": {"num_queries": 12, "classification": "mal", "two_stage": True,
                            "contrastive_denoising": 20, "transformer": TRANSFORMER},
+    "dab_detr softmax": {"num_queries": 12, "classification": "softmax", "denoising": 2, "transformer": TRANSFORMER},
+    "dab_detr softmax contrastive": {"num_queries": 12, "classification": "softmax", "contrastive_denoising": 20,
+                                     "transformer": TRANSFORMER},
     "dpt_segmentation": {"width": 8, "norm": "group", "dice": 1.0, "dropout": 0.0},
     "rtdetr": {"num_queries": 12, "transformer": {**TRANSFORMER, "width": 32}, "contrastive_denoising": 20},
     "dfine": {"num_queries": 12, "transformer": {**TRANSFORMER, "width": 32}, "contrastive_denoising": 20},
