@@ -77,7 +77,7 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(
     monkeypatch.setattr(BestEpoch, "beats", lambda self, new, best: next(beats))
     run = train(configs.load(path), tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
-    names, counts = read_confusion(run / "confusion-surfaces.csv")
+    names, counts, _ = read_confusion(run / "confusion-surfaces.csv")
     assert names == [c.name for c in densevit.load(run).classes["surfaces"]]
     assert counts.sum() == 3 * 32 * 32
     union = counts.sum(0) + counts.sum(1) - counts.diagonal()
