@@ -39,8 +39,8 @@ def confusion(names: Sequence[str], counts: np.ndarray, counted: str = "") -> li
     numbers = "Numbers are per cent of the row. " if len(names) <= plots.MAX_NUMBERED else ""
     about = (
         f"Rows are the ground truth, columns the prediction{f' ({counted})' if counted else ''}. {numbers}"
-        "Blue cells are correct, red cells are wrong. The opacity is the fraction of the row; for red its square root, so "
-        "that a few per cent are visible."
+        "Blue cells are correct, red cells are wrong. The opacity is the fraction of the row; for red its square root, "
+        "so that a few per cent are visible."
     )
     return [Text(about), Matrix(plots.heat_map(names, shares)), *_most_frequent(names, counts, shares)]
 
