@@ -9,12 +9,13 @@ import numpy as np
 
 from densevit.errors import ConfigError
 from densevit.evaluation.backends import AREAS, OneClass, curves, fastest_backend
-from densevit.evaluation.box_records import BoxRecords, coco_results, xywh
+from densevit.evaluation.box_records import BoxRecords, coco_results
 from densevit.evaluation.detection_tables import class_table, mean, precision_recall
 from densevit.evaluation.error_analysis import ErrorAnalysis, analyse
 from densevit.evaluation.f1_threshold import best_threshold, f1_plots
 from densevit.evaluation.object_records import ObjectRecords
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator, Plot, Predictions, Table, Targets
+from densevit.targets.objects import xywh
 
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
 
