@@ -157,7 +157,7 @@ def analyse(
         parts.append(one)
         found[known[one.matches[one.matches >= 0]]] = True
         fixable[known[one.targets[one.fixed]]] = True
-        images[image_id] = ImageMatches.of(one, truth_labels, ious, over_crowds.any(1))
+        images[image_id] = ImageMatches.of(one, truth_labels, ious, np.asarray(over_crowds.any(1)))
     outcomes = _Outcomes.joined(parts)
     return _fixed(outcomes, records, found, fixable, images, classes)
 

@@ -245,6 +245,15 @@ def test_serving_has_the_default_and_names_it(case: tuple[DenseModel, float], pr
     assert serving.answer(result)["thresholds"] == {"cells": expected}
 
 
+def test_inspected_objects_are_those_of_predict(case: tuple[DenseModel, float]) -> None:
+    from densevit_workbench.inspection.inspector import _objects
+
+    model, expected = case
+    found = {"scores": torch.tensor([0.75, SHIFTED, 0.4]), "boxes": torch.zeros(3, 4), "labels": torch.zeros(3)}
+    shown = _objects(torch.zeros(3, 2, 2), found, CLASSES, (1.0, 1.0), model.default_thresholds["cells"])
+    assert len(shown) == (2 if expected == OWN else 1)
+
+
 # ---- predictions are of the model ----
 
 
