@@ -15,7 +15,7 @@ def main(root: str, *overrides: str) -> densevit.Run:
     run = densevit.fit("detr_swin", overrides=["data=folder", f"data.root={root}", "optim.lr=2e-4", *overrides])
     print(run.path, run.metrics)
     image = next(path for path in Path(root).expanduser().glob("val/**/*") if path.suffix in (".jpg", ".png"))
-    result = run.model.predict(image, threshold=0.5)
+    result = run.model.predict(image)
     print(image, list(zip(result.names, result.scores.tolist(), strict=True)))
     result.save(run.path / "first.jpg")
     return run

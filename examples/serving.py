@@ -1,15 +1,16 @@
 """Serves a model over HTTP: takes images, returns JSON or a visualization.
 
     python examples/serving.py runs/detr_swin --port 8000
-    curl --data-binary @street.jpg "http://localhost:8000/?threshold=0.5"
+    curl --data-binary @street.jpg "http://localhost:8000/?threshold=0.3"
     curl --data-binary @street.jpg http://localhost:8000/drawn > drawn.jpg
     curl --form image=@street.jpg --form image=@park.jpg http://localhost:8000/
     curl http://localhost:8000/health
     curl http://localhost:8000/metrics
 
 The model is a run folder, a model file, an exported file, a checkpoint of another project or hf:ORG/NAME. Images that
-wait at the same time are predicted as a batch. A form with several files is answered with a list. The metrics are in
-the text format of Prometheus.
+wait at the same time are predicted as a batch. A form with several files is answered with a list. Without a threshold,
+objects have at least the score with the largest F1 in the model's validation, or 0.5; the answer has the thresholds.
+The metrics are in the text format of Prometheus.
 """
 
 import argparse
@@ -50,8 +51,10 @@ def pixels_of(image: bytes) -> int:
 def answer(result: densevit.Result) -> dict[str, Any]:
     """Returns the objects of each head, the fraction of pixels of each class in label maps, and the range of other
     maps."""
-    content: dict[str, Any] = {"height": result.size[0], "width": result.size[1]}
+    content: dict[str, Any] = {"height": result.size[0], "width": result.size[1], "thresholds": {}}
     for head, part in result.heads.items():
+        if "scores" in part:
+            content["thresholds"][head] = result.thresholds[head]
         if "boxes" in part:
             objects = zip(part.names, part.scores.tolist(), part.boxes.tolist(), strict=True)
             content[head] = [{"name": name, "score": score, "box": box} for name, score, box in objects]
@@ -82,7 +85,7 @@ class Waiting(NamedTuple):
     """An image whose result is awaited."""
 
     image: bytes
-    threshold: float
+    threshold: float | None
     result: "Future[densevit.Result]"
 
 
@@ -97,7 +100,7 @@ class Batches:
         self._waiting: queue.Queue[Waiting] = queue.Queue()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def results(self, images: Sequence[bytes], threshold: float) -> list[densevit.Result]:
+    def results(self, images: Sequence[bytes], threshold: float | None) -> list[densevit.Result]:
         """Waits for the results. Raises CancelledError if the model has not begun with an image after MAX_SECONDS, and
         the model's error for an image."""
         waiting = [Waiting(image, threshold, Future()) for image in images]
@@ -117,13 +120,14 @@ class Batches:
                 chosen = [one for one in batch if one.threshold == threshold]
                 self._predict([one for one in chosen if one.result.set_running_or_notify_cancel()], threshold)
 
-    def _predict(self, batch: Sequence[Waiting], threshold: float) -> None:
+    def _predict(self, batch: Sequence[Waiting], threshold: float | None) -> None:
         """Predicts a batch; if an image cannot be read, each image alone, so that the error is that of its request."""
         if not batch:
             return
         begin = time.monotonic()
         try:
-            found = self.predictor.predict([one.image for one in batch], threshold=threshold, batch_size=MAX_BATCH)
+            lowest = self.predictor.default_thresholds if threshold is None else threshold
+            found = self.predictor.predict([one.image for one in batch], threshold=lowest, batch_size=MAX_BATCH)
         except Exception as error:  # of any kind: the thread has to go on
             if len(batch) == 1:
                 batch[0].result.set_exception(error)
@@ -178,7 +182,8 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
                 return 413, "text/plain", f"Expected at most {MAX_BYTES:,} bytes.".encode()
             address = urlsplit(self.path)
             try:
-                threshold = float(parse_qs(address.query).get("threshold", ["0.5"])[0])
+                given = parse_qs(address.query).get("threshold")
+                threshold = None if given is None else float(given[0])
                 files = files_of(self._read(int(length)), self.headers.get("Content-Type", ""))
                 if any(pixels_of(file) > MAX_PIXELS for file in files):
                     return 413, "text/plain", f"Expected an image of at most {MAX_PIXELS:,} pixels.".encode()

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,9 +78,10 @@ class Slow:
 
     def __init__(self) -> None:
         self.images: list[bytes] = []
+        self.default_thresholds: dict[str, float] = {}
         self.go_on = threading.Event()
 
-    def predict(self, images: list[bytes], threshold: float, batch_size: int) -> None:
+    def predict(self, images: list[bytes], threshold: Any, batch_size: int) -> None:
         self.images += images
         self.go_on.wait(20)
         raise ValueError("predicted")
@@ -182,9 +184,10 @@ class Colors:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.default_thresholds: dict[str, float] = {}
         self.go_on = threading.Event()
 
-    def predict(self, images: list[bytes], threshold: float, batch_size: int) -> list[densevit.Result]:
+    def predict(self, images: list[bytes], threshold: Any, batch_size: int) -> list[densevit.Result]:
         self.batches.append(len(images))
         self.go_on.wait(20)
         found = []

@@ -138,6 +138,7 @@ def _predict(
     }
     settings = {
         "model": args.model,
+        "weights": predictor.fingerprint,
         "inputs": args.sources,
         "threshold": thresholds,
         "focal": args.focal,
@@ -186,7 +187,7 @@ def _predict(
         lowest = f" of score {written_from[head]:g} or more" if written_from[head] else ""
         args.output.show(
             f"{path}.csv: the {listed} objects of score {thresholds[head]:.4g} or more "
-            f"({_origin(args, predictor, head)}); {path}.json: all {found}{lowest}"
+            f"({threshold_origin(args.threshold, predictor, head)}); {path}.json: all {found}{lowest}"
         )
     problems = [str(error) for error in errors]
     args.output.result(
@@ -203,16 +204,14 @@ def _predict(
 
 def _thresholds(args: Namespace, predictor: "Predictor") -> dict[str, float]:
     """The lowest score of the objects that are drawn and listed, by head."""
-    from densevit.inference.result import DRAWN_FROM
-
     if args.threshold is not None:
         return dict.fromkeys(predictor.classes, args.threshold)
-    return dict.fromkeys(predictor.classes, DRAWN_FROM) | predictor.score_thresholds
+    return predictor.default_thresholds
 
 
-def _origin(args: Namespace, predictor: "Predictor", head: str) -> str:
-    """The origin of the threshold of a head, as text."""
-    if args.threshold is not None:
+def threshold_origin(given: float | None, predictor: "Predictor", head: str) -> str:
+    """The origin of the threshold of a head, as text. given: --threshold."""
+    if given is not None:
         return "--threshold"
     if head in getattr(predictor.model, "thresholds", {}):
         return "that inside the file; see --threshold"

@@ -97,7 +97,8 @@ class DataSection(OpenSection):
     """For `crop`: in training, leaves out objects of which less than this share of the box's area is inside the crop.
     `null`: keeps all objects that are partly inside."""
     rand_augment: Annotated[Int, Field(ge=0, le=30)] | None = None
-    """For `resized_crop`: the magnitude of RandAugment, of 30, such as 9. `null`: none."""
+    """For `resized_crop`: the magnitude of RandAugment, of 30, such as 9. It moves pixels: images must not have labels
+    with a place, such as boxes or maps. `null`: none."""
     random_erasing: Annotated[Float, Field(gt=0, le=1)] | None = None
     """For `resized_crop`: the probability that a random rectangle of a training image is erased. `null`: none."""
     mixup: Annotated[Float, Field(gt=0)] | None = None

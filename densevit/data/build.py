@@ -29,6 +29,7 @@ from densevit.layers.padding import padded
 from densevit.targets.types import TargetTypes
 
 if TYPE_CHECKING:
+    from densevit.data.transforms.augmentation import Augmentation
     from densevit.data.transforms.image_mixing import ImageMixing
 
 
@@ -46,13 +47,15 @@ def build_data(config: Config, multiple: int = 32) -> "Data":
     return Data(config.data, config.seed, multiple)
 
 
-def build_transforms(section: DataSection) -> tuple[TrainingTransform, EvaluationTransform]:
+def build_transforms(section: DataSection) -> "tuple[Augmentation | WithoutAugmentation, EvaluationTransform]":
     """Builds the training and the evaluation transform of a config's data section."""
     evaluation = build_evaluation_transform(section)
     return _training_transform(section, evaluation.recipe, evaluation.recipe), evaluation
 
 
-def _training_transform(section: DataSection, recipe: Recipe, reference: Recipe) -> TrainingTransform:
+def _training_transform(
+    section: DataSection, recipe: Recipe, reference: Recipe
+) -> "Augmentation | WithoutAugmentation":
     """Builds the training transform of a recipe. reference: the recipe of evaluation."""
     if section.recipe == "resize":
         return WithoutAugmentation(EvaluationTransform(recipe), reference)
@@ -88,8 +91,9 @@ class Data:
 
     @cached_property
     def recipe_transform(self) -> TrainingTransform:
-        """The training transform of the config, at `image_size`, before the final phase. Raises ConfigError if
-        copy-paste does not support the data set."""
+        """The training transform of the config, at `image_size`, before the final phase. Raises ConfigError if it does
+        not support the data set's labels."""
+        self._check_labels(self._augmentation)
         return self._with_copy_paste(self._augmentation, self.section)
 
     @cached_property
@@ -102,10 +106,12 @@ class Data:
         mixing = self._mixing(section)
         if section is self.section and section.multi_scale is None:
             return Phase([self.recipe_transform], mixing)
-        transforms = {}
+        transforms: dict[int | None, TrainingTransform] = {}
         for size in set(section.multi_scale or (None,)):
             sized = section if size is None else at_size(section, size)
             transform = _training_transform(sized, recipe_of(sized), self.val_transform.recipe)
+            if section is not self.section and not transforms:  # those of other sizes have the same colours
+                self._check_labels(transform)
             transforms[size] = self._with_copy_paste(transform, section)
         return Phase([transforms[size] for size in section.multi_scale or (None,)], mixing)
 
@@ -118,6 +124,11 @@ class Data:
         mixing = ImageMixing(section.mixup, section.cutmix)
         mixing.check(self.provides, TargetTypes.of(self.train))
         return mixing
+
+    def _check_labels(self, transform: "Augmentation | WithoutAugmentation") -> None:
+        """Raises ConfigError if the transform moves pixels without the labels of the training split."""
+        if not isinstance(transform, WithoutAugmentation):
+            transform.check(self.provides, TargetTypes.of(self.train))
 
     def _with_copy_paste(self, transform: TrainingTransform, section: DataSection) -> TrainingTransform:
         return transform if section.copy_paste is None else CopyPaste(transform, self.train, section.copy_paste)

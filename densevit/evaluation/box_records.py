@@ -10,6 +10,7 @@ import torch
 from densevit.errors import DataError
 from densevit.evaluation.object_records import ObjectRecords, check_lengths, check_truth_lengths, joined_arrays
 from densevit.interfaces import Class, Predictions, Targets
+from densevit.targets.objects import xywh
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,6 @@ def coco_results(
     ]
 
 
-def xywh(boxes: np.ndarray) -> np.ndarray:
-    """Converts corners (N, 4) to x, y, width, height, in float64 to avoid rounding."""
-    boxes = boxes.astype(np.float64)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
 def _area(boxes: Any) -> torch.Tensor:
-    corners = torch.as_tensor(boxes)
-    return (corners[:, 2:] - corners[:, :2]).prod(dim=1)
+    corners: np.ndarray = torch.as_tensor(boxes).cpu().numpy()
+    return torch.from_numpy(xywh(corners)[:, 2:].prod(axis=1))

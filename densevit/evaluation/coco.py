@@ -9,12 +9,13 @@ import numpy as np
 
 from densevit.errors import ConfigError
 from densevit.evaluation.backends import AREAS, OneClass, curves, fastest_backend
-from densevit.evaluation.box_records import BoxRecords, coco_results, xywh
+from densevit.evaluation.box_records import BoxRecords, coco_results
 from densevit.evaluation.detection_tables import class_table, mean, precision_recall
 from densevit.evaluation.error_analysis import ErrorAnalysis, analyse
 from densevit.evaluation.f1_threshold import best_threshold, f1_plots
 from densevit.evaluation.object_records import ObjectRecords
-from densevit.interfaces import Class, Evaluator, Plot, Predictions, Table, Targets
+from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator, Plot, Predictions, Table, Targets
+from densevit.targets.objects import xywh
 
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
 
@@ -34,6 +35,7 @@ class AveragePrecision(Evaluator):
     then `AP/<class name>`. A metric without ground truth, -1 in pycocotools, is nan.
 
     max_detections: detections with the highest scores used per image and class; above 10. `AR100` is named after it.
+    The confusion matrix and the image scores are of the detections with a score of at least `threshold`.
 
     Subclasses set `labelled_by`, the key that labelled images have in their targets, and `records_type`, and implement
     `overlaps` and `entries`.
@@ -41,6 +43,7 @@ class AveragePrecision(Evaluator):
 
     labelled_by: ClassVar[str]
     records_type: ClassVar[type[Any]]
+    threshold = DEFAULT_THRESHOLD
 
     def __init__(self, classes: Sequence[Class], max_detections: int = 100) -> None:
         super().__init__(classes)
@@ -109,16 +112,17 @@ class AveragePrecision(Evaluator):
         return {f"{prefix}{name}": value for prefix, one in results for name, value in one.metrics.items()}
 
     def tables(self) -> dict[str, Table]:
-        """AP and AR of each class; errors by type (see `analyse`); the confusion matrix, with the background last."""
+        """AP and AR of each class; errors by type (see `analyse`); the confusion matrix of detections with a score of
+        at least `threshold`, with the background last."""
         results, analysis = self._results(), self._analysed()
         first, *others = results
         names = [*(c.name for c in self.classes), "background"]
-        rows = [[name, *row] for name, row in zip(names, analysis.confusion.tolist(), strict=True)]
+        rows = [[name, *row] for name, row in zip(names, analysis.confusion(self.threshold).tolist(), strict=True)]
         return {
             "classes": results[first].classes,
             **{f"{prefix.rstrip('_')}-classes": results[prefix].classes for prefix in others},
             "errors": analysis.table(),
-            "confusion": [["truth \\ prediction", *names], *rows],
+            "confusion": [[f"truth \\ prediction, scores from {self.threshold:.4g}", *names], *rows],
         }
 
     def plots(self) -> dict[str, Plot]:
@@ -138,8 +142,8 @@ class AveragePrecision(Evaluator):
         return np.bincount(records.truth_labels[~records.crowds], minlength=len(self.classes))
 
     def image_scores(self) -> dict[int | str, float]:
-        """The quality of the detections with a score of at least 0.5; see `analyse`."""
-        return dict(self._analysed().scores)
+        """The quality of the detections with a score of at least `threshold`; see `ErrorAnalysis.image_scores`."""
+        return self._analysed().image_scores(self.threshold)
 
     def _analysed(self) -> ErrorAnalysis:
         if self._analysis is None:

@@ -10,7 +10,6 @@ from densevit.evaluation.object_records import ObjectRecords
 from densevit.interfaces import Table
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU thresholds of the paper, t_f and t_b
-SHOWN = 0.5  # the lowest score of detections in the confusion matrix and the image scores
 ERRORS = ("classification", "localisation", "both", "duplicate", "background")
 _CORRECT, _CLASS, _LOCATION, _BOTH, _DUPLICATE, _BACKGROUND = range(6)
 _RECALLS = np.arange(101) / 100
@@ -21,22 +20,38 @@ class ErrorAnalysis:
     """The outcomes of all detections and ground-truth objects of a data set.
 
     average_precision: at an IoU of 0.5. gains: by error, the AP that would be gained if all errors of that type were
-    fixed and no others. counts: the number of errors of each type. confusion: (K + 1, K + 1) int64, ground truth by
-    prediction; the last index is the background. scores: by image id; see `analyse`. detections: all detections but
-    those on crowds of their class.
+    fixed and no others. counts: the number of errors of each type. detections: all detections but those on crowds of
+    their class. images: by image id.
     """
 
     average_precision: float
     gains: Mapping[str, float]
     counts: Mapping[str, int]
-    confusion: np.ndarray
-    scores: Mapping[int | str, float]
     detections: "Detections"
+    images: Mapping[int | str, "ImageMatches"]
+    classes: int
 
     def table(self) -> Table:
         """The gains and counts of all errors."""
         rows: list[list[str | int | float]] = [[name, self.gains[name], self.counts[name]] for name in self.gains]
         return [["error", "dAP50", "count"], *rows]
+
+    def confusion(self, threshold: float) -> np.ndarray:
+        """(K + 1, K + 1) int64 counts, ground truth by prediction; the last index is the background.
+
+        Detections with a score of at least `threshold` and objects of any class are matched one to one, in descending
+        order of IoU, from 0.5.
+        """
+        counts = np.zeros((self.classes + 1, self.classes + 1), np.int64)
+        for image in self.images.values():
+            image.count(counts, threshold)
+        return counts
+
+    def image_scores(self, threshold: float) -> dict[int | str, float]:
+        """The sum of IoUs of correct detections / (TP + FP / 2 + FN / 2) by image, of detections with a score of at
+        least `threshold`, 0 ... 1; images without objects and detections have none."""
+        scores = {image_id: image.score(threshold) for image_id, image in self.images.items()}
+        return {image_id: score for image_id, score in scores.items() if score is not None}
 
 
 class Detections(NamedTuple):
@@ -45,6 +60,57 @@ class Detections(NamedTuple):
     labels: np.ndarray
     scores: np.ndarray
     correct: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """The detections of an image, (D,) in descending order of scores, and its objects, (G,) without crowds.
+
+    correct: (D,) bool. ious: (D,), of correct detections with their objects. ignored: (D,) bool, those on crowds of
+    their class. on_crowds: (D,) bool, those on any crowd. pairs: rows, columns and IoUs (P,) of all pairs of a
+    detection and an object with an IoU of at least 0.5.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    correct: np.ndarray
+    ious: np.ndarray
+    ignored: np.ndarray
+    on_crowds: np.ndarray
+    truth_labels: np.ndarray
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, one: "_Outcomes", truth_labels: np.ndarray, ious: np.ndarray, on_crowds: np.ndarray) -> "ImageMatches":
+        """ious: (D, G)."""
+        correct = one.matches >= 0
+        hits, (rows, columns) = np.flatnonzero(correct), np.nonzero(ious >= FOREGROUND)
+        matched = np.zeros(len(correct))
+        matched[hits] = ious[hits, one.matches[hits]]
+        pairs = (rows, columns, ious[rows, columns])
+        return cls(one.labels, one.scores, correct, matched, one.ignored, on_crowds, truth_labels, pairs)
+
+    def score(self, threshold: float) -> float | None:
+        """See `ErrorAnalysis.image_scores`."""
+        shown = self.scores >= threshold
+        hits = shown & self.correct
+        right, wrong = np.count_nonzero(hits), np.count_nonzero(shown & ~self.correct & ~self.ignored)
+        total = right + (wrong + len(self.truth_labels) - right) / 2
+        return float(self.ious[hits].sum()) / total if total else None
+
+    def count(self, counts: np.ndarray, threshold: float) -> None:
+        """Adds the counts of this image to those of `ErrorAnalysis.confusion`."""
+        rows, columns, ious = self.pairs
+        # Equal IoUs: the same class first.
+        order = np.lexsort((self.labels[rows] != self.truth_labels[columns], -ious))
+        background = len(counts) - 1
+        free, known = (self.scores >= threshold) & ~self.on_crowds, np.ones(len(self.truth_labels), bool)
+        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+            if free[row] and known[column]:
+                free[row] = known[column] = False
+                counts[self.truth_labels[column], self.labels[row]] += 1
+        counts[:, background] += np.bincount(self.truth_labels[known], minlength=len(counts))
+        counts[background] += np.bincount(self.labels[free], minlength=len(counts))
 
 
 def analyse(
@@ -68,15 +134,10 @@ def analyse(
     truth do not count, as in COCO's AP. A gain is nan where fixing leaves neither objects nor detections, for example
     the gain of missed objects if there are no detections at all.
 
-    Confusion: detections with a score of at least 0.5 and objects of any class are matched one to one, in descending
-    order of IoU, from 0.5. Image scores: the sum of IoUs of correct detections / (TP + FP / 2 + FN / 2), of detections
-    with a score of at least 0.5, 0 ... 1; images without objects and detections have none.
-
     overlaps: from rows of detections and of objects of one image to IoUs. limit: detections used per image.
     """
     parts: list[_Outcomes] = []
-    confusion = np.zeros((classes + 1, classes + 1), np.int64)
-    scores: dict[int | str, float] = {}
+    images: dict[int | str, ImageMatches] = {}
     found = np.zeros(len(records.truth_labels), bool)
     fixable = np.zeros(len(records.truth_labels), bool)
     ends, truth_ends = np.cumsum(records.detections), np.cumsum(records.truths)
@@ -96,15 +157,9 @@ def analyse(
         parts.append(one)
         found[known[one.matches[one.matches >= 0]]] = True
         fixable[known[one.targets[one.fixed]]] = True
-
-        shown = one.scores >= SHOWN
-        score = _image_score(one, shown, ious, len(known))
-        if score is not None:
-            scores[image_id] = score
-        counted = shown & ~over_crowds.any(1)
-        confusion += _confusion(labels[counted], truth_labels, ious[counted], classes)
+        images[image_id] = ImageMatches.of(one, truth_labels, ious, np.asarray(over_crowds.any(1)))
     outcomes = _Outcomes.joined(parts)
-    return _fixed(outcomes, records, found, fixable, confusion, scores, classes)
+    return _fixed(outcomes, records, found, fixable, images, classes)
 
 
 @dataclass(frozen=True)
@@ -176,37 +231,12 @@ def _matches(class_ious: np.ndarray) -> np.ndarray:
     return matches
 
 
-def _image_score(one: _Outcomes, shown: np.ndarray, ious: np.ndarray, objects: int) -> float | None:
-    hits = np.flatnonzero(shown & (one.matches >= 0))
-    wrong = np.count_nonzero(shown & (one.matches < 0) & ~one.ignored)
-    total = len(hits) + (wrong + objects - len(hits)) / 2
-    return float(ious[hits, one.matches[hits]].sum()) / total if total else None
-
-
-def _confusion(labels: np.ndarray, truth_labels: np.ndarray, ious: np.ndarray, classes: int) -> np.ndarray:
-    """(K + 1, K + 1) counts of one image."""
-    counts = np.zeros((classes + 1, classes + 1), np.int64)
-    rows, columns = np.nonzero(ious >= FOREGROUND)
-    order = np.lexsort(
-        (labels[rows] != truth_labels[columns], -ious[rows, columns])
-    )  # equal IoUs: the same class first
-    free, known = np.ones(len(labels), bool), np.ones(len(truth_labels), bool)
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if free[row] and known[column]:
-            free[row] = known[column] = False
-            counts[truth_labels[column], labels[row]] += 1
-    counts[:, classes] += np.bincount(truth_labels[known], minlength=classes + 1)
-    counts[classes] += np.bincount(labels[free], minlength=classes + 1)
-    return counts
-
-
 def _fixed(
     outcomes: _Outcomes,
     records: ObjectRecords,
     found: np.ndarray,
     fixable: np.ndarray,
-    confusion: np.ndarray,
-    scores: Mapping[int | str, float],
+    images: Mapping[int | str, "ImageMatches"],
     classes: int,
 ) -> ErrorAnalysis:
     """The AP, and the gains in AP when each type of error is fixed."""
@@ -243,7 +273,7 @@ def _fixed(
         "false negatives": int(lost.sum()),
     }
     detections = Detections(outcomes.labels[counted], outcomes.scores[counted], correct[counted])
-    return ErrorAnalysis(base, gains, counts, confusion, scores, detections)
+    return ErrorAnalysis(base, gains, counts, detections, images, classes)
 
 
 def _gain(fixed: float, base: float) -> float:

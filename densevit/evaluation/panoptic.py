@@ -56,6 +56,7 @@ class Panoptic(Evaluator):
         super().__init__(classes)
         self._things = np.array([n for n, c in enumerate(self.classes) if c.thing], int)
         self._others: dict[str, Evaluator] = {"masks": CocoMasks(self.classes)} if masks else {}
+        self.threshold = self._others["masks"].threshold if masks else None
         if semantic and 1 <= len(self.classes) <= IGNORE:  # uint8 label maps hold at most 255 classes
             self._others["semantic"] = SemanticSegmentation(self.classes)
         self.reset()
@@ -210,6 +211,7 @@ class Panoptic(Evaluator):
         """The tables of instance masks, without stuff, which has none."""
         if "masks" not in self._tasks:
             return {}
+        self._others["masks"].threshold = self.threshold
         tables = self._others["masks"].tables()
         header, *rows = tables["classes"]
         stuff = [n for n, c in enumerate(self.classes) if not c.thing]

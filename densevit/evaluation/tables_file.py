@@ -12,14 +12,15 @@ from densevit.errors import DataError, one_line
 from densevit.evaluation.csv_cells import FORM, escaped, unescaped
 from densevit.interfaces import Evaluator, Plot, Table
 
-PLOTS, IMAGES, LOWER = "plots.json", "images", "lower_is_better.json"
+PLOTS, IMAGES, LOWER, THRESHOLDS = "plots.json", "images", "lower_is_better.json", "thresholds.json"
 
 
 def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mapping[int | str, str]) -> None:
     """Writes all tables and plots of the evaluators of some heads into a folder, and the scores of all images.
 
     images-HEAD.csv has the worst images first; images of one score are sorted by id. lower_is_better.json lists the
-    metrics that are errors. names: of images, by id; the ids of other images are their names.
+    metrics that are errors, and thresholds.json the score thresholds of tables and image scores by head. names: of
+    images, by id; the ids of other images are their names.
     """
     for head, evaluator in evaluators.items():
         for name, table in evaluator.tables().items():
@@ -31,6 +32,9 @@ def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mappi
             write([["image", "image_id", "score"], *named], folder / f"{IMAGES}-{head}.csv")
     lower = [f"{head}/{name}" for head, evaluator in evaluators.items() for name in evaluator.lower_is_better]
     (folder / LOWER).write_text(json.dumps(lower) + "\n", encoding="utf-8")
+    thresholds = {head: one.threshold for head, one in evaluators.items() if one.threshold is not None}
+    if thresholds:
+        (folder / THRESHOLDS).write_text(json.dumps(thresholds) + "\n", encoding="utf-8")
     plots = {head: {name: asdict(plot) for name, plot in one.plots().items()} for head, one in evaluators.items()}
     plots = {head: of_head for head, of_head in plots.items() if of_head}
     if plots:
@@ -43,6 +47,15 @@ def read_lower_is_better(folder: Path) -> list[str] | None:
         return [str(name) for name in json.loads((folder / LOWER).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return None
+
+
+def read_thresholds(folder: Path) -> dict[str, float]:
+    """The score thresholds of tables and image scores by head; none without the file."""
+    try:
+        found = json.loads((folder / THRESHOLDS).read_text(encoding="utf-8"))
+        return {str(head): float(score) for head, score in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def read_plots(folder: Path) -> dict[str, dict[str, Plot]]:

@@ -130,7 +130,7 @@ def export(
     sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
     thresholds = None
     if postprocess:
-        thresholds = postprocessing.thresholds_of(graph, sizes[0], threshold, predictor.score_thresholds)
+        thresholds = postprocessing.thresholds_of(graph, sizes[0], threshold, predictor.default_thresholds)
         if thresholds and evaluate is not None and int8 is None:
             raise ConfigError(
                 f"{path}: a file with score thresholds is not evaluated, because they cut AP. {_NO_EVALUATION}"

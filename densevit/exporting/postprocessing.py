@@ -15,7 +15,6 @@ from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.exporting import comparison, files, prediction_comparison
 from densevit.exporting.graph import ExportedGraph, original_size
 from densevit.inference.predictor import Threshold
-from densevit.inference.result import DRAWN_FROM
 from densevit.inference.runtimes import IMAGES, ORIGINAL_SIZE, THRESHOLDS, Run
 from densevit.interfaces import Predictions, Size
 from densevit.targets.types import TargetTypes, above_threshold
@@ -58,12 +57,12 @@ def thresholds_of(
 ) -> dict[str, float]:
     """The score threshold of each head that predicts scores.
 
-    size: of an image that the model takes. given: for all heads or by head; None: the defaults, 0.5 for other heads.
+    size: of an image that the model takes. given: for all heads or by head; None: the defaults.
     Raises ConfigError for a threshold of another head, or that is no score.
     """
     heads = _heads_with_scores(graph, size)
     if given is None:
-        given = dict.fromkeys(heads, DRAWN_FROM) | dict(defaults)
+        given = {name: defaults[name] for name in heads}
     elif isinstance(given, Mapping) and (others := [*(given.keys() - {*heads})]):
         raise ConfigError(
             f"threshold of {others[0]!r}, which is not a head with scores.{did_you_mean(others[0], heads)}"

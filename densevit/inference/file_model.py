@@ -1,6 +1,7 @@
 """A model that is an exported file: the file computes the outputs, and the heads make the predictions from them."""
 
 import copy
+import hashlib
 import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -71,6 +72,14 @@ class FileModel(DenseModel):
     def thresholds(self) -> dict[str, float]:
         """By head, the score thresholds inside a file with post-processing; empty for others."""
         return {} if self.postprocess is None else dict(self.postprocess["thresholds"])
+
+    def fingerprint(self) -> str:
+        """See `DenseModel`; of the file, which has the weights."""
+        digest = hashlib.blake2b(digest_size=8)
+        with self.file.path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def forward(
         self, batch: Batch, heads: Collection[str] | None = None, head_targets: Any = None

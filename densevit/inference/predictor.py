@@ -135,6 +135,17 @@ class Predictor:
         return dict(self.model.score_thresholds)
 
     @property
+    def default_thresholds(self) -> dict[str, float]:
+        """By head, the default score threshold of visualizations, tables, exported files and prelabels:
+        `score_thresholds`, 0.5 for heads without one."""
+        return self.model.default_thresholds
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the classes and weights, by which predictions are recognised as this model's."""
+        return self.model.fingerprint()
+
+    @property
     def device(self) -> torch.device:
         """The device of the model."""
         return self.model.mean.device

@@ -16,7 +16,7 @@ from densevit.data.io.images import read_image
 from densevit.errors import DensevitError
 from densevit.inference import result_formats
 from densevit.inference.point_cloud import write_ply
-from densevit.interfaces import Class, Predictions, TargetType
+from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes, above_threshold
 from densevit.visualization.draw import draw
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import supervision
 
 _NAMED = {"names": "labels", "class_name": "image_class"}  # the properties with names of classes
-DRAWN_FROM = 0.5  # the score threshold for drawing if `predict` had none
 
 
 class Result(Mapping[str, Any]):
@@ -170,12 +169,12 @@ class Result(Mapping[str, Any]):
     def draw(self, threshold: float | None = None) -> Image.Image:
         """Draws a visualization as in `densevit predict`; those of several heads are side by side.
 
-        threshold: the score threshold for drawing; None: that of `predict`, or 0.5.
+        threshold: the score threshold for drawing; None: that of `predict`; without one, 0.5.
         """
         image = self.image
         panels = []
         for head, found in self._predictions.items():
-            lowest = self.thresholds.get(head, DRAWN_FROM) if threshold is None else threshold
+            lowest = self.thresholds.get(head, DEFAULT_THRESHOLD) if threshold is None else threshold
             classes = self.classes.get(head, ())
             panels.append(Image.fromarray(draw(image, found, classes, lowest, types=self._types[head])))
         canvas = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), (255, 255, 255))

@@ -120,16 +120,34 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raises DensevitError if the folder has no predictions or was written with other settings."""
+    """Raises DensevitError if the folder has no predictions or was written with another model or other settings.
+
+    settings: with the model's source as `model`, and its fingerprint as `weights`.
+    """
+    saved = check_model(folder, str(settings.get("model")), settings.get("weights"))
+    current = json.loads(json.dumps(dict(settings)))
+    changed = [key for key in {**saved, **current} if key != "model" and saved.get(key) != current.get(key)]
+    if changed:
+        listed = "; ".join(f"{key} is {current.get(key)!r}, was {saved.get(key)!r}" for key in changed)
+        raise DensevitError(f"--resume: {folder} was predicted with other settings: {listed}. Fix: name a new folder.")
+
+
+def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str, Any]:
+    """Returns the settings of the predictions in a folder. Raises DensevitError if it has none, and if they are those
+    of another model.
+
+    source: of the model, for messages. fingerprint: of the model, see `Predictor.fingerprint`; None: unknown.
+    """
     file = folder / SETTINGS
     if not file.is_file():
-        raise DensevitError(f"--resume: {folder} has no {SETTINGS}, and so no predictions to continue.")
+        raise DensevitError(f"{folder} has no {SETTINGS}, and so no predictions that `densevit predict` wrote.")
     try:
         saved = dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None
-    current = json.loads(json.dumps(dict(settings)))
-    changed = [key for key in {**saved, **current} if saved.get(key) != current.get(key)]
-    if changed:
-        listed = "; ".join(f"{key} is {current.get(key)!r}, was {saved.get(key)!r}" for key in changed)
-        raise DensevitError(f"--resume: {folder} was predicted with other settings: {listed}. Fix: name a new folder.")
+    if saved.get("weights") != fingerprint:
+        raise DensevitError(
+            f"{folder} has the predictions of another model: of {saved.get('model')!r}, whose classes or weights are "
+            f"not those of {source!r}. Fix: name that model, or predict with this one into a new folder."
+        )
+    return saved

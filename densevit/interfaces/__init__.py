@@ -21,7 +21,7 @@ from densevit.interfaces.data_types import (
     Window,
 )
 from densevit.interfaces.datasets import Dataset, Frame, Recipe
-from densevit.interfaces.evaluators import Evaluator
+from densevit.interfaces.evaluators import DEFAULT_THRESHOLD, Evaluator
 from densevit.interfaces.last_blocks import Encoding, LastBlocks, TokenBackbone
 from densevit.interfaces.methods import Method
 from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, DenseHead, Head, Neck
@@ -30,6 +30,7 @@ from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
 
 __all__ = [
+    "DEFAULT_THRESHOLD",
     "IGNORE",
     "IMAGENET_MEAN",
     "IMAGENET_STD",

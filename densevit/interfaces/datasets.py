@@ -103,7 +103,8 @@ class Recipe:
 
     canvas: (h, w) to which training images are padded, or None. evaluation_canvas: (h, w) to which evaluation images
     are padded, or None.
-    recoloring: random changes of colour: "none", "gentle", "photometric", or image-only transforms of albumentations.
+    recoloring: random changes of colour: "none", "gentle", "photometric", or image-only transforms of albumentations. A
+        transform that moves pixels is refused at the start, unless labels have no place in the image (`image_class`).
     kept_objects: which objects of a window are kept: "visible", all with a part inside, or "centred", those whose box
         has its centre inside.
     """

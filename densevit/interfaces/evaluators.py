@@ -7,6 +7,9 @@ from densevit.interfaces.data_types import Class, Plot, Predictions, Table, Targ
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.modules import Head
 
+DEFAULT_THRESHOLD = 0.5
+"""The score threshold of a model that has none from its validation."""
+
 
 class Evaluator:
     """Accumulates predictions and computes metrics over the whole data set, not as a mean over batches.
@@ -17,12 +20,15 @@ class Evaluator:
     partial: whether the head also predicts classes that are not evaluated (`densevit evaluate` on data with a part of
         the classes): objects of these classes are removed, and their pixels in maps have no class, which counts as
         wrong: 255 in `semantic`, -1 in `panoptic`.
+    threshold: the score threshold from which objects count in `tables` and `image_scores`; None: they use none.
+        Otherwise it is replaced by the model's own, so that they show what `predict` does; metrics do not use it.
     """
 
     reads: tuple[str | tuple[str, ...], ...] = ()
     main: str
     lower_is_better: tuple[str, ...] = ()
     partial: bool = False
+    threshold: float | None = None
 
     def __init__(self, classes: Sequence[Class]) -> None:
         self.classes = tuple(classes)

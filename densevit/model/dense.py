@@ -1,5 +1,6 @@
 """The model: normalisation, one backbone, and a head with its neck for each task."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from densevit.errors import ConfigError, PluginError, counted
 from densevit.interfaces import (
+    DEFAULT_THRESHOLD,
     Backbone,
     Batch,
     Class,
@@ -30,6 +32,8 @@ from densevit.model.freezing import frozen_modules
 from densevit.model.inference_options import Inference
 from densevit.registry.options import accepts
 from densevit.targets.types import TargetTypes
+
+_FINGERPRINTED = 16  # values of each tensor
 
 
 class DenseModel(nn.Module):
@@ -78,6 +82,23 @@ class DenseModel(nn.Module):
         self.licences = dict(backbone.licences)
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std)[:, None, None], persistent=False)
+
+    @property
+    def default_thresholds(self) -> dict[str, float]:
+        """By head, the minimum score of the objects that are drawn, listed and counted by default: that of its
+        validation, or 0.5."""
+        return {name: self.score_thresholds.get(name, DEFAULT_THRESHOLD) for name in self.heads}
+
+    def fingerprint(self) -> str:
+        """Returns 16 hexadecimal digits from classes and weights, equal on each device. Of each tensor only the first
+        values are used, which differ after any training of it."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, classes in self.classes.items():
+            digest.update(repr((name, [(one.file_id, one.name) for one in classes])).encode())
+        for name, value in self.state_dict().items():
+            first = value.flatten()[:_FINGERPRINTED].cpu().double().numpy()
+            digest.update(f"{name}{tuple(value.shape)}".encode() + first.tobytes())
+        return digest.hexdigest()
 
     @property
     def multiple(self) -> int:

@@ -102,10 +102,8 @@ class Boxes(ObjectType):
             canvas.boxes(boxes[order], colors, list(zip(names, suffixes, strict=True)))
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        """`bbox`: x, y, width, height, in float64 to avoid rounding."""
-        boxes = value.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        return [{"bbox": box} for box in boxes.tolist()]
+        """`bbox`: x, y, width, height."""
+        return [{"bbox": box} for box in xywh(value).tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         boxes = np.array([one["bbox"] for one in encoded], np.float64).reshape(-1, 4)
@@ -284,6 +282,24 @@ class Areas(ObjectType):
     """(N,) areas in pixels, as annotated."""
 
     truth_only = True
+
+
+def xywh(boxes: np.ndarray) -> np.ndarray:
+    """Converts corners (N, 4) to x, y, width, height, in float64.
+
+    For corners in float64, which were read from a file as x + width, returns the width of the file, if it has up to
+    nine decimal places: (x + width) - x differs in its last bits, which decides at IoUs exactly at a threshold.
+    """
+    corners = boxes.astype(np.float64)
+    low, high = corners[:, :2], corners[:, 2:]
+    sides = high - low
+    if boxes.dtype == np.float64:
+        found = np.zeros(sides.shape, bool)
+        for decimals in range(10):  # the fewest decimal places with which the sum is the other corner
+            rounded = np.round(high - low, decimals)
+            new = ~found & (low + rounded == high)
+            sides, found = np.where(new, rounded, sides), found | new
+    return np.concatenate([low, sides], axis=1)
 
 
 def run_length_coded(masks: Masks) -> RunLengthMasks:

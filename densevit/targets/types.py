@@ -56,6 +56,14 @@ def above_threshold(
     return {key: value[keep] if key in per_object else value for key, value in predictions.items()}
 
 
+def has_place(target: TargetType) -> bool:
+    """Whether the values belong to places in the image: to objects or pixels, or they change with its geometry."""
+    geometric = ("hflip", "rotate", "crop", "resize")
+    return target.per != "image" or any(
+        getattr(type(target), name) is not getattr(TargetType, name) for name in geometric
+    )
+
+
 def registered_tasks() -> set[str]:
     """The tasks of registered types that have classes. A plugin that cannot be imported is left out."""
     tasks = set()

@@ -14,11 +14,12 @@ MAX_CLASSES = 1000  # with more classes, cells are smaller than a pixel: there i
 MAX_LISTED = 12
 
 
-def read_confusion(path: Path) -> tuple[list[str], np.ndarray]:
-    """Reads the class names and the (K, K) int64 counts, ground truth by prediction (see `Evaluator.tables`)."""
+def read_confusion(path: Path) -> tuple[list[str], np.ndarray, str]:
+    """Reads the class names, the (K, K) int64 counts, ground truth by prediction (see `Evaluator.tables`), and which
+    predictions are counted, as in "scores from 0.45"; empty for all."""
     rows = tables_file.read(path)
     try:
-        names = rows[0][1:]
+        names, counted = rows[0][1:], rows[0][0].partition(", ")[2]
         counts = np.array([[int(count) for count in row[1:]] for row in rows[1:]], np.int64)
     except (IndexError, ValueError, OverflowError) as error:
         raise DataError(
@@ -26,18 +27,20 @@ def read_confusion(path: Path) -> tuple[list[str], np.ndarray]:
         ) from error
     if not names or counts.shape != (len(names), len(names)) or (counts < 0).any():
         raise DataError(f"{path}: expected {len(names)} rows of {len(names)} counts, one per class.")
-    return names, counts
+    return names, counts, counted
 
 
-def confusion(names: Sequence[str], counts: np.ndarray) -> list[Part]:
-    """The heat map and the list. counts: (K, K), ground truth by prediction."""
+def confusion(names: Sequence[str], counts: np.ndarray, counted: str = "") -> list[Part]:
+    """The heat map and the list. counts: (K, K), ground truth by prediction. counted: which predictions are counted."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     if len(names) > MAX_CLASSES:
-        return [Text(f"{len(names)} classes are too many for a matrix."), *_most_frequent(names, counts, shares)]
+        about = f"{len(names)} classes are too many for a matrix.{f' Objects: {counted}.' if counted else ''}"
+        return [Text(about), *_most_frequent(names, counts, shares)]
     numbers = "Numbers are per cent of the row. " if len(names) <= plots.MAX_NUMBERED else ""
     about = (
-        f"Rows are the ground truth, columns the prediction. {numbers}Blue cells are correct, red cells are wrong. "
-        "The opacity is the fraction of the row; for red its square root, so that a few per cent are visible."
+        f"Rows are the ground truth, columns the prediction{f' ({counted})' if counted else ''}. {numbers}"
+        "Blue cells are correct, red cells are wrong. The opacity is the fraction of the row; for red its square root, "
+        "so that a few per cent are visible."
     )
     return [Text(about), Matrix(plots.heat_map(names, shares)), *_most_frequent(names, counts, shares)]
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from densevit.interfaces import Class, Predictions, Targets, TargetType
+from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, Targets, TargetType
 from densevit.targets.types import TargetTypes, above_threshold
 from densevit.visualization.canvas import (
     OPACITY,
@@ -32,7 +32,7 @@ def draw(
     image: Tensor | np.ndarray,
     predictions: Predictions,
     classes: Sequence[Class],
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
     truth: Targets | None = None,
     types: Mapping[str, TargetType] | None = None,
 ) -> np.ndarray:

@@ -315,7 +315,15 @@ def _extremes(run_dir: Path, heads: Sequence[str]) -> list[Section]:
             if images:
                 parts += [Heading(f"{head}: {kind}"), Grid("images", images)]
     lead = "By the score of each image; the prediction is beside the ground truth. Click to enlarge."
+    lead += _thresholds(run_dir)
     return [Section("Worst and best images", [Text(lead), *parts])] if parts else []
+
+
+def _thresholds(run_dir: Path) -> str:
+    """A sentence with the score thresholds, with a space before it; empty if no head has one."""
+    scores = tables_file.read_thresholds(run_dir)
+    found = ", ".join(f"{score:.4g} ({head})" for head, score in scores.items())
+    return f" Boxes and masks are drawn and counted from a score of {found}." if found else ""
 
 
 def _image_scores(path: Path) -> dict[str, str]:
@@ -332,8 +340,10 @@ def _visualizations(folder: Path) -> list[Part]:
     paths = sorted_images(folder)
     if not paths:
         return [_missing("predictions/*.jpg")]
-    more = [Text(f"{MAX_IMAGES} of {len(paths)} images.")] if len(paths) > MAX_IMAGES else []
-    if more:  # names begin with the head's name, so evenly spaced ones include all heads
+    shown = f"{MAX_IMAGES} of {len(paths)} images." if len(paths) > MAX_IMAGES else ""
+    text = f"{shown}{_thresholds(folder.parent)}".strip()
+    more = [Text(text)] if text else []
+    if shown:  # names begin with the head's name, so evenly spaced ones include all heads
         paths = [paths[n * len(paths) // MAX_IMAGES] for n in range(MAX_IMAGES)]
     images = [Image(path, path.relative_to(folder).with_suffix("").as_posix()) for path in paths]
     return [*more, Grid("images", images)]

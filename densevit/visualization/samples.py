@@ -21,22 +21,30 @@ Types = Mapping[str, Mapping[str, TargetType] | None]
 
 
 def draw_samples(
-    predict: Predict, classes: Classes, data: Data, folder: Path, count: int = 8, types: Types | None = None
+    predict: Predict,
+    classes: Classes,
+    thresholds: Mapping[str, float],
+    data: Data,
+    folder: Path,
+    count: int = 8,
+    types: Types | None = None,
 ) -> None:
     """Draws `count` images, evenly spaced over the validation set, as HEAD-IMAGE.jpg in a folder.
 
-    classes: by head. types: target types of the keys of each head, if they have options.
+    classes: by head. thresholds: minimum scores of drawn objects, by head. types: target types of the keys of each
+    head, if they have options.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):
         index = i * len(data.val) // count if len(data.val) > count else i
-        for head, (name, drawn) in _drawn(predict, classes, data, index, types).items():
+        for head, (name, drawn) in _drawn(predict, classes, thresholds, data, index, types).items():
             drawn.save(folder / f"{head}-{name}.jpg", quality=92)
 
 
 def draw_extremes(
     predict: Predict,
     classes: Classes,
+    thresholds: Mapping[str, float],
     data: Data,
     folder: Path,
     indices: Mapping[str, Sequence[int]],
@@ -52,13 +60,19 @@ def draw_extremes(
         best = list(order[::-1][: min(count, len(order) - len(worst))])
         for kind, chosen in ((WORST, worst), (BEST, best)):
             for place, index in enumerate(chosen, start=1):
-                for name, drawn in _drawn(predict, {head: classes[head]}, data, index, types).values():
+                found = _drawn(predict, {head: classes[head]}, thresholds, data, index, types)
+                for name, drawn in found.values():
                     (folder / kind).mkdir(parents=True, exist_ok=True)
                     drawn.save(folder / kind / f"{head}-{place}-{name}.jpg", quality=92)
 
 
 def _drawn(
-    predict: Predict, classes: Classes, data: Data, index: int, types: Types | None
+    predict: Predict,
+    classes: Classes,
+    thresholds: Mapping[str, float],
+    data: Data,
+    index: int,
+    types: Types | None,
 ) -> dict[str, tuple[str, Image.Image]]:
     """The name and the drawing of an image by head; empty if it cannot be read and `data.on_error` is skip."""
     try:
@@ -70,9 +84,9 @@ def _drawn(
     image, truth = sample["image"], sample["targets"]
     name = drawing_name(image_name(data.val, index, truth["image_id"]))
     found = predict(image)
-    of_head = types or {}
-    return {
-        head: (name, Image.fromarray(draw(image, found[head], classes[head], truth=truth, types=of_head.get(head))))
-        for head in classes
-        if head in found
-    }
+    drawn = {}
+    for head in (head for head in classes if head in found):
+        types_of_head = (types or {}).get(head)
+        pixels = draw(image, found[head], classes[head], thresholds[head], truth=truth, types=types_of_head)
+        drawn[head] = (name, Image.fromarray(pixels))
+    return drawn

@@ -47,10 +47,8 @@ class OutputDistillation(Method):
             known_classes = [one.name for one in self.teacher.classes[other]]
             self.class_tables[name] = _class_table(class_rows(known_classes, model, name), len(known_classes))
         _check_input_size(self.teacher.backbone.input_size, model.backbone.input_size)
-        known = self.teacher.score_thresholds
-        self.score_thresholds = {
-            name: known.get(name, 0.5) if score_threshold is None else score_threshold for name in self.teacher.heads
-        }
+        given = None if score_threshold is None else dict.fromkeys(self.teacher.heads, score_threshold)
+        self.score_thresholds = given or self.teacher.default_thresholds
         self.pixel_threshold = pixel_threshold
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:

@@ -138,6 +138,7 @@ def test_without_out_all_but_the_predictions_are_saved_with_the_run(seen: dict[s
     folder = Path("run/evaluations/scenes-val")
     tables = {f"{name}-detection.csv" for name in ("classes", "errors", "confusion", "images")}
     others = {"lower_is_better.json", "metrics.json", "config.yaml", "evaluation.json", "plots.json", "report.html"}
+    others |= {"thresholds.json"}
     plots = {
         f"{plot}{kind}-detection.svg" for plot in ("precision-recall", "F1 by score") for kind in ("", " of classes")
     }

@@ -27,7 +27,12 @@ class StandIn:
         self.classes = dict.fromkeys(heads, CLASSES)
         self.target_types: dict[str, Any] = {}
         self.score_thresholds: dict[str, float] = {}
+        self.fingerprint = "0123456789abcdef"
         self.batches: list[int] = []
+
+    @property
+    def default_thresholds(self) -> dict[str, float]:
+        return dict.fromkeys(self.classes, 0.5) | self.score_thresholds
 
     def merges_windows(self, head: str) -> bool:
         return False

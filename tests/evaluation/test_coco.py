@@ -19,10 +19,12 @@ from pycocotools.cocoeval import COCOeval
 from densevit.config import from_mapping
 from densevit.data.build import build_data
 from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_annotations import read_annotations
 from densevit.errors import DensevitError
 from densevit.evaluation import backends
 from densevit.evaluation.coco import CocoDetection
 from densevit.interfaces import Class
+from densevit.targets.objects import Boxes, xywh
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 FILE_IDS = (90, 3, 17, 1, 44, 62)  # gaps, and not in order
@@ -407,3 +409,61 @@ def test_real_annotations_match_pycocotools():
         evaluator.update([found], [target])
     stats, _ = pycocotools_stats(truth, evaluator.results())
     assert [evaluator.compute()[name] for name in NAMES] == stats
+
+
+def tied(decimals: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A COCO json with boxes of so many decimal places, and results whose IoUs are exactly at the thresholds."""
+    rng, unit = np.random.default_rng(seed), 10**decimals
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image_id in np.repeat(np.arange(1, 9), 5).tolist():
+        x, y = (rng.integers(0, 500 * unit, 2) / unit).tolist()
+        width, height = (20 * rng.integers(1, 2 * unit + 1, 2) / unit).tolist()
+        values = {"image_id": image_id, "category_id": 3, "bbox": [x, y, width, height]}
+        annotations.append({**values, "id": len(annotations) + 1, "area": width * height, "iscrowd": 0})
+        found = round(width * float(rng.integers(10, 20) / 20), decimals + 2)
+        results.append({**values, "bbox": [x, y, found, height], "score": float(rng.integers(1, 100) / 100)})
+    images = [{"id": n, "file_name": f"{n}.png", "width": 900, "height": 700} for n in range(1, 9)]
+    return {"images": images, "categories": [{"id": 3, "name": "a"}], "annotations": annotations}, results
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("decimals", [1, 2])
+def test_exact_ties_of_decimal_coordinates_equal_pycocotools(
+    decimals: int, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes and areas from the json, and predictions that are read back from their file, to the last digit."""
+    monkeypatch.setattr("densevit.evaluation.coco.fastest_backend", lambda: backend)
+    for seed in range(12):
+        document, results = tied(decimals, seed)
+        (tmp_path / "truth.json").write_text(json.dumps(document))
+        known = read_annotations(tmp_path / "truth.json")
+        evaluator = CocoDetection(known.classes)
+        for n, image_id in enumerate(known.image_ids.tolist()):
+            rows = slice(int(known.first[n]), int(known.first[n + 1]))
+            of_image = [one for one in json.loads(json.dumps(results)) if one["image_id"] == image_id]
+            found = {
+                "boxes": torch.from_numpy(Boxes().decode(of_image, known.classes)),
+                "scores": torch.tensor([one["score"] for one in of_image], dtype=torch.float64),
+                "labels": torch.zeros(len(of_image), dtype=torch.int64),
+            }
+            truth = {"image_id": image_id, "boxes": torch.from_numpy(known.boxes[rows])}
+            truth |= {"labels": torch.from_numpy(known.labels[rows]), "area": torch.from_numpy(known.area[rows])}
+            evaluator.update([found], [truth])
+        expected, _ = pycocotools_stats(document, results)
+        metrics = evaluator.compute()
+        assert [-1 if math.isnan(metrics[name]) else metrics[name] for name in NAMES] == expected
+        assert sorted(map(json.dumps, evaluator.results())) == sorted(map(json.dumps, results))
+
+
+def test_widths_are_those_of_the_file() -> None:
+    """Of up to nine decimal places; other numbers, and those in float32, are the difference of the corners."""
+    rng = np.random.default_rng(0)
+    for decimals in range(10):
+        boxes = np.round(rng.uniform(0, 2000, (2000, 4)), decimals)
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        assert np.array_equal(xywh(corners), boxes)
+    corners = rng.uniform(0, 1000, (2000, 4)).astype(np.float32)
+    exact = corners.astype(np.float64)
+    assert np.array_equal(xywh(corners)[:, 2:], exact[:, 2:] - exact[:, :2])
+    assert np.array_equal(xywh(exact)[:, 2:], exact[:, 2:] - exact[:, :2])

@@ -70,7 +70,7 @@ def test_counts_round_trip_through_a_file(tmp_path: Path):
     state = {"ids": [1], "scores": np.ones(1), "counts": counts, "bands": np.zeros((4, 4), np.int64), "fault": None}
     evaluator.merge([state])
     tables_file.write_tables({"head": evaluator}, tmp_path, {})
-    read_names, read_counts = read_confusion(tmp_path / "confusion-head.csv")
+    read_names, read_counts, _ = read_confusion(tmp_path / "confusion-head.csv")
     assert read_names == names and np.array_equal(read_counts, counts)
 
 

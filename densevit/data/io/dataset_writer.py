@@ -12,6 +12,7 @@ from torch import Tensor
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Targets
+from densevit.targets.objects import xywh
 
 
 def empty_folder(folder: Path) -> Path:
@@ -66,11 +67,11 @@ def millimetres(depth: np.ndarray) -> np.ndarray:
 
 
 def _annotations(targets: Targets, classes: tuple[Class, ...]) -> Iterator[dict[str, Any]]:
+    boxes = xywh(targets["boxes"].numpy()).tolist()
     for number, label in enumerate(targets["labels"].tolist()):
-        left, top, right, bottom = targets["boxes"][number].tolist()
         annotation = {
             "category_id": classes[label].file_id,
-            "bbox": [left, top, right - left, bottom - top],
+            "bbox": boxes[number],
             "area": targets["area"][number].item(),
             "iscrowd": int(targets["iscrowd"][number]),
         }

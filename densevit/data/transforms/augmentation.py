@@ -1,15 +1,15 @@
 """Random augmentation for training: geometry by the target types, colours by albumentations."""
 
 import math
-import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
 import numpy as np
 
-from densevit.data.transforms.recipes import Recoloring
+from densevit.data.transforms.recoloring import moves_pixels, recolor, recolored
+from densevit.data.transforms.resized_crop import SeededTransform
 from densevit.data.transforms.resizing import (
     Types,
     Values,
@@ -21,11 +21,9 @@ from densevit.data.transforms.resizing import (
     usable_values,
     visible_values,
 )
-from densevit.errors import ConfigError, DataError
+from densevit.errors import ConfigError
 from densevit.interfaces import Recipe, Sample, Size, TargetType, Window
-from densevit.targets.types import TargetTypes
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates over the network
+from densevit.targets.types import TargetTypes, has_place
 
 
 class Augmentation:
@@ -62,6 +60,7 @@ class Augmentation:
         types = TargetTypes() if types is None else types
         pixels, size = to_pixels(sample["image"]), image_size(sample)
         values = usable_values(sample, types)
+        self.check(values, types, measured=False)
         coins = random.Random(int(rng.integers(2**32)))
         coins.random()  # a draw of earlier versions, kept so that seeded runs stay the same
         if coins.random() < 0.5:
@@ -77,8 +76,27 @@ class Augmentation:
         pixels, values = self._reframed(pixels, values, types, rng)
         for step in self._recolor:
             step.set_random_state(rng, coins)
-            pixels = _recolored(step, pixels)
+            pixels = recolor(step, pixels)
         return finished(pixels, sample, values, size, self.recipe.canvas)
+
+    def check(self, keys: Iterable[str], types: Types, measured: bool = True) -> None:
+        """Raises ConfigError if these targets have places in the image, and a colour change moves its pixels.
+
+        measured: transforms of a third party's recipe are applied to images of stripes, see `moves_pixels`; otherwise,
+        only those are refused that are known to move pixels.
+        """
+        located = [key for key in keys if key in types and has_place(types[key])]
+        if located and not isinstance(self.recipe.recoloring, str):
+            for step in self._recolor:
+                moves = step.moves_pixels if isinstance(step, SeededTransform) else None
+                if moves is None and measured and moves_pixels(step):
+                    moves = f"data.recipe: the recoloring {type(step).__name__} moves pixels"
+                if moves is not None:
+                    raise ConfigError(
+                        f"{moves}, but labels have places in the image ({', '.join(located)}) and would not follow. "
+                        "Fix: leave it out; the recipe's training_frame, data.vertical_flip and data.rotation move "
+                        "pixels and labels together."
+                    )
 
     def _reframed(
         self, pixels: np.ndarray, values: Values, types: Types, rng: np.random.Generator
@@ -118,18 +136,6 @@ class Augmentation:
         if inside != window:
             part = _placed(part.transpose(2, 0, 1), place, new_size, 0).transpose(1, 2, 0)
         return part, visible_values(values, types, new_size)
-
-
-def _recolored(step: Any, pixels: np.ndarray) -> np.ndarray:
-    """Applies a colour transform. Raises DataError unless it returns uint8 of the same shape."""
-    recolored: np.ndarray = step(image=pixels)["image"]
-    if recolored.dtype != np.uint8 or recolored.shape != pixels.shape:
-        raise DataError(
-            f"The recipe's recoloring {type(step).__name__} returns {recolored.dtype} {recolored.shape} for uint8 "
-            f"{pixels.shape}; the same type and shape are expected. Fix: leave it out; the model normalises images, "
-            "and the recipe's training_frame crops and resizes them."
-        )
-    return recolored
 
 
 def part_inside(window: Window, size: Size, new_size: Size) -> tuple[Window, Window]:
@@ -193,28 +199,3 @@ def rotation_matrix(size: Size, angle: float) -> np.ndarray:
     """Returns the (2, 3) matrix of a counterclockwise rotation, in degrees, about the image's centre. The centre of
     the first pixel is at 0."""
     return np.asarray(cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), angle, 1.0))
-
-
-def recolored(recoloring: Recoloring | Sequence[Any]) -> list[Any]:
-    """Returns the given albumentations transforms, or built-in changes of brightness, contrast and colour, each with
-    probability 0.5.
-
-    photometric: SSD's (Liu et al. 2016) as mmsegmentation has it, with contrast either before or after the colours:
-    brightness by up to 32 of 255, contrast and saturation by 0.5 to 1.5, hue by up to 18 of OpenCV's 180. Saturation is
-    torchvision's, a blend with grey, where mmsegmentation multiplies that of HSV; values are rounded after each step.
-    """
-    if not isinstance(recoloring, str):
-        return list(recoloring)
-    if recoloring == "none":
-        return []
-    import albumentations as A
-
-    if recoloring == "gentle":
-        return [A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)]
-    plain = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
-    brightness = A.RandomBrightnessContrast(brightness_limit=32 / 255, contrast_limit=0, p=0.5)
-    contrast = A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.5, p=0.5)
-    saturation = A.ColorJitter(**plain | {"saturation": (0.5, 1.5)}, p=0.5)
-    hue = A.ColorJitter(**plain | {"hue": 18 / 180}, p=0.5)
-    orders = ([brightness, contrast, saturation, hue], [brightness, saturation, hue, contrast])
-    return [A.OneOf([A.Sequential(order) for order in orders], p=1)]

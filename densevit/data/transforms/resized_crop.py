@@ -26,6 +26,7 @@ class ResizedCrop(Recipe):
 
     crop: (h, w). areas: the smallest and the largest area of a crop, as shares of the image's.
     rand_augment: the magnitude of RandAugment (Cubuk et al. 2020), 0 to 30, with two operations per image; None: none.
+        It moves pixels, and is refused on data whose labels have places in the image.
     random_erasing: the probability of erasing a rectangle (Zhong et al. 2020), which gets ImageNet's mean colour.
     """
 
@@ -37,14 +38,14 @@ class ResizedCrop(Recipe):
         random_erasing: float | None = None,
     ) -> None:
         self.crop, self.areas, self.canvas = crop, areas, crop
-        steps: list[Callable[[Tensor], Tensor]] = []
+        self.recoloring: list[SeededTransform] = []
         if rand_augment is not None or random_erasing is not None:
             from torchvision.transforms import v2
         if rand_augment is not None:
-            steps.append(v2.RandAugment(num_ops=2, magnitude=rand_augment))
+            moves = "data.rand_augment shears, translates and rotates images"
+            self.recoloring.append(SeededTransform(v2.RandAugment(num_ops=2, magnitude=rand_augment), moves))
         if random_erasing is not None:
-            steps.append(v2.RandomErasing(p=random_erasing, value=_MEAN))
-        self.recoloring = [SeededTransform(step) for step in steps]
+            self.recoloring.append(SeededTransform(v2.RandomErasing(p=random_erasing, value=_MEAN)))
 
     def evaluation_size(self, height: int, width: int) -> Size:
         """Returns the size with this short side."""
@@ -74,10 +75,13 @@ class ResizedCrop(Recipe):
 
 class SeededTransform:
     """A transform of torchvision's for uint8 images, with albumentations' interface: it draws from the sample's
-    generator."""
+    generator.
 
-    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
-        self.transform, self._seed = transform, 0
+    moves_pixels: how it does, with the name of its option; None if it does not.
+    """
+
+    def __init__(self, transform: Callable[[Tensor], Tensor], moves_pixels: str | None = None) -> None:
+        self.transform, self.moves_pixels, self._seed = transform, moves_pixels, 0
 
     def set_random_state(self, rng: np.random.Generator, _: Any) -> None:
         self._seed = int(rng.integers(2**63))

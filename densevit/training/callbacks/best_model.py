@@ -9,7 +9,7 @@ import pytorch_lightning as lightning
 from densevit.data.image_names import image_names
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
-from densevit.interfaces import Dataset
+from densevit.interfaces import DEFAULT_THRESHOLD, Dataset
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.sharding import full_state_dict
@@ -56,6 +56,9 @@ class BestModel(lightning.Callback):
         thresholds = {name: evaluator.score_threshold() for name, evaluator in pl_module.evaluators.items()}
         model = pl_module.saved_model
         model.score_thresholds = {name: score for name, score in thresholds.items() if score is not None}
+        for name, evaluator in pl_module.evaluators.items():
+            if evaluator.threshold is not None:
+                evaluator.threshold = model.default_thresholds.get(name, DEFAULT_THRESHOLD)
         state = full_state_dict(model)
         if not trainer.is_global_zero:
             return

@@ -68,6 +68,8 @@ def build_evaluators(
             where=f"heads.{name}.evaluation",
         )
         evaluators[name].partial = mapping is not None and bool(mapping.only_model)
+        if evaluators[name].threshold is not None:
+            evaluators[name].threshold = model.default_thresholds[name]
         try:
             evaluators[name].prepare(head, dataset)
         except ConfigError as error:

@@ -25,8 +25,8 @@ def draw_images(
 ) -> None:
     """Draws a sample of the validation images, and the best and worst ones by images-HEAD.csv, to predictions/.
 
-    Draws nothing if a head does not implement `predict`. indices: data set indices by image id. mappings: the class
-    mappings of heads whose classes are not the data's.
+    Objects are drawn from the model's score thresholds. Draws nothing if a head does not implement `predict`. indices:
+    data set indices by image id. mappings: the class mappings of heads whose classes are not the data's.
     """
     if any(type(head).predict is Head.predict for head in predictor.heads.values()):
         return
@@ -41,7 +41,8 @@ def draw_images(
         return predictions
 
     drawn = folder / "predictions"
-    draw_samples(predict, classes, data, drawn, types=types)
+    thresholds = predictor.default_thresholds
+    draw_samples(predict, classes, thresholds, data, drawn, types=types)
     by_id = {str(image_id): index for image_id, index in indices.items()}
     orders = {}
     for head in classes:
@@ -49,4 +50,4 @@ def draw_images(
         rows = tables_file.read(path) if path.is_file() else [["image_id"]]
         column = rows[0].index("image_id") if "image_id" in rows[0] else 0  # the first one in earlier versions
         orders[head] = [by_id[row[column]] for row in rows[1:] if row[column] in by_id]
-    draw_extremes(predict, classes, data, drawn, orders, EXTREMES, types)
+    draw_extremes(predict, classes, thresholds, data, drawn, orders, EXTREMES, types)

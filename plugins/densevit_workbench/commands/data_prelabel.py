@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from densevit.cli.evaluate import add_trust
+from densevit.cli.predict import threshold_origin
 from densevit.errors import ConfigError
 
 EXAMPLES = """examples:
@@ -15,21 +16,26 @@ EXAMPLES = """examples:
   densevit data prelabel runs/detr_swin found labels.json --threshold 0.3"""
 
 
+THRESHOLD = "the lowest score (default: the score with the largest F1 in the model's validation; 0.5 without one)"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="the model of the predictions, for its classes")
+    parser.add_argument("model", metavar="MODEL", help="the model of the predictions")
     parser.add_argument("predictions", metavar="DIR", type=Path, help="the folder that densevit predict wrote")
     parser.add_argument("out", metavar="OUT", type=Path, help="a new json file")
-    parser.add_argument("--threshold", metavar="SCORE", type=float, default=0.5, help="the lowest score (%(default)s)")
+    parser.add_argument("--threshold", metavar="SCORE", type=float, help=THRESHOLD)
     add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if not 0 <= args.threshold <= 1:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ConfigError(f"--threshold is {args.threshold:g}; a score from 0 to 1 is expected.")
     from densevit.inference.loading import load
     from densevit_workbench.interchange.prelabels import write_prelabels
 
-    count = write_prelabels(args.predictions, load(args.model, "cpu", args.trust).classes, args.out, args.threshold)
-    args.output.show(f"{args.out}: {count:,} objects with scores from {args.threshold:g}")
-    args.output.result({"out": str(args.out), "objects": count})
+    model = load(args.model, "cpu", args.trust)
+    found = write_prelabels(args.predictions, model, args.out, args.threshold, args.model)
+    origin = threshold_origin(args.threshold, model, found.head)
+    args.output.show(f"{args.out}: {found.objects:,} objects of score {found.threshold:.4g} or more ({origin})")
+    args.output.result({"out": str(args.out), "objects": found.objects, "threshold": found.threshold})
     return 0

@@ -85,6 +85,7 @@ def _examine_split(
     if dataset is not None and len(dataset):
         files[split] = examination.files
         if split != "train" and dataset.division:
+            _join_parts(examination, diagnosis)
             examination.report("note", "the data set has no val split", [dataset.division])
         transform = _transform(data, examination) if split == "train" else None
         failed = examination.failed(len(dataset))
@@ -92,6 +93,17 @@ def _examine_split(
         diagnosis.splits[split] = statistics
         checks.check_split(statistics, examination)
     diagnosis.findings += [replace(one, split=split) for one in examination.findings]
+
+
+def _join_parts(examination: Examination, diagnosis: Diagnosis) -> None:
+    """Makes the findings about files that both parts of a divided data set were read from, such as its json, findings
+    of no split, which count once. examination: of the second part, before its images are opened."""
+    both = [one for one in examination.findings if replace(one, split="train") in diagnosis.findings]
+    examination.findings = [one for one in examination.findings if one not in both]
+    found = [replace(one, split="") for one in diagnosis.findings]
+    diagnosis.findings = [
+        joined if joined in both else one for one, joined in zip(diagnosis.findings, found, strict=True)
+    ]
 
 
 def _transform(data: Data, examination: Examination) -> TrainingTransform | None:

@@ -20,7 +20,6 @@ from densevit_workbench.inspection.findings import Findings, ObjectAttention
 from densevit_workbench.inspection.recording import recorded_attention
 
 MOST_OBJECTS = 8
-LEAST_SCORE = 0.3
 
 
 class Inspection(Findings):
@@ -89,14 +88,14 @@ def inspect(
     found.layers = protocol.attention_layers(dense.backbone, own, found.size)
     found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}
     found.rollout = measures.rollout(found.layers) if found.layers else None
-    objects = {}
+    objects, lowest = {}, dense.default_thresholds
     for name, head in dense.heads.items():
         prefix = f"heads.{name}"
         own = [one._replace(name=one.name.removeprefix(f"{prefix}.")) for one in recorded if _inside(one.name, prefix)]
         maps = protocol.object_maps(head, own, outputs[name], found.size)
         if maps is not None:
             scale = (inner[0] / height, inner[1] / width)
-            objects[name] = _objects(maps.cpu(), predictions[name][0], dense.classes[name], scale)
+            objects[name] = _objects(maps.cpu(), predictions[name][0], dense.classes[name], scale, lowest[name])
     found.objects = objects
     return found
 
@@ -106,11 +105,11 @@ def _inside(name: str, part: str) -> bool:
 
 
 def _objects(
-    maps: Tensor, found: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float]
+    maps: Tensor, found: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float], lowest: float
 ) -> list[ObjectAttention]:
-    """The objects with a score of at least LEAST_SCORE, at most MOST_OBJECTS; if there are none, the best object."""
+    """The objects with a score of at least `lowest`, at most MOST_OBJECTS; if there are none, the best object."""
     scores = found["scores"].tolist()
-    chosen = [i for i in range(len(scores)) if scores[i] >= LEAST_SCORE][:MOST_OBJECTS] or [*range(len(scores))][:1]
+    chosen = [i for i in range(len(scores)) if scores[i] >= lowest][:MOST_OBJECTS] or [*range(len(scores))][:1]
     objects = []
     for i in chosen:
         x1, y1, x2, y2 = found["boxes"][i].tolist()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,27 +11,43 @@ from pycocotools import mask as rle
 
 from densevit.atomic_io import atomic_file
 from densevit.errors import DataError
+from densevit.inference.result_lists import check_model
 from densevit.interfaces import Class
+
+if TYPE_CHECKING:
+    from densevit import Predictor
 
 _POINTS = 3  # least number of points of a polygon
 _TOLERANCE = 0.7  # largest distance in pixels between a polygon and the mask's outline
 
 
-def write_prelabels(
-    predictions: str | Path, classes: Mapping[str, Sequence[Class]], out: str | Path, threshold: float = 0.5
-) -> int:
-    """Writes the objects in a folder of `densevit predict` as annotations, and returns their number.
+class Prelabels(NamedTuple):
+    """The number of written objects, and the head and the score threshold that they are of."""
 
-    classes: by head; the objects of the first head with predictions.json are written. threshold: the score threshold.
-    Masks are converted to polygons, which can be edited. Raises DataError for a folder without objects.
+    objects: int
+    head: str
+    threshold: float
+
+
+def write_prelabels(
+    predictions: str | Path, model: "Predictor", out: str | Path, threshold: float | None = None, source: str = "model"
+) -> Prelabels:
+    """Writes the objects in a folder of `densevit predict` as annotations.
+
+    model: that of the predictions, as from `load`; the objects of its first head with predictions.json are written.
+    threshold: the score threshold; None: that of the model's validation, or 0.5. source: the model's name, for
+    messages. Masks are converted to polygons, which can be edited. Raises DensevitError for predictions of another
+    model, and DataError for a folder without objects.
     """
     folder, out = Path(predictions).expanduser(), Path(out).expanduser()
-    head, entries = _entries(folder, list(classes))
+    check_model(folder, source, model.fingerprint)
+    head, entries = _entries(folder, list(model.classes))
     images = _read(folder / "images.json")
-    document = prelabels(images, entries, classes[head], threshold)
+    lowest = model.default_thresholds[head] if threshold is None else threshold
+    document = prelabels(images, entries, model.classes[head], lowest)
     with atomic_file(out) as partial:
         partial.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    return len(document["annotations"])
+    return Prelabels(len(document["annotations"]), head, lowest)
 
 
 def prelabels(

@@ -598,7 +598,7 @@ def test_hundreds_of_masks_are_transformed() -> None:
 def test_albumentations_does_not_check_for_updates() -> None:
     code = "import urllib.request, densevit.data.transforms.resizing, sys; assert 'albumentations' not in sys.modules\n"
     code += "urllib.request.OpenerDirector.open = lambda *given, **options: sys.exit('it went to the network')\n"
-    code += "from densevit.data.transforms.augmentation import recolored\n"
+    code += "from densevit.data.transforms.recoloring import recolored\n"
     code += "recolored('gentle'); assert 'albumentations' in sys.modules"
     environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

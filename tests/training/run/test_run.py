@@ -16,6 +16,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.io.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
+from densevit.evaluation import tables_file
 from densevit.evaluation.coco import CocoDetection
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.visualization.confusion import read_confusion
@@ -77,7 +78,7 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(
     monkeypatch.setattr(BestEpoch, "beats", lambda self, new, best: next(beats))
     run = train(configs.load(path), tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
-    names, counts = read_confusion(run / "confusion-surfaces.csv")
+    names, counts, _ = read_confusion(run / "confusion-surfaces.csv")
     assert names == [c.name for c in densevit.load(run).classes["surfaces"]]
     assert counts.sum() == 3 * 32 * 32
     union = counts.sum(0) + counts.sum(1) - counts.diagonal()
@@ -240,6 +241,9 @@ def test_the_score_threshold_of_the_best_epoch_is_saved_and_kept(tiny: Path, mon
     monkeypatch.setattr(CocoDetection, "score_threshold", lambda self: 0.25)
     run = train(configs.load(tiny), tiny.parent / "run")
     assert densevit.load(run).score_thresholds == {"detection": 0.25}
+    assert tables_file.read_thresholds(run) == {"detection": 0.25}
+    assert "scores from 0.25" in (run / "confusion-detection.csv").read_text().partition("\n")[0]
+    assert "drawn and counted from a score of 0.25 (detection)" in (run / "report.html").read_text()
 
     monkeypatch.setattr(CocoDetection, "score_threshold", lambda self: 0.5)
     monkeypatch.setattr(BestEpoch, "improves", lambda self, metrics: False)

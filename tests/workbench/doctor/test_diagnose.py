@@ -120,6 +120,49 @@ def test_all_problems_are_found_at_once(broken: Path):
     assert train.images == 8
 
 
+def divided_coco(root: Path) -> dict[str, int]:
+    """A json for both parts, with a box without area, one outside of its image, and one of an unknown image."""
+    annotations = [box(n + 1, n, [4, 4, 10 + n, 20], n % 3 + 1) for n in range(30)]
+    annotations += [box(31, 5, [5, 5, 0, 20]), box(32, 6, [70, 5, 10, 10]), box(33, 99, [1, 1, 9, 9])]
+    write_coco(root, "train", annotations, images=30)
+    return {"boxes without area": 1, "boxes outside of their image": 1, "annotations of unknown images": 1}
+
+
+def divided_label_maps(root: Path) -> dict[str, int]:
+    """An image without a label, and two labels without an image."""
+    for number in range(12):
+        save(root / "images" / f"{number}.png", number)
+        (root / "labels").mkdir(exist_ok=True)
+        Image.fromarray(np.full((HEIGHT, WIDTH), number % 2, np.uint8)).save(root / "labels" / f"{number}.png")
+    (root / "images" / "3.png").unlink()
+    (root / "images" / "4.png").unlink()
+    (root / "labels" / "5.png").unlink()
+    return {"images without label": 1, "labels without image": 2}
+
+
+@pytest.mark.parametrize("write", [divided_coco, divided_label_maps])
+def test_problems_of_a_divided_set_count_once(write: Any, tmp_path: Path):
+    """A folder without a val split is read for both parts."""
+    expected = write(tmp_path)
+    overrides = ["data.classes=[floor, wall]"] if write is divided_label_maps else []
+    diagnosis = densevit.diagnose(tmp_path, overrides)
+    assert diagnosis.splits.keys() == {"train", "val"}
+    found = [(one.split, one.title, one.count) for one in diagnosis.findings if one.title in expected]
+    assert sorted(found) == sorted(("", title, count) for title, count in expected.items())
+    assert len({str(one) for one in diagnosis.findings}) == len(diagnosis.findings)
+    assert not diagnosis.splits["train"].images + diagnosis.splits["val"].images > 30
+
+
+def test_a_file_of_one_part_of_a_divided_set_is_a_finding_of_this_part(tmp_path: Path):
+    divided_coco(tmp_path)
+    for number in (3, 4):
+        path = tmp_path / "train" / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:100])
+    diagnosis = densevit.diagnose(tmp_path)
+    found = [one for one in diagnosis.errors if one.title == "unreadable files"]
+    assert sum(one.count for one in found) == 2 and {one.split for one in found} <= {"train", "val"}
+
+
 def test_a_clean_set_has_no_findings_but_notes(tmp_path: Path):
     annotations = [box(n, n, [4, 4, 10 + n, 20], n % 3 + 1) for n in range(30)]
     write_coco(tmp_path, "train", annotations, images=30)

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from densevit.interfaces import Class
 from densevit_workbench.interchange.prelabels import write_prelabels
 
 CLASSES = {"detection": (Class("cat", 3, (1, 2, 3)), Class("dog", 7, (1, 2, 3)))}
+MODEL: Any = SimpleNamespace(classes=CLASSES, default_thresholds={"detection": 0.5}, fingerprint="0123456789abcdef")
 
 
 def folder(tmp_path: Path, entries: list, name: str = "predictions.json") -> Path:
@@ -22,6 +25,7 @@ def folder(tmp_path: Path, entries: list, name: str = "predictions.json") -> Pat
     (tmp_path / "found" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "found" / "images.json").write_text(json.dumps(images))
     (tmp_path / "found" / name).write_text(json.dumps(entries))
+    (tmp_path / "found" / "predict.json").write_text(json.dumps({"model": "run", "weights": MODEL.fingerprint}))
     return tmp_path / "found"
 
 
@@ -36,7 +40,7 @@ def test_boxes_keep_their_scores_and_low_ones_are_left_out(tmp_path: Path):
         {"image_id": "photos/0", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.25},
     ]
     out = tmp_path / "labels.json"
-    assert write_prelabels(folder(tmp_path, entries), CLASSES, out, threshold=0.5) == 1
+    assert write_prelabels(folder(tmp_path, entries), MODEL, out, threshold=0.5).objects == 1
     api = read(out)
     assert [one["file_name"] for one in api.dataset["images"]] == ["0.jpg", "1.jpg"]
     assert api.dataset["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -51,7 +55,7 @@ def test_masks_become_polygons_of_the_same_pixels(tmp_path: Path):
     segmentation = {"size": [40, 60], "counts": code["counts"].decode()}
     entry = {"image_id": "photos/0", "category_id": 3, "score": 0.9, "segmentation": segmentation}
     out = tmp_path / "labels.json"
-    assert write_prelabels(folder(tmp_path, [entry], "detection/predictions.json"), CLASSES, out) == 1
+    assert write_prelabels(folder(tmp_path, [entry], "detection/predictions.json"), MODEL, out) == (1, "detection", 0.5)
     api = read(out)
     [one] = api.dataset["annotations"]
     assert len(one["segmentation"]) == 2 and one["area"] == mask.sum()
@@ -61,5 +65,7 @@ def test_masks_become_polygons_of_the_same_pixels(tmp_path: Path):
 
 
 def test_a_folder_without_objects_is_an_error(tmp_path: Path):
+    found = folder(tmp_path, [])
+    (found / "predictions.json").unlink()
     with pytest.raises(DataError, match=r"has no predictions.json with objects"):
-        write_prelabels(tmp_path, CLASSES, tmp_path / "labels.json")
+        write_prelabels(found, MODEL, tmp_path / "labels.json")

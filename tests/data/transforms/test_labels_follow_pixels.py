@@ -1,0 +1,251 @@
+"""Labels are where their pixels are, after every recipe, change of colour and method's view."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torchvision.ops import box_iou
+
+from densevit import registry
+from densevit.config import DataSection, from_mapping
+from densevit.data.build import Data, build_transforms
+from densevit.data.transforms.augmentation import Augmentation
+from densevit.data.transforms.copy_paste import CopyPaste
+from densevit.data.transforms.recipes import Fixed, Recoloring
+from densevit.data.transforms.recoloring import moves_pixels, recolored
+from densevit.data.transforms.resized_crop import ResizedCrop
+from densevit.errors import ConfigError, DataError
+from densevit.interfaces import Dataset, Method, Sample
+from densevit.targets.keypoints import Keypoints
+from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.targets.types import TargetTypes
+
+SIDE = 96
+ERASED = torch.tensor([124, 116, 104])[:, None, None]
+
+
+class Rectangle(Dataset):
+    """A bright rectangle on a dark background, labelled in all ways."""
+
+    provides = {  # noqa: RUF012
+        "boxes": None, "labels": None, "masks": None, "semantic": None, "depth": None,
+        "keypoints": Keypoints(("foot",), ()),
+    }  # fmt: skip
+    classes = {}  # noqa: RUF012
+
+    def __init__(self, split: str = "train") -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Sample:
+        rows, columns = np.mgrid[:SIDE, :SIDE]
+        inside = (rows >= 20) & (rows < 80) & (columns >= 25) & (columns < 60)
+        image = np.where(inside, 200, 60).astype(np.uint8)
+        targets = {
+            "image_id": 0,
+            "boxes": torch.tensor([[25.0, 20.0, 60.0, 80.0]]),
+            "labels": torch.tensor([0]),
+            "masks": RunLengthMasks.from_dense([inside], (SIDE, SIDE)),
+            "semantic": torch.from_numpy(inside.astype(np.uint8)),
+            "depth": torch.from_numpy(np.where(inside, 2.0, 1.0).astype(np.float32)),
+            "keypoints": torch.tensor([[[25.0, 80.0, 2.0]]]),  # a corner
+        }
+        return {"image": torch.from_numpy(np.stack([image] * 3)), "targets": targets}
+
+
+class Pastable(Rectangle):
+    """Without the labels that copy-paste refuses."""
+
+    provides = {key: Rectangle.provides[key] for key in ("boxes", "labels", "masks", "semantic")}  # noqa: RUF012
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        kept = {"image_id", *self.provides}
+        return {**sample, "targets": {key: value for key, value in sample["targets"].items() if key in kept}}
+
+
+def shipped_recipes() -> Iterator[Mapping[str, Any]]:
+    """The values of `data.recipe` in the shipped configs that name a class."""
+    found = {}
+    for file in Path("configs").rglob("*.yaml"):
+        data = yaml.safe_load(file.read_text(encoding="utf-8")).get("data")
+        for section in (data, data.get("final_phase")) if isinstance(data, dict) else ():
+            if isinstance(section, dict) and isinstance(section.get("recipe"), dict):
+                found[section["recipe"]["name"]] = section["recipe"]
+    yield from found.values()
+
+
+def sections() -> Iterator[dict[str, Any]]:
+    """Each recipe as it is, and with each key that changes what it does."""
+    [names, *_] = (get_args(kind) for kind in get_args(DataSection.model_fields["recipe"].annotation))
+    assert "fixed" in names and "resized_crop" in names
+    yield from ({"recipe": recipe} for recipe in (*names, *shipped_recipes()))
+    yield from ({"recipe": recipe, "vertical_flip": True} for recipe in ("fixed", "detr"))
+    yield {"recipe": "crop", "rotation": 40, "object_crops": 0.5, "min_visible": 0.2}
+    yield {"recipe": "resized_crop", "random_erasing": 1.0}
+
+
+def different(view: Sample, rotated: bool = False) -> str:
+    """Which label of a view is not where its pixels are; empty if none. Erased and unlabelled pixels do not count."""
+    targets = view["targets"]
+    height, width = targets["size"]
+    pixels = view["image"][:, :height, :width]
+    label = targets["semantic"] == 1
+    known = ~(pixels == ERASED).all(0) & (targets["semantic"] != 255)
+    grey = pixels.float().mean(0)
+    if min((known & label).sum(), (known & ~label).sum()) < 200:
+        return ""  # a crop of one colour
+    bright = known & (grey > (grey[known & label].median() + grey[known & ~label].median()) / 2)
+    masks = targets["masks"]
+    maps = {"semantic": label, "masks": torch.from_numpy(masks.union())}
+    if "depth" in targets:
+        depth = targets["depth"]
+        maps["depth"] = depth > 1.5 * depth[depth > 0].min()
+    for name, found in maps.items():
+        iou = (bright & found & known).sum() / ((bright | found) & known).sum()
+        if iou < 0.9:
+            return f"{name}: IoU {iou:.2f}"
+    boxes, extents = targets["boxes"].numpy(), masks.boxes()
+    least = 0.6 if rotated else 0.9  # the box of a rotated box is cropped
+    if (box_iou(torch.from_numpy(boxes), torch.from_numpy(extents).float()).diagonal() < least).any():
+        return f"boxes: {boxes.tolist()} of masks in {extents.tolist()}"
+    for x, y, seen in targets.get("keypoints", torch.zeros(0, 1, 3))[:, 0].tolist():
+        row, column = int(y), int(x)
+        near = bright[max(row - 4, 0) : row + 5, max(column - 4, 0) : column + 5]
+        if seen and known[min(row, height - 1), min(column, width - 1)] and (near.all() or not near.any()):
+            return f"keypoints: ({x:.0f}, {y:.0f}) is not on the border of the rectangle"
+    return ""
+
+
+def views_of(transform: Any, data: Dataset, seeds: int = 12) -> Iterator[Sample]:
+    for seed in range(seeds):
+        found = transform(data[0], np.random.default_rng(seed), TargetTypes.of(data))
+        yield from found if isinstance(found, list) else [found]
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For transforms that are applied in each draw."""
+    monkeypatch.setattr("densevit.data.transforms.recoloring._DRAWS", 2)
+
+
+@pytest.mark.parametrize("values", [*sections()], ids=str)
+def test_labels_follow_the_pixels_of_every_recipe(values: dict[str, Any], few_draws: None) -> None:
+    transform, _ = build_transforms(DataSection(name="scenes", image_size=SIDE, **values))
+    if isinstance(transform, Augmentation):
+        transform.check(Rectangle.provides, TargetTypes.of(Rectangle()))
+    for one, data in ((transform, Rectangle()), (CopyPaste(transform, Pastable(), 1.0), Pastable())):
+        problems = [different(view, "rotation" in values) for view in views_of(one, data)]
+        assert [problem for problem in problems if problem] == []
+
+
+@pytest.mark.parametrize("name", registry.find("methods"))
+def test_labels_follow_the_pixels_of_every_methods_views(name: str) -> None:
+    """Views without labels of places have none to follow."""
+    kind: type[Method] = registry.load("methods", name)
+    options = {"sizes": [48], "scales": [(0.4, 1.0)], "image_size": 48, "scale": (0.4, 1.0)}
+    transform = kind.transform(SimpleNamespace(**options), Augmentation(Fixed(SIDE)))  # type: ignore[arg-type]
+    for view in views_of(transform, Rectangle()):
+        located = [key for key in view["targets"] if key in Rectangle.provides]
+        assert not located or different(view) == ""
+
+
+@pytest.mark.parametrize("recoloring", [*get_args(Recoloring), "erasing"])
+def test_built_in_colours_move_no_pixels(recoloring: str) -> None:
+    erasing = ResizedCrop((8, 8), random_erasing=1.0).recoloring
+    steps = erasing if recoloring == "erasing" else recolored(recoloring)  # type: ignore[arg-type]
+    assert [step for step in steps if moves_pixels(step)] == []
+
+
+COLOURS = (
+    *("Equalize", "Posterize", "Solarize", "InvertImg", "AutoContrast", "CLAHE", "ToGray", "ColorJitter", "RGBShift"),
+    *("GaussianBlur", "MotionBlur", "MedianBlur", "GaussNoise", "SaltAndPepper", "ImageCompression", "RandomGamma"),
+    *("CoarseDropout", "GridDropout", "PixelDropout", "Erasing", "Downscale", "RandomShadow"),
+)
+GEOMETRY = (
+    *("HorizontalFlip", "VerticalFlip", "Transpose", "D4", "Rotate", "ShiftScaleRotate", "Perspective"),
+    *("GridDistortion", "RandomGridShuffle", "ThinPlateSpline"),
+)
+
+
+@pytest.mark.parametrize(("names", "moves"), [(COLOURS, False), (GEOMETRY, True)], ids=["colours", "geometry"])
+def test_what_moves_pixels_is_as_albumentations_has_it(names: tuple[str, ...], moves: bool, few_draws: None) -> None:
+    """Of its transforms, which it divides into those of the image only and of the image with its labels."""
+    import albumentations as A
+
+    assert {name for name in names if moves_pixels(getattr(A, name)(p=1)) != moves} == set()
+
+
+@pytest.mark.parametrize("geometry", ["Translate", "Rotate", "Scale", "Shear"])
+def test_small_and_rare_movements_are_found(geometry: str) -> None:
+    """By 5 % of the side, in a tenth of the images, beside a change of colour."""
+    import albumentations as A
+
+    options: dict[str, Any] = {
+        "Translate": {"translate_percent": {"x": 0.05, "y": 0}},
+        "Rotate": {"rotate": (6, 6)},
+        "Scale": {"scale": (1.12, 1.12)},
+        "Shear": {"shear": {"x": 6, "y": 0}},
+    }[geometry]
+    steps = [A.RandomBrightnessContrast(p=0.5), A.Affine(**options, p=0.1), A.GaussNoise(p=0.5)]
+    assert moves_pixels(A.Sequential(steps, p=1))
+
+
+class Tilted(Fixed):
+    """A third party's recipe whose colours rotate images."""
+
+    def __init__(self, image_size: int, kind: str = "Rotate") -> None:
+        import albumentations as A
+
+        super().__init__(image_size, recoloring=[getattr(A, kind)(p=0.5)])  # type: ignore[arg-type]
+
+
+def data_of(name: str, **values: Any) -> Data:
+    section = {"name": name, "image_size": 32, **values}
+    trainer = {"max_steps": 1}
+    config = from_mapping({"backbone": {"name": "swin"}, "heads": {}, "data": section, "trainer": trainer}, "test")
+    return Data(config.data, 0, 32)
+
+
+MOVING: dict[str, dict[str, Any]] = {
+    r"data\.rand_augment shears, translates and rotates": {"recipe": "resized_crop", "rand_augment": 0},
+    r"data\.recipe: the recoloring Rotate moves pixels": {"recipe": f"{__name__}:Tilted"},
+}
+
+
+@pytest.mark.parametrize("message", MOVING)
+@pytest.mark.parametrize("phase", ["first", "final"])
+def test_moving_pixels_without_labels_is_refused_at_the_start(message: str, phase: str) -> None:
+    values = MOVING[message] if phase == "first" else {"final_phase": {"start": 0.9, **MOVING[message]}}
+    refused = rf"{message}.*, but labels have places in the image \(boxes, .*Fix: leave it out"
+    with pytest.raises(ConfigError, match=refused):
+        data_of(f"{__name__}:Rectangle", **values).check_splits()
+
+
+def test_moving_pixels_is_for_images_whose_labels_have_no_place() -> None:
+    image: Sample = {"image": Rectangle()[0]["image"], "targets": {"image_id": 0, "image_class": torch.tensor(1)}}
+    for recipe in (ResizedCrop((48, 48), rand_augment=9), Tilted(48)):
+        transform = Augmentation(recipe)
+        transform.check(["image_class", "image_score", "class_scores"], TargetTypes())
+        assert int(transform(image, np.random.default_rng(0))["targets"]["image_class"]) == 1
+        for key in ("boxes", "masks", "keypoints", "semantic", "depth", "inverse_depth", "normals", "panoptic"):
+            with pytest.raises(ConfigError, match=rf"places in the image \({key}\)"):
+                transform.check(["image_class", key], TargetTypes())
+
+
+def test_rand_augment_is_refused_on_a_sample_with_places() -> None:
+    """Also where the transform is used without `Data`."""
+    with pytest.raises(ConfigError, match=r"data\.rand_augment shears"):
+        next(views_of(Augmentation(ResizedCrop((48, 48), rand_augment=9)), Rectangle()))
+
+
+def test_a_colour_of_another_type_is_refused_at_the_start() -> None:
+    with pytest.raises(DataError, match="recoloring ToFloat returns float32"):
+        Augmentation(Tilted(32, "ToFloat")).check(["boxes"], TargetTypes())
