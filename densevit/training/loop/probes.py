@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 
 from densevit import registry
 from densevit.config import Config
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, DataError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Batch, Dataset, Predictions
 from densevit.layers.pooling import masked_mean
@@ -68,6 +68,8 @@ def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], feature
         distributed.all_gather_object(every, {index: (row.cpu(), label) for index, (row, label) in rows.items()})
         device = next((row.device for row, _ in rows.values()), torch.device("cpu"))
         rows = {index: (row.to(device), label) for each in every for index, (row, label) in each.items()}
+    if not rows:
+        raise DataError("probes: no training image has a class. Fix: label some of them, or remove the probes.")
     ordered = [rows[index] for index in sorted(rows)]
     stacked = torch.stack([row for row, _ in ordered])
     labels = torch.tensor([label for _, label in ordered], device=stacked.device)
