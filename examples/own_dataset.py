@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import densevit
+from densevit.errors import DataError
 from densevit.interfaces import Sample
 
 
@@ -17,6 +18,8 @@ class Disks(densevit.Dataset):
     provides = ("semantic",)
 
     def __init__(self, split: str, side: int = 96, length: int = 1000) -> None:
+        if split not in ("train", "val"):
+            raise DataError(f"disks has no split {split!r}, only train, val.")
         self.split, self.side, self.length = split, side, length
         things = (densevit.Class("disk", 1, (220, 60, 60)), densevit.Class("ground", 0, (90, 90, 90), thing=False))
         self.classes = {"segmentation": things}

@@ -167,18 +167,21 @@ class Data:
         self._method_transform = method.transform
 
     def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
-        """Restricts evaluation to some classes. kept: their indices by task; other tasks keep all classes."""
+        """Evaluates some classes, in this order. kept: their indices by task; other tasks keep all classes."""
         vars(self)["val"] = MappedClasses(self.val, kept)  # in place of the cached one
 
     def check_splits(self, labels: bool = True) -> None:
-        """Builds both splits. Raises DataError for missing labels, for invalid values in a few samples, and for splits
-        with different classes. labels: whether images must have labels.
+        """Builds both splits. If their classes have different orders, `val` gets the order of `train`. Raises DataError
+        for missing labels, for invalid values in a few samples, and for splits with different classes. labels: whether
+        images must have labels.
         """
         for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
             if labels:
                 dataset.check_labels()
             self._transformed(dataset, transform, train=dataset is self.train).check_values()
-        check_classes(self.train.classes, self.val.classes, self.section.split)
+        order = class_order(self.train.classes, self.val.classes, self.section.split)
+        if order:
+            self.use_classes(order)
         _ = self.recipe_phases  # raises for labels that cannot be mixed
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
@@ -214,8 +217,10 @@ class Data:
         return self._evaluation_loader(self.val, rank, world_size)
 
     def unaugmented_train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Returns a loader of each training image once over all processes, transformed as in validation."""
-        return self._evaluation_loader(self.train, rank, world_size)
+        """Returns a loader of each training image once over all processes, transformed as in validation, with the
+        classes of the evaluated split. Raises DataError if training images do not have one of these classes."""
+        dataset, kept = self.train, class_order(self.val.classes, self.train.classes, "train", self.section.split)
+        return self._evaluation_loader(MappedClasses(dataset, kept) if kept else dataset, rank, world_size)
 
     def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int) -> Loader:
         sizes = dataset.sizes()
@@ -280,18 +285,30 @@ class Data:
         return Loader(prepared, batches, self.multiple, workers, final_start)
 
 
-def check_classes(train: dict[str, tuple[Class, ...]], val: dict[str, tuple[Class, ...]], name: str) -> None:
-    """Raises DataError if two splits have different classes. name: the evaluated split."""
-    for task in train.keys() | val.keys():
-        of_train = {(c.file_id, c.name) for c in train.get(task, ())}
-        of_val = {(c.file_id, c.name) for c in val.get(task, ())}
-        if of_train != of_val:
+def class_order(
+    expected: Mapping[str, Sequence[Class]],
+    given: Mapping[str, Sequence[Class]],
+    name: str,
+    expected_name: str = "train",
+) -> dict[str, list[int]]:
+    """Returns the indices of a split's classes in the order of another split's, for the tasks whose orders differ.
+
+    Classes are the same if their ids and names are. expected, given: classes by task; name: the split of `given`.
+    Raises DataError if the splits have different classes.
+    """
+    order: dict[str, list[int]] = {}
+    for task in sorted(expected.keys() | given.keys()):
+        wanted, found = ([(c.file_id, c.name) for c in side.get(task, ())] for side in (expected, given))
+        if sorted(wanted) != sorted(found):
             only = [
-                f"only in {split}: {', '.join(f'{name!r} (id {file_id})' for file_id, name in sorted(own)[:5])}"
-                for split, own in (("train", of_train - of_val), (name, of_val - of_train))
+                f"only in {split}: {', '.join(f'{title!r} (id {file_id})' for file_id, title in sorted(own)[:5])}"
+                for split, own in ((expected_name, {*wanted} - {*found}), (name, {*found} - {*wanted}))
                 if own
             ]
             raise DataError(
-                f"The splits train and {name} have different classes for {task}; {'; '.join(only)}. "
+                f"The splits {expected_name} and {name} have different classes for {task}; {'; '.join(only)}. "
                 "Give both annotation files the same categories, including those without objects in a split."
             )
+        if wanted != found:
+            order[task] = [found.index(one) for one in wanted]
+    return order

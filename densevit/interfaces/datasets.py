@@ -13,8 +13,10 @@ from densevit.interfaces.target_types import TargetType
 class Dataset:
     """Images with targets in original pixels. The framework resizes, augments and batches them.
 
-    The constructor takes `split` ("train" or "val"), its own options, and optionally `image_size` and `scan`, a
+    The constructor takes `split`, its own options, and optionally `image_size` and `scan`, a
     `densevit.data.datasets.dataset_validation.Scan`, which is no option of the user's: how to check the files.
+    split: "train", "val" or another name of the data set's. Raises DataError, with the splits that there are, for one
+        that does not exist.
     classes: by task; things for "detection", things and stuff for "segmentation".
     provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
         without a type have the registered type of that name.

@@ -207,6 +207,12 @@ class TargetType:
         """Inverse of `encode`: a value from the dicts of all objects, from files by suffix, or from a JSON value."""
         raise NotImplementedError(f"{type(self).__name__} does not implement decode().")
 
+    def unlabelled(self, size: Size) -> Sequence[Any]:
+        """Values that label nothing: a loss and an evaluator treat them like a missing key, also at single pixels.
+        `densevit check` tests heads with them. Default: none.
+        """
+        return ()
+
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> Any:
         """A valid random value, with which `densevit check` tests heads. objects: the number of objects; with 0, maps
         have no labelled pixel.

@@ -38,28 +38,31 @@ def matchability_aware(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> T
 
 
 def class_shares(values: Sequence[Tensor | None], num_classes: int, device: torch.device) -> Tensor:
-    """Labels of images as shares of classes, (B, K) float32, whose rows sum to 1. Rows of unlabelled images are 0.
+    """Labels of images as shares of classes, (B, K) float32. Rows sum to the share that is labelled: 1, 0 for an
+    unlabelled image, or less than 1 for a mixture with one.
 
-    values: class indices () int64, (M, 2) class indices with their shares, or None for an unlabelled image.
+    values: class indices () int64, (M, 2) class indices with their shares, or None for an unlabelled image. -1 is no
+    class.
     """
     shares = torch.zeros(len(values), num_classes, device=device)
     for row, value in zip(shares, values, strict=True):
-        if value is not None and value.ndim == 0:
-            row[value] = 1.0
-        elif value is not None:
-            row.index_add_(0, value[:, 0].long().to(device), value[:, 1].to(device))
+        if value is not None:
+            given = value.to(device)
+            index, share = (given[None], torch.ones_like(row[:1])) if given.ndim == 0 else given.T  # (M,) each
+            row.index_add_(0, index.long().clamp(min=0), share * (index >= 0))
     return shares
 
 
 def soft_cross_entropy(logits: Tensor, shares: Tensor, context: LossContext, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy with shares of classes, as a mean over the labelled images of all processes; 0 (connected to the
-    graph) if there are none.
+    """Cross-entropy with shares of classes, as a mean over the labelled images of all processes, in which a mixture
+    counts by its labelled share; 0 (connected to the graph) if there are none.
 
     logits: (B, K). shares: (B, K), see `class_shares`. label_smoothing: as in `torch.nn.functional.cross_entropy`. The
     normaliser in `Head.loss_counts` is `images`.
     """
     with autocast_off(logits.device):
-        labelled = shares.sum(1) > 0
-        each = F.cross_entropy(logits.float(), shares, reduction="none", label_smoothing=label_smoothing)
-        [count] = context.mean_counts(images=labelled.sum().float())
+        labelled = shares.sum(1)  # (B,), 0 ... 1
+        target = shares / labelled.clamp(min=1e-6)[:, None]
+        each = F.cross_entropy(logits.float(), target, reduction="none", label_smoothing=label_smoothing)
+        [count] = context.mean_counts(images=labelled.sum())
         return (each * labelled).sum() / count.clamp(min=1e-6)

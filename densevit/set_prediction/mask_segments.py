@@ -3,13 +3,13 @@
 Run-length coded masks are read at points too, without their pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from densevit.interfaces import IGNORE, LABEL_DIVISOR, Targets
+from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Targets
 from densevit.losses.distributed import to_device
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -27,7 +27,8 @@ class Segments(NamedTuple):
     its N masks (N, H, W). coded: `maps` are instead the edges of run-length codes, see `RunLengthMasks.edges`, counted
     on from image to image. starts: (T,), the number of the first pixel of a segment's map. extents: (T, 2), its width
     and height. ids: (T,), the value of a segment's pixels in its map. image, labels: (T,). counts: segments per image.
-    sizes: (h, w) of each image. names: image ids, for messages.
+    sizes: (h, w) of each image. names: image ids, for messages. limit: ids from 0 to below it are segments, others are
+    unlabelled pixels; None: all pixels are labelled.
     """
 
     maps: Tensor
@@ -40,22 +41,26 @@ class Segments(NamedTuple):
     counts: list[int]
     sizes: list[tuple[int, int]]
     names: list[int | str]
+    limit: int | None = None
 
     @classmethod
     def of(cls, targets: Sequence[Targets], task: Task, num_classes: int, device: torch.device) -> "Segments":
-        """The segments of labelled images. Crowds (`panoptic_crowds`), void and ignored pixels are background.
+        """The segments of labelled images. Crowds (`panoptic_crowds`), void and ignored pixels are unlabelled.
 
         The ids of maps are copied from the device once.
         """
         given = [target["masks" if task == "instance" else task] for target in targets]
         coded = not any(isinstance(x, Tensor) for x in given)
         maps = [to_device(torch.from_numpy(x.edges()) if coded else x, device) for x in given]
+        limit = None
         if task == "instance":
             counts = [len(target["labels"]) for target in targets]
             labels = torch.cat([to_device(target["labels"], device) for target in targets])
             ids = torch.ones_like(labels)
         else:
-            found = segment_ids(maps, targets, task, num_classes)
+            maps = [_without_crowds(x, target, task) for x, target in zip(maps, targets, strict=True)]
+            found, has_void = _ids_and_void(maps, task, num_classes)
+            limit = _limit(task, num_classes) if has_void else None
             counts = [len(row) for row in found]
             ids = to_device(torch.tensor([x for row in found for x in row], dtype=torch.long), device)
             labels = ids // LABEL_DIVISOR if task == "panoptic" else ids
@@ -69,7 +74,7 @@ class Segments(NamedTuple):
             first += count * step if task == "instance" else height * width
         table = to_device(torch.tensor(rows, dtype=torch.long).view(-1, 4), device)
         starts, image, extents = table[:, 0], table[:, 1], table[:, 2:]
-        return cls(torch.cat(maps), coded, starts, extents, ids, image, labels, counts, sizes, names)
+        return cls(torch.cat(maps), coded, starts, extents, ids, image, labels, counts, sizes, names, limit)
 
     def at(self, targets: Tensor, points: Tensor) -> Tensor:
         """Whether points are on segments, interpolated bilinearly between pixels: 0 ... 1.
@@ -77,7 +82,24 @@ class Segments(NamedTuple):
         targets: (R,), of the T segments. points: (R, P, 2), xy in 0 ... 1 of the image of each. Returns (R, P); pixels
         outside the image count as 0.
         """
-        extents, ids = self.extents[targets], self.ids[targets][:, None]
+        ids = self.ids[targets][:, None]
+        return self._interpolated(targets, points, lambda values: values == ids)
+
+    def known(self, targets: Tensor, points: Tensor) -> Tensor | None:
+        """The weights of points, (R, P): 0 at unlabelled pixels, 1 at others, interpolated bilinearly between pixels of
+        the image. None: all are 1.
+
+        targets, points: as in `at`.
+        """
+        limit = self.limit
+        if limit is None:
+            return None
+        labelled = self._interpolated(targets, points, lambda values: (values >= 0) & (values < limit))
+        return labelled / self._interpolated(targets, points, torch.ones_like)
+
+    def _interpolated(self, targets: Tensor, points: Tensor, test: Callable[[Tensor], Tensor]) -> Tensor:
+        """The share of a point's four pixels that are inside of the image and whose values pass the test, (R, P)."""
+        extents = self.extents[targets]
         start, (width, height) = self.starts[targets][:, None], extents.T[:, :, None]  # (R, 1) each
         x, y = (points * extents[:, None] - 0.5).unbind(-1)
         left, top = x.floor(), y.floor()
@@ -87,16 +109,18 @@ class Segments(NamedTuple):
                 inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
                 i, j = _within(row, height), _within(column, width)
                 cell = start + (j * height + i if self.coded else i * width + j)
-                found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else self.maps[cell] == ids
+                found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
                 value = value + (weight_x * weight_y * inside) * found
         return value
 
 
 def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> list[int]:
-    """The number of segments of each labelled image, as `Segments.of` counts them."""
+    """The number of segments of each labelled image, as `Segments.of` counts them. A map without segments has no
+    labelled pixel, and its image is not counted."""
     if task == "instance":
         return [len(target["labels"]) for target in targets]
-    return [len(ids) for ids in segment_ids([target[task] for target in targets], targets, task, num_classes)]
+    counts = [len(ids) for ids in segment_ids([target[task] for target in targets], targets, task, num_classes)]
+    return [count for count in counts if count]
 
 
 def segment_ids(maps: Sequence[Tensor], targets: Sequence[Targets], task: Task, num_classes: int) -> list[list[int]]:
@@ -104,15 +128,29 @@ def segment_ids(maps: Sequence[Tensor], targets: Sequence[Targets], task: Task, 
 
     Void, ignored pixels, classes of `num_classes` and above, and the targets' `panoptic_crowds` are no segments.
     """
+    maps = [_without_crowds(x, target, task) for x, target in zip(maps, targets, strict=True)]
+    return _ids_and_void(maps, task, num_classes)[0]
+
+
+def _without_crowds(ids: Tensor, target: Targets, task: Task) -> Tensor:
+    """A map whose crowds are void, if it is panoptic."""
+    crowds = [int(x) for x in target.get("panoptic_crowds", ())]
+    if not crowds or task != "panoptic":
+        return ids
+    return torch.where(torch.isin(ids, to_device(torch.tensor(crowds, dtype=ids.dtype), ids.device)), VOID, ids)
+
+
+def _ids_and_void(maps: Sequence[Tensor], task: Task, num_classes: int) -> tuple[list[list[int]], bool]:
+    """The ids of the segments of each map, in order, and whether a map has other pixels. One transfer to the CPU."""
     if not maps:
-        return []
-    limit = num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
-    present = torch.stack([_present(x, limit) for x in maps]).cpu()
-    found = [torch.nonzero(row)[:, 0].tolist() for row in present]
-    if task == "panoptic":
-        crowds = [{int(x) for x in target.get("panoptic_crowds", ())} for target in targets]
-        found = [[x for x in row if x not in crowd] for row, crowd in zip(found, crowds, strict=True)]
-    return found
+        return [], False
+    present = torch.stack([_present(x, _limit(task, num_classes)) for x in maps]).cpu()
+    return [torch.nonzero(row[:-1])[:, 0].tolist() for row in present], bool(present[:, -1].any())
+
+
+def _limit(task: Task, num_classes: int) -> int:
+    """The ids of segments are below it."""
+    return num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
 
 
 def _within(index: Tensor, size: Tensor) -> Tensor:
@@ -120,6 +158,6 @@ def _within(index: Tensor, size: Tensor) -> Tensor:
 
 
 def _present(ids: Tensor, limit: int) -> Tensor:
-    """Whether each id below the limit occurs. Returns (limit,) bool."""
+    """Whether each id below the limit occurs, and any other. Returns (limit + 1,) bool."""
     index = torch.where((ids >= 0) & (ids < limit), ids.long(), limit).flatten()
-    return torch.zeros(limit + 1, dtype=torch.bool, device=ids.device).index_fill_(0, index, True)[:limit]
+    return torch.zeros(limit + 1, dtype=torch.bool, device=ids.device).index_fill_(0, index, True)

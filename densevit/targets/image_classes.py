@@ -10,13 +10,15 @@ from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, TargetType
 from densevit.targets.objects import check_range
 
+_NO_CLASS = "no class"
 LISTED = 5  # the classes with the highest scores, in files and in drawings
 
 
 class ImageClass(TargetType):
-    """A class index, () int64; -1 = none of the classes.
+    """A class index, () int64; -1 = none of the classes: the image is unlabelled.
 
-    After mixing images (`data.mixup`, `data.cutmix`), (M, 2) float32: class indices and their shares, of sum 1.
+    After mixing images (`data.mixup`, `data.cutmix`), (M, 2) float32: class indices and their shares, of sum 1. The
+    share of -1 is unlabelled.
     """
 
     task: str | None = "classification"
@@ -41,11 +43,14 @@ class ImageClass(TargetType):
 
     def map_classes(self, value: Any, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
         """A class without a new index becomes -1."""
-        return np.asarray(table[value])
+        return np.where(value < 0, -1, table[value])
+
+    def unlabelled(self, size: Size) -> list[np.ndarray]:
+        return [np.array(-1, np.int64)]
 
     def text(self, value: Any, classes: Sequence[Class]) -> str:
         """The name of the class."""
-        return classes[int(value)].name if 0 <= int(value) < len(classes) else "no class"
+        return classes[int(value)].name if 0 <= int(value) < len(classes) else _NO_CLASS
 
     def draw(
         self,
@@ -68,7 +73,8 @@ class ImageClass(TargetType):
         return self.text(value, classes)
 
     def decode(self, encoded: str, classes: Sequence[Class]) -> np.ndarray:
-        return np.array([c.name for c in classes].index(encoded), np.int64)
+        names = [c.name for c in classes]
+        return np.array(-1 if encoded == _NO_CLASS and encoded not in names else names.index(encoded), np.int64)
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
         return np.array(rng.integers(max(num_classes, 1)), np.int64)

@@ -38,6 +38,11 @@ class PixelMap(TargetType):
             names = {"u": "unsigned integers", "i": "integers", "f": "floating-point numbers"}
             raise DataError(f"has the type {value.dtype}; expected {' or '.join(names[kind] for kind in self.kinds)}.")
 
+    def unlabelled(self, size: Size) -> list[np.ndarray]:
+        """A map of `fill`."""
+        shape = size if self.channels is None else (self.channels, *size)
+        return [torch.full(shape, self.fill, dtype=self.dtype).numpy()]
+
     def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
         return value[..., ::-1].copy()  # torch needs positive strides, also for a single column
 
@@ -199,10 +204,13 @@ class ValueMap(PixelMap):
 
 
 class Depth(ValueMap):
-    """(H, W) float32 metres, 0 = unknown."""
+    """(H, W) float32 metres; 0, negative numbers, nan and infinities are unknown."""
 
     def __init__(self) -> None:
         super().__init__(under_zoom="divide")
+
+    def unlabelled(self, size: Size) -> list[np.ndarray]:
+        return [np.full(size, value, np.float32) for value in (0, -1, np.nan, np.inf, -np.inf)]
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         self.check(value, size)

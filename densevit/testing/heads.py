@@ -3,7 +3,16 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from densevit.interfaces import Head
-from densevit.testing import behaviour, gradients, head_export, head_losses, head_maps, head_predictions, state
+from densevit.testing import (
+    behaviour,
+    gradients,
+    head_export,
+    head_losses,
+    head_maps,
+    head_predictions,
+    head_unlabelled,
+    state,
+)
 from densevit.testing.head_fixtures import HeadFixture
 from densevit.testing.results import CheckResult, all_passed, run
 
@@ -35,6 +44,9 @@ CHECKS = (
     state.registration,
     behaviour.determinism,  # required by the checks below, which compare runs
     head_losses.partly_labelled,
+    head_unlabelled.unlabelled_values,
+    head_unlabelled.unlabelled_pixels,
+    head_unlabelled.crowds,
     head_predictions.padding,
     head_predictions.batch_independence,
     state.state_dict,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Batch, DenseHead, Head, Predictions, Targets
+from densevit.losses.depth import valid_pixels
 
 _KEYS = ({"boxes", "labels"}, {"semantic"}, {"depth"})  # the targets that can be predicted
 
@@ -76,8 +77,16 @@ def check_head(name: str, head: Head, method: str) -> None:
 
 
 def missing_labels(heads: Mapping[str, Head], target: Targets) -> list[str]:
-    """The names of the heads whose labels an image lacks."""
-    return [name for name, head in heads.items() if not all(key in target for key in head.needs)]
+    """The names of the heads whose labels an image lacks, or whose map has no labelled pixel."""
+    return [name for name, head in heads.items() if not all(_has_label(target, key) for key in head.needs)]
+
+
+def _has_label(target: Targets, key: str) -> bool:
+    if key == "semantic" and key in target:
+        return bool((target[key] != IGNORE).any())
+    if key == "depth" and key in target:
+        return bool(valid_pixels(target[key])[0].any())
+    return key in target
 
 
 def without_labels(target: Targets) -> Targets:

@@ -138,10 +138,9 @@ class PQCriterion:
         """Warns if an image of the data set has more segments than there are queries."""
         self._limit.check_data(dataset.object_counts())
 
-    @staticmethod
-    def loss_counts(targets: list[Targets]) -> Counts:
+    def loss_counts(self, targets: list[Targets]) -> Counts:
         """What the losses are divided by: the number of labelled images. Losses are means within each image first."""
-        return {"images": float(len(_labelled(targets)))}
+        return {"images": float(len(self._labelled(targets, torch.device("cpu"))))}
 
     def losses(
         self,
@@ -157,10 +156,10 @@ class PQCriterion:
         layers: `MaskOutputs` of a batch: (B, Q, K+1), (B, Q, h, w), (B, C, h, w). cells: class logits (B, K, h, w), or
         None. generator: of sampled pixels; None: torch's.
         """
-        indices = _labelled(targets)
         logits = layers[-1][0]
         with autocast_off(logits.device):
-            truths = GridTruth.of([targets[i] for i in indices], len(self.classes), self.stride, logits.device)
+            labelled = self._labelled(targets, logits.device)
+            indices, truths = [*labelled], [*labelled.values()]
             self._limit.check_batch([len(truth.labels) for truth in truths], [truth.name for truth in truths])
             parts = [_of_image(layers[-1], i, truth.size) for i, truth in zip(indices, truths, strict=True)]
             matches = match(parts, truths, context.finite_costs)
@@ -175,6 +174,12 @@ class PQCriterion:
             losses = {**weighted[-1], "semantic": weights.semantic * semantic / count}
             losses["auxiliary"] = torch.stack(auxiliary).sum() if auxiliary else 0 * losses["label"]
             return losses
+
+    def _labelled(self, targets: Sequence[Targets], device: torch.device) -> dict[int, GridTruth]:
+        """The segments of each image that has any, by its index: of other images no cell is labelled."""
+        indices = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS["panoptic"])]
+        truths = GridTruth.of([targets[i] for i in indices], len(self.classes), self.stride, device)
+        return {i: truth for i, truth in zip(indices, truths, strict=True) if len(truth.labels)}
 
     def _of_layer(
         self,
@@ -335,10 +340,6 @@ def sampled_cells(truth: GridTruth, count: int, temperature: float, generator: t
     scores = -temperature * area.log() - (-noise.log()).log()
     scores = scores.masked_fill(~truth.labelled, float("-inf"))
     return scores.topk(min(count, len(area))).indices
-
-
-def _labelled(targets: Sequence[Targets]) -> list[int]:
-    return [i for i, target in enumerate(targets) if all(key in target for key in NEEDS["panoptic"])]
 
 
 def _at_centres(panoptic: Tensor, stride: int) -> Tensor:

@@ -200,14 +200,15 @@ def test_a_loss_is_the_mean_of_the_labelled_images_and_padding_has_no_effect():
     assert all(torch.equal(again[name], value) for name, value in found.items())
 
 
-def test_an_image_without_segments_teaches_no_object_only():
+def test_an_image_without_segments_is_unlabelled():
     criterion = criterion_of()
-    target = {"panoptic": torch.full((24, 20), -1, dtype=torch.int32), "size": (24, 20)}
-    layer, cells = batch_of([target], criterion)
-    found = criterion.losses([layer], cells, [target], LossContext())
-    expected = 3 * 0.25 * -layer[0][0].log_softmax(-1)[:, 4].mean()
-    torch.testing.assert_close(found["label"], expected)
-    assert all(float(value) == 0 for name, value in found.items() if name != "label")
+    void = {"panoptic": torch.full((36, 32), -1, dtype=torch.int32), "size": (36, 32)}
+    layer, cells = batch_of([void, map_of()], criterion)
+    found = criterion.losses([layer], cells, [void, map_of()], LossContext())
+    alone = criterion.losses([tuple(x[1:] for x in layer)], cells[1:], [map_of()], LossContext())
+    for name, value in found.items():
+        torch.testing.assert_close(value, alone[name])
+    assert criterion.loss_counts([void, map_of()]) == {"images": 1.0}
 
 
 def test_segments_in_excess_of_the_queries_are_unlabelled_and_are_reported():

@@ -136,7 +136,7 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "invalid of a number": (["data.invalid=5"], ("data.invalid",)),
     "valid elsewhere": (["data.valid=nowhere"], ("nowhere",)),
     "labels elsewhere": (["data.labels=nowhere"], ("nowhere", "data.labels")),
-    "labels of a split": (["data.labels={train: labels/train}"], ("data.labels has no 'val'",)),
+    "labels of a split": (["data.labels={train: labels/train}"], ("data.labels has no split 'val', only train",)),
     "seconds below zero": (["data.seconds=-1"], ("data.seconds is -1",)),
     "metric of text": (["data.metric=sometimes"], ("data.metric", "'sometimes'")),
 }

@@ -337,7 +337,7 @@ def test_invalid_option_is_named() -> None:
         Scenes("train", image_size=16)
     with pytest.raises(DataError, match="data.train_length is 0"):
         Scenes("train", train_length=0)
-    with pytest.raises(DataError, match="no split 'minival'. Splits: train, val, test"):
+    with pytest.raises(DataError, match="no split 'minival', only train, val, test"):
         Scenes("minival")  # type: ignore[arg-type]
     with pytest.raises(IndexError):
         Scenes("val")[500]

@@ -30,6 +30,7 @@ def test_geometry_leaves_the_class():
 def test_classes_are_mapped_and_scores_summed():
     table = np.array([1, -1, 1, 0])
     assert [int(ImageClass().map_classes(np.array(k), table, CLASSES[:2])) for k in range(4)] == [1, -1, 1, 0]
+    assert ImageClass().map_classes(np.array(-1), table, CLASSES[:2]) == -1, "no class, not the last one"
     scores = np.array([0.1, 0.4, 0.2, 0.3], np.float32)
     np.testing.assert_allclose(ClassScores().map_classes(scores, table, CLASSES[:2]), [0.3, 0.3], rtol=1e-6)
 
@@ -41,6 +42,7 @@ def test_files_have_names_and_the_five_highest_scores():
     decoded = ClassScores().decode(encoded, CLASSES)
     assert decoded[[0, 2]].tolist() == [0, 0] and decoded[1] == scores[1]
     assert ImageClass().encode(np.array(3), CLASSES) == "d" and ImageClass().decode("d", CLASSES) == 3
+    assert ImageClass().decode(ImageClass().encode(np.array(-1), CLASSES), CLASSES) == -1
     assert ImageScore().decode(ImageScore().encode(np.array(0.25, np.float32), CLASSES), CLASSES) == 0.25
 
 

@@ -12,7 +12,7 @@ from densevit import registry
 from densevit.interfaces import DenseHead, Head
 from densevit.layers.positions import mask_on_grid
 from densevit.set_prediction.transformer import Transformer
-from densevit.targets.maps import ValueMap, VectorMap
+from densevit.targets.maps import PanopticMap, ValueMap, VectorMap
 from densevit.testing import CheckFailed, check_head, head_checks
 from densevit.testing.heads import CHECKS
 
@@ -441,9 +441,13 @@ class Depth(Maps):
             if "depth" in target:
                 x = F.interpolate(outputs["map"][i : i + 1], outputs["grid"])[0, 0]
                 x = x[: target["size"][0], : target["size"][1]].exp()
-                total = total + ((x - target["depth"]).abs() * (target["depth"] > 0)).sum()
-                count += int((target["depth"] > 0).sum())
+                known = self.known(target["depth"])
+                total = total + (x - target["depth"])[known].abs().sum()
+                count += int(known.sum())
         return {"l1": total / max(count, 1)}
+
+    def known(self, depth):
+        return (depth > 0) & depth.isfinite()
 
     def predict(self, outputs, targets):
         return [{"depth": self.on_image(outputs, i, t)[0].clamp(-5, 5).exp()} for i, t in enumerate(targets)]
@@ -707,13 +711,15 @@ class Vectors(Maps, DenseHead):
         self.target_types = {"directions": VectorMap()}
 
     def loss(self, outputs, targets, context):
-        total = 0 * outputs["map"].sum()
+        total, count = 0 * outputs["map"].sum(), 0
         for i, target in enumerate(targets):
             if "directions" in target:
                 x = F.interpolate(outputs["map"][i : i + 1], outputs["grid"])
                 x = x[0, :, : target["size"][0], : target["size"][1]]
-                total = total + (x - target["directions"]).abs().mean() / sum("directions" in one for one in targets)
-        return {"l1": total}
+                known = (target["directions"] != 0).any(0)
+                total = total + ((x - target["directions"]).abs() * known).sum()
+                count += int(known.sum())
+        return {"l1": total / max(count, 1)}
 
     def predict(self, outputs, targets):
         return [{"directions": F.normalize(self.on_image(outputs, i, t), dim=0)} for i, t in enumerate(targets)]
@@ -739,6 +745,89 @@ def test_maps_of_vectors_are_checked():
     assert not failures(Vectors)
     for wrong in (SwapsVectors, OneChannel):
         assert "directions that differs between read_maps" in failures(wrong, skip=("export",))["maps"]
+
+
+class ReadsInfinity(Depth):
+    """Depth of inf is a distance."""
+
+    def known(self, depth):
+        return depth > 0
+
+
+class MeanOfMaps(Segmenter):
+    """Divides by all pixels, also ignored ones, and returns other normalisers."""
+
+    def loss(self, outputs, targets, context):
+        [(name, loss)] = super().loss(outputs, targets, context).items()
+        labelled = [target["semantic"] for target in targets if "semantic" in target]
+        known = sum(int((x != 255).sum()) for x in labelled)
+        return {name: loss * known / max(sum(x.numel() for x in labelled), 1)}
+
+
+class IgnoredIsBackground(Segmenter):
+    """Pixels of 255 are of the last class."""
+
+    def loss(self, outputs, targets, context):
+        last = len(self.classes) - 1
+        filled = [{**t, "semantic": t["semantic"].clamp(max=last)} if "semantic" in t else t for t in targets]
+        return super().loss(outputs, filled, context)
+
+
+class ClassOfMaps(Maps):
+    """The class of an image; -1 is the last class."""
+
+    task, needs = "classification", ("image_class",)
+
+    def loss(self, outputs, targets, context):
+        total = 0 * outputs["map"].sum()
+        labelled = [i for i, target in enumerate(targets) if "image_class" in target]
+        for i in labelled:
+            total = total - outputs["map"][i].mean((1, 2)).log_softmax(0)[targets[i]["image_class"]] / len(labelled)
+        return {"cross_entropy": total}
+
+    def predict(self, outputs, targets):
+        scores = outputs["map"].mean((2, 3)).softmax(1)
+        best = [row.max(0) for row in scores]
+        return [
+            {"image_class": one.indices, "image_score": one.values, "class_scores": row}
+            for row, one in zip(scores, best, strict=True)
+        ]
+
+
+class Segments(Maps):
+    """The classes of panoptic maps, also of crowds."""
+
+    task, needs = "panoptic", ("panoptic",)
+
+    def loss(self, outputs, targets, context):
+        maps = [
+            {**t, "semantic": PanopticMap().class_map(t["panoptic"].numpy())} if "panoptic" in t else t for t in targets
+        ]
+        maps = [{**t, "semantic": torch.from_numpy(t["semantic"])} if "semantic" in t else t for t in maps]
+        return Segmenter.loss(self, outputs, maps, context)
+
+    def predict(self, outputs, targets):
+        labels = Segmenter.predict(self, outputs, targets)
+        return [{"panoptic": 1000 * one["semantic"].int()} for one in labels]
+
+
+@pytest.mark.parametrize(
+    ("head", "failed"),
+    [
+        (Segmenter, set()),
+        (Depth, set()),
+        (Vectors, set()),
+        (ReadsInfinity, {"unlabelled_values", "unlabelled_pixels"}),
+        (MeanOfMaps, {"unlabelled_values"}),
+        (IgnoredIsBackground, {"unlabelled_values", "unlabelled_pixels"}),
+        (ClassOfMaps, {"unlabelled_values"}),
+        (Segments, {"crowds"}),
+    ],
+)
+def test_values_that_label_nothing_are_not_learned(head, failed):
+    names = {"construction", "determinism", "unlabelled_values", "unlabelled_pixels", "crowds"}
+    found = failures(head, skip=[one.name for one in CHECKS if one.name not in names])
+    assert found.keys() == failed, found
 
 
 def test_maps_of_another_size_fail():
@@ -802,5 +891,5 @@ def test_custom_features():
         "one_level",
         "equal_strides",
     }
-    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 29 checks"):
+    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 32 checks"):
         check_head(functools.partial(SeesPadding))

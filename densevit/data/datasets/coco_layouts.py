@@ -10,6 +10,7 @@ from pathlib import Path
 
 from densevit.data.datasets.division import check_val_share
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
+from densevit.data.datasets.splits import DIVIDED
 from densevit.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -75,13 +76,13 @@ def find_files(root: Path | None, split: str, named: NamedFiles, val_share: floa
     """
     val = _val_split(root, named, val_share)
     check_val_share(val_share, val)
-    train = _files_of(root, "train", named) if val is None and split in ("train", "val") else None
-    if train is None and val is None and split in ("train", "val") and root is not None:
+    train = _files_of(root, "train", named) if val is None and split in DIVIDED else None
+    if train is None and val is None and split in DIVIDED and root is not None:
         train = single_json(root, named.of("train")[1])
     files = train or _files_of(root, split, named)
     if files is None:
         assert root is not None
-        raise _missing_split(root, split)
+        raise _missing_split(root, split, named)
     return files, train is not None
 
 
@@ -137,13 +138,16 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
     return _with_images(SplitFiles(files[0], (files[0].parent, root), root), root, images) if len(files) == 1 else None
 
 
-def _missing_split(root: Path, split: str) -> DataError:
+def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split. Raises an error if its layout must be converted."""
-    others = {other: found.file for other in SPLITS if (found := located_split(root, other)) is not None}
+    others = {other: files.file for other in SPLITS if (files := _files_of(root, other, named)) is not None}
+    if _val_split(root, named, None) is None:
+        divided = _files_of(root, "train", named) or single_json(root)
+        others |= {} if divided is None else dict.fromkeys(DIVIDED, divided.file)
     if not others:
         check_no_foreign_layout(root)
-    named = ", ".join(f"{other} ({file.relative_to(root)})" for other, file in others.items())
-    there = f", only for {named}" if named else ""
+    listed = ", ".join(f"{other} ({os.path.relpath(file, root)})" for other, file in others.items())
+    there = f", only for {listed}" if listed else ""
     evaluated = [other for other in others if other != "train" and split != "train"]
     also = f"To evaluate on {evaluated[-1]}, set data.split={evaluated[-1]}. " if evaluated else ""
     jsons = [] if others else _coco_jsons(root)
@@ -152,7 +156,7 @@ def _missing_split(root: Path, split: str) -> DataError:
     places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
     fix = (
         f"Name the file and its images' folder with data.{split}_annotations and data.{split}_images"
-        if split in ("train", "val")
+        if split in DIVIDED
         else "Name the file and its images' folder with data.annotations and data.images"
     )
     return DataError(

@@ -13,9 +13,10 @@ import torch
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.paired_dataset import load_preset
-from densevit.data.datasets.paired_files import IMAGES, list_files, spellings
+from densevit.data.datasets.paired_files import IMAGES, list_files
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
+from densevit.data.datasets.splits import check_split, spellings
 from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
@@ -80,6 +81,7 @@ class CocoPanoptic(Dataset):
         given = {name: value for name, value in arguments.items() if value is not None}
         options: dict[str, Any] = _COCO | (load_preset(PRESETS, preset) if preset is not None else {}) | given
         base = root_folder(root)
+        check_split(base, split, [options[name] for name in ("annotations", "segments", "images")])
         read = read_panoptic_annotations(_split_path(base, split, "annotations", options["annotations"]), scan)
         self._annotations = read if limit is None else read.head(limit)
         self._split = split

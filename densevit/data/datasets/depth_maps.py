@@ -14,6 +14,7 @@ from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
 from densevit.data.datasets.examination import Problem
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
 from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files
+from densevit.data.datasets.splits import check_split, missing_split
 from densevit.data.datasets.timestamp_pairs import find_times
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError
@@ -241,6 +242,8 @@ def _find(
     images, labels, list_file, valid, calibration = (_of_split(options[name], split, name) for name in names)
     assert images is not None and labels is not None
     splits = options["splits"]
+    if not any(isinstance(options[name], dict) for name in names):
+        check_split(base, split, [options[name] for name in names if options[name] is not None], splits)
     if images.endswith(".txt") and labels.endswith(".txt"):
         if list_file or valid or calibration:
             raise DataError(
@@ -278,7 +281,7 @@ def _of_split(where: Where | None, split: str, option: str) -> str | None:
     if where is None or isinstance(where, str):
         return where
     if split not in where:
-        raise DataError(f"data.{option} has no {split!r}; expected a path, or {{train: ..., val: ...}}.")
+        raise missing_split(f"data.{option}", split, where, f"add `{split}: PATH` to data.{option}, or ")
     return where[split]
 
 

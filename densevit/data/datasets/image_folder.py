@@ -11,7 +11,8 @@ from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
-from densevit.data.datasets.paired_files import IMAGES, spellings
+from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.splits import DIVIDED, check_split, spellings
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample
@@ -54,8 +55,10 @@ class ImageFolder(Dataset):
         pattern = _pattern(self._root, images)
         train = _folder(self._root, pattern, "train", splits)
         val = _folder(self._root, pattern, "val", splits)
-        is_divided = (split in ("train", "val") and not val.is_dir()) or val == train
-        check_val_share(val_share, None if is_divided else val)
+        has_parts = val == train or not val.is_dir()
+        is_divided = has_parts and split in DIVIDED
+        check_val_share(val_share, None if has_parts else val)
+        check_split(self._root, split, [pattern], splits, has_parts and train.is_dir())
         folder = train if is_divided else _folder(self._root, pattern, split, splits)
         names = class_folders(train if train.is_dir() else folder)
         _check_classes(self._root, folder, names)

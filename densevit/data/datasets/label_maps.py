@@ -14,8 +14,9 @@ from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, divi
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split, spellings
+from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split
 from densevit.data.datasets.scan_cache import Arrays
+from densevit.data.datasets.splits import DIVIDED, check_split, spellings
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE
@@ -108,15 +109,16 @@ class LabelMaps(PairedDataset):
         self.classes = {"segmentation": self._values.classes}
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        is_divided = split in ("train", "val") and _is_divided(base, options, val_share, preset is not None, is_named)
+        has_parts = _is_divided(base, options, val_share, preset is not None, is_named)
+        is_divided = has_parts and split in DIVIDED
         name = "train" if is_divided else split
         try:
+            paths = [options[key] for key in ("images", "labels", "list_file") if options.get(key) is not None]
+            check_split(base, split, paths, options.get("splits"), has_parts)
             first = None if is_divided else limit
             pairs = scan.read(find_pairs(base, name, **options, limit=first, outside_paths=outside_paths))
-        except DataError as error:
+        except DataError:
             check_no_foreign_layout(base)
-            if split == "val" and has_split(base, "test", **options):
-                raise DataError(f"{error} To evaluate on test, set data.split=test.") from None
             raise
         if is_divided:
             pairs = self._part(base, split, pairs, val_share, limit)

@@ -1,4 +1,4 @@
-"""A data set with a subset of its classes, for the evaluation of a model with other classes."""
+"""A data set with a subset of its classes, or in another order, for the evaluation of a model with other classes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from densevit.targets.types import TargetTypes
 class MappedClasses(Dataset):
     """The same images with some of the classes. Objects of other classes are removed, and their pixels unlabelled.
 
-    kept: the indices of the kept classes by task; other tasks keep all classes.
+    kept: the indices of the kept classes by task, in their new order; other tasks keep all classes.
     """
 
     def __init__(self, dataset: Dataset, kept: Mapping[str, Sequence[int]]) -> None:

@@ -1,6 +1,5 @@
 """Pairs images with label files by name or by a list file."""
 
-import glob
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from densevit.data.datasets.examination import Problem
+from densevit.data.datasets.splits import matches, path_exists, spellings
 from densevit.data.io.file_errors import check_regular
 from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
@@ -17,7 +17,6 @@ from densevit.errors import DataError
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LABELS = (".png", ".bmp", ".tif", ".tiff")
 _NUMBER = re.compile(r"\d+(\.\d*)?")
-_SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def has_split(
     if not given or split in (splits or {}):
         return bool(given)
     name = _spelled(root, split, given, {})
-    return all(_exists(root, pattern.replace("{split}", name)) for pattern in given)
+    return all(path_exists(root, pattern.replace("{split}", name)) for pattern in given)
 
 
 def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str]) -> str:
@@ -109,7 +108,7 @@ def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[st
         return splits[split]
     names = spellings(split)
     for name in names:
-        if all(_exists(root, pattern.replace("{split}", name)) for pattern in patterns):
+        if all(path_exists(root, pattern.replace("{split}", name)) for pattern in patterns):
             return name
     return names[0]
 
@@ -121,19 +120,6 @@ def label_files(root: Path) -> list[Path]:
     return [] if there is None else sorted(path for path in there.rglob("*") if path.is_file())
 
 
-def spellings(split: str) -> tuple[str, ...]:
-    """Returns the names that a split may have on disk."""
-    return _SPELLINGS.get(split, (split,))
-
-
-def _exists(root: Path, pattern: str) -> bool:
-    return bool(_glob(root, pattern)) if "*" in pattern else (root / pattern).exists()
-
-
-def _glob(root: Path, pattern: str) -> list[str]:
-    return glob.glob("*".join(map(glob.escape, pattern.split("*"))), root_dir=root)
-
-
 def _form(pattern: str) -> str:
     """Returns the pattern of a file's path, for messages."""
     return pattern if "*" in pattern else f"{pattern}/*"
@@ -143,7 +129,7 @@ def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -
     """Returns {name: path relative to root} of the files in a folder or of a pattern. option: for messages."""
     if "*" in pattern:
         form = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
-        found = [("/".join(match.groups()), path) for path in _glob(root, pattern) if (match := form.fullmatch(path))]
+        found = [("/".join(match.groups()), path) for path in matches(root, pattern) if (match := form.fullmatch(path))]
     else:
         if not (root / pattern).is_dir():
             raise DataError(

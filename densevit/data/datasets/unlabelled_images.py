@@ -10,6 +10,7 @@ import torch
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.splits import DIVIDED, missing_split
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
@@ -69,15 +70,15 @@ class UnlabelledImages(Dataset):
 
 def _paths(root: Path, split: str, val_share: float) -> list[str]:
     """Returns the sorted paths of a split's images, relative to root. Raises DataError if there are none."""
-    has_folders = any((root / name).is_dir() for name in ("train", "val", split))
+    has_folders = any((root / name).is_dir() for name in (*DIVIDED, split))
     folder = root / split if has_folders else root
+    if split not in DIVIDED and not (root / split).is_dir():
+        raise missing_split(root, split, _folders(root) if has_folders else DIVIDED)
     if not folder.is_dir():
         raise DataError(
-            f"There is no folder {folder}. Fix: create it; or remove the folders of the other splits from data.root, "
-            "whose images are then divided by data.val_share."
+            f"The splits of {root} are {', '.join(_folders(root))}; there is no folder {folder}. Fix: create it; or "
+            "remove the folders of the other splits from data.root, whose images are then divided by data.val_share."
         )
-    if not has_folders and split not in ("train", "val"):
-        raise DataError(f"data.split is {split!r}, but there is no folder {root / split}. Fix: create it.")
     found = sorted(
         os.path.relpath(os.path.join(parent, name), root)
         for parent, _, names in os.walk(folder, followlinks=True)
@@ -95,6 +96,10 @@ def _paths(root: Path, split: str, val_share: float) -> list[str]:
             "Fix: change data.val_share, or put the images into folders train and val."
         )
     return chosen
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _hash(path: str) -> float:

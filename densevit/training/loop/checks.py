@@ -9,7 +9,7 @@ from torch import Tensor
 
 from densevit.data.build import Data
 from densevit.errors import ConfigError, DataError, PluginError
-from densevit.interfaces import Head, Method
+from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel
 
 _BATCH = (
@@ -60,8 +60,8 @@ def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
             )
 
 
-def check_classes(data: Data, model: DenseModel, mapped: Collection[str] = ()) -> None:
-    """Raises DataError if the classes of the validation data differ from those that a head was trained on.
+def check_classes(dataset: Dataset, model: DenseModel, mapped: Collection[str] = ()) -> None:
+    """Raises DataError if the classes of a split differ from those that a head was trained on, or their order.
 
     mapped: heads whose classes are mapped to those of the data.
     """
@@ -69,7 +69,7 @@ def check_classes(data: Data, model: DenseModel, mapped: Collection[str] = ()) -
         if head in mapped:
             continue
         kind = model.heads[head]
-        expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(data.val)]
+        expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(dataset)]
         if expected != found:
             raise DataError(
                 f"The data's classes for {kind.task} are not those of the model's head {head!r} in the same order."

@@ -118,7 +118,8 @@ class DenseModule(lightning.LightningModule):
             if stage == "fit":
                 self.model.training_data = self.saved_model.training_data = data.data.section.model_dump()
             if self.budget is None:  # a run checks its data before
-                check_classes(data.data, self.model, self.mappings)
+                for dataset in (data.data.train, data.data.val) if stage == "fit" else (data.data.val,):
+                    check_classes(dataset, self.model, self.mappings)
                 if stage == "fit" and self.method.needs_labels:
                     check_heads(data.data, self.model)
 

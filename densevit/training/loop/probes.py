@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 
 from densevit import registry
 from densevit.config import Config
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, DataError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Batch, Dataset, Predictions
 from densevit.layers.pooling import masked_mean
@@ -68,6 +68,8 @@ def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], feature
         distributed.all_gather_object(every, {name: (row.cpu(), *rest) for name, (row, *rest) in rows.items()})
         device = next((row.device for row, *_ in rows.values()), torch.device("cpu"))
         rows = {name: (row.to(device), *rest) for each in every for name, (row, *rest) in each.items()}
+    if not rows:
+        raise DataError("probes: no training image has a class. Fix: label some of them, or remove the probes.")
     ordered = sorted(rows.values(), key=lambda row: row[2])
     stacked = torch.stack([row for row, *_ in ordered])
     labels = torch.tensor([label for _, label, _ in ordered], device=stacked.device)

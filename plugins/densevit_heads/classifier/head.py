@@ -26,7 +26,7 @@ class Classifier(Head):
     outputs). Each classifier has half of the loss. A method that distils replaces `distillation_cross_entropy`, which
     otherwise uses the labels, by its own loss of `outputs["distillation_logits"]`.
 
-    Labels may be mixtures of classes (`data.mixup`, `data.cutmix`).
+    Labels may be mixtures of classes (`data.mixup`, `data.cutmix`). An image of class -1 is unlabelled.
     """
 
     task = "classification"
@@ -87,18 +87,21 @@ class Classifier(Head):
         return last.norm(x[:, : self.tokens])
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return {"images": float(sum("image_class" in target for target in targets))}
+        return {"images": float(self._shares(targets, torch.device("cpu")).sum())}
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, with two tokens also `distillation_cross_entropy`: means over the labelled images of
         all processes."""
         logits = outputs["logits"]
-        shares = class_shares([target.get("image_class") for target in targets], logits.shape[1], logits.device)
+        shares = self._shares(targets, logits.device)
         terms = {"cross_entropy": soft_cross_entropy(logits, shares, context, self.label_smoothing)}
         if "distillation_logits" in outputs:
             second = soft_cross_entropy(outputs["distillation_logits"], shares, context, self.label_smoothing)
             terms = {"cross_entropy": terms["cross_entropy"] / 2, "distillation_cross_entropy": second / 2}
         return terms
+
+    def _shares(self, targets: list[Targets], device: torch.device) -> Tensor:
+        return class_shares([target.get("image_class") for target in targets], len(self.classes), device)
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None

@@ -9,12 +9,15 @@ from densevit.losses.classification import focal
 from densevit.losses.context import LossContext
 
 
-def mask_losses(logits: Tensor, masks: Tensor, object_count: int, context: LossContext) -> tuple[Tensor, Tensor]:
+def mask_losses(
+    logits: Tensor, masks: Tensor, known: Tensor, object_count: int, context: LossContext
+) -> tuple[Tensor, Tensor]:
     """Focal loss (Lin et al. 2017), averaged over pixels, and dice loss (Milletari et al. 2016) of P masks.
 
-    logits: (P, h, w), upsampled to the size of the masks. masks: (P, H, W) bool. In fp32 regardless of autocast. Both
-    are sums over masks, normalised by the number of objects, averaged over processes; 0 (connected to the graph)
-    without masks. Padding of the batch is background, as in the authors' code.
+    logits: (P, h, w), upsampled to the size of the masks. masks, known: (P, H, W) bool; pixels that are not known are
+    left out. In fp32 regardless of autocast. Both are sums over masks, normalised by the number of objects, averaged
+    over processes; 0 (connected to the graph) without masks. Padding of the batch is background, as in the authors'
+    code, in which void is background too.
     """
     with autocast_off(logits.device):
         count = torch.full((), float(object_count), device=logits.device)
@@ -24,7 +27,8 @@ def mask_losses(logits: Tensor, masks: Tensor, object_count: int, context: LossC
             zero = logits.float().sum()
             return zero, zero
         logits = F.interpolate(logits.float()[:, None], size=masks.shape[-2:], mode="bilinear", align_corners=False)
-        logits, truth = logits.flatten(1), masks.flatten(1).float()  # (P, H*W)
-        probability = logits.sigmoid()
+        logits, truth, weight = logits.flatten(1), masks.flatten(1).float(), known.flatten(1).float()  # (P, H*W)
+        probability = logits.sigmoid() * weight
         overlap, area = 2 * (probability * truth).sum(1), probability.sum(1) + truth.sum(1)
-        return focal(logits, truth).mean(1).sum() / count, (1 - (overlap + 1) / (area + 1)).sum() / count
+        each = (focal(logits, truth) * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return each.sum() / count, (1 - (overlap + 1) / (area + 1)).sum() / count

@@ -8,29 +8,34 @@ from torch import Tensor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Targets
 from densevit.losses.distributed import to_device
 
+_PADDING = VOID - 1
+
 
 class Segments(NamedTuple):
     """The T segments of all images of a batch, things and stuff, ordered by image and panoptic id.
 
     targets: of each image, with `boxes` (N, 4) xyxy around the visible pixels and `labels` (N,) of its segments, if it
-    is labelled. owner: (B, H, W) int32, the segment of each pixel, -1 where there is none.
+    is labelled. owner: (B, H, W) int32, the segment of each pixel, -1 where there is none. known: (B, H, W) bool, False
+    at void and crowds; True in the padding.
     """
 
     targets: list[Targets]
     owner: Tensor
+    known: Tensor
 
     @classmethod
     def of(cls, targets: list[Targets], num_classes: int, size: tuple[int, int], device: torch.device) -> "Segments":
         """size: (H, W) of the padded batch.
 
-        Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, as void. One transfer to the CPU,
-        of which ids are present, if any image is labelled.
+        Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, as void. An image without segments
+        is unlabelled. One transfer to the CPU, of which ids are present, if any image is labelled.
         """
         bare: list[Targets] = [
             {key: t[key] for key in ("image_id", "size", "original_size") if key in t} for t in targets
         ]
         if not any("panoptic" in target for target in targets):
-            return cls(bare, torch.full((len(targets), *size), -1, dtype=torch.int32, device=device))
+            owner = torch.full((len(targets), *size), -1, dtype=torch.int32, device=device)
+            return cls(bare, owner, owner < 0)
         ids = _padded(targets, size, device)  # (B, H, W)
         B, ids_per_image = len(targets), num_classes * LABEL_DIVISOR
         first = torch.arange(B, device=device)[:, None, None] * ids_per_image
@@ -46,9 +51,9 @@ class Segments(NamedTuple):
         owner = to_device(lookup, device)[key]
         labels = to_device(found[:, 1] // LABEL_DIVISOR, device)
         counts = on_cpu.sum(1).tolist()
-        each = zip(bare, targets, _boxes(owner, len(found)).split(counts), labels.split(counts), strict=True)
-        own: list[Targets] = [{**b, "boxes": boxes, "labels": y} if "panoptic" in t else b for b, t, boxes, y in each]
-        return cls(own, owner)
+        each = zip(bare, _boxes(owner, len(found)).split(counts), labels.split(counts), strict=True)
+        own: list[Targets] = [{**b, "boxes": boxes, "labels": y} if len(y) else b for b, boxes, y in each]
+        return cls(own, owner, (owner >= 0) | (ids == _PADDING))
 
     def masks(self, image: Tensor, segment: Tensor) -> Tensor:
         """The masks of P segments, (P, H, W) bool. image, segment: (P,)."""
@@ -56,18 +61,18 @@ class Segments(NamedTuple):
 
 
 def segment_counts(targets: list[Targets]) -> list[int]:
-    """The number of segments of each labelled image, from its map on the CPU."""
+    """The number of segments of each image with segments, from its map on the CPU."""
     counts = []
     for target in targets:
         if "panoptic" in target:
             ids, crowds = target["panoptic"].unique(), torch.tensor([int(x) for x in target.get("panoptic_crowds", ())])
             counts.append(int(((ids >= 0) & ~torch.isin(ids, crowds)).sum()))
-    return counts
+    return [count for count in counts if count]
 
 
 def _padded(targets: list[Targets], size: tuple[int, int], device: torch.device) -> Tensor:
-    """The panoptic maps as (B, H, W) int64; VOID at padding and in images without one."""
-    maps = torch.full((len(targets), *size), VOID, dtype=torch.int64, device=device)
+    """The panoptic maps as (B, H, W) int64; _PADDING at padding and in images without one."""
+    maps = torch.full((len(targets), *size), _PADDING, dtype=torch.int64, device=device)
     for own, target in zip(maps, targets, strict=True):
         if "panoptic" in target:
             h, w = target["panoptic"].shape

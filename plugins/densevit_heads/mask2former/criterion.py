@@ -1,5 +1,6 @@
 """The criterion: bipartite matching, and the losses of matched masks at points (section 3.3 and 4.1)."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +22,14 @@ from densevit_heads.mask2former.points import OVERSAMPLING, chunks, random_point
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 
 NO_OBJECT_WEIGHT = 0.1
+EPS = 1e-6
 
 
 @dataclass
 class MaskCriterion:
     """Matching and losses after each decoder layer, and of the queries before the first.
+
+    Void, ignored pixels and crowds have no part in the losses of masks. In the authors' code they are background.
 
     task: determines the target keys. num_points: of each mask. stride: of the per-pixel embeddings.
     """
@@ -110,6 +114,8 @@ class MaskCriterion:
         layer = torch.arange(len(logits), device=pixels.device)[:, None]
         classes[layer, pairs.image, pairs.query] = segments.labels[pairs.target]
         weight = torch.where(classes == self.num_classes, NO_OBJECT_WEIGHT, 1.0)
+        if self.task != "instance" and not all(segments.counts):  # a map without segments has no labelled pixel
+            weight = weight * to_device(torch.tensor(segments.counts) > 0, pixels.device)[:, None]
         cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
         count = torch.full((), float(len(segments.labels)), device=pixels.device)
         weights, count = _mean_counts(context, weight.sum((1, 2)), count)
@@ -163,12 +169,18 @@ class MaskCriterion:
             return (matched.sum((1, 2)) + pixels.flatten()[:0].sum()).expand(2, -1)
         scale = scales[pairs.image].repeat(len(queries), 1)  # (l * M, 2)
         with torch.no_grad():
-            points = uncertain_points(_maps(matched, pixels, pairs.counts), scale, self.num_points, generator)
-            truth = segments.at(targets.flatten(), points)  # (l * M, P)
+            known = functools.partial(segments.known, targets.flatten())
+            points = uncertain_points(_maps(matched, pixels, pairs.counts), scale, self.num_points, generator, known)
+            truth, weight = segments.at(targets.flatten(), points), known(points)  # (l * M, P)
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         x = checkpoint(_at_points, matched, pixels, pairs.counts, points * scale[:, None], **options)
-        cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1)
         p = x.sigmoid()
+        if weight is None:
+            cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1)
+        else:
+            target = truth / weight.clamp(min=EPS)
+            cross_entropy = F.binary_cross_entropy_with_logits(x, target, weight, reduction="none").sum(1)
+            cross_entropy, p = cross_entropy / weight.sum(1).clamp(min=EPS), p * weight
         dice = 1 - (2 * (p * truth).sum(-1) + 1) / (p.sum(-1) + truth.sum(-1) + 1)
         return torch.stack([cross_entropy, dice]).view(2, len(queries), -1).sum(-1)
 

@@ -87,10 +87,13 @@ def costs_of_image(
     found: MaskQueries, pixels: Tensor, segments: Segments, scales: Tensor, image: int, points: Tensor,
     weights: Weights,
 ) -> Tensor:  # fmt: skip
-    """Costs (L, Q, T_i) of an image: class probability, binary cross-entropy and dice at points (1, P, 2)."""
+    """Costs (L, Q, T_i) of an image: class probability, binary cross-entropy and dice at points (1, P, 2), without
+    unlabelled pixels."""
     first, count = sum(segments.counts[:image]), segments.counts[image]
     targets = torch.arange(first, first + count, device=points.device)
     truth = segments.at(targets, points.expand(count, -1, -1)).T  # (P, T_i)
+    known = segments.known(targets[:1], points)
+    known = torch.ones_like(truth[:, 0]) if known is None else known[0]  # (P,)
     # Sampling and products are linear: the samples of per-pixel embeddings, (C, P) or (L, C, P), give those of masks.
     maps = pixels[..., image, :, :, :]
     embedded = sample(maps.flatten(0, -3)[None], points * scales[image])[0].view(*maps.shape[:-2], -1)
@@ -99,9 +102,9 @@ def costs_of_image(
     costs = []
     for part in chunks(layers, queries * points.shape[1]):
         x = found.embeddings[part, image] @ (embedded[part] if embedded.ndim == 3 else embedded)  # (l, Q, P)
-        cross_entropy = (F.softplus(x).sum(-1, keepdim=True) - x @ truth) / points.shape[1]
+        cross_entropy = (F.softplus(x) @ known[:, None] - x @ truth) / known.sum().clamp(min=1e-6)
         p = x.sigmoid()
-        dice = 1 - (2 * p @ truth + 1) / (p.sum(-1, keepdim=True) + area + 1)
+        dice = 1 - (2 * p @ truth + 1) / (p @ known[:, None] + area + 1)
         label = -found.logits[part, image].float().softmax(-1)[..., labels]
         costs.append(weights.label * label + weights.mask * cross_entropy + weights.dice * dice)
     return torch.cat(costs)

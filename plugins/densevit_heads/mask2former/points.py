@@ -1,6 +1,6 @@
 """Points at which masks are compared (section 3.3), as in PointRend (Kirillov et al. 2020, section 3.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -29,14 +29,24 @@ def random_points(count: int, num_points: int, device: torch.device, generator: 
 
 
 @torch.no_grad()
-def uncertain_points(maps: Tensor, scale: Tensor, num_points: int, generator: torch.Generator | None) -> Tensor:
+def uncertain_points(
+    maps: Tensor,
+    scale: Tensor,
+    num_points: int,
+    generator: torch.Generator | None,
+    known: Callable[[Tensor], Tensor | None] = lambda points: None,
+) -> Tensor:
     """Of three times as many random points those with the logits nearest 0, and some random ones.
 
-    maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. Returns
-    (N, num_points, 2), xy in 0 ... 1 of the image.
+    maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. known: the
+    weights (N, P) of points (N, P, 2), None if all are 1; points of weight 0 are not chosen as uncertain if there are
+    enough others. Returns (N, num_points, 2), xy in 0 ... 1 of the image.
     """
     candidates = random_points(len(maps), int(num_points * OVERSAMPLING), maps.device, generator)
     uncertainty = -sample(maps[:, None], candidates * scale[:, None])[:, 0].abs()  # (N, 3P)
+    weight = known(candidates)
+    if weight is not None:
+        uncertainty = uncertainty.masked_fill(weight <= 0, float("-inf"))
     best = uncertainty.topk(int(IMPORTANCE * num_points), dim=1).indices
     chosen = candidates.gather(1, best[..., None].expand(-1, -1, 2))
     others = random_points(len(maps), num_points - best.shape[1], maps.device, generator)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from densevit.data.build import Data, check_classes
+from densevit.data.build import Data, class_order
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.transforms.resizing import TrainingTransform
@@ -121,7 +121,7 @@ def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> N
     checks.check_across_splits(diagnosis.splits, files, examination)
     if {"train", data.section.split} <= diagnosis.splits.keys():
         try:
-            check_classes(data.train.classes, data.val.classes, data.section.split)
+            class_order(data.train.classes, data.val.classes, data.section.split)
         except DataError as error:
             examination.report("error", "the splits have different classes", [str(error)])
         train, val = diagnosis.splits["train"], diagnosis.splits[data.section.split]

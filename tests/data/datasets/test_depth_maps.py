@@ -352,7 +352,10 @@ def test_file_changed_after_scanning_raises(tmp_path: Path, pair: Write, write_i
         ({"kind": "disparity", "focal": 1, "metric": False}, r"needs data\.baseline"),
         ({"kind": "disparity", "focal": 1, "calibration": "x"}, r"data\.calibration and data\.focal are both given"),
         ({"baseline": 1}, r"data\.baseline is for disparity, but data\.kind is depth"),
-        ({"images": {"val": "x"}}, r"data\.images has no 'train'"),
+        (
+            {"images": {"val": "x"}},
+            r"data\.images has no split 'train', only val\. Fix: add `train: PATH` to data\.images, or",
+        ),
         ({"images": "rgb.txt", "labels": "depth.txt", "valid": "x"}, r"cannot be used with pairs by time"),
         ({"preset": "nyuv2"}, r"data\.preset: there is no 'nyuv2'\. Presets: diode, kitti, nyu, tum"),
         ({"labels": "nowhere"}, r"There is no folder .*nowhere"),

@@ -640,6 +640,6 @@ def test_grey_labels_beside_a_labelmap_are_an_error(tmp_path: Path, pairs: Write
 def test_only_a_test_split_names_the_key_to_evaluate_on_it(tmp_path: Path) -> None:
     root = colored(tmp_path, ("images/test", "labels/test"))
     classes = [{"name": "road", "color": list(ROAD)}, {"name": "tree", "color": list(TREE)}]
-    with pytest.raises(DataError, match=r"no folder .*images/val\. .* To evaluate on test, set data\.split=test\."):
+    with pytest.raises(DataError, match=r"has no split 'val', only test\. Fix: .* data\.split=test\."):
         LabelMaps("val", root=str(root), classes=classes)
     assert len(LabelMaps("test", root=str(root), classes=classes)) == 4

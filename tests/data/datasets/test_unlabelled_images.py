@@ -91,8 +91,8 @@ def test_batches_have_images_and_no_labels(tmp_path: Path, write: Write) -> None
     ("files", "split", "options", "expected"),
     [
         ((), "train", {}, r"contains no images \(\.jpg, "),
-        (("train/a.png",), "val", {}, r"There is no folder .*/val\. Fix: create it"),
-        (("a.png",), "test", {}, r"data\.split is 'test', but there is no folder .*/test"),
+        (("train/a.png",), "val", {}, r"The splits of .* are train; there is no folder .*/val\. Fix: create it"),
+        (("a.png",), "test", {}, r"has no split 'test', only train, val\. Fix: .*data\.split=val"),
         (("a.png",), "val", {"val_share": 1e-6}, r"1 images, of which data\.val_share=1e-06 assigns none to 'val'"),
         (("a.png",), "val", {"val_share": 1.0}, r"data\.val_share is 1; a number between 0 and 1 is expected"),
     ],

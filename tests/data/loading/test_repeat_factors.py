@@ -197,3 +197,9 @@ def test_data_sets_without_classes_are_refused(folder: Path) -> None:
     sets = {"a": {"name": "coco", "root": str(folder)}}
     with pytest.raises(ConfigError, match=r"data\.repeat_factor: 'mix'.*leave data\.repeat_factor out"):
         build_data(config(name="mix", sets=sets, repeat_factor=0.1)).batches_per_epoch()
+
+
+def test_no_class_is_no_rare_class() -> None:
+    classes = [[0], [0], [0], [1], [0]]
+    with_none = [[0], [0], [0, -1], [1], [0]]
+    assert repeat_factors(pairs(with_none), 5, 0.9).tolist() == repeat_factors(pairs(classes), 5, 0.9).tolist()

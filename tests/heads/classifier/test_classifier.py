@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.errors import ConfigError
 from densevit.inference.creating import create_model
 from densevit.interfaces import Class, LastBlocks, LossContext
 from densevit.model import DenseModel
+from densevit.targets.types import TargetTypes
 from densevit.testing import check_head
 from densevit_heads.classifier import Classifier
 
@@ -143,6 +145,36 @@ def test_loss_is_the_mean_over_labelled_images_with_mixed_labels(smoothing: floa
 
     expected = (term(0, {3: 1}) + term(2, {1: 0.75, 5: 0.25}) + term(3, {0: 1})) / 3
     torch.testing.assert_close(loss["cross_entropy"], expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_an_image_without_class_is_unlabelled_also_in_a_mixture(kind: str, smoothing: float) -> None:
+    """A mixture counts by its labelled share, in the loss and in its normaliser."""
+    classes = torch.tensor([3, -1, -1, 0])
+    samples: Any = [
+        {"image": torch.zeros(3, 8, 8, dtype=torch.uint8), "targets": {"image_id": i, "image_class": one}}
+        for i, one in enumerate(classes)
+    ]
+    mixed = ImageMixing(**{kind: 1.0})(samples, [1], TargetTypes())
+    shares = [float(one["targets"]["image_class"][0, 1]) for one in mixed]  # of the image itself
+    labels = [(3, shares[0], 0, 1 - shares[0]), (3, 1 - shares[1]), (), (0, shares[3])]
+    head = Classifier((6,), (16,), CLASSES, label_smoothing=smoothing)
+    logits = torch.randn(4, K, requires_grad=True)
+    targets = [one["targets"] for one in mixed]
+    loss = head.loss({"logits": logits}, targets, LossContext())["cross_entropy"]
+    total, count = torch.zeros(()), 0.0
+    for row, one in zip(logits, labels, strict=True):
+        for label, share in zip(one[::2], one[1::2], strict=True):
+            each = F.cross_entropy(row, torch.tensor(int(label)), label_smoothing=smoothing)
+            total, count = total + share * each, count + share
+    torch.testing.assert_close(loss, total / count)
+    torch.testing.assert_close(*torch.autograd.grad(loss, logits), torch.autograd.grad(total / count, logits)[0])
+    assert head.loss_counts(targets)["images"] == pytest.approx(count)
+    alone = [{"image_class": one} for one in classes]
+    assert head.loss_counts(alone) == {"images": 2}
+    loss = head.loss({"logits": logits}, alone, LossContext())["cross_entropy"]
+    torch.testing.assert_close(loss, F.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=smoothing))
 
 
 def test_two_tokens_have_half_of_the_loss_each() -> None:

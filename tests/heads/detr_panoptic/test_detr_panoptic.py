@@ -107,13 +107,13 @@ def test_crowds_are_no_segments() -> None:
     assert (found.owner[0] < 0).sum() == 7 + 2 + 2
 
 
-def test_an_image_of_void_has_no_objects_but_is_labelled() -> None:
+def test_an_image_of_void_is_unlabelled() -> None:
     head = DetrPanoptic(CHANNELS, STRIDES, CLASSES, **SMALL).train()
     void = torch.full((64, 64), -1, dtype=torch.int32)
     features = [torch.randn(1, c, 64 // s, 64 // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
     targets = [target(void)]
     own = head.loss(head(features, torch.zeros(1, 64, 64, dtype=torch.bool), targets), targets, LossContext())
-    assert own["label"] > 0 and own["mask"] == own["dice"] == 0
+    assert all(float(loss) == 0 for loss in own.values()) and not any(head.loss_counts(targets).values())
     torch.stack(list(own.values())).sum().backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
 
@@ -125,26 +125,33 @@ def test_mask_losses_by_hand() -> None:
     """A probability of 0.8 in a mask of 4 pixels, of which 1 is true; 2 objects."""
     truth = torch.tensor([[[True, False], [False, False]]])
     logits = torch.full((1, 2, 2), 0.8).logit()
-    focal, dice = mask_losses(logits, truth, 2, LossContext())
+    focal, dice = mask_losses(logits, truth, torch.ones_like(truth), 2, LossContext())
     true, false = -0.25 * 0.2**2 * torch.tensor(0.8).log(), -0.75 * 0.8**2 * torch.tensor(0.2).log()
     assert focal.item() == pytest.approx(float(true + 3 * false) / 4 / 2)
     assert dice.item() == pytest.approx((1 - (2 * 0.8 + 1) / (4 * 0.8 + 1 + 1)) / 2)
+    known = torch.tensor([[[True, True], [False, True]]])  # a pixel of void
+    focal, dice = mask_losses(logits, truth, known, 2, LossContext())
+    assert focal.item() == pytest.approx(float(true + 2 * false) / 3 / 2)
+    assert dice.item() == pytest.approx((1 - (2 * 0.8 + 1) / (3 * 0.8 + 1 + 1)) / 2)
 
 
 def test_mask_losses_do_not_depend_on_how_masks_are_distributed() -> None:
     """Two processes with 1 and 4 objects: the mean of their losses equals the loss of all."""
     logits, truth = torch.randn(5, 8, 8), torch.rand(5, 16, 16) > 0.5
-    whole = torch.stack(mask_losses(logits, truth, 5, LossContext()))
+    whole = torch.stack(mask_losses(logits, truth, torch.ones_like(truth), 5, LossContext()))
     context = LossContext(processes=2, counts={"objects": torch.tensor(2.5)})
-    parts = [torch.stack(mask_losses(logits[own], truth[own], 0, context)) for own in (slice(1), slice(1, 5))]
+    parts = [
+        torch.stack(mask_losses(logits[own], truth[own], truth[own] >= 0, 0, context))
+        for own in (slice(1), slice(1, 5))
+    ]
     torch.testing.assert_close((parts[0] + parts[1]) / 2, whole)
 
 
 def test_mask_losses_are_in_full_precision_under_autocast() -> None:
     logits, truth = 50 * torch.randn(3, 8, 8), torch.rand(3, 16, 16) > 0.5
-    expected = mask_losses(logits.half(), truth, 3, LossContext())
+    expected = mask_losses(logits.half(), truth, torch.ones_like(truth), 3, LossContext())
     with torch.autocast("cpu", torch.bfloat16):
-        found = mask_losses(logits.half(), truth, 3, LossContext())
+        found = mask_losses(logits.half(), truth, torch.ones_like(truth), 3, LossContext())
     assert found == expected and found[0].dtype == torch.float32
 
 

@@ -87,8 +87,9 @@ class Pair:
 
 
 def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
-    """`count` rectangles of random classes; each hides a part of those before. Void elsewhere."""
-    (h, w), found = size, torch.full(size, -1, dtype=torch.int32)
+    """`count` rectangles of random classes; each hides a part of those before. The rest is a segment too: void, which
+    is background in transformers, is unlabelled here."""
+    (h, w), found = size, torch.full(size, 2999, dtype=torch.int32)
     for number in range(count):
         y, x = number * h // 12 + int(torch.randint(h // 12, ())), number * w // 12 + int(torch.randint(w // 12, ()))
         height, width = int(torch.randint(h // 4, h // 2, ())), int(torch.randint(w // 4, w // 2, ()))
@@ -140,10 +141,10 @@ def make_pair(auxiliary_losses: bool = True, **options: Any) -> Pair:
     for i, ((h, w), count) in enumerate(zip(SIZES, COUNTS, strict=True)):
         images[i, :, :h, :w], padding_mask[i, :h, :w] = torch.randn(3, h, w), False
         panoptic = panoptic_map((h, w), count)
-        ids = panoptic.unique()[1 if (panoptic < 0).any() else 0 :]
-        assert len(ids) == count
+        ids = panoptic.unique()
+        assert len(ids) == count + 1
         masks = panoptic == ids[:, None, None]
-        corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1]) if count else torch.zeros(0, 4)
+        corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])
         corners = corners / torch.tensor([w, h, w, h])
         boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
         labels.append({"class_labels": (ids // 1000).long(), "boxes": boxes, "masks": masks.float()})

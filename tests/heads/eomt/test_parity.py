@@ -115,6 +115,8 @@ def test_training_with_masked_attention(models, monkeypatch):
     masks = [torch.rand(n, 1, 1, generator=generator) < torch.rand(n, SIDE, SIDE, generator=generator) for n in (3, 2)]
     labels = [torch.tensor([0, 3, 1]), torch.tensor([4, 4])]
     if head.task == "panoptic":
+        for each in masks:
+            each[0] = True  # no void, which is background in transformers
         maps = [panoptic(*pair) for pair in zip(masks, labels, strict=True)]
         batch["targets"] = [target | {"panoptic": x} for target, x in zip(batch["targets"], maps, strict=True)]
         masks = [torch.stack([t["panoptic"] == i for i in ids(t)]) for t in batch["targets"]]

@@ -49,10 +49,10 @@ def test_a_head_chooses_its_classes_and_checks_the_data() -> None:
     expected = [c.name for c in segmentation if c.thing] + [c.name for c in segmentation if not c.thing]
     assert [c.name for c in model.classes["all"]] == expected
     check_model(config, data, model)
-    check_classes(data, model)
+    check_classes(data.val, model)
     model.classes["all"] = model.classes["all"][::-1]
     with pytest.raises(DataError, match="classes for segmentation are not those of the model's head 'all'"):
-        check_classes(data, model)
+        check_classes(data.val, model)
 
 
 def test_a_failed_check_names_the_head_and_the_data_set() -> None:

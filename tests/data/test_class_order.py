@@ -1,0 +1,119 @@
+"""Splits and data sets whose classes have different orders: labels are compared by the names of their classes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.data.build import Data, build_data
+from densevit.data.datasets.mix import Mix
+from densevit.errors import DataError
+from densevit.inference.creating import build_model
+from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Class, Dataset, Sample
+from densevit.training.loop.checks import check_classes
+
+NAMES = ("ant", "bee", "cat")
+OF_TASK = {
+    "classification": ("image_class",),
+    "detection": ("boxes", "labels"),
+    "segmentation": ("semantic",),
+    "panoptic": ("panoptic", "panoptic_crowds"),
+}
+OTHER_ORDER = (2, 0, 1)  # of the classes in another split
+
+
+class Ordered(Dataset):
+    """Images whose labels do not depend on the order of the classes. order: of the classes of all splits but train."""
+
+    def __init__(
+        self, split: str, task: str = "detection", order: tuple[int, ...] = OTHER_ORDER, everywhere: bool = False
+    ) -> None:
+        self.task, self.provides = task, OF_TASK[task]
+        known = [Class(name, 10 + i, (i, i, i)) for i, name in enumerate(NAMES)]
+        self.classes = {task: tuple(known[i] for i in order) if everywhere or split != "train" else tuple(known)}
+
+    def __len__(self) -> int:
+        return 4
+
+    def names(self, index: int) -> list[str]:
+        """The names of the classes of an image's objects."""
+        return [NAMES[i] for i in np.random.default_rng(index).integers(3, size=4)]
+
+    def __getitem__(self, index: int) -> Sample:
+        place = {one.name: i for i, one in enumerate(self.classes[self.task])}
+        labels = np.array([place[name] for name in self.names(index)])
+        semantic = np.full((32, 32), IGNORE, np.uint8)
+        semantic[:16] = np.repeat(labels, 8)
+        panoptic = np.full((32, 32), VOID, np.int32)
+        panoptic[:16] = np.repeat(labels * LABEL_DIVISOR + np.arange(4), 8)
+        boxes = torch.tensor([[0.0, 0, 8, 8]] * 4)
+        values = {"image_class": torch.tensor(int(labels[0])), "boxes": boxes, "labels": torch.from_numpy(labels)}
+        values |= {"semantic": torch.from_numpy(semantic), "panoptic": torch.from_numpy(panoptic)}
+        values["panoptic_crowds"] = [int(panoptic[0, 0])]
+        targets = {"image_id": index} | {key: values[key] for key in self.provides}
+        return {"image": torch.full((3, 32, 32), index, dtype=torch.uint8), "targets": targets}
+
+
+def names_of(targets: Any, classes: tuple[Class, ...]) -> dict[str, Any]:
+    """The names of the classes by target key, without boxes; None: no class."""
+    names = dict(enumerate(one.name for one in classes))
+    found: dict[str, Any] = {}
+    for key in targets.keys() & {key for keys in OF_TASK.values() for key in keys} - {"boxes"}:
+        values = np.ravel(targets[key]).tolist()
+        found[key] = [names.get(x // LABEL_DIVISOR if key.startswith("panoptic") else x) for x in values]
+    return found
+
+
+def data_of(task: str, **options: Any) -> Data:
+    section = {"name": f"{__name__}:Ordered", "task": task, "image_size": 32, "batch_size": 2, **options}
+    heads = {"x": {"name": "classifier"}} if task == "classification" else {}
+    backbone = {"name": "resnet", "depth": 18}
+    return build_data(
+        configs.from_mapping({"backbone": backbone, "heads": heads, "data": section, "trainer": {"max_steps": 1}})
+    )
+
+
+@pytest.mark.parametrize("task", OF_TASK)
+def test_validation_has_the_classes_of_training_in_their_order(task: str) -> None:
+    data = data_of(task, num_workers=0)
+    raw = Ordered("val", task)
+    data.check_splits()
+    assert [one.name for one in data.val.classes[task]] == [one.name for one in data.train.classes[task]] == [*NAMES]
+    truths = [target["truth"] for batch in data.val_loader() for target in batch["targets"]]
+    for index, truth in enumerate(truths):
+        expected = names_of(raw[index]["targets"], raw.classes[task])
+        assert expected.keys() == {*raw.provides} - {"boxes"}
+        assert names_of(truth, data.train.classes[task]) == expected
+        assert names_of(truth, raw.classes[task]) != expected, "the case has something to map"
+
+
+def test_training_images_for_probes_have_the_classes_of_the_evaluated_split() -> None:
+    data = data_of("classification", num_workers=0)
+    truths = [target["truth"] for batch in data.unaugmented_train_loader() for target in batch["targets"]]
+    found = [names_of(truth, data.val.classes["classification"])["image_class"][0] for truth in truths]
+    assert found == [data.train.names(index)[0] for index in range(4)]  # type: ignore[attr-defined]
+
+
+def test_a_model_is_neither_trained_nor_validated_on_classes_in_another_order() -> None:
+    data = data_of("classification", num_workers=0)
+    config = configs.from_mapping(
+        {
+            "backbone": {"name": "resnet", "depth": 18},
+            "heads": {"x": {"name": "classifier"}},
+            "data": data.section.model_dump(),
+            "trainer": {"max_steps": 1},
+        }
+    )
+    model = build_model(config, data.train)
+    check_classes(data.train, model)
+    with pytest.raises(DataError, match="not those of the model's head 'x' in the same order. Found: cat, ant, bee"):
+        check_classes(data.val, model)
+
+
+def test_mixed_data_sets_have_one_order() -> None:
+    section = {"name": f"{__name__}:Ordered"}
+    assert [c.name for c in Mix("val", {"a": section, "b": section}).classes["detection"]] == ["cat", "ant", "bee"]
+    with pytest.raises(DataError, match="with different classes: ant, bee, cat and cat, ant, bee"):
+        Mix("train", {"a": section, "b": {**section, "everywhere": True}})

@@ -1,0 +1,143 @@
+"""Values that label nothing (-1, 255, void, 0 m, nan, crowds): no evaluator counts them."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit import registry
+from densevit.interfaces import Class, Evaluator, Predictions, Targets
+from densevit.targets.types import TargetTypes
+
+K, SIZE = 4, (24, 32)
+CLASSES = [Class(name, i, (i, i, i), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "sea"))]
+# The key of the ground truth that each evaluator reads; None: objects.
+KEYS = {
+    "classification": "image_class",
+    "knn": "image_class",
+    "linear_probe": "image_class",
+    "segmentation": "semantic",
+    "depth": "depth",
+    "panoptic": "panoptic",
+    "detection": None,
+    "coco_masks": None,
+}
+
+
+def evaluator(name: str) -> Evaluator:
+    options = {"masks": False} if name == "panoptic" else {}  # its things have other labels than these objects
+    made: Evaluator = registry.create("evaluators", name, CLASSES, options=options, where=name)
+    if name in ("knn", "linear_probe"):
+        generator = torch.Generator().manual_seed(0)
+        made.fit(torch.randn(40, 8, generator=generator), torch.arange(40) % K)  # type: ignore[attr-defined]
+    return made
+
+
+def image(index: int) -> tuple[Predictions, Targets]:
+    """Predictions and ground truth of all tasks, which partly agree; a part of the ground truth is unlabelled."""
+    rng, types = np.random.default_rng(index), TargetTypes()
+    truth: dict[str, Any] = {"image_id": index, "size": SIZE, "original_size": SIZE, "iscrowd": np.zeros(3, bool)}
+    for key in ("image_class", "semantic", "depth", "panoptic", "boxes", "labels", "masks"):
+        truth[key] = types[key].random(SIZE, 3, K, np.random.default_rng(index))
+    truth["area"] = (truth["boxes"][:, 2:] - truth["boxes"][:, :2]).prod(1)
+    noise = rng.random(SIZE) < 0.3
+    semantic = np.where(noise, rng.integers(K, size=SIZE), np.minimum(truth["semantic"], K - 1)).astype(np.uint8)
+    panoptic = np.where(noise, 1000 * rng.integers(K, size=SIZE), truth["panoptic"]).astype(np.int32)
+    found = {
+        "class_scores": rng.dirichlet(np.ones(K)).astype(np.float32),
+        "feature": rng.standard_normal(8).astype(np.float32),
+        "semantic": semantic,
+        "panoptic": panoptic,
+        "depth": (truth["depth"] + rng.uniform(0.1, 1, SIZE)).astype(np.float32),
+        "boxes": truth["boxes"] + 1,
+        "labels": truth["labels"],
+        "masks": truth["masks"],
+        "scores": rng.random(3).astype(np.float32),
+    }
+    return tensors(found), tensors(truth)
+
+
+def tensors(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for key, x in values.items()}
+
+
+def metrics(name: str, images: list[tuple[Predictions, Targets]]) -> dict[str, float]:
+    made = evaluator(name)
+    made.update(*([*side] for side in zip(*images, strict=True)))
+    return made.compute()
+
+
+def same(found: dict[str, float], expected: dict[str, float]) -> None:
+    assert found == pytest.approx(expected, nan_ok=True)
+    assert any(0 < value < math.inf for value in expected.values()), "the case measures nothing"
+
+
+def nothing(key: str) -> Iterator[torch.Tensor]:
+    for value in TargetTypes()[key].unlabelled(SIZE):
+        yield torch.from_numpy(value)
+
+
+def test_every_evaluator_has_a_case() -> None:
+    assert KEYS.keys() == registry.find("evaluators").keys()
+
+
+@pytest.mark.parametrize("name", [name for name, key in KEYS.items() if key])
+def test_an_image_whose_value_labels_nothing_is_not_counted(name: str) -> None:
+    key, labelled = KEYS[name], [image(0), image(1)]
+    assert key is not None
+    expected = metrics(name, labelled)
+    for value in nothing(key):
+        found, truth = image(2)
+        bare = {k: truth[k] for k in ("image_id", "size", "original_size")} | {key: value}
+        same(metrics(name, [*labelled, (found, bare)]), expected)
+
+
+@pytest.mark.parametrize("name", ["segmentation", "depth"])
+def test_predictions_at_unlabelled_pixels_are_not_counted(name: str) -> None:
+    key = KEYS[name]
+    assert key is not None
+    for value in nothing(key):
+        images, others = [], []
+        for index in range(2):
+            found, truth = image(index)
+            partly = truth[key].clone()
+            partly[:, :20] = value[:, :20]
+            changed = found[key].clone()
+            changed[:, :20] = found[key][:, :20].flip(0)
+            images.append((found, {**truth, key: partly}))
+            others.append(({**found, key: changed}, {**truth, key: partly}))
+        same(metrics(name, others), metrics(name, images))
+
+
+@pytest.mark.parametrize("name", ["detection", "coco_masks", "panoptic"])
+def test_crowds_and_what_is_found_in_them_are_not_counted(name: str) -> None:
+    labelled, (found, truth) = [image(0), image(1)], image(2)
+    expected = metrics(name, labelled)
+    crowd = int(truth["panoptic"][truth["panoptic"] >= 0].max())
+    only = torch.where(truth["panoptic"] == crowd, crowd, -1).int()
+    given = {"panoptic": only, "panoptic_crowds": [crowd]} if name == "panoptic" else {}
+    bare = {k: truth[k] for k in ("image_id", "size", "original_size", *(() if given else ("boxes", "labels", "area")))}
+    if name == "coco_masks":
+        bare["masks"] = truth["masks"]
+    if not given:
+        bare["iscrowd"] = torch.ones(3, dtype=torch.bool)
+        found = {**found, "boxes": truth["boxes"]}
+    else:
+        found = {**found, "panoptic": only}
+    measured = metrics(name, [*labelled, (found, {**bare, **given})])
+    if given:  # the pixels of a crowd have a class, which mIoU counts
+        measured, expected = ({k: x for k, x in one.items() if "Q" in k} for one in (measured, expected))
+    same(measured, expected)
+
+
+@pytest.mark.parametrize("name", ["detection", "coco_masks"])
+def test_an_image_without_objects_and_detections_changes_nothing(name: str) -> None:
+    labelled, (found, truth) = [image(0), image(1)], image(2)
+    empty = {
+        key: value[:0] if isinstance(value, torch.Tensor) and value.ndim else value for key, value in truth.items()
+    }
+    none = {key: found[key][:0] for key in ("boxes", "labels", "scores", "masks")}
+    same(metrics(name, [*labelled, (none, empty)]), metrics(name, labelled))
