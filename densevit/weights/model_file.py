@@ -51,12 +51,13 @@ def save(
     path: str | Path,
     sections: Config | ModelSections | None = None,
     state: Mapping[str, Tensor] | None = None,
+    step: int | None = None,
 ) -> None:
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
     sections: the config, or the sections of a model without one; None: those of its architecture. Of a model without
-    heads the backbone is written. state: of the model, where this process holds a part of it only. LoRA's adapters are
-    merged.
+    heads the backbone is written. state: of the model, where this process holds a part of it only. step: of its
+    training. LoRA's adapters are merged.
 
     Raises WeightsError for a model whose plugins and options are not known.
     """
@@ -76,9 +77,10 @@ def save(
             Path(path).expanduser(),
             model.licences,
             own.architecture.lora,
+            step,
         )
     state = merged_state(model.state_dict() if state is None else state, sections.backbone.architecture.lora)
-    _write(state, entries(model, sections), Path(path).expanduser())
+    _write(state, {**entries(model, sections), **_step(step)}, Path(path).expanduser())
 
 
 def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
@@ -100,12 +102,14 @@ def save_backbone(
     path: Path,
     licences: Mapping[str, str] = MappingProxyType({}),
     lora: LoraArchitecture | None = None,
+    step: int | None = None,
 ) -> None:
     """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config. licences: of its
-    weights, by source. lora: of its adapters, which are merged."""
+    weights, by source. lora: of its adapters, which are merged. step: of its training."""
     config = yaml_io.write({"backbone": dict(section)})
     values = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
     values |= {"licences": dict(licences)} if licences else {}
+    values |= _step(step)
     state = merged_state(backbone.state_dict(), lora)
     _write({f"backbone.{key}": value for key, value in state.items()}, values, path)
 
@@ -118,6 +122,10 @@ def _write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -
             tensors[key] = value.clone()
     with replaced_file(path) as temporary:
         write_safetensors(tensors, temporary, header(values))
+
+
+def _step(step: int | None) -> dict[str, str]:
+    return {} if step is None else {"step": str(step)}
 
 
 def is_model_file(source: str | Path) -> bool:

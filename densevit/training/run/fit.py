@@ -43,7 +43,7 @@ from densevit.training.loop.precision import tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
-from densevit.training.run.output import finish, start
+from densevit.training.run.output import FINISHED, finish, show_complete, start
 from densevit.training.run.plan import Plan
 from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
 from densevit.visualization.html_page import fragment
@@ -114,6 +114,9 @@ def fit(
         if path is not None and resume is None:
             check_wanted(path)
         plan = Plan.of(config, callbacks, checkpoint)
+        if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
+            show_complete(plan, path)
+            return Run(path)
         folder = RunFolder.open(plan.trainer, name, path, resumed=resume is not None)
         run_callbacks = _callbacks(plan, folder.path, signals)
         errors = translated_errors(folder.path, config, run_callbacks.non_finite.batch, resume_with)
