@@ -155,12 +155,11 @@ WORSE = ["optim.lr=30"]  # later validations are worse than all before
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("overrides", [[], ["trainer.ema=0.5"]])
 def test_the_best_epoch_is_that_of_the_checkpoint(
-    overrides: list[str], copied_run: Callable[..., Path], trained: Callable[..., Path]
+    copied_run: Callable[..., Path], trained: Callable[..., Path]
 ) -> None:
-    """As if the run had ended at the checkpoint: the model of the best epoch is restored from it."""
-    run = copied_run(CONFIG, overrides)
+    """As if the run had ended at the checkpoint: the averaged model of the best epoch is restored from it."""
+    run = copied_run(CONFIG, overrides := ["trainer.ema=0.5"])
     abandoned = load_file(run / "model.safetensors")
     resume(run / "checkpoints" / "step-4.ckpt", WORSE)
     short = trained(CONFIG, [*overrides, "trainer.max_steps=4", "trainer.evaluate_every=0.5"])

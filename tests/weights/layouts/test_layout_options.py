@@ -134,7 +134,6 @@ def trained(section, folder):
 HEADS = {"x": {"name": "setr", "width": 8}}
 PLACES = {
     "create_backbone": lambda given, file: densevit.create_backbone(**given, weights=file),
-    "create_model": lambda given, file: densevit.create_model(given, HEADS, ["a", "b"], weights=file).backbone,
     "backbone.weights": lambda given, file: (
         densevit.create_model({**given, "weights": str(file)}, HEADS, ["a", "b"]).backbone
     ),
@@ -149,7 +148,7 @@ def assert_same(found, expected, place):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3, msg=lambda text: f"{place}: {text}")
 
 
-EVERYWHERE = ("microsoft-swinv2", "dinov2")  # the others are loaded at two places that have no code in common
+EVERYWHERE = ("dinov2", "deformable-detr", "dpt-hybrid")  # the others by create_model
 SAME = {  # layouts of the plugins' defaults only, or of the options of one above
     *("torchvision-resnet", "timm-resnet", "transformers-resnet", "rtdetr-resnet", "transformers-rtdetr-resnet"),
     *("nvidia-mit", "segformer", "microsoft-cvt", "timm-mvit", "detr", "detr-panoptic", "transformers-detr"),
@@ -168,13 +167,17 @@ def test_every_layout_with_options_is_compared():
 @pytest.mark.parametrize("name", BACKBONES)
 @torch.no_grad()
 def test_backbones_compute_as_their_authors_wherever_they_are_loaded(name, backbone_file):
+    case = BACKBONES[name]
     file, reference = backbone_file(name)
     pixels = torch.randn(1, 3, *SIZE)
     expected = reference(pixels)
-    for place in PLACES if name in EVERYWHERE else ("create_backbone", "convert"):
-        load = PLACES[place]
-        found = load(BACKBONES[name].given, file).eval()(pixels)
-        assert_same(found, expected, place)
+    created = densevit.create_model(case.given, HEADS, ["a", "b"], weights=file)
+    assert_same(created.backbone(pixels), expected, "create_model")
+    options = created.model.architecture.backbone.options
+    assert {key: options.get(key) for key in case.implied} == case.implied  # an epsilon changes little
+    if name in EVERYWHERE:
+        for place, load in PLACES.items():
+            assert_same(load(case.given, file).eval()(pixels), expected, place)
 
 
 class Model(NamedTuple):
@@ -319,13 +322,14 @@ def test_models_compute_as_their_authors_wherever_they_are_loaded(name, model_fi
     file, reference, classes = model_file(name)
     expected = outputs(reference, name)
     source = str(file)
-    loaded = {
-        "create_model": densevit.create_model(case.given, {"x": case.head}, classes, weights=file).model,
-        "backbone.weights and heads.x.weights": densevit.create_model(
-            {**case.given, "weights": source}, {"x": {**case.head, "weights": source}}, classes
-        ).model,
-        "load": densevit.load(source).model,
-    }
+    created = densevit.create_model(case.given, {"x": case.head}, classes, weights=file).model
+    options = created.architecture.backbone.options
+    assert {key: options.get(key) for key in case.implied} == case.implied
+    loaded = {"create_model": created}
+    if name in EVERYWHERE:
+        separate = {"x": {**case.head, "weights": source}}
+        parts = densevit.create_model({**case.given, "weights": source}, separate, classes)
+        loaded |= {"a source for each part": parts.model, "load": densevit.load(source).model}
     for place, model in loaded.items():
         found = outputs(model, name)
         assert found.keys() == expected.keys()
