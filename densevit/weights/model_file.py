@@ -25,6 +25,7 @@ from densevit.model import (
     options_without_weights,
 )
 from densevit.model.lora import merged_state
+from densevit.paths import user_path
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.state import header, licences, part, read_header, read_safetensors, write_safetensors
@@ -74,13 +75,13 @@ def save(
         return save_backbone(
             model.backbone,
             {"name": own.name, **own.options, **normalisation},
-            Path(path).expanduser(),
+            user_path(path),
             model.licences,
             own.architecture.lora,
             step,
         )
     state = merged_state(model.state_dict() if state is None else state, sections.backbone.architecture.lora)
-    _write(state, {**entries(model, sections), **_step(step)}, Path(path).expanduser())
+    _write(state, {**entries(model, sections), **_step(step)}, user_path(path))
 
 
 def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
@@ -130,7 +131,7 @@ def _step(step: int | None) -> dict[str, str]:
 
 def is_model_file(source: str | Path) -> bool:
     """Whether it is a model file, or a folder with one."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file() or file_kinds.kind(path) != "safetensors":
         return False
@@ -238,13 +239,13 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
 
 def _folder(run: str | Path) -> Path | None:
     """The folder of a run, if it is named by its folder."""
-    path = Path(run).expanduser()
+    path = user_path(run)
     return path if path.is_dir() else None
 
 
 def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     """The tensors, the header and the path of a run's model file."""
-    path = Path(run).expanduser()
+    path = user_path(run)
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():

@@ -20,6 +20,7 @@ from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.allocator import keep_freed_memory
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
+from densevit.paths import user_path
 from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
@@ -143,8 +144,9 @@ def _request(
     if resume is not None:
         if run_dir is not None:
             raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
-        folder = run_of(Path(resume))
-        checkpoint = None if without_checkpoint(Path(resume)) else RunCheckpoint(Path(resume))
+        resumed = user_path(resume)
+        folder = run_of(resumed)
+        checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
         return configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint
     if isinstance(config, str | Path):
         name, config = name or Path(config).stem, configs.load(config, overrides)
@@ -153,7 +155,7 @@ def _request(
         assert values is not None
         config = configs.from_mapping(values, "fit", overrides)
     assert isinstance(config, Config)
-    return config, None if run_dir is None else Path(run_dir), name or "run", None
+    return config, None if run_dir is None else user_path(run_dir), name or "run", None
 
 
 def _use_console() -> None:

@@ -12,6 +12,7 @@ from pycocotools import mask as rle
 from densevit.atomic_io import atomic_file
 from densevit.errors import DataError
 from densevit.interfaces import Class
+from densevit.paths import user_path
 
 _POINTS = 3  # least number of points of a polygon
 _TOLERANCE = 0.7  # largest distance in pixels between a polygon and the mask's outline
@@ -25,7 +26,7 @@ def write_prelabels(
     classes: by head; the objects of the first head with predictions.json are written. threshold: the score threshold.
     Masks are converted to polygons, which can be edited. Raises DataError for a folder without objects.
     """
-    folder, out = Path(predictions).expanduser(), Path(out).expanduser()
+    folder, out = user_path(predictions), user_path(out)
     head, entries = _entries(folder, list(classes))
     images = _read(folder / "images.json")
     document = prelabels(images, entries, classes[head], threshold)
