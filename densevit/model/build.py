@@ -116,14 +116,14 @@ def build_from_architecture(
 
 
 def rebuild(model: DenseModel, architecture: Architecture) -> None:
-    """Builds the parts of a model again, with other options and random weights.
+    """Builds the parts of a model again, with other options and the weights of their constructors.
 
     They are those of a model that is built with these options from the beginning: of the same random state, which torch
     then has after them.
     """
     if model.rng_state is not None:
         torch.set_rng_state(model.rng_state)
-    other = build_from_architecture(architecture, model.classes, pretrained=False)
+    other = build_from_architecture(architecture, model.classes)
     other.to(model.mean.device).train(model.training)
     for part in ("backbone", "heads", "necks", "mean", "std", "target_types", "architecture"):
         setattr(model, part, getattr(other, part))
