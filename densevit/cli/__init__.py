@@ -10,11 +10,14 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import densevit
 from densevit import registry
 from densevit.errors import DensevitError, did_you_mean, printable
+from densevit.paths import user_path
 from densevit.streams import unfailing_output
 
 
@@ -89,10 +92,19 @@ def _run(name: str, rest: list[str]) -> int:
         arguments = parser.parse_intermixed_args(rest)
     except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
+    for key, value in vars(arguments).items():
+        setattr(arguments, key, _expanded(value))
     arguments.output = output.Output(arguments)
     arguments.command = shlex.join(["densevit", *name.split(), *rest])
     with arguments.output.console():
         return int(module.run(arguments))
+
+
+def _expanded(value: Any) -> Any:
+    """An argument in whose paths `~` is expanded. Arguments that are texts are expanded where they are read."""
+    if isinstance(value, list):
+        return [_expanded(one) for one in value]
+    return user_path(value) if isinstance(value, Path) else value
 
 
 def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densevit.errors import ConfigError
+from densevit.paths import user_path
 
 if TYPE_CHECKING:
     from densevit.config import Config
@@ -131,8 +132,8 @@ def _evaluate(args: Namespace) -> int:
         if maps is not None:
             maps.finish()
             write_detections(done.evaluators, folder)
-        elif (Path(args.model).expanduser() / "config.yaml").is_file():
-            folder = new_folder(Path(args.model).expanduser(), config)
+        elif (user_path(args.model) / "config.yaml").is_file():
+            folder = new_folder(user_path(args.model), config)
         if folder is not None:
             report = write_evaluation(folder, done, plan, str(args.model))
             args.output.show(f"report: {report}")
@@ -159,7 +160,7 @@ def _check_overrides(source: str, overrides: Sequence[str]) -> None:
     from densevit.config import check_evaluation_overrides, check_evaluation_plugins, load
 
     check_evaluation_overrides(overrides)
-    file = Path(source).expanduser() / "config.yaml"
+    file = user_path(source) / "config.yaml"
     if overrides and file.is_file():
         check_evaluation_plugins(load(file, overrides))
 
@@ -173,7 +174,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
     from densevit.config import load as load_config
 
     check_evaluation_overrides(overrides)
-    own, file = loaded.config, Path(source).expanduser() / "config.yaml"
+    own, file = loaded.config, user_path(source) / "config.yaml"
     if own is not None and not loaded.foreign:
         if not overrides:
             return own

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from densevit.cli.evaluate import MODEL, add_trust, config_of
 from densevit.errors import ConfigError
+from densevit.paths import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -212,7 +213,7 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
 
 def _beside(model: str) -> Path:
     """The default path of the exported file."""
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.is_dir():
         return path / "model.onnx"
     return path.with_suffix(".onnx") if path.is_file() else Path(f"{path.name.rpartition(':')[2]}.onnx")

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         split: registry.create("datasets", "scenes", split, options=options, where="scenes")
         for split in ((args.split,) if args.split else ("train", "val"))
     }
-    folder = empty_folder(args.out.expanduser())
+    folder = empty_folder(args.out)
     with locked_folder(folder):
         empty_folder(folder)  # another process may have written it meanwhile
         for split, dataset in datasets.items():

@@ -21,6 +21,7 @@ from densevit.config.values import (
     as_tuple,
     module_section,
 )
+from densevit.paths import user_path
 from densevit.registry.options import nearest
 
 _RECIPES_OF = {  # the recipes that have a key
@@ -217,7 +218,7 @@ def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
     options = {key: value for key, value in section.items() if key not in (*DataSection.model_fields, "masks")}
     options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
     if options.get("root"):
-        options["root"] = os.path.realpath(Path(str(options["root"])).expanduser())
+        options["root"] = os.path.realpath(user_path(str(options["root"])))
     elif "sets" not in options:
         size = section.get("image_size")
         options["image_size"] = [size, size] if isinstance(size, int) else [*(size or ())]

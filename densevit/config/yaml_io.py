@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from densevit.errors import ConfigError
+from densevit.paths import user_path
 from densevit.registry.options import nearest
 
 _LARGEST = 64 * 2**20  # bytes of a config file
@@ -26,7 +27,7 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
     section: files of this section are also found by bare name (`data=coco`). source: the file or override that names
     the file, for the message.
     """
-    path = Path(os.path.normpath((folder or Path()) / Path(name).expanduser()))
+    path = Path(os.path.normpath((folder or Path()) / user_path(name)))
     for candidate in (path, Path(f"{path}.yaml"), path / "config.yaml"):
         if candidate.is_file():
             return candidate

@@ -24,6 +24,7 @@ from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
 from densevit.model import DenseModel
+from densevit.paths import user_path
 from densevit.visualization.progress import steps
 
 LIMIT = 1e-4  # of an output's range, in float32
@@ -98,7 +99,7 @@ def export(
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, with `half` by more
     than `HalfPrecision.limit`.
     """
-    path = Path(path)
+    path = user_path(path)
     files.check_format(path, resize)
     if postprocess:
         postprocessing.check_format(path)

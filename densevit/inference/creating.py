@@ -1,5 +1,6 @@
 """Creates models and backbones by plugin names, with pretrained weights."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,20 @@ from densevit.errors import ConfigError, did_you_mean
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Dataset
-from densevit.model import Architecture, DenseModel, build, build_from_architecture, classes_by_head, tasks_of
+from densevit.model import (
+    Architecture,
+    BackboneArchitecture,
+    DenseModel,
+    build,
+    build_from_architecture,
+    classes_by_head,
+    tasks_of,
+)
 from densevit.model.lora import add_adapters, missing_package
 from densevit.weights.checkpoint_io import read
 from densevit.weights.foreign_checkpoint import translated_for
 from densevit.weights.pretrained import load_pretrained, read_files
+from densevit.weights.state_dict_loading import Fit
 
 Classes = Sequence[Class | str]
 Section = str | Mapping[str, Any]
@@ -77,7 +87,7 @@ def create_model(
             checkpoints[str(weights)] = checkpoint
             if not translated_for(checkpoint, model).heads:
                 sections.weights, sections.backbone.weights = None, str(weights)
-        load_pretrained(model, sections, checkpoints)
+        _warn(load_pretrained(model, sections, checkpoints))
     add_adapters(model)
     return Predictor(model.eval(), sections).to(target)
 
@@ -101,15 +111,25 @@ def create_backbone(
 ) -> Backbone:
     """Builds a backbone by its plugin name. options: arguments of its constructor.
 
-    weights: pretrained weights as in `backbone.weights`, which also set mean and std; None: random weights.
+    weights: pretrained weights as in `backbone.weights`, which also set mean, std and the options with which another
+    project's code computes; None: random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     """
     backbone = build.build_backbone(name, **options)
     if weights is not None:
         values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
         section = configs.backbone_section(values, "create_backbone")
-        load_pretrained(DenseModel(backbone, {}), ModelSections(backbone=section, heads={}))
+        architecture = Architecture(BackboneArchitecture(name, options), replace_layers=False)
+        model = DenseModel(backbone, {}, architecture=architecture)
+        _warn(load_pretrained(model, ModelSections(backbone=section, heads={})))
+        return model.backbone
     return backbone
+
+
+def _warn(loaded: Sequence[Fit]) -> None:
+    """Shows the warnings of loaded weights, which a training prints with its table of tensors."""
+    for message in dict.fromkeys(message for fit in loaded for message in fit.warnings):
+        warnings.warn(message, stacklevel=3)
 
 
 def _config(source: Section | Path | Config) -> Config:

@@ -12,6 +12,7 @@ from densevit.data.io import videos
 from densevit.errors import DataError
 from densevit.inference.downloads import SCHEMES
 from densevit.inference.video_streams import check_no_stream
+from densevit.paths import user_path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
@@ -109,7 +110,7 @@ def find_files(source: str) -> list[Path]:
     check_no_stream(source)
     if "://" in source:
         raise DataError(f"{source}: only URLs of http and https are read. Fix: download the image, and give its path.")
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file():
         return [path]
     if path.is_dir():

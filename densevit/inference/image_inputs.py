@@ -17,6 +17,7 @@ from densevit.errors import DataError, DensevitError
 from densevit.inference.downloads import download
 from densevit.inference.video_streams import check_no_stream
 from densevit.interfaces import Sample
+from densevit.paths import user_path
 
 _KINDS = "a path, a URL, bytes, a file object, a PIL image, an array or a tensor"
 _ARRAY = "(H, W, 3) or (H, W)"
@@ -65,11 +66,11 @@ def _pixels(image: Any, name: str) -> np.ndarray:
     if isinstance(image, str) and "://" in image:
         return decode_image(download(image), image)
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
+        path = user_path(image)
         if path.is_dir() or (path.suffix.lower() in videos.SUFFIXES and path.is_file()):
             what = "a folder" if path.is_dir() else "a video"
             raise DataError(f"{image} is {what} in a list of images. Fix: pass it alone: predict({str(image)!r}).")
-        return read_image(image)
+        return read_image(path)
     if isinstance(image, bytes | bytearray | memoryview):
         return decode_image(bytes(image), name)
     if isinstance(image, Image.Image):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from densevit.data.io import videos
 from densevit.inference.image_files import find_files
 from densevit.inference.image_inputs import VideoFrame
+from densevit.paths import user_path
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ def images_of(source: Any) -> Iterator[Path | VideoFrame] | None:
     """
     if not isinstance(source, str | os.PathLike) or "://" in str(source):
         return None
-    path = Path(source).expanduser()
+    path = user_path(source)
     is_video = path.suffix.lower() in videos.SUFFIXES and path.is_file()
     is_pattern = isinstance(source, str) and glob.has_magic(source) and not path.exists()
     if not (path.is_dir() or is_video or is_pattern):

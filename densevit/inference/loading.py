@@ -14,6 +14,7 @@ from densevit.inference.file_model import FileModel, build, resizing
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.inference.runtimes import is_exported, open_file
 from densevit.model import DenseModel
+from densevit.paths import user_path
 from densevit.weights import checkpoint_io, converting, model_file
 
 _DEVICE_FIX = 'Fix: use device "auto": an accelerator if there is one, else the CPU.'
@@ -73,7 +74,7 @@ def load_any(source: str | Path, trust: Collection[str] = (), runtime: str | Non
         model, sections = model_file.from_state(checkpoint.tensors, checkpoint.header, str(source), trust)
         return LoadedModel(model, sections, foreign=False)
     if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
-        file = f"{source}/model.safetensors" if Path(source).expanduser().is_dir() else source
+        file = f"{source}/model.safetensors" if user_path(source).is_dir() else source
         raise WeightsError(
             f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without classes and config: it has no densevit "
             f"header. Fix: name the run folder or its model.safetensors; to train from these tensors, set "

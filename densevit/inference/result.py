@@ -5,7 +5,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from densevit.errors import DensevitError
 from densevit.inference import result_formats
 from densevit.inference.point_cloud import write_ply
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
+from densevit.paths import user_path
 from densevit.targets.types import TargetTypes, above_threshold
 from densevit.visualization.draw import draw
 
@@ -189,7 +189,7 @@ class Result(Mapping[str, Any]):
 
         threshold: see `draw`. Raises DensevitError if the suffix names no format, or the file cannot be written.
         """
-        suffix = Path(path).suffix.lower()
+        suffix = (path := user_path(path)).suffix.lower()
         if Image.registered_extensions().get(suffix) not in Image.SAVE:
             raise DensevitError(
                 f"{path}: the suffix {suffix!r} names no image format. Fix: name a file such as drawn.png or drawn.jpg."
@@ -233,7 +233,7 @@ class Result(Mapping[str, Any]):
         focal: focal length in pixels, for both axes or (fx, fy). centre: principal point (cx, cy); by default the
         centre of the image. Raises AttributeError unless exactly one head predicts `depth`.
         """
-        return write_ply(Path(path), _array(self.depth), self.image, focal, centre)
+        return write_ply(user_path(path), _array(self.depth), self.image, focal, centre)
 
     def to_json(self) -> str:
         """Converts the result to JSON text: `height`, `width`, and `heads` with an object for each head by its name.

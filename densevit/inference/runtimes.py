@@ -11,6 +11,7 @@ import torch
 
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import Size
+from densevit.paths import user_path
 from densevit.terminal import silenced
 
 Run = Callable[..., dict[str, np.ndarray]]
@@ -53,7 +54,7 @@ def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
     runtime: of `RUNTIMES`, for ONNX files; None: ONNX Runtime, and PyTorch for pt2 files. Raises DensevitError if the
     runtime is not installed, and WeightsError for a file that does not exist, or that densevit did not export.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file. Fix: write it with `densevit export MODEL --out {path.name}`.")
     if path.suffix == ".pt2" and runtime is not None:

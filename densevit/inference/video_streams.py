@@ -1,8 +1,7 @@
 """Detects streams and cameras, which `predict` does not support."""
 
-from pathlib import Path
-
 from densevit.errors import DataError
+from densevit.paths import user_path
 
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms", "mmsh", "hls", "v4l2")
 _CAMERAS = ("webcam", "camera", "cam", "screen")
@@ -14,7 +13,7 @@ def check_no_stream(source: str) -> None:
     if separator:
         is_stream = scheme in _SCHEMES
     else:
-        path = Path(source).expanduser()
+        path = user_path(source)
         is_camera = source.strip().isdecimal() or source.strip().lower() in _CAMERAS
         is_stream = (is_camera and not path.exists()) or source.startswith("/dev/video")
     if is_stream:

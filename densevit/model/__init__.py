@@ -15,6 +15,7 @@ from densevit.model.build import (
     create_neck,
     kinds_of,
     options_without_weights,
+    rebuild,
     tasks_of,
 )
 from densevit.model.dense import DenseModel
@@ -37,6 +38,7 @@ __all__ = [
     "inference_by_head",
     "kinds_of",
     "options_without_weights",
+    "rebuild",
     "tasks_of",
     "windows_only",
 ]

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+
 from densevit import registry
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
@@ -89,7 +91,7 @@ def build_from_architecture(
 
     classes: by head. pretrained: False if all weights are loaded afterwards, see `options_without_weights`.
     """
-    own = architecture.backbone
+    own, rng_state = architecture.backbone, torch.get_rng_state()
     backbone = build_backbone(own.name, **(own.options if pretrained else options_without_weights(own.options)))
     backbone.mean, backbone.std = own.mean or backbone.mean, own.std or backbone.std
     heads: dict[str, Head] = {}
@@ -104,9 +106,24 @@ def build_from_architecture(
         heads[name] = registry.create("heads", head.name, *given, options=head.options, where=where)
     weights = {name: head.weight for name, head in architecture.heads.items()}
     model = DenseModel(backbone, heads, necks, weights, architecture)
+    model.rng_state = rng_state
     freeze_backbone(backbone, own.freeze)
     for name, head in architecture.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")
     if architecture.replace_layers:
         replace_layers(model)
     return model.train()
+
+
+def rebuild(model: DenseModel, architecture: Architecture) -> None:
+    """Builds the parts of a model again, with other options and the weights of their constructors.
+
+    They are those of a model that is built with these options from the beginning: of the same random state, which torch
+    then has after them.
+    """
+    if model.rng_state is not None:
+        torch.set_rng_state(model.rng_state)
+    other = build_from_architecture(architecture, model.classes)
+    other.to(model.mean.device).train(model.training)
+    for part in ("backbone", "heads", "necks", "mean", "std", "target_types", "architecture"):
+        setattr(model, part, getattr(other, part))

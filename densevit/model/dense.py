@@ -46,7 +46,8 @@ class DenseModel(nn.Module):
     that `predict` returns, computed in validation. architecture: the plugins and options that the model was built from,
     which a model file needs; None for a model built in Python from modules. training_data: the options of the config's
     section `data`, by which a `Predictor` resizes images; None if unknown. licences: of the published weights that it
-    started from, by source. The model does not use the last four.
+    started from, by source. rng_state: of torch, before its parts were built; None if unknown. The model does not use
+    the last five.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -80,6 +81,7 @@ class DenseModel(nn.Module):
         self.architecture = architecture
         self.training_data: Mapping[str, Any] | None = None
         self.licences = dict(backbone.licences)
+        self.rng_state: Tensor | None = None
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std)[:, None, None], persistent=False)
 

@@ -5,7 +5,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -123,6 +123,23 @@ def accepts(function: Callable[..., Any], *arguments: str) -> bool:
     except TypeError:
         return False
     return True
+
+
+def default_of(plugin: Callable[..., Any], given: tuple[str, ...], path: Sequence[str]) -> Any:
+    """The default of an option, or of one in a section of options: ("transformer", "num_heads"). given: see `check`.
+
+    Raises LookupError if the constructor has no such option.
+    """
+    parameter, inner = parameters_of(plugin, given, "")[0][path[0]], path[1:]
+    extended = [kind for kind in getattr(parameter.annotation, "__metadata__", ()) if isinstance(kind, type)]
+    if inner and extended:
+        return default_of(extended[0], given, inner)
+    value = parameter.default
+    for name in inner:
+        if not hasattr(value, name):
+            raise LookupError(name)
+        value = getattr(value, name)
+    return value
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

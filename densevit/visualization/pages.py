@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from densevit.errors import ConfigError
+from densevit.paths import user_path
 from densevit.visualization.comparison import comparison_overview, write_comparison
 from densevit.visualization.html_page import fragment
 from densevit.visualization.report import overview, write_report
@@ -35,7 +36,7 @@ def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = Non
     ./comparison.html. Raises ConfigError for another folder.
     """
     given = [runs] if isinstance(runs, str | Path) else list(runs)
-    folders = [Path(run).expanduser() for run in given]
+    folders = [user_path(run) for run in given]
     if not folders:
         raise ConfigError("report: no run is given. Fix: name at least one folder.")
     for folder in folders:
@@ -43,7 +44,7 @@ def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = Non
             raise ConfigError(f"{folder}: is not a folder. Expected the folder of a run or of an evaluation.")
         if not any((folder / name).is_file() for name in FILES):
             raise ConfigError(f"{folder}: has none of {', '.join(FILES)}. Expected the folder of a run.")
-    path = None if out is None else Path(out).expanduser()
+    path = None if out is None else user_path(out)
     if path is not None:
         if path.is_dir():
             raise ConfigError(f"--out {path}: is a folder. Expected a file, such as {path / 'report.html'}.")

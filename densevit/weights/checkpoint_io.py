@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError, one_line
+from densevit.paths import user_path
 from densevit.weights import file_kinds, hub, preprocessing, safe_unpickler
 from densevit.weights.state import read_safetensors
 
@@ -49,7 +50,7 @@ def read(source: str | Path) -> Checkpoint:
     Raises WeightsError with what was found and the fix.
     """
     if not hub.is_published(source):
-        return _at(Path(source).expanduser(), str(source))
+        return _at(user_path(source), str(source))
     found = hub.fetch(str(source))
     if isinstance(found.weights, Path):
         read = _at(found.weights, str(source))

@@ -7,7 +7,7 @@ from typing import Any
 
 from densevit import config as configs
 from densevit.atomic_io import atomic_folder
-from densevit.config import BackboneSection, Config, DataSection
+from densevit.config import BackboneSection, Config, DataSection, ModelSections
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
@@ -16,6 +16,7 @@ from densevit.weights import model_file
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
+from densevit.weights.layout_options import PartWeights, set_layout_options
 from densevit.weights.layouts import find, of_variant, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone, fit_model
 from densevit.weights.state_dict_loading import Fit
@@ -121,6 +122,7 @@ def _model(
         config.backbone.mean, config.backbone.std = model.backbone.mean, model.backbone.std
     model.licences |= translated.licences
     fit = fit_model(model, translated, allowed)
+    fit.notes += _other_options(model, config, translated)
     return Converted(translated.source, fit, model.backbone, config.backbone, model.eval(), config)
 
 
@@ -139,9 +141,18 @@ def _backbone(
     if is_bgr(checkpoint):
         bgr_to_rgb(translated, backbone)
         section.mean, section.std = translated.mean, translated.std
-    fit = fit_backbone(DenseModel(backbone, {}), translated, section.weights_allow)
+    model = DenseModel(backbone, {})
+    fit = fit_backbone(model, translated, section.weights_allow)
     fit.source = translated.source
+    fit.notes += _other_options(model, ModelSections(backbone=section, heads={}), translated)
     return Converted(translated.source, fit, backbone, section)
+
+
+def _other_options(model: DenseModel, sections: Config | ModelSections, translated: TranslatedCheckpoint) -> list[str]:
+    """Warnings of overrides with which the model computes something else than the authors' code."""
+    keys = ["backbone", *(f"heads.{name}" for name in model.heads)]
+    notes = set_layout_options(model, sections, [PartWeights(key, key, translated, True) for key in keys])
+    return [note for lines in notes.values() for note in lines if note.startswith("Warning")]
 
 
 def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from densevit.atomic_io import atomic_file, atomic_folder
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, CheckpointLayout, Class
 from densevit.model import BackboneArchitecture, DenseModel, build_backbone, build_from_architecture, tasks_of
+from densevit.paths import user_path
 from densevit.weights import layouts, model_file, transformers_config
 from densevit.weights.foreign_checkpoint import other_conventions
 from densevit.weights.key_mapping import describe, fresh_because, has_marks, option_of, translate, translate_back
@@ -122,7 +123,7 @@ class _NotRepresentable(WeightsError):  # noqa: N818
 
 
 def _source(source: str | Path, trust: Collection[str]) -> _Source:
-    path = Path(source).expanduser()
+    path = user_path(source)
     file = path / "model.safetensors" if path.is_dir() else path
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
     if header.get("part") == "backbone":

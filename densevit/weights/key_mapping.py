@@ -141,11 +141,11 @@ def describe(
     return sections
 
 
-def option_of(sections: Mapping[str, Any], name: str) -> Any:
-    """The value of an option by its full key, as "backbone.dilation"; None if it is not given."""
+def option_of(sections: Mapping[str, Any], name: str, absent: Any = None) -> Any:
+    """The value of an option by its full key, as "backbone.dilation"; `absent` if it is not given."""
     value: Any = sections
     for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        value = value.get(key, absent) if isinstance(value, Mapping) else absent
     return value
 
 

@@ -4,8 +4,14 @@ import re
 
 UNKNOWN = "unknown"  # a licence that neither the layout nor the files name
 
-_PERMISSIVE = re.compile(r"(apache|mit|bsd|isc|cc0|cc-by)\b(?!-(nc|sa|nd))")
-_NON_COMMERCIAL = re.compile(r"cc-by-nc|non-?commercial|research-only|apple-amlr")
+_PERMISSIVE = {  # SPDX identifiers, in lower case
+    *("apache-2.0", "mit", "mit-0", "0bsd", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "cc0-1.0"),
+    *("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0"),
+}
+_SOURCE = re.compile(  # that states it: a repository, an organisation or a package
+    r" \((?:[\w.-]+/[\w.-]+(?:: [\w ]+)?|[\w.-]+ on the hugging face hub|(?:[\w.-]+ of )?[\w.-]+ \d[\w.]*)\)$"
+)
+_NON_COMMERCIAL = re.compile(r"cc-by-nc|non[- ]?commercial|research[- ]only|apple-amlr")
 _OWN = {
     "dinov3": "commercial use is allowed; fine-tuned weights that you pass on stay under the same agreement, with a "
     "copy of it"
@@ -13,13 +19,14 @@ _OWN = {
 
 
 def permits_commercial_use(licence: str | None) -> bool:
-    """Whether it is a licence that is known to permit commercial use without an agreement of its own."""
+    """Whether it is the SPDX identifier of a permissive licence, alone or with the source that states it, as in "MIT
+    (isl-org/DPT)". Any other text is not known to be permissive."""
     name = (licence or "").lower()
-    return _PERMISSIVE.match(name) is not None and _NON_COMMERCIAL.search(name) is None
+    return _SOURCE.sub("", name) in _PERMISSIVE and _NON_COMMERCIAL.search(name) is None
 
 
 def in_words(licence: str | None) -> str:
-    """A sentence on what a licence permits; "" for Apache-2.0, MIT, BSD and similar licences.
+    """A sentence on what a licence permits; "" for Apache-2.0, MIT, BSD-3-Clause and similar licences.
 
     licence: the identifier of a model card, of timm or of a layout; None or "unknown": not stated.
     """
@@ -30,8 +37,8 @@ def in_words(licence: str | None) -> str:
         return "What it permits is not known: ask the authors before you publish or sell what you train from it."
     if _NON_COMMERCIAL.search(name):
         return "Not for commercial use, and neither is what you train from it."
-    terms = next((text for key, text in _OWN.items() if key in name), "read it before you publish or sell weights")
-    return f"An agreement of its own: {terms}."
+    own = next((f"An agreement of its own: {terms}." for key, terms in _OWN.items() if key in name), "")
+    return own or "Not known to be permissive: read it before you publish or sell weights."
 
 
 def line(source: str, licence: str | None) -> str:

@@ -25,6 +25,7 @@ from densevit.model import (
     options_without_weights,
 )
 from densevit.model.lora import merged_state
+from densevit.paths import user_path
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.state import header, licences, part, read_header, read_safetensors, write_safetensors
@@ -51,12 +52,13 @@ def save(
     path: str | Path,
     sections: Config | ModelSections | None = None,
     state: Mapping[str, Tensor] | None = None,
+    step: int | None = None,
 ) -> None:
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
     sections: the config, or the sections of a model without one; None: those of its architecture. Of a model without
-    heads the backbone is written. state: of the model, where this process holds a part of it only. LoRA's adapters are
-    merged.
+    heads the backbone is written. state: of the model, where this process holds a part of it only. step: of its
+    training. LoRA's adapters are merged.
 
     Raises WeightsError for a model whose plugins and options are not known.
     """
@@ -73,12 +75,13 @@ def save(
         return save_backbone(
             model.backbone,
             {"name": own.name, **own.options, **normalisation},
-            Path(path).expanduser(),
+            user_path(path),
             model.licences,
             own.architecture.lora,
+            step,
         )
     state = merged_state(model.state_dict() if state is None else state, sections.backbone.architecture.lora)
-    _write(state, entries(model, sections), Path(path).expanduser())
+    _write(state, {**entries(model, sections), **_step(step)}, user_path(path))
 
 
 def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
@@ -100,12 +103,14 @@ def save_backbone(
     path: Path,
     licences: Mapping[str, str] = MappingProxyType({}),
     lora: LoraArchitecture | None = None,
+    step: int | None = None,
 ) -> None:
     """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config. licences: of its
-    weights, by source. lora: of its adapters, which are merged."""
+    weights, by source. lora: of its adapters, which are merged. step: of its training."""
     config = yaml_io.write({"backbone": dict(section)})
     values = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
     values |= {"licences": dict(licences)} if licences else {}
+    values |= _step(step)
     state = merged_state(backbone.state_dict(), lora)
     _write({f"backbone.{key}": value for key, value in state.items()}, values, path)
 
@@ -120,9 +125,13 @@ def _write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -
         write_safetensors(tensors, temporary, header(values))
 
 
+def _step(step: int | None) -> dict[str, str]:
+    return {} if step is None else {"step": str(step)}
+
+
 def is_model_file(source: str | Path) -> bool:
     """Whether it is a model file, or a folder with one."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file() or file_kinds.kind(path) != "safetensors":
         return False
@@ -230,13 +239,13 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
 
 def _folder(run: str | Path) -> Path | None:
     """The folder of a run, if it is named by its folder."""
-    path = Path(run).expanduser()
+    path = user_path(run)
     return path if path.is_dir() else None
 
 
 def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     """The tensors, the header and the path of a run's model file."""
-    path = Path(run).expanduser()
+    path = user_path(run)
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():

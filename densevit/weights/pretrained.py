@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -19,9 +19,9 @@ from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit.weights import licences
 from densevit.weights.checkpoint_io import Checkpoint, read
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, other_conventions, translated_for
+from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translated_for
 from densevit.weights.hub import is_published
-from densevit.weights.key_mapping import option_of
+from densevit.weights.layout_options import PartWeights, set_layout_options
 from densevit.weights.state import part
 from densevit.weights.state_dict_loading import Fit, fit
 
@@ -46,7 +46,8 @@ def load_pretrained(
     that depend on a head's classes if the classes differ. A head of another project is loaded into the head of the same
     task, whatever its name, or else into one that starts from that task (`Head.starts_from`). A head's learned loss
     weight is loaded if the checkpoint has one.
-    The mean and std of the checkpoint are set in the model and in `sections`, unless these state others.
+    The mean and std of the checkpoint are set in the model and in `sections`, unless these state others, and so are the
+    options with which another project's code computes (`layout_options`). For these, the model's parts are built again.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
     Returns one report for each source.
     """
@@ -58,6 +59,7 @@ def load_pretrained(
             translated[source] = translated_for(checkpoints.get(source) or read(source), model)
         return translated[source]
 
+    notes = set_layout_options(model, sections, _part_weights(model, sections, checkpoint_of))
     if sections.weights is not None:
         fits.append(fit_model(model, checkpoint_of(sections.weights), sections.weights_allow))
     if sections.backbone.weights is not None:
@@ -68,13 +70,39 @@ def load_pretrained(
             fits += _fit_head(model, name, checkpoint_of(section.weights), section.weights_allow)
     for found in fits:
         found.write()
+    for key, lines in notes.items():
+        _fit_of(fits, model, key).notes += lines
     for checkpoint in translated.values():
         model.licences |= checkpoint.licences
     for found in of_backbone:
         source = cast(str, sections.weights if sections.backbone.weights is None else sections.backbone.weights)
-        found.notes += _option_notes(model, sections, checkpoint_of(source))
         found.notes += _set_normalisation(model, sections.backbone, checkpoint_of(source))
     return fits
+
+
+def _part_weights(
+    model: DenseModel, sections: Config | ModelSections, checkpoint_of: Callable[[str], TranslatedCheckpoint]
+) -> list[PartWeights]:
+    """The weights of the backbone and of each head and neck."""
+    parts = []
+    if (source := sections.backbone.weights or sections.weights) is not None:
+        complete = source in (sections.weights, *(head.weights for head in sections.heads.values()))
+        parts.append(PartWeights("backbone", "backbone", checkpoint_of(source), complete))
+    for name, section in sections.heads.items():
+        if (source := section.weights or sections.weights) is not None:
+            checkpoint = checkpoint_of(source)
+            theirs = f"heads.{_source_task(model, name, checkpoint)}"
+            adapted = bool(_replaced(model, name, checkpoint)[0])
+            parts.append(PartWeights(f"heads.{name}", theirs, checkpoint, adapted=adapted))
+            parts.append(PartWeights(f"heads.{name}.neck", f"{theirs}.neck", checkpoint))
+    return parts
+
+
+def _fit_of(fits: Sequence[Fit], model: DenseModel, key: str) -> Fit:
+    """The report of the weights of a part, from its own source or the model's. key: as in `PartWeights`."""
+    path = key if not key.endswith(".neck") else f"necks.{key.split('.')[1]}"
+    modules = [model.get_submodule(path), model]
+    return next(found for module in modules for found in fits if found.module is module)
 
 
 def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
@@ -253,42 +281,6 @@ def class_tensors(model: DenseModel, name: str) -> set[str]:
             larger = build().state_dict()
     own = model.heads[name].state_dict()
     return {key for key, value in own.items() if key in larger and larger[key].shape != value.shape}
-
-
-def _option_notes(model: DenseModel, sections: Config | ModelSections, checkpoint: TranslatedCheckpoint) -> list[str]:
-    """Notes on options that tensors do not determine and that differ from the checkpoint's."""
-    notes, backbone = [], sections.backbone.options
-    for name, value in checkpoint.options.items():
-        section, _, key = name.partition(".")
-        if section == "backbone" and value and key not in backbone:
-            notes.append(f"These weights were trained with {name} {value}; the config leaves it at its default.")
-        elif section == "backbone" and key in backbone and not _equal(backbone[key], value):
-            notes.append(f"Warning: {name} is {backbone[key]}; these weights were trained with {value}.")
-    layout = checkpoint.layout
-    if layout is not None and layout.conventions and "backbone" in (described := _described(checkpoint)):
-        differing = other_conventions(layout, described["backbone"], backbone, model.backbone)
-        for name, (there, here) in differing.items():
-            if name not in layout.usage_options:
-                notes.append(f"Warning: backbone.{name} is {here}; {layout.name} computes with {there}.")
-            elif name not in backbone:
-                notes.append(f"{layout.name} computes with backbone.{name} {there}; the config leaves it at {here}.")
-    unrecorded = layout.unrecorded if layout else ()
-    of_heads = [option for option in unrecorded if option.startswith("heads.")]
-    heads = _described(checkpoint).get("heads", {}) if of_heads else {}
-    for name in model.heads:
-        task, own = _source_task(model, name, checkpoint), sections.heads[name].options
-        theirs = heads.get(task, {})
-        for key in (option.removeprefix(f"heads.{task}.") for option in of_heads):
-            there, here = option_of(theirs, key), option_of(own, key)
-            if there is not None and here is not None and here != there:
-                how = "were trained with" if f"heads.{task}.{key}" in checkpoint.options else "are assumed to have"
-                notes.append(f"heads.{name}.{key} is {here}; these weights {how} {there}.")
-    return notes
-
-
-def _equal(here: Any, there: Any) -> bool:
-    """Whether two options are equal; lists of a config and tuples are."""
-    return (tuple(here) if isinstance(here, list) else here) == (tuple(there) if isinstance(there, list) else there)
 
 
 def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 
+_WARNING = "Warning: "
 LISTED = 10  # names in a message; of more, the first three
 
 
@@ -32,7 +33,7 @@ class Fit:
     tensors: by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with the reason.
     fresh: keys of the module that keep their initial values, with the reason. zeros: biases that the checkpoint lacks
     and that are set to zeros, with the reason. missing, unexpected: keys that were allowed to be.
-    notes: further remarks, a sentence each.
+    notes: further remarks, a sentence each; those that begin with "Warning:" are shown wherever weights are loaded.
     """
 
     source: str
@@ -50,6 +51,11 @@ class Fit:
     def loaded(self) -> int:
         """The number of tensors that are loaded unchanged."""
         return len(self.tensors) - len(self.adapted) - len(self.zeros)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The notes that are warnings, without that word."""
+        return [note.removeprefix(_WARNING) for note in self.notes if note.startswith(_WARNING)]
 
     def write(self) -> None:
         """Loads the tensors into the module."""

@@ -15,6 +15,7 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Method
 from densevit.model import build_from_architecture
 from densevit.model.lora import add_adapters
+from densevit.paths import user_path
 from densevit.training.loop import fault_files
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.first_non_finite import FirstNonFinite, find_in_batches, image_ids
@@ -50,7 +51,7 @@ def replay(file: str | Path, device: str | torch.device | None = "auto", trust: 
     modules named in the config.yaml of the file's run need no trust.
     Raises WeightsError for any other file, and ConfigError or PluginError if the model cannot be built.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     content = fault_files.read(path)
     target = device_of(device)
     folder = path.absolute().parent

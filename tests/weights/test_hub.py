@@ -394,7 +394,7 @@ def test_restricted_licence_is_a_warning_before_the_download(hub):
     for name, meaning in {
         "convnextv2_atto": r"convnextv2_atto: cc-by-nc-4\.0\. Not for commercial use, and neither is what you train",
         "vit_small_patch16_dinov3": r"dinov3-license\. An agreement of its own: commercial use is allowed; fine-tuned",
-        "fastvit_t8": r"fastvit-license\. An agreement of its own: read it",
+        "fastvit_t8": r"fastvit-license\. Not known to be permissive: read it",
     }.items():
         with pytest.warns(UserWarning, match=rf"^Licence of timm:.*{meaning}"), pytest.raises(WeightsError):
             read(f"timm:{name}")

@@ -108,9 +108,21 @@ def test_licence_is_read_from_the_head_of_a_card(tmp_path, text, licence):
         ("fair-noncommercial-research-license", "Not for commercial use"),
         ("apple-amlr", "Not for commercial use"),
         ("dinov3-license", "An agreement of its own: commercial use is allowed"),
-        ("fastvit-license", "An agreement of its own: read it"),
-        ("cc-by-sa-4.0", "An agreement of its own: read it"),
-        ("other", "An agreement of its own: read it"),
+        ("fastvit-license", "Not known to be permissive: read it"),
+        ("cc-by-sa-4.0", "Not known to be permissive: read it"),
+        ("other", "Not known to be permissive: read it"),
+        ("Apache-2.0 (PekingU on the Hugging Face Hub)", ""),
+        ("Apache-2.0 (facebookresearch/dinov2: code and weights)", ""),
+        ("MIT (efficientnet-lite0 0.1.0)", ""),
+        ("Apache-2.0, research only", "Not for commercial use"),
+        ("MIT (non commercial)", "Not for commercial use"),
+        ("MIT (a/b: research only)", "Not for commercial use"),
+        ("MIT AND CC-BY-SA-4.0", "Not known to be permissive: read it"),
+        ("MIT-like", "Not known to be permissive: read it"),
+        ("mit with conditions", "Not known to be permissive: read it"),
+        ("The MIT License", "Not known to be permissive: read it"),
+        ("BSD 3-Clause License", "Not known to be permissive: read it"),
+        ("gpl-3.0", "Not known to be permissive: read it"),
         ("unknown", "What it permits is not known"),
         (None, "What it permits is not known"),
     ],
@@ -118,6 +130,19 @@ def test_licence_is_read_from_the_head_of_a_card(tmp_path, text, licence):
 def test_what_a_licence_permits(licence, words):
     assert licences.in_words(licence).startswith(words) and bool(licences.in_words(licence)) == bool(words)
     assert licences.permits_commercial_use(licence) == (not words)
+
+
+def test_a_text_is_shown_as_it_is_stated():
+    assert licences.line("a", "The MIT License") == (
+        "Licence of a: The MIT License. Not known to be permissive: read it before you publish or sell weights."
+    )
+
+
+def test_every_licence_of_a_layout_is_classified():
+    """No layout states a licence in words that are read as another one."""
+    stated = {layout.licence for layout in layouts.every() if isinstance(layout.licence, str) and layout.licence}
+    for licence in stated:
+        assert licences.permits_commercial_use(licence) == licence.startswith(("Apache-2.0 (", "MIT (")), licence
 
 
 def test_every_licence_of_timm_s_weights_is_classified():

@@ -1,6 +1,7 @@
 """Pretrained weights in a config, ours and those of a made-up project: a backbone and a complete model."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,22 @@ class Looks(Scores):
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
         assert self.hidden.weight.detach().sum().item() != 0
+
+
+class Filled(Small):
+    """A backbone that loads weights itself."""
+
+    def __init__(self, pretrained: bool = False) -> None:
+        super().__init__()
+        nn.init.constant_(self.conv.weight, 3.0 if pretrained else 0.0)
+
+
+class Scaled(Scores):
+    """A head with an option that tensors do not show."""
+
+    def __init__(self, channels, strides, classes, scale: float = 1.0) -> None:
+        super().__init__(channels, strides, classes)
+        self.scale = scale
 
 
 LINES = (Line("patch.*", "conv.*"), Line("norm.*", "norm.*"))
@@ -191,6 +208,18 @@ def test_backbone_or_head_only_is_loaded(file):
     load_pretrained(model, config)
     assert not torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
+
+
+def test_options_of_a_head_s_weights_keep_the_weights_that_the_backbone_loads_itself(file, monkeypatch):
+    sections = {"backbone": {}, "heads": {"detection": {"name": f"{__name__}:Scaled", "scale": 2.0}}}
+    monkeypatch.setitem(
+        layouts.registry.find("checkpoints"), "made-detector", replace(DETECTOR, describe=lambda _: sections)
+    )
+    heads = {"boxes": {"name": f"{__name__}:Scaled", "weights": file(detector())}}
+    model, config = model_of({"name": f"{__name__}:Filled", "pretrained": True}, heads)
+    load_pretrained(model, config)
+    assert model.heads["boxes"].scale == config.heads["boxes"].options["scale"] == 2.0
+    assert (model.backbone.conv.weight == 3.0).all()
 
 
 def test_backbone_file_as_model_or_head_raises(file):

@@ -153,7 +153,7 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
             saved_options({}, layout, of_folder(tmp_path))
 
 
-def test_config_of_another_window_raises(tmp_path):
+def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):
     from transformers import Swinv2Config, Swinv2Model
 
     sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 4}
@@ -167,7 +167,7 @@ def test_config_of_another_window_raises(tmp_path):
         model = build_model(config, {"detection": (Class("a", 0, (0, 0, 0)),)})
         message.append([note for note in load_pretrained(model, config)[0].notes if "window" in note])
     assert message == [
-        ["These weights were trained with backbone.window_size 4; the config leaves it at its default."],
+        ["backbone.window_size is 4 in place of null: these weights were trained with it."],
         ["Warning: backbone.window_size is 8; these weights were trained with 4."],
         [],
     ]

@@ -66,18 +66,60 @@ def test_a_converted_backbone_has_the_shift_of_its_project(layout, shift, backbo
     assert converted.backbone.stages[2][-1].attention.rule == shift
 
 
-def test_training_from_weights_of_another_shift_reports_it(backbone, tmp_path):
+def config_of(**backbone):
+    values = {"backbone": {**SWIN, **backbone}, "heads": {"maps": {"name": "setr", "width": 16}}}
+    return configs.from_mapping({**values, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
+
+
+def loaded(config, seed=0):
+    torch.manual_seed(seed)
+    model = build_model(config, {"segmentation": segmentation_classes(2)})
+    return model, load_pretrained(model, config)[0].notes
+
+
+def test_weights_set_the_shift_of_their_project_unless_the_config_does(backbone, tmp_path):
     file = tmp_path / "theirs.pth"
     export(backbone(), "microsoft-swin").write(file)
     notes = []
-    for own in ({}, {"shift": "both_axes"}, {"shift": "per_axis"}):
-        section = {**SWIN, "weights": str(file), **own}
-        values = {"backbone": section, "heads": {"maps": {"name": "setr", "width": 16}}, "data": {"name": "scenes"}}
-        config = configs.from_mapping({**values, "trainer": {"max_steps": 1}})
-        fits = load_pretrained(build_model(config, {"segmentation": segmentation_classes(2)}), config)
-        notes.append([note for note in fits[0].notes if "shift" in note])
-    at_default = "microsoft-swin computes with backbone.shift both_axes; the config leaves it at per_axis."
-    assert notes == [[at_default], [], []]
+    for own, expected in (
+        ({}, "both_axes"),
+        ({"shift": "both_axes"}, "both_axes"),
+        ({"shift": "per_axis"}, "per_axis"),
+    ):
+        config = config_of(weights=str(file), **own)
+        model, found = loaded(config)
+        assert model.backbone.stages[2][-1].attention.rule == model.architecture.backbone.options["shift"] == expected
+        assert config.backbone.options["shift"] == expected
+        notes.append([note for note in found if "shift" in note])
+    assert notes == [
+        ["backbone.shift is both_axes in place of per_axis: microsoft-swin computes with it."],
+        [],
+        ["Warning: backbone.shift is per_axis; microsoft-swin computes with both_axes."],
+    ]
+
+
+def test_a_backbone_created_with_another_shift_warns(backbone, tmp_path):
+    file = tmp_path / "theirs.pth"
+    export(backbone(), "microsoft-swin").write(file)
+    with pytest.warns(UserWarning, match="^backbone.shift is per_axis; microsoft-swin computes with both_axes.$"):
+        own = densevit.create_backbone(**SWIN, shift="per_axis", weights=file)
+    assert own.stages[2][-1].attention.rule == "per_axis"
+    with pytest.warns(UserWarning, match="^backbone.shift is per_axis; microsoft-swin computes with both_axes.$"):
+        densevit.create_model({**SWIN, "shift": "per_axis"}, {"maps": "setr"}, ["a", "b"], weights=file)
+
+
+def test_the_config_with_the_options_of_weights_gives_the_same_model(backbone, tmp_path):
+    """A window other than the default has other bias tables, which are random before the weights are loaded."""
+    file = tmp_path / "theirs.pth"
+    export(backbone(), "microsoft-swin").write(file)
+    config = config_of(weights=str(file))
+    del config.backbone.window_size
+    model, _ = loaded(config)
+    assert config.backbone.options["window_size"] == 4
+    again, notes = loaded(configs.from_mapping(config.model_dump()))
+    assert [note for note in notes if "window" in note or "shift" in note] == []
+    for (name, ours), theirs in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
 
 
 def test_a_model_saved_without_a_shift_keeps_the_default(backbone):

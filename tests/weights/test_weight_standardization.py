@@ -78,7 +78,11 @@ def test_training_with_other_weight_standardization_warns(run, tmp_path):
     out = tmp_path / "theirs.pth"
     export(run("std"), "dpt-hybrid").write(out)
     message = []
-    for own in ({}, {"weight_standardization": "std"}):
+    for own in ({"weight_standardization": "variance"}, {}, {"weight_standardization": "std"}):
         fits = load_pretrained(*model_of(weights=str(out), **own))
         message.append([note for note in fits[0].notes if "standardization" in note])
-    assert message == [["Warning: backbone.weight_standardization is variance; dpt-hybrid computes with std."], []]
+    assert message == [
+        ["Warning: backbone.weight_standardization is variance; dpt-hybrid computes with std."],
+        ["backbone.weight_standardization is std in place of variance: dpt-hybrid computes with it."],
+        [],
+    ]

@@ -24,7 +24,7 @@ ROWS = (
     ("interfaces",),
     ("losses",),
     ("layers",),
-    ("errors", "terminal", "streams", "atomic_io", "file_lock"),
+    ("errors", "terminal", "streams", "atomic_io", "file_lock", "paths"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 OPEN_TO_PLUGINS = {"set_prediction", "interfaces", "layers", "losses", "errors"}

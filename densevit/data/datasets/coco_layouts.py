@@ -12,6 +12,7 @@ from densevit.data.datasets.division import check_val_share
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.splits import DIVIDED
 from densevit.errors import DataError
+from densevit.paths import user_path
 
 SPLITS = ("train", "val", "test")
 _SPELLINGS = {"val": ("val", "valid", "validation")}  # spellings of a split on disk
@@ -111,7 +112,7 @@ def _files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | 
     base = root or Path()
     if annotations is None:
         return located_split(base, split, images)
-    file = base / Path(annotations).expanduser()
+    file = base / user_path(annotations)
     if not file.is_file():
         raise DataError(f"There is no annotation file {file} for the split {split!r}.")
     folders = [folder for _, candidates in _layouts(base, split) for folder in candidates]
@@ -120,7 +121,7 @@ def _files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | 
 
 def _with_images(files: SplitFiles, base: Path, images: str | None) -> SplitFiles:
     """Sets the image folder if it is given by an option."""
-    return files if images is None else SplitFiles(files.file, (base / Path(images).expanduser(),))
+    return files if images is None else SplitFiles(files.file, (base / user_path(images),))
 
 
 def located_split(root: Path, split: str, images: str | None = None) -> SplitFiles | None:

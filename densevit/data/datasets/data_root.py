@@ -5,6 +5,7 @@ from pathlib import Path
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import DataError, one_line
+from densevit.paths import user_path
 
 
 def root_folder(root: str | None) -> Path:
@@ -12,7 +13,7 @@ def root_folder(root: str | None) -> Path:
     if root is None:
         raise DataError("data.root is missing: name the data set's folder.")
     try:
-        base = Path(root).expanduser()
+        base = user_path(root)
         there = base.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
         raise DataError(f"data.root: {one_line(error)}. Name the data set's folder.") from None

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.dataset_validation import Scan, for_each
+from densevit.paths import user_path
 
 try:
     import fcntl
@@ -35,8 +36,8 @@ def cache_folder() -> Path:
     """Returns the folder of the entries."""
     own = os.environ.get("DENSEVIT_CACHE")
     if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "densevit"
+        return user_path(own)
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "densevit"
 
 
 def cached_scan(

@@ -32,6 +32,7 @@ class BestModel(lightning.Callback):
 
     def __init__(self, folder: Path, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
         self.folder, self.best_epoch, self.dataset, self.patience = folder, best_epoch, dataset, patience
+        self.written: dict[str, Any] = {}  # of the best epoch: its step, all metrics and the thresholds
 
     @property
     def exhausted(self) -> bool:
@@ -59,6 +60,11 @@ class BestModel(lightning.Callback):
         for name, evaluator in pl_module.evaluators.items():
             if evaluator.threshold is not None:
                 evaluator.threshold = model.default_thresholds.get(name, DEFAULT_THRESHOLD)
+        self.written = {
+            "step": trainer.global_step,
+            "metrics": dict(pl_module.metrics),
+            "thresholds": dict(model.score_thresholds),
+        }
         state = full_state_dict(model)
         if not trainer.is_global_zero:
             return
@@ -69,12 +75,12 @@ class BestModel(lightning.Callback):
                 "Fix: check the labels of the validation data.",
                 stacklevel=1,  # the caller is Lightning, whose warnings are not shown
             )
-        model_file.save(model, self.folder / _MODEL, pl_module.config, state)
+        model_file.save(model, self.folder / _MODEL, pl_module.config, state, trainer.global_step)
         metrics_file.write(pl_module.metrics, self.folder / _METRICS)
         write_tables(pl_module.evaluators, self.folder, image_names(self.dataset, pl_module.indices))
 
     def state_dict(self) -> dict[str, Any]:
-        return self.best_epoch.state_dict()
+        return {**self.best_epoch.state_dict(), **self.written}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         missing = [name for name in (_MODEL, _METRICS) if not (self.folder / name).is_file()]
@@ -86,3 +92,4 @@ class BestModel(lightning.Callback):
             )
             return
         self.best_epoch.load_state_dict(state)
+        self.written = {key: state[key] for key in ("step", "metrics", "thresholds") if key in state}

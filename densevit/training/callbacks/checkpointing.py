@@ -104,7 +104,7 @@ class Checkpointing(lightning.Callback):
             self._prune(step)
 
     def _prune(self, step: int) -> None:
-        """Removes the oldest checkpoints, and those of later steps, which remain from an earlier training."""
+        """Removes the oldest checkpoints, and one of the same step, of which `last.ckpt` is a repetition."""
         before = [path for path in numbered_checkpoints(self.folder) if step_of(path) < step]
         kept = before if self.keep is None else before[: self.keep - 1]
         for path in numbered_checkpoints(self.folder):

@@ -10,6 +10,7 @@ from densevit.config import Config
 from densevit.data.image_names import file_name, image_names
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
+from densevit.paths import user_path
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 from densevit.visualization.plots import svg_file
@@ -56,7 +57,7 @@ def read_mapping(texts: list[str]) -> dict[str, str | None]:
             mapping[old.strip()] = new.strip() or None
             continue
         try:
-            entries = parse(Path(text).expanduser().read_text(encoding="utf-8"), text)
+            entries = parse(user_path(text).read_text(encoding="utf-8"), text)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text file"
             raise DataError(

@@ -20,6 +20,7 @@ from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.allocator import keep_freed_memory
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
+from densevit.paths import user_path
 from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
@@ -43,7 +44,7 @@ from densevit.training.loop.precision import tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
-from densevit.training.run.output import finish, start
+from densevit.training.run.output import FINISHED, finish, show_complete, start
 from densevit.training.run.plan import Plan
 from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
 from densevit.visualization.html_page import fragment
@@ -114,6 +115,9 @@ def fit(
         if path is not None and resume is None:
             check_wanted(path)
         plan = Plan.of(config, callbacks, checkpoint)
+        if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
+            show_complete(plan, path)
+            return Run(path)
         folder = RunFolder.open(plan.trainer, name, path, resumed=resume is not None)
         run_callbacks = _callbacks(plan, folder.path, signals)
         errors = translated_errors(folder.path, config, run_callbacks.non_finite.batch, resume_with)
@@ -140,8 +144,9 @@ def _request(
     if resume is not None:
         if run_dir is not None:
             raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
-        folder = run_of(Path(resume))
-        checkpoint = None if without_checkpoint(Path(resume)) else RunCheckpoint(Path(resume))
+        resumed = user_path(resume)
+        folder = run_of(resumed)
+        checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
         return configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint
     if isinstance(config, str | Path):
         name, config = name or Path(config).stem, configs.load(config, overrides)
@@ -150,7 +155,7 @@ def _request(
         assert values is not None
         config = configs.from_mapping(values, "fit", overrides)
     assert isinstance(config, Config)
-    return config, None if run_dir is None else Path(run_dir), name or "run", None
+    return config, None if run_dir is None else user_path(run_dir), name or "run", None
 
 
 def _use_console() -> None:

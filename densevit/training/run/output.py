@@ -16,11 +16,14 @@ from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file
 from densevit.inference.loading import load
 from densevit.model.parameter_groups import method_parameters
+from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.stop_signals import StopSignals
+from densevit.training.loop.evaluators import selecting
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
 from densevit.training.loop.sharding import full_state_dict
+from densevit.training.run.abandoned import move_abandoned, restore_best
 from densevit.training.run.checks import check_budget
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.errors import resume_command
@@ -34,6 +37,7 @@ from densevit.visualization.tables import metrics_table
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import licences, model_file
 
+FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # of a complete run
 _INPUT = {"data.image_size", "data.recipe", "data.short_side"}
 _OTHER_INPUT = (
     "The best epoch is chosen among epochs before and after, although their images differ in size. To start a separate "
@@ -46,11 +50,8 @@ def start(plan: Plan, folder: RunFolder) -> None:
     """Writes config.yaml and prints the model, the data, the budget and hints."""
     path, config, console = folder.path, plan.config, get_console()
     if plan.trainer.is_global_zero:
-        with replaced_file(path / "config.yaml") as temporary:
-            temporary.write_text(configs.dump(config, derived_values(plan)), encoding="utf-8")
-        (path / "checkpoints").mkdir(exist_ok=True)
-        if not folder.new:
-            MetricsCsv(path / "metrics.csv").remove_after(0 if plan.checkpoint is None else plan.checkpoint.step)
+        if not plan.is_complete:
+            _prepare(plan, folder)
         if plan.changed:
             console.print("Differences from the checkpoint's config:")
             for key, change in plan.changed.items():
@@ -70,9 +71,24 @@ def start(plan: Plan, folder: RunFolder) -> None:
             if not folder.new:
                 console.print(f"{path} has no checkpoint yet: training starts again from the beginning.")
         elif plan.checkpoint.step >= plan.budget.steps:
-            console.print(f"{path} has trained all of its {plan.budget.steps:,} steps. {_EXTEND.format(path)}")
+            console.print(_all_trained(plan, path))
     for logger in plan.trainer.loggers:
         logger.log_hyperparams(config.model_dump())
+
+
+def _prepare(plan: Plan, folder: RunFolder) -> None:
+    """Writes config.yaml. Moves the files of steps after the checkpoint of a resumed run, and removes their metrics."""
+    path, checkpoint = folder.path, plan.checkpoint
+    if checkpoint is not None:
+        abandoned = move_abandoned(path, checkpoint.path, checkpoint.step)
+        if abandoned is not None:
+            get_console().print(f"The steps after {checkpoint.step:,} are abandoned; their files are in {abandoned}/.")
+        restore_best(path, checkpoint, plan.model, plan.method, plan.config)
+    with replaced_file(path / "config.yaml") as temporary:
+        temporary.write_text(configs.dump(plan.config, derived_values(plan)), encoding="utf-8")
+    (path / "checkpoints").mkdir(exist_ok=True)
+    if not folder.new:
+        MetricsCsv(path / "metrics.csv").remove_after(0 if checkpoint is None else checkpoint.step)
 
 
 def derived_values(plan: Plan) -> dict[str, str]:
@@ -136,6 +152,32 @@ def _phases(section: DataSection, steps: int) -> Iterator[str]:
         yield f"final phase: {changed} from step {first:,} of {steps:,}"
 
 
+def show_complete(plan: Plan, folder: Path) -> None:
+    """Prints the metrics of a run without steps left. Writes nothing."""
+    if plan.trainer.is_global_zero:
+        assert plan.checkpoint is not None
+        best = BestEpoch(selecting(plan.evaluators), plan.config.trainer.monitor)
+        if plan.checkpoint.best is not None:
+            best.load_state_dict(plan.checkpoint.best)
+        step = plan.checkpoint.step
+        ended = _ended(_without_a_better(best), step, plan)
+        get_console().print(ended if step < plan.budget.steps else _all_trained(plan, folder))
+        if metrics := metrics_file.read(folder / "metrics.json"):
+            get_console().print(metrics_table(metrics), soft_wrap=False)
+
+
+def _without_a_better(best: BestEpoch) -> str:
+    return f"{counted(best.stale, 'validation')} without a better {' and '.join(best.monitored)} (trainer.patience)"
+
+
+def _ended(cause: str, step: int, plan: Plan) -> str:
+    return f"{cause} ended the training at step {step:,} of {plan.budget.steps:,}."
+
+
+def _all_trained(plan: Plan, folder: Path) -> str:
+    return f"{folder} has trained all of its {plan.budget.steps:,} steps. {_EXTEND.format(folder)}"
+
+
 def finish(
     plan: Plan,
     folder: Path,
@@ -154,7 +196,7 @@ def finish(
     model = plan.method.saved_model(plan.model)
     state = full_state_dict(model) if unfinished else {}  # a collective operation of all processes
     if unfinished and plan.trainer.is_global_zero:
-        model_file.save(model, folder / "model.safetensors", plan.config, state)
+        model_file.save(model, folder / "model.safetensors", plan.config, state, plan.trainer.global_step)
         metrics_file.write({}, folder / "metrics.json")
     if unfinished:
         plan.trainer.strategy.barrier()  # `Run.metrics` reads the file in all processes
@@ -162,11 +204,8 @@ def finish(
         return
     console, step = get_console(), plan.trainer.global_step
     if not stopped and step < plan.budget.steps:
-        cause = "A callback"
-        if best.exhausted:
-            monitored = " and ".join(best.best_epoch.monitored)
-            cause = f"{counted(best.best_epoch.stale, 'validation')} without a better {monitored} (trainer.patience)"
-        console.print(f"{cause} ended the training at step {step:,} of {plan.budget.steps:,}.")
+        cause = _without_a_better(best.best_epoch) if best.exhausted else "A callback"
+        console.print(_ended(cause, step, plan))
     if best.best_epoch.stale:
         later = counted(best.best_epoch.stale, "later validation")
         console.print(f"The model and the metrics are those of the best epoch; no improvement in {later}.")

@@ -61,6 +61,15 @@ class Plan:
     rates: Sequence[ParameterRate]
     checkpoint_rates: Sequence[ParameterRate]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether a resumed run has nothing to train: no steps are left, or `trainer.patience` is exhausted."""
+        if self.checkpoint is None:
+            return False
+        best, patience = self.checkpoint.best, self.config.trainer.patience
+        exhausted = best is not None and patience is not None and int(best["stale"]) >= patience
+        return exhausted or self.checkpoint.step >= self.budget.steps
+
     @classmethod
     def of(
         cls,
@@ -126,7 +135,11 @@ def _model(config: Config, data: Data, checkpoint: RunCheckpoint | None) -> tupl
     check_model(config, data, model)
     loaded = []
     if checkpoint is None:
+        backbone = model.backbone
         loaded = load_pretrained(model, config, pretrained)
+        if model.backbone is not backbone:  # built again, with options of the weights
+            data.multiple = model.multiple
+            check_model(config, data, model)
     else:
         model.licences = checkpoint.licences
     add_adapters(model)

@@ -47,7 +47,8 @@ class RunCheckpoint:
     that folder, the previous one is used.
 
     run: the run folder, or a checkpoint in it.
-    step: the number of optimiser steps. config: the config of the training; None in checkpoints of old versions.
+    step: the number of optimiser steps. best: the state of `BestModel`; None before a validation. config: the config of
+    the training; None in checkpoints of old versions.
     """
 
     def __init__(self, run: Path) -> None:
@@ -74,7 +75,8 @@ class RunCheckpoint:
             self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
             self.optimizer_shapes = {} if self.is_sharded else _shapes(optimizers[0].get("state", {}))
             self.without_average = {key: tuple(x.shape) for key, x in content.get("current_model_state", {}).items()}
-            self.has_best = content.get("callbacks", {}).get("RunFolder", {}).get("best") is not None
+            best: dict[str, Any] = content.get("callbacks", {}).get("RunFolder", {})
+            self.best = None if best.get("best") is None else best
         except Exception as error:  # a damaged pickle may raise any error
             another = _another(folder, self.path)
             raise WeightsError(
@@ -132,7 +134,7 @@ class RunCheckpoint:
     def check_files(self) -> None:
         """Raises WeightsError or DataError if the model or the metrics of the best epoch are damaged. Otherwise a run
         without a better epoch would fail only at its end."""
-        if not self.has_best:
+        if self.best is None:
             return
         for name, read in ((_MODEL, read_header), ("metrics.json", metrics_file.read)):
             path = self.run / name

@@ -93,7 +93,7 @@ DINOV3 = CheckpointLayout(
         "cls_norm.*": "a norm of pre-training",
     },
     usage_options=USAGE_OPTIONS,
-    conventions=DINOV3_CONVENTIONS,
+    conventions=(*DINOV3_CONVENTIONS, NORM_EPS),
     licence=DINOV3_LICENCE,
 )
 

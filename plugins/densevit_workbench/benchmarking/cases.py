@@ -15,6 +15,7 @@ from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.file_model import FileModel, build
 from densevit.inference.runtimes import is_exported, open_file
+from densevit.paths import user_path
 
 PROTOCOL = "benchmark/protocol"
 
@@ -57,7 +58,7 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
     exported file."""
     cases: dict[str, Case] = {}
     for source in sources:
-        folder = Path(source).expanduser()
+        folder = user_path(source)
         name = folder.name if folder.is_dir() else Path(source).stem
         name = Path(source).name if is_exported(source) else name
         if name in cases:
@@ -121,7 +122,7 @@ def _backbone(given: str) -> tuple[str, dict[str, Any]]:
     if f"benchmark/{given}" in shipped:
         return given, yaml_io.read_file(shipped[f"benchmark/{given}"])
     if given.endswith((".yaml", ".yml")):
-        return Path(given).stem, yaml_io.read_file(Path(given).expanduser())
+        return Path(given).stem, yaml_io.read_file(user_path(given))
     beside = [name.partition("/")[2] for name in shipped if name.startswith("benchmark/") and name != PROTOCOL]
     known = [*beside, *registry.find("backbones")]
     if ":" not in given and given not in known:

@@ -19,6 +19,7 @@ from densevit.file_lock import locked_folder
 from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_architecture, classes_by_head
+from densevit.paths import user_path
 from densevit.visualization import progress
 from densevit.visualization.html_page import Grid, Heading, Plot, fragment
 from densevit.visualization.plots import scatter, scatter_file
@@ -119,7 +120,7 @@ def benchmark(
         raise ConfigError("benchmark: seeds are for trainings only. Fix: give train too.")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
-    place, folder = device_of(device), Path(out).expanduser()
+    place, folder = device_of(device), user_path(out)
     given = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
     with locked_folder(folder):
         results = Results.of(folder / "benchmark.json")

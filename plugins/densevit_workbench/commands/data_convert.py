@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from densevit_workbench.interchange.paths import check_paths
 
-    check_paths(args.source.expanduser(), args.out.expanduser())  # before slow imports
+    check_paths(args.source, args.out)  # before slow imports
     from densevit_workbench.interchange.convert import convert_dataset
 
     merge = {old: new for one in args.merge for old, new in one.items()}

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from densevit_workbench.doctor import tables
     from densevit_workbench.doctor.diagnose import diagnose
 
-    page = args.out.expanduser() if args.out else None
+    page: Path | None = args.out
     if page is not None:
         check_free(page)
     diagnosis = diagnose(args.source, args.overrides, args.images, track=args.output.track)

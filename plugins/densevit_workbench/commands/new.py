@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--task {args.task}: a {args.kind} has no task. Fix: leave out --task.")
     name = scaffold.check_name(scaffold.KINDS[args.kind].group, args.name)
     files = scaffold.files(args.kind, name, args.task)
-    folder = args.out.expanduser() / name
+    folder = args.out / name
     scaffold.write(folder, files)
     steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"densevit check {args.kind} {name}"]
     steps += ["python -m pip install pytest", "python -m pytest", f"densevit train configs/{name}.yaml"]

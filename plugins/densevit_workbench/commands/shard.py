@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from densevit_workbench.interchange.shard_writer import write_shards
 
     section = _data_section(args.source, args.overrides)
-    out = args.out.expanduser()
+    out = args.out
     partial = out.with_name(f"{out.name}.partial")
     for folder in (out, partial):
         if folder.exists():

@@ -58,7 +58,7 @@ def diagnose(
             _count_cost(found, data, diagnosis)
     diagnosis.findings.sort(key=lambda one: (_ORDER[one.severity], one.split != "train", one.split))
     if page is not None:
-        diagnosis.write_page(Path(page))
+        diagnosis.write_page(page)
     return diagnosis
 
 

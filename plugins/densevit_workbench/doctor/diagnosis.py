@@ -8,6 +8,7 @@ from PIL import Image
 
 from densevit.data.datasets.examination import Finding, Severity
 from densevit.errors import counted
+from densevit.paths import user_path
 from densevit.visualization.html_page import Folded, Heading, Section, fragment, write_page
 from densevit_workbench.doctor import page
 from densevit_workbench.doctor.split_statistics import SplitStatistics
@@ -49,9 +50,9 @@ class Diagnosis:
         folded = [Folded(section.title, section.parts) for section in others]
         return fragment([Heading(self.summary), *first.parts, *folded])
 
-    def write_page(self, path: Path) -> None:
+    def write_page(self, path: str | Path) -> None:
         """Writes a self-contained HTML page."""
-        write_page(path, f"Doctor: {self.name}", self.summary, self._sections())
+        write_page(user_path(path), f"Doctor: {self.name}", self.summary, self._sections())
 
     def _sections(self) -> list[Section]:
         return page.sections(self.findings, self.splits, self.samples, self.cost)

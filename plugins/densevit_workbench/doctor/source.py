@@ -17,6 +17,7 @@ from densevit.config.yaml_io import find_file
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError, UnreadableFileError
+from densevit.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
     another format the error names the command that converts it.
     """
     name = str(given)
-    folder = Path(given).expanduser()
+    folder = user_path(given)
     if folder.is_dir() and not (folder / "config.yaml").is_file():
         return _of_folder(name, folder, overrides)
     if folder.is_absolute() and folder.suffix != ".yaml" and not folder.exists():

@@ -15,6 +15,7 @@ from densevit.inference.image_inputs import as_sample
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
+from densevit.paths import user_path
 from densevit_workbench.inspection import measures, pages, protocol
 from densevit_workbench.inspection.findings import Findings, ObjectAttention
 from densevit_workbench.inspection.recording import recorded_attention
@@ -33,7 +34,7 @@ class Inspection(Findings):
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes PNG files, `inspect.json` and `inspect.html`, and returns the files."""
-        target = Path(folder)
+        target = user_path(folder)
         target.mkdir(parents=True, exist_ok=True)
         numbers = target / "inspect.json"
         numbers.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")

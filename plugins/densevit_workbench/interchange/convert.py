@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from densevit.errors import ConfigError, DataError, did_you_mean
+from densevit.paths import user_path
 from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, AnnotatedObject
 from densevit_workbench.interchange.coco import read_coco
 from densevit_workbench.interchange.faults import Faults
@@ -55,7 +56,7 @@ def convert_dataset(
     """
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
-    source, out = Path(source).expanduser(), Path(out).expanduser()
+    source, out = user_path(source), user_path(out)
     partial = check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths)
     given = READERS[format](source, faults)

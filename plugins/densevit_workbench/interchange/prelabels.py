@@ -13,6 +13,7 @@ from densevit.atomic_io import atomic_file
 from densevit.errors import DataError
 from densevit.inference.result_lists import check_model
 from densevit.interfaces import Class
+from densevit.paths import user_path
 
 if TYPE_CHECKING:
     from densevit import Predictor
@@ -39,7 +40,7 @@ def write_prelabels(
     messages. Masks are converted to polygons, which can be edited. Raises DensevitError for predictions of another
     model, and DataError for a folder without objects.
     """
-    folder, out = Path(predictions).expanduser(), Path(out).expanduser()
+    folder, out = user_path(predictions), user_path(out)
     check_model(folder, source, model.fingerprint)
     head, entries = _entries(folder, list(model.classes))
     images = _read(folder / "images.json")

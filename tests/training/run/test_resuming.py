@@ -422,12 +422,26 @@ def test_damaged_file_of_the_best_epoch_is_named_before_training(
 def test_without_the_files_of_the_best_epoch_the_next_one_is_the_best(
     stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (stopped / "checkpoints" / "step-1.ckpt").unlink()  # of the best epoch
     (stopped / name).unlink()
     monkeypatch.setattr("densevit.training.callbacks.best_epoch.BestEpoch.beats", lambda *_: False)
     with pytest.warns(UserWarning, match=rf"has no {re.escape(name)} of its best epoch"):
         resume(stopped)
     assert "detection/AP" in metrics_file.read(stopped / "metrics.json")
     assert load_model(stopped).heads
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json"])
+def test_the_files_of_the_best_epoch_are_written_again_from_its_checkpoint(
+    stopped: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, metrics = load_model(stopped).state_dict(), (stopped / "metrics.json").read_text()
+    (stopped / name).unlink()
+    monkeypatch.setattr("densevit.training.callbacks.best_epoch.BestEpoch.beats", lambda *_: False)
+    resume(stopped)
+    assert (stopped / "metrics.json").read_text() == metrics
+    assert all(torch.equal(state[key], value) for key, value in load_model(stopped).state_dict().items())
 
 
 def test_folder_that_cannot_be_created_raises(
