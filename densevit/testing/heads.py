@@ -35,6 +35,7 @@ CHECKS = (
     state.registration,
     behaviour.determinism,  # required by the checks below, which compare runs
     head_losses.partly_labelled,
+    head_predictions.class_rows,
     head_predictions.padding,
     head_predictions.batch_independence,
     state.state_dict,
