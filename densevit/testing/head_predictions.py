@@ -226,7 +226,7 @@ def class_rows(fixture: HeadFixture) -> str:
         unknown += [key] if rows is None else []
         state[key] = state[key] if rows is None else rows
     if len(unknown) == len(depending):
-        raise NotChecked("class_rows returns None: no rows are loaded for other classes")
+        raise NotChecked("class_rows does not know the rows: other classes start from initial values")
     require(
         not unknown,
         f"no rows, or not one row per added row, for {', '.join(unknown)}",
