@@ -14,7 +14,7 @@ import pydantic
 from pydantic import BaseModel, ValidationError
 
 from densevit import registry
-from densevit.config import key_hints, layers, named_classes, yaml_io
+from densevit.config import initial_weights, key_hints, layers, named_classes, yaml_io
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import (
     BackboneSection,
@@ -24,7 +24,8 @@ from densevit.config.model_schema import (
     ModelSections,
 )
 from densevit.config.renamed_options import renamed_heads
-from densevit.config.schema import Config, Sources
+from densevit.config.schema import Config
+from densevit.config.sources import OWN, Source, Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
@@ -63,6 +64,7 @@ __all__ = [
     "sections_of",
     "single_pass",
     "values_of_file",
+    "with_overrides",
 ]
 
 
@@ -78,16 +80,25 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     """
     if isinstance(source, Mapping):
         return from_mapping(source, "config", overrides)
-    file = yaml_io.find_file(str(source))
-    layer = layers.with_overrides(layers.read(file), overrides)
-    return _checked(layer.values, Sources({(): str(file), **layer.sources}))
+    file = layers.source_of(yaml_io.find_file(str(source)))
+    layer = layers.with_overrides(layers.read(Path(file.name), rank=file.rank), overrides)
+    return _settled(_checked(layer.values, Sources({(): file, **layer.sources})))
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The config of a mapping, such as a parsed `dump`, merged over its `base` if it has one. source: the origin of the
     mapping, for messages."""
     layer = layers.with_overrides(layers.of_mapping(values, source), overrides)
-    return _checked(layer.values, Sources({(): source, **layer.sources}))
+    return _settled(_checked(layer.values, Sources({(): Source(source, OWN), **layer.sources})))
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A copy of a config with overrides such as `optim.lr=1e-4`, in which also values that were assigned in Python have
+    the precedence of overrides (see `initial_weights`)."""
+    if not overrides:
+        return _settled(config.model_copy(deep=True))
+    layer = layers.with_overrides(layers.Layer(config.model_dump(), dict(config._sources.by_key)), overrides)
+    return _settled(_checked(layer.values, Sources(layer.sources, [*config.set_aside])))
 
 
 def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Path | None = None) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Pat
 
 def from_file(values: Mapping[str, Any], source: str) -> Config:
     """The config of `values_of_file`, which is complete: it has no `base`, and no sections in other files."""
-    return _checked(values, Sources({(): source}))
+    return _checked(values, Sources({(): Source(source, OWN)}))
 
 
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
@@ -120,7 +131,7 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
     given = values if isinstance(values, Mapping) else {}
     files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
     layer = layers.with_overrides(layers.Layer({name: dict(given)}), [*files, *overrides])
-    sources = Sources({(): source, **layer.sources})
+    sources = Sources({(): Source(source, OWN), **layer.sources})
     _check_numbers(layer.values, sources)
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
     kind = pydantic.create_model(name, __base__=Section, **fields)
@@ -153,7 +164,7 @@ def backbone_section(values: Mapping[str, Any], source: str, overrides: Sequence
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     """The sections of a model without a training, with checked head names. source: the origin, for messages."""
-    sources = Sources({(): source})
+    sources = Sources({(): Source(source, OWN)})
     _check_numbers(values, sources)
     try:
         sections = ModelSections.model_validate(values)
@@ -345,6 +356,11 @@ def _checked(values: Mapping[str, Any], sources: Sources) -> Config:
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, values, sources))) from None
     config._sources = sources
+    return config
+
+
+def _settled(config: Config) -> Config:
+    initial_weights.settle(config)
     return config
 
 

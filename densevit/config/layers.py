@@ -10,11 +10,10 @@ import yaml
 
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection
+from densevit.config.sources import BASE, OWN, PRESET, TYPED, Key, Source
 from densevit.config.training_schema import BUDGETS, OptimSection
-from densevit.config.yaml_io import find_file, parse, read_file
+from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
 from densevit.errors import ConfigError
-
-Key = tuple[str, ...]
 
 COMMAND_LINE = "command line"
 _ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one given wins
@@ -28,19 +27,26 @@ _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
 class Layer:
     """Unvalidated values of a config.
 
-    sources: the file or override of each key. replaced: sections from a section file, which replace the sections of
-    lower layers instead of being merged with them.
+    sources: the source of each key. replaced: sections from a section file, which replace the sections of lower layers
+    instead of being merged with them.
     """
 
     values: dict[str, Any]
-    sources: dict[Key, str] = field(default_factory=dict)
+    sources: dict[Key, Source] = field(default_factory=dict)
     replaced: set[Key] = field(default_factory=set)
 
 
-def read(path: Path, above: tuple[Path, ...] = (), at: Key = ()) -> Layer:
+def source_of(path: Path) -> Source:
+    """The source of a config that the user names: a recipe if densevit ships it, else the user's own."""
+    is_shipped = any(path.resolve() == file.resolve() for file in shipped_configs().values())
+    return Source(str(path), BASE if is_shipped else OWN)
+
+
+def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), rank: int = OWN) -> Layer:
     """Reads a file, merges it over its base and reads its section files.
 
-    above: the files that refer to this file. at: the section that the file contains; () for a complete config.
+    above: the files that refer to this file. at: the section that the file contains; () for a complete config. rank: of
+    its keys.
     """
     if path.resolve() in [file.resolve() for file in above]:
         chain = " → ".join(str(file) for file in (*above, path))
@@ -49,26 +55,28 @@ def read(path: Path, above: tuple[Path, ...] = (), at: Key = ()) -> Layer:
     base = values.pop("base", None)
     for key in reversed(at):
         values = {key: values}
-    layer = Layer(values, dict.fromkeys(_keys(values), str(path)))
-    _fill_sections(layer, str(path), (*above, path), at)
+    source = Source(str(path), rank)
+    layer = Layer(values, dict.fromkeys(_keys(values), source))
+    _fill_sections(layer, source, (*above, path), at)
     if base is None:
         return layer
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base must be one file, relative to this file, not {base!r}.")
-    return over(read(find_file(base, f"{path}: base", path.parent), (*above, path), at), layer)
+    file = find_file(base, f"{path}: base", path.parent)
+    return over(read(file, (*above, path), at, max(rank + 1, BASE)), layer)
 
 
 def of_mapping(values: Mapping[str, Any], source: str) -> Layer:
     """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
     own = copy.deepcopy(dict(values))
     base = own.pop("base", None)
-    layer = Layer(own, dict.fromkeys(_keys(own), source))
-    _fill_sections(layer, source)
+    layer = Layer(own, dict.fromkeys(_keys(own), Source(source, OWN)))
+    _fill_sections(layer, Source(source, OWN))
     if base is None:
         return layer
     if not isinstance(base, str | Path):
         raise ConfigError(f"{source}: base must be one file or a shipped config's name, not {base!r}.")
-    return over(read(find_file(str(base), f"{source}: base")), layer)
+    return over(read(find_file(str(base), f"{source}: base"), rank=BASE), layer)
 
 
 def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
@@ -84,11 +92,12 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
         # A path that starts with the placeholder {split} is text, not a YAML mapping.
         value = text.strip() if text.lstrip().startswith("{split}") else parse(text, f"{COMMAND_LINE}: {override}")
         _set((sections if _is_section(path) and isinstance(value, str) else keys).values, path, value, override)
+    source = Source(COMMAND_LINE, TYPED)
     for part in (sections, keys):
         for key in _keys(part.values):
             if not (_is_mapping(part.values, key) and _is_mapping(layer.values, key)):
-                part.sources[key] = COMMAND_LINE
-        _fill_sections(part, COMMAND_LINE)
+                part.sources[key] = source
+        _fill_sections(part, source)
         layer = over(layer, part)
     return layer
 
@@ -142,7 +151,7 @@ def _is_section(path: Key) -> bool:
     return (len(path) == 1 and path[0] in _SECTIONS) or (len(path) == 2 and path[0] == "heads")
 
 
-def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
+def _fill_sections(layer: Layer, source: Source, above: tuple[Path, ...] = (), at: Key = ()) -> None:
     """Replaces each section that is a file name by the content of the file, except `at`, the section being read."""
     for path in [path for path in _keys(layer.values) if _is_section(path) and path != at]:
         *parents, key = path
@@ -153,13 +162,13 @@ def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: 
         if not isinstance(name, str):
             continue
         try:
-            file = find_file(name, source, section=path[0])
+            file = find_file(name, source.name, section=path[0])
         except ConfigError as error:
             dotted = ".".join(path)
             raise ConfigError(f"{error} A plugin is set with `{dotted}.name`, not `{dotted}`.") from None
         if path == ("data",):
             _check_no_yolo(file)
-        section = read(file, above, path)
+        section = read(file, above, path, max(source.rank, PRESET))
         content: Any = section.values
         for parent in path:
             content = content[parent]

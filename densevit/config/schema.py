@@ -3,32 +3,20 @@
 A section with a plugin also holds the plugin's options (`options`), which `check_plugins` checks.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PrivateAttr
 
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, EvaluationSection, Heads, InferenceSection, ModelSections
+from densevit.config.sources import Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import Int, Patterns, PluginSection, Section
 
 if TYPE_CHECKING:
     from densevit.model.architecture import Architecture
     from densevit.model.inference_options import Inference
-
-
-@dataclass
-class Sources:
-    """The file of each key, or the command line. Not compared: configs with different sources can be equal."""
-
-    by_key: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False)
-
-    def of(self, key: tuple[str, ...]) -> str:
-        """The source of a key, or of the nearest section above it; empty for a config created in Python."""
-        while key and key not in self.by_key:
-            key = key[:-1]
-        return self.by_key.get(key, "")
 
 
 class Config(Section):
@@ -60,6 +48,11 @@ class Config(Section):
     inference: InferenceSection = Field(default_factory=InferenceSection)
     """Test-time augmentation of dense heads in validation, evaluation and prediction."""
     _sources: Sources = PrivateAttr(default_factory=Sources)
+
+    @property
+    def set_aside(self) -> list[str]:
+        """A line for each key of initial weights that another key took precedence over, see `initial_weights`."""
+        return self._sources.set_aside
 
     @property
     def initial_weights(self) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
+from densevit.config.initial_weights import use_argument
 from densevit.data.build import build_data
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import ConfigError, did_you_mean
@@ -51,9 +52,10 @@ def create_model(
     heads: by name, each a plugin's name or a section `heads.NAME`.
     classes: by the name or the task of a head; a list for a single head. A class is a `Class` or a name. None: the
     classes of a config's data set; with `heads`, no classes.
-    weights: a checkpoint of the model or of its backbone, which replaces the `weights` and `backbone.weights` of the
-    sections. pretrained: False: random weights.
-    Raises ConfigError, PluginError or WeightsError for invalid arguments.
+    weights: a checkpoint of the model or of its backbone, which takes precedence over a config's weights of the same
+    tensors, with a warning. pretrained: False: random weights.
+    Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` besides the weights of a
+    given section for the same tensors.
     """
     target = device_of(device)
     if weights is not None and not pretrained:
@@ -73,11 +75,11 @@ def create_model(
             {"backbone": _section(backbone), "heads": {name: _section(head) for name, head in heads.items()}},
             "create_model",
         )
+    if weights is not None:
+        use_argument(sections, str(weights))
     architecture = sections.architecture
     if architecture.backbone.lora is not None and (missing := missing_package()):
         raise ConfigError(missing)
-    if weights is not None:
-        sections.weights, sections.backbone.weights = str(weights), None
     checkpoints = read_files(sections) if pretrained else {}
     model = build_from_architecture(architecture, _given_classes(architecture, classes or {}), pretrained)
     model.training_data = None if sections.data is None else sections.data.model_dump()
@@ -88,6 +90,8 @@ def create_model(
             if not translated_for(checkpoint, model).heads:
                 sections.weights, sections.backbone.weights = None, str(weights)
         _warn(load_pretrained(model, sections, checkpoints))
+        for line in sections.set_aside if isinstance(sections, Config) else ():
+            warnings.warn(line, stacklevel=2)
     add_adapters(model)
     return Predictor(model.eval(), sections).to(target)
 
@@ -115,6 +119,8 @@ def create_backbone(
     project's code computes; None: random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     """
+    if weights is not None and options.get("pretrained") is True:
+        raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are given. Fix: omit one.")
     backbone = build.build_backbone(name, **options)
     if weights is not None:
         values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
@@ -134,7 +140,7 @@ def _warn(loaded: Sequence[Fit]) -> None:
 
 def _config(source: Section | Path | Config) -> Config:
     if isinstance(source, Config):
-        return source.model_copy(deep=True)
+        return configs.with_overrides(source, ())
     if isinstance(source, Mapping) or source in registry.find("backbones"):
         raise ConfigError(
             "create_model: a backbone without heads. Expected heads={NAME: PLUGIN}, or a complete config instead of "

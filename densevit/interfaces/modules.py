@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -124,6 +125,16 @@ class Head(nn.Module):
         built head. Default: none; all tensors whose shapes fit are loaded.
         """
         return {}, ""
+
+    def class_rows(self, name: str, rows: int) -> Tensor | None:
+        """The rows of each class (K, R) in a tensor whose first dimension depends on the number of classes.
+
+        By it, the rows of known classes are loaded from a head with other classes. name: of the tensor in this head's
+        state dict. rows: its first dimension. None: not known, and the tensor keeps its initial values if the classes
+        differ. Default: one row per class, in their order, before all others, such as that of "no object".
+        """
+        count = len(self.classes)
+        return torch.arange(count)[:, None] if rows >= count else None
 
     @classmethod
     def classes_from(cls, dataset: "Dataset") -> tuple[Class, ...]:

@@ -47,6 +47,7 @@ CHECKS = (
     head_unlabelled.unlabelled_values,
     head_unlabelled.unlabelled_pixels,
     head_unlabelled.crowds,
+    head_predictions.class_rows,
     head_predictions.padding,
     head_predictions.batch_independence,
     state.state_dict,

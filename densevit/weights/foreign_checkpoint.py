@@ -28,7 +28,8 @@ class TranslatedCheckpoint:
     """A checkpoint with our keys.
 
     layout: None if its keys were ours already. describe: returns the config sections that build its model.
-    classes: class names by task, where known. left_out, zeros, unknown: as in `Translation`.
+    classes: class names by head, in another project's checkpoint by task, where known. left_out, zeros, unknown: as in
+    `Translation`.
     mean, std: RGB, of pixels in 0 ... 1, used in training; None if not known.
     options: by full key, those that no tensor with effect determines, see `CheckpointLayout.saved_options`.
     licences: of the weights, by the source that they were published as; those of its own start for a model of ours.
@@ -161,8 +162,8 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
     )
     if header.get("format") == "densevit":
         try:
-            classes = json.loads(header["classes"])
-            translated.classes = {task: [str(one["name"]) for one in own] for task, own in classes.items()}
+            classes = json.loads(header.get("head_classes", "{}"))
+            translated.classes = {name: [str(one["name"]) for one in own] for name, own in classes.items()}
             values = values_of_file(header["config"], checkpoint.source)
             backbone, heads = values["backbone"], {**(values.get("heads") or {})}
             translated.describe = lambda: {"heads": heads}

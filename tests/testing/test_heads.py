@@ -100,6 +100,27 @@ class ForgetsClasses(Sound):
         self.classes = ()
 
 
+class QueryRows(Sound):
+    """Says that a query's rows are together, one per class."""
+
+    def class_rows(self, name, rows):
+        return torch.arange(rows).view(-1, len(self.classes)).T
+
+
+class ClassRows(Sound):
+    """Says that a class's rows are together, one per query."""
+
+    def class_rows(self, name, rows):
+        return torch.arange(rows).view(len(self.classes), -1)
+
+
+class SomeRows(QueryRows):
+    """Knows the rows of the weights only."""
+
+    def class_rows(self, name, rows):
+        return super().class_rows(name, rows) if name.endswith("weight") else None
+
+
 class FourLevels(Sound):
     """Assumes four levels."""
 
@@ -372,6 +393,8 @@ def failures(factory, **options):
         (RandomInEvaluation, {"determinism"}),
         (Unregistered, {"state_dict"}),
         (Lambda, {"pickling"}),
+        (ClassRows, {"class_rows"}),
+        (SomeRows, {"class_rows"}),
         (UnseededWeights, {"seeding"}),
         (TakesAnything, {"options"}),
         (NoDocstring, {"registration"}),
@@ -380,6 +403,14 @@ def failures(factory, **options):
 )
 def test_broken_head_fails_the_named_check(broken, checks):
     assert failures(broken).keys() == checks
+
+
+def test_rows_of_classes_are_checked_if_the_head_knows_them():
+    [known], [unknown] = (
+        [result for result in head_checks(head) if result.name == "class_rows"] for head in (QueryRows, Sound)
+    )
+    assert known.passed and unknown.passed and not known.note
+    assert unknown.note == "class_rows does not know the rows: other classes start from initial values"
 
 
 def test_objects_of_equal_scores_may_change_places_with_the_batch():
@@ -891,5 +922,5 @@ def test_custom_features():
         "one_level",
         "equal_strides",
     }
-    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 32 checks"):
+    with pytest.raises(CheckFailed, match="SeesPadding fails 1 of 33 checks"):
         check_head(functools.partial(SeesPadding))

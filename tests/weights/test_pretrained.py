@@ -12,13 +12,14 @@ from torch import nn
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
 from densevit.inference.creating import build_model
-from densevit.interfaces import Backbone, CheckpointLayout, Class, Head
+from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck
 from densevit.model import build_from_architecture
 from densevit.visualization.weights_table import weights_table
 from densevit.weights import layouts, pretrained
+from densevit.weights.class_rows import class_tensors
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load_model, save
-from densevit.weights.pretrained import class_tensors, load_pretrained
+from densevit.weights.pretrained import load_pretrained
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 HALF = (0.5, 0.5, 0.5)
@@ -34,6 +35,14 @@ class Small(Backbone):
 
     def forward(self, images):
         return [self.norm(self.conv(images))]
+
+
+class Wide(Small):
+    """Twelve channels in place of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.channels = nn.Conv2d(3, 12, 4, 4), nn.GroupNorm(2, 12), (12,)
 
 
 class Wrapped(Small):
@@ -222,6 +231,66 @@ def test_options_of_a_head_s_weights_keep_the_weights_that_the_backbone_loads_it
     assert (model.backbone.conv.weight == 3.0).all()
 
 
+class Widened(Neck):
+    """A convolution of each feature."""
+
+    def __init__(self, channels, strides) -> None:
+        super().__init__([6] * len(channels), strides)
+        self.convs = nn.ModuleList(nn.Conv2d(width, 6, 1) for width in channels)
+
+
+def test_of_the_same_head_the_whole_model_s_weights_are_loaded(tmp_path):
+    """A part's weights are loaded where the whole model's lack the part."""
+    scores, neck = {"name": f"{__name__}:Scores"}, {"neck": {"name": f"{__name__}:Widened"}}
+    sources = {}
+    for names in (("boxes",), ("boxes", "parts")):
+        sources[names], _ = model_of(heads=dict.fromkeys(names, scores | neck))
+        save(sources[names], tmp_path / f"{len(names)}.safetensors")
+    one, both = sources.values()
+
+    def loaded(whole, overrides=()):
+        head = scores | neck | {"weights": str(tmp_path / "2.safetensors")}
+        values = {"boxes": scores | neck, "parts": head}
+        model, config = model_of(heads=values, weights=None if overrides else str(tmp_path / f"{whole}.safetensors"))
+        config = configs.with_overrides(config, overrides)
+        return model, config, load_pretrained(model, config)
+
+    model, config, reports = loaded(1)
+    assert len(reports) == 3 and config.heads["parts"].weights and not config.set_aside
+    for name, source in (("boxes", one), ("parts", both)):
+        for kind in ("heads", "necks"):
+            state, expected = (getattr(own, kind)[name].state_dict() for own in (model, source))
+            assert all(torch.equal(state[key], value) for key, value in expected.items())
+    assert torch.equal(model.backbone.conv.weight, one.backbone.conv.weight)
+
+    model, config, reports = loaded(2)
+    assert len(reports) == 1 and config.heads["parts"].weights is None
+    [line] = config.set_aside
+    assert line.startswith("Set aside: 6 of 6 tensors of heads.parts.weights=")
+    assert all(torch.equal(value, both.state_dict()[key]) for key, value in model.state_dict().items())
+
+    typed = [f"{key}={tmp_path / '2.safetensors'}" for key in ("weights", "heads.parts.weights")]
+    with pytest.raises(
+        ConfigError, match=r"weights=\S+ \(command line\) and heads\.parts\.weights=\S+ \(command line\)"
+    ):
+        loaded(2, typed)
+
+
+@pytest.mark.parametrize("neck", [None, {"name": f"{__name__}:Widened"}])
+def test_a_head_of_another_backbone_is_loaded_but_for_its_projections(tmp_path, neck):
+    head = {"name": f"{__name__}:Scores", "neck": neck}
+    source, _ = model_of(heads={"boxes": head})
+    save(source, tmp_path / "model.safetensors")
+    backbone = {"name": f"{__name__}:Wide"}
+    model, config = model_of(backbone, {"boxes": {**head, "weights": str(tmp_path / "model.safetensors")}})
+    reports = load_pretrained(model, config)
+    kept = {"convs.0.weight"} if neck else {"hidden.weight"}
+    assert {name for report in reports for name in report.left_out} == kept
+    for part in ("heads", "necks"):
+        for key, value in dict(getattr(source, part).items()).get("boxes", nn.Module()).state_dict().items():
+            assert key in kept or torch.equal(getattr(model, part)["boxes"].state_dict()[key], value)
+
+
 def test_backbone_file_as_model_or_head_raises(file):
     source = file(encoder())
     with pytest.raises(WeightsError, match=r"contains only a backbone\. Name it as backbone\.weights="):
@@ -232,15 +301,9 @@ def test_backbone_file_as_model_or_head_raises(file):
 
 @pytest.mark.parametrize(
     ("rows", "theirs", "why"),
-    [
-        (5, None, "other classes, 2 here"),
-        (5, ["a", "b", "c", "d", "e"], "other classes, 5 there and 2 here"),
-        (2, ["cat", "cow"], "other classes, 2 there and 2 here"),
-        (2, ["hot dog", "cat"], "the classes have another order"),
-        (2, ["Cat, felis", "hot_dog"], None),
-    ],
+    [(5, None, "other classes, 2 here"), (5, ["a", "b", "c", "d", "e"], "other classes, 5 there and 2 here")],
 )
-def test_class_tensors_are_skipped_for_other_classes(file, monkeypatch, rows, theirs, why):
+def test_class_tensors_are_skipped_for_unknown_or_no_common_classes(file, monkeypatch, rows, theirs, why):
     model, config = model_of(weights=file(detector(rows)))
     state = torch.load(config.weights, weights_only=True)
     named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs or [])]
@@ -248,29 +311,82 @@ def test_class_tensors_are_skipped_for_other_classes(file, monkeypatch, rows, th
     before = model.heads["boxes"].label_head.weight.clone()
     [report] = load_pretrained(model, config)
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
-    if why is None:
-        assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"]) and report.left_out == {}
-    else:
-        assert torch.equal(model.heads["boxes"].label_head.weight, before)
-        assert report.left_out == dict.fromkeys(("heads.boxes.label_head.weight", "heads.boxes.label_head.bias"), why)
+    assert torch.equal(model.heads["boxes"].label_head.weight, before)
+    assert report.left_out == dict.fromkeys(("heads.boxes.label_head.weight", "heads.boxes.label_head.bias"), why)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "taken"),  # the row in the checkpoint of cat, of hot dog and of "no object"; None: initial
+    [
+        (["cat", "cow"], (0, None, 2)),
+        (["hot dog", "cat"], (1, 0, 2)),
+        (["cow", "Hot_dog", "pig", "cat"], (3, 1, 4)),
+        (["hot dog"], (None, 0, 1)),
+        (["Cat, felis", "hot_dog"], (0, 1, 2)),
+        (["cat", "hot dog", "hot_dog"], (0, 1, 3)),  # of several similar names, the equal one
+        (["CAT", "Cat", "hot dog"], (None, 2, 3)),  # ambiguous
+    ],
+)
+def test_rows_of_known_classes_are_loaded_by_name(file, theirs, taken):
+    model, config = model_of(weights=file(detector(len(theirs))))
+    state = torch.load(config.weights, weights_only=True)
+    named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(theirs)]
+    object.__setattr__(DETECTOR, "classes", lambda state, metadata: {"detection": named})
+    head = model.heads["boxes"]
+    initial = {key: value.clone() for key, value in head.label_head.state_dict().items()}
+    [report] = load_pretrained(model, config)
+    for key, value in head.label_head.state_dict().items():
+        rows = [initial[key][i] if row is None else state[f"cls.{key}"][row] for i, row in enumerate(taken)]
+        assert torch.equal(value, torch.stack(rows))
+    assert report.loaded == (8 if taken == (0, 1, 2) else 6) and report.left_out == {}
+    known = sum(row is not None for row in taken[:2])
+    if report.adapted:
+        assert {one.how for one in report.adapted} == {f"the rows of {known} of 2 classes, by name"}
+    lacked = [name for name, row in zip(("cat", "hot dog"), taken, strict=False) if row is None]
+    notes = [note for note in report.notes if "lack" in note]
+    assert notes == ([f"Classes of head 'boxes' that these weights lack: {lacked[0]}."] if lacked else [])
 
 
 @pytest.mark.parametrize("head", ["Scores", "Looks"])
 def test_class_tensors_are_detected_automatically(head):
     model, _ = model_of(heads={"boxes": {"name": f"{__name__}:{head}"}})
     state = torch.random.get_rng_state()
-    assert class_tensors(model, "boxes") == {"label_head.weight", "label_head.bias"}
+    assert class_tensors(model, "boxes") == {"label_head.weight": 1, "label_head.bias": 1}
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_run_with_other_classes_loads_all_but_class_tensors(tmp_path):
+def test_a_run_with_classes_in_another_order_is_loaded_completely(tmp_path):
     source, config = model_of()
     save(source, tmp_path / "model.safetensors")
     more = build_from_architecture(source.architecture, {"boxes": (CLASSES[1], CLASSES[0])})
     config.weights = str(tmp_path)
     [report] = load_pretrained(more, config)
-    assert set(report.left_out.values()) == {"the classes have another order"} and len(report.left_out) == 2
-    assert torch.equal(more.heads["boxes"].hidden.weight, source.heads["boxes"].hidden.weight)
+    assert len(report.adapted) == 2 and report.left_out == report.fresh == {}
+    for key, value in more.heads["boxes"].state_dict().items():
+        expected = source.heads["boxes"].state_dict()[key]
+        assert torch.equal(value, expected[[1, 0, 2]] if "label_head" in key else expected)
+
+
+def test_two_heads_of_a_task_keep_their_own_classes(tmp_path):
+    """Each head is compared with the head of its name in the file, not with the last one of its task."""
+    scores = {"name": f"{__name__}:Scores"}
+    source, config = model_of(heads={"street": scores, "sky": scores})
+    street, sky, other = (tuple(Class(n, i, (0, 0, 0)) for i, n in enumerate(names)) for names in ("ab", "cd", "bx"))
+    source = build_from_architecture(source.architecture, {"street": street, "sky": sky})
+    save(source, tmp_path / "model.safetensors")
+    config.weights = str(tmp_path)
+    for classes, rows in (((street, sky), [0, 1, 2]), ((sky, sky), None), ((other, sky), [1, None, 2])):
+        model = build_from_architecture(source.architecture, dict(zip(("street", "sky"), classes, strict=True)))
+        initial = model.heads["street"].label_head.weight.clone()
+        load_pretrained(model, config)
+        assert torch.equal(model.heads["sky"].label_head.weight, source.heads["sky"].label_head.weight)
+        own = source.heads["street"].label_head.weight
+        expected = initial if rows is None else [initial[i] if r is None else own[r] for i, r in enumerate(rows)]
+        assert torch.equal(model.heads["street"].label_head.weight, expected if rows is None else torch.stack(expected))
+    alone, config = model_of(heads={"street": {**scores, "weights": str(tmp_path)}})
+    alone = build_from_architecture(alone.architecture, {"street": street})
+    load_pretrained(alone, config)
+    assert torch.equal(alone.heads["street"].label_head.weight, source.heads["street"].label_head.weight)
 
 
 def test_missing_and_unexpected_tensors_raise_unless_allowed(file):

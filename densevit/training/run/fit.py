@@ -150,11 +150,11 @@ def _request(
         return configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint
     if isinstance(config, str | Path):
         name, config = name or Path(config).stem, configs.load(config, overrides)
-    elif isinstance(config, Mapping) or overrides:
-        values = config.model_dump() if isinstance(config, Config) else config
-        assert values is not None
-        config = configs.from_mapping(values, "fit", overrides)
-    assert isinstance(config, Config)
+    elif isinstance(config, Config):
+        config = configs.with_overrides(config, overrides)
+    else:
+        assert config is not None
+        config = configs.from_mapping(config, "fit", overrides)
     return config, None if run_dir is None else user_path(run_dir), name or "run", None
 
 

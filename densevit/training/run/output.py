@@ -58,6 +58,9 @@ def start(plan: Plan, folder: RunFolder) -> None:
                 console.print(f"  {key}: {change}")
             if plan.changed.keys() & _INPUT:
                 console.print(_OTHER_INPUT.format(path))
+        if plan.checkpoint is None:
+            for line in config.set_aside:
+                console.print(line)
         for fit in plan.loaded:
             console.print(weights_table(fit), soft_wrap=False)
         if len({rate.lr for rate in plan.rates}) > 1:

@@ -105,6 +105,10 @@ class FasterRCNN(Head):
             detections_per_img=max_predictions,
         )
 
+    def class_rows(self, name: str, rows: int) -> Tensor:
+        """The background, one more class, has the first rows."""
+        return torch.arange(rows).view(len(self.classes) + 1, -1)[1:]
+
     def train(self, mode: bool = True) -> "FasterRCNN":
         """In evaluation mode, the loss is that of all anchors, not of a random sample of them."""
         super().train(mode)
