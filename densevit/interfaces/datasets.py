@@ -123,7 +123,7 @@ class Recipe:
     def evaluation_bounds(self) -> Mapping[str, float] | None:
         """The evaluation size as bounds on sides (`height`, `width`, `short_side`, `long_side`), for the header of
         exported files: an image is scaled by the smallest ratio of a bound to its side. {}: images keep their size.
-        Default: None, unknown.
+        `exact_height` and `exact_width`: the size of all images, whatever their aspect ratio. Default: None, unknown.
         """
         return None
 

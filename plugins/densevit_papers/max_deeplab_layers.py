@@ -85,7 +85,8 @@ class NormedAttention(nn.Module):
 
         Returns (B, heads * V, N).
         """
-        scores = at_least_fp32(self.norm_scores(query.transpose(2, 3) @ key))  # (B, heads, N, S)
+        with autocast_off(query.device):  # products without a scale may be above fp16's largest number
+            scores = self.norm_scores(at_least_fp32(query).transpose(2, 3) @ at_least_fp32(key))  # (B, heads, N, S)
         weights = (scores if bias is None else scores + bias).softmax(-1)
         retrieved = (value @ weights.to(value.dtype).transpose(2, 3)).flatten(1, 2)
         return self.activation(self.norm_values(retrieved))
@@ -125,15 +126,17 @@ class AxialAttention(nn.Module):
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).split(self.widths, dim=1))
         steps = torch.arange(x.shape[2], device=x.device)
         distance = (steps - steps[:, None]).clamp(1 - MAX_SPAN, MAX_SPAN - 1) + MAX_SPAN - 1  # (N, N), key - query
-        of_query, of_key, of_value = (table.to(q.dtype)[distance] for table in self.positions)  # (N, N, D)
-        scores = [
-            q.transpose(2, 3) @ k,
-            torch.einsum("bhdn,nmd->bhnm", q, of_query),
-            torch.einsum("bhdm,nmd->bhnm", k, of_key),
-        ]
-        total = at_least_fp32(self.norm_scores(torch.cat(scores, dim=1))).unflatten(1, (3, -1)).sum(1)
+        of_query, of_key, of_value = (at_least_fp32(table)[distance] for table in self.positions)  # (N, N, D)
+        with autocast_off(x.device):  # products without a scale may be above fp16's largest number
+            q, k = at_least_fp32(q), at_least_fp32(k)
+            scores = [
+                q.transpose(2, 3) @ k,
+                torch.einsum("bhdn,nmd->bhnm", q, of_query),
+                torch.einsum("bhdm,nmd->bhnm", k, of_key),
+            ]
+            total = self.norm_scores(torch.cat(scores, dim=1)).unflatten(1, (3, -1)).sum(1)
         weights = (total + bias).softmax(-1).to(v.dtype)  # (B, heads, N, N)
-        retrieved = [v @ weights.transpose(2, 3), torch.einsum("bhnm,nmd->bhdn", weights, of_value)]
+        retrieved = [v @ weights.transpose(2, 3), torch.einsum("bhnm,nmd->bhdn", weights, of_value.to(v.dtype))]
         both = self.norm_values(torch.cat(retrieved, dim=1).flatten(1, 2))
         return both.unflatten(1, (2, -1)).sum(1)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from densevit import config as configs
-from densevit.data.build import build_data
+from densevit.data.build import build_data, build_evaluation_transform
 from densevit.data.io.dataset_writer import write_split
 from densevit.inference.creating import build_model
 from densevit.training.loop.unused_parameters import freeze_unused
@@ -97,6 +97,21 @@ def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in model.named_parameters():
         assert not parameter.requires_grad or parameter.grad is not None, name
+
+
+@pytest.mark.parametrize(
+    "path", [*SHIPPED, *PUBLISHED, *START, *PAPERS], ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files(path: Path) -> None:
+    """`evaluation_bounds` gives `evaluation_size` to within the rounding of the short side times the aspect ratio."""
+    recipe = build_evaluation_transform(configs.load(path).data).recipe
+    bounds = recipe.evaluation_bounds()
+    assert bounds is not None
+    for height, width in ((480, 640), (333, 250)):
+        sides = {"height": height, "width": width, "short_side": min(height, width), "long_side": max(height, width)}
+        scale = min((bound / sides[key] for key, bound in bounds.items() if key in sides), default=1)
+        size = (bounds.get("exact_height", round(height * scale)), bounds.get("exact_width", round(width * scale)))
+        assert size == pytest.approx(recipe.evaluation_size(height, width), abs=2)
 
 
 @pytest.mark.parametrize(

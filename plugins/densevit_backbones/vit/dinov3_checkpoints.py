@@ -1,9 +1,9 @@
 """DINOv3's vision transformers (Siméoni et al. 2025): facebookresearch/dinov3, and transformers' DINOv3ViT.
 
-Small, base and large; the models with gated MLPs ("plus" and 7B) have other widths than ours.
+Small, base and large. Models with gated MLPs ("plus" and 7B) and ConvNeXts are recognised and refused: timm has them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from densevit.errors import WeightsError
@@ -18,17 +18,31 @@ DINOV3_CONVENTIONS = (*CONVENTIONS, "positions", "key_bias")
 _KEY_BIAS = "blocks.{i}.attention.qkv.bias[1/3]"
 
 
+_BY_TIMM = (
+    "Fix: use timm's copy of the weights, backbone={name: timm, model: NAME, pretrained: true}, with NAME "
+    "vit_small_plus_patch16_dinov3, vit_huge_plus_patch16_dinov3, vit_7b_patch16_dinov3 or, of ConvNeXt, "
+    "convnext_tiny.dinov3_lvd1689m, convnext_small..., convnext_base..., convnext_large...."
+)
+
+
 def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a DINOv3 ViT, from tensors with our keys. Raises WeightsError for a gated MLP."""
+    """The config section of a DINOv3 ViT, from tensors with our keys. Raises WeightsError for another MLP."""
     wide, narrow = tensors["blocks.0.mlp.expand.weight"], tensors["blocks.0.mlp.contract.weight"]
     width = len(tensors["blocks.0.norm1.weight"])
     if wide.shape != (4 * width, width) or narrow.shape != (width, 4 * width):
         raise WeightsError(
-            f"A DINOv3 ViT of {width} channels with MLP weights {tuple(wide.shape)}: only plain MLPs of four times the "
-            "width (small, base, large) are supported, not gated ones (plus, 7B). Fix: use the backbone `timm`."
+            f"A DINOv3 ViT of {width} channels with MLP weights {tuple(wide.shape)}: the backbone `vit` has MLPs of four "
+            f"times the width. {_BY_TIMM}"
         )
     section = describe(tensors)["backbone"]
     return {"backbone": section | {"positions": "rotary", "key_bias": False, NORM_EPS: EPS}}
+
+
+def _refuse(kind: str) -> Callable[[StateDict], dict[str, Any]]:
+    def describe(tensors: StateDict) -> dict[str, Any]:
+        raise WeightsError(f"{kind} of DINOv3 are recognised, but not read from such a file. {_BY_TIMM}")
+
+    return describe
 
 
 def transformers_lines(layer: str) -> tuple[Line, ...]:
@@ -96,6 +110,23 @@ DINOV3 = CheckpointLayout(
     conventions=(*DINOV3_CONVENTIONS, NORM_EPS),
     licence=DINOV3_LICENCE,
 )
+_GATED = "ViTs with gated MLPs (plus, 7B)"
+GATED = CheckpointLayout(
+    name="dinov3-gated",
+    part="backbone",
+    marks=(*DINOV3.marks, "blocks.0.mlp.w1.weight", "blocks.0.mlp.w3.weight"),
+    lines=(),
+    describe=_refuse(_GATED),
+    licence=DINOV3_LICENCE,
+)
+CONVNEXT = CheckpointLayout(
+    name="dinov3-convnext",
+    part="backbone",
+    marks=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight"),
+    lines=(),
+    describe=_refuse("ConvNeXts"),
+    licence=DINOV3_LICENCE,
+)
 
 TRANSFORMERS = CheckpointLayout(
     name="transformers-dinov3",
@@ -117,5 +148,29 @@ TRANSFORMERS = CheckpointLayout(
     implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
     usage_options=USAGE_OPTIONS,
     conventions=DINOV3_CONVENTIONS,
+    licence=DINOV3_LICENCE,
+)
+TRANSFORMERS_GATED = CheckpointLayout(
+    name="transformers-dinov3-gated",
+    part="backbone",
+    marks=(*TRANSFORMERS.marks, "layer.0.mlp.gate_proj.weight"),
+    lines=(),
+    describe=_refuse(_GATED),
+    prefixes=TRANSFORMERS.prefixes,
+    spellings=TRANSFORMERS.spellings,
+    licence=DINOV3_LICENCE,
+)
+TRANSFORMERS_CONVNEXT = CheckpointLayout(
+    name="transformers-dinov3-convnext",
+    part="backbone",
+    marks=(
+        "stages.0.downsample_layers.0.weight",
+        "stages.0.layers.0.depthwise_conv.weight",
+        "stages.0.layers.0.pointwise_conv1.weight",
+        "stages.0.layers.0.gamma",
+    ),
+    lines=(),
+    describe=_refuse("ConvNeXts"),
+    prefixes=("model.",),
     licence=DINOV3_LICENCE,
 )

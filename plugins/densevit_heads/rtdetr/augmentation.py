@@ -36,6 +36,9 @@ class Stretch(Recipe):
         """Returns the size of all images."""
         return self.size
 
+    def evaluation_bounds(self) -> dict[str, float]:
+        return {"exact_height": self.size[0], "exact_width": self.size[1]}
+
     def training_frame_with_boxes(
         self,
         height: int,

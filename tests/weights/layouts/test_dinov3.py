@@ -78,3 +78,29 @@ def test_gated_mlps_are_an_error(randomise):
     state = make(randomise, use_gated_mlp=True, intermediate_size=256).state_dict()
     with pytest.raises(WeightsError, match=r"gate_proj|gated"):
         describe(state, find("transformers-dinov3"))
+
+
+@pytest.mark.parametrize(
+    "kind", [f"{keys}dinov3-{part}" for keys in ("", "transformers-") for part in ("gated", "convnext")]
+)
+def test_what_is_not_read_says_what_to_do(kind, randomise, tmp_path):
+    """A model of transformers where it has one; else the authors' keys."""
+    import densevit
+
+    transformers = pytest.importorskip("transformers")
+    if kind == "transformers-dinov3-gated":
+        state = make(randomise, use_gated_mlp=True, intermediate_size=256).state_dict()
+    elif kind == "transformers-dinov3-convnext":
+        config = transformers.DINOv3ConvNextConfig(hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1])
+        state = transformers.DINOv3ConvNextModel(config).state_dict()
+    elif kind == "dinov3-gated":
+        state = released(make(randomise).state_dict())
+        for name in ("w1", "w2", "w3"):
+            state[f"blocks.0.mlp.{name}.weight"] = torch.zeros(2, 2)
+        state = {key: tensor for key, tensor in state.items() if ".mlp.fc" not in key}
+    else:
+        keys = ("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight")
+        state = {key: torch.zeros(2) for key in keys}
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"of DINOv3 are recognised.*Fix: use timm's copy.*convnext_tiny"):
+        densevit.create_backbone("vit", variant="nano", weights=tmp_path / "weights.pth")
