@@ -15,7 +15,6 @@ from PIL import Image
 import densevit
 from densevit import cli, registry
 from densevit.errors import DensevitError
-from densevit.interfaces import Class
 from densevit.paths import user_path
 
 BACKBONE, HEADS = {"name": "swin", "variant": "nano", "window_size": 4}, {"x": {"name": "setr", "width": 8}}
@@ -66,7 +65,13 @@ def writes(call: Callable[[], object], file: Path) -> None:
     assert file.exists()
 
 
-CLASSES = {"x": [Class("a", 1, (0, 0, 0))]}
+def predicted(home: Path) -> densevit.Predictor:
+    """A model whose predictions are in `found`."""
+    model = predictor()
+    (home / "found" / "predict.json").write_text(json.dumps({"model": "a", "weights": model.fingerprint}))
+    return model
+
+
 FUNCTIONS: dict[str, Callable[[Path], object]] = {
     "benchmark.out": lambda home: refused(
         lambda: densevit.benchmark(["~/config.yaml"], out="~/image.png"), home / "image.png"
@@ -96,10 +101,10 @@ FUNCTIONS: dict[str, Callable[[Path], object]] = {
     "report.out": lambda home: writes(lambda: densevit.report("~/run", "~/page.html"), home / "page.html"),
     "save.path": lambda home: writes(lambda: densevit.save(predictor(), "~/a.safetensors"), home / "a.safetensors"),
     "write_prelabels.predictions": lambda home: refused(
-        lambda: densevit.write_prelabels("~/none", CLASSES, "~/a.json"), home / "none"
+        lambda: densevit.write_prelabels("~/none", predictor(), "~/a.json"), home / "none"
     ),
     "write_prelabels.out": lambda home: writes(
-        lambda: densevit.write_prelabels("~/found", CLASSES, "~/a.json"), home / "a.json"
+        lambda: densevit.write_prelabels("~/found", predicted(home), "~/a.json"), home / "a.json"
     ),
 }
 METHODS: dict[str, Callable[[Path], object]] = {

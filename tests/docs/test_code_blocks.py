@@ -32,6 +32,11 @@ NOT_RUN = (
     ),
     ("docs/export.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
     ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
+    (
+        "docs/benchmarks.md",
+        "tools/benchmarks/gpu.py",
+        "needs a GPU; test_gpu.py runs it on a CPU",
+    ),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
 )
 # Placeholders in commands.

@@ -86,7 +86,8 @@ class StandIn:
     """Predicts a wall 2 m away."""
 
     def __init__(self, key: str) -> None:
-        self.key, self.classes, self.target_types, self.score_thresholds = key, {"depth": ()}, {}, {}
+        self.key, self.classes, self.target_types, self.default_thresholds = key, {"depth": ()}, {}, {"depth": 0.5}
+        self.fingerprint, self.score_thresholds = "none", dict[str, float]()
 
     def merges_windows(self, head: str) -> bool:
         return False

@@ -31,8 +31,8 @@ def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
     width = len(tensors["blocks.0.norm1.weight"])
     if wide.shape != (4 * width, width) or narrow.shape != (width, 4 * width):
         raise WeightsError(
-            f"A DINOv3 ViT of {width} channels with MLP weights {tuple(wide.shape)}: the backbone `vit` has MLPs of four "
-            f"times the width. {_BY_TIMM}"
+            f"A DINOv3 ViT of {width} channels with MLP weights {tuple(wide.shape)}: the backbone `vit` has plain "
+            f"MLPs of four times the width, no gated ones. {_BY_TIMM}"
         )
     section = describe(tensors)["backbone"]
     return {"backbone": section | {"positions": "rotary", "key_bias": False, NORM_EPS: EPS}}

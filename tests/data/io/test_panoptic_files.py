@@ -94,7 +94,8 @@ class MaskModel:
     def __init__(self) -> None:
         self.classes = {"panoptic": CLASSES}
         self.target_types: dict[str, Any] = {}
-        self.score_thresholds: dict[str, float] = {}
+        self.default_thresholds, self.score_thresholds = {"panoptic": 0.5}, dict[str, float]()
+        self.fingerprint = "none"
         self.model = self
 
     def merges_windows(self, head: str) -> bool:

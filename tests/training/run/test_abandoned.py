@@ -13,14 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from densevit.training.loop.sharding import METADATA
-from densevit.training.run.abandoned import move_abandoned
 from tests.training.process_groups import group
 from tests.training.run.test_signals import child
 from tests.training.runs import assert_same, recorded, resume, rows, weights
 
 LATER = {"report.html", "predictions/0.jpg", "faults/step_00000007.pt", "faults/step_00000007_rank1.pt"}
 OF_BEST = {"model.safetensors", "metrics.json", "confusion-x.csv", "plots.json", "lower_is_better.json"}
+
+
+METADATA = "meta.pt"  # of a sharded checkpoint, in Lightning
+
+
+def move_abandoned(*arguments: Any) -> Any:
+    from densevit.training.run import abandoned
+
+    return abandoned.move_abandoned(*arguments)
 
 
 def make_checkpoint(path: Path, step: int, sharded: bool) -> None:
