@@ -34,6 +34,7 @@ CHECKS = (
     behaviour.batch_independence,
     behaviour.output_kept,
     behaviour.memory_layouts,
+    behaviour.checkpointing,
     behaviour.export,
     state.state_dict,
     state.pickling,

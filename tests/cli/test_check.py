@@ -54,7 +54,7 @@ def test_valid_backbone_prints_a_table_and_returns_0(own, capsys):
     assert ["check", "seconds", "note"] in lines
     assert [line[1] for line in lines if line and line[0] in ("strides", "export", "pickling")] == ["passed"] * 3
     assert "found as 'own', from own 1.0" in printed
-    assert printed.endswith("own: 29 of 29 checks passed\n")
+    assert printed.endswith("own: 30 of 30 checks passed\n")
 
 
 def test_broken_backbone_prints_findings_and_returns_1(own, capsys):
@@ -62,7 +62,7 @@ def test_broken_backbone_prints_findings_and_returns_1(own, capsys):
     captured = capsys.readouterr()
     assert captured.err.startswith("strides: found maps of 17 x 24 for images of 33 x 47; expected 9 x 12: ")
     assert "FAILED" in next(line for line in captured.out.splitlines() if line.startswith("strides"))
-    assert captured.out.endswith("broken: 27 of 28 checks passed\n")
+    assert captured.out.endswith("broken: 28 of 29 checks passed\n")
 
 
 def test_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypatch, capsys):
@@ -72,14 +72,14 @@ def test_class_in_the_working_directory_needs_no_entry_point(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")  # restores sys.path
     assert main(["check", "backbone", "only_here:Sound", "width=4", "--skip", "export"]) == 0
-    assert "only_here:Sound: 28 of 28 checks passed" in capsys.readouterr().out
+    assert "only_here:Sound: 29 of 29 checks passed" in capsys.readouterr().out
 
 
 def test_head_is_checked_by_name_with_options(capsys):
     small = "transformer={width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1}"
     options = ["num_queries=3", small, "transformer.feedforward=16"]
     assert main(["check", "head", "detr", *options, "--skip", "padding"]) == 0
-    assert capsys.readouterr().out.endswith("detr: 29 of 29 checks passed\n")
+    assert capsys.readouterr().out.endswith("detr: 32 of 32 checks passed\n")
 
 
 def test_broken_plugins_of_others_do_not_matter(install, capsys):

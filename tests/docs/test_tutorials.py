@@ -108,7 +108,7 @@ def test_own_detector(run: Callable[..., tuple[Path, str]]):
 @pytest.mark.integration
 def test_own_backbone(run: Callable[..., tuple[Path, str]]):
     folder, text = run("own_backbone", IMAGES=16)
-    assert "29 checks passed" in text and "ceil(size / stride)" in text
+    assert "30 checks passed" in text and "ceil(size / stride)" in text
     assert "'densevit.backbones': '\\nmynet = mynet:Mynet'" in text
     for name in ("MyNet", "swin"):
         [scores] = rows(text, name)

@@ -1,5 +1,6 @@
 """DeepViT beside its equations and, without re-attention, timm's ViT; parameters of the paper; the authors' keys."""
 
+import functools
 import math
 
 import pytest
@@ -33,7 +34,7 @@ def randomise(module: nn.Module) -> None:
 
 @pytest.mark.integration
 def test_the_backbone_passes_the_contract_tests():
-    check_backbone(lambda: DeepViT("nano", features=(2, 5)))
+    check_backbone(functools.partial(DeepViT, "nano", features=(2, 5)))
 
 
 def reattention_by_hand(layer: ReAttention, x: torch.Tensor, training: bool) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """LocalViT beside its equations, one cell at a time; parameters and multiply-adds of the paper; the authors' keys."""
 
+import functools
 import math
 
 import pytest
@@ -28,7 +29,7 @@ def randomise(module: nn.Module) -> None:
 
 @pytest.mark.integration
 def test_the_backbone_passes_the_contract_tests():
-    check_backbone(lambda: LocalViT("nano", features=(1, 3)))
+    check_backbone(functools.partial(LocalViT, "nano", features=(1, 3)))
 
 
 def normalised(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """S2-MLP beside a reference of the paper's equations; parameters and multiply-adds of the paper's table 2."""
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ PAPER = {"wide": (71e6, 14.0), "deep": (51 * 2**20, 10.5)}
 
 @pytest.mark.integration
 def test_the_backbone_passes_the_contract_tests() -> None:
-    check_backbone(lambda: S2Mlp("nano", patch_size=8, features=(1, 2)))
+    check_backbone(functools.partial(S2Mlp, "nano", patch_size=8, features=(1, 2)))
 
 
 def by_convolution(x: Tensor) -> Tensor:

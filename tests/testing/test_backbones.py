@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from densevit import registry
 from densevit.interfaces import Backbone
+from densevit.layers import checkpointing
 from densevit.testing import CheckFailed, backbone_checks, check_backbone
+from densevit.testing.backbones import CHECKS
 
 
 class Sound(Backbone):
@@ -485,6 +488,31 @@ def stranger(project, monkeypatch):
     del sys.modules["mynet"]
 
 
+def recomputed(runs):
+    class Checkpointed(Sound):
+        """With a batch norm; `checkpointing` recomputes it."""
+
+        def __init__(self, checkpointing=False):
+            super().__init__()
+            self.checkpointing, self.added = checkpointing, nn.BatchNorm2d(3)
+
+        def forward(self, images):
+            checkpointed = self.checkpointing and self.training
+            return super().forward(runs(self.added, images) if checkpointed else self.added(images))
+
+    return Checkpointed
+
+
+def test_checkpointing_that_updates_statistics_twice_is_found():
+    others = [one.name for one in CHECKS if one.name not in ("construction", "forward", "checkpointing")]
+    right = recomputed(lambda part, x: checkpointing.run(part, x, checkpointed=True))
+    for backbone, note in ((right, ""), (Sound, "no option `checkpointing`")):
+        assert [result.note for result in check_backbone(backbone, skip=others)][-1] == note
+    wrong = recomputed(lambda part, x: checkpoint(part, x, use_reentrant=False))
+    with pytest.raises(CheckFailed, match="the buffer added.num_batches_tracked that differs by"):
+        check_backbone(wrong, skip=others)
+
+
 def test_third_party_backbone_passes(stranger):
     results = {result.name: result for result in check_backbone(functools.partial(stranger, width=8))}
     assert all(result.passed for result in results.values())
@@ -501,7 +529,7 @@ def test_failures_list_found_expected_and_fix():
         check_backbone(Twice, skip=("export", "registration", "pickling"))
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("test_failures_list")
-    assert lines[0].endswith("Twice fails 2 of 26 checks:")
+    assert lines[0].endswith("Twice fails 2 of 27 checks:")
     assert lines[1:] == [
         "- channels: found maps of (8, 16) channels; expected (8, 24), as declared in channels. "
         "Fix: set self.channels = (8, 16), or change the maps.",
