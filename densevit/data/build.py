@@ -91,9 +91,7 @@ class Data:
 
     @cached_property
     def recipe_transform(self) -> TrainingTransform:
-        """The training transform of the config, at `image_size`, before the final phase. Raises ConfigError if it does
-        not support the data set's labels."""
-        self._check_labels(self._augmentation)
+        """The training transform of the config, at `image_size`, before the final phase."""
         return self._with_copy_paste(self._augmentation, self.section)
 
     @cached_property
@@ -172,9 +170,10 @@ class Data:
 
     def check_splits(self, labels: bool = True) -> None:
         """Builds both splits. If their classes have different orders, `val` gets the order of `train`. Raises DataError
-        for missing labels, for invalid values in a few samples, and for splits with different classes. labels: whether
-        images must have labels.
+        for missing labels, for invalid values in a few samples, and for splits with different classes, and
+        ConfigError if the training transform does not support the labels. labels: whether images must have labels.
         """
+        self._check_labels(self._augmentation)
         for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
             if labels:
                 dataset.check_labels()

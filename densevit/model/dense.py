@@ -147,8 +147,10 @@ class DenseModel(nn.Module):
                 if head.last_blocks
                 else self.head_inputs(name, encoding.features, batch["padding_mask"])
             )
-            targets = (head_targets or {}).get(name, batch["targets"])
-            outputs[name] = head(features, batch["padding_mask"], targets if self.training else None)
+            targets = None
+            if self.training:
+                targets = head_targets[name] if head_targets and name in head_targets else batch["targets"]
+            outputs[name] = head(features, batch["padding_mask"], targets)
         return outputs
 
     def encode(self, batch: Batch, heads: Collection[str]) -> Encoding:

@@ -64,6 +64,8 @@ def small(config: dict[str, Any], extended: bool = False) -> dict[str, Any]:
         "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32", "accumulate": 1,
         "keep_checkpoints": 1, "compile": False,
     }  # fmt: skip
+    if "burn_in" in config["method"]:  # of mean_teacher, which must end before the training
+        config["method"]["burn_in"] = 1
     config["data"] = small_data(config["data"])
     config["backbone"] = small_backbone(config["backbone"])
     for head in config["heads"].values():

@@ -87,6 +87,12 @@ class DeformableDetr(SetPredictionHead):
             self.queries = LearnedQueries(num_queries, width)
             nn.init.constant_(self.box_heads[0][-1].bias[2:], -2.0)  # type: ignore[index]  # width, height: 0.12
 
+    def class_rows(self, name: str, rows: int) -> Tensor | None:
+        """Of proposals without classes the first row, which ranks them, whatever the classes are."""
+        if name.startswith("queries.label_head.") and not self.criterion.class_proposals:
+            return torch.zeros(len(self.classes), 1, dtype=torch.int64)
+        return super().class_rows(name, rows)
+
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
 

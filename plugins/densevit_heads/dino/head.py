@@ -101,6 +101,12 @@ class Dino(SetPredictionHead):
         if contrastive_denoising:
             self.denoising = ContrastiveDenoising(width, K, contrastive_denoising)
 
+    def class_rows(self, name: str, rows: int) -> Tensor | None:
+        """Of proposals without classes the first row, which ranks them, whatever the classes are."""
+        if name.startswith("queries.label_head.") and not self.criterion.class_proposals:
+            return torch.zeros(len(self.classes), 1, dtype=torch.int64)
+        return super().class_rows(name, rows)
+
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
 

@@ -77,13 +77,13 @@ class ClassTokens(densevit.DenseHead):
 
     def loss(self, outputs, targets, context):
         logits = F.interpolate(outputs["logits"].float(), scale_factor=self.stride, mode="bilinear")
-        total = logits.sum() * 0
+        total, images = logits.sum() * 0, 0
         for x, target in zip(logits, targets, strict=True):
-            if "semantic" in target:
+            if "semantic" in target and (target["semantic"] != IGNORE).any():
                 (h, w), truth = target["size"], target["semantic"].long()
                 loss = F.cross_entropy(x[None, :, :h, :w], truth[None], ignore_index=IGNORE, reduction="sum")
-                total = total + loss / (h * w)
-        return {"classes": total / max(1, sum("semantic" in target for target in targets))}
+                total, images = total + loss / (h * w), images + 1
+        return {"classes": total / max(1, images)}
 
     def predict(self, outputs, targets):
         result = []

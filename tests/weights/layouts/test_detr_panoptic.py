@@ -298,11 +298,15 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
     assert fit.notes[0] == f"Read as {project}."
 
 
-def test_a_detector_of_things_leaves_out_the_class_layer(tmp_path):
+def test_a_detector_of_things_gives_their_rows_of_the_class_layer(tmp_path):
+    """The 80 things are the first of the 133 panoptic classes; the rows of stuff keep their initial values."""
     model, config = started(written_detector("detr", 92, tmp_path, ()), "weights", coco_panoptic_classes())
+    before = model.heads["panoptic"].label_head.weight.detach().clone()
     [fit] = load_pretrained(model, config)
-    why = "other classes, 80 there and 133 here"
-    assert fit.left_out == {f"heads.panoptic.label_head.{x}": why for x in ("weight", "bias")}
+    assert not fit.left_out
+    assert {one.name for one in fit.adapted} == {f"heads.panoptic.label_head.{x}" for x in ("weight", "bias")}
+    after = model.heads["panoptic"].label_head.weight
+    assert torch.equal(after[80:133], before[80:133]) and not (after[:80] == before[:80]).any()
 
 
 def test_a_detector_with_other_tensors_raises(tmp_path):
