@@ -219,7 +219,7 @@ def autocast_float16(fixture: HeadFixture) -> None:
 def _autocast(fixture: HeadFixture, dtype: torch.dtype) -> None:
     fixture.require_labels()
     head = fixture.build()
-    for scale in (0.0, 1.0, 100.0):
+    for scale in (0.0, 1.0, 30.0):
         for own in (torch.float32, dtype):  # a backbone under autocast may return either
             batch = fixture.batch(scale=scale)
             batch = batch._replace(features=[x.to(own) for x in batch.features])
