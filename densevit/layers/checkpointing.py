@@ -29,18 +29,22 @@ def update_statistics_once(model: nn.Module) -> None:
     A forward pass within a backward pass is such a recomputation.
     """
     for norm in _batch_norms(model):
-        contexts: list[Any] = []
+        norm.register_forward_pre_hook(_before)
+        norm.register_forward_hook(_after, always_call=True)
 
-        def enter(module: nn.Module, inputs: Any, contexts: list[Any] = contexts) -> None:
-            recomputed = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-            contexts.append(_frozen_statistics([module]) if recomputed else nullcontext())
-            contexts[-1].__enter__()
 
-        def leave(module: nn.Module, inputs: Any, outputs: Any, contexts: list[Any] = contexts) -> None:
-            contexts.pop().__exit__(None, None, None)
+def _before(norm: nn.Module, inputs: Any) -> None:
+    recomputed = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    norm._recomputation = _frozen_statistics([norm]) if recomputed else None  # type: ignore[assignment]
+    if recomputed:
+        norm._recomputation.__enter__()  # type: ignore[operator,union-attr]
 
-        norm.register_forward_pre_hook(enter)
-        norm.register_forward_hook(leave, always_call=True)
+
+def _after(norm: nn.Module, inputs: Any, outputs: Any) -> None:
+    context: Any = norm._recomputation
+    del norm._recomputation  # a generator cannot be pickled
+    if context is not None:
+        context.__exit__(None, None, None)
 
 
 def _batch_norms(module: nn.Module) -> list[Any]:

@@ -1,5 +1,7 @@
 """Activation checkpointing: the recomputation leaves running statistics as they are."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -27,4 +29,6 @@ def test_recomputation_updates_statistics_once(kind, by_hooks):
         assert torch.equal(checkpointed.state_dict()[key], value)
     for own, other in zip(checkpointed.parameters(), plain.parameters(), strict=True):
         assert torch.equal(own.grad, other.grad)
-    assert (checkpointed[1].momentum, int(checkpointed[1].num_batches_tracked)) == (0.1, 2)
+    copied = pickle.loads(pickle.dumps(checkpointed))  # as for spawned processes
+    assert torch.equal(copied(x), checkpointed(x))
+    assert (checkpointed[1].momentum, int(checkpointed[1].num_batches_tracked)) == (0.1, 3)

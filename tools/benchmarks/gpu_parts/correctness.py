@@ -185,8 +185,8 @@ def _repeated(name: str) -> Any:
         finally:
             torch.use_deterministic_algorithms(False)
         difference = float((first[1] - second[1]).abs().max() / first[1].abs().max())
-        told = [re.match(r"(\S+) does not have a deterministic", str(w.message)) for w in caught]
-        operations = sorted({match[1] for match in told if match})
+        matches = [re.match(r"(\S+) does not have a deterministic", str(w.message)) for w in caught]
+        operations = sorted({match[1] for match in matches if match})
         return {"difference": difference, "nondeterministic": ", ".join(operations) or "none"}
 
     return case
