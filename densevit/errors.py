@@ -66,7 +66,7 @@ def warn_once(message: str) -> None:
 
 def counted(count: int, noun: str) -> str:
     """A number with its noun, such as "1 class" or "2,000 classes"."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 

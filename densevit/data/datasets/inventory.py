@@ -1,0 +1,43 @@
+"""Counts what a reader of a data set finds, uses and leaves out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from densevit.data.datasets.examination import listed
+from densevit.errors import counted
+
+_NAMED = 3  # files per reason in the text
+
+
+@dataclass
+class Inventory:
+    """What a reader found of one kind, used and left out, by reason. By construction, found = used + left out.
+
+    noun: of one, as in "image", "label file" or "box". left_out: the names of what is left out by reason, a phrase such
+    as "without a label".
+    """
+
+    noun: str
+    used: int = 0
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, names: Iterable[object]) -> None:
+        """Adds what is left out for a reason."""
+        texts = [str(name) for name in names]
+        if texts:
+            self.left_out.setdefault(reason, []).extend(texts)
+
+    @property
+    def found(self) -> int:
+        """The number of all."""
+        return self.used + sum(map(len, self.left_out.values()))
+
+    def __str__(self) -> str:
+        """One line, as in "12 images found: 10 used, 2 left out (2 without a label: a.jpg, b.jpg)"."""
+        left_out = "; ".join(
+            f"{len(names):,} {reason}: {listed(names, _NAMED)}" for reason, names in self.left_out.items()
+        )
+        count = self.found - self.used
+        return f"{counted(self.found, self.noun)} found: {self.used:,} used, {count:,} left out" + (
+            f" ({left_out})" if left_out else ""
+        )

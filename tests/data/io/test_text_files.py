@@ -1,0 +1,54 @@
+"""Text, YAML and JSON files of other programs."""
+
+import codecs
+from pathlib import Path
+
+import pytest
+
+from densevit.data.io.text_files import read_json, read_text, read_yaml_as_text
+from densevit.errors import DataError
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "chat é\n".encode(),
+        codecs.BOM_UTF8 + "chat é\n".encode(),
+        codecs.BOM_UTF16_LE + "chat é\n".encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + "chat é\n".encode("utf-16-be"),
+    ],
+)
+def test_byte_order_marks_are_no_part_of_the_text(tmp_path: Path, content: bytes):
+    (tmp_path / "a.txt").write_bytes(content)
+    assert read_text(tmp_path / "a.txt") == "chat é\n"
+
+
+def test_json_with_a_byte_order_mark(tmp_path: Path):
+    (tmp_path / "a.json").write_bytes(codecs.BOM_UTF8 + b'{"a": [1]}')
+    assert read_json(tmp_path / "a.json") == {"a": [1]}
+
+
+def test_yaml_scalars_stay_as_they_are_written(tmp_path: Path):
+    (tmp_path / "a.yaml").write_bytes(codecs.BOM_UTF8 + b"names: [no, 001, 010, null, ~, 12:30, 1e3, '2']\nnc: 8\n")
+    names = ["no", "001", "010", "null", "~", "12:30", "1e3", "2"]
+    assert read_yaml_as_text(tmp_path / "a.yaml") == {"names": names, "nc": "8"}
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "message"),
+    [
+        (read_text, b"caf\xe9", "a.file cannot be read as UTF-8 text: "),
+        (read_json, b"{", "a.file is not valid JSON: "),
+        (read_json, b"\xff", "a.file cannot be read as UTF-8 text: "),
+        (read_yaml_as_text, b"a: [", "a.file is not valid YAML: "),
+    ],
+)
+def test_errors_name_the_file(tmp_path: Path, read, content: bytes, message: str):
+    (tmp_path / "a.file").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "a.file")
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"a\.txt cannot be read as UTF-8 text: No such file or directory\."):
+        read_text(tmp_path / "a.txt")
