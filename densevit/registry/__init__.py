@@ -83,6 +83,11 @@ def load(group: str, name: str) -> Any:
     (an instance) of the group's interface.
     """
     _check_group(group)
+    if not isinstance(name, str):
+        raise PluginError(
+            f"The name of a {_noun(group)} is text, such as {next(iter(find(group)), 'name')!r}; found {name!r}. Fix: "
+            "give its options as keyword arguments."
+        )
     if ":" in name:
         plugin = Plugin(group, name, value=name, origin="the config")
     else:

@@ -95,6 +95,10 @@ def test_unknown_name_error_lists_nearest_and_all():
         PluginError, match=r"There is no backbone 'swinn'\. Did you mean 'swin'\? Known: .*resnet.*swin"
     ):
         registry.load("backbones", "swinn")
+    with pytest.raises(
+        PluginError, match=r"name of a backbone is text, such as '\w+'; found {'name': 'swin'}\. Fix: give"
+    ):
+        registry.load("backbones", {"name": "swin"})  # type: ignore[arg-type]
     with pytest.raises(PluginError, match="no plugin group 'backbone'. Did you mean 'backbones'"):
         registry.find("backbone")
 

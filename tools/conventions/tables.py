@@ -71,19 +71,16 @@ def overview_has_the_plugins(tree: Tree) -> Iterator[Problem]:
 
 
 def papers_page_has_the_plugins(tree: Tree) -> Iterator[Problem]:
-    """docs/papers.md names each plugin of densevit_papers, and its files with the number of their lines."""
+    """docs/papers.md names each plugin of densevit_papers, and files that exist."""
     page = "docs/papers.md"
     for group, plugins in tree.entry_points().items():
         for name, value in plugins.items():
             if group != "checkpoints" and value.startswith("densevit_papers.") and f"`{name}`" not in tree.text(page):
                 yield Problem(page, 1, f"{name!r} of {group} is missing", "add a row")
     for number, line in tree.lines(page):
-        for name, lines in re.findall(r"`(\w+\.py)` \((\d+)\)", line):
-            file = f"plugins/densevit_papers/{name}"
-            if not tree.exists(file):
-                yield Problem(page, number, f"there is no file {file}", "correct its name")
-            elif (counted := len(tree.text(file).splitlines())) != int(lines):
-                yield Problem(page, number, f"{name} has {counted} lines, not {lines}", "correct the number")
+        for name in re.findall(r"`(\w+\.py)`", line):
+            if not tree.exists(f"plugins/densevit_papers/{name}"):
+                yield Problem(page, number, f"there is no file plugins/densevit_papers/{name}", "correct its name")
 
 
 def weights_page_lists_the_layouts(tree: Tree) -> Iterator[Problem]:

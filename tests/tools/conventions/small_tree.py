@@ -77,7 +77,7 @@ FILES = {
     "docs/overview.md": "# Overview\n\n| | |\n|---|---|\n| backbones | [all of timm](timm.md) |\n| necks | `fpn` |\n"
     "| heads | `fcn`, `cvt` |\n| data | `coco` |\n\n![Plot](plot.svg)\n",
     "docs/plot.svg": "<svg/>\n",
-    "docs/papers.md": "# Papers\n\n| system | plugin | files |\n|---|---|---|\n| CvT | `cvt` | `cvt.py` (5) |\n",
+    "docs/papers.md": "# Papers\n\n| system | plugin | files |\n|---|---|---|\n| CvT | `cvt` | `cvt.py` |\n",
     "docs/weights.md": "# Weights\n\n## What loads\n\n| project | what | layout | notes |\n|---|---|---|---|\n"
     "| MAE | the release | `mae` | `configs/fcn.yaml` |\n\n## Safety\n\n| a | b | `c` | d |\n",
     "docs/config.md": "# Config\n\n| key | |\n|---|---|\n| `name` | a name |\n| `seed` | a seed |\n",
