@@ -238,8 +238,8 @@ class Listing:
 
     def _in_lists(self) -> dict[str, list[Path]]:
         """Returns the images that train.txt and others beside the images list, if all lines name image files."""
-        files = {split: self.root / f"{name}.txt" for split, names in SPLIT_FOLDERS.items() for name in names}
-        files = {split: file for split, file in files.items() if file.is_file()}
+        candidates = ((split, self.root / f"{name}.txt") for split, names in SPLIT_FOLDERS.items() for name in names)
+        files = {split: file for split, file in candidates if file.is_file()}
         texts = [line for file in files.values() for line in read_text(file).splitlines() if line.strip()]
         are_images = all(PurePath(line.strip()).suffix.lower() in IMAGES for line in texts)
         return {split: self._of_list(file) for split, file in files.items()} if texts and are_images else {}
