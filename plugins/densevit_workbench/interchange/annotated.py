@@ -170,6 +170,12 @@ def object_count(splits: Mapping[Split, Sequence[AnnotatedImage]]) -> int:
     return sum(len(image.objects) for images in splits.values() for image in images)
 
 
+def folder_split(file: Path, root: Path) -> Split:
+    """Returns the split after which a folder between root and a file is named; "" if there is none."""
+    folders = file.relative_to(root).parts[:-1]
+    return next((split for split, names in SPLIT_FOLDERS.items() if any(name in folders for name in names)), "")
+
+
 def below_root(path: Path, root: Path) -> str:
     """Returns a path relative to root if it is below it, for messages."""
     normal, base = absolute(path), absolute(root)

@@ -104,7 +104,7 @@ def labelme(root: Path) -> tuple[int, int, int]:
         {"label": "cat", "shape_type": "rectangle", "points": [[100, 1], [120, 9]]},
         {"label": "cat", "shape_type": "rectangle", "points": [[float("nan"), 1], [1, 9]]},
     ]
-    for name in ("train/a", "train/b", "val/c", "train/damaged"):
+    for name in ("train/a", "train/b", "val/c", "train/damaged", "unlisted"):
         shapes = [square] + (wrong if name == "train/b" else [square])
         file = image(root / f"{name}.jpg", "damaged" in name)
         write(root / f"{name}.json", json.dumps({"shapes": shapes, "imagePath": file.name}))
@@ -160,11 +160,11 @@ REASONS: dict[Callable[[Path], tuple[int, int, int]], tuple[dict[str, int], dict
         {"no area": 1, "outside of the image": 1, "not finite": 1, "without a bndbox": 1, "of a file that is": 6},
     ),
     labelme: (
-        {"that cannot be read": 1, "without a json file": 1, "format that is not read": 1},
-        {"whose image is left out": 3, "without labelme's": 1},
+        {"that cannot be read": 1, "without a json file": 2, "format that is not read": 1},
+        {"whose image is left out": 3, "in no split": 1, "without labelme's": 1},
         {
             **{"type point": 1, "type linestrip": 1, "wrong number of points": 1, "box has no area": 1},
-            **{"outside of the image": 1, "not finite": 1, "of a file that is left out": 4},
+            **{"outside of the image": 1, "not finite": 1, "of a file that is left out": 6},
         },
     ),
     coco: (
