@@ -188,7 +188,10 @@ def shown_place(place: str, root: Path) -> str:
 
 
 def absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))
+    """Returns a path with all folders and without `..`, as the key of a file."""
+    text = os.fspath(path)
+    normal = os.path.abspath(text)
+    return path if normal == text else Path(normal)
 
 
 def shown_size(path: Path) -> tuple[int, int]:

@@ -290,7 +290,7 @@ class TextFiles:
     """The text file of each image. listing: of the images, whose text files' folder is chosen for each split."""
 
     def __init__(self, listing: Listing) -> None:
-        self.root, self.base = listing.root, listing.base
+        self._folders = [(folder, absolute(folder)) for folder in (listing.root, listing.base)]
         self.found = {absolute(path) for path in files_below(listing.root, (".txt",))}
         self._places = {split: self._place(paths) for split, paths in listing.images.items()}
 
@@ -312,9 +312,9 @@ class TextFiles:
     def _parts(self, image: Path) -> tuple[Path, PurePath]:
         """Returns the data set's folder and the path of an image below it: folders above it mean nothing."""
         path = absolute(image)
-        for folder in (self.root, self.base):
-            if path.is_relative_to(absolute(folder)):
-                return folder, path.relative_to(absolute(folder))
+        for folder, normal in self._folders:
+            if path.is_relative_to(normal):
+                return folder, path.relative_to(normal)
         return Path(path.anchor), path.relative_to(path.anchor)
 
 
