@@ -126,7 +126,8 @@ def _description(folder: Path) -> Path | None:
     """Returns the file of a folder that describes the data set: a yaml with names, or obj.data of darknet."""
     files = [folder / "data.yaml", *sorted(folder.glob("*.y*ml"))]
     described = next((file for file in files if file.is_file() and "names" in _values(file)), None)
-    return described or next((file for file in sorted(folder.glob("*.data")) if "train" in _values(file)), None)
+    darknet = folder / "obj.data"
+    return described or (darknet if darknet.is_file() else None)
 
 
 def _values(file: Path) -> Mapping[str, Any]:
@@ -342,7 +343,8 @@ def _labels_inside(root: Path, image: PurePath) -> Path:
 
 def _labels_above(root: Path, image: PurePath) -> Path:
     """a.jpg -> ../labels/a.txt, of a source that is itself the folder `images`"""
-    return (root.parent / "labels" if root.name == "images" else root) / image.with_suffix(".txt")
+    folder = absolute(root)
+    return (folder.parent / "labels" if folder.name == "images" else root) / image.with_suffix(".txt")
 
 
 _PLACES: tuple[_Place, ...] = (_in_labels, _beside, _below_labels, _labels_inside, _labels_above)

@@ -279,6 +279,27 @@ def test_windows_paths_of_labelme(root: Path):
     assert sum(map(len, names(convert("labelme", root)).values())) == 3
 
 
+# ---- COCO ----
+
+
+def coco(root: Path, file_names: list[str]) -> Path:
+    for split, name in zip(("train", "val"), file_names, strict=True):
+        document = {
+            "images": [{"id": 1, "file_name": name, "width": WIDTH, "height": HEIGHT}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": BOX}],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        write(root / f"{split}.json", json.dumps(document))
+    return root
+
+
+def test_file_names_of_coco_with_backslashes_and_percents(root: Path):
+    coco(root, ["camera 1\\a.jpg", "b%20c.jpg"])
+    image(root / "train" / "camera 1" / "a.jpg")
+    image(root / "val" / "b c.jpg")
+    assert names(convert("coco", root)) == {"train": ["a.jpg"], "val": ["b c.jpg"]}
+
+
 # ---- byte-order marks and accents ----
 
 
@@ -293,11 +314,11 @@ def test_byte_order_marks_of_every_text_file(tmp_path: Path):
     labelme(tmp_path / "labelme" / "in", ["a.jpg", "b.jpg"])
     for name in "ab":
         image(tmp_path / "labelme" / "in" / "json" / f"{name}.jpg")
-    for format, root in {
-        "yolo": yolo,
-        "voc": voc(tmp_path / "voc" / "in"),
-        "labelme": tmp_path / "labelme" / "in",
-    }.items():
+    coco_set = coco(tmp_path / "coco" / "in", ["a.jpg", "a.jpg"])
+    for split in ("train", "val"):
+        image(coco_set / split / "a.jpg")
+    sets = {"yolo": yolo, "voc": voc(tmp_path / "voc" / "in"), "labelme": tmp_path / "labelme" / "in", "coco": coco_set}
+    for format, root in sets.items():
         for file in [path for path in root.rglob("*.*") if path.suffix in (".txt", ".yaml", ".xml", ".json")]:
             file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
         assert convert(format, root).classes == ("cat",)
@@ -318,5 +339,8 @@ def test_accents_in_any_form(tmp_path: Path, forms: tuple[str, str]):
     json_set = labelme(tmp_path / "labelme" / "in", [f"../photos/{other}.jpg", f"../photos/{other}2.jpg"])
     for name in (stem, f"{stem}2"):
         image(json_set / "photos" / f"{name}.jpg")
-    for format, root in {"yolo": yolo, "voc": xmls, "labelme": json_set}.items():
+    coco_set = coco(tmp_path / "coco" / "in", [f"{other}.jpg", f"{other}.jpg"])
+    for split in ("train", "val"):
+        image(coco_set / split / f"{stem}.jpg")
+    for format, root in {"yolo": yolo, "voc": xmls, "labelme": json_set, "coco": coco_set}.items():
         assert sum(map(len, names(convert(format, root)).values())) == 2
