@@ -19,7 +19,7 @@ Split = str  # "train", "val", "test", or "" if a source has no splits
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 UNREAD_FORMATS = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng")  # image files that are named, not read
 NO_AREA = "whose box has no area"
-TO_CONVERT = "in a format that is not read (convert to JPEG)"
+TO_CONVERT = "in a format that is not read, to be converted to JPEG"
 
 
 @dataclass(frozen=True)

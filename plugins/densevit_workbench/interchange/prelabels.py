@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from densevit.atomic_io import atomic_file
+from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
 from densevit.inference.result_lists import check_model
 from densevit.interfaces import Class
@@ -45,7 +46,7 @@ def write_prelabels(
     folder, out = user_path(predictions), user_path(out)
     check_model(folder, source, model.fingerprint)
     head, entries = _entries(folder, list(model.classes))
-    images = _read(folder / "images.json")
+    images = read_json(folder / "images.json")
     lowest = model.default_thresholds[head] if threshold is None else threshold
     document = prelabels(images, entries, model.classes[head], lowest)
     with atomic_file(out) as partial:
@@ -129,18 +130,10 @@ def _entries(folder: Path, heads: Sequence[str]) -> tuple[str, list[dict[str, An
     for head in heads:
         for file in (folder / head / "predictions.json", folder / "predictions.json"):
             if file.is_file():
-                entries = _read(file)
+                entries: list[dict[str, Any]] = read_json(file)
                 if not entries or any("category_id" in entry for entry in entries):
                     return head, entries
     raise DataError(
         f"{folder}: has no predictions.json with objects. Expected a folder written by `densevit predict` with a model "
         "that detects objects."
     )
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    try:
-        values: list[dict[str, Any]] = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}.") from None
-    return values

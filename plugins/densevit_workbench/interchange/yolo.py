@@ -34,6 +34,7 @@ from densevit_workbench.interchange.annotated import (
     shown_size,
 )
 from densevit_workbench.interchange.faults import LISTED, Faults
+from densevit_workbench.interchange.image_lookup import key
 from densevit_workbench.interchange.yolo_lines import Keypoints, parse_line
 
 _NAME_FILES = ("classes.txt", "obj.names")
@@ -292,12 +293,17 @@ class TextFiles:
 
     def __init__(self, listing: Listing) -> None:
         self._folders = [(folder, absolute(folder)) for folder in (listing.root, listing.base)]
-        self.found = {absolute(path) for path in files_below(listing.root, (".txt",))}
+        self._found = {key(absolute(path)): path for path in files_below(listing.root, (".txt",))}
         self._places = {split: self._place(paths) for split, paths in listing.images.items()}
 
     def of(self, image: Path, split: str) -> Path:
         """Returns the text file of an image, which need not exist."""
-        return self._places.get(split, _in_labels)(*self._parts(image))
+        file = self._places.get(split, _in_labels)(*self._parts(image))
+        return self._found.get(key(absolute(file)), file)
+
+    def all(self) -> set[Path]:
+        """Returns all text files below the data set's folder."""
+        return set(map(absolute, self._found.values()))
 
     def _place(self, images: Sequence[Path]) -> "_Place":
         """Returns the rule by which most images have a text file, the first of several."""
@@ -305,7 +311,7 @@ class TextFiles:
         counts = []
         for place in _PLACES:
             files = (place(*folder_and_name) for folder_and_name in parts)
-            counts.append(sum(absolute(file) in self.found or file.is_file() for file in files))
+            counts.append(sum(key(absolute(file)) in self._found or file.is_file() for file in files))
             if counts[-1] == len(images):
                 break
         return _PLACES[counts.index(max(counts))]
@@ -389,7 +395,7 @@ def _inventories(
         if image.label_file_exists
     }
     others = {
-        file for file in text_files.found - used - {*map(absolute, listing.lists)} if file.name not in _NAME_FILES
+        file for file in text_files.all() - used - {*map(absolute, listing.lists)} if file.name not in _NAME_FILES
     }
     lines = {file: _lines(file) for file in others}
     lines = {file: texts for file, texts in lines.items() if file in owners or _holds_labels(file, texts, root)}

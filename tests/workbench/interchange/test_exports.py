@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from densevit.data.datasets.paired_files import IMAGES
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.annotated import Annotated
 from densevit_workbench.interchange.convert import convert_dataset
@@ -109,13 +110,26 @@ def test_set_of_label_studio(root: Path, recwarn: pytest.WarningsRecorder):
 
 def test_lists_of_old_scripts(root: Path):
     """Absolute paths of another machine, and lists beside the images without a yaml."""
-    for name in "ab":
+    for name in ("a", "b", "c d"):
         image(root / "obj" / f"{name}.jpg")
         write(root / "obj" / f"{name}.txt", LINE)
     write(root / "train.txt", "/content/darknet/data/obj/a.jpg\r\n")
-    write(root / "val.txt", "D:\\old\\darknet\\data\\obj\\b.jpg\r\n")
+    write(root / "val.txt", "D:\\old\\darknet\\data\\obj\\b.jpg\r\nobj\\c%20d.jpg\r\n")
     write(root / "classes.txt", "cat\r\n")
-    assert names(convert("yolo", root)) == {"train": ["a.jpg"], "val": ["b.jpg"]}
+    assert names(convert("yolo", root)) == {"train": ["a.jpg"], "val": ["b.jpg", "c d.jpg"]}
+
+
+def test_images_of_every_suffix(root: Path, recwarn: pytest.WarningsRecorder):
+    xmls = root.parent / "voc" / "in"
+    for number, suffix in enumerate((*IMAGES, ".JPG")):
+        for folder in (root, xmls):
+            image(folder / f"{number}{suffix}")
+        write(root / f"{number}.txt", LINE)
+        write(xmls / f"{number}.xml", xml(f"{number}{suffix}"))
+    write(root / "classes.txt", "cat\n")
+    for format, folder in {"yolo": root, "voc": xmls}.items():
+        assert sum(map(len, names(convert(format, folder)).values())) == len(IMAGES) + 1
+    assert not recwarn.list
 
 
 def test_a_folder_images_above_the_set_means_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder):
@@ -331,7 +345,7 @@ def test_accents_in_any_form(tmp_path: Path, forms: tuple[str, str]):
     yolo, xmls = tmp_path / "yolo" / "in", tmp_path / "voc" / "in"
     for split in ("train", "val"):
         image(yolo / split / f"{stem}.jpg")
-        write(yolo / split / f"{stem}.txt", LINE)
+        write(yolo / split / f"{other}.txt", LINE)
         write(yolo / f"{split}.txt", f"{split}/{other}.jpg\n")
         image(xmls / "images" / split / f"{stem}.jpg")
         write(xmls / "Annotations" / split / f"{other}.xml", xml(f"{other}.jpg"))
