@@ -27,6 +27,7 @@ from densevit_workbench.interchange.annotated import (
 )
 from densevit_workbench.interchange.faults import Faults
 
+_OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # of COCO's own jsons
 _OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
 
 
@@ -68,7 +69,7 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
             file_inventory("json file", (), files_of_splits, root, str),
         )
     else:
-        jsons = files_below(root, (".json",))
+        jsons = [file for file in files_below(root, (".json",)) if not file.name.startswith(_OTHER_TASKS)]
         inventories = (
             image_inventory(root, wanted, splits, unused, is_image),
             file_inventory("json file", jsons, files_of_splits, root, lambda file: "not named as the json of a split"),
