@@ -174,7 +174,7 @@ def _member(line: str) -> str:
 def _document(file: Path, faults: Faults) -> _Document | None:
     """Reads an xml file; None if it is no annotation of an image."""
     root = _parsed(file)
-    if root.tag != "annotation" or all(root.find(name) is None for name in ("object", "filename", "size")):
+    if root.tag.lower() != "annotation" and root.find("object") is None:
         return None
     height, width = (_side(root, side, file) for side in ("height", "width"))
     objects = []
