@@ -99,7 +99,7 @@ class Annotations:
         head, prefix = from_array(arrays["head"]), "segmentations."
         classes = tuple(Class(name, file_id, tuple(color), thing) for name, file_id, color, thing in head["classes"])
         parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-        columns = {name: arrays[name] for name in _COLUMNS}
+        columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
         return cls(file, classes, head["labelled"], **columns, segmentations=Segmentations(**parts) if parts else None)
 
     def subset(self, chosen: np.ndarray) -> "Annotations":

@@ -16,8 +16,8 @@ _MARGIN = 1.0  # pixels; a box that is farther outside is not a rounding error
 def examine_annotations(read: Annotations, examination: Examination, ambiguous: bool = False) -> None:
     """Reports images with several entries, and boxes that are degenerate, outside of their image, or duplicates.
 
-    ambiguous: whether boxes may be on the upright or on the stored image (see `coco_orientation`): those outside are
-    outside of both.
+    Crowds are left out: they are neither trained on nor counted. ambiguous: whether boxes may be on the upright or on
+    the stored image (see `coco_orientation`): those outside are outside of both.
     """
     names, counts = np.unique(read.file_names, return_counts=True)
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
@@ -29,9 +29,9 @@ def examine_annotations(read: Annotations, examination: Examination, ambiguous: 
     if ambiguous:
         limits = np.tile(limits.max(axis=1, keepdims=True), 2)
     low, high = read.boxes[:, :2], read.boxes[:, 2:]
-    flat = (high <= low).any(axis=1)
-    away = ~flat & ((np.clip(high, 0, limits) <= np.clip(low, 0, limits)).any(axis=1))
-    partly = ~flat & ~away & ((low < -_MARGIN) | (high > limits + _MARGIN)).any(axis=1)
+    flat = (high <= low).any(axis=1) & ~read.iscrowd
+    away = ~flat & ~read.iscrowd & ((np.clip(high, 0, limits) <= np.clip(low, 0, limits)).any(axis=1))
+    partly = ~flat & ~away & ~read.iscrowd & ((low < -_MARGIN) | (high > limits + _MARGIN)).any(axis=1)
 
     def report(title: str, fix: str, found: np.ndarray, severity: Severity = "warning") -> None:
         def example(i: int) -> str:
@@ -51,9 +51,10 @@ def examine_annotations(read: Annotations, examination: Examination, ambiguous: 
     )
     fix = "They are clipped in training. Were images resized? Or are boxes x1, y1, x2, y2 instead of x, y, w, h?"
     report("boxes partly outside of their image", fix, np.flatnonzero(partly))
-    table = np.column_stack([rows, read.labels, read.boxes])
+    table = np.column_stack([read.iscrowd, rows, read.labels, read.boxes])
     order = np.lexsort(table.T[::-1])
     doubled = np.sort(order[1:][(table[order[1:]] == table[order[:-1]]).all(axis=1)])
+    doubled = doubled[~read.iscrowd[doubled]]
     fix = "Remove all but one: each is an object for the loss, and in evaluation all but one are missed."
     report("duplicate boxes (same image, class and box)", fix, doubled)
     if len(rows) > 1 and (high <= 1 + 1e-6).all():

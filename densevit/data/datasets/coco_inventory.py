@@ -94,7 +94,7 @@ def _inventory(
     for reason, left_out in invalid:
         inventory.leave_out(reason, left_out)
     for reason, chosen in unused:
-        inventory.leave_out(reason, [names[i] for i in np.flatnonzero(chosen & used)])
+        inventory.leave_out(reason, [names[i] for i in np.flatnonzero(chosen & used).tolist()])
         used &= ~chosen
     inventory.used = int(used.sum())
     return inventory

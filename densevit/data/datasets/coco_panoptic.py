@@ -55,7 +55,9 @@ class CocoPanoptic(Dataset):
 
     `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. All files are
     checked at the start: that images and PNGs are complete and have the same size, and that the json and each PNG have
-    the same segments. A json without `annotations`, as of test sets, gives images without labels.
+    the same segments. An image is not rotated by EXIF if only the stored image has the size of its PNG; square images,
+    and those with an orientation of 2 to 4, are rotated. A json without `annotations`, as of test sets, gives images
+    without labels.
     """
 
     def __init__(

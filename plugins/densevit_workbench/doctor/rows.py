@@ -35,7 +35,7 @@ def split_rows(splits: Splits) -> list[tuple[str, ...]]:
 
 def inventory_rows(inventories: Inventories) -> list[tuple[str, ...]]:
     """A row for each kind of each split, and one for each reason for which some are left out."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for split, of_split in inventories.items():
         for one in of_split:
             rows.append((split, one.noun, f"{one.found:,}", f"{one.used:,}", f"{one.found - one.used:,}", ""))

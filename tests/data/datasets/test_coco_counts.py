@@ -61,6 +61,21 @@ def test_many_crowds_are_said_at_the_start_and_by_doctor(tmp_path: Path) -> None
     assert not any("All detections" in one.fix for one in diagnosis.findings)
 
 
+def test_doctor_does_not_judge_the_boxes_of_crowds(tmp_path: Path) -> None:
+    """They are neither trained on nor counted: no box without area is missed, no duplicate is a second object."""
+    boxes = [[1, 1, 9, 9], [1, 1, 9, 9], [1, 1, 0, 9], [60, 1, 9, 9], [30, 1, 20, 9]]
+    titles = {}
+    for crowd in (0, 1):
+        root = write(tmp_path / str(crowd), "train", [0] * 3)
+        write(root, "val", [0])
+        more = [{"id": 9 + i, "image_id": 0, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
+        change(root, "train", annotations=[one | {"iscrowd": crowd} for one in more])
+        findings = densevit.diagnose(root).findings
+        titles[crowd] = {one.title.partition(" (")[0] for one in findings if one.split == "train"}
+    judged = {"boxes without area", "boxes outside of their image", "boxes partly outside of their image"}
+    assert titles[0] - titles[1] == judged | {"duplicate boxes"}
+
+
 @pytest.mark.parametrize(
     ("crowds", "objects", "said"),
     [([1] * 10, 0, True), ([1] + [0] * 19, 19, False), ([1, 1] + [0] * 18, 18, True), ([0] * 5, 5, False)],
@@ -75,7 +90,7 @@ def test_the_key_decides_on_crowds(tmp_path: Path, crowds: list[int], objects: i
     assert len(caught) == said and default.object_counts().sum() == objects
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ignored, used = (Coco("train", root, crowds=kind) for kind in ("ignore", "objects"))  # type: ignore[arg-type]
+        ignored, used = (Coco("train", root, crowds=kind) for kind in ("ignore", "objects"))
     assert ignored.object_counts().sum() == objects and used.object_counts().sum() == len(crowds)
     assert ignored[0]["targets"]["iscrowd"].tolist() == [bool(crowds[0])]
     assert used[0]["targets"]["iscrowd"].tolist() == [False]

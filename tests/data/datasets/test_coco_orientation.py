@@ -147,7 +147,7 @@ def test_boxes_that_do_not_tell_are_an_error(tmp_path: Path, boxes: Any, found: 
     with pytest.raises(DataError, match=message):
         Coco("train", str(root))
     for grid in ("upright", "stored"):
-        assert len(Coco("train", str(root), boxes=grid)) == count  # type: ignore[arg-type]
+        assert len(Coco("train", str(root), boxes=grid)) == count
 
 
 @pytest.mark.parametrize("size", ["upright", None])
