@@ -81,10 +81,8 @@ class Coco(Dataset):
         files, is_divided = find_files(base, split, named, val_share)
         file, part = files.file, split if is_divided else None
         others = other_splits(base, split, named, file)
-        is_searched = annotations is None and (train_annotations is None or split != "train")
-        options = ScanOptions(
-            masks, limit, outside_paths, part, val_share, boxes, crowds, split == "train" and is_searched
-        )
+        is_searched = split == "train" and annotations is None and train_annotations is None
+        options = ScanOptions(masks, limit, outside_paths, part, val_share, boxes, crowds, is_searched)
         key = ["coco", str(file), [str(folder) for folder in files.folders], *vars(options).values()]
         is_large = os.path.getsize(file) > _LARGE_JSON
         arrays = cached_scan(

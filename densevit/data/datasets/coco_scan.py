@@ -33,7 +33,7 @@ from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError
 from densevit.interfaces import Sample, Targets
 
-_DRAWN = 6  # images of which both readings are drawn
+_DRAWN, _DRAWN_SIDE = 6, 1000  # images of which both readings are drawn, and their longer side, in pixels
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,10 @@ def _draw_readings(
         with suppress(DataError):  # reported when the image is opened
             for grid in ("upright", "stored"):
                 pixels = read_image(folder / names[i], upright=grid == "upright")
-                targets: Targets = {"image_id": names[i], "size": pixels.shape[:2], "boxes": boxes, "labels": labels}
+                step = -(-max(pixels.shape) // _DRAWN_SIDE)
+                pixels = pixels[::step, ::step].copy()
+                targets: Targets = {"image_id": names[i], "size": pixels.shape[:2], "labels": labels}
+                targets["boxes"] = boxes / step
                 samples[grid] = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
             examination.readings.append((names[i], samples))
 

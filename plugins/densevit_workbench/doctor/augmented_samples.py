@@ -17,7 +17,6 @@ from densevit.visualization.draw import draw
 from densevit_workbench.doctor.samples import transformed
 
 SAMPLES = 12
-_LONGEST_SIDE = 1400  # pixels of two photos side by side
 
 
 def augmented_samples(
@@ -52,7 +51,6 @@ def both_readings(
         for pixels in drawn:
             canvas.paste(Image.fromarray(pixels), (left, 0))
             left += pixels.shape[1] + gap
-        canvas.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))  # photos are large
         yield f"{name}: {', '.join(samples)}", canvas
 
 

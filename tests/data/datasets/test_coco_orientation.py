@@ -13,6 +13,8 @@ from pycocotools import mask as rle
 import densevit
 from densevit.data.datasets import coco
 from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.examination import Examination
 from densevit.errors import DataError, warn_once
 
 _T = Image.Transpose
@@ -217,3 +219,17 @@ def test_doctor_reports_no_upright_box_as_outside(tmp_path: Path) -> None:
     titles = [one.title for one in diagnosis.findings if one.split == "train"]
     assert any("(EXIF)" in title for title in titles) and not any("outside" in title for title in titles)
     assert diagnosis.splits["train"].sizes.tolist() == [[60, 40]] * 5
+
+
+def test_readings_of_large_photos_are_small(tmp_path: Path) -> None:
+    """Phones take 12 million pixels."""
+    root = write_photos(tmp_path, [(4, 6, 30, 12)], shape=(40, 2400))
+    examination = Examination(None)
+    Coco("train", str(root), scan=Scan(examination=examination))
+    [(name, samples)] = examination.readings
+    upright, stored = samples["upright"], samples["stored"]
+    assert name == "0.png" and upright["image"].shape == (3, 800, 14) and stored["image"].shape == (3, 14, 800)
+    for one in (upright, stored):
+        assert one["targets"]["boxes"].tolist() == [[4 / 3, 2, 34 / 3, 6]]
+        assert one["targets"]["size"] == one["image"].shape[1:]
+    assert (upright["image"][0, 2:6, 2:11] > 200).all()
