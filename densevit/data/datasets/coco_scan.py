@@ -80,7 +80,11 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
     names = scan.check_existence(folder, _names(read), file, outside_paths=options.outside_paths)
     stored, orientations = validate_images(scan, folder, names, read.sizes, file)
     reading, unclear = _reading(read, stored, orientations, [files, *others], options)
-    if not reading.decided and examination is None:
+    if examination is not None:
+        examine_annotations(whole, examination, ambiguous=bool(len(unclear)))
+        examine_reading(reading, [names[i] for i in unclear], len(names), examination)
+        examine_crowds(whole, crowds, options.crowds, examination)
+    elif not reading.decided:
         raise DataError(f"{file}: {reading.text}")
     sizes, upright = grids_of(read.sizes, stored, orientations, reading.grid)
     _check_sizes(read, sizes)
@@ -90,9 +94,6 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
         unlisted = unlisted_files(folders, chain([(folder, _names(whole))], map(named_files, others)))
     notes = [reading.text, "" if options.crowds else crowd_note(crowds), unlisted_note(unlisted)]
     if examination is not None:
-        examine_annotations(whole, examination, ambiguous=bool(len(unclear)))
-        examine_reading(reading, [names[i] for i in unclear], len(names), examination)
-        examine_crowds(whole, crowds, options.crowds, examination)
         examination.report("note", "image files that no json names", unlisted, unlisted_note(unlisted))
         _take_inventory(whole, read, folder, in_part, chosen, options, examination)
         if options.boxes is None:

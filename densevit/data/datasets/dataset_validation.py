@@ -215,8 +215,8 @@ def validate_images(
     names: of existing files. sizes: (N, 2) int, height and width given in the file `annotations`; 0 if it has none.
     Returns the (N, 2) sizes of the images as they are stored, and (N,) their EXIF orientations. Raises DataError with
     the first invalid image, whose size is neither the stored nor the upright one. If unreadable images are skipped,
-    their sizes are those given, or 1, and their orientation is 1; also of images that an examination does not open,
-    unless an opened one has an orientation.
+    their sizes are those given, or 1, and their orientation is 1; also of images that an examination does not open. It
+    opens all if one that EXIF rotates has the stored size in the annotations, as only this tells their grid.
     """
     scan.record_files(os.path.join(folder, name) for name in names)
     stored, orientations = np.maximum(sizes, 1, dtype=np.int32), np.ones(len(names), np.uint8)
@@ -233,6 +233,6 @@ def validate_images(
         stored[i], orientations[i] = header
 
     scan.check_files(len(names), check, needed=np.flatnonzero((sizes == 0).any(axis=1)).tolist())
-    if scan.examination is not None and (orientations > 1).any():
+    if scan.examination is not None and ((orientations >= 5) & (stored == sizes).all(axis=1)).any():
         scan.check_files(len(names), check, needed=range(len(names)))
     return stored, orientations

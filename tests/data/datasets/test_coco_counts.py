@@ -125,6 +125,18 @@ def test_image_files_in_no_json_are_said(tmp_path: Path, folder: str) -> None:
     assert found.count == 2
 
 
+def test_linked_folders_are_searched(tmp_path: Path) -> None:
+    write(tmp_path / "store", "train", [0, 0], folder="cam")
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / "images").symlink_to(tmp_path / "store" / "cam", target_is_directory=True)
+    os.rename(tmp_path / "store" / "train.json", root / "train.json")
+    (root / "val.json").touch()
+    (tmp_path / "store" / "cam" / "more.png").touch()
+    with pytest.warns(UserWarning, match=r"1 image file .* in no json of the data set.*more\.png"):
+        assert len(Coco("train", str(root))) == 2
+
+
 # ---- counts ----
 
 
