@@ -42,9 +42,10 @@ class Coco(Dataset):
     limit: the number of images to use, the first ones.
     boxes: where the json has the stored size of photos that EXIF rotates by 90 degrees: whether boxes and segmentations
         are on the upright image or on the pixels as they are stored. By default the grid into which all of them fit,
-        with a warning; an error if they fit both. Photos of which the json has the upright size, or no size, are
-        upright; of square images and of those that EXIF mirrors or rotates by 180 degrees, the size does not tell: they
-        are read like the others (see `coco_orientation`).
+        with a warning; an error if they fit both. Photos of which the json has the upright size are upright; those
+        without a size by default too, unless the boxes fit only the stored pixels. Of square images and of those that
+        EXIF mirrors or rotates by 180 degrees, the size does not tell: they are read like the others, by default
+        upright (see `coco_orientation`).
     crowds: "ignore" does not train on objects with `iscrowd` 1 and does not count them in AP, as COCO's evaluation;
         "objects" treats them as objects. By default they are ignored, with a warning if they are more than 5 % of the
         objects: COCO has 1 %, and CVAT writes `iscrowd` 1 for each mask that is painted with a brush.
