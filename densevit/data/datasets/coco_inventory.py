@@ -41,25 +41,29 @@ def unlisted_note(files: Sequence[str]) -> str:
     )
 
 
-def unlisted_files(folders: Iterable[str], jsons: Iterable[tuple[Path, Sequence[str]]]) -> list[str]:
-    """Returns the image files in folders, without their subfolders, that no json names.
-
-    jsons: for each json the folder of its images and their names; as many are read as are needed.
-    """
-    files = {
+def image_files(folders: Iterable[str]) -> set[str]:
+    """Returns the image files in folders, without their subfolders."""
+    return {
         entry.path
         for folder in folders
         if os.path.isdir(folder)
         for entry in os.scandir(folder)
         if entry.name.lower().endswith(IMAGES) and not entry.name.startswith(".")
     }
-    for folder, names in jsons:
-        files -= {os.path.normpath(os.path.join(folder, name)) for name in names}
+
+
+def without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]]) -> set[str]:
+    """Returns the files that no json names.
+
+    jsons: for each json the folder of its images and their names; as many are read as are needed.
+    """
+    for folder, names in jsons if files else ():
+        files = files - {os.path.normpath(os.path.join(folder, name)) for name in names}
         if not files:
             break
         others = (find_file(folder, name, outside_paths=True) for name in names)
         files -= {os.path.normpath(os.path.join(folder, name)) for name in others if name is not None}
-    return sorted(files)
+    return files
 
 
 def named_files(files: SplitFiles) -> tuple[Path, list[str]]:

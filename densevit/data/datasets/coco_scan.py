@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -15,17 +14,19 @@ from densevit.data.datasets.coco_annotations import Annotations, read_annotation
 from densevit.data.datasets.coco_examination import examine_annotations, examine_crowds, examine_reading
 from densevit.data.datasets.coco_inventory import (
     crowd_note,
+    image_files,
     image_inventory,
     named_files,
     object_inventory,
-    unlisted_files,
     unlisted_note,
+    without_named,
 )
 from densevit.data.datasets.coco_layouts import SplitFiles
 from densevit.data.datasets.coco_orientation import Grid, Reading, decide, evidence_of, grids_of, turned
 from densevit.data.datasets.dataset_validation import Scan, validate_images
 from densevit.data.datasets.division import DEFAULT_SHARE, division_text, validation_part
 from densevit.data.datasets.examination import Examination, evenly_spaced
+from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.scan_cache import Arrays, as_array, from_array
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.images import read_image
@@ -89,13 +90,21 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
     sizes, upright = grids_of(read.sizes, stored, orientations, reading.grid)
     _check_sizes(read, sizes)
     read = read.rasterised(sizes, None if examination is None else examination.chosen(len(read)))
-    folders, unlisted = sorted({os.path.dirname(folder / name) for name in names}), []
-    if options.search_unlisted or examination is not None:
-        unlisted = unlisted_files(folders, chain([(folder, _names(whole))], map(named_files, others)))
+    folders = sorted({os.path.dirname(folder / name) for name in names})
+    there = image_files(folders) if options.search_unlisted or examination is not None else set()
+    of_others = without_named(there, [(folder, _names(whole))])
+    unlisted = sorted(without_named(of_others, map(named_files, others)))
     notes = [reading.text, "" if options.crowds else crowd_note(crowds), unlisted_note(unlisted)]
     if examination is not None:
         examination.report("note", "image files that no json names", unlisted, unlisted_note(unlisted))
         _take_inventory(whole, read, folder, in_part, chosen, options, examination)
+        failed = examination.failed(len(names))
+        unused = without_named(there, [(folder, [name for i, name in enumerate(names) if i not in failed])])
+        inventory = Inventory("image file", len(there) - len(unused))
+        inventory.leave_out("of images that are not used", sorted(unused - of_others))
+        inventory.leave_out("only in the json of another split", sorted(of_others - set(unlisted)))
+        inventory.leave_out("in no json", unlisted)
+        examination.inventories.append(inventory)
         if options.boxes is None:
             _draw_readings(read, folder, names, stored, unclear, examination)
     return read.arrays() | {

@@ -121,8 +121,16 @@ def test_image_files_in_no_json_are_said(tmp_path: Path, folder: str) -> None:
         warnings.simplefilter("error")
         Coco("val", str(tmp_path))
         Coco("train", str(tmp_path), annotations="train.json")  # the user's choice
-    [found] = [one for one in densevit.diagnose(tmp_path).findings if "no json" in one.title and one.split != "val"]
+    diagnosis = densevit.diagnose(tmp_path)
+    [found] = [one for one in diagnosis.findings if "no json" in one.title and one.split != "val"]
     assert found.count == 2
+    *_, files = diagnosis.inventories["train"]
+    in_place = [name for name in os.listdir(place) if name.lower().endswith((".png", ".jpg")) and name[0] != "."]
+    assert files.found == len(in_place) and files.used == 2
+    assert {reason: len(names) for reason, names in files.left_out.items()} == {
+        **({"only in the json of another split": 2} if folder else {}),
+        "in no json": 2,
+    }
 
 
 def test_linked_folders_are_searched(tmp_path: Path) -> None:
@@ -165,7 +173,7 @@ def test_the_counts_of_doctor_add_up(tmp_path: Path, masks: bool) -> None:
             one["segmentation"] = [[1, 1, 9, 1, 9, 9]] if one["id"] != 4 else []
         (root / "train.json").write_text(json.dumps(content))
     diagnosis = densevit.diagnose(root, [f"data.masks={masks}"])
-    images, objects = diagnosis.inventories["train"]
+    images, objects, files = diagnosis.inventories["train"]
     assert images.found == len(content["images"]) == 11
     assert {reason: len(names) for reason, names in images.left_out.items()} == {
         "with an invalid entry": 1,
@@ -182,8 +190,9 @@ def test_the_counts_of_doctor_add_up(tmp_path: Path, masks: bool) -> None:
     assert reasons["annotations of unknown images"] == 2 and reasons["annotations of unknown categories"] == 1
     assert reasons["of images without a file"] == reasons["of images with an invalid file"] == 1
     assert reasons["without area inside their image"] == 1
+    assert (files.found, files.used) == (8, images.used)  # all but the damaged one
     as_values = as_json(diagnosis)["inventories"]["train"]
-    assert [one["found"] - one["used"] - sum(one["left_out"].values()) for one in as_values] == [0, 0]
+    assert [one["found"] - one["used"] - sum(one["left_out"].values()) for one in as_values] == [0, 0, 0]
     rows = inventory_rows(diagnosis.inventories)
     assert rows[0] == ("train", "image", "11", "7", "4", "") and {row[4:] for row in rows[1:5]} == {
         ("1", one) for one in images.left_out
@@ -196,8 +205,9 @@ def test_the_parts_of_a_divided_json_add_up(tmp_path: Path) -> None:
     diagnosis = densevit.diagnose(tmp_path, ["data.val_share=0.34"])
     counts = Counter({split: of[0].used for split, of in diagnosis.inventories.items()})
     assert sum(counts.values()) == 9 and set(counts) == {"train", "val"}
-    for split, (images, objects) in diagnosis.inventories.items():
-        assert images.found == objects.found == 9 and images.used == objects.used == counts[split]
+    for split, (images, objects, files) in diagnosis.inventories.items():
+        assert images.found == objects.found == files.found == 9
+        assert images.used == objects.used == files.used == counts[split]
     limited = densevit.diagnose(tmp_path, ["data.limit=2"])
-    images, objects = limited.inventories["train"]
-    assert images.found == objects.found == 9 and images.used == objects.used == 2
+    images, objects, files = limited.inventories["train"]
+    assert images.found == objects.found == 9 and images.used == objects.used == files.used == 2
