@@ -3,21 +3,19 @@
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from densevit.data.datasets.coco_annotations import Annotations, read_annotations
-from densevit.data.datasets.coco_examination import examine_annotations
-from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files, located_split, single_json
+from densevit.data.datasets.coco_annotations import Annotations
+from densevit.data.datasets.coco_layouts import NamedFiles, find_files, located_split, other_splits, single_json
+from densevit.data.datasets.coco_scan import ScanOptions, scan_files, scanned_files
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan, validate_images
-from densevit.data.datasets.division import DEFAULT_SHARE, division_text, validation_part
+from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import listed
-from densevit.data.datasets.scan_cache import Arrays, as_array, cached_scan, from_array
+from densevit.data.datasets.scan_cache import cached_scan, from_array
 from densevit.data.io.images import read_image
-from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
 
@@ -42,6 +40,15 @@ class Coco(Dataset):
         one part, and the parts depend only on the images' content (see `validation_part`). A json given by
         `annotations` is divided only if val_share is given.
     limit: the number of images to use, the first ones.
+    boxes: where the json has the stored size of photos that EXIF rotates by 90 degrees: whether boxes and segmentations
+        are on the upright image or on the pixels as they are stored. By default the grid into which all of them fit,
+        with a warning; an error if they fit both. Photos of which the json has the upright size are upright; those
+        without a size by default too, unless the boxes fit only the stored pixels. Of square images and of those that
+        EXIF mirrors or rotates by 180 degrees, the size does not tell: they are read like the others, by default
+        upright (see `coco_orientation`).
+    crowds: "ignore" does not train on objects with `iscrowd` 1 and does not count them in AP, as COCO's evaluation;
+        "objects" treats them as objects. By default they are ignored, with a warning if they are more than 5 % of the
+        objects: COCO has 1 %, and CVAT writes `iscrowd` 1 for each mask that is painted with a brush.
 
     The json and all images are checked at the start (see `read_annotations` and `validate_images`). Samples have the
     boxes of the json, which evaluation uses; in training they are clipped to the image, and those without area are left
@@ -63,6 +70,8 @@ class Coco(Dataset):
         outside_paths: bool = False,
         val_share: float | None = None,
         limit: int | None = None,
+        boxes: Literal["upright", "stored"] | None = None,
+        crowds: Literal["ignore", "objects"] | None = None,
         *,
         scan: Scan = STRICT_SCAN,
     ) -> None:
@@ -72,21 +81,28 @@ class Coco(Dataset):
         named = NamedFiles(annotations, images, train_annotations, train_images, val_annotations, val_images)
         files, is_divided = find_files(base, split, named, val_share)
         file, part = files.file, split if is_divided else None
-        options = (masks, limit, outside_paths, part, val_share)
-        key = ["coco", str(file), [str(folder) for folder in files.folders], *options]
+        others = other_splits(base, split, named, file)
+        is_searched = split == "train" and annotations is None and train_annotations is None
+        options = ScanOptions(masks, limit, outside_paths, part, val_share, boxes, crowds, is_searched)
+        key = ["coco", str(file), [str(folder) for folder in files.folders], *vars(options).values()]
         is_large = os.path.getsize(file) > _LARGE_JSON
-        arrays = cached_scan(scan, key, lambda: _scan_files(scan, files, *options), partial(_files, file), is_large)
+        arrays = cached_scan(
+            scan, key, lambda: scan_files(scan, files, others, options), partial(scanned_files, file), is_large
+        )
         read = self._annotations = Annotations.of_arrays(file, arrays)
-        self.folder, self._upright = from_array(arrays["folder"]), arrays["upright"]
+        self.folder, self._upright, self._names = from_array(arrays["folder"]), arrays["upright"], arrays["names"]
         self.division = from_array(arrays["division"])
         self._usable = read.have_area() & ~read.iscrowd
+        notes = from_array(arrays["notes"])
         empty = read.ids[~read.have_area()]
-        if len(empty) and scan.examination is None:
-            warn_once(
-                f"{file}: boxes without area inside their image are left out in training: {len(empty):,} of "
+        if len(empty):
+            notes.append(
+                f"boxes without area inside their image are left out in training: {len(empty):,} of "
                 f"{len(read.boxes):,} (annotation {listed(empty)}). In evaluation they count as objects, as in "
                 "pycocotools."
             )
+        for note in notes if scan.examination is None else ():
+            warn_once(f"{file}: {note}")
         self._masks = masks
         self.classes = {"detection": read.classes}
         self._split, self._file = split, file
@@ -106,6 +122,7 @@ class Coco(Dataset):
             raise DataError(
                 f"{self._file}: the split {self._split!r} has no object, except crowds, with a box inside its image: "
                 "nothing can be learned or measured. Check its `annotations`."
+                + (" data.crowds=objects uses crowds as objects." if self._annotations.iscrowd.any() else "")
             )
 
     def sizes(self) -> np.ndarray:
@@ -139,7 +156,7 @@ class Coco(Dataset):
     def path(self, index: int) -> str:
         """Returns the file of an image."""
         # not a Path, which would stay in memory
-        return os.path.join(self.folder, self._annotations.file_names[index].decode())
+        return os.path.join(self.folder, self._names[index].decode())
 
     def image_name(self, index: int) -> str:
         """Returns the image's `file_name` in the json."""
@@ -174,60 +191,3 @@ class Coco(Dataset):
     def _rows(self, index: int) -> slice:
         """Returns the rows of an image's objects."""
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
-
-
-def _scan_files(
-    scan: Scan,
-    files: SplitFiles,
-    masks: bool,
-    limit: int | None,
-    outside_paths: bool,
-    part: str | None,
-    val_share: float | None,
-) -> Arrays:
-    """Reads and checks all files: the annotations, and per image whether it is rotated by its EXIF orientation.
-
-    part: "train" or "val" if the json has the images of both; None: all images.
-    """
-    examination, file = scan.examination, files.file
-    read = read_annotations(file, masks, scan)
-    if examination is not None:
-        examine_annotations(read, examination)
-    names = [name.decode() for name in read.file_names.tolist()]
-    folder, division = files.image_folder(names), ""
-    if not outside_paths:
-        check_file_names(file, read.image_ids.tolist(), names, folder)
-    chosen = np.ones(len(read), bool)
-    if part is not None:
-        in_val = validation_part([str(folder / name) for name in names], val_share or DEFAULT_SHARE, file)
-        chosen, division = in_val == (part == "val"), division_text(in_val, val_share, file)
-    if limit is not None:
-        chosen &= np.cumsum(chosen) <= limit
-    read = read.subset(chosen)
-    names = [name.decode() for name in read.file_names.tolist()]
-    sizes, upright = validate_images(scan, folder, names, read.sizes, file)
-    _check_sizes(read, sizes)
-    opened = None if examination is None else examination.chosen(len(read))
-    arrays = read.rasterised(sizes, opened).arrays() | {"folder": as_array(str(folder)), "upright": upright}
-    return arrays | {"division": as_array(division)}
-
-
-def _files(file: Path, arrays: Arrays) -> list[str]:
-    """Returns the json and the images of a scan."""
-    folder = from_array(arrays["folder"])
-    return [str(file), *(os.path.join(folder, name.decode()) for name in arrays["file_names"].tolist())]
-
-
-def _check_sizes(read: Annotations, sizes: np.ndarray) -> None:
-    """Raises DataError if the size of a run-length code is not that of its image file. sizes: (N, 2)."""
-    if read.segmentations is None:
-        return
-    made_for = read.segmentations.sizes  # (M, 2)
-    of_object = np.repeat(sizes, np.diff(read.first), axis=0)
-    wrong = np.flatnonzero((made_for[:, 0] > 0) & (made_for != of_object).any(axis=1))
-    if len(wrong):
-        (height, width), (h, w) = made_for[wrong[0]].tolist(), of_object[wrong[0]].tolist()
-        raise DataError(
-            f"{read.file}: annotation {read.ids[wrong[0]]}: its `segmentation` is for an image of {width} x "
-            f"{height}, but the image has {w} x {h}."
-        )

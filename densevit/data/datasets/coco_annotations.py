@@ -3,8 +3,8 @@
 As Python dicts, the annotations of a hundred thousand images take gigabytes in each worker.
 """
 
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Annotations:
     """N images and M objects in the images' order: those of image i are `first[i]` up to `first[i + 1]`.
 
     labelled: False if the file has no `annotations`, as in test sets. ids: of the annotations, for messages.
+    invalid_images, invalid_objects: the names of what an examination leaves out, by reason.
     """
 
     file: Path
@@ -49,6 +50,8 @@ class Annotations:
     area: np.ndarray  # (M,) float64
     iscrowd: np.ndarray  # (M,) bool
     segmentations: Segmentations | None  # None unless masks were requested
+    invalid_images: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    invalid_objects: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -96,7 +99,7 @@ class Annotations:
         head, prefix = from_array(arrays["head"]), "segmentations."
         classes = tuple(Class(name, file_id, tuple(color), thing) for name, file_id, color, thing in head["classes"])
         parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-        columns = {name: arrays[name] for name in _COLUMNS}
+        columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
         return cls(file, classes, head["labelled"], **columns, segmentations=Segmentations(**parts) if parts else None)
 
     def subset(self, chosen: np.ndarray) -> "Annotations":
@@ -156,4 +159,6 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Gene
         area=area[chosen],
         iscrowd=table.iscrowd[chosen] == 1,
         segmentations=None if segmentations is None else segmentations[order],
+        invalid_images=images.left_out,
+        invalid_objects=table.left_out,
     )

@@ -23,11 +23,13 @@ _LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are a
 
 
 class Images(NamedTuple):
-    """The section `images`. sizes: (N, 2) int32, height and width; 0 if the json has none."""
+    """The section `images`. sizes: (N, 2) int32, height and width; 0 if the json has none. left_out: the entries that
+    are left out, by reason."""
 
     ids: list[Any]
     names: list[str]
     sizes: np.ndarray
+    left_out: dict[str, list[str]]
 
     def rows(self) -> dict[Any, int]:
         """Returns the position of each id."""
@@ -38,14 +40,17 @@ def images_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, Non
     """Reads ids, names and sizes of the images; yields the problems of images that it leaves out."""
     records = section_of(file, document, "images")
     names: dict[Any, str] = {}  # by id
+    left_out: dict[str, list[str]] = {}
     sizes, invalid, repeated = [], [], []
     for position, record in enumerate(records):
         try:
             image_id, name, size = _image(file, record, position)
         except DataError as error:
             invalid.append(str(error))
+            left_out.setdefault("with an invalid entry", []).append(str(record.get("file_name")))
             continue
         if image_id in names:
+            left_out.setdefault("with the id of another", []).append(name)
             repeated.append((image_id, names[image_id], name))
             continue
         names[image_id] = name
@@ -60,7 +65,7 @@ def images_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, Non
         yield Problem(message, "duplicate image ids", examples, "Give each image a different id.", of=of)
     if not names:
         yield no_images(file)
-    return Images(list(names), list(names.values()), np.array(sizes, dtype=np.int32).reshape(-1, 2))
+    return Images(list(names), list(names.values()), np.array(sizes, dtype=np.int32).reshape(-1, 2), left_out)
 
 
 def no_images(file: Path) -> Problem:

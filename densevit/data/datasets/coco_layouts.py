@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from densevit.data.datasets.division import check_val_share
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.splits import DIVIDED
+from densevit.data.io.file_lookup import find_file
+from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.paths import user_path
 
@@ -85,6 +88,17 @@ def find_files(root: Path | None, split: str, named: NamedFiles, val_share: floa
         assert root is not None
         raise _missing_split(root, split, named)
     return files, train is not None
+
+
+def other_splits(root: Path | None, split: str, named: NamedFiles, file: Path) -> list[SplitFiles]:
+    """Returns the other jsons of a data set. file: the json of this split."""
+    found = []
+    for other in SPLITS:
+        with suppress(DataError):  # a split that is not there
+            files = None if other == split else _files_of(root, other, named)
+            if files is not None and files.file != file:
+                found.append(files)
+    return found
 
 
 def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) -> Path | str | None:
@@ -191,20 +205,20 @@ def _coco_jsons(root: Path) -> list[Path]:
 def _is_coco(file: Path) -> bool:
     """Whether a json has images with file names and categories, and no panoptic segments."""
     try:
-        content = file.read_bytes() if file.is_file() else b""
-        if not (b'"images"' in content and b'"file_name"' in content and b'"categories"' in content):
+        content = read_text(file) if file.is_file() else ""
+        if not all(f'"{key}"' in content for key in ("images", "file_name", "categories")):
             return False
         document = json.loads(content)
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):  # includes DataError
         return False
-    if not isinstance(document, dict) or b'"segments_info"' in content:
+    if not isinstance(document, dict) or '"segments_info"' in content:
         return False
     return all(isinstance(document.get(name), list) and document[name] for name in ("images", "categories"))
 
 
 def _with_most(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     """Returns the folder that has most of these files, the first of several; None if none has any."""
-    counts = [sum((folder / name).is_file() for name in names) for folder in folders]
+    counts = [sum(find_file(folder, name, outside_paths=True) is not None for name in names) for folder in folders]
     return folders[counts.index(max(counts))] if any(counts) else None
 
 

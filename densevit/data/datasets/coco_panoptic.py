@@ -55,7 +55,9 @@ class CocoPanoptic(Dataset):
 
     `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. All files are
     checked at the start: that images and PNGs are complete and have the same size, and that the json and each PNG have
-    the same segments. A json without `annotations`, as of test sets, gives images without labels.
+    the same segments. An image is not rotated by EXIF if only the stored image has the size of its PNG; square images,
+    and those with an orientation of 2 to 4, are rotated. A json without `annotations`, as of test sets, gives images
+    without labels.
     """
 
     def __init__(
@@ -92,7 +94,10 @@ class CocoPanoptic(Dataset):
             names = [os.fsdecode(name) for name in self._annotations.segment_files]
             if not outside_paths:
                 check_file_names(read.file, self._annotations.image_ids.tolist(), names, self._segments)
-            scan.check_existence(Path(self._segments), names, read.file, "PNGs of segments")
+            folder = Path(self._segments)
+            names = scan.check_existence(folder, names, read.file, "PNGs of segments", outside_paths)
+            files = np.array([os.fsencode(name) for name in names], np.bytes_)
+            self._annotations = replace(self._annotations, segment_files=files)
         self._empty_segments: bool = options["empty_segments"]
         images = hashlib.sha256(self._images.tobytes()).hexdigest()
         key = ["coco_panoptic", str(read.file), images, self._segments, self._empty_segments]
@@ -293,7 +298,7 @@ def _image_paths(
         names = [os.fsdecode(name) for name in annotations.image_names]
         if not outside_paths:
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
-        scan.check_existence(folder, names, annotations.file)
+        names = scan.check_existence(folder, names, annotations.file, outside_paths=outside_paths)
         scan.record_files(str(folder / name) for name in names)
         return np.array([os.fsencode(folder / name) for name in names], np.bytes_)
     candidates = [pattern.replace("{split}", name) for name in spellings(split)]

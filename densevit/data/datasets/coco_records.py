@@ -24,7 +24,8 @@ from densevit.registry.options import shown
 class Records:
     """The section `annotations`, M objects, as columns. Invalid values become the number beside their column.
 
-    valid: (M,) bool, whether an annotation breaks none of the rules that have been checked.
+    valid: (M,) bool, whether an annotation breaks none of the rules that have been checked. left_out: the ids of those
+    that break one, by the title of its problem.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Records:
         self.area = np.array([_area(record) for record in records], np.float64)  # (M,), NaN if none, -1 if invalid
         self.iscrowd = np.array([crowd_flag(record) for record in records], np.int8)  # (M,), -1 if invalid
         self.valid = np.ones(len(records), bool)
+        self.left_out: dict[str, list[str]] = {}
 
     def problems(self) -> Iterator[Problem]:
         """Yields a problem for each rule that annotations break. Each rule checks those without an earlier problem."""
@@ -90,6 +92,7 @@ class Records:
                 reasons[i] = f"its `segmentation` {error}"
         if reasons:
             self.valid[list(reasons)] = False
+            self.left_out["invalid segmentations"] = [str(self.ids[i]) for i in reasons]
             first = next(iter(reasons))
             fix = "Expected polygons of three points or more, or run lengths (RLE) of the image's size."
             where = f"{self.file}: annotation {self.ids[first]} of image {self.records[first]['image_id']}"
@@ -106,6 +109,7 @@ class Records:
 
     def _problem(self, wrong: list[int], key: str, title: str, fix: str, text: str) -> Problem:
         """Returns the problem of annotations with a wrong value of a key. text: about the first, unless it has none."""
+        self.left_out[title] = [shown(self.ids[i]) for i in wrong]
         values = [shown(self.records[i][key]) if key in self.records[i] else "is missing" for i in wrong[:EXAMPLES]]
         examples = [f"{self.file.name}: {self._name(i)}: {key} {v}" for i, v in zip(wrong, values, strict=False)]
         if key not in self.records[wrong[0]]:

@@ -25,7 +25,7 @@ class Segmentations:
     starts: np.ndarray  # (M,) int64
     lengths: np.ndarray  # (M,) int64
     kinds: np.ndarray  # (M,) uint8
-    sizes: np.ndarray  # (M, 2) int64, height and width of a run-length code; 0 for polygons
+    sizes: np.ndarray  # (M, 2) int64, height and width that a run-length code is for, or a polygon needs; 0: any
 
     def __getitem__(self, chosen: "np.ndarray | slice") -> "Segmentations":
         columns = (self.starts, self.lengths, self.kinds, self.sizes)
@@ -81,9 +81,10 @@ def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segment
 
 
 def parse(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
-    """Returns an object's segmentation as bytes, its kind, and the size of a run-length code.
+    """Returns an object's segmentation as bytes, its kind, and the size of the image that it needs; 0 for any size.
 
-    size: height and width of the image; 0 if the json has none. Raises ValueError with the reason.
+    size: height and width in the json, which may be those of the image before its EXIF rotation; 0 if it has none.
+    Raises ValueError with the reason.
     """
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size)
@@ -94,13 +95,16 @@ def parse(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[i
     polygons = [_polygon(polygon, size) for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         raise ValueError("has no polygon of three points or more")
+    needs = (0, 0)
     if 0 not in size and all(map(partial(_is_outside, size=size), polygons)):
+        needs = size[::-1]
+    if 0 not in needs and all(map(partial(_is_outside, size=needs), polygons)):
         x, y = polygons[0][::2], polygons[0][1::2]
         raise ValueError(
             f"is outside of the image of {size[1]} x {size[0]}: x is {x.min():g} to {x.max():g}, y {y.min():g} to "
             f"{y.max():g}"
         )
-    return np.concatenate([[len(polygons)], list(map(len, polygons)), *polygons]).tobytes(), _POLYGONS, (0, 0)
+    return np.concatenate([[len(polygons)], list(map(len, polygons)), *polygons]).tobytes(), _POLYGONS, needs
 
 
 def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:
@@ -131,7 +135,7 @@ def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[b
     if not (isinstance(own, list) and len(own) == 2 and all(type(side) is int and 0 < side < 2**30 for side in own)):
         raise ValueError(f"is run-length encoded with the size {own!r}; expected [height, width]")
     height, width = own
-    if 0 not in size and (height, width) != size:
+    if 0 not in size and (height, width) not in (size, size[::-1]):
         raise ValueError(f"is for an image of {width} x {height}, but the image has {size[1]} x {size[0]}")
     if isinstance(counts, str):
         lengths = _decoded(counts)

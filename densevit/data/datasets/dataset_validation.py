@@ -3,7 +3,6 @@
 import os
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from densevit.data.datasets.examination import Examination, Problem
+from densevit.data.io.file_lookup import find_file, missing_hint
 from densevit.data.io.images import check_image
+from densevit.data.outside_paths import FIX, is_outside
 from densevit.errors import DataError, UnreadableFileError
 from densevit.terminal import in_notebook, notebook_bar, text_console
 
@@ -116,29 +117,48 @@ class Scan:
                 stacklevel=2,
             )
 
-    def check_existence(self, folder: Path, names: Sequence[str], annotations: Path, noun: str = "images") -> None:
-        """Raises DataError with up to five missing files; if unreadable files are skipped, only if all are missing.
+    def check_existence(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        annotations: Path,
+        noun: str = "images",
+        outside_paths: bool = False,
+    ) -> list[str]:
+        """Returns the files' names, relative to the folder: as they are written, or as `find_file` finds them.
 
-        noun: the files' name in messages.
-        Lists each folder once, which is much faster than testing each file.
+        Raises DataError with up to five missing files; if unreadable files are skipped, only if all are missing. noun:
+        the files' name in messages. outside_paths: whether a name in another form may lead out of the folder; names as
+        they are written are not checked. Lists each folder once, which is much faster than testing each file.
         """
-        by_folder: dict[Path, set[str]] = defaultdict(set)
-        for name in names:
+        entries: dict[str, set[str]] = {}
+        found, missing = list(names), {}
+        for i, name in enumerate(names):
             parent, _, base = name.rpartition("/")
-            by_folder[folder / parent].add(base)
-        missing = []
-        for place, expected in by_folder.items():
-            there = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
+            if parent not in entries:
+                place = os.path.join(folder, parent)
+                entries[parent] = {entry.name for entry in os.scandir(place)} if os.path.isdir(place) else set()
             # Files are tested individually too, for file systems that ignore case.
-            missing += [str(place / name) for name in expected - there if not (place / name).exists()]
+            if base not in entries[parent] and not os.path.exists(os.path.join(folder, name)):
+                file = find_file(folder, name, outside_paths=True)
+                if file is None:
+                    missing[str(folder / name)] = name
+                    continue
+                if file != name and not outside_paths and is_outside(file, folder):
+                    raise DataError(f"{annotations}: the file_name {name!r} is {file!r}, outside of {folder}. {FIX}")
+                found[i] = file
+        cause = missing_hint(folder, next(iter(missing.values()))) if missing else ""
         if self.examination is not None and len(missing) < len(names):
             self.examination.missing.update(missing)
-            fix = "Copy them to these paths, or remove them from the annotations."
+            fix = f"Copy them to these paths, or remove them from the annotations.{cause}"
             self.examination.report("error", f"missing {noun}", sorted(missing), fix, of=len(names))
-            return
-        if missing and not (self.skips_unreadable and len(missing) < len(names)):
-            listed = "".join(f"\n  {name}" for name in sorted(missing)[:5]) + ("\n  ..." if len(missing) > 5 else "")
-            raise DataError(f"{annotations} names {len(names)} {noun}, of which {len(missing)} do not exist:{listed}")
+        elif missing and not (self.skips_unreadable and len(missing) < len(names)):
+            listed = "".join(f"\n  {path}" for path in sorted(missing)[:5]) + ("\n  ..." if len(missing) > 5 else "")
+            raise DataError(
+                f"{annotations} names {len(names)} {noun}, of which {len(missing)} do not exist:{listed}"
+                f"{cause and chr(10)}{cause.lstrip()}"
+            )
+        return found
 
 
 STRICT_SCAN = Scan()  # raises the first error
@@ -190,29 +210,29 @@ def _bar(title: str, count: int) -> Iterator[Callable[[int], object]]:
 def validate_images(
     scan: Scan, folder: Path, names: Sequence[str], sizes: np.ndarray, annotations: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checks that each image exists, is complete and has the size of its annotations.
+    """Checks that each image is complete and has the size of its annotations.
 
-    sizes: (N, 2) int, height and width given in the file `annotations`; 0 if it has none.
-    Returns the (N, 2) sizes of the annotated grids, and (N,) bool, whether an image is rotated by its EXIF orientation:
-    annotations may be made on the rotated or on the stored image, which only the given size shows.
-    Raises DataError with up to five of the missing images, otherwise with the first invalid image. If unreadable images
-    are skipped, their sizes are those given, or 1.
+    names: of existing files. sizes: (N, 2) int, height and width given in the file `annotations`; 0 if it has none.
+    Returns the (N, 2) sizes of the images as they are stored, and (N,) their EXIF orientations. Raises DataError with
+    the first invalid image, whose size is neither the stored nor the upright one. If unreadable images are skipped,
+    their sizes are those given, or 1, and their orientation is 1; also of images that an examination does not open. It
+    opens all if one that EXIF rotates has the stored size in the annotations, as only this tells their grid.
     """
-    scan.check_existence(folder, names, annotations)
     scan.record_files(os.path.join(folder, name) for name in names)
-    found, upright = np.maximum(sizes, 1, dtype=np.int32), np.ones(len(names), bool)
+    stored, orientations = np.maximum(sizes, 1, dtype=np.int32), np.ones(len(names), np.uint8)
 
     def check(i: int) -> None:
         path = os.path.join(folder, names[i])
         header, given = check_image(path), (int(sizes[i, 0]), int(sizes[i, 1]))
-        upright[i] = 0 in given or given == header.upright_size
-        found[i] = header.upright_size if upright[i] else header.size
-        if not upright[i] and given != header.size:
+        if 0 not in given and given not in (header.size, header.upright_size):
             (h, w), (height, width) = given, header.upright_size
             raise DataError(
                 f"{path} has {width} x {height} pixels, but {annotations} says {w} x {h}. "
                 "Boxes would not fit: the image was resized or replaced."
             )
+        stored[i], orientations[i] = header
 
     scan.check_files(len(names), check, needed=np.flatnonzero((sizes == 0).any(axis=1)).tolist())
-    return found, upright
+    if scan.examination is not None and ((orientations >= 5) & (stored == sizes).all(axis=1)).any():
+        scan.check_files(len(names), check, needed=range(len(names)))
+    return stored, orientations

@@ -1,12 +1,14 @@
 """Collects all problems of a data set, instead of only the first as its constructor does (`densevit doctor`)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from densevit.data.datasets.inventory import Inventory
 from densevit.errors import DataError, UnreadableFileError
+from densevit.interfaces import Sample
 
 EXAMPLES = 5  # examples of a finding
 
@@ -70,7 +72,8 @@ class Problem:
 class Examination:
     """The findings of the data sets that are built with it; see `Scan`.
 
-    most_images: the number of image files to open, evenly spaced; None: all.
+    most_images: the number of image files to open, evenly spaced; None: all. inventories: what each reader finds, uses
+    and leaves out. readings: images whose boxes can be read in two ways: the name, and a sample for each reading.
     """
 
     def __init__(self, most_images: int | None) -> None:
@@ -78,6 +81,8 @@ class Examination:
         self.findings: list[Finding] = []
         self.files: list[str] = []  # of the images
         self.missing: set[str] = set()
+        self.inventories: list[Inventory] = []
+        self.readings: list[tuple[str, Mapping[str, Sample]]] = []
         self._failed: dict[int, set[int]] = {}  # by the number of files: which of them have an error
         self._reported: set[str] = set()
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from densevit.data.datasets.examination import listed
 from densevit.errors import counted
 
 _NAMED = 3  # files per reason in the text
@@ -35,7 +34,8 @@ class Inventory:
     def __str__(self) -> str:
         """One line, as in "12 images found: 10 used, 2 left out (2 without a label: a.jpg, b.jpg)"."""
         left_out = "; ".join(
-            f"{len(names):,} {reason}: {listed(names, _NAMED)}" for reason, names in self.left_out.items()
+            f"{len(names):,} {reason}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+            for reason, names in self.left_out.items()
         )
         count = self.found - self.used
         return f"{counted(self.found, self.noun)} found: {self.used:,} used, {count:,} left out" + (

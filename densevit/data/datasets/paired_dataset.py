@@ -23,8 +23,8 @@ class PairedDataset(Dataset):
     """Images with one annotation file each, one value per pixel. A subclass reads these files.
 
     noun: the annotation file's name in messages. At the start, each image is checked to be complete and of its
-    annotation file's size. An image is not rotated by EXIF if its annotation file has the size of the stored image.
-    `image_id` is the image's name.
+    annotation file's size. An image is not rotated by EXIF if only the stored image has the size of its annotation
+    file; square images, and those with an orientation of 2 to 4, are rotated. `image_id` is the image's name.
     """
 
     noun: str

@@ -59,7 +59,9 @@ def _classes(one: SplitStatistics, examination: Examination) -> None:
 def _objects(one: SplitStatistics, examination: Examination) -> None:
     if one.objects is not None and len(one.objects):
         empty = np.flatnonzero(one.objects == 0).tolist()
-        use = "They train as background." if one.split == "train" else "All detections in them are false positives."
+        use = "They train as background."
+        if one.split != "train":
+            use = "Detections in them are false positives, except in crowds, where they do not count."
         fix = f"{use} Where objects are missing in the annotations, annotate or remove the images."
         opened = {s.index: s.name for s in one.summaries if s.objects is not None}
         places = range(one.images) if len(one.objects) == one.images else list(opened)

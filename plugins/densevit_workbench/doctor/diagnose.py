@@ -15,7 +15,7 @@ from densevit.data.transforms.resizing import TrainingTransform
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.interfaces import Dataset
 from densevit_workbench.doctor import checks
-from densevit_workbench.doctor.augmented_samples import augmented_samples
+from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import Source, find_source
 from densevit_workbench.doctor.split_statistics import split_statistics
@@ -84,6 +84,9 @@ def _examine_split(
         examination.report("error", title, [str(error)])
     if dataset is not None and len(dataset):
         files[split] = examination.files
+        if examination.inventories:
+            diagnosis.inventories[split] = examination.inventories
+        diagnosis.readings += both_readings(examination.readings, dataset)
         if split != "train" and dataset.division:
             _join_parts(examination, diagnosis)
             examination.report("note", "the data set has no val split", [dataset.division])

@@ -29,7 +29,12 @@ Samples = Sequence[tuple[str, Image.Image]]
 
 
 def sections(
-    findings: Sequence[Finding], splits: rows.Splits, samples: Samples, cost: TrainingCost | None
+    findings: Sequence[Finding],
+    splits: rows.Splits,
+    inventories: rows.Inventories,
+    readings: Samples,
+    samples: Samples,
+    cost: TrainingCost | None,
 ) -> list[Section]:
     """All sections of a page; the findings are the first."""
     found = [
@@ -37,6 +42,11 @@ def sections(
         Section("Splits", [text_table([rows.SPLIT_COLUMNS, *rows.split_rows(splits)])]),
         *(Section(f"Classes: {key}", [_class_table(names, lines)]) for key, names, lines in rows.class_rows(splits)),
     ]
+    if inventories:
+        counts = [rows.INVENTORY_COLUMNS, *rows.inventory_rows(inventories)]
+        found.insert(2, Section("Found, used and left out", [text_table(counts)]))
+    if readings:
+        found.insert(1, Section("Upright or stored boxes", _readings(readings)))
     charts = _charts(splits)
     if charts:
         measures = [rows.MEASURE_COLUMNS, *rows.measure_rows(splits)]
@@ -84,13 +94,22 @@ def _charts(splits: rows.Splits) -> list[Plot]:
     return drawn
 
 
+def _readings(readings: Samples) -> list[Part]:
+    text = (
+        "Photos that EXIF rotates, with the boxes of the json: left with data.boxes=upright, right with "
+        "data.boxes=stored. Choose the one whose boxes are on their objects."
+    )
+    return [Text(text), _images(readings)]
+
+
 def _samples(samples: Samples) -> list[Part]:
+    return [Text("Training images as the model gets them. Maps called prediction are the targets."), _images(samples)]
+
+
+def _images(samples: Samples) -> Grid:
     images = []
     for caption, image in samples:
         small = image.copy()
         small.thumbnail((MAX_SAMPLE_SIDE, MAX_SAMPLE_SIDE))
         images.append(html_page.Image(small, caption))
-    return [
-        Text("Training images as the model gets them. Maps called prediction are the targets."),
-        Grid("images", images),
-    ]
+    return Grid("images", images)

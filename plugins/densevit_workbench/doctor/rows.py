@@ -1,9 +1,10 @@
 """The rows of a diagnosis' tables, for the terminal and the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from densevit.data.datasets.inventory import Inventory
 from densevit_workbench.doctor.split_statistics import ClassCounts, SplitStatistics
 from densevit_workbench.doctor.training_cost import TrainingCost
 
@@ -11,7 +12,10 @@ SPLIT_COLUMNS = ("split", "images", "opened", "labelled with", "size (w x h)", "
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 MEASURE_COLUMNS = ("split", "target", "number", *QUANTILES)
 
+INVENTORY_COLUMNS = ("split", "kind", "found", "used", "left out", "reason")
+
 Splits = Mapping[str, SplitStatistics]
+Inventories = Mapping[str, Sequence[Inventory]]
 
 
 def split_rows(splits: Splits) -> list[tuple[str, ...]]:
@@ -27,6 +31,16 @@ def split_rows(splits: Splits) -> list[tuple[str, ...]]:
         )
         for split, one in splits.items()
     ]
+
+
+def inventory_rows(inventories: Inventories) -> list[tuple[str, ...]]:
+    """A row for each kind of each split, and one for each reason for which some are left out."""
+    rows: list[tuple[str, ...]] = []
+    for split, of_split in inventories.items():
+        for one in of_split:
+            rows.append((split, one.noun, f"{one.found:,}", f"{one.used:,}", f"{one.found - one.used:,}", ""))
+            rows += [("", "", "", "", f"{len(names):,}", reason) for reason, names in one.left_out.items()]
+    return rows
 
 
 def size_text(sizes: np.ndarray) -> str:

@@ -33,9 +33,9 @@ class Summary:
     index: the image's index in the data set. name: the name of its file, or its id. problem: why it cannot be read, or
     empty; if it is set, the fields below are empty. wrong: error messages about the image and its targets. digest: a
     hash of the pixels, empty where they are invalid. bits: (256,) bool, the difference hash; None for a flat image.
-    counts: per class, by target key. objects: the number of objects. measures, inputs: numbers of the targets, as
-    annotated and after the training transform. kept: the number of objects after the transform; -1 where the transform
-    failed, for the reason `failure`.
+    counts: per class, by target key. objects: the number of objects that can be trained on. measures, inputs: numbers
+    of the targets, as annotated and after the training transform. kept: the number of objects after the transform; -1
+    where the transform failed, for the reason `failure`.
     """
 
     index: int
@@ -107,8 +107,16 @@ class Summaries(data.Dataset[Summary]):
         if len(set(lengths.values())) > 1:
             wrong.append(f"image {name}: values per object differ in number: {lengths}")
         objects = max(lengths.values(), default=None)
+        if objects and not wrong:
+            objects = self._usable_objects(values, size, objects)
         digest, bits = pixel_digest(pixels), difference_hash(pixels)
         return Summary(index, "", name, tuple(wrong), size, digest, bits, counts, objects, measures)
+
+    def _usable_objects(self, values: Mapping[str, Any], size: Size, objects: int) -> int:
+        """The number of objects that can be trained on: not crowds, and not boxes without area."""
+        usable = [self.types[key].usable(v, size) for key, v in values.items() if self.types[key].per == "object"]
+        known = [one for one in usable if one is not None]
+        return int(np.logical_and.reduce(known).sum()) if known else objects
 
     def _counts(self, key: str, kind: TargetType, value: Any) -> dict[str, np.ndarray]:
         classes = getattr(self.dataset, "classes", {}).get(kind.task, ())

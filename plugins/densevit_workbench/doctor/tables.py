@@ -21,6 +21,8 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
     """The splits, classes, measures and findings, as rich's renderables and texts."""
     if diagnosis.splits:
         yield table(rows.split_rows(diagnosis.splits), rows.SPLIT_COLUMNS, "\nsplits")
+    if diagnosis.inventories:
+        yield table(rows.inventory_rows(diagnosis.inventories), rows.INVENTORY_COLUMNS, "\nfound, used and left out")
     for key, names, counts in rows.class_rows(diagnosis.splits):
         more = f" (the {SHOWN_CLASSES} most frequent of {len(counts)})" if len(counts) > SHOWN_CLASSES else ""
         yield table(counts[:SHOWN_CLASSES], ("class", *names), f"\nclasses: {key}{more}")
@@ -58,6 +60,14 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
             for one in diagnosis.findings
         ],
         "splits": {split: _split_json(one) for split, one in diagnosis.splits.items()},
+        "inventories": {
+            split: [
+                {"kind": one.noun, "found": one.found, "used": one.used}
+                | {"left_out": {reason: len(names) for reason, names in one.left_out.items()}}
+                for one in of_split
+            ]
+            for split, of_split in diagnosis.inventories.items()
+        },
         "cost": None
         if cost is None
         else {

@@ -15,7 +15,7 @@ from PIL import Image
 
 from densevit.config import DataSection
 from densevit.data.build import Data
-from densevit.data.datasets import coco, paired_dataset, scan_cache
+from densevit.data.datasets import coco, coco_scan, paired_dataset, scan_cache
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.datasets.label_maps import LabelMaps
@@ -56,8 +56,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise AssertionError("scanned again")
 
-    monkeypatch.setattr(coco, "read_annotations", fail)
-    monkeypatch.setattr(coco, "validate_images", fail)
+    monkeypatch.setattr(coco_scan, "read_annotations", fail)
+    monkeypatch.setattr(coco_scan, "validate_images", fail)
     monkeypatch.setattr(paired_dataset, "check_image", fail)
 
 

@@ -71,7 +71,12 @@ def coco(root: Path) -> dict[str, Any]:
     document = {"images": images, "annotations": annotations, "categories": categories}
     for split in SPLITS:
         (root / f"{split}.json").write_text(json.dumps(document))
-    return {"name": "coco", "masks": True, "images": "images/train"}
+    return {"name": "coco", "masks": True, "images": "images/train", "boxes": "stored"}
+
+
+def upright_photos(root: Path) -> dict[str, Any]:
+    """The same, with the boxes of the rotated image on the upright image."""
+    return coco(root) | {"boxes": "upright"}
 
 
 def label_maps(root: Path) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("kind", [coco, label_maps, depth])
+@pytest.mark.parametrize("kind", [coco, upright_photos, label_maps, depth])
 @pytest.mark.parametrize("split", SPLITS)
 def test_samples_are_those_of_the_source(tmp_path: Path, kind: Any, split: str) -> None:
     section, out = write(kind, tmp_path)

@@ -442,7 +442,10 @@ def test_a_diagnosis_draws_itself_in_notebooks(broken: Path):
     assert f"<h3>{diagnosis.summary}</h3>" in html and "annotation 8 of image 2.png" in html
     assert html.count('<div class="finding') == len(diagnosis.findings)
     folded = re.findall(r"<summary>(.*?)</summary>", html)
-    assert folded[:2] == ["Splits", "Classes: labels (objects)"] and "Augmented samples" in folded
+    assert (
+        folded[:3] == ["Splits", "Found, used and left out", "Classes: labels (objects)"]
+        and "Augmented samples" in folded
+    )
 
 
 def test_the_training_split_is_examined_once(broken: Path):

@@ -1,0 +1,104 @@
+"""What a split in COCO's format finds, uses and leaves out: images, image files and objects."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from densevit.data.datasets.coco_annotations import Annotations
+from densevit.data.datasets.coco_json import parse_json, section_of
+from densevit.data.datasets.coco_layouts import SplitFiles
+from densevit.data.datasets.examination import listed
+from densevit.data.datasets.inventory import Inventory
+from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.io.file_lookup import find_file
+from densevit.errors import DataError, counted
+
+USUAL_CROWDS = 0.05  # share of the objects; COCO has 0.012
+
+
+def crowd_note(iscrowd: np.ndarray) -> str:
+    """Returns the sentence about the crowds of a json, (M,) bool; "" if they are as rare as in COCO."""
+    crowds = int(iscrowd.sum())
+    if crowds <= USUAL_CROWDS * len(iscrowd):
+        return ""
+    return (
+        f"{crowds:,} of {counted(len(iscrowd), 'object')} have iscrowd 1: not trained on, not counted in AP (COCO's "
+        "rule, for groups of objects). CVAT writes it for brush masks, densevit data convert voc for difficult "
+        "objects. Fix: data.crowds=objects uses them as objects, data.crowds=ignore confirms the rule."
+    )
+
+
+def unlisted_note(files: Sequence[str]) -> str:
+    """Returns the sentence about image files that no json names; "" if there are none."""
+    if not files:
+        return ""
+    return (
+        f"{counted(len(files), 'image file')} beside the images {'is' if len(files) == 1 else 'are'} in no json of the "
+        f"data set, and not used: {listed(map(os.path.basename, files), 3)}. Images without objects need an entry of "
+        "`images` too."
+    )
+
+
+def image_files(folders: Iterable[str]) -> set[str]:
+    """Returns the image files in folders, without their subfolders."""
+    return {
+        entry.path
+        for folder in folders
+        if os.path.isdir(folder)
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(IMAGES) and not entry.name.startswith(".")
+    }
+
+
+def without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]]) -> set[str]:
+    """Returns the files that no json names.
+
+    jsons: for each json the folder of its images and their names; as many are read as are needed.
+    """
+    for folder, names in jsons if files else ():
+        files = files - {os.path.normpath(os.path.join(folder, name)) for name in names}
+        if not files:
+            break
+        others = (find_file(folder, name, outside_paths=True) for name in names)
+        files -= {os.path.normpath(os.path.join(folder, name)) for name in others if name is not None}
+    return files
+
+
+def named_files(files: SplitFiles) -> tuple[Path, list[str]]:
+    """Returns the folder of a json's images and their names; none for a json that cannot be read."""
+    try:
+        records = section_of(files.file, parse_json(files.file, keep_segmentations=False), "images")
+        names = [name for record in records if isinstance(name := record.get("file_name"), str)]
+        return files.image_folder(names), names
+    except DataError:
+        return files.file.parent, []
+
+
+def image_inventory(whole: Annotations, unused: Sequence[tuple[str, np.ndarray]]) -> Inventory:
+    """Returns the inventory of a json's images. unused: reasons, each with which images it leaves out, (N,) bool; the
+    first reason that applies counts."""
+    names = [name.decode() for name in whole.file_names.tolist()]
+    return _inventory("image", names, whole.invalid_images.items(), unused)
+
+
+def object_inventory(whole: Annotations, unused: Sequence[tuple[str, np.ndarray]]) -> Inventory:
+    """Returns the inventory of a json's objects as training uses them; see `image_inventory`, with (M,) bool."""
+    return _inventory("object", whole.ids.tolist(), whole.invalid_objects.items(), unused)
+
+
+def _inventory(
+    noun: str,
+    names: Sequence[object],
+    invalid: Iterable[tuple[str, Sequence[str]]],
+    unused: Sequence[tuple[str, np.ndarray]],
+) -> Inventory:
+    inventory, used = Inventory(noun), np.ones(len(names), bool)
+    for reason, left_out in invalid:
+        inventory.leave_out(reason, left_out)
+    for reason, chosen in unused:
+        inventory.leave_out(reason, [names[i] for i in np.flatnonzero(chosen & used).tolist()])
+        used &= ~chosen
+    inventory.used = int(used.sum())
+    return inventory

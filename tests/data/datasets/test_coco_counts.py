@@ -1,0 +1,213 @@
+"""Crowds, image files that no json names, and counts of a COCO json that add up."""
+
+import json
+import os
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import densevit
+from densevit.data.datasets.coco import Coco
+from densevit.errors import DataError, warn_once
+from densevit_workbench.doctor.rows import inventory_rows
+from densevit_workbench.doctor.tables import as_json
+
+
+@pytest.fixture(autouse=True)
+def _warnings_again() -> None:
+    warn_once.cache_clear()
+
+
+def write(root: Path, split: str, crowds: list[int], folder: str = "") -> Path:
+    """One image per object, `split0.png` and so on, in a folder called like the split; crowds: `iscrowd` of each."""
+    place = root / (folder or split)
+    place.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for i, crowd in enumerate(crowds):
+        Image.new("RGB", (40, 30), (40 * i % 256, 90, 10)).save(place / f"{split}{i}.png")
+        images.append({"id": i, "file_name": f"{split}{i}.png", "width": 40, "height": 30})
+        annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [2, 3, 20, 10], "iscrowd": crowd})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "leaf"}]}
+    (root / f"{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def change(root: Path, split: str, **more: list[Any]) -> None:
+    """Adds entries to the sections of a json."""
+    content = json.loads((root / f"{split}.json").read_text())
+    for section, entries in more.items():
+        content[section] += entries
+    (root / f"{split}.json").write_text(json.dumps(content))
+
+
+# ---- crowds ----
+
+
+def test_many_crowds_are_said_at_the_start_and_by_doctor(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path, split, [1] * 7 + [0] * 3)
+    for split in ("train", "val"):
+        with pytest.warns(UserWarning, match=r"7 of 10 objects have iscrowd 1: not trained on, not counted in AP"):
+            assert Coco(split, str(tmp_path)).object_counts().sum() == 3
+    diagnosis = densevit.diagnose(tmp_path)
+    [found] = [one for one in diagnosis.findings if one.title == "objects with iscrowd 1" and one.split == "train"]
+    assert (found.severity, found.count, found.of) == ("warning", 7, 10) and "data.crowds=objects" in found.fix
+    titles = {one.title for one in diagnosis.findings}
+    assert "objects lost in augmentation" not in titles and "images whose objects are all crowds" in titles
+    assert not any("All detections" in one.fix for one in diagnosis.findings)
+
+
+def test_doctor_does_not_judge_the_boxes_of_crowds(tmp_path: Path) -> None:
+    """They are neither trained on nor counted: no box without area is missed, no duplicate is a second object."""
+    boxes = [[1, 1, 9, 9], [1, 1, 9, 9], [1, 1, 0, 9], [60, 1, 9, 9], [30, 1, 20, 9]]
+    titles = {}
+    for crowd in (0, 1):
+        root = write(tmp_path / str(crowd), "train", [0] * 3)
+        write(root, "val", [0])
+        more = [{"id": 9 + i, "image_id": 0, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
+        change(root, "train", annotations=[one | {"iscrowd": crowd} for one in more])
+        findings = densevit.diagnose(root).findings
+        titles[crowd] = {one.title.partition(" (")[0] for one in findings if one.split == "train"}
+    judged = {"boxes without area", "boxes outside of their image", "boxes partly outside of their image"}
+    assert titles[0] - titles[1] == judged | {"duplicate boxes"}
+
+
+@pytest.mark.parametrize(
+    ("crowds", "objects", "said"),
+    [([1] * 10, 0, True), ([1] + [0] * 19, 19, False), ([1, 1] + [0] * 18, 18, True), ([0] * 5, 5, False)],
+)
+def test_the_key_decides_on_crowds(tmp_path: Path, crowds: list[int], objects: int, said: bool) -> None:
+    """Without it, crowds are said where they are more than 5 % of the objects."""
+    root = str(write(tmp_path, "train", crowds))
+    (tmp_path / "val.json").touch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        default = Coco("train", root)
+    assert len(caught) == said and default.object_counts().sum() == objects
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ignored, used = (Coco("train", root, crowds=kind) for kind in ("ignore", "objects"))
+    assert ignored.object_counts().sum() == objects and used.object_counts().sum() == len(crowds)
+    assert ignored[0]["targets"]["iscrowd"].tolist() == [bool(crowds[0])]
+    assert used[0]["targets"]["iscrowd"].tolist() == [False]
+    assert len(used.image_classes()) == len(used.all_objects()[0]) == len(crowds)
+    used.check_labels()
+    if not objects:
+        with pytest.raises(DataError, match=r"no object, except crowds.*data\.crowds=objects"):
+            default.check_labels()
+
+
+# ---- image files ----
+
+
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_image_files_in_no_json_are_said(tmp_path: Path, folder: str) -> None:
+    """Those of another split in the same folder are in a json."""
+    for split in ("train", "val"):
+        write(tmp_path, split, [0, 0], folder)
+    place = tmp_path / (folder or "train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Coco("train", str(tmp_path))
+    for name in ("more.PNG", "new.jpg", ".hidden.png", "notes.txt"):
+        (place / name).touch()
+    with pytest.warns(UserWarning, match=r"2 image files .* in no json of the data set.*more\.PNG, new\.jpg"):
+        Coco("train", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Coco("val", str(tmp_path))
+        Coco("train", str(tmp_path), annotations="train.json")  # the user's choice
+    diagnosis = densevit.diagnose(tmp_path)
+    [found] = [one for one in diagnosis.findings if "no json" in one.title and one.split != "val"]
+    assert found.count == 2
+    *_, files = diagnosis.inventories["train"]
+    in_place = [name for name in os.listdir(place) if name.lower().endswith((".png", ".jpg")) and name[0] != "."]
+    assert files.found == len(in_place) and files.used == 2
+    assert {reason: len(names) for reason, names in files.left_out.items()} == {
+        **({"only in the json of another split": 2} if folder else {}),
+        "in no json": 2,
+    }
+
+
+def test_linked_folders_are_searched(tmp_path: Path) -> None:
+    write(tmp_path / "store", "train", [0, 0], folder="cam")
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / "images").symlink_to(tmp_path / "store" / "cam", target_is_directory=True)
+    os.rename(tmp_path / "store" / "train.json", root / "train.json")
+    (root / "val.json").touch()
+    (tmp_path / "store" / "cam" / "more.png").touch()
+    with pytest.warns(UserWarning, match=r"1 image file .* in no json of the data set.*more\.png"):
+        assert len(Coco("train", str(root))) == 2
+
+
+# ---- counts ----
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_counts_of_doctor_add_up(tmp_path: Path, masks: bool) -> None:
+    root = write(tmp_path / "set", "train", [0, 0, 1, 0, 0, 0, 0, 0])
+    write(root, "val", [0, 0])
+    change(
+        root,
+        "train",
+        images=[{"id": 0, "file_name": "train7.png"}, {"id": 50}, {"id": 51, "file_name": "gone.png"}],
+        annotations=[
+            {"id": 0, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]},  # the id of another
+            {"id": 90, "image_id": 77, "category_id": 1, "bbox": [1, 1, 5, 5]},
+            {"id": 91, "image_id": 1, "category_id": 9, "bbox": [1, 1, 5, 5]},
+            {"id": 92, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5]},
+            {"id": 93, "image_id": 1, "category_id": 1, "bbox": [60, 1, 5, 5], "iscrowd": 0},
+            {"id": 94, "image_id": 51, "category_id": 1, "bbox": [1, 1, 5, 5]},
+            {"id": 95, "image_id": 50, "category_id": 1, "bbox": [1, 1, 5, 5]},
+        ],
+    )
+    (root / "train" / "train3.png").write_bytes(b"damaged")
+    content = json.loads((root / "train.json").read_text())
+    if masks:
+        for one in content["annotations"]:
+            one["segmentation"] = [[1, 1, 9, 1, 9, 9]] if one["id"] != 4 else []
+        (root / "train.json").write_text(json.dumps(content))
+    diagnosis = densevit.diagnose(root, [f"data.masks={masks}"])
+    images, objects, files = diagnosis.inventories["train"]
+    assert images.found == len(content["images"]) == 11
+    assert {reason: len(names) for reason, names in images.left_out.items()} == {
+        "with an invalid entry": 1,
+        "with the id of another": 1,
+        "without a file": 1,
+        "with an invalid file": 1,
+    }
+    assert objects.found == len(content["annotations"]) == 15
+    used = {5, 6, 7, 0, 1} | (set() if masks else {4})  # ids of valid objects in readable images, counted by hand
+    assert objects.used == len(used) and images.used == 7
+    reasons = {reason: len(names) for reason, names in objects.left_out.items()}
+    assert sum(reasons.values()) == 15 - len(used)
+    assert reasons["duplicate annotation ids"] == reasons["invalid boxes"] == reasons["crowds"] == 1
+    assert reasons["annotations of unknown images"] == 2 and reasons["annotations of unknown categories"] == 1
+    assert reasons["of images without a file"] == reasons["of images with an invalid file"] == 1
+    assert reasons["without area inside their image"] == 1
+    assert (files.found, files.used) == (8, images.used)  # all but the damaged one
+    as_values = as_json(diagnosis)["inventories"]["train"]
+    assert [one["found"] - one["used"] - sum(one["left_out"].values()) for one in as_values] == [0, 0, 0]
+    rows = inventory_rows(diagnosis.inventories)
+    assert rows[0] == ("train", "image", "11", "7", "4", "") and {row[4:] for row in rows[1:5]} == {
+        ("1", one) for one in images.left_out
+    }
+
+
+def test_the_parts_of_a_divided_json_add_up(tmp_path: Path) -> None:
+    write(tmp_path, "train", [0] * 9, folder="images")
+    os.rename(tmp_path / "train.json", tmp_path / "result.json")
+    diagnosis = densevit.diagnose(tmp_path, ["data.val_share=0.34"])
+    counts = Counter({split: of[0].used for split, of in diagnosis.inventories.items()})
+    assert sum(counts.values()) == 9 and set(counts) == {"train", "val"}
+    for split, (images, objects, files) in diagnosis.inventories.items():
+        assert images.found == objects.found == files.found == 9
+        assert images.used == objects.used == files.used == counts[split]
+    limited = densevit.diagnose(tmp_path, ["data.limit=2"])
+    images, objects, files = limited.inventories["train"]
+    assert images.found == objects.found == 9 and images.used == objects.used == files.used == 2

@@ -1,0 +1,126 @@
+"""File names of COCO jsons as other programs write them, in `coco` and `coco_panoptic`, and jsons with marks."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.data.build import create_dataset
+from densevit.errors import DataError
+from densevit.interfaces import Dataset
+
+_NFC, _NFD = "caf\u00e9", "cafe\u0301"
+NAMES = {
+    "backslash": ("sub\\a.jpg", "sub/a.jpg"),
+    "percent": ("sub/my%20cat.jpg", "sub/my cat.jpg"),
+    "NFD on disk": (f"{_NFC}.jpg", f"{_NFD}.jpg"),
+    "NFC on disk": (f"{_NFD}.jpg", f"{_NFC}.jpg"),
+    "all": (f"sub\\{_NFC}%20b.jpg", f"sub/{_NFD} b.jpg"),
+    "as written": ("my%20cat.jpg", "my%20cat.jpg"),
+}
+DATASETS = ("coco", "coco_panoptic")
+
+
+def write(root: Path, name: str, written: str, on_disk: str | None, encoding: str = "utf-8") -> Path:
+    """A data set with one image, called `written` in the json; with the PNG of its segments for coco_panoptic."""
+    folder = root / "train2017"
+    paths = [] if on_disk is None else [folder / on_disk]
+    image = {"id": 1, "file_name": written, "width": 8, "height": 6}
+    categories = [{"id": 1, "name": "cat", "isthing": 1}]
+    annotation: dict[str, Any] = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}
+    file = "instances_train2017.json"
+    if name == "coco_panoptic":
+        segments = written.replace(".jpg", ".png")
+        annotation = {"image_id": 1, "file_name": segments, "segments_info": [{"id": 1, "category_id": 1}]}
+        file = "panoptic_train2017.json"
+        if on_disk is not None:
+            paths.append(root / "annotations" / "panoptic_train2017" / on_disk.replace(".jpg", ".png"))
+    (root / "annotations" / "panoptic_train2017").mkdir(parents=True)
+    folder.mkdir()
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.zeros((6, 8, 3), np.uint8)
+        pixels[..., 0] = 1 if path.suffix == ".png" else 200
+        Image.fromarray(pixels).save(path)
+    content = {"images": [image], "annotations": [annotation], "categories": categories}
+    (root / "annotations" / file).write_text(json.dumps(content), encoding)
+    (root / "annotations" / file.replace("train", "val")).touch()  # so that train is not divided
+    return root
+
+
+def read(root: Path, name: str, **options: Any) -> Dataset:
+    return create_dataset(name, "train", root=str(root), **options)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("kind", NAMES)
+def test_the_files_of_other_programs_names_are_found(tmp_path: Path, name: str, kind: str) -> None:
+    written, on_disk = NAMES[kind]
+    dataset = read(write(tmp_path, name, written, on_disk), name)
+    assert len(dataset[0]["targets"]["boxes"]) == 1
+    path = dataset.path(0)  # type: ignore[attr-defined]
+    assert os.path.samefile(path, tmp_path / "train2017" / on_disk)
+    if name == "coco":
+        assert dataset.image_name(0) == written
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("written", ["..\\a.jpg", "%2e%2e/a.jpg", "sub\\..\\..\\a.jpg"])
+def test_no_form_of_a_name_leads_out_of_the_folder(tmp_path: Path, name: str, written: str) -> None:
+    root = write(tmp_path, name, written, "../a.jpg")
+    (root / "train2017" / "sub").mkdir()
+    (root / "annotations" / "panoptic_train2017" / "sub").mkdir()
+    with pytest.raises(DataError, match=r"outside of .*data\.outside_paths=true"):
+        read(root, name)
+    assert len(read(root, name, outside_paths=True)) == 1
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_missing_file_is_explained(tmp_path: Path, name: str) -> None:
+    """With the file of the same name in the folder, or the form that was searched for."""
+    root = write(tmp_path, name, "C:\\data\\my%20cat.jpg", None)
+    with pytest.raises(
+        DataError, match=r"1 do not exist[^§]*searched for as 'C:/data/my cat\.jpg' too: correct the name"
+    ):
+        read(root, name)
+    Image.new("RGB", (8, 6)).save(root / "train2017" / "my cat.jpg")
+    with pytest.raises(DataError, match=r"There is .*train2017/my cat\.jpg: correct the folders of the name"):
+        read(root, name)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_jsons_with_marks_are_read(tmp_path: Path, name: str, encoding: str) -> None:
+    assert len(read(write(tmp_path, name, "a.jpg", "a.jpg", encoding), name)) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_single_json_with_a_mark_is_recognised(tmp_path: Path, encoding: str) -> None:
+    root = write(tmp_path, "coco", "a.jpg", "a.jpg", encoding)
+    (root / "annotations" / "instances_val2017.json").unlink()
+    os.rename(root / "annotations" / "instances_train2017.json", root / "result.json")
+    Image.new("RGB", (8, 6), (5, 200, 5)).save(root / "train2017" / "b.jpg")
+    content = json.loads((root / "result.json").read_text(encoding))
+    content["images"].append({"id": 2, "file_name": "b.jpg"})
+    (root / "result.json").write_text(json.dumps(content), encoding)
+    assert sum(len(create_dataset("coco", split, root=str(root))) for split in ("train", "val")) == 2
+
+
+def test_divided_images_of_other_programs_names_keep_duplicates_together(tmp_path: Path) -> None:
+    """The division reads the images, so that it must find them too."""
+    images = []
+    for i in range(8):
+        pixels = np.random.default_rng(i // 2).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"my {i}.png")
+        images.append({"id": i, "file_name": f"images\\my%20{i}.png"})
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    for split in ("train", "val"):
+        dataset = create_dataset("coco", split, root=str(tmp_path), val_share=0.25)
+        numbers = {int(dataset[i]["targets"]["image_id"]) for i in range(len(dataset))}
+        assert numbers == {n ^ 1 for n in numbers}  # images 2 k and 2 k + 1 are identical

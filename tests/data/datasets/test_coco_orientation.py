@@ -1,0 +1,235 @@
+"""Photos with EXIF orientations whose stored size is in the json: the chosen grid has the boxes on their objects."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+import densevit
+from densevit.data.datasets import coco
+from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.examination import Examination
+from densevit.errors import DataError, warn_once
+
+_T = Image.Transpose
+_STORED = {  # the inverse of what ImageOps.exif_transpose does
+    **{1: None, 2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM},
+    **{5: _T.TRANSPOSE, 6: _T.ROTATE_90, 7: _T.TRANSVERSE, 8: _T.ROTATE_270},
+}
+_BOTH, _UPRIGHT, _WIDE = (4, 6, 20, 10), (4, 30, 20, 25), (30, 6, 25, 20)  # boxes that fit both, 40 x 60, or 60 x 40
+
+
+@pytest.fixture(autouse=True)
+def _warnings_again() -> None:
+    warn_once.cache_clear()
+
+
+def write_photos(
+    root: Path,
+    boxes: list[tuple[int, int, int, int]],
+    grid: str = "upright",
+    size: str | None = "stored",
+    split: str = "train",
+    orientation: int = 6,
+    shape: tuple[int, int] = (40, 60),
+    segmentation: str = "",
+) -> Path:
+    """Photos of a red object on its box, which is on the upright image of this shape, or on the stored pixels.
+
+    size: which size the json has. segmentation: "polygon", "rle", or "".
+    """
+    images, annotations = [], []
+    stored_shape = shape[::-1] if orientation >= 5 else shape
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (root / split).mkdir(parents=True, exist_ok=True)
+    for i, (x, y, w, h) in enumerate(boxes):
+        width, height = shape if grid == "upright" else stored_shape
+        pixels = np.random.default_rng(i).integers(90, 130, (height, width, 3), dtype=np.uint8)
+        pixels[y : y + h, x : x + w] = (220, 40, 40)
+        image = Image.fromarray(pixels)
+        if grid == "upright" and _STORED[orientation] is not None:
+            image = image.transpose(_STORED[orientation])
+        assert image.size == stored_shape
+        image.save(root / split / f"{i}.png", exif=exif)
+        mask = np.zeros((height, width), np.uint8, order="F")
+        mask[y : y + h, x : x + w] = 1
+        code = rle.encode(mask)
+        kinds: dict[str, Any] = {
+            "polygon": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            "rle": {"size": code["size"], "counts": code["counts"].decode()},
+            "": [],
+        }
+        sides = {"stored": stored_shape, "upright": shape, None: None}[size]
+        known = {} if sides is None else {"width": sides[0], "height": sides[1]}
+        images.append({"id": i, "file_name": f"{i}.png", **known})
+        annotation = {"id": i, "image_id": i, "category_id": 1, "bbox": [x, y, w, h], "area": w * h}
+        annotations.append(annotation | {"segmentation": kinds[segmentation]})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "bag"}]}
+    (root / f"{split}.json").write_text(json.dumps(content))
+    if split == "train" and not (root / "val.json").exists():
+        (root / "val.json").touch()  # so that train is not divided
+    return root
+
+
+def assert_on_objects(dataset: Coco) -> None:
+    """The red pixels of each image are those of its box, and of its mask if it has one."""
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        pixels, targets = sample["image"], sample["targets"]
+        assert list(pixels.shape[1:]) == dataset.sizes()[index].tolist()
+        red = (pixels[0] > 200) & (pixels[1] < 60)
+        x0, y0, x1, y1 = targets["boxes"][0].int().tolist()
+        assert red[y0:y1, x0:x1].all() and red.sum() == (y1 - y0) * (x1 - x0) == targets["area"][0]
+        if "masks" in targets:
+            assert np.array_equal(np.asarray(targets["masks"].to("cpu"))[0], red.numpy())
+
+
+@pytest.mark.parametrize("segmentation", ["polygon", "rle"])
+@pytest.mark.parametrize("grid", ["upright", "stored"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(40, 60), (60, 60)])
+def test_the_chosen_grid_has_the_boxes_on_their_objects(
+    tmp_path: Path, shape: tuple[int, int], orientation: int, grid: Any, segmentation: str
+) -> None:
+    """Square images and orientations 2 to 4, whose size does not tell, are read as the others."""
+    root = write_photos(tmp_path, [_BOTH], grid, orientation=orientation, shape=shape, segmentation=segmentation)
+    for masks in (False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert_on_objects(Coco("train", str(root), boxes=grid, masks=masks))
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("segmentation", ["", "polygon"])
+@pytest.mark.parametrize(("grid", "box"), [("upright", _UPRIGHT), ("stored", _WIDE)])
+def test_the_grid_into_which_all_boxes_fit_is_used(
+    tmp_path: Path, grid: str, box: Any, segmentation: str, masks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if masks and not segmentation:
+        pytest.skip("masks need segmentations")
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(coco, "_LARGE_JSON", 0)
+    root = write_photos(tmp_path / "set", [_BOTH, box], grid, segmentation=segmentation)
+    for _ in range(2):  # the second time from the cache
+        warn_once.cache_clear()
+        with pytest.warns(UserWarning, match=rf"2 of 2 images .*first: 0\.png.*data\.boxes={grid} is used"):
+            dataset = Coco("train", str(root), masks=masks)
+        assert_on_objects(dataset)
+
+
+def test_run_length_codes_tell_the_grid(tmp_path: Path) -> None:
+    """Also where masks are not requested."""
+    root = write_photos(tmp_path, [_BOTH], "upright", segmentation="rle")
+    with pytest.warns(UserWarning, match=r"data\.boxes=upright is used"):
+        assert_on_objects(Coco("train", str(root)))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "found"),
+    [([_BOTH, _BOTH], "fit both"), ([_UPRIGHT, _WIDE, _WIDE], "1 fit only the former, 2 only the latter")],
+)
+def test_boxes_that_do_not_tell_are_an_error(tmp_path: Path, boxes: Any, found: str) -> None:
+    root = write_photos(tmp_path, boxes[:1])
+    content = json.loads((root / "train.json").read_text())
+    (root / "train" / "1.png").write_bytes((root / "train" / "0.png").read_bytes())
+    (root / "train" / "2.png").write_bytes((root / "train" / "0.png").read_bytes())
+    for i, box in enumerate(boxes):
+        content["images"] += [{"id": i, "file_name": f"{i}.png", "width": 60, "height": 40}] if i else []
+        content["annotations"] += [{"id": i, "image_id": i, "category_id": 1, "bbox": box}] if i else []
+    (root / "train.json").write_text(json.dumps(content))
+    count = len(boxes)
+    message = rf"{count} of {count} images .*first: 0\.png.*{found}.*data\.boxes=upright or data\.boxes=stored"
+    with pytest.raises(DataError, match=message):
+        Coco("train", str(root))
+    for grid in ("upright", "stored"):
+        assert len(Coco("train", str(root), boxes=grid)) == count
+
+
+@pytest.mark.parametrize("size", ["upright", None])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_upright_size_and_no_size_are_unambiguous(tmp_path: Path, orientation: int, size: str | None) -> None:
+    root = write_photos(tmp_path, [_BOTH], "upright", size, orientation=orientation)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_on_objects(Coco("train", str(root)))
+
+
+def test_boxes_that_fit_only_the_stored_image_tell_without_a_size(tmp_path: Path) -> None:
+    root = write_photos(tmp_path, [_WIDE], "stored", None)
+    with pytest.warns(UserWarning, match=r"the json has no size.*data\.boxes=stored is used"):
+        assert_on_objects(Coco("train", str(root)))
+
+
+@pytest.mark.parametrize("undecided", ["train", "val"])
+def test_all_splits_are_read_alike(tmp_path: Path, undecided: str) -> None:
+    for split in ("train", "val"):
+        write_photos(tmp_path, [_BOTH if split == undecided else _UPRIGHT], split=split)
+    for split in ("train", "val"):
+        with pytest.warns(UserWarning, match=r"1 of 1 images .*data\.boxes=upright is used"):
+            assert_on_objects(Coco(split, str(tmp_path)))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_segmentation_of_the_other_grid_is_an_error(tmp_path: Path, orientation: int) -> None:
+    """The size of a json is not exchanged for images that EXIF does not rotate, or against the chosen grid."""
+    root = write_photos(tmp_path, [_BOTH], "stored", orientation=orientation, segmentation="rle")
+    content = json.loads((root / "train.json").read_text())
+    content["annotations"][0]["segmentation"] = {"size": [60, 40] if orientation == 6 else [40, 60], "counts": [2400]}
+    (root / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"annotation 0: its `segmentation` is for an image of"):
+        Coco("train", str(root), boxes="stored", masks=True)
+    x, y = (50, 5) if orientation == 1 else (5, 50)
+    content["annotations"][0]["segmentation"] = [[x, y, x + 4, y, x + 4, y + 4]]
+    (root / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"annotation 0: its `segmentation` is for an image of"):
+        Coco("train", str(root), boxes="stored", masks=True)
+
+
+def test_doctor_draws_both_readings(tmp_path: Path) -> None:
+    """Side by side: red fills the box on the left half, the upright image, and not on the right one."""
+    root = write_photos(tmp_path / "set", [_BOTH, _BOTH])
+    diagnosis = densevit.diagnose(root, page=tmp_path / "page.html")
+    [finding] = [one for one in diagnosis.errors if one.split == "train"]
+    assert finding.count == finding.of == 2 and "data.boxes=upright or data.boxes=stored" in finding.fix
+    assert [name for name, _ in diagnosis.readings] == ["0.png: upright, stored", "1.png: upright, stored"]
+    x, y, w, h = _BOTH
+    drawn = diagnosis.readings[0][1]
+    scale = drawn.height // 60  # of the upright image
+    right = drawn.width - 60 * scale
+    for left, is_red in ((0, True), (right, False)):
+        box = (left + (x + 3) * scale, (y + 3) * scale, left + (x + w - 3) * scale, (y + h - 3) * scale)
+        assert (np.asarray(drawn.crop(box))[..., 0].mean() > 180) == is_red
+    assert "Upright or stored boxes" in (tmp_path / "page.html").read_text()
+    chosen = densevit.diagnose(root, ["data.boxes=upright"])
+    assert not chosen.readings and not [one for one in chosen.errors if one.split == "train"]
+    assert any("data.boxes=upright is set" in one.fix for one in chosen.findings)
+
+
+def test_doctor_reports_no_upright_box_as_outside(tmp_path: Path) -> None:
+    """Of more images than it opens."""
+    root = write_photos(tmp_path / "set", [_UPRIGHT] * 5)
+    diagnosis = densevit.diagnose(root, images=1)
+    titles = [one.title for one in diagnosis.findings if one.split == "train"]
+    assert any("(EXIF)" in title for title in titles) and not any("outside" in title for title in titles)
+    assert diagnosis.splits["train"].sizes.tolist() == [[60, 40]] * 5
+
+
+def test_readings_of_large_photos_are_small(tmp_path: Path) -> None:
+    """Phones take 12 million pixels."""
+    root = write_photos(tmp_path, [(4, 6, 30, 12)], shape=(40, 2400))
+    examination = Examination(None)
+    Coco("train", str(root), scan=Scan(examination=examination))
+    [(name, samples)] = examination.readings
+    upright, stored = samples["upright"], samples["stored"]
+    assert name == "0.png" and upright["image"].shape == (3, 800, 14) and stored["image"].shape == (3, 14, 800)
+    for one in (upright, stored):
+        assert one["targets"]["boxes"].tolist() == [[4 / 3, 2, 34 / 3, 6]]
+        assert one["targets"]["size"] == one["image"].shape[1:]
+    assert (upright["image"][0, 2:6, 2:11] > 200).all()
