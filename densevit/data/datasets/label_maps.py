@@ -14,7 +14,7 @@ from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
 from densevit.data.datasets.examination import listed
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
-from densevit.data.datasets.label_shares import LabelShares
+from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
 from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split
@@ -166,7 +166,7 @@ class LabelMaps(PairedDataset):
         arrays, pixels, lock = super().scan_files(scan), np.zeros(IGNORE + 1, np.int64), Lock()
 
         def count(index: int) -> None:
-            counts = np.bincount(self.target(index).ravel(), minlength=len(pixels))
+            counts = count_pixels(self.target(index))
             with lock:
                 np.add(pixels, counts, out=pixels)
 

@@ -3,15 +3,26 @@
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from densevit.data.datasets.examination import Problem, listed
 from densevit.data.datasets.label_values import LabelValues
 from densevit.interfaces import IGNORE
 
+_EXACT = 2**24  # pixels: OpenCV counts in float32
 _LISTED = 8  # values in a message
 _LARGE = 0.1  # share of the pixels that are 255, from which a class without a pixel is an error
 _LARGE_BESIDE_ONE = 0.01  # the same, if only one class has pixels
+
+
+def count_pixels(indices: np.ndarray) -> np.ndarray:
+    """Returns the number of pixels (256,) int64 of each class index in a map (H, W) uint8."""
+    flat, counts = np.ascontiguousarray(indices).reshape(1, -1), np.zeros(IGNORE + 1, np.int64)
+    for start in range(0, flat.size, _EXACT):  # OpenCV is four times as fast as numpy's bincount
+        part = flat[:, start : start + _EXACT]
+        counts += cv2.calcHist([part], [0], None, [len(counts)], [0, len(counts)]).ravel().astype(np.int64)
+    return counts
 
 
 @dataclass(frozen=True)

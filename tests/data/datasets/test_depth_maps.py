@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -652,3 +653,24 @@ def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path: Path, write_
             DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, **where)
         allowed = DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, outside_paths=True, **where)
         assert metres(allowed) == METRES
+
+
+@pytest.mark.parametrize(("largest", "kind", "scale"), [(255, np.uint8, 1.0), (65535, np.uint16, 0.001)])
+def test_files_that_all_reach_the_largest_number_are_named(
+    largest: int, kind: type, scale: float, tmp_path: Path, write_image: Write, depth: Write
+) -> None:
+    """Depth scaled for display, whose median of 40 m is plausible, and a sensor's number for unknown."""
+    for name in ("a", "b"):
+        write_image(f"images/train/{name}.jpg")
+        depth(f"labels/train/{name}.png", np.array([[40 / scale] * 3 + [largest]] * 3).astype(kind))
+    options: dict[str, Any] = {"root": str(tmp_path), "scale": scale}
+    with pytest.warns(
+        UserWarning, match=rf"highest depth of each of 2 files of 'train' is {largest}, .*data\.metric=fal"
+    ):
+        DepthMaps("train", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DepthMaps("train", **options, metric=False)
+        DepthMaps("train", **options, invalid=[largest])
+        depth("labels/train/b.png", np.array([[40 / scale] * 4] * 3).astype(kind))
+        DepthMaps("train", **options)

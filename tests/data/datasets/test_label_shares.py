@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from densevit.data.datasets import label_maps, paired_dataset
+from densevit.data.datasets import label_maps, label_shares, paired_dataset
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError, warn_once
 from densevit.evaluation.low_classes import single_class
@@ -232,3 +232,9 @@ def test_miou_of_a_single_class_says_so(tmp_path: Path) -> None:
     stored = {f"segmentation/{name}": None if value != value else value for name, value in alone.items()}
     (tmp_path / "metrics.json").write_text(json.dumps(stored))
     assert "Only one of 3 classes has pixels in the ground truth" in write_report(tmp_path).read_text()
+
+
+def test_pixels_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_shares, "_EXACT", 1000)
+    indices = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.uint8)
+    assert label_shares.count_pixels(indices[::-1]).tolist() == np.bincount(indices.ravel(), minlength=256).tolist()
