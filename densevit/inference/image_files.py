@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.paired_files import IMAGES, UNREAD, unread_images
 from densevit.data.io import videos
-from densevit.errors import DataError
+from densevit.errors import DataError, warn_once
 from densevit.inference.downloads import SCHEMES
 from densevit.inference.video_streams import check_no_stream
 from densevit.paths import user_path
 
 SUFFIXES = (*IMAGES, ".gif", ".ppm", ".pgm")
+_UNREAD = {*UNREAD}.difference(SUFFIXES)
 
 _FRAME = re.compile(r"(.+)_\d{6,}")  # of the name of a frame: the name of its video
 _LONGEST = 100  # largest number of characters in a file name taken from a URL
@@ -117,12 +118,17 @@ def find_files(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        images = sorted(_image_files(path.iterdir()))
+        files = [file for file in path.iterdir() if not file.name.startswith(".")]
+        images = sorted(_image_files(iter(files)))
         if not images:
             hint = (
                 f" For those of its subfolders, use '{path / '**' / '*.*'}'." if _subfolders_have_images(path) else ""
             )
             raise DataError(f"{source}: no images in this folder; expected {', '.join(SUFFIXES)}.{hint}")
+        stems = {file.stem for file in images}
+        unread = [file for file in files if file.suffix.lower() in _UNREAD and file.stem not in stems]
+        for problem in unread_images(path, sorted(file.name for file in unread), len(images)):
+            warn_once(problem.message)
         return images
     if glob.has_magic(source):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]

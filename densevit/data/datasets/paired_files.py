@@ -265,6 +265,9 @@ def _from_list(
             f"{root}:{_some(missing)}"
         )
         fix = "Copy them to these paths, or remove their lines."
+        if wrong := [path for path in missing if (root / path).is_file()]:
+            fix = f"{wrong[0]} exists, but its format is not read: convert it to JPEG or PNG."
+            message += f"\n{fix}"
         yield Problem(message, f"missing files of {file.name}", missing, fix)
     return rows, lone
 

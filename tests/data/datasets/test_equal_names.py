@@ -14,7 +14,7 @@ from PIL import Image
 from densevit.cli import main
 from densevit.data.build import create_dataset
 from densevit.data.image_names import drawing_names, image_names
-from densevit.errors import DataError
+from densevit.errors import DataError, DensevitError
 from densevit.inference.image_files import find_images
 from densevit.inference.maps import MapFiles
 from densevit.inference.results import PredictionFiles
@@ -169,6 +169,27 @@ def test_predictions_of_images_in_three_folders(resume: bool, tmp_path: Path) ->
         assert boxes[image.image_id][2] == index + 1
         assert np.unique(np.asarray(Image.open(out / "semantic" / f"{image.name}.png"))).tolist() == [index]
         assert (out / "drawn" / f"{image.name}.jpg").is_file()
+
+
+@pytest.mark.parametrize("change", ["added", "replaced"])
+def test_predictions_of_other_files_of_the_same_name_are_not_continued(change: str, tmp_path: Path) -> None:
+    """0.png alone has the id 0; two files of this name have their paths as ids."""
+    write_images(tmp_path)
+    pattern = str(tmp_path / "images" / "*" / "0.png")
+    shutil.rmtree(tmp_path / "images" / "b")
+    (tmp_path / "images" / "c").rename(tmp_path / "c")
+    for resume in (False, True):
+        files = PredictionFiles(tmp_path / "out", {"head": CLASSES}, {"head": 0.5}, settings={}, resume=resume)
+        if resume:
+            shutil.move(tmp_path / "c", tmp_path / "images" / "c")
+            if change == "replaced":
+                shutil.rmtree(tmp_path / "images" / "a")
+            with pytest.raises(DensevitError, match=r"has the id 0 for .*a/0\.png, but now .*/0\.png has the id"):
+                files.remaining(find_images([pattern]))
+        else:
+            with files:
+                [image] = files.remaining(find_images([pattern]))
+                files.add(image, np.asarray(Image.open(image.path)), prediction(10))
 
 
 def test_written_maps_are_read_again(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.image_names import drawing_name
 from densevit.errors import DataError, warn_once
-from densevit.inference.image_files import SUFFIXES
+from densevit.inference.image_files import SUFFIXES, find_images
 from densevit.interfaces import Dataset
 
 Layout = tuple[str, dict[str, Any], str]  # name, options, the folder of an image of the training split
@@ -155,6 +155,25 @@ def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "horse").mkdir()
     _, said = read(tmp_path, name, options)
     assert len(said) == 1 and "1 of 3 class folders have no images: horse. These classes cannot be learned" in said[0]
+
+
+def test_a_list_that_names_an_image_in_another_format_says_so(tmp_path: Path) -> None:
+    name, options, folder = label_maps(tmp_path)
+    (tmp_path / folder / "new.heic").touch()
+    (tmp_path / "list.txt").write_text("a\nnew.heic\n")
+    where = {"images": "images/train", "labels": "labels/train", "list_file": "list.txt"}
+    with pytest.raises(
+        DataError, match=r"\n.*new\.heic exists, but its format is not read: convert it to JPEG or PNG\."
+    ):
+        create_dataset(name, root=str(tmp_path), **where, **options)
+
+
+def test_prediction_of_a_folder_counts_other_formats(tmp_path: Path) -> None:
+    images(tmp_path)
+    for other in ("a.heic", "new.HEIC", "clip.gif"):
+        (tmp_path / "train" / other).touch()
+    with pytest.warns(UserWarning, match=r"4 images found: 3 used, 1 left out \(1 of a format .*: new\.HEIC\)\. Conv"):
+        assert len(find_images([str(tmp_path / "train")])) == 3
 
 
 def test_prediction_and_drawings_know_the_suffixes_of_data_sets() -> None:
