@@ -195,6 +195,8 @@ class DepthMaps(PairedDataset):
             raise DataError(without_scale[min(without_scale)])
         seen = depth_range.DepthRange.of(files, f"of the split {self._split!r} ({self.label_path(0)}, ...)")
         if examination is not None:
+            names = [os.fsdecode(name) for name in self._pairs.left_out]
+            examination.report("note", "images without a depth map", names, of=len(self) + len(names))
             examination.report("note", "depth", [depth_range.described(seen, self._values, count)])
         elif os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             lone = len(self._pairs.left_out)

@@ -134,8 +134,8 @@ def check(
     stored = (seen.common_high or 0.0) / (values.scale or 1.0)
     if values.metric and values.kind == "depth" and any(np.isclose(stored, largest) for largest in _LARGEST):
         message = (
-            f"data.scale: the highest depth of each of {seen.files} files of {split!r} is {stored:.0f}, the largest "
-            f"number of {8 if stored < 256 else 16} bits: {_shown(seen.high)} m."
+            f"data.scale: the highest depth of each of {seen.files} files of {split!r} ({path_of(seen.medians[0][0])}, "
+            f"...) is {stored:.0f}, the largest number of {8 if stored < 256 else 16} bits: {_shown(seen.high)} m."
         )
         fix = (
             f"If it means unknown, set data.invalid=[{stored:.0f}]. If each file was scaled to this number, its depth "

@@ -82,10 +82,11 @@ def find_pairs(
     images, labels, *_ = (pattern.replace("{split}", name) for pattern in given)
     lone: list[str] = []
     if list_file is None:
-        there = _paths(root, images, "images")
-        by_name, files = _by_name(root, images, there, IMAGES, "images"), list_files(root, labels, suffixes, "labels")
+        there, label_paths = _paths(root, images, "images"), _paths(root, labels, "labels")
+        by_name = _by_name(root, images, there, IMAGES, "images")
+        files = _by_name(root, labels, label_paths, suffixes, "labels")
         unread = {name: path for name, path in there if name not in by_name and path.lower().endswith(UNREAD)}
-        yield from _lone("image", "label", by_name, files, _form(labels), {})
+        yield from _lone("image", "label", by_name, files, _form(labels), dict(label_paths))
         yield from _lone("label", "image", files, by_name, _form(images), unread)
         rows = [(name, path, files[name]) for name, path in sorted(by_name.items()) if name in files]
         yield from unread_images(root / images, sorted(unread.values()), len(rows))
@@ -207,7 +208,7 @@ def _lone(
             "in a list (data.list_file)."
         )
         if wrong := [unread[name] for name in lone if name in unread]:
-            fix = f"{wrong[0]} is of a format that is not read: convert it to JPEG or PNG. {fix}"
+            fix = f"{wrong[0]} is of a format that is not read: convert it to PNG. {fix}"
         message = f"{len(lone)} of {len(files)} {kind}s have no {other}:{_some(paths)}\n{fix}"
         yield Problem(message, f"{kind}s without {other}", paths, fix, of=len(files))
 

@@ -16,8 +16,10 @@ from PIL import Image
 
 from densevit.config import load
 from densevit.data.build import build_data
+from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.depth_maps import PRESETS, DepthMaps, Preset
 from densevit.data.datasets.depth_range import sample
+from densevit.data.datasets.examination import Examination
 from densevit.data.datasets.timestamp_pairs import associate
 from densevit.data.io.dataset_writer import write_split
 from densevit.errors import DataError
@@ -383,6 +385,9 @@ def test_lists_of_three_columns_and_images_without_depth(
     assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["raw/a/1", "raw/c/1"]
     assert metres(dataset) == METRES
     assert "(read 2 of 2); 1 image without depth left out" in capsys.readouterr().err
+    examination = Examination(None)
+    DepthMaps("train", root=str(tmp_path), scale=0.001, scan=Scan(examination=examination), **where)  # type: ignore[arg-type]
+    assert examination.findings[0].heading == "1 of 3 images without a depth map"
     depth("masks/x.npy")
     with pytest.raises(DataError, match=r"data\.valid pairs files by name; data\.list_file must then hold names"):
         DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)  # type: ignore[arg-type]
@@ -665,7 +670,8 @@ def test_files_that_all_reach_the_largest_number_are_named(
         depth(f"labels/train/{name}.png", np.array([[40 / scale] * 3 + [largest]] * 3).astype(kind))
     options: dict[str, Any] = {"root": str(tmp_path), "scale": scale}
     with pytest.warns(
-        UserWarning, match=rf"highest depth of each of 2 files of 'train' is {largest}, .*data\.metric=fal"
+        UserWarning,
+        match=rf"highest depth of each of 2 files of 'train' .*a\.png, \.\.\.\) is {largest}, .*data\.metric=fal",
     ):
         DepthMaps("train", **options)
     with warnings.catch_warnings():

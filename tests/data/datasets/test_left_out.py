@@ -139,6 +139,11 @@ def test_a_label_of_an_image_in_another_format_names_it(reader: Reader, tmp_path
     ):
         create_dataset(name, root=str(tmp_path), **options)
 
+    (tmp_path / folder / "a.heic").rename(tmp_path / folder / "a.jpg")
+    (tmp_path / "labels" / "train" / "b.png").rename(tmp_path / "labels" / "train" / "b.webp")
+    with pytest.raises(DataError, match=r"1 of 3 images have no label:\n.*\n.*b\.webp is of a format that is not read"):
+        create_dataset(name, root=str(tmp_path), **options)
+
 
 def test_images_beside_the_folders_of_splits_are_counted(tmp_path: Path) -> None:
     name, options, _ = images(tmp_path)
