@@ -17,7 +17,7 @@ from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split
+from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split, unlisted_images
 from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.datasets.splits import DIVIDED, check_split, spellings
 from densevit.data.io.folders import files_below
@@ -126,10 +126,12 @@ class LabelMaps(PairedDataset):
             raise
         if is_divided:
             pairs = self._part(base, split, pairs, val_share, limit)
+        if scan.examination is not None:
+            scan.read(unlisted_images(base, options["images"], options.get("list_file")))
         self.open(base, split, pairs, scan)
-        self._shares = LabelShares(self._values, self._scanned["pixels"], f"{base}, split {split!r}")
-        if scan.examination is None or len(scan.examination.chosen(len(self))) == len(self):
-            scan.read(self._shares.ambiguous())
+        is_complete = scan.examination is None or len(scan.examination.chosen(len(self))) == len(self)
+        self._shares = LabelShares(self._values, self._scanned["pixels"], f"{base}, split {split!r}", is_complete)
+        scan.read(self._shares.ambiguous())
         if split == "train" and scan.examination is None and (warning := self._shares.without_pixels()):
             warn_once(warning)
 

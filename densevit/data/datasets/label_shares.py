@@ -28,11 +28,12 @@ def count_pixels(indices: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class LabelShares:
     """The pixels of all label maps of a split. pixels: (256,), of each class, and last the ignored ones. where: the
-    data set and its split."""
+    data set and its split. is_complete: whether all label maps were read, not a sample."""
 
     values: LabelValues
     pixels: np.ndarray
     where: str
+    is_complete: bool = True
 
     @property
     def absent(self) -> list[str]:
@@ -46,15 +47,15 @@ class LabelShares:
 
     def ambiguous(self) -> Generator[Problem, None, None]:
         """Yields an error if a class has no pixel, and many pixels have the value 255, which no option explains."""
-        share = self._share_of_255()
-        if self.absent and self.present and share >= (_LARGE if len(self.present) > 1 else _LARGE_BESIDE_ONE):
+        if self._is_ambiguous():
             message = f"{self.where}: no pixel has the class {listed(map(repr, self.absent))}. {self.found}."
             fix = f"{self._hint} If these pixels are to be ignored, set data.ignore_index=255."
             yield Problem(f"{message}{fix}", "pixels of 255 that may be a class", [message], fix.strip())
 
     def single_class(self) -> str:
-        """The error for a split in which one class has all labelled pixels, of several classes; else empty."""
-        if len(self.present) != 1 or not self.absent:
+        """The error for a split in which one class has all labelled pixels, of several classes; else empty, and if it
+        is `ambiguous`."""
+        if len(self.present) != 1 or not self.absent or self._is_ambiguous():
             return ""
         return (
             f"{self.where}: all labelled pixels have the class {self.present[0]!r}, so that nothing can be learned. "
@@ -95,6 +96,11 @@ class LabelShares:
             f" 255 is ignored, as no class has it. If it is the class {first!r}, give it this id in data.classes: "
             f"{{name: {first}, id: 255}}."
         )
+
+    def _is_ambiguous(self) -> bool:
+        several = len(self.present) > 1
+        share = self._share_of_255() if self.is_complete or not several else 0.0
+        return bool(self.absent and self.present) and share >= (_LARGE if several else _LARGE_BESIDE_ONE)
 
     def _share_of_255(self) -> float:
         return float(self.pixels[IGNORE] / max(self.pixels.sum(), 1)) if self.values.ignores_255 else 0.0

@@ -98,6 +98,29 @@ def find_pairs(
     return Pairs.of(rows[:limit], lone)
 
 
+def unlisted_images(
+    root: Path, images: str, list_file: str | None, suffixes: Sequence[str] = LABELS, no_label: str | None = None
+) -> Iterator[Problem]:
+    """Yields a note about the images of a folder of all splits that none of the lists names. Options as in
+    `find_pairs`."""
+    if list_file is None or "{split}" in images:
+        return
+    lists = matches(root, list_file.replace("{split}", "*"))
+    lines = [line.strip() for path in lists for line in read_text(root / path).splitlines() if line.strip()]
+    names = {_without(_entry(line, suffixes, no_label)[0].lstrip("/"), IMAGES) for line in lines}
+    found = list_files(root, images, IMAGES, "images").items()
+    lone = [path for name, path in found if names.isdisjoint(_name_forms(name, _without(path, IMAGES)))]
+    title, fix = "images in no list", f"A list chooses; if they are meant to be used, add them to {list_file}."
+    yield Problem(title, title, lone, fix, of=len(found), severity="note")
+
+
+def _name_forms(name: str, path: str) -> set[str]:
+    """Returns the texts with which a line of a list may name an image: its name, and its path without suffix below any
+    of its folders."""
+    parts = os.path.normpath(path).split(os.sep)
+    return {name, *("/".join(parts[start:]) for start in range(len(parts)))}
+
+
 def has_split(
     root: Path,
     split: str,

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from densevit.cli import main
 from densevit.data.build import create_dataset
 from densevit.data.image_names import drawing_names, image_names
 from densevit.errors import DataError, DensevitError
+from densevit.evaluation import tables_file
 from densevit.inference.image_files import find_images
 from densevit.inference.maps import MapFiles
 from densevit.inference.results import PredictionFiles
 from densevit.interfaces import Class, Dataset
+from densevit.visualization import report
+from densevit.visualization.samples import draw_samples
 
 FOLDERS = ("a", "b", "c")
 SHADES = {"a": 10, "b": 90, "c": 170}  # of each folder's image, and class index and depth by position
@@ -211,6 +215,29 @@ def test_folders_and_hyphens_suffixes_and_case_give_different_drawings() -> None
     drawings = drawing_names(names)
     assert len({drawing.casefold() for drawing in drawings.values()}) == len(names)
     assert drawings["d/e.png"] == "d-e" and drawings["a-b.png"].startswith("a-b-")
+
+
+def test_drawings_of_equal_names_are_different_files_with_their_own_scores(tmp_path: Path) -> None:
+    for name, shade in (("a/b.png", 10), ("a-b.png", 90), ("a/b.jpg", 170)):
+        png(tmp_path / "set" / "val" / name, [shade] * 3)
+    dataset = create_dataset("images", "val", root=str(tmp_path / "set"))
+    data: Any = SimpleNamespace(val=dataset, section=SimpleNamespace(on_error="raise"))
+    names = image_names(dataset, {dataset[index]["targets"]["image_id"]: index for index in range(3)})
+
+    def predict(image: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+        return {"head": prediction(int(image[0, 0, 0]))}
+
+    run = tmp_path / "run"
+    given: Any = (predict, {"head": CLASSES}, {"head": 0.5}, data, run / "predictions")
+    drawings = drawing_names(names.values())
+    draw_samples(*given, drawings=drawings)
+    assert {path.stem for path in (run / "predictions").glob("*.jpg")} == {f"head-{name}" for name in drawings.values()}
+    assert len(drawings) == 3
+    scores = {name: 0.25 * number for number, name in enumerate(names.values())}
+    rows = [["image", "score"], *([name, score] for name, score in scores.items())]
+    tables_file.write(rows, run / "images-head.csv")
+    found = report._image_scores(run / "images-head.csv")
+    assert [found[drawings[name]] for name in scores] == ["0.0000", "0.2500", "0.5000"]
 
 
 def test_frames_of_a_video_are_not_named_like_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,8 +136,11 @@ def test_binary_masks_without_classes_are_suggested_with_255(tmp_path: Path) -> 
     assert recognised == {"classes": [{"name": "value 0", "id": 0}, {"name": "value 255", "id": 255}]}
     assert semantic(root, recognised["classes"]) == [[0, 0, 0, 1]] * 3
     assert not diagnose(root).errors
-    found = diagnose(root, ["data.name=label_maps", "data.classes=[background, lesion]"]).errors
-    assert {one.title for one in found} >= {"pixels of 255 that may be a class"}
+    for most in (None, 1):  # all label maps, and a sample
+        found = diagnose(root, ["data.name=label_maps", "data.classes=[background, lesion]"], most).errors
+        assert [(one.split, one.title) for one in found] == [
+            (split, "pixels of 255 that may be a class") for split in ("train", "val")
+        ]
 
 
 def test_255_beside_several_values_is_not_suggested(tmp_path: Path) -> None:

@@ -185,3 +185,22 @@ def test_prediction_and_drawings_know_the_suffixes_of_data_sets() -> None:
     assert set(IMAGES) < set(SUFFIXES)
     assert {drawing_name(f"town/a{suffix}") for suffix in IMAGES} == {"town-a"}
     assert os.path.splitext("a.b.jfif")[0] == drawing_name("a.b.jfif")
+
+
+@pytest.mark.parametrize("line", ["{}", "{}.jpg", "images/{}.jpg labels/{}.png", "/images/{}.jpg\tlabels/{}.png"])
+@pytest.mark.parametrize("name", ["label_maps", "depth"])
+def test_images_in_no_list_are_a_note_of_doctor(name: str, line: str, tmp_path: Path) -> None:
+    """A list chooses: nothing is said in training."""
+    labels = np.tile(np.array([0, 1], np.uint8), (6, 4)) if name == "label_maps" else np.full((6, 8), 2000, np.uint16)
+    for index, image in enumerate(("a", "b", "town/c", "town/d")):
+        save(tmp_path / "images" / f"{image}.jpg", noise(index))
+        save(tmp_path / "labels" / f"{image}.png", labels)
+    for split, images_of_split in (("train", ("a", "town/c")), ("val", ("b",))):
+        lines = [line.replace("{}", image) for image in images_of_split]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    options: dict[str, Any] = {"classes": ["x", "y"]} if name == "label_maps" else {"scale": 0.001}
+    options |= {"images": "images", "labels": "labels", "list_file": "{split}.txt"}
+    dataset, said = read(tmp_path, name, options)
+    assert len(dataset) == 2 and not said
+    [found] = [one for one in findings(tmp_path, name, options) if one.title == "images in no list"]
+    assert (found.severity, found.count, found.of, found.examples) == ("note", 1, 4, ("images/town/d.jpg",))
