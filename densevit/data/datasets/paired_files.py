@@ -86,10 +86,11 @@ def find_pairs(
         by_name = _by_name(root, images, there, IMAGES, "images")
         files = _by_name(root, labels, label_paths, suffixes, "labels")
         unread = {name: path for name, path in there if name not in by_name and path.lower().endswith(UNREAD)}
-        yield from _lone("image", "label", by_name, files, _form(labels), dict(label_paths))
+        others = {name: path for name, path in label_paths if path.lower().endswith((*IMAGES, *UNREAD))}
+        yield from _lone("image", "label", by_name, files, _form(labels), others)
         yield from _lone("label", "image", files, by_name, _form(images), unread)
         rows = [(name, path, files[name]) for name, path in sorted(by_name.items()) if name in files]
-        yield from unread_images(root / images, sorted(unread.values()), len(rows))
+        yield from unread_images(root / images, sorted(unread.values()), len(by_name))
     else:
         file = root / list_file.replace("{split}", name)
         rows, lone = yield from _from_list(root, file, images, labels, suffixes, no_label, outside_paths)
