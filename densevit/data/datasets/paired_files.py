@@ -101,7 +101,7 @@ def find_pairs(
 
 def unlisted_images(
     root: Path, images: str, list_file: str | None, suffixes: Sequence[str] = LABELS, no_label: str | None = None
-) -> Iterator[Problem]:
+) -> Generator[Problem, None, None]:
     """Yields a note about the images of a folder of all splits that none of the lists names. Options as in
     `find_pairs`."""
     if list_file is None or "{split}" in images:
