@@ -54,8 +54,9 @@ class LabelMaps(PairedDataset):
     list_file: the images to use, one name per line, or the paths of an image and of its label map.
     splits: the names of train and val on disk, {train: trainaug}; by default also training, valid and validation.
     classes: names in the order of label values from 0; or {name, id, color}, with `ids` or `colors` if several values
-        or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. By default those
-        of CVAT's labelmap.txt in root, one line `name:red,green,blue::` per class.
+        or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. If all have a
+        colour and none an id, the palette of an indexed file decides, not its indices. By default those of CVAT's
+        labelmap.txt in root, one line `name:red,green,blue::` per class.
     ignore_index: the label value or values that are not a class; by default 255, unless a class has it.
     reduce_zero_label: 0 is "other" and ignored, and classes without an id count from 1, as in ADE20K.
     ignore_colors: the colours, in RGB files, that are not a class.
@@ -66,6 +67,7 @@ class LabelMaps(PairedDataset):
     limit: the number of images to use, the first ones.
 
     All files are checked at the start: that pairs are complete and of the same size, and each value of each label map.
+    It is an error if a class has no pixel, and many pixels are 255, which no option names.
     """
 
     noun = "label"
