@@ -47,12 +47,11 @@ def single_class(metrics: Mapping[str, float]) -> str:
     if "mIoU" not in metrics or len(recalls) < 2 or len(present) != 1:
         return ""
     others = sum(value == value for value in ious.values()) - 1
-    more = (
-        f" and 0 for {counted(others, 'class')} that {'are' if others > 1 else 'is'} only predicted" if others else ""
-    )
+    only = f"{counted(others, 'class')} that {'are' if others > 1 else 'is'} only predicted"
+    mean = f"the mean of its IoU and 0 for {only}" if others else "its IoU"
     return (
-        f"Only one of {len(recalls)} classes has pixels in the ground truth, {present[0]!r}: mIoU is the mean of its "
-        f"IoU{more}, and says nothing about the others."
+        f"Only one of {len(recalls)} classes has pixels in the ground truth, {present[0]!r}: mIoU is {mean}, and says "
+        "nothing about the others."
     )
 
 

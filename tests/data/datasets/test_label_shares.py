@@ -220,8 +220,7 @@ def test_miou_of_a_single_class_says_so(tmp_path: Path) -> None:
     assert alone["mIoU"] == 1.0
     note = single_class(alone)
     assert note == (
-        "Only one of 3 classes has pixels in the ground truth, 'a': mIoU is the mean of its IoU, and says nothing "
-        "about the others."
+        "Only one of 3 classes has pixels in the ground truth, 'a': mIoU is its IoU, and says nothing about the others."
     )
     predicted = metrics_of(zeros, mixed)
     assert predicted["mIoU"] == 0.25  # the mean of 0.5 and 0
