@@ -97,7 +97,8 @@ def _evaluate(args: Namespace) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
     from densevit.data.build import build_data
-    from densevit.evaluation.low_classes import low_classes, median_sides
+    from densevit.evaluation.low_classes import low_classes, median_sides, single_class
+    from densevit.evaluation.metrics_file import by_head
     from densevit.inference.file_model import FileModel
     from densevit.inference.loading import load_any
     from densevit.inference.maps import MapFiles
@@ -122,7 +123,10 @@ def _evaluate(args: Namespace) -> int:
         return 0
     tables = {head: one.tables() for head, one in done.evaluators.items()}
     sides = cache(lambda: median_sides(data.val, data.val_transform.size_of))
-    notes = {head: low_classes(of_head["classes"], sides) for head, of_head in tables.items() if "classes" in of_head}
+    notes = {head: single_class(of_head) for head, of_head in by_head(done.metrics).items()}
+    for head, of_head in tables.items():
+        if "classes" in of_head:
+            notes[head] = notes.get(head) or low_classes(of_head["classes"], sides)
     args.output.show(evaluation_tables(done.metrics, tables, notes))
     recorded = loaded.model.recorded_evaluation if isinstance(loaded.model, FileModel) else None
     if recorded is not None:
@@ -146,6 +150,7 @@ def _evaluate(args: Namespace) -> int:
         {
             "metrics": done.metrics,
             "tables": tables,
+            "notes": {head: note for head, note in notes.items() if note},
             "mapping": {head: dict(mapping.pairs) for head, mapping in plan.mappings.items()},
             "folder": None if folder is None else str(folder),
             **({} if recorded is None else {"when_exported": recorded._asdict()}),

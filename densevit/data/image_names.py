@@ -3,8 +3,10 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
+from densevit.data.datasets.paired_files import IMAGES
 from densevit.interfaces import Dataset
 
 _MAX_NAME_BYTES = 200  # file systems allow 255, including the suffix
@@ -32,7 +34,24 @@ def image_name(dataset: Dataset, index: int, image_id: int | str) -> str:
 
 def drawing_name(name: str) -> str:
     """Returns the name of an image's visualization, without folders and suffix."""
-    return file_name(re.sub(r"\.(jpe?g|png|bmp|tiff?|webp)$", "", name, flags=re.IGNORECASE)).replace("/", "-")
+    stem, suffix = os.path.splitext(name)
+    return file_name(stem if suffix.lower() in IMAGES else name).replace("/", "-")
+
+
+def drawing_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns `drawing_name` by image name. If several images would have the same, ignoring case, a checksum of its own
+    name is appended to each: "a/b.png" and "a-b.png" are different files."""
+    drawings = {name: drawing_name(name) for name in names}
+    counts = Counter(drawing.casefold() for drawing in drawings.values())
+    return {
+        name: drawing if counts[drawing.casefold()] == 1 else distinct_drawing_name(name)
+        for name, drawing in drawings.items()
+    }
+
+
+def distinct_drawing_name(name: str) -> str:
+    """Returns `drawing_name` with a checksum of the image's name."""
+    return f"{drawing_name(name)}-{checksum(name)}"
 
 
 def checksum(image_id: int | str) -> str:

@@ -1,9 +1,10 @@
-"""Lists the classes with very low AP, with the size of their objects in the model's input."""
+"""Notes on the metrics of classes: very low AP, and label maps of a single class."""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from densevit.errors import counted
 from densevit.interfaces import Dataset, Size, Table
 
 LOW = 0.01  # AP
@@ -36,6 +37,22 @@ def object_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> tuple
     scales = resized / different
     scale = scales.prod(axis=1)[place.ravel()[images]]  # (M,) of the area
     return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * scale), labels
+
+
+def single_class(metrics: Mapping[str, float]) -> str:
+    """One line about the metrics of a head (see `SemanticSegmentation`) if only one of several classes has pixels in
+    the ground truth; else empty."""
+    ious, recalls = ({name: metrics[name] for name in metrics if name.startswith(kind)} for kind in ("IoU/", "Acc/"))
+    present = [name.removeprefix("Acc/") for name, value in recalls.items() if value == value]
+    if "mIoU" not in metrics or len(recalls) < 2 or len(present) != 1:
+        return ""
+    others = sum(value == value for value in ious.values()) - 1
+    only = f"{counted(others, 'class')} that {'are' if others > 1 else 'is'} only predicted"
+    mean = f"the mean of its IoU and 0 for {only}" if others else "its IoU"
+    return (
+        f"Only one of {len(recalls)} classes has pixels in the ground truth, {present[0]!r}: mIoU is {mean}, and says "
+        "nothing about the others."
+    )
 
 
 def low_classes(table: Table, sides: Callable[[], Mapping[str, float]]) -> str:

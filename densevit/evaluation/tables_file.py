@@ -9,7 +9,7 @@ from pathlib import Path
 
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
-from densevit.evaluation.csv_cells import FORM, escaped, unescaped
+from densevit.evaluation.csv_cells import FORM, READ_FORM, escaped, unescaped
 from densevit.interfaces import Evaluator, Plot, Table
 
 PLOTS, IMAGES, LOWER, THRESHOLDS = "plots.json", "images", "lower_is_better.json", "thresholds.json"
@@ -84,7 +84,7 @@ def write(table: Table, path: Path) -> None:
 def read(path: Path) -> list[list[str]]:
     """Reads the rows of a file written by `write`, as text."""
     try:
-        with path.open(**FORM) as file:
+        with path.open(**READ_FORM) as file:
             return [[unescaped(cell) for cell in row] for row in csv.reader(file)]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: expected a table as CSV; found: {error}") from error

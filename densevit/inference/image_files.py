@@ -1,21 +1,25 @@
 """Finds images in files, folders, glob patterns, videos, URLs, and a list on stdin."""
 
 import glob
+import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from densevit.data.datasets.paired_files import IMAGES, UNREAD, unread_images
 from densevit.data.io import videos
-from densevit.errors import DataError
+from densevit.errors import DataError, warn_once
 from densevit.inference.downloads import SCHEMES
 from densevit.inference.video_streams import check_no_stream
 from densevit.paths import user_path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (*IMAGES, ".gif", ".ppm", ".pgm")
+_UNREAD = {*UNREAD}.difference(SUFFIXES)
 
+_FRAME = re.compile(r"(.+)_\d{6,}")  # of the name of a frame: the name of its video
 _LONGEST = 100  # largest number of characters in a file name taken from a URL
 
 
@@ -91,7 +95,7 @@ def _path_of(url: str) -> Path:
 
 
 def _lines_of_stdin() -> list[Path | str]:
-    lines = [line.strip() for line in sys.stdin if line.strip()]
+    lines = [line.strip() for line in sys.stdin.read().removeprefix("\ufeff").splitlines() if line.strip()]
     if not lines:
         raise DataError("-: stdin names no image; expected one file, folder or pattern per line.")
     paths: list[Path | str] = []
@@ -114,12 +118,17 @@ def find_files(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        images = sorted(_image_files(path.iterdir()))
+        files = [file for file in path.iterdir() if not file.name.startswith(".")]
+        images = sorted(_image_files(iter(files)))
         if not images:
             hint = (
                 f" For those of its subfolders, use '{path / '**' / '*.*'}'." if _subfolders_have_images(path) else ""
             )
             raise DataError(f"{source}: no images in this folder; expected {', '.join(SUFFIXES)}.{hint}")
+        stems = {file.stem for file in images}
+        unread = [file for file in files if file.suffix.lower() in _UNREAD and file.stem not in stems]
+        for problem in unread_images(path, sorted(file.name for file in unread), len(images)):
+            warn_once(problem.message)
         return images
     if glob.has_magic(source):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
@@ -140,17 +149,38 @@ def _subfolders_have_images(folder: Path) -> bool:
 
 
 def _output_names(paths: Sequence[Path]) -> list[str]:
-    """Returns names that are unique ignoring case: stems, with the folder's name as prefix or a number if needed."""
-    stems = Counter(path.stem.casefold() for path in paths)
+    """Returns names that are unique ignoring case: stems, after the names of as many of their folders as needed, or
+    with a number. No image has the name of a video's frame."""
+    stems = _distinct_stems(paths)
     taken: set[str] = set()
-    names = []
-    for path in paths:
-        stem = path.stem if stems[path.stem.casefold()] == 1 else f"{path.resolve().parent.name}-{path.stem}"
-        candidates = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(paths) + 2))
-        name = next(name for name in candidates if name.casefold() not in taken)
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+    names: dict[int, str] = {}
+    clips = [index for index, path in enumerate(paths) if path.suffix.lower() in videos.SUFFIXES]
+    for indices in (sorted({*range(len(paths))}.difference(clips)), clips):
+        for index in indices:
+            candidates = (stems[index] if n == 1 else f"{stems[index]}-{n}" for n in range(1, 2 * len(paths) + 2))
+            names[index] = next(name for name in candidates if name.casefold() not in taken)
+            taken.add(names[index].casefold())
+        taken |= {frame[1] for name in taken if (frame := _FRAME.fullmatch(name))}
+    return [names[index] for index in range(len(paths))]
+
+
+def _distinct_stems(paths: Sequence[Path]) -> list[str]:
+    """Returns FOLDER-...-STEM of each path with the fewest folders that tell it from those in other folders."""
+    stems = [path.stem for path in paths]
+    counts = Counter(stem.casefold() for stem in stems)
+    left = {index: paths[index].resolve().parent for index, stem in enumerate(stems) if counts[stem.casefold()] > 1}
+    folders = {index: "/".join(parent.parts) for index, parent in left.items()}
+    while left:
+        stems = [f"{left[index].name}-{stem}" if index in left else stem for index, stem in enumerate(stems)]
+        places: dict[str, set[str]] = defaultdict(set)
+        for index in left:
+            places[stems[index].casefold()].add(folders[index])
+        left = {
+            index: parent.parent
+            for index, parent in left.items()
+            if len(places[stems[index].casefold()]) > 1 and parent != parent.parent
+        }
+    return stems
 
 
 def _number(path: Path) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit.errors import DataError, DensevitError
-from densevit.evaluation.csv_cells import FORM, escaped, unescaped
+from densevit.evaluation.csv_cells import FORM, READ_FORM, escaped, unescaped
 from densevit.interfaces import Class
 
 SETTINGS = "predict.json"
@@ -53,7 +53,7 @@ class CsvTable:
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:
         rows = []
         if kept and path.is_file():
-            with path.open(**FORM) as file:
+            with path.open(**READ_FORM) as file:
                 names = {str(image_id) for image_id in kept}
                 read = [row for row in csv.DictReader(file) if None not in row.values()]
             rows = [

@@ -63,10 +63,12 @@ class PredictionFiles:
         self._maps = MapFiles(folder, classes, types)
         self._lists: dict[Path, JsonList | CsvTable] = {}
         self.done: set[int | str] = set()
+        self._file_names: dict[int | str, str] = {}
         self.objects: dict[str, tuple[int, int]] = {}
         if resume:
             check_settings(folder, self.settings)
-            self.done = {entry["id"] for entry in read_entries(folder / "images.json")}
+            self._file_names = {entry["id"]: entry["file_name"] for entry in read_entries(folder / "images.json")}
+            self.done = {*self._file_names}
 
     def __enter__(self) -> "PredictionFiles":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,8 +90,18 @@ class PredictionFiles:
     def remaining(self, images: Sequence[ImageFile]) -> list[ImageFile]:
         """Returns the images that are not predicted yet.
 
-        Returns all images if some remain and the folder's annotations are already joined.
+        Returns all images if some remain and the folder's annotations are already joined. Raises DensevitError if an id
+        is that of another file than before, as ids are names, or paths of files with equal names.
         """
+        ids = {name: image_id for image_id, name in self._file_names.items()}
+        for image in images:
+            before = self._file_names.get(image.image_id, image.file_name)
+            if before != image.file_name or ids.get(before, image.image_id) != image.image_id:
+                raise DensevitError(
+                    f"--resume: {self.folder} has the id {ids[before]!r} for {before}, but now {image.file_name} has "
+                    f"the id {image.image_id!r}: files were added or removed whose names are equal. Fix: name a new "
+                    "folder."
+                )
         remaining = [image for image in images if image.image_id not in self.done]
         if remaining and self.done and self._maps.is_joined():
             self.done, remaining = set(), [*images]

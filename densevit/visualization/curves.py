@@ -15,7 +15,7 @@ def read_curves(path: Path) -> dict[str, Points]:
 
     Empty and non-finite cells are skipped, and so are rows without a step, which a killed run may leave.
     """
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(line.replace("\0", "") for line in file)
         curves: dict[str, Points] = {name: [] for name in reader.fieldnames or () if name not in ("step", "epoch")}
         for row in reader:

@@ -9,9 +9,10 @@ from typing import Any
 
 from densevit.config.data_schema import data_title
 from densevit.config.yaml_io import parse
-from densevit.data.image_names import drawing_name
+from densevit.data.image_names import distinct_drawing_name, drawing_name
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
+from densevit.evaluation.low_classes import single_class
 from densevit.interfaces import Plot
 from densevit.visualization import plots
 from densevit.visualization.confusion import confusion, read_confusion
@@ -209,7 +210,8 @@ def _metrics(run_dir: Path, has_heads: bool, names: Sequence[str]) -> list[Part]
     parts: list[Part] = [Cards(cards)]
     for head in heads:
         pairs = [(name, number(value)) for name, value in overall(heads[head]).items()]
-        parts += [Heading(head), Pairs(pairs)]
+        note = single_class(heads[head])
+        parts += [Heading(head), Pairs(pairs), *([Text(note)] if note else [])]
     tables_by_head = tables_of(run_dir, names).items()
     with_classes = {
         head for head, of in tables_by_head if any(rows[0][:1] == ["class"] for rows in of.values() if rows)
@@ -331,7 +333,12 @@ def _image_scores(path: Path) -> dict[str, str]:
     try:
         header, *rows = tables_file.read(path)
         name, score = header.index("image"), header.index("score")
-        return {drawing_name(row[name]): f"{float(row[score]):.4f}" for row in rows}
+        scores = {row[name]: f"{float(row[score]):.4f}" for row in rows}
+        return {
+            drawing: text
+            for image, text in scores.items()
+            for drawing in (drawing_name(image), distinct_drawing_name(image))
+        }
     except (DataError, ValueError, IndexError):
         return {}
 

@@ -28,16 +28,17 @@ def draw_samples(
     folder: Path,
     count: int = 8,
     types: Types | None = None,
+    drawings: Mapping[str, str] | None = None,
 ) -> None:
     """Draws `count` images, evenly spaced over the validation set, as HEAD-IMAGE.jpg in a folder.
 
     classes: by head. thresholds: minimum scores of drawn objects, by head. types: target types of the keys of each
-    head, if they have options.
+    head, if they have options. drawings: IMAGE by image name, see `drawing_names`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):
         index = i * len(data.val) // count if len(data.val) > count else i
-        for head, (name, drawn) in _drawn(predict, classes, thresholds, data, index, types).items():
+        for head, (name, drawn) in _drawn(predict, classes, thresholds, data, index, types, drawings).items():
             drawn.save(folder / f"{head}-{name}.jpg", quality=92)
 
 
@@ -50,6 +51,7 @@ def draw_extremes(
     indices: Mapping[str, Sequence[int]],
     count: int = 4,
     types: Types | None = None,
+    drawings: Mapping[str, str] | None = None,
 ) -> None:
     """Draws the `count` worst and best images of each head, as worst/HEAD-1-IMAGE.jpg and best/HEAD-1-IMAGE.jpg.
 
@@ -60,7 +62,7 @@ def draw_extremes(
         best = list(order[::-1][: min(count, len(order) - len(worst))])
         for kind, chosen in ((WORST, worst), (BEST, best)):
             for place, index in enumerate(chosen, start=1):
-                found = _drawn(predict, {head: classes[head]}, thresholds, data, index, types)
+                found = _drawn(predict, {head: classes[head]}, thresholds, data, index, types, drawings)
                 for name, drawn in found.values():
                     (folder / kind).mkdir(parents=True, exist_ok=True)
                     drawn.save(folder / kind / f"{head}-{place}-{name}.jpg", quality=92)
@@ -73,6 +75,7 @@ def _drawn(
     data: Data,
     index: int,
     types: Types | None,
+    drawings: Mapping[str, str] | None,
 ) -> dict[str, tuple[str, Image.Image]]:
     """The name and the drawing of an image by head; empty if it cannot be read and `data.on_error` is skip."""
     try:
@@ -82,7 +85,8 @@ def _drawn(
             raise
         return {}
     image, truth = sample["image"], sample["targets"]
-    name = drawing_name(image_name(data.val, index, truth["image_id"]))
+    name = image_name(data.val, index, truth["image_id"])
+    name = (drawings or {}).get(name) or drawing_name(name)
     found = predict(image)
     drawn = {}
     for head in (head for head in classes if head in found):

@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from densevit.evaluation.low_classes import single_class
 from densevit.evaluation.metrics_file import by_head
 from densevit.terminal import table
 
@@ -16,7 +17,8 @@ NUMBERS_PER_ROW = 4  # in tables with several metrics per class; those of one cl
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Group:
-    """The metrics of all heads in one table, then those per class (`AP/<class name>`); NaN is a dash.
+    """The metrics of all heads in one table, then those per class (`AP/<class name>`); NaN is a dash. A line says if
+    mIoU is that of a single class.
 
     Several metrics of the same classes, such as IoU and accuracy, are shown side by side.
     """
@@ -33,7 +35,8 @@ def metrics_table(metrics: Mapping[str, float]) -> Group:
                 tables.append(_grid(f"{head}: {kind} of each class", classes, CLASSES_PER_ROW))
             else:
                 tables.append(_class_table(f"{head}: each class", kinds))
-    return Group(*tables)
+    notes = [Text(note, "yellow") for values in heads.values() if (note := single_class(values))]
+    return Group(*tables, *notes)
 
 
 def overall(values: Mapping[str, float]) -> dict[str, float]:

@@ -114,7 +114,7 @@ def of_checkpoint(content: Mapping[Any, Any]) -> dict[str, Any]:
 def licence(card: Path) -> str | None:
     """The licence in the head of a model card; None if there is none."""
     try:
-        text = card.read_text(encoding="utf-8")[:100_000]
+        text = card.read_text(encoding="utf-8-sig")[:100_000]
     except (OSError, ValueError):
         return None
     head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
@@ -153,7 +153,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: invalid JSON ({one_line(error)}). Copy or download it again.") from error
     return content if isinstance(content, dict) else {}

@@ -238,7 +238,7 @@ def test_given_names_are_mapped(seen: dict[str, Any], capsys: pytest.CaptureFixt
         ),
         (("cat", "sky"), ["--map", "dgo=sky"], "the model has no class 'dgo'. Did you mean 'dog'?"),
         (("cat", "sky"), ["--map", "dog=skyy"], "has no class 'skyy'. Did you mean 'sky'? Classes of the data: cat"),
-        (("cat", "sky"), ["--map", "missing.yaml"], "--map missing.yaml: cannot be read"),
+        (("cat", "sky"), ["--map", "missing.yaml"], "--map missing.yaml cannot be read"),
     ],
 )
 def test_wrong_mappings_name_both_lists(

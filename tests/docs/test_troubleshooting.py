@@ -21,9 +21,12 @@ def write_image(path: Path) -> None:
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(path)
 
 
-def write_map(path: Path, value: int, dtype: type) -> None:
+def write_map(path: Path, value: int, dtype: type, quarter: int | None = None) -> None:
+    """A map of one value, or of another one in its first quarter."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((60, 80), value, dtype)).save(path)
+    values = np.full((60, 80), value, dtype)
+    values[:15] = value if quarter is None else quarter
+    Image.fromarray(values).save(path)
 
 
 def write_coco(root: Path, category: int = 1, width: int = 20, file_name: str = "{}.jpg") -> None:
@@ -50,11 +53,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_coco(root / "other_categories", category=7)
     write_coco(root / "other_boxes", width=-3)
     for split in ("train", "val"):
-        for name in ("yolo_set", "maps", "depth_maps"):
+        for name in ("yolo_set", "maps", "binary", "depth_maps"):
             write_image(root / name / "images" / split / "a.jpg")
         (root / "yolo_set" / "labels" / split).mkdir(parents=True)
         (root / "yolo_set" / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
         write_map(root / "maps" / "labels" / split / "a.png", 9, np.uint8)
+        write_map(root / "binary" / "labels" / split / "a.png", 0, np.uint8, 255)
         write_map(root / "depth_maps" / "depth" / split / "a.png", 2500, np.uint16)
     (root / "page.pth").write_text("<!DOCTYPE html><html>not found</html>")
     (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")

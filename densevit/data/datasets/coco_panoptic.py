@@ -87,7 +87,9 @@ class CocoPanoptic(Dataset):
         read = read_panoptic_annotations(_split_path(base, split, "annotations", options["annotations"]), scan)
         self._annotations = read if limit is None else read.head(limit)
         self._split = split
-        self._images = _image_paths(base, split, options["images"], self._annotations, outside_paths, scan)
+        self._folder, self._images = _image_paths(
+            base, split, options["images"], self._annotations, outside_paths, scan
+        )
         self._segments = ""
         if read.labelled:
             self._segments = str(_split_path(base, split, "segments", options["segments"]))
@@ -152,8 +154,8 @@ class CocoPanoptic(Dataset):
         return os.fsdecode(self._images[index])
 
     def image_name(self, index: int) -> str:
-        """Returns the name of an image's file, without its folder."""
-        return os.path.basename(self.path(index))
+        """Returns the path of an image's file below the folder of images."""
+        return Path(os.path.relpath(self.path(index), self._folder)).as_posix()
 
     def segments_path(self, index: int) -> str:
         """Returns the PNG of an image's segments."""
@@ -290,9 +292,9 @@ def _split_path(base: Path, split: str, option: str, pattern: str) -> Path:
 
 def _image_paths(
     base: Path, split: str, pattern: str, annotations: PanopticAnnotations, outside_paths: bool, scan: Scan
-) -> np.ndarray:
-    """Returns the paths of images, (N,) bytes. Raises DataError for missing images, and for those outside of their
-    folder unless allowed."""
+) -> tuple[str, np.ndarray]:
+    """Returns the folder of all images, and their paths, (N,) bytes. Raises DataError for missing images, for those
+    outside of their folder unless allowed, and for ids that two files of a pattern have."""
     if "*" not in pattern:
         folder = _split_path(base, split, "images", pattern)
         names = [os.fsdecode(name) for name in annotations.image_names]
@@ -300,14 +302,24 @@ def _image_paths(
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
         names = scan.check_existence(folder, names, annotations.file, outside_paths=outside_paths)
         scan.record_files(str(folder / name) for name in names)
-        return np.array([os.fsencode(folder / name) for name in names], np.bytes_)
+        return str(folder), np.array([os.fsencode(folder / name) for name in names], np.bytes_)
     candidates = [pattern.replace("{split}", name) for name in spellings(split)]
     used = next((one for one in candidates if glob.glob(one, root_dir=base)), candidates[0])
-    by_id = {name.split("/")[-1]: path for name, path in list_files(base, used, IMAGES, "images").items()}
     ids = [str(one) for one in annotations.image_ids.tolist()]
-    if missing := [one for one in ids if one not in by_id]:
+    by_id: dict[str, str] = dict.fromkeys(ids, "")
+    for name, path in list_files(base, used, IMAGES, "images").items():
+        own = name.split("/")[-1]
+        if by_id.get(own):
+            raise DataError(
+                f"{base / by_id[own]} and {base / path} have the same name, which is the id {own} in "
+                f"{annotations.file}: expected one file per id. Fix: rename one, or name the folder in data.images."
+            )
+        if own in by_id:
+            by_id[own] = path
+    if missing := [one for one in ids if not by_id[one]]:
         raise DataError(
             f"{annotations.file} names {len(ids)} images, of which {len(missing)} do not exist as {base / used}: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
-    return np.array([os.fsencode(base / by_id[one]) for one in ids], np.bytes_)
+    folder = base / os.path.dirname(used.partition("*")[0])
+    return str(folder), np.array([os.fsencode(base / by_id[one]) for one in ids], np.bytes_)

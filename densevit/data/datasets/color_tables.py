@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from densevit.data.io.file_errors import check_regular
-from densevit.errors import DataError, one_line
+from densevit.data.io.text_files import read_text
+from densevit.errors import DataError
 from densevit.interfaces import IGNORE
 
 LABELMAP = "labelmap.txt"
@@ -18,13 +18,8 @@ def read_labelmap(file: Path) -> list[dict[str, Any]]:
 
     Raises DataError with the first invalid line.
     """
-    check_regular(file)
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as UTF-8 text: {one_line(error)}.") from None
     classes: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, *rest = line.split(":")
@@ -40,7 +35,8 @@ def read_labelmap(file: Path) -> list[dict[str, Any]]:
 def suggested_classes(maps: Sequence[np.ndarray]) -> list[tuple[dict[str, Any], float]] | None:
     """Returns an entry of `data.classes` for each value or colour in label maps, with its share of the pixels.
 
-    maps: (H, W) or all (H, W, 3), as `read_label` returns them. None for more than 255, and for no maps.
+    maps: (H, W) or all (H, W, 3), as `read_label` returns them. 255 is left out, as it is ignored by default, unless
+    there is at most one other value, as in binary masks. None for more than 255, and for no maps.
     """
     counts: dict[int, int] = {}
     is_colored = bool(maps) and maps[0].ndim == 3
@@ -57,6 +53,6 @@ def suggested_classes(maps: Sequence[np.ndarray]) -> list[tuple[dict[str, Any], 
     for code, count in sorted(counts.items(), key=lambda item: -item[1] if is_colored else item[0]):
         color = [code >> 16, code >> 8 & 255, code & 255]
         entry = {"name": f"color {' '.join(map(str, color))}", "color": color}
-        if is_colored or code != IGNORE:
+        if is_colored or code != IGNORE or len(counts) <= 2:
             found.append((entry if is_colored else {"name": f"value {code}", "id": code}, count / total))
     return found if 0 < len(found) <= IGNORE else None

@@ -17,7 +17,7 @@ from densevit.data.datasets.examination import Examination, Problem
 from densevit.data.io.file_lookup import find_file, missing_hint
 from densevit.data.io.images import check_image
 from densevit.data.outside_paths import FIX, is_outside
-from densevit.errors import DataError, UnreadableFileError
+from densevit.errors import DataError, UnreadableFileError, warn_once
 from densevit.terminal import in_notebook, notebook_bar, text_console
 
 THREADS = min(32, 2 * (os.cpu_count() or 1))
@@ -49,20 +49,24 @@ class Scan:
     def read(self, reader: Generator[Problem, None, T]) -> T:
         """Runs a reader, which yields the problems of what it leaves out, and returns its result.
 
-        Raises the first problem as DataError. An examination reports all of them; one without a title is raised after
-        the others.
+        Raises the first error as DataError; warnings are shown once. An examination reports all problems; one without a
+        title is raised after the others.
         """
         fatal: list[str] = []
         try:
             while True:
                 problem = next(reader)
                 if self.examination is None:
-                    raise DataError(problem.message)
+                    if problem.severity == "error":
+                        raise DataError(problem.message)
+                    if problem.severity == "warning":
+                        warn_once(problem.message)
+                    continue
                 if not problem.title:
                     fatal.append(problem.message)
                     continue
                 self.examination.report(
-                    "error", problem.title, problem.examples, problem.fix, problem.count, problem.of
+                    problem.severity, problem.title, problem.examples, problem.fix, problem.count, problem.of
                 )
         except StopIteration as end:
             if fatal:

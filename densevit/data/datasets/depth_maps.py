@@ -13,7 +13,7 @@ from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind
 from densevit.data.datasets.examination import Problem
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files
+from densevit.data.datasets.paired_files import Pairs, find_pairs, label_files, unlisted_images
 from densevit.data.datasets.splits import check_split, missing_split
 from densevit.data.datasets.timestamp_pairs import find_times
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
@@ -120,7 +120,9 @@ class DepthMaps(PairedDataset):
         self._values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
         self._key: str | None = options["key"]
         base = root_folder(root)
-        pairs, self._valid, calibrations = scan.read(_find(base, split, options, limit, outside_paths))
+        pairs, self._valid, calibrations = scan.read(
+            _find(base, split, options, limit, outside_paths, scan.examination is not None)
+        )
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
         self._labelled = False
         self.open(base, split, pairs, scan)
@@ -195,6 +197,8 @@ class DepthMaps(PairedDataset):
             raise DataError(without_scale[min(without_scale)])
         seen = depth_range.DepthRange.of(files, f"of the split {self._split!r} ({self.label_path(0)}, ...)")
         if examination is not None:
+            names = [os.fsdecode(name) for name in self._pairs.left_out]
+            examination.report("note", "images without a depth map", names, of=len(self) + len(names))
             examination.report("note", "depth", [depth_range.described(seen, self._values, count)])
         elif os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             lone = len(self._pairs.left_out)
@@ -235,7 +239,7 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _find(
-    base: Path, split: str, options: Mapping[str, Any], limit: int | None, outside_paths: bool
+    base: Path, split: str, options: Mapping[str, Any], limit: int | None, outside_paths: bool, examined: bool
 ) -> Generator[Problem, None, tuple[Pairs, np.ndarray | None, np.ndarray | None]]:
     """Reads images with depth maps, and the (N,) paths of validity masks and of calibrations, or None."""
     names = ("images", "labels", "list_file", "valid", "calibration")
@@ -255,6 +259,8 @@ def _find(
     pairs = yield from find_pairs(
         base, split, images, labels, list_file, splits, limit, SUFFIXES, "None", outside_paths
     )
+    if examined:
+        yield from unlisted_images(base, images, list_file, SUFFIXES, "None")
 
     def beside(where: str | None, suffixes: Sequence[str], option: str) -> Generator[Problem, None, dict[bytes, bytes]]:
         if where is None:

@@ -13,6 +13,7 @@ from densevit.errors import DataError
 
 _MOST_FILES = 128
 _MOST_VALUES = 1 << 14  # per file, for the median
+_LARGEST = (255, 65535)
 _UNITS = (
     ("millimetres", 0.001),
     ("1/256 m, as in KITTI", 1 / 256),
@@ -47,7 +48,7 @@ class DepthRange:
     """Statistics of some depth maps.
 
     known_share: of pixels with known depth. files: the number of files read. medians: index and median of each file
-    with known depth.
+    with known depth. common_high: the highest depth of each of several files, if it is the same.
     """
 
     low: float
@@ -56,6 +57,7 @@ class DepthRange:
     known_share: float
     files: int
     medians: tuple[tuple[int, float], ...]
+    common_high: float | None = None
 
     @classmethod
     def of(cls, files: Mapping[int, FileRange], where: str) -> "DepthRange":
@@ -70,7 +72,9 @@ class DepthRange:
         low, high = min(file.low for file in chosen.values()), max(file.high for file in chosen.values())
         share = sum(file.known for file in files.values()) / sum(file.pixels for file in files.values())
         medians = tuple((index, float(np.median(file.values))) for index, file in chosen.items())
-        return cls(float(low), median, float(high), share, len(files), medians)
+        highs = {float(file.high) for file in chosen.values()}
+        common = float(high) if len(highs) == 1 < len(chosen) else None
+        return cls(float(low), median, float(high), share, len(files), medians, common)
 
     def outside(self, low: float, high: float) -> list[tuple[int, float]]:
         """Returns the files whose median is outside of these bounds, farthest first."""
@@ -124,8 +128,20 @@ def described(seen: DepthRange, values: DepthValues, count: int) -> str:
 def check(
     split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float], path_of: Callable[[int], str]
 ) -> Generator[Problem, None, None]:
-    """Yields a problem, with the likely fix, if the median of metric depth is outside of the expected range."""
+    """Yields a problem, with the likely fix, if the median of metric depth is outside of the expected range, and a
+    warning if the highest value of all files is the largest of 8 or 16 bits."""
     low, high = expected
+    stored = (seen.common_high or 0.0) / (values.scale or 1.0)
+    if values.metric and values.kind == "depth" and any(np.isclose(stored, largest) for largest in _LARGEST):
+        message = (
+            f"data.scale: the highest depth of each of {seen.files} files of {split!r} ({path_of(seen.medians[0][0])}, "
+            f"...) is {stored:.0f}, the largest number of {8 if stored < 256 else 16} bits: {_shown(seen.high)} m."
+        )
+        fix = (
+            f"If it means unknown, set data.invalid=[{stored:.0f}]. If each file was scaled to this number, its depth "
+            "is not in metres: set data.metric=false."
+        )
+        yield Problem(f"{message} {fix}", "depth of the largest number", [message], fix, severity="warning")
     if not values.metric or low <= seen.median <= high:
         return
     found = seen.outside(low, high)

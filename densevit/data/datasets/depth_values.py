@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from densevit.data.io.file_errors import check_regular
+from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 
 Kind = Literal["depth", "disparity", "inverse_depth"]
@@ -30,11 +30,7 @@ class Calibration:
     @classmethod
     def read(cls, path: str | Path) -> "Calibration":
         """Reads a calib.txt of Middlebury (2014): cam0=[focal 0 cx; ...], doffs, and baseline in millimetres."""
-        check_regular(path)
-        try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}.") from None
+        text = read_text(Path(path))
         found = [
             re.search(rf"^\s*{name}\s*=\s*\[?\s*{_NUMBER}", text, re.MULTILINE)
             for name in ("baseline", "cam0", "doffs")

@@ -58,7 +58,8 @@ class Problem:
     """A rule that a data set's files break. Reading code yields it: `Scan.read` raises it or adds it to the findings.
 
     message: the error for the first occurrence: the file, what was found, what was expected, and the fix. The others
-    are those of the `Finding` of all occurrences, which has no title if nothing can be read.
+    are those of the `Finding` of all occurrences, which has no title if nothing can be read. Reading goes on after a
+    warning, whose message is one line, and after a note, which only an examination shows.
     """
 
     message: str
@@ -67,6 +68,7 @@ class Problem:
     fix: str = ""
     count: int | None = None
     of: int | None = None
+    severity: Severity = "error"
 
 
 class Examination:

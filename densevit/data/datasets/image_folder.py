@@ -1,6 +1,7 @@
 """Images of one class per folder, as torchvision's `ImageFolder` reads them."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.examination import Problem, listed
+from densevit.data.datasets.paired_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.splits import DIVIDED, check_split, spellings
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
@@ -63,7 +65,7 @@ class ImageFolder(Dataset):
         names = class_folders(train if train.is_dir() else folder)
         _check_classes(self._root, folder, names)
         self.classes = {"classification": tuple(Class(name, i, color_of(i)) for i, name in enumerate(names))}
-        paths, labels = _images(self._root, folder, names)
+        paths, labels = scan.read(_images(self._root, folder, split, names))
         if is_divided:
             in_val = validation_part([str(self._root / path) for path in paths], val_share or DEFAULT_SHARE, self._root)
             self.division = division_text(in_val, val_share, self._root)
@@ -137,40 +139,44 @@ def _folder(root: Path, pattern: str, split: str, splits: dict[str, str] | None)
 def _check_classes(root: Path, folder: Path, names: list[str]) -> None:
     """Raises DataError for fewer than two classes, and for folders that are no classes of the training split."""
     if len(names) < 2:
-        listed = f"only {names[0]}" if names else "none"
+        there = f"only {names[0]}" if names else "none"
         raise DataError(
-            f"{folder}: expected at least two folders with images, {_LAYOUT}; found {listed}. Fix: set data.root to "
+            f"{folder}: expected at least two folders with images, {_LAYOUT}; found {there}. Fix: set data.root to "
             "the folder above train and val, or data.images to the folder of the class folders."
         )
     if others := [name for name in class_folders(folder) if name not in names]:
         raise DataError(
-            f"{folder} has {len(others)} folders that the training split does not have: {', '.join(others[:5])}. "
-            f"Expected the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Fix: rename or remove "
+            f"{folder} has {len(others)} folders that the training split does not have: {listed(others)}. "
+            f"Expected the folders {listed(names)}. Fix: rename or remove "
             "them, or add images of these classes to the training split."
         )
 
 
-def _images(root: Path, folder: Path, names: list[str]) -> tuple[list[str], np.ndarray]:
+def _images(
+    root: Path, folder: Path, split: str, names: list[str]
+) -> Generator[Problem, None, tuple[list[str], np.ndarray]]:
     """Returns the paths of all images relative to root, and their class indices (N,).
 
+    Yields warnings about images of formats that are not read, and about classes without images in the training split.
     Raises DataError if there are none, and for images that are in no folder of a class.
     """
     if lone := [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGES)]:
         raise DataError(f"{folder / lone[0]} is in no folder of a class. Expected {_LAYOUT}. Fix: move or remove it.")
     paths: list[str] = []
+    unread: list[str] = []
     counts = []
     for name in names:
-        below = sorted(
-            os.path.relpath(os.path.join(parent, file), root)
-            for parent, _, files in os.walk(folder / name, followlinks=True)
-            for file in files
-            if file.lower().endswith(IMAGES) and not file.startswith(".")
-        )
+        below, others = images_below(folder / name, root)
         paths += below
+        unread += others
         counts.append(len(below))
+    yield from unread_images(folder, unread, len(paths))
     if not paths:
-        listed = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        raise DataError(f"{folder} has the folders {listed}, but no images ({', '.join(IMAGES)}) in them.")
+        raise DataError(f"{folder} has the folders {listed(names)}, but no images ({', '.join(IMAGES)}) in them.")
+    if split == "train" and (absent := [name for name, count in zip(names, counts, strict=True) if not count]):
+        message = f"{folder}: {len(absent)} of {len(names)} class folders have no images: {listed(absent)}."
+        fix = "These classes cannot be learned. Add images, or remove the folders."
+        yield Problem(f"{message} {fix}", "classes without images", absent, fix, severity="warning")
     return paths, np.repeat(np.arange(len(names)), counts)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -11,14 +12,17 @@ from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggest
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
+from densevit.data.datasets.examination import listed
 from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
+from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
-from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split
+from densevit.data.datasets.paired_files import IMAGES, LABELS, Pairs, find_pairs, has_split, unlisted_images
 from densevit.data.datasets.scan_cache import Arrays
 from densevit.data.datasets.splits import DIVIDED, check_split, spellings
+from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import label_size_of, read_label
-from densevit.errors import DataError
+from densevit.errors import DataError, warn_once
 from densevit.interfaces import IGNORE
 
 Preset = Literal[
@@ -50,8 +54,9 @@ class LabelMaps(PairedDataset):
     list_file: the images to use, one name per line, or the paths of an image and of its label map.
     splits: the names of train and val on disk, {train: trainaug}; by default also training, valid and validation.
     classes: names in the order of label values from 0; or {name, id, color}, with `ids` or `colors` if several values
-        or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. By default those
-        of CVAT's labelmap.txt in root, one line `name:red,green,blue::` per class.
+        or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. If all have a
+        colour and none an id, the palette of an indexed file decides, not its indices. By default those of CVAT's
+        labelmap.txt in root, one line `name:red,green,blue::` per class.
     ignore_index: the label value or values that are not a class; by default 255, unless a class has it.
     reduce_zero_label: 0 is "other" and ignored, and classes without an id count from 1, as in ADE20K.
     ignore_colors: the colours, in RGB files, that are not a class.
@@ -62,6 +67,7 @@ class LabelMaps(PairedDataset):
     limit: the number of images to use, the first ones.
 
     All files are checked at the start: that pairs are complete and of the same size, and each value of each label map.
+    It is an error if a class has no pixel, and many pixels are 255, which no option names.
     """
 
     noun = "label"
@@ -122,8 +128,14 @@ class LabelMaps(PairedDataset):
             raise
         if is_divided:
             pairs = self._part(base, split, pairs, val_share, limit)
+        if scan.examination is not None:
+            scan.read(unlisted_images(base, options["images"], options.get("list_file")))
         self.open(base, split, pairs, scan)
-        self._labelled = self._scanned["labelled"]
+        is_complete = scan.examination is None or len(scan.examination.chosen(len(self))) == len(self)
+        self._shares = LabelShares(self._values, self._scanned["pixels"], f"{base}, split {split!r}", is_complete)
+        scan.read(self._shares.ambiguous())
+        if split == "train" and scan.examination is None and (warning := self._shares.without_pixels()):
+            warn_once(warning)
 
     def _part(self, root: Path, split: str, pairs: Pairs, val_share: float | None, limit: int | None) -> Pairs:
         """Returns the pairs for train or val of a data set without a val split."""
@@ -154,10 +166,16 @@ class LabelMaps(PairedDataset):
         return [*super().scan_key(), self._values.key(), self._palette]
 
     def scan_files(self, scan: Scan) -> Arrays:
-        """Also checks whether each label map has a pixel that is not ignored."""
-        arrays, self._labelled = super().scan_files(scan), np.zeros(len(self), bool)
-        scan.check_files(len(self), self._check, "Validating labels", needed=())
-        return arrays | {"labelled": self._labelled}
+        """Also counts the pixels of each class, and those that are ignored."""
+        arrays, pixels, lock = super().scan_files(scan), np.zeros(IGNORE + 1, np.int64), Lock()
+
+        def count(index: int) -> None:
+            counts = count_pixels(self.target(index))
+            with lock:
+                np.add(pixels, counts, out=pixels)
+
+        scan.check_files(len(self), count, "Validating labels", needed=())
+        return arrays | {"pixels": pixels}
 
     def size_of(self, path: str) -> Size:
         """Returns (h, w) of a label map, from its header."""
@@ -165,25 +183,25 @@ class LabelMaps(PairedDataset):
 
     def target(self, index: int) -> np.ndarray:
         """Returns `semantic` (H, W) uint8: class indices, 255 = ignore."""
-        path = self.label_path(index)
-        pixels = read_label(path, self._palette)
-        if self._palette and pixels.ndim == 2:
+        path, values = self.label_path(index), self._values
+        pixels = read_label(path, values.by_color, values.by_grey)
+        if self._palette and pixels.ndim == 2 and not values.by_grey:
             raise DataError(
                 f"{path} has grey values, but {Path(self._root) / LABELMAP} has colours. Fix: name the classes with "
                 "data.classes in the order of these values."
             )
-        return self._values.indices(pixels, path)
+        return values.indices(pixels, path)
 
     def check_labels(self) -> None:
-        """Raises DataError if every pixel of every label map is ignored."""
-        if not self._labelled.any():
+        """Raises DataError if every pixel of every label map is ignored, or, in training, if all have one class."""
+        if not self._shares.present:
+            found = _found_values([Path(self.label_path(index)) for index in range(len(self))])
             raise DataError(
                 f"{self.label_path(0)}: as in all {len(self)} labels of the split {self._split!r}, every pixel is "
-                "ignored, so that nothing can be learned or measured. Check data.ignore_index and data.classes."
+                f"ignored, so that nothing can be learned or measured.{found} Check data.ignore_index and data.classes."
             )
-
-    def _check(self, index: int) -> None:
-        self._labelled[index] = self.target(index).min() != IGNORE
+        if self._split == "train" and (message := self._shares.single_class()):
+            raise DataError(message)
 
 
 def _is_divided(root: Path, options: dict[str, Any], val_share: float | None, is_known: bool, is_named: bool) -> bool:
@@ -218,7 +236,7 @@ def _label_files(root: Path, split: str, options: dict[str, Any]) -> list[Path]:
         folder = root / options["labels"].replace("{split}", name)
         images = root / options["images"].replace("{split}", name)
         if "*" not in options["labels"] and folder.is_dir() and images.is_dir():
-            files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+            files = files_below(folder)
             return files if files and files[0].suffix.lower() in LABELS else []
     return []
 
@@ -236,10 +254,7 @@ def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataErr
     files = _sampled(_label_files(root, split, options))
     if not files:
         check_no_foreign_layout(root)
-    try:
-        suggested = suggested_classes([read_label(path) for path in files])
-    except DataError:  # an invalid file, which is reported when the classes are given
-        suggested = None
+    suggested = _values_of(files)
     if not suggested:
         return DataError(text)
     lines = [
@@ -252,10 +267,25 @@ def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataErr
     )
 
 
+def _values_of(files: list[Path]) -> list[tuple[dict[str, Any], float]] | None:
+    """Returns the values or colours in label maps with their shares, as `suggested_classes` does."""
+    try:
+        return suggested_classes([read_label(path) for path in files])
+    except DataError:  # an invalid file, which is reported when the classes are given
+        return None
+
+
+def _found_values(files: list[Path]) -> str:
+    """Returns the values or colours in some label maps as a sentence, with a space before it; empty if too many."""
+    found = [(one.get("id", one.get("color")), share) for one, share in _values_of(_sampled(files)) or []]
+    return f" Values found: {listed([f'{value} ({share:.2%})' for value, share in found])}." if found else ""
+
+
 def _preset(name: str) -> dict[str, Any]:
     """Returns the options of a preset. A preset with `base` has that preset's classes, numbered in their order."""
     options = load_preset(PRESETS, name)
     if "base" in options:
         classes = _preset(options.pop("base"))["classes"]
-        options["classes"] = [{key: one[key] for key in ("name", "color") if key in one} for one in classes]
+        kept = [{key: one[key] for key in ("name", "color") if key in one} for one in classes]
+        options["classes"] = [{**one, "id": index} for index, one in enumerate(kept)]
     return options

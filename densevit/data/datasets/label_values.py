@@ -18,6 +18,11 @@ Color = tuple[int, int, int]
 _KEYS = ("name", "id", "ids", "color", "colors")
 _MOST_VALUES = 2**16
 _IGNORED = IGNORE + 1  # tables contain class index + 1; 0 is unknown
+_BY_COLOR = (
+    " Classes with a `color` and without `id` are given by colour: by the palette of indexed files, whose indices do "
+    "not count, and by the values of grey files if all colours are grey. If the indices or values are the classes, "
+    "give each class its `id`."
+)
 
 
 class LabelValues:
@@ -25,9 +30,14 @@ class LabelValues:
 
     classes: names, or {name, id or ids, color or colors} with the values or, in RGB files, the colours of the class.
         Classes without an id have their position as value. The first id or colour is the class's file id or colour.
+        If all have different colours and none an id, they are given by colour: see `by_color`.
     ignore_index: the ignored value or values; by default 255, unless a class has it.
     reduce_zero_label: 0 is ignored too, and classes without an id count from 1.
     ignore_colors: the ignored colours of RGB files.
+
+    by_color: whether the palette of an indexed file decides, not its indices. by_grey: whether the colours of all
+    classes are also grey, so that the values of a grey file are these colours. ignores_255: whether 255 is ignored
+    because no option says otherwise, and is the only ignored value.
 
     Raises DataError for an invalid class and for duplicate values or names.
     """
@@ -68,6 +78,13 @@ class LabelValues:
             self._table[list(own)] = index + 1
         self._table[sorted(ignored)] = _IGNORED
         self._colors = tuple(colors)
+        has_ids = [bool({"id", "ids"} & one.keys()) for one in written]
+        all_colors = [color for own in colors for color in own]
+        differ = all(colors) and len(set(all_colors)) == len(all_colors)
+        self.by_color = differ and not any(has_ids) and not reduce_zero_label
+        self.by_grey = self.by_color and all(len(set(color)) == 1 for color in all_colors)
+        self._by_id = all(has_ids)
+        self.ignores_255 = ignore_index is None and ignored == {IGNORE}
         self._ignored_colors = tuple(_color(color, "data.ignore_colors") for color in ignore_colors)
 
     def indices(self, pixels: np.ndarray, path: str) -> np.ndarray:
@@ -77,6 +94,8 @@ class LabelValues:
         """
         if pixels.ndim == 3 and not any(self._colors):
             pixels = self._as_grey(pixels, path)
+        if self.by_grey and pixels.dtype == np.uint8 and pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
         if pixels.ndim == 3:
             codes = _codes(pixels)
             table = _color_table(self._colors, self._ignored_colors)
@@ -85,30 +104,32 @@ class LabelValues:
         # (H, W) uint16. OpenCV is five times as fast as numpy; codes are in range, so numpy need not check
         found = cv2.LUT(codes, table[:256]) if codes.dtype == np.uint8 else table.take(codes, mode="clip")
         if not found.all():
-            raise DataError(self._unknown(codes[found == 0], path, colored=pixels.ndim == 3))
+            if pixels.ndim == 3 and self._by_id and _is_grey(pixels):
+                return self.indices(np.ascontiguousarray(pixels[..., 0]), path)
+            raise DataError(self._unknown(codes[found == 0], path, pixels.ndim == 3, codes.size))
         return (found - 1).astype(np.uint8)
 
     def key(self) -> str:
         """Returns a text that differs for different values and colours."""
-        return f"{zlib.crc32(self._table.tobytes()):x} {self._colors} {self._ignored_colors}"
+        return f"{zlib.crc32(self._table.tobytes()):x} {self._colors} {self._ignored_colors} {self.by_color}"
 
     def _as_grey(self, pixels: np.ndarray, path: str) -> np.ndarray:
         """Converts an RGB file with three equal channels to (H, W): grey values stored as colours."""
-        grey = pixels[..., 0]
-        if (pixels[..., 1] != grey).any() or (pixels[..., 2] != grey).any():
+        if not _is_grey(pixels):
             raise DataError(
                 f"{path} is coded in colours, but data.classes has none. Give each class its colour, as in "
                 "`classes: [{name: road, color: [128, 64, 128]}, ...]`, and list colours of no class in "
                 "data.ignore_colors."
             )
-        return np.ascontiguousarray(grey)
+        return np.ascontiguousarray(pixels[..., 0])
 
-    def _unknown(self, codes: np.ndarray, path: str, colored: bool) -> str:
-        """Returns the message about pixels whose values no class has. codes: (N,)."""
+    def _unknown(self, codes: np.ndarray, path: str, colored: bool, pixels: int) -> str:
+        """Returns the message about pixels whose values no class has. codes: (N,), of a file of so many pixels."""
         values, counts = np.unique(codes, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         listed = [
-            f"{_color_of_code(value) if colored else value} in {count} pixel{'s' if count > 1 else ''}"
+            f"{_color_of_code(value) if colored else value} in {count} pixel{'s' if count > 1 else ''} "
+            f"({count / pixels:.1%})"
             for value, count in zip(values[order].tolist(), counts[order].tolist(), strict=True)
         ]
         more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
@@ -121,12 +142,15 @@ class LabelValues:
             return found + (
                 f"Known: {given} colours of data.classes{lacking} and {len(self._ignored_colors)} ignored. Add each to "
                 "a class as its `color`, or one of its `colors`, or to data.ignore_colors."
+                + (_BY_COLOR if self.by_color else "")
             )
         of_classes = np.flatnonzero((self._table > 0) & (self._table < _IGNORED))
         known = f"Known: {_ranges(of_classes)}; ignored: {_ranges(np.flatnonzero(self._table == _IGNORED)) or 'none'}. "
         fix = "Add each to a class in data.classes as its `id`, or one of its `ids`, or to data.ignore_index"
         if values.tolist() == [0] or (values.tolist() == [len(self.classes)] and self._table[0] == 1):
             fix += "; if 0 is not a class and the classes count from 1, set data.reduce_zero_label=true"
+        if self.by_color:
+            fix += ". All classes are given by colour, but the file is grey: without ids, values are their positions"
         return f"{found}{known}{fix}."
 
 
@@ -192,6 +216,11 @@ def _color_table(colors: tuple[tuple[Color, ...], ...], ignored: tuple[Color, ..
     for red, green, blue in ignored:
         table[red << 16 | green << 8 | blue] = _IGNORED
     return table
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    """Whether the three channels of (H, W, 3) are equal."""
+    return bool((pixels[..., 1:] == pixels[..., :1]).all())
 
 
 def _codes(pixels: np.ndarray) -> np.ndarray:

@@ -50,6 +50,8 @@ class Mix(Dataset):
         shares: dict[str, float] = {}
         numbers: dict[str, int] = {}  # of images in a batch
         for name, section in sets.items():
+            if "/" in name:  # "a" with the image b/0, and "a/b" with the image 0, would have one id
+                raise DataError(f"data.sets.{name}: the name of a set has no slash, as image ids are NAME/ID.")
             options = dict(section)
             plugin = options.pop("name", None)
             if not isinstance(plugin, str):

@@ -8,15 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from densevit.data.datasets.examination import Problem
+from densevit.data.datasets.examination import Problem, listed
+from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.splits import matches, path_exists, spellings
-from densevit.data.io.file_errors import check_regular
+from densevit.data.io.folders import files_below
+from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+UNREAD = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".ppm", ".pgm", ".dng", ".cr2", ".nef", ".arw"),
+    *(".tmp", ".part", ".partial", ".crdownload"),  # unfinished copies
+)
+"""Suffixes of images that data sets do not read."""
 LABELS = (".png", ".bmp", ".tif", ".tiff")
 _NUMBER = re.compile(r"\d+(\.\d*)?")
+_OUTER = 2  # of the places of paths in a list: root, and the folder of images or labels
 
 
 @dataclass(frozen=True)
@@ -65,25 +73,53 @@ def find_pairs(
     suffixes: of label files. no_label: the word for a missing label in place of its path.
     outside_paths: whether paths of the list file may lead out of root and of the folders images and labels.
 
-    Yields the images that lack a label, the labels that lack an image, and the lines of the list file that name missing
-    files or a name again; they are left out. Raises DataError if no files are found.
+    Yields the images that lack a label or are of a format that is not read, the labels that lack an image, and the
+    lines of the list file that name missing files or a name again; they are left out. A list file chooses: files that
+    it does not name are not reported. Raises DataError if no files are found.
     """
     given = [pattern for pattern in (images, labels, list_file) if pattern is not None]
     name = _spelled(root, split, given, splits or {})
     images, labels, *_ = (pattern.replace("{split}", name) for pattern in given)
     lone: list[str] = []
     if list_file is None:
-        by_name = list_files(root, images, IMAGES, "images")
-        files = list_files(root, labels, suffixes, "labels")
-        yield from _lone("image", "label", by_name, files, _form(labels))
-        yield from _lone("label", "image", files, by_name, _form(images))
+        there, label_paths = _paths(root, images, "images"), _paths(root, labels, "labels")
+        by_name = _by_name(root, images, there, IMAGES, "images")
+        files = _by_name(root, labels, label_paths, suffixes, "labels")
+        unread = {name: path for name, path in there if name not in by_name and path.lower().endswith(UNREAD)}
+        others = {name: path for name, path in label_paths if path.lower().endswith((*IMAGES, *UNREAD))}
+        yield from _lone("image", "label", by_name, files, _form(labels), others)
+        yield from _lone("label", "image", files, by_name, _form(images), unread)
         rows = [(name, path, files[name]) for name, path in sorted(by_name.items()) if name in files]
+        yield from unread_images(root / images, sorted(unread.values()), len(by_name))
     else:
         file = root / list_file.replace("{split}", name)
         rows, lone = yield from _from_list(root, file, images, labels, suffixes, no_label, outside_paths)
     if not rows:
         yield Problem(f"{root / images} has no image with a label.")
     return Pairs.of(rows[:limit], lone)
+
+
+def unlisted_images(
+    root: Path, images: str, list_file: str | None, suffixes: Sequence[str] = LABELS, no_label: str | None = None
+) -> Generator[Problem, None, None]:
+    """Yields a note about the images of a folder of all splits that none of the lists names. Options as in
+    `find_pairs`."""
+    if list_file is None or "{split}" in images:
+        return
+    lists = matches(root, list_file.replace("{split}", "*"))
+    lines = [line.strip() for path in lists for line in read_text(root / path).splitlines() if line.strip()]
+    names = {_without(_entry(line, suffixes, no_label)[0].lstrip("/"), IMAGES) for line in lines}
+    found = list_files(root, images, IMAGES, "images").items()
+    lone = [path for name, path in found if names.isdisjoint(_name_forms(name, _without(path, IMAGES)))]
+    title, fix = "images in no list", f"A list chooses; if they are meant to be used, add them to {list_file}."
+    yield Problem(title, title, lone, fix, of=len(found), severity="note")
+
+
+def _name_forms(name: str, path: str) -> set[str]:
+    """Returns the texts with which a line of a list may name an image: its name, and its path without suffix below any
+    of its folders."""
+    parts = os.path.normpath(path).split(os.sep)
+    return {name, *("/".join(parts[start:]) for start in range(len(parts)))}
 
 
 def has_split(
@@ -117,7 +153,7 @@ def label_files(root: Path) -> list[Path]:
     """Returns the sorted files of labels/train, in any spelling of train, if the folder also has images/train."""
     folders = [(root / "images" / name, root / "labels" / name) for name in spellings("train")]
     there = next((labels for images, labels in folders if images.is_dir() and labels.is_dir()), None)
-    return [] if there is None else sorted(path for path in there.rglob("*") if path.is_file())
+    return [] if there is None else files_below(there)
 
 
 def _form(pattern: str) -> str:
@@ -127,37 +163,66 @@ def _form(pattern: str) -> str:
 
 def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -> dict[str, str]:
     """Returns {name: path relative to root} of the files in a folder or of a pattern. option: for messages."""
+    return _by_name(root, pattern, _paths(root, pattern, option), suffixes, option)
+
+
+def images_below(folder: Path, root: Path) -> tuple[list[str], list[str]]:
+    """Returns the sorted paths of the images below a folder, relative to root, and those of formats that are not read,
+    without copies of the others."""
+    paths = sorted(os.path.relpath(path, root) for path in files_below(folder, (*IMAGES, *UNREAD)))
+    found = [path for path in paths if path.lower().endswith(IMAGES)]
+    if len(found) == len(paths):
+        return found, []
+    names = {os.path.splitext(path)[0] for path in found}
+    return found, [path for path in paths if path.lower().endswith(UNREAD) and os.path.splitext(path)[0] not in names]
+
+
+def unread_images(folder: Path, paths: Sequence[str], used: int) -> Iterator[Problem]:
+    """Yields a warning about images of formats that are not read, if any. used: the number of the other images."""
+    inventory = Inventory("image", used)
+    inventory.leave_out(title := "of a format that is not read", paths)
+    if paths:
+        fix = "Convert them to JPEG or PNG."
+        message = f"{folder}: {inventory}. {fix}"
+        yield Problem(message, f"images {title}", paths, fix, of=inventory.found, severity="warning")
+
+
+def _paths(root: Path, pattern: str, option: str) -> list[tuple[str, str]]:
+    """Returns (name, path relative to root) of all files in a folder or of a pattern."""
     if "*" in pattern:
         form = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
-        found = [("/".join(match.groups()), path) for path in matches(root, pattern) if (match := form.fullmatch(path))]
-    else:
-        if not (root / pattern).is_dir():
-            raise DataError(
-                f"There is no folder {root / pattern}. Name the {option} with data.{option}, relative to data.root, as "
-                f"a folder ({option}/{{split}}) or a pattern ({option}/{{split}}/*/*.png)."
-            )
-        paths = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(root / pattern, followlinks=True)
-            for name in names
-            if name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
-        ]
-        relative = [os.path.relpath(path, root / pattern) for path in paths]
-        found = [(os.path.splitext(path)[0], os.path.join(pattern, path)) for path in relative]
+        return [("/".join(match.groups()), path) for path in matches(root, pattern) if (match := form.fullmatch(path))]
+    if not (root / pattern).is_dir():
+        raise DataError(
+            f"There is no folder {root / pattern}. Name the {option} with data.{option}, relative to data.root, as "
+            f"a folder ({option}/{{split}}) or a pattern ({option}/{{split}}/*/*.png)."
+        )
+    relative = [os.path.relpath(path, root / pattern) for path in files_below(root / pattern)]
+    return [(os.path.splitext(path)[0], os.path.join(pattern, path)) for path in relative]
+
+
+def _by_name(
+    root: Path, pattern: str, paths: Iterable[tuple[str, str]], suffixes: Sequence[str], option: str
+) -> dict[str, str]:
+    """Returns {name: path}, of a folder only of files with these suffixes. Raises DataError for a name of two files."""
+    found = [(name, path) for name, path in paths if "*" in pattern or path.lower().endswith(tuple(suffixes))]
     if not found:
         raise DataError(f"data.{option}: {root / pattern} holds no files ({', '.join(suffixes)}).")
-    listed: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for name, path in sorted(found):
-        if name in listed:
+        if name in by_name:
             raise DataError(
-                f"{root / listed[name]} and {root / path} have the same name; names in data.{option} must differ."
+                f"{root / by_name[name]} and {root / path} have the same name; names in data.{option} must differ."
             )
-        listed[name] = path
-    return listed
+        by_name[name] = path
+    return by_name
 
 
-def _lone(kind: str, other: str, files: Mapping[str, str], others: Mapping[str, str], form: str) -> Iterator[Problem]:
-    """Yields the files of one kind, if any, whose name no file of the other kind has."""
+def _lone(
+    kind: str, other: str, files: Mapping[str, str], others: Mapping[str, str], form: str, unread: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Yields the files of one kind, if any, whose name no file of the other kind has. unread: files of the other kind
+    in formats that are not read."""
     lone = sorted(files.keys() - others.keys())
     if lone:
         paths = [files[name] for name in lone]
@@ -166,6 +231,8 @@ def _lone(kind: str, other: str, files: Mapping[str, str], others: Mapping[str, 
             f"Expected the {other} under the {kind}'s name, as {expected}. To use only some of the files, name these "
             "in a list (data.list_file)."
         )
+        if wrong := [unread[name] for name in lone if name in unread]:
+            fix = f"{wrong[0]} is of a format that is not read: convert it to PNG. {fix}"
         message = f"{len(lone)} of {len(files)} {kind}s have no {other}:{_some(paths)}\n{fix}"
         yield Problem(message, f"{kind}s without {other}", paths, fix, of=len(files))
 
@@ -180,11 +247,10 @@ def _from_list(
     outside_paths: bool,
 ) -> Generator[Problem, None, tuple[list[tuple[str, str, str]], list[str]]]:
     """Reads (name, image, label) of each line with a label, and the images of the other lines."""
-    check_regular(file)
     try:
-        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.list_file: {file} cannot be read: {error}.") from None
+        lines = [line.strip() for line in read_text(file).splitlines()]
+    except DataError as error:
+        raise DataError(f"data.list_file: {error}") from None
     entries = [(number, _entry(line, suffixes, no_label)) for number, line in enumerate(lines, 1) if line]
     lone = [name for _, (name, label) in entries if label is not None and label == no_label]
     entries = [(number, entry) for number, entry in entries if entry[1] is None or entry[1] != no_label]
@@ -203,9 +269,10 @@ def _from_list(
             label = files.get(name) or _form(labels).replace("*", name)
             here = name in image_files, name in files
         else:
-            image, label = _resolved(root, places, name), _resolved(root, label_places, label)
+            where = f"{file}, line {number}"
+            image, label = _resolved(where, root, places, name), _resolved(where, root, label_places, label)
             for path, folder in () if outside_paths else ((image, images), (label, labels)):
-                check_listed_path(f"{file}, line {number}", path, root, folder)
+                check_listed_path(where, path, root, folder)
             here = (root / image).is_file(), (root / label).is_file()
             name = _without(image, IMAGES)
         if name in seen:
@@ -223,6 +290,9 @@ def _from_list(
             f"{root}:{_some(missing)}"
         )
         fix = "Copy them to these paths, or remove their lines."
+        if wrong := [path for path in missing if (root / path).is_file()]:
+            fix = f"{wrong[0]} exists, but its format is not read: convert it to JPEG or PNG."
+            message += f"\n{fix}"
         yield Problem(message, f"missing files of {file.name}", missing, fix)
     return rows, lone
 
@@ -245,13 +315,20 @@ def _places(root: Path, folder: str) -> list[str]:
     return ["", *(os.path.normpath(os.path.join(folder, name)) for name in ("", *inside))]
 
 
-def _resolved(root: Path, places: Sequence[str], path: str) -> str:
-    """Returns a path of a list file relative to root; in public lists, a slash at the start means the root."""
+def _resolved(where: str, root: Path, places: Sequence[str], path: str) -> str:
+    """Returns a path of a list file relative to root; in public lists, a slash at the start means the root. where: the
+    file and its line."""
     if (root / path).exists():
         return path
     path = path.lstrip("/")
-    candidates = (os.path.join(place, path) for place in places)
-    return next((one for one in candidates if os.path.exists(os.path.join(root, one))), path)
+    candidates = [os.path.join(place, path) for place in places]
+    there = [one for one in candidates if os.path.exists(os.path.join(root, one))]
+    if len(there) > 1 and there[0] not in candidates[:_OUTER]:
+        raise DataError(
+            f"{where}: {path} is in several folders: {listed(there, 3)}. Expected the path below data.root or "
+            "data.images, with its folder."
+        )
+    return there[0] if there else path
 
 
 def _without(path: str, suffixes: Sequence[str]) -> str:

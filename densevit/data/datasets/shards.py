@@ -1,6 +1,5 @@
 """Reads the tar shards that `densevit shard` writes: a data set of any size in few large files."""
 
-import json
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.io.file_errors import check_regular
 from densevit.data.io.shard_records import INDEX, RECORDS, VERSION, decode
+from densevit.data.io.text_files import read_json
 from densevit.data.outside_paths import is_outside
 from densevit.errors import DataError, UnreadableFileError, one_line
 from densevit.interfaces import Class, Dataset, Sample
@@ -128,16 +128,15 @@ class Shards(Dataset):
 
     def _described(self, split: str) -> dict[str, Any]:
         """Reads the entry of a split in the index."""
-        check_regular(self._index)
-        try:
-            document = json.loads(self._index.read_text("utf-8"))
-            version, splits = document["version"], document["splits"]
-        except FileNotFoundError:
+        if not self._index.exists():
             raise DataError(
                 f"{self._index} does not exist, so {self._index.parent} holds no shards. Fix: densevit shard SRC "
                 f"{self._index.parent} writes them."
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            )
+        try:
+            document = read_json(self._index)
+            version, splits = document["version"], document["splits"]
+        except (DataError, KeyError, TypeError) as error:
             raise DataError(f"{self._index} is not an index of shards: {one_line(error)}. {_FIX}") from None
         if version != VERSION:
             raise DataError(f"{self._index} has the version {version!r}; expected {VERSION}. {_FIX}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from densevit.data.datasets.examination import Problem
 from densevit.data.datasets.paired_files import Pairs, find_pairs
-from densevit.data.io.file_errors import check_regular
+from densevit.data.io.text_files import read_text
 from densevit.data.outside_paths import check_listed_path
 from densevit.errors import DataError
 
@@ -74,13 +74,8 @@ def associate(first: Sequence[float], second: Sequence[float], seconds: float) -
 
 def _read(root: Path, path: str, outside_paths: bool) -> tuple[list[float], list[str]]:
     """Reads the times and files of a list."""
-    check_regular(root / path)
-    try:
-        lines = (root / path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{root / path} cannot be read: {error}.") from None
     times, files = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(root / path).splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         time, _, file = line.strip().partition(" ")

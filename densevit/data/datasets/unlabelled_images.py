@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
-from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.examination import Problem
+from densevit.data.datasets.inventory import Inventory
+from densevit.data.datasets.paired_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.splits import DIVIDED, missing_split
 from densevit.data.io.images import check_image, read_image
 from densevit.errors import DataError
@@ -36,7 +39,7 @@ class UnlabelledImages(Dataset):
             raise DataError(f"data.val_share is {val_share:g}; a number between 0 and 1 is expected.")
         self.classes = {}
         self._root = root_folder(root)
-        paths = _paths(self._root, split, val_share)
+        paths = scan.read(_paths(self._root, split, val_share))
         scan.record_files(str(self._root / path) for path in paths)
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
         self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
@@ -68,8 +71,9 @@ class UnlabelledImages(Dataset):
         self._sizes[index] = check_image(self._root / self._path(index)).upright_size
 
 
-def _paths(root: Path, split: str, val_share: float) -> list[str]:
-    """Returns the sorted paths of a split's images, relative to root. Raises DataError if there are none."""
+def _paths(root: Path, split: str, val_share: float) -> Generator[Problem, None, list[str]]:
+    """Returns the sorted paths of a split's images, relative to root. Yields warnings about images that are left out.
+    Raises DataError if there are none."""
     has_folders = any((root / name).is_dir() for name in (*DIVIDED, split))
     folder = root / split if has_folders else root
     if split not in DIVIDED and not (root / split).is_dir():
@@ -79,12 +83,10 @@ def _paths(root: Path, split: str, val_share: float) -> list[str]:
             f"The splits of {root} are {', '.join(_folders(root))}; there is no folder {folder}. Fix: create it; or "
             "remove the folders of the other splits from data.root, whose images are then divided by data.val_share."
         )
-    found = sorted(
-        os.path.relpath(os.path.join(parent, name), root)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGES) and not name.startswith(".")
-    )
+    found, unread = images_below(folder, root)
+    yield from unread_images(folder, unread, len(found))
+    if has_folders:
+        yield from _outside_of_splits(root, len(found))
     if not found:
         raise DataError(f"{folder} contains no images ({', '.join(IMAGES)}).")
     if has_folders:
@@ -96,6 +98,16 @@ def _paths(root: Path, split: str, val_share: float) -> list[str]:
             "Fix: change data.val_share, or put the images into folders train and val."
         )
     return chosen
+
+
+def _outside_of_splits(root: Path, used: int) -> Iterator[Problem]:
+    """Yields a warning about images beside the folders of the splits. used: the number of a split's images."""
+    inventory = Inventory("image", used)
+    lone = sorted(entry.name for entry in os.scandir(root) if entry.name.lower().endswith(IMAGES))
+    inventory.leave_out(title := "beside the folders of the splits", lone)
+    if lone:
+        fix = "Move them into one of these folders."
+        yield Problem(f"{root}: {inventory}. {fix}", f"images {title}", lone, fix, severity="warning")
 
 
 def _folders(root: Path) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from densevit.data.build import Data
+from densevit.data.image_names import drawing_names, image_names
 from densevit.evaluation import tables_file
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Predictions
@@ -42,7 +43,8 @@ def draw_images(
 
     drawn = folder / "predictions"
     thresholds = predictor.default_thresholds
-    draw_samples(predict, classes, thresholds, data, drawn, types=types)
+    drawings = drawing_names(image_names(data.val, indices).values())
+    draw_samples(predict, classes, thresholds, data, drawn, types=types, drawings=drawings)
     by_id = {str(image_id): index for image_id, index in indices.items()}
     orders = {}
     for head in classes:
@@ -50,4 +52,4 @@ def draw_images(
         rows = tables_file.read(path) if path.is_file() else [["image_id"]]
         column = rows[0].index("image_id") if "image_id" in rows[0] else 0  # the first one in earlier versions
         orders[head] = [by_id[row[column]] for row in rows[1:] if row[column] in by_id]
-    draw_extremes(predict, classes, thresholds, data, drawn, orders, EXTREMES, types)
+    draw_extremes(predict, classes, thresholds, data, drawn, orders, EXTREMES, types, drawings)

@@ -8,6 +8,7 @@ from densevit import config as configs
 from densevit.atomic_io import next_free_folder
 from densevit.config import Config
 from densevit.data.image_names import file_name, image_names
+from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.paths import user_path
@@ -57,12 +58,10 @@ def read_mapping(texts: list[str]) -> dict[str, str | None]:
             mapping[old.strip()] = new.strip() or None
             continue
         try:
-            entries = parse(user_path(text).read_text(encoding="utf-8"), text)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not a text file"
-            raise DataError(
-                f"--map {text}: cannot be read: {reason}. Expected names of classes, MODEL=DATA, or a YAML file."
-            ) from None
+            content = read_text(user_path(text))
+        except DataError as error:
+            raise DataError(f"--map {error} Expected names of classes, MODEL=DATA, or a YAML file.") from None
+        entries = parse(content, text)
         if not isinstance(entries, Mapping) or not all(new is None or isinstance(new, str) for new in entries.values()):
             raise DataError(f"{text}: expected one entry `class of the model: class of the data` per class.")
         mapping |= {str(old): new for old, new in entries.items()}

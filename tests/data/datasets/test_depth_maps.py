@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from PIL import Image
 
 from densevit.config import load
 from densevit.data.build import build_data
+from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.depth_maps import PRESETS, DepthMaps, Preset
 from densevit.data.datasets.depth_range import sample
+from densevit.data.datasets.examination import Examination
 from densevit.data.datasets.timestamp_pairs import associate
 from densevit.data.io.dataset_writer import write_split
 from densevit.errors import DataError
@@ -382,6 +385,9 @@ def test_lists_of_three_columns_and_images_without_depth(
     assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["raw/a/1", "raw/c/1"]
     assert metres(dataset) == METRES
     assert "(read 2 of 2); 1 image without depth left out" in capsys.readouterr().err
+    examination = Examination(None)
+    DepthMaps("train", root=str(tmp_path), scale=0.001, scan=Scan(examination=examination), **where)  # type: ignore[arg-type]
+    assert examination.findings[0].heading == "1 of 3 images without a depth map"
     depth("masks/x.npy")
     with pytest.raises(DataError, match=r"data\.valid pairs files by name; data\.list_file must then hold names"):
         DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)  # type: ignore[arg-type]
@@ -652,3 +658,25 @@ def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path: Path, write_
             DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, **where)
         allowed = DepthMaps("train", root=str(tmp_path / "set"), scale=0.001, outside_paths=True, **where)
         assert metres(allowed) == METRES
+
+
+@pytest.mark.parametrize(("largest", "kind", "scale"), [(255, np.uint8, 1.0), (65535, np.uint16, 0.001)])
+def test_files_that_all_reach_the_largest_number_are_named(
+    largest: int, kind: type, scale: float, tmp_path: Path, write_image: Write, depth: Write
+) -> None:
+    """Depth scaled for display, whose median of 40 m is plausible, and a sensor's number for unknown."""
+    for name in ("a", "b"):
+        write_image(f"images/train/{name}.jpg")
+        depth(f"labels/train/{name}.png", np.array([[40 / scale] * 3 + [largest]] * 3).astype(kind))
+    options: dict[str, Any] = {"root": str(tmp_path), "scale": scale}
+    with pytest.warns(
+        UserWarning,
+        match=rf"highest depth of each of 2 files of 'train' .*a\.png, \.\.\.\) is {largest}, .*data\.metric=fal",
+    ):
+        DepthMaps("train", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DepthMaps("train", **options, metric=False)
+        DepthMaps("train", **options, invalid=[largest])
+        depth("labels/train/b.png", np.array([[40 / scale] * 4] * 3).astype(kind))
+        DepthMaps("train", **options)

@@ -237,7 +237,10 @@ def test_unknown_value_error_names_file_pixels_and_fix(tmp_path: Path, pairs: Wr
     with pytest.raises(DataError) as error:
         LabelMaps("train", root=str(tmp_path), classes=NAMES)
     message = str(error.value)
-    assert f"{tmp_path}/labels/train/b.png has values that no class has: 17 in 3 pixels, 200 in 1 pixel." in message
+    assert (
+        f"{tmp_path}/labels/train/b.png has values that no class has: 17 in 3 pixels (25.0%), 200 in 1 pixel (8.3%)."
+        in message
+    )
     assert "Known: 0 to 2; ignored: 255." in message
     assert "data.classes" in message and "data.ignore_index" in message
 
@@ -603,7 +606,7 @@ def test_colour_that_no_class_has_is_named_with_its_file_and_pixels(tmp_path: Pa
     root = colored(tmp_path)
     classes = [{"name": "road", "color": list(ROAD)}]
     with pytest.raises(
-        DataError, match=r"labels/train/\d\.png has colours .* \(0, 128, 0\) in 96 pixels\. Known: 1 col"
+        DataError, match=r"labels/train/\d\.png has colours .* \(0, 128, 0\) in 96 pixels \(50\.0%\)\. Known: 1 col"
     ):
         LabelMaps("train", root=str(root), classes=classes)
 

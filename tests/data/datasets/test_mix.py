@@ -198,6 +198,7 @@ class Empty(Scenes):
     ("sets", "message"),
     [
         ({}, "data.sets is empty"),
+        ({"a/b": section()}, "data.sets.a/b: the name of a set has no slash, as image ids are NAME/ID"),
         ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
         ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
         ({"a": section(share=0)}, "data.sets.a.share is 0; a number above 0"),

@@ -1,0 +1,206 @@
+"""What readers of image folders leave out: counted by reason in one line, and nothing for a correct data set."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit import registry
+from densevit.data.build import create_dataset
+from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.examination import Examination, Finding
+from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.image_names import drawing_name
+from densevit.errors import DataError, warn_once
+from densevit.inference.image_files import SUFFIXES, find_images
+from densevit.interfaces import Dataset
+
+Layout = tuple[str, dict[str, Any], str]  # name, options, the folder of an image of the training split
+
+
+def save(path: Path, pixels: np.ndarray, **how: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **how)
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+
+
+def paired(root: Path, labels: np.ndarray) -> None:
+    for split in ("train", "val"):
+        for index, name in enumerate(("a.jpg", "b.JFIF", "c.jpe")):
+            save(root / "images" / split / name, noise(index), format="JPEG")
+            save(root / "labels" / split / f"{name[0]}.png", labels)
+
+
+def label_maps(root: Path) -> Layout:
+    paired(root, np.tile(np.array([0, 1], np.uint8), (6, 4)))
+    return "label_maps", {"classes": ["x", "y"]}, "images/train"
+
+
+def depth(root: Path) -> Layout:
+    paired(root, np.full((6, 8), 2000, np.uint16))
+    return "depth", {"scale": 0.001}, "images/train"
+
+
+def image_folder(root: Path) -> Layout:
+    for split in ("train", "val"):
+        for index, name in enumerate(("cat/a.jpg", "cat/b.JFIF", "dog/c.jpe")):
+            save(root / split / name, noise(index), format="JPEG")
+    return "image_folder", {}, "train/cat"
+
+
+def images(root: Path) -> Layout:
+    for split in ("train", "val"):
+        for index, name in enumerate(("a.jpg", "b.JFIF", "deep/c.jpe")):
+            save(root / split / name, noise(index), format="JPEG")
+    return "images", {}, "train"
+
+
+READERS = pytest.mark.parametrize("reader", [label_maps, depth, image_folder, images], ids=lambda one: one.__name__)
+Reader = Callable[[Path], Layout]
+
+
+@pytest.fixture(autouse=True)
+def forget_warnings() -> None:
+    warn_once.cache_clear()
+
+
+def read(root: Path, name: str, options: dict[str, Any]) -> tuple[Dataset, list[str]]:
+    """The training split, and its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        return create_dataset(name, root=str(root), **options), [str(one.message) for one in caught]
+
+
+def findings(root: Path, name: str, options: dict[str, Any]) -> list[Finding]:
+    examination = Examination(None)
+    options = {**options, "root": str(root)}
+    registry.create(
+        "datasets", name, "train", options=options, where="data", offered={"scan": Scan(examination=examination)}
+    )
+    return examination.findings
+
+
+@READERS
+def test_nothing_is_said_about_a_correct_set(reader: Reader, tmp_path: Path) -> None:
+    """JPEGs may be called .jfif and .jpe, also in capitals; other files beside images are not images."""
+    name, options, folder = reader(tmp_path)
+    for other in ("Thumbs.db", "a.json", "readme.txt", "._a.jpg"):
+        (tmp_path / folder / other).touch()
+    dataset, said = read(tmp_path, name, options)
+    assert len(dataset) == 3 and not said
+    assert [one for one in findings(tmp_path, name, options) if one.severity != "note"] == []
+
+
+@READERS
+def test_images_of_formats_that_are_not_read_are_counted(reader: Reader, tmp_path: Path) -> None:
+    """a.heic is the source of a.jpg, so that its image is not left out."""
+    name, options, folder = reader(tmp_path)
+    for other in ("a.heic", "new.HEIC", "half.jpg.tmp"):
+        (tmp_path / folder / other).touch()
+    dataset, said = read(tmp_path, name, options)
+    assert len(dataset) == 3
+    [text] = said
+    assert "5 images found: 3 used, 2 left out (2 of a format that is not read: " in text
+    assert f"{folder}/half.jpg.tmp, {folder}/new.HEIC). Convert them to JPEG or PNG." in text
+    [found] = [one for one in findings(tmp_path, name, options) if one.severity == "warning"]
+    assert (found.count, found.of, found.title) == (2, 5, "images of a format that is not read")
+
+
+@READERS
+def test_folders_behind_links_are_read_once(reader: Reader, tmp_path: Path) -> None:
+    name, options, folder = reader(tmp_path)
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    save(outside / "d.jpg", noise(9))
+    (tmp_path / folder / "linked").symlink_to(outside)
+    (tmp_path / folder / "linked" / "again").symlink_to(outside)  # a cycle
+    if folder.startswith("images"):
+        save(
+            tmp_path / "labels" / "train" / "linked" / "d.png",
+            np.zeros((6, 8), np.uint16 if name == "depth" else np.uint8),
+        )
+    dataset, said = read(tmp_path, name, options)
+    assert len(dataset) == 4 and not said
+
+
+@pytest.mark.parametrize("reader", [label_maps, depth], ids=lambda one: one.__name__)
+def test_a_label_of_an_image_in_another_format_names_it(reader: Reader, tmp_path: Path) -> None:
+    name, options, folder = reader(tmp_path)
+    (tmp_path / folder / "a.jpg").rename(tmp_path / folder / "a.heic")
+    with pytest.raises(
+        DataError, match=r"1 of 3 labels have no image:\n.*\n.*a\.heic is of a format that is not read: conv"
+    ):
+        create_dataset(name, root=str(tmp_path), **options)
+
+    (tmp_path / folder / "a.heic").rename(tmp_path / folder / "a.jpg")
+    (tmp_path / "labels" / "train" / "b.png").rename(tmp_path / "labels" / "train" / "b.webp")
+    with pytest.raises(DataError, match=r"1 of 3 images have no label:\n.*\n.*b\.webp is of a format that is not read"):
+        create_dataset(name, root=str(tmp_path), **options)
+
+
+def test_images_beside_the_folders_of_splits_are_counted(tmp_path: Path) -> None:
+    name, options, _ = images(tmp_path)
+    save(tmp_path / "lone.jpg", noise(8))
+    _, said = read(tmp_path, name, options)
+    assert (
+        len(said) == 1
+        and "4 images found: 3 used, 1 left out (1 beside the folders of the splits: lone.jpg)" in said[0]
+    )
+
+
+def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
+    name, options, _ = image_folder(tmp_path)
+    (tmp_path / "train" / "horse").mkdir()
+    _, said = read(tmp_path, name, options)
+    assert len(said) == 1 and "1 of 3 class folders have no images: horse. These classes cannot be learned" in said[0]
+
+
+def test_a_list_that_names_an_image_in_another_format_says_so(tmp_path: Path) -> None:
+    name, options, folder = label_maps(tmp_path)
+    (tmp_path / folder / "new.heic").touch()
+    (tmp_path / "list.txt").write_text("a\nnew.heic\n")
+    where = {"images": "images/train", "labels": "labels/train", "list_file": "list.txt"}
+    with pytest.raises(
+        DataError, match=r"\n.*new\.heic exists, but its format is not read: convert it to JPEG or PNG\."
+    ):
+        create_dataset(name, root=str(tmp_path), **where, **options)
+
+
+def test_prediction_of_a_folder_counts_other_formats(tmp_path: Path) -> None:
+    images(tmp_path)
+    for other in ("a.heic", "new.HEIC", "clip.gif"):
+        (tmp_path / "train" / other).touch()
+    with pytest.warns(UserWarning, match=r"4 images found: 3 used, 1 left out \(1 of a format .*: new\.HEIC\)\. Conv"):
+        assert len(find_images([str(tmp_path / "train")])) == 3
+
+
+def test_prediction_and_drawings_know_the_suffixes_of_data_sets() -> None:
+    assert set(IMAGES) < set(SUFFIXES)
+    assert {drawing_name(f"town/a{suffix}") for suffix in IMAGES} == {"town-a"}
+    assert os.path.splitext("a.b.jfif")[0] == drawing_name("a.b.jfif")
+
+
+@pytest.mark.parametrize("line", ["{}", "{}.jpg", "images/{}.jpg labels/{}.png", "/images/{}.jpg\tlabels/{}.png"])
+@pytest.mark.parametrize("name", ["label_maps", "depth"])
+def test_images_in_no_list_are_a_note_of_doctor(name: str, line: str, tmp_path: Path) -> None:
+    """A list chooses: nothing is said in training."""
+    labels = np.tile(np.array([0, 1], np.uint8), (6, 4)) if name == "label_maps" else np.full((6, 8), 2000, np.uint16)
+    for index, image in enumerate(("a", "b", "town/c", "town/d")):
+        save(tmp_path / "images" / f"{image}.jpg", noise(index))
+        save(tmp_path / "labels" / f"{image}.png", labels)
+    for split, images_of_split in (("train", ("a", "town/c")), ("val", ("b",))):
+        lines = [line.replace("{}", image) for image in images_of_split]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    options: dict[str, Any] = {"classes": ["x", "y"]} if name == "label_maps" else {"scale": 0.001}
+    options |= {"images": "images", "labels": "labels", "list_file": "{split}.txt"}
+    dataset, said = read(tmp_path, name, options)
+    assert len(dataset) == 2 and not said
+    [found] = [one for one in findings(tmp_path, name, options) if one.title == "images in no list"]
+    assert (found.severity, found.count, found.of, found.examples) == ("note", 1, 4, ("images/town/d.jpg",))
