@@ -11,7 +11,7 @@ import numpy as np
 from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.io.folders import files_below
-from densevit.data.io.images import check_image
+from densevit.data.io.images import Header, check_image
 from densevit.errors import DataError
 from densevit_workbench.interchange.faults import Faults, InvalidObjectError
 
@@ -108,6 +108,15 @@ def box_in_image(
             "whose box is outside of the image",
         )
     return bbox
+
+
+def box_limits(header: Header, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the (h, w) for `box_in_image`. size: that of the label file.
+
+    The boxes of an image that EXIF rotates, with its stored size in the label file, may be on either grid, and
+    `data.boxes` decides: a box that is inside of one of them is not left out.
+    """
+    return (max(size), max(size)) if size == header.size != header.upright_size else size
 
 
 def image_files(folder: Path, unread: bool = False) -> list[Path]:

@@ -10,6 +10,7 @@ from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_spli
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
+from densevit.data.io.images import check_image
 from densevit.errors import DataError, UnreadableFileError
 from densevit.registry.options import shown
 from densevit_workbench.interchange.annotated import (
@@ -18,12 +19,12 @@ from densevit_workbench.interchange.annotated import (
     AnnotatedImage,
     AnnotatedObject,
     box_in_image,
+    box_limits,
     file_inventory,
     image_inventory,
     is_unread,
     object_count,
     object_inventory,
-    shown_size,
 )
 from densevit_workbench.interchange.faults import Faults
 
@@ -133,22 +134,23 @@ def _image(
         raise UnreadableFileError(f"{file}: the image {image['file_name']} is not found. Looked for {path}.")
     if is_unread(path):
         raise UnreadableFileError(f"{file}: the image {path} is {TO_CONVERT}.")
-    upright = shown_size(path)  # raises for a file that cannot be read
+    header = check_image(path)  # raises for a file that cannot be read
     height, width = image.get("height") or 0, image.get("width") or 0
     if not height or not width:
-        height, width = upright
+        height, width = header.upright_size
+    limits = box_limits(header, (height, width))
     objects = []
     for record in records:
         with faults.collecting():
-            objects.append(_object(record, (height, width), names[record["category_id"]], _place(file, record)))
+            objects.append(_object(record, limits, names[record["category_id"]], _place(file, record)))
     return AnnotatedImage(path, height, width, tuple(objects))
 
 
-def _object(record: Mapping[str, Any], size: tuple[int, int], name: str, where: str) -> AnnotatedObject:
+def _object(record: Mapping[str, Any], limits: tuple[int, int], name: str, where: str) -> AnnotatedObject:
     x, y, w, h = map(float, record["bbox"])
     return AnnotatedObject(
         name,
-        box_in_image((x, y, w, h), size, where),
+        box_in_image((x, y, w, h), limits, where),
         record.get("segmentation"),
         bool(record.get("iscrowd", 0)),
         record.get("area"),

@@ -30,6 +30,7 @@ from densevit_workbench.interchange.annotated import (
     absolute,
     below_root,
     box_in_image,
+    box_limits,
     file_inventory,
     folder_split,
     image_files,
@@ -284,7 +285,8 @@ def _image(document: _Document, path: Path, first: Literal[0, 1], source: Path, 
     for one in document.objects:
         where = f"{document.file}, object {one.place} ({one.name})"
         with faults.collecting():
-            objects.append(_annotated(one, size, first, None if masks is None else masks == one.place, where))
+            mask = None if masks is None else masks == one.place
+            objects.append(_annotated(one, box_limits(header, size), first, mask, where))
     return AnnotatedImage(path, *size, tuple(objects))
 
 
@@ -304,11 +306,11 @@ def _instances(path: Path, size: tuple[int, int], source: Path) -> np.ndarray | 
 
 
 def _annotated(
-    one: _Object, size: tuple[int, int], first: Literal[0, 1], mask: np.ndarray | None, where: str
+    one: _Object, limits: tuple[int, int], first: Literal[0, 1], mask: np.ndarray | None, where: str
 ) -> AnnotatedObject:
     x0, y0, x1, y1 = one.corners
     # counted from 1, the box includes the last pixel
-    bbox = box_in_image((x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first), size, where)
+    bbox = box_in_image((x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first), limits, where)
     segmentation, area = None, None
     if mask is not None and mask.any():
         code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))

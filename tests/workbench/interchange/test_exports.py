@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from densevit.data.build import create_dataset
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.annotated import Annotated
@@ -370,3 +371,28 @@ def test_accents_in_any_form(tmp_path: Path, forms: tuple[str, str]):
         image(coco_set / split / f"{stem}.jpg")
     for format, root in {"yolo": yolo, "voc": xmls, "labelme": json_set, "coco": coco_set}.items():
         assert sum(map(len, names(convert(format, root)).values())) == 2
+
+
+@pytest.mark.parametrize("format", ["voc", "coco"])
+def test_boxes_of_rotated_photos_with_their_stored_size(tmp_path: Path, format: str):
+    """A box that is outside of the stored image and inside of the upright one is kept, and tells the reading."""
+    exif, box = Image.Exif(), [10, 50, 20, 10]
+    exif[0x0112] = 6
+    for name in ("a", "b"):
+        file = image(tmp_path / "in" / "images" / f"{name}.jpg")
+        Image.open(file).save(file, exif=exif)  # stored 64 x 48, upright 48 x 64
+        row = XML.format(f"{name}.jpg", "", 11, 51).replace(">48</xmax><ymax>36<", ">30</xmax><ymax>60<")
+        if format == "voc":
+            write(tmp_path / "in" / "Annotations" / f"{name}.xml", row)
+    if format == "coco":
+        images = [{"id": i, "file_name": f"images/{n}.jpg", "width": 64, "height": 48} for i, n in enumerate("ab")]
+        objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": box} for i in range(2)]
+        document = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
+        write(tmp_path / "in" / "result.json", json.dumps(document))
+    result = convert_dataset(format, tmp_path / "in", tmp_path / "out", {"train": 1})
+    assert [list(one.bbox) for images in result.splits.values() for image in images for one in image.objects] == [
+        box
+    ] * 2
+    with pytest.warns(UserWarning, match="boxes fit only the upright images"):
+        dataset = create_dataset("coco", "train", root=str(tmp_path / "out"), annotations="train.json", images="train")
+    assert dataset[0]["image"].shape == (3, 64, 48) and dataset[0]["targets"]["boxes"].tolist() == [[10, 50, 30, 60]]
