@@ -152,15 +152,14 @@ class Scan:
                     raise DataError(f"{annotations}: the file_name {name!r} is {file!r}, outside of {folder}. {FIX}")
                 found[i] = file
         cause = missing_hint(folder, next(iter(missing.values()))) if missing else ""
+        fix = f"Copy them to these paths, or remove them from the annotations.{cause}"
         if self.examination is not None and len(missing) < len(names):
             self.examination.missing.update(missing)
-            fix = f"Copy them to these paths, or remove them from the annotations.{cause}"
             self.examination.report("error", f"missing {noun}", sorted(missing), fix, of=len(names))
         elif missing and not (self.skips_unreadable and len(missing) < len(names)):
             listed = "".join(f"\n  {path}" for path in sorted(missing)[:5]) + ("\n  ..." if len(missing) > 5 else "")
             raise DataError(
-                f"{annotations} names {len(names)} {noun}, of which {len(missing)} do not exist:{listed}"
-                f"{cause and chr(10)}{cause.lstrip()}"
+                f"{annotations} names {len(names)} {noun}, of which {len(missing)} do not exist:{listed}\n{fix}"
             )
         return found
 
