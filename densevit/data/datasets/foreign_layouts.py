@@ -1,14 +1,12 @@
 """Recognises folders in the layouts of YOLO, Pascal VOC and labelme, which `densevit data convert` converts."""
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
-import yaml
-
 from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.io.text_files import read_json, read_text, read_yaml_as_text
 from densevit.errors import DataError
 
 _SEEN = 20  # label files that are read
@@ -61,8 +59,8 @@ def _describes_yolo(file: Path) -> bool:
     if file.suffix not in (".yaml", ".yml") or not file.is_file():
         return False
     try:
-        values = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        values = read_yaml_as_text(file)
+    except DataError:
         return False
     return isinstance(values, dict) and "names" in values and ("train" in values or "val" in values)
 
@@ -79,8 +77,8 @@ def _label_files(root: Path) -> Iterator[Path]:
 def _holds_labels(file: Path) -> bool:
     """Whether all lines have a class index and four or more numbers of about 0 ... 1."""
     try:
-        rows = [[float(part) for part in line.split()] for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError):
+        rows = [[float(part) for part in line.split()] for line in read_text(file).splitlines() if line.strip()]
+    except ValueError:  # also DataError
         return False
     return all(len(row) >= 5 and row[0] == int(row[0]) >= 0 and max(map(abs, row[1:])) < 2 for row in rows)
 
@@ -101,7 +99,7 @@ def _is_labelme(file: Path) -> bool:
     try:
         if not file.is_file() or file.stat().st_size > _LARGEST:
             return False
-        document = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        document = read_json(file)
+    except (OSError, DataError):
         return False
     return isinstance(document, dict) and isinstance(document.get("shapes"), list) and "imagePath" in document

@@ -40,6 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out images that are missing or cannot be read, and list them",
     )
     parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at invalid objects, such as boxes without area; they are left out and counted by default",
+    )
+    parser.add_argument(
+        "--origin",
+        type=int,
+        choices=(0, 1),
+        help="the coordinate of the first pixel in xml files of voc (default: 0 if a box begins there, otherwise 1)",
+    )
+    parser.add_argument(
         "--outside-paths", action="store_true", help="allow entries that name images outside of SRC's folder"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed of --splits (%(default)s)")
@@ -62,7 +73,12 @@ def run(args: argparse.Namespace) -> int:
         args.output.track,
         args.skip_unreadable,
         args.outside_paths,
+        args.strict,
+        args.origin,
     )
+    for inventory in found.inventories:
+        if not inventory.left_out:  # otherwise a warning has shown it
+            args.output.show(str(inventory))
     counts = {split: len(images) for split, images in found.splits.items()}
     objects = {split: sum(len(image.objects) for image in images) for split, images in found.splits.items()}
     empty = {split: sum(not image.objects for image in images) for split, images in found.splits.items()}
@@ -80,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
             "classes": list(found.classes),
             "without_label_file": [str(image.path) for image in every if not image.label_file_exists],
             "left_out": list(found.left_out),
+            "inventories": {
+                one.noun: {"found": one.found, "used": one.used, "left_out": one.left_out} for one in found.inventories
+            },
             "out": str(args.out),
         }
     )

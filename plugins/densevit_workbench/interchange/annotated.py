@@ -1,18 +1,25 @@
 """The result of the readers of all formats: images with objects by class name, in pixels."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.paired_files import IMAGES
-from densevit.data.io.file_errors import check_regular
+from densevit.data.io.folders import files_below
 from densevit.data.io.images import check_image
-from densevit.errors import DataError, one_line
+from densevit.errors import DataError
+from densevit_workbench.interchange.faults import Faults, InvalidObjectError
 
 Split = str  # "train", "val", "test", or "" if a source has no splits
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+UNREAD_FORMATS = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng")  # image files that are named, not read
+NO_AREA = "whose box has no area"
+TO_CONVERT = "in a format that is not read; convert them to JPEG"
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ class Annotated:
     """A data set: its class names in order, and the images of each split.
 
     ids: of the classes; by default 1, 2, ... left_out: one message for each image that cannot be read and is left out.
-    keypoints: the names of the keypoints that objects have in `more`.
+    keypoints: the names of the keypoints that objects have in `more`. inventories: of the images, label files and
+    objects of the source.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +67,7 @@ class Annotated:
     ids: tuple[int, ...] | None = None
     left_out: tuple[str, ...] = ()
     keypoints: tuple[str, ...] = ()
+    inventories: tuple[Inventory, ...] = ()
 
     def __repr__(self) -> str:
         """The numbers of classes, and of images and objects of each split."""
@@ -83,9 +92,97 @@ def polygon_area(points: np.ndarray) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Returns all image files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and not path.name.startswith("."))
+def box_in_image(
+    bbox: tuple[float, float, float, float], size: tuple[int, int], where: str
+) -> tuple[float, float, float, float]:
+    """Returns a box x, y, w, h of an image (h, w). Raises InvalidObjectError unless their intersection has an area."""
+    x, y, w, h = bbox
+    if not (w > 0 and h > 0):  # also for NaN
+        raise InvalidObjectError(
+            where, f"its box has the width {w:g} and the height {h:g}; expected more than 0.", NO_AREA
+        )
+    if x >= size[1] or y >= size[0] or x + w <= 0 or y + h <= 0:
+        raise InvalidObjectError(
+            where,
+            f"its box {x:g}, {y:g}, {w:g}, {h:g} (x, y, w, h) is outside of the image of {size[1]} x {size[0]} pixels.",
+            "whose box is outside of the image",
+        )
+    return bbox
+
+
+def image_files(folder: Path, unread: bool = False) -> list[Path]:
+    """Returns all image files below a folder, sorted. unread: also those of formats that are not read."""
+    return files_below(folder, (*IMAGES, *UNREAD_FORMATS) if unread else IMAGES)
+
+
+def is_unread(path: Path) -> bool:
+    """Whether a file is an image of a format that is not read."""
+    return path.suffix.lower() in UNREAD_FORMATS
+
+
+def image_inventory(
+    root: Path,
+    wanted: Iterable[Path],
+    splits: Mapping[Split, Sequence[AnnotatedImage]],
+    unused: str,
+    is_image: Callable[[Path], bool] = lambda path: True,
+) -> Inventory:
+    """Counts the images below a folder and those to be read (`wanted`), which may be missing.
+
+    unused: the reason for images that are not to be read. is_image: False for files such as masks.
+    """
+    files = set(map(absolute, wanted))
+
+    def reason(path: Path) -> str:
+        if is_unread(path):
+            return TO_CONVERT
+        if path not in files:
+            return unused
+        return "that cannot be read" if path.exists() else "named, but missing"
+
+    below = map(absolute, filter(is_image, image_files(root, unread=True)))
+    used = (image.path for images in splits.values() for image in images)
+    return file_inventory("image", {*below, *files}, used, root, reason)
+
+
+def file_inventory(
+    noun: str, files: Iterable[Path], used: Iterable[Path], root: Path, reason: Callable[[Path], str]
+) -> Inventory:
+    """Counts files. used: those that are used, also of other folders. reason: of each other one."""
+    used = set(map(absolute, used))
+    inventory = Inventory(noun, len(used))
+    for path in sorted(set(map(absolute, files)) - used):
+        inventory.leave_out(reason(path), [below_root(path, root)])
+    return inventory
+
+
+def object_inventory(noun: str, used: int, others: Iterable[str], root: Path, faults: Faults) -> Inventory:
+    """Counts objects: those that are used, the invalid ones, and for others the label file or image left out."""
+    inventory = Inventory(noun, used)
+    for reason, places in faults.invalid_objects.items():
+        inventory.leave_out(reason, (shown_place(place, root) for place in places))
+    inventory.leave_out("of a file that is left out", others)
+    return inventory
+
+
+def object_count(splits: Mapping[Split, Sequence[AnnotatedImage]]) -> int:
+    """Returns the number of objects of all images."""
+    return sum(len(image.objects) for images in splits.values() for image in images)
+
+
+def below_root(path: Path, root: Path) -> str:
+    """Returns a path relative to root if it is below it, for messages."""
+    normal, base = absolute(path), absolute(root)
+    return (normal.relative_to(base) if normal.is_relative_to(base) else path).as_posix()
+
+
+def shown_place(place: str, root: Path) -> str:
+    """Returns a place in a file, such as "FILE, line 3", with the file relative to root."""
+    return place.removeprefix(f"{root}{os.sep}")
+
+
+def absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
 
 
 def shown_size(path: Path) -> tuple[int, int]:
@@ -93,23 +190,14 @@ def shown_size(path: Path) -> tuple[int, int]:
     return check_image(path).upright_size
 
 
-def read_text(path: Path) -> str:
-    """Returns the content of a text file. Raises DataError if it cannot be read."""
-    check_regular(path)
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {one_line(error)}.") from None
-
-
 def number(text: Any, where: str) -> float:
-    """Returns a finite number. Raises DataError with the place `where`."""
+    """Returns a finite number. Raises DataError for text and InvalidObjectError for NaN, with the place `where`."""
     try:
         value = float(text)
     except (TypeError, ValueError):
-        value = float("nan")
+        raise DataError(f"{where}: {text!r} is not a number.") from None
     if not np.isfinite(value):
-        raise DataError(f"{where}: {text!r} is not a number.")
+        raise InvalidObjectError(where, f"{text!r} is not a finite number.", "with a number that is not finite")
     return value
 
 

@@ -1,14 +1,30 @@
 """Reads COCO data sets, to make new splits, merge classes, or convert them to the common layout."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from densevit.data.datasets.coco_annotations import annotations_of
-from densevit.data.datasets.coco_json import classes_of, parse_json
+from densevit.data.datasets.coco_json import classes_of, is_number, parse_json
 from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, located_split, single_json
 from densevit.data.datasets.dataset_validation import STRICT_SCAN
+from densevit.data.io.file_lookup import find_file
+from densevit.data.io.folders import files_below
 from densevit.errors import DataError, UnreadableFileError
-from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, AnnotatedObject, shown_size
+from densevit.registry.options import shown
+from densevit_workbench.interchange.annotated import (
+    TO_CONVERT,
+    Annotated,
+    AnnotatedImage,
+    AnnotatedObject,
+    box_in_image,
+    file_inventory,
+    image_inventory,
+    is_unread,
+    object_count,
+    object_inventory,
+    shown_size,
+)
 from densevit_workbench.interchange.faults import Faults
 
 _OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
@@ -21,22 +37,49 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
         raise DataError(
             f"{source}: no json in COCO's format is found, such as train.json or annotations/instances_train.json."
         )
+    root = source.parent if source.is_file() else source
     classes: dict[int, str] = {}
-    splits = {}
+    splits: dict[str, list[AnnotatedImage]] = {}
+    wanted: list[Path] = []
+    others: list[str] = []
     for split, files in found.items():
         file = files.file
-        document = parse_json(file, keep_segmentations=True)
+        document = _without_invalid_boxes(file, parse_json(file, keep_segmentations=True), faults)
         STRICT_SCAN.read(annotations_of(file, document, masks=False))  # raises for an invalid document
         own = {one.file_id: one.name for one in classes_of(file, document)}
         for file_id, name in own.items():
             if classes.setdefault(file_id, name) != name:
                 raise DataError(f"{file}: category {file_id} is {name!r}, but in another split {classes[file_id]!r}.")
-        root = source.parent if source.is_file() else source
-        folders = [*files.folders, files.image_folder([image["file_name"] for image in document["images"]])]
-        splits[split] = _images(document, own, list(dict.fromkeys(folders)), file, root, faults)
+        folder = files.image_folder([image["file_name"] for image in document["images"]])
+        records: dict[Any, list[dict[str, Any]]] = {}
+        for record in document.get("annotations") or ():
+            records.setdefault(record["image_id"], []).append(record)
+        splits[split] = []
+        for image in document["images"]:
+            of_image = records.get(image["id"], [])
+            name = image["file_name"]
+            path = folder / (find_file(folder, name, faults.outside_paths) or name)
+            wanted.append(path)
+            with faults.collecting():
+                count = len(splits[split])
+                faults.check_place(f"{file}: image {image['id']!r}", path, root)
+                splits[split].append(_image(image, path, of_image, own, file, faults))
+            if len(splits[split]) == count:
+                others += [name] * len(of_image)
     faults.check(source, splits)
+    inventories = (
+        image_inventory(root, wanted, splits, "in no json of a split", lambda path: "panoptic" not in path.parent.name),
+        file_inventory(
+            "json file",
+            files_below(root, (".json",)),
+            [files.file for files in found.values()],
+            root,
+            lambda file: "not named as the json of a split",
+        ),
+        object_inventory("annotation", object_count(splits), others, root, faults),
+    )
     ids = sorted(classes)
-    return Annotated(tuple(classes[file_id] for file_id in ids), splits, tuple(ids))
+    return Annotated(tuple(classes[file_id] for file_id in ids), splits, tuple(ids), inventories=inventories)
 
 
 def _split_files(source: Path) -> dict[str, SplitFiles]:
@@ -48,45 +91,55 @@ def _split_files(source: Path) -> dict[str, SplitFiles]:
     return found if single is None else {"": single}
 
 
-def _images(
-    document: dict[str, Any], names: dict[int, str], folders: list[Path], file: Path, root: Path, faults: Faults
-) -> list[AnnotatedImage]:
-    objects: dict[Any, list[AnnotatedObject]] = {}
-    for record in document.get("annotations") or ():
-        x, y, w, h = map(float, record["bbox"])
-        more = {key: value for key, value in record.items() if key not in _OWN}
-        one = AnnotatedObject(
-            names[record["category_id"]],
-            (x, y, w, h),
-            record.get("segmentation"),
-            bool(record.get("iscrowd", 0)),
-            record.get("area"),
-            more,
-        )
-        objects.setdefault(record["image_id"], []).append(one)
-    images = []
-    for image in document["images"]:
-        with faults.collecting():
-            images.append(_image(image, tuple(objects.get(image["id"], ())), folders, file, root, faults))
-    return images
+def _without_invalid_boxes(file: Path, document: dict[str, Any], faults: Faults) -> dict[str, Any]:
+    """Leaves out annotations whose box is missing or is not four finite numbers."""
+    records = document.get("annotations")
+    if faults.strict or not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        return document  # its validation raises
+    valid = []
+    for record in records:
+        box = record.get("bbox")
+        if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)):
+            valid.append(record)
+        else:
+            faults.leave_out("whose box is not four finite numbers", [_place(file, record)])
+    return document | {"annotations": valid}
+
+
+def _place(file: Path, record: Mapping[str, Any]) -> str:
+    return f"{file}, annotation {shown(record.get('id'))}"
 
 
 def _image(
-    image: dict[str, Any],
-    objects: tuple[AnnotatedObject, ...],
-    folders: list[Path],
+    image: Mapping[str, Any],
+    path: Path,
+    records: list[dict[str, Any]],
+    names: Mapping[int, str],
     file: Path,
-    root: Path,
     faults: Faults,
 ) -> AnnotatedImage:
-    candidates = (folder / image["file_name"] for folder in folders)
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if path is None:
-        looked = ", ".join(str(folder) for folder in folders)
-        raise UnreadableFileError(f"{file}: the image {image['file_name']} is not found. Looked in {looked}.")
-    faults.check_place(f"{file}: image {image['id']!r}", path, root)
-    shown = shown_size(path)  # raises for a file that cannot be read
+    if not path.is_file():
+        raise UnreadableFileError(f"{file}: the image {image['file_name']} is not found. Looked for {path}.")
+    if is_unread(path):
+        raise UnreadableFileError(f"{file}: the image {path} is {TO_CONVERT}.")
+    upright = shown_size(path)  # raises for a file that cannot be read
     height, width = image.get("height") or 0, image.get("width") or 0
     if not height or not width:
-        height, width = shown
-    return AnnotatedImage(path, height, width, objects)
+        height, width = upright
+    objects = []
+    for record in records:
+        with faults.collecting():
+            objects.append(_object(record, (height, width), names[record["category_id"]], _place(file, record)))
+    return AnnotatedImage(path, height, width, tuple(objects))
+
+
+def _object(record: Mapping[str, Any], size: tuple[int, int], name: str, where: str) -> AnnotatedObject:
+    x, y, w, h = map(float, record["bbox"])
+    return AnnotatedObject(
+        name,
+        box_in_image((x, y, w, h), size, where),
+        record.get("segmentation"),
+        bool(record.get("iscrowd", 0)),
+        record.get("area"),
+        {key: value for key, value in record.items() if key not in _OWN},
+    )

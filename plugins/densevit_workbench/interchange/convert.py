@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from densevit_workbench.interchange.splitting import merge_classes, split_again
 from densevit_workbench.interchange.voc import read_voc
 from densevit_workbench.interchange.yolo import read_yolo
 
-READERS: dict[str, Callable[[Path, Faults], Annotated]] = {
+READERS: dict[str, Callable[..., Annotated]] = {
     "yolo": read_yolo,
     "voc": read_voc,
     "labelme": read_labelme,
@@ -44,6 +45,8 @@ def convert_dataset(
     track: Track = lambda items, title, total: items,
     skip_unreadable: bool = False,
     outside_paths: bool = False,
+    strict: bool = False,
+    origin: Literal[0, 1] | None = None,
 ) -> Annotated:
     """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
 
@@ -51,16 +54,24 @@ def convert_dataset(
     links to the source's files, or copies on another file system. splits: shares of new splits of all images, such as
     {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares if it lacks train or val. merge: from
     old to new class names. seed: of the new splits. skip_unreadable: leaves out images that are missing or cannot be
-    read, with a warning that names them. outside_paths: whether entries may name images outside of the source. Raises
-    DataError with all invalid files, ConfigError for invalid arguments.
+    read, with a warning that names them. outside_paths: whether entries may name images outside of the source. strict:
+    whether an invalid object, such as a box without area, is an error; otherwise it is left out and counted. origin: of
+    "voc", the coordinate of the first pixel; None: 0 if a box begins there, otherwise 1. The result's `inventories`
+    count what is found, used and left out; a warning has those of which something is left out. Raises DataError with
+    all invalid files, ConfigError for invalid arguments.
     """
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
+    if origin is not None and format != "voc":
+        raise ConfigError(f"origin: only coordinates of voc may count from 0 or 1, not those of {format}.")
     source, out = user_path(source), user_path(out)
     partial = check_paths(source, out)
-    faults = Faults(skip_unreadable, outside_paths)
-    given = READERS[format](source, faults)
+    faults = Faults(skip_unreadable, outside_paths, strict)
+    given = READERS[format](source, faults, **({} if origin is None else {"origin": origin}))
     faults.warn_of_left_out(source)
+    for inventory in given.inventories:
+        if inventory.left_out:
+            warnings.warn(f"{source}: {inventory}.", stacklevel=2)
     if merge:
         given = merge_classes(given, merge)
     splits = splits or (None if {"train", "val"} <= given.splits.keys() else DEFAULT_SPLITS)

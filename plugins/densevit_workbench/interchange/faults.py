@@ -18,23 +18,43 @@ _FIX_UNREADABLE = (
 )
 
 
+class InvalidObjectError(DataError):
+    """An object that cannot be used, such as a box without area.
+
+    where: the file and the object. reason: a phrase for an `Inventory`, such as "whose box has no area". count: of
+    objects.
+    """
+
+    def __init__(self, where: str, message: str, reason: str, count: int = 1) -> None:
+        super().__init__(f"{where}: {message}")
+        self.where, self.reason, self.count = where, reason, count
+
+
 class Faults:
     """The faults of a conversion's files.
 
     skip_unreadable: images that are missing or cannot be read are not faults, but listed in `left_out`. outside_paths:
-    whether entries may name images outside of the source.
+    whether entries may name images outside of the source. strict: whether invalid objects are faults; otherwise they
+    are left out, and `invalid_objects` has their places by reason.
     """
 
-    def __init__(self, skip_unreadable: bool = False, outside_paths: bool = False) -> None:
-        self.skip_unreadable, self.outside_paths = skip_unreadable, outside_paths
+    def __init__(self, skip_unreadable: bool = False, outside_paths: bool = False, strict: bool = False) -> None:
+        self.skip_unreadable, self.outside_paths, self.strict = skip_unreadable, outside_paths, strict
         self.errors: list[DataError] = []
         self.left_out: list[str] = []
+        self.invalid_objects: dict[str, list[str]] = {}
+        self._users: dict[str, Path] = {}  # by file
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Context in which a DataError ends the block and is collected."""
         try:
             yield
+        except InvalidObjectError as error:
+            if self.strict:
+                self.errors.append(error)
+            else:
+                self.leave_out(error.reason, [error.where] * error.count)
         except UnreadableFileError as error:
             if self.skip_unreadable:
                 self.left_out.append(str(error))
@@ -42,6 +62,11 @@ class Faults:
                 self.errors.append(error)
         except DataError as error:
             self.errors.append(error)
+
+    def leave_out(self, reason: str, places: Sequence[str]) -> None:
+        """Counts objects that are left out for a reason."""
+        if places:
+            self.invalid_objects.setdefault(reason, []).extend(places)
 
     def check_place(self, where: str, path: Path, folder: Path) -> None:
         """Raises DataError if the path of the entry at `where` is outside of the source's folder, unless allowed."""
@@ -51,6 +76,12 @@ class Faults:
                 "you know where these files come from, --outside-paths (in Python: outside_paths=True) allows such "
                 "paths."
             )
+
+    def check_single_use(self, file: Path, user: Path) -> None:
+        """Raises DataError if another file has used `file` before: two images with one text file, or the reverse."""
+        first = self._users.setdefault(os.path.abspath(file), user)
+        if first != user:
+            raise DataError(f"{first} and {user} both belong to {file}. Rename or remove one of them.")
 
     def check(self, source: Path, splits: Mapping[str, Sequence[object]]) -> None:
         """Raises DataError with the first faults, their number and the fix, if there are any.

@@ -1,13 +1,11 @@
 """Reads labelme data sets: one json per image, with polygons, rectangles, circles and masks.
 
-Shapes with the same label and `group_id` are one object. Points and lines have no area and are left out, with one
-warning.
+Shapes with the same label and `group_id` are one object. Points and lines have no area and are left out.
 """
 
 import base64
 import io
-import json
-import warnings
+import os
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -16,98 +14,148 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from densevit.data.io.file_errors import check_regular
+from densevit.data.io.file_lookup import find_file
+from densevit.data.io.folders import files_below
 from densevit.data.io.images import decode_image
 from densevit.data.io.large_images import open_image
+from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.annotated import (
+    SPLIT_FOLDERS,
+    TO_CONVERT,
     Annotated,
     AnnotatedImage,
     AnnotatedObject,
+    absolute,
+    below_root,
     bounds,
+    box_in_image,
+    file_inventory,
+    image_files,
+    image_inventory,
+    is_unread,
     number,
+    object_inventory,
     polygon_area,
     shown_size,
 )
-from densevit_workbench.interchange.faults import Faults
+from densevit_workbench.interchange.faults import Faults, InvalidObjectError
+from densevit_workbench.interchange.image_lookup import ImageLookup
 
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _CIRCLE = 64  # points
+_TOO_FEW = "of a wrong number of points"
 _WITHOUT_AREA = ("point", "line", "linestrip", "points")
+_KINDS = ("polygon", "rectangle", "oriented_rectangle", "circle")
 
 
 def read_labelme(source: Path, faults: Faults) -> Annotated:
     """Reads a folder of json files beside their images; folders train and val are splits."""
+    files = files_below(source, (".json",))
     documents = []
-    for file in sorted(source.rglob("*.json")):
+    for file in files:
         with faults.collecting():
-            document = _document(file)
-            if "shapes" in document:
+            document = read_json(file)
+            if isinstance(document, Mapping) and isinstance(document.get("shapes"), list):
                 documents.append((file, document))
     if not documents:
         faults.check(source, {})
         raise DataError(f"{source}: no json file in labelme's format, with `shapes`, is found.")
-    left_out = 0
+    lookup = ImageLookup(source, image_files(source, unread=True))
+    wanted, used, shapes = [], [], 0
     splits: dict[str, list[AnnotatedImage]] = {}
     for file, document in documents:
         with faults.collecting():
-            image, skipped = _image(file, document, source, faults)
-            left_out += skipped
+            path, content = _image_of(file, document, lookup, source, faults)
+            wanted.append(path)
+            faults.check_single_use(path, file)
+            image, count = _image(file, document, path, content, faults)
             parts = file.relative_to(source).parts[:-1]
-            split = next((split for split, names in _SPLITS.items() if any(name in parts for name in names)), "")
+            split = next((split for split, names in SPLIT_FOLDERS.items() if any(name in parts for name in names)), "")
             splits.setdefault(split, []).append(image)
+            used.append(file)
+            shapes += count
     faults.check(source, splits)
-    if left_out:
-        warnings.warn(f"{source}: points and lines, which have no area, are left out: {left_out:,}.", stacklevel=2)
+    reasons = {absolute(file): "whose image is left out" for file, _ in documents}
+    left_out = {file: document for file, document in documents if file not in used}
+    others = [below_root(file, source) for file, document in left_out.items() for _ in document["shapes"]]
+    inventories = (
+        image_inventory(source, wanted, splits, "without a json file"),
+        file_inventory("json file", files, used, source, lambda file: reasons.get(file, "without labelme's `shapes`")),
+        object_inventory("shape", shapes, others, source, faults),
+    )
     names = sorted({one.category for images in splits.values() for image in images for one in image.objects})
     if not names:
-        raise DataError(f"{source}: none of {len(documents)} json files has a polygon, rectangle, circle or mask.")
-    return Annotated(tuple(names), splits)
+        raise DataError(
+            f"{source}: none of {len(documents)} json files has a polygon, rectangle, circle or mask that can be used. "
+            f"{inventories[-1]}."
+        )
+    return Annotated(tuple(names), splits, inventories=inventories)
 
 
-def _document(file: Path) -> Mapping[str, Any]:
-    check_regular(file)
-    try:
-        document = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not valid json: {error}.") from None
-    return document if isinstance(document, Mapping) else {}
+def _image_of(
+    file: Path, document: Mapping[str, Any], lookup: ImageLookup, source: Path, faults: Faults
+) -> tuple[Path, bytes | None]:
+    """Returns the image of a json file, and its content if it is inside of the json.
 
-
-def _image(file: Path, document: Mapping[str, Any], source: Path, faults: Faults) -> tuple[AnnotatedImage, int]:
-    """Returns an image, and the number of shapes without area."""
-    name = str(document.get("imagePath") or "").replace("\\", "/")
-    path, content = file.parent / name, None
-    faults.check_place(f"{file}: imagePath", path, source)
-    if name and path.is_file():
-        height, width = shown_size(path)
-    elif document.get("imageData"):
+    The image is the one that imagePath names, or the one beside the json with that name or the json's, or the only one
+    of that name.
+    """
+    name = str(document.get("imagePath") or "")
+    found = find_file(file.parent, name, outside_paths=True) if name else None
+    if found is not None:
+        faults.check_place(f"{file}: imagePath", file.parent / found, source)
+        return Path(os.path.normpath(file.parent / found)), None
+    path = lookup.named(file, name) or lookup.beside(file, name)
+    if path is None and document.get("imageData"):
         try:
             content = base64.b64decode(document["imageData"])
         except (TypeError, ValueError) as error:
             raise UnreadableFileError(f"{file}: `imageData` is not base64 text: {error}.") from None
-        path = file.with_suffix(Path(name).suffix or ".png")
+        return file.with_suffix(Path(name).suffix or ".png"), content
+    path = path or lookup.in_layout(file, name) or lookup.unique(file, name)
+    if path is None:
+        raise UnreadableFileError(f"{file}: its image {name or file.stem} does not exist, and it has no `imageData`.")
+    return path, None
+
+
+def _image(
+    file: Path, document: Mapping[str, Any], path: Path, content: bytes | None, faults: Faults
+) -> tuple[AnnotatedImage, int]:
+    """Returns an image, and the number of shapes of its objects."""
+    if content is not None:
         height, width = decode_image(content, f"{file}: imageData").shape[:2]
+    elif is_unread(path):
+        raise UnreadableFileError(f"{file}: its image {path} is {TO_CONVERT}.")
     else:
-        raise UnreadableFileError(f"{file}: its image {path} does not exist, and it has no `imageData`.")
+        height, width = shown_size(path)
     given = (document.get("imageHeight") or height, document.get("imageWidth") or width)
     if given != (height, width):
         raise DataError(f"{file} is for an image of {given[1]} x {given[0]} pixels; {path} has {width} x {height}.")
-    shapes = [shape for shape in document["shapes"] if shape.get("shape_type") not in _WITHOUT_AREA]
     parts = []
-    for place, shape in enumerate(shapes):
+    for place, shape in enumerate(document["shapes"]):
+        if not isinstance(shape, Mapping):
+            raise DataError(f"{file}: shape {place} is not an object with label and points.")
+        kind = shape.get("shape_type")
         label = " ".join(str(shape.get("label") or "").split())
+        if kind in _WITHOUT_AREA:
+            faults.leave_out(f"of the type {kind}, which has no area", [f"{file}, shape {place + 1} ({label})"])
+            continue
         if not label:
             raise DataError(f"{file}: shape {place} has no label.")
         group = shape.get("group_id")
         parts.append(((label, place if group is None else f"group {group}"), shape))
     parts.sort(key=lambda part: str(part[0]))
     grouped = [(key[0], [shape for _, shape in ones]) for key, ones in groupby(parts, key=lambda part: part[0])]
-    objects = []
+    objects, count = [], 0
     for label, ones in grouped:
         with faults.collecting():
-            objects.append(_object(label, ones, (height, width), str(file)))
-    return AnnotatedImage(path, height, width, tuple(objects), content), len(document["shapes"]) - len(shapes)
+            try:
+                objects.append(_object(label, ones, (height, width), str(file)))
+            except InvalidObjectError as error:
+                error.count = len(ones)
+                raise
+            count += len(ones)
+    return AnnotatedImage(path, height, width, tuple(objects), content), count
 
 
 def _object(label: str, shapes: list[Mapping[str, Any]], size: tuple[int, int], where: str) -> AnnotatedObject:
@@ -124,10 +172,12 @@ def _object(label: str, shapes: list[Mapping[str, Any]], size: tuple[int, int], 
         code = rle.encode(np.asfortranarray(mask))
         segmentation = {"size": list(size), "counts": code["counts"].decode()}
         x, y, w, h = rle.toBbox(code).tolist()
-        return AnnotatedObject(label, (x, y, w, h), segmentation, area=float(mask.sum()))
+        box = box_in_image((x, y, w, h), size, where)
+        return AnnotatedObject(label, box, segmentation, area=float(mask.sum()))
     polygons = [_polygon(shape, where) for shape in shapes]
     area = sum(map(polygon_area, polygons))
-    return AnnotatedObject(label, bounds(np.concatenate(polygons)), [p.ravel().tolist() for p in polygons], area=area)
+    box = box_in_image(bounds(np.concatenate(polygons)), size, where)
+    return AnnotatedObject(label, box, [polygon.ravel().tolist() for polygon in polygons], area=area)
 
 
 def _polygon(shape: Mapping[str, Any], where: str) -> np.ndarray:
@@ -141,8 +191,10 @@ def _polygon(shape: Mapping[str, Any], where: str) -> np.ndarray:
         angles = np.arange(_CIRCLE) * (2 * np.pi / _CIRCLE)
         radius = float(np.hypot(*(points[1] - points[0])))
         return np.asarray(points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    if kind not in ("polygon", "rectangle", "oriented_rectangle") or len(points) < 3:
-        raise DataError(f"{where}: a {kind} of {len(points)} points; expected a polygon of 3 or more.")
+    if kind not in _KINDS:
+        raise DataError(f"{where}: its shape_type is {kind!r}; expected {', '.join(_KINDS)} or mask.")
+    if len(points) < 3 or kind == "circle":
+        raise InvalidObjectError(where, f"a {kind} of {len(points)} points; expected a polygon of 3 or more.", _TOO_FEW)
     return points
 
 

@@ -155,7 +155,7 @@ def test_wrong_yolo_lines_are_named(tmp_path: Path, line: str, message: str):
     root = yolo(tmp_path / "in")
     write(root / "labels" / "train" / "a.txt", line)
     with pytest.raises(DataError, match=message):
-        convert_dataset("yolo", root, tmp_path / "out")
+        convert_dataset("yolo", root, tmp_path / "out", strict=True)
     assert not list(tmp_path.glob("out*")), "nothing is left behind"
 
 
@@ -170,6 +170,9 @@ def test_images_without_a_text_file_are_named_and_an_empty_one_is_deliberate(
     with pytest.warns(UserWarning, match=said):
         assert main(["data", "convert", "yolo", str(root), str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.splitlines() == [
+        "5 images found: 5 used, 0 left out",
+        "3 label files found: 3 used, 0 left out",
+        "3 objects found: 3 used, 0 left out",
         "train: 2 images, 2 objects; 1 image without objects",
         "val: 3 images, 1 object; 2 images without objects",
         "2 classes: cat, dog",
@@ -191,7 +194,7 @@ def with_faults(root: Path) -> Path:
 def test_all_faults_are_listed_at_once_with_the_fix(tmp_path: Path):
     root = with_faults(tmp_path / "in")
     with pytest.raises(DataError) as caught:
-        convert_dataset("yolo", root, tmp_path / "out")
+        convert_dataset("yolo", root, tmp_path / "out", strict=True)
     first, *lines, fix = str(caught.value).splitlines()
     assert first == f"{root} has 4 faults:"
     for line, (file, message) in zip(
@@ -335,7 +338,7 @@ def test_labelme_shapes(tmp_path: Path):
         {"label": "tip", "shape_type": "point", "points": [[1, 1]]},
     ]
     root = labelme(tmp_path / "in", "a", shapes)
-    with pytest.warns(UserWarning, match="points and lines, which have no area, are left out: 1"):
+    with pytest.warns(UserWarning, match="7 shapes found: 6 used, 1 left out .1 of the type point, which has"):
         convert_dataset("labelme", root, tmp_path / "out", splits={"train": 1.0})
     found = {(one["class"], one["bbox"][0]): one for one in annotations(tmp_path / "out" / "train.json", "a.png")}
     assert set(found) == {("leaf", 10), ("stem", 50), ("leaf", 40), ("dot", 10), ("spot", 32)}

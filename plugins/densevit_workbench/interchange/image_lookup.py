@@ -1,0 +1,115 @@
+"""Finds the image of a label file by its path in the data set; a name alone is used only if it is unique."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+
+from densevit.data.io.file_lookup import find_file, name_forms
+from densevit.errors import DataError
+from densevit_workbench.interchange.annotated import SPLIT_FOLDERS, is_unread
+
+_IMAGE_FOLDERS = ("jpegimages", "pngimages", "images", "image", "imgs", "img")
+SPLIT_NAMES = {name for names in SPLIT_FOLDERS.values() for name in names}
+
+
+class ImageLookup:
+    """The images of a data set. root: its folder. images: the image files below it, of unread formats too."""
+
+    def __init__(self, root: Path, images: Iterable[Path]) -> None:
+        self.root = root
+        self._images: set[str] = set()
+        self._by_place: dict[str, list[Path]] = defaultdict(list)  # the path below root without suffix
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        self._folders: set[str] = set()  # names of folders for images
+        for image in sorted(images, key=is_unread):
+            below = image.relative_to(root)
+            place = key(below.with_suffix(""))
+            if is_unread(image) and (place in self._by_place or key(below.stem) in self._by_stem):
+                continue  # the original of a converted image
+            self._images.add(os.path.normpath(image))
+            self._by_place[place].append(image)
+            self._by_stem[key(below.stem)].append(image)
+            self._folders |= {part for part in below.parts[:-1] if part.lower() in _IMAGE_FOLDERS}
+
+    def beside(self, file: Path, filename: str = "") -> Path | None:
+        """Returns the image in the folder of a label file, with its stem. filename: decides between two of them."""
+        place = key(file.relative_to(self.root).with_suffix(""))
+        return _single(file, self._by_place.get(place, ()), filename)
+
+    def in_layout(self, file: Path, filename: str = "", folder: str = "", stem: str = "") -> Path | None:
+        """Returns the image with the stem of a label file in a folder for images, such as JPEGImages beside
+        Annotations, or images/SPLIT beside Annotations/SPLIT.
+
+        filename, folder: decide between several. stem: in place of the label file's.
+        """
+        below = file.relative_to(self.root)
+        for places in self._layouts(below.parts[:-1]):
+            keys = dict.fromkeys(key(PurePath(*place, stem or below.stem)) for place in places)
+            found = [image for key in keys for image in self._by_place.get(key, ())]
+            if found:
+                return _single(file, found, filename, folder)
+        return None
+
+    def _layouts(self, folders: Sequence[str]) -> Iterator[list[list[str]]]:
+        """Yields candidate folders of images, in order of preference: a folder for images in place of another one,
+        additional to the others, and none."""
+        names = sorted(self._folders)
+        others = [i for i, part in enumerate(folders) if part.lower() not in SPLIT_NAMES]
+        yield [[*folders[:i], name, *folders[i + 1 :]] for i in reversed(others) for name in names]
+        yield [[*folders[:i], name, *folders[i:]] for i in range(len(folders) + 1) for name in names]
+        yield [[*folders[:i], *folders[i + 1 :]] for i in reversed(others)]
+
+    def named(self, file: Path, filename: str, folder: str = "") -> Path | None:
+        """Returns the image that a label file names, relative to its folder, or in a folder for images.
+
+        filename: may have folders of another machine; without them, it is searched for in the same places.
+        """
+        places = [file.parent, *((file.parent / folder, file.parent.parent / folder) if folder else ())]
+        for name in dict.fromkeys((filename, _last(filename))):
+            for place in places if name else ():
+                found = find_file(place, name, outside_paths=True)
+                path = os.path.normpath(place / found) if found else ""
+                if path in self._images:
+                    return Path(path)
+        stem = PurePath(_last(filename)).stem
+        return self.in_layout(file, filename, folder, stem) if stem else None
+
+    def unique(self, file: Path, filename: str) -> Path | None:
+        """Returns the only image of the data set with the stem of a label file, or else with the name that it has.
+
+        Raises DataError if there are several.
+        """
+        for stem in (file.stem, *(PurePath(name).stem for name in name_forms(_last(filename)))):
+            if images := self._by_stem.get(key(stem)):
+                return _single(file, images, "")
+        return None
+
+
+def _single(file: Path, images: Sequence[Path], filename: str, folder: str = "") -> Path | None:
+    """Returns the only one of these images, or else the one with this file name, or in a folder of this name."""
+    names = {key(name) for name in name_forms(_last(filename))}
+    for matches in (
+        images,
+        [image for image in images if key(image.name) in names],
+        [image for image in images if key(image.parent.name) == key(folder)],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+    if not images:
+        return None
+    raise DataError(
+        f"{file}: {images[0]} and {images[1]} may both be its image. Fix: keep one of them, or put the image beside "
+        "its label file, with the same name."
+    )
+
+
+def _last(filename: str) -> str:
+    """Returns a file name without the folders of the machine on which it was written."""
+    return filename.replace("\\", "/").rpartition("/")[2]
+
+
+def key(path: PurePath | str) -> str:
+    """Returns a path as text in which accents have one Unicode form."""
+    return unicodedata.normalize("NFC", str(path))
