@@ -112,8 +112,7 @@ def _evaluate(args: Namespace) -> int:
     data = build_data(config)
     plan = EvaluationPlan.of(predictor, data, config.trainer, given)
     if not getattr(rank_zero_only, "rank", 0):
-        if data.val.division:
-            args.output.show(data.val.division)
+        args.output.show(*filter(None, (data.val.conversion, data.val.division)))
         for head, mapping in plan.mappings.items():
             args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))
     maps = MapFiles(args.out, plan.classes, loaded.model.target_types) if args.out else None

@@ -62,7 +62,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, shared: bool) -> torch.Te
     """Returns an uninitialised tensor. dtype: of one byte."""
     if not shared:
         return torch.empty(shape, dtype=dtype)
-    return torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(math.prod(shape)), 0, shape)
+    return torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:
