@@ -30,6 +30,17 @@ def find_file(folder: str | os.PathLike[str], name: str, outside_paths: bool = F
     return None
 
 
+def missing_hint(folder: str | os.PathLike[str], name: str) -> str:
+    """Returns a sentence with the cause and the fix, if the file of this name is in the folder itself, or the name has
+    other forms; otherwise ""."""
+    *_, form = name_forms(name)
+    base = form.rpartition("/")[2]
+    there = None if base == name else find_file(folder, base)
+    if there is not None:
+        return f" There is {os.path.join(folder, there)}: correct the folders of the name {name!r}."
+    return "" if form == name else f" {name!r} was searched for as {form!r} too: correct the name, or move the file."
+
+
 def name_forms(name: str) -> Iterator[str]:
     """Yields a file name as it is written, and, if they differ, with slashes for backslashes and without
     percent-encoding."""
@@ -40,7 +51,7 @@ def name_forms(name: str) -> Iterator[str]:
             forms += [decoded, decoded.replace("\\", "/")]
         except UnicodeDecodeError:  # not the encoding of UTF-8
             pass
-    yield from dict.fromkeys(form for form in forms if "\0" not in form)
+    yield from dict.fromkeys(form for form in forms if form == name or "\0" not in form)
 
 
 def _with_any_accents(folder: str | os.PathLike[str], name: str) -> str | None:

@@ -19,7 +19,7 @@ Split = str  # "train", "val", "test", or "" if a source has no splits
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 UNREAD_FORMATS = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng")  # image files that are named, not read
 NO_AREA = "whose box has no area"
-TO_CONVERT = "in a format that is not read; convert them to JPEG"
+TO_CONVERT = "in a format that is not read, to be converted to JPEG"
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,12 @@ def object_count(splits: Mapping[Split, Sequence[AnnotatedImage]]) -> int:
     return sum(len(image.objects) for images in splits.values() for image in images)
 
 
+def folder_split(file: Path, root: Path) -> Split:
+    """Returns the split after which a folder between root and a file is named; "" if there is none."""
+    folders = file.relative_to(root).parts[:-1]
+    return next((split for split, names in SPLIT_FOLDERS.items() if any(name in folders for name in names)), "")
+
+
 def below_root(path: Path, root: Path) -> str:
     """Returns a path relative to root if it is below it, for messages."""
     normal, base = absolute(path), absolute(root)
@@ -182,7 +188,10 @@ def shown_place(place: str, root: Path) -> str:
 
 
 def absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))
+    """Returns a path with all folders and without `..`, as the key of a file."""
+    text = os.fspath(path)
+    normal = os.path.abspath(text)
+    return path if normal == text else Path(normal)
 
 
 def shown_size(path: Path) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Reads COCO data sets, to make new splits, merge classes, or convert them to the common layout."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from densevit_workbench.interchange.annotated import (
 )
 from densevit_workbench.interchange.faults import Faults
 
+_OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # of COCO's own jsons
 _OWN = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
 
 
@@ -41,7 +42,7 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
     classes: dict[int, str] = {}
     splits: dict[str, list[AnnotatedImage]] = {}
     wanted: list[Path] = []
-    others: list[str] = []
+    others: list[str] = []  # the image of each annotation of an image that is left out
     for split, files in found.items():
         file = files.file
         document = _without_invalid_boxes(file, parse_json(file, keep_segmentations=True), faults)
@@ -51,35 +52,45 @@ def read_coco(source: Path, faults: Faults) -> Annotated:
             if classes.setdefault(file_id, name) != name:
                 raise DataError(f"{file}: category {file_id} is {name!r}, but in another split {classes[file_id]!r}.")
         folder = files.image_folder([image["file_name"] for image in document["images"]])
-        records: dict[Any, list[dict[str, Any]]] = {}
-        for record in document.get("annotations") or ():
-            records.setdefault(record["image_id"], []).append(record)
         splits[split] = []
-        for image in document["images"]:
-            of_image = records.get(image["id"], [])
-            name = image["file_name"]
-            path = folder / (find_file(folder, name, faults.outside_paths) or name)
+        for image, path, records in _rows(document, folder, faults):
             wanted.append(path)
+            others += [image["file_name"]] * len(records)
             with faults.collecting():
-                count = len(splits[split])
                 faults.check_place(f"{file}: image {image['id']!r}", path, root)
-                splits[split].append(_image(image, path, of_image, own, file, faults))
-            if len(splits[split]) == count:
-                others += [name] * len(of_image)
+                splits[split].append(_image(image, path, records, own, file, faults))
+                del others[len(others) - len(records) :]
     faults.check(source, splits)
-    inventories = (
-        image_inventory(root, wanted, splits, "in no json of a split", lambda path: "panoptic" not in path.parent.name),
-        file_inventory(
-            "json file",
-            files_below(root, (".json",)),
-            [files.file for files in found.values()],
-            root,
-            lambda file: "not named as the json of a split",
-        ),
-        object_inventory("annotation", object_count(splits), others, root, faults),
-    )
+    files_of_splits = [files.file for files in found.values()]
+    is_image, unused = lambda path: "panoptic" not in path.parent.name, "in no json of a split"
+    if source.is_file():  # which may be in a folder with other things
+        inventories = (
+            image_inventory(folder, wanted, splits, unused, is_image),
+            file_inventory("json file", (), files_of_splits, root, str),
+        )
+    else:
+        jsons = [file for file in files_below(root, (".json",)) if not file.name.startswith(_OTHER_TASKS)]
+        inventories = (
+            image_inventory(root, wanted, splits, unused, is_image),
+            file_inventory("json file", jsons, files_of_splits, root, lambda file: "not named as the json of a split"),
+        )
+    objects = object_inventory("annotation", object_count(splits), others, root, faults)
     ids = sorted(classes)
-    return Annotated(tuple(classes[file_id] for file_id in ids), splits, tuple(ids), inventories=inventories)
+    names = tuple(classes[file_id] for file_id in ids)
+    return Annotated(names, splits, tuple(ids), inventories=(*inventories, objects))
+
+
+def _rows(
+    document: Mapping[str, Any], folder: Path, faults: Faults
+) -> Iterator[tuple[Mapping[str, Any], Path, list[Mapping[str, Any]]]]:
+    """Yields each image of a json, its path and its annotations."""
+    records: dict[Any, list[Mapping[str, Any]]] = {}
+    for record in document.get("annotations") or ():
+        records.setdefault(record["image_id"], []).append(record)
+    for image in document["images"]:
+        name = image["file_name"]
+        path = folder / (find_file(folder, name, faults.outside_paths) or name)
+        yield image, path, records.get(image["id"], [])
 
 
 def _split_files(source: Path) -> dict[str, SplitFiles]:
@@ -113,7 +124,7 @@ def _place(file: Path, record: Mapping[str, Any]) -> str:
 def _image(
     image: Mapping[str, Any],
     path: Path,
-    records: list[dict[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     names: Mapping[int, str],
     file: Path,
     faults: Faults,

@@ -21,7 +21,6 @@ from densevit.data.io.large_images import open_image
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.annotated import (
-    SPLIT_FOLDERS,
     TO_CONVERT,
     Annotated,
     AnnotatedImage,
@@ -31,6 +30,7 @@ from densevit_workbench.interchange.annotated import (
     bounds,
     box_in_image,
     file_inventory,
+    folder_split,
     image_files,
     image_inventory,
     is_unread,
@@ -49,7 +49,7 @@ _KINDS = ("polygon", "rectangle", "oriented_rectangle", "circle")
 
 
 def read_labelme(source: Path, faults: Faults) -> Annotated:
-    """Reads a folder of json files beside their images; folders train and val are splits."""
+    """Reads a folder of json files beside their images; folders train and val are splits, of which others are not."""
     files = files_below(source, (".json",))
     documents = []
     for file in files:
@@ -63,23 +63,28 @@ def read_labelme(source: Path, faults: Faults) -> Annotated:
     lookup = ImageLookup(source, image_files(source, unread=True))
     wanted, used, shapes = [], [], 0
     splits: dict[str, list[AnnotatedImage]] = {}
+    split_of = {file: folder_split(file, source) for file, _ in documents}
+    has_splits = {"train", "val"} <= {*split_of.values()}
     for file, document in documents:
+        if has_splits and not split_of[file]:
+            continue
         with faults.collecting():
             path, content = _image_of(file, document, lookup, source, faults)
             wanted.append(path)
             faults.check_single_use(path, file)
             image, count = _image(file, document, path, content, faults)
-            parts = file.relative_to(source).parts[:-1]
-            split = next((split for split, names in SPLIT_FOLDERS.items() if any(name in parts for name in names)), "")
-            splits.setdefault(split, []).append(image)
+            splits.setdefault(split_of[file], []).append(image)
             used.append(file)
             shapes += count
     faults.check(source, splits)
-    reasons = {absolute(file): "whose image is left out" for file, _ in documents}
+    reasons = {
+        absolute(file): "whose image is left out" if split_of[file] or not has_splits else "in no split"
+        for file, _ in documents
+    }
     left_out = {file: document for file, document in documents if file not in used}
     others = [below_root(file, source) for file, document in left_out.items() for _ in document["shapes"]]
     inventories = (
-        image_inventory(source, wanted, splits, "without a json file"),
+        image_inventory(source, wanted, splits, "without a json file of a split"),
         file_inventory("json file", files, used, source, lambda file: reasons.get(file, "without labelme's `shapes`")),
         object_inventory("shape", shapes, others, source, faults),
     )

@@ -1,8 +1,10 @@
 """Converts predictions to a COCO json with scores, which label tools import."""
 
 import json
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -10,6 +12,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from densevit.atomic_io import atomic_file
+from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
 from densevit.inference.result_lists import check_model
 from densevit.interfaces import Class
@@ -43,7 +46,7 @@ def write_prelabels(
     folder, out = user_path(predictions), user_path(out)
     check_model(folder, source, model.fingerprint)
     head, entries = _entries(folder, list(model.classes))
-    images = _read(folder / "images.json")
+    images = read_json(folder / "images.json")
     lowest = model.default_thresholds[head] if threshold is None else threshold
     document = prelabels(images, entries, model.classes[head], lowest)
     with atomic_file(out) as partial:
@@ -57,8 +60,12 @@ def prelabels(
     classes: Sequence[Class],
     threshold: float,
 ) -> dict[str, Any]:
-    """Builds the COCO document. images: with id, file_name, width and height. entries: in COCO's results format."""
+    """Builds the COCO document. images: with id, file_name, width and height. entries: in COCO's results format.
+
+    Images are named by their paths below the folder that has all of them.
+    """
     number = {image["id"]: place for place, image in enumerate(images, 1)}
+    names = _names_below([image["file_name"] for image in images])
     annotations: list[dict[str, Any]] = []
     for entry in entries:
         if "category_id" not in entry or entry.get("score", 1.0) < threshold:
@@ -74,13 +81,25 @@ def prelabels(
         annotations.append(named | values)
     return {
         "images": [
-            {"id": number[image["id"]], "file_name": Path(image["file_name"]).name}
-            | {side: image[side] for side in ("width", "height")}
-            for image in images
+            {"id": number[image["id"]], "file_name": name} | {side: image[side] for side in ("width", "height")}
+            for image, name in zip(images, names, strict=True)
         ],
         "annotations": annotations,
         "categories": [{"id": c.file_id, "name": c.name} for c in classes],
     }
+
+
+def _names_below(files: Sequence[str]) -> list[str]:
+    """Returns the paths of files below the folder that has all of them. Raises DataError if two are the same."""
+    paths = [PurePath(file) for file in files]
+    paths = [path.relative_to(path.anchor) for path in paths]  # also of relative paths and URLs
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    count = Counter(names)
+    twice = next((file for file, name in zip(files, names, strict=True) if count[name] > 1), None)
+    if twice is not None:
+        raise DataError(f"images.json: two images are called {twice}. Predict them in separate folders.")
+    return names
 
 
 def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,18 +130,10 @@ def _entries(folder: Path, heads: Sequence[str]) -> tuple[str, list[dict[str, An
     for head in heads:
         for file in (folder / head / "predictions.json", folder / "predictions.json"):
             if file.is_file():
-                entries = _read(file)
+                entries: list[dict[str, Any]] = read_json(file)
                 if not entries or any("category_id" in entry for entry in entries):
                     return head, entries
     raise DataError(
         f"{folder}: has no predictions.json with objects. Expected a folder written by `densevit predict` with a model "
         "that detects objects."
     )
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    try:
-        values: list[dict[str, Any]] = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}.") from None
-    return values

@@ -32,6 +32,7 @@ from densevit_workbench.interchange.annotated import (
     below_root,
     box_in_image,
     file_inventory,
+    folder_split,
     image_files,
     image_inventory,
     is_unread,
@@ -145,10 +146,7 @@ def _splits_of(files: Sequence[Path], source: Path) -> tuple[dict[Path, str], li
     for file in files:
         year = next((folder for folder in file.parents if folder in years), None)
         if year is None:
-            folders = file.relative_to(source).parts[:-1]
-            of_file = next(
-                (one for one, names in SPLIT_FOLDERS.items() if any(name in folders for name in names)), None
-            )
+            of_file = folder_split(file, source) or None
         else:
             parts = file.relative_to(year).with_suffix("").parts
             member = key(PurePath(*parts[1:] or parts))

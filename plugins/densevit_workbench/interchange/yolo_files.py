@@ -1,0 +1,208 @@
+"""Finds the images of a YOLO data set, by data.yaml, obj.data, list files or folders, and their text files."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.io.file_lookup import find_file, name_forms
+from densevit.data.io.folders import files_below
+from densevit.data.io.text_files import read_text
+from densevit.errors import DataError
+from densevit_workbench.interchange.annotated import SPLIT_FOLDERS, absolute, below_root, image_files
+from densevit_workbench.interchange.faults import Faults
+from densevit_workbench.interchange.image_lookup import key
+
+NOTHING = ("", "~", "null", "Null", "NULL")  # of YAML
+
+
+def places_of(base: Path, file: Path, text: str) -> list[Path]:
+    """Returns where a path of data.yaml or obj.data may be, without duplicates."""
+    slashes = text.replace("\\", "/")
+    # Exported files have ../train/images for the folder beside data.yaml, and data/train.txt for the file beside it.
+    inner = slashes.removeprefix("../").removeprefix("data/")
+    return list(dict.fromkeys([base / text, base / slashes, file.parent / slashes, file.parent / inner]))
+
+
+class MissingEntryError(DataError):
+    """A path of data.yaml that does not exist."""
+
+
+class Listing:
+    """The image files of each split, which need not exist.
+
+    root: the data set's folder. base: `path` of data.yaml. lists: the list files. again: the images that a list names
+    a second time.
+    """
+
+    def __init__(self, root: Path, file: Path | None, values: Mapping[str, Any], faults: Faults) -> None:
+        self.root, self.faults, self.base = root, faults, root
+        self.lists: list[Path] = []
+        self.again: list[str] = []
+        entries = {
+            split: values[name]
+            for split, names in SPLIT_FOLDERS.items()
+            for name in names
+            if values.get(name, "") not in NOTHING
+        }
+        if file is not None and entries:
+            path = values.get("path", "")
+            self.base = file.parent / ("" if path in NOTHING else str(path))
+            images = self._described(file, entries)
+        else:
+            images = self._in_folders() or self._in_lists() or {"": self._in_folder()}
+        self.images = {split: list(dict.fromkeys(paths)) for split, paths in images.items()}
+
+    def _described(self, file: Path, entries: Mapping[str, Any]) -> dict[str, list[Path]]:
+        """Returns the images that data.yaml or obj.data lists. Warns of a test split that does not exist."""
+        images = {}
+        for split, entry in entries.items():
+            try:
+                images[split] = self._of_entry(file, entry)
+            except MissingEntryError as error:
+                if split != "test" or not {"train", "val"} <= entries.keys():
+                    raise
+                warnings.warn(f"{error} The split test is left out.", stacklevel=2)
+        return images
+
+    def _of_entry(self, file: Path, entry: Any) -> list[Path]:
+        """Returns the images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
+        paths: list[Path] = []
+        for one in entry if isinstance(entry, list) else [entry]:
+            places = places_of(self.base, file, str(one))
+            there = [place for place in places if place.exists()]
+            if not there:
+                raise MissingEntryError(f"{file}: {one!r} does not exist. Looked for {', '.join(map(str, places))}.")
+            place = next((place for place in there if absolute(place).is_relative_to(absolute(self.root))), there[0])
+            self.faults.check_place(str(file), place, self.root)
+            paths += image_files(place) if place.is_dir() else self._of_list(place)
+        return paths
+
+    def _in_folders(self) -> dict[str, list[Path]]:
+        for forms in (("images/{}", "{}/images"), ("{}",)):
+            images: dict[str, list[Path]] = {}
+            for split, names in SPLIT_FOLDERS.items():
+                folders = (self.root / form.format(name) for name in names for form in forms)
+                paths = [path for folder in folders if folder.is_dir() for path in image_files(folder)]
+                images |= {split: paths} if paths else {}
+            if images:
+                return images
+        return {}
+
+    def _in_lists(self) -> dict[str, list[Path]]:
+        """Returns the images that train.txt and others beside the images list, if all lines name image files."""
+        candidates = ((split, self.root / f"{name}.txt") for split, names in SPLIT_FOLDERS.items() for name in names)
+        files = {split: file for split, file in candidates if file.is_file()}
+        texts = [line for file in files.values() for line in read_text(file).splitlines() if line.strip()]
+        are_images = all(PurePath(line.strip()).suffix.lower() in IMAGES for line in texts)
+        return {split: self._of_list(file) for split, file in files.items()} if texts and are_images else {}
+
+    def _in_folder(self) -> list[Path]:
+        folder = self.root / "images"
+        return image_files(folder if folder.is_dir() else self.root)
+
+    def _of_list(self, file: Path) -> list[Path]:
+        """Returns the images that the lines of a text file name."""
+        self.lists.append(file)
+        paths: dict[Path, None] = {}
+        for row, line in enumerate(read_text(file).splitlines(), 1):
+            if line.strip():
+                path = self._listed(line.strip(), file)
+                self.faults.check_place(f"{file}, line {row}", path, self.root)
+                if path in paths:
+                    self.again.append(f"{below_root(file, self.root)}, line {row}")
+                paths[path] = None
+        return list(paths)
+
+    def _listed(self, line: str, file: Path) -> Path:
+        """Returns the path that a line of a list means: relative to the list, to `path` of data.yaml or to root.
+
+        Paths of another machine are searched for below root, without their first folders.
+        """
+        places = list(dict.fromkeys([file.parent, self.base, self.root]))
+        for place in places:
+            if found := find_file(place, line.removeprefix("./"), self.faults.outside_paths):
+                return place / found
+        written = file.parent / line.removeprefix("./")
+        for form in name_forms(line.replace("\\", "/")):
+            parts = PurePath(form).parts
+            if any((place / form).parent.is_dir() for place in places):
+                break  # the folder is there, and the file is missing
+            for start in range(1, len(parts) - 1):
+                if self.root.joinpath(*parts[start:-1]).is_dir():
+                    return self.root / (find_file(self.root, "/".join(parts[start:])) or "/".join(parts[start:]))
+            if find_file(self.root, parts[-1]):
+                return self.root / parts[-1]
+        return written
+
+
+_Place = Callable[[Path, PurePath], Path]  # the text file of an image, of the data set's folder and the path below it
+
+
+class TextFiles:
+    """The text file of each image. listing: of the images, whose text files' folder is chosen for each split."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._folders = [(folder, absolute(folder)) for folder in (listing.root, listing.base)]
+        self._found = {key(absolute(path)): path for path in files_below(listing.root, (".txt",))}
+        self._places = {split: self._place(paths) for split, paths in listing.images.items()}
+
+    def of(self, image: Path, split: str) -> Path:
+        """Returns the text file of an image, which need not exist."""
+        file = self._places.get(split, _in_labels)(*self._parts(image))
+        return self._found.get(key(absolute(file)), file)
+
+    def all(self) -> set[Path]:
+        """Returns all text files below the data set's folder."""
+        return set(map(absolute, self._found.values()))
+
+    def _place(self, images: Sequence[Path]) -> _Place:
+        """Returns the rule by which most images have a text file, the first of several."""
+        parts = [self._parts(image) for image in images]
+        counts = []
+        for place in _PLACES:
+            files = (place(*folder_and_name) for folder_and_name in parts)
+            counts.append(sum(key(absolute(file)) in self._found or file.is_file() for file in files))
+            if counts[-1] == len(images):
+                break
+        return _PLACES[counts.index(max(counts))]
+
+    def _parts(self, image: Path) -> tuple[Path, PurePath]:
+        """Returns the data set's folder and the path of an image below it: folders above it mean nothing."""
+        path = absolute(image)
+        for folder, normal in self._folders:
+            if path.is_relative_to(normal):
+                return folder, path.relative_to(normal)
+        return Path(path.anchor), path.relative_to(path.anchor)
+
+
+def _in_labels(root: Path, image: PurePath) -> Path:
+    """images/train/a.jpg -> labels/train/a.txt; without a folder `images`, beside the image."""
+    parts = list(image.with_suffix(".txt").parts)
+    if "images" in parts[:-1]:
+        parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
+    return root.joinpath(*parts)
+
+
+def _beside(root: Path, image: PurePath) -> Path:
+    return root / image.with_suffix(".txt")
+
+
+def _below_labels(root: Path, image: PurePath) -> Path:
+    """train/a.jpg -> labels/train/a.txt"""
+    return root / "labels" / image.with_suffix(".txt")
+
+
+def _labels_inside(root: Path, image: PurePath) -> Path:
+    """train/a.jpg -> train/labels/a.txt"""
+    return root / image.parent / "labels" / image.with_suffix(".txt").name
+
+
+def _labels_above(root: Path, image: PurePath) -> Path:
+    """a.jpg -> ../labels/a.txt, of a source that is itself the folder `images`"""
+    folder = absolute(root)
+    return (folder.parent / "labels" if folder.name == "images" else root) / image.with_suffix(".txt")
+
+
+_PLACES: tuple[_Place, ...] = (_in_labels, _beside, _below_labels, _labels_inside, _labels_above)

@@ -1,0 +1,246 @@
+"""Images of one name in several folders: through every converter and through prelabels, each keeps its pixels, boxes
+and split. The image of folder k has the red value 80 k and a box at x = 10 k + 4."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import densevit
+from densevit.errors import DataError
+from densevit.interfaces import Class
+from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.prelabels import write_prelabels
+
+WIDTH, HEIGHT = 64, 48
+FOLDERS = ("a", "b", "c")
+SPLITS = ("train", "val", "test")
+
+
+def image(path: Path, k: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT), (80 * k, 10, 10)).save(path, quality=100)
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def box(k: int) -> list[int]:
+    """x, y, width, height"""
+    return [10 * k + 4, 8, 16, 24]
+
+
+def yolo_line(k: int) -> str:
+    x, y, w, h = box(k)
+    return f"0 {(x + w / 2) / WIDTH} {(y + h / 2) / HEIGHT} {w / WIDTH} {h / HEIGHT}\n"
+
+
+def xml(k: int) -> str:
+    x, y, w, h = box(k)
+    corners = f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
+    named = "<folder>images</folder><filename>0.jpg</filename>"
+    return f"<annotation>{named}<object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
+
+
+def labelme(k: int, path: str) -> str:
+    x, y, w, h = box(k)
+    shape = {"label": "cat", "shape_type": "rectangle", "points": [[x, y], [x + w, y + h]]}
+    return json.dumps({"shapes": [shape], "imagePath": path})
+
+
+def coco(folders: Sequence[tuple[int, str]]) -> str:
+    return json.dumps(
+        {
+            "images": [{"id": k, "file_name": name, "width": WIDTH, "height": HEIGHT} for k, name in folders],
+            "annotations": [{"id": k, "image_id": k, "category_id": 1, "bbox": box(k)} for k, _ in folders],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+    )
+
+
+def yolo_folders(root: Path, folders: Sequence[str]) -> None:
+    for k, folder in enumerate(folders):
+        image(root / "images" / folder / "0.jpg", k)
+        write(root / "labels" / folder / "0.txt", yolo_line(k))
+    write(root / "classes.txt", "cat\n")
+
+
+def yolo_beside(root: Path, folders: Sequence[str]) -> None:
+    for k, folder in enumerate(folders):
+        image(root / folder / "0.jpg", k)
+        write(root / folder / "0.txt", yolo_line(k))
+    write(root / "classes.txt", "cat\n")
+
+
+def yolo_lists(root: Path, folders: Sequence[str]) -> None:
+    yolo_folders(root, folders)
+    for split, folder in zip(SPLITS, folders, strict=True):
+        write(root / f"{split}.txt", f"/home/other/set/images/{folder}/0.jpg\n")
+    write(root / "data.yaml", "train: train.txt\nval: val.txt\ntest: test.txt\nnames: [cat]\n")
+
+
+def voc_beside(root: Path, folders: Sequence[str]) -> None:
+    for k, folder in enumerate(folders):
+        image(root / folder / "0.jpg", k)
+        write(root / folder / "0.xml", xml(k))
+
+
+def voc_folders(root: Path, folders: Sequence[str]) -> None:
+    for k, folder in enumerate(folders):
+        image(root / "images" / folder / "0.jpg", k)
+        write(root / "Annotations" / folder / "0.xml", xml(k))
+
+
+def voc_years(root: Path, folders: Sequence[str]) -> None:
+    for k, (split, folder) in enumerate(zip(SPLITS, folders, strict=True)):
+        image(root / folder / "JPEGImages" / "0.jpg", k)
+        write(root / folder / "Annotations" / "0.xml", xml(k))
+        write(root / folder / "ImageSets" / "Main" / f"{split}.txt", "0\n")
+
+
+def voc_lists(root: Path, folders: Sequence[str]) -> None:
+    for k, (split, folder) in enumerate(zip(SPLITS, folders, strict=True)):
+        image(root / "JPEGImages" / folder / "0.jpg", k)
+        write(root / "Annotations" / folder / "0.xml", xml(k))
+        write(root / "ImageSets" / "Main" / f"{split}.txt", f"{folder}/0\n")
+
+
+def labelme_beside(root: Path, folders: Sequence[str]) -> None:
+    for k, folder in enumerate(folders):
+        image(root / folder / "0.jpg", k)
+        write(root / folder / "0.json", labelme(k, "C:\\Users\\other\\0.jpg"))
+
+
+def labelme_folders(root: Path, folders: Sequence[str]) -> None:
+    for k, folder in enumerate(folders):
+        image(root / "photos" / folder / "0.jpg", k)
+        write(root / "labels" / folder / "0.json", labelme(k, f"..\\..\\photos\\{folder}\\0.jpg"))
+
+
+def coco_json(root: Path, folders: Sequence[str]) -> None:
+    names = [
+        (k, image(root / "images" / name / "0.jpg", k).relative_to(root / "images")) for k, name in enumerate(folders)
+    ]
+    write(root / "result.json", coco([(k, str(name)) for k, name in names]))
+
+
+def coco_splits(root: Path, folders: Sequence[str]) -> None:
+    for k, (split, folder) in enumerate(zip(SPLITS, folders, strict=True)):
+        image(root / split / folder / "0.jpg", k)
+        write(root / f"{split}.json", coco([(k, f"{folder}/0.jpg")]))
+
+
+MAKERS = (
+    *(yolo_folders, yolo_beside, yolo_lists),
+    *(voc_beside, voc_folders, voc_years, voc_lists),
+    *(labelme_beside, labelme_folders, coco_json, coco_splits),
+)
+WITH_SPLITS = ("yolo_lists", "voc_years", "voc_lists", "coco_splits")
+
+
+def contents(root: Path) -> dict[int, tuple[str, list[float]]]:
+    """The split and the box of each image, as the data set `coco` reads them; its key is from its pixels."""
+    found = {}
+    for file in root.glob("*.json"):
+        dataset = densevit.create_dataset("coco", file.stem, root=str(root), annotations=file.name)
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            k = round(float(sample["image"][0].float().mean()) / 80)
+            assert k not in found, "each image once"
+            found[k] = (file.stem, sample["targets"]["boxes"].flatten().tolist())
+    return found
+
+
+@pytest.mark.parametrize("folders", [FOLDERS, SPLITS], ids=["abc", "splits"])
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_images_of_one_name_keep_their_pixels_boxes_and_splits(
+    tmp_path: Path,
+    make: Callable[[Path, Sequence[str]], None],
+    folders: Sequence[str],
+    recwarn: pytest.WarningsRecorder,
+):
+    root, out = tmp_path / "in", tmp_path / "out"
+    make(root, folders)
+    has_splits = (folders is SPLITS and make is not coco_json) or make.__name__ in WITH_SPLITS
+    result = convert_dataset(make.__name__.partition("_")[0], root, out, None if has_splits else {"train": 1.0})
+    convert_dataset("coco", out, tmp_path / "again", None if has_splits else {"train": 1.0})
+    expected = {}
+    for k in range(3):
+        x, y, w, h = box(k)
+        expected[k] = (SPLITS[k] if has_splits else "train", [x, y, x + w, y + h])
+    for folder in (out, tmp_path / "again"):
+        found = contents(folder)
+        assert {k: split for k, (split, _) in found.items()} == {k: split for k, (split, _) in expected.items()}
+        for k, (_, corners) in found.items():
+            assert corners == pytest.approx(expected[k][1], abs=1e-3)
+    images, _, objects = result.inventories
+    assert (images.found, images.used, objects.found, objects.used) == (3, 3, 3, 3)
+    assert not recwarn.list, "a correct set has no warning"
+
+
+def test_prelabels_of_images_of_one_name_are_read_with_their_images(tmp_path: Path):
+    photos = tmp_path / "photos"
+    files = [image(photos / folder / "0.jpg", k) for k, folder in enumerate(FOLDERS)]
+    (tmp_path / "found").mkdir()
+    sizes = {"width": WIDTH, "height": HEIGHT}
+    images = [{"id": str(file), "file_name": str(file), **sizes} for file in files]
+    entries = [{"image_id": str(file), "category_id": 3, "bbox": box(k), "score": 0.9} for k, file in enumerate(files)]
+    for name, values in {"images": images, "predictions": entries, "predict": {"weights": "0" * 16}}.items():
+        write(tmp_path / "found" / f"{name}.json", json.dumps(values))
+    classes = {"detection": (Class("cat", 3, (1, 2, 3)),)}
+    model: Any = SimpleNamespace(classes=classes, default_thresholds={"detection": 0.5}, fingerprint="0" * 16)
+    write_prelabels(tmp_path / "found", model, tmp_path / "labels.json")
+    data = {"train_annotations": str(tmp_path / "labels.json"), "train_images": str(photos)}
+    dataset = densevit.create_dataset(
+        "coco", "train", **data, val_annotations=data["train_annotations"], val_images="."
+    )
+    for index in range(3):
+        sample = dataset[index]
+        k = round(float(sample["image"][0].float().mean()) / 80)
+        x, y, w, h = box(k)
+        assert sample["targets"]["boxes"].tolist() == [[x, y, x + w, y + h]]
+
+
+# ---- what cannot be decided ----
+
+
+def test_an_image_elsewhere_is_used_only_if_its_name_is_unique(tmp_path: Path):
+    write(tmp_path / "in" / "xml" / "0.xml", xml(1))
+    image(tmp_path / "in" / "photos" / "0.jpg", 1)
+    convert_dataset("voc", tmp_path / "in", tmp_path / "out", {"train": 1.0})
+    assert list(contents(tmp_path / "out")) == [1]
+    other = image(tmp_path / "in" / "others" / "0.jpg", 2)
+    with pytest.raises(DataError, match=rf"0\.xml: {other} and .*photos/0\.jpg may both be its image"):
+        convert_dataset("voc", tmp_path / "in", tmp_path / "other", {"train": 1.0})
+
+
+def test_two_label_files_of_one_image_are_named(tmp_path: Path):
+    """An xml file whose image is missing does not get another one's."""
+    voc_beside(tmp_path / "in", SPLITS[:2])
+    (tmp_path / "in" / "train" / "0.jpg").unlink()
+    with pytest.raises(DataError, match=r"train/0\.xml and .*val/0\.xml both belong to .*val/0\.jpg"):
+        convert_dataset("voc", tmp_path / "in", tmp_path / "out", {"train": 1.0})
+
+
+def test_two_images_of_one_label_file_are_named(tmp_path: Path):
+    for make in (yolo_folders, voc_beside):
+        root = tmp_path / make.__name__
+        make(root, FOLDERS)
+        second = image(next(root.rglob("a/0.jpg")).with_suffix(".png"), 2)
+        if make is voc_beside:  # <filename> decides: the other image is counted
+            with pytest.warns(
+                UserWarning, match=r"4 images found: 3 used, 1 left out \(1 without an xml file.*a/0\.png"
+            ):
+                convert_dataset("voc", root, tmp_path / "out", {"train": 1.0})
+            file = root / "a" / "0.xml"
+            write(file, file.read_text().replace("<filename>0.jpg</filename>", ""))
+        with pytest.raises(DataError, match=rf"(?=.*0\.jpg)(?=.*{second.name})"):
+            convert_dataset(make.__name__[: make.__name__.index("_")], root, tmp_path / "other", {"train": 1.0})
