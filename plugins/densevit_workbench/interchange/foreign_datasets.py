@@ -63,7 +63,7 @@ class ConvertedCoco(Coco):
         arrays = cached_scan(
             scan,
             [cls.format, __version__, str(absolute(root)), outside_paths],
-            lambda: _converted(cls.format, root, outside_paths, scan),
+            lambda: _converted(cls.format, root, outside_paths, scan, is_first=split == "train"),
             lambda arrays: list(from_array(arrays["files"])),
             is_large=not outside_paths,  # the label files of images elsewhere are not known
         )
@@ -98,15 +98,24 @@ class Labelme(ConvertedCoco):
         )
 
 
-def _converted(format: str, source: Path, outside_paths: bool, scan: Scan) -> Arrays:
-    """Reads a data set and writes a json for each split. Warns of what is left out."""
+def _converted(format: str, source: Path, outside_paths: bool, scan: Scan, is_first: bool) -> Arrays:
+    """Reads a data set and writes a json for each split. Warns of what is left out; an examination has it in its
+    findings, if this is the first split."""
     faults = Faults(scan.skips_unreadable, outside_paths)
     given = READERS[format](source, faults)
-    faults.warn_of_left_out(source)
     scan.unreadable.extend(map(DataError, faults.left_out))
-    for inventory in given.inventories:
-        if inventory.left_out:
-            warnings.warn(f"{source}: {inventory}.", stacklevel=2)
+    if scan.examination is None:
+        faults.warn_of_left_out(source)
+        for inventory in given.inventories:
+            if inventory.left_out:
+                warnings.warn(f"{source}: {inventory}.", stacklevel=2)
+    elif is_first:
+        fix = "Replace or remove them; data.on_error=skip leaves them out in training."
+        scan.examination.report("error", "images that cannot be read", faults.left_out, fix)
+        for inventory in given.inventories:
+            for reason, names in inventory.left_out.items():
+                title = f"{inventory.noun}s that are left out: {reason}"
+                scan.examination.report("warning", title, names, of=inventory.found)
     root = source if source.is_dir() else source.parent
     texts = {
         split or "train": coco_json(given, images, [below_root(image.path, root) for image in images])
@@ -119,6 +128,8 @@ def _converted(format: str, source: Path, outside_paths: bool, scan: Scan) -> Ar
         f"{source} is in the format {format!r}: {counted(len(given.classes), 'class')}; {', '.join(counts)}"
         f"{'; left out: ' if left_out else ''}{', '.join(left_out)}. In COCO's format: {folder}"
     )
+    if scan.examination is not None and is_first:
+        scan.examination.report("note", "data set in another format", [conversion])
     files = {absolute(path) for path in files_below(root, _READ)}
     files |= {absolute(image.path) for images in given.splits.values() for image in images}
     above = {folder for file in files for folder in file.parents if folder.is_relative_to(absolute(root))}

@@ -232,3 +232,14 @@ def test_the_doctor_examines_the_folder(format: str, tmp_path: Path, capsys):
     root = SETS[format](tmp_path / "in")
     assert main(["doctor", str(root), "--out", str(tmp_path / "page.html")]) == 0
     assert f"data.name={format} data.root={root}" in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_the_doctor_reports_what_is_left_out(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    (root / "images" / "train" / "2.png").write_bytes(b"damaged")
+    image(root / "images" / "other" / "a.png", 7)
+    found = {one.title: one for one in densevit.diagnose(root).findings if one.split == "train"}
+    assert "2.png" in found["images that cannot be read"].examples[0]
+    assert any("images that are left out" in title and "other/a.png" in str(one) for title, one in found.items())
+    assert "is in the format 'yolo': 2 classes" in found["data set in another format"].examples[0]
