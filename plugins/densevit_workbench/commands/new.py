@@ -26,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from densevit.atomic_io import check_writable
     from densevit_workbench import scaffold
 
     if args.task is not None and args.kind != "head":
@@ -34,7 +33,6 @@ def run(args: argparse.Namespace) -> int:
     name = scaffold.check_name(scaffold.KINDS[args.kind].group, args.name)
     files = scaffold.files(args.kind, name, args.task)
     folder = args.out / name
-    check_writable(args.out, folder, "Fix: name another folder with --out DIR.")
     scaffold.write(folder, files)
     steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"densevit check {args.kind} {name}"]
     steps += ["python -m pip install pytest", "python -m pytest", f"densevit train configs/{name}.yaml"]
