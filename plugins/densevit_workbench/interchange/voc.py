@@ -23,7 +23,6 @@ from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, UnreadableFileError, one_line
 from densevit_workbench.interchange.annotated import (
     NO_AREA,
-    SPLIT_FOLDERS,
     TO_CONVERT,
     Annotated,
     AnnotatedImage,
@@ -44,6 +43,7 @@ from densevit_workbench.interchange.faults import Faults, InvalidObjectError
 from densevit_workbench.interchange.image_lookup import ImageLookup, key
 
 _DECLARATION = re.compile(r"""^\s*<\?xml[^>]*?encoding=["']([\w.:-]+)["'][^>]*\?>""")
+_LISTS = {"trainval": "train", "test": "test", "validation": "val", "valid": "val", "val": "val", "train": "train"}
 _MEMBER = re.compile(r'"?(.+?)"?(\s+-?[01])?')  # a line of a list: a name, and in lists of a class a flag
 
 
@@ -130,17 +130,17 @@ def _is_photo(path: Path) -> bool:
 def _splits_of(files: Sequence[Path], source: Path) -> tuple[dict[Path, str], list[Path]]:
     """Returns the split of each xml file that has one, and the xml files that lists name but that do not exist.
 
-    A list in ImageSets/Main is of the xml files of its own year, the folder that holds both. Other xml files are in the
+    A list in ImageSets/Main is of the xml files of its own year, the folder that holds both; of two lists that name a
+    file, the later one in `_LISTS` counts. Other xml files are in the
     split after which a folder is named. If no file has a split, all have the split "".
     """
     lists = [file for file in files_below(source, (".txt",)) if file.parent.parts[-2:] == ("ImageSets", "Main")]
-    years: dict[Path, dict[str, str]] = {file.parents[2]: {} for file in lists if file.stem in SPLIT_FOLDERS}
-    for split in ("test", "val", "train"):  # train overrides
+    years: dict[Path, dict[str, str]] = {file.parents[2]: {} for file in lists if file.stem in _LISTS}
+    for stem, split in _LISTS.items():
         for file in lists:
-            if file.stem == split:
-                years[file.parents[2]] |= dict.fromkeys(
-                    map(_member, filter(str.strip, read_text(file).splitlines())), split
-                )
+            if file.stem == stem:
+                lines = filter(str.strip, read_text(file).splitlines())
+                years[file.parents[2]] |= dict.fromkeys(map(_member, lines), split)
     split_of: dict[Path, str] = {}
     found: set[tuple[Path, str]] = set()
     for file in files:
@@ -174,7 +174,7 @@ def _member(line: str) -> str:
 def _document(file: Path, faults: Faults) -> _Document | None:
     """Reads an xml file; None if it is no annotation of an image."""
     root = _parsed(file)
-    if root.tag != "annotation" or all(root.find(name) is None for name in ("object", "filename", "size")):
+    if root.tag.lower() != "annotation" and root.find("object") is None:
         return None
     height, width = (_side(root, side, file) for side in ("height", "width"))
     objects = []

@@ -13,6 +13,8 @@ from densevit.data.datasets.paired_files import IMAGES
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.annotated import Annotated
 from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.faults import Faults
+from densevit_workbench.interchange.voc import read_voc
 
 WIDTH, HEIGHT = 64, 48
 LINE = "0 0.5 0.5 0.5 0.5\n"
@@ -256,6 +258,16 @@ def test_lists_of_several_years_and_with_suffixes_and_quotes(root: Path):
     assert names(result) == {"train": ["a.jpg"], "val": ["b.jpg"]}
     unlisted = "2 in no split: VOC2007/Annotations/b.xml, VOC2012/Annotations/a.xml"
     assert any(f"4 xml files found: 2 used, 2 left out ({unlisted})" in str(one.message) for one in said)
+
+
+def test_a_list_trainval_is_of_train(root: Path):
+    lists = voc(root) / "ImageSets" / "Main"
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    (lists / "val.txt").rename(lists / "test.txt")
+    assert names(read_voc(root, Faults())) == {"train": ["a.jpg"], "test": ["b.jpg"]}
+    write(lists / "trainval.txt", "a\nb\n")
+    (lists / "test.txt").rename(lists / "val.txt")
+    assert names(read_voc(root, Faults())) == {"train": ["a.jpg"], "val": ["b.jpg"]}
 
 
 def test_voc_images_named_in_xml_files_of_other_names(root: Path):
