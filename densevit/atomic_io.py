@@ -6,20 +6,32 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from densevit.errors import WeightsError
 
 
-def check_free(out: Path) -> None:
+def check_free(out: Path, fix: str = "Name another path.") -> None:
     """Raises WeightsError if `out` exists and is not an empty folder, or cannot be created."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         found = "is not empty" if out.is_dir() else "exists"
         raise WeightsError(f"{out} {found}. Name another path, or remove it first.")
-    parent = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
-    if not parent.is_dir():
-        raise WeightsError(f"{out} cannot be created: {parent} is not a folder. Name another path.")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise WeightsError(f"{out} cannot be created: no permission to write to {parent}. Name another path.")
+    check_writable(out.absolute().parent, out, fix)
+
+
+def check_writable(folder: Path, out: Path | None = None, fix: str = "Name another path.") -> None:
+    """Raises WeightsError unless files can be created in a folder, which may not exist yet. out: for the message.
+
+    Creates a temporary file: the permissions do not show a read-only file system, nor what root may do.
+    """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise WeightsError(f"{out or folder} cannot be created: {there} is not a folder. {fix}")
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise WeightsError(f"{out or folder} cannot be written: {there}: {error.strerror}. {fix}") from None
 
 
 @contextmanager

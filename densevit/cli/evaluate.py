@@ -76,11 +76,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    from densevit.atomic_io import check_writable
     from densevit.file_lock import locked_folder
     from densevit.inference.results import check_new_folder
 
     if args.out is not None:
         check_new_folder(args.out)
+    elif (user_path(args.model) / "config.yaml").is_file():
+        check_writable(user_path(args.model) / "evaluations", fix="Fix: name a folder with --out DIR.")
     _check_overrides(args.model, args.overrides)
     from pytorch_lightning.utilities import rank_zero_only  # late: it takes seconds
 
@@ -113,8 +116,7 @@ def _evaluate(args: Namespace) -> int:
     data = build_data(config)
     plan = EvaluationPlan.of(predictor, data, config.trainer, given)
     if not getattr(rank_zero_only, "rank", 0):
-        if data.val.division:
-            args.output.show(data.val.division)
+        args.output.show(*filter(None, (data.val.conversion, data.val.division)))
         for head, mapping in plan.mappings.items():
             args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))
     maps = MapFiles(args.out, plan.classes, loaded.model.target_types) if args.out else None
@@ -132,20 +134,14 @@ def _evaluate(args: Namespace) -> int:
     if recorded is not None:
         args.output.show("", "When it was exported:", comparison_table(recorded.model, recorded.file, recorded.data))
     folder = args.out
-    try:
-        if maps is not None:
-            maps.finish()
-            write_detections(done.evaluators, folder)
-        elif (user_path(args.model) / "config.yaml").is_file():
-            folder = new_folder(user_path(args.model), config)
-        if folder is not None:
-            report = write_evaluation(folder, done, plan, str(args.model))
-            args.output.show(f"report: {report}")
-    except PermissionError as error:
-        if args.out:
-            raise
-        args.output.problem(f"warning: not saved with the run: {error}. Fix: name a folder with --out.")
-        folder = None
+    if maps is not None:
+        maps.finish()
+        write_detections(done.evaluators, folder)
+    elif (user_path(args.model) / "config.yaml").is_file():
+        folder = new_folder(user_path(args.model), config)
+    if folder is not None:
+        report = write_evaluation(folder, done, plan, str(args.model))
+        args.output.show(f"report: {report}")
     args.output.result(
         {
             "metrics": done.metrics,

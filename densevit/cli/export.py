@@ -98,7 +98,7 @@ def run(args: Namespace) -> int:
     check_format(out, args.resize)
     if args.int8:
         quantization.check_format(out, args.half is not None)
-    check_free(out)
+    check_free(out, "Fix: name a file with --out FILE.")
     if args.postprocess:
         postprocessing.check_format(out)
     elif args.threshold is not None:

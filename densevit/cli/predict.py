@@ -85,7 +85,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if an image could not be read; the others are processed."""
-    from densevit.atomic_io import next_free_folder
+    from densevit.atomic_io import check_writable, next_free_folder
     from densevit.file_lock import locked_folder
     from densevit.inference.image_files import find_images
     from densevit.inference.image_sizes import requested_size
@@ -103,6 +103,8 @@ def run(args: Namespace) -> int:
     images = find_images(args.sources)
     if args.out and not args.resume:
         check_new_folder(args.out)
+    else:
+        check_writable(args.out or Path.cwd(), fix="Fix: name a folder with --out DIR.")
     try:
         device = device_of(args.device)
     except DensevitError as wrong:

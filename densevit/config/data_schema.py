@@ -45,8 +45,9 @@ class FinalPhase(OpenSection):
 
 
 def folder_name(plugin: str, root: Any) -> str:
-    """The name of a data set's folder; the plugin's name if `root` names none."""
-    name = Path(str(root)).name if root else ""
+    """The name of a data set's folder, in which a YAML file may be named; the plugin's name if `root` names none."""
+    path = Path(str(root or ""))
+    name = path.parent.name if path.suffix in (".yaml", ".yml") else path.name
     return plugin.rpartition(":")[2] if name in ("", "..") else name
 
 

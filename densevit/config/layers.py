@@ -14,6 +14,7 @@ from densevit.config.sources import BASE, OWN, PRESET, TYPED, Key, Source
 from densevit.config.training_schema import BUDGETS, OptimSection
 from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
 from densevit.errors import ConfigError
+from densevit.paths import user_path
 
 COMMAND_LINE = "command line"
 _ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one given wins
@@ -161,14 +162,16 @@ def _fill_sections(layer: Layer, source: Source, above: tuple[Path, ...] = (), a
         name = container[key]
         if not isinstance(name, str):
             continue
+        rank = max(source.rank, PRESET)
+        root = _data_root(name) if path == ("data",) else None
         try:
-            file = find_file(name, source.name, section=path[0])
+            file = find_file(name if root is None else "folder", source.name, section=path[0])
         except ConfigError as error:
             dotted = ".".join(path)
             raise ConfigError(f"{error} A plugin is set with `{dotted}.name`, not `{dotted}`.") from None
-        if path == ("data",):
-            _check_no_yolo(file)
-        section = read(file, above, path, max(source.rank, PRESET))
+        section = read(file, above, path, rank)
+        if root is not None:
+            section = over(section, Layer({"data": {"root": root}}, {("data", "root"): source}))
         content: Any = section.values
         for parent in path:
             content = content[parent]
@@ -177,19 +180,18 @@ def _fill_sections(layer: Layer, source: Source, above: tuple[Path, ...] = (), a
         layer.replaced |= section.replaced | {path}
 
 
-def _check_no_yolo(file: Path) -> None:
-    """Raises ConfigError for YOLO's data.yaml in place of a data section."""
+def _data_root(name: str) -> str | None:
+    """Returns `name` if it is not a data section, but a data set: a folder without a config, or YOLO's data.yaml."""
     try:
-        values = yaml.safe_load(file.read_text("utf-8"))  # with keys that a config may not have
+        file = find_file(name, section="data")
+    except ConfigError:
+        return name if user_path(name).is_dir() else None
+    try:
+        values = yaml.safe_load(file.read_bytes())  # with keys that a config may not have
     except (OSError, ValueError, yaml.YAMLError):
-        return
-    if not isinstance(values, dict):
-        return
-    if "names" in values and "name" not in values and ("train" in values or "val" in values):
-        raise ConfigError(
-            f"{file} describes a data set in YOLO's format and is not a data section. Fix: convert the data set: "
-            f"densevit data convert yolo {file} NEW_FOLDER; then set data=folder data.root=NEW_FOLDER."
-        )
+        return None
+    is_yolo = isinstance(values, dict) and "names" in values and "name" not in values
+    return str(file) if is_yolo and ("train" in values or "val" in values) else None
 
 
 def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:

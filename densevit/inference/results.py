@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from densevit.atomic_io import check_free
+from densevit.atomic_io import check_free, check_writable
 from densevit.errors import DensevitError
 from densevit.inference.image_files import ImageFile
 from densevit.inference.maps import MapFiles, as_array
@@ -23,6 +23,7 @@ from densevit.visualization.draw import draw
 def check_new_folder(folder: Path) -> Path:
     """Returns the folder. Raises DensevitError unless it is new or empty, so that no file is overwritten."""
     if folder.is_dir() and not any(folder.iterdir()):
+        check_writable(folder)
         return folder
     if folder.exists():
         reason = "is not empty" if folder.is_dir() else "is a file"

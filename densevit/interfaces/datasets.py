@@ -23,6 +23,7 @@ class Dataset:
     batch_multiple: `data.batch_size` must be a multiple of it, because `shuffled` composes batches of this size.
     metric: whether `depth` is in metres; False if its unit is unknown.
     division: how the images of a data set without a val split were divided; printed at the start of a training.
+    conversion: what was read of a data set in another format; printed at the start of a training.
     """
 
     classes: dict[str, tuple[Class, ...]]
@@ -30,6 +31,7 @@ class Dataset:
     batch_multiple: int = 1
     metric: bool = True
     division: str = ""
+    conversion: str = ""
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} is a Dataset and must implement __len__.")

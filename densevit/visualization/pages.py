@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from densevit.atomic_io import check_writable
 from densevit.errors import ConfigError
 from densevit.paths import user_path
 from densevit.visualization.comparison import comparison_overview, write_comparison
@@ -45,10 +46,11 @@ def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = Non
         if not any((folder / name).is_file() for name in FILES):
             raise ConfigError(f"{folder}: has none of {', '.join(FILES)}. Expected the folder of a run.")
     path = None if out is None else user_path(out)
-    if path is not None:
-        if path.is_dir():
-            raise ConfigError(f"--out {path}: is a folder. Expected a file, such as {path / 'report.html'}.")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if path is not None and path.is_dir():
+        raise ConfigError(f"--out {path}: is a folder. Expected a file, such as {path / 'report.html'}.")
+    place = path or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    check_writable(place.absolute().parent, place, "Fix: name a file with --out FILE.")
+    place.parent.mkdir(parents=True, exist_ok=True)
     if len(folders) == 1:
-        return Report(write_report(folders[0], path), tuple(folders))
-    return Report(write_comparison(folders, path or Path("comparison.html")), tuple(folders))
+        return Report(write_report(folders[0], place), tuple(folders))
+    return Report(write_comparison(folders, place), tuple(folders))

@@ -53,13 +53,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_coco(root / "other_categories", category=7)
     write_coco(root / "other_boxes", width=-3)
     for split in ("train", "val"):
-        for name in ("yolo_set", "maps", "binary", "depth_maps"):
+        for name in ("maps", "binary", "depth_maps"):
             write_image(root / name / "images" / split / "a.jpg")
-        (root / "yolo_set" / "labels" / split).mkdir(parents=True)
-        (root / "yolo_set" / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
         write_map(root / "maps" / "labels" / split / "a.png", 9, np.uint8)
         write_map(root / "binary" / "labels" / split / "a.png", 0, np.uint8, 255)
         write_map(root / "depth_maps" / "depth" / split / "a.png", 2500, np.uint16)
+    write_image(root / "labelme_set" / "a.jpg")
+    (root / "labelme_set" / "a.json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
     (root / "page.pth").write_text("<!DOCTYPE html><html>not found</html>")
     (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     (root / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")

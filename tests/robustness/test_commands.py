@@ -1,5 +1,6 @@
 """Invalid arguments of each command: unreadable or read-only paths, folders without runs, options out of range."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from densevit import registry
 from densevit.cli import main
 from tests.robustness.test_coco import document, write
 
@@ -152,12 +154,67 @@ def test_valid_arguments_are_accepted(accepted: Callable[..., None], arguments: 
     accepted(*arguments)
 
 
-def test_read_only_folder_is_refused(
-    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+# Each command that writes, and what the message ends with. The run has no model, and no data set is there: a command
+# that loads them has another error.
+READ_ONLY = (
+    (("train", "tiny.yaml"), "--run-dir DIR"),
+    (("train", "tiny.yaml", "--run-dir", "new"), "--run-dir DIR"),
+    (("train", "--resume", "run"), "weights=run in a new run"),
+    (("evaluate", "run"), "--out DIR"),
+    (("evaluate", "run", "--out", "new"), "another path"),
+    (("evaluate", "run", "--out", "empty"), "another path"),
+    (("predict", "run", "a.png"), "--out DIR"),
+    (("predict", "run", "a.png", "--out", "new"), "another path"),
+    (("predict", "run", "a.png", "--out", "run", "--resume"), "--out DIR"),
+    (("report", "run"), "--out FILE"),
+    (("report", "run", "run"), "--out FILE"),
+    (("report", "run", "--out", "page.html"), "--out FILE"),
+    (("export", "run"), "--out FILE"),
+    (("export", "run", "--out", "new.onnx"), "--out FILE"),
+    (("convert", "run", "new"), "another path"),
+    (("scenes", "--count", "1", "--out", "empty"), "another path"),
+    (("inspect", "run", "a.png"), "another path"),
+    (("doctor", "one"), "--out FILE"),
+    (("doctor", "one", "--out", "page.html"), "another path"),
+    (("shard", "tiny.yaml", "new"), "another path"),
+    (("benchmark", "tiny.yaml"), "--out DIR"),
+    (("data", "convert", "yolo", "one", "new"), "another path"),
+    (("data", "prelabel", "run", "one", "new.json"), "another path"),
+)
+WRITE_NOTHING = {"plugins", "check", "config", "replay", "new"}  # new loads nothing
+
+
+@pytest.mark.parametrize(("arguments", "fix"), READ_ONLY, ids=lambda value: " ".join(value) if value[0] != "-" else "")
+def test_read_only_folder_is_refused_before_anything_is_loaded(
+    arguments: tuple[str, ...], fix: str, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("densevit.atomic_io.os.access", lambda path, mode: False)  # as for users other than root
-    for arguments in (("evaluate", "run", "--out", "out"), ("predict", "run", "a.png", "--out", "out")):
-        refused(*arguments, says=(f"out cannot be created: no permission to write to {tmp_path}",))
+    def read_only(dir: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    (tmp_path / "run" / "model.safetensors").unlink()
+    monkeypatch.setattr("densevit.atomic_io.TemporaryFile", read_only)  # also for root
+    message = refused(*arguments, says=("cannot be written: ", ": Read-only file system. "))
+    assert message.strip().endswith(f"{fix}.") and "\n" not in message.strip()
+
+
+def test_every_command_that_writes_is_tested_with_a_read_only_folder() -> None:
+    tested = {" ".join(arguments[: 2 if arguments[0] == "data" else 1]) for arguments, _ in READ_ONLY}
+    assert tested | WRITE_NOTHING == set(registry.find("commands"))
+
+
+@pytest.mark.integration
+def test_a_run_on_a_read_only_file_system_needs_out(tmp_path: Path) -> None:
+    """Root may write to a folder without permissions, so that the run is on a read-only mount."""
+    mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    command = 'mount --bind run run && mount -o remount,bind,ro run && exec "$0" "$@"'
+    if subprocess.run([*mounted, command, "true"], cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("this machine does not allow to mount a file system")
+    program = "import sys; from densevit.cli import main; sys.exit(main(sys.argv[1:]))"
+    for arguments in (["evaluate", "run"], ["train", "--resume", "run"], ["report", "run"]):
+        shell = [*mounted, command, sys.executable, "-c", program, *arguments]
+        done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2 and ": Read-only file system. Fix: " in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_predict_skips_unreadable_images(

@@ -15,7 +15,6 @@ from PIL import EpsImagePlugin, Image
 
 from densevit.config import DataSection, from_mapping
 from densevit.data.build import Data, build_data
-from densevit.data.datasets.foreign_layouts import foreign_format
 from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import check_image, image_size_of, read_image
 from densevit.data.io.label_files import label_size_of, read_label
@@ -23,6 +22,7 @@ from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError, UnreadableFileError
 from densevit.inference.image_files import find_images
 from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.foreign_layouts import foreign_format
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
 

@@ -1,6 +1,7 @@
 """Images with annotations in COCO's format: the official data sets, and custom folders in any common layout."""
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -8,15 +9,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from densevit import registry
 from densevit.data.datasets.coco_annotations import Annotations
-from densevit.data.datasets.coco_layouts import NamedFiles, find_files, located_split, other_splits, single_json
+from densevit.data.datasets.coco_layouts import (
+    NamedFiles,
+    NoAnnotationsError,
+    SplitFiles,
+    find_files,
+    located_split,
+    other_splits,
+    single_json,
+)
 from densevit.data.datasets.coco_scan import ScanOptions, scan_files, scanned_files
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import listed
 from densevit.data.datasets.scan_cache import cached_scan, from_array
 from densevit.data.io.images import read_image
-from densevit.errors import DataError, warn_once
+from densevit.errors import DataError, PluginError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
 
 _LARGE_JSON = 1 << 20  # bytes; the scan of a smaller one is not cached
@@ -31,6 +41,7 @@ class Coco(Dataset):
         train/_annotations.coco.json or train/annotations.json with train/ or train/images/
         a single json in COCO's format under any name, such as annotations/instances_default.json or result.json
         Images that are not in these folders are searched for below root, by their `file_name`.
+        a folder in YOLO's or Pascal VOC's format, or root is YOLO's data.yaml
     annotations, images: the json and the folder of its images, for every split, instead of the search;
         train_annotations, train_images, val_annotations, val_images are for one split and override these. Relative to
         root.
@@ -77,9 +88,9 @@ class Coco(Dataset):
     ) -> None:
         if limit is not None and limit < 1:
             raise DataError(f"data.limit is {limit}; expected at least 1 image.")
-        base = None if root is None else root_folder(root)
+        base = None if root is None else root_folder(root, file_allowed=True)
         named = NamedFiles(annotations, images, train_annotations, train_images, val_annotations, val_images)
-        files, is_divided = find_files(base, split, named, val_share)
+        files, is_divided = self.find(base, split, named, val_share, outside_paths, scan)
         file, part = files.file, split if is_divided else None
         others = other_splits(base, split, named, file)
         is_searched = split == "train" and annotations is None and train_annotations is None
@@ -91,7 +102,7 @@ class Coco(Dataset):
         )
         read = self._annotations = Annotations.of_arrays(file, arrays)
         self.folder, self._upright, self._names = from_array(arrays["folder"]), arrays["upright"], arrays["names"]
-        self.division = from_array(arrays["division"])
+        self.division, self.conversion = from_array(arrays["division"]), files.conversion
         self._usable = read.have_area() & ~read.iscrowd
         notes = from_array(arrays["notes"])
         empty = read.ids[~read.have_area()]
@@ -148,6 +159,30 @@ class Coco(Dataset):
         return known.images[objects], {"boxes": boxes, "labels": labels}
 
     @classmethod
+    def find(
+        cls,
+        root: Path | None,
+        split: str,
+        named: NamedFiles,
+        val_share: float | None,
+        outside_paths: bool,
+        scan: Scan,
+    ) -> tuple[SplitFiles, bool]:
+        """Returns the json of a split, and whether it has the images of both train and val, which are then divided.
+
+        A root without a json is read by the data set of another format that recognises it.
+        """
+        try:
+            if root is not None and root.is_file():
+                raise NoAnnotationsError(f"data.root: {root} is a file; the data set's folder is expected.")
+            return find_files(root, split, named, val_share)
+        except NoAnnotationsError:
+            reader = None if root is None else other_format(root)
+            if reader is None:
+                raise
+            return reader[1].find(root, split, named, val_share, outside_paths, scan)
+
+    @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
         """Recognises a folder with a json in one of the layouts, or with a single json in COCO's format."""
         found = any(located_split(root, split) for split in ("train", "val")) or single_json(root)
@@ -191,3 +226,14 @@ class Coco(Dataset):
     def _rows(self, index: int) -> slice:
         """Returns the rows of an image's objects."""
         return slice(int(self._annotations.first[index]), int(self._annotations.first[index + 1]))
+
+
+def other_format(root: Path) -> tuple[str, type[Coco]] | None:
+    """Returns the data set of another format, by its name, that recognises a folder or a file: a subclass of `Coco`
+    that writes a json of the folder's annotations."""
+    for name in registry.find("datasets"):
+        with suppress(PluginError):
+            kind = registry.load("datasets", name)
+            if kind is not Coco and issubclass(kind, Coco) and kind.recognise(root) is not None:
+                return name, kind
+    return None

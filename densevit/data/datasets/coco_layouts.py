@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 from densevit.data.datasets.division import check_val_share
-from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.splits import DIVIDED
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.text_files import read_text
@@ -25,17 +24,22 @@ _MOST_FOLDERS = 1000  # folders in which images are searched for
 _SEEN = 100  # images whose files are searched for
 
 
+class NoAnnotationsError(DataError):
+    """A folder without annotations of any split."""
+
+
 @dataclass(frozen=True)
 class SplitFiles:
     """The json of a split.
 
     folders: candidate folders of its images. root: the folder below which the images are searched for if no candidate
-    has them; None: they are not searched for.
+    has them; None: they are not searched for. conversion: see `Dataset`.
     """
 
     file: Path
     folders: tuple[Path, ...]
     root: Path | None = None
+    conversion: str = ""
 
     def image_folder(self, names: Sequence[str]) -> Path:
         """Returns the folder that has most of these images, of the candidates or else below root.
@@ -76,7 +80,8 @@ class NamedFiles:
 def find_files(root: Path | None, split: str, named: NamedFiles, val_share: float | None) -> tuple[SplitFiles, bool]:
     """Returns the json of a split, and whether it has the images of both train and val, which are then divided.
 
-    Raises DataError if there is none, and for a `val_share` of a data set with a val split.
+    Raises DataError if there is none, NoAnnotationsError if there is none of any split, and DataError for a `val_share`
+    of a data set with a val split.
     """
     val = _val_split(root, named, val_share)
     check_val_share(val_share, val)
@@ -154,13 +159,11 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 
 
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
-    """Returns the error for a folder without a json of this split. Raises an error if its layout must be converted."""
+    """Returns the error for a folder without a json of this split."""
     others = {other: files.file for other in SPLITS if (files := _files_of(root, other, named)) is not None}
     if _val_split(root, named, None) is None:
         divided = _files_of(root, "train", named) or single_json(root)
         others |= {} if divided is None else dict.fromkeys(DIVIDED, divided.file)
-    if not others:
-        check_no_foreign_layout(root)
     listed = ", ".join(f"{other} ({os.path.relpath(file, root)})" for other, file in others.items())
     there = f", only for {listed}" if listed else ""
     evaluated = [other for other in others if other != "train" and split != "train"]
@@ -174,7 +177,8 @@ def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
         if split in DIVIDED
         else "Name the file and its images' folder with data.annotations and data.images"
     )
-    return DataError(
+    kind = DataError if others else NoAnnotationsError
+    return kind(
         f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\n{also}{fix}, relative "
         "to data.root."
     )

@@ -2,25 +2,23 @@
 
 from pathlib import Path
 
-from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import DataError, one_line
 from densevit.paths import user_path
 
 
-def root_folder(root: str | None) -> Path:
-    """Returns `data.root` as an existing folder. Raises DataError if it does not exist."""
+def root_folder(root: str | None, file_allowed: bool = False) -> Path:
+    """Returns `data.root` as an existing folder, or file if allowed. Raises DataError if it does not exist."""
     if root is None:
         raise DataError("data.root is missing: name the data set's folder.")
     try:
         base = user_path(root)
-        there = base.is_dir()
+        there = base.is_dir() or (file_allowed and base.is_file())
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
         raise DataError(f"data.root: {one_line(error)}. Name the data set's folder.") from None
     if there:
         return base
     if base.is_file():
-        check_no_foreign_layout(base)
         raise DataError(f"data.root: {base} is a file; the data set's folder is expected.")
     hint = nearest_neighbour(base, only_folders=True)
     raise DataError(f"data.root: there is no folder {base} (working directory {Path.cwd()}).{hint}")

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from densevit.data.datasets.coco import other_format
 from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
 from densevit.data.datasets.examination import listed
-from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import LabelValues
 from densevit.data.datasets.paired_dataset import PairedDataset, Size, load_preset
@@ -124,7 +124,7 @@ class LabelMaps(PairedDataset):
             first = None if is_divided else limit
             pairs = scan.read(find_pairs(base, name, **options, limit=first, outside_paths=outside_paths))
         except DataError:
-            check_no_foreign_layout(base)
+            _check_no_objects(base)
             raise
         if is_divided:
             pairs = self._part(base, split, pairs, val_share, limit)
@@ -241,6 +241,16 @@ def _label_files(root: Path, split: str, options: dict[str, Any]) -> list[Path]:
     return []
 
 
+def _check_no_objects(root: Path) -> None:
+    """Raises DataError for a folder of boxes in another format."""
+    other = other_format(root)
+    if other is not None:
+        raise DataError(
+            f"{root} is in the format {other[0]!r} of boxes and masks of objects, and has no label maps. Fix: choose a "
+            f"head for objects, with data=folder data.root={root}"
+        )
+
+
 def _sampled(files: list[Path]) -> list[Path]:
     return files[:: -(-len(files) // _SEEN)]
 
@@ -253,7 +263,7 @@ def _missing_classes(root: Path, split: str, options: dict[str, Any]) -> DataErr
     )
     files = _sampled(_label_files(root, split, options))
     if not files:
-        check_no_foreign_layout(root)
+        _check_no_objects(root)
     suggested = _values_of(files)
     if not suggested:
         return DataError(text)

@@ -17,7 +17,8 @@ class MappedClasses(Dataset):
 
     def __init__(self, dataset: Dataset, kept: Mapping[str, Sequence[int]]) -> None:
         self.dataset = dataset
-        self.provides, self.metric, self.division = dataset.provides, dataset.metric, dataset.division
+        self.provides, self.metric = dataset.provides, dataset.metric
+        self.division, self.conversion = dataset.division, dataset.conversion
         self.classes = dict(dataset.classes)
         self._mappings: dict[str, tuple[np.ndarray, tuple[Class, ...]]] = {}
         for task, indices in kept.items():

@@ -89,6 +89,7 @@ class Mix(Dataset):
         self.classes = self._joined_classes()
         self.metric = all(own.metric for own, keys in zip(self._sets, kept, strict=True) if "depth" in keys)
         self.division = "\n".join(own.division for own in self._sets if own.division)
+        self.conversion = "\n".join(own.conversion for own in self._sets if own.conversion)
         self._lengths = np.array([len(own) for own in self._sets])
         if not self._lengths.all():
             empty = self._names[int(self._lengths.argmin())]

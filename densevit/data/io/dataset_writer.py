@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as rle
 from torch import Tensor
 
+from densevit.atomic_io import check_writable
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Targets
 from densevit.targets.objects import xywh
@@ -23,6 +24,7 @@ def empty_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"The folder {folder} cannot be created: {error.strerror}.") from error
+    check_writable(folder)
     return folder
 
 

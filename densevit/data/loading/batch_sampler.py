@@ -1,5 +1,6 @@
 """Batch samplers and collation: shuffled and resumable for training, one padded size per batch for evaluation."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +34,10 @@ class SampleKey:
 _ASPECT_EDGES = (0.8, 1.25)  # height / width: landscape, square, portrait
 
 
-def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
+def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False) -> Batch:
     """Pads images with 0 at the bottom and right to their largest height and width, rounded up to `multiple`.
+
+    shared: allocates images and mask in shared memory, from which another process reads them without a copy.
 
     The padding mask is False inside each sample's `size`, by default its whole image. Raises DataError for an image
     that is not (3, H, W) uint8, and for a label map, depth or masks of another size.
@@ -44,15 +47,22 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
         check_collated(sample, place, types)
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     shape = (len(samples), 3, *padded((height, width), multiple))
-    images, padding_mask = np.empty(shape, np.uint8), np.ones((shape[0], *shape[2:]), dtype=bool)
-    for sample, image, mask in zip(samples, images, padding_mask, strict=True):  # numpy: torch would start threads
+    images, padding_mask = _empty(shape, torch.uint8, shared), _empty((shape[0], *shape[2:]), torch.bool, shared)
+    arrays = zip(images.numpy(), padding_mask.numpy(), strict=True)  # numpy: torch would start threads
+    for sample, (image, mask) in zip(samples, arrays, strict=True):
         h, w = sample["image"].shape[1:]
         image[:, :h, :w] = sample["image"].numpy()
         image[:, h:], image[:, :h, w:] = 0, 0
         h, w = sample["targets"].get("size", (h, w))
-        mask[:h, :w] = False
-    targets = [sample["targets"] for sample in samples]
-    return {"images": torch.from_numpy(images), "padding_mask": torch.from_numpy(padding_mask), "targets": targets}
+        mask[:], mask[:h, :w] = True, False
+    return {"images": images, "padding_mask": padding_mask, "targets": [sample["targets"] for sample in samples]}
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, shared: bool) -> torch.Tensor:
+    """Returns an uninitialised tensor. dtype: of one byte."""
+    if not shared:
+        return torch.empty(shape, dtype=dtype)
+    return torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:

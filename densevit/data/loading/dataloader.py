@@ -1,14 +1,17 @@
 """Resumable data loader: transforms samples in worker processes and continues at any batch."""
 
+import errno
 import gc
 import itertools
 import os
+import pickle
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -20,7 +23,7 @@ from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, Tr
 from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase, final_phase_start
 from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
-from densevit.errors import DataError, DensevitError, UnreadableFileError, warn_once
+from densevit.errors import DataError, DensevitError, UnreadableFileError, one_line, warn_once
 from densevit.interfaces import Batch, Dataset, Sample
 from densevit.targets.types import TargetTypes
 
@@ -242,11 +245,15 @@ class Loader(data.DataLoader[Any]):
         if self.final_start is not None and isinstance(self._batches, TrainBatches):
             steps, lengths = self.training_steps(), (len(self._batches), self.batches_per_step())
             self._batches.final_from = None if steps is None else final_phase_start(self.final_start, steps, *lengths)
-        batches = super().__iter__()
+        batches: Iterator[Any] | None = None
+        pin = self.pin_memory
         while True:
             since = time.perf_counter()
             try:
+                if batches is None:
+                    batches = super().__iter__()
                 batch = next(batches)
+                received = batch.received() if isinstance(batch, _PickledBatch) else _received(batch, pin)
             except StopIteration:
                 return
             except DensevitError as error:
@@ -254,12 +261,11 @@ class Loader(data.DataLoader[Any]):
                 if message == str(error):
                     raise
                 raise type(error)(message) from None
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 failure = worker_failure(error)
                 if failure is None:
                     raise
                 raise failure from None
-            received = _received(batch, self.pin_memory)
             self.seconds_waited += time.perf_counter() - since
             yield received
 
@@ -294,7 +300,7 @@ def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
 
 
 class _Collate:
-    """Collates samples; in worker processes it also prepares the batch for transfer to the parent."""
+    """Collates samples; in worker processes it also pickles the batch for transfer to the parent."""
 
     def __init__(self, multiple: int, ships: bool) -> None:
         self.multiple, self.ships = multiple, ships
@@ -303,12 +309,52 @@ class _Collate:
         skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
         samples = [sample for sample in samples if not isinstance(sample, Skipped)]
         views = zip(*samples, strict=True) if isinstance(samples[0], list) else [samples]
-        batch, *others = [collate(view, self.multiple) for view in views]
+        batch, *others = [collate(view, self.multiple, shared=self.ships) for view in views]
         if others:
             batch["other_views"] = others
         if skipped:
             batch["skipped"] = skipped
-        return _shipped(batch) if self.ships else batch
+        return _PickledBatch(batch) if self.ships else batch
+
+
+class _PickledBatch:
+    """A batch that is pickled in its worker process, where large tensors move into shared memory.
+
+    The worker's queue would do so in a thread of its own, which prints an error and drops the batch, and the parent
+    would wait for ever. Raises DataError, which reaches the parent.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        try:
+            self._pickled = bytes(ForkingPickler.dumps(_shipped(batch)))
+        except Exception as error:
+            failure = worker_failure(error)
+            if failure is None:
+                failure = DataError(
+                    f"A batch cannot be passed from a data loader's process: {_unpicklable(batch)}{one_line(error)}. "
+                    "Fix: let data set and transforms return tensors, arrays, numbers and strings, or set "
+                    "data.num_workers=0."
+                )
+            raise failure from error
+
+    def received(self) -> Any:
+        """Returns the batch, in the parent."""
+        return _received(pickle.loads(self._pickled))
+
+    def pin_memory(self) -> Any:
+        """Returns the batch in pinned memory. Called by the loader's thread that pins."""
+        return _received(pickle.loads(self._pickled), pin=True)
+
+
+def _unpicklable(batch: Batch) -> str:
+    """Returns the name of the first target that cannot be pickled, for the start of a message; "" if there is none."""
+    for targets in batch["targets"]:
+        for key, value in targets.items():
+            try:
+                ForkingPickler.dumps(value)
+            except Exception:
+                return f"target {key!r}: "
+    return ""
 
 
 def _shipped(value: Any) -> Any:
@@ -321,27 +367,30 @@ def _shipped(value: Any) -> Any:
 
 
 def _received(value: Any, pin: bool = False) -> Any:
-    """Inverse of `_shipped`; pins the arrays' memory for a GPU, as the loader itself pins only tensors."""
+    """Inverse of `_shipped`; pins the memory of tensors for a GPU."""
     if isinstance(value, np.ndarray):
-        tensor = torch.from_numpy(value)
-        return tensor.pin_memory() if pin else tensor
+        value = torch.from_numpy(value)
+    if isinstance(value, torch.Tensor):
+        return value.pin_memory() if pin else value
     if isinstance(value, dict):
         return {key: _received(item, pin) for key, item in value.items()}
     return [_received(item, pin) for item in value] if isinstance(value, list) else value
 
 
-def worker_failure(error: RuntimeError) -> DataError | None:
-    """Returns a one-line error for torch's errors about killed workers, shared memory and open files, or else None.
+def worker_failure(error: Exception) -> DataError | None:
+    """Returns a one-line error for errors about killed workers, shared memory and open files, or else None.
 
     torch raises the first from a signal handler, at any point of the program.
     """
     text = str(error)
-    memory = re.search(r"unable to (?:allocate shared memory|write to file|mmap|resize file)[^\n]*", text)
-    if memory is not None and "/torch_" in memory[0]:
+    memory = re.search(r"unable to (?:allocate shared memory|write to file|mmap|resize file)[^\n]*/torch_[^\n]*", text)
+    is_semaphore = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
+    if memory is not None or is_semaphore:
+        reason = text if memory is None else memory[0].rstrip(".")
         return DataError(
-            "A data loader's process found no space in /dev/shm, through which batches are passed "
-            f"({memory[0].rstrip('.')}). Fix: give a container more with --shm-size=8g, or reduce data.num_workers (0 "
-            "needs none), data.batch_size or data.image_size."
+            f"A data loader's process found no space in /dev/shm, through which batches are passed ({reason}). Fix: "
+            "give a container more with --shm-size=8g, or reduce data.num_workers (0 needs none), data.batch_size or "
+            "data.image_size."
         )
     if "items of ancdata" in text or "Too many open files" in text:
         return DataError(

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from rich import get_console
 
 from densevit import config as configs
+from densevit.atomic_io import check_writable
 from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.errors import ConfigError
@@ -112,7 +113,7 @@ def fit(
         keep_freed_memory()
         silence_lightning()
         _use_console()
-        if path is not None and resume is None:
+        if resume is None:
             check_wanted(path)
         plan = Plan.of(config, callbacks, checkpoint)
         if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
@@ -146,6 +147,9 @@ def _request(
             raise ConfigError(f"fit: resume={resume} uses that folder. Fix: remove run_dir.")
         resumed = user_path(resume)
         folder = run_of(resumed)
+        if folder.is_dir():
+            fix = f"Fix: copy the run to a folder that can be written, or train on with weights={folder} in a new run."
+            check_writable(folder, fix=fix)
         checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
         return configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint
     if isinstance(config, str | Path):

@@ -11,7 +11,7 @@ import pytorch_lightning as lightning
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from torch import distributed
 
-from densevit.atomic_io import next_free_folder
+from densevit.atomic_io import check_writable, next_free_folder
 from densevit.errors import ConfigError, DensevitError, has_surrogates
 from densevit.file_lock import FileLock
 
@@ -134,17 +134,19 @@ def choose(name: str, wanted: Path | None) -> Path:
         return next_free_folder(Path("runs") / name)
 
 
-def check_wanted(folder: Path) -> None:
-    """Raises ConfigError if no run can start in a folder, or it cannot be created. Creates nothing.
+def check_wanted(folder: Path | None) -> None:
+    """Raises ConfigError if no run can start in a folder, or it cannot be created. Creates nothing. None: in runs/.
 
     Does nothing in a process that a launcher has started: rank 0 may have created the folder.
     """
     if any(name in os.environ for name in ("LOCAL_RANK", "SLURM_PROCID")):
         return
-    with _creating(folder):
-        check_unused(folder)
-        parent = next(path for path in folder.absolute().parents if os.path.lexists(path))
-        os.stat(os.path.join(parent, ""))  # raises unless it is a folder
+    if folder is not None:
+        with _creating(folder):
+            check_unused(folder)
+            parent = next(path for path in folder.absolute().parents if os.path.lexists(path))
+            os.stat(os.path.join(parent, ""))  # raises unless it is a folder
+    check_writable(folder or Path("runs"), fix="Fix: name a folder with --run-dir DIR.")
 
 
 @contextmanager

@@ -136,8 +136,7 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
     yield f"{config.data.title}: {images}{size}"
-    if data.val.division:
-        yield data.val.division
+    yield from filter(None, (data.val.conversion, data.val.division))
     yield plan.budget.describe(len(data.train))
     yield from _phases(config.data, plan.budget.steps)
     yield f"{trainer.world_size} x {hardware}, {trainer.precision}; writing to {folder}/"

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from densevit.atomic_io import check_writable
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DensevitError, one_line
@@ -121,6 +122,7 @@ def benchmark(
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
     place, folder = device_of(device), user_path(out)
+    check_writable(folder, fix="Fix: name a folder with --out DIR.")
     given = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
     with locked_folder(folder):
         results = Results.of(folder / "benchmark.json")

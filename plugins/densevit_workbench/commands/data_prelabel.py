@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ConfigError(f"--threshold is {args.threshold:g}; a score from 0 to 1 is expected.")
+    from densevit.atomic_io import check_writable
+
+    check_writable(args.out.absolute().parent, args.out)  # before slow imports
     from densevit.inference.loading import load
     from densevit_workbench.interchange.prelabels import write_prelabels
 

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from densevit.atomic_io import check_writable
     from densevit.config import data_options
     from densevit.data.build import create_dataset
     from densevit_workbench.interchange.shard_writer import write_shards
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     for folder in (out, partial):
         if folder.exists():
             raise _exists(folder)
+    check_writable(out.absolute().parent, out)
     splits = list(dict.fromkeys(args.split or ["train", section.split]))
     options = data_options(section)
     datasets = {split: create_dataset(section.name, split, **options) for split in splits}

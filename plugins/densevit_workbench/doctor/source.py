@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file
-from densevit.data.datasets.foreign_layouts import check_no_foreign_layout
+from densevit.data.datasets.coco import other_format
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError, UnreadableFileError
 from densevit.paths import user_path
@@ -37,8 +37,7 @@ class Source:
 def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
     """Resolves a config, a section file, a shipped name of either, a run, or a data set's folder.
 
-    Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises. For a folder of
-    another format the error names the command that converts it.
+    Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises.
     """
     name = str(given)
     folder = user_path(given)
@@ -46,8 +45,8 @@ def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
         return _of_folder(name, folder, overrides)
     if folder.is_absolute() and folder.suffix != ".yaml" and not folder.exists():
         raise ConfigError(f"{name}: there is no such folder.{nearest_neighbour(folder, only_folders=True)}")
-    if folder.is_file():
-        check_no_foreign_layout(folder)
+    if folder.is_file() and other_format(folder) is not None:  # YOLO's data.yaml
+        return _of_folder(name, folder, overrides)
     hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder, only_folders=True)
     if hint:
         raise ConfigError(f"{name}: there is no folder and no config of this name.{hint}")
@@ -99,12 +98,10 @@ def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
             continue
         if options is not None:
             return name, options
-    check_no_foreign_layout(folder)
     raise DataError(
         f"{folder} has none of the layouts that data sets recognise: COCO (train.json with train/, "
-        "annotations/instances_train2017.json, train/_annotations.coco.json, or a single json), or images/train with "
-        "labels/train (label maps of up to 255 values or colours, or depth). Fix: name the data set and its files, as "
-        "in `data.name=depth data.images='{split}/*.jpg' "
-        "data.labels='{split}/*.png'`, or convert it: densevit data convert --help."
-        f"{unreadable}"
+        "annotations/instances_train2017.json, train/_annotations.coco.json, or a single json), YOLO, Pascal VOC, or "
+        "images/train with labels/train (label maps of up to 255 values or colours, or depth). Fix: name the data set "
+        "and its files, as in `data.name=depth data.images='{split}/*.jpg' data.labels='{split}/*.png'`, or convert "
+        f"it: densevit data convert --help.{unreadable}"
     )

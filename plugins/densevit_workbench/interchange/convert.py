@@ -5,7 +5,7 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -96,22 +96,27 @@ def convert_dataset(
 def _write_split(
     given: Annotated, split: str, images: list[AnnotatedImage], folder: Path, source: Path, track: Track
 ) -> None:
+    names = _file_names(images, source)
+    for image, name in track(zip(images, names, strict=True), f"Writing {split}", len(images)):
+        _place(image, folder / split / name)
+    (folder / split).mkdir(exist_ok=True)
+    (folder / f"{split}.json").write_text(coco_json(given, images, names), encoding="utf-8")
+
+
+def coco_json(given: Annotated, images: Sequence[AnnotatedImage], names: Sequence[str]) -> str:
+    """Returns a json in COCO's format of a split's images. names: their `file_name`s."""
     ids = given.ids or tuple(range(1, len(given.classes) + 1))
     category_id = dict(zip(given.classes, ids, strict=True))
     listed: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    names = _file_names(images, source)
-    for number, (image, name) in enumerate(track(zip(images, names, strict=True), f"Writing {split}", len(images)), 1):
-        _place(image, folder / split / name)
+    for number, (image, name) in enumerate(zip(images, names, strict=True), 1):
         listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
         for one in image.objects:
             record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[one.category]}
             annotations.append(record | _record(one))
-    (folder / split).mkdir(exist_ok=True)
     points = {"keypoints": list(given.keypoints), "skeleton": []} if given.keypoints else {}
     categories = [{"id": category_id[name], "name": name, **points} for name in given.classes]
-    document = {"images": listed, "annotations": annotations, "categories": categories}
-    (folder / f"{split}.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return json.dumps({"images": listed, "annotations": annotations, "categories": categories}, ensure_ascii=False)
 
 
 def _record(one: AnnotatedObject) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from densevit.atomic_io import check_writable
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError
 
@@ -15,6 +16,7 @@ def check_paths(source: Path, out: Path) -> Path:
         raise DataError(f"{source}: there is no such file or folder.{nearest_neighbour(source)}")
     if out.exists():
         raise ConfigError(f"{out} exists. Fix: remove it, or name another folder.")
+    check_writable(out.absolute().parent, out)
     partial = out.with_name(f"{out.name}.partial")
     if partial.exists():
         raise _reserved(partial)

@@ -15,6 +15,7 @@ from densevit.data.datasets.splits import split_names
 from densevit.errors import DataError
 
 BOTH = ("train", "val")
+SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class Layout(NamedTuple):
@@ -109,6 +110,30 @@ def coco_files(*splits: str) -> Callable[[Path], dict[str, Any]]:
     return write
 
 
+def yolo(*splits: str) -> Callable[[Path], dict[str, Any]]:
+    def write(root: Path) -> dict[str, Any]:
+        for file in (f"{split}/{i}" for split in splits for i in range(5)):
+            image(root, f"images/{file}.png")
+            (root / "labels" / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / "labels" / f"{file}.txt").write_text("0 0.5 0.5 0.5 0.5")
+        (root / "classes.txt").write_text("a")
+        return {"root": str(root)}
+
+    return write
+
+
+def voc(*splits: str) -> Callable[[Path], dict[str, Any]]:
+    def write(root: Path) -> dict[str, Any]:
+        box = "".join(f"<{side}>{value}</{side}>" for side, value in zip(SIDES, (2, 2, 9, 9), strict=True))
+        for file in (f"{split}/{i}" for split in splits for i in range(5)):
+            image(root, f"{file}.png")
+            text = f"<annotation><object><name>a</name><bndbox>{box}</bndbox></object></annotation>"
+            (root / f"{file}.xml").write_text(text)
+        return {"root": str(root)}
+
+    return write
+
+
 def panoptic_files(root: Path) -> dict[str, Any]:
     for split in BOTH:
         panoptic(root, split)
@@ -155,6 +180,9 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
         "no val": Layout(coco_files("train")),
         "single": Layout(coco_files("result")),
     },
+    "yolo": {"folders": Layout(yolo("train", "val", "test"), (*BOTH, "test")), "no val": Layout(yolo("train"))},
+    "voc": {"folders": Layout(voc("train", "val", "test"), (*BOTH, "test")), "no val": Layout(voc("train"))},
+    "labelme": {},  # any split is an error with the command that converts the data set
     "coco_panoptic": {"official": Layout(panoptic_files)},
     "shards": {"shards": Layout(shards)},
     "scenes": {"scenes": Layout(lambda root: {"train_length": 1, "val_length": 1}, (*BOTH, "test"))},

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.datasets.mix import Mix
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
-from densevit.data.loading.dataloader import Loader, TransformedDataset, _received, workers_for
+from densevit.data.loading.dataloader import Loader, TransformedDataset, _PickledBatch, _received, workers_for
 from densevit.errors import DataError
 from densevit.interfaces import Batch, Dataset, Sample
 
@@ -399,10 +400,10 @@ def test_auto_workers_leave_cores_for_training(
         assert workers_for(5, 10, processes) == 5
 
 
-def test_small_worker_tensors_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_and_arrays_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
     batch = {"images": torch.zeros(2), "targets": [{"boxes": np.ones((1, 4)), "labels": np.zeros(1), "image_id": 3}]}
-    received = _received(batch, pin=True)
-    assert [tuple(x.shape) for x in pinned] == [(1, 4), (1,)]
+    received = pin_memory(_PickledBatch({key: _received(value) for key, value in batch.items()}))  # torch's thread does
+    assert [tuple(x.shape) for x in pinned] == [(2,), (1, 4), (1,)]
     assert received["targets"][0]["boxes"].tolist() == [[1, 1, 1, 1]] and received["targets"][0]["image_id"] == 3

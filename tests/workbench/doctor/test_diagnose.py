@@ -18,6 +18,7 @@ from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.examination import Finding
 from densevit.errors import DataError
 from densevit_workbench.doctor.diagnosis import Diagnosis
+from densevit_workbench.doctor.source import find_source
 from densevit_workbench.doctor.tables import as_json
 
 WIDTH, HEIGHT = 64, 48
@@ -503,12 +504,18 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("format", "file", "text"), FOREIGN)
-def test_a_folder_of_another_format_names_the_conversion(tmp_path: Path, format: str, file: str, text: str):
+def test_a_folder_of_another_format_is_recognised(tmp_path: Path, format: str, file: str, text: str):
     save(tmp_path / "a.png", 0)
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(text)
-    with pytest.raises(DataError, match=f"densevit data convert {format} {tmp_path} NEW_FOLDER"):
-        densevit.diagnose(tmp_path)
+    assert find_source(tmp_path).section.name == format
+
+
+def test_a_folder_of_labelme_names_the_conversion(tmp_path: Path):
+    save(tmp_path / "a.png", 0)
+    (tmp_path / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
+    diagnosis = densevit.diagnose(tmp_path)
+    assert f"densevit data convert labelme {tmp_path} NEW_FOLDER" in str(diagnosis.findings)
 
 
 def test_a_data_set_that_fails_to_recognise_a_folder_does_not_matter(broken: Path, install):
@@ -540,12 +547,6 @@ def test_other_files_are_no_foreign_format(tmp_path: Path, file: str, text: str)
     (tmp_path / file).write_text(text)
     with pytest.raises(DataError, match="has none of the layouts that data sets recognise"):
         densevit.diagnose(tmp_path)
-
-
-def test_the_data_yaml_of_yolo_names_the_conversion(tmp_path: Path):
-    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
-    with pytest.raises(DataError, match=f"densevit data convert yolo {tmp_path / 'data.yaml'} NEW_FOLDER"):
-        densevit.diagnose(tmp_path / "data.yaml")
 
 
 def test_json_values_are_plain(broken: Path):

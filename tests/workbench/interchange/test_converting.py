@@ -126,15 +126,6 @@ def test_yolo_keypoints_become_cocos(tmp_path: Path, columns: int):
         convert_dataset("yolo", root, tmp_path / "other")
 
 
-def test_data_yaml_of_yolo_as_data_section_names_the_converter(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    for data in (f"data={root / 'data.yaml'}", f"data.root={root}"):
-        with pytest.raises(densevit.errors.DensevitError, match="densevit data convert yolo"):
-            densevit.fit("detr_swin", ["data=folder", data])
-    with pytest.raises(DataError, match="densevit data convert yolo"):
-        densevit.create_dataset("label_maps", "train", root=str(root), classes=["a"])
-
-
 def test_result_of_a_conversion_has_a_short_repr(tmp_path: Path):
     root = yolo(tmp_path / "in")
     write(root / "labels" / "train" / "b.txt", "")
@@ -261,12 +252,6 @@ def test_a_label_file_that_is_no_text_is_named(tmp_path: Path):
     (root / "labels" / "train" / "a.txt").write_bytes(b"\xff\xfe0 0.5")
     with pytest.raises(DataError, match=r"labels/train/a.txt cannot be read as UTF-8 text"):
         convert_dataset("yolo", root, tmp_path / "out")
-
-
-def test_a_yolo_folder_as_data_root_names_the_command(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    with pytest.raises(DataError, match=f"densevit data convert yolo {root} NEW_FOLDER"):
-        densevit.create_dataset("coco", "train", root=str(root))
 
 
 def voc(root: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:

@@ -1,4 +1,4 @@
-"""Recognises folders in the layouts of YOLO, Pascal VOC and labelme, which `densevit data convert` converts."""
+"""Recognises folders in the layouts of YOLO, Pascal VOC and labelme."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -12,15 +12,10 @@ from densevit.errors import DataError
 _SEEN = 20  # label files that are read
 _LARGEST = 1 << 22  # bytes of a json that is read: labelme's is of one image
 _DEPTHS = ("", "*/", "*/*/")  # folders in which label files are searched for
-_FORMATS = {
-    "yolo": "YOLO's format, with one text file per image",
-    "voc": "Pascal VOC's format, with one xml file per image",
-    "labelme": "labelme's format, with one json file per image",
-}
 
 
 def foreign_format(path: Path) -> str | None:
-    """Returns the format of a folder or of YOLO's data.yaml for `densevit data convert`: yolo, voc or labelme."""
+    """Returns the format of a folder or of YOLO's data.yaml: yolo, voc, labelme, or None."""
     if path.is_file():
         return "yolo" if _describes_yolo(path) else None
     if is_yolo_folder(path):
@@ -30,17 +25,6 @@ def foreign_format(path: Path) -> str | None:
         if any(map(is_label, islice(found, _SEEN))):
             return format
     return None
-
-
-def check_no_foreign_layout(path: Path) -> None:
-    """Raises DataError, with the command that converts it, for a folder in such a layout or for YOLO's data.yaml."""
-    format = foreign_format(path)
-    if format is not None:
-        what = "describes" if path.is_file() else "is"
-        raise DataError(
-            f"{path} {what} a data set in {_FORMATS[format]}. Fix: convert it to COCO's format, in a new folder, and "
-            f"set data.root to it: densevit data convert {format} {path} NEW_FOLDER"
-        )
 
 
 def is_yolo_folder(root: Path) -> bool:

@@ -1,0 +1,163 @@
+"""Data sets in YOLO's and Pascal VOC's format, which are read without a conversion of their images.
+
+The annotations are written as json in COCO's format, in the folder of cached scans, and `Coco` reads them with the
+images where they are. The json is written again when a file or folder of the data set has changed.
+"""
+
+import atexit
+import hashlib
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, ClassVar
+
+from densevit import __version__
+from densevit.atomic_io import replaced_file
+from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files
+from densevit.data.datasets.dataset_validation import Scan
+from densevit.data.datasets.paired_files import IMAGES
+from densevit.data.datasets.scan_cache import Arrays, as_array, cache_folder, cached_scan, from_array
+from densevit.data.io.folders import files_below
+from densevit.errors import DataError, counted
+from densevit_workbench.interchange.annotated import absolute, below_root
+from densevit_workbench.interchange.convert import READERS, coco_json
+from densevit_workbench.interchange.faults import Faults
+from densevit_workbench.interchange.foreign_layouts import foreign_format
+
+_READ = (*IMAGES, ".txt", ".xml", ".yaml", ".yml", ".names")  # files that a reader may read
+
+
+class ConvertedCoco(Coco):
+    """A data set in another format. The options are those of `coco`, without those that name a json or its images.
+
+    root: the data set's folder; for YOLO, or its data.yaml.
+    """
+
+    format: ClassVar[str]
+
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """Recognises a folder with label files of the format."""
+        return {} if foreign_format(root) == cls.format else None
+
+    @classmethod
+    def find(
+        cls,
+        root: Path | None,
+        split: str,
+        named: NamedFiles,
+        val_share: float | None,
+        outside_paths: bool,
+        scan: Scan,
+    ) -> tuple[SplitFiles, bool]:
+        """Returns the json of a split, which is written if there is none of these files."""
+        if root is None:
+            raise DataError("data.root is missing: name the data set's folder.")
+        if named != NamedFiles():
+            raise DataError(f"{root} is in the format {cls.format!r}, without files in COCO's format to be named.")
+        arrays = cached_scan(
+            scan,
+            [cls.format, __version__, str(absolute(root)), outside_paths],
+            lambda: _converted(cls.format, root, outside_paths, scan, is_first=split == "train"),
+            lambda arrays: list(from_array(arrays["files"])),
+            is_large=not outside_paths,  # the label files of images elsewhere are not known
+        )
+        files, is_divided = find_files(Path(from_array(arrays["folder"])), split, NamedFiles(), val_share)
+        images, conversion = root if root.is_dir() else root.parent, from_array(arrays["conversion"])
+        return replace(files, folders=(images,), root=None, conversion=conversion), is_divided
+
+
+class Yolo(ConvertedCoco):
+    """Objects in YOLO's format: one text file per image, with boxes, or with polygons for `masks`."""
+
+    format = "yolo"
+
+
+class Voc(ConvertedCoco):
+    """Objects in Pascal VOC's format: one xml file per image, and SegmentationObject for `masks`."""
+
+    format = "voc"
+
+
+class Labelme(ConvertedCoco):
+    """Objects in labelme's format, whose images may be in the json files: an error with the command to convert it."""
+
+    format = "labelme"
+
+    @classmethod
+    def find(cls, root: Path | None, *args: Any) -> tuple[SplitFiles, bool]:
+        """Raises DataError."""
+        raise DataError(
+            f"{root} is a data set in labelme's format, with one json file per image. Fix: convert it to COCO's "
+            f"format, in a new folder, and set data.root to it: densevit data convert labelme {root} NEW_FOLDER"
+        )
+
+
+def _converted(format: str, source: Path, outside_paths: bool, scan: Scan, is_first: bool) -> Arrays:
+    """Reads a data set and writes a json for each split. Warns of what is left out; an examination has it in its
+    findings, if this is the first split."""
+    faults = Faults(scan.skips_unreadable, outside_paths)
+    given = READERS[format](source, faults)
+    scan.unreadable.extend(map(DataError, faults.left_out))
+    if scan.examination is None:
+        faults.warn_of_left_out(source)
+        for inventory in given.inventories:
+            if inventory.left_out:
+                warnings.warn(f"{source}: {inventory}.", stacklevel=2)
+    elif is_first:
+        fix = "Replace or remove them; data.on_error=skip leaves them out in training."
+        scan.examination.report("error", "images that cannot be read", faults.left_out, fix)
+        for inventory in given.inventories:
+            for reason, names in inventory.left_out.items():
+                title = f"{inventory.noun}s that are left out: {reason}"
+                scan.examination.report("warning", title, names, of=inventory.found)
+    root = source if source.is_dir() else source.parent
+    texts = {
+        split or "train": coco_json(given, images, [below_root(image.path, root) for image in images])
+        for split, images in given.splits.items()
+    }
+    folder = _written(f"{format}-{root.absolute().name}", texts)
+    counts = [f"{split or 'all'}: {counted(len(images), 'image')}" for split, images in given.splits.items()]
+    left_out = [counted(one.found - one.used, one.noun) for one in given.inventories if one.left_out]
+    conversion = (
+        f"{source} is in the format {format!r}: {counted(len(given.classes), 'class')}; {', '.join(counts)}"
+        f"{'; left out: ' if left_out else ''}{', '.join(left_out)}. In COCO's format: {folder}"
+    )
+    if scan.examination is not None and is_first:
+        scan.examination.report("note", "data set in another format", [conversion])
+    files = {absolute(path) for path in files_below(root, _READ)}
+    files |= {absolute(image.path) for images in given.splits.values() for image in images}
+    above = {folder for file in files for folder in file.parents if folder.is_relative_to(absolute(root))}
+    watched = [*sorted({*files, *above, absolute(source)}), *sorted(folder.iterdir())]
+    return {
+        "folder": as_array(str(folder)),
+        "conversion": as_array(conversion),
+        "files": as_array([str(path) for path in watched]),
+    }
+
+
+def _written(name: str, texts: Mapping[str, str]) -> Path:
+    """Writes the json of each split into a folder named after their content; into a temporary one without a cache."""
+    digest = hashlib.sha256("\n".join(texts.values()).encode(errors="surrogatepass")).hexdigest()[:16]
+    folder = cache_folder() / f"{name}-{digest}"
+    try:
+        if os.environ.get("DENSEVIT_CACHE") == "off":
+            raise PermissionError
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, texts)
+    except OSError:  # `cached_scan` warns
+        folder = Path(mkdtemp(prefix="densevit-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        _write(folder, texts)
+    return folder
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    for split, text in texts.items():
+        with replaced_file(folder / f"{split}.json") as partial:
+            partial.write_text(text, encoding="utf-8")

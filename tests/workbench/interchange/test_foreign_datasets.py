@@ -1,0 +1,245 @@
+"""Data sets in YOLO's and Pascal VOC's format as `data.root`, without a conversion by the user."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.data.datasets.coco import Coco, other_format
+from densevit.errors import DataError
+from densevit_workbench.interchange.convert import convert_dataset
+
+WIDTH, HEIGHT = 80, 60
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+BOX = (20, 10, 60, 40)  # red pixels; other pixels have no red
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def image(file: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    pixels[..., 0] = 0
+    pixels[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 255, 0, 0
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+
+
+def yolo(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4) -> Path:
+    for number, split in enumerate(splits):
+        for k in range(count):
+            image(root / "images" / split / f"{k}.png", 100 * number + k)
+            polygons = f"{k % 2} 0.25 {1 / 6} 0.75 {1 / 6} 0.75 {2 / 3} 0.25 {2 / 3}\n1 0.25 0.2 0.75 0.2 0.75 0.6\n"
+            write(root / "labels" / split / f"{k}.txt", polygons if k else polygons.splitlines()[0])
+    entries = "".join(f"{split}: images/{split}\n" for split in splits)
+    write(root / "data.yaml", f"path: .\n{entries}names: {{0: zebra, 1: ant}}\n")
+    return root
+
+
+def voc(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4) -> Path:
+    corners = "".join(f"<{side}>{value}</{side}>" for side, value in zip(SIDES, BOX, strict=True))
+    for number, split in enumerate(splits):
+        names = [f"{split}{k}" for k in range(count)]
+        write(root / "ImageSets" / "Main" / f"{split}.txt", "\n".join(names))
+        for k, name in enumerate(names):
+            image(root / "JPEGImages" / f"{name}.png", 100 * number + k)
+            box = f"<object><name>{('ant', 'zebra')[k % 2]}</name><bndbox>{corners}</bndbox></object>"
+            zero = "<object><name>ant</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+            write(root / "Annotations" / f"{name}.xml", f"<annotation>{box}{zero}</object></annotation>")
+    return root
+
+
+SETS = {"yolo": yolo, "voc": voc}
+
+
+def section(root: Path, **options: Any) -> dict[str, Any]:
+    return configs.section("data", {"name": "coco", "root": str(root), **options}, "test").options
+
+
+@pytest.mark.parametrize("format", SETS)
+def test_samples_are_those_of_the_converted_data_set(format: str, tmp_path: Path):
+    root = SETS[format](tmp_path / "in")
+    masks = format == "yolo"
+    convert_dataset(format, root, tmp_path / "out")
+    for split in ("train", "val"):
+        direct, converted = (Coco(split, root=str(where), masks=masks) for where in (root, tmp_path / "out"))
+        assert direct.classes == converted.classes and len(direct) == len(converted) == 4
+        order = [converted.image_name(k) for k in range(4)]
+        for k in range(4):
+            one, other = direct[k], converted[order.index(Path(str(direct.image_name(k))).name)]
+            assert torch.equal(one["image"], other["image"])
+            for key in ("boxes", "labels", "area", "iscrowd"):
+                assert torch.equal(one["targets"][key], other["targets"][key])
+            if masks:
+                assert torch.equal(one["targets"]["masks"].to("cpu"), other["targets"]["masks"].to("cpu"))
+            assert one["targets"]["boxes"][0].tolist() == list(BOX)
+            assert one["image"][0].nonzero().flip(1).aminmax(dim=0).max.tolist() == [BOX[2] - 1, BOX[3] - 1]
+    assert not list(tmp_path.glob("in/**/*.json"))
+
+
+def test_classes_keep_the_order_of_data_yaml(tmp_path: Path):
+    names = [one.name for one in Coco("train", root=str(yolo(tmp_path / "in") / "data.yaml")).classes["detection"]]
+    assert names == ["zebra", "ant"]
+
+
+@pytest.mark.parametrize("format", SETS)
+def test_a_set_without_val_split_is_divided(format: str, tmp_path: Path):
+    root = SETS[format](tmp_path / "in", ("train",), 10)
+    parts = [Coco(split, root=str(root), val_share=0.3) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [7, 3]
+    assert "has no val split: of its 10 images, 7 are for training" in parts[1].division
+    with pytest.raises(DataError, match="no annotations for the split 'test', only for train"):
+        Coco("test", root=str(root))
+
+
+def test_what_was_read_is_one_line_with_the_json(tmp_path: Path, cache: Path):
+    root = yolo(tmp_path / "in")
+    image(root / "images" / "other" / "a.png", 7)
+    with pytest.warns(UserWarning, match="9 images found: 8 used, 1 left out"):
+        made = Coco("val", root=str(root))
+    folder = next(cache.glob("yolo-in-*/"))
+    assert made.conversion == (
+        f"{root} is in the format 'yolo': 2 classes; train: 4 images, val: 4 images; left out: 1 image. In COCO's "
+        f"format: {folder}"
+    )
+    assert {file.name for file in folder.iterdir()} == {"train.json", "val.json"}
+    names = [one["file_name"] for one in json.loads((folder / "val.json").read_text())["images"]]
+    assert names == [f"images/val/{k}.png" for k in range(4)]
+
+
+def test_changes_are_read_and_others_come_from_the_cache(tmp_path: Path, cache: Path, monkeypatch):
+    root = yolo(tmp_path / "in")
+    boxes = Coco("train", root=str(root)).objects(0)["boxes"]
+    (first,) = cache.glob("yolo-in-*/train.json")
+    with monkeypatch.context() as patch:
+        patch.setattr("densevit_workbench.interchange.foreign_datasets.READERS", {})
+        assert torch.equal(Coco("train", root=str(root)).objects(0)["boxes"], boxes)
+    write(root / "labels" / "train" / "0.txt", "0 0.5 0.5 0.25 0.5\n")
+    assert Coco("train", root=str(root)).objects(0)["boxes"].tolist() == [[30, 15, 50, 45]]
+    image(root / "images" / "train" / "new.png", 50)
+    write(root / "labels" / "train" / "new.txt", "1 0.5 0.5 0.25 0.5\n")
+    assert len(Coco("train", root=str(root))) == 5
+    first.unlink()
+    (root / "images" / "train" / "new.png").unlink()
+    with pytest.warns(UserWarning, match="new.txt"):
+        assert len(Coco("train", root=str(root))) == 4
+
+
+@pytest.mark.parametrize("where", ["off", "file"])
+def test_without_a_cache_folder(where: str, tmp_path: Path, monkeypatch, recwarn):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DENSEVIT_CACHE", "off" if where == "off" else str(tmp_path / "file"))
+    assert len(Coco("val", root=str(yolo(tmp_path / "in")))) == 4
+    assert any("cannot be cached" in str(one.message) for one in recwarn) == (where == "file")
+
+
+def test_data_may_be_a_folder_or_data_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = yolo(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    expected = configs.load("start/detector", ["data=folder", f"data.root={root}"]).data
+    for given in (root, root / "data.yaml", "in", "in/data.yaml"):
+        found = configs.load("start/detector", [f"data={given}", "data.masks=true"]).data
+        assert found.options == {"root": str(given), "masks": True}
+        assert (found.batch_size, found.image_size, found.title) == (
+            expected.batch_size,
+            expected.image_size,
+            "in (coco)",
+        )
+    (tmp_path / "own.yaml").write_text("base: start/detector\ndata: in/data.yaml\n")
+    assert configs.load("own.yaml").data.options["root"] == "in/data.yaml"
+    shipped = configs.load("start/detector", ["data=coco"]).data
+    (tmp_path / "coco").mkdir()
+    assert configs.load("start/detector", ["data=coco"]).data == shipped
+
+
+def test_formats_are_recognised_by_the_doctor_and_by_label_maps(tmp_path: Path):
+    from densevit_workbench.doctor.source import find_source
+
+    for format, make in SETS.items():
+        root = make(tmp_path / format)
+        assert find_source(root).section.name == format == (other_format(root) or [""])[0]
+        with pytest.raises(DataError, match=f"the format '{format}'.* no label maps.*data=folder data.root={root}"):
+            densevit.create_dataset("label_maps", "train", root=str(root), classes=["a"])
+    assert find_source(tmp_path / "yolo" / "data.yaml").section.options == {"root": str(tmp_path / "yolo/data.yaml")}
+    write(tmp_path / "labelme" / "a.json", '{"shapes": [], "imagePath": "a.png"}')
+    with pytest.raises(DataError, match=f"densevit data convert labelme {tmp_path / 'labelme'} NEW_FOLDER"):
+        Coco("train", root=str(tmp_path / "labelme"))
+
+
+def test_images_elsewhere_need_outside_paths(tmp_path: Path):
+    yolo(tmp_path / "in")
+    write(
+        tmp_path / "lists" / "set.yaml",
+        f"path: {tmp_path / 'in'}\ntrain: images/train\nval: images/val\nnames: [a, b]\n",
+    )
+    with pytest.raises(DataError, match="outside"):
+        Coco("train", root=str(tmp_path / "lists" / "set.yaml"))
+    made = Coco("train", root=str(tmp_path / "lists" / "set.yaml"), outside_paths=True)
+    assert made[0]["targets"]["boxes"].tolist() == [list(BOX)]
+
+
+def test_a_damaged_image_is_left_out_with_on_error_skip(tmp_path: Path):
+    from densevit.data.datasets.dataset_validation import Scan
+
+    root = yolo(tmp_path / "in")
+    (root / "images" / "train" / "2.png").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"2\.png"):
+        Coco("train", root=str(root))
+    with pytest.warns(UserWarning, match=r"2\.png"):
+        assert len(Coco("train", root=str(root), scan=Scan("skip"))) == 3
+    image(root / "images" / "train" / "2.png", 2)
+    assert len(Coco("train", root=str(root))) == 4
+
+
+TINY = """
+backbone: {name: resnet, depth: 18, norm: group}
+heads: {boxes: {name: one_stage}}
+data: in/data.yaml
+trainer: {max_steps: 2, accelerator: cpu, loggers: []}
+"""
+
+
+@pytest.mark.integration
+def test_a_training_from_data_yaml_is_evaluated(tmp_path: Path, monkeypatch, capsys):
+    yolo(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    write(Path("tiny.yaml"), TINY)
+    small = ["data.batch_size=2", "data.image_size=64", "data.num_workers=0"]
+    assert main(["train", "tiny.yaml", *small, "--run-dir", "run"]) == 0
+    assert "in/data.yaml is in the format 'yolo': 2 classes; train: 4 images, val: 4" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--json"]) == 0
+    assert "zebra" in capsys.readouterr().out
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("format", SETS)
+def test_the_doctor_examines_the_folder(format: str, tmp_path: Path, capsys):
+    root = SETS[format](tmp_path / "in")
+    assert main(["doctor", str(root), "--out", str(tmp_path / "page.html")]) == 0
+    assert f"data.name={format} data.root={root}" in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_the_doctor_reports_what_is_left_out(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    (root / "images" / "train" / "2.png").write_bytes(b"damaged")
+    image(root / "images" / "other" / "a.png", 7)
+    found = {one.title: one for one in densevit.diagnose(root).findings if one.split == "train"}
+    assert "2.png" in found["images that cannot be read"].examples[0]
+    assert any("images that are left out" in title and "other/a.png" in str(one) for title, one in found.items())
+    assert "is in the format 'yolo': 2 classes" in found["data set in another format"].examples[0]
