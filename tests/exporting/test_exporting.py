@@ -13,8 +13,9 @@ from torch import Tensor
 
 import densevit
 from densevit.errors import DensevitError
-from densevit.exporting import comparison, files
-from densevit.exporting.graph import ExportedGraph, SelectionGraph
+from densevit.exporting import comparison, exporting, files
+from densevit.exporting.graph import ExportedGraph
+from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Head
 from densevit.layers.selection import SelectTop, recorded
@@ -142,7 +143,7 @@ def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*inference options")
         densevit.export(predictor.with_inference({"batch_size": 2}), tmp_path / "plain.pt2")
-    graphs = [files.load(tmp_path / name) for name in ("options.pt2", "plain.pt2")]
+    graphs = [runtimes.load(tmp_path / name) for name in ("options.pt2", "plain.pt2")]
     found, expected = (run(comparison.example_images((96, 64), 1, 0))["maps"] for run in graphs)
     assert np.array_equal(found, expected)
 
@@ -157,7 +158,8 @@ def untraced(predictor: Predictor, patch: pytest.MonkeyPatch, error: float = 0.0
 
     patch.setattr(files, "write", lambda graph, path, *_: path.write_text("a file"))
     patch.setattr(files, "traced", lambda *_: None)
-    patch.setattr(files, "load", lambda path: run)
+    patch.setattr(exporting, "load_selections", lambda *_: None)
+    patch.setattr(runtimes, "load", lambda path: run)
 
 
 def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -183,13 +185,13 @@ class Cells(Head):
 def test_a_file_that_another_export_writes_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     predictor = small_predictor(NAIVE)
     untraced(predictor, monkeypatch)
-    load, out = files.load, tmp_path / "model.pt2"
+    load, out = runtimes.load, tmp_path / "model.pt2"
 
     def meanwhile(partial: Path) -> Any:
         out.write_text("of the other")
         return load(partial)
 
-    monkeypatch.setattr(files, "load", meanwhile)
+    monkeypatch.setattr(runtimes, "load", meanwhile)
     with pytest.raises(DensevitError, match=r"model\.pt2 exists: another process has written it\."):
         densevit.export(predictor, out)
     assert out.read_text() == "of the other" and [*tmp_path.iterdir()] == [out]
@@ -229,7 +231,7 @@ class Cells32(torch.nn.Module):
 def test_sizes_that_are_rounded_up_are_so_in_onnx_files(tmp_path: Path):
     """ONNX's division of integers rounds towards 0, Python's down."""
     files.converted(files._traced(Cells32(), [(421, 453)]), ["images"], ["cells"]).save(tmp_path / "cells.onnx")
-    run = files.load(tmp_path / "cells.onnx")
+    run = runtimes.load(tmp_path / "cells.onnx")
     for height, width in [(33, 64), (65, 95), (32, 100)]:
         images = comparison.example_images((height, width), 1, 0)
         assert run(images)["cells"].shape == (1, 3, math.ceil(height / 32), math.ceil(width / 32))
@@ -283,9 +285,9 @@ def test_selections_are_compared_but_not_in_the_file():
             return {name: value.numpy() for name, value in graph(torch.from_numpy(images)).items()}
 
     def selections(images: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            found = SelectionGraph.of(graph).eval()(torch.from_numpy(images))
-        return {name: value.numpy() for name, value in found.items()}
+        with torch.no_grad(), recorded(graph.model.heads["x"]) as made:
+            graph(torch.from_numpy(images))
+        return {"selection_0": made[0].indices.numpy(), "selection_scores_0": made[0].scores.numpy()}
 
     assert run(images).keys() == {"boxes", "scores"}
     found = comparison.differences(graph, run, images, selections)
