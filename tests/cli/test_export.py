@@ -70,8 +70,8 @@ def test_a_model_is_exported_and_run_by_the_script_in_the_docs(
     report = json.loads(captured.out)
     lines = captured.err.splitlines()
     names = [line.partition(": ")[2].split()[0] for line in lines]
-    assert names == ["tracing", "converting", "saving", "loading", "tracing", *["comparing"] * 4, "measuring"]
-    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [f"step {n} of 10" for n in range(1, 11)]
+    assert names == ["tracing", "converting", "saving", "loading", *["comparing"] * 4, "measuring"]
+    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [f"step {n} of 9" for n in range(1, 10)]
     assert (
         report["file"] == str(file)
         and report["difference"] <= 1e-4
@@ -159,17 +159,22 @@ def test_int8_needs_an_onnx_file_and_is_no_second_precision(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("model", "expected"),
+    ("model", "precision", "expected"),
     [
-        ("run", "run/model.onnx"),
-        ("run/detr.pth", "run/detr.onnx"),
-        ("hf:facebook/detr-resnet-50", "detr-resnet-50.onnx"),
+        ("run", None, "run/model.onnx"),
+        ("run", "fp16", "run/model-half.onnx"),
+        ("run", "bf16", "run/model-bf16.pt2"),
+        ("run", "int8", "run/model-int8.onnx"),
+        ("run/detr.pth", None, "run/detr.onnx"),
+        ("run/detr.pth", "int8", "run/detr-int8.onnx"),
+        ("hf:facebook/detr-resnet-50", None, "detr-resnet-50.onnx"),
+        ("hf:org/swin-v1.5", "fp16", "swin-v1.5-half.onnx"),
     ],
 )
 def test_a_file_without_name_is_written_beside_its_model(
-    model: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, precision: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/detr.pth").touch()
-    assert _beside(model) == Path(expected)
+    assert _beside(model, precision) == Path(expected)
