@@ -365,7 +365,7 @@ def _integer_padding() -> Iterator[None]:
 
 def _same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> int:
     """timm's `get_same_padding`: the number of added cells for ceil(x / stride) outputs. x may be a symbol."""
-    return torch.sym_max((-(-x // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - x, 0)
+    return cast(int, torch.sym_max((-(-x // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - x, 0))
 
 
 class _ShapesOnly(TorchFunctionMode):

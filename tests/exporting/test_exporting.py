@@ -15,6 +15,7 @@ import densevit
 from densevit.errors import DensevitError
 from densevit.exporting import comparison, exporting, files
 from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Head
@@ -235,6 +236,74 @@ def test_sizes_that_are_rounded_up_are_so_in_onnx_files(tmp_path: Path):
     for height, width in [(33, 64), (65, 95), (32, 100)]:
         images = comparison.example_images((height, width), 1, 0)
         assert run(images)["cells"].shape == (1, 3, math.ceil(height / 32), math.ceil(width / 32))
+
+
+class LongSizes(FourMaps):
+    """Pads its maps again and again by a function of their size, as windows of some backbones do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows = torch.nn.ModuleList(Windows() for _ in range(9))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = super().forward(images)
+        for windows in self.windows:
+            features[0] = windows(features[0])
+        return features
+
+
+class Windows(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, (7 - x.shape[-1] % 7) % 7 + 1))
+
+
+def test_a_backbone_with_long_expressions_of_sizes_is_refused_at_once(tmp_path: Path):
+    predictor = densevit.create_model({"name": f"{__name__}:LongSizes"}, {"x": CELLS}, ["a"])
+    with pytest.raises(
+        DensevitError, match=r"LongSizes cannot .* from Windows on, .* Fix: a canvas .* backbone such as"
+    ):
+        densevit.export(predictor, tmp_path / "model.pt2")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("canvas", "message"),
+    [
+        ((80, 96), "canvas is 80x96; multiples of 32, the coarsest stride, are expected"),
+        ((96, 64), "canvas is 96x64; an image of 1000x1000 is resized to 96x96, which is larger. Fix: a larger canvas"),
+    ],
+)
+def test_a_canvas_fits_the_model_and_its_images(canvas: tuple[int, int], message: str, tmp_path: Path):
+    with pytest.raises(DensevitError, match=message):
+        densevit.export(small_predictor(CELLS), tmp_path / "model.onnx", canvas=canvas)
+
+
+@pytest.mark.integration
+def test_sizes_inside_a_file_with_a_canvas_are_constants(tmp_path: Path):
+    exported = densevit.export(small_predictor(NAIVE), tmp_path / "model.pt2", canvas=(96, 128))
+    assert exported.difference <= 1e-4
+    program = torch.export.load(exported.path)
+    maps = [n.meta["val"] for n in program.graph.nodes if n.target is torch.ops.aten.conv2d.default]
+    assert maps and all(isinstance(side, int) for x in maps for side in x.shape[2:])
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_selections_are_read_from_the_file(suffix: str, tmp_path: Path):
+    """Of a head that selects twice with one module: by scores, then by integers."""
+    graph = ExportedGraph(
+        small_predictor({"name": "ddq", **DETR, "duplicate_iou": 0.8, "dense_loss": 1.0}).model
+    ).eval()
+    written = files.write(graph, tmp_path / f"model{suffix}", (229, 261), {})
+    images = comparison.example_images((200, 160), 2, 0)
+    run = load_selections(graph.model, written)
+    assert run is not None and len([*tmp_path.iterdir()]) == 1
+    with torch.no_grad(), recorded(graph.model.heads["x"]) as made:
+        graph(torch.from_numpy(images))
+    found = run(images)
+    assert found.keys() == {"selection_0", "selection_scores_0", "selection_1"} and len(made) == 2
+    assert found["selection_0"].shape == made[0].indices.shape and found["selection_1"].shape == made[1].indices.shape
+    np.testing.assert_allclose(found["selection_scores_0"], made[0].scores, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model"])
