@@ -25,6 +25,16 @@ def check_free(out: Path) -> None:
         raise WeightsError(f"{out} cannot be created: no permission to write to {parent}. Name another path.")
 
 
+def check_space(out: Path, size: int) -> None:
+    """Raises WeightsError if the disk of `out` has not this number of bytes free."""
+    folder = next(folder for folder in out.absolute().parents if folder.is_dir())
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise WeightsError(
+            f"{out} takes about {size / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Name another path, or free "
+            "space."
+        )
+
+
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yields a temporary folder, renamed to `out` on success and removed on failure.

@@ -101,9 +101,12 @@ def run(args: Namespace) -> int:
     from densevit.exporting.half_precision import check_half
     from densevit.inference.loading import load_any
     from densevit.inference.predictor import Predictor
+    from densevit.inference.runtimes import is_exported
     from densevit.terminal import table
     from densevit.visualization.evaluation_tables import comparison_table
 
+    if is_exported(args.model):
+        raise ConfigError(f"{args.model}: is an exported file. Fix: name the model that it is of.")
     out = args.out or _beside(args.model, "int8" if args.int8 else args.half)
     check_format(out, args.resize)
     if args.half is not None:

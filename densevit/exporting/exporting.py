@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from densevit.atomic_io import atomic_file, check_free
+from densevit.atomic_io import atomic_file, check_free, check_space
 from densevit.errors import ConfigError, DensevitError, counted
 from densevit.exporting import comparison, files, postprocessing, quantization
 from densevit.exporting.deployment import deployable
@@ -119,6 +119,7 @@ def export(
         raise DensevitError(f"{predictor.model.file.path}: is an exported file. Fix: name the model that it is of.")
     own = copy.deepcopy(predictor.model).cpu().float().eval()
     check_heads(own, postprocess and half is None)
+    check_space(path, sum(value.nbytes for value in own.state_dict().values()) // (1 if half is None else 2))
     for name, options in predictor.inference.items():
         if not options.single_pass:
             values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]

@@ -148,6 +148,23 @@ def test_an_int8_file_with_resizing_and_post_processing_is_evaluated(
     assert report["int8"]["int8_bytes"] < 0.4 * report["int8"]["float32_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it is of."),
+        (["model.pth", "--bf16", "--out", "x.onnx"], "Fix: fp16 (--half), or --out NAME.pt2."),
+        (["model.pth", "--canvas", "320"], "'320' is not a height and width, as in 320x320."),
+    ],
+)
+def test_what_cannot_be_written_is_an_error_before_the_model_is_read(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").write_text("of another program")
+    assert main(["export", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_int8_needs_an_onnx_file_and_is_no_second_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     model = tmp_path / "model.safetensors"
     for flags, message in [

@@ -1,6 +1,8 @@
 """Exported files give the model's outputs on sizes and batches that they were not traced with."""
 
+import errno
 import math
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,6 +265,24 @@ def test_a_backbone_with_long_expressions_of_sizes_is_refused_at_once(tmp_path: 
         DensevitError, match=r"LongSizes cannot .* from Windows on, .* Fix: a canvas .* backbone such as"
     ):
         densevit.export(predictor, tmp_path / "model.pt2")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_full_disk_is_an_error_before_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DensevitError, match=r"model.onnx takes about 0 MB; .* has 0 MB free. Name another path"):
+        densevit.export(small_predictor(NAIVE), tmp_path / "folder" / "model.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_disk_that_fills_while_the_file_is_saved_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def write(graph: ExportedGraph, path: Path, *_: Any) -> Path:
+        path.write_text("a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        densevit.export(small_predictor(NAIVE), tmp_path / "model.onnx")
     assert not [*tmp_path.iterdir()]
 
 
