@@ -3,10 +3,13 @@
 import itertools
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import NoReturn
 
 from densevit.errors import WeightsError
 
@@ -34,6 +37,16 @@ def check_writable(folder: Path, out: Path | None = None, fix: str = "Name anoth
         raise WeightsError(f"{out or folder} cannot be written: {there}: {error.strerror}. {fix}") from None
 
 
+def check_space(out: Path, size: int) -> None:
+    """Raises WeightsError if the disk of `out` has not this number of bytes free."""
+    folder = next(folder for folder in out.absolute().parents if folder.is_dir())
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise WeightsError(
+            f"{out} takes about {size / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Name another path, or free "
+            "space."
+        )
+
+
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yields a temporary folder, renamed to `out` on success and removed on failure.
@@ -42,15 +55,16 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(out, Path.mkdir)
-    try:
-        yield temporary
-        check_free(out)
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _sigterm_unwinds():
+        temporary = _temporary(out, Path.mkdir)
+        try:
+            yield temporary
+            check_free(out)
+            if out.is_dir():
+                out.rmdir()
+            temporary.rename(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -74,7 +88,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
     and `path` is unchanged. Only one process at a time may replace a file."""
     temporary = path.with_name(f"{path.name}.partial")
     try:
-        yield temporary
+        with _sigterm_unwinds():
+            yield temporary
         with temporary.open("rb+") as file:  # a crash of the machine must not leave an empty file
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -108,11 +123,36 @@ def write_next_free(path: Path, write: Callable[[Path], object]) -> Path:
 def _temporary_file(out: Path) -> Iterator[Path]:
     """Creates a temporary file beside `out`, with its suffix, from which some writers infer the format."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(out, lambda path: path.touch(exist_ok=False))
+    with _sigterm_unwinds():
+        temporary = _temporary(out, lambda path: path.touch(exist_ok=False))
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM, as of `timeout` and `docker stop`, raises SystemExit meanwhile, so that temporary files are removed.
+
+    Without effect in other threads than the main thread, and in a program that handles SIGTERM itself.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, _: object) -> NoReturn:
+        if os.getpid() != process:  # a forked process, which has no files to remove
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
     try:
-        yield temporary
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _temporary(out: Path, create: Callable[[Path], object]) -> Path:

@@ -3,7 +3,10 @@
 import errno
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,6 +77,38 @@ def test_failed_replacement_leaves_the_file_before_and_nothing_else(tmp_path: Pa
 
 
 @posix
+@posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("writer", ["atomic_file", "atomic_folder", "replaced_file"])
+def test_a_stopped_process_leaves_no_temporary_file(writer: str, number: signal.Signals, tmp_path: Path) -> None:
+    """Also if a file that the process writes lies inside a temporary folder."""
+    script = f"""
+import pathlib, sys, time
+from densevit.atomic_io import {writer}
+with {writer}(pathlib.Path(sys.argv[1])) as path:
+    (path / "inside" if path.is_dir() else path).write_text("half")
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "model.onnx")], stderr=subprocess.DEVNULL)
+    while not any(one.is_file() and one.stat().st_size for one in tmp_path.rglob("*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(30) == {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT}[number]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_sigterm_has_its_handler_again_after_writing(tmp_path: Path) -> None:
+    for handler in (signal.SIG_DFL, signal.SIG_IGN):
+        before = signal.signal(signal.SIGTERM, handler)
+        try:
+            with atomic_file(tmp_path / f"file{handler}"):
+                assert (signal.getsignal(signal.SIGTERM) is handler) == (handler is signal.SIG_IGN)
+            assert signal.getsignal(signal.SIGTERM) is handler
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
 def test_lock_survives_that_its_file_is_opened_and_closed(tmp_path: Path) -> None:
     """A POSIX lock (fcntl) is lost then."""
     path = tmp_path / ".lock"

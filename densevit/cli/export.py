@@ -4,7 +4,7 @@ The file runs without densevit, from uint8 images to boxes and maps. It is run o
 with the model; a file that differs is not written. --evaluate also evaluates both on the validation data.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from densevit.exporting.exporting import Evaluate
     from densevit.inference.loading import LoadedModel
+    from densevit.interfaces import Size
 
 EXAMPLES = """examples:
   densevit export runs/detr_swin                        # runs/detr_swin/model.onnx
-  densevit export runs/setr_vit --out setr.onnx --half
-  densevit export runs/detr_swin --out int8.onnx --int8
+  densevit export runs/setr_vit --half                  # runs/setr_vit/model-half.onnx
+  densevit export runs/detr_swin --int8                 # runs/detr_swin/model-int8.onnx
   densevit export runs/detr_swin --out detr.onnx --resize
   densevit export runs/detr_swin --resize --postprocess --out program.onnx
   densevit export runs/detr_swin --evaluate
@@ -43,7 +44,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         type=Path,
-        help="NAME.onnx or NAME.pt2 (beside the model: RUN/model.onnx; of hf:ORG/NAME, NAME.onnx)",
+        help="NAME.onnx or NAME.pt2 (beside the model: RUN/model.onnx, model-half.onnx, model-bf16.pt2 or "
+        "model-int8.onnx; of hf:ORG/NAME, NAME.onnx ...)",
     )
     halves = parser.add_mutually_exclusive_group()
     halves.add_argument(
@@ -60,6 +62,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resize", action="store_true", help="resize images of any size inside the file, as predict does (ONNX only)"
+    )
+    parser.add_argument(
+        "--canvas",
+        metavar="HxW",
+        type=_size,
+        help="pad images inside the file to this size, so that all sizes inside the model are constants: a shorter "
+        "export, and a way for a backbone that is not exported for varying sizes",
     )
     parser.add_argument(
         "--postprocess",
@@ -89,13 +98,19 @@ def run(args: Namespace) -> int:
     from densevit.exporting import postprocessing, quantization
     from densevit.exporting.exporting import export
     from densevit.exporting.files import check_format
+    from densevit.exporting.half_precision import check_half
     from densevit.inference.loading import load_any
     from densevit.inference.predictor import Predictor
+    from densevit.inference.runtimes import is_exported
     from densevit.terminal import table
     from densevit.visualization.evaluation_tables import comparison_table
 
-    out = args.out or _beside(args.model)
+    if is_exported(args.model):
+        raise ConfigError(f"{args.model}: is an exported file. Fix: name the model that it is of.")
+    out = args.out or _beside(args.model, "int8" if args.int8 else args.half)
     check_format(out, args.resize)
+    if args.half is not None:
+        check_half(args.half, out.suffix)
     if args.int8:
         quantization.check_format(out, args.half is not None)
     check_free(out, "Fix: name a file with --out FILE.")
@@ -115,6 +130,7 @@ def run(args: Namespace) -> int:
         out,
         half=args.half,
         resize=args.resize,
+        canvas=args.canvas,
         quiet=args.output.quiet,
         evaluate=None if evaluated is None else evaluated.evaluate,
         data=None if evaluated is None else evaluated.data,
@@ -170,6 +186,14 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def _size(text: str) -> "Size":
+    try:
+        height, width = (int(side) for side in text.split("x"))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a height and width, as in 320x320.") from None
+    return height, width
+
+
 class _Evaluation(NamedTuple):
     """How a predictor is evaluated, as `densevit evaluate` does. data: its name. main_metrics: as of `export`."""
 
@@ -211,9 +235,12 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     )
 
 
-def _beside(model: str) -> Path:
-    """The default path of the exported file."""
+def _beside(model: str, precision: str | None) -> Path:
+    """The default path of the exported file. precision: fp16, bf16, int8; None: float32."""
     path = user_path(model)
     if path.is_dir():
-        return path / "model.onnx"
-    return path.with_suffix(".onnx") if path.is_file() else Path(f"{path.name.rpartition(':')[2]}.onnx")
+        path /= "model"
+    elif not path.is_file():
+        path = Path(path.name.rpartition(":")[2] + ".onnx")  # of hf:ORG/NAME
+    ending = {None: ".onnx", "fp16": "-half.onnx", "bf16": "-bf16.pt2", "int8": "-int8.onnx"}[precision]
+    return path.with_name(path.with_suffix("").name + ending)

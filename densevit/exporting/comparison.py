@@ -32,7 +32,7 @@ def differences(
 ) -> dict[str, float]:
     """The largest difference of each floating-point output, relative to its range (`TargetType.value_range`).
 
-    graph: the model's, in float32. images: (B, 3, H, W) uint8. run_selections: runs the file of the `SelectionGraph`.
+    graph: the model's, in float32. images: (B, 3, H, W) uint8. run_selections: of `load_selections`.
     The model repeats its selections, so that the resulting queries are compared one by one. The error of a selection is
     the amount by which the model's scores of the selected candidates are below those of its own selection, less twice
     the error of the scores. A map of classes is compared with `read_maps` of the file's own `maps`: its difference is

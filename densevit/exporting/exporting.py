@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from densevit.atomic_io import atomic_file, check_free
+from densevit.atomic_io import atomic_file, check_free, check_space
 from densevit.errors import ConfigError, DensevitError, counted
 from densevit.exporting import comparison, files, postprocessing, quantization
 from densevit.exporting.deployment import deployable
@@ -19,6 +19,8 @@ from densevit.exporting.header import header_of
 from densevit.exporting.latency import median_latencies
 from densevit.exporting.quantization import Quantization
 from densevit.exporting.resizing import Resizing, check_resizing
+from densevit.exporting.selections import load_selections
+from densevit.inference import runtimes
 from densevit.inference.file_model import FileModel, RecordedEvaluation, predictor_of
 from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.runtimes import open_file
@@ -80,6 +82,7 @@ def export(
     threshold: Threshold | None = None,
     int8: Iterable[Any] | None = None,
     main_metrics: Mapping[str, bool] | None = None,
+    canvas: Size | None = None,
 ) -> Exported:
     """Writes NAME.onnx or NAME.pt2, which maps uint8 RGB images (B, 3, H, W) to boxes and maps in their pixels.
 
@@ -95,7 +98,8 @@ def export(
     `score_thresholds`, 0.5 without one. int8: images as of `predict`, on which the file is calibrated for int8 after
     the comparison; None: float32. Warns if int8 is no faster than float32 on this CPU, and if a main metric loses more
     than 0.01. main_metrics: these metrics, with whether lower is better; None: the first of each head, of which higher
-    is better.
+    is better. canvas: (h, w) to which the file pads images, at which all sizes inside the model are constants; None:
+    that of the model's config, or the next multiple of the coarsest stride.
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, with `half` by more
     than `HalfPrecision.limit`.
     """
@@ -115,6 +119,7 @@ def export(
         raise DensevitError(f"{predictor.model.file.path}: is an exported file. Fix: name the model that it is of.")
     own = copy.deepcopy(predictor.model).cpu().float().eval()
     check_heads(own, postprocess and half is None)
+    check_space(path, sum(value.nbytes for value in own.state_dict().values()) // (1 if half is None else 2))
     for name, options in predictor.inference.items():
         if not options.single_pass:
             values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
@@ -124,7 +129,10 @@ def export(
                 "one pass. To predict as the model does, run the file on each window, flip and scale.",
                 stacklevel=2,
             )
-    canvas = None if predictor.resize is None else predictor.resize.canvas
+    if canvas is None:
+        canvas = None if predictor.resize is None else predictor.resize.canvas
+    else:
+        _check_canvas(predictor, canvas)
     resizing = _resizing(predictor) if resize else None
     graph = ExportedGraph(own, canvas, resizing).eval()
     traced = ExportedGraph(deployable(own), canvas, resizing).eval()
@@ -140,7 +148,7 @@ def export(
         header = header_of(predictor, canvas, resize, thresholds)
         batches = _BATCHES if thresholds is None else (1,)
         compared = max(len(sizes), len(_BATCHES))
-        count = files.count_steps(path, resize) + 2 + compared + 1 + (half is not None) + (int8 is not None)
+        count = files.count_steps(path, resize) + 1 + compared + 1 + (half is not None) + (int8 is not None)
         with steps(f"Exporting to {path}", count, quiet) as begin:
             precision = program = None
             if half is not None:
@@ -154,13 +162,13 @@ def export(
             rewrite = files.unchanged if precision is None else precision.set_types
             if thresholds is None:
                 program = None if resize else program
-                files.write(traced, partial, traced_size, header, begin, rewrite, program)
+                written = files.write(traced, partial, traced_size, header, begin, rewrite, program)
             else:
                 postprocessing.write(traced, partial, traced_size, thresholds, header, begin, rewrite)
+                written = partial
             begin("loading the file")
-            run = files.load(partial)
-            begin("tracing the selections of the heads, which are compared separately")
-            selections = files.load_selections(traced, partial, traced_size, rewrite)
+            run = runtimes.load(partial)
+            selections = load_selections(traced.model, written)
             found = []
             for i in range(compared):
                 size, batch = sizes[i % len(sizes)], batches[i % len(batches)]
@@ -222,6 +230,25 @@ def check_heads(model: DenseModel, postprocess: bool = False) -> None:
             )
 
 
+def _check_canvas(predictor: Predictor, canvas: Size) -> None:
+    """Raises ConfigError for a canvas at which the model does not compute, or on which images have no room."""
+    step = predictor.model.multiple
+    if predictor.backbone.input_size is not None:
+        size = "{}x{}".format(*predictor.backbone.input_size)
+        raise ConfigError(f"canvas: the backbone takes one size, {size}, anyway. Fix: leave canvas out.")
+    if min(canvas) < step or any(side % step for side in canvas):
+        raise ConfigError(f"canvas is {canvas[0]}x{canvas[1]}; multiples of {step}, the coarsest stride, are expected.")
+    if predictor.resize is None:
+        return
+    for original in ((1000, 1000), (1000, 3000), (3000, 1000)):
+        height, width = predictor.resize.size_of(*original)
+        if height > canvas[0] or width > canvas[1]:
+            raise ConfigError(
+                f"canvas is {canvas[0]}x{canvas[1]}; an image of {original[0]}x{original[1]} is resized to "
+                f"{height}x{width}, which is larger. Fix: a larger canvas."
+            )
+
+
 def _resizing(predictor: Predictor) -> Resizing:
     """The resizing of `predict`, checked against it."""
     if predictor.resize is None:
@@ -255,7 +282,7 @@ def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
     return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1), _LARGE]
 
 
-def _latencies(graph: ExportedGraph, run: files.Run, size: Size, postprocess: bool) -> tuple[float, float]:
+def _latencies(graph: ExportedGraph, run: runtimes.Run, size: Size, postprocess: bool) -> tuple[float, float]:
     """Median milliseconds of the model and of the file, run alternately after a warm-up."""
     images = comparison.example_images(size, 1, 0)
     tensor = torch.from_numpy(images)

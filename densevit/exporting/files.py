@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import operator
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,15 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from densevit.errors import DensevitError
-from densevit.exporting.graph import ExportedGraph, ResizedGraph, SelectionGraph
+from densevit.exporting.graph import ExportedGraph, ResizedGraph
 from densevit.exporting.typed_graph import softmax_in_float32
-from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES, Run, load
+from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.terminal import silenced
 
 TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
+_MAX_OPERATIONS = 40  # of a size inside a backbone; of those that are exported in minutes it has at most 20
 _BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
 
 
@@ -68,11 +68,12 @@ def write(
     begin: Begin = lambda name: None,
     rewrite: Rewrite = unchanged,
     program: torch.export.ExportedProgram | None = None,
-) -> None:
+) -> Path | torch.export.ExportedProgram:
     """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too unless the
     backbone has one size. header: written as JSON into the file. rewrite: changes the traced graph, without that of the
     resizing. program: what `traced` returned for this graph without resizing and this size, which is changed; None: the
-    graph is traced. Raises DensevitError if the model cannot be traced.
+    graph is traced. Returns the path of an ONNX file, and the traced graph of a pt2 file, which takes long to load.
+    Raises DensevitError if the model cannot be traced.
     """
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
     with tracing(graph.model):
@@ -86,7 +87,7 @@ def write(
             begin(SAVING)
             program.example_inputs = None  # images as large as many models
             torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
-            return
+            return program
         names = list(graph(torch.zeros(1, 3, *size, dtype=torch.uint8)))
         if graph.resizing is None:
             begin(TRACING)
@@ -105,6 +106,7 @@ def write(
             prepend(resizing, exported.model.graph)
         begin(SAVING)
         save(exported, path, header)
+        return path
 
 
 def converted_resizing(resizing: nn.Module, original: Size, begin: Begin) -> Any:
@@ -129,17 +131,43 @@ def _class_names(header: Mapping[str, Any]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def tracing(model: DenseModel) -> Iterator[None]:
-    """Silences the tracer. Raises DensevitError, with the names of the parts, if the model cannot be traced."""
-    with silenced(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+    """Silences the tracer. Raises DensevitError, with the names of the parts, if the model cannot be traced, and in the
+    first seconds, if it would take hours."""
+    with silenced(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), _limited_sizes(model.backbone):
         try:
             yield
-        except OSError:
+        except (OSError, DensevitError):
             raise
         except Exception as error:  # of any kind, from the tracer
             parts = [type(model.backbone).__name__, *(type(head).__name__ for head in model.heads.values())]
             raise DensevitError(
-                f"{' with '.join(parts)} cannot be exported: {_reason(error)} See docs/export.md, what can be exported."
+                f"{' with '.join(parts)} cannot be exported: {_reason(error)} "
+                "See docs/export.md, what can be exported; "
+                "with a canvas (--canvas HxW), sizes are constants."
             ) from error
+
+
+@contextlib.contextmanager
+def _limited_sizes(backbone: nn.Module) -> Iterator[None]:
+    """Raises DensevitError if a size inside the backbone is a long expression of the image's size while it is traced.
+
+    Such expressions, as of windows that each layer pads again, nest; the tracer then takes minutes per operation.
+    """
+
+    def check(module: nn.Module, _: object, output: object) -> None:
+        for side in output.shape if isinstance(output, torch.Tensor) else ():
+            if isinstance(side, torch.SymInt) and side.node.expr.count_ops() > _MAX_OPERATIONS:
+                raise DensevitError(
+                    f"{type(backbone).__name__} cannot be exported for images of any size: sizes inside it, from "
+                    f"{type(module).__name__} on, are long expressions of the image's, for which torch.export takes "
+                    "hours. Fix: a canvas (--canvas HxW), or a backbone such as swin, vit, resnet, or timm's convnext "
+                    "and efficientnet."
+                )
+
+    with contextlib.ExitStack() as hooks:
+        for module in backbone.modules():
+            hooks.callback(module.register_forward_hook(check).remove)
+        yield
 
 
 def replace_header(path: Path, header: Mapping[str, Any]) -> None:
@@ -152,21 +180,6 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {METADATA: json.dumps(header)} | _class_names(header))
     onnx.save(model, path)
-
-
-def load_selections(graph: ExportedGraph, beside: Path, size: Size, rewrite: Rewrite = unchanged) -> Run | None:
-    """Writes the selections of a graph to a file of the same format as `beside`, loads and removes it.
-
-    Returns None if no head selects. size, rewrite: as in `write`.
-    """
-    selections = SelectionGraph.of(graph).eval()
-    with torch.no_grad():
-        if not selections(torch.zeros(1, 3, *size, dtype=torch.uint8)):
-            return None
-    with tempfile.TemporaryDirectory(dir=beside.parent) as folder:
-        path = Path(folder) / f"selections{beside.suffix}"
-        write(selections, path, size, {}, rewrite=rewrite)
-        return load(path)
 
 
 def traced(graph: ExportedGraph, size: Size) -> torch.export.ExportedProgram:

@@ -1,6 +1,5 @@
 """The graph of an exported file: maps uint8 images to the outputs of all heads, in pixels of the images."""
 
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch.nn import functional as F
 from densevit.exporting.resizing import Resizing
 from densevit.interfaces import Outputs, Size
 from densevit.layers.precision import in_float32
-from densevit.layers.selection import recorded
 from densevit.model import DenseModel
 
 
@@ -53,31 +51,6 @@ class ExportedGraph(nn.Module):
     def prefix(self, head: str) -> str:
         """The prefix of the names of a head's outputs."""
         return f"{head}/" if len(self.model.heads) > 1 else ""
-
-
-class SelectionGraph(ExportedGraph):
-    """The selections that an exported model makes, such as the proposals of two-stage heads, for the comparison.
-
-    Its outputs are `selection_I` (B, N) int64 and, unless they are integers, `selection_scores_I` (B, S) of the I-th
-    selection of a head (`densevit.layers.selection`); none if no head selects.
-    """
-
-    @classmethod
-    def of(cls, graph: ExportedGraph) -> "SelectionGraph":
-        """Returns the selections of a graph."""
-        return cls(graph.model, graph.canvas, graph.resizing)
-
-    def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
-        with ExitStack() as stack:
-            made = {name: stack.enter_context(recorded(head)) for name, head in self.model.heads.items()}
-            self.made(images)
-        outputs: dict[str, Tensor] = {}
-        for name, selections in made.items():
-            for i, (scores, indices) in enumerate(selections):
-                outputs[f"{self.prefix(name)}selection_{i}"] = indices
-                if scores.is_floating_point():
-                    outputs[f"{self.prefix(name)}selection_scores_{i}"] = scores.float()
-        return outputs
 
 
 class ResizedGraph(nn.Module):

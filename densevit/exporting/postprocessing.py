@@ -61,6 +61,8 @@ def thresholds_of(
     Raises ConfigError for a threshold of another head, or that is no score.
     """
     heads = _heads_with_scores(graph, size)
+    if isinstance(given, float | int) and not heads:
+        raise ConfigError("threshold: no head of this model predicts scores. Fix: leave it out.")
     if given is None:
         given = {name: defaults[name] for name in heads}
     elif isinstance(given, Mapping) and (others := [*(given.keys() - {*heads})]):

@@ -47,11 +47,11 @@ def multi_scale_deformable_attention(
         raise ValueError(f"locations have {len(points)} levels; shapes has {len(shapes)}: {[*shapes]}.")
     locations, weights = at_least_fp32(locations), at_least_fp32(weights)
     exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
-    if exporting and sampling == "grid_sample":  # ONNX has GridSample
-        return _grid_sample(at_least_fp32(value), locations, weights, shapes, points).to(value.dtype)
     grid = cached_table(_grid, tuple(shapes), tuple(points), value.device)
     if sampling == "discrete":
         return _discrete(at_least_fp32(value), locations, weights, grid, exporting).to(value.dtype)
+    if exporting:
+        return _gathered(at_least_fp32(value), locations, weights, grid).to(value.dtype)
     return _DeformableAttention.apply(value, locations, weights, grid, deterministic)
 
 
@@ -163,19 +163,15 @@ def _table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.de
     return torch.stack([torch.stack([torch.full((), x, dtype=dtype, device=device) for x in row]) for row in rows])
 
 
-def _grid_sample(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes, points: Sequence[int]) -> Tensor:
-    """Multi-scale deformable attention with one `grid_sample` per level, for export."""
-    B, _, N, D = value.shape
-    Q = locations.shape[1]
-    maps = value.split([height * width for height, width in shapes], dim=1)
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).split([*points], dim=2)  # L x (B * N, Q, P, 2)
-    samples = [
-        F.grid_sample(x.permute(0, 2, 3, 1).reshape(B * N, D, *shape), grid, align_corners=False)
-        for x, shape, grid in zip(maps, shapes, grids, strict=True)
-    ]  # L x (B * N, D, Q, P)
-    weights = weights.transpose(1, 2).reshape(B * N, 1, Q, -1)
-    x = (torch.cat(samples, -1) * weights).sum(-1)  # (B * N, D, Q)
-    return x.view(B, N * D, Q).transpose(1, 2)
+def _gathered(value: Tensor, locations: Tensor, weights: Tensor, grid: Tensor) -> Tensor:
+    """Multi-scale deformable attention for export, with one gather of the four cells around each point.
+
+    TensorRT was reported to compute GridSample wrong in such graphs (NVIDIA/TensorRT#4813). Returns (B, Q, N * D).
+    """
+    near = _neighbours(locations, grid)
+    sampled = F.embedding(near.rows(value.shape, grid), _flat(value))  # (B * Q * N, 4 * K, D)
+    x = near.products(weights)[:, None] @ sampled
+    return x.view(*weights.shape[:3], value.shape[3]).flatten(2)
 
 
 def discrete_cells(locations: Tensor, grid: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import timm
 import torch
+from timm.layers import padding
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +19,7 @@ from densevit.errors import PluginError, WeightsError
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import update_statistics_once
 from densevit.layers.norms import LayerNorm2d
+from densevit.layers.tracing import is_exporting
 from densevit.weights.hub import timm_arguments
 
 Size = tuple[int, int]
@@ -113,7 +116,8 @@ class Timm(Backbone):
             x = F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
         else:
             x = F.pad(images, (0, width - W, 0, height - H))
-        maps = _maps(self.model, x, self.indices, self.final_norm)
+        with _integer_padding() if is_exporting() else nullcontext():
+            maps = _maps(self.model, x, self.indices, self.final_norm)
         if hasattr(self, "feature_norms"):
             maps = [norm(feature) for norm, feature in zip(self.feature_norms, maps, strict=True)]
         features = []
@@ -342,6 +346,26 @@ def _maps(model: nn.Module, images: Tensor, indices: Sequence[int] | None, norm:
     """The model's maps, (B, C, h, w) each; timm converts NHWC maps and tokens."""
     features = cast(Callable[..., list[Tensor]], model.forward_intermediates)
     return features(images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True)
+
+
+@contextmanager
+def _integer_padding() -> Iterator[None]:
+    """Computes the widths of timm's "same" padding with integer division while a model is traced.
+
+    timm rounds a quotient of floats up, which nests size expressions deeper in each layer, until the tracer takes
+    hours. With integers, the padding of a side that is a multiple of the stride is a constant.
+    """
+    timms = padding.get_same_padding
+    padding.get_same_padding = _same_padding
+    try:
+        yield
+    finally:
+        padding.get_same_padding = timms
+
+
+def _same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> int:
+    """timm's `get_same_padding`: the number of added cells for ceil(x / stride) outputs. x may be a symbol."""
+    return cast(int, torch.sym_max((-(-x // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - x, 0))
 
 
 class _ShapesOnly(TorchFunctionMode):

@@ -1,11 +1,12 @@
 import io
+import itertools
 import pickle
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import densevit
@@ -332,3 +333,47 @@ def test_construction_uses_only_timm_s_random_numbers():
     torch.manual_seed(3)
     reference = timm.create_model("convnext_atto").state_dict()
     assert all(torch.equal(value, reference[key]) for key, value in backbone.model.state_dict().items())
+
+
+# ---- export ----
+
+
+def test_padding_of_exported_models_is_timms_same_padding():
+    from timm.layers.padding import get_same_padding
+
+    from densevit_backbones.timm import _same_padding
+
+    cases = itertools.product(range(1, 70), (1, 2, 3, 5, 7), (1, 2, 3, 4), (1, 2))
+    assert all(_same_padding(*case) == get_same_padding(*case) for case in cases)
+
+
+class Padded(nn.Module):
+    """A backbone on images that are padded to its coarsest stride, as in a model."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        H, W = images.shape[-2:]
+        return self.backbone(F.pad(images, (0, (W + 31) // 32 * 32 - W, 0, (H + 31) // 32 * 32 - H)))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["tf_mobilenetv3_small_minimal_100", "resnetv2_50x1_bit"])
+def test_same_padding_of_an_exported_model_is_a_constant(name, randomise):
+    """Of convolutions and of standardised convolutions; sizes in the graph are plain multiples of the padded size's."""
+    model = Padded(create(model=name)).eval()
+    randomise(model)
+    varies = torch.export.Dim.DYNAMIC
+    images = torch.randn(2, 3, 165, 230)
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: varies, 2: varies, 3: varies},), strict=False)
+    values = [node.meta["val"] for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
+    sizes = {str(side) for value in values for side in value.shape}
+    assert not [size for size in sizes if "Max" in size or "Ceil" in size or size.count("//") > 1]
+    module = program.module()
+    for size in ((97, 160), (224, 65)):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            for found, expected in zip(module(images), model(images), strict=True):
+                torch.testing.assert_close(found, expected)

@@ -70,8 +70,8 @@ def test_a_model_is_exported_and_run_by_the_script_in_the_docs(
     report = json.loads(captured.out)
     lines = captured.err.splitlines()
     names = [line.partition(": ")[2].split()[0] for line in lines]
-    assert names == ["tracing", "converting", "saving", "loading", "tracing", *["comparing"] * 4, "measuring"]
-    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [f"step {n} of 10" for n in range(1, 11)]
+    assert names == ["tracing", "converting", "saving", "loading", *["comparing"] * 4, "measuring"]
+    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [f"step {n} of 9" for n in range(1, 10)]
     assert (
         report["file"] == str(file)
         and report["difference"] <= 1e-4
@@ -148,6 +148,23 @@ def test_an_int8_file_with_resizing_and_post_processing_is_evaluated(
     assert report["int8"]["int8_bytes"] < 0.4 * report["int8"]["float32_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it is of."),
+        (["model.pth", "--bf16", "--out", "x.onnx"], "Fix: fp16 (--half), or --out NAME.pt2."),
+        (["model.pth", "--canvas", "320"], "'320' is not a height and width, as in 320x320."),
+    ],
+)
+def test_what_cannot_be_written_is_an_error_before_the_model_is_read(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").write_text("of another program")
+    assert main(["export", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_int8_needs_an_onnx_file_and_is_no_second_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     model = tmp_path / "model.safetensors"
     for flags, message in [
@@ -159,17 +176,22 @@ def test_int8_needs_an_onnx_file_and_is_no_second_precision(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("model", "expected"),
+    ("model", "precision", "expected"),
     [
-        ("run", "run/model.onnx"),
-        ("run/detr.pth", "run/detr.onnx"),
-        ("hf:facebook/detr-resnet-50", "detr-resnet-50.onnx"),
+        ("run", None, "run/model.onnx"),
+        ("run", "fp16", "run/model-half.onnx"),
+        ("run", "bf16", "run/model-bf16.pt2"),
+        ("run", "int8", "run/model-int8.onnx"),
+        ("run/detr.pth", None, "run/detr.onnx"),
+        ("run/detr.pth", "int8", "run/detr-int8.onnx"),
+        ("hf:facebook/detr-resnet-50", None, "detr-resnet-50.onnx"),
+        ("hf:org/swin-v1.5", "fp16", "swin-v1.5-half.onnx"),
     ],
 )
 def test_a_file_without_name_is_written_beside_its_model(
-    model: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, precision: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/detr.pth").touch()
-    assert _beside(model) == Path(expected)
+    assert _beside(model, precision) == Path(expected)

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.errors import PluginError
-from densevit.exporting import comparison, deployable, files
+from densevit.exporting import comparison, deployable
 from densevit.exporting.deployment import merge_blocks, simplified
 from densevit.exporting.graph import ExportedGraph
+from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone
 from densevit.model import DenseModel
@@ -250,7 +251,7 @@ def test_files_have_merged_blocks_and_neither_batch_norms_nor_unused_weights(suf
         assert all(node.users for node in program.graph.nodes if node.op == "placeholder")
     assert (6, 6, 3, 3) in weights.values() and (10, 6) not in weights.values()
     assert not any("narrow" in name for name in weights)
-    run = files.load(exported.path)
+    run = runtimes.load(exported.path)
     for count in (1, 2, 5):
         images = comparison.example_images((75, 107), count, count)
         found = comparison.differences(ExportedGraph(model), run, images)

@@ -1,6 +1,8 @@
 """Exported files give the model's outputs on sizes and batches that they were not traced with."""
 
+import errno
 import math
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +15,10 @@ from torch import Tensor
 
 import densevit
 from densevit.errors import DensevitError
-from densevit.exporting import comparison, files
-from densevit.exporting.graph import ExportedGraph, SelectionGraph
+from densevit.exporting import comparison, exporting, files
+from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.selections import load_selections
+from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Head
 from densevit.layers.selection import SelectTop, recorded
@@ -142,7 +146,7 @@ def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*inference options")
         densevit.export(predictor.with_inference({"batch_size": 2}), tmp_path / "plain.pt2")
-    graphs = [files.load(tmp_path / name) for name in ("options.pt2", "plain.pt2")]
+    graphs = [runtimes.load(tmp_path / name) for name in ("options.pt2", "plain.pt2")]
     found, expected = (run(comparison.example_images((96, 64), 1, 0))["maps"] for run in graphs)
     assert np.array_equal(found, expected)
 
@@ -157,7 +161,8 @@ def untraced(predictor: Predictor, patch: pytest.MonkeyPatch, error: float = 0.0
 
     patch.setattr(files, "write", lambda graph, path, *_: path.write_text("a file"))
     patch.setattr(files, "traced", lambda *_: None)
-    patch.setattr(files, "load", lambda path: run)
+    patch.setattr(exporting, "load_selections", lambda *_: None)
+    patch.setattr(runtimes, "load", lambda path: run)
 
 
 def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -183,13 +188,13 @@ class Cells(Head):
 def test_a_file_that_another_export_writes_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     predictor = small_predictor(NAIVE)
     untraced(predictor, monkeypatch)
-    load, out = files.load, tmp_path / "model.pt2"
+    load, out = runtimes.load, tmp_path / "model.pt2"
 
     def meanwhile(partial: Path) -> Any:
         out.write_text("of the other")
         return load(partial)
 
-    monkeypatch.setattr(files, "load", meanwhile)
+    monkeypatch.setattr(runtimes, "load", meanwhile)
     with pytest.raises(DensevitError, match=r"model\.pt2 exists: another process has written it\."):
         densevit.export(predictor, out)
     assert out.read_text() == "of the other" and [*tmp_path.iterdir()] == [out]
@@ -229,10 +234,96 @@ class Cells32(torch.nn.Module):
 def test_sizes_that_are_rounded_up_are_so_in_onnx_files(tmp_path: Path):
     """ONNX's division of integers rounds towards 0, Python's down."""
     files.converted(files._traced(Cells32(), [(421, 453)]), ["images"], ["cells"]).save(tmp_path / "cells.onnx")
-    run = files.load(tmp_path / "cells.onnx")
+    run = runtimes.load(tmp_path / "cells.onnx")
     for height, width in [(33, 64), (65, 95), (32, 100)]:
         images = comparison.example_images((height, width), 1, 0)
         assert run(images)["cells"].shape == (1, 3, math.ceil(height / 32), math.ceil(width / 32))
+
+
+class LongSizes(FourMaps):
+    """Pads its maps again and again by a function of their size, as windows of some backbones do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows = torch.nn.ModuleList(Windows() for _ in range(9))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = super().forward(images)
+        for windows in self.windows:
+            features[0] = windows(features[0])
+        return features
+
+
+class Windows(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, (7 - x.shape[-1] % 7) % 7 + 1))
+
+
+def test_a_backbone_with_long_expressions_of_sizes_is_refused_at_once(tmp_path: Path):
+    predictor = densevit.create_model({"name": f"{__name__}:LongSizes"}, {"x": CELLS}, ["a"])
+    with pytest.raises(
+        DensevitError, match=r"LongSizes cannot .* from Windows on, .* Fix: a canvas .* backbone such as"
+    ):
+        densevit.export(predictor, tmp_path / "model.pt2")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_full_disk_is_an_error_before_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DensevitError, match=r"model.onnx takes about 0 MB; .* has 0 MB free. Name another path"):
+        densevit.export(small_predictor(NAIVE), tmp_path / "folder" / "model.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_disk_that_fills_while_the_file_is_saved_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def write(graph: ExportedGraph, path: Path, *_: Any) -> Path:
+        path.write_text("a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        densevit.export(small_predictor(NAIVE), tmp_path / "model.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("canvas", "message"),
+    [
+        ((80, 96), "canvas is 80x96; multiples of 32, the coarsest stride, are expected"),
+        ((96, 64), "canvas is 96x64; an image of 1000x1000 is resized to 96x96, which is larger. Fix: a larger canvas"),
+    ],
+)
+def test_a_canvas_fits_the_model_and_its_images(canvas: tuple[int, int], message: str, tmp_path: Path):
+    with pytest.raises(DensevitError, match=message):
+        densevit.export(small_predictor(CELLS), tmp_path / "model.onnx", canvas=canvas)
+
+
+@pytest.mark.integration
+def test_sizes_inside_a_file_with_a_canvas_are_constants(tmp_path: Path):
+    exported = densevit.export(small_predictor(NAIVE), tmp_path / "model.pt2", canvas=(96, 128))
+    assert exported.difference <= 1e-4
+    program = torch.export.load(exported.path)
+    maps = [n.meta["val"] for n in program.graph.nodes if n.target is torch.ops.aten.conv2d.default]
+    assert maps and all(isinstance(side, int) for x in maps for side in x.shape[2:])
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_selections_are_read_from_the_file(suffix: str, tmp_path: Path):
+    """Of a head that selects twice with one module: by scores, then by integers."""
+    graph = ExportedGraph(
+        small_predictor({"name": "ddq", **DETR, "duplicate_iou": 0.8, "dense_loss": 1.0}).model
+    ).eval()
+    written = files.write(graph, tmp_path / f"model{suffix}", (229, 261), {})
+    images = comparison.example_images((200, 160), 2, 0)
+    run = load_selections(graph.model, written)
+    assert run is not None and len([*tmp_path.iterdir()]) == 1
+    with torch.no_grad(), recorded(graph.model.heads["x"]) as made:
+        graph(torch.from_numpy(images))
+    found = run(images)
+    assert found.keys() == {"selection_0", "selection_scores_0", "selection_1"} and len(made) == 2
+    assert found["selection_0"].shape == made[0].indices.shape and found["selection_1"].shape == made[1].indices.shape
+    np.testing.assert_allclose(found["selection_scores_0"], made[0].scores, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model"])
@@ -283,9 +374,9 @@ def test_selections_are_compared_but_not_in_the_file():
             return {name: value.numpy() for name, value in graph(torch.from_numpy(images)).items()}
 
     def selections(images: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            found = SelectionGraph.of(graph).eval()(torch.from_numpy(images))
-        return {name: value.numpy() for name, value in found.items()}
+        with torch.no_grad(), recorded(graph.model.heads["x"]) as made:
+            graph(torch.from_numpy(images))
+        return {"selection_0": made[0].indices.numpy(), "selection_scores_0": made[0].scores.numpy()}
 
     assert run(images).keys() == {"boxes", "scores"}
     found = comparison.differences(graph, run, images, selections)

@@ -17,6 +17,7 @@ from densevit.exporting import comparison, exporting, files, half_precision, typ
 from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import Block, HalfPrecision
+from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, small_predictor
 from tests.exporting.test_exporting import HEADS, untraced
@@ -55,7 +56,7 @@ def written(graph: ExportedGraph, path: Path, half: Any) -> HalfPrecision:
 
 def errors_of(graph: ExportedGraph, path: Path) -> dict[str, float]:
     images = comparison.example_images(SIZE, 2, 1)
-    return comparison.differences(graph, files.load(path), images)
+    return comparison.differences(graph, runtimes.load(path), images)
 
 
 def types_of(path: Path) -> tuple[Any, dict[str, int]]:
@@ -75,7 +76,7 @@ def test_heavy_layers_are_in_half_precision_and_others_in_float32(name: str, tmp
 
     graph, path = graph_of(predictor_of(name)), tmp_path / "model.onnx"
     written(graph, path, "fp16")
-    found = files.load(path)(comparison.example_images(SIZE, 2, 1))
+    found = runtimes.load(path)(comparison.example_images(SIZE, 2, 1))
     assert {value.dtype for value in found.values()} <= {np.dtype("float32"), np.dtype("uint8")}
     errors = errors_of(graph, path)
     assert 0 < max(errors.values()) < 5e-3

@@ -269,6 +269,8 @@ def test_only_onnx_files_have_the_post_processing(tmp_path: Path):
 def test_a_threshold_needs_the_post_processing_and_a_head_with_scores(tmp_path: Path):
     with pytest.raises(ConfigError, match="threshold: is for files that select objects"):
         densevit.export(small_predictor(NAIVE), tmp_path / "x.onnx", threshold=0.5)
+    with pytest.raises(ConfigError, match="threshold: no head of this model predicts scores. Fix: leave it out"):
+        densevit.export(small_predictor(NAIVE), tmp_path / "x.onnx", threshold=0.5, postprocess=True)
     with pytest.raises(ConfigError, match="threshold of 'x', which is not a head with scores"):
         densevit.export(small_predictor(NAIVE), tmp_path / "x.onnx", threshold={"x": 0.5}, postprocess=True)
     with pytest.raises(ConfigError, match="threshold of 'x' is 2; a score from 0 to 1 is expected"):

@@ -13,6 +13,7 @@ from densevit.data.transforms.resizing import EvaluationTransform, resize_image
 from densevit.errors import ConfigError, DensevitError
 from densevit.exporting import comparison, files
 from densevit.exporting.resizing import Resizing, check_resizing
+from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Recipe
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, small_predictor
@@ -81,7 +82,7 @@ def test_a_file_with_resizing_gives_the_boxes_of_predict(tmp_path: Path):
     assert exported.difference <= 1e-4
     assert exported.sizes == [(480, 640), (333, 250), (64, 97)]
     image = comparison.example_images((150, 211), 1, 5)
-    found = files.load(exported.path)(image)
+    found = runtimes.load(exported.path)(image)
     result = predictor.predict(torch.from_numpy(image[0]))
     best = found["scores"][0].max(-1)
     order = best.argsort()[::-1][:1]
@@ -107,7 +108,7 @@ def test_outputs_of_all_kinds_of_heads_are_those_of_the_original_pixels(
     predictor = predictor_of(head, recipe, None if head["name"] == "dpt" else ["a", "b"])
     exported = densevit.export(predictor, tmp_path / "model.onnx", resize=True)
     images = comparison.example_images((150, 211), 2, 5)
-    for name, value in files.load(exported.path)(images).items():
+    for name, value in runtimes.load(exported.path)(images).items():
         if name in ("mask_logits", "maps", "semantic", "depth"):
             assert value.shape[-2:] == (150, 211), name
 

@@ -218,6 +218,21 @@ def test_exported_attention_with_points_per_level_is_equal(sampling):
     torch.testing.assert_close(exported(*inputs), module(*inputs, shapes), atol=1e-5, rtol=1e-5)
 
 
+class Sampled(nn.Module):
+    def forward(self, value, locations, weights):
+        return multi_scale_deformable_attention(value, SHAPES, locations, weights)
+
+
+def test_an_exported_graph_gathers_and_has_no_grid_sampler():
+    """On rectangles, at borders, outside and far outside, as `grid_sample` in eager mode."""
+    value, locations, weights = (x.detach() for x in make_inputs())
+    locations[0, 0], locations[0, 1], locations[0, 2], locations[0, 3] = 0.0, 1.0, -3.0, 1e4
+    program = torch.export.export(Sampled(), (value, locations, weights))
+    assert not [node for node in program.graph.nodes if "grid_sample" in str(node.target)]
+    expected = grid_sample_formulation(value, SHAPES, locations, weights)
+    torch.testing.assert_close(program.module()(value, locations, weights), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_points_per_level_are_as_many_as_levels():
     with pytest.raises(ValueError, match=r"points is \[3, 6\]; expected the number of points of each of 3 levels"):
         MultiScaleDeformableAttention(8, 3, 4, [3, 6])

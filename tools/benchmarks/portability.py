@@ -71,7 +71,15 @@ def plain() -> Iterator[None]:
     def grid_sample(
         value: Tensor, shapes: Any, locations: Tensor, weights: Tensor, deterministic: bool, points: Any, sampling: Any
     ) -> Tensor:
-        return deformable_attention._grid_sample(value.float(), locations, weights, shapes, points).to(value.dtype)
+        B, _, N, D = value.shape
+        maps = value.float().split([height * width for height, width in shapes], dim=1)
+        grids = (2 * locations.float() - 1).transpose(1, 2).flatten(0, 1).split([*points], dim=2)
+        samples = [
+            F.grid_sample(x.permute(0, 2, 3, 1).reshape(B * N, D, *shape), grid, align_corners=False)
+            for x, shape, grid in zip(maps, shapes, grids, strict=True)
+        ]  # L x (B * N, D, Q, P)
+        weights = weights.float().transpose(1, 2).flatten(0, 1)[:, None]  # (B * N, 1, Q, K)
+        return (torch.cat(samples, -1) * weights).sum(-1).view(B, N * D, -1).transpose(1, 2).to(value.dtype)
 
     with ExitStack() as stack:
         for module, name, value in (

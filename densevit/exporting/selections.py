@@ -1,0 +1,130 @@
+"""Selections inside an exported file, such as proposals of two-stage heads, for the comparison with its model."""
+
+import ast
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import Interpreter, Node
+
+from densevit.inference.runtimes import IMAGES, Run, load
+from densevit.layers.selection import SelectTop
+from densevit.model import DenseModel
+
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that an ONNX node was traced in
+
+
+def load_selections(model: DenseModel, written: Path | torch.export.ExportedProgram) -> Run | None:
+    """Returns a function that computes the selections of an exported file, or None if no head selects.
+
+    Its outputs are `selection_I` (B, N) int64 and, unless they are integers, `selection_scores_I` (B, S) of the I-th
+    selection of a head (`densevit.layers.selection`), with the prefix HEAD/ for several heads. Both are values of the
+    file's own graph. model: what the file was traced from, whose modules are named in the file. written: as `write`
+    returns it.
+    """
+    names = _Names(model)
+    if not names.heads:
+        return None
+    return _of_onnx(written, names) if isinstance(written, Path) else _of_program(written, names)
+
+
+class _Names:
+    """Names the selections of a graph in their order. heads: by the name of a `SelectTop`, the head that it is in."""
+
+    def __init__(self, model: DenseModel) -> None:
+        self.heads = {
+            f"heads.{head}.{name}": f"{head}/" if len(model.heads) > 1 else ""
+            for head, module in model.heads.items()
+            for name, part in module.named_modules(remove_duplicate=False)
+            if isinstance(part, SelectTop)
+        }
+        self.counts = Counter[str]()
+
+    def next(self, scopes: Iterable[str]) -> tuple[str, str] | None:
+        """The names of scores and indices of a node in these modules; None: in no `SelectTop`."""
+        modules = [scope.partition("@")[0].rpartition("heads.") for scope in scopes]  # @1: the second call of a module
+        prefix = next((self.heads[key] for _, *parts in modules if (key := "".join(parts)) in self.heads), None)
+        if prefix is None:
+            return None
+        i = self.counts[prefix]
+        self.counts[prefix] += 1
+        return f"{prefix}selection_scores_{i}", f"{prefix}selection_{i}"
+
+
+def _of_onnx(path: Path, names: _Names) -> Run | None:
+    import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    model = onnx_ir.load(path)
+    graph = model.graph
+    outputs = []
+    for node in [node for node in graph if node.op_type == "TopK"]:
+        found = names.next(ast.literal_eval(node.metadata_props.get(_SCOPES, "[]")))
+        if found is None:
+            continue
+        scores, indices = (_copied(graph, *one) for one in zip(found, (node.inputs[0], node.outputs[1]), strict=True))
+        outputs += [indices] if scores.dtype.is_integer() else [indices, scores]
+    if not outputs:
+        return None
+    graph.outputs.clear()
+    graph.outputs.extend(outputs)
+    RemoveUnusedNodesPass()(model)
+    for value in [value for value in graph.inputs if value.name != IMAGES]:
+        graph.inputs.remove(value)  # of the post-processing
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        selections = Path(folder) / path.name
+        onnx_ir.save(model, selections)
+        return load(selections)
+
+
+def _copied(graph: Any, name: str, value: Any) -> Any:
+    """A copy, with this name, of a value of an onnx_ir.Graph."""
+    import onnx_ir
+
+    node = onnx_ir.Node("", "Identity", [value])
+    (output,) = node.outputs
+    output.name, output.type, output.shape = name, value.type, value.shape
+    graph.append(node)
+    return output
+
+
+def _of_program(program: torch.export.ExportedProgram, names: _Names) -> Run | None:
+    module: Any = program.module()
+    selected: dict[Node, tuple[str, str]] = {}
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.topk.default:
+            found = names.next(name for name, _ in node.meta.get("nn_module_stack", {}).values())
+            if found is not None:
+                selected[node] = found
+    if not selected:
+        return None
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        recorder = _Recorder(module, selected)
+        with torch.no_grad():
+            recorder.run(torch.from_numpy(images))
+        return recorder.found
+
+    return run
+
+
+class _Recorder(Interpreter):
+    """Runs a traced graph and keeps the selections."""
+
+    def __init__(self, module: Any, selected: dict[Node, tuple[str, str]]) -> None:
+        super().__init__(module)
+        self.selected, self.found = selected, dict[str, np.ndarray]()
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if n in self.selected:
+            scores, indices = self.selected[n]
+            values = self.fetch_args_kwargs_from_env(n)[0][0]
+            self.found[indices] = result[1].numpy()
+            if values.is_floating_point():
+                self.found[scores] = values.float().numpy()
+        return result
