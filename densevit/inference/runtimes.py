@@ -1,6 +1,7 @@
 """Runs exported files: ONNX with ONNX Runtime or OpenVINO, pt2 with PyTorch. On the CPU."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,13 @@ def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
             raise DensevitError(f"runtime {runtime!r}: there is no such runtime.{did_you_mean(runtime, RUNTIMES)}")
         program = _opened(path, runtime)
     header = _header(path, program.header)
+    if runtime == "openvino" and (postprocess := header.get("postprocess")) and postprocess["thresholds"]:
+        inside = ", ".join(f"{score:g}" for score in postprocess["thresholds"].values())
+        warnings.warn(
+            f"{path}: OpenVINO returns no objects below the score threshold inside the file, {inside}: a lower "
+            "threshold has no effect.",
+            stacklevel=3,
+        )
     batch, _, *size = program.shape
     height, width = size
     fixed = None if height is None or width is None else (height, width)
@@ -128,9 +136,10 @@ def _with_openvino(path: Path) -> _Program:
     model = openvino.Core().read_model(path)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     place = ["framework", METADATA]  # of the metadata of ONNX files
+    names = {name for value in model.inputs for name in value.get_names()}  # it removes inputs with a default
 
     def run(images: np.ndarray, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        given = {IMAGES: images, **inputs}
+        given = {IMAGES: images, **{name: value for name, value in inputs.items() if name in names}}
         return {key.get_any_name(): value for key, value in compiled(given).to_dict().items()}
 
     images = next((value for value in model.inputs if IMAGES in value.get_names()), model.inputs[0])
