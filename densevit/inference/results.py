@@ -85,11 +85,13 @@ class PredictionFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._lists.values():
-            file.close()
-        self._maps.finish(more_follows=kind is not None)
-        for drawn in self._videos.values():
-            drawn.close()
+        try:
+            for video in self._videos.values():
+                video.close()
+        finally:
+            for file in self._lists.values():
+                file.close()
+            self._maps.finish(more_follows=kind is not None)
 
     def remaining(self, images: Sequence[ImageFile]) -> list[ImageFile]:
         """Returns the images that are not predicted yet.
