@@ -22,11 +22,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, wait
+from contextlib import suppress
 from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import SHUT_WR
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import torch
 
@@ -40,6 +42,8 @@ MAX_REQUESTS = 8  # concurrent requests, including waiting ones
 MAX_FILES = 8  # of a request
 MAX_BATCH = 8  # images that are predicted together
 MAX_SECONDS = 30.0  # for sending an image, and for waiting for the model
+DRAIN_SECONDS = 5.0  # for the rest of a request that is refused
+NO_PAGE = "POST an image to / or /drawn."
 
 
 def pixels_of(image: bytes) -> int:
@@ -65,6 +69,21 @@ def answer(result: densevit.Result) -> dict[str, Any]:
         else:
             content[head] = {key: [float(values.min()), float(values.max())] for key, values in part.maps.items()}
     return content
+
+
+def threshold_of(query: str) -> float | None:
+    """Returns the score threshold of a query; None if it has none. Raises ValueError for any other parameter."""
+    threshold = None
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name != "threshold" or threshold is not None:
+            raise ValueError(f"The query has the parameter {name!r}; at most one `threshold` is expected.")
+        try:
+            threshold = float(value)
+        except ValueError:
+            threshold = -1.0
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {value!r}; a score from 0 to 1 is expected.")
+    return threshold
 
 
 def files_of(body: bytes, content_type: str) -> list[bytes]:
@@ -158,22 +177,28 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
         timeout = MAX_SECONDS  # without data from the client
 
         def do_GET(self) -> None:  # called by http.server
-            pages = {"/health": "ok", "/metrics": metrics()}
-            page = pages.get(urlsplit(self.path).path)
-            self._send(200 if page else 404, "text/plain", (page or "POST an image to / or /drawn.").encode())
+            pages, address = {"/health": "ok", "/metrics": metrics()}, urlsplit(self.path)
+            page = pages.get(address.path)
+            if page is not None and address.query:
+                self._send(400, "text/plain", f"{address.path} has no parameters.".encode())
+            else:
+                self._send(200 if page else 404, "text/plain", (page or NO_PAGE).encode())
 
         def do_POST(self) -> None:  # called by http.server
-            if not slots.acquire(blocking=False):
+            self.unread = 0  # bytes of the body
+            if slots.acquire(blocking=False):
+                try:
+                    self._send(*self._reply())
+                finally:
+                    slots.release()
+            else:
+                self.unread = MAX_BYTES
                 self._send(503, "text/plain", f"{MAX_REQUESTS} requests are already waiting. Try again.".encode())
-                return
-            try:
-                self._send(*self._reply())
-            finally:
-                slots.release()
+            self._drain()
 
         def _reply(self) -> tuple[int, str, bytes]:
             """Returns status, content type and content of the response to images."""
-            length = self.headers.get("Content-Length")
+            length, self.unread = self.headers.get("Content-Length"), MAX_BYTES
             if length is None:
                 return 411, "text/plain", b"Expected a Content-Length."
             if not (length.isascii() and length.isdecimal() and 0 < len(length) < 20 and int(length)):
@@ -181,10 +206,13 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
             if int(length) > MAX_BYTES:
                 return 413, "text/plain", f"Expected at most {MAX_BYTES:,} bytes.".encode()
             address = urlsplit(self.path)
+            if address.path not in ("/", "/drawn"):
+                return 404, "text/plain", NO_PAGE.encode()
             try:
-                given = parse_qs(address.query).get("threshold")
-                threshold = None if given is None else float(given[0])
+                threshold = threshold_of(address.query)
                 files = files_of(self._read(int(length)), self.headers.get("Content-Type", ""))
+                if address.path == "/drawn" and len(files) > 1:
+                    raise ValueError(f"The form has {len(files)} files; /drawn takes one.")
                 if any(pixels_of(file) > MAX_PIXELS for file in files):
                     return 413, "text/plain", f"Expected an image of at most {MAX_PIXELS:,} pixels.".encode()
                 results = batches.results(files, threshold)
@@ -192,7 +220,7 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
                 return 503, "text/plain", f"The model was busy for {MAX_SECONDS:g} s. Try again.".encode()
             except ValueError as error:  # densevit's errors are ValueErrors
                 return 400, "text/plain", str(error).encode(errors="backslashreplace")
-            except RuntimeError as error:  # of the model, such as too little memory
+            except Exception as error:  # of the model or its runtime, such as too little memory: it is answered too
                 return 500, "text/plain", str(error).encode(errors="backslashreplace")
             if address.path == "/drawn":
                 file = io.BytesIO()
@@ -203,6 +231,7 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
 
         def _read(self, length: int) -> bytes:
             """Reads the body. Raises ValueError if it is shorter than `length` or takes longer than MAX_SECONDS."""
+            self.unread = 0
             content, end = bytearray(), time.monotonic() + MAX_SECONDS
             while len(content) < length and time.monotonic() < end:
                 try:
@@ -219,11 +248,24 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
         def _send(self, status: int, kind: str, content: bytes) -> None:
             with counting:
                 statuses[status] += 1
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            try:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+            except OSError as error:  # a closed connection, or nothing read for `timeout`
+                self.log_error("The client did not take its answer: %s", error)
+
+        def _drain(self) -> None:
+            """Reads and drops a body that was not read: closing the connection before would reset it, and the client
+            could lose the answer."""
+            end = time.monotonic() + DRAIN_SECONDS
+            with suppress(OSError):
+                self.connection.shutdown(SHUT_WR)  # the client sees the end of the answer
+                self.connection.settimeout(DRAIN_SECONDS)
+                while self.unread > 0 and time.monotonic() < end and (part := self.rfile.read1(2**16)):
+                    self.unread -= len(part)
 
     return ThreadingHTTPServer((host, port), Handler)
 
@@ -234,7 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(arguments)
-    predictor = densevit.load(args.model, device=args.device)
+    try:
+        predictor = densevit.load(args.model, device=args.device)
+    except densevit.DensevitError as error:
+        raise SystemExit(str(error)) from None
     if predictor.device.type == "cuda":
         predictor.half()
     with server(predictor, args.port) as serving:

@@ -101,10 +101,10 @@ def slow(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Modul
     thread.join()
 
 
-def reply_to(port: int, head: str, body: bytes = b"") -> tuple[int, bytes]:
+def reply_to(port: int, head: str, body: bytes = b"", path: str = "/") -> tuple[int, bytes]:
     """Status and content of the answer to a request as written."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall(f"POST / HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body)
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body)
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(2**16), b""))
     return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]
@@ -127,6 +127,43 @@ def test_serving_answers_wrong_lengths(head: str, status: int, slow: tuple[Modul
     _, model, port = slow
     assert reply_to(port, head, b"few bytes")[0] == status
     assert not model.images
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [
+        ("/?treshold=0.3", 400, b"parameter 'treshold'; at most one `threshold`"),
+        ("/?threshold=0.3&size=640", 400, b"parameter 'size'"),
+        ("/drawn?threshold=0.3&threshold=0.4", 400, b"at most one `threshold`"),
+        ("/?threshold=", 400, b"threshold is ''; a score from 0 to 1 is expected."),
+        ("/?threshold=nan", 400, b"threshold is 'nan'"),
+        ("/?threshold=1.5", 400, b"threshold is '1.5'"),
+        ("/drwan", 404, b"POST an image to / or /drawn."),
+    ],
+)
+def test_serving_refuses_what_it_does_not_know(
+    path: str, status: int, text: bytes, slow: tuple[ModuleType, Slow, int]
+) -> None:
+    """Also with a body of several megabytes, which is not read: the client gets the answer after it sent all of it."""
+    _, model, port = slow
+    body = b"x" * 2**23
+    found, content = reply_to(port, f"Content-Length: {len(body)}\r\n", body, path)
+    assert found == status and text in content
+    assert not model.images
+
+
+def test_serving_pages_have_no_parameters(slow: tuple[ModuleType, Slow, int]) -> None:
+    address = f"http://127.0.0.1:{slow[2]}"
+    for path, status in (("/health?x=1", 400), ("/metrics?x", 400), ("/nothing?x=1", 404)):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(address + path, timeout=20)
+        assert error.value.code == status
+
+
+def test_serving_a_file_that_is_no_model_is_one_line(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(SystemExit, match=r"^\S*text\.onnx: is not a complete exported file .* Fix: [^\n]*$"):
+        example(project, "serving").main([str(tmp_path / "text.onnx"), "--device", "cpu"])
 
 
 @pytest.mark.parametrize("side", [6_000, 20_000, 2**31 - 1])
@@ -185,7 +222,7 @@ class Colors:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.default_thresholds: dict[str, float] = {}
-        self.go_on = threading.Event()
+        self.go_on, self.error = threading.Event(), Exception("no memory")  # of any kind, as runtimes raise
 
     def predict(self, images: list[bytes], threshold: Any, batch_size: int) -> list[densevit.Result]:
         self.batches.append(len(images))
@@ -194,7 +231,7 @@ class Colors:
         for content in images:
             image = Image.open(io.BytesIO(content))
             if image.getpixel((0, 0)) == (1, 2, 3):
-                raise RuntimeError("no memory")
+                raise self.error
             level = torch.full((image.height, image.width), float(image.getpixel((0, 0))[0]))
             found.append(densevit.Result(np.asarray(image), (image.height, image.width), {"d": {"depth": level}}, {}))
         return found
@@ -232,7 +269,25 @@ def test_serving_answers_a_form_with_a_list(colors: tuple[Colors, int]) -> None:
     for files in ((), (image_file((0, 0, 0)),) * 9):
         status, content = reply_to(port, *form(*files))
         assert status == 400 and f"has {len(files)} files; 1 to 8 are expected".encode() in content
-    assert metrics(port)['densevit_requests_total{status="400"}'] == 2
+    head, body = form(image_file((7, 0, 0)), image_file((7, 0, 0)))
+    status, content = reply_to(port, head, body, "/drawn")
+    assert status == 400 and content == b"The form has 2 files; /drawn takes one."
+    assert metrics(port)['densevit_requests_total{status="400"}'] == 3
+
+
+def test_a_client_that_does_not_take_its_answer_costs_no_other(
+    colors: tuple[Colors, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, port = colors
+    body = image_file((5, 0, 0))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # resets on closing
+        connection.sendall(f"POST / HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        while not model.batches:
+            time.sleep(0.01)
+    model.go_on.set()
+    assert reply_to(port, f"Content-Length: {len(body)}\r\n", body)[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_serving_predicts_waiting_images_as_a_batch(colors: tuple[Colors, int]) -> None:

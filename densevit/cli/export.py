@@ -160,12 +160,15 @@ def run(args: Namespace) -> int:
             f"{latency}, after calibration on {counted(quantized.images, 'image')}",
             table(
                 [
+                    ["model", f"{exported.model_ms:.1f}", ""],
                     ["float32", f"{quantized.float32_ms:.1f}", f"{quantized.float32_bytes / 1e6:.1f}"],
                     ["int8", f"{quantized.int8_ms:.1f}", f"{quantized.int8_bytes / 1e6:.1f}"],
                 ],
-                ["file", "ms", "MB"],
+                ["", "ms", "MB"],
             ),
         )
+    if exported.file_ms >= exported.model_ms:
+        args.output.show("The file is no faster than its model on this CPU.")
     if evaluation is not None:
         args.output.show("", comparison_table(*evaluation))
     args.output.result(
@@ -212,11 +215,8 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     from densevit.training.loop.evaluators import build_evaluators
     from densevit.training.run.evaluation import EvaluationPlan
 
-    config, changes = (
-        config_of(loaded, args.model, args.overrides),
-        {"precision": "32"} if args.int8 or args.half else {},
-    )
-    trainer = config.trainer.model_copy(update=changes)
+    config = config_of(loaded, args.model, args.overrides)
+    trainer = config.trainer.model_copy(update={"precision": "32"})  # as the file's float32 layers
     plan = EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), trainer)  # raises before the export
     evaluators = build_evaluators(loaded.model, config, plan.data.val, mappings=plan.mappings)
 

@@ -26,6 +26,7 @@ BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batche
 EXAMPLES = """examples:
   densevit predict runs/mine street.jpg
   densevit predict runs/mine photos 'more/**/*.jpg' clip.mp4 --out found --threshold 0.3
+  densevit predict runs/mine clip.mp4 --video --out found
   densevit predict runs/mine photos --out found --resume
   densevit predict runs/mine aerial.tif --window 640
   densevit predict runs/mine/model.onnx photos
@@ -54,6 +55,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=float,
         help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (default: the score "
         "with the largest F1 in the model's validation; 0.5 for a model without one)",
+    )
+    parser.add_argument(
+        "--video",
+        action="store_true",
+        help="of videos: draw all frames to drawn/NAME.mp4 instead of one image per frame",
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
@@ -100,7 +106,12 @@ def run(args: Namespace) -> int:
         raise DensevitError(f"--focal is {args.focal}; the focal length in pixels is expected, above 0.")
     if args.resume and args.out is None:
         raise DensevitError("--resume needs the folder to continue: --out DIR.")
+    if args.resume and args.video:
+        raise DensevitError("--resume cannot continue a drawn video. Fix: leave --video out, or name a new folder.")
     images = find_images(args.sources)
+    for image in images if args.video else ():
+        if image.frame is None:
+            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
     if args.out and not args.resume:
         check_new_folder(args.out)
     else:
@@ -146,9 +157,10 @@ def _predict(
         "focal": args.focal,
         "inference": options,
         "image_size": image_size,
+        "video": args.video,
     }
     files = PredictionFiles(
-        folder, predictor.classes, thresholds, args.focal, predictor.target_types, settings, args.resume
+        folder, predictor.classes, thresholds, args.focal, predictor.target_types, settings, args.resume, args.video
     )
     left = files.remaining(images)
     if args.resume:
@@ -176,7 +188,8 @@ def _predict(
             for _ in args.output.track(predicted(), "Predicting", len(left)):
                 written += 1
     except KeyboardInterrupt:
-        args.output.problem(f"Stopped after {written} of {len(left)} images. Continue with --out {folder} --resume")
+        rest = "drawn/ has these" if args.video else f"Continue with --out {folder} --resume"
+        args.output.problem(f"Stopped after {written} of {len(left)} images. {rest}")
         return 130
     for error in errors:
         args.output.problem(str(error))

@@ -198,8 +198,10 @@ def export(
                 example = comparison.example_images(sizes[0], 1, 0)
                 calibration = quantization.calibration_images(predictor, int8, resize)
                 inputs = {} if thresholds is None else postprocessing.inputs_of(graph, sizes[0])
-                quantized = quantization.quantize(partial, calibration, example, inputs)
-                exported = replace(exported, file_ms=quantized.int8_ms, quantization=quantized)
+                model_call = _computation(graph, sizes[0], thresholds is not None)
+                quantized = quantization.quantize(partial, calibration, example, inputs, model_call)
+                latencies = (quantized.model_ms or exported.model_ms, quantized.int8_ms)
+                exported = replace(exported, quantization=quantized, model_ms=latencies[0], file_ms=latencies[1])
                 files.replace_header(partial, header)
         if evaluate is not None:
             of_file = predictor_of(open_file(partial), predictor)
@@ -285,16 +287,23 @@ def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
 def _latencies(graph: ExportedGraph, run: runtimes.Run, size: Size, postprocess: bool) -> tuple[float, float]:
     """Median milliseconds of the model and of the file, run alternately after a warm-up."""
     images = comparison.example_images(size, 1, 0)
-    tensor = torch.from_numpy(images)
     inputs = postprocessing.inputs_of(graph, size) if postprocess else {}
+    compute = _computation(graph, size, postprocess)
+    model_ms, file_ms = median_latencies([compute, lambda: run(images, **inputs)], _RUNS)
+    return model_ms, file_ms
 
+
+def _computation(graph: ExportedGraph, size: Size, postprocess: bool) -> Callable[[], Any]:
+    """Computes an image with the model."""
+    tensor = torch.from_numpy(comparison.example_images(size, 1, 0))
+
+    @torch.inference_mode()
     def compute() -> Any:
         if not postprocess:
             return graph(tensor)
         return postprocessing.predict(graph, tensor if graph.resizing is None else graph.resizing(tensor), size)
 
-    model_ms, file_ms = median_latencies([torch.inference_mode()(compute), lambda: run(images, **inputs)], _RUNS)
-    return model_ms, file_ms
+    return compute
 
 
 def _records(exported: Exported) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -30,8 +30,9 @@ _LINEAR = ("Gemm", "MatMul")
 class Quantization:
     """The comparison of an int8 file with the float32 file that it was made of.
 
-    images: the number of calibration images. float32_ms, int8_ms: median latencies of one image on this CPU, run
-    alternately. float32_bytes, int8_bytes: sizes of the files. warnings: one line each.
+    images: the number of calibration images. float32_ms, int8_ms, model_ms: median latencies of one image on this CPU,
+    run alternately; of the model None if it was not run. float32_bytes, int8_bytes: sizes of the files. warnings: one
+    line each.
     """
 
     images: int
@@ -40,6 +41,7 @@ class Quantization:
     float32_bytes: int
     int8_bytes: int
     warnings: tuple[str, ...] = ()
+    model_ms: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The entry `int8` of a header."""
@@ -76,23 +78,28 @@ def calibration_images(predictor: Predictor, images: Iterable[Any], resize: bool
 
 
 def quantize(
-    path: Path, images: Iterable[np.ndarray], example: np.ndarray, inputs: Mapping[str, np.ndarray]
+    path: Path,
+    images: Iterable[np.ndarray],
+    example: np.ndarray,
+    inputs: Mapping[str, np.ndarray],
+    model: Callable[[], Any] | None = None,
 ) -> Quantization:
     """Replaces a float32 ONNX file by one in int8, without its header, and compares both.
 
     Weights are int8 per output channel, symmetric, from -64 to 64; activations are uint8, with the least and the
     largest value on the images. images: of the calibration, (1, 3, h, w) uint8. example: the image of the latency.
-    inputs: the other inputs of the file. Raises DataError if there are no images, and DensevitError if a layer cannot
-    be quantised.
+    inputs: the other inputs of the file. model: computes the same image. Raises DataError if there are no images, and
+    DensevitError if a layer cannot be quantised.
     """
     float32_bytes = path.stat().st_size
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         float32 = Path(folder) / f"float32{path.suffix}"
         os.replace(path, float32)
         count = _write(float32, path, images, inputs)
-        calls = [partial(load(file), example, **inputs) for file in (float32, path)]
-        float32_ms, int8_ms = median_latencies(calls, _ROUNDS)
-    return Quantization(count, float32_ms, int8_ms, float32_bytes, path.stat().st_size)
+        calls: list[Callable[[], Any]] = [partial(load(file), example, **inputs) for file in (float32, path)]
+        float32_ms, int8_ms, *of_model = median_latencies(calls if model is None else [*calls, model], _ROUNDS)
+    model_ms = of_model[0] if of_model else None
+    return Quantization(count, float32_ms, int8_ms, float32_bytes, path.stat().st_size, model_ms=model_ms)
 
 
 def checked(

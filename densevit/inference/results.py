@@ -11,6 +11,7 @@ from PIL import Image
 
 from densevit.atomic_io import check_free, check_writable
 from densevit.errors import DensevitError
+from densevit.inference.drawn_video import DrawnVideo
 from densevit.inference.image_files import ImageFile
 from densevit.inference.maps import MapFiles, as_array
 from densevit.inference.point_cloud import write_ply
@@ -36,7 +37,8 @@ def check_new_folder(folder: Path) -> Path:
 class PredictionFiles:
     """Writes predictions to a folder image by image. The files are complete even after an error, and can be continued.
 
-    drawn/NAME.jpg: visualization with the objects above the head's threshold. predictions.csv: numbers and texts of
+    drawn/NAME.jpg: visualization with the objects above the head's threshold; with `video`, the frames of a video are
+    drawn to drawn/NAME.mp4. predictions.csv: numbers and texts of
     these objects, or values per image; predictions.json: all objects in COCO's results format. semantic/NAME.png,
     depth/NAME, panoptic/NAME.png and panoptic.json: maps (see `maps`). clouds/NAME.ply: point cloud, if `focal` is
     given. images.json: image ids and file names. With several heads, each has a subfolder with all but images.json. The
@@ -58,11 +60,13 @@ class PredictionFiles:
         types: Mapping[str, Mapping[str, TargetType] | None] | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
+        video: bool = False,
     ) -> None:
         self.folder, self.classes, self.thresholds, self.focal = folder, classes, thresholds, focal
         self.settings = dict(settings or {})
         self._maps = MapFiles(folder, classes, types)
         self._lists: dict[Path, JsonList | CsvTable] = {}
+        self._video, self._videos = video, dict[str, DrawnVideo]()  # by head
         self.done: set[int | str] = set()
         self._file_names: dict[int | str, str] = {}
         self.objects: dict[str, tuple[int, int]] = {}
@@ -84,9 +88,13 @@ class PredictionFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._lists.values():
-            file.close()
-        self._maps.finish(more_follows=kind is not None)
+        try:
+            for video in self._videos.values():
+                video.close()
+        finally:
+            for file in self._lists.values():
+                file.close()
+            self._maps.finish(more_follows=kind is not None)
 
     def remaining(self, images: Sequence[ImageFile]) -> list[ImageFile]:
         """Returns the images that are not predicted yet.
@@ -127,8 +135,11 @@ class PredictionFiles:
             path = folder / "drawn" / f"{file.name}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             types = self._maps.types[head]
-            drawn = draw(pixels, predictions, self.classes[head], self.thresholds[head], types=types)
-            Image.fromarray(drawn).save(path, quality=92)
+            drawn = draw(pixels, predictions, self.classes[head], self.thresholds[head], types=types, frame=self._video)
+            if self._video:
+                self._video_of(head, path.with_name(f"{file.name.rpartition('_')[0]}.mp4"), file.path).add(drawn)
+            else:
+                Image.fromarray(drawn).save(path, quality=92)
             self._maps.add(head, file.name, predictions, image)
             if self.focal is not None and "depth" in predictions:
                 cloud = folder / "clouds" / f"{file.name}.ply"
@@ -167,6 +178,15 @@ class PredictionFiles:
         if scored:
             listed, total = self.objects.get(head, (0, 0))
             self.objects[head] = listed + sum(scored), total + len(scored)
+
+    def _video_of(self, head: str, path: Path, source: Path) -> DrawnVideo:
+        """Returns the drawn video of a head, after completing the one of another file."""
+        video = self._videos.get(head)
+        if video is None or video.path != path:
+            if video is not None:
+                video.close()
+            video = self._videos[head] = DrawnVideo(path, source)
+        return video
 
     def _list(self, path: Path) -> "JsonList | CsvTable":
         if path not in self._lists:

@@ -1,6 +1,7 @@
 """Runs exported files: ONNX with ONNX Runtime or OpenVINO, pt2 with PyTorch. On the CPU."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class ExportedFile:
 
 def is_exported(source: str | Path) -> bool:
     """Whether it is the name of an exported file, by its suffix."""
-    return Path(source).suffix in SUFFIXES
+    return Path(source).suffix.lower() in SUFFIXES
 
 
 def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
@@ -57,16 +58,23 @@ def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
     path = user_path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file. Fix: write it with `densevit export MODEL --out {path.name}`.")
-    if path.suffix == ".pt2" and runtime is not None:
+    if _is_pt2(path) and runtime is not None:
         raise DensevitError(f"{path}: a pt2 file is run by PyTorch, not by {runtime}. Fix: leave the runtime out.")
-    if path.suffix == ".pt2":
+    if _is_pt2(path):
         program = _opened(path, "torch")
     else:
         runtime = RUNTIMES[0] if runtime is None else runtime
         if runtime not in RUNTIMES:
             raise DensevitError(f"runtime {runtime!r}: there is no such runtime.{did_you_mean(runtime, RUNTIMES)}")
         program = _opened(path, runtime)
-    header = _header(path, program.header)
+    header = _header(path, program)
+    if runtime == "openvino" and (postprocess := header.get("postprocess")) and postprocess["thresholds"]:
+        inside = ", ".join(f"{score:g}" for score in postprocess["thresholds"].values())
+        warnings.warn(
+            f"{path}: OpenVINO returns no objects below the score threshold inside the file, {inside}: a lower "
+            "threshold has no effect.",
+            stacklevel=3,
+        )
     batch, _, *size = program.shape
     height, width = size
     fixed = None if height is None or width is None else (height, width)
@@ -75,7 +83,11 @@ def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
 
 def load(path: Path) -> Run:
     """Loads a file, which need not have a header, and returns a function that runs it with ONNX Runtime or PyTorch."""
-    return _opened(path, "torch" if path.suffix == ".pt2" else RUNTIMES[0]).run
+    return _opened(path, "torch" if _is_pt2(path) else RUNTIMES[0]).run
+
+
+def _is_pt2(path: Path) -> bool:
+    return path.suffix.lower() == ".pt2"
 
 
 class _Program(NamedTuple):
@@ -128,9 +140,10 @@ def _with_openvino(path: Path) -> _Program:
     model = openvino.Core().read_model(path)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     place = ["framework", METADATA]  # of the metadata of ONNX files
+    names = {name for value in model.inputs for name in value.get_names()}  # it removes inputs with a default
 
     def run(images: np.ndarray, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        given = {IMAGES: images, **inputs}
+        given = {IMAGES: images, **{name: value for name, value in inputs.items() if name in names}}
         return {key.get_any_name(): value for key, value in compiled(given).to_dict().items()}
 
     images = next((value for value in model.inputs if IMAGES in value.get_names()), model.inputs[0])
@@ -153,15 +166,23 @@ def _with_torch(path: Path) -> _Program:
     return _Program(extra[HEADER_FILE] or None, run, shape)
 
 
-def _header(path: Path, text: str | None) -> dict[str, Any]:
-    """Raises WeightsError unless the text is a header that `densevit.export` wrote."""
+def _header(path: Path, program: _Program) -> dict[str, Any]:
+    """Raises WeightsError unless the program has a header that `densevit.export` wrote, and takes images."""
     try:
-        header = json.loads(text) if text else None
+        header = json.loads(program.header or "null")
     except ValueError:
         header = None
-    if not isinstance(header, dict) or not isinstance(header.get("heads"), dict):
+    if len(program.shape) != 4 or not _is_complete(header):
         raise WeightsError(
             f"{path}: has no densevit header, so its inputs and outputs are not known. Fix: write the file with "
             "`densevit export`; files of other programs are not read."
         )
     return header
+
+
+def _is_complete(header: Any) -> bool:
+    if not isinstance(header, dict) or not {"heads", "backbone", "input_size", "resize"} <= header.keys():
+        return False
+    heads = header["heads"]
+    parts = [header["backbone"], *heads.values()] if isinstance(heads, dict) else []
+    return bool(parts) and all(isinstance(part, dict) and {"channels", "strides"} <= part.keys() for part in parts)

@@ -35,6 +35,7 @@ def draw(
     threshold: float = DEFAULT_THRESHOLD,
     truth: Targets | None = None,
     types: Mapping[str, TargetType] | None = None,
+    frame: bool = False,
 ) -> np.ndarray:
     """Draws predictions in the colours of their classes, beside the ground truth if it is given.
 
@@ -44,12 +45,13 @@ def draw(
 
     image: (3, H, W) tensor or (H, W, 3) array, uint8, RGB. predictions, truth: in the image's pixels.
     threshold: objects with a lower score are not drawn. types: target types that have options (`Head.target_types`).
-    Returns (H', W', 3) uint8; small images are enlarged by an integer factor.
+    frame: the image is a frame of a video, and keeps its size: the legend is inside it, at the bottom.
+    Returns (H', W', 3) uint8; small images are enlarged by an integer factor, frames are not.
     """
     classes = _with_drawable_names(classes)
     known = TargetTypes(types)
     result = above_threshold(_arrays(predictions), threshold, known)
-    drawing = ImageDrawing(_to_pil(image), truth is not None)
+    drawing = ImageDrawing(_to_pil(image), truth is not None, frame)
     shown = None if truth is None else _arrays(truth)
     keys = [key for key in result if key in known]
     superseded = {other for key in keys for other in known[key].supersedes}
@@ -62,8 +64,10 @@ def draw(
 class ImageDrawing:
     """Drawing surfaces for target types: canvases for predictions and ground truth, and panels beside them."""
 
-    def __init__(self, image: Image.Image, with_truth: bool) -> None:
-        self.zoom = max(1, min(round(MIN_MEAN_SIDE / mean_side(image)), MAX_SIDE // max(image.size)))
+    def __init__(self, image: Image.Image, with_truth: bool, frame: bool = False) -> None:
+        self._frame = frame
+        zoom = min(round(MIN_MEAN_SIDE / mean_side(image)), MAX_SIDE // max(image.size))
+        self.zoom = 1 if frame else max(1, zoom)
         size = (image.width * self.zoom, image.height * self.zoom)
         self._image = image.resize(size, Image.Resampling.BICUBIC)
         self._prediction: ImageCanvas | None = None
@@ -119,7 +123,7 @@ class ImageDrawing:
             drawn = {}
         image = _side_by_side(_of_one_size(drawn), columns) if drawn else self.prediction.image
         if self._classes:
-            image = _with_legend(image, self._classes, font_size(self._image))
+            image = _with_legend(image, self._classes, font_size(self._image), inside=self._frame)
         return np.asarray(image)
 
 
@@ -169,8 +173,8 @@ def _side_by_side(panels: Mapping[str, Image.Image], columns: int | None = None)
     return canvas
 
 
-def _with_legend(canvas: Image.Image, classes: Sequence[Class], size: int) -> Image.Image:
-    """Adds a legend below the canvas: class names on their colours, in as many rows as necessary."""
+def _with_legend(canvas: Image.Image, classes: Sequence[Class], size: int, inside: bool) -> Image.Image:
+    """Adds a legend below the canvas, or inside it: class names on their colours, in as many rows as necessary."""
     height = line_height(size)
     gap = round(height / 3)
     left, y, positions = gap, canvas.height + gap, []
@@ -181,8 +185,9 @@ def _with_legend(canvas: Image.Image, classes: Sequence[Class], size: int) -> Im
             left, y = gap, y + height + gap
         positions.append((text, (left, y, left + width, y + height), c.color))
         left += width + gap
-    result = Image.new("RGB", (canvas.width, y + height + gap), (255, 255, 255))
+    shift = y + height + gap - canvas.height if inside else 0
+    result = Image.new("RGB", (canvas.width, y + height + gap - shift), (255, 255, 255))
     result.paste(canvas)
-    for text, position, color in positions:
-        label(ImageDraw.Draw(result), text, size, position, color)
+    for text, (left, top, right, bottom), color in positions:
+        label(ImageDraw.Draw(result), text, size, (left, top - shift, right, bottom - shift), color)
     return result

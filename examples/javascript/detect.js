@@ -1,7 +1,7 @@
 // Detects objects in an image with a file of `densevit export`, and draws them with the names of their classes.
 //
 //     densevit export runs/detr_swin --resize --postprocess --out model.onnx --json > model.json
-//     npm install
+//     npm install --ignore-scripts
 //     node detect.js model.onnx model.json street.jpg drawn.png
 //
 // Prints one JSON object per detected object: class, score and box, in pixels of the image (left, top, right, bottom).
@@ -72,7 +72,7 @@ if (!output) {
   process.exit(2);
 }
 const { classes } = JSON.parse(await readFile(description, "utf8"));
-const session = await ort.InferenceSession.create(model, { logSeverityLevel: 3 });
+const session = await ort.InferenceSession.create(await readFile(model), { logSeverityLevel: 3 });
 const image = await readImage(input);
 const objects = await detect(session, classes, image);
 for (const object of objects) console.log(JSON.stringify(object));

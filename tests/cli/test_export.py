@@ -1,4 +1,4 @@
-"""`densevit export`, and the script in docs/export.md, which needs onnxruntime, numpy and pillow only."""
+"""`densevit export`, and the script in docs/export-onnxruntime.md, which needs onnxruntime, numpy and pillow only."""
 
 import json
 import re
@@ -27,7 +27,8 @@ from tests.exporting.small_models import CELLS, small_predictor
 
 def found_by_script(file: Path, image: Path, project: Path) -> list[tuple[str, float, list[float]]]:
     """The name, score and box of each object that the script prints."""
-    [script] = re.findall(r"```python\n(import json.*?)```", (project / "docs" / "export.md").read_text(), re.DOTALL)
+    page = (project / "docs" / "export-onnxruntime.md").read_text()
+    [script] = re.findall(r"```python\n(import json\nimport sys.*?)```", page, re.DOTALL)
     imported = set(re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE))
     assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
     done = subprocess.run([sys.executable, "-c", script, str(file), str(image)], capture_output=True, text=True)
@@ -127,6 +128,29 @@ def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
     assert given["main_metrics"] == {"x/AbsRel": True} and given["data"] == "scenes-val"
     assert report["int8"]["int8_ms"] == 10 and report["int8"]["warnings"] == ["a warning"]
     assert report["evaluation"]["file"]["x/AbsRel"] == pytest.approx(given["metrics"]["x/AbsRel"])
+
+
+@pytest.mark.parametrize(("file_ms", "slower"), [(30.0, True), (29.9, False)])
+def test_a_file_that_is_no_faster_says_so_beside_the_score_in_float32(
+    file_ms: float, slower: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The export itself is replaced. The model is evaluated in float32, whatever the precision of its training."""
+
+    def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
+        metrics.update(options["evaluate"](predictor))
+        recorded = RecordedEvaluation(metrics, {**metrics, "x/AbsRel": 0.25}, options["data"])
+        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, file_ms, recorded)
+
+    metrics: dict[str, float] = {}
+    model = saved_on_scenes(tmp_path)
+    monkeypatch.setattr(exporting, "export", export)
+    assert main(["export", str(model), "--evaluate", *SCENES, "trainer.precision=bf16-mixed"]) == 0
+    shown = capsys.readouterr().out
+    assert ("The file is no faster than its model on this CPU." in shown) is slower
+    assert main(["evaluate", str(model), *SCENES, "trainer.precision=32", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)["metrics"]["x/AbsRel"]
+    assert metrics["x/AbsRel"] == pytest.approx(expected, rel=1e-6)
+    assert ["x/AbsRel", f"{expected:.4f}", "0.2500"] in [line.split()[:3] for line in shown.splitlines()]
 
 
 @pytest.mark.slow

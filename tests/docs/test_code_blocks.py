@@ -24,13 +24,13 @@ RUN = ("python", "bash", "yaml", "ini")
 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
-    ("docs/deploy.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
+    ("docs/export-onnxruntime.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
     (
-        "docs/deploy.md",
+        "docs/export-onnxruntime.md",
         "cmake --build",
         "needs ONNX Runtime's headers; tests/exporting/test_programs.py runs the program",
     ),
-    ("docs/export.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
+    ("docs/export-tensorrt.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
     ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
     (
         "docs/benchmarks.md",
@@ -47,9 +47,14 @@ WORDS = {
 # Python code: what is replaced, and by what.
 EDITS = {r"max_steps=[\d_]+": 'max_steps=2, accelerator="cpu"', r'device="cuda"': 'device="cpu"'}
 # Packages that a block needs if it has this text.
-NEEDED = {"onnx": ("onnx", "onnxruntime", "onnxscript"), r"\btimm\b": ("timm",), "hf:": ("huggingface_hub",)}
+NEEDED = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("openvino",),
+    r"\btimm\b": ("timm",),
+    "hf:": ("huggingface_hub",),
+}
 # Arguments of scripts in Python.
-ARGUMENTS = {"docs/export.md": ("detr.onnx", "street.jpg")}
+ARGUMENTS = {"docs/export-onnxruntime.md": ("detr.onnx", "street.jpg")}
 
 
 def not_run(block: Block) -> bool:

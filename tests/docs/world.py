@@ -55,8 +55,13 @@ RUNS: dict[str, tuple[str, ...]] = {
 OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("docs/inference.md", "mine"): ("setr_swin",),
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
-    ("docs/deploy.md", "detr_swin"): ("detector", "backbone={name: resnet, depth: 18}"),  # traced faster than a Swin
-    ("docs/export.md", "detr_swin"): ("detector", "backbone={name: resnet, depth: 18}"),
+    **{
+        (f"docs/{page}.md", "detr_swin"): (
+            "detector",
+            "backbone={name: resnet, depth: 18}",
+        )  # traced faster than a Swin
+        for page in ("export", "export-onnxruntime", "export-openvino", "export-torch")
+    },
     ("docs/inference.md", "panoptic"): (
         "panoptic_swin",
         "heads.panoptic.threshold=0.01",

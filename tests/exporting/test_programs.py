@@ -1,7 +1,8 @@
-"""The programs of docs/deploy.md give the objects of `densevit predict`. Skipped where their tools are missing.
+"""The programs of docs/export-onnxruntime.md give the objects of `densevit predict`. Skipped where their tools are
+missing.
 
-The packages of the JavaScript program are found in examples/javascript/node_modules or in the folder NODE_PACKAGES,
-ONNX Runtime's headers and library for C++ in ONNXRUNTIME_ROOT.
+The packages of the JavaScript program, and onnxruntime-web, are found in examples/javascript/node_modules or in the
+folder NODE_PACKAGES, ONNX Runtime's headers and library for C++ in ONNXRUNTIME_ROOT.
 """
 
 import json
@@ -32,29 +33,23 @@ def expected(program: Path) -> list[dict[str, Any]]:
     return [{"class": name, "score": score, "box": box} for name, score, box in rows]
 
 
-def check(objects: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+def check(objects: list[dict[str, Any]], expected: list[dict[str, Any]], tolerance: float = 1e-5) -> None:
     assert len(objects) == len(expected) > 0
     for found, wanted in zip(objects, expected, strict=True):
         assert found["class"] == wanted["class"]
-        assert found["score"] == pytest.approx(wanted["score"], abs=1e-5)
+        assert found["score"] == pytest.approx(wanted["score"], abs=tolerance)
         assert found["box"] == pytest.approx(wanted["box"], abs=1e-2)
 
 
-def node_packages(project: Path) -> Path | None:
-    """The folder that has the packages of the JavaScript program."""
+@pytest.fixture(params=["onnxruntime-node", "onnxruntime-web"])
+def runtime(request: pytest.FixtureRequest, project: Path) -> tuple[Path, str]:
+    """The folder with the packages of the JavaScript program, and its runtime. Skips where the program cannot run.
+    Before `program` in a test's arguments, which exports."""
     for folder in (project / "examples" / "javascript", Path(os.environ.get("NODE_PACKAGES", "/nowhere"))):
-        if all((folder / "node_modules" / name).is_dir() for name in ("onnxruntime-node", "sharp")):
-            return folder
-    return None
-
-
-@pytest.fixture
-def packages(project: Path) -> Path:
-    """Skips where the JavaScript program cannot run. Before `program` in a test's arguments, which exports."""
-    packages = node_packages(project)
-    if packages is None or shutil.which("node") is None:
-        pytest.skip("needs node, and onnxruntime-node and sharp in NODE_PACKAGES")
-    return packages
+        installed = all((folder / "node_modules" / name).is_dir() for name in (request.param, "sharp"))
+        if installed and shutil.which("node") is not None:
+            return folder, request.param
+    pytest.skip(f"needs node, and {request.param} and sharp in NODE_PACKAGES")
 
 
 @pytest.fixture
@@ -65,17 +60,30 @@ def cpp() -> None:
 
 
 def test_the_javascript_program_detects_what_predict_does(
-    packages: Path, project: Path, program: Path, expected: list[dict[str, Any]], tmp_path: Path
+    runtime: tuple[Path, str], project: Path, program: Path, expected: list[dict[str, Any]], tmp_path: Path
 ):
+    """With onnxruntime-web, in WebAssembly, the program differs in its import only."""
     image = program / "image.png"
+    packages, name = runtime
     (tmp_path / "node_modules").symlink_to(packages / "node_modules")
-    for name in ("detect.js", "package.json"):
-        shutil.copy(project / "examples" / "javascript" / name, tmp_path)
+    shutil.copy(project / "examples" / "javascript" / "package.json", tmp_path)
+    text = (project / "examples" / "javascript" / "detect.js").read_text()
+    (tmp_path / "detect.js").write_text(text.replace('"onnxruntime-node"', f'"{name}"'))
     files = [program / "model.onnx", program / "model.json", image, tmp_path / "drawn.png"]
     done = subprocess.run(["node", tmp_path / "detect.js", *files], capture_output=True, text=True, check=True)
     check([json.loads(line) for line in done.stdout.splitlines()], expected)
     drawn, given = (np.asarray(Image.open(path).convert("RGB")) for path in (files[3], image))
     assert drawn.shape == given.shape and (drawn != given).any()
+
+
+def test_openvino_predicts_with_the_threshold_inside_the_file(program: Path, expected: list[dict[str, Any]]):
+    pytest.importorskip("openvino")
+    with pytest.warns(UserWarning, match=r"model\.onnx: OpenVINO returns no objects below the score threshold inside"):
+        predictor = densevit.load(program / "model.onnx", runtime="openvino")
+    for threshold in (None, 0):
+        found = predictor.predict(program / "image.png", threshold=threshold)
+        rows = zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
+        check([{"class": name, "score": score, "box": box} for name, score, box in rows], expected, 1e-4)
 
 
 def test_the_cpp_program_detects_what_predict_does(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,9 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
     write_layers(tmp_path / "x.onnx")
     expected = load(tmp_path / "x.onnx")
     images = [example_images((16, 24), 1, i) for i in range(4)]
-    done = quantize(tmp_path / "x.onnx", iter(images), images[0], {})
+    done = quantize(tmp_path / "x.onnx", iter(images), images[0], {}, lambda: time.sleep(0.03))
     assert done.images == 4 and done.float32_ms > 0 and done.int8_ms > 0
+    assert done.model_ms is not None and done.model_ms >= 30
     assert {path.name for path in tmp_path.iterdir()} == {"x.onnx"}
 
     sources = sources_of(tmp_path / "x.onnx")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import densevit
+from densevit.cli import main
 from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
@@ -203,16 +204,23 @@ def test_a_recorded_evaluation_is_read_as_it_was_written():
 # ---- opening of files ----
 
 
-@pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """An ONNX file of another program."""
+def foreign_file(path: Path, header: str | None = None, shape: Sequence[int] = (1,)) -> Path:
+    """An ONNX file of another program, which may have a header of ours."""
     import onnx
 
-    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
     opset = [onnx.helper.make_opsetid("", 18)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "foreign.onnx")
-    return tmp_path / "foreign.onnx"
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    if header is not None:
+        onnx.helper.set_model_props(model, {"densevit": header})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    return foreign_file(tmp_path / "foreign.onnx")
 
 
 def test_files_that_densevit_did_not_write_are_errors(foreign: Path, tmp_path: Path):
@@ -227,6 +235,49 @@ def test_files_that_densevit_did_not_write_are_errors(foreign: Path, tmp_path: P
             densevit.load(tmp_path / name)
     with pytest.raises(WeightsError, match=r"missing\.onnx: no such file\. Fix: write it with `densevit export MODEL"):
         densevit.load(tmp_path / "missing.onnx")
+
+
+PART = {"channels": [8], "strides": [8]}
+HEADER = {"heads": {"x": PART}, "backbone": PART, "input_size": None, "resize": False}
+
+
+@pytest.mark.parametrize(
+    ("header", "shape"),
+    [
+        *(
+            (json.dumps({key: value for key, value in HEADER.items() if key != left_out}), [1, 3, 8, 8])
+            for left_out in HEADER
+        ),
+        (json.dumps({**HEADER, "heads": {"x": {"classes": []}}}), [1, 3, 8, 8]),
+        (json.dumps({**HEADER, "heads": {"x": None}}), [1, 3, 8, 8]),
+        (json.dumps({**HEADER, "heads": []}), [1, 3, 8, 8]),
+        (json.dumps({**HEADER, "backbone": "resnet"}), [1, 3, 8, 8]),
+        (json.dumps(HEADER), [1]),
+        (json.dumps(HEADER), []),
+        ("[]", [1, 3, 8, 8]),
+        ("no json", [1, 3, 8, 8]),
+    ],
+)
+def test_a_part_of_a_header_is_none(header: str, shape: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """One line of each command that takes files."""
+    path = foreign_file(tmp_path / "other.ONNX", header, shape)
+    for command in (["predict", str(path), str(path)], ["evaluate", str(path), "data=coco", f"data.root={tmp_path}"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err.strip()
+        assert "other.ONNX: has no densevit header" in error and "\n" not in error
+
+
+@pytest.mark.parametrize("content", [b"", b"a text\n", b"PK\x03\x04", bytes(1000)])
+@pytest.mark.parametrize("name", ["file.onnx", "file.pt2", "file.PT2"])
+def test_a_file_of_another_kind_is_one_line(
+    name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / name).write_bytes(content)
+    for command in (["predict", str(tmp_path / name), "a.jpg"], ["evaluate", str(tmp_path / name)]):
+        (tmp_path / "a.jpg").touch()
+        assert main([*command[:2], *(str(tmp_path / file) for file in command[2:])]) == 2
+        error = capsys.readouterr().err.strip()
+        assert f"{name}: is not a complete exported file" in error and "\n" not in error
 
 
 def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,74 @@
+"""Drawn frames of a video as an MP4 file."""
+
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from densevit.data.io.videos import count_frames, frame_rate
+from densevit.errors import DensevitError
+
+_UNKNOWN_RATE = 25.0  # frames per second
+
+
+class DrawnVideo:
+    """Writes frames to an MP4 file (MPEG-4) as they come; `close` completes it.
+
+    path: of the file, NAME.mp4. source: the video, whose frames per second it gets, to two decimals. All frames have
+    the size of the first one, with even sides, as MPEG-4 needs them: others are cut, or padded with copies of their
+    last row and column.
+    """
+
+    def __init__(self, path: Path, source: Path) -> None:
+        self.path, self.source, self.count = path, source, 0
+        self._partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        self._writer: cv2.VideoWriter | None = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """Writes a frame, (H, W, 3) uint8, RGB."""
+        if self._writer is None:
+            self._size = (-(-frame.shape[0] // 2) * 2, -(-frame.shape[1] // 2) * 2)
+            self._partial.touch()  # raises where OpenCV would be silent
+            self._writer = self._opened(*self._size)
+        height, width = self._size
+        cut = frame[:height, :width]
+        padded = cv2.copyMakeBorder(
+            cut, 0, height - cut.shape[0], 0, width - cut.shape[1], borderType=cv2.BORDER_REPLICATE
+        )
+        self._writer.write(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
+        self.count += 1
+
+    def close(self) -> None:
+        """Completes the file, with the frames so far. Raises DensevitError if some are missing."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of missing frames
+            written = count_frames(self._partial)  # OpenCV reports no failed write
+        if written != self.count:
+            self._partial.unlink()
+            raise DensevitError(
+                f"{self.path}: only {written} of {self.count} frames could be written, so the file is removed. Fix: "
+                "check the free space of the disk."
+            )
+        self._partial.replace(self.path)
+
+    def _opened(self, height: int, width: int) -> cv2.VideoWriter:
+        rate = frame_rate(self.source)
+        if rate is None:
+            warnings.warn(
+                f"{self.source}: its frames per second are not known; {self.path.name} has {_UNKNOWN_RATE:g}.",
+                stacklevel=2,
+            )
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        writer = cv2.VideoWriter(str(self._partial), code, round(rate or _UNKNOWN_RATE, 2), (width, height))
+        if not writer.isOpened():
+            self._partial.unlink()
+            raise DensevitError(
+                f"{self.path}: OpenCV cannot write a video of {width}x{height} pixels. Fix: leave --video out; each "
+                "frame is then drawn to a file."
+            )
+        return writer

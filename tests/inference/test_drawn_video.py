@@ -1,0 +1,203 @@
+"""Drawn videos, of rendered clips: `densevit predict --video`."""
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from densevit.cli import main
+from densevit.data.io.videos import frame_rate
+from densevit.errors import DensevitError
+from densevit.inference import drawn_video
+from densevit.inference.drawn_video import DrawnVideo
+from densevit.interfaces import Class
+from densevit.visualization.draw import draw
+from tests.cli.test_predict import StandIn, model, read  # noqa: F401  # fixtures
+
+DOG = (20, 30, 240)  # the colour of the boxes of the model
+
+
+def clip(path: Path, rate: float = 12.5, size: tuple[int, int] = (96, 128), count: int = 15) -> Path:
+    """Frames of (height, width); frame n has the gray value 100 + 3 n."""
+    code = {".mp4": "mp4v", ".webm": "VP80", ".mpg": "MPG1"}.get(path.suffix, "MJPG")
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, size[::-1])
+    assert writer.isOpened()
+    for n in range(count):
+        writer.write(np.full((*size, 3), 100 + 3 * n, np.uint8))
+    writer.release()
+    return path
+
+
+def frames_of(path: Path) -> tuple[float, np.ndarray]:
+    """The frames per second and the frames of a video, (N, H, W, 3) RGB."""
+    capture = cv2.VideoCapture(str(path))
+    found = []
+    while (frame := capture.read())[0]:
+        found.append(cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB))
+    return capture.get(cv2.CAP_PROP_FPS), np.array(found).astype(int)
+
+
+def is_drawn(frame: np.ndarray) -> bool:
+    """Whether the frame has the box of the model: it begins at (1, 2)."""
+    edge = frame[2:4, 60:120].reshape(-1, 3)  # beside its label
+    return bool((np.abs(edge - DOG).sum(1) < 120).mean() > 0.4)
+
+
+def test_a_frame_with_a_label_map_keeps_its_size():
+    """The legend is inside the frame, whatever the number of its classes."""
+    classes = [Class(f"class {n}", n, (10 * n, 99, 200)) for n in range(20)]
+    frame = np.full((120, 160, 3), 90, np.uint8)
+    for count in (1, 20):
+        labels = torch.arange(160).expand(120, 160) * count // 160
+        drawn = draw(frame, {"semantic": labels.byte()}, classes, frame=True)
+        assert drawn.shape == frame.shape
+        assert draw(frame, {"semantic": labels.byte()}, classes).shape[0] > 4 * 120, "an image is enlarged"
+        assert (drawn[-40:] != drawn[:40]).any()
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.avi"])
+def test_a_drawn_video_has_the_frames_size_and_rate_of_the_clip(name: str, model: StandIn, tmp_path: Path):  # noqa: F811
+    path, out = clip(tmp_path / name), tmp_path / "found"
+    assert main(["predict", "RUN", str(path), "--video", "--out", str(out), "--batch-size", "2"]) == 0
+    assert [file.name for file in (out / "drawn").iterdir()] == ["clip.mp4"], "no image per frame, nothing partial"
+    rate, drawn = frames_of(out / "drawn" / "clip.mp4")
+    assert drawn.shape == (15, 96, 128, 3) and rate == 12.5
+    for n, frame in enumerate(drawn):
+        assert is_drawn(frame)
+        assert abs(frame[40:80, 40:100].mean() - (100 + 3 * n)) < 9, "the frames are in order"
+    assert [image["id"] for image in read(str(out / "images.json"))] == [f"clip_{n:06}" for n in range(15)]
+    assert len((out / "predictions.csv").read_text().splitlines()) == 16
+
+
+def test_each_clip_and_head_has_its_video(model: StandIn, tmp_path: Path):  # noqa: F811
+    model.classes = {"a": model.classes["detection"], "b": model.classes["detection"]}
+    paths = [str(clip(tmp_path / name, count=n)) for name, n in (("one.mp4", 3), ("two.avi", 4))]
+    assert main(["predict", "RUN", *paths, "--video", "--out", str(tmp_path / "found")]) == 0
+    for head in "ab":
+        drawn = tmp_path / "found" / head / "drawn"
+        assert {file.name: len(frames_of(file)[1]) for file in drawn.iterdir()} == {"one.mp4": 3, "two.mp4": 4}
+
+
+def test_odd_sides_get_a_copy_of_their_last_pixels(tmp_path: Path):
+    """MPEG-4 has even sides. OpenCV would cut the last row and column."""
+    video = DrawnVideo(tmp_path / "v.mp4", clip(tmp_path / "clip.avi"))
+    frame = np.full((47, 63, 3), 60, np.uint8)
+    frame[:, -8:] = 200
+    video.add(frame)
+    video.add(np.pad(frame, [(0, 30), (0, 30), (0, 0)]))  # as of a clip that changes its size
+    video.add(frame[:, :50])
+    video.close()
+    _, found = frames_of(tmp_path / "v.mp4")
+    assert found.shape == (3, 48, 64, 3)
+    assert abs(found[0, :40, :48].mean() - 60) < 8 and abs(found[0, :, -6:].mean() - 200) < 8
+
+
+def test_a_variable_rate_is_the_mean(tmp_path: Path):
+    """The times of the frames are changed in the file: 10 with 0.1 s, then with 0.3 s."""
+    path = clip(tmp_path / "clip.mkv", 10, (48, 64), count=18)
+    data = bytearray(path.read_bytes())
+    blocks = [found.start() + 1 for found in re.finditer(rb"\x81..\x80\xff\xd8", bytes(data), re.DOTALL)]
+    assert [struct.unpack_from(">h", data, at)[0] for at in blocks] == [100 * n for n in range(18)]
+    for n, at in enumerate(blocks[10:]):
+        struct.pack_into(">h", data, at, 1000 + 300 * n)
+    path.write_bytes(data)
+    assert frame_rate(path) == pytest.approx(17 / 3.1)
+    for name, rate in (("ntsc.mp4", 29.97), ("clip.avi", 7), ("clip.mp4", 59.94), ("clip.mpg", 25)):
+        assert frame_rate(clip(tmp_path / name, rate, count=40)) == pytest.approx(rate, rel=1e-3)
+    (tmp_path / "text.mp4").write_text("no video")
+    assert frame_rate(tmp_path / "text.mp4") is None
+
+
+def test_an_unknown_rate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(drawn_video, "frame_rate", lambda path: None)
+    video = DrawnVideo(tmp_path / "v.mp4", Path("clip.webm"))
+    with pytest.warns(UserWarning, match=r"clip\.webm: its frames per second are not known; v\.mp4 has 25"):
+        video.add(np.zeros((48, 64, 3), np.uint8))
+    video.close()
+    assert frames_of(tmp_path / "v.mp4")[0] == 25
+
+
+def test_a_clip_that_breaks_off_has_a_complete_video_up_to_there(
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+):
+    path, out = clip(tmp_path / "clip.avi", count=50), tmp_path / "found"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=r"clip\.avi: \d+ frames can be decoded, of 50 announced"):
+        assert main(["predict", "RUN", str(path), "--video", "--out", str(out)]) == 0
+    assert 4 < len(frames_of(out / "drawn" / "clip.mp4")[1]) == len(read(str(out / "images.json"))) < 49
+
+
+def test_an_interrupted_prediction_keeps_a_complete_video(
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    path, out, predict = clip(tmp_path / "clip.mp4"), tmp_path / "found", model.predict
+
+    def interrupted(images: list[np.ndarray], *given: Any, **options: Any) -> list[Any]:
+        if len(model.batches) == 2:
+            raise KeyboardInterrupt
+        return predict(images, *given, **options)
+
+    monkeypatch.setattr(model, "predict", interrupted)
+    assert main(["predict", "RUN", str(path), "--video", "--out", str(out), "--batch-size", "1"]) == 130
+    assert "Stopped after 8 of 15 images. drawn/ has these" in capsys.readouterr().err
+    assert [file.name for file in (out / "drawn").iterdir()] == ["clip.mp4"]
+    assert len(frames_of(out / "drawn" / "clip.mp4")[1]) == 8
+
+
+def test_images_and_a_continued_folder_are_errors(
+    model: StandIn,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    path = clip(tmp_path / "clip.mp4", count=2)
+    (tmp_path / "photo.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    out = tmp_path / "found"
+    assert main(["predict", "RUN", str(path), str(tmp_path / "photo.jpg"), "--video", "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "photo.jpg is an image. Fix: name videos only, or leave --video out." in error and "\n" not in error
+    assert not out.exists()
+    assert main(["predict", "RUN", str(path), "--out", str(out)]) == 0
+    assert main(["predict", "RUN", str(path), "--video", "--out", str(out), "--resume"]) == 2
+    assert "--resume cannot continue a drawn video. Fix: leave --video out" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file gets more than 40 kB, as on a full disk."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limits of file sizes")
+def test_a_full_disk_is_an_error_and_leaves_no_broken_file(tmp_path: Path, small_files: None):
+    video = DrawnVideo(tmp_path / "v.mp4", tmp_path / "none.mp4")
+    rng = np.random.default_rng(0)
+    with pytest.warns(UserWarning, match="not known"):
+        for _ in range(40):
+            video.add(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    with pytest.raises(DensevitError, match=r"v\.mp4: only \d+ of 40 frames could be written.* free space of the disk"):
+        video.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_permission_is_named(tmp_path: Path):
+    """A file in the place of the folder, because root may write everywhere."""
+    (tmp_path / "drawn").touch()
+    video = DrawnVideo(tmp_path / "drawn" / "v.mp4", tmp_path / "none.mp4")
+    with pytest.raises(OSError, match=r"drawn/v\.partial\.mp4"):
+        video.add(np.zeros((8, 8, 3), np.uint8))
