@@ -249,7 +249,7 @@ def _first_pixel(documents: Sequence[_Document], origin: Literal[0, 1] | None) -
     if origin is None:
         warnings.warn(
             f"{text}, so all coordinates are read as counted from 0, with xmax and ymax behind the last "
-            "pixel. --origin 0 (in Python: origin=0) states it.",
+            "pixel. `data convert voc --origin 0` (in Python: origin=0) states it.",
             stacklevel=3,
         )
     return 0
