@@ -1,6 +1,7 @@
 """Heads, losses and evaluators on a simulated accelerator: no mixed devices and no synchronisation."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -280,6 +281,7 @@ def test_on_a_gpu_a_step_synchronises_only_for_matching(setup: Setup, recwarn: p
     for step in range(2):  # the first one chooses kernels
         torch.cuda.set_sync_debug_mode("warn" if step else "default")
         recwarn.clear()
+        warnings.simplefilter("always")  # also several of one line
         losses = model.loss(model({**there, "targets": targets}), targets)
         torch.stack(list(losses.values())).sum().backward()
     torch.cuda.set_sync_debug_mode("default")

@@ -158,7 +158,7 @@ class DfineCriterion(SetCriterion):
             weight[index] = quality[:-1]
             distance = weight * distribution_distance(corners[:-1], corners[-1])
             matched = torch.zeros_like(teacher, dtype=torch.bool)
-            matched[index[1:]] = True
+            matched[index[1:]] = matched.new_ones(())  # a Python value would be copied from the CPU, and waited for
             return BoxTerms(
                 self.weights.l1 * (predicted - truth).abs().sum((1, 2)) / count,
                 self.weights.giou * (1 - giou).sum(1) / count,
