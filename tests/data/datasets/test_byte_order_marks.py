@@ -18,7 +18,6 @@ from densevit.data.datasets.shards import Shards
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
 from densevit.inference.image_files import find_images
-from densevit.training.run.evaluation_folder import read_mapping
 
 UTF_8 = codecs.BOM_UTF8
 ENCODED: dict[str, Callable[[str], bytes]] = {
@@ -72,6 +71,8 @@ def index_of_shards(root: Path, write: Callable[[str, str], Path]) -> object:
 
 
 def class_mapping(root: Path, write: Callable[[str, str], Path]) -> object:
+    from densevit.training.run.evaluation_folder import read_mapping
+
     return read_mapping([str(write("names.yaml", "person: pedestrian\ncar:\n"))])
 
 
