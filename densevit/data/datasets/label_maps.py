@@ -131,7 +131,9 @@ class LabelMaps(PairedDataset):
         if scan.examination is not None:
             scan.read(unlisted_images(base, options["images"], options.get("list_file")))
         self.open(base, split, pairs, scan)
-        is_complete = scan.examination is None or len(scan.examination.chosen(len(self))) == len(self)
+        is_complete = split == "train"
+        if scan.examination is not None:
+            is_complete &= len(scan.examination.chosen(len(self))) == len(self)
         self._shares = LabelShares(self._values, self._scanned["pixels"], f"{base}, split {split!r}", is_complete)
         scan.read(self._shares.ambiguous())
         if split == "train" and scan.examination is None and (warning := self._shares.without_pixels()):

@@ -27,8 +27,9 @@ def count_pixels(indices: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LabelShares:
-    """The pixels of all label maps of a split. pixels: (256,), of each class, and last the ignored ones. where: the
-    data set and its split. is_complete: whether all label maps were read, not a sample."""
+    """The pixels of the label maps of a split. pixels: (256,), of each class, and last the ignored ones. where: the
+    data set and its split. is_complete: whether these are all label maps for training: in other splits, and in a
+    sample, a rare class may have no pixel."""
 
     values: LabelValues
     pixels: np.ndarray
