@@ -302,7 +302,7 @@ def torch_download(url: str, file: str, *_: object, **__: object) -> None:
     torch.save(models.get_model(Path(url).name.partition("-")[0]).state_dict(), file)
 
 
-def exported_once(folder: Path) -> Callable[..., None]:
+def exported_once(folder: Path) -> Callable[..., Any]:
     """`densevit.exporting.files.write`, which traces equal graphs once: further files are copies with their header."""
     from densevit.exporting import files
 
@@ -316,20 +316,21 @@ def exported_once(folder: Path) -> Callable[..., None]:
         begin: Callable[[str], None] = lambda name: None,
         rewrite: Callable[..., None] = files.unchanged,
         program: Any = None,
-    ) -> None:
+    ) -> Any:
         import torch
 
         state = [(name, tensor.shape, tensor.double().sum().item()) for name, tensor in graph.state_dict().items()]
         text = repr((type(graph), str(graph), state, graph.canvas, graph.resizing is None, size, torch.__version__))
         file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}{path.suffix}"
         if rewrite is not files.unchanged or not file.exists():
-            write(graph, path, size, header, begin, rewrite, program)
+            written = write(graph, path, size, header, begin, rewrite, program)
             if rewrite is files.unchanged:
                 folder.mkdir(exist_ok=True)
                 shutil.copy(path, file)
-        else:
-            shutil.copy(file, path)
-            files.replace_header(path, header)
+            return written
+        shutil.copy(file, path)
+        files.replace_header(path, header)
+        return torch.export.load(path) if path.suffix == ".pt2" else path
 
     return write_once
 
