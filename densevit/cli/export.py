@@ -224,7 +224,7 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
         own = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
         resize = predictor.resize if predictor.resize_is_replaced else None
         own_predictor = Predictor(predictor.model, own, resize=resize)
-        plan = EvaluationPlan.of(own_predictor, build_data(config), trainer, ignore_thresholds=args.int8)
+        plan = EvaluationPlan.of(own_predictor, build_data(config), trainer)
         return plan.run().metrics
 
     return _Evaluation(

@@ -37,7 +37,6 @@ _LARGE: Size = (389, 517)  # has several attention windows; smaller images may h
 _BATCHES = (2, 1, 5)  # numbers of images that are compared
 _ZOOMS = (1.0, 1.4, 0.6)  # original sizes relative to those of the images, which are compared with `postprocess`
 _RUNS = 5  # per latency
-_NO_EVALUATION = "Fix: evaluate the model, or its file without --postprocess."
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,6 @@ def export(
     thresholds = None
     if postprocess:
         thresholds = postprocessing.thresholds_of(graph, sizes[0], threshold, predictor.default_thresholds)
-        if thresholds and evaluate is not None and int8 is None:
-            raise ConfigError(
-                f"{path}: a file with score thresholds is not evaluated, because they cut AP. {_NO_EVALUATION}"
-            )
     with atomic_file(path) as partial:
         header = header_of(predictor, canvas, resize, thresholds)
         batches = _BATCHES if thresholds is None else (1,)

@@ -1,5 +1,6 @@
 """Comparison of the predictions that a file makes with those of `densevit predict`."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -57,7 +58,8 @@ def _counterparts(
 
     cost = np.abs(expected["scores"][:, None] - found["scores"])
     if "masks" in expected:
-        ours, theirs = (one["masks"].reshape(len(one["masks"]), -1).astype(np.float32) for one in (expected, found))
+        masks = (one["masks"] for one in (expected, found))
+        ours, theirs = (value.reshape(len(value), math.prod(value.shape[1:])).astype(np.float32) for value in masks)
         pixels = ours.sum(1)[:, None] + theirs.sum(1) - 2 * ours @ theirs.T  # that differ
         cost = np.maximum(cost, _SHARE * pixels / (original[0] * original[1]))
     elif "boxes" in expected:

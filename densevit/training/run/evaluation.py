@@ -56,17 +56,17 @@ class EvaluationPlan:
         data: Data,
         trainer: TrainerSection,
         classes: Mapping[str, str | None] | None = None,
-        ignore_thresholds: bool = False,
     ) -> "EvaluationPlan":
         """Checks the data and applies the predictor's replaced resizing to it. classes: as `given` of `map_classes`.
 
-        Raises DataError if images have no labels, or no class is mapped, and ConfigError for an exported file with
-        score thresholds. ignore_thresholds: evaluates all objects of such a file.
+        Raises DataError if images have no labels, or no class is mapped, and ConfigError for an exported file of which
+        OpenVINO returns only the objects above its score thresholds; ONNX Runtime returns all.
         """
-        if isinstance(predictor.model, FileModel) and predictor.model.thresholds and not ignore_thresholds:
+        model = predictor.model
+        if isinstance(model, FileModel) and model.thresholds and model.file.runtime == "openvino":
             raise ConfigError(
-                f"{predictor.model.file.path}: has score thresholds inside, which cut AP. Fix: evaluate the model, or "
-                "its file without --postprocess."
+                f"{model.file.path}: OpenVINO returns no objects below the score thresholds inside, which cuts AP. "
+                "Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
             )
         data.multiple = predictor.model.multiple
         if predictor.resize_is_replaced and predictor.resize is not None:
