@@ -90,6 +90,10 @@ def check(predictor: Predictor, suffix: str, folder: Path) -> dict[str, float]:
     assert exported.path.is_file() and list(folder.iterdir()) == [exported.path]
     assert exported.difference <= 1e-4
     assert exported.model_ms > 0 and exported.file_ms > 0
+    if suffix == ".onnx":
+        import onnx
+
+        assert "GridSample" not in {node.op_type for node in onnx.load(exported.path).graph.node}
     return exported.differences
 
 
