@@ -1,9 +1,9 @@
 """Decides whether a COCO json's boxes are on upright images, rotated by EXIF, or on the pixels as they are stored.
 
 The upright image of a photo with an EXIF orientation of 5 to 8 has its height and width exchanged. Programs write
-either size: CVAT and labelme annotate the upright image and write its size; Label Studio annotates the upright image
-and writes the stored size; programs that ignore EXIF annotate the stored pixels and write their size. The upright size
-is therefore unambiguous, and the stored one is not.
+either size: labelme annotates the upright image and writes its size; Label Studio annotates the upright image and
+writes the stored size; programs that ignore EXIF annotate the stored pixels and write their size. The upright size is
+therefore unambiguous, and the stored one is not.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
