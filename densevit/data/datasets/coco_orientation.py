@@ -54,8 +54,8 @@ def grids_of(
     all others, also of square images and of those with an orientation of 2 to 4, whose size does not tell, the
     annotations are on this grid.
     """
-    told = turned(stored, orientations) & (given == stored[:, ::-1]).all(axis=1)
-    upright = told | (orientations == 1) | (grid == "upright")
+    has_upright_size = turned(stored, orientations) & (given == stored[:, ::-1]).all(axis=1)
+    upright = has_upright_size | (orientations == 1) | (grid == "upright")
     return np.where((upright & (orientations >= 5))[:, None], stored[:, ::-1], stored), upright
 
 
