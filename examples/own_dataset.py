@@ -1,7 +1,7 @@
 """Trains on a custom data set: a class, named in the config as module:Class.
 
 cd examples && python own_dataset.py
-densevit train setr_swin data.name=own_dataset:Disks data.image_size=96      # the same from the command line
+densevit train scenes/setr_swin data.name=own_dataset:Disks data.image_size=96      # the same from the command line
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ class Disks(densevit.Dataset):
 
 
 def main(*overrides: str) -> densevit.Run:
-    run = densevit.fit("setr_swin", overrides=["data.name=own_dataset:Disks", "data.image_size=96", *overrides])
+    run = densevit.fit("scenes/setr_swin", overrides=["data.name=own_dataset:Disks", "data.image_size=96", *overrides])
     print(run.metrics)
     return run
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 EXAMPLES = """examples:
   densevit report runs/detr_swin
-  densevit report runs/detr_swin runs/detr_vit --out comparison.html
-  densevit report runs/detr_swin/evaluations/coco-val runs/detr_vit/evaluations/coco-val"""
+  densevit report runs/detr_swin runs/scenes-detr_vit --out comparison.html
+  densevit report runs/detr_swin/evaluations/coco-val runs/scenes-detr_vit/evaluations/coco-val"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densevit import config
+from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     config.check_plugins(resolved)  # before Lightning is imported, which takes seconds
     from densevit.training.run.fit import fit
 
-    return _finished(fit(resolved, run_dir=args.run_dir, name=Path(args.config).stem), args.output)
+    return _finished(fit(resolved, run_dir=args.run_dir, name=run_name(args.config)), args.output)
 
 
 def _finished(run: "Run", output: "Output") -> int:

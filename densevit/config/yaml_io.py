@@ -59,6 +59,13 @@ def shipped_configs() -> dict[str, Path]:
     return {name.with_suffix("").as_posix(): file for name, file in files}
 
 
+def run_name(source: str | Path) -> str:
+    """The default name of a run: `start-detector` for the shipped config `start/detector`, else the file's stem."""
+    file = find_file(str(source)).resolve()
+    names = (name for name, shipped in shipped_configs().items() if shipped.resolve() == file)
+    return next(names, Path(source).stem).replace("/", "-")
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError with file and line."""
     try:

@@ -312,7 +312,7 @@ def test_image_size_is_passed_to_data_sets_that_accept_it():
 
 
 def test_every_shipped_config_loads_with_valid_options(project):
-    shipped = sorted((project / "configs").glob("*.yaml"))
+    shipped = sorted([*(project / "configs").glob("*.yaml"), *(project / "configs/scenes").glob("*.yaml")])
     assert shipped
     for file in shipped:
         config.check_plugins(config.load(file))
@@ -341,7 +341,7 @@ def test_paths_may_start_with_the_split(tmp_path: Path, monkeypatch: pytest.Monk
 def test_section_names_take_precedence_over_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """camvid is both a recipe and a data section."""
     monkeypatch.chdir(tmp_path)
-    loaded = config.load("setr_swin", ["data=camvid"])
+    loaded = config.load("scenes/setr_swin", ["data=camvid"])
     assert (loaded.data.name, loaded.data.options["preset"]) == ("label_maps", "camvid")
     assert config.load("camvid").backbone.name == "resnet"
 
@@ -434,3 +434,12 @@ def test_a_colon_without_a_space_is_reported(override, message):
 
 def test_keys_with_a_colon_and_a_value_are_read():
     assert yaml_io.parse("{a:b: 1, 'c:d': '', e:f: null}", "x") == {"a:b": 1, "c:d": "", "e:f": None}
+
+
+def test_a_run_has_the_full_name_of_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "mine.yaml").write_text("base: detector\n")
+    names = ("detector", "start/detector", "configs/start/detector.yaml", project / "configs/start/detector.yaml")
+    assert [yaml_io.run_name(name) for name in names] == ["detector", *["start-detector"] * 3]
+    assert yaml_io.run_name("start/mine.yaml") == "mine"

@@ -14,12 +14,13 @@ from densevit.inference.creating import build_model
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
 
-SHIPPED = sorted(Path("configs").glob("*.yaml"))
+SHIPPED = sorted([*Path("configs").glob("*.yaml"), *Path("configs/scenes").glob("*.yaml")])
 SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
 PUBLISHED = sorted(
     path
     for path in Path("configs").glob("*/*.yaml")
-    if path not in SECTIONS and path.parent.name not in ("benchmark", "backbone", "start", "pretrain", "papers")
+    if path not in SECTIONS
+    and path.parent.name not in ("benchmark", "backbone", "start", "scenes", "pretrain", "papers")
 )  # test_recipes.py, test_coco_recipes.py, test_mask_recipes.py and test_depth_recipes.py run them
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
 PAPERS = sorted(Path("configs/papers").glob("*.yaml"))
@@ -148,5 +149,5 @@ def test_shipped_data_section_reads_a_folder(section: Path, folder: Path) -> Non
 @pytest.mark.parametrize("section", ["folder", "label_maps", "depth"])
 def test_own_data_is_augmented(section: str) -> None:
     """Also with recipes of rendered scenes, which go without."""
-    config = configs.load("configs/setr_swin.yaml", [f"data=configs/data/{section}.yaml"])
-    assert configs.load("configs/setr_swin.yaml").data.recipe == "resize" and config.data.recipe == "fixed"
+    config = configs.load("configs/scenes/setr_swin.yaml", [f"data=configs/data/{section}.yaml"])
+    assert configs.load("configs/scenes/setr_swin.yaml").data.recipe == "resize" and config.data.recipe == "fixed"

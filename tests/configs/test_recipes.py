@@ -186,7 +186,7 @@ def test_data_section_reads_its_official_layout(section: str, tmp_path: Path) ->
     overrides = [f"data=configs/data/{section}.yaml", f"data.root={root}", "data.num_workers=0", "data.batch_size=2"]
     if section == "label_maps":
         overrides.append("data.classes=[road, tree, car]")
-    config = configs.load("configs/setr_swin.yaml", overrides)
+    config = configs.load("configs/scenes/setr_swin.yaml", overrides)
     configs.check_plugins(config)
     data = build_data(config)
     for batch in (next(iter(data.train_loader())), next(iter(data.val_loader()))):

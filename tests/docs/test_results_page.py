@@ -13,7 +13,7 @@ from densevit_workbench.model_cost import model_cost
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = re.findall(r"^\| `(\w+)\.yaml`[ *]*\|(.*)\|$", (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
+ROWS = re.findall(r"^\| `([\w/]+)\.yaml`[ *]*\|(.*)\|$", (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
 OWN_FOLDERS = ("bccd", "camvid", "middlebury")
 
 

@@ -36,10 +36,10 @@ SIZE = (64, 96)
 # Runs by name: the config and its overrides. A page may have its own.
 RUNS: dict[str, tuple[str, ...]] = {
     "detr_swin": ("detr_swin",),
-    "detr_vit": ("detr_vit",),
+    "scenes-detr_vit": ("scenes/detr_vit",),
     "setr_vit": ("setr_vit",),
     "dpt_swin": ("dpt_swin",),
-    "dpt_vit": ("dpt_vit",),
+    "scenes-dpt_vit": ("scenes/dpt_vit",),
     "panoptic": ("panoptic_swin",),
     "coco": ("detr_swin", "data=coco", "data.root=~/coco"),
     "mine": ("detr_swin",),
@@ -53,7 +53,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     ),
 }
 OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("docs/inference.md", "mine"): ("setr_swin",),
+    ("docs/inference.md", "mine"): ("scenes/setr_swin",),
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
     **{
         (f"docs/{page}.md", "detr_swin"): (

@@ -108,7 +108,7 @@ def test_a_model_from_a_config_has_replaced_layers() -> None:
 
 
 def test_a_config_keeps_torchs_layers_also_in_training_and_in_its_model_file(tmp_path: Path) -> None:
-    config = densevit.config.load("detr_resnet", ["trainer.replace_layers=false"])
+    config = densevit.config.load("scenes/detr_resnet", ["trainer.replace_layers=false"])
     model = densevit.build_model(config, {"detection": [densevit.Class("x", 0, (0, 0, 0))]}, pretrained=False)
     module = densevit.DenseModule(Predictor(model, config))
     model_file.save(model, tmp_path / "model.safetensors", config)

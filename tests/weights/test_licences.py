@@ -52,7 +52,7 @@ def test_a_model_that_starts_from_the_weights_has_their_licence(folder, tmp_path
 def test_run_s_config_has_the_licence_as_a_comment(folder, tmp_path):
     small = ["trainer.max_images=null", "trainer.max_steps=1", "data.train_length=16", "data.val_length=1"]
     run = densevit.fit(
-        "detr_resnet", [*small, "data.num_workers=0", f"backbone.weights={folder}"], run_dir=tmp_path / "run"
+        "scenes/detr_resnet", [*small, "data.num_workers=0", f"backbone.weights={folder}"], run_dir=tmp_path / "run"
     )
     text = (run.path / "config.yaml").read_text()
     assert f"# licence of {folder}: cc-by-nc-4.0" in text and "licence" not in yaml.safe_load(text)

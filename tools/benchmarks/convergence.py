@@ -35,6 +35,11 @@ WARMUP_STEPS, TIMED_STEPS = 20, 60  # of a measurement of throughput
 BATCH_SIZE = 8
 FIXED = (f"data.batch_size={BATCH_SIZE}", "trainer.loggers=[]")
 HELD_OUT = ("data.split=test",)
+FASTER_RCNN = (
+    "heads.detection={name: faster_rcnn, width: 128, box_width: 256, anchor_scale: 4, num_proposals: 300, "
+    "num_samples: 64}"
+)
+FCOS = "heads.detection={name: fcos, width: 128}"
 SWIN = "backbone={name: swin, variant: nano, window_size: 4, stem: conv}"  # that of `detector`
 
 
@@ -49,15 +54,17 @@ class Contestant(NamedTuple):
 
 Contestants = Mapping[str, Contestant]
 CONTESTANTS: Contestants = {
-    "transformers_detr": Contestant("transformers' DETR", ROOT / "configs/detr_swin_plain.yaml", HELD_OUT, True),
-    "detr_paper": Contestant("DETR as in the paper", ROOT / "configs/detr_swin_plain.yaml", HELD_OUT),
-    "detr_options": Contestant("DETR with options (5d313f0)", ROOT / "configs/detr_swin_denoising.yaml", HELD_OUT),
-    "deformable_swin": Contestant("Deformable DETR", ROOT / "configs/deformable_swin.yaml", HELD_OUT),
+    "transformers_detr": Contestant("transformers' DETR", ROOT / "configs/scenes/detr_swin_plain.yaml", HELD_OUT, True),
+    "detr_paper": Contestant("DETR as in the paper", ROOT / "configs/scenes/detr_swin_plain.yaml", HELD_OUT),
+    "detr_options": Contestant(
+        "DETR with options (5d313f0)", ROOT / "configs/scenes/detr_swin_denoising.yaml", HELD_OUT
+    ),
+    "dino_detr_swin": Contestant("Deformable DETR", ROOT / "configs/scenes/dino_detr_swin.yaml", HELD_OUT),
     "detector": Contestant("detector", ROOT / "configs/detector.yaml", HELD_OUT),
-    "rtdetr_swin": Contestant("RT-DETR", ROOT / "configs/rtdetr_swin.yaml", HELD_OUT),
-    "dfine_swin": Contestant("D-FINE", ROOT / "configs/dfine_swin.yaml", HELD_OUT),
-    "faster_rcnn": Contestant("Faster R-CNN", ROOT / "configs/faster_rcnn_resnet.yaml", (*HELD_OUT, SWIN)),
-    "fcos": Contestant("FCOS", ROOT / "configs/fcos_resnet.yaml", (*HELD_OUT, SWIN)),
+    "rtdetr_swin": Contestant("RT-DETR", ROOT / "configs/scenes/rtdetr_swin.yaml", HELD_OUT),
+    "dfine_swin": Contestant("D-FINE", ROOT / "configs/scenes/dfine_swin.yaml", HELD_OUT),
+    "faster_rcnn": Contestant("Faster R-CNN", ROOT / "configs/scenes/detr_resnet.yaml", (*HELD_OUT, SWIN, FASTER_RCNN)),
+    "fcos": Contestant("FCOS", ROOT / "configs/scenes/detr_resnet.yaml", (*HELD_OUT, SWIN, FCOS)),
 }
 
 

@@ -47,7 +47,7 @@ OF_DEFORMABLE = (
 )
 BASES = {
     YARDSTICK: Base(
-        "`detr_swin_denoising`: DETR with two stages and denoising",
+        "`scenes/detr_swin_denoising`: DETR with two stages and denoising",
         CONTESTANTS[YARDSTICK].config,
         {
             **COMMON,

@@ -25,7 +25,7 @@ from densevit.inference.allocator import keep_freed_memory
 from densevit.inference.creating import build_model
 from densevit.training.loop.optim import optimizer_of
 
-RECIPES = ("detr_swin", "detector", "deformable_swin", "setr_vit", "setr_resnet", "dpt_swin")
+RECIPES = ("detr_swin", "detector", "scenes/dino_detr_swin", "setr_vit", "scenes/setr_resnet", "dpt_swin")
 BATCHES, WARMUP, STEPS = 6, 4, 20
 LEARNING_RATE = 1e-6  # the schedule's warm-up is left out
 

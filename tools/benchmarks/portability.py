@@ -50,7 +50,15 @@ KINDS = {
     # What torch, oneDNN and the BLAS use on a CPU without AVX-512.
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
 }
-RECIPES = ("detr_swin", "detector", "setr_vit", "dpt_swin", "deformable_swin", "panoptic_swin", "detr_resnet")
+RECIPES = (
+    "detr_swin",
+    "detector",
+    "setr_vit",
+    "dpt_swin",
+    "scenes/dino_detr_swin",
+    "panoptic_swin",
+    "scenes/detr_resnet",
+)
 BATCHES = 6
 Contestant = Callable[[], object]
 

@@ -7,7 +7,15 @@ from tools.conventions.tree import Problem, Tree
 
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
 NOT_MEASURED = ("Cost and score are not measured.", "Not measured yet.")
-WITHOUT_SCORES = ("backbone", "benchmark", "data", "papers", "pretrain", "start")  # folders; others are published
+WITHOUT_SCORES = (
+    "backbone",
+    "benchmark",
+    "data",
+    "papers",
+    "pretrain",
+    "scenes",
+    "start",
+)  # folders; others are published
 
 
 def comments(tree: Tree, file: str) -> str:
@@ -31,7 +39,9 @@ def published(tree: Tree) -> list[str]:
 
 
 def measured_recipes_state_time_and_score(tree: Tree) -> Iterator[Problem]:
-    for file in tree.files("configs/*.yaml", "configs/pretrain/*.yaml", "configs/papers/*.yaml"):
+    for file in tree.files(
+        "configs/*.yaml", "configs/scenes/*.yaml", "configs/pretrain/*.yaml", "configs/papers/*.yaml"
+    ):
         text = header(tree, file)
         if any(remark in text for remark in NOT_MEASURED):
             continue

@@ -81,12 +81,13 @@ def results_are_those_of_the_recipes(tree: Tree) -> Iterator[Problem]:
     page = "docs/results.md"
     found: dict[str, Row] = {}
     for row in rows(tree.lines(page)):
-        match = re.fullmatch(r"`(\w+)\.yaml`[ *]*", row.cells[0])
+        match = re.fullmatch(r"`([\w/]+)\.yaml`[ *]*", row.cells[0])
         if match is not None:
             found[match[1]] = row
-    recipes = {file.removeprefix("configs/").removesuffix(".yaml"): file for file in tree.files("configs/*.yaml")}
+    files = tree.files("configs/*.yaml", "configs/scenes/*.yaml")
+    recipes = {file.removeprefix("configs/").removesuffix(".yaml"): file for file in files}
     for name, file in recipes.items():
-        is_measured = not name.startswith("overfit") and NOT_MEASURED[0] not in comments(tree, file)
+        is_measured = name != "scenes/overfit" and NOT_MEASURED[0] not in comments(tree, file)
         if is_measured and name not in found:
             yield Problem(page, 1, f"{name}.yaml has no row", "add one with the scores of its first lines")
         if not is_measured and name in found:

@@ -16,6 +16,7 @@ from densevit import config as configs
 from densevit.atomic_io import check_writable
 from densevit.config import Config
 from densevit.config.values import seconds_of
+from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.allocator import keep_freed_memory
@@ -153,7 +154,7 @@ def _request(
         checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
         return configs.load(folder / "config.yaml", overrides), folder, folder.name, checkpoint
     if isinstance(config, str | Path):
-        name, config = name or Path(config).stem, configs.load(config, overrides)
+        name, config = name or run_name(config), configs.load(config, overrides)
     elif isinstance(config, Config):
         config = configs.with_overrides(config, overrides)
     else:

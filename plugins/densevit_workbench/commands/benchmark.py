@@ -11,7 +11,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 EXAMPLES = """examples:
-  densevit benchmark detr_swin detr_resnet runs/mine
+  densevit benchmark detr_swin scenes/detr_resnet runs/mine
   densevit benchmark runs/mine runs/mine/model.onnx --device cpu
   densevit benchmark detr_swin --sizes 128,256x320 --batches 1,8,32 --modes fp32,bf16,bf16-compiled
   densevit benchmark --backbones swin,vit,my_package:MyNet --heads detr,setr,dpt --train --images 16000

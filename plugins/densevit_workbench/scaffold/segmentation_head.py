@@ -64,7 +64,7 @@ CONFIG = """\
 #   densevit train configs/$name.yaml
 # The same on your own label maps:
 #   densevit train configs/$name.yaml data=label_maps data.root=FOLDER
-base: setr_swin
+base: scenes/setr_swin
 heads:
   segmentation: {name: $name}
 """

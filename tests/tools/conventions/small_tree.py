@@ -98,7 +98,7 @@ FILES = {
     "docs/tutorials/index.md": "# Tutorials\n\n[One](one.ipynb)\n",
     "docs/tutorials/one.ipynb": json.dumps(NOTEBOOK, indent=1),
     "configs/fcn.yaml": "# FCN. 2 CPU cores: 7.0 min, box AP 0.512.\nseed: 0\n",
-    "configs/overfit.yaml": "# Cost and score are not measured.\nseed: 0\n",
+    "configs/scenes/overfit.yaml": "# Cost and score are not measured.\nseed: 0\n",
     "configs/coco/fcn.yaml": "# Published, not run here: box AP 0.4\n"
     "#   densevit train configs/coco/fcn.yaml data.root=x\n",
     "configs/coco/fcn_large.yaml": "# As fcn.yaml. Published, not run here: box AP 0.5\nbase: fcn.yaml\n",

@@ -199,11 +199,11 @@ def test_docs_examples_run(project: Path, tmp_path: Path, monkeypatch: pytest.Mo
         few = [] if "data=mix.yaml" in command else FEW
         kinds.append(command[2])
         assert main(["train", *command[2:], *SMALL, *few]) == 0, command
-    assert kinds[:2] == ["multitask_swin", "three.yaml"] and len(kinds) == 6
+    assert kinds[:2] == ["scenes/multitask_swin", "three.yaml"] and len(kinds) == 6
     runs = {path.name: json.loads((path / "metrics.json").read_text()) for path in Path("runs").iterdir()}
     mix = yaml.safe_load(Path("runs/three/config.yaml").read_text())
     assert mix["data"]["name"] == "mix" and mix["data"]["sets"].keys() == {"objects", "surfaces", "distances"}
-    for name in ("multitask_swin", "three", "three-2"):
+    for name in ("scenes-multitask_swin", "three", "three-2"):
         assert {"detection/AP", "segmentation/mIoU", "depth/AbsRel"} <= runs[name].keys()
     assert runs["with_depth"]["detection/AP"] == runs["detr_swin"]["detection/AP"]
     assert {name.partition("/")[0] for name in runs["with_depth-2"]} == {"depth"}

@@ -56,7 +56,7 @@ def test_wrong_names_are_errors(backbones, heads, overrides, message):
 def test_a_run_folder_brings_its_scores(tmp_path):
     run = tmp_path / "mine"
     run.mkdir()
-    config = yaml_io.read_file(yaml_io.find_file("setr_resnet").parent / "setr_swin.yaml")
+    config = yaml_io.read_file(yaml_io.find_file("scenes/setr_resnet").parent / "setr_swin.yaml")
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / "metrics.json").write_text(json.dumps({"segmentation/mIoU": 0.5}))
     mine, shipped = cases_of_configs([str(run), "dpt_swin"], [])

@@ -146,7 +146,7 @@ def test_a_changed_config_is_measured_again(tmp_path):
 @pytest.mark.integration
 def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
     found = densevit.benchmark(
-        ["deformable_swin"],
+        ["scenes/dino_detr_swin"],
         ["data=configs/data/coco.yaml", "data.root=/nowhere"],
         sizes=[(32, 64)],
         batch_sizes=[1],
@@ -156,7 +156,7 @@ def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
         out=tmp_path,
     )
     assert found.errors == {}
-    case = found.results["deformable_swin"]
+    case = found.results["scenes/dino_detr_swin"]
     assert case.cost["assumed_classes"] == 80
     assert list(case.timings) == ["cpu bf16 1 x 32x64"]
 
@@ -183,15 +183,17 @@ def test_wrong_arguments_exit_with_2(arguments, message, capsys, tmp_path):
 
 
 def test_the_command_prints_json_alone(capsys, tmp_path):
-    arguments = ["dpt_resnet", "data.image_size=32", "--batches", "1", "--rounds", "5", "--device", "cpu"]
+    arguments = ["scenes/dpt_resnet", "data.image_size=32", "--batches", "1", "--rounds", "5", "--device", "cpu"]
     assert main(["benchmark", *arguments, "--out", str(tmp_path), "--json", "--quiet"]) == 0
-    command = f"densevit benchmark dpt_resnet data.image_size=32 --batches 1 --rounds 5 --device cpu --out {tmp_path}"
+    command = (
+        f"densevit benchmark scenes/dpt_resnet data.image_size=32 --batches 1 --rounds 5 --device cpu --out {tmp_path}"
+    )
     assert f"- command: `{command} --json --quiet`\n" in (tmp_path / "benchmark.md").read_text()
     printed = json.loads(capsys.readouterr().out)
-    assert printed["cases"]["dpt_resnet"]["cost"]["parameters"] > 1e7
+    assert printed["cases"]["scenes/dpt_resnet"]["cost"]["parameters"] > 1e7
 
 
 def test_a_file_that_is_no_benchmark_is_an_error(capsys, tmp_path):
     (tmp_path / "benchmark.json").write_text("[]")
-    assert main(["benchmark", "dpt_resnet", "--out", str(tmp_path)]) == 2
+    assert main(["benchmark", "scenes/dpt_resnet", "--out", str(tmp_path)]) == 2
     assert "expected the results of a benchmark" in capsys.readouterr().err

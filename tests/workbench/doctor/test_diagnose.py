@@ -416,11 +416,11 @@ def test_third_party_targets_are_examined_by_their_type(tmp_path: Path, monkeypa
 @pytest.mark.integration
 def test_a_config_is_checked_and_its_cost_counted(tmp_path: Path):
     overrides = ["data.train_length=6", "data.val_length=2", "data.image_size=64", "trainer.max_images=80"]
-    diagnosis = densevit.diagnose("setr_swin", overrides)
+    diagnosis = densevit.diagnose("scenes/setr_swin", overrides)
     cost = diagnosis.cost
     assert cost is not None and not diagnosis.errors
     scenes = densevit.create_dataset("scenes", "train", image_size=64, train_length=6)
-    model = densevit.build_model(config.load("setr_swin", overrides), scenes)
+    model = densevit.build_model(config.load("scenes/setr_swin", overrides), scenes)
     assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert cost.budget.images <= 80 < cost.budget.images + cost.budget.images_per_step
     assert any("too little to learn from" in one.examples[0] for one in diagnosis.findings)

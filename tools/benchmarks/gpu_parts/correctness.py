@@ -21,16 +21,16 @@ from gpu_parts.training import DTYPES, moved, recipe, set_precision, wait
 DETECTION = ("heads.detection.contrastive_denoising=0",)
 RECIPES: dict[str, tuple[str, ...]] = {  # without drop path and denoising, whose random numbers differ by device
     "detr_swin": DETECTION,
-    "deformable_swin": DETECTION,
-    "dfine_swin": DETECTION,
+    "scenes/dino_detr_swin": DETECTION,
+    "scenes/dfine_swin": DETECTION,
     "detector": (),
-    "instance_swin": (),
+    "scenes/instance_swin": (),
     "panoptic_swin": (),
     "setr_vit": (),
     "dpt_swin": (),
-    "multitask_swin": ("heads.detection.denoising=0",),
+    "scenes/multitask_swin": ("heads.detection.denoising=0",),
 }
-RANDOM_POINTS = ("instance_swin", "panoptic_swin")  # masks are sampled at random points, drawn on the device
+RANDOM_POINTS = ("scenes/instance_swin", "panoptic_swin")  # masks are sampled at random points, drawn on the device
 LIMITS = {"cpu": (1e-3, 0.999), "tf32": (2e-2, 0.98), "bf16": (5e-2, 0.9), "fp16": (2e-2, 0.98)}
 """By what is compared with float32: the largest relative difference of the loss, the least cosine of the gradients."""
 SMALL = ("data.image_size=64", "data.batch_size=2")
@@ -196,7 +196,7 @@ def evaluation(setting: Setting) -> dict[str, Any]:
     """A short training of two tasks; its model is evaluated on the device and on the CPU."""
     steps = 2 if setting.smoke else 60
     keys = [f"trainer.max_steps={steps}", "trainer.precision=32", *(SMALL if setting.smoke else ["data.val_length=64"])]
-    run = _fit(setting, "setr_vit" if setting.smoke else "multitask_swin", keys)
+    run = _fit(setting, "setr_vit" if setting.smoke else "scenes/multitask_swin", keys)
     found = densevit.evaluate(run, overrides=["trainer.precision=32"])
     expected = densevit.evaluate(run, overrides=["trainer.precision=32", "trainer.accelerator=cpu"])
     differences = {k: abs(found[k] - v) for k, v in expected.items() if k.count("/") == 1 and v == v}

@@ -15,8 +15,8 @@ from densevit import config as configs
 from gpu_parts.results import Case, Setting
 from gpu_parts.training import Step, recipe
 
-RECIPES = ("detr_swin", "detector", "setr_vit", "dpt_swin", "deformable_swin", "dfine_swin", "instance_swin",
-           "multitask_swin", "faster_rcnn_resnet")  # fmt: skip
+RECIPES = ("detr_swin", "detector", "setr_vit", "dpt_swin", "scenes/dino_detr_swin", "scenes/dfine_swin",
+           "scenes/instance_swin", "scenes/multitask_swin")  # fmt: skip
 SMALL = ("data.image_size=64", "data.batch_size=2")
 STEPS = 4
 
