@@ -207,7 +207,8 @@ def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_
 def test_recipe_predicts_with_each_shipped_backbone(backbone, recipe):
     """With random weights; a plain transformer gets a pyramid under Mask2Former, as its file says."""
     pytest.importorskip("timm")
-    random = ["backbone.weights=null"] if backbone == "efficientnet_lite0" else ["backbone.pretrained=false"]
+    packaged = backbone.startswith("efficientnet")
+    random = ["backbone.weights=null"] if packaged else ["backbone.pretrained=false"]
     (head,) = configs.load(f"start/{recipe}").heads
     if backbone in ("dinov2_small", "dinov3_small") and recipe == "instances":
         strides = [7, 14, 28, 56] if backbone == "dinov2_small" else [4, 8, 16, 32]
