@@ -51,21 +51,20 @@ def differing_classes(images: Iterable[ImageMatches], classes: Sequence[Class]) 
     fitting, right = int(counts.sum()), int(np.trace(counts))
     if objects < _FEWEST_OBJECTS or fitting < _COVERED * objects or right >= _AGREEING * fitting:
         return ""
-    rows = [(k, int(counts[k].argmax())) for k in np.flatnonzero(counts.sum(1)).tolist()]
+    rows = [(k, int(counts[k].argmax()), int(counts[k].sum())) for k in np.flatnonzero(counts.sum(1)).tolist()]
     pairs = [
-        f"{classes[known].name} as {classes[found].name} ({counts[known, found]:,} of {counts[known].sum():,})"
-        for known, found in rows
+        f"{classes[known].name} is predicted as {classes[found].name} ({counts[known, found]:,} of {number:,})"
+        for known, found, number in rows
         if known != found
     ]
-    number, half = len(classes), len(classes) // 2
-    shifts = {(found - known + half) % number - half for known, found in rows}
+    half = len(classes) // 2
+    shifts = {(found - known + half) % len(classes) - half for known, found, _ in rows}
     shift = f"; each class index differs by {min(shifts):+d}" if len(shifts) == 1 else ""
     listed = ", ".join(pairs[:5]) + (", ..." if len(pairs) > 5 else "")
     return (
         f"Boxes fit, classes do not: {fitting:,} of {objects:,} objects have a box with an IoU of at least 0.5 among "
-        f"the highest scores, and {right:,} of these boxes the class of the object. Predicted are "
-        f"{listed}{shift}. Fix: give the annotations of both splits the same class ids; "
-        "`densevit doctor` draws both with their classes."
+        f"the highest scores, and {right:,} of these boxes the class of the object: {listed}{shift}. "
+        "Fix: give the annotations of both splits the same class ids; `densevit doctor` draws both with their classes."
     )
 
 
