@@ -25,7 +25,7 @@ from densevit.config.model_schema import (
 )
 from densevit.config.renamed_options import renamed_heads
 from densevit.config.schema import Config
-from densevit.config.sources import OWN, Source, Sources
+from densevit.config.sources import BASE, OWN, Source, Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import OpenSection, PluginSection, Section
 from densevit.errors import ConfigError, PluginError, printable
@@ -59,6 +59,7 @@ __all__ = [
     "load",
     "load_or_section",
     "model_sections",
+    "recipe_of",
     "renamed_heads",
     "section",
     "sections_of",
@@ -99,6 +100,13 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
         return _settled(config.model_copy(deep=True))
     layer = layers.with_overrides(layers.Layer(config.model_dump(), dict(config._sources.by_key)), overrides)
     return _settled(_checked(layer.values, Sources(layer.sources, [*config.set_aside])))
+
+
+def recipe_of(config: Config) -> Config | None:
+    """The shipped recipe that a config changes, without the changes; None for other configs."""
+    sources = config._sources.by_key.items()
+    file = next((source.name for key, source in sources if source.rank == BASE and key[:1] != ("data",)), None)
+    return None if file is None else load(file)
 
 
 def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Path | None = None) -> dict[str, Any]:

@@ -100,10 +100,14 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
     return metrics
 
 
+def least_steps(config: Config) -> int:
+    """Returns the number of optimiser steps before which a model is not expected to predict anything."""
+    return _MIN_STEPS if config.initial_weights == "random" else _MIN_STEPS_FINE_TUNING
+
+
 def check_budget(budget: Budget, config: Config) -> None:
     """Warns if the training is too short to learn anything, with the least sufficient value."""
-    pretrained = config.initial_weights != "random"
-    least = _MIN_STEPS_FINE_TUNING if pretrained else _MIN_STEPS
+    least = least_steps(config)
     if budget.steps < least:
         section = config.trainer
         [key] = [name for name in ("max_steps", "max_images", "max_epochs") if getattr(section, name) is not None]
@@ -112,7 +116,7 @@ def check_budget(budget: Budget, config: Config) -> None:
             "max_images": least * budget.images_per_step,
             "max_epochs": math.ceil(least / budget.steps_per_epoch),
         }[key]
-        start = "pretrained" if pretrained else "random"
+        start = "random" if config.initial_weights == "random" else "pretrained"
         steps = "" if key == "max_steps" else f" is {counted(budget.steps, 'optimiser step')} of this data set and"
         warnings.warn(
             f"trainer.{key}={getattr(section, key)}{steps} is too little to learn from {start} weights, "

@@ -46,6 +46,7 @@ from densevit.training.loop.precision import tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
 from densevit.training.run.extensions import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
+from densevit.training.run.low_scores import LowScores
 from densevit.training.run.output import FINISHED, finish, show_complete, start
 from densevit.training.run.plan import Plan
 from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
@@ -192,7 +193,8 @@ def _callbacks(plan: Plan, folder: Path, signals: StopSignals) -> _Callbacks:
     best = BestModel(folder, BestEpoch(selecting(plan.evaluators), section.monitor), plan.data.val, section.patience)
     ema = [] if section.ema is None else [ExponentialMovingAverage(section.ema, section.ema_warmup)]
     collapse = [] if isinstance(plan.method, Supervised) else [Collapse(budget)]
-    measured = [*ema, TrainingSchedule(budget), SlowSteps(), StepMetrics(non_finite), ProgressLines(get_console())]
+    lines = ProgressLines(get_console(), LowScores(plan, folder))
+    measured = [*ema, TrainingSchedule(budget), SlowSteps(), StepMetrics(non_finite), lines]
     measured += collapse
     stalls = [] if section.stall_after is None else [StallReports(seconds_of(section.stall_after))]
     every = section.checkpoint_every

@@ -1,4 +1,5 @@
-"""Hints at the start of a training: the size of objects in the model's input, and few images for random weights."""
+"""Hints at the start of a training: boxes in another format, the size of objects in the model's input, and few images
+for random weights."""
 
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from densevit.evaluation.low_classes import SMALL, object_sides
 from densevit.interfaces import Dataset, Size
 
 FEW_IMAGES = 5000  # with fewer, models trained from random weights score far below pretrained ones
+_FEWEST_BOXES = 20
 _LARGE_ENOUGH = 2 * SMALL  # pixels
 _IMAGE_SIZES = (256, 320, 448, 640, 800, 1024, 1280, 1600, 2048)
 
@@ -21,8 +23,35 @@ def start_hints(config: Config, data: Data, fixed_size: Size | None) -> list[str
     """
     if not config.heads or not config.data.options.get("root"):
         return []
-    lines = [object_size(config.data, data.train, fixed_size), random_weights(config, len(data.train))]
-    return [line for line in lines if line]
+    formats = [box_format(data.train, "train"), box_format(data.val, config.data.split)]
+    sizes = [] if any(formats) else [object_size(config.data, data.train, fixed_size)]
+    return [line for line in (*formats, *sizes, random_weights(config, len(data.train))) if line]
+
+
+def box_format(dataset: Dataset, split: str) -> str:
+    """Returns a line if the boxes of a split seem to be shares of the image, or to have x2 and y2 in place of width and
+    height; else "".
+
+    With x2 and y2, each box that begins in the right or lower half of its image reaches out of it there. The boxes of
+    `all_objects` are clipped to their images.
+    """
+    known, sizes = dataset.all_objects(), dataset.sizes()
+    if known is None or sizes is None or "boxes" not in known[1]:
+        return ""
+    boxes, sides = known[1]["boxes"], np.asarray(sizes, np.float64)[known[0]][:, ::-1]
+    limits = np.where(sides > 1, sides, np.inf)  # unknown sizes are 0
+    late = boxes[:, :2] > limits / 2
+    if len(boxes) >= _FEWEST_BOXES and boxes.max() <= 1:
+        return (
+            f"Boxes of {split}: all {len(boxes):,} are within 0 ... 1, as if relative to the image. Fix: multiply them "
+            "by the width and the height of the images: boxes are in pixels."
+        )
+    if late.sum() < _FEWEST_BOXES or (late & (boxes[:, 2:] < limits - 1)).any():
+        return ""
+    return (
+        f"Boxes of {split}: all {late.any(axis=1).sum():,} that begin in the right or lower half of their image reach "
+        "its border, as if they had x2, y2 in place of width, height. Fix: write x, y, width, height in pixels."
+    )
 
 
 def random_weights(config: Config, images: int) -> str:

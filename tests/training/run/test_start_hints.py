@@ -102,7 +102,7 @@ def test_random_weights_are_reported_for_few_images():
 
 
 def test_lines_are_for_heads_on_data_of_files():
-    data: Any = SimpleNamespace(train=Squares(10))
+    data: Any = SimpleNamespace(train=Squares(10), val=Squares(10))
     assert start_hints(configs.load("detr_swin"), data, None) == []
     config = configs.load("detr_swin", ["data=coco", "data.root=street", "data.image_size=200"])
     assert [line.split(":")[0] for line in start_hints(config, data, None)] == ["Median object", "Weights"]
