@@ -40,18 +40,14 @@ def _table(args: Namespace) -> int:
     from densevit.visualization.pages import check_file, run_folders
     from densevit.visualization.runs_table import runs_table
 
-    folders, out = run_folders(args.runs), args.out
-    if out is not None:
-        check_file(out, out / f"table.{args.table}")
-    table = runs_table(folders)
+    if args.out is not None:
+        check_file(args.out, args.out / f"table.{args.table}")
+    table = runs_table(run_folders(args.runs), args.table)
     for line in table.unfinished:
         args.output.problem(line)
-    text = table.text(args.table)
-    if out is None:
-        args.output.show(text)
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
-        args.output.show(f"table: {out}")
-    args.output.result({"table": out and str(out), "rows": table.rows, "notes": table.notes})
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(f"{table.text}\n", encoding="utf-8", errors="backslashreplace")
+    args.output.show(table.text if args.out is None else f"table: {args.out}")
+    args.output.result({"table": table.text, "rows": table.rows, "unfinished": table.unfinished})
     return 0

@@ -37,7 +37,6 @@ DERIVED = (
     "parameters",
 )
 """Derived values in a run's config.yaml that are equal for all runs of a row."""
-COLUMNS = ("parameters, M", "images seen", "epochs", "seeds")
 CAPTION = (
     "Metrics are those of the best validation, as fractions and metres; with several seeds, the mean ± the sample "
     "standard deviation."
@@ -46,64 +45,61 @@ CAPTION = (
 
 @dataclass
 class RunsTable:
-    """rows: the numbers of the table. notes: for its readers. unfinished: a line for each run that is left out."""
+    """text: the table with its notes. rows: its numbers. unfinished: a line for each run that is left out."""
 
-    table: Table
+    text: str
     rows: list[dict[str, Any]]
-    notes: list[str]
     unfinished: list[str]
-
-    def text(self, form: Literal["md", "tex"]) -> str:
-        """The table with its notes, which are comments in LaTeX."""
-        if form == "md":
-            return "\n\n".join([markdown(self.table), *self.notes])
-        return "\n".join([*(f"% {note}" for note in self.notes), latex(self.table)])
 
 
 @dataclass
 class _Run:
-    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: see `evaluated_data`."""
+    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: see `evaluated_data`. metrics:
+    without those of single classes."""
 
     path: Path
     seed: Any
     values: dict[str, str]
     data: dict[str, str]
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The metrics, without those of single classes."""
-        metrics = metrics_file.read(self.path / "metrics.json")
-        return {name: value for name, value in metrics.items() if not report.is_class_metric(name)}
+    metrics: dict[str, float]
 
     def count(self, name: str) -> int:
         """The number with which a derived value begins, as in "7,330, 12.00 epochs"."""
         return int(self.values[name].partition(", ")[0].replace(",", ""))
 
 
-def runs_table(runs: Sequence[Path]) -> RunsTable:
+def runs_table(runs: Sequence[Path], form: Literal["md", "tex"]) -> RunsTable:
     """Groups runs that differ only in their seed, with the mean and the sample standard deviation of each metric.
 
-    The best mean of a metric is bold among rows of the same data. Raises ConfigError or DataError for a folder that is
-    not a run, for two runs with the same config and seed, and if no run is finished.
+    The best mean of a metric is bold among rows of the same data. In LaTeX, notes are comments. Raises ConfigError or
+    DataError for a folder that is not a run, for two runs with the same config and seed, and if no run is finished.
     """
-    groups: dict[str, list[_Run]] = {}
+    groups: dict[str, dict[Any, _Run]] = {}
     unfinished = []
     for run in map(_read, runs):
         if reason := _unfinished(run):
             unfinished.append(f"{run.path}: is left out: {reason}")
             continue
-        group = groups.setdefault(str(sorted(run.values.items())), [])
-        for other in group:
-            if other.seed == run.seed:
-                raise ConfigError(
-                    f"{run.path}: has the config and the seed of {other.path}, {run.seed}. Fix: name one of the two, "
-                    "or train with another seed."
-                )
-        group.append(run)
+        group = groups.setdefault(str(sorted(run.values.items())), {})
+        if group.setdefault(run.seed, run) is not run:
+            raise ConfigError(
+                f"{run.path}: has the config and the seed of {group[run.seed].path}, {run.seed}. Fix: name one of the "
+                "two, or train with another seed."
+            )
     if not groups:
         raise ConfigError("\n".join(unfinished))
-    table, rows, notes = _table(list(groups.values()))
-    return RunsTable(table, rows, notes, unfinished)
+    by_seed = list(groups.values())
+    first = [next(iter(group.values())) for group in by_seed]
+    backbones = [run.values["backbone.name"] for run in first]
+    by_backbone = len(set(backbones)) == len(backbones)
+    names = backbones if by_backbone else comparison.names_of([run.path for run in first])
+    rows = [_row(name, list(group.values())) for name, group in zip(names, by_seed, strict=True)]
+    table = _table("backbone" if by_backbone else "run", rows, first)
+    notes = [CAPTION, *_notes(first, ("backbone", "parameters") if by_backbone else ())]
+    text = "\n\n".join([markdown(table), *notes])
+    if form == "tex":
+        text = "\n".join([*(f"% {note}" for note in notes), latex(table)])
+    return RunsTable(text, rows, unfinished)
 
 
 def _read(path: Path) -> _Run:
@@ -114,14 +110,16 @@ def _read(path: Path) -> _Run:
     config, comments = parse(text, str(file)), dict(re.findall(r"^# ([^:]+): (.+)$", text, re.MULTILINE))
     try:
         seed, data = config["seed"], evaluated_data(config["data"])
-        derived = {name: comments[name] for name in DERIVED}
+        derived = {name: comments[name] for name in DERIVED} | {"backbone.name": config["backbone"]["name"]}
     except (LookupError, TypeError, AttributeError):
         raise ConfigError(
-            f"{file}: is not the config of a run, with a seed, data, and derived values as comments. Fix: name the "
-            "folder of a run."
+            f"{file}: is not the config of a run, with a seed, a backbone, data, and derived values as comments. Fix: "
+            "name the folder of a run."
         ) from None
     values = comparison.flat_values(config) | {f"data.{key}": value for key, value in data.items()} | derived
-    return _Run(path, seed, {key: value for key, value in values.items() if key not in NO_EFFECT}, data)
+    metrics = metrics_file.read(path / "metrics.json") if (path / "metrics.json").is_file() else {}
+    overall = {name: value for name, value in metrics.items() if not report.is_class_metric(name)}
+    return _Run(path, seed, {key: value for key, value in values.items() if key not in NO_EFFECT}, data, overall)
 
 
 def _unfinished(run: _Run) -> str:
@@ -131,66 +129,57 @@ def _unfinished(run: _Run) -> str:
     step = int(max((step for points in curves.values() for step, _ in points), default=0))
     if step < steps:
         return f"it has trained {step:,} of {steps:,} steps. To finish it: densevit train --resume {run.path}"
-    return "" if run.metrics else "it has no metrics. Fix: train with heads and an evaluation."
+    return "" if run.metrics else "its metrics.json has no metrics. Fix: train with heads and an evaluation."
 
 
-def _table(groups: Sequence[Sequence[_Run]]) -> tuple[Table, list[dict[str, Any]], list[str]]:
-    """The table, its numbers, and its notes."""
-    first = [group[0] for group in groups]
-    backbones, data = [run.values["backbone.name"] for run in first], [run.data for run in first]
-    by_backbone = len(set(backbones)) == len(groups)
-    names = backbones if by_backbone else comparison.names_of([run.path for run in first])
-    rows = [_row(name, group) for name, group in zip(names, groups, strict=True)]
-    metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
-    one_head = len(metrics_file.by_head(dict.fromkeys(metrics, 0.0))) == 1
-    titles = [metric.partition("/")[2] if one_head else metric for metric in metrics]
-    header = ["backbone" if by_backbone else "run", *COLUMNS, *titles]
-    lines = [[Cell(row["name"], left=True), *map(Cell, _facts(row))] for row in rows]
-    best_of = comparison.best_positions([run.path for run in first], data)
-    for metric in metrics:
-        scores = [row["metrics"].get(metric, {"mean": math.nan}) for row in rows]
-        best = best_of(metric, [round(score["mean"], 4) for score in scores])  # equal if they are as text
-        for n, (line, score) in enumerate(zip(lines, scores, strict=True)):
-            line.append(Cell(_text(**score), best=n in best))
-    differences = _differences(first, (*different_keys(data), *(("backbone", "parameters") if by_backbone else ())))
-    notes = [CAPTION, *(note.text for note in comparison.data_note(dict(zip(names, data, strict=True)))), *differences]
-    return Table([Cell(name, left=n == 0) for n, name in enumerate(header)], lines), rows, notes
-
-
-def _row(name: str, group: Sequence[_Run]) -> dict[str, Any]:
+def _row(name: str, runs: Sequence[_Run]) -> dict[str, Any]:
     """The numbers of a row."""
-    run, metrics = group[0], [run.metrics for run in group]
+    run = runs[0]
     return {
         "name": name,
-        "runs": [str(run.path) for run in group],
-        "seeds": [run.seed for run in group],
+        "runs": [str(run.path) for run in runs],
+        "seeds": [run.seed for run in runs],
         "parameters": run.count("parameters"),
         "images": run.count("optimiser steps") * run.count("images per optimiser step"),
         "epochs": float(run.values["optimiser steps"].split()[1]),
-        "metrics": {name: _summary([own.get(name, math.nan) for own in metrics]) for name in metrics[0]},
+        "metrics": {name: _summary([run.metrics.get(name, math.nan) for run in runs]) for name in run.metrics},
     }
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
     """The mean, and for several values the sample standard deviation; NaN if one of the values is."""
     mean = statistics.fmean(values)
-    if len(values) == 1:
-        return {"mean": mean}
-    return {"mean": mean, "deviation": mean if math.isnan(mean) else statistics.stdev(values)}
+    return (
+        {"mean": mean}
+        if len(values) == 1 or math.isnan(mean)
+        else {"mean": mean, "deviation": statistics.stdev(values)}
+    )
 
 
-def _facts(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cells of COLUMNS."""
-    return f"{row['parameters'] / 1e6:.2f}", f"{row['images']:,}", f"{row['epochs']:.2f}", str(len(row["seeds"]))
+def _table(title: str, rows: Sequence[Mapping[str, Any]], first: Sequence[_Run]) -> Table:
+    """title: of the first column. first: a run of each row."""
+    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    one_head = len(metrics_file.by_head(dict.fromkeys(names, 0.0))) == 1
+    header = [title, "parameters, M", "images seen", "epochs", "seeds"]
+    header += [name.partition("/")[2] if one_head else name for name in names]
+    lines = []
+    for row in rows:
+        counts = f"{row['parameters'] / 1e6:.2f}", f"{row['images']:,}", f"{row['epochs']:.2f}", f"{len(row['seeds'])}"
+        lines.append([Cell(row["name"], left=True), *map(Cell, counts)])
+    best_of = comparison.best_positions([run.path for run in first], [run.data for run in first])
+    for name in names:
+        scores = [row["metrics"].get(name, {"mean": math.nan}) for row in rows]
+        best = best_of(name, [round(score["mean"], 4) for score in scores])  # equal if they are as text
+        for n, score in enumerate(scores):
+            lines[n].append(Cell(" ± ".join(map(number, score.values())), best=n in best))
+    return Table([Cell(text, left=n == 0) for n, text in enumerate(header)], lines)
 
 
-def _text(mean: float, deviation: float | None = None) -> str:
-    """A metric, such as "0.4312 ± 0.0021"."""
-    return number(mean) if deviation is None or math.isnan(mean) else f"{number(mean)} ± {number(deviation)}"
-
-
-def _differences(runs: Sequence[_Run], ignored: tuple[str, ...]) -> list[str]:
-    """A note on the keys, beside those ignored, in which rows differ; none if there are none."""
-    keys = dict.fromkeys(key for run in runs for key in run.values if not key.startswith(ignored))
-    different = [key for key in keys if len({run.values.get(key) for run in runs}) > 1]
-    return [f"The rows also differ in {', '.join(different)}."] if different else []
+def _notes(first: Sequence[_Run], ignored: tuple[str, ...]) -> list[str]:
+    """The keys in which rows differ. first: a run of each row. ignored: beginnings of keys."""
+    data = {str(run.path): run.data for run in first}
+    ignored = (*ignored, *different_keys(data.values()))  # the first note names them
+    keys = dict.fromkeys(key for run in first for key in run.values if not key.startswith(ignored))
+    different = [key for key in keys if len({run.values.get(key) for run in first}) > 1]
+    also = [f"The rows also differ in {', '.join(different)}."] if different else []
+    return [note.text for note in comparison.data_note(data)] + also

@@ -112,7 +112,7 @@ def test_files_and_json(runs: list[str], capsys):
     assert table(capsys, *runs, "--table", "md", "--out", "tables/depth.md") == "table: tables/depth.md\n"
     assert Path("tables/depth.md").read_text() == printed
     result = json.loads(table(capsys, *runs, "--table", "md", "--json"))
-    assert result["table"] is None and result["notes"] == [CAPTION]
+    assert f"{result['table']}\n" == printed and result["unfinished"] == []
     row = result["rows"][0]
     assert (row["name"], row["runs"], row["seeds"]) == ("my_net", ["a0", "a1", "a2"], [0, 1, 2])
     assert (row["parameters"], row["images"], row["epochs"]) == (1629481, 19200, 12.0)
@@ -170,7 +170,7 @@ def test_unfinished_runs_are_left_out(runs: list[str], capsys):
     assert err.splitlines() == [
         "c: is left out: it has trained 600 of 1,200 steps. To finish it: densevit train --resume c",
         "d: is left out: it has trained 0 of 1,200 steps. To finish it: densevit train --resume d",
-        "e: is left out: it has no metrics. Fix: train with heads and an evaluation.",
+        "e: is left out: its metrics.json has no metrics. Fix: train with heads and an evaluation.",
     ]
     assert main(["report", "c", "--table", "md"]) == 2
     assert capsys.readouterr() == ("", f"{err.splitlines()[0]}\n")
@@ -187,7 +187,7 @@ def test_invalid_input_is_one_line(runs: list[str], capsys):
     Path("damaged/metrics.json").write_text("[")
     for given, message in (
         (["a1", "again"], "again: has the config and the seed of a1, 1. Fix: name one of the two, or train with"),
-        (["by_hand"], "by_hand/config.yaml: is not the config of a run, with a seed, data, and derived values"),
+        (["by_hand"], "by_hand/config.yaml: is not the config of a run, with a seed, a backbone, data, and"),
         (["nothing"], "nothing: has none of config.yaml"),
         (["evaluated"], "evaluated: is the folder of an evaluation. Fix: name the folder of a run."),
         (["damaged"], "damaged/metrics.json: expected metrics as a JSON object of numbers"),
