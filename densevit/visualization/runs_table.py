@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from densevit.config.data_schema import different_keys, evaluated_data
 from densevit.config.yaml_io import parse
+from densevit.data.datasets.examination import listed
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
 from densevit.visualization import comparison, report
@@ -37,6 +38,7 @@ DERIVED = (
     "parameters",
 )
 """Derived values in a run's config.yaml that are equal for all runs of a row."""
+MAX_KEYS = 20  # that a note lists
 CAPTION = (
     "Metrics are those of the best validation, as fractions and metres; with several seeds, the mean ± the sample "
     "standard deviation."
@@ -128,7 +130,7 @@ def _unfinished(run: _Run) -> str:
     curves = read_curves(file) if file.is_file() else {}
     step = int(max((step for points in curves.values() for step, _ in points), default=0))
     if step < steps:
-        return f"it has trained {step:,} of {steps:,} steps. To finish it: densevit train --resume {run.path}"
+        return f"its metrics.csv ends at step {step:,} of {steps:,}. To finish it: densevit train --resume {run.path}"
     return "" if run.metrics else "its metrics.json has no metrics. Fix: train with heads and an evaluation."
 
 
@@ -181,5 +183,5 @@ def _notes(first: Sequence[_Run], ignored: tuple[str, ...]) -> list[str]:
     ignored = (*ignored, *different_keys(data.values()))  # the first note names them
     keys = dict.fromkeys(key for run in first for key in run.values if not key.startswith(ignored))
     different = [key for key in keys if len({run.values.get(key) for run in first}) > 1]
-    also = [f"The rows also differ in {', '.join(different)}."] if different else []
+    also = [f"The rows also differ in {listed(different, MAX_KEYS)}."] if different else []
     return [note.text for note in comparison.data_note(data)] + also

@@ -168,8 +168,8 @@ def test_unfinished_runs_are_left_out(runs: list[str], capsys):
     out, err = capsys.readouterr()
     assert "| my_net | 1.63 | 19,200 | 12.00 | 3 |" in out
     assert err.splitlines() == [
-        "c: is left out: it has trained 600 of 1,200 steps. To finish it: densevit train --resume c",
-        "d: is left out: it has trained 0 of 1,200 steps. To finish it: densevit train --resume d",
+        "c: is left out: its metrics.csv ends at step 600 of 1,200. To finish it: densevit train --resume c",
+        "d: is left out: its metrics.csv ends at step 0 of 1,200. To finish it: densevit train --resume d",
         "e: is left out: its metrics.json has no metrics. Fix: train with heads and an evaluation.",
     ]
     assert main(["report", "c", "--table", "md"]) == 2
