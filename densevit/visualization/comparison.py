@@ -65,11 +65,11 @@ def comparison_overview(runs: Sequence[Path]) -> list[Part]:
 
 def _named(runs: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
     """The folders and the texts of their configs by name."""
-    names = dict(zip(_names(runs), map(Path, runs), strict=True))
+    names = dict(zip(names_of(runs), map(Path, runs), strict=True))
     return names, {name: report.text_of(run / "config.yaml") for name, run in names.items()}
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
+def names_of(runs: Sequence[Path]) -> list[str]:
     """The shortest suffixes of the folders' paths that are distinct."""
     parts = [Path(os.path.abspath(run)).parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
@@ -100,7 +100,7 @@ def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
     return data
 
 
-def _data_note(data: Mapping[str, Mapping[str, str] | None]) -> list[Part]:
+def data_note(data: Mapping[str, Mapping[str, str] | None]) -> list[Text]:
     """A paragraph on the differences between the data of the runs; none for runs of the same data."""
     unknown = [name for name, own in data.items() if own is None]
     keys = different_keys(own for own in data.values() if own is not None)
@@ -112,25 +112,38 @@ def _data_note(data: Mapping[str, Mapping[str, str] | None]) -> list[Part]:
 
 def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | None]) -> list[Part]:
     """One row per metric, one column per run; in each row, the best number among runs of the same data is bold."""
-    groups: dict[str, list[int]] = {}
-    for n, own in enumerate(data.values()):
-        if own is not None:
-            groups.setdefault(str(sorted(own.items())), []).append(n)
+    best_of = best_positions(list(names.values()), list(data.values()))
     metrics = {name: _read_metrics(run) for name, run in names.items()}
-    known_errors = [tables_file.read_lower_is_better(run) for run in names.values()]
-    lower = {metric for own in known_errors for metric in own or ()}
-    compared = any(own is not None for own in known_errors)
     rows, best = [], []
     for metric in dict.fromkeys(metric for values in metrics.values() for metric in values):
         if report.is_class_metric(metric):
             continue
         values = [of_run.get(metric) for of_run in metrics.values()]
         rows.append([metric, *(ABSENT if value is None else repr(value) for value in values)])
-        order = min if metric in lower else max
-        best.append([n + 1 for group in groups.values() for n in _best(values, group, order)] if compared else [])
+        best.append([n + 1 for n in best_of(metric, values)])
     if not rows:
         return [missing("No run has metrics.")]
-    return [*_data_note(data), table([["metric", *names], *rows], best=best)]
+    return [*data_note(data), table([["metric", *names], *rows], best=best)]
+
+
+def best_positions(
+    runs: Sequence[Path], data: Sequence[Mapping[str, str] | None]
+) -> Callable[[str, Sequence[float | None]], list[int]]:
+    """Returns a function of a metric and its values, one per folder, which gives the positions of the best values: one
+    per group of folders evaluated on the same data. None are given if no folder says which metrics are errors."""
+    groups: dict[str, list[int]] = {}
+    for n, own in enumerate(data):
+        if own is not None:
+            groups.setdefault(str(sorted(own.items())), []).append(n)
+    known_errors = [tables_file.read_lower_is_better(run) for run in runs]
+    lower = {metric for own in known_errors for metric in own or ()}
+    compared = any(own is not None for own in known_errors)
+
+    def best_of(metric: str, values: Sequence[float | None]) -> list[int]:
+        order = min if metric in lower else max
+        return [n for group in groups.values() for n in _best(values, group, order)] if compared else []
+
+    return best_of
 
 
 def _best(values: Sequence[float | None], group: Sequence[int], order: Callable[..., Any]) -> list[int]:
@@ -139,12 +152,13 @@ def _best(values: Sequence[float | None], group: Sequence[int], order: Callable[
     return [n for n, value in known.items() if len(set(known.values())) > 1 and value == order(known.values())]
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+def flat_values(values: Any, prefix: str = "") -> dict[str, str]:
+    """The keys of nested sections as `section.key`, with their values as text."""
     if isinstance(values, Mapping) and values:
         return {
             key: text
             for name, value in values.items()
-            for key, text in _flat(value, f"{prefix}.{name}" if prefix else str(name)).items()
+            for key, text in flat_values(value, f"{prefix}.{name}" if prefix else str(name)).items()
         }
     return {prefix: str(values)}
 
@@ -154,7 +168,7 @@ def _config_differences(configs: Mapping[str, str]) -> list[Part]:
     flat: dict[str, dict[str, str]] = {}
     for name, text in configs.items():
         try:
-            flat[name] = _flat(parse(text, "config.yaml"))
+            flat[name] = flat_values(parse(text, "config.yaml"))
         except ConfigError as error:
             return [missing(f"{name}: {error}")]
         if not text:

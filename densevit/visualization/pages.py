@@ -36,8 +36,19 @@ def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = Non
     runs: the folders of runs or evaluations. out: the page; by default RUN/report.html, for several folders
     ./comparison.html. Raises ConfigError for another folder.
     """
-    given = [runs] if isinstance(runs, str | Path) else list(runs)
-    folders = [user_path(run) for run in given]
+    folders = run_folders([runs] if isinstance(runs, str | Path) else runs)
+    path = None if out is None else user_path(out)
+    place = path or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    check_file(place, place / "report.html")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if len(folders) == 1:
+        return Report(write_report(folders[0], place), tuple(folders))
+    return Report(write_comparison(folders, place), tuple(folders))
+
+
+def run_folders(runs: Sequence[str | Path]) -> list[Path]:
+    """The paths of the folders of runs or evaluations. Raises ConfigError for another folder."""
+    folders = [user_path(run) for run in runs]
     if not folders:
         raise ConfigError("report: no run is given. Fix: name at least one folder.")
     for folder in folders:
@@ -45,12 +56,11 @@ def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = Non
             raise ConfigError(f"{folder}: is not a folder. Expected the folder of a run or of an evaluation.")
         if not any((folder / name).is_file() for name in FILES):
             raise ConfigError(f"{folder}: has none of {', '.join(FILES)}. Expected the folder of a run.")
-    path = None if out is None else user_path(out)
-    if path is not None and path.is_dir():
-        raise ConfigError(f"--out {path}: is a folder. Expected a file, such as {path / 'report.html'}.")
-    place = path or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
-    check_writable(place.absolute().parent, place, "Fix: name a file with --out FILE.")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if len(folders) == 1:
-        return Report(write_report(folders[0], place), tuple(folders))
-    return Report(write_comparison(folders, place), tuple(folders))
+    return folders
+
+
+def check_file(out: Path, example: Path) -> None:
+    """Raises ConfigError for a folder, and WeightsError if the file cannot be written. example: a valid name."""
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: is a folder. Expected a file, such as {example}.")
+    check_writable(out.absolute().parent, out, "Fix: name a file with --out FILE.")

@@ -6,6 +6,7 @@ from typing import Any
 from densevit.config.data_schema import different_keys
 from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_head
+from densevit.visualization import text_tables
 from densevit.visualization.html_page import Cell, Heading, Pairs, Part, Table, Text
 from densevit.visualization.plots import Panel
 from densevit_workbench.benchmarking.results import CaseResult
@@ -51,9 +52,7 @@ def _markdown(part: Part) -> str:
     if isinstance(part, Pairs):
         return "\n".join(f"- {name}: {text}" for name, text in part.values)
     if isinstance(part, Table):
-        texts = [[cell.text.replace("|", "\\|") for cell in row] for row in [part.header, *part.rows]]
-        texts.insert(1, ["---" if cell.left else "---:" for cell in part.header])
-        return "\n".join(f"| {' | '.join(row)} |" for row in texts)
+        return text_tables.markdown(part)
     assert isinstance(part, Text)
     return part.text
 

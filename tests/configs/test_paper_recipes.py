@@ -1,0 +1,145 @@
+"""Recipes that compare a backbone of one's own with published ones: the protocol stays, whatever the backbone is."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.config import BackboneSection, Config
+from densevit.data.build import build_data
+from densevit.data.loading.batch_sampler import TrainBatches
+from densevit.inference.creating import build_model
+from densevit.interfaces import Class
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
+from densevit.weights.label_sets import coco_classes, segmentation_classes
+from tests.configs import test_coco_recipes, test_depth_recipes, test_recipes
+
+RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
+HEADS = {"coco": "detection", "ade20k": "segmentation", "nyu": "depth"}
+IMAGES = {"coco": 118_287, "ade20k": 20_210, "nyu": 24_231}
+STEPS = {  # on one GPU and on eight; with accumulation, the last step of an epoch of COCO has 12 images
+    "coco": (12 * 7_393, 12 * 7_392),
+    "ade20k": (160_000, 160_000),
+    "nyu": (50 * 1_514, 50 * 1_514),
+}
+RATES = {"coco": (1e-4, 1e-5), "ade20k": (6e-5, 6e-5), "nyu": (1e-4, 1e-4)}  # of the head and of the backbone
+SMALL = {
+    "coco": [f"heads.detection.transformer.{option}" for option in test_coco_recipes.SMALL],
+    "ade20k": ["heads.segmentation.width=16", "heads.segmentation.auxiliary_width=16", "data.short_side=64"],
+    "nyu": ["heads.depth.width=16"],
+}
+SIZES = {"coco": "[96, 160]", "ade20k": "64", "nyu": "[64, 96]"}
+
+
+class Tiny(densevit.Backbone):
+    """One convolution per stride of 4, 8, 16 and 32."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.channels, self.strides = (width,) * 4, (4, 8, 16, 32)
+        self.stem = torch.nn.Conv2d(3, width, 7, stride=4, padding=3)
+        self.convolutions = torch.nn.ModuleList(torch.nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(3))
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        features = [self.stem(images)]
+        for convolution in self.convolutions:
+            features.append(convolution(features[-1]))
+        return features
+
+
+OWN = f"backbone.name={__name__}:Tiny"
+
+
+def classes_of(recipe: str) -> dict[str, list[Class]]:
+    return {"coco": {"detection": coco_classes()}, "ade20k": {"segmentation": segmentation_classes(150)}}.get(
+        recipe, {}
+    )
+
+
+def small(recipe: str, root: Path) -> list[str]:
+    """Overrides for generated images and a narrow head."""
+    if recipe == "coco":
+        test_coco_recipes.make(root, (60, 90))
+    elif recipe == "ade20k":
+        test_recipes.make("ade20k", root, (40, 60))
+    else:
+        test_depth_recipes.make("nyu", root, [(480, 640), (480, 640)])
+    return [*SMALL[recipe], f"data.root={root}", "data.num_workers=0", f"data.image_size={SIZES[recipe]}"]
+
+
+def test_all_recipes_are_tested() -> None:
+    assert {path.stem for path in RECIPES} == set(HEADS)
+
+
+@pytest.mark.parametrize("backbone", [OWN, "backbone.name=mvit", "backbone.name=timm backbone.model=convnext_tiny"])
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backbone: str) -> None:
+    """Nothing of the published backbone is left: no frozen norms, layers, statistics or rates of single layers."""
+    published, config = configs.load(path), configs.load(path, backbone.split())
+    configs.check_plugins(config)
+    given = dict(part.removeprefix("backbone.").split("=") for part in backbone.split())
+    assert config.backbone == BackboneSection(**given)
+    for key in set(Config.model_fields) - {"backbone"}:
+        assert getattr(config, key) == getattr(published, key), key
+    with torch.device("meta"):
+        model = build_model(config, classes_of(path.stem))
+    lr, backbone_lr = RATES[path.stem]
+    for rate in rates_of(model, config.optim, learning_rate(config.optim, 16)):
+        assert rate.lr == (backbone_lr if rate.name.startswith("backbone.") else lr), rate.name
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_one_gpu_and_eight_train_the_same_steps_of_16_images(path: Path) -> None:
+    """The overrides for eight GPUs are those in the recipe's first lines."""
+    [line] = re.findall(r"^# On eight GPUs.*$", path.read_text(), re.MULTILINE)
+    of_eight = re.findall(r"(?:data|trainer)\.(?:batch_size|devices|accumulate)=\d+", line)
+    for overrides, devices, steps in zip(([], of_eight), (1, 8), STEPS[path.stem], strict=True):
+        config = configs.load(path, overrides)
+        assert config.trainer.devices == devices
+        batches = len(TrainBatches(IMAGES[path.stem], config.data.batch_size, 0, 0, devices))
+        budget = Budget.of(config.trainer, batches, config.data.batch_size, devices)
+        assert (budget.images_per_step, budget.steps) == (16, steps)
+        assert config.optim.lr_per_256 is None  # a rate for 16 images
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
+    config = configs.load(path, [OWN, *small(path.stem, tmp_path / "data"), "data.batch_size=2"])
+    data = build_data(config)
+    model = build_model(config, data.classes)
+    batch = next(iter(data.train_loader()))
+    torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    optimizer_of(model, config.optim, learning_rate(config.optim, 16)).step()
+
+
+@pytest.mark.integration
+def test_three_seeds_become_a_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    overrides = [OWN, *small("ade20k", tmp_path / "data"), "data.batch_size=2", "trainer.max_steps=2"]
+    overrides += ["trainer.evaluate_every=0.5", "trainer.accelerator=cpu", "optim.warmup_steps=1"]
+    runs = [str(tmp_path / f"tiny-{seed}") for seed in (0, 1, 2)]
+    for seed, run in enumerate(runs):
+        assert main(["train", "paper/ade20k", *overrides, f"seed={seed}", "--run-dir", run, "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["report", *runs, "--table", "md"]) == 0
+    header, _, row = (re.findall(r"[^|]+", line) for line in capsys.readouterr().out.splitlines()[:3])
+    cells = {name.strip(): cell.strip() for name, cell in zip(header, row, strict=True) if name.strip()}
+    metrics = [json.loads((Path(run) / "metrics.json").read_text()) for run in runs]
+    assert len({own["segmentation/mIoU"] for own in metrics}) == 3
+    for name in ("mIoU", "mAcc", "aAcc", "fwIoU"):
+        values = np.array([own[f"segmentation/{name}"] for own in metrics])
+        assert cells[name] == f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
+    assert (cells["backbone"], cells["images seen"], cells["seeds"]) == (f"{__name__}:Tiny", "4", "3")
+    assert (cells["epochs"], cells["parameters, M"]) == ("2.00", f"{parameters(runs[0]) / 1e6:.2f}")
+
+
+def parameters(run: str) -> int:
+    return sum(p.numel() for p in densevit.load(run).model.parameters())
