@@ -116,11 +116,16 @@ def test_site_has_notebooks_examples_and_files_of_the_root(project: Path, tmp_pa
     files = {
         "mkdocs.yml": "site_name: x\nuse_directory_urls: false\nhooks: [tools/docs/pages.py]\ntheme: {name: mkdocs}\n"
         "nav:\n- index.md\n- Tutorials: tutorials/\n- Examples: examples/\n- changelog.md\n- contributing.md\n",
-        "docs/index.md": "# Start\n\n[t](tutorials/trial.ipynb#trial) [e](../examples/one.py) [c](../CHANGELOG.md)\n",
+        "docs/index.md": "# Start\n\n[t](tutorials/trial.ipynb#trial) [e](../examples/one.py) [c](../CHANGELOG.md) "
+        "[x](../examples/README.md)\n",
         "docs/tutorials/index.md": "# Tutorials\n\n[Trial](trial.ipynb), [Another](another.ipynb)\n",
         "docs/tutorials/trial.ipynb": notebook(*TRIAL),
         "docs/tutorials/another.ipynb": notebook({"cell_type": "markdown", "metadata": {}, "source": "# Another"}),
         "examples/one.py": '"""Trains.\n\n    python one.py a\n    python one.py b\n\nText.\n"""\n\nx = 1\n',
+        "examples/README.md": "# Examples\n\n[One](one.py), [Net](plugins/net/README.md)\n",
+        "examples/plugins/net/README.md": "# net\n\nA backbone.\n",
+        "examples/plugins/net/setup.cfg": "[metadata]\nname = net\n",
+        "examples/plugins/net/net/__init__.py": '"""A net."""\n\nwidth = 7\n',
         "CHANGELOG.md": "# Changelog\n\n[Start](docs/index.md)\n",
         "CONTRIBUTING.md": "# Contributing\n",
     }
@@ -132,7 +137,7 @@ def test_site_has_notebooks_examples_and_files_of_the_root(project: Path, tmp_pa
     assert built.returncode == 0, built.stdout + built.stderr
     site = tmp_path / "site"
     start = (site / "index.html").read_text()
-    for link in ("tutorials/trial.html#trial", "examples/one.html", "changelog.html"):
+    for link in ("tutorials/trial.html#trial", "examples/one.html", "changelog.html", "examples/index.html"):
         assert f'href="{link}"' in start
     order = re.findall(r'href="(tutorials/\w+\.html)"', start)  # of the nav: as index.md links them
     assert list(dict.fromkeys(order))[:3] == ["tutorials/index.html", "tutorials/trial.html", "tutorials/another.html"]
@@ -142,3 +147,8 @@ def test_site_has_notebooks_examples_and_files_of_the_root(project: Path, tmp_pa
     assert (site / "tutorials/trial.ipynb").read_text() == files["docs/tutorials/trial.ipynb"]
     page = (site / "examples/one.html").read_text()
     assert page.index("python one.py b") < page.index("<p>Text.</p>") < page.index("x = 1")
+    assert 'href="plugins/net.html"' in (site / "examples/index.html").read_text()
+    page = (site / "examples/plugins/net.html").read_text()
+    assert (
+        page.index("A backbone.") < page.index("name = net") < page.rindex("net/__init__.py<") < page.index("width = 7")
+    )

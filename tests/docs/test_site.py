@@ -74,7 +74,9 @@ def pages(site: Path) -> dict[Path, Page]:
 def test_every_page_is_built(project: Path, site: Path, pages: dict[Path, Page]) -> None:
     sources = [file.relative_to(project / "docs") for file in (project / "docs").rglob("*") if file.is_file()]
     expected = {site / file.with_suffix(".html") for file in sources if file.suffix in (".md", ".ipynb")}
-    expected |= {site / f"examples/{file.stem}.html" for file in (project / "examples").glob("*.py")}
+    examples = project / "examples"
+    expected |= {site / "examples/index.html"} | {site / f"examples/{file.stem}.html" for file in examples.glob("*.py")}
+    expected |= {site / f"examples/plugins/{file.parent.name}.html" for file in examples.glob("plugins/*/setup.cfg")}
     expected |= {site / name for name in ("404.html", "changelog.html", "contributing.html")}
     assert set(pages) == expected
 

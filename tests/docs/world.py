@@ -193,7 +193,7 @@ class World:
         for name in ("configs", "tools", "examples", "setup.cfg"):
             (page.folder / name).symlink_to(self.project / name)
         if page.blocks[0].page == "docs/own-method.md":  # the distribution that the page shows a part of
-            distribution = self.project / "tests/third_party/methods"
+            distribution = self.project / "examples/plugins/methods"
             shutil.copytree(distribution / "mymethods", page.folder / "mymethods")
             page.install("mymethods", entry_points((distribution / "setup.cfg").read_text()))
 

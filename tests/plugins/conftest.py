@@ -14,17 +14,17 @@ BUILD = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
 
 @pytest.fixture(scope="session")
 def third_party(made_once: Callable[..., Path], project: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable:
-    """`third_party(folder)` is where the wheel of tests/third_party/FOLDER is unpacked; "." is mynet."""
+    """`third_party(folder)` is where the wheel of examples/plugins/FOLDER is unpacked."""
 
     def third_party(folder: str) -> Path:
         def make(site: Path) -> None:
             site.mkdir()
             source = tmp_path_factory.mktemp("source") / "package"
-            shutil.copytree(project / "tests" / "third_party" / folder, source)
+            shutil.copytree(project / "examples" / "plugins" / folder, source)
             command = [sys.executable, "-c", BUILD, str(site)]
             subprocess.run(command, cwd=source, check=True, capture_output=True)
             zipfile.ZipFile(next(site.glob("*.whl"))).extractall(site)
 
-        return made_once(f"third_party/{'mynet' if folder == '.' else folder}", make)
+        return made_once(f"third_party/{folder}", make)
 
     return third_party

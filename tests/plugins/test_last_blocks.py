@@ -17,7 +17,7 @@ CLASSES = [Class(f"class {i}", i, (i, i, i)) for i in range(3)]
 
 @pytest.fixture
 def tokens(monkeypatch, project):
-    monkeypatch.syspath_prepend(project / "tests" / "third_party" / "tokens")
+    monkeypatch.syspath_prepend(project / "examples" / "plugins" / "tokens")
     import tokens
 
     yield tokens

@@ -226,9 +226,9 @@ def test_docs_show_the_tested_class(project: Path, tmp_path: Path) -> None:
     page = (project / "docs" / "own-method.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL)
     [code] = [text for language, text in blocks if language == "python"]
-    assert code == (project / "tests" / "third_party" / "methods" / "mymethods" / "simmim.py").read_text()
+    assert code == (project / "examples" / "plugins" / "methods" / "mymethods" / "simmim.py").read_text()
     [entry_points] = [text for language, text in blocks if language == "ini"]
-    assert entry_points in (project / "tests" / "third_party" / "methods" / "setup.cfg").read_text()
+    assert entry_points in (project / "examples" / "plugins" / "methods" / "setup.cfg").read_text()
     (tmp_path / "simmim.yaml").write_text(next(text for language, text in blocks if language == "yaml"))
     config, detector = configs.load(tmp_path / "simmim.yaml"), configs.load("detr_swin")
     configs.check_plugins(config)

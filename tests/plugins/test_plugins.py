@@ -44,7 +44,7 @@ trainer: {max_steps: 2, accelerator: cpu}
 @pytest.fixture(scope="module")
 def site(third_party: Callable[[str], Path]) -> Path:
     """mynet's modules and its dist-info."""
-    return third_party(".")
+    return third_party("mynet")
 
 
 def run_command(*arguments: str, site: Path, cwd: Path) -> str:

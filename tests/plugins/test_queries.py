@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def on_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(project / "tests" / "third_party" / "queries")
+    monkeypatch.syspath_prepend(project / "examples" / "plugins" / "queries")
 
 
 def test_it_passes_the_checks_of_heads():

@@ -52,7 +52,7 @@ FIGURE_COLOR = (240, 90, 30)
 def sites(third_party: Callable[[str], Path]) -> Iterator[None]:
     """The distributions mynet, poses and normals on the path."""
     with pytest.MonkeyPatch.context() as patch:
-        for folder in (".", "poses", "normals"):
+        for folder in ("mynet", "poses", "normals"):
             patch.syspath_prepend(third_party(folder))
         yield
     for module in [name for name in sys.modules if name.partition(".")[0] in ("mynet", "poses", "normals")]:

@@ -482,8 +482,8 @@ def test_built_in_backbone_passes(name, options):
 
 @pytest.fixture
 def stranger(project, monkeypatch):
-    """The backbone of tests/third_party, unloaded afterwards."""
-    monkeypatch.syspath_prepend(project / "tests" / "third_party")
+    """The backbone of examples/plugins/mynet, unloaded afterwards."""
+    monkeypatch.syspath_prepend(project / "examples" / "plugins" / "mynet")
     yield importlib.import_module("mynet").MyNet
     del sys.modules["mynet"]
 

@@ -19,7 +19,7 @@ SPELLED = {"py": "python", "sh": "bash", "shell": "bash", "yml": "yaml", "txt": 
 
 
 def pages(tree: Tree) -> list[str]:
-    return tree.files(*TOP, "docs/**/*.md")
+    return tree.files(*TOP, "docs/**/*.md", "examples/**/*.md")
 
 
 def lines_are_wrapped(tree: Tree) -> Iterator[Problem]:

@@ -1,7 +1,8 @@
 """MkDocs hook: the pages of the site that are not Markdown files of docs/.
 
-CHANGELOG.md and CONTRIBUTING.md, a page for each file of examples/, and the notebooks of docs/tutorials/. Links to
-these files are links to their pages. In the nav, `examples/` and `tutorials/` stand for all pages of that folder.
+CHANGELOG.md and CONTRIBUTING.md, a page for each program and package of examples/, and the notebooks of
+docs/tutorials/. Links to these files are links to their pages. In the nav, `examples/` and `tutorials/` stand for all
+pages of that folder.
 """
 
 import ast
@@ -20,7 +21,11 @@ LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")  # to a file, with or without
 def sources() -> dict[str, Path]:
     """The files that become pages, by the page's path in the site."""
     pages = {f"{name.lower()}.md": ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING")}
-    pages |= {f"examples/{file.stem}.md": file for file in sorted((ROOT / "examples").glob("*.py"))}
+    examples = ROOT / "examples"
+    if (examples / "README.md").is_file():
+        pages["examples/index.md"] = examples / "README.md"
+    pages |= {f"examples/{file.stem}.md": file for file in sorted(examples.glob("*.py"))}
+    pages |= {f"examples/plugins/{file.parent.name}.md": file for file in sorted(examples.glob("plugins/*/README.md"))}
     return pages | {f"tutorials/{file.stem}.md": file for file in sorted((ROOT / "docs/tutorials").glob("*.ipynb"))}
 
 
@@ -62,6 +67,8 @@ def on_files(files: Any, config: Any) -> Any:
             text = example(source)
         else:
             text = source.read_text(encoding="utf-8")
+            if page.startswith("examples/plugins/"):
+                text += package_files(source.parent)
         files.append(File.generated(config, page, content=text))
         for name, content in images.items():
             files.append(File.generated(config, posixpath.join(posixpath.dirname(page), name), content=content))
@@ -96,3 +103,14 @@ def example(file: Path) -> str:
     title = f"# {file.stem.replace('_', ' ').capitalize()}"
     file_name = f"The file `examples/{file.name}`:"
     return "\n\n".join(["---\nhide: [toc]\n---", title, *paragraphs, file_name, notebooks.fenced(code, "python"), ""])
+
+
+def package_files(folder: Path) -> str:
+    """The files of an example package, each under its path in the package."""
+    files = [folder / "setup.cfg", *sorted(folder.glob("*.py")), *sorted(folder.glob("*/*.py"))]
+    text = ""
+    for file in files:
+        language = "python" if file.suffix == ".py" else "ini"
+        code = notebooks.fenced(file.read_text(encoding="utf-8"), language)
+        text += f"\n## `{file.relative_to(folder).as_posix()}`\n\n{code}\n"
+    return text

@@ -67,8 +67,8 @@ def halve(inputs: int, outputs: int) -> nn.Module:
 CONFIG = """\
 # $cls under DETR, on the built-in scenes:
 #   densevit train configs/$name.yaml
-# The same on COCO:
-#   densevit train configs/$name.yaml data=coco data.root=~/coco trainer.max_epochs=50
+# On COCO, with DINO for 12 epochs, as the published backbones of that recipe; FILE: pretrained weights:
+#   densevit train coco/dino_r50_12ep data.root=~/coco backbone.name=$name backbone.weights=FILE
 base: detr_swin
 backbone: {name: $name}
 """

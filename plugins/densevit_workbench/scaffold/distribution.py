@@ -1,34 +1,28 @@
 """The files of a new plugin distribution."""
 
 import ast
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 import densevit
 from densevit.errors import PluginError
-from densevit_workbench.scaffold import backbone, head, segmentation_head
+from densevit_workbench.scaffold import backbone, head, segmentation_head, task
 from densevit_workbench.scaffold.names import class_name
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of plugin: the group of its entry point, and the templates of its module and config."""
+    """A kind of plugin, by templates. points: of its entry points, by group. modules: of the package, by file."""
 
-    group: str
-    module: str
+    points: Mapping[str, str]
+    modules: Mapping[str, str]
     config: str
+    test: str
+    readme: str
 
-
-KINDS = {
-    "backbone": Kind("backbones", backbone.MODULE, backbone.CONFIG),
-    "head": Kind("heads", head.MODULE, head.CONFIG),
-}
-HEADS = {  # by task
-    "detection": KINDS["head"],
-    "segmentation": Kind("heads", segmentation_head.MODULE, segmentation_head.CONFIG),
-}
 
 _PYPROJECT = """\
 # The distribution is described in setup.cfg.
@@ -62,8 +56,6 @@ install_requires = densevit$versions
 include = $name, $name.*
 
 [options.entry_points]
-densevit.$group =
-    $name = $name:$cls
 """
 
 _README = """\
@@ -93,27 +85,47 @@ def test_interface() -> None:
 '''
 
 
+def _module_kind(group: str, module: str, config: str) -> Kind:
+    """A kind whose package is one module with one plugin."""
+    return Kind({group: "$name:$cls"}, {"__init__.py": module}, config, _TEST, _README)
+
+
+KINDS = {
+    "backbone": _module_kind("backbones", backbone.MODULE, backbone.CONFIG),
+    "head": _module_kind("heads", head.MODULE, head.CONFIG),
+    "task": Kind(task.POINTS, task.MODULES, task.CONFIG, task.TEST, task.README),
+}
+HEADS = {  # by task
+    "detection": KINDS["head"],
+    "segmentation": _module_kind("heads", segmentation_head.MODULE, segmentation_head.CONFIG),
+}
+
+
 def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
     """The files of a new distribution, by path in its folder.
 
-    noun: "backbone" or "head". name: as returned by `check_name`. task: a head's task, a key of `HEADS`; by default
-    detection. Raises PluginError if the template already uses the name of its class.
+    noun: a key of `KINDS`. name: as returned by `check_name`. task: a head's task, a key of `HEADS`; by default
+    detection. Raises PluginError if a module of the template already uses the name of its class.
     """
     kind = KINDS[noun] if task is None else HEADS[task]
-    words = {"name": name, "cls": class_name(name), "noun": noun, "group": kind.group, "versions": _versions()}
-    if words["cls"] in _taken(kind.module):
-        raise PluginError(
-            f"{name!r} would name its class {words['cls']!r}, which its module already uses. Choose another name."
-        )
+    words = {"name": name, "cls": class_name(name), "noun": noun, "versions": _versions()}
+    points = "".join(f"densevit.{group} =\n    $name = {value}\n" for group, value in kind.points.items())
     templates = {
         "pyproject.toml": _PYPROJECT,
-        "setup.cfg": _SETUP,
-        "README.md": _README,
-        f"{name}/__init__.py": kind.module,
-        f"tests/test_{name}.py": _TEST,
+        "setup.cfg": _SETUP + points,
+        "README.md": kind.readme,
+        **{f"{name}/{file}": text for file, text in kind.modules.items()},
+        f"tests/test_{name}.py": kind.test,
         f"configs/{name}.yaml": kind.config,
     }
-    return {path: Template(text).substitute(words) for path, text in templates.items()}
+    texts = {path: Template(text).substitute(words) for path, text in templates.items()}
+    for file in kind.modules:
+        for used, count in Counter(_names(texts[f"{name}/{file}"])).items():
+            if count > 1:
+                raise PluginError(
+                    f"{name!r} would name its class {used!r}, which its module already uses. Choose another name."
+                )
+    return texts
 
 
 def _versions() -> str:
@@ -135,12 +147,10 @@ def write(folder: Path, texts: Mapping[str, str]) -> None:
         raise PluginError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
-def _taken(module: str) -> set[str]:
-    """The names of a template's imports, functions and other classes."""
-    names: set[str] = set()
-    for node in ast.parse(Template(module).substitute(name="own", cls="Own")).body:
+def _names(module: str) -> Iterator[str]:
+    """The names of a module's imports, functions and classes."""
+    for node in ast.parse(module).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
+            yield from (alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-    return names - {"Own"}
+            yield node.name

@@ -4,16 +4,18 @@ import importlib.metadata
 import importlib.util
 import keyword
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from densevit import registry
 from densevit.errors import PluginError
+from densevit.targets.types import GENERAL_KEYS
 
 _FOLDERS = ("build", "configs", "dist", "tests")  # beside the package
 
 
-def check_name(group: str, name: str) -> str:
-    """The name as a Python package: hyphens become underscores. group: "backbones" or "heads".
+def check_name(groups: Iterable[str], name: str) -> str:
+    """The name as a Python package: hyphens become underscores. groups: of its plugins, such as "heads".
 
     Raises PluginError if the name is not valid, or if an installed plugin, module or distribution has it.
     """
@@ -27,9 +29,12 @@ def check_name(group: str, name: str) -> str:
         raise PluginError(f"{name!r} is a Python keyword and cannot be imported. Choose another name.")
     if package in _FOLDERS:
         raise PluginError(f"{name!r} is the name of a folder beside the package. Choose another name.")
-    plugin = registry.find(group).get(package)
-    if plugin is not None:
-        raise PluginError(f"There is already a {plugin.noun}, from {plugin.origin}. Choose another name.")
+    for group in groups:
+        plugin = registry.find(group).get(package)
+        if plugin is not None:
+            raise PluginError(f"There is already a {plugin.noun}, from {plugin.origin}. Choose another name.")
+        if group == "targets" and package in GENERAL_KEYS:
+            raise PluginError(f"{name!r} is a key of the targets of every image. Choose another name.")
     module = _module(package)
     if module:
         raise PluginError(f"{name!r} is the name of an installed module ({module}). Choose another name.")

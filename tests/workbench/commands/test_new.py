@@ -1,6 +1,7 @@
 """`densevit new` writes a distribution that installs, passes its own test and trains without changes."""
 
 import configparser
+import importlib
 import json
 import os
 import subprocess
@@ -10,8 +11,12 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
+import densevit
 from densevit import config, registry
 from densevit.cli import main
 from densevit_workbench import scaffold
@@ -36,7 +41,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert main(["new", kind, given, "--out", str(out)]) == 0
         assert (out / name).is_dir()
     assert main(["new", "head", "ownmap", "--task", "segmentation", "--out", str(out)]) == 0
-    return {kind: out / name for kind, _, name, _ in CASES} | {"segmentation head": out / "ownmap"}
+    assert main(["new", "task", "owntask", "--out", str(out)]) == 0
+    others = {"segmentation head": out / "ownmap", "task": out / "owntask"}
+    return {kind: out / name for kind, _, name, _ in CASES} | others
 
 
 BUILD = """
@@ -81,8 +88,9 @@ def installed(site: Path, written: dict[str, Path], monkeypatch: pytest.MonkeyPa
     for place in (site, *lines):
         monkeypatch.syspath_prepend(place)
     yield
-    for folder in lines:
-        sys.modules.pop(folder.name, None)
+    packages = {folder.name for folder in lines}
+    for module in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[module]
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +113,9 @@ def test_distribution_installs_under_its_name(kind, name, cls, installed):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", ["backbone", "head", "segmentation head"])
-def test_generated_test_passes(kind, written, tested):
-    assert "1 passed" in tested[str(written[kind])]
+@pytest.mark.parametrize(("kind", "count"), [("backbone", 1), ("head", 1), ("segmentation head", 1), ("task", 4)])
+def test_generated_tests_pass(kind, count, written, tested):
+    assert f"{count} passed" in tested[str(written[kind])]
 
 
 @pytest.mark.integration
@@ -119,6 +127,44 @@ def test_generated_config_trains_and_accepts_coco(kind, name, written, installed
     sections = [f"data={tmp_path / 'data.yaml'}", "trainer.max_steps=2", "trainer.accelerator=cpu"]
     assert main(["train", str(file), *sections, "--run-dir", str(tmp_path / "run")]) == 0
     assert "detection/AP" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+@pytest.mark.integration
+def test_a_task_learns_and_its_predictions_are_written(written, installed, tmp_path):
+    """Better than a constant direction, whose error is the mean over uniform directions: 45 degrees."""
+    shorter = ["trainer.max_images=240", "trainer.evaluate_every=1.0", "data.val_length=32", "data.num_workers=0"]
+    run, file = tmp_path / "run", written["task"] / "configs/owntask.yaml"
+    assert main(["train", str(file), *shorter, "trainer.accelerator=cpu", "--run-dir", str(run)]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["owntask/error"] < 41
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "evaluated")]) == 0
+    assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text()) == pytest.approx(metrics)
+    sample = densevit.create_dataset("owntask", "val")[0]
+    Image.fromarray(sample["image"].permute(1, 2, 0).numpy()).save(tmp_path / "stripes.png")
+    assert main(["predict", str(run), str(tmp_path / "stripes.png"), "--out", str(tmp_path / "out")]) == 0
+    found = np.load(tmp_path / "out" / "owntask" / "stripes.npy")
+    label = sample["targets"]["owntask"].numpy()
+    assert np.abs(np.hypot(*found) - 1).max() < 1e-4
+    assert (found * label).sum(0)[label.any(axis=0)].mean() > 0.1  # cosines of twice the error: 0 for a constant
+    assert (tmp_path / "out" / "drawn" / "stripes.jpg").is_file()
+
+
+def test_angles_of_the_rendered_stripes_are_those_of_their_image(written, monkeypatch):
+    """The gradient of an image is across its stripes, measured here by the structure tensor."""
+    monkeypatch.syspath_prepend(written["task"])
+    data = importlib.import_module("owntask.data").OwntaskData("train")
+    errors = []
+    for index in range(20):
+        sample = data[index]
+        gy, gx = np.gradient(cv2.GaussianBlur(sample["image"].float().mean(0).numpy(), (0, 0), 1))
+        tensor = [cv2.GaussianBlur(x, (0, 0), 3) for x in (gx * gx - gy * gy, 2 * gx * gy)]  # cos and sin of 2 x across
+        label = sample["targets"]["owntask"].numpy()
+        inside = cv2.erode(label.any(axis=0).astype(np.uint8), np.ones((9, 9))) > 0
+        across = -np.stack(tensor) / np.hypot(*tensor)
+        errors.append(np.rad2deg(np.arccos((across * label).sum(0)[inside].clip(-1, 1))) / 2)
+    assert np.median(np.concatenate(errors)) < 5
+    for module in [name for name in sys.modules if name.partition(".")[0] == "owntask"]:
+        del sys.modules[module]
 
 
 @pytest.mark.parametrize(
@@ -137,8 +183,10 @@ def test_generated_code_is_formatted_and_linted(written, tmp_path):
 
 @pytest.mark.slow
 def test_generated_code_is_typed(written, project):
-    modules = [str(folder / folder.name / "__init__.py") for folder in written.values()]
-    run("-m", "mypy", "--config-file", "setup.cfg", "--follow-imports=silent", *modules, cwd=project)
+    for folder in written.values():
+        modules = [str(file) for file in (folder / folder.name).glob("*.py")]
+        given = ("--config-file", str(project / "setup.cfg"), "--follow-imports=silent")
+        run("-m", "mypy", *given, *modules, cwd=project, MYPYPATH=str(folder))
 
 
 def test_output_lists_the_files_and_next_steps(tmp_path, monkeypatch, capsys):
@@ -186,6 +234,9 @@ def test_output_lists_the_files_and_next_steps(tmp_path, monkeypatch, capsys):
         ("head", "pillow", "'pillow' is the name of an installed distribution (version "),
         ("head", "Pytorch-Lightning", "is the name of an installed distribution"),
         ("backbone", "tensor", "'tensor' would name its class 'Tensor', which its module already uses"),
+        ("task", "keypoints", "There is already a target type 'keypoints', from densevit 0."),
+        ("task", "image-id", "'image-id' is a key of the targets of every image."),
+        ("task", "pixel", "'pixel' would name its class 'PixelMap', which its module already uses"),
         ("backbone", "residual", "'residual' would name its class 'Residual', which its module already uses"),
     ],
 )
@@ -229,12 +280,19 @@ def test_invalid_arguments_return_2(arguments, capsys):
     assert capsys.readouterr().err.startswith("usage: densevit new ")
 
 
-@pytest.mark.parametrize(("kind", "name"), [("backbone", "mynet"), ("head", "myhead")])
-def test_docs_show_the_generated_code(kind, name, project, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "name", "page_name", "files"),
+    [
+        ("backbone", "mynet", "own-backbone", ("mynet/__init__.py", "tests/test_mynet.py", "configs/mynet.yaml")),
+        ("head", "myhead", "own-head", ("myhead/__init__.py", "tests/test_myhead.py", "configs/myhead.yaml")),
+        ("task", "mytask", "own-target", ("mytask/target.py", "mytask/evaluation.py", "configs/mytask.yaml")),
+    ],
+)
+def test_docs_show_the_generated_code(kind, name, page_name, files, project, tmp_path):
     assert main(["new", kind, name, "--out", str(tmp_path)]) == 0
-    page = (project / "docs" / f"own-{kind}.md").read_text()
+    page = (project / "docs" / f"{page_name}.md").read_text()
     folder = tmp_path / name
-    for file in (f"{name}/__init__.py", f"tests/test_{name}.py", f"configs/{name}.yaml"):
+    for file in files:
         assert (folder / file).read_text() in page, f"{file}: the page shows another text"
     shown, tested = configparser.ConfigParser(), configparser.ConfigParser()
     shown.read_string(page.partition("```ini\n")[2].partition("```")[0])
@@ -252,4 +310,4 @@ def test_docs_show_the_generated_segmentation_head(project, tmp_path):
 
 def test_a_task_is_of_heads(capsys):
     assert main(["new", "backbone", "own-net", "--task", "segmentation"]) == 2
-    assert "--task segmentation: a backbone has no task. Fix: leave out --task." in capsys.readouterr().err
+    assert "--task segmentation: only the template of a head has it. Fix: leave out" in capsys.readouterr().err
