@@ -68,7 +68,7 @@ CONFIG = """\
 # $cls under DETR, on the built-in scenes:
 #   densevit train configs/$name.yaml
 # On COCO, with DINO for 12 epochs, as the published backbones of that recipe; FILE: pretrained weights:
-#   densevit train coco/dino_r50_12ep data.root=~/coco backbone.name=$name backbone.weights=FILE
+#   densevit train paper/coco data.root=~/coco backbone.name=$name backbone.weights=FILE
 base: detr_swin
 backbone: {name: $name}
 """
