@@ -23,7 +23,7 @@ SHIPPED = {
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_cost_and_budget_are_those_of_the_model(name: str):
+def test_cost_and_budget_are_those_of_the_model(name: str) -> None:
     entry: dict[str, Any] = SHIPPED[name]
     recipe = config.load(ROOT / "configs" / f"{name}.yaml")
     assert entry["images"] == recipe.trainer.max_images

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 Problems = Callable[..., list[str]]  # of a change, see the fixture problems_of
 ProblemsOf = Callable[[str], Problems]
@@ -60,7 +61,7 @@ densevit.checkpoints =
 """
 SECTIONS = ("BackboneSection", "HeadSection", "DataSection", "OptimSection", "TrainerSection", "InferenceSection")
 
-RESULTS = {
+RESULTS: dict[str, dict[str, Any]] = {
     "processors": {"core": {"name": "a core", "kind": "AVX2"}},
     "data": {"scenes": {"title": "scenes", "held_out": "9 scenes"}},
     "trainings": {

@@ -14,7 +14,7 @@ JSON = "docs/results.json"
 CONFIG = "configs/fcn.yaml"
 FIGURES = f"the figures are not those of {JSON}: "
 
-Write = Callable[[str, str], dict[str, str]]
+Write = Callable[..., dict[str, str]]
 
 
 def test_figures_are_those_of_results_json(problems_of: ProblemsOf) -> None:
@@ -45,11 +45,11 @@ def test_scores_are_not_typed(problems_of: ProblemsOf) -> None:
 
 
 @pytest.fixture
-def write(conventions: Callable[[str], Any], tree_of: Callable[..., Any]) -> Callable[..., dict[str, str]]:
+def write(conventions: Callable[[str], Any], tree_of: Callable[..., Any]) -> Write:
     """`write(trainings={}, files={})` changes the small project, writes its figures and returns the changed files."""
 
     def write(trainings: dict[str, Any], files: dict[str, str]) -> dict[str, str]:
-        results = copy.deepcopy(RESULTS)
+        results: dict[str, dict[str, Any]] = copy.deepcopy(RESULTS)
         results["trainings"] |= trainings
         tree = tree_of({**FILES, **files, JSON: json.dumps(results)})
         changed = conventions("results").write(tree)
@@ -59,7 +59,7 @@ def write(conventions: Callable[[str], Any], tree_of: Callable[..., Any]) -> Cal
     return write
 
 
-def test_writing_corrects_the_figures_and_nothing_else(write: Callable[..., dict[str, str]]) -> None:
+def test_writing_corrects_the_figures_and_nothing_else(write: Write) -> None:
     wrong = {
         PAGE: FILES[PAGE].replace("0.512", "0.6").replace("7.0 min", "9.0 min"),
         CONFIG: "# FCN.\n# Measured:\n# Train it.\nseed: 0\n",
@@ -68,7 +68,7 @@ def test_writing_corrects_the_figures_and_nothing_else(write: Callable[..., dict
     assert write({}, {}) == {}
 
 
-def test_a_start_is_compared_with_its_twin_from_random_weights(write: Callable[..., dict[str, str]]) -> None:
+def test_a_start_is_compared_with_its_twin_from_random_weights(write: Write) -> None:
     start = {"group": "starts", "data": "scenes", "seeds": [0], "images": 400, "passes": 10, "label": "on scenes"}
     starts = {
         "start/fcn": {**start, "scores": {"depth/AbsRel": [0.2]}, "twin": "start/fcn, random weights"},
