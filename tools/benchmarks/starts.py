@@ -45,7 +45,7 @@ class Start(NamedTuple):
 
 STARTS = {
     "detector": Start("BCCD", "bccd", ("data=folder",), 20),
-    "semantic": Start("CamVid", "camvid", ("data=label_maps", "data.preset=camvid"), 10),
+    "semantic": Start("CamVid", "camvid", ("data=label_maps", "data.preset=camvid"), 5),
     "depth": Start(
         "Middlebury",
         "depth",
@@ -53,11 +53,11 @@ STARTS = {
             *("data=depth", "data.images={split}/*.jpg", "data.labels={split}/*.png", "data.scale=0.001"),
             *("heads.depth.max_depth=3.5", "heads.depth.min_depth=1.0", "heads.depth.evaluation.deltas=[1.1]"),
         ),
-        50,
+        25,
     ),
-    "instances": Start("400 scenes", None, (SCENES.format("depth: false, masks: true"),), 10),
-    "panoptic": Start("400 scenes", None, (SCENES.format("depth: false, panoptic: true"),), 10),
-    "classifier": Start("crops", "crops", ("data.image_size=96",), 10),
+    "instances": Start("400 rendered scenes", None, (SCENES.format("depth: false, masks: true"),), 5),
+    "panoptic": Start("400 rendered scenes", None, (SCENES.format("depth: false, panoptic: true"),), 5),
+    "classifier": Start("crops of rendered scenes", "crops", ("data.image_size=96",), 5),
 }
 
 
@@ -68,7 +68,7 @@ def crops(folder: Path) -> Path:
         return made
     scenes = folder / "scenes"
     if not scenes.is_dir():
-        execute("scenes", "--out", str(scenes), "--count", "300")
+        execute("scenes", "--out", str(scenes), "--count", "300", "--size", "160")
     for split in ("train", "val"):
         content = json.loads((scenes / "annotations" / f"{split}.json").read_text())
         names = {category["id"]: category["name"] for category in content["categories"]}
@@ -113,21 +113,21 @@ def entries(name: str, weights: str, run: Path) -> dict[str, dict[str, Any]]:
     start = STARTS[name]
     metrics = json.loads((run / "metrics.json").read_text())
     found = [(short, key) for short in METRICS for key in metrics if key.rpartition("/")[2] == short]
-    scores = {key: [round(metrics[key], 4)] for _, key in found if math.isfinite(metrics[key])}
+    scores = {key: [round(metrics[key], 6)] for _, key in found if math.isfinite(metrics[key])}
     steps = max(int(row["step"]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(found[0][1]))
-    batch_size = yaml.safe_load((run / "config.yaml").read_text())["data"]["batch_size"]
+    config = yaml.safe_load((run / "config.yaml").read_text())
     is_random = weights == "random"
     entry = {
         "group": "starts",
         **({"recipe": f"start/{name}"} if is_random else {"twin": f"start/{name}, random weights"}),
-        "label": "from random weights" if is_random else f"with backbone={BACKBONE}",
+        "label": "from random weights" if is_random else f"with backbone={BACKBONE} on {start.data}",
         "overrides": overrides(name, weights, None),
         "weights": "random" if is_random else "ImageNet",
         "data": start.data,
         "seeds": [0],
         "scores": scores,
-        "images": steps * batch_size,
-        "passes": start.passes,
+        "images": steps * config["data"]["batch_size"],
+        "passes": config["trainer"]["max_epochs"],
     }
     return {f"start/{name}, random weights" if is_random else f"start/{name}": entry}
 

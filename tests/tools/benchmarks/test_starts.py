@@ -38,7 +38,7 @@ def test_finished_runs_become_entries_and_measured_speeds_stay(
     for file in tool.FINISHED:
         (run / file).write_text("")
     (tmp_path / "runs" / "depth_lite0").mkdir()  # not finished
-    (run / "config.yaml").write_text("data: {batch_size: 8}")
+    (run / "config.yaml").write_text("data: {batch_size: 8}\ntrainer: {max_epochs: 25}")
     (run / "metrics.json").write_text('{"depth/AbsRel": 0.12345, "depth/RMSE": 1.0, "depth/delta_1.1": 0.5}')
     (run / "metrics.csv").write_text("step,depth/AbsRel,train/loss\n10,0.2,1\n20,0.12345,1\n25,,1\n")
     file = tmp_path / "docs" / "results.json"
@@ -51,6 +51,6 @@ def test_finished_runs_become_entries_and_measured_speeds_stay(
     trainings = json.loads(file.read_text())["trainings"]
     assert trainings["x"] == OTHER and len(trainings) == 2
     entry = trainings["start/depth, random weights"]
-    assert entry["scores"] == {"depth/AbsRel": [0.1235], "depth/delta_1.1": [0.5]}
-    assert (entry["images"], entry["passes"], entry["recipe"]) == (160, 50, "start/depth")
+    assert entry["scores"] == {"depth/AbsRel": [0.12345], "depth/delta_1.1": [0.5]}
+    assert (entry["images"], entry["passes"], entry["recipe"]) == (160, 25, "start/depth")
     assert entry["images_per_second"] == {"core": 2.0} and "twin" not in entry
