@@ -77,28 +77,14 @@ def score(entry: dict[str, Any], metrics: int | None = None) -> str:
     return ", ".join([f"{name} {value}" for name, value in scores_of(entry).items()][:metrics])
 
 
-def minutes(results: Results, entry: dict[str, Any]) -> dict[str, float]:
-    """Of the entry's images, by the kind of the processor."""
-    speeds = entry.get("images_per_second", {}) if "images" in entry else {}
-    found: dict[str, float] = {}
-    for processor, speed in speeds.items():
-        found.setdefault(results["processors"][processor]["kind"], entry["images"] / speed / 60)
-    return found
-
-
-def is_better(entry: dict[str, Any], other: dict[str, Any]) -> bool:
-    """By the first metric."""
-    metric = next(iter(entry["scores"]))
-    mean, reference = (statistics.fmean(each["scores"][metric]) for each in (entry, other))
-    return mean < reference if metric.rpartition("/")[2] in ERRORS else mean > reference
-
-
-def from_random_weights(results: Results, entry: dict[str, Any]) -> str:
-    """The score of the entry's twin, which trains from random weights on as many images."""
+def twin_of(results: Results, entry: dict[str, Any]) -> tuple[dict[str, Any] | None, bool]:
+    """The same training from random weights, if there is one, and whether this one is better by the first metric."""
     twin = results["trainings"].get(entry.get("twin", ""))
     if twin is None:
-        return ""
-    return score(twin, 2) + ("" if is_better(entry, twin) else ": not worse")
+        return None, True
+    metric = next(iter(entry["scores"]))
+    mean, reference = (statistics.fmean(each["scores"][metric]) for each in (entry, twin))
+    return twin, mean < reference if metric.rpartition("/")[2] in ERRORS else mean > reference
 
 
 def passes_of(tree: Tree, recipe: str) -> int | None:
@@ -129,14 +115,16 @@ def fields(tree: Tree, results: Results, name: str) -> dict[str, str]:
     found["config"] = (f"`{name}`" if is_named else entry["label"]) + " *" * (entry.get("remarks") == OLD)
     found["held out"], found["data"] = (results["data"][entry["data"]][key] for key in ("held_out", "title"))
     found |= {"score": score(entry, 2), "scores": score(entry), **scores_of(entry)}
-    found["from random weights"] = from_random_weights(results, entry)
+    twin, is_better = twin_of(results, entry)
+    found["from random weights"] = score(twin, 2) + ("" if is_better else ": not worse") if twin else ""
     if "images" in results["data"][entry["data"]]:
         found["training images"] = f"{results['data'][entry['data']]['images']:,}"
     if "images" in entry:
         found |= {"images": f"{entry['images']:,}", "images seen": seen(tree, name, entry).replace(" images", "")}
-    for kind, value in reversed(minutes(results, entry).items()):
-        found |= {f"minutes with {kind}": f"{value:.1f}", "minutes": f"{value:.1f}", "time": f"{value:.1f} min"}
-    found["images/s"] = next((f"{speed:g}" for speed in entry.get("images_per_second", {}).values()), "")
+    for processor, speed in reversed(entry.get("images_per_second", {}).items()):  # the first stays
+        minutes = f"{entry['images'] / speed / 60:.1f}"
+        found[f"minutes with {results['processors'][processor]['kind']}"] = minutes
+        found |= {"minutes": minutes, "time": f"{minutes} min", "images/s": f"{speed:g}"}
     for key, unit, size in (("parameters", "M", 1e6), ("multiply_adds", "G", 1e9)):
         if key in entry:
             found[key.replace("_", "-")] = f"{entry[key] / size:.2f} {unit}"
@@ -180,10 +168,7 @@ def measured(tree: Tree, results: Results, config: str) -> str:
         for processor, speed in () if before else entry.get("images_per_second", {}).items():
             where = "{name} ({kind}".format(**results["processors"][processor])
             text += f", {entry['images'] / speed / 60:.1f} min on {where}, {speed:g} images/s)"
-        twin = results["trainings"].get(entry.get("twin", ""))
-        if twin is not None and not is_better(entry, twin):
-            text += ", not better than from random weights"
-        parts.append(text)
+        parts.append(text + ("" if twin_of(results, entry)[1] else ", not better than from random weights"))
         before = entry
     sentence = f"Measured: {'; '.join(parts) or 'nothing yet'}."
     lines = textwrap.wrap(sentence, 120, break_long_words=False, break_on_hyphens=False)
