@@ -112,7 +112,8 @@ def fields(tree: Tree, results: Results, name: str) -> dict[str, str]:
     entry = results["trainings"][name]
     found = {key.replace("_", " "): value for key, value in entry.items() if isinstance(value, str)}
     is_named = "recipe" not in entry
-    found["config"] = (f"`{name}`" if is_named else entry["label"]) + " *" * (entry.get("remarks") == OLD)
+    found["recipe"] = f"`{recipe_of(name, entry)}`"
+    found["config"] = (found["recipe"] if is_named else entry.get("label", name)) + " *" * (entry.get("remarks") == OLD)
     found["held out"], found["data"] = (results["data"][entry["data"]][key] for key in ("held_out", "title"))
     found |= {"score": score(entry, 2), "scores": score(entry), **scores_of(entry)}
     twin, is_better = twin_of(results, entry)
