@@ -1,6 +1,7 @@
 """Checks wording and layout of the tree, as part of tools/check: each problem with its file, line and fix.
 
 python -m tools.conventions
+python -m tools.conventions --write    # first writes the figures of docs/results.json into pages and configs
 """
 
 import sys
@@ -16,6 +17,7 @@ from tools.conventions import (
     project_files,
     recipes,
     references,
+    results,
     tables,
     words,
 )
@@ -38,9 +40,9 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     references.steps_are_defined_where_the_page_says,
     references.faults_have_tests,
     references.quoted_messages_exist,
-    references.results_are_those_of_the_recipes,
     references.configs_on_pages_exist,
-    recipes.measured_recipes_state_time_and_score,
+    results.figures_are_those_of_results_json,
+    results.scores_are_not_typed,
     recipes.untrained_recipes_state_the_published_score,
     recipes.headers_have_the_command,
     notebooks.notebooks_are_tested_and_in_the_index,
@@ -76,7 +78,11 @@ def found(tree: Tree) -> Iterator[Problem]:
 def main() -> int:
     """Returns 1 if there is a problem."""
     started = time.perf_counter()
-    tree = Tree(Path(__file__).resolve().parents[2])
+    root = Path(__file__).resolve().parents[2]
+    if sys.argv[1:] == ["--write"]:
+        for file in results.write(Tree(root)):
+            print(f"{file} is written.")
+    tree = Tree(root)
     problems = sorted(set(found(tree)))
     for problem in problems:
         print(problem)

@@ -23,10 +23,10 @@ def pages(tree: Tree) -> list[str]:
 
 
 def lines_are_wrapped(tree: Tree) -> Iterator[Problem]:
-    """At 120 characters, except tables, images, code and a word that is longer."""
+    """At 120 characters, except tables, images, comments, code and a word that is longer."""
     for page in pages(tree):
         for number, line in tree.prose(page):
-            is_text = line[:4].strip() and not line.lstrip().startswith(("|", "!["))
+            is_text = line[:4].strip() and not line.lstrip().startswith(("|", "![", "<!--"))
             if is_text and len(line) > WIDTH and " " in line[:WIDTH].strip():
                 yield Problem(page, number, f"the line has {len(line)} characters", f"wrap it at {WIDTH}")
 

@@ -1,4 +1,4 @@
-"""First lines of configs: the command, and the time and the score that were measured or published."""
+"""First lines of configs: the command, and the published score."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from tools.conventions.tree import Problem, Tree
 
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
-NOT_MEASURED = ("Cost and score are not measured.", "Not measured yet.")
 WITHOUT_SCORES = (
     "backbone",
     "benchmark",
@@ -16,11 +15,6 @@ WITHOUT_SCORES = (
     "scenes",
     "start",
 )  # folders; others are published
-
-
-def comments(tree: Tree, file: str) -> str:
-    """The comments of a config in one line."""
-    return " ".join(line.lstrip("# ") for _, line in tree.lines(file) if line.startswith("#"))
 
 
 def header(tree: Tree, file: str) -> str:
@@ -36,18 +30,6 @@ def header(tree: Tree, file: str) -> str:
 def published(tree: Tree) -> list[str]:
     """The recipes of papers, in folders by data set."""
     return [file for file in tree.files("configs/*/*.yaml") if file.split("/")[1] not in WITHOUT_SCORES]
-
-
-def measured_recipes_state_time_and_score(tree: Tree) -> Iterator[Problem]:
-    for file in tree.files(
-        "configs/*.yaml", "configs/scenes/*.yaml", "configs/pretrain/*.yaml", "configs/papers/*.yaml"
-    ):
-        text = header(tree, file)
-        if any(remark in text for remark in NOT_MEASURED):
-            continue
-        if not any(score in text for score in SCORES) or not re.search(r"[\d.]+ min", text):
-            fix = f"write both, or '{NOT_MEASURED[0]}'"
-            yield Problem(file, 1, "the first lines have no score or no time in min", fix)
 
 
 def untrained_recipes_state_the_published_score(tree: Tree) -> Iterator[Problem]:

@@ -1,11 +1,10 @@
-"""What pages say of code, tests, messages and recipes is there: names in files, tests of faults, scores of recipes."""
+"""What pages say of code, tests, messages and recipes is there: names in files, tests of faults, configs."""
 
 import ast
 import re
 from collections.abc import Iterator
 
-from tools.conventions.recipes import NOT_MEASURED, comments
-from tools.conventions.tree import Problem, Row, Tree, rows
+from tools.conventions.tree import Problem, Tree, rows
 
 STEP = re.compile(r"((?:`\w+`(?: and |, ))*`\w+`) in `([\w/]+\.py)`")
 # Messages that docs/troubleshooting.md quotes without a command: the file of the message, and its text.
@@ -74,37 +73,6 @@ def quoted_messages_exist(tree: Tree) -> Iterator[Problem]:
             yield Problem(f"densevit/{file}", 1, f"the message '{quoted}' is missing", f"correct {page} and QUOTED")
         if quoted.removesuffix(" (") not in text:
             yield Problem(page, 1, f"the message '{quoted}' is missing", "quote it as the code writes it")
-
-
-def results_are_those_of_the_recipes(tree: Tree) -> Iterator[Problem]:
-    """docs/results.md: a row per measured recipe on scenes, with the scores and the time of its file."""
-    page = "docs/results.md"
-    found: dict[str, Row] = {}
-    for row in rows(tree.lines(page)):
-        match = re.fullmatch(r"`([\w/]+)\.yaml`[ *]*", row.cells[0])
-        if match is not None:
-            found[match[1]] = row
-    files = tree.files("configs/*.yaml", "configs/scenes/*.yaml")
-    recipes = {file.removeprefix("configs/").removesuffix(".yaml"): file for file in files}
-    for name, file in recipes.items():
-        is_measured = name != "scenes/overfit" and NOT_MEASURED[0] not in comments(tree, file)
-        if is_measured and name not in found:
-            yield Problem(page, 1, f"{name}.yaml has no row", "add one with the scores of its first lines")
-        if not is_measured and name in found:
-            yield Problem(page, found[name].line, f"{name}.yaml has no measured score", "remove the row")
-    for name, row in found.items():
-        if name not in recipes:
-            yield Problem(page, row.line, f"there is no recipe {name}.yaml", "correct the name")
-            continue
-        text = " | ".join(row.cells[1:])
-        times, scores = re.findall(r"[\d.]+ min", text), re.findall(r"\b0\.\d{3}\b", text)
-        if len(times) != 1 or not scores:
-            yield Problem(page, row.line, f"{len(times)} times and {len(scores)} scores", "write one time, and scores")
-        for figure in times + scores:
-            if figure not in comments(tree, recipes[name]):
-                yield Problem(
-                    page, row.line, f"{recipes[name]} does not have {figure}", "write the figures of its file"
-                )
 
 
 def configs_on_pages_exist(tree: Tree) -> Iterator[Problem]:

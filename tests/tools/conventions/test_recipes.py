@@ -3,19 +3,6 @@
 from tests.tools.conventions.small_tree import ProblemsOf
 
 
-def test_measured_recipes_state_time_and_score(problems_of: ProblemsOf) -> None:
-    problems = problems_of("recipes.measured_recipes_state_time_and_score")
-    assert problems("configs/fcn.yaml", "7.0 min", "7 hours") == [
-        "configs/fcn.yaml:1: the first lines have no score or no time in min"
-    ]
-    assert problems("configs/fcn.yaml", "box AP", "box P") == [
-        "configs/fcn.yaml:1: the first lines have no score or no time in min"
-    ]
-    assert problems("configs/fcn.yaml", "# FCN.", "\n# FCN.") == [
-        "configs/fcn.yaml:1: the first lines have no score or no time in min"
-    ]
-
-
 def test_untrained_recipes_state_the_published_score(problems_of: ProblemsOf) -> None:
     problems = problems_of("recipes.untrained_recipes_state_the_published_score")
     assert problems("configs/coco/fcn.yaml", "Published", "Printed") == [

@@ -4,7 +4,6 @@ from tests.tools.conventions.small_tree import ProblemsOf
 
 ARCHITECTURE = "docs/architecture.md"
 FAULTS = "docs/faults.md"
-RESULTS = "docs/results.md"
 TROUBLES = "docs/troubleshooting.md"
 WEIGHTS = "docs/weights.md"
 
@@ -42,20 +41,6 @@ def test_quoted_messages_exist(problems_of: ProblemsOf) -> None:
     assert problems(TROUBLES, "is full, ", "") == [f"{TROUBLES}:1: the message 'is full (' is missing"]
     assert problems("densevit/training/run/errors.py", "is full (", "is full") == [
         "densevit/training/run/errors.py:1: the message 'is full (' is missing"
-    ]
-
-
-def test_results_are_those_of_the_recipes(problems_of: ProblemsOf) -> None:
-    problems = problems_of("references.results_are_those_of_the_recipes")
-    assert problems(RESULTS, "0.512", "0.513") == [f"{RESULTS}:5: configs/fcn.yaml does not have 0.513"]
-    assert problems(RESULTS, "7.0 min", "8.0 min") == [f"{RESULTS}:5: configs/fcn.yaml does not have 8.0 min"]
-    assert problems(RESULTS, "0.512", "") == [f"{RESULTS}:5: 1 times and 0 scores"]
-    assert problems(RESULTS, "fcn.yaml", "fcm.yaml") == [
-        f"{RESULTS}:1: fcn.yaml has no row",
-        f"{RESULTS}:5: there is no recipe fcm.yaml",
-    ]
-    assert problems("configs/fcn.yaml", "# FCN.", "# Cost and score are not measured.") == [
-        f"{RESULTS}:5: fcn.yaml has no measured score"
     ]
 
 
