@@ -100,7 +100,7 @@ FILES = {
     "configs/fcn.yaml": "# FCN. 2 CPU cores: 7.0 min, box AP 0.512.\nseed: 0\n",
     "configs/scenes/overfit.yaml": "# Cost and score are not measured.\nseed: 0\n",
     "configs/coco/fcn.yaml": "# Published, not run here: box AP 0.4\n"
-    "#   densevit train configs/coco/fcn.yaml data.root=x\n",
+    "#   densevit train configs/coco/fcn.yaml data.root=x\n#   backbone.depth=101: box AP 0.6\n",
     "configs/coco/fcn_large.yaml": "# As fcn.yaml. Published, not run here: box AP 0.5\nbase: fcn.yaml\n",
     "configs/data/coco.yaml": "#   densevit train CONFIG data=configs/data/coco.yaml data.root=x\nname: coco\n",
     "configs/start/fcn.yaml": "#   densevit train start/fcn data=folder\nseed: 0\n",
