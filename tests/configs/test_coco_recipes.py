@@ -16,8 +16,9 @@ from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
 from densevit.weights.label_sets import coco_classes
 from densevit_heads.dino import Dino
+from tests.configs.published import Recipe, with_variants
 
-RECIPES = sorted(
+RECIPES = with_variants(
     path for kind in ("detr_r*", "deformable*", "dino*") for path in Path("configs/coco").glob(f"{kind}.yaml")
 )
 R50 = 41_302_368  # "number of params" in the authors' log, the same with dilation
@@ -41,19 +42,29 @@ SWIN_L = 196_532_476 - 1000 * 1537 + NORMS * 192 - R50_BACKBONE
 SWIN_L += (384 + 768 + 1536 - 512 - 1024 - 2048) * 256 + 9 * (1536 - 2048) * 256
 WINDOW_12 = 360 * 564  # 529 instead of 169 rows of each head's table
 SMALL = ("width=32", "encoder_layers=1", "decoder_layers=2", "feedforward=64")
+DC5 = "backbone.dilation=true data.batch_size=1 trainer.accumulate=64"
+LONG = "trainer.max_epochs=36 optim.drop_at=0.8333"
+TINY, LARGE = (f"backbone.name=swin backbone.variant={variant}" for variant in ("tiny", "large"))
 TRAINED = {
     "detr_r50": R50 - UNUSED,
-    "detr_r50_dc5": R50 - UNUSED,
-    "detr_r101": R101 - UNUSED,
+    f"detr_r50 {DC5}": R50 - UNUSED,
+    "detr_r50 backbone.depth=101": R101 - UNUSED,
+    f"detr_r50 backbone.depth=101 {DC5}": R101 - UNUSED,
     "deformable_detr_r50": DEFORMABLE,
-    "deformable_detr_r50_refined": REFINED,
+    "deformable_detr_r50 heads.detection.box_refinement=true": REFINED,
     "deformable_detr_r50_two_stage": TWO_STAGE,
-    **{f"deformable_detr_{name}ep": TRICKS for name in ("r50_12", "r50_36")},
-    **{f"deformable_detr_swin_tiny_{epochs}ep": TRICKS + SWIN_T for epochs in (12, 36)},
-    **{f"deformable_detr_swin_large_{epochs}ep": TRICKS + SWIN_L for epochs in (12, 36)},
-    **{f"dino_r50_{epochs}ep": DINO for epochs in (12, 36)},
-    **{f"dino_swin_tiny_{epochs}ep": DINO + SWIN_T for epochs in (12, 36)},
-    **{f"dino_swin_large_{epochs}ep": DINO + SWIN_L + WINDOW_12 for epochs in (12, 36)},
+    "deformable_detr_r50_12ep": TRICKS,
+    f"deformable_detr_r50_12ep {LONG}": TRICKS,
+    f"deformable_detr_r50_12ep {TINY}": TRICKS + SWIN_T,
+    f"deformable_detr_r50_12ep {TINY} {LONG}": TRICKS + SWIN_T,
+    f"deformable_detr_r50_12ep {LARGE}": TRICKS + SWIN_L,
+    f"deformable_detr_r50_12ep {LARGE} backbone.drop_path=0.5 {LONG}": TRICKS + SWIN_L,
+    "dino_r50_12ep": DINO,
+    f"dino_r50_12ep {LONG}": DINO,
+    f"dino_r50_12ep {TINY} backbone.drop_path=0.1": DINO + SWIN_T,
+    f"dino_r50_12ep {TINY} backbone.drop_path=0.1 {LONG}": DINO + SWIN_T,
+    f"dino_r50_12ep {LARGE} backbone.window_size=12": DINO + SWIN_L + WINDOW_12,
+    f"dino_r50_12ep {LARGE} backbone.window_size=12 {LONG}": DINO + SWIN_L + WINDOW_12,
 }
 
 
@@ -78,30 +89,30 @@ def make(root: Path, size: tuple[int, int]) -> Path:
 
 
 def test_all_recipes_are_tested() -> None:
-    assert {path.stem for path in RECIPES} == set(TRAINED)
+    assert {recipe.name for recipe in RECIPES} == set(TRAINED)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe_matches_the_published_one(path: Path) -> None:
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_recipe_matches_the_published_one(recipe: Recipe) -> None:
     """Carion et al. 2020, sections 3 and 4 and appendix A.4; Zhu et al. 2021, section 5.1; the authors' READMEs; DINO's
     config/DINO/DINO_4scale.py; detrex' projects/dino and coco_schedule.py; H-Deformable-DETR's configs/two_stage."""
-    config = configs.load(path)
+    config = recipe.load()
     configs.check_plugins(config)
     with torch.device("meta"):
         model = build_model(config, {"detection": coco_classes()})
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINED[path.stem]
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINED[recipe.name]
     optim, trainer, data = config.optim, config.trainer, config.data
-    model_name = path.stem.split("_")[0]
+    model_name = recipe.name.split("_")[0]
     lr, epochs, images = {"deformable": (2e-4, 50, 32), "detr": (1e-4, 500, 64), "dino": (1e-4, 0, 16)}[model_name]
     drop_at = 0.8
-    if path.stem.endswith("ep"):
-        epochs, images = int(path.stem[-4:-2]), 16
+    if "12ep" in recipe.name:
+        epochs, images = 36 if LONG in recipe.name else 12, 16
         drop_at = {12: 11, 36: 30}[epochs] / epochs
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", lr, lr / 10, 1e-4)
     assert (optim.schedule, optim.drop_at, trainer.max_epochs) == ("step", pytest.approx(drop_at, abs=1e-4), epochs)
     assert trainer.clip_grad_norm == 0.1 and data.batch_size * trainer.accumulate == images
     assert (data.recipe, data.image_size) == ("detr", (800, 1333))
-    assert config.backbone.options.get("dilation", False) == ("dc5" in path.stem)
+    assert config.backbone.options.get("dilation", False) == (DC5 in recipe.name)
     rates = rates_of(model, optim, lr)
     slow = {rate.name for rate in rates if rate.lr == 0.1 * lr and not rate.name.startswith("backbone.")}
     expected = ("offsets.weight", "offsets.bias", "queries.reference.weight", "queries.reference.bias")
@@ -113,8 +124,8 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
 def test_dino_with_shared_prediction_heads_has_the_published_parameters() -> None:
     """47 M and 217 M in all (alibaba/EasyCV, configs/detection/dino); there, decoder layers share prediction heads."""
     shared, frozen = 5 * (80 * 257 + BOX_HEAD), 9_408 + 212_992
-    assert round((TRAINED["dino_r50_12ep"] - shared + frozen) / 1e6) == 47
-    assert round((TRAINED["dino_swin_large_12ep"] - shared) / 1e6) == 217
+    assert round((DINO - shared + frozen) / 1e6) == 47
+    assert round((DINO + SWIN_L + WINDOW_12 - shared) / 1e6) == 217
 
 
 @pytest.mark.parametrize("name", ["dino_r50", "deformable_detr_r50"])
@@ -135,19 +146,20 @@ def test_recipes_of_12_epochs_have_the_options_of_their_papers(name: str) -> Non
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
-    depth = 50 if "dc5" in path.stem else 18
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_smaller_recipe_trains_one_step(recipe: Recipe, tmp_path: Path) -> None:
+    dilated = DC5 in recipe.name
+    depth = 50 if dilated else 18
     head = "heads.detection"
-    backbone = "backbone.variant=nano" if "swin" in path.stem else f"backbone.depth={depth}"
+    backbone = "backbone.variant=nano" if "swin" in recipe.name else f"backbone.depth={depth}"
     smaller = [backbone, *(f"{head}.transformer.{option}" for option in SMALL)]
     root = make(tmp_path / "coco", (60, 90))
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", "data.image_size=[96, 160]"]
-    config = configs.load(path, [*smaller, *more])
+    config = recipe.load(*smaller, *more)
     data = build_data(config)
     assert [one.file_id for one in data.classes["detection"]] == [one.file_id for one in coco_classes()]
     model = build_model(config, data.classes)
-    assert model.backbone.strides[-1] == (16 if "dc5" in path.stem else 32)
+    assert model.backbone.strides[-1] == (16 if dilated else 32)
     batch = next(iter(data.train_loader()))
     optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, 64))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -13,6 +13,15 @@ from densevit.data.io.dataset_writer import write_split
 from densevit.inference.creating import build_model
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
+from tests.configs import (
+    test_coco_recipes,
+    test_depth_recipes,
+    test_eomt_recipes,
+    test_mask_recipes,
+    test_rtdetr_recipes,
+    test_segmentation_recipes,
+)
+from tests.configs.published import Recipe, with_variants
 
 SHIPPED = sorted([*Path("configs").glob("*.yaml"), *Path("configs/scenes").glob("*.yaml")])
 SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
@@ -100,19 +109,33 @@ def test_shipped_config_trains_one_step(path: Path, folder: Path, labelled: Path
         assert not parameter.requires_grad or parameter.grad is not None, name
 
 
-@pytest.mark.parametrize(
-    "path", [*SHIPPED, *PUBLISHED, *START, *PAPERS], ids=lambda path: f"{path.parent.name}-{path.stem}"
-)
-def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files(path: Path) -> None:
+def test_variants_in_the_first_lines_are_built() -> None:
+    """The tests of these families build each variant and compare its parameters with the paper's."""
+    tested = {
+        *test_coco_recipes.RECIPES,
+        *test_depth_recipes.DEPTH_ANYTHING,
+        *test_eomt_recipes.RECIPES.values(),
+        *test_mask_recipes.RECIPES,
+        *test_rtdetr_recipes.RECIPES,
+        *test_segmentation_recipes.RECIPES,
+    }
+    variants = [recipe for recipe in with_variants(Path("configs").rglob("*.yaml")) if recipe.overrides]
+    assert len(variants) > 30 and set(variants) <= tested
+    for recipe in variants:
+        assert recipe.load() != configs.load(recipe.path), recipe
+
+
+@pytest.mark.parametrize("recipe", with_variants([*SHIPPED, *PUBLISHED, *START, *PAPERS]), ids=str)
+def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files(recipe: Recipe) -> None:
     """`evaluation_bounds` gives `evaluation_size` to within the rounding of the short side times the aspect ratio."""
-    recipe = build_evaluation_transform(configs.load(path).data).recipe
-    bounds = recipe.evaluation_bounds()
+    transform = build_evaluation_transform(recipe.load().data).recipe
+    bounds = transform.evaluation_bounds()
     assert bounds is not None
     for height, width in ((480, 640), (333, 250)):
         sides = {"height": height, "width": width, "short_side": min(height, width), "long_side": max(height, width)}
         scale = min((bound / sides[key] for key, bound in bounds.items() if key in sides), default=1)
         size = (bounds.get("exact_height", round(height * scale)), bounds.get("exact_width", round(width * scale)))
-        assert size == pytest.approx(recipe.evaluation_size(height, width), abs=2)
+        assert size == pytest.approx(transform.evaluation_size(height, width), abs=2)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +149,14 @@ def test_no_config_searches_for_unused_parameters_in_each_step(paths: list[Path]
 
     from densevit.training.loop.trainer import build_trainer
 
-    for path in paths:
-        section = configs.load(path).trainer
-        assert section.strategy in ("auto", "ddp"), path
+    for recipe in with_variants(paths):
+        section = recipe.load().trainer
+        assert section.strategy in ("auto", "ddp"), recipe
         strategy = build_trainer(
             section.model_copy(update={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
         ).strategy
-        assert isinstance(strategy, DDPStrategy), path
-        assert not strategy._ddp_kwargs.get("find_unused_parameters"), path
+        assert isinstance(strategy, DDPStrategy), recipe
+        assert not strategy._ddp_kwargs.get("find_unused_parameters"), recipe
 
 
 @pytest.mark.parametrize(

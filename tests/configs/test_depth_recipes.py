@@ -1,5 +1,6 @@
 """Recipes of published depth trainings: each builds its full model and trains one step on generated files."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
+from tests.configs.published import Recipe, with_variants
 from tests.training.runs import train
 
 RECIPES = [Path("configs/nyu/dpt_hybrid.yaml"), Path("configs/kitti/dpt_hybrid.yaml")]
 
 
-DEPTH_ANYTHING = sorted(Path("configs").glob("*/depth_anything_v2*.yaml"))
+DEPTH_ANYTHING = with_variants(Path("configs").glob("*/depth_anything_v2*.yaml"))
 PUBLISHED_SIZES = {"small": 24.8, "base": 97.5, "large": 335.3}  # millions of parameters, the authors' README
 
 
@@ -161,10 +163,15 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
     assert data.options["preset"] == name(path) and config.inference.options.single_pass
 
 
-@pytest.mark.parametrize("path", DEPTH_ANYTHING, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_depth_anything_recipe_has_the_published_size_and_settings(path: Path) -> None:
+def test_all_sizes_of_depth_anything_are_tested() -> None:
+    sizes = [(recipe.path.parent.name, recipe.load().backbone.options["variant"]) for recipe in DEPTH_ANYTHING]
+    assert sorted(sizes) == sorted([*itertools.product(("kitti", "nyu"), PUBLISHED_SIZES), ("start", "small")])
+
+
+@pytest.mark.parametrize("recipe", DEPTH_ANYTHING, ids=str)
+def test_depth_anything_recipe_has_the_published_size_and_settings(recipe: Recipe) -> None:
     """metric_depth/train.py of the authors; their number of parameters includes parts without effect."""
-    config = configs.load(path, ["data.num_workers=0"])
+    config, folder = recipe.load(), recipe.path.parent.name
     configs.check_plugins(config)
     with torch.device("meta"):
         model = build_model(config, {})
@@ -176,11 +183,11 @@ def test_depth_anything_recipe_has_the_published_size_and_settings(path: Path) -
     optim, data, head = config.optim, config.data, config.heads["depth"].options
     assert (optim.name, optim.backbone_lr, optim.weight_decay, optim.schedule) == ("adamw", 5e-6, 0.01, "poly")
     assert (data.recipe, data.image_size, data.short_side, data.scales) == ("crop", 518, 518, (1.0, 1.0))
-    assert (head["output"], head["max_depth"]) == ("sigmoid", 80.0 if path.parent.name == "kitti" else 10.0)
-    if path.parent.name != "start":
-        assert (optim.lr, data.batch_size, data.options["preset"]) == (5e-5, 32, path.parent.name)
+    assert (head["output"], head["max_depth"]) == ("sigmoid", 80.0 if folder == "kitti" else 10.0)
+    if folder != "start":
+        assert (optim.lr, data.batch_size, data.options["preset"]) == (5e-5, 32, folder)
         measured = {"nyu": {"max_depth": 10.0, "crop": "eigen"}, "kitti": {"max_depth": 80.0, "crop": "garg"}}
-        assert config.heads["depth"].evaluation.options == {"min_depth": 0.001} | measured[path.parent.name]
+        assert config.heads["depth"].evaluation.options == {"min_depth": 0.001} | measured[folder]
 
 
 @pytest.mark.integration

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from densevit import config as configs
 from densevit.inference.creating import build_model
 from densevit.training.loop.optim import rates_of
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
+from tests.configs.published import with_variants
 
 CLASSES = {
     "detection": coco_classes(),
@@ -20,13 +20,20 @@ MILLIONS = {  # LightlyTrain's table, on DINOv3: 23.4, 92.5, 315.1; with DINOv2 
     "coco/eomt_large_instance": 316,
     "coco/eomt_large_dinov3_panoptic": 315.1,
     "coco/eomt_base_panoptic": 92.5 + 1.23,  # and a position table of 40 x 40
-    "coco/eomt_small_panoptic": 23.4 + 0.61,
+    "coco/eomt_base_panoptic backbone.variant=small": 23.4 + 0.61,
     "ade20k/eomt_large": 316,
 }
 
 
+RECIPES = {str(recipe): recipe for recipe in with_variants(Path("configs").glob("*/eomt_*.yaml"))}
+
+
+def test_all_recipes_are_tested():
+    assert set(RECIPES) == set(MILLIONS)
+
+
 def built(name):
-    config = configs.load(Path("configs") / f"{name}.yaml")
+    config = RECIPES[name].load()
     with torch.device("meta"):
         return config, build_model(config, {key: CLASSES[key] for key in config.heads})
 

@@ -20,32 +20,30 @@ from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.optim import learning_rate, optimizer_of
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
+from tests.configs.published import Recipe, with_variants
 from tests.configs.test_recipes import make as make_label_maps
 
 COCO, ADE20K = Path("configs/coco"), Path("configs/ade20k")
-RECIPES = sorted(
+RECIPES = with_variants(
     [*COCO.glob("mask2former*.yaml"), *COCO.glob("detr_panoptic*.yaml"), *ADE20K.glob("mask2former*.yaml")]
 )
+TINY = "backbone.name=swin backbone.variant=tiny backbone.drop_path=0.3"
 
 MILLIONS = {  # of parameters, Cheng et al. 2022 and Carion et al. 2020
-    "coco-mask2former_r50": 44,
-    "coco-mask2former_r50_panoptic": 44,
-    "coco-mask2former_swin_tiny": 47,
-    "coco-mask2former_swin_tiny_panoptic": 47,
-    "coco-mask2former_swin_large_panoptic": 216,
-    "coco-detr_panoptic_r50": 42.9,
-    "ade20k-mask2former_swin_tiny": 47,
-    "ade20k-mask2former_swin_large": 215,
+    "coco/mask2former_r50": 44,
+    "coco/mask2former_r50_panoptic": 44,
+    f"coco/mask2former_r50 {TINY}": 47,
+    f"coco/mask2former_r50_panoptic {TINY}": 47,
+    "coco/mask2former_swin_large_panoptic": 216,
+    "coco/detr_panoptic_r50": 42.9,
+    "ade20k/mask2former_swin_tiny": 47,
+    "ade20k/mask2former_swin_large": 215,
 }
 GMACS = {  # Cheng et al. 2022, table 1: the mean over 100 validation images, whose sizes are not known
-    "coco-mask2former_r50_panoptic": 226,
-    "coco-mask2former_swin_tiny_panoptic": 232,
-    "coco-mask2former_swin_large_panoptic": 868,
+    "coco/mask2former_r50_panoptic": 226,
+    f"coco/mask2former_r50_panoptic {TINY}": 232,
+    "coco/mask2former_swin_large_panoptic": 868,
 }
-
-
-def name(path: Path) -> str:
-    return f"{path.parent.name}-{path.stem}"
 
 
 def classes_of(config: configs.Config) -> dict[str, tuple[Class, ...]]:
@@ -56,53 +54,53 @@ def classes_of(config: configs.Config) -> dict[str, tuple[Class, ...]]:
     }
 
 
-def built(path: Path) -> DenseModel:
+def built(recipe: Recipe) -> DenseModel:
     """The recipe's model on the meta device."""
-    config = configs.load(path)
+    config = recipe.load()
     configs.check_plugins(config)
     with torch.device("meta"):
         return build_model(config, classes_of(config))
 
 
 def test_all_recipes_are_tested() -> None:
-    assert {name(path) for path in RECIPES} == set(MILLIONS)
+    assert {str(recipe) for recipe in RECIPES} == set(MILLIONS)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_parameter_counts_match_the_paper(path: Path) -> None:
-    millions = sum(p.numel() for p in built(path).parameters()) / 1e6
-    digits = 1 if "detr" in path.stem else None
-    assert round(millions, digits) == MILLIONS[name(path)]
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_parameter_counts_match_the_paper(recipe: Recipe) -> None:
+    millions = sum(p.numel() for p in built(recipe).parameters()) / 1e6
+    digits = 1 if "detr" in recipe.name else None
+    assert round(millions, digits) == MILLIONS[str(recipe)]
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("recipe", GMACS)
-def test_multiply_adds_match_the_paper(recipe: str) -> None:
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if str(recipe) in GMACS], ids=str)
+def test_multiply_adds_match_the_paper(recipe: Recipe) -> None:
     """One image of 800 x 1131, as in `test_detr_cost`; counts convolutions and matrix products, no sampling.
 
     5 to 9 % below the published numbers: the paper's images and counted operations are not known.
     """
-    model = built(COCO / f"{recipe.partition('-')[2]}.yaml").eval()
+    model = built(recipe).eval()
     batch = torch.empty(1, 3, 800, 1131, device="meta"), torch.zeros(1, 800, 1131, dtype=torch.bool, device="meta")
     with FlopCounterMode(display=False) as counter:
         model.heads["panoptic"](model.backbone(batch[0]), batch[1])
-    assert counter.get_total_flops() / 2e9 == pytest.approx(GMACS[recipe], rel=0.1)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(GMACS[str(recipe)], rel=0.1)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_recipe_matches_the_published_one(path: Path) -> None:
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_recipe_matches_the_published_one(recipe: Recipe) -> None:
     """The configs of facebookresearch/Mask2Former; section 4.4 of Carion et al. 2020 and facebookresearch/detr."""
-    config = configs.load(path)
+    config = recipe.load()
     optim, trainer, data = config.optim, config.trainer, config.data
     [head] = config.heads.values()
     images = data.batch_size * trainer.accumulate
     assert (optim.name, optim.lr, optim.backbone_lr, images, trainer.devices) == ("adamw", 1e-4, 1e-5, 16, 1)
-    if "detr" in path.stem:
+    if "detr" in recipe.name:
         assert (trainer.max_epochs, optim.schedule, optim.drop_at) == (25, "step", 15 / 25)
         assert (optim.weight_decay, trainer.clip_grad_norm) == (1e-4, 0.1)
         assert (data.name, data.recipe, data.image_size) == ("coco_panoptic", "detr", (800, 1333))
         return
-    large, ade, panoptic = "large" in path.stem, path.parent == ADE20K, "panoptic" in path.stem
+    large, ade, panoptic = "large" in recipe.name, recipe.path.parent == ADE20K, "panoptic" in recipe.name
     steps = 160_000 if ade else 368_750 * (1 + large)
     assert (trainer.max_steps, optim.weight_decay, trainer.clip_grad_norm) == (steps, 0.05, 0.01)
     schedule = ("poly", 0.67) if ade else ("step", round(327_778 / 368_750, 3))
@@ -155,18 +153,18 @@ def make_coco(root: Path, size: tuple[int, int]) -> Path:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_smaller_recipe_trains_one_step_and_is_evaluated(path: Path, tmp_path: Path) -> None:
-    detr = "detr" in path.stem
-    root = make_label_maps("ade20k", tmp_path, (60, 90)) if path.parent == ADE20K else make_coco(tmp_path, (60, 90))
-    [head] = (f"heads.{task}" for task in configs.load(path).heads)
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_smaller_recipe_trains_one_step_and_is_evaluated(recipe: Recipe, tmp_path: Path) -> None:
+    detr, ade = "detr" in recipe.name, recipe.path.parent == ADE20K
+    root = make_label_maps("ade20k", tmp_path, (60, 90)) if ade else make_coco(tmp_path, (60, 90))
+    [head] = (f"heads.{task}" for task in recipe.load().heads)
     options = f"{head}.detr.transformer" if detr else f"{head}.transformer"
     smaller = [f"{options}.width=32", f"{options}.decoder_layers=2", f"{options}.feedforward=64"]
     smaller += [f"{options}.encoder_layers=1"] if detr else [f"{head}.pixel_decoder.layers=1", f"{head}.num_points=64"]
-    smaller += ["backbone.variant=nano"] if "swin" in path.stem else ["backbone.depth=18"]
+    smaller += ["backbone.variant=nano"] if "swin" in recipe.name else ["backbone.depth=18"]
     size = ["data.image_size=[64, 128]"] if detr else ["data.image_size=64", "data.short_side=64"]
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", *size]
-    config = configs.load(path, [*smaller, *more])
+    config = recipe.load(*smaller, *more)
     configs.check_plugins(config)
     data = build_data(config)
     model = build_model(config, data.classes)

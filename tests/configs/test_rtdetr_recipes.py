@@ -11,9 +11,10 @@ from densevit.data.build import build_data
 from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
 from densevit.weights.label_sets import coco_classes
+from tests.configs.published import Recipe, with_variants
 from tests.configs.test_coco_recipes import make
 
-RECIPES = sorted(Path("configs/coco").glob("rtdetr*.yaml"))
+RECIPES = with_variants(Path("configs/coco").glob("rtdetr*.yaml"))
 # Parameters in all, of which the stem of R50 and R101 is frozen and their norms are buffers.
 PARAMETERS = {
     "rtdetr_r18": 20_184_208,
@@ -49,29 +50,34 @@ def norms(blocks: Sequence[int]) -> int:
     return 2 * (32 + 32 + 64) + sum(2 * (count * (2 * width + 4 * width) + 4 * width) for count, width in stages)
 
 
+def name(recipe: Recipe) -> str:
+    """As in `rtdetr_r101`."""
+    return f"{recipe.path.stem.partition('_')[0]}_r{recipe.load().backbone.options['depth']}"
+
+
 def test_all_recipes_are_tested() -> None:
-    assert {path.stem for path in RECIPES} == set(PARAMETERS)
+    assert {name(recipe) for recipe in RECIPES} == set(PARAMETERS) and len(RECIPES) == len(PARAMETERS)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe_matches_the_authors_config(path: Path) -> None:
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_recipe_matches_the_authors_config(recipe: Recipe) -> None:
     """rtdetr_pytorch/configs/rtdetr and rtdetrv2_pytorch/configs/rtdetrv2 of lyuwenyu/RT-DETR."""
-    config = configs.load(path)
+    config = recipe.load()
     configs.check_plugins(config)
     with torch.device("meta"):
         model = build_model(config, {"detection": coco_classes()})
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    version, depth = path.stem.split("_")
+    version, depth = name(recipe).split("_")
     fixed = STEM + norms(BLOCKS[depth]) if depth in FROZEN_STEM else 0
-    assert trained == PARAMETERS[path.stem] - fixed
-    backbone_lr, epochs = SCHEDULES[path.stem]
+    assert trained == PARAMETERS[name(recipe)] - fixed
+    backbone_lr, epochs = SCHEDULES[name(recipe)]
     optim, trainer, data = config.optim, config.trainer, config.data
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, backbone_lr, 1e-4)
     assert (optim.schedule, optim.warmup_steps, trainer.max_epochs) == ("constant", 2000, epochs)
     assert (trainer.ema, trainer.clip_grad_norm, data.batch_size * trainer.accumulate) == (0.9999, 0.1, 16)
     assert trainer.ema_warmup == 2000
     assert data.image_size == 640
-    assert data.multi_scale == (None if path.stem == "rtdetrv2_r18" else SCALES)
+    assert data.multi_scale == (None if name(recipe) == "rtdetrv2_r18" else SCALES)
     if version == "rtdetrv2":
         assert data.final_phase is not None and data.in_final_phase.multi_scale is None
         assert data.final_phase.start * epochs == pytest.approx({120: 117, 72: 71}[epochs], abs=1e-3)
@@ -85,8 +91,8 @@ def test_recipe_matches_the_authors_config(path: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_smaller_recipe_trains_one_step(recipe: Recipe, tmp_path: Path) -> None:
     head = "heads.detection"
     smaller = [f"{head}.encoder.width=16", f"{head}.encoder.feedforward=16", f"{head}.transformer.width=32"]
     smaller += [f"{head}.transformer.{x}" for x in ("encoder_layers=1", "decoder_layers=2", "feedforward=64")]
@@ -98,7 +104,7 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
         "data.image_size=128",
         "data.multi_scale=null",
     ]
-    config = configs.load(path, [*smaller, *more])
+    config = recipe.load(*smaller, *more)
     data = build_data(config)
     model = build_model(config, data.classes).train()
     batch = next(iter(data.train_loader()))
@@ -111,5 +117,5 @@ def test_smaller_recipe_trains_one_step(path: Path, tmp_path: Path) -> None:
     assert any(name.startswith("backbone.layer2") for name in changed)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     stem = {f"backbone.conv1.{i}.weight" for i in (0, 3, 6)}
-    assert frozen == (stem if path.stem.split("_")[1] in FROZEN_STEM else set())
+    assert frozen == (stem if name(recipe).split("_")[1] in FROZEN_STEM else set())
     assert not frozen & changed

@@ -44,7 +44,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "coco": ("detr_swin", "data=coco", "data.root=~/coco"),
     "mine": ("detr_swin",),
     "coco_r50": ("coco/detr_r50", "data.root=~/coco"),
-    "coco_masks": ("coco/mask2former_swin_tiny", "data.root=~/coco"),
+    "coco_masks": ("coco/mask2former_r50", "backbone={name: swin, variant: tiny, drop_path: 0.3}", "data.root=~/coco"),
     "depth_anything": (
         "start/depth_anything_v2",
         "weights=null",
@@ -361,7 +361,7 @@ def mentions(text: str, name: str) -> bool:
 
 def measured(folder: Path) -> None:
     """The command of docs/benchmark.md that measures most cases. Finished ones are not repeated."""
-    grid = ("--backbones", "swin,vit,mvit,resnet,timm", "--heads", "detr,setr,dpt")
+    grid = ("--backbones", "swin,vit,mvit,resnet,timm", "--heads", "dab_detr,setr,dpt")
     command = ("benchmark", *grid, "--train", "--images", "16000", "--out", str(folder), *SHORTER["benchmark"])
     assert main([*command]) == 0
 

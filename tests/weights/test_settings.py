@@ -1,6 +1,7 @@
 """The evaluation config of a converted model, and options from config.json and names that tensors do not determine."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from densevit.weights.layouts import find
 from densevit.weights.preprocessing import of_folder, of_timm
 from densevit.weights.pretrained import load_pretrained
 from densevit_heads.dpt.checkpoints import KITTI, NYU
+from tests.configs.published import with_variants
 
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
 
@@ -82,6 +84,42 @@ def test_mask2former_with_other_semantic_classes_has_their_label_maps():
     head = {"name": "mask2former_semantic"}
     config = settings("mask2former-semantic", "segmentation", head, segmentation_classes(2, ["road", "tree"]))
     assert [one["name"] for one in config.data.options["classes"]] == ["road", "tree"]
+
+
+LAYOUTS = {  # head, except dinov3's: layout
+    "deformable_detr": "deformable-detr",
+    "eomt": "eomt",
+    "eomt_instance": "eomt-instance",
+    "eomt_semantic": "eomt-semantic",
+    "mask2former": "mask2former",
+    "mask2former_instance": "mask2former-instance",
+    "mask2former_semantic": "mask2former-semantic",
+    "segformer": "segformer",
+    "upernet": "transformers-upernet",
+}
+PUBLISHED = with_variants(
+    path
+    for pattern in ("coco/deformable_detr_*", "*/eomt_*", "*/mask2former_*", "*/segformer_*", "*/upernet_*")
+    for path in Path("configs").glob(f"{pattern}.yaml")
+    if "12ep" not in path.stem and "dinov3" not in path.stem
+)
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED, ids=str)
+def test_converted_models_have_the_settings_of_their_recipe(recipe):
+    """Also those that only overrides of a recipe give."""
+    expected = recipe.load()
+    [(key, head)] = expected.heads.items()
+    count = {"ade20k": 150, "cityscapes": 19}.get(recipe.path.parent.name, {"detection": 80, "panoptic": 133}.get(key))
+    options = {"two_stage": False, **head.options} if head.name == "deformable_detr" else head.options
+    sections = {
+        "backbone": {"name": expected.backbone.name, **expected.backbone.options},
+        "heads": {key: {"name": head.name, **options}},
+    }
+    config = configs.from_mapping(with_settings(find(LAYOUTS[head.name]), sections, {key: segmentation_classes(count)}))
+    for section in ("data", "optim", "trainer", "inference", "seed"):
+        assert getattr(config, section) == getattr(expected, section)
+    assert config.heads[key].evaluation == head.evaluation
 
 
 @pytest.mark.parametrize("layout", ["detr-panoptic", "transformers-detr-panoptic"])

@@ -165,9 +165,8 @@ def describe(ours: StateDict) -> dict[str, Any]:
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
     """The training and evaluation on COCO."""
-    head = sections["heads"]["detection"]
-    variant = "_two_stage" if head["two_stage"] else "_refined" if head["box_refinement"] else ""
-    return f"coco/deformable_detr_r50{variant}", {}
+    two_stage = sections["heads"]["detection"]["two_stage"]
+    return f"coco/deformable_detr_r50{'_two_stage' if two_stage else ''}", {}
 
 
 def known_queries(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:

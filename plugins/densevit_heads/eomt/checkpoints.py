@@ -156,7 +156,7 @@ def _saved(task: Task, dinov3: bool) -> Callable[[StateDict, Mapping[str, Any]],
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
     """The training and evaluation on the data set that has so many classes."""
     backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
-    variant = backbone["variant"] if backbone["variant"] in ("small", "base") else "large"
+    variant = "base" if backbone["variant"] in ("small", "base") else "large"
     known = len(classes.get(key, ()))
     side = backbone.get("image_size")
     size = {} if side is None else {"data": {"image_size": side}}

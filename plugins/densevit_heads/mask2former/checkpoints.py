@@ -142,11 +142,10 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     on label maps of the classes.
     """
     backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
-    variant = "r50" if backbone["name"] == "resnet" else "swin_tiny"
     ade20k = f"ade20k/mask2former_swin_{'large' if backbone.get('variant') in ('base', 'large') else 'tiny'}"
     count = len(classes.get(key, ()))
     if head["name"] == HEADS["instance"][0]:
-        return f"coco/mask2former_{variant}", {}
+        return "coco/mask2former_r50", {}
     if head["name"] == HEADS["semantic"][0]:
         if count not in (19, 150):
             listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in classes.get(key, ())]
@@ -154,7 +153,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
         return ade20k, {} if count == 150 else {"data": "configs/data/cityscapes.yaml"}
     if count in (19, 150):
         return ade20k, {"data": f"configs/data/{'ade20k' if count == 150 else 'cityscapes'}_panoptic.yaml"}
-    return f"coco/mask2former_{'swin_large' if backbone.get('variant') == 'large' else variant}_panoptic", {}
+    return f"coco/mask2former_{'swin_large' if backbone.get('variant') == 'large' else 'r50'}_panoptic", {}
 
 
 def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:

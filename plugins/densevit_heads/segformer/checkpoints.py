@@ -31,11 +31,13 @@ def _classes(bias: str) -> Callable[[StateDict, Mapping[str, Any]], dict[str, tu
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
     """The training on ADE20K or Cityscapes by the number of classes; ADE20K's for others, on label maps of these."""
-    variant, labels = sections["backbone"]["variant"], classes.get("segmentation", ())
+    labels = classes.get("segmentation", ())
+    folder = _RECIPES.get(len(labels), "ade20k")
+    recipe = f"{folder}/segformer_{'b5' if folder == 'ade20k' and sections['backbone']['variant'] == 'b5' else 'b0'}"
     if len(labels) in _RECIPES:
-        return f"{_RECIPES[len(labels)]}/segformer_{variant}", {}
+        return recipe, {}
     listed = [{"name": label.name, "id": label.file_id, "color": [*label.color]} for label in labels]
-    return f"ade20k/segformer_{variant}", {"data": {"name": "label_maps", "classes": listed}}
+    return recipe, {"data": {"name": "label_maps", "classes": listed}}
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:

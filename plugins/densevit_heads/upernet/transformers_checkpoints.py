@@ -96,9 +96,8 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
     """The training on ADE20K; on label maps of the classes if they are not its 150."""
     backbone, labels = sections["backbone"], classes.get("segmentation", ())
-    model = str(backbone.get("model", "")) or f"swin_{backbone.get('variant')}"
-    family, _, size = model.partition("_")
-    recipe = f"ade20k/upernet_{family}_{size if size in ('tiny', 'small', 'base') else 'base'}"
+    model = "swin_tiny" if backbone["name"] == "swin" else str(backbone["model"])
+    recipe = f"ade20k/upernet_{model if model.endswith('_tiny') else 'convnext_small'}"
     if len(labels) == 150:
         return recipe, {}
     listed = [{"name": label.name, "id": label.file_id, "color": [*label.color]} for label in labels]

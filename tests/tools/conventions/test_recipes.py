@@ -11,6 +11,9 @@ def test_untrained_recipes_state_the_published_score(problems_of: ProblemsOf) ->
     assert problems("configs/coco/fcn.yaml", "AP 0.4", "AP") == [
         "configs/coco/fcn.yaml:1: the first lines have no published score"
     ]
+    assert problems("configs/coco/fcn.yaml", "AP 0.6", "as below") == [
+        "configs/coco/fcn.yaml:1: the line of backbone.depth=101 has no published score"
+    ]
 
 
 def test_headers_have_the_command(problems_of: ProblemsOf) -> None:

@@ -14,16 +14,16 @@ from densevit_workbench.benchmarking.cases import (
 )
 
 FAMILIES = ["swin", "vit", "mvit", "resnet", "timm"]
-HEADS = ["detr", "setr", "dpt"]
+HEADS = ["dab_detr", "setr", "dpt"]
 
 
 def test_the_protocol_gives_all_backbones_the_same_training_and_heads():
     cases = cases_of_protocol(PROTOCOL, FAMILIES, HEADS, ["data.train_length=8", "heads.setr.width=64"])
-    assert [case.name for case in cases[:4]] == ["swin-detr", "swin-setr", "swin-dpt", "vit-detr"]
+    assert [case.name for case in cases[:4]] == ["swin-dab_detr", "swin-setr", "swin-dpt", "vit-dab_detr"]
     assert len({case.fingerprint for case in cases}) == 15
     for case in cases:
         config = case.config()  # the plugins accept their options
-        assert list(config.heads) == [case.head]
+        assert [(name, head.name) for name, head in config.heads.items()] == [(case.head, case.head)]
         assert config.backbone.name == case.backbone
         others = [other.config() for other in cases if other.head == case.head]
         for section in ("data", "optim", "trainer", "heads", "seed"):
@@ -42,10 +42,10 @@ def test_backbones_are_shipped_names_files_and_plugins(tmp_path):
 @pytest.mark.parametrize(
     ("backbones", "heads", "overrides", "message"),
     [
-        (["swan"], ["detr"], [], "there is no backbone 'swan'. Did you mean 'swin'"),
+        (["swan"], ["dab_detr"], [], "there is no backbone 'swan'. Did you mean 'swin'"),
         (["swin"], ["detre"], [], "there is no head 'detre'. Did you mean 'detr'"),
-        (["swin"], ["detr"], ["backbone.variant=tiny"], "options of a backbone must be in a separate file"),
-        (["swin", "swin"], ["detr"], [], "swin-detr is given twice"),
+        (["swin"], ["dab_detr"], ["backbone.variant=tiny"], "options of a backbone must be in a separate file"),
+        (["swin", "swin"], ["dab_detr"], [], "swin-dab_detr is given twice"),
     ],
 )
 def test_wrong_names_are_errors(backbones, heads, overrides, message):

@@ -25,7 +25,16 @@ MODELS: dict[str, tuple[str, tuple[int, int], tuple[str, ...]]] = {  # config, s
     "Deformable DETR": ("coco/deformable_detr_r50", (800, 1344), ()),
     "Mask2Former-R50": ("coco/mask2former_r50", (1024, 1024), ()),
     "D-FINE-L": ("coco/dfine_l", (640, 640), ("backbone.pretrained=false",)),
-    "ViT-L with DPT": ("nyu/depth_anything_v2_large", (518, 686), ()),
+    "ViT-L with DPT": (
+        "nyu/depth_anything_v2_small",
+        (518, 686),
+        (
+            "backbone.variant=large",
+            "backbone.features=[5,12,18,24]",
+            "heads.depth.width=256",
+            "heads.depth.reassemble_channels=[256,512,1024,1024]",
+        ),
+    ),
 }
 SMOKE = {
     "DETR-R50": ("backbone.depth=18",),
