@@ -39,7 +39,6 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     references.faults_have_tests,
     references.quoted_messages_exist,
     references.results_are_those_of_the_recipes,
-    references.configs_on_pages_exist,
     recipes.measured_recipes_state_time_and_score,
     recipes.untrained_recipes_state_the_published_score,
     recipes.headers_have_the_command,

@@ -105,14 +105,3 @@ def results_are_those_of_the_recipes(tree: Tree) -> Iterator[Problem]:
                 yield Problem(
                     page, row.line, f"{recipes[name]} does not have {figure}", "write the figures of its file"
                 )
-
-
-def configs_on_pages_exist(tree: Tree) -> Iterator[Problem]:
-    """`configs/....yaml` on a page is a file of the tree, or on own-*.md of the reader's."""
-    for page in tree.pages():
-        if page.startswith("docs/own-"):
-            continue
-        for number, line in tree.lines(page):
-            for file in re.findall(r"(?<![\w/])configs/[\w/-]+\.yaml", line):
-                if not tree.exists(file):
-                    yield Problem(page, number, f"there is no {file}", "correct the name")

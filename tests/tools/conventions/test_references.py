@@ -6,7 +6,6 @@ ARCHITECTURE = "docs/architecture.md"
 FAULTS = "docs/faults.md"
 RESULTS = "docs/results.md"
 TROUBLES = "docs/troubleshooting.md"
-WEIGHTS = "docs/weights.md"
 
 
 def test_steps_are_defined_where_the_page_says(problems_of: ProblemsOf) -> None:
@@ -57,8 +56,3 @@ def test_results_are_those_of_the_recipes(problems_of: ProblemsOf) -> None:
     assert problems("configs/fcn.yaml", "# FCN.", "# Cost and score are not measured.") == [
         f"{RESULTS}:5: fcn.yaml has no measured score"
     ]
-
-
-def test_configs_on_pages_exist(problems_of: ProblemsOf) -> None:
-    problems = problems_of("references.configs_on_pages_exist")
-    assert problems(WEIGHTS, "configs/fcn.yaml", "configs/fcm.yaml") == [f"{WEIGHTS}:7: there is no configs/fcm.yaml"]
