@@ -1,6 +1,6 @@
 """Fine-tunes a detector on a folder of images with COCO annotations, and predicts on one image.
 
-    python examples/fine_tune.py ~/my_folder backbone.weights=timm:swin_tiny_patch4_window7_224 backbone.variant=tiny
+    python examples/fine_tune.py ~/my_folder backbone=efficientnet_lite0
 
 The folder has train/ and val/, each with images and annotations.json; see docs/own-data.md.
 """

@@ -26,7 +26,7 @@ MODEL_OR_FILE = f"{MODEL}; or an exported file, NAME.onnx or NAME.pt2"
 EXAMPLES = """examples:
   densevit evaluate runs/detr_swin
   densevit evaluate runs/detr_swin data=coco data.root=~/coco --out results
-  densevit evaluate runs/detr_swin data.root=~/traffic --map person=pedestrian --map "traffic light="
+  densevit evaluate runs/coco data.root=~/traffic --map person=pedestrian --map "traffic light="
   densevit evaluate hf:facebook/detr-resnet-50 data=coco data.root=~/coco --json
   densevit evaluate runs/detr_swin/model.onnx"""
 

@@ -39,7 +39,7 @@ class Layer:
 
 def source_of(path: Path) -> Source:
     """The source of a config that the user names: a recipe if densevit ships it, else the user's own."""
-    is_shipped = any(path.resolve() == file.resolve() for file in shipped_configs().values())
+    is_shipped = path.resolve() in (file.resolve() for file in shipped_configs().values())
     return Source(str(path), BASE if is_shipped else OWN)
 
 

@@ -21,10 +21,11 @@ from PIL import Image
 from densevit import cli, registry
 from densevit import config as configs
 from densevit.cli import main
-from densevit.config import Config
+from densevit.config import Config, yaml_io
 from densevit.registry.trust import modules_in
 from tests.docs.code_blocks import SHORTER, Block, Page, entry_points, run_command
-from tests.docs.resolution import ResolvedPage
+from tests.docs.inline_code import Inline
+from tests.docs.resolution import SECTION_FOLDERS, ResolvedPage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,9 +176,13 @@ class World:
                 shutil.copytree(self.run(*config), folder / "runs" / name)
         return page
 
-    def resolved_page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> ResolvedPage:
-        """A runner that runs nothing. The folders of runs have their configs."""
-        page = ResolvedPage(folder, folder / "home", self.project, blocks, self.place_sources, **given)
+    def resolved_page(
+        self, folder: Path, blocks: Sequence[Block | Inline], compares_weights: bool = False, **given: dict[str, str]
+    ) -> ResolvedPage:
+        """A runner that runs nothing, of a page, of the comments of a config or of a program's docstring. The folders
+        of runs have their configs."""
+        page = ResolvedPage(folder, folder / "home", self.project, blocks, self.place_sources, **given)  # type: ignore
+        page.compares_weights = compares_weights
         self._prepare(page)
         own = {name: config for (where, name), config in OWN_RUNS.items() if where == blocks[0].page}
         for name, (config, *overrides) in (RUNS | own).items():
@@ -185,6 +190,11 @@ class World:
                 page.leave_run(folder / "runs" / name, configs.load(config, overrides))
         page.models |= {f"hf:{repository}": RUNS[run] for repository, (run, _) in self.published.items()}
         page.models["detr-r50-e632da11.pth"] = RUNS["coco_r50"]
+        name = blocks[0].page
+        if name.startswith("configs/"):
+            page.recipe = name
+            if name.split("/")[1] not in SECTION_FOLDERS:
+                page.contexts.append((name,))
         return page
 
     def _prepare(self, page: Page) -> None:
@@ -256,7 +266,7 @@ class World:
         given = cli.command("train")[1].parse_intermixed_args(arguments[1:])
         if given.resume is None and self._on_shared_data(configs.load(given.config, given.overrides)):
             run = self.run(given.config, *given.overrides)
-            shutil.copytree(run, choose(Path(given.config).stem, given.run_dir), dirs_exist_ok=True)
+            shutil.copytree(run, choose(yaml_io.run_name(given.config), given.run_dir), dirs_exist_ok=True)
         else:
             run_command(arguments)
 

@@ -40,7 +40,6 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     references.steps_are_defined_where_the_page_says,
     references.faults_have_tests,
     references.quoted_messages_exist,
-    references.configs_on_pages_exist,
     results.figures_are_those_of_results_json,
     results.scores_are_not_typed,
     recipes.untrained_recipes_state_the_published_score,

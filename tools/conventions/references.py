@@ -73,14 +73,3 @@ def quoted_messages_exist(tree: Tree) -> Iterator[Problem]:
             yield Problem(f"densevit/{file}", 1, f"the message '{quoted}' is missing", f"correct {page} and QUOTED")
         if quoted.removesuffix(" (") not in text:
             yield Problem(page, 1, f"the message '{quoted}' is missing", "quote it as the code writes it")
-
-
-def configs_on_pages_exist(tree: Tree) -> Iterator[Problem]:
-    """`configs/....yaml` on a page is a file of the tree, or on own-*.md of the reader's."""
-    for page in tree.pages():
-        if page.startswith("docs/own-"):
-            continue
-        for number, line in tree.lines(page):
-            for file in re.findall(r"(?<![\w/])configs/[\w/-]+\.yaml", line):
-                if not tree.exists(file):
-                    yield Problem(page, number, f"there is no {file}", "correct the name")

@@ -5,7 +5,6 @@ from tests.tools.conventions.small_tree import ProblemsOf
 ARCHITECTURE = "docs/architecture.md"
 FAULTS = "docs/faults.md"
 TROUBLES = "docs/troubleshooting.md"
-WEIGHTS = "docs/weights.md"
 
 
 def test_steps_are_defined_where_the_page_says(problems_of: ProblemsOf) -> None:
@@ -42,8 +41,3 @@ def test_quoted_messages_exist(problems_of: ProblemsOf) -> None:
     assert problems("densevit/training/run/errors.py", "is full (", "is full") == [
         "densevit/training/run/errors.py:1: the message 'is full (' is missing"
     ]
-
-
-def test_configs_on_pages_exist(problems_of: ProblemsOf) -> None:
-    problems = problems_of("references.configs_on_pages_exist")
-    assert problems(WEIGHTS, "configs/fcn.yaml", "configs/fcm.yaml") == [f"{WEIGHTS}:7: there is no configs/fcm.yaml"]
