@@ -1,8 +1,8 @@
 """Published weights by name: `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]`,
 `package:NAME[/FILE]`.
 
-Each is downloaded and cached by its own library; an installed package has its own. A line on stderr announces a download
-with its size and folder. If it fails, the error names the file to download by hand.
+Each is downloaded and cached by its own library; an installed package has its own. A line on stderr announces a
+download with its size and folder. If it fails, the error names the file and what to do without a network.
 """
 
 import difflib
@@ -245,8 +245,8 @@ class _Repository:
         return None
 
     def announce(self, licence: str | None, files: Iterable[str]) -> None:
-        """Announces the download of the first of these files that the repository has, unless one is cached, and warns of
-        a restricted licence. licence: None: not known.
+        """Announces the download of the first of these files that the repository has, and warns of a restricted
+        licence, unless one of the files is cached. licence: None: not known.
         """
         files = list(files)
         if any(isinstance(self._library.try_to_load_from_cache(self.name, file), str) for file in files):
@@ -318,7 +318,7 @@ def _not_installed(source: str, library: str, extra: str) -> str:
 
 
 def _announce(source: str, address: str, size: int, folder: Path, instead: str) -> None:
-    """Prints a line on a download before it begins, on stderr, where its progress is. size: in bytes, 0 if not known."""
+    """Prints a line on a download before it begins, on stderr as its progress. size: in bytes, 0 if not known."""
     if not get_console().quiet:
         of_size = f" ({size / 1e6:,.1f} MB)" if size else ""
         said = f"{source} is not in the cache: downloading {address}{of_size} into {folder}."
