@@ -41,7 +41,7 @@ NOT_RUN = (
 )
 # Placeholders in commands.
 WORDS = {
-    "docs/own-data.md": {"CONFIG": "configs/panoptic_swin.yaml", "RUN": "runs/detr_swin"},
+    "docs/own-data.md": {"CONFIG": "configs/panoptic_swin.yaml", "RUN": "runs/start-detector"},
     "docs/weights.md": {"FILE": "configs/data/coco.yaml"},
 }
 # Python code: what is replaced, and by what.

@@ -39,12 +39,12 @@ RUNS: dict[str, tuple[str, ...]] = {
     "scenes-detr_vit": ("scenes/detr_vit",),
     "setr_vit": ("setr_vit",),
     "dpt_swin": ("dpt_swin",),
-    "scenes-dpt_vit": ("scenes/dpt_vit",),
     "panoptic": ("panoptic_swin",),
     "coco": ("detr_swin", "data=coco", "data.root=~/coco"),
     "mine": ("detr_swin",),
     "coco_r50": ("coco/detr_r50", "data.root=~/coco"),
     "coco_masks": ("coco/mask2former_swin_tiny", "data.root=~/coco"),
+    "dpt_hybrid": ("kitti/dpt_hybrid", "data={name: scenes, image_size: 64}"),
     "depth_anything": (
         "start/depth_anything_v2",
         "weights=null",
@@ -153,6 +153,7 @@ class World:
             "street.jpg": street,
             "aerial.jpg": aerial,
             "detr-r50-e632da11.pth": lambda file: self._converted("coco_r50", file, "detr"),
+            "dpt_hybrid-midas-501f0c75.pt": lambda file: self._converted("dpt_hybrid", file, "dpt-hybrid"),
             "model_final_3c8ec9.pkl": pickled,
             "kmax_r50.pth": kmax,
         }
