@@ -17,6 +17,7 @@ from typing import Any
 from densevit import cli
 from densevit import config as configs
 from densevit.config import Config
+from densevit.config.yaml_io import run_name
 from tests.docs.code_blocks import Block, Page
 
 
@@ -109,7 +110,7 @@ class ResolvedPage(Page):
             self.config(str(given.resume), overrides)
             return
         config = self.config(given.config, given.overrides)
-        self.leave_run(given.run_dir or Path("runs") / Path(given.config).stem, config)
+        self.leave_run(given.run_dir or Path("runs") / run_name(given.config), config)
 
     def leave_run(self, folder: Path, config: Config) -> None:
         folder = self.cwd / folder

@@ -22,6 +22,7 @@ from densevit import cli, registry
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config import Config
+from densevit.config.yaml_io import run_name
 from densevit.registry.trust import modules_in
 from tests.docs.code_blocks import SHORTER, Block, Page, entry_points, run_command
 from tests.docs.resolution import ResolvedPage
@@ -137,6 +138,8 @@ class World:
             "mine": coco,
             "traffic": traffic,
             "my_folder": scenes_and_test,
+            "cells": coco,
+            "all_cells": coco,
             "other": scenes,
             "photos": lambda folder: photos(folder, 20),
             "animals": animals,
@@ -257,7 +260,7 @@ class World:
         given = cli.command("train")[1].parse_intermixed_args(arguments[1:])
         if given.resume is None and self._on_shared_data(configs.load(given.config, given.overrides)):
             run = self.run(given.config, *given.overrides)
-            shutil.copytree(run, choose(Path(given.config).stem, given.run_dir), dirs_exist_ok=True)
+            shutil.copytree(run, choose(run_name(given.config), given.run_dir), dirs_exist_ok=True)
         else:
             run_command(arguments)
 
