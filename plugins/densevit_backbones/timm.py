@@ -20,9 +20,14 @@ from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import update_statistics_once
 from densevit.layers.norms import LayerNorm2d
 from densevit.layers.tracing import is_exporting
-from densevit.weights.hub import timm_arguments
+from densevit.weights.hub import timm_arguments, timm_repository
 
 Size = tuple[int, int]
+
+_NO_NETWORK = (
+    "backbone=efficientnet_lite0, whose weights are a Python package, or backbone.pretrained=false "
+    "backbone.weights=FILE with a file that was downloaded elsewhere"
+)
 
 # timm calls these models fixed, although they support any size: their attention is over convolutions, channels or
 # windows. A dry run verifies it; CoAtNet, also a MaxxVit, has global attention and fails.
@@ -418,14 +423,10 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
         near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=5, cutoff=0.5)
         hint = f" Similar names: {', '.join(near)}." if near else " timm.list_models('*net*') lists them."
         raise PluginError(f"backbone.model: timm {timm.__version__} has no model {name!r}.{hint}")
+    if hub and name.startswith(("hf-hub:", "hf_hub:")) and "@" not in name:
+        timm_repository(name, name.partition(":")[2], pretrained, _NO_NETWORK)
     if pretrained and not hub and (config := timm.get_pretrained_cfg(name)) is not None:
-        try:
-            arguments = {**arguments, **timm_arguments(f"timm:{name}", config)}
-        except WeightsError as error:
-            raise WeightsError(
-                f"The weights of timm's {name!r} cannot be loaded: {error} With a file, set backbone.weights to it and "
-                "backbone.pretrained=false."
-            ) from error
+        arguments = {**arguments, **timm_arguments(f"timm:{name}", config, _NO_NETWORK)}
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:

@@ -239,13 +239,13 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     with monkeypatch.context() as available:
         build = timm.create_model
         available.setattr(timm, "create_model", lambda name, pretrained, **arguments: build(name, **arguments))
-        available.setattr("densevit_backbones.timm.timm_arguments", lambda source, config: {})
+        available.setattr("densevit_backbones.timm.timm_arguments", lambda *_: {})
         run = densevit.fit(sections, run_dir=tmp_path / "run").path
     resumed = densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
     assert resumed.model.model.licences == {"timm:resnet18": timm.create_model("resnet18").pretrained_cfg["license"]}
     assert "# licence of timm:resnet18: " in (run / "config.yaml").read_text()
     assert "timm:resnet18" in read_header(run / "model.safetensors")["licences"]
-    with pytest.raises(densevit.DensevitError, match="cannot be loaded"):
+    with pytest.raises(densevit.DensevitError, match="the download failed"):
         densevit.fit(sections, run_dir=tmp_path / "other")
 
 

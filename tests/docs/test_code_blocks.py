@@ -46,7 +46,7 @@ NOT_RUN = (
 )
 # Placeholders in commands.
 WORDS = {
-    "docs/own-data.md": {"CONFIG": "configs/panoptic_swin.yaml", "RUN": "runs/detr_swin"},
+    "docs/own-data.md": {"CONFIG": "configs/panoptic_swin.yaml", "RUN": "runs/start-detector"},
     "docs/weights.md": {"FILE": "configs/data/coco.yaml"},
 }
 # Python code: what is replaced, and by what.
@@ -105,11 +105,12 @@ def environment(world: World, free_port: int, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
         monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
     monkeypatch.setattr("torch.hub.download_url_to_file", torch_download)
+    monkeypatch.setattr("densevit.weights.hub._length", lambda address: 0)
     monkeypatch.setattr("densevit.exporting.files.write", exported_once(tmp_path / "exported"))
     if importlib.util.find_spec("timm"):
         monkeypatch.setattr("timm.create_model", untrained_timm())
         for module in ("densevit.weights.hub", "densevit_backbones.timm"):
-            monkeypatch.setattr(f"{module}.timm_arguments", lambda source, config: {})
+            monkeypatch.setattr(f"{module}.timm_arguments", lambda *_: {})
 
 
 def missing_packages(block: Block) -> list[str]:

@@ -10,12 +10,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import rich
 import torch
 from safetensors.torch import save_file
 
 import densevit
+from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.inference.creating import build_model
+from densevit.interfaces import Class
 from densevit.weights.checkpoint_io import read
+from densevit.weights.pretrained import load_pretrained
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
 
@@ -122,7 +127,7 @@ def test_all_hub_shards_are_downloaded(hub):
     assert set(where.values()) < set(hub.requested)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(
-        WeightsError, match=r"Download https://huggingface.co/facebook/model/resolve/main/model-00002-of-00002"
+        WeightsError, match=r"put it beside .*: https://huggingface.co/facebook/model/resolve/main/model-00002-of-00002"
     ):
         read("hf:facebook/model")
 
@@ -167,9 +172,9 @@ def test_offline_error_lists_the_files_to_download(hub, reason):
     assert type(hub.failure).__name__ in message and str(hub.failure) in message
     for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
         assert f"https://huggingface.co/facebook/model/resolve/main/{file}" in message
-    assert "name the folder in place of hf:facebook/model" in message
+    assert "Without a network: name a downloaded file or folder in place of hf:facebook/model." in message
     assert hub.tried == 1 and hub.requested == []  # one request, which is not repeated
-    with pytest.raises(WeightsError, match=r"resolve/main/a/b\.pth by hand"):
+    with pytest.raises(WeightsError, match=r"The files, for one folder: .*/resolve/main/a/b\.pth, with"):
         read("hf:facebook/model/a/b.pth")
 
 
@@ -194,7 +199,9 @@ def test_offline_exceptions_of_the_library_are_handled(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"not in the cache, and the download failed.*name the folder"):
+    with pytest.raises(
+        WeightsError, match=r"not in the cache, and the download failed.*name a downloaded file or folder"
+    ):
         read("hf:facebook/dinov2-base")
 
 
@@ -224,7 +231,7 @@ def real_hub(tmp_path, monkeypatch):
 def test_without_network_the_real_library_is_asked_once(real_hub, network, monkeypatch):
     from huggingface_hub import constants
 
-    monkeypatch.setattr("densevit.weights.hub.HUB_TIMEOUT", 0.2)
+    monkeypatch.setattr("densevit.weights.hub.TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1] if network == "silent" else unused_port()
         host = "nowhere.invalid" if network == "no DNS" else f"127.0.0.1:{port}"
@@ -292,6 +299,7 @@ def torch_hub(tmp_path, monkeypatch):
         torch.save(STATE, file)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr("densevit.weights.hub._length", lambda address: 102_530_333)
     return requested
 
 
@@ -321,7 +329,7 @@ def test_torchvision_offline_error_names_url_and_path(torch_hub, monkeypatch, tm
         read("torchvision:swin_t")
     message = str(error.value)
     assert "Name or service not known" in message
-    assert "Download https://download.pytorch.org/models/swin_t-704ceda3.pth by hand and name the file" in message
+    assert "The file: https://download.pytorch.org/models/swin_t-704ceda3.pth" in message
     assert f"or put it at {tmp_path / 'hub/checkpoints/swin_t-704ceda3.pth'}" in message
 
 
@@ -330,6 +338,55 @@ def test_unknown_torchvision_name_suggests_the_nearest():
         read("torchvision:resnet51")
     with pytest.raises(WeightsError, match=r"resnet50 has no weights 'IMAGENET1K_V3'\. Did you mean 'IMAGENET1K_V"):
         read("torchvision:resnet50/IMAGENET1K_V3")
+
+
+# ---- the line before a download ----
+
+
+@pytest.mark.parametrize("config", ["start/detector", "start/dfine"])
+def test_shipped_recipe_without_network_says_what_to_write_instead(config, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nonexistent")
+    resolved = configs.load(config, ["data={name: scenes, image_size: 64}"])
+    with pytest.raises(WeightsError) as error:
+        model = build_model(resolved, {"detection": (Class("cat", 1, (0, 0, 0)),)})
+        load_pretrained(model, resolved)
+    instead = {"start/detector": "backbone=efficientnet_lite0, whose weights are", "start/dfine": "weights=FILE, or a"}
+    assert f"Without a network: {instead[config]}" in str(error.value)
+
+
+def test_download_is_announced_with_size_folder_and_what_to_write_instead(hub, monkeypatch, capsys, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    size = SimpleNamespace(size=114_374_272)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: size)
+    save_file(STATE, hub.folder / "facebook/model/model.safetensors")
+    read("hf:facebook/model")
+    assert capsys.readouterr() == (
+        "",
+        "hf:facebook/model is not in the cache: downloading https://huggingface.co/facebook/model/resolve/main/"
+        f"model.safetensors (114.4 MB) into {tmp_path / 'cache'}. Without a network: name a downloaded file or folder "
+        "in place of hf:facebook/model.\n",
+    )
+
+
+def test_torchvision_download_is_announced(torch_hub, capsys, tmp_path):
+    read("torchvision:resnet50")
+    assert capsys.readouterr().err.startswith(
+        "torchvision:resnet50 is not in the cache: downloading https://download.pytorch.org/models/"
+        f"resnet50-11ad3fa6.pth (102.5 MB) into {tmp_path / 'hub/checkpoints'}. Without a network: name"
+    )
+    read("torchvision:resnet50")
+    assert capsys.readouterr().err == ""  # from the cache
+
+
+def test_download_is_not_announced_to_a_quiet_console(torch_hub, monkeypatch, capsys):
+    monkeypatch.setattr(rich.get_console(), "quiet", True)
+    read("torchvision:resnet50")
+    assert capsys.readouterr().err == ""
 
 
 # ---- timm ----
@@ -367,13 +424,10 @@ def test_timm_offline_error_names_the_download(hub):
     message = str(error.value)
     assert "Failed to resolve 'huggingface.co'" in message
     assert hub.tried == 1 and hub.requested == []
-    assert (
-        f"Download https://huggingface.co/timm/{SMALL}/resolve/main/model.safetensors by hand and name the file"
-        in message
-    )
+    assert f"The file: https://huggingface.co/timm/{SMALL}/resolve/main/model.safetensors" in message
 
 
-@pytest.mark.parametrize("by", ["weights", "pretrained"])
+@pytest.mark.parametrize("by", ["weights", "pretrained", "repository"])
 def test_timm_without_network_fails_after_one_request(real_hub, by, monkeypatch):
     """The real library at a port that refuses: its own repetitions take minutes."""
     from huggingface_hub import constants
@@ -382,11 +436,15 @@ def test_timm_without_network_fails_after_one_request(real_hub, by, monkeypatch)
     for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
         value = getattr(constants, name).replace(constants.ENDPOINT, endpoint)
         monkeypatch.setattr(constants, name, value)
-    with pytest.raises(WeightsError, match=rf"timm:{SMALL}: not in the cache, and the download failed.*127\.0\.0\.1"):
+    name = f"hf-hub:timm/{SMALL}" if by == "repository" else SMALL
+    with pytest.raises(
+        WeightsError, match=rf"{name}: not in the cache, and the download failed.*127\.0\.0\.1"
+    ) as error:
         if by == "weights":
             read(f"timm:{SMALL}")
         else:
-            densevit.create_backbone("timm", model=SMALL, pretrained=True)
+            densevit.create_backbone("timm", model=name, pretrained=True)
+    assert by == "weights" or "Without a network: backbone=efficientnet_lite0, whose weights are" in str(error.value)
 
 
 def test_restricted_licence_is_a_warning_before_the_download(hub):

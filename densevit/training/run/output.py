@@ -29,6 +29,7 @@ from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.errors import resume_command
 from densevit.training.run.folder import RunFolder
 from densevit.training.run.metrics_csv import MetricsCsv
+from densevit.training.run.next_commands import next_commands
 from densevit.training.run.plan import Plan
 from densevit.training.run.start_hints import start_hints
 from densevit.visualization.rates_table import rates_table
@@ -189,7 +190,7 @@ def finish(
     signals: StopSignals,
     resume_with: str | None = None,
 ) -> None:
-    """Prints why the training ended, and writes the visualizations and the report.
+    """Prints why the training ended and the commands that follow, and writes the visualizations and the report.
 
     indices: data set indices of the validation images by image id. stopped: whether a signal stopped the training.
     resume_with: see `fit`.
@@ -214,6 +215,9 @@ def finish(
     _write_report(plan, folder, indices, signals)
     if stopped:
         console.print(f"Stopped. Resume with: {resume_with or resume_command(folder)}")
+    elif resume_with is None:
+        for line in next_commands(plan.config, plan.model, folder):
+            console.print(line)
 
 
 def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int], signals: StopSignals) -> None:
