@@ -219,7 +219,7 @@ def test_unavailable_weights_raise(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(densevit.DensevitError, match=r"'resnet18' cannot be loaded: .*backbone.pretrained=false"):
+    with pytest.raises(densevit.DensevitError, match=r"timm:resnet18: not in the cache.*backbone.pretrained=false"):
         create(model="resnet18", pretrained=True)
 
 
@@ -260,7 +260,7 @@ def test_model_file_reads_no_pretrained_weights(monkeypatch, tmp_path):
     densevit.save(model, tmp_path / "model.safetensors")
     loaded = densevit.load(tmp_path / "model.safetensors")
     assert loaded.model.architecture.backbone.options["pretrained"] is True  # for a training with its config
-    with pytest.raises(densevit.DensevitError, match="cannot be loaded"):
+    with pytest.raises(densevit.DensevitError, match="timm:resnet18: not in the cache"):
         densevit.create_model(backbone, heads)
 
 

@@ -112,6 +112,8 @@ class ResolvedPage(Page):
                 self._overrides([f"backbone.weights={text}"])
         elif re.fullmatch(rf"{PATH}(?:::\w+)?", text):
             self._path(text)
+        elif code.page == "docs/versions.md":  # which has recipes' old names
+            return
         elif re.fullmatch(r"[\w.]*/?\w+(?:\.yaml)?", name) and all("=" in word for word in words[1:]):
             self._recipe(name, words[1:])
 
@@ -122,6 +124,8 @@ class ResolvedPage(Page):
     def _inline_command(self, words: Sequence[str], text: str) -> None:
         if list(words[:3]) == ["python", "-m", "densevit"]:
             words = words[2:]
+        elif list(words[:2]) == ["python", "-m"] and words[2].startswith("tools."):
+            words = ["python", f"{words[2].replace('.', '/')}.py", *words[3:]]
         program, *rest = [word for word in words if word not in ("--help", "--version")]
         flags = re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(rest))
         is_synopsis = bool(SYNOPSIS.search(text)) or (rest[-1:] == flags[-1:] and not is_switch(flags[-1:]))
@@ -158,7 +162,7 @@ class ResolvedPage(Page):
 
     def _overrides(self, words: Sequence[str]) -> None:
         """Overrides that follow one another, of a recipe that the paragraph or the comments name; else of any."""
-        words = [part for word in words for part in of_folder(word)]
+        words = self._known([part for word in words for part in of_folder(word)])
         errors: list[Exception] = []
         names_weights = any(re.search(r"\bweights[=:]", word) for word in words)
         for recipe, *others in (self.named if names_weights else []) or self.contexts:
@@ -171,7 +175,14 @@ class ResolvedPage(Page):
         if errors:
             raise errors[0]
         for word in words:
-            known_keys.check(without_placeholder(word))
+            known_keys.check(word)
+
+    def _known(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides without those of a placeholder, whose key is checked alone."""
+        for word in overrides:
+            if without_placeholder(word) != word:
+                known_keys.check(without_placeholder(word))
+        return [word for word in overrides if without_placeholder(word) == word]
 
     def _path(self, text: str) -> None:
         file, _, function = text.partition("::")
@@ -297,10 +308,7 @@ class ResolvedPage(Page):
             return
         overrides = [part for word in given.overrides for part in of_folder(word)]
         if self.is_inline:
-            for word in overrides:
-                if without_placeholder(word) != word:
-                    known_keys.check(without_placeholder(word))
-            overrides = [word for word in overrides if without_placeholder(word) == word]
+            overrides = self._known(overrides)
         config = self.trained(given.config, overrides)
         name = "CONFIG" if PLACEHOLDER.fullmatch(given.config) else yaml_io.run_name(given.config)
         self.leave_run(given.run_dir or Path("runs") / name, config)
@@ -478,8 +486,9 @@ def is_incomplete(given: argparse.Namespace) -> bool:
 def without_placeholder(override: str) -> str:
     """The key alone of `seed=N`, and of a class of the reader's own."""
     key, _, value = override.partition("=")
-    is_placeholder = re.fullmatch(r"[A-Z]+|\.\.\.", value) and not key.endswith(("weights", "root"))
-    return key if is_placeholder or OWN_CLASS.fullmatch(value) or value == "data.yaml" else override
+    is_placeholder = re.fullmatch(r"[A-Z]+|\.\.\.|\$\w+", value) and not key.endswith(("weights", "root"))
+    is_own = OWN_CLASS.fullmatch(value) or value in ("data.yaml", "mine.yaml", "mynet")
+    return key if is_placeholder or is_own else override
 
 
 def of_folder(override: str) -> list[str]:

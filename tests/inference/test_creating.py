@@ -112,7 +112,7 @@ def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module
 
 def test_published_weights_bring_their_mean_and_deviation(resnet: nn.Module, monkeypatch: pytest.MonkeyPatch):
     facts = {"mean": (0.5, 0.25, 0.125), "std": (0.5, 0.5, 0.5)}
-    monkeypatch.setattr(hub, "fetch", lambda source: Published(dict(resnet.state_dict()), facts))
+    monkeypatch.setattr(hub, "fetch", lambda source, instead: Published(dict(resnet.state_dict()), facts))
     predictor = densevit.create_model(RESNET, {"seg": SETR}, ["a"], weights="timm:resnet18.a1_in1k")
     assert is_of(predictor.backbone, resnet)
     assert predictor.backbone.mean == (0.5, 0.25, 0.125) and predictor.model.mean.flatten()[1] == 255 * 0.25

@@ -71,7 +71,7 @@ def test_published_weights_without_a_licence_say_so(tmp_path, monkeypatch):
 
     file = tmp_path / "resnet18.pth"
     torch.save(resnet18().state_dict(), file)
-    monkeypatch.setattr(hub, "fetch", lambda source: hub.Published(file, {}))
+    monkeypatch.setattr(hub, "fetch", lambda source, instead: hub.Published(file, {}))
     model = DenseModel(densevit.create_backbone("resnet", depth=18), {})
     section = configs.backbone_section({"name": "resnet", "depth": 18, "weights": "torchvision:resnet18"}, "a test")
     [found] = load_pretrained(model, configs.ModelSections(backbone=section, heads={}))

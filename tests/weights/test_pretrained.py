@@ -418,7 +418,7 @@ def test_weights_of_bgr_images_are_flipped(file, monkeypatch):
     state = encoder()
     metadata = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
     checkpoint = pretrained.Checkpoint(dict(state), "theirs.pth", metadata=metadata)
-    monkeypatch.setattr(pretrained, "read", lambda source: checkpoint)
+    monkeypatch.setattr(pretrained, "read", lambda source, instead: checkpoint)
     model, config = model_of({"weights": "theirs.pth"})
     load_pretrained(model, config)
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))

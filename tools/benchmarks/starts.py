@@ -41,6 +41,7 @@ class Start(NamedTuple):
     folder: str | None
     overrides: tuple[str, ...]
     passes: int
+    evaluate_every: float = 0.25
 
 
 STARTS = {
@@ -56,8 +57,8 @@ STARTS = {
         25,
     ),
     "instances": Start("400 rendered scenes", None, (SCENES.format("depth: false, masks: true"),), 5),
-    "panoptic": Start("400 rendered scenes", None, (SCENES.format("depth: false, panoptic: true"),), 5),
-    "classifier": Start("crops of rendered scenes", "crops", ("data.image_size=96",), 5),
+    "panoptic": Start("400 rendered scenes", None, (SCENES.format("depth: false, panoptic: true"),), 4, 0.5),
+    "classifier": Start("crops of rendered scenes", "crops", ("data.image_size=96",), 4, 0.5),
 }
 
 
@@ -68,7 +69,7 @@ def crops(folder: Path) -> Path:
         return made
     scenes = folder / "scenes"
     if not scenes.is_dir():
-        execute("scenes", "--out", str(scenes), "--count", "300", "--size", "160")
+        execute("scenes", "--out", str(scenes), "--count", "300", "--size", "160", "--seed", "7")
     for split in ("train", "val"):
         content = json.loads((scenes / "annotations" / f"{split}.json").read_text())
         names = {category["id"]: category["name"] for category in content["categories"]}
@@ -96,7 +97,7 @@ def overrides(name: str, weights: str, root: Path | None) -> list[str]:
     start = STARTS[name]
     found = [f"backbone={BACKBONE}", *WEIGHTS[weights], "seed=0", *start.overrides]
     found += [f"data.root={root}"] if root else []
-    return [*found, f"trainer.max_epochs={start.passes}", "trainer.evaluate_every=0.25"]
+    return [*found, f"trainer.max_epochs={start.passes}", f"trainer.evaluate_every={start.evaluate_every}"]
 
 
 def train(run: Path, name: str, arguments: Sequence[str]) -> None:

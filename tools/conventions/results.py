@@ -28,7 +28,8 @@ MEASURED = re.compile(r"^# Measured:.*\n(?:#  (?! ).*\n)*", re.MULTILINE)
 TABLE = re.compile(r"^(<!-- results: ([^;>]+); ([^>]+) -->\n).*?^(<!-- end of results -->)$", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"[\d.,]+(?: ± [\d.]+)?(<!-- ([^<>]+) of ([^<>]+) -->)")
 TYPED = re.compile(r"\b(AP|AP50|PQ|mIoU|AbsRel|delta1)\s(0\.\d{3})\b(?!<!--)")
-EXPERIMENTS = ("docs/benchmarks.md", "docs/methods.md", "docs/papers")  # pages of these may have equal figures
+# Pages of experiments and of published scores may have equal figures.
+EXPERIMENTS = ("docs/benchmarks.md", "docs/methods.md", "docs/model-zoo.md", "docs/papers")
 NAMES = {"mask_AP": "mask AP", "mask_AP50": "mask AP50", "aAcc": "pixel accuracy", "top1": "top-1"}
 NAMES |= {"PQ_th": "PQ of things", "PQ_st": "PQ of stuff"}
 ERRORS = ("AbsRel", "RMSE")  # lower is better
@@ -230,7 +231,7 @@ def figures_are_those_of_results_json(tree: Tree) -> Iterator[Problem]:
 
 
 def scores_are_not_typed(tree: Tree) -> Iterator[Problem]:
-    """A recipe's score stands in generated text only, except on pages of experiments."""
+    """A recipe's score stands in generated text only, except on pages of experiments and of published scores."""
     scores = {
         (label.split()[-1], value): (label, name)
         for name, entry in reversed(load(tree)["trainings"].items())

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from densevit import registry
 from densevit.errors import PluginError
-from densevit.targets.types import GENERAL_KEYS
 
 _FOLDERS = ("build", "configs", "dist", "tests")  # beside the package
 
@@ -33,7 +32,7 @@ def check_name(groups: Iterable[str], name: str) -> str:
         plugin = registry.find(group).get(package)
         if plugin is not None:
             raise PluginError(f"There is already a {plugin.noun}, from {plugin.origin}. Choose another name.")
-        if group == "targets" and package in GENERAL_KEYS:
+        if group == "targets" and _is_general(package):
             raise PluginError(f"{name!r} is a key of the targets of every image. Choose another name.")
     module = _module(package)
     if module:
@@ -46,6 +45,12 @@ def check_name(groups: Iterable[str], name: str) -> str:
         f"{name!r} is the name of an installed distribution (version {version}), which pip would replace. "
         "Choose another name."
     )
+
+
+def _is_general(key: str) -> bool:
+    from densevit.targets.types import GENERAL_KEYS  # imports torch
+
+    return key in GENERAL_KEYS
 
 
 def class_name(package: str) -> str:

@@ -15,11 +15,16 @@ from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class, Dataset
 from densevit.training.loop.budget import Budget
-from densevit.training.run.low_scores import LowScores, head_causes, training_causes
 from densevit.training.run.start_hints import box_format
 
 CLASSES = [Class("cat", 1, (0, 0, 0))]
 HINT = " See the hints at the start of this run."
+
+
+def explanations() -> Any:
+    from densevit.training.run import low_scores  # imports Lightning
+
+    return low_scores
 
 
 class Boxes(Dataset):
@@ -61,7 +66,7 @@ def model(stride: int = 4) -> Any:
 def causes(train: Any, val: Any, image_size: int = 200, stride: int = 4, early: bool = True) -> dict[str, str]:
     section = configs.DataSection(name="coco", root="street", image_size=image_size)
     splits = {"train": Boxes(train), "val": Boxes(val)}
-    return head_causes("d", CocoDetection(CLASSES), 0.0, model(stride), section, splits, early)
+    return explanations().head_causes("d", CocoDetection(CLASSES), 0.0, model(stride), section, splits, early)
 
 
 def test_right_boxes_have_no_cause() -> None:
@@ -123,7 +128,7 @@ def recipe(*overrides: str) -> Config:
 
 
 def training(config: Config, losses: tuple[float, ...] = (), images: int | None = None) -> dict[str, str]:
-    return training_causes(config, Budget(100, 26, images or config.data.batch_size, 0.1), losses)
+    return explanations().training_causes(config, Budget(100, 26, images or config.data.batch_size, 0.1), losses)
 
 
 def test_a_learning_rate_that_is_high_for_the_batch_is_named_with_the_recipe() -> None:
@@ -166,7 +171,7 @@ class Explaining(CocoDetection):
         return {"scores": "no objects", "own": "a cause"}
 
 
-def explained(folder: Path, val: Any = None) -> tuple[LowScores, Any, Explaining]:
+def explained(folder: Path, val: Any = None) -> tuple[Any, Any, Explaining]:
     """Of a run of 1,200 steps from random weights, with a module at step 10, and a head of another task at 0."""
     evaluator = Explaining(CLASSES)
     data = SimpleNamespace(train=Boxes(squares()), val=Boxes(squares() if val is None else val))
@@ -174,7 +179,7 @@ def explained(folder: Path, val: Any = None) -> tuple[LowScores, Any, Explaining
     plan.evaluators, plan.budget = {"s": SemanticSegmentation(CLASSES), "d": evaluator}, Budget(1200, 26, 8, 0.1)
     metrics = {"d/AP": 0.001, "d/AP50": 0.01, "s/mIoU": 0.0}
     module = SimpleNamespace(trainer=SimpleNamespace(global_step=10), metrics=metrics)
-    return LowScores(plan, folder), module, evaluator
+    return explanations().LowScores(plan, folder), module, evaluator
 
 
 def test_each_cause_is_said_once_and_no_scores_before_enough_steps(tmp_path: Path) -> None:

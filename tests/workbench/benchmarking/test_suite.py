@@ -156,7 +156,7 @@ def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
         out=tmp_path,
     )
     assert found.errors == {}
-    case = found.results["scenes/dino_detr_swin"]
+    case = found.results["dino_detr_swin"]
     assert case.cost["assumed_classes"] == 80
     assert list(case.timings) == ["cpu bf16 1 x 32x64"]
 
@@ -190,7 +190,7 @@ def test_the_command_prints_json_alone(capsys, tmp_path):
     )
     assert f"- command: `{command} --json --quiet`\n" in (tmp_path / "benchmark.md").read_text()
     printed = json.loads(capsys.readouterr().out)
-    assert printed["cases"]["scenes/dpt_resnet"]["cost"]["parameters"] > 1e7
+    assert printed["cases"]["dpt_resnet"]["cost"]["parameters"] > 1e7
 
 
 def test_a_file_that_is_no_benchmark_is_an_error(capsys, tmp_path):
