@@ -27,5 +27,5 @@ def test_recipe_trains_one_step(path: Path) -> None:
     torch.stack(list(losses.values())).sum().backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None]
     assert all(name.startswith("backbone.feature_norms.") for name in unused)
-    named = re.search(r"densevit train (configs/\w+\.yaml) backbone\.weights=", path.read_text())
+    named = re.search(r"densevit train (configs/[\w/]+\.yaml) backbone\.weights=", path.read_text())
     assert named is not None and configs.load(named[1]).backbone == config.backbone

@@ -119,6 +119,7 @@ def of_library(kind: str, source: str) -> "tuple[Mapping[str, torch.Tensor], str
         from torchvision import models
 
         name = source.partition(":")[2].partition("/")[0]
+        patch.setattr(hub, "_length", lambda _: 0)
         patch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: None)
         published = hub.fetch(source)  # raises for names that are none
         return models.get_model(name).state_dict(), source, {}, published.metadata

@@ -23,6 +23,7 @@ from tests.docs.code_blocks import Block, Page, pages, parse
 from tests.docs.inline_code import SOURCE, Inline, of_comments, of_file, of_page
 from tests.docs.resolution import ResolvedPage
 from tests.docs.world import World, exported_once, torch_download, untrained_timm
+from tools.conventions.recipes import variants
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUN = ("python", "bash", "yaml", "ini")
@@ -105,6 +106,7 @@ def environment(world: World, free_port: int, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
         monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
     monkeypatch.setattr("torch.hub.download_url_to_file", torch_download)
+    monkeypatch.setattr("densevit.weights.hub._length", lambda _: 0)
     monkeypatch.setattr("densevit.weights.hub._length", lambda address: 0)
     monkeypatch.setattr("densevit.exporting.files.write", exported_once(tmp_path / "exported"))
     if importlib.util.find_spec("timm"):
@@ -290,7 +292,8 @@ def resolve(text: str, folder: Path, name: str = "p.md", compares_weights: bool 
     page = ResolvedPage(folder / "page", folder, PROJECT, [], lambda *_: None)
     page.compares_weights = compares_weights
     if name.endswith(".yaml"):
-        page.recipe, page.contexts = name, [(name,)]
+        page.recipe = name
+        page.contexts = [(name,), *((name, *overrides.split()) for overrides in variants(text))]
     page.folder.mkdir()
     for link in ("configs", "tools"):
         (page.folder / link).symlink_to(PROJECT / link)
@@ -390,7 +393,7 @@ def test_right_comments_of_a_recipe_resolve(tmp_path: Path) -> None:
             "tensors are missing",
         ),
         ("`train kitti/dpt_hybrid backbone.weights=FILE`", "starts from weights= by its comments"),
-        ("`train coco/detr_r101 weights=detr-r50-e632da11.pth`", "are missing"),
+        ("`train coco/detr_r50 backbone.depth=101 weights=detr-r50-e632da11.pth`", "are missing"),
         ("`train detr_swin backbone.weights=torchvision:resnet51`", "torchvision has no model 'resnet51'"),
         (
             "`train classifier --run-dir runs/a`, then `train scenes/detr_vit backbone.weights=runs/a`",
