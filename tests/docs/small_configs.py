@@ -112,4 +112,6 @@ def small_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
             backbone["variant"] = "nano"
         case "resnet" if backbone.get("depth", 50) > 18:
             backbone["depth"] = 18
+            if str(backbone.get("weights")).startswith("torchvision:"):
+                backbone["weights"] = "torchvision:resnet18"
     return backbone

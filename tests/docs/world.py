@@ -26,6 +26,7 @@ from densevit.registry.trust import modules_in
 from tests.docs.code_blocks import SHORTER, Block, Page, entry_points, run_command
 from tests.docs.inline_code import Inline
 from tests.docs.resolution import SECTION_FOLDERS, ResolvedPage
+from tools.conventions.recipes import variants
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +46,6 @@ RUNS: dict[str, tuple[str, ...]] = {
     "mine": ("detr_swin",),
     "coco_r50": ("coco/detr_r50", "data.root=~/coco"),
     "coco_masks": ("coco/mask2former_r50", "backbone={name: swin, variant: tiny, drop_path: 0.3}", "data.root=~/coco"),
-    "dpt_hybrid": ("kitti/dpt_hybrid", "data={name: scenes, image_size: 64}"),
     "depth_anything": (
         "start/depth_anything_v2",
         "weights=null",
@@ -156,7 +156,6 @@ class World:
             "street.jpg": street,
             "aerial.jpg": aerial,
             "detr-r50-e632da11.pth": lambda file: self._converted("coco_r50", file, "detr"),
-            "dpt_hybrid-midas-501f0c75.pt": lambda file: self._converted("dpt_hybrid", file, "dpt-hybrid"),
             "model_final_3c8ec9.pkl": pickled,
             "kmax_r50.pth": kmax,
         }
@@ -197,7 +196,8 @@ class World:
         if name.startswith("configs/"):
             page.recipe = name
             if name.split("/")[1] not in SECTION_FOLDERS:
-                page.contexts.append((name,))
+                further = variants((self.project / name).read_text())
+                page.contexts += [(name,), *((name, *overrides.split()) for overrides in further)]
         return page
 
     def _prepare(self, page: Page) -> None:
