@@ -33,7 +33,7 @@ _RECIPES_OF = {  # the recipes that have a key
     "rand_augment": ("resized_crop",),
     "random_erasing": ("resized_crop",),
 }
-AUGMENTATION = ("recipe", "multi_scale", "vertical_flip", "copy_paste", "mixup", "cutmix", *_RECIPES_OF)
+AUGMENTATION = ("recipe", "multi_scale", "vertical_flip", "copy_paste", "mosaic", "mixup", "cutmix", *_RECIPES_OF)
 """The keys of `data` that `data.final_phase` can change."""
 
 
@@ -104,14 +104,18 @@ class DataSection(OpenSection):
     random_erasing: Annotated[Float, Field(gt=0, le=1)] | None = None
     """For `resized_crop`: the probability that a random rectangle of a training image is erased. `null`: none."""
     mixup: Annotated[Float, Field(gt=0)] | None = None
-    """MixUp: each training image and its class are mixed with another image of the batch. Alpha of the distribution of
-    their shares, such as 0.8. `null`: none."""
+    """MixUp: each training image is mixed with another of the batch, and so are their classes; of objects, with their
+    boxes and instance masks, it then has those of both. Alpha of the distribution of their shares, such as 0.8, for
+    objects 8. `null`: none."""
     cutmix: Annotated[Float, Field(gt=0)] | None = None
     """CutMix: as MixUp, but a rectangle is replaced by that of the other image. Alpha, such as 1.0. With both, each
     batch draws one of them. `null`: none."""
     copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
     their instance masks. `null`: none."""
+    mosaic: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """Mosaic in training: the share of images that are cut into quadrants, each with a random window of another
+    training image. `null`: none."""
     multi_scale: Annotated[tuple[Side, ...], Field(min_length=1), BeforeValidator(as_tuple)] | None = None
     """Multi-scale training: each training batch has one of these sizes, drawn at random, in place of `image_size` or of
     its larger side, as in `[480, 512, 544]`. A size listed several times is drawn more often. `null`: one size."""

@@ -92,7 +92,7 @@ class Data:
     @cached_property
     def recipe_transform(self) -> TrainingTransform:
         """The training transform of the config, at `image_size`, before the final phase."""
-        return self._with_copy_paste(self._augmentation, self.section)
+        return self._with_other_images(self._augmentation, self.section)
 
     @cached_property
     def recipe_phases(self) -> tuple[Phase, ...]:
@@ -110,7 +110,7 @@ class Data:
             transform = _training_transform(sized, recipe_of(sized), self.val_transform.recipe)
             if section is not self.section and not transforms:  # those of other sizes have the same colours
                 self._check_labels(transform)
-            transforms[size] = self._with_copy_paste(transform, section)
+            transforms[size] = self._with_other_images(transform, section)
         return Phase([transforms[size] for size in section.multi_scale or (None,)], mixing)
 
     def _mixing(self, section: DataSection) -> "ImageMixing | None":
@@ -128,8 +128,14 @@ class Data:
         if not isinstance(transform, WithoutAugmentation):
             transform.check(self.provides, TargetTypes.of(self.train))
 
-    def _with_copy_paste(self, transform: TrainingTransform, section: DataSection) -> TrainingTransform:
-        return transform if section.copy_paste is None else CopyPaste(transform, self.train, section.copy_paste)
+    def _with_other_images(self, transform: TrainingTransform, section: DataSection) -> TrainingTransform:
+        if section.copy_paste is not None:
+            transform = CopyPaste(transform, self.train, section.copy_paste)
+        if section.mosaic is None:
+            return transform
+        from densevit.data.transforms.mosaic import Mosaic  # late, as above
+
+        return Mosaic(transform, self.train, section.mosaic)
 
     @cached_property
     def train_transform(self) -> TrainingTransform:

@@ -25,6 +25,10 @@ class ObjectType(TargetType):
         """Joins the rows."""
         return np.concatenate([value, pasted])
 
+    def mix(self, value: Any, other: Any, share: float) -> Any:
+        """Joins the rows: all objects of both images (Zhang et al. 2019, Bag of freebies, section 3.1)."""
+        return np.concatenate([value, other])
+
 
 class Boxes(ObjectType):
     """(N, 4) xyxy in pixels.
@@ -227,6 +231,12 @@ class InstanceMasks(ObjectType):
         """Joins the masks; covered pixels are removed from the masks of the image."""
         joined = run_length_coded(value).without(covered).joined(run_length_coded(pasted))
         return joined if isinstance(value, RunLengthMasks) else np.asarray(joined)
+
+    def mix(self, value: Masks, other: Masks, share: float) -> Masks:
+        """Joins the masks, which may overlap."""
+        if isinstance(value, RunLengthMasks):
+            return value.joined(run_length_coded(other))
+        return np.concatenate([value, np.asarray(other)])
 
     def draw(
         self,

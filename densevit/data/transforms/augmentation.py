@@ -126,7 +126,7 @@ class Augmentation:
             if types[key].per == "pixel" and inside != window:
                 value = types[key].crop(value, inside, size)
                 value = types[key].resize(value, value.shape[-2:], new_sides, zoom)
-                values[key] = _placed(value, place, new_size, types[key].fill)
+                values[key] = placed(value, place, new_size, types[key].fill)
             else:
                 value = types[key].crop(value, window, size)
                 values[key] = types[key].resize(value, cropped, new_size, zoom)
@@ -134,7 +134,7 @@ class Augmentation:
             values = selected(values, types, visible_shares(values["boxes"], new_size) >= self.min_visible)
         part = resize_image(pixels[inside[0] : inside[2], inside[1] : inside[3]], new_sides)
         if inside != window:
-            part = _placed(part.transpose(2, 0, 1), place, new_size, 0).transpose(1, 2, 0)
+            part = placed(part.transpose(2, 0, 1), place, new_size, 0).transpose(1, 2, 0)
         return part, visible_values(values, types, new_size)
 
 
@@ -159,7 +159,7 @@ def centred(boxes: np.ndarray, window: Window) -> np.ndarray:
     return np.asarray(((centres > window[:2]) & (centres < window[2:])).all(axis=1))
 
 
-def _placed(value: np.ndarray, place: Window, size: Size, fill: float) -> np.ndarray:
+def placed(value: np.ndarray, place: Window, size: Size, fill: float) -> np.ndarray:
     """Returns a map (..., H, W) of this size with the value at its place, and `fill` around."""
     placed = np.full((*value.shape[:-2], *size), fill, value.dtype)
     placed[..., place[0] : place[2], place[1] : place[3]] = value

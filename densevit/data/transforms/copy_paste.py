@@ -6,7 +6,15 @@ import numpy as np
 import torch
 
 from densevit.data.sample_checks import check_sample
-from densevit.data.transforms.resizing import TrainingTransform, Types, Values, as_array, selected, visible_values
+from densevit.data.transforms.resizing import (
+    TrainingTransform,
+    Types,
+    Values,
+    as_array,
+    as_tensor,
+    selected,
+    visible_values,
+)
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Sample, Size, TargetType
 from densevit.targets.objects import Boxes, InstanceMasks, run_length_coded
@@ -32,20 +40,13 @@ class CopyPaste:
     """
 
     def __init__(self, transform: TrainingTransform, dataset: Dataset, probability: float) -> None:
-        types = TargetTypes.of(dataset)
-        keys = [key for key in dataset.provides if key in types]
-        if not any(isinstance(types[key], InstanceMasks) for key in keys):
+        types = check_pasted(dataset, "copy_paste")
+        if not any(isinstance(types[key], InstanceMasks) for key in dataset.provides if key in types):
             raise ConfigError(
-                f"data.copy_paste pastes objects by their masks, but this data set labels {', '.join(keys)}. Fix: let "
-                "it read instance masks (`data.masks: true`), or leave data.copy_paste out."
+                "data.copy_paste pastes objects by their masks, but this data set labels "
+                f"{', '.join(dataset.provides)}. Fix: let it read instance masks (`data.masks: true`), or leave "
+                "data.copy_paste out."
             )
-        for key in keys:
-            if type(types[key]).paste is TargetType.paste and not types[key].truth_only:
-                raise ConfigError(
-                    f"data.copy_paste cannot be used with the target {key!r}: {type(types[key]).__name__} does not "
-                    f"implement TargetType.paste. Fix: leave {key!r} out of the data set (an option such as "
-                    f"`data.{key}: false`), or leave data.copy_paste out."
-                )
         self.transform, self.dataset, self.probability, self.types = transform, dataset, probability, types
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
@@ -54,15 +55,37 @@ class CopyPaste:
         first = self.transform(sample, rng, types)
         if rng.random() >= self.probability:
             return first
-        index = int(rng.integers(len(self.dataset)))
-        second = self.dataset[index]
-        check_sample(second, self.dataset, index, self.types)
+        second = another_sample(self.dataset, self.types, rng)
         return pasted(first, self.transform(second, rng, types), types, rng)
+
+
+def check_pasted(dataset: Dataset, option: str) -> TargetTypes:
+    """Returns the types of a data set's target keys. Raises ConfigError if the type of one has no `paste`.
+
+    option: the key of `data` that pastes images.
+    """
+    types = TargetTypes.of(dataset)
+    for key in dataset.provides:
+        if key in types and type(types[key]).paste is TargetType.paste and not types[key].truth_only:
+            raise ConfigError(
+                f"data.{option} cannot be used with the target {key!r}: {type(types[key]).__name__} does not "
+                f"implement TargetType.paste. Fix: leave {key!r} out of the data set (an option such as "
+                f"`data.{key}: false`), or leave data.{option} out."
+            )
+    return types
+
+
+def another_sample(dataset: Dataset, types: TargetTypes, rng: np.random.Generator) -> Sample:
+    """Returns a random, checked sample of a data set."""
+    index = int(rng.integers(len(dataset)))
+    sample = dataset[index]
+    check_sample(sample, dataset, index, types)
+    return sample
 
 
 def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator) -> Sample:
     """Pastes a random subset, 0 ... N, of the N visible objects of the second transformed sample into the first."""
-    values, others = _values(first, types), _values(second, types)
+    values, others = sample_values(first, types), sample_values(second, types)
     key = next((key for key in values if isinstance(types[key], InstanceMasks)), None)
     if key is None or values.keys() != others.keys():
         return first
@@ -88,11 +111,11 @@ def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator
     image = first["image"].clone()
     region = image[:, :height, :width]
     region.copy_(torch.where(torch.from_numpy(covered), second["image"][:, :height, :width], region))
-    tensors = {k: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for k, value in values.items()}
-    return {"image": image, "targets": first["targets"] | tensors}
+    return {"image": image, "targets": first["targets"] | {k: as_tensor(value) for k, value in values.items()}}
 
 
-def _values(sample: Sample, types: Types) -> Values:
+def sample_values(sample: Sample, types: Types) -> Values:
+    """Returns the values of a transformed sample that have a type, as arrays."""
     return {key: as_array(value) for key, value in sample["targets"].items() if key in types}
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from densevit.data.transforms.resized_crop import seeded
-from densevit.data.transforms.resizing import Types, as_array
+from densevit.data.transforms.resizing import Types, as_array, as_tensor
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Sample, TargetType
+from densevit.interfaces import Sample, Size, TargetType
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class ImageMixing:
     """Mixes the images of a batch by torchvision's MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019).
 
     mixup, cutmix: alpha of the beta distribution of the images' shares; None: not used. If both are given, a batch
-    draws one of them.
+    draws one of them. Objects are only mixed by MixUp: an image then has those of both.
     """
 
     mixup: float | None = None
@@ -27,24 +28,26 @@ class ImageMixing:
     def check(self, keys: Sequence[str], types: Types) -> None:
         """Raises ConfigError if a target key's values cannot be mixed."""
         for key in keys:
-            if type(types[key]).mix is TargetType.mix:
+            if type(types[key]).mix is TargetType.mix and not types[key].truth_only:
                 raise ConfigError(
-                    f"data.mixup and data.cutmix mix images and their classes, but the data set labels {key}, which "
+                    f"data.mixup and data.cutmix mix images and their labels, but the data set labels {key}, which "
                     "cannot be mixed. Fix: leave them out."
+                )
+            if self.cutmix is not None and types[key].per == "object":
+                raise ConfigError(
+                    f"data.cutmix mixes images and their classes, but the data set labels {key} of objects, a part of "
+                    "which it would cut out. Fix: leave it out, or use data.mosaic or data.mixup."
                 )
 
     def __call__(self, samples: Sequence[Sample], seed: Sequence[int], types: Types) -> list[Sample]:
         """Returns the mixed samples; the result depends on the samples and the seed only.
 
-        Raises DataError for images of several sizes.
+        Images of several sizes are first padded with black pixels to the largest height and width of the batch, which
+        are then part of the images.
         """
-        sizes = {tuple(sample["image"].shape) for sample in samples}
-        if len(sizes) > 1:
-            first, second, *_ = sorted((height, width) for _, height, width in sizes)
-            raise DataError(
-                f"data.mixup and data.cutmix mix images of one size, but a batch has images of {first[0]} x {first[1]} "
-                f"and {second[0]} x {second[1]}. Fix: set data.recipe: resized_crop."
-            )
+        canvas = (max(s["image"].shape[1] for s in samples), max(s["image"].shape[2] for s in samples))
+        if any(not canvas == s["targets"]["size"] == s["image"].shape[1:] for s in samples):
+            samples = [_padded(sample, canvas, types) for sample in samples]
         rng = np.random.default_rng([*seed, len(samples)])
         images, shares = self._mixed(torch.stack([sample["image"] for sample in samples]), rng)
         return [
@@ -81,5 +84,16 @@ class ImageMixing:
                     "it. Fix: leave data.mixup and data.cutmix out."
                 )
             first, second = as_array(targets[key]), as_array(other["targets"][key])
-            targets[key] = torch.from_numpy(types[key].mix(first, second, share))
+            targets[key] = as_tensor(types[key].mix(first, second, share))
         return targets
+
+
+def _padded(sample: Sample, canvas: Size, types: Types) -> Sample:
+    """The sample with black pixels at the bottom and right."""
+    targets = sample["targets"] | {"size": canvas}
+    for key in [key for key in targets if key in types and types[key].per == "object"]:
+        value = types[key].crop(as_array(targets[key]), (0, 0, *canvas), sample["targets"]["size"])
+        targets[key] = as_tensor(types[key].clip(value, canvas))
+    height, width = sample["image"].shape[1:]
+    image = F.pad(sample["image"], (0, canvas[1] - width, 0, canvas[0] - height))
+    return {"image": image, "targets": targets}

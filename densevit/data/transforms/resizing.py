@@ -162,6 +162,11 @@ def as_array(value: Any) -> Any:
     return value.numpy() if isinstance(value, Tensor) else value
 
 
+def as_tensor(value: Any) -> Any:
+    """Returns arrays as tensors, other values unchanged."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
 def _all_of(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
     found = [mask for mask in masks if mask is not None]
     return np.logical_and.reduce(found) if found else None
@@ -178,9 +183,7 @@ def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: 
     if canvas is not None and canvas != size:
         planes = np.pad(planes, ((0, 0), (0, canvas[0] - size[0]), (0, canvas[1] - size[1])))
     targets = {key: value for key, value in sample["targets"].items() if is_metadata(value) or key == "image_id"}
-    targets |= {
-        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in values.items()
-    }
+    targets |= {key: as_tensor(value) for key, value in values.items()}
     return {"image": torch.from_numpy(planes), "targets": targets | {"size": size, "original_size": original_size}}
 
 

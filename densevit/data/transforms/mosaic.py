@@ -1,0 +1,91 @@
+"""Mosaic (Bochkovskiy et al. 2020, YOLOv4, section 3.3): four training images in the quadrants of one."""
+
+import numpy as np
+import torch
+
+from densevit.data.transforms.augmentation import placed, visible_shares
+from densevit.data.transforms.copy_paste import another_sample, check_pasted, sample_values
+from densevit.data.transforms.resizing import TrainingTransform, Types, Values, as_tensor, selected, visible_values
+from densevit.interfaces import Dataset, Sample, Size, Window
+from densevit.targets.types import TargetTypes
+
+_CUT = (0.25, 0.75)  # of each side, where the quadrants meet
+_VISIBLE = 0.2  # of an object's box, in its quadrant: mmdetection's least share
+
+
+class Mosaic:
+    """Cuts images at a random point into quadrants, each with a random window of another image, after all four were
+    augmented.
+
+    transform: applied to all four images. dataset: source of the other three. probability: of a mosaic.
+
+    An image smaller than its quadrant fills a part of it; the rest is black, and unlabelled in maps. Objects of which
+    less than a fifth of the box is visible are left out. Images with other target keys than the first, as in a mix,
+    leave it unchanged. Raises ConfigError for target keys whose type has no `paste`.
+    """
+
+    def __init__(self, transform: TrainingTransform, dataset: Dataset, probability: float) -> None:
+        check_pasted(dataset, "mosaic")
+        self.transform, self.dataset, self.probability = transform, dataset, probability
+        self.types = TargetTypes.of(dataset)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
+        """Returns the augmented sample, or a mosaic of its size."""
+        types = TargetTypes() if types is None else types
+        first = self.transform(sample, rng, types)
+        if rng.random() >= self.probability:
+            return first
+        others = [another_sample(self.dataset, self.types, rng) for _ in range(3)]
+        return mosaic([first, *(self.transform(other, rng, types) for other in others)], types, rng)
+
+
+def mosaic(samples: list[Sample], types: Types, rng: np.random.Generator) -> Sample:
+    """Returns the mosaic of four transformed samples, of the first one's size."""
+    first = samples[0]
+    all_values = [sample_values(sample, types) for sample in samples]
+    if any(values.keys() != all_values[0].keys() for values in all_values):
+        return first
+    height, width = size = first["targets"]["size"]
+    y, x = (round(side * rng.uniform(*_CUT)) for side in size)
+    image = np.zeros(first["image"].shape, np.uint8)
+    values: Values = {}
+    for quadrant, sample, own in zip(
+        ((0, 0, y, x), (0, x, y, width), (y, 0, height, x), (y, x, height, width)), samples, all_values, strict=True
+    ):
+        window, place = _random_window(sample["targets"]["size"], quadrant, rng)
+        part = _moved(own, types, sample["targets"]["size"], window, place, size)
+        top, left, bottom, right = place
+        image[:, top:bottom, left:right] = sample["image"][:, window[0] : window[2], window[1] : window[3]]
+        covered = np.zeros(size, bool)
+        covered[top:bottom, left:right] = True
+        values = {key: types[key].paste(values[key], part[key], covered) for key in part} if values else part
+    return {
+        "image": torch.from_numpy(image),
+        "targets": first["targets"] | {key: as_tensor(value) for key, value in values.items()},
+    }
+
+
+def _random_window(size: Size, quadrant: Window, rng: np.random.Generator) -> tuple[Window, Window]:
+    """Returns a random window of an image, as large as the quadrant or the image's side, and its place there: beside
+    the point where the quadrants meet."""
+    top, left, bottom, right = quadrant
+    height, width = min(bottom - top, size[0]), min(right - left, size[1])
+    y, x = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
+    top, left = bottom - height if top == 0 else top, right - width if left == 0 else left
+    return (y, x, y + height, x + width), (top, left, top + height, left + width)
+
+
+def _moved(values: Values, types: Types, size: Size, window: Window, place: Window, new_size: Size) -> Values:
+    """The values of an image's window at its place in a larger image, without objects that are hardly visible."""
+    sides = (window[2] - window[0], window[3] - window[1])
+    values = {key: types[key].crop(value, window, size) for key, value in values.items()}
+    if len(values.get("boxes", ())):
+        values = selected(values, types, visible_shares(values["boxes"], sides) >= _VISIBLE)
+    values = visible_values(values, types, sides)
+    whole = (-place[0], -place[1], new_size[0] - place[0], new_size[1] - place[1])  # in coordinates of the window
+    for key, value in values.items():
+        if types[key].per == "pixel":
+            values[key] = placed(value, place, new_size, types[key].fill)
+        else:
+            values[key] = types[key].clip(types[key].crop(value, whole, sides), new_size)
+    return values

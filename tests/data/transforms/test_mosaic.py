@@ -1,0 +1,183 @@
+"""Mosaic, and MixUp of objects: every output pixel names its image and place, from which labels are looked up."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.config import DataSection
+from densevit.data.build import Data
+from densevit.data.loading.batch_sampler import SampleKey
+from densevit.data.loading.dataloader import TransformedDataset
+from densevit.data.transforms.image_mixing import ImageMixing
+from densevit.data.transforms.mosaic import mosaic
+from densevit.errors import ConfigError
+from densevit.interfaces import Dataset, Sample, Size
+from densevit.targets import Keypoints, RunLengthMasks, TargetTypes
+
+SIZES = [(40, 60), (50, 44), (18, 70), (40, 60)]  # the third is smaller than the largest quadrants
+
+
+def traced(number: int, size: Size, coded: bool = True) -> Sample:
+    """An image whose pixels are (number + 1, row, column), with six rectangular objects that may overlap."""
+    rng = np.random.default_rng(number)
+    rows, columns = np.indices(size)
+    corners = (
+        np.sort(rng.integers(0, size[0] - 1, (6, 2)), axis=1),
+        np.sort(rng.integers(0, size[1] - 1, (6, 2)), axis=1),
+    )
+    (top, bottom), (left, right) = ((c + np.array([0, 1])).T[:, :, None, None] for c in corners)
+    masks = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    boxes = np.stack([left, top, right, bottom], 1).reshape(6, 4).astype(np.float32)
+    targets = {
+        "image_id": number,
+        "size": size,
+        "original_size": size,
+        "boxes": torch.from_numpy(boxes),
+        "labels": torch.arange(6) + 10 * number,
+        "masks": RunLengthMasks.from_dense(masks, size) if coded else torch.from_numpy(masks),
+        "semantic": torch.from_numpy(rng.integers(0, 200, size).astype(np.uint8)),
+    }
+    pixels = np.stack([np.full(size, number + 1), rows, columns]).astype(np.uint8)
+    return {"image": torch.from_numpy(pixels), "targets": targets}
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("coded", [True, False], ids=["run-length coded", "dense"])
+def test_labels_of_a_mosaic_are_those_of_the_pixels_that_it_shows(seed, coded):
+    samples = [traced(number, size, coded) for number, size in enumerate(SIZES)]
+    result = mosaic(samples, TargetTypes(), np.random.default_rng(seed))
+    source, row, column = result["image"].numpy().astype(int)
+    targets = result["targets"]
+    assert source.shape == SIZES[0] and {1, 2, 3, 4} <= set(np.unique(source)) <= {0, 1, 2, 3, 4}
+    for corner, number in (((0, 0), 1), ((0, -1), 2), ((-1, 0), 3), ((-1, -1), 4)):  # each in its quadrant, or black
+        assert source[corner] in (0, number)
+    semantic = np.full(SIZES[0], 255)
+    expected: dict[int, tuple[np.ndarray, list[float]]] = {}  # mask and box by label
+    for number, sample in enumerate(samples):
+        here = source == number + 1
+        semantic[here] = sample["targets"]["semantic"].numpy()[row[here], column[here]]
+        masks = np.asarray(sample["targets"]["masks"])
+        for label, mask in zip(sample["targets"]["labels"].tolist(), masks, strict=True):
+            shown = np.zeros(SIZES[0], bool)
+            shown[here] = mask[row[here], column[here]]
+            if shown.sum() >= 0.2 * mask.sum():  # rectangles fill their boxes
+                rows, columns = np.nonzero(shown)
+                expected[label] = (shown, [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    np.testing.assert_array_equal(targets["semantic"], semantic)
+    assert targets["labels"].tolist() == list(expected) and len(expected) > 4
+    np.testing.assert_array_equal(np.asarray(targets["masks"]), [mask for mask, _ in expected.values()])
+    np.testing.assert_allclose(targets["boxes"], [box for _, box in expected.values()], atol=1e-4)
+    assert targets["boxes"].dtype == torch.float32 and isinstance(targets["masks"], RunLengthMasks) is coded
+    assert targets["size"] == SIZES[0] and targets["image_id"] == 0
+
+
+def test_images_without_objects_and_with_other_labels():
+    empty = traced(0, SIZES[0])
+    nothing = np.zeros(6, bool)
+    for key in ("boxes", "labels", "masks"):
+        empty["targets"][key] = empty["targets"][key][nothing]
+    result = mosaic([empty] * 4, TargetTypes(), np.random.default_rng(0))
+    assert [len(result["targets"][key]) for key in ("boxes", "labels", "masks")] == [0, 0, 0]
+    other = traced(1, SIZES[0])
+    del other["targets"]["semantic"]
+    assert mosaic([empty, empty, other, empty], TargetTypes(), np.random.default_rng(0)) is empty
+
+
+def test_mixup_keeps_the_objects_of_both_images():
+    samples = [traced(number, size) for number, size in enumerate(SIZES[:3])]
+    for sample in samples:
+        del sample["targets"]["semantic"]
+    mixed = ImageMixing(mixup=8.0)(samples, [0], TargetTypes())
+    for number, result in enumerate(mixed):
+        targets, pair = result["targets"], [samples[number], samples[number - 1]]
+        canvas = np.zeros((2, 3, 50, 70))  # the largest sides of the batch; black around the smaller image
+        masks = np.zeros((12, 50, 70), bool)
+        for place, one in enumerate(pair):
+            height, width = one["targets"]["size"]
+            canvas[place, :, :height, :width] = one["image"]
+            masks[6 * place : 6 * place + 6, :height, :width] = np.asarray(one["targets"]["masks"])
+        assert targets["size"] == (50, 70) == tuple(result["image"].shape[1:])
+        np.testing.assert_allclose(targets["boxes"], torch.cat([one["targets"]["boxes"] for one in pair]), atol=1e-4)
+        assert targets["labels"].tolist() == [*range(10 * number, 10 * number + 6), *pair[1]["targets"]["labels"]]
+        np.testing.assert_array_equal(np.asarray(targets["masks"]), masks)
+        share = (result["image"].numpy() - canvas[1])[canvas[0] != canvas[1]] / (canvas[0] - canvas[1])[
+            canvas[0] != canvas[1]
+        ]
+        best = np.median(share)
+        assert 0 < best < 1
+        np.testing.assert_allclose(result["image"], canvas[0] * best + canvas[1] * (1 - best), atol=1)
+
+
+class Traced(Dataset):
+    """Images of one size, without semantic maps unless asked for."""
+
+    classes: ClassVar[dict[str, Any]] = {}
+    provides = ("boxes", "labels", "masks")
+
+    def __init__(self, split: str, semantic: bool = False) -> None:
+        self.semantic = semantic
+        if semantic:
+            self.provides = ("boxes", "labels", "masks", "semantic")
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = traced(index, (40, 60))
+        if not self.semantic:
+            del sample["targets"]["semantic"]
+        return sample
+
+
+def section(**options: Any) -> DataSection:
+    values = {"name": f"{__name__}:Traced", "image_size": 60, "recipe": "resize", "batch_size": 4, "num_workers": 0}
+    return DataSection.model_validate(values | options)
+
+
+def test_options_mosaic_and_mixup_end_with_the_final_phase():
+    phase = {"start": 0.5, "mosaic": None, "mixup": None}
+    data = Data(section(mosaic=0.5, mixup=8.0, final_phase=phase), 3, 1)
+    data.check_splits()
+    prepared = TransformedDataset(data.train, data.recipe_phases, train=True)
+    keys = [SampleKey(index % 8, 3 + index // 8) for index in range(80)]
+    sources = [len(np.unique(prepared[key]["image"][0])) for key in keys]  # of one image, or of four, some the same
+    assert 0.3 < np.mean(np.array(sources) > 1) < 0.6
+    again = [prepared[key] for key in keys[:8]]
+    assert all(torch.equal(one["image"], prepared[key]["image"]) for one, key in zip(again, keys, strict=False))
+    batch = prepared.__getitems__(keys[:4])
+    assert all(len(sample["targets"]["labels"]) > 6 for sample in batch)
+    [*plain] = prepared.__getitems__([SampleKey(index, 3, final=True) for index in range(4)])
+    assert [len(np.unique(sample["image"][0])) for sample in plain] == [1, 1, 1, 1]
+    assert [len(sample["targets"]["labels"]) for sample in plain] == [6, 6, 6, 6]
+
+
+def test_labels_that_cannot_be_put_together_are_refused():
+    with pytest.raises(ConfigError, match=r"the data set labels semantic, which cannot be mixed"):
+        Data(section(semantic=True, mixup=8.0), 0, 1).check_splits()
+    with pytest.raises(ConfigError, match=r"labels boxes of objects, a part of which it would cut out\. Fix: leave it"):
+        Data(section(cutmix=1.0), 0, 1).check_splits()
+    Data(section(semantic=True, mosaic=1.0), 0, 1).check_splits()
+
+
+def test_keypoints_follow_their_quadrant():
+    samples = [traced(number, (40, 60)) for number in range(4)]
+    types = TargetTypes({"keypoints": Keypoints(skeleton=())})
+    for sample in samples:
+        boxes = sample["targets"]["boxes"]
+        corners = torch.stack([boxes[:, 0], boxes[:, 1], torch.full((6,), 2.0)], 1)
+        sample["targets"] |= {"keypoints": corners[:, None]}  # the upper left pixel of each object
+    result = mosaic(samples, types, np.random.default_rng(2))
+    source, row, column = result["image"].numpy().astype(int)
+    seen = 0
+    for label, [[x, y, flag]] in zip(
+        result["targets"]["labels"].tolist(), result["targets"]["keypoints"].tolist(), strict=True
+    ):
+        if flag == 2:
+            number, index = divmod(label, 10)
+            place = int(y), int(x)
+            assert source[place] == number + 1
+            assert [column[place], row[place]] == samples[number]["targets"]["boxes"][index, :2].int().tolist()
+            seen += 1
+    assert seen == 3
