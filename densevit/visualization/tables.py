@@ -93,7 +93,7 @@ def _fitting_pairs(groups: Sequence[Mapping[str, float]], most: int, room: int) 
             for place, (name, value) in enumerate(values.items()):
                 names[place % pairs] = max(names[place % pairs], len(name))
                 numbers[place % pairs] = max(numbers[place % pairs], len(number(value)))
-        if sum(names) + sum(numbers) + 2 * pairs - 1 <= room:
+        if sum(names) + sum(numbers) + 2 * (2 * pairs - 1) <= room:
             return pairs
     return 1
 

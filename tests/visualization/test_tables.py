@@ -2,6 +2,7 @@ import math
 
 from rich.console import Console
 
+from densevit.visualization.evaluation_tables import evaluation_tables
 from densevit.visualization.tables import by_class, metrics_table
 
 
@@ -57,6 +58,15 @@ def test_names_are_not_broken_at_80_columns():
         lines = shown({f"{head}/{name}": 0.5 for head, own in heads.items() for name in own})
         words = [word for line in lines for word in line if word != "0.5000"]
         assert words == [word for head, own in heads.items() for word in (head, *own)]
+
+
+def test_the_table_of_classes_fits_80_columns():
+    header = ["class", "objects", "predictions", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"]
+    rows = [header, ["Platelets", 36_781, 1_234_567, *[0.5] * 7]]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(evaluation_tables({"detection/AP": 0.5}, {"detection": {"classes": rows}}))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines[-2:] == [header, ["Platelets", "36,781", "1,234,567", *["0.5000"] * 7]]
 
 
 def test_metrics_of_the_same_classes_share_a_table():
