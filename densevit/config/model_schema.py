@@ -66,7 +66,7 @@ class BackboneSection(OpenSection):
     @classmethod
     def _freezes_the_rest(cls, lora: LoraSection | None, info: ValidationInfo) -> LoraSection | None:
         frozen = info.data.get("freeze", False)  # an invalid value is reported separately
-        if lora is not None and frozen is not False:
+        if lora is not None and frozen:
             raise ValueError(
                 f"adapters are trained in a frozen backbone, and backbone.freeze is {_value(frozen)}. Leave "
                 "backbone.freeze out; backbone.lora.targets selects the layers with adapters."

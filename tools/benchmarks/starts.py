@@ -28,7 +28,7 @@ from tools.conventions.tree import Tree
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = "efficientnet_lite0"
-WEIGHTS = {"lite0": (), "random": ("backbone.weights=null", "optim.backbone_lr=1e-3")}
+WEIGHTS = {"lite0": (), "random": ("backbone.weights=null", "backbone.freeze=0", "optim.backbone_lr=1e-3")}
 SCENES = "data={{name: scenes, image_size: 160, batch_size: 8, recipe: fixed, train_length: 400, semantic: false, {}}}"
 # Of metrics.json, the first decides which weights are better.
 METRICS = ("AP", "AP50", "PQ", "mask_AP", "mask_AP50", "mIoU", "aAcc", "AbsRel", "delta_1.1", "top1")
@@ -45,7 +45,7 @@ class Start(NamedTuple):
 
 
 STARTS = {
-    "detector": Start("BCCD", "bccd", ("data=folder",), 20),
+    "detector": Start("BCCD", "bccd", ("data=folder", "data.vertical_flip=true", "backbone.freeze=6"), 20, 0.5),
     "semantic": Start("CamVid", "camvid", ("data=label_maps", "data.preset=camvid"), 5),
     "depth": Start(
         "Middlebury",
@@ -95,7 +95,7 @@ def execute(*arguments: str) -> None:
 
 def overrides(name: str, weights: str, root: Path | None) -> list[str]:
     start = STARTS[name]
-    found = [f"backbone={BACKBONE}", *WEIGHTS[weights], "seed=0", *start.overrides]
+    found = [f"backbone={BACKBONE}", *start.overrides, *WEIGHTS[weights], "seed=0"]
     found += [f"data.root={root}"] if root else []
     return [*found, f"trainer.max_epochs={start.passes}", f"trainer.evaluate_every={start.evaluate_every}"]
 
