@@ -161,9 +161,9 @@ def centred(boxes: np.ndarray, window: Window) -> np.ndarray:
 
 def placed(value: np.ndarray, place: Window, size: Size, fill: float) -> np.ndarray:
     """Returns a map (..., H, W) of this size with the value at its place, and `fill` around."""
-    placed = np.full((*value.shape[:-2], *size), fill, value.dtype)
-    placed[..., place[0] : place[2], place[1] : place[3]] = value
-    return placed
+    canvas = np.full((*value.shape[:-2], *size), fill, value.dtype)
+    canvas[..., place[0] : place[2], place[1] : place[3]] = value
+    return canvas
 
 
 def window_around(box: np.ndarray, window: Window, size: Size, rng: np.random.Generator) -> Window:
