@@ -153,7 +153,10 @@ def test_an_image_without_class_is_unlabelled_also_in_a_mixture(kind: str, smoot
     """A mixture counts by its labelled share, in the loss and in its normaliser."""
     classes = torch.tensor([3, -1, -1, 0])
     samples: Any = [
-        {"image": torch.zeros(3, 8, 8, dtype=torch.uint8), "targets": {"image_id": i, "image_class": one}}
+        {
+            "image": torch.zeros(3, 8, 8, dtype=torch.uint8),
+            "targets": {"image_id": i, "image_class": one, "size": (8, 8)},
+        }
         for i, one in enumerate(classes)
     ]
     mixed = ImageMixing(**{kind: 1.0})(samples, [1], TargetTypes())
