@@ -61,7 +61,5 @@ from densevit_workbench.inspection.inspector import Inspection as Inspection
 from densevit_workbench.inspection.inspector import inspect as inspect
 from densevit_workbench.interchange.convert import convert_dataset as convert_dataset
 from densevit_workbench.interchange.prelabels import write_prelabels as write_prelabels
-from densevit_workbench.replay import Replay as Replay
-from densevit_workbench.replay import replay as replay
 
 __version__: str

@@ -96,7 +96,6 @@ FUNCTIONS: dict[str, Callable[[Path], object]] = {
     "inspect.model": lambda home: refused(lambda: densevit.inspect("~/full", "~/image.png"), home / "full"),
     "inspect.image": lambda _: densevit.inspect(predictor(), "~/image.png"),
     "load.source": lambda _: densevit.load("~/model.safetensors"),
-    "replay.file": lambda home: refused(lambda: densevit.replay("~/none.pt"), home / "none.pt"),
     "report.runs": lambda home: refused(lambda: densevit.report("~/none"), home / "none"),
     "report.out": lambda home: writes(lambda: densevit.report("~/run", "~/page.html"), home / "page.html"),
     "save.path": lambda home: writes(lambda: densevit.save(predictor(), "~/a.safetensors"), home / "a.safetensors"),

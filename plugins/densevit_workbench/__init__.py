@@ -1,4 +1,4 @@
-"""Tools beside training: doctor, benchmark, inspect, new, replay, and the exchange of data with other formats.
+"""Tools beside training: doctor, benchmark, inspect, new, and the exchange of data with other formats.
 
 Each is a command, found in the entry-point group `densevit.commands`. Nothing in densevit imports this package.
 """

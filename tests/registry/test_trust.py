@@ -9,7 +9,6 @@ import threading
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -344,36 +343,6 @@ def test_evaluation_with_overrides_checks_no_class_of_the_training(payload, caps
 # ---- other files with a config ----
 
 
-def fault_content(config: str) -> dict[str, Any]:
-    """That of a file of a step that was not finite, without tensors."""
-    empty: dict[str, Any] = {"state_dict": {}, "batches": [], "random_state": {}, "classes": {}}
-    return {"step": 1, "config": config, "precision": "32-true", **empty}
-
-
-def test_fault_file_imports_no_module_but_those_of_its_run(payload, monkeypatch):
-    from densevit.training.loop import fault_files
-    from densevit_workbench.replay import replay
-
-    on_the_path(payload, monkeypatch)
-    values = copy.deepcopy(VALUES)
-    values["backbone"]["name"] = "payload:Net"
-    config = yaml_io.write(values)
-    content = fault_content(config) | {"classes": {"surfaces": [asdict(c) for c in CLASSES["surfaces"]]}}
-    faults = payload / "run" / "faults"
-    faults.mkdir(parents=True)
-    fault_files.write(faults / "step_1.pt", content)
-    with pytest.raises(PluginError) as error:
-        replay(faults / "step_1.pt", "cpu")
-    refused(error, faults / "step_1.pt", "payload:Net")
-    assert main(["replay", str(faults / "step_1.pt"), "--trust", "payload"]) == 2  # it has no tensors
-    assert "payload" in sys.modules
-    sys.modules.pop("payload")
-    (payload / "run" / "config.yaml").write_text(config)
-    with pytest.raises(WeightsError):
-        replay(faults / "step_1.pt", "cpu")
-    assert "payload" in sys.modules
-
-
 @pytest.mark.parametrize("key", ["base", "data", "heads", "backbone"])
 def test_header_reads_no_other_config(key, payload):
     """Neither a base nor the file of a section."""
@@ -386,16 +355,11 @@ def test_header_reads_no_other_config(key, payload):
 
 
 @pytest.mark.parametrize("key", ["base", "data"])
-def test_checkpoint_and_fault_file_read_no_other_config(key, payload):
-    from densevit.training.loop import fault_files
+def test_checkpoint_reads_no_other_config(key, payload):
     from densevit.training.run.resuming import RunCheckpoint
-    from densevit_workbench.replay import replay
 
     (payload / "theirs.yaml").write_text(yaml_io.write(VALUES if key == "base" else VALUES["data"]))
     config = yaml_io.write(VALUES | {key: "theirs.yaml"})
-    fault_files.write(payload / "step_1.pt", fault_content(config))
-    with pytest.raises(ConfigError, match=rf"step_1\.pt: {key} (is not a key|should be)"):
-        replay(payload / "step_1.pt", "cpu")
     (payload / "run" / "checkpoints").mkdir(parents=True)
     torch.save({"global_step": 1, "state_dict": {}, "config": config}, payload / "run" / "checkpoints" / "last.ckpt")
     with pytest.raises(ConfigError, match=rf"last\.ckpt: {key} (is not a key|should be)"):

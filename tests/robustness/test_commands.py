@@ -181,7 +181,7 @@ READ_ONLY = (
     (("data", "convert", "yolo", "one", "new"), "another path"),
     (("data", "prelabel", "run", "one", "new.json"), "another path"),
 )
-WRITE_NOTHING = {"plugins", "check", "config", "replay", "new"}  # new loads nothing
+WRITE_NOTHING = {"plugins", "check", "config", "new"}  # new loads nothing
 
 
 @pytest.mark.parametrize(("arguments", "fix"), READ_ONLY, ids=lambda value: " ".join(value) if value[0] != "-" else "")

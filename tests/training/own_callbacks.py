@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from densevit.training.callbacks.non_finite import NonFinite
+from densevit.training.loop.finite_check import FiniteCheck
 
 
 class Quit(lightning.Callback):
@@ -56,13 +56,13 @@ class Undo(lightning.Callback):
             self.saved = None, None
 
 
-class Late(NonFinite):
+class Late(FiniteCheck):
     """As on a GPU: the flag is read one step later, and the fused optimiser skips the update by it."""
 
-    def before_update(self, optimizer):
+    def check(self, optimizer, norm):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("densevit.training.callbacks.non_finite._skips_itself", lambda optimizer: True)
-            super().before_update(optimizer)
+            patch.setattr("densevit.training.loop.finite_check._skips_itself", lambda optimizer: True)
+            super().check(optimizer, norm)
 
 
 class Weights(lightning.Callback):

@@ -23,8 +23,6 @@ class BestModel(lightning.Callback):
 
     The model file contains the evaluators' score thresholds of that epoch.
 
-    It must precede the EMA callback, which restores the current weights in `on_validation_end`.
-
     folder: the run folder. dataset: the validation split. patience: training stops after this number of consecutive
     validations without improvement. Lightning's EarlyStopping monitors one metric; this callback supports several
     heads. Metrics are equal in all processes, so all of them stop.

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from densevit.losses.distributed import mean_over_processes
-from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.loop.dense_module import DenseModule
 
 
 class StepMetrics(lightning.Callback):
     """Logs every `log_every_n_steps`-th optimiser step: the loss and its terms, averaged over processes and accumulated
-    batches, the learning rates, the gradient norm, the number of skipped steps if `non_finite` skips them, and speed
+    batches, the learning rates, the gradient norm, the number of skipped steps if the run skips them, and speed
     and memory as `system/*`. Logs the metrics after each validation.
 
     The device is synchronised at these steps only. This callback must precede the checkpointing callback, so that the
@@ -25,8 +24,7 @@ class StepMetrics(lightning.Callback):
     killed in between would lose that row.
     """
 
-    def __init__(self, non_finite: NonFinite) -> None:
-        self.non_finite = non_finite
+    def __init__(self) -> None:
         self._last_step = -1
         self._terms: Tensor | None = None  # summed over the batches of a step, if several
         self._speed = Speed()
@@ -56,8 +54,8 @@ class StepMetrics(lightning.Callback):
         named = zip(("loss", *terms), mean_over_processes(values).tolist(), strict=True)
         metrics = {f"train/{name}": value for name, value in named}
         metrics |= {"train/lr": pl_module.learning_rate, "epoch": trainer.current_epoch}
-        if self.non_finite.skip:
-            metrics["train/skipped_steps"] = self.non_finite.skipped
+        if pl_module.finite_check is not None and pl_module.finite_check.skip:
+            metrics["train/skipped_steps"] = pl_module.finite_check.skipped
         metrics |= {f"train/lr/{name}": lr for name, lr in learning_rates(trainer.optimizers[0], pl_module).items()}
         if pl_module.gradient_norm is not None:
             metrics["train/gradient_norm"] = float(pl_module.gradient_norm)

@@ -7,7 +7,7 @@ added to the scores.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,22 +22,19 @@ class FirstNonFinite:
     """The first value that is not finite.
 
     layer: the module's name and class. what: "value" (of a parameter), "output", "gradient" or "loss"; "" if all are
-    finite. inputs, outputs: the shapes and ranges of the module's tensors; for a gradient, those of the gradients of
-    its outputs and input. terms: the loss terms.
+    finite. tensors: the shapes and ranges of the module's inputs and outputs, or of the gradient.
     """
 
     layer: str = ""
     what: str = ""
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    terms: Mapping[str, float] = field(default_factory=dict)
+    tensors: str = ""
 
     def __str__(self) -> str:
         if not self.what:
             return "All outputs, gradients and losses are finite"
         if self.what == "loss":
             return "All outputs of modules are finite; the loss computed from them is not"
-        return f"The first non-finite {self.what} is that of {self.layer}"
+        return f"The first non-finite {self.what} is that of {self.layer}{self.tensors and f': {self.tensors}'}"
 
 
 def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tensor]]) -> FirstNonFinite:
@@ -48,7 +45,7 @@ def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tenso
     parameters = {f"{prefix}.{name}": p for prefix, m in modules.items() for name, p in m.named_parameters()}
     for name, parameter in parameters.items():
         if not is_finite(parameter.detach()):
-            return FirstNonFinite(f"the parameter {name}", "value", (), (_described(parameter),))
+            return FirstNonFinite(f"the parameter {name}", "value", _described(parameter))
     search = _Search()
     handles = [
         handle
@@ -65,14 +62,14 @@ def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tenso
     finally:
         for handle in handles:
             handle.remove()
-    values = {name: float(term.detach()) for name, term in terms.items()}
-    found = (
-        search.found or (FirstNonFinite(what="loss") if not is_finite(loss.detach()) else None) or search.found_gradient
-    )
-    if found is None:
-        broken = [name for name, g in zip(trained, gradients, strict=True) if g is not None and not is_finite(g)]
-        found = FirstNonFinite(f"the parameter {broken[-1]}", "gradient") if broken else FirstNonFinite()
-    return FirstNonFinite(found.layer, found.what, found.inputs, found.outputs, values)
+    if search.found is not None:
+        return search.found
+    if not is_finite(loss.detach()):
+        return FirstNonFinite(what="loss")
+    if search.found_gradient is not None:
+        return search.found_gradient
+    broken = [name for name, g in zip(trained, gradients, strict=True) if g is not None and not is_finite(g)]
+    return FirstNonFinite(f"the parameter {broken[-1]}", "gradient") if broken else FirstNonFinite()
 
 
 class _Search:
@@ -106,7 +103,7 @@ class _Search:
         for x in _tensors(inputs):
             if self.found is None and self._running and x.is_floating_point() and bool(x.detach().isnan().any()):
                 above = self._running[-1][0]  # the parent computed x between its submodules
-                self.found = FirstNonFinite(above, "output", (), (f"{_described(x)}, the input of {label}",))
+                self.found = FirstNonFinite(above, "output", f"{_described(x)}, the input of {label}")
             self._watch(x, label)
         self._running.append((label, module))
 
@@ -116,7 +113,8 @@ class _Search:
         self._running.pop()
         for x in _tensors(outputs):
             if self.found is None and not is_finite(x):
-                self.found = FirstNonFinite(label, "output", _all_described(inputs), _all_described(outputs))
+                tensors = f"input {_all_described(inputs)}; output {_all_described(outputs)}"
+                self.found = FirstNonFinite(label, "output", tensors)
             self._made_by[id(x)] = label
             self._watch(x, None)
 
@@ -139,11 +137,11 @@ class _Search:
                 if not user.startswith(inner.partition(" ")[0] + "."):
                     break
                 inner = user
-            self.found_gradient = FirstNonFinite(inner, "gradient", (), (f"of its input, {_described(gradient)}",))
+            self.found_gradient = FirstNonFinite(inner, "gradient", f"of its input, {_described(gradient)}")
             return
         made_by = self._made_by.get(key, "")
-        outputs = (f"of the output of {made_by}, {_described(gradient)}",)
-        self.found_gradient = FirstNonFinite(f"the loss of the output of {made_by}", "gradient", (), outputs)
+        layer = f"the loss of the output of {made_by}"
+        self.found_gradient = FirstNonFinite(layer, "gradient", _described(gradient))
 
 
 def is_finite(x: Tensor) -> bool:
@@ -170,11 +168,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(getattr(value, name))
 
 
-def _all_described(values: Any, most: int = 4) -> tuple[str, ...]:
+def _all_described(values: Any, most: int = 2) -> str:
     tensors = [x for x in _tensors(values) if x.is_floating_point() or x.dtype == torch.uint8]
-    return tuple(map(_described, tensors[:most])) + (
-        (f"and {len(tensors) - most} more",) if len(tensors) > most else ()
-    )
+    more = [f"and {len(tensors) - most} more"] if len(tensors) > most else []
+    return ", ".join([*map(_described, tensors[:most]), *more])
 
 
 def _described(x: Tensor) -> str:
@@ -197,14 +194,14 @@ def find_in_batches(
     The losses of each batch are normalised separately.
     """
     restore_random_state(random_state, device)
-    finding, context = FirstNonFinite(), LossContext(finite_costs=False)
+    found, context = FirstNonFinite(), LossContext(finite_costs=False)
     with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         for batch in batches:
             modules = {"model": model, "method": method}
-            finding = find(modules, lambda given=batch: method.training_step(model, given, context))  # type: ignore[misc]
-            if finding.what:
+            found = find(modules, lambda given=batch: method.training_step(model, given, context))  # type: ignore[misc]
+            if found.what:
                 break
-    return finding
+    return found
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -70,11 +70,11 @@ def resumable_errors(folder: Path, command: str | None) -> Iterator[None]:
 
 @contextmanager
 def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
-    """Removes the folder of a new run that fails before its first step, unless the faulty step was saved."""
+    """Removes the folder of a new run that fails before its first step."""
     try:
         yield
     except DensevitError:
-        if new and trainer.global_step == 0 and trainer.is_global_zero and not (folder / "faults").is_dir():
+        if new and trainer.global_step == 0 and trainer.is_global_zero:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

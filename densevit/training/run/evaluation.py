@@ -86,8 +86,7 @@ class EvaluationPlan:
         evaluators = build_evaluators(model, config, self.data.val, mappings=self.mappings)
         if self.trainer.compile:
             model.compile()
-        module = DenseModule(self.predictor, None, evaluators)
-        module.mappings = self.mappings
+        module = DenseModule(self.predictor, None, evaluators, mappings=self.mappings)
         peers = Peers()
         callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), peers]
         trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as lightning
 from pytorch_lightning.loggers import Logger
@@ -28,8 +28,6 @@ from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
 from densevit.training.callbacks.collapse import Collapse
-from densevit.training.callbacks.ema import ExponentialMovingAverage
-from densevit.training.callbacks.non_finite import NonFinite
 from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressLines
 from densevit.training.callbacks.schedule import TrainingSchedule
 from densevit.training.callbacks.slow_steps import SlowSteps
@@ -38,7 +36,9 @@ from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.stop_signals import StopSignals, requeue
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
+from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.evaluators import selecting
+from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.method import Supervised
 from densevit.training.loop.peers import Peers, watching
@@ -122,15 +122,17 @@ def fit(
             show_complete(plan, path)
             return Run(path)
         folder = RunFolder.open(plan.trainer, name, path, resumed=resume is not None)
-        run_callbacks = _callbacks(plan, folder.path, signals)
-        errors = translated_errors(folder.path, config, run_callbacks.non_finite.batch, resume_with)
+        finite_check, peers = FiniteCheck(skip=config.trainer.non_finite == "skip"), Peers()
+        best_epoch = BestEpoch(selecting(plan.evaluators), config.trainer.monitor)
+        best = BestModel(folder.path, best_epoch, plan.data.val, config.trainer.patience)
+        errors = translated_errors(folder.path, config, finite_check.describe_batch, resume_with)
         with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
-            plan.trainer.callbacks = run_callbacks.ordered(plan)  # type: ignore[attr-defined]  # set by a connector
+            plan.trainer.callbacks = run_callbacks(plan, folder.path, best, peers, signals)  # type: ignore[attr-defined]
             plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
             start(plan, folder)
-            module = _module(plan)
-            stopped_by = _train(plan, module, run_callbacks.peers, folder.path, signals, resume_with)
-            finish(plan, folder.path, run_callbacks.best, module.indices, bool(stopped_by), signals, resume_with)
+            module = _module(plan, finite_check)
+            stopped_by = _train(plan, module, peers, folder.path, signals, resume_with)
+            finish(plan, folder.path, best, module.indices, bool(stopped_by), signals, resume_with)
     return Run(folder.path, stopped_by)
 
 
@@ -170,44 +172,47 @@ def _use_console() -> None:
     use_text_console(**CONSOLE, quiet=quiet, stderr=stderr, file=LogFile(stderr))
 
 
-class _Callbacks(NamedTuple):
-    """The callbacks of a run in their order: EMA is updated and metrics are written before a checkpoint."""
+def run_callbacks(
+    plan: Plan, folder: Path, best: BestModel, peers: Peers, signals: StopSignals
+) -> list[lightning.Callback]:
+    """The callbacks of a run, in the order in which Lightning calls them; `loop/step.py` has what precedes them.
 
-    non_finite: NonFinite
-    best: BestModel
-    measured: Sequence[lightning.Callback]
-    peers: Peers
-    stalls: Sequence[lightning.Callback]
-    checkpointing: Checkpointing
-
-    def ordered(self, plan: Plan) -> list[lightning.Callback]:
-        """Returns all callbacks, including those of the Trainer, the config and the caller, in their order."""
-        first = [self.non_finite, self.best, *self.measured, self.peers]
-        given = [*plan.trainer.callbacks, *plan.callbacks]  # type: ignore[attr-defined]  # set by a connector
-        return [*first, *given, *self.stalls, self.checkpointing]
-
-
-def _callbacks(plan: Plan, folder: Path, signals: StopSignals) -> _Callbacks:
+    best, peers, signals: used after the training too.
+    """
     section, budget = plan.config.trainer, plan.budget
-    non_finite = NonFinite(folder, skip=section.non_finite == "skip")
-    best = BestModel(folder, BestEpoch(selecting(plan.evaluators), section.monitor), plan.data.val, section.patience)
-    ema = [] if section.ema is None else [ExponentialMovingAverage(section.ema, section.ema_warmup)]
-    collapse = [] if isinstance(plan.method, Supervised) else [Collapse(budget)]
-    lines = ProgressLines(get_console(), LowScores(plan, folder))
-    measured = [*ema, TrainingSchedule(budget), SlowSteps(), StepMetrics(non_finite), lines]
-    measured += collapse
-    stalls = [] if section.stall_after is None else [StallReports(seconds_of(section.stall_after))]
     every = section.checkpoint_every
-    interval = seconds_of(every) if isinstance(every, str) else every
-    checkpointing = Checkpointing(folder, budget, interval, section.keep_checkpoints, signals)
-    return _Callbacks(non_finite, best, measured, Peers(), stalls, checkpointing)
+    collapse = [] if isinstance(plan.method, Supervised) else [Collapse(budget)]
+    stalls = [] if section.stall_after is None else [StallReports(seconds_of(section.stall_after))]
+    return [
+        best,
+        TrainingSchedule(budget),
+        SlowSteps(),
+        StepMetrics(),
+        ProgressLines(get_console(), LowScores(plan, folder)),
+        *collapse,
+        peers,
+        *plan.trainer.callbacks,  # type: ignore[attr-defined]  # set by a connector
+        *plan.callbacks,
+        *stalls,
+        Checkpointing(
+            folder, budget, seconds_of(every) if isinstance(every, str) else every, section.keep_checkpoints, signals
+        ),
+    ]
 
 
-def _module(plan: Plan) -> DenseModule:
-    predictor = Predictor(plan.model, plan.config)
-    module = DenseModule(predictor, plan.config.optim, plan.evaluators, method=plan.method)
-    module.budget, module.rates, module.checkpoint_rates = plan.budget, plan.rates, plan.checkpoint_rates
-    return module
+def _module(plan: Plan, finite_check: FiniteCheck) -> DenseModule:
+    section = plan.config.trainer
+    return DenseModule(
+        Predictor(plan.model, plan.config),
+        plan.config.optim,
+        plan.evaluators,
+        method=plan.method,
+        budget=plan.budget,
+        rates=plan.rates,
+        checkpoint_rates=plan.checkpoint_rates,
+        ema=None if section.ema is None else ExponentialMovingAverage(section.ema, section.ema_warmup),
+        finite_check=finite_check,
+    )
 
 
 def _train(

@@ -10,7 +10,7 @@ import pytest
 import densevit
 from densevit import config as configs
 from tests.training import poisoned
-from tests.training.callbacks.test_non_finite import POISONED
+from tests.training.loop.test_finite_check import POISONED
 
 
 @pytest.mark.integration

@@ -88,20 +88,22 @@ def found_in(part: nn.Module):
 def test_first_module_is_named(part: Callable[[], nn.Module], what: str, layer: str):
     found = found_in(part())
     assert (found.what, found.layer) == (what, layer)
-    assert bool(found.terms) and (what == "") == str(found).startswith("All outputs")
+    assert (what == "") == str(found).startswith("All outputs")
 
 
 def test_parameter_that_is_not_finite_is_named_first():
     part = nn.Linear(4, 4)
     with torch.no_grad():
         part.weight[0, 0] = torch.nan
-    assert str(found_in(part)) == "The first non-finite value is that of the parameter model.1.weight"
+    said = str(found_in(part))
+    assert said.startswith("The first non-finite value is that of the parameter model.1.weight: float32 (4, 4) from ")
+    assert said.endswith(", 1 NaN of 16 values")
 
 
 def test_loss_of_finite_outputs_is_named():
     model = nn.Linear(1, 1)
     found = find({"model": model}, lambda: {"a": model(torch.ones(1)).sum(), "b": (model.weight * 0 - 1).log().sum()})
-    assert found.what == "loss" and found.terms["a"] == pytest.approx(float(model(torch.ones(1)).detach()))
+    assert found.what == "loss"
 
 
 def test_gradients_of_the_parameters_stay():

@@ -303,7 +303,7 @@ def test_a_run_folder_named_like_a_checkpoint_is_a_run(
         (tmp_path / name).mkdir()
         for file in content:
             (tmp_path / name / file).write_text("")
-        for command in (["train", "--resume"], ["evaluate"], ["export"], ["report"], ["replay"]):
+        for command in (["train", "--resume"], ["evaluate"], ["export"], ["report"]):
             assert main([*command, str(tmp_path / name)]) == 2, command
             error = capsys.readouterr().err
             assert name in error and error.count("\n") == 1, command

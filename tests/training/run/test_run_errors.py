@@ -14,7 +14,7 @@ import densevit
 from densevit import config as configs
 from densevit.data.loading.dataloader import TransformedDataset, worker_failure
 from densevit.errors import TrainingError, UnreadableFileError
-from tests.training.callbacks.test_non_finite import POISONED
+from tests.training.loop.test_finite_check import POISONED
 from tests.training.poisoned import Poison
 from tests.training.run.test_resume_safely import TINY
 

@@ -1,4 +1,4 @@
-"""NaN in the loss or a gradient: the report, the saved step, its repetition, and skipped steps."""
+"""NaN in the loss or a gradient: the report, its repetition by a resumed run, and skipped steps."""
 
 import csv
 import sys
@@ -11,7 +11,6 @@ import torch
 
 import densevit
 from densevit import config as configs
-from densevit.cli import main
 from densevit.errors import DensevitError, TrainingError
 from densevit.losses.matching import finite_costs
 from tests.training.process_groups import group
@@ -44,61 +43,32 @@ def step_of(image: int, poisoned: Callable[..., "densevit.Run"], tmp_path: Path)
 
 
 @pytest.mark.parametrize(("where", "kind"), [("output", "output"), ("gradient", "gradient")])
-def test_stop_names_the_layer_and_replay_reproduces_it(where, kind, poisoned, tmp_path, capsys):
+def test_stop_names_the_layer_with_its_tensors(where, kind, poisoned, tmp_path):
     step = step_of(3, poisoned, tmp_path)
     with pytest.raises(TrainingError) as raised:
         poisoned(f"backbone.where={where}")
-    message, file = str(raised.value), tmp_path / "run" / "faults" / f"step_{step:08d}.pt"
+    message = str(raised.value)
     assert message.startswith(
         f"Optimiser step {step}: the loss or a gradient is not finite. "
-        f"The first non-finite {kind} is that of model.backbone.poison (Poison). Losses: seg/"
+        f"The first non-finite {kind} is that of model.backbone.poison (Poison): "
     )
-    assert f"Images: 'grey3'. The step is saved; densevit replay {file} repeats it." in message
-    capsys.readouterr()
-    assert main(["replay", str(file)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"step {step}, images 'grey3'" and lines[-1] == "reproduced"
-    assert lines[1] == f"The first non-finite {kind} is that of model.backbone.poison (Poison)"
-    assert any("float32 (1, 8, 8, 8), 512 NaN of 512 values" in line for line in lines)
-    assert any(line.startswith("loss seg/cross_entropy: ") for line in lines)
-
-
-def test_saved_step_holds_plain_values_and_the_weights_before_it(poisoned, tmp_path):
-    """As a run that ends before the step has them."""
-    step = step_of(3, poisoned, tmp_path)
-    with pytest.raises(TrainingError):
-        poisoned()
-    poisoned(f"trainer.max_steps={step - 1}", run="before")
-    saved = torch.load(tmp_path / "run" / "faults" / f"step_{step:08d}.pt", weights_only=True)
-    before = torch.load(tmp_path / "before" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert_same(saved["state_dict"], before)
-    assert saved["batches"][0]["images"].unique().tolist() == [40] and "truth" not in saved["batches"][0]["targets"][0]
+    assert "float32 (1, 8, 8, 8), 512 NaN of 512 values. Losses: seg/cross_entropy " in message
+    assert "Images: 'grey3'. Fix: lower optim.lr" in message
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
-def test_another_file_is_not_replayed(poisoned, tmp_path, capsys):
-    poisoned("backbone.where=nowhere", "trainer.max_steps=1")
-    (tmp_path / "text.pt").write_text("text")
-    for file, said in [
-        (tmp_path / "none.pt", "no such file"),
-        (tmp_path / "text.pt", "not a complete file of tensors and plain values"),
-        (tmp_path / "run" / "checkpoints" / "last.ckpt", "not a file of a non-finite step"),
-    ]:
-        capsys.readouterr()
-        assert main(["replay", str(file)]) == 2
-        assert said in capsys.readouterr().err
-
-
-def test_a_finite_repetition_is_reported(poisoned, tmp_path, capsys):
+def test_resumed_run_repeats_the_step(poisoned, tmp_path):
+    """Training is exact, so that the last checkpoint and the data repeat a step without a file of its own."""
     step = step_of(3, poisoned, tmp_path)
-    with pytest.raises(TrainingError):
-        poisoned()
-    file = tmp_path / "run" / "faults" / f"step_{step:08d}.pt"
-    content = torch.load(file, weights_only=True)
-    content["config"] = content["config"].replace("where: output", "where: nowhere")
-    torch.save(content, file)
-    assert main(["replay", str(file)]) == 1
-    assert "All outputs, gradients and losses are finite" in capsys.readouterr().out
+    messages = []
+    for given in ({"run_dir": tmp_path / "run"}, {"resume": tmp_path / "run"}):
+        config = (
+            configs.load(tmp_path / "poisoned.yaml", ["trainer.checkpoint_every=1"]) if "run_dir" in given else None
+        )
+        with pytest.raises(TrainingError) as raised:
+            densevit.fit(config, **given)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1] and messages[0].startswith(f"Optimiser step {step}: ")
 
 
 @pytest.mark.integration
@@ -137,15 +107,14 @@ def test_flag_read_one_step_later(where, poisoned, tmp_path, monkeypatch):
     step = step_of(3, poisoned, tmp_path)
     poisoned(f"backbone.where={where}", "trainer.non_finite=skip", run="skipped")
     poisoned(f"trainer.max_steps={step - 1}", run="before")
-    monkeypatch.setattr("densevit.training.run.fit.NonFinite", Late)
+    monkeypatch.setattr("densevit.training.run.fit.FiniteCheck", Late)
     poisoned(f"backbone.where={where}", "trainer.non_finite=skip", run="late")
     assert_same(weights(tmp_path / "late"), weights(tmp_path / "skipped"))
     with pytest.raises(TrainingError, match=rf"^Optimiser step {step}: .*model\.backbone\.poison .*'grey3'"):
         poisoned(f"backbone.where={where}", "trainer.checkpoint_every=1", run="stopped")
-    saved = torch.load(tmp_path / "stopped" / "faults" / f"step_{step:08d}.pt", weights_only=True)
-    assert_same(saved["state_dict"], weights(tmp_path / "before"))
     last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == step - 1  # not written after the fault
+    assert_same(last["state_dict"], weights(tmp_path / "before"))
 
 
 def test_average_of_a_run_with_a_skipped_step(poisoned, tmp_path):
@@ -171,7 +140,7 @@ def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, mon
     assert all(x.isfinite().all() for x in weights(tmp_path / "gradient").values())
     with pytest.raises(TrainingError, match="model.backbone.poison"):
         poisoned(run="loss")
-    monkeypatch.setattr("densevit.training.callbacks.non_finite._MIN_SCALE", 1e9)
+    monkeypatch.setattr("densevit.training.loop.finite_check._MIN_SCALE", 1e9)
     with pytest.raises(TrainingError, match="step 1: the gradients overflow in fp16, even at a loss scale of"):
         poisoned("backbone.where=nowhere", run="scale")
 
@@ -192,8 +161,6 @@ def test_nan_in_one_of_two_processes(tmp_path):
     lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
     assert stopped[0].code == stopped[1].code == 2 and len(lines) == 1, errors
     assert "model.backbone.poison (Poison)" in lines[0] and "Images: 'grey3'" in lines[0]
-    [file] = (tmp_path / "stopped" / "faults").iterdir()
-    assert main(["replay", str(file)]) == 0
     skipped = run("skipped", "trainer.non_finite=skip", "backbone.where=gradient")
     assert skipped[0].code == skipped[1].code == 0, skipped[0].errors
     assert "1 step of 4 skipped" in skipped[0].output
