@@ -123,8 +123,7 @@ def step(backbone: str, head: str, frozen: bool) -> str:
     data = build_data(config)
     torch.manual_seed(0)
     model = build_model(config, data.train).train()
-    data.multiple = model.multiple
-    batch = next(iter(data.train_loader()))
+    batch = next(iter(data.padded_to(model.multiple).train_loader()))
     before = {name: x.clone() for name, x in model.backbone.state_dict().items()}
     rates = parameter_rates(model, 1e-3, layer_decay=config.optim.layer_decay)
     losses = model.loss(model(batch), batch["targets"])

@@ -115,8 +115,8 @@ def _evaluate(args: Namespace) -> int:
     loaded, given = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
     config = config_of(loaded, args.model, args.overrides)
     predictor = Predictor(loaded.model, config, resize=loaded.resize)  # raises for inference options it cannot use
-    data = build_data(config)
-    plan = EvaluationPlan.of(predictor, data, config.trainer, given)
+    plan = EvaluationPlan.of(predictor, build_data(config), config.trainer, given)
+    data = plan.data
     if not getattr(rank_zero_only, "rank", 0):
         args.output.show(*filter(None, (data.val.conversion, data.val.division)))
         for head, mapping in plan.mappings.items():

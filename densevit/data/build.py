@@ -1,5 +1,6 @@
 """Builds data sets, transforms and data loaders from a config's `data` section."""
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -164,6 +165,14 @@ class Data:
     def provides(self) -> tuple[str, ...]:
         """The target keys that training images are labelled with."""
         return tuple(self.train.provides)
+
+    def padded_to(self, multiple: int, val_transform: EvaluationTransform | None = None) -> "Data":
+        """Returns this data with batches padded to multiples of `multiple`, and another evaluation transform if one is
+        given. Splits that are built are shared."""
+        data = copy.copy(self)
+        data.multiple = multiple
+        data.val_transform = self.val_transform if val_transform is None else val_transform
+        return data
 
     def use(self, method: Method) -> None:
         """Makes the training loader use this method's transform and views, in place of an earlier method's."""

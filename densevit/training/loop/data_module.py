@@ -50,7 +50,7 @@ class DenseDataModule(lightning.LightningDataModule):
         model, method = getattr(module, "model", None), getattr(module, "method", None)
         labels = True
         if isinstance(model, DenseModel):
-            self.data.multiple = model.multiple
+            self.data = self.data.padded_to(model.multiple)
         if isinstance(model, DenseModel) and isinstance(method, Method):
             self.data.use(method)
             labels = method.needs_labels or bool(model.heads)

@@ -68,9 +68,7 @@ class EvaluationPlan:
                 f"{model.file.path}: OpenVINO returns no objects below the score thresholds inside, which cuts AP. "
                 "Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
             )
-        data.multiple = predictor.model.multiple
-        if predictor.resize_is_replaced and predictor.resize is not None:
-            data.val_transform = predictor.resize
+        data = data.padded_to(model.multiple, predictor.resize if predictor.resize_is_replaced else None)
         data.val.check_labels()
         return cls(predictor, data, trainer, map_classes(predictor.model, data, classes))
 

@@ -37,7 +37,7 @@ from densevit.weights.pretrained import load_pretrained, read_files
 from densevit.weights.state_dict_loading import Fit
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A training that can start: all parts are built, all checks have passed, and nothing is written.
 
@@ -88,6 +88,7 @@ class Plan:
         trainer = _trainer(config, callbacks)
         data = _data(config)
         model, loaded = _model(config, data, checkpoint)
+        data = data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
         metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
@@ -96,8 +97,21 @@ class Plan:
         budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size)
         method.check_steps(budget.steps)
         rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
-        parts = (trainer, callbacks, data, model, method, loaded, evaluators, budget, rates, checkpoint_rates)
-        return cls(config, checkpoint, changed, *parts)
+        return cls(
+            config=config,
+            checkpoint=checkpoint,
+            changed=changed,
+            trainer=trainer,
+            callbacks=callbacks,
+            data=data,
+            model=model,
+            method=method,
+            loaded=loaded,
+            evaluators=evaluators,
+            budget=budget,
+            rates=rates,
+            checkpoint_rates=checkpoint_rates,
+        )
 
 
 def _check_config(config: Config, checkpoint: RunCheckpoint | None) -> dict[str, str]:
@@ -131,14 +145,12 @@ def _model(config: Config, data: Data, checkpoint: RunCheckpoint | None) -> tupl
     """
     pretrained = read_files(config) if checkpoint is None else {}
     model = build_model(config, data.train, pretrained=checkpoint is None)
-    data.multiple = model.multiple
     check_model(config, data, model)
     loaded = []
     if checkpoint is None:
         backbone = model.backbone
         loaded = load_pretrained(model, config, pretrained)
         if model.backbone is not backbone:  # built again, with options of the weights
-            data.multiple = model.multiple
             check_model(config, data, model)
     else:
         model.licences = checkpoint.licences

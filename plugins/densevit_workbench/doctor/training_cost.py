@@ -50,7 +50,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, examination: Ex
             if registry.load("methods", config.method.name).needs_labels:
                 check_needs(kinds_of_heads(config), data)
             model = build_model(config, data.train, pretrained=False)
-            data.multiple = model.multiple
+            data = data.padded_to(model.multiple)
             budget = Budget.of(config.trainer, data.batches_per_epoch(), config.data.batch_size, 1)
             check_model(config, data, model)
             check_budget(budget, config)
