@@ -67,6 +67,10 @@ class Method(nn.Module):
     def after_step(self, model: Any) -> None:
         """Called after each optimiser step, without gradients, for example to update a teacher. Default: nothing."""
 
+    def callbacks(self) -> list[Any]:
+        """Lightning callbacks of a run with this method, such as one that warns of a collapse. Default: none."""
+        return []
+
     def validation_losses(self, model: Any, batch: Batch) -> Tensor:
         """Returns the loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects
         the best epoch of a model without heads. Not implemented by default: only the heads are evaluated.

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError, PluginError
-from densevit.interfaces import Batch, LossContext, Losses, Method
+from densevit.interfaces import Batch, LossContext, Losses
+from densevit_methods.collapse import Unlabelled
 from densevit_methods.patch_masks import (
     MaskToken,
     blockwise_masking,
@@ -19,7 +20,7 @@ from densevit_methods.patch_masks import (
 )
 
 
-class BEiT(Method):
+class BEiT(Unlabelled):
     """Predicts the visual tokens of masked blocks of patches by a linear layer and cross entropy (section 2.3).
 
     densevit has no tokenizer. `tokenizer` names a class of yours and its options: {name: my_package.dalle:Tokenizer,

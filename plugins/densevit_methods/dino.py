@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Batch, LossContext, Losses, Method, Sample
+from densevit.interfaces import Batch, LossContext, Losses, Sample
+from densevit_methods.collapse import Unlabelled
 from densevit_methods.colours import self_supervised_colours
 from densevit_methods.crops import as_view, check_scale, random_resized_crop
 from densevit_methods.moving_average import Float32Buffer, MovingAverage, cosine_momentum
 
 
-class DINO(Method):
+class DINO(Unlabelled):
     """The student matches the centred and sharpened output of its moving average, the teacher, on other crops.
 
     The teacher sees the two global crops, the student all crops (section 3.1). An image is described by the mean of the

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, LossContext, Losses, Method
+from densevit.interfaces import Batch, LossContext, Losses
 from densevit.layers.positions import mask_on_grid
 from densevit.layers.precision import autocast_off
+from densevit_methods.collapse import Unlabelled
 from densevit_methods.teachers import load_backbone
 
 _BETA = 2.0  # of the smooth L1 loss, as in the paper
 
 
-class FeatureDistillation(Method):
+class FeatureDistillation(Unlabelled):
     """Learns the features of a frozen teacher, together with the losses of the heads if there are any.
 
     The teacher's features are normalised over the channels without learned scale and shift, and compared by a smooth L1

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Backbone, Batch, LossContext, Losses, Method, TokenBackbone
+from densevit.interfaces import Backbone, Batch, LossContext, Losses, TokenBackbone
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import sine_grid_2d
+from densevit_methods.collapse import Unlabelled
 from densevit_methods.patch_masks import (
     MaskToken,
     check_ratio,
@@ -20,7 +21,7 @@ from densevit_methods.patch_masks import (
 )
 
 
-class MAE(Method):
+class MAE(Unlabelled):
     """Encodes the visible patches of an image, and predicts the pixels of the masked ones with a small transformer.
 
     A plain ViT computes the visible patches only (section 3). It must be a `TokenBackbone` whose blocks all have global

@@ -11,14 +11,15 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, LossContext, Losses, Method, Sample
+from densevit.interfaces import Batch, LossContext, Losses, Sample
 from densevit.layers.precision import at_least_fp32
+from densevit_methods.collapse import Unlabelled
 from densevit_methods.colours import self_supervised_colours
 from densevit_methods.crops import as_view, check_scale, random_resized_crop
 from densevit_methods.moving_average import MovingAverage, cosine_momentum
 
 
-class MoCoV3(Method):
+class MoCoV3(Unlabelled):
     """Finds the other view of an image among those of all images of the batch, in all processes (algorithm 1).
 
     An image is described by the mean of the backbone's coarsest feature, as every backbone has one; the paper uses the

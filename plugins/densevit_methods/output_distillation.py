@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from densevit.errors import ConfigError
-from densevit.interfaces import IGNORE, Batch, LossContext, Losses, Method, Targets
+from densevit.interfaces import IGNORE, Batch, LossContext, Losses, Targets
+from densevit_methods.collapse import Unlabelled
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets
 from densevit_methods.teachers import class_rows, load_teacher, teacher_head
 
 
-class OutputDistillation(Method):
+class OutputDistillation(Unlabelled):
     """Trains the heads by their own losses on the predictions of a frozen teacher, where images have no labels.
 
     Labels are used where images have them. Teacher and student see the same images, and may have different backbones

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from densevit.interfaces import Batch, LossContext, Losses, Method
+from densevit.interfaces import Batch, LossContext, Losses
+from densevit_methods.collapse import Unlabelled
 from densevit_methods.patch_masks import (
     MaskToken,
     check_ratio,
@@ -15,7 +16,7 @@ from densevit_methods.patch_masks import (
 )
 
 
-class SimMIM(Method):
+class SimMIM(Unlabelled):
     """Predicts the masked pixels of an image from the backbone's coarsest feature, by one linear layer.
 
     The loss is the mean absolute error of masked pixels, normalised as the backbone expects (section 3.4). The mask

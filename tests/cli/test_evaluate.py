@@ -39,7 +39,14 @@ class Split(Dataset):
 
 def fake_data(classes: Any) -> Any:
     kept: list[Any] = []
-    return SimpleNamespace(val=Split(classes), use_classes=kept.append, kept=kept)
+    data = SimpleNamespace(val=Split(classes), use_classes=kept.append, kept=kept)
+
+    def padded_to(multiple: int, val_transform: None) -> Any:
+        data.multiple = multiple
+        return data
+
+    data.padded_to = padded_to
+    return data
 
 
 @pytest.fixture

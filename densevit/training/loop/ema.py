@@ -32,9 +32,10 @@ class ExponentialMovingAverage:
         """Begins a training. state: the tensors to average, by their names in checkpoints; see `averaged_state`."""
         self._current = {name: x.detach() for name, x in state.items()}
         self._average = {name: _exact(x) for name, x in self._current.items()}
-        for name, x in self._average.items() if self._restored is not None else ():
-            x.copy_(self._restored[name])
-        self._restored = None
+        if self._restored is not None:
+            for name, x in self._average.items():
+                x.copy_(self._restored[name])
+            self._restored = None
 
     def update(self) -> None:
         """Updates the average after an optimiser step."""

@@ -60,13 +60,14 @@ class ChildObserver(threading.Thread):
                 os._exit(_EXIT_CODE)
 
 
-class Peers(lightning.Callback):
-    """Exchanges the host and process id of each rank. Its position among the callbacks does not matter."""
+class Peers:
+    """The host and process id of each rank."""
 
     def __init__(self) -> None:
         self.processes: list[tuple[str, int]] = []  # host and process id, by rank
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def exchange(self, trainer: lightning.Trainer) -> None:
+        """Exchanges them between all processes, once."""
         if trainer.world_size > 1 and not self.processes:
             processes: list[Any] = [None] * trainer.world_size
             distributed.all_gather_object(processes, (socket.gethostname(), os.getpid()))

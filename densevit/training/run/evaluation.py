@@ -16,12 +16,13 @@ from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
 from densevit.training.callbacks.predictions import PredictionWriter, Write
 from densevit.training.callbacks.progress import EvaluationProgress
+from densevit.training.callbacks.waiting import Waiting
 from densevit.training.loop.class_mapping import ClassMapping, map_classes
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.peers import Peers, watching
+from densevit.training.loop.peers import watching
 from densevit.training.loop.precision import tf32
 from densevit.training.loop.trainer import build_trainer, processes
 from densevit.training.run.fit import Run
@@ -85,10 +86,10 @@ class EvaluationPlan:
         if self.trainer.compile:
             model.compile()
         module = DenseModule(self.predictor, None, evaluators, mappings=self.mappings)
-        peers = Peers()
-        callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), peers]
+        waiting = Waiting()
+        callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)]), waiting]
         trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
-        with watching(trainer, peers), tf32(self.trainer.tf32):
+        with watching(trainer, waiting.peers), tf32(self.trainer.tf32):
             trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
         return Evaluation(module.metrics, evaluators, module.indices)
 

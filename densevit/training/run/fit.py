@@ -27,20 +27,17 @@ from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
-from densevit.training.callbacks.collapse import Collapse
 from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressLines
 from densevit.training.callbacks.schedule import TrainingSchedule
-from densevit.training.callbacks.slow_steps import SlowSteps
-from densevit.training.callbacks.stall import StallReports
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.stop_signals import StopSignals, requeue
+from densevit.training.callbacks.waiting import Waiting
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.evaluators import selecting
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.method import Supervised
 from densevit.training.loop.peers import Peers, watching
 from densevit.training.loop.precision import tf32
 from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint, translated_errors
@@ -122,16 +119,18 @@ def fit(
             show_complete(plan, path)
             return Run(path)
         folder = RunFolder.open(plan.trainer, name, path, resumed=resume is not None)
-        finite_check, peers = FiniteCheck(skip=config.trainer.non_finite == "skip"), Peers()
+        finite_check = FiniteCheck(skip=config.trainer.non_finite == "skip")
+        stall_after = config.trainer.stall_after
+        waiting = Waiting(None if stall_after is None else seconds_of(stall_after))
         best_epoch = BestEpoch(selecting(plan.evaluators), config.trainer.monitor)
         best = BestModel(folder.path, best_epoch, plan.data.val, config.trainer.patience)
         errors = translated_errors(folder.path, config, finite_check.describe_batch, resume_with)
         with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
-            plan.trainer.callbacks = run_callbacks(plan, folder.path, best, peers, signals)  # type: ignore[attr-defined]
+            plan.trainer.callbacks = run_callbacks(plan, folder.path, best, waiting, signals)  # type: ignore[attr-defined]
             plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
             start(plan, folder)
             module = _module(plan, finite_check)
-            stopped_by = _train(plan, module, peers, folder.path, signals, resume_with)
+            stopped_by = _train(plan, module, waiting.peers, folder.path, signals, resume_with)
             finish(plan, folder.path, best, module.indices, bool(stopped_by), signals, resume_with)
     return Run(folder.path, stopped_by)
 
@@ -173,30 +172,34 @@ def _use_console() -> None:
 
 
 def run_callbacks(
-    plan: Plan, folder: Path, best: BestModel, peers: Peers, signals: StopSignals
+    plan: Plan, folder: Path, best: BestModel, waiting: Waiting, signals: StopSignals
 ) -> list[lightning.Callback]:
     """The callbacks of a run, in the order in which Lightning calls them; `loop/step.py` has what precedes them.
 
-    best, peers, signals: used after the training too.
+    best, waiting, signals: used after the training too.
     """
     section, budget = plan.config.trainer, plan.budget
-    every = section.checkpoint_every
-    collapse = [] if isinstance(plan.method, Supervised) else [Collapse(budget)]
-    stalls = [] if section.stall_after is None else [StallReports(seconds_of(section.stall_after))]
+    every = (
+        seconds_of(section.checkpoint_every) if isinstance(section.checkpoint_every, str) else section.checkpoint_every
+    )
     return [
+        # measures the time of steps, before the other callbacks add theirs
+        waiting,
+        # saves the best model after a validation; first of those that need to know which epoch is the best
         best,
+        # ends the training and starts validations; before the others ask for either
         TrainingSchedule(budget),
-        SlowSteps(),
+        # writes the losses of a step and the metrics; before the checkpoint of this step
         StepMetrics(),
+        # prints speed, loss and metrics, and reads the losses that are written
         ProgressLines(get_console(), LowScores(plan, folder)),
-        *collapse,
-        peers,
+        # the bar of a terminal or notebook
         *plan.trainer.callbacks,  # type: ignore[attr-defined]  # set by a connector
+        # those of the method, the config and the caller; before the checkpoint, which has their states
+        *plan.method.callbacks(),
         *plan.callbacks,
-        *stalls,
-        Checkpointing(
-            folder, budget, seconds_of(every) if isinstance(every, str) else every, section.keep_checkpoints, signals
-        ),
+        # writes checkpoints and stops at signals; last, so that a checkpoint has the states of all others
+        Checkpointing(folder, budget, every, section.keep_checkpoints, signals),
     ]
 
 

@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from densevit.training.loop.budget import Budget
-from densevit.training.loop.dense_module import DenseModule
+from densevit.interfaces import Method
 
 _LEAST_VARIANCE = 0.01  # backbones with random weights have 0.1 to 0.8 on rendered scenes
 _FEWEST_STEPS = 100
+
+
+class Unlabelled(Method):
+    """A method without labels, whose trainings warn of a collapse."""
+
+    def callbacks(self) -> list[Any]:
+        return [Collapse()]
 
 
 class Collapse(lightning.Callback):
@@ -25,8 +31,8 @@ class Collapse(lightning.Callback):
     with heads are judged by their scores instead: a good detector of small objects may have constant coarse features.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self) -> None:
+        self._steps = 0  # of the training
         self._terms: list[dict[str, Tensor]] = [{}, {}]  # sums of the first and the last tenth of the steps
         self._batches = [0, 0]
         self._variance: list[Tensor] = []
@@ -34,9 +40,10 @@ class Collapse(lightning.Callback):
         self._warned = False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DenseModule)
-        if not pl_module.model.heads:
-            self._hook = pl_module.model.backbone.register_forward_hook(self._measure)
+        module: Any = pl_module
+        self._steps = module.training_steps or 0
+        if not module.model.heads:
+            self._hook = module.model.backbone.register_forward_hook(self._measure)
 
     def _measure(self, module: torch.nn.Module, inputs: Any, features: Any) -> None:
         if module.training and len(features[-1]) > 1 and not torch.compiler.is_compiling():
@@ -46,7 +53,7 @@ class Collapse(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        tenth = min(9, 10 * max(0, trainer.global_step - 1) // self.budget.steps)
+        tenth = min(9, 10 * max(0, trainer.global_step - 1) // max(1, self._steps))
         if tenth in (0, 9):
             sums, part = self._terms[tenth > 0], outputs["terms"]
             self._batches[tenth > 0] += 1
@@ -70,7 +77,7 @@ class Collapse(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._hook is not None:
             self._hook.remove()
-        if self.budget.steps < _FEWEST_STEPS or not all(self._batches) or not trainer.is_global_zero:
+        if self._steps < _FEWEST_STEPS or not all(self._batches) or not trainer.is_global_zero:
             return
         first, last = (
             {name: float(x) / count for name, x in sums.items()}

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
 import pytorch_lightning as lightning
 
@@ -16,7 +15,7 @@ _COLLECTIVE = ("torch/distributed/", "torch/nn/parallel/")
 _LIBRARIES = ("/site-packages/", "/lib/python", "<frozen")
 
 
-class StallReports(lightning.Callback):
+class StallReports:
     """Prints a report to stderr if no training or validation step has finished for a time. Training is not stopped.
 
     A background thread monitors the time of the last step. The interval doubles for further reports of the same stall.
@@ -32,38 +31,22 @@ class StallReports(lightning.Callback):
         self._rank = self._step = 0
         self._processes = 1
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._rank, self._processes, self._steps = trainer.global_rank, trainer.world_size, 0
+    def start(self, trainer: lightning.Trainer) -> None:
+        """Starts the thread."""
+        self._rank, self._processes, self._steps = trainer.global_rank, trainer.world_size, -1
         self._main = threading.get_ident()
         self._finished.clear()
-        self._beat(trainer)
+        self.step_finished(trainer)
         threading.Thread(target=self._watch, daemon=True, name="stall-reports").start()
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        self._finished.set()
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        self._finished.set()
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._finished.set()
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+    def step_finished(self, trainer: lightning.Trainer) -> None:
+        """Notes that a step of a training or a validation has finished."""
         self._steps += 1
-        self._beat(trainer)
-
-    def on_validation_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
-    ) -> None:
-        self._beat(trainer)
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._beat(trainer)
-
-    def _beat(self, trainer: lightning.Trainer) -> None:
         self._last, self._step = time.monotonic(), trainer.global_step
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._finished.set()
 
     def _watch(self) -> None:
         reported, wait = self._last, self.after

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as lightning
 import torch
@@ -31,7 +30,7 @@ def seconds_waited_for_cores() -> float | None:
     return sum(waited) / 1e9 if any(waited) else None
 
 
-class SlowSteps(lightning.Callback):
+class BusyCores:
     """Warns once in a training on a CPU if its steps take several times as long as the fastest one while its threads
     wait for a core; or if the threads wait a quarter of the time, as when other programs were running from the start.
 
@@ -59,22 +58,21 @@ class SlowSteps(lightning.Callback):
         self._since = (0.0, 0.0)  # the start of these steps, and the seconds waited for cores until then
         self._slow_seconds = 0.0
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def start(self, trainer: lightning.Trainer) -> None:
+        """Begins a training."""
         on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.is_global_zero
         self._watches = on_cpu and self._waited() is not None
         self._step = trainer.global_step
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def begin_batch(self) -> None:
+        """Notes the time before a batch."""
         if self._watches:
             self._begun = self._clock()
             if not self._times and not self._pixels:
                 self._since = self._begun, self._waited() or 0.0
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Batch, *_: Any
-    ) -> None:
+    def end_batch(self, trainer: lightning.Trainer, batch: Batch) -> None:
+        """Adds the time of a batch, and warns after enough slow steps."""
         if not self._watches:
             return
         self._seconds += self._clock() - self._begun

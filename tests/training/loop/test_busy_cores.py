@@ -15,7 +15,7 @@ class Run:
     """A training on a machine whose time passes only in steps. waits: whether the machine counts what threads wait."""
 
     def __init__(self, device: str = "cpu", waits: bool = True, num_workers: int = 0) -> None:
-        from densevit.training.callbacks.slow_steps import SlowSteps
+        from densevit.training.loop.busy_cores import BusyCores
 
         self.now, self.waited, self.batches = 0.0, 5.0, 0
         self.trainer: Any = SimpleNamespace(
@@ -25,17 +25,17 @@ class Run:
             strategy=SimpleNamespace(root_device=torch.device(device)),
             train_dataloader=SimpleNamespace(num_workers=num_workers),
         )
-        self.callback = SlowSteps(lambda: self.now, lambda: self.waited if waits else None)
-        self.callback.on_train_start(self.trainer, self)  # type: ignore[arg-type]
+        self.cores = BusyCores(lambda: self.now, lambda: self.waited if waits else None)
+        self.cores.start(self.trainer)
 
     def batch(self, seconds: float, waited: float = 0.0, side: int = 10, steps: bool = True) -> None:
         """A batch that takes this time. waited: seconds for which threads wait for a core. steps: whether the optimiser
         steps after it."""
         batch: Any = {"images": torch.empty(2, 3, side, side)}
-        self.callback.on_train_batch_start(self.trainer, self, batch, self.batches)  # type: ignore[arg-type]
+        self.cores.begin_batch()
         self.now, self.waited, self.batches = self.now + seconds, self.waited + waited, self.batches + 1
         self.trainer.global_step += steps
-        self.callback.on_train_batch_end(self.trainer, self, None, batch, self.batches)  # type: ignore[arg-type]
+        self.cores.end_batch(self.trainer, batch)
 
     def batches_of(self, count: int, *given: float, **options: Any) -> None:
         for _ in range(count):
@@ -152,7 +152,7 @@ def test_nothing_is_said_where_it_is_not_known(options: dict[str, Any]):
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="Linux counts it")
 def test_threads_on_one_core_wait_for_it():
     """Three threads of OpenMP's kind, without the interpreter's lock, on one core: two wait at any time."""
-    from densevit.training.callbacks.slow_steps import seconds_waited_for_cores
+    from densevit.training.loop.busy_cores import seconds_waited_for_cores
 
     before, cores = seconds_waited_for_cores() or 0.0, os.sched_getaffinity(0)
     stop, began = threading.Event(), time.perf_counter()

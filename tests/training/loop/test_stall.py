@@ -59,7 +59,7 @@ def test_slow_data_set_is_reported_and_training_goes_on(num_workers, tmp_path: P
     ],
 )
 def test_what_a_stack_waits_for(files: list[str], processes: int, expected: str):
-    from densevit.training.callbacks.stall import waits_for
+    from densevit.training.loop.stall import waits_for
 
     stack = [traceback.FrameSummary(file, 7, "f", lookup_line=False, line="") for file in files]
     assert waits_for(stack, processes).startswith(expected)

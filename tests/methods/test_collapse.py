@@ -11,13 +11,21 @@ from torch import Tensor
 
 import densevit
 from densevit.interfaces import Batch, LossContext, Losses
-from densevit.training.loop.budget import Budget
-from tests.training.loop.test_methods import Silent
+from densevit_methods.collapse import Collapse, Unlabelled
+from tests.training.loop.test_methods import Denoising, Silent
 
 SIGNS = ("nearly the same", "did not fall")
 
 
-class Rising(Silent):
+class Watched(Unlabelled, Silent):
+    """Warns of a collapse."""
+
+
+class Learning(Unlabelled, Denoising):
+    """The same, of a method that learns."""
+
+
+class Rising(Watched):
     """The terms are the number of the step, 0 and then 3, and 1 without noise."""
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
@@ -35,9 +43,7 @@ def warned(method: Any, folder: Path, steps: int, recwarn: pytest.WarningsRecord
 
 @pytest.mark.integration
 def test_training_that_learns_has_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    from tests.training.loop.test_methods import Denoising
-
-    assert warned(Denoising, tmp_path / "run", 100, recwarn) == []
+    assert warned(Learning, tmp_path / "run", 100, recwarn) == []
 
 
 def test_loss_that_does_not_fall_is_a_warning_with_its_means(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -54,8 +60,8 @@ def test_constant_features_are_a_warning_with_their_variance(
 
     original = Pixels.forward
     monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
-    assert warned(Silent, tmp_path / "short", 8, recwarn) == []
-    [warning] = warned(Silent, tmp_path / "run", 104, recwarn)
+    assert warned(Watched, tmp_path / "short", 8, recwarn) == []
+    [warning] = warned(Watched, tmp_path / "run", 104, recwarn)
     share = re.search(r"their variance is (\S+) of their mean square, averaged over 26 batches", warning)
     assert share is not None and 0 < float(share[1]) < 1e-4
 
@@ -68,16 +74,14 @@ def test_constant_features_of_a_model_with_heads_have_no_warning(
 
     original = Pixels.forward
     monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
-    made = config(Silent, {"max_steps": 104}, heads={"segmentation": {"name": "segformer", "width": 8}})
+    made = config(Watched, {"max_steps": 104}, heads={"segmentation": {"name": "segformer", "width": 8}})
     densevit.fit(made, run_dir=tmp_path / "run")
     assert not any(SIGNS[0] in str(w.message) for w in recwarn)
 
 
 def test_variance_is_relative_to_the_mean_square(recwarn: pytest.WarningsRecorder) -> None:
     """Against numpy, and not of a batch of one image or in evaluation."""
-    from densevit.training.callbacks.collapse import Collapse
-
-    callback, module = Collapse(Budget(10, 10, 2, 0.5)), torch.nn.Identity()
+    callback, module = Collapse(), torch.nn.Identity()
     features: list[Tensor] = [torch.randn(3, 5, 2, 4), torch.randn(3, 7, 2, 1)]
     callback._measure(module, (), features)
     callback._measure(module, (), [x[:1] for x in features])
