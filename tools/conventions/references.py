@@ -11,7 +11,7 @@ STEP = re.compile(r"((?:`\w+`(?: and |, ))*`\w+`) in `([\w/]+\.py)`")
 QUOTED = (
     ("training/run/errors.py", "is full ("),
     ("data/loading/dataloader.py", "found no space in /dev/shm"),
-    ("training/callbacks/non_finite.py", "the loss or a gradient is not finite"),
+    ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
     ("training/run/checks.py", "is too little to learn"),
 )
 

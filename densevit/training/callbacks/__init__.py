@@ -1,1 +1,1 @@
-"""Lightning callbacks of a run: checkpoints, best model, EMA, logging, progress, fault handling."""
+"""Lightning callbacks of a run, in the order of `run_callbacks` in `run/fit.py`, and of an evaluation."""

@@ -20,8 +20,6 @@ class Checkpointing(lightning.Callback):
     """Writes `checkpoints/last.ckpt` and keeps previous checkpoints as `step-N.ckpt`, in case the last one is damaged.
     `BestModel` writes the weights of the best epoch.
 
-    It must be the last callback, so that a checkpoint includes the state of the others after its step.
-
     folder: the run folder. checkpoint_every: interval between checkpoints, in addition to those after validations:
     optimiser steps as an int, or seconds as a float; None: after validations only. keep: the number of checkpoints to
     keep, including `last.ckpt`; None: all. signals: the signals that stop training.

@@ -19,9 +19,8 @@ class StepMetrics(lightning.Callback):
     batches, the learning rates, the gradient norm, the number of skipped steps if the run skips them, and speed
     and memory as `system/*`. Logs the metrics after each validation.
 
-    The device is synchronised at these steps only. This callback must precede the checkpointing callback, so that the
-    row of a checkpoint's step is written before the checkpoint. Lightning itself logs after all callbacks, and a run
-    killed in between would lose that row.
+    The device is synchronised at these steps only. Lightning itself logs after all callbacks, so that a run killed
+    after its checkpoint would lose that row.
     """
 
     def __init__(self) -> None:

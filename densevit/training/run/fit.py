@@ -179,15 +179,14 @@ def run_callbacks(
     best, waiting, signals: used after the training too.
     """
     section, budget = plan.config.trainer, plan.budget
-    every = (
-        seconds_of(section.checkpoint_every) if isinstance(section.checkpoint_every, str) else section.checkpoint_every
-    )
+    every = section.checkpoint_every
+    interval = seconds_of(every) if isinstance(every, str) else every
     return [
         # measures the time of steps, before the other callbacks add theirs
         waiting,
-        # saves the best model after a validation; first of those that need to know which epoch is the best
+        # saves the best model after a validation; before Checkpointing, whose checkpoints name the best epoch
         best,
-        # ends the training and starts validations; before the others ask for either
+        # ends the training and starts validations; before Checkpointing, which asks whether training ends
         TrainingSchedule(budget),
         # writes the losses of a step and the metrics; before the checkpoint of this step
         StepMetrics(),
@@ -199,7 +198,7 @@ def run_callbacks(
         *plan.method.callbacks(),
         *plan.callbacks,
         # writes checkpoints and stops at signals; last, so that a checkpoint has the states of all others
-        Checkpointing(folder, budget, every, section.keep_checkpoints, signals),
+        Checkpointing(folder, budget, interval, section.keep_checkpoints, signals),
     ]
 
 
