@@ -23,7 +23,6 @@ from densevit.config.model_schema import (
     InferenceSection,
     ModelSections,
 )
-from densevit.config.renamed_options import renamed_heads
 from densevit.config.schema import Config
 from densevit.config.sources import BASE, OWN, Source, Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
@@ -60,7 +59,6 @@ __all__ = [
     "load_or_section",
     "model_sections",
     "recipe_of",
-    "renamed_heads",
     "section",
     "sections_of",
     "single_pass",
@@ -252,7 +250,6 @@ def check_evaluation_overrides(overrides: Sequence[str]) -> None:
 def _of_evaluation(config: Config) -> list[str]:
     """A line for each invalid key of the model, its evaluators and the data."""
     data, wrong = config.data, list[str]()
-    config.heads.update(renamed_heads(config.heads))
     _check_head_names(config, config._sources)
     _check(config, "backbone", "backbones", config.backbone.name, config.backbone, wrong)
     for name, head in config.heads.items():

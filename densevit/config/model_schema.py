@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from densevit.config.data_schema import DataSection
-from densevit.config.renamed_options import renamed_heads
 from densevit.config.values import (
     Count,
     Factor,
@@ -200,11 +199,10 @@ class ModelSections(Section):
 
     @property
     def architecture(self) -> "Architecture":
-        """What builds the model, with options of earlier versions as they are now."""
+        """What builds the model."""
         from densevit.model.architecture import Architecture  # late: it imports torch
 
-        heads = {name: head.architecture for name, head in renamed_heads(self.heads).items()}
-        return Architecture(self.backbone.architecture, heads)
+        return Architecture(self.backbone.architecture, {name: head.architecture for name, head in self.heads.items()})
 
     @property
     def inference_by_head(self) -> "dict[str, Inference]":

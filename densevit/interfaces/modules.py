@@ -109,15 +109,6 @@ class Head(nn.Module):
         super().__init__()
         self.classes = tuple(classes)
 
-    @classmethod
-    def renamed_options(cls, options: Mapping[str, Any]) -> "tuple[str, dict[str, Any]] | None":
-        """The name of a head and its options, in place of this head's options of an earlier version. Default: None.
-
-        Called if a config has an option that the constructor does not have; None: it is an error. Names of parameters
-        must be the same, so that the weights of that version can be loaded.
-        """
-        return None
-
     def replaced_tensors(self, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
         """The tensors of this head to use in place of those of weights that were trained with other options, and why.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from densevit import config as configs
-from densevit.config import Config, renamed_heads
+from densevit.config import Config
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Method
@@ -250,7 +250,6 @@ def changes(before: Config, after: Config) -> dict[str, str]:
 
     Raises ConfigError if one of them changes the model, the optimiser or the data set.
     """
-    before.heads.update(renamed_heads(before.heads))  # `check_plugins` has done this for `after`
     old, new = _flat(before.model_dump()), _flat(after.model_dump())
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     changed = {key: f"{shown(old.get(key))} -> {shown(new.get(key))}" for key in keys}

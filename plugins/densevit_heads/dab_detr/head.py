@@ -6,7 +6,7 @@ modulation of attention by width and height (`position_bias` is its successor), 
 of queries and keys, and the temperature of 20.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weigh
 from densevit.set_prediction.memory import Memory, encode
 from densevit.set_prediction.projections import CoarsestProjection, FusedProjection
 from densevit.set_prediction.proposals import Proposals
-from densevit.set_prediction.renamed_options import nested
 from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
 from densevit_heads.dab_detr.queries import anchor_queries, proposed_queries
 
@@ -53,11 +52,6 @@ class DabDetr(SetPredictionHead):
     look_forward_twice: the box loss of a layer also trains the offsets of the layer before (DINO, section 3.5).
     dense_loss: weight of a one-to-many loss on all cells in training; 0 disables.
     """
-
-    @classmethod
-    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """Renames the options of an earlier version."""
-        return "dab_detr", nested(options)
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ The loss is DETR's of the queries after each decoder layer, with the matchabilit
 several feature levels and its decoder deformable attention: here both are on one fused map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weigh
 from densevit.set_prediction.memory import encode
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.proposals import Proposals
-from densevit.set_prediction.renamed_options import NESTED, nested
 from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
 from densevit_heads.ddq.queries import DistinctQueries
 
@@ -40,11 +39,6 @@ class Ddq(SetPredictionHead):
     dense_loss: weight of the one-to-many loss on all cells.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     """
-
-    @classmethod
-    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """Renames the options of an earlier version."""
-        return "ddq", nested(options, {**NESTED, "distinct_queries": "duplicate_iou"})
 
     def __init__(
         self,

@@ -6,8 +6,8 @@ tell objects from background (A.4).
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from densevit.set_prediction.queries import Queries
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
 from densevit_heads.deformable_detr.queries import LearnedQueries, TwoStage
-from densevit_heads.deformable_detr.renamed_options import renamed
 
 
 class DeformableDetr(SetPredictionHead):
@@ -42,11 +41,6 @@ class DeformableDetr(SetPredictionHead):
         backbone makes of padding, and proposals of padding come last. False: as in the authors' code, for their
         weights.
     """
-
-    @classmethod
-    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """See `renamed_options.py`."""
-        return renamed(options)
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ of the classes, with "no object" weighted by 0.1, and of matched boxes 5 * L1 + 
 what later papers changed is in other heads: `dab_detr`, `deformable_detr`, `dino`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from densevit.set_prediction.memory import Memory, encode
 from densevit.set_prediction.projections import CoarsestProjection
 from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
 from densevit_heads.detr.decoder import Decoder, learned_queries
-from densevit_heads.detr.renamed_options import renamed
 
 
 class Detr(SetPredictionHead):
@@ -33,11 +32,6 @@ class Detr(SetPredictionHead):
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     auxiliary_losses: a loss after each decoder layer instead of the last only.
     """
-
-    @classmethod
-    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """See `renamed_options.py`."""
-        return renamed(options)
 
     def __init__(
         self,

@@ -26,7 +26,6 @@ from densevit_heads.detr import Detr
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.mask_head import AttentionMaps, MaskHead
 from densevit_heads.detr_panoptic.merging import instances, panoptic_map
-from densevit_heads.detr_panoptic.renamed_options import renamed
 from densevit_heads.detr_panoptic.segments import Segments, segment_counts
 
 
@@ -183,11 +182,6 @@ class DetrPanoptic(PanopticMasks, Detr):
     freeze_detector: trains the mask head only, with the losses `mask` and `dice`; no gradient reaches the backbone.
     threshold: least score of a segment in the panoptic map.
     """
-
-    @classmethod
-    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """See `renamed_options.py`."""
-        return renamed(options)
 
     def __init__(
         self,

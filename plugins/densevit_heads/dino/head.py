@@ -7,8 +7,8 @@ encoder's sine positions have temperature 10000, both as in detrex.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
 from densevit.set_prediction.limits import check_counts
 from densevit.set_prediction.queries import BoxQueries, Queries
-from densevit.set_prediction.renamed_options import nested
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
 from densevit_heads.deformable_detr.queries import TwoStage
@@ -47,11 +46,6 @@ class Dino(SetPredictionHead):
     classification: "focal" as in the paper, "varifocal" (VarifocalNet, RT-DETR) or "mal", the matchability-aware loss
         (DEIM).
     """
-
-    @classmethod
-    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """Renames the options of an earlier version."""
-        return "dino", nested(options)
 
     def __init__(
         self,

@@ -5,8 +5,7 @@ and 5 * dice of the matched masks at points. `Mask2Former` is for panoptic segme
 `Mask2FormerSemantic` for the other two.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -21,7 +20,6 @@ from densevit_heads.mask2former.mask_classification import (
 )
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.pixel_decoder import PixelDecoder
-from densevit_heads.mask2former.renamed_options import renamed
 from densevit_heads.mask2former.transformer import MaskedDecoder, mask_logits
 
 NUM_QUERIES = 100
@@ -74,11 +72,6 @@ class Mask2Former(PanopticMasks, MaskedAttention):
 
     threshold: least class probability of a segment in the panoptic map. The other options: see `MaskedAttention`.
     """
-
-    @classmethod
-    def renamed_options(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """See `renamed_options.py`."""
-        return renamed(options)
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.config import model_sections
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Backbone, Class, Dataset
@@ -19,10 +18,8 @@ from densevit.model import (
     DenseModel,
     Inference,
     build_backbone,
-    build_from_architecture,
     create_head,
     inference_by_head,
-    tasks_of,
 )
 from densevit.set_prediction.mask_predictions import MaskLogits, enclosing_boxes, instances, panoptic, semantic
 from densevit.set_prediction.mask_segments import Segments
@@ -433,27 +430,6 @@ def test_labels_and_classes_of_each_head():
 def test_options_out_of_range_are_errors(options, message):
     with pytest.raises(DensevitError, match=message):
         create_head("mask2former", (16,), (16,), CLASSES, **{**SMALL, **options})
-
-
-@pytest.mark.parametrize(
-    ("task", "name"),
-    [("panoptic", "mask2former"), ("instance", "mask2former_instance"), ("semantic", "mask2former_semantic")],
-)
-def test_options_of_an_earlier_version_are_those_of_three_heads(task, name):
-    before = {"task": task, "num_queries": 6, "width": 32, "num_heads": 2, "decoder_layers": 3, "ffn_width": 16}
-    before |= {"encoder_layers": 1, "encoder_ffn_width": 24, "fusion_blocks": 1, "threshold": 0.5}
-    transformer = {"width": 32, "num_heads": 2, "decoder_layers": 3, "feedforward": 16}
-    now = {"num_queries": 6, "transformer": transformer}
-    now |= {"pixel_decoder": {"layers": 1, "feedforward": 24, "fusion_blocks": 1}}
-    now |= {"threshold": 0.5} if task == "panoptic" else {}
-    assert Mask2Former.renamed_options(before) == (name, now)
-    sections = model_sections(
-        {"backbone": {"name": "resnet", "depth": 18}, "heads": {"masks": {"name": "mask2former", **before}}}, "x"
-    )
-    with pytest.warns(UserWarning, match=f"heads.masks: options of 'mask2former' of an earlier version .*name: {name}"):
-        model = build_from_architecture(sections.architecture, {"masks": CLASSES})
-    assert model.architecture.heads["masks"].name == name
-    assert model.heads["masks"].task == tasks_of(model.architecture)["masks"]
 
 
 def test_more_segments_than_queries_are_reported():
