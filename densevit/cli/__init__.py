@@ -47,7 +47,7 @@ def _main(argv: Sequence[str] | None) -> int:
             below = [one for one in commands if one.startswith(f"{name} ")]
             hint = f" There are {' and '.join(below)}." if below else did_you_mean(name, commands)
             if "train" not in commands:  # entry points are read when the package is installed
-                hint = " densevit was installed before its commands were plugins. Fix: `pip install -e .` in its clone."
+                hint = " The commands of densevit are not installed. Fix: `pip install -e .` in its clone."
             print(f"densevit: there is no command {' '.join(given[: 2 if below else 1])!r}.{hint}", file=sys.stderr)
             return 2
         code = _run(name, rest)

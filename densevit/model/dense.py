@@ -30,7 +30,6 @@ from densevit.model import test_time_augmentation, tiled_detection
 from densevit.model.architecture import RGB, Architecture, HeadWeight
 from densevit.model.freezing import frozen_modules
 from densevit.model.inference_options import Inference
-from densevit.registry.options import accepts
 from densevit.targets.types import TargetTypes
 
 _FINGERPRINTED = 16  # values of each tensor
@@ -64,11 +63,8 @@ class DenseModel(nn.Module):
     ) -> None:
         super().__init__()
         for name, head in heads.items():
-            _check_loss(name, head)
             _check_number_of_classes(name, head)
             _check_last_blocks(name, head, backbone, name in (necks or {}))
-        for name, neck in (necks or {}).items():
-            _check_neck(name, neck)
         self.backbone = backbone
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
@@ -280,25 +276,6 @@ class DenseModel(nn.Module):
             for module in frozen_modules(part):
                 module.eval()
         return self
-
-
-def _check_loss(name: str, head: Head) -> None:
-    """Raises PluginError for a head of an earlier version, whose loss takes no context."""
-    if not accepts(head.loss, "outputs", "targets", "context"):
-        raise PluginError(
-            f"heads.{name} ({type(head).__name__}): its loss takes no context. Fix: def loss(self, outputs, targets, "
-            "context), and context.mean_counts(...) and context.least_mean() in place of those of "
-            "densevit.losses.normalisers; see docs/own-head.md."
-        )
-
-
-def _check_neck(name: str, neck: Neck) -> None:
-    """Raises PluginError for a neck of an earlier version, whose forward takes no padding mask."""
-    if not accepts(neck.forward, "features", "padding_mask"):
-        raise PluginError(
-            f"heads.{name}.neck ({type(neck).__name__}): its forward takes no padding mask. Fix: def forward(self, "
-            "features, padding_mask); see docs/own-head.md."
-        )
 
 
 def _check_last_blocks(name: str, head: Head, backbone: Backbone, has_neck: bool) -> None:

@@ -86,8 +86,6 @@ def moves_with_box(target_type: TargetType) -> bool:
 def _without_maps(model: MultiHeadModel, name: str) -> str:
     head = model.heads[name]
     text = f"heads.{name} ({model.plugin_name(name)}) makes none: it is not a DenseHead"
-    if hasattr(head, "maps"):
-        return f"{text}. Fix: class {type(head).__name__}(densevit.DenseHead)"
     if not predicts_boxes(head):
         needs = ", ".join(getattr(head, "needs", ())) or "nothing"
         text += f", and windows can merge only the predictions of heads of boxes and labels (it needs {needs})"

@@ -116,15 +116,6 @@ def takes(plugin: type, option: str) -> bool:
     return option in inspect.signature(plugin).parameters
 
 
-def accepts(function: Callable[..., Any], *arguments: str) -> bool:
-    """Whether a function can be called with these positional arguments, given by name."""
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError:
-        return False
-    return True
-
-
 def default_of(plugin: Callable[..., Any], given: tuple[str, ...], path: Sequence[str]) -> Any:
     """The default of an option, or of one in a section of options: ("transformer", "num_heads"). given: see `check`.
 

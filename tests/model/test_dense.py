@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
-from densevit.errors import ConfigError, PluginError
+from densevit.errors import ConfigError
 from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class, Head, Neck
 from densevit.model import (
@@ -299,33 +299,6 @@ def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
     assert len(model(Own, 255).classes["a"]) == 255 and len(model(Mean, 1203).classes["a"]) == 1203  # LVIS
     with pytest.raises(ConfigError, match=r"^heads\.a: 256 classes; `semantic` maps hold at most 255"):
         model(Own, 256)
-
-
-class OldNeck(Doubling):
-    def forward(self, features):
-        return features
-
-
-def test_neck_of_an_earlier_version_is_told_what_to_change():
-    backbone = Pixels()
-    neck = OldNeck(backbone.channels, backbone.strides)
-    head = Mean(neck.channels, neck.strides, ())
-    message = r"^heads\.a\.neck \(OldNeck\): its forward takes no padding mask\. Fix: def forward\(self, features, pad"
-    with pytest.raises(PluginError, match=message):
-        DenseModel(backbone, {"a": head}, {"a": neck})
-
-
-class OldHead(Mean):
-    def loss(self, outputs, targets):
-        return super().loss(outputs, targets, None)
-
-
-def test_head_of_an_earlier_version_is_told_what_to_change():
-    backbone = Pixels()
-    with pytest.raises(
-        PluginError, match=r"heads\.a \(OldHead\): its loss takes no context\. Fix: def loss\(self, out"
-    ):
-        DenseModel(backbone, {"a": OldHead(backbone.channels, backbone.strides, ())})
 
 
 def test_only_a_pretrained_that_is_true_is_replaced():

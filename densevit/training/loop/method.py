@@ -7,7 +7,6 @@ from densevit.errors import PluginError
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.model import DenseModel
-from densevit.registry.options import accepts
 
 
 class Supervised(Method):
@@ -28,12 +27,7 @@ def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> M
 
 
 def check_method(method: Method, model: DenseModel) -> None:
-    """Raises PluginError for a method written for an earlier version, or whose `saved_model` is not part of it."""
-    if not accepts(method.training_step, "model", "batch", "context"):
-        raise PluginError(
-            f"method {type(method).__name__}: its training_step takes no context. Fix: def training_step(self, model, "
-            "batch, context), and model.loss(outputs, targets, context); see docs/own-method.md."
-        )
+    """Raises PluginError for a method whose `saved_model` is not part of it."""
     saved = method.saved_model(model)
     if saved is not model and not (isinstance(saved, DenseModel) and any(part is saved for part in method.modules())):
         raise PluginError(

@@ -93,11 +93,6 @@ class Bare(Method):
         return model.backbone(model.normalise(batch["images"], batch["padding_mask"]))[0].mean((1, 2, 3))
 
 
-class Old(Silent):
-    def training_step(self, model: Any, batch: Batch) -> Any:
-        return {}
-
-
 class Cropped(Silent):
     """Trains on the top left quarter of each image, with the recipe's augmentation."""
 
@@ -427,8 +422,6 @@ def test_a_loaded_teacher_is_in_no_checkpoint_and_not_averaged(tmp_path: Path) -
 
 
 def test_wrong_losses_are_an_error_with_what_was_found(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r"method Old: its training_step takes no context\. Fix: def training_step"):
-        densevit.fit(config(Old), run_dir=tmp_path / "run")
     expected = r"method Bare: training_step returned float32 \(2,\); a dict of scalar tensors is expected"
     with pytest.raises(PluginError, match=expected):
         densevit.fit(config(Bare), run_dir=tmp_path / "run")
