@@ -184,12 +184,10 @@ def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, C
     path, header = file.path, file.header
     entries = header.get("model")
     if not entries:
-        reason = (
-            "it is of an earlier version of densevit. Fix: export it again"
-            if "model" not in header
-            else "its model was built from modules in Python. Fix: build the model with densevit.create_model"
+        raise WeightsError(
+            f"{path}: has no config from which predictions could be made: its model was built from modules in Python. "
+            "Fix: build the model with densevit.create_model."
         )
-        raise WeightsError(f"{path}: has no config from which predictions could be made: {reason}.")
     described = model_file.described(entries, str(path), trust)
     architecture = described.sections.architecture
     heads = {}

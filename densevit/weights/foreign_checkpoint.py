@@ -18,7 +18,7 @@ from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.key_mapping import canonical, describe, fresh_because, saved_options, translate
 from densevit.weights.layouts import recognise
 from densevit.weights.licences import UNKNOWN
-from densevit.weights.state import licences
+from densevit.weights.state import check_format, licences
 
 Triple = tuple[float, float, float]
 
@@ -161,8 +161,9 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
         checkpoint.source, checkpoint.tensors, mean=_triple(metadata.get("mean")), std=_triple(metadata.get("std"))
     )
     if header.get("format") == "densevit":
+        check_format(header.get("format_version"), checkpoint.source)
         try:
-            classes = json.loads(header.get("head_classes", "{}"))
+            classes = json.loads(header.get("classes", "{}"))
             translated.classes = {name: [str(one["name"]) for one in own] for name, own in classes.items()}
             values = values_of_file(header["config"], checkpoint.source)
             backbone, heads = values["backbone"], {**(values.get("heads") or {})}

@@ -21,17 +21,23 @@ from densevit.model import (
     LoraArchitecture,
     build_backbone,
     build_from_architecture,
-    classes_by_head,
     options_without_weights,
 )
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
 from densevit.weights import file_kinds
 from densevit.weights.checkpoint_io import read as read_checkpoint
-from densevit.weights.state import header, licences, part, read_header, read_safetensors, write_safetensors
+from densevit.weights.state import (
+    FORMAT,
+    check_format,
+    header,
+    licences,
+    part,
+    read_header,
+    read_safetensors,
+    write_safetensors,
+)
 from densevit.weights.state_dict_loading import load_state
-
-FORMAT = "1"
 
 
 class ModelFile(NamedTuple):
@@ -86,15 +92,14 @@ def save(
 
 def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
     """The header of a model's file, from which `from_state` builds it again. sections: see `save`."""
-    classes = {head.task: [asdict(c) for c in head.classes] for head in model.heads.values()}
+    classes = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
     found: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
     found["config"] = configs.dump(sections)
     if model.licences:
         found["licences"] = model.licences
     if model.score_thresholds:
         found["score_thresholds"] = model.score_thresholds
-    # Two heads of one task may differ in their classes; earlier versions read `classes`.
-    return header({**found, "head_classes": {name: [asdict(c) for c in own] for name, own in model.classes.items()}})
+    return header(found)
 
 
 def save_backbone(
@@ -108,7 +113,7 @@ def save_backbone(
     """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config. licences: of its
     weights, by source. lora: of its adapters, which are merged. step: of its training."""
     config = yaml_io.write({"backbone": dict(section)})
-    values = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "classes": {}, "config": config}
+    values = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "config": config}
     values |= {"licences": dict(licences)} if licences else {}
     values |= _step(step)
     state = merged_state(backbone.state_dict(), lora)
@@ -190,26 +195,21 @@ def described(
     entries: Mapping[str, str], source: str, trust: Collection[str] = (), run: Path | None = None
 ) -> Description:
     """Reads a header of `entries`. Parameters as of `from_state`; raises WeightsError for an invalid header."""
-    _check_version(entries, source)
+    check_format(entries.get("format_version"), source)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
     try:
         values = configs.values_of_file(entries["config"], source, trust, run)
         complete = "trainer" in values
-        by_head = "head_classes" in entries
-        classes = _classes(entries["head_classes" if by_head else "classes"])
+        classes = _classes(entries["classes"])
         thresholds, of_weights = score_thresholds(entries), licences(entries)
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
     sections = configs.from_file(values, source) if complete else configs.model_sections(values, source)
-    try:
-        of_heads = classes if by_head else classes_by_head(sections.architecture, classes)
-    except DensevitError as error:
-        raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     thresholds = {name: score for name, score in thresholds.items() if name in sections.heads}
-    return Description(sections, of_heads, thresholds, of_weights)
+    return Description(sections, classes, thresholds, of_weights)
 
 
 def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
@@ -223,7 +223,7 @@ def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
 def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbone, BackboneArchitecture]:
     """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and what it was built from."""
     state, entries, path = _read(run)
-    _check_version(entries, str(path))
+    check_format(entries.get("format_version"), str(path))
     try:
         values = configs.values_of_file(entries["config"], str(path), trust, _folder(run))["backbone"]
     except KeyError as error:
@@ -261,12 +261,6 @@ def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     if entries.get("format") != "densevit":
         raise WeightsError(f"{path}: has no densevit header. For tensors only, train with `weights={path}`.")
     return state, entries, path
-
-
-def _check_version(entries: Mapping[str, str], source: str) -> None:
-    version = entries.get("format_version")
-    if version != FORMAT:
-        raise WeightsError(f"{source}: format version {version}, expected {FORMAT}. Update densevit.")
 
 
 def _classes(text: str) -> dict[str, tuple[Class, ...]]:

@@ -95,9 +95,15 @@ def checkpoint_of(source: str, model_of: Callable[[str], Config | None]) -> "Che
 def of_model(config: Config, source: str) -> "Checkpoint":
     """The checkpoint of a run with this config."""
     from densevit.weights.checkpoint_io import Checkpoint
+    from densevit.weights.state import FORMAT
 
     own = {name: [asdict(one) for one in classes()] for name in config.heads}
-    header = {"format": "densevit", "config": configs.dump(config), "head_classes": json.dumps(own)}
+    header = {
+        "format": "densevit",
+        "format_version": FORMAT,
+        "config": configs.dump(config),
+        "classes": json.dumps(own),
+    }
     return Checkpoint(model_on_meta(config).state_dict(), source, header)
 
 

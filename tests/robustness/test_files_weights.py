@@ -68,7 +68,7 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         INCOMPLETE,
     ),
     "no header of ours": (lambda run: model_file(run), "has no densevit header"),
-    "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 1"),
+    "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 2. Update"),
     "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
     "config of another kind": (lambda run: model_file(run, config="[]"), "config should be keys and values, not a"),
     "config nested deeply": (lambda run: model_file(run, config=f"a: {'[' * 500}"), "levels deep"),
@@ -81,25 +81,25 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda run: model_file(run, config=TINY.replace("swin", "swim")), "There is no backbone 'swim'"
     ),
     "config of another model": (lambda run: model_file(run, config=TINY.replace("width: 32", "width: 64")), "shape"),
-    "classes nested deeply": (lambda run: model_file(run, head_classes=DEEP), "its header is corrupt"),
-    "classes that are a number": (lambda run: model_file(run, head_classes="5"), "its header is corrupt"),
+    "classes nested deeply": (lambda run: model_file(run, classes=DEEP), "its header is corrupt"),
+    "classes that are a number": (lambda run: model_file(run, classes="5"), "its header is corrupt"),
     "classes without colours": (
-        lambda run: model_file(run, head_classes='{"boxes": [{"name": "a"}]}'), "its header is corrupt ('color')"
+        lambda run: model_file(run, classes='{"boxes": [{"name": "a"}]}'), "its header is corrupt ('color')"
     ),
     "class of another name": (
-        lambda run: model_file(run, head_classes='{"boxes": [{"name": 3, "file_id": 1, "color": [0, 0, 0]}]}'),
+        lambda run: model_file(run, classes='{"boxes": [{"name": 3, "file_id": 1, "color": [0, 0, 0]}]}'),
         "its header is corrupt (a class {'name': 3",
     ),
     "class with an id in words": (
-        lambda run: model_file(run, head_classes='{"boxes": [{"name": "a", "file_id": "1", "color": [0, 0, 0]}]}'),
+        lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": "1", "color": [0, 0, 0]}]}'),
         "its header is corrupt (a class {'name': 'a', 'file_id': '1'",
     ),
     "class with two colours": (
-        lambda run: model_file(run, head_classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0, 0]}]}'),
+        lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0, 0]}]}'),
         "its header is corrupt (a class",
     ),
     "class with another key": (
-        lambda run: model_file(run, head_classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0,0,0], "x": 1}]}'),
+        lambda run: model_file(run, classes='{"boxes": [{"name": "a", "file_id": 1, "color": [0,0,0], "x": 1}]}'),
         "its header is corrupt (",
     ),
     "config of megabytes": (
@@ -107,7 +107,7 @@ MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     ),
     "config with a base": (lambda run: model_file(run, config=f"base: detr_swin\n{TINY}"), "base is not a key"),
     "backbone in a file": (lambda run: model_file(run, config="backbone: a.yaml\nheads: {}\n"), "backbone should be"),
-    "no classes": (lambda run: model_file(run, head_classes="{}"), "has no classes"),
+    "no classes": (lambda run: model_file(run, classes="{}"), "has no classes"),
 }  # fmt: skip
 
 

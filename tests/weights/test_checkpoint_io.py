@@ -79,7 +79,7 @@ def test_last_checkpoint_has_the_model_s_names(tmp_path):
     content = {
         "state_dict": prefixed("model."),
         "pytorch-lightning_version": "2.6",
-        "random_state": {"cpu": torch.ones(1)},
+        "random_state": [{"cpu": torch.ones(1)}],
     }
     torch.save(content, tmp_path / "last.ckpt")
     assert_state(read(tmp_path / "last.ckpt").tensors)

@@ -13,7 +13,7 @@ from densevit.errors import WeightsError
 from densevit.inference.creating import build_model
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
-from densevit.weights.model_file import load, load_model, save
+from densevit.weights.model_file import load, load_backbone, load_model, save, save_backbone
 from densevit.weights.pretrained import load_pretrained
 
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
@@ -122,10 +122,10 @@ def test_header_describes_the_model(saved):
     with safe_open(saved[1], framework="pt") as file:
         header = file.metadata()
     assert header["format"] == "densevit"
-    assert header["format_version"] == "1"
+    assert header["format_version"] == "2"
     classes = json.loads(header["classes"])
     assert classes["detection"][1] == {"name": "hot dog", "file_id": 58, "color": [0, 255, 1], "thing": True}
-    assert classes["segmentation"][2] == {"name": "sky", "file_id": 157, "color": [1, 2, 3], "thing": False}
+    assert classes["maps"][2] == {"name": "sky", "file_id": 157, "color": [1, 2, 3], "thing": False}
     assert header["config"] == configs.dump(config_of())
 
 
@@ -199,18 +199,38 @@ def rewrite(path, **entries) -> None:
     save_file(load_file(path), path, metadata=entries)
 
 
-def test_later_format_version_raises(saved):
-    rewrite(saved[1], format_version="2")
-    with pytest.raises(WeightsError, match=r"format version 2, expected 1\. Update densevit"):
-        load(saved[1])
+OTHER_FORMATS = {
+    "1": "expected 2. Fix: use commit 7c5237e7 of densevit, the last that reads it, or train again.",
+    "3": "expected 2. Update densevit.",
+}
+
+
+@pytest.mark.parametrize("part", ["model", "backbone"])
+@pytest.mark.parametrize("version", OTHER_FORMATS)
+def test_another_format_version_is_one_line_wherever_weights_are_read(saved, version, part):
+    model, path = saved
+    if part == "backbone":
+        save_backbone(model.backbone, {"name": "resnet", "depth": 18}, path)
+    rewrite(path, format_version=version)
+    readers = {
+        "load": lambda: load(path.parent, [__name__]),
+        "densevit.load": lambda: densevit.load(path, trust=[__name__]),
+        "load_backbone": lambda: load_backbone(path),
+        "backbone.weights": lambda: densevit.create_backbone("resnet", depth=18, weights=path),
+        "weights": lambda: load_pretrained(model_of(weights=str(path)), config_of(weights=str(path))),
+    }
+    for name, read in readers.items():
+        with pytest.raises(WeightsError) as caught:
+            read()
+        assert str(caught.value) == f"{path}: format version {version}, {OTHER_FORMATS[version]}", name
 
 
 @pytest.mark.parametrize(
     "entries",
     [
         {"config": None},
-        {"classes": None, "head_classes": None},
-        {"head_classes": "["},
+        {"classes": None},
+        {"classes": "["},
         {"config": "a: ["},
         {"config": "7"},
         {"score_thresholds": "["},

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from tools.conventions.docstrings import public_names
 from tools.conventions.tree import Problem, Tree, rows
 
-# Names of version 0.0 in docs/versions.md.
-MOVED = {"doctor", "benchmarking", "inspection", "scaffold"}
 SECTIONS = (
     *("BackboneSection", "HeadSection", "DataSection", "OptimSection", "TrainerSection", "InferenceSection"),
     "Config",
@@ -53,7 +51,7 @@ def reference_has_the_public_names(tree: Tree) -> Iterator[Problem]:
 def names_on_pages_are_public(tree: Tree) -> Iterator[Problem]:
     """`densevit.NAME` in prose and code is a public name, a module, or a group of entry points."""
     modules = {file.split("/")[1].partition(".")[0] for file in tree.files("densevit/*", "densevit/*/*.py")}
-    known = {*public_names(tree), *modules, *tree.entry_points(), *MOVED}
+    known = {*public_names(tree), *modules, *tree.entry_points()}
     for page in tree.files("README.md", "docs/*.md"):
         for number, line in tree.lines(page):
             for name in re.findall(r"\bdensevit\.([A-Za-z_]+)", line):

@@ -37,10 +37,6 @@ class BestModel(lightning.Callback):
         """Whether training stops because `patience` is exceeded."""
         return self.patience is not None and self.best_epoch.stale >= self.patience
 
-    @property
-    def state_key(self) -> str:
-        return "RunFolder"  # the key in checkpoints of earlier versions
-
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.exhausted  # of a resumed run
 

@@ -44,6 +44,7 @@ from densevit.training.loop.unused_parameters import freeze_unused, without_unus
 from densevit.training.loop.validation_images import truths, validation_dataset, validation_loader
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses, with_heads
 from densevit.weights import checkpoint_io, model_file
+from densevit.weights.state import FORMAT, check_format
 
 _SKIPPED_STEPS = "skipped_steps"  # in a checkpoint
 
@@ -244,15 +245,17 @@ class DenseModule(TrainingStep):
             checkpoint[checkpoint_io.ENTRIES] = model_file.entries(self.saved_model, sections)
             names = (name for name, module in self.named_modules() if module is self.saved_model)
             checkpoint[checkpoint_io.SAVED_MODEL] = next(names)
+        checkpoint["format_version"] = FORMAT
         checkpoint["classes"] = {head: [c.name for c in classes] for head, classes in self.model.classes.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        source = getattr(self._trainer, "ckpt_path", None) or "The checkpoint"
+        check_format(checkpoint.get("format_version", "1"), str(source))  # format 1 has no number
         if self.finite_check is not None:
             self.finite_check.resume(int(checkpoint.get(_SKIPPED_STEPS, 0)))
         if self.ema is not None:
             self.ema.load(checkpoint)
-        states = checkpoint.get("random_state")
-        self._random_states = [states] if isinstance(states, dict) else states  # a dict in early checkpoints
+        self._random_states = checkpoint["random_state"]
         self._resumed = True
         self.saved_model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
         if self._checkpoint_rates is not None and self.rates is not None and checkpoint.get("optimizer_states"):

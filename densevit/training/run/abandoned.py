@@ -65,7 +65,7 @@ def restore_best(run: Path, checkpoint: RunCheckpoint, model: DenseModel, method
     before the checkpoint is loaded.
     """
     best, paths = checkpoint.best, (run / "model.safetensors", run / "metrics.json")
-    step = -1 if best is None else int(best.get("step", -1))
+    step = -1 if best is None else int(best["step"])
     source = checkpoint.path if step == checkpoint.step else run / "checkpoints" / f"step-{step}.ckpt"
     if best is None or all(path.is_file() for path in paths) or not source.is_file():
         return

@@ -50,6 +50,6 @@ def draw_images(
     for head in classes:
         path = folder / f"{tables_file.IMAGES}-{head}.csv"
         rows = tables_file.read(path) if path.is_file() else [["image_id"]]
-        column = rows[0].index("image_id") if "image_id" in rows[0] else 0  # the first one in earlier versions
+        column = rows[0].index("image_id")
         orders[head] = [by_id[row[column]] for row in rows[1:] if row[column] in by_id]
     draw_extremes(predict, classes, thresholds, data, drawn, orders, EXTREMES, types, drawings)

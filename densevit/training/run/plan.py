@@ -125,7 +125,7 @@ def _check_config(config: Config, checkpoint: RunCheckpoint | None) -> dict[str,
         return {}
     checkpoint.check_strategy(config.trainer.strategy)
     checkpoint.check_files()
-    return {} if checkpoint.config is None else changes(checkpoint.config, config)
+    return changes(checkpoint.config, config)
 
 
 def _data(config: Config) -> Data:

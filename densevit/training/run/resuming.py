@@ -21,7 +21,7 @@ from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoi
 from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import checkpoint_io, safe_unpickler
-from densevit.weights.state import licences, read_header
+from densevit.weights.state import check_format, licences, read_header
 
 _CHANGEABLE = (
     "data.*",
@@ -48,7 +48,7 @@ class RunCheckpoint:
 
     run: the run folder, or a checkpoint in it.
     step: the number of optimiser steps. best: the state of `BestModel`; None before a validation. config: the config of
-    the training; None in checkpoints of old versions.
+    the training.
     """
 
     def __init__(self, run: Path) -> None:
@@ -69,14 +69,18 @@ class RunCheckpoint:
         try:
             content, self.shapes = _read(self.path)
             self.step = int(content["global_step"])
-            self.classes = _classes(content.get("classes"))
+            check_format(content.get("format_version", "1"), str(self.path))  # format 1 has no number
+            self.classes = {head: [str(name) for name in names] for head, names in content["classes"].items()}
             self.licences = licences(content.get(checkpoint_io.ENTRIES, {}))
             optimizers = content.get("optimizer_states") or [{"param_groups": []}]
             self.group_sizes = [len(group["params"]) for group in optimizers[0]["param_groups"]]
             self.optimizer_shapes = {} if self.is_sharded else _shapes(optimizers[0].get("state", {}))
             self.without_average = {key: tuple(x.shape) for key, x in content.get("current_model_state", {}).items()}
-            best: dict[str, Any] = content.get("callbacks", {}).get("RunFolder", {})
+            best: dict[str, Any] = content.get("callbacks", {}).get("BestModel", {})
             self.best = None if best.get("best") is None else best
+            config = content["config"]
+        except WeightsError:
+            raise
         except Exception as error:  # a damaged pickle may raise any error
             another = _another(folder, self.path)
             raise WeightsError(
@@ -86,15 +90,12 @@ class RunCheckpoint:
         self.run = folder
         if self.is_sharded:  # optimiser states are stored by parameter name
             self.group_sizes = []
-        self.config: Config | None = None
-        if isinstance(content.get("config"), str):
-            values = configs.values_of_file(content["config"], str(self.path))
-            self.config = configs.from_file(values, str(self.path))
+        self.config = configs.from_file(configs.values_of_file(config, str(self.path)), str(self.path))
 
     def check_model(self, model: DenseModel, method: Method) -> None:
         """Raises WeightsError if the model's classes, or its or the method's tensors, differ from the checkpoint's."""
         for name, classes in model.classes.items():
-            names, saved = [c.name for c in classes], (self.classes or {}).get(name)
+            names, saved = [c.name for c in classes], self.classes.get(name)
             if saved is not None and names != saved:
                 raise WeightsError(
                     f"{self.path}: heads.{name} was trained on the classes {', '.join(saved)}; the data now has "
@@ -177,11 +178,6 @@ def _shapes(state: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, tuple
         place: {key: tuple(x.shape) for key, x in of.items() if key in (*_AS_PARAMETER, _STEP) and torch.is_tensor(x)}
         for place, of in state.items()
     }
-
-
-def _classes(given: Any) -> dict[str, list[str]] | None:
-    """Returns the class names of each head."""
-    return None if given is None else {head: [str(name) for name in names] for head, names in given.items()}
 
 
 def run_of(resumed: Path) -> Path:

@@ -30,7 +30,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def state(run: Path) -> tuple[int, int]:
     """Step and number of stale validations of the last checkpoint."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    return checkpoint["global_step"], checkpoint["callbacks"]["RunFolder"]["stale"]
+    return checkpoint["global_step"], checkpoint["callbacks"]["BestModel"]["stale"]
 
 
 @pytest.mark.integration

@@ -17,7 +17,7 @@ from densevit.config import DataSection, OptimSection
 from densevit.data.build import build_transforms
 from densevit.data.loading.batch_sampler import EvaluationBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.errors import ConfigError, DataError
+from densevit.errors import ConfigError, DataError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.creating import create_model
 from densevit.inference.loading import load, save
@@ -377,6 +377,13 @@ def test_a_run_resumed_within_an_epoch_takes_its_next_batch(tmp_path: Path) -> N
     whole, seen[:] = list(seen), []
     fit(tmp_path / "step=2.ckpt", 5)
     assert seen == whole[2:]
+
+
+def test_a_checkpoint_of_another_format_is_refused_also_by_a_trainer_of_ones_own() -> None:
+    with pytest.raises(
+        WeightsError, match=r"The checkpoint: format version 1, expected 2\. Fix: use commit 7c5237e7 of"
+    ):
+        module_of().on_load_checkpoint({"state_dict": {}, "random_state": []})
 
 
 def test_a_model_of_other_classes_than_the_datas_is_refused() -> None:

@@ -11,6 +11,7 @@ import torch
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
+from densevit.weights.state import FORMAT
 from tests.training import runs
 
 pytestmark = pytest.mark.integration
@@ -92,7 +93,8 @@ def test_checkpoint_with_values_of_other_types_is_refused(changed, tmp_path):
     from densevit.training.run.resuming import RunCheckpoint
 
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"global_step": 1, "state_dict": {}} | changed, tmp_path / "checkpoints" / "last.ckpt")
+    content = {"global_step": 1, "state_dict": {}, "classes": {}, "config": TINY, "format_version": FORMAT}
+    torch.save(content | changed, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint"):
         RunCheckpoint(tmp_path)
 

@@ -235,6 +235,22 @@ def test_unedited_config_prints_nothing(stopped: Path, capsys: pytest.CaptureFix
     assert "->" not in capsys.readouterr().out.replace("swin -> detection", "")
 
 
+@pytest.mark.parametrize("named", ["run", "last.ckpt"])
+def test_a_checkpoint_of_another_format_is_one_line_and_no_file_changes(
+    stopped: Path, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    path = stopped / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["format_version"]  # checkpoints had no number before
+    torch.save(content, path)
+    before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    assert main(["train", "--resume", str(stopped if named == "run" else path)]) == 2
+    fix = "Fix: use commit 7c5237e7 of densevit, the last that reads it, or train again."
+    assert capsys.readouterr() == ("", f"{path}: format version 1, expected 2. {fix}\n")
+    assert {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()} == before
+
+
 def test_mismatched_classes_or_tensors_are_named(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = stopped / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
