@@ -41,6 +41,8 @@ from densevit.registry import list_heads as list_heads
 from densevit.registry import list_methods as list_methods
 from densevit.registry import list_necks as list_necks
 from densevit.registry import list_targets as list_targets
+from densevit.reporting.pages import Report as Report
+from densevit.reporting.pages import report as report
 from densevit.targets.types import create_target as create_target
 from densevit.training.loop.checks import check_batch as check_batch
 from densevit.training.loop.data_module import DenseDataModule as DenseDataModule
@@ -51,8 +53,6 @@ from densevit.training.loop.optim import create_optimizer as create_optimizer
 from densevit.training.run.evaluation import evaluate as evaluate
 from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
-from densevit.visualization.pages import Report as Report
-from densevit.visualization.pages import report as report
 from densevit_workbench.benchmarking.suite import Benchmark as Benchmark
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose

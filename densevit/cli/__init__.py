@@ -16,9 +16,9 @@ from typing import Any
 
 import densevit
 from densevit import registry
+from densevit.cli.streams import unfailing_output
 from densevit.errors import DensevitError, did_you_mean, printable
 from densevit.paths import user_path
-from densevit.streams import unfailing_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,8 +83,8 @@ def _os_error(error: OSError) -> str:
 
 
 def _run(name: str, rest: list[str]) -> int:
+    from densevit.allocator import keep_freed_memory
     from densevit.cli import output
-    from densevit.inference.allocator import keep_freed_memory
 
     module, parser = command(name)
     keep_freed_memory()

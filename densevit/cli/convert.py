@@ -35,9 +35,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     from densevit.atomic_io import check_free
     from densevit.errors import ConfigError
-    from densevit.visualization.weights_table import weights_table, written_table
     from densevit.weights.converting import convert
     from densevit.weights.foreign_export import export
+    from densevit.weights.weights_table import weights_table, written_table
 
     check_free(args.out)
     if args.to is None:

@@ -99,6 +99,7 @@ def run(args: Namespace) -> int:
 def _evaluate(args: Namespace) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
+    from densevit.cli.evaluation_tables import comparison_table, evaluation_tables, mapping_table
     from densevit.data.build import build_data
     from densevit.evaluation.low_classes import low_classes, median_sides, single_class
     from densevit.evaluation.low_scores import low_scores
@@ -110,7 +111,6 @@ def _evaluate(args: Namespace) -> int:
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
     from densevit.training.run.low_scores import head_causes
-    from densevit.visualization.evaluation_tables import comparison_table, evaluation_tables, mapping_table
 
     loaded, given = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
     config = config_of(loaded, args.model, args.overrides)

@@ -94,6 +94,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs the command."""
     from densevit.atomic_io import check_free
+    from densevit.cli.evaluation_tables import comparison_table
     from densevit.errors import counted
     from densevit.exporting import postprocessing, quantization
     from densevit.exporting.exporting import export
@@ -103,7 +104,6 @@ def run(args: Namespace) -> int:
     from densevit.inference.predictor import Predictor
     from densevit.inference.runtimes import is_exported
     from densevit.terminal import table
-    from densevit.visualization.evaluation_tables import comparison_table
 
     if is_exported(args.model):
         raise ConfigError(f"{args.model}: is an exported file. Fix: name the model that it is of.")

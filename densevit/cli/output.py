@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from densevit import progress
 from densevit.errors import printable
-from densevit.visualization import progress
 
 T = TypeVar("T")
 

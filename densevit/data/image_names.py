@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.interfaces import Dataset
 
+BEST, WORST = "best", "worst"  # folders of the drawings of the best and worst images
 _MAX_NAME_BYTES = 200  # file systems allow 255, including the suffix
 
 

@@ -32,3 +32,30 @@ def by_head(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
         head, slash, metric = name.partition("/")
         heads.setdefault(head if slash else "", {})[metric if slash else name] = value
     return heads
+
+
+def overall(values: Mapping[str, float]) -> dict[str, float]:
+    """A head's metrics without those of single classes."""
+    return {name: value for name, value in values.items() if "/" not in name}
+
+
+def by_class(values: Mapping[str, float]) -> list[dict[str, dict[str, float]]]:
+    """Groups a head's metrics `KIND/CLASS` as {kind: {class: value}}; kinds with the same classes share a group.
+
+    {"mIoU": 0.5, "IoU/cat": 0.5, "Acc/cat": 0.6, "AP/dog": 0.7} is [{"IoU": {"cat": 0.5}, "Acc": {"cat": 0.6}},
+    {"AP": {"dog": 0.7}}].
+    """
+    kinds: dict[str, dict[str, float]] = {}
+    for name, value in values.items():
+        kind, slash, class_name = name.partition("/")
+        if slash:
+            kinds.setdefault(kind, {})[class_name] = value
+    groups: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
+    for kind, classes in kinds.items():
+        groups.setdefault(tuple(classes), {})[kind] = classes
+    return list(groups.values())
+
+
+def number(value: float) -> str:
+    """A metric with four decimals, or a dash for NaN."""
+    return "–" if value != value else f"{value:.4f}"

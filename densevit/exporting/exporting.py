@@ -27,7 +27,7 @@ from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.paths import user_path
-from densevit.visualization.progress import steps
+from densevit.progress import steps
 
 LIMIT = 1e-4  # of an output's range, in float32
 _PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared

@@ -12,13 +12,13 @@ from PIL import Image, ImageShow
 from torch import Tensor
 
 from densevit.data.io.images import read_image
+from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.inference import result_formats
 from densevit.inference.point_cloud import write_ply
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
 from densevit.targets.types import TargetTypes, above_threshold
-from densevit.visualization.draw import draw
 
 if TYPE_CHECKING:
     import pandas

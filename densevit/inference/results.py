@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.atomic_io import check_free, check_writable
+from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.inference.drawn_video import DrawnVideo
 from densevit.inference.image_files import ImageFile
@@ -18,7 +19,6 @@ from densevit.inference.point_cloud import write_ply
 from densevit.inference.result_lists import SETTINGS, CsvTable, JsonList, check_settings, csv_rows, read_entries
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes
-from densevit.visualization.draw import draw
 
 
 def check_new_folder(folder: Path) -> Path:

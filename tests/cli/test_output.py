@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from densevit import registry
+from densevit import progress, registry
 from densevit.cli import command, main
 from densevit.cli.output import Output
-from densevit.visualization import progress
-from densevit.visualization.html_page import write_page
+from densevit.reporting.html_page import write_page
 
 COMMANDS = [*registry.find("commands")]
 TINY = """

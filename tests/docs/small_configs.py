@@ -10,7 +10,7 @@ import pytest
 from densevit import config as configs
 from densevit import registry
 from densevit.config.sources import Sources
-from densevit.visualization import plots
+from densevit.reporting import plots
 
 CAPS = {  # options of heads and keys of their sections: the largest value
     "encoder_layers": 1, "decoder_layers": 2, "layers": 1, "width": 64, "feedforward": 64, "ffn_width": 64,

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from densevit.cli.evaluation_tables import evaluation_tables
 from densevit.evaluation.low_classes import low_classes, median_sides
 from densevit.interfaces import Class, Dataset
-from densevit.visualization.evaluation_tables import evaluation_tables
 
 CLASSES = tuple(Class(name, k, (0, 0, 0)) for k, name in enumerate(("cell", "platelet", "none")))
 

@@ -14,11 +14,11 @@ import torch
 
 from densevit.cli import main
 from densevit.data.io.videos import frame_rate
+from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.inference import drawn_video
 from densevit.inference.drawn_video import DrawnVideo
 from densevit.interfaces import Class
-from densevit.visualization.draw import draw
 from tests.cli.test_predict import StandIn, model, read  # noqa: F401  # fixtures
 
 DOG = (20, 30, 240)  # the colour of the boxes of the model

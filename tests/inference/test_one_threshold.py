@@ -19,9 +19,9 @@ from densevit.evaluation import tables_file
 from densevit.exporting import postprocessing
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator
 from densevit.model import DenseModel
+from densevit.reporting.report import write_report
 from densevit.training.loop.evaluators import build_evaluators, create_evaluator
 from densevit.training.run.drawn_images import draw_images
-from densevit.visualization.report import write_report
 from densevit_scenes.dataset import Scenes
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.test_predict import StandIn
@@ -168,7 +168,7 @@ def test_visualizations_of_runs_show_the_objects_of_predict(
         drawn.append(threshold)
         return np.zeros((8, 8, 3), np.uint8)
 
-    monkeypatch.setattr("densevit.visualization.samples.draw", draw)
+    monkeypatch.setattr("densevit.drawing.samples.draw", draw)
     (tmp_path / "images-cells.csv").write_text("image,image_id,score\n0,0,0.5\n1,1,0.6\n")
     predictor: Any = SimpleNamespace(
         heads=model.heads, classes=model.classes, target_types={}, default_thresholds=model.default_thresholds,

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from pycocotools import mask
 
+from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.inference.result import Result
 from densevit.interfaces import Class
-from densevit.visualization.draw import draw
 
 THINGS = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
 ALL = (*THINGS, Class("sky", 3, (0, 0, 255), thing=False))

@@ -21,10 +21,10 @@ from densevit.cli import main
 from densevit.config import load as load_config
 from densevit.data.build import build_data
 from densevit.data.transforms.augmentation import rotation_matrix
+from densevit.drawing.draw import draw
 from densevit.errors import DataError
 from densevit.inference.loading import load
 from densevit.targets import Keypoints
-from densevit.visualization.draw import draw
 
 pytestmark = pytest.mark.integration
 

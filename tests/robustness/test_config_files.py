@@ -9,7 +9,7 @@ import yaml
 
 from densevit.config import dump, load
 from densevit.evaluation import metrics_file
-from densevit.visualization.report import write_report
+from densevit.reporting.report import write_report
 
 from .conftest import HEAD, TINY
 

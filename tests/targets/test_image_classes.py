@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from densevit.drawing.draw import draw
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.targets import ClassScores, ImageClass, ImageScore
-from densevit.visualization.draw import draw
 
 CLASSES = tuple(Class(name, i, (40 * i, 255, 0)) for i, name in enumerate("abcdefg"))
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from pycocotools import mask as codes
 
+from densevit.drawing.draw import draw
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.targets import Boxes, CrowdFlags, InstanceMasks, Keypoints, ObjectLabels, Scores
-from densevit.visualization.draw import draw
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 0, 255)))
 SIZE = (60, 80)

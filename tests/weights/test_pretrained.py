@@ -14,12 +14,12 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck
 from densevit.model import build_from_architecture
-from densevit.visualization.weights_table import weights_table
 from densevit.weights import layouts, pretrained
 from densevit.weights.class_rows import class_tensors
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load_model, save
 from densevit.weights.pretrained import load_pretrained
+from densevit.weights.weights_table import weights_table
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 HALF = (0.5, 0.5, 0.5)

@@ -1,7 +1,7 @@
 """Processor time of training steps on one thread, with glibc's default settings and with densevit's settings.
 
 By default glibc returns the memory of large freed tensors to the kernel, which then clears new pages in each step;
-`keep_freed_memory` in `densevit/inference/allocator.py` keeps it. Each measurement is a separate process: the median of
+`keep_freed_memory` in `densevit/allocator.py` keeps it. Each measurement is a separate process: the median of
 steps of a recipe on its first batches, with forward, losses, backward and optimiser. Processes of both settings
 alternate, and the ratio is the median of the rounds' ratios. Processor time includes the kernel's time and depends
 little on other load.
@@ -19,9 +19,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from densevit.allocator import keep_freed_memory
 from densevit.config import load
 from densevit.data.build import build_data
-from densevit.inference.allocator import keep_freed_memory
 from densevit.inference.creating import build_model
 from densevit.training.loop.optim import optimizer_of
 

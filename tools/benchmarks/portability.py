@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit import config as configs
+from densevit.allocator import keep_freed_memory
 from densevit.data.build import build_data
-from densevit.inference.allocator import keep_freed_memory
 from densevit.inference.creating import build_model
 from densevit.layers import attention, conv_norm, deformable_attention, dropout, linear, windows
 from densevit.layers.norms import FrozenBatchNorm2d

@@ -13,7 +13,8 @@ ROWS = (
     ("testing",),
     ("training",),
     ("inference", "exporting"),
-    ("visualization",),
+    ("reporting",),
+    ("drawing",),
     ("weights",),
     ("data", "evaluation"),
     ("config",),
@@ -24,7 +25,7 @@ ROWS = (
     ("interfaces",),
     ("losses",),
     ("layers",),
-    ("errors", "terminal", "streams", "atomic_io", "file_lock", "paths"),
+    ("errors", "terminal", "progress", "allocator", "atomic_io", "file_lock", "paths"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 OPEN_TO_PLUGINS = {"set_prediction", "interfaces", "layers", "losses", "errors"}

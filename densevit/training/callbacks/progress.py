@@ -14,10 +14,10 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich import get_console
 from rich.console import Console
 
+from densevit import progress
+from densevit.progress import duration, speed
 from densevit.terminal import escaping, notebook_bar
 from densevit.training.loop.dense_module import DenseModule
-from densevit.visualization import progress
-from densevit.visualization.progress import duration, speed
 
 CONSOLE: dict[str, Any] = {"soft_wrap": True}  # paths are not wrapped
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from densevit.data.build import Data
 from densevit.data.image_names import drawing_names, image_names
+from densevit.drawing.samples import draw_extremes, draw_samples
 from densevit.evaluation import tables_file
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Predictions
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.class_mapping import ClassMapping
-from densevit.visualization.samples import draw_extremes, draw_samples
 
 EXTREMES = 3  # number of best and of worst images
 

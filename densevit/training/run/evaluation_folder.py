@@ -12,10 +12,10 @@ from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.paths import user_path
+from densevit.reporting.plots import svg_file
+from densevit.reporting.report import EVALUATION, write_report
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.evaluation import Evaluation, EvaluationPlan
-from densevit.visualization.plots import svg_file
-from densevit.visualization.report import EVALUATION, write_report
 
 MAPPING = "class-mapping"
 

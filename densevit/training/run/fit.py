@@ -13,16 +13,18 @@ from pytorch_lightning.loggers import Logger
 from rich import get_console
 
 from densevit import config as configs
+from densevit.allocator import keep_freed_memory
 from densevit.atomic_io import check_writable
 from densevit.config import Config
 from densevit.config.values import seconds_of
 from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.inference.allocator import keep_freed_memory
 from densevit.inference.loading import load
 from densevit.inference.predictor import Predictor
 from densevit.paths import user_path
+from densevit.reporting.html_page import fragment
+from densevit.reporting.report import overview
 from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
@@ -47,8 +49,6 @@ from densevit.training.run.low_scores import LowScores
 from densevit.training.run.output import FINISHED, finish, show_complete, start
 from densevit.training.run.plan import Plan
 from densevit.training.run.resuming import RunCheckpoint, run_of, without_checkpoint
-from densevit.visualization.html_page import fragment
-from densevit.visualization.report import overview
 
 
 @dataclass

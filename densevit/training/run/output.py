@@ -14,8 +14,10 @@ from densevit.atomic_io import replaced_file
 from densevit.config import DataSection, yaml_io
 from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file
+from densevit.evaluation.metrics_table import metrics_table
 from densevit.inference.loading import load
 from densevit.model.parameter_groups import method_parameters
+from densevit.reporting.report import write_report
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.stop_signals import StopSignals
@@ -31,12 +33,10 @@ from densevit.training.run.folder import RunFolder
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.next_commands import next_commands
 from densevit.training.run.plan import Plan
+from densevit.training.run.rates_table import rates_table
 from densevit.training.run.start_hints import start_hints
-from densevit.visualization.rates_table import rates_table
-from densevit.visualization.report import write_report
-from densevit.visualization.tables import metrics_table
-from densevit.visualization.weights_table import weights_table
 from densevit.weights import licences, model_file
+from densevit.weights.weights_table import weights_table
 
 FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # of a complete run
 _INPUT = {"data.image_size", "data.recipe", "data.short_side"}

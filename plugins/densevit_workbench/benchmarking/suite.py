@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from densevit import progress
 from densevit.atomic_io import check_writable
 from densevit.config import Config
 from densevit.data.build import build_data
@@ -21,9 +22,8 @@ from densevit.inference.loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_architecture, classes_by_head
 from densevit.paths import user_path
-from densevit.visualization import progress
-from densevit.visualization.html_page import Grid, Heading, Plot, fragment
-from densevit.visualization.plots import scatter, scatter_file
+from densevit.reporting.html_page import Grid, Heading, Plot, fragment
+from densevit.reporting.plots import scatter, scatter_file
 from densevit_workbench.benchmarking import tables
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,

@@ -10,10 +10,10 @@ from PIL import Image
 from densevit.data.datasets.examination import evenly_spaced
 from densevit.data.image_names import image_name
 from densevit.data.transforms.resizing import TrainingTransform
+from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.types import TargetTypes
-from densevit.visualization.draw import draw
 from densevit_workbench.doctor.samples import transformed
 
 SAMPLES = 12

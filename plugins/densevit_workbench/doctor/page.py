@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.datasets.examination import Finding
-from densevit.visualization import html_page, plots
-from densevit.visualization.html_page import (
+from densevit.reporting import html_page, plots
+from densevit.reporting.html_page import (
     Cell,
     FindingPart,
     Grid,

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from densevit.visualization.fonts import draw_text
+from densevit.drawing.fonts import draw_text
 
 CAPTION, FONT_SIZE = 18, 12  # height in pixels
 GAP = 6

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densevit.visualization import plots
-from densevit.visualization.fonts import drawable_names
-from densevit.visualization.html_page import Grid, Image, Part, Plot, Section, Text, missing, write_page
+from densevit.drawing.fonts import drawable_names
+from densevit.reporting import plots
+from densevit.reporting.html_page import Grid, Image, Part, Plot, Section, Text, missing, write_page
 from densevit_workbench.inspection import figures
 from densevit_workbench.inspection.attention_layers import AttentionLayer
 from densevit_workbench.inspection.findings import Findings

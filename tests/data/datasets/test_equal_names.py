@@ -15,14 +15,14 @@ from PIL import Image
 from densevit.cli import main
 from densevit.data.build import create_dataset
 from densevit.data.image_names import drawing_names, image_names
+from densevit.drawing.samples import draw_samples
 from densevit.errors import DataError, DensevitError
 from densevit.evaluation import tables_file
 from densevit.inference.image_files import find_images
 from densevit.inference.maps import MapFiles
 from densevit.inference.results import PredictionFiles
 from densevit.interfaces import Class, Dataset
-from densevit.visualization import report
-from densevit.visualization.samples import draw_samples
+from densevit.reporting import report
 
 FOLDERS = ("a", "b", "c")
 SHADES = {"a": 10, "b": 90, "c": 170}  # of each folder's image, and class index and depth by position

@@ -16,10 +16,10 @@ from densevit.data.datasets import label_maps, label_shares, paired_dataset
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError, warn_once
 from densevit.evaluation.low_classes import single_class
+from densevit.evaluation.metrics_table import metrics_table
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
-from densevit.visualization.report import write_report
-from densevit.visualization.tables import metrics_table
+from densevit.reporting.report import write_report
 from densevit_workbench.doctor.diagnose import diagnose
 
 LESION = np.array([[0, 0, 0, 255]] * 3, np.uint8)  # a binary mask, a quarter is 255

@@ -18,8 +18,8 @@ from densevit.data.io.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import tables_file
 from densevit.evaluation.coco import CocoDetection
+from densevit.reporting.confusion import read_confusion
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.visualization.confusion import read_confusion
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
 from tests.training.runs import assert_same, interrupted_after, recorded, resume, rows, train, weights

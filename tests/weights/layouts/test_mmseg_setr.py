@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.visualization.weights_table import weights_table
 from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import convert
 from densevit.weights.foreign_checkpoint import translated_for
@@ -21,6 +20,7 @@ from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import fit_backbone
+from densevit.weights.weights_table import weights_table
 
 pytestmark = pytest.mark.integration
 

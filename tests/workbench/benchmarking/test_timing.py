@@ -78,7 +78,7 @@ print(timing._process_peak(allocate), timing._process_peak(lambda: None))
 
 @pytest.mark.integration
 def test_peak_memory_of_a_process_includes_what_is_freed_again():
-    """In a process of its own: this one may keep freed memory (`densevit.inference.allocator`)."""
+    """In a process of its own: this one may keep freed memory (`densevit.allocator`)."""
     done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)
     found, of_nothing = done.stdout.split()
     if found == "None":

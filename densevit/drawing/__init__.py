@@ -1,0 +1,1 @@
+"""Draws predictions and ground truth onto images."""

@@ -1,0 +1,164 @@
+"""Maps of depth and other positive values in colours, each with a colour bar."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from densevit.drawing.fonts import draw_text, line_height, text_width
+from densevit.evaluation.depth_alignment import least_squares
+
+UNKNOWN = (128, 128, 128)
+TOO_NEAR, CORRECT, TOO_FAR = (33, 102, 172), (255, 255, 255), (178, 24, 43)
+LEVELS = 256
+ERROR_LIMITS = (0.05, 0.1, 0.25, 0.5, 1.0)  # possible ends of an error map's colour bar
+PERCENTILES = (1, 99)  # depths at the ends of the colour bar; values beyond are clipped
+
+
+@dataclass(frozen=True)
+class ColoredMap:
+    """A map in colours. pixels: (H, W, 3) uint8. colormap: (256, 3) uint8, the colour bar from left to right.
+
+    labels: tick positions on the colour bar, from 0 (left) to 1, with their texts.
+    """
+
+    pixels: np.ndarray
+    colormap: np.ndarray
+    labels: Sequence[tuple[float, str]]
+
+
+def value_map_panels(
+    prediction: np.ndarray, truth: np.ndarray | None, unit: str, inverse: bool, zoom: int, font_size: int
+) -> dict[str, Image.Image]:
+    """The maps with their colour bars, by caption: truth, prediction and relative error, each enlarged by `zoom`.
+
+    Values are on a logarithmic scale from bright (near) to dark (far), the same for truth and prediction; unknown
+    pixels are grey. The error map shows (prediction - truth) / truth: blue is too near, red is too far.
+
+    prediction, truth: (H, W), 0 = unknown. inverse: the prediction is relative inverse depth; it is aligned to the
+    ground truth by least squares, or drawn unaligned if there is none.
+    """
+    known = None if truth is None else truth.astype(np.float64)
+    if known is not None and not _valid(known).any():
+        known = None
+    maps = _maps(prediction.astype(np.float64), known, unit, inverse)
+    return {caption: _with_bar(colored, zoom, font_size) for caption, colored in maps.items()}
+
+
+def _maps(prediction: np.ndarray, known: np.ndarray | None, unit: str, inverse: bool) -> dict[str, ColoredMap]:
+    caption = "prediction"
+    if inverse and known is None:
+        return {"relative inverse depth": _inverse_map(prediction)}
+    if inverse and known is not None:
+        prediction, caption = _aligned(prediction, known), "prediction, aligned"
+    near, far = _range(prediction if known is None else known)
+    maps = {caption: _value_map(prediction, near, far, unit)}
+    if known is None:
+        return maps
+    return {"truth": _value_map(known, near, far, unit)} | maps | {"relative error": _error_map(prediction, known)}
+
+
+def _valid(depth: np.ndarray) -> np.ndarray:
+    return np.isfinite(depth) & (depth > 0)
+
+
+def _aligned(inverse: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The aligned depth, limited to twice the largest ground truth."""
+    valid = _valid(known)
+    scale, shift = least_squares(inverse[valid], 1 / known[valid])
+    return 1 / np.maximum(scale * inverse + shift, 0.5 / known[valid].max())
+
+
+def _range(depth: np.ndarray) -> tuple[float, float]:
+    """The ends of the colour bar in metres; 1 and 2 if no depth is known."""
+    values = depth[_valid(depth)]
+    near, far = np.percentile(values, PERCENTILES) if values.size else (1.0, 2.0)
+    return float(near), float(max(far, near * 1.01))
+
+
+def _value_map(depth: np.ndarray, near: float, far: float, unit: str) -> ColoredMap:
+    valid, colormap = _valid(depth), _sequential_colormap()[::-1]
+    levels = _levels(np.log(np.where(valid, depth, near)), math.log(near), math.log(far))
+    return ColoredMap(_colored(levels, colormap, valid), colormap, _depth_ticks(near, far, unit))
+
+
+def _inverse_map(inverse: np.ndarray) -> ColoredMap:
+    finite, colormap = np.isfinite(inverse), _sequential_colormap()
+    low, high = np.percentile(inverse[finite], PERCENTILES) if finite.any() else (0.0, 1.0)
+    levels = _levels(np.where(finite, inverse, low), low, high)
+    return ColoredMap(_colored(levels, colormap, finite), colormap, [(0.0, "far"), (1.0, "near")])
+
+
+def _error_map(prediction: np.ndarray, known: np.ndarray) -> ColoredMap:
+    """The relative error; its colour bar ends at the first of `ERROR_LIMITS` that 95 % of the pixels do not exceed."""
+    valid, colormap = _valid(known), _diverging_colormap()
+    errors = np.divide(prediction - known, known, out=np.zeros_like(known), where=valid)
+    valid &= np.isfinite(errors)
+    most = np.percentile(np.abs(errors[valid]), 95) if valid.any() else 0.0
+    end = next((end for end in ERROR_LIMITS if most <= end), ERROR_LIMITS[-1])
+    labels = [(n / 4, f"{share * end:+g}" if share else "0") for n, share in enumerate((-1, -0.5, 0, 0.5, 1))]
+    return ColoredMap(_colored(_levels(np.where(valid, errors, 0), -end, end), colormap, valid), colormap, labels)
+
+
+def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(H, W) uint8: 0 at `low` and below, 255 at `high` and above."""
+    shares = (values - low) / max(high - low, 1e-12)
+    return np.rint(np.clip(shares, 0, 1) * (LEVELS - 1)).astype(np.uint8)
+
+
+def _colored(levels: np.ndarray, colormap: np.ndarray, known: np.ndarray) -> np.ndarray:
+    return np.where(known[..., None], colormap[levels], np.array(UNKNOWN, np.uint8))
+
+
+def _sequential_colormap() -> np.ndarray:
+    """(256, 3) uint8, perceptually uniform from dark to bright."""
+    steps = np.arange(LEVELS, dtype=np.uint8)[:, None]
+    return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[:, 0, ::-1])
+
+
+def _diverging_colormap() -> np.ndarray:
+    """(256, 3) uint8, from too near over correct to too far."""
+    channels = zip(TOO_NEAR, CORRECT, TOO_FAR, strict=True)
+    steps = np.linspace(0, 2, LEVELS)
+    return np.stack([np.interp(steps, (0, 1, 2), ends) for ends in channels], 1).round().astype(np.uint8)
+
+
+def _depth_ticks(near: float, far: float, unit: str) -> list[tuple[float, str]]:
+    """Ticks at round depths: 1, 2 and 5 times powers of ten, or equal steps if these are fewer than 4."""
+    powers = range(math.floor(math.log10(near)), math.ceil(math.log10(far)) + 1)
+    candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    inside = [depth for depth in candidates if near <= depth <= far]
+    if len(inside) < 4:
+        from matplotlib.ticker import MaxNLocator  # late: it takes time to import
+
+        steps = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(near, far)
+        inside = [depth for depth in steps if near <= depth <= far]
+    width = math.log(far / near)
+    return [(math.log(depth / near) / width, f"{depth:.4g} {unit}".rstrip()) for depth in inside]
+
+
+def _with_bar(colored: ColoredMap, zoom: int, font_size: int) -> Image.Image:
+    """The enlarged map above its colour bar with ticks; a label that would touch the previous one is skipped."""
+    height, width = (side * zoom for side in colored.pixels.shape[:2])
+    line = line_height(font_size)
+    canvas = Image.new("RGB", (width, height + 3 * line), (255, 255, 255))
+    canvas.paste(Image.fromarray(colored.pixels).resize((width, height), Image.Resampling.NEAREST))
+    drawing = ImageDraw.Draw(canvas)
+
+    margin = min(2 * line, width // 4)
+    length, upper, lower = max(width - 2 * margin, 2), height + line // 2, height + 3 * line // 2
+    strip = Image.fromarray(np.ascontiguousarray(colored.colormap[None])).resize((length, lower - upper))
+    canvas.paste(strip, (margin, upper))
+    drawing.rectangle((margin - 1, upper - 1, margin + length, lower), outline=(0, 0, 0))
+    free_from = 0.0
+    for position, text in colored.labels:
+        x, half = margin + position * (length - 1), text_width(text, font_size) / 2
+        left = min(max(x - half, 0), width - 2 * half)
+        if left >= free_from:
+            drawing.line((x, lower, x, lower + line / 4), fill=(0, 0, 0), width=max(1, line // 12))
+            draw_text(drawing, left, lower + 3 * line / 4, text, font_size, (0, 0, 0))
+            free_from = left + 2 * half + line / 2
+    return canvas

@@ -1,0 +1,95 @@
+"""Metrics as tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from densevit.evaluation.low_classes import single_class
+from densevit.evaluation.metrics_file import by_class, by_head, number, overall
+from densevit.terminal import table
+
+COLUMNS = 80  # of a terminal
+METRICS_PER_ROW, CLASSES_PER_ROW = 6, 3  # at most
+METRICS_PER_ROW_WITH_HEAD = 4  # beside the head's name, with several heads
+NUMBERS_PER_ROW = 4  # in tables with several metrics per class; those of one class stay in one row
+
+
+def metrics_table(metrics: Mapping[str, float]) -> Group:
+    """The metrics of all heads in one table, then those per class (`AP/<class name>`); NaN is a dash. A line says if
+    mIoU is that of a single class.
+
+    Several metrics of the same classes, such as IoU and accuracy, are shown side by side.
+    """
+    heads = by_head(metrics)
+    summary = {head: overall(values) for head, values in heads.items()}
+    if len(heads) == 1:
+        tables = [_grid(head, values, METRICS_PER_ROW) for head, values in summary.items()]
+    else:
+        tables = [_head_table(summary)]
+    for head, values in heads.items():
+        for kinds in by_class(values):
+            if len(kinds) == 1:
+                [(kind, classes)] = kinds.items()
+                tables.append(_grid(f"{head}: {kind} of each class", classes, CLASSES_PER_ROW))
+            else:
+                tables.append(_class_table(f"{head}: each class", kinds))
+    notes = [Text(note, "yellow") for values in heads.values() if (note := single_class(values))]
+    return Group(*tables, *notes)
+
+
+def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:
+    """Names with their values, up to `pairs` per row, in row-major order."""
+    pairs = _fitting_pairs([values], pairs, COLUMNS)
+    numbers = range(1, 2 * min(pairs, len(values)), 2)
+    return table(_pair_rows(values, pairs), title=title, right=numbers, whole=numbers)
+
+
+def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
+    """Several heads: each head's name, and beside it its metrics with their values."""
+    pairs = _fitting_pairs(list(heads.values()), METRICS_PER_ROW_WITH_HEAD, COLUMNS - max(map(len, heads)) - 1)
+    rows = [
+        [Text() if place else Text(head, "bold"), *row]
+        for head, values in heads.items()
+        for place, row in enumerate(_pair_rows(values, pairs))
+    ]
+    numbers = range(2, 2 * pairs + 1, 2)
+    return table(rows, right=numbers, whole=numbers)
+
+
+def _fitting_pairs(groups: Sequence[Mapping[str, float]], most: int, room: int) -> int:
+    """The number of pairs of name and value per row that fit into `room` characters without wrapping; at least 1."""
+    for pairs in range(most, 1, -1):
+        names, numbers = [0] * pairs, [0] * pairs
+        for values in groups:
+            for place, (name, value) in enumerate(values.items()):
+                names[place % pairs] = max(names[place % pairs], len(name))
+                numbers[place % pairs] = max(numbers[place % pairs], len(number(value)))
+        if sum(names) + sum(numbers) + 2 * (2 * pairs - 1) <= room:
+            return pairs
+    return 1
+
+
+def _pair_rows(values: Mapping[str, float], pairs: int) -> list[list[Text]]:
+    """Rows of cells: up to `pairs` names, each followed by its value."""
+    cells = [cell for name, value in values.items() for cell in (Text(name, "cyan"), Text(number(value)))]
+    return [cells[start : start + 2 * pairs] for start in range(0, len(cells), 2 * pairs)]
+
+
+def _class_table(title: str, kinds: Mapping[str, Mapping[str, float]]) -> Table:
+    """One row per class and one column per kind; several classes per row if there are few kinds, in row-major order."""
+    classes = list(next(iter(kinds.values())))
+    side_by_side = min(max(1, NUMBERS_PER_ROW // len(kinds)), len(classes))
+    header = ["class", *kinds]
+    rows = []
+    for start in range(0, len(classes), side_by_side):
+        row: list[Text] = []
+        for name in classes[start : start + side_by_side]:
+            row += [Text()] if row else []  # spacing
+            row += [Text(name, "cyan"), *(Text(number(kinds[kind][name])) for kind in kinds)]
+        rows.append(row)
+    width = len(header) + 1
+    numbers = [n for n in range(width * side_by_side - 1) if n % width not in (0, width - 1)]
+    headers = [*header, *(["", *header] * (side_by_side - 1))]
+    return table(rows, headers, title, right=numbers, whole=numbers)

@@ -1,0 +1,302 @@
+"""A page that compares several runs or evaluations."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from densevit.config.data_schema import different_keys, evaluated_data
+from densevit.config.yaml_io import parse
+from densevit.errors import ConfigError, DataError
+from densevit.evaluation import metrics_file, tables_file
+from densevit.reporting import plots, report
+from densevit.reporting.curves import Points, read_curves
+from densevit.reporting.html_page import (
+    Folded,
+    Grid,
+    Heading,
+    Image,
+    Legend,
+    Part,
+    Plot,
+    Section,
+    Text,
+    missing,
+    table,
+    text_table,
+    write_page,
+)
+
+MAX_IMAGES = 8  # images that all runs have drawn
+MAX_CURVES = 10  # compared curves of one plot
+ABSENT = "–"
+
+
+def write_comparison(runs: Sequence[Path], out: Path) -> Path:
+    """Writes a page that compares the curves, metrics, tables, plots, images and confusion matrices of several folders,
+    and lists the differences of their configs. Returns its path."""
+    names, configs = _named(runs)
+    heads = sorted({head for name, run in names.items() for head in report.heads_of(run, configs[name])})
+    heads.sort(key=len, reverse=True)
+    images = _common_images(names)
+    extremes = {name: _extremes(run) for name, run in names.items()}
+    confusions = {name: _confusions(run, heads) for name, run in names.items()}
+    sections = [
+        Section("Runs", _runs(names, configs)),
+        Section("Metrics", _metrics(names, _data_of(configs))),
+        Section("Config differences", _config_differences(configs)),
+        Section("Curves", _curves(names)),
+        *_tables(names, heads),
+        *([Section("Images", _images(names, images))] if images else []),
+        *_folded("Worst and best images", extremes),
+        *_folded("Confusion", confusions),
+    ]
+    write_page(out, f"{len(names)} runs", " · ".join(names), sections, contents=True)
+    return out
+
+
+def comparison_overview(runs: Sequence[Path]) -> list[Part]:
+    """The metrics and the most important curves of several folders, as for a notebook."""
+    names, configs = _named(runs)
+    curves = [part for part in _curves(names) if not isinstance(part, Folded)]
+    return [Heading(" · ".join(names)), *_metrics(names, _data_of(configs)), *curves]
+
+
+def _named(runs: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
+    """The folders and the texts of their configs by name."""
+    names = dict(zip(names_of(runs), map(Path, runs), strict=True))
+    return names, {name: report.text_of(run / "config.yaml") for name, run in names.items()}
+
+
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """The shortest suffixes of the folders' paths that are distinct."""
+    parts = [Path(os.path.abspath(run)).parts for run in runs]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'/'.join(one[-1:])} ({n})" for n, one in enumerate(parts, start=1)]  # one folder several times
+
+
+def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> list[Part]:
+    rows = [[name, report.about(run, configs[name])] for name, run in names.items()]
+    return [text_table([["run", "about"], *rows])]
+
+
+def _read_metrics(run: Path) -> dict[str, float]:
+    with suppress(DataError):
+        return metrics_file.read(run / "metrics.json")
+    return {}
+
+
+def _data_of(configs: Mapping[str, str]) -> dict[str, dict[str, str] | None]:
+    """The data on which each run was evaluated, see `evaluated_data`; None if its config does not say."""
+    data: dict[str, dict[str, str] | None] = {}
+    for name, text in configs.items():
+        data[name] = None
+        with suppress(ConfigError, KeyError, TypeError, AttributeError):
+            data[name] = evaluated_data(parse(text, "config.yaml")["data"])
+    return data
+
+
+def data_note(data: Mapping[str, Mapping[str, str] | None]) -> list[Text]:
+    """A paragraph on the differences between the data of the runs; none for runs of the same data."""
+    unknown = [name for name, own in data.items() if own is None]
+    keys = different_keys(own for own in data.values() if own is not None)
+    parts = [f"The runs were evaluated on different data ({', '.join(keys)})."] if keys else []
+    parts += [f"The data of {', '.join(unknown)} is not known."] if unknown else []
+    only = "The best number is bold only among runs of the same data and split."
+    return [Text(f"{' '.join(parts)} {only}")] if parts else []
+
+
+def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | None]) -> list[Part]:
+    """One row per metric, one column per run; in each row, the best number among runs of the same data is bold."""
+    best_of = best_positions(list(names.values()), list(data.values()))
+    metrics = {name: _read_metrics(run) for name, run in names.items()}
+    rows, best = [], []
+    for metric in dict.fromkeys(metric for values in metrics.values() for metric in values):
+        if report.is_class_metric(metric):
+            continue
+        values = [of_run.get(metric) for of_run in metrics.values()]
+        rows.append([metric, *(ABSENT if value is None else repr(value) for value in values)])
+        best.append([n + 1 for n in best_of(metric, values)])
+    if not rows:
+        return [missing("No run has metrics.")]
+    return [*data_note(data), table([["metric", *names], *rows], best=best)]
+
+
+def best_positions(
+    runs: Sequence[Path], data: Sequence[Mapping[str, str] | None]
+) -> Callable[[str, Sequence[float | None]], list[int]]:
+    """Returns a function of a metric and its values, one per folder, which gives the positions of the best values: one
+    per group of folders evaluated on the same data. None are given if no folder says which metrics are errors."""
+    groups: dict[str, list[int]] = {}
+    for n, own in enumerate(data):
+        if own is not None:
+            groups.setdefault(str(sorted(own.items())), []).append(n)
+    known_errors = [tables_file.read_lower_is_better(run) for run in runs]
+    lower = {metric for own in known_errors for metric in own or ()}
+    compared = any(own is not None for own in known_errors)
+
+    def best_of(metric: str, values: Sequence[float | None]) -> list[int]:
+        order = min if metric in lower else max
+        return [n for group in groups.values() for n in _best(values, group, order)] if compared else []
+
+    return best_of
+
+
+def _best(values: Sequence[float | None], group: Sequence[int], order: Callable[..., Any]) -> list[int]:
+    """The positions with the best value of a group; none if all its values are equal. order: min or max."""
+    known = {n: value for n in group if (value := values[n]) is not None and value == value}
+    return [n for n, value in known.items() if len(set(known.values())) > 1 and value == order(known.values())]
+
+
+def flat_values(values: Any, prefix: str = "") -> dict[str, str]:
+    """The keys of nested sections as `section.key`, with their values as text."""
+    if isinstance(values, Mapping) and values:
+        return {
+            key: text
+            for name, value in values.items()
+            for key, text in flat_values(value, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
+    return {prefix: str(values)}
+
+
+def _config_differences(configs: Mapping[str, str]) -> list[Part]:
+    """The keys whose values differ."""
+    flat: dict[str, dict[str, str]] = {}
+    for name, text in configs.items():
+        try:
+            flat[name] = flat_values(parse(text, "config.yaml"))
+        except ConfigError as error:
+            return [missing(f"{name}: {error}")]
+        if not text:
+            return [missing(f"{name} has no config.yaml.")]
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    rows = [[key, *(values.get(key, ABSENT) for values in flat.values())] for key in keys]
+    different = [row for row in rows if len(set(row[1:])) > 1]
+    return [text_table([["key", *flat], *different]) if different else Text("The configs are equal.")]
+
+
+def _curves(names: Mapping[str, Path]) -> list[Part]:
+    """One plot per curve of metrics.csv, each with all runs that have the curve."""
+    curves: dict[str, dict[str, Points]] = {}
+    for run, folder in names.items():
+        path = folder / "metrics.csv"
+        for name, points in (read_curves(path) if path.is_file() else {}).items():
+            if not report.is_class_metric(name):
+                curves.setdefault(name, {})[run] = points
+    if not curves:
+        return [missing("No run has curves.")]
+    first = report.leading(curves)
+    others = [_overlay(name, curves[name], names) for name in curves if name not in first]
+    return [
+        Legend(list(names)),
+        Text("Against optimiser steps."),
+        Grid("plots", [_overlay(name, curves[name], names) for name in first]),
+        *([Folded(f"{len(others)} more", [Grid("plots", others)])] if others else []),
+    ]
+
+
+def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path], **axes: Any) -> Plot:
+    """One plot in which each run has its own colour."""
+    return Plot(title, plots.lines(curves, order=list(names), **axes))
+
+
+def _tables(names: Mapping[str, Path], heads: Sequence[str]) -> list[Section]:
+    """A section for each head: the plots, and the first column of fractions of each table, by run."""
+    drawn: dict[str, dict[str, dict[str, Any]]] = {}
+    tables: dict[str, dict[str, dict[str, list[list[str]]]]] = {}
+    for run, folder in names.items():
+        with suppress(DataError):
+            for head, own in tables_file.read_plots(folder).items():
+                for title, plot in own.items():
+                    drawn.setdefault(head, {}).setdefault(title, {})[run] = plot
+        for head, of_head in report.tables_of(folder, heads).items():
+            for title, rows in of_head.items():
+                if len(rows) > 1 and not title.endswith("confusion"):
+                    tables.setdefault(head, {}).setdefault(title, {})[run] = rows
+    sections = []
+    for head in dict.fromkeys([*tables, *drawn]):
+        parts = [part for title, by_run in tables.get(head, {}).items() for part in _compared(title, by_run)]
+        figures = [figure for title, own in drawn.get(head, {}).items() for figure in _plots(title, own, names)]
+        if figures:
+            parts += [Heading("plots"), Legend(list(names)), Grid("plots", figures)]
+        sections.append(Section(f"Analysis: {head}", parts))
+    return sections
+
+
+def _plots(title: str, by_run: Mapping[str, Any], names: Mapping[str, Path]) -> list[Plot]:
+    """One plot per curve, with all runs that have it."""
+    first = next(iter(by_run.values()))
+    curves = dict.fromkeys(name for plot in by_run.values() for name, points in plot.curves.items() if points)
+    figures = []
+    for name in list(curves)[:MAX_CURVES]:
+        points = {run: plot.curves[name] for run, plot in by_run.items() if plot.curves.get(name)}
+        label = title if len(curves) == 1 else f"{title}: {name}"
+        figures.append(_overlay(label, points, names, x=first.x, unit_axes=first.whole))
+    return figures
+
+
+def _compared(title: str, by_run: Mapping[str, list[list[str]]]) -> list[Part]:
+    """One column of a table, by run."""
+    header = next(iter(by_run.values()))[0]
+    column = next((name for n, name in enumerate(header) if n and _is_fraction(by_run, name)), None)
+    if column is None:
+        return []
+    values = {
+        run: {row[0]: row[rows[0].index(column)] for row in rows[1:] if len(row) == len(rows[0])}
+        for run, rows in by_run.items()
+        if column in rows[0]
+    }
+    names = list(dict.fromkeys(name for of_run in values.values() for name in of_run))[: report.MAX_ROWS]
+    rows = [[name, *(of_run.get(name, ABSENT) for of_run in values.values())] for name in names]
+    compared = table([[header[0], *values], *rows], relative=title.endswith("errors"))
+    return [Heading(f"{title}: {column}"), compared]
+
+
+def _is_fraction(by_run: Mapping[str, list[list[str]]], column: str) -> bool:
+    """Whether all cells of a column are numbers with a decimal point, or empty."""
+    cells = [
+        row[rows[0].index(column)]
+        for rows in by_run.values()
+        if column in rows[0]
+        for row in rows[1:]
+        if len(row) == len(rows[0])
+    ]
+    return any("." in cell for cell in cells)
+
+
+def _common_images(names: Mapping[str, Path]) -> list[Path]:
+    """The drawn images that all runs have, relative to their folders, evenly spaced."""
+    found = [
+        [path.relative_to(run / "predictions") for path in report.sorted_images(run / "predictions")]
+        for run in names.values()
+    ]
+    common = [path for path in found[0] if all(path in others for others in found[1:])]
+    most = min(MAX_IMAGES, len(common))
+    return [common[n * len(common) // most] for n in range(most)]
+
+
+def _images(names: Mapping[str, Path], paths: Sequence[Path]) -> list[Part]:
+    parts: list[Part] = [Text("Images that all runs have drawn, with the visualization of each run.")]
+    for path in paths:
+        images = [Image(run / "predictions" / path, name) for name, run in names.items()]
+        parts += [Heading(path.with_suffix("").as_posix()), Grid("images", images)]
+    return parts
+
+
+def _extremes(run: Path) -> list[Part]:
+    images = [Image(path, path.relative_to(run / "predictions").as_posix()) for path in report.extremes_of(run)]
+    return [Grid("images", images)] if images else []
+
+
+def _confusions(run: Path, heads: Sequence[str]) -> list[Part]:
+    return [part for head, parts in report.confusions(run, heads).items() for part in (Heading(head), *parts)]
+
+
+def _folded(title: str, contents: Mapping[str, Sequence[Part]]) -> list[Section]:
+    """A section in which each run's content is folded."""
+    parts = [Folded(name, own) for name, own in contents.items() if own]
+    return [Section(title, parts)] if parts else []

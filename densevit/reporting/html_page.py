@@ -1,0 +1,290 @@
+"""HTML pages from jinja2 templates: one look, light and dark, for the screen, a telephone and paper.
+
+A page is sections of parts; `templates/parts.html` shows each kind of part. A page is one file: images are embedded,
+and nothing is loaded from elsewhere. All texts are escaped by the template engine.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import PIL.Image
+
+from densevit.data.io.large_images import open_image
+from densevit.reporting.plots import COLORS, SERIES
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MAX_BYTES = 4_700_000  # of a page
+MAX_IMAGE_BYTES = 2_600_000  # of all images; base64 adds a third
+MAX_SIDE = 1400  # of an image in a page, in pixels
+MIN_SIDE = 200  # to which an image is downscaled to save bytes
+
+
+class Part:
+    """What a section is made of. kind: the branch of `templates/parts.html`."""
+
+    kind: ClassVar[str]
+
+
+@dataclass
+class Text(Part):
+    """A paragraph. soft: in a lighter colour, as for a reason why content is missing."""
+
+    kind = "text"
+    text: str
+    soft: bool = False
+
+
+def missing(text: str) -> Text:
+    """A paragraph that says why content is missing."""
+    return Text(text, soft=True)
+
+
+@dataclass
+class Heading(Part):
+    kind = "heading"
+    text: str
+
+
+@dataclass
+class Code(Part):
+    """Lines as they are."""
+
+    kind = "code"
+    text: str
+
+
+@dataclass
+class Cell:
+    """A cell of a table. share: of the bar behind it, 0 to 1; None: no bar. best: in bold. left: left-aligned."""
+
+    text: str
+    share: float | None = None
+    best: bool = False
+    left: bool = False
+
+
+@dataclass
+class Table(Part):
+    kind = "table"
+    header: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
+
+    @property
+    def has_header(self) -> bool:
+        return any(cell.text for cell in self.header)
+
+
+@dataclass
+class Cards(Part):
+    """Large numbers with their names."""
+
+    kind = "cards"
+    values: Sequence[tuple[str, str]]
+
+
+@dataclass
+class Pairs(Part):
+    """Names with numbers in a row."""
+
+    kind = "pairs"
+    values: Sequence[tuple[str, str]]
+
+
+@dataclass
+class Plot(Part):
+    """svg: of `densevit.reporting.plots`. note: text beside the title. legend: names of the curves."""
+
+    kind = "plot"
+    title: str
+    svg: str
+    note: str = ""
+    legend: Sequence[str] = ()
+
+
+@dataclass
+class Legend(Part):
+    """The colours of several plots."""
+
+    kind = "legend"
+    names: Sequence[str]
+
+
+@dataclass
+class Matrix(Part):
+    """An SVG in its own size, which can be wider than the page."""
+
+    kind = "matrix"
+    svg: str
+
+
+@dataclass
+class Image(Part):
+    """An image or its file, embedded as JPEG; a click enlarges it."""
+
+    kind = "image"
+    source: Path | PIL.Image.Image
+    caption: str
+
+
+@dataclass
+class Grid(Part):
+    """Parts side by side. of: their kind; `natural`: images in their own size."""
+
+    kind = "grid"
+    of: Literal["plots", "images", "natural"]
+    parts: Sequence[Part]
+
+
+@dataclass
+class Folded(Part):
+    """Parts that a click on the title shows."""
+
+    kind = "folded"
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass
+class Numbered(Part):
+    """A numbered list of texts with notes."""
+
+    kind = "numbered"
+    entries: Sequence[tuple[str, str]]
+
+
+@dataclass
+class FindingPart(Part):
+    """A finding of a diagnosis. severity: error, warning or note."""
+
+    kind = "finding"
+    severity: str
+    heading: str
+    entries: Sequence[str]
+    fix: str
+
+
+@dataclass
+class Section:
+    title: str
+    parts: Sequence[Part]
+
+
+def write_page(path: Path, title: str, about: str, sections: Sequence[Section], contents: bool = False) -> None:
+    """Writes a page. about: one line of text. contents: whether a bar with links to the sections stays at the top.
+
+    All images together have at most MAX_IMAGE_BYTES, and the page at most MAX_BYTES: large images are downscaled, each
+    to an equal number of bytes.
+    """
+    values: dict[str, Any] = {"title": title, "about": about, "sections": sections, "contents": contents}
+    images: list[Image] = []
+
+    def counted(image: Image) -> str:
+        images.append(image)
+        return ""
+
+    without = _render("page.html", values, counted)
+    most = max(0, min(MAX_IMAGE_BYTES, (MAX_BYTES - len(without.encode(errors="replace"))) * 3 // 4))
+    page = _render("page.html", values, lambda image: _embedded(image, most // max(1, len(images))))
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names may not be valid UTF-8
+
+
+def fragment(parts: Sequence[Part]) -> str:
+    """The parts as an HTML element with its style, as for a notebook."""
+    return _render("fragment.html", {"parts": parts}, lambda image: _embedded(image, MAX_IMAGE_BYTES))
+
+
+def _render(template: str, values: Mapping[str, Any], embedded: Callable[[Image], str]) -> str:
+    """embedded: returns the content of an image's `src`, or a text that says why it cannot be read."""
+    return _templates().get_template(template).render(values, embedded=embedded, colors=COLORS, series=SERIES)
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # late: it takes time to import
+
+    loader = PackageLoader("densevit.reporting")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _embedded(image: Image, most: int) -> str:
+    try:
+        return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(image.source, most)).decode()}"
+    except OSError as error:  # an incomplete file of a killed run
+        return str(error)
+
+
+def _jpeg(source: Path | PIL.Image.Image, most: int) -> bytes:
+    """The file's own bytes, or those of a smaller image with at most so many bytes."""
+    if isinstance(source, PIL.Image.Image):
+        return _encoded(source.convert("RGB"), most)
+    with open_image(source) as image:
+        image.load()
+        if image.format == "JPEG" and max(image.size) <= MAX_SIDE and source.stat().st_size <= most:
+            return source.read_bytes()
+        return _encoded(image.convert("RGB"), most)
+
+
+def _encoded(image: PIL.Image.Image, most: int) -> bytes:
+    side, quality = MAX_SIDE, 90
+    while True:
+        image.thumbnail((side, side))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        if buffer.tell() <= most or side < MIN_SIDE:
+            return buffer.getvalue()
+        side, quality = round(0.8 * max(image.size)), 80
+
+
+def table(rows: Sequence[Sequence[Any]], relative: bool = False, best: Sequence[Sequence[int]] = ()) -> Table:
+    """A table of texts and numbers. The first row is the header; fractions have at most four decimals.
+
+    Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction. best: for each
+    row below the header, the columns in bold.
+    """
+    header, *body = [[str(cell) for cell in row] for row in rows]
+    columns = [[_fraction(row[n]) if n < len(row) else None for row in body] for n in range(len(header))]
+    scales = {}
+    for n, values in enumerate(columns[1:], start=1):
+        known = [value for value in values if value is not None and value == value]
+        if known and None not in values and all(0 <= value <= 1 for value in known):
+            scales[n] = max(known) if relative else 1.0
+    if relative and scales:
+        scales = dict.fromkeys(scales, max(scales.values()) or 1.0)
+    lines = []
+    for number, row in enumerate(body):
+        bold = best[number] if number < len(best) else ()
+        cells = [Cell(name, left=True) for name in row[:1]]
+        lines.append([*cells, *(_cell(text, scales.get(n), n in bold) for n, text in enumerate(row[1:], start=1))])
+    return Table([Cell(name, left=n == 0) for n, name in enumerate(header)], lines)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> Table:
+    """A table of texts, left-aligned. The first row is the header."""
+    header, *body = [[Cell(text, left=True) for text in row] for row in rows]
+    return Table(header, body)
+
+
+def _cell(text: str, scale: float | None, best: bool) -> Cell:
+    value = _fraction(text)
+    if value is None:
+        shown = f"{int(text):,}" if text.lstrip("-").isdigit() and len(text) < 16 else text
+        return Cell(shown, best=best)
+    share = None if scale is None else min(max(value / scale, 0), 1) if value == value else 0
+    return Cell("–" if value != value else f"{value:.4f}", share, best)
+
+
+def _fraction(text: str) -> float | None:
+    """The number of a text with a decimal point, or nan."""
+    if text.lstrip("-").isdigit():
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,434 @@
+"""Plots as SVG, by matplotlib: curves, histograms, scatter plots and confusion matrices.
+
+In a page, colours are the CSS variables of `templates/style.css`, so that a plot follows the page's light or dark
+scheme; `svg_file` writes them into a separate file. Titles and legends of plots in a page are HTML (`html_page.Plot`).
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from densevit.interfaces import Plot
+from densevit.reporting.curves import downsampled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import BboxBase
+
+Points = Sequence[tuple[float, float]]
+WIDTH, HEIGHT = 320, 170  # of a plot, in CSS pixels
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 24  # margins for the tick labels
+FONT = 10.5
+MARKED_POINTS = 16  # a curve with fewer points has markers
+COLORS = {  # light, dark
+    "ink": ("#1b1f24", "#e6e8ec"),
+    "soft": ("#5c6570", "#9aa3b0"),
+    "line": ("#dfe3e8", "#343b45"),
+    "c0": ("#2463c9", "#7fb0ff"),
+    "c1": ("#d9541e", "#ff9a66"),
+    "c2": ("#2a9d63", "#5fd39a"),
+    "c3": ("#9b4dca", "#c99bff"),
+    "c4": ("#c28a00", "#f0c04c"),
+    "c5": ("#c8367f", "#ff8cc0"),
+    "c6": ("#008ca8", "#4fd0e8"),
+    "c7": ("#7a5c3e", "#c9a47f"),
+    "c8": ("#6b7785", "#aab4c0"),
+    "c9": ("#6c8f1f", "#b6d75a"),
+}
+CLASSES = {  # of `templates/style.css`, in place of frequent styles
+    "m": f"font-size: {FONT}px; text-anchor: middle; fill: var(--soft)",
+    "e": f"font-size: {FONT}px; text-anchor: end; fill: var(--soft)",
+    "g": "fill: none; stroke: var(--line); stroke-linecap: square",
+}
+SERIES = 10  # colours of curves in one plot, c0 to c9
+MAX_NUMBERED, MAX_NAMED = 24, 80  # classes of a matrix with numbers, with names
+MAX_NAME = 28  # characters of a name
+MATRIX_WIDTH = 1000
+RIGHT_COLOR, WRONG_COLOR = np.array([36, 99, 201]) / 255, np.array([196, 48, 40]) / 255
+LIGHT_TEXT_FROM = 0.8  # opacity of the colour from which the text is light
+INK, SOFT, LINE = (COLORS[name][0] for name in ("ink", "soft", "line"))
+
+
+def color(n: int) -> str:
+    """The colour of the n-th curve in the light scheme."""
+    return COLORS[f"c{n % SERIES}"][0]
+
+
+def lines(
+    curves: Mapping[str, Points],
+    x: str = "",
+    y: str = "",
+    unit_axes: bool = False,
+    order: Sequence[str] | None = None,
+) -> str:
+    """Plots curves with at least one point each over common axes.
+
+    x, y: labels of the axes. unit_axes: both axes are 0 to 1. order: the names in the legend, if it has others than
+    these curves.
+    """
+    points = tuple((name, tuple(map(tuple, of))) for name, of in curves.items())
+    return _lines(points, x, y, unit_axes, tuple(order or curves))
+
+
+@lru_cache(maxsize=128)  # the report of a run is written without its visualizations, and again with them
+def _lines(
+    curves: tuple[tuple[str, tuple[tuple[float, float], ...]], ...],
+    x: str,
+    y: str,
+    unit_axes: bool,
+    names: tuple[str, ...],
+) -> str:
+    figure = _figure_of_curves(bool(x), bool(y))
+    [axes] = figure.axes
+    for line in tuple(axes.lines):
+        line.remove()
+    axes.relim()
+    axes.autoscale()
+    with _style():
+        for name, points in curves:
+            few = downsampled(points)
+            style = "o-" if len(few) < MARKED_POINTS else "-"
+            axes.plot(*zip(*few, strict=True), style, color=color(names.index(name)), linewidth=1.6, markersize=3)
+        if unit_axes:
+            axes.set(xlim=(0, 1), ylim=(0, 1))
+        elif 0 <= (low := min(points[0][0] for _, points in curves)) < axes.dataLim.x1 / 5:
+            axes.set_xlim(left=min(0, low))
+        _label(axes, x, y)
+        svg = _saved(figure)
+    return _for_page(svg, WIDTH, HEIGHT + 14 * bool(x))
+
+
+@lru_cache(maxsize=4)  # reused: a plot takes longer with new axes and ticks
+def _figure_of_curves(has_x: bool, has_y: bool) -> "Figure":
+    bottom, top = BOTTOM + 14 * has_x, TOP + 12 * has_y
+    with _style():
+        return _figure(WIDTH, HEIGHT + 14 * has_x, LEFT, RIGHT, top, bottom)
+
+
+def histogram(values: Sequence[float] | np.ndarray, bins: int = 40) -> str:
+    """Plots how often values occur in equal intervals of their range.
+
+    Values beyond the 99.5th percentile are counted in the last interval.
+    """
+    numbers = np.asarray(values, np.float64)
+    high = float(np.quantile(numbers, 0.995))
+    high = high if high > numbers.min() else float(numbers.max())
+    numbers = np.minimum(numbers, high)
+
+    def draw(axes: "Axes") -> None:
+        axes.hist(numbers, bins, color=color(0), rwidth=0.9)
+        _label(axes, "", "")
+
+    return _svg(draw, WIDTH, HEIGHT)
+
+
+def columns(values: Sequence[Sequence[float]], x: str = "") -> str:
+    """Plots one column of points for each entry, numbered from 1."""
+    from matplotlib.ticker import MaxNLocator
+
+    def draw(axes: "Axes") -> None:
+        for number, column in enumerate(values, start=1):
+            axes.plot([number] * len(column), column, "o", color=color(0), markersize=4)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _label(axes, x, "")
+
+    return _svg(draw, WIDTH, HEIGHT + 14, bottom=BOTTOM + 14)
+
+
+class Panel(NamedTuple):
+    """One scatter plot. points: (x, y, label); x is positive and its axis logarithmic."""
+
+    title: str
+    x: str
+    points: Sequence[tuple[float, float, str]]
+
+
+def scatter(panel: Panel) -> str:
+    """A scatter plot with labelled points."""
+    return _for_page(*_scatter([panel]))
+
+
+def scatter_file(panels: Sequence[Panel]) -> str:
+    """Scatter plots with labelled points, in rows of three, as an SVG file."""
+    return _as_file(*_scatter(panels))
+
+
+def _scatter(panels: Sequence[Panel]) -> tuple[str, float, float]:
+    """The content of an SVG, its width and its height."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    per_row, (width, height) = min(3, len(panels)), (420, 280)
+    rows = -(-len(panels) // per_row)
+    with _style():
+        figure = Figure((per_row * width / 72, rows * height / 72), dpi=72, layout="constrained")
+        for panel, axes in zip(panels, np.ravel(figure.subplots(rows, per_row, squeeze=False)), strict=False):
+            xs, ys = ([point[n] for point in panel.points] for n in (0, 1))
+            axes.set_xscale("log")
+            axes.plot(xs, ys, "o", color=color(0), markersize=6)
+            axes.margins(x=0.15, y=0.15)
+            axes.set_title(panel.title, color=INK, loc="left", fontsize=FONT + 1.5)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            _label(axes, panel.x, "")
+        for unused in figure.axes[len(panels) :]:
+            unused.remove()
+        figure.draw_without_rendering()  # computes the layout, which the labels need
+        figure.set_layout_engine("none")
+        for panel, axes in zip(panels, figure.axes, strict=True):
+            _place_labels(axes, panel.points)
+        return _saved(figure), per_row * width, rows * height
+
+
+def _place_labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
+    """Labels each point at the place near it where the label covers the least of points and other labels."""
+    from matplotlib.transforms import Bbox
+
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in (axes.transData.transform(point[:2]) for point in points)]
+    offsets = [(8.0 * side, 13.0 * n) for n in (0, 1, -1, 2, -2, 3, -3) for side in (1, -1)]
+    for x, y, text in points:
+        label = axes.annotate(
+            text, (x, y), offsets[0], textcoords="offset pixels", fontsize=FONT, color=SOFT, va="center"
+        )
+        boxes = {}
+        for offset in offsets:
+            label.xyann = offset
+            label.set_horizontalalignment("left" if offset[0] > 0 else "right")
+            boxes[offset] = label.get_window_extent()
+        best = min(offsets, key=lambda offset: _covered(boxes[offset], taken, axes.bbox))
+        label.xyann = best
+        label.set_horizontalalignment("left" if best[0] > 0 else "right")
+        taken.append(boxes[best])
+
+
+def _covered(box: "BboxBase", others: Sequence["BboxBase"], axes: "BboxBase") -> float:
+    """The area of `box` in others; large for a box that leaves the axes to the left or right."""
+    shared = [both for other in others if (both := box.intersection(box, other)) is not None]
+    return 1e6 * (box.x0 < axes.x0 or box.x1 > axes.x1) + sum(both.width * both.height for both in shared)
+
+
+def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
+    """A confusion matrix with rows divided by their sums, (K, K): blue on the diagonal, red beside it.
+
+    The opacity is the share; for red its square root, so that a few per cent are visible. Up to 24 classes have
+    numbers in per cent, up to 80 have names.
+    """
+    return _heat_map(tuple(names), np.asarray(shares, np.float64).tobytes())
+
+
+@lru_cache(maxsize=8)
+def _heat_map(names: tuple[str, ...], shares_in_bytes: bytes) -> str:
+    count = len(names)
+    shares = np.frombuffer(shares_in_bytes).reshape(count, count)
+    numbered, named = count <= MAX_NUMBERED, count <= MAX_NAMED
+    side = 30 if numbered else max(9, min(24, MATRIX_WIDTH // count)) if named else max(1, MATRIX_WIDTH // count)
+    font = 10.5 if numbered else max(7.0, min(10.5, 0.8 * side))
+    labels = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
+    margin = round(max(map(len, labels)) * 0.62 * font) + 12 if named else 2
+    opacity = np.where(np.eye(count, dtype=bool), shares, np.sqrt(shares))
+    pixels = np.zeros((count, count, 4))
+    pixels[..., :3] = np.where(np.eye(count, dtype=bool)[..., None], RIGHT_COLOR, WRONG_COLOR)
+    pixels[..., 3] = opacity
+
+    def draw(axes: "Axes") -> None:
+        axes.imshow(pixels, interpolation="none", aspect="auto")
+        axes.grid(visible=False)
+        axes.xaxis.set_ticks_position("top")
+        places = range(count) if named else []
+        axes.set_xticks(places, labels if named else [], rotation=90, fontsize=font)
+        axes.set_yticks(places, labels if named else [], fontsize=font)
+        for spine in axes.spines.values():
+            spine.set(visible=True, color=LINE)
+        for i, j in zip(*np.nonzero(shares), strict=True) if numbered else ():
+            text = _whole_per_cent(float(shares[i, j]))
+            on_color = "#ffffff" if opacity[i, j] >= LIGHT_TEXT_FROM else INK
+            axes.text(j, i, text, color=on_color, fontsize=font, ha="center", va="center")
+
+    size = margin + side * count + 2
+    return _svg(draw, size, size, left=margin, right=2, top=margin, bottom=2, fixed=True)
+
+
+def _whole_per_cent(share: float) -> str:
+    """A share in per cent, rounded; 0 and 100 only for exactly these values."""
+    if share < 0.005:
+        return "<1"
+    return ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
+
+
+def short(value: float) -> str:
+    """A short tick label: 0.25, 1e-05, 20k."""
+    if 10_000 <= abs(value) < 1e7:
+        return f"{value / 1000:.4g}k"
+    return f"{value:.4g}" if abs(value) >= 1e-12 else "0"
+
+
+def svg_file(title: str, plot: Plot) -> str:
+    """A plot with its title and legend as an SVG file, light and dark."""
+    from matplotlib.figure import Figure
+
+    curves = {name: points for name, points in plot.curves.items() if points}
+    height = HEIGHT + 40 + 16 * len(curves)
+    with _style():
+        figure = Figure((WIDTH / 72, height / 72), dpi=72)
+        axes = figure.add_axes(_place(WIDTH, height, LEFT, RIGHT, 32, BOTTOM + 18 + 16 * len(curves)))
+        for n, (name, points) in enumerate(curves.items()):
+            axes.plot(*zip(*downsampled(points), strict=True), color=color(n), linewidth=1.6)
+            y = (16 * (len(curves) - n) - 8) / height
+            figure.text(LEFT / WIDTH, y, "■", color=color(n), fontsize=FONT, va="center")
+            figure.text((LEFT + 14) / WIDTH, y, name, color=SOFT, fontsize=FONT, va="center")
+        if plot.whole:
+            axes.set(xlim=(0, 1), ylim=(0, 1))
+        figure.text(4 / WIDTH, 1 - 12 / height, title, color=INK, fontsize=FONT + 1.5, va="center")
+        _label(axes, plot.x, plot.y)
+        return _as_file(_saved(figure), WIDTH, height)
+
+
+def _label(axes: "Axes", x: str, y: str) -> None:
+    """Labels the axes and formats their ticks."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, place: short(value))
+    if x:
+        axes.set_xlabel(x, color=SOFT, fontsize=FONT)
+    if y:
+        axes.set_title(y, color=SOFT, fontsize=FONT, loc="right", pad=3)
+
+
+def _svg(
+    draw: Callable[["Axes"], None],
+    width: float,
+    height: float,
+    left: float = LEFT,
+    right: float = RIGHT,
+    top: float = TOP,
+    bottom: float = BOTTOM,
+    fixed: bool = False,
+) -> str:
+    """Draws axes with these margins and returns an SVG element for a page. fixed: it is not scaled to its place."""
+    with _style():
+        figure = _figure(width, height, left, right, top, bottom)
+        draw(figure.axes[0])
+        svg = _saved(figure)
+    return _for_page(svg, width, height, fixed)
+
+
+def _figure(width: float, height: float, left: float, right: float, top: float, bottom: float) -> "Figure":
+    """A figure with empty axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width / 72, height / 72), dpi=72)
+    figure.add_axes(_place(width, height, left, right, top, bottom))
+    return figure
+
+
+def _for_page(svg: str, width: float, height: float, fixed: bool = False) -> str:
+    svg = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0]), svg)
+    size = f' width="{width:g}" height="{height:g}" class="fixed"' if fixed else ""
+    return f'<svg viewBox="0 0 {width:g} {height:g}"{size} aria-hidden="true">{svg}</svg>'
+
+
+def _place(
+    width: float, height: float, left: float, right: float, top: float, bottom: float
+) -> tuple[float, float, float, float]:
+    return left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """matplotlib's defaults with the style of the pages, whatever the user's matplotlibrc says."""
+    import matplotlib  # late: it takes time to import
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # texts are drawn by the browser
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "densevit",
+    "svg.image_inline": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.labelpad": 2,
+    "font.size": FONT,
+    "grid.color": LINE,
+    "grid.linewidth": 1.0,
+    "text.color": INK,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "xtick.labelsize": FONT,
+    "ytick.labelsize": FONT,
+    **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
+}
+
+
+def _saved(figure: "Figure") -> str:
+    """The content of the figure's SVG, without what a page does not need: metadata, unused ids, clipping, fonts,
+    long numbers."""
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    unused = r"<!--.*?-->|<metadata>.*?</metadata>|<style type.*?</style>|<clipPath.*?</clipPath>"
+    svg = re.sub(unused, "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<defs>\s*</defs>", "", svg)
+    referenced = set(re.findall(r'href="#([\w.-]+)"', svg))
+    svg = re.sub(r"<[^>]*>", lambda tag: _short_tag(tag[0], referenced), svg)  # texts stay as they are
+    svg = re.sub(r">\s*\n\s*<", "><", svg).replace("<g/>", "").strip()
+    while True:
+        shorter = re.sub(r"<g>((?:(?!</?g\b).)*)</g>", r"\1", svg)
+        if shorter == svg:
+            return svg
+        svg = shorter
+
+
+def _short_tag(tag: str, referenced: Collection[str]) -> str:
+    tag = tag.replace("xlink:href", "href")
+    tag = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in referenced else "", tag)
+    tag = re.sub(r"font(?:-family)?: [^;\"]*'[^;\"]*;? ?", "", tag)  # the page's
+    tag = re.sub(r' transform="rotate\(-0 [^"]*"| clip-path="[^"]*"', "", tag)
+    tag = re.sub(r"base64,[^\"]*", lambda found: re.sub(r"\s", "", found[0]), tag)
+    return re.sub(r"\s*\n\s*", " ", re.sub(r"(\d\.\d)\d+", r"\1", tag))  # coordinates with one decimal
+
+
+def _page_tag(tag: str) -> str:
+    """A tag with the page's variables in place of colours, and its classes in place of frequent styles."""
+    for name, (light, _) in COLORS.items():
+        tag = tag.replace(light, f"var(--{name})")
+    for name, style in CLASSES.items():
+        tag = tag.replace(f'style="{style}"', f'class="{name}"')
+    return tag
+
+
+def _as_file(svg: str, width: float, height: float) -> str:
+    """An SVG file with rules for the dark scheme beside the light colours, which all viewers know."""
+    dark = "".join(
+        f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important; }} '
+        for light, dark in COLORS.values()
+        for kind in ("fill", "stroke")
+    )
+    rules = f"text {{ font-family: system-ui, sans-serif; }} @media (prefers-color-scheme: dark) {{ {dark}}}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}"><style>{rules}</style>{svg}</svg>\n'
+    )

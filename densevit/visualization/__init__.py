@@ -1,1 +1,0 @@
-"""Visualizations of predictions, plots, tables for the terminal, and the HTML report."""

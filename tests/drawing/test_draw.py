@@ -1,0 +1,331 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.drawing.canvas import OPACITY, OUTLINE, text_color
+from densevit.drawing.draw import ERROR_COLOR, draw
+from densevit.interfaces import Class, Drawing
+from densevit.targets import Keypoints, PixelMap
+
+RED, BLUE = (250, 10, 20), (20, 30, 240)
+CLASSES = (Class("cat", 1, RED), Class("dog", 2, BLUE))
+GREY = np.full((600, 600, 3), 128, np.uint8)
+
+
+def found(*boxes: tuple[float, float, float, float], labels: list[int], scores: list[float]) -> dict[str, torch.Tensor]:
+    return {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels), "scores": torch.tensor(scores)}
+
+
+def pixels_of(image: np.ndarray, color: tuple[int, int, int]) -> int:
+    return int((image == color).all(axis=2).sum())
+
+
+def test_box_is_drawn_at_its_place_in_its_class_color():
+    drawn = draw(GREY, found((100, 200, 300, 400), labels=[1], scores=[0.9]), CLASSES)
+    assert drawn.shape == GREY.shape and drawn.dtype == np.uint8
+    for y, x in ((200, 290), (400, 200), (300, 100), (300, 300)):  # on each side, outside the label
+        assert tuple(drawn[y, x]) == BLUE
+    assert tuple(drawn[300, 200]) == (128, 128, 128)
+    assert pixels_of(drawn, RED) == 0
+
+
+def test_boxes_below_the_threshold_are_not_drawn():
+    predictions = found((100, 200, 300, 400), (10, 20, 90, 90), labels=[1, 0], scores=[0.3, 0.29])
+    assert (draw(GREY, predictions, CLASSES) == GREY).all()
+    drawn = draw(GREY, predictions, CLASSES, threshold=0.3)
+    assert pixels_of(drawn, BLUE) > 0 and pixels_of(drawn, RED) == 0
+
+
+def test_a_tensor_and_an_array_give_the_same_image():
+    image = np.random.default_rng(0).integers(0, 256, (570, 610, 3), dtype=np.uint8)
+    predictions = found((100, 200, 300, 400), labels=[1], scores=[0.9])
+    as_tensor = draw(torch.from_numpy(image).permute(2, 0, 1), predictions, CLASSES)
+    assert (as_tensor == draw(image, predictions, CLASSES)).all()
+
+
+def test_small_images_are_enlarged_by_an_integer():
+    drawn = draw(GREY[:100, :140], found((20, 30, 120, 90), labels=[0], scores=[1.0]), CLASSES)
+    assert drawn.shape == (500, 700, 3)
+    assert tuple(drawn[300, 100]) == RED and tuple(drawn[300, 600]) == RED
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 3000), (3000, 10), (50, 50), (2400, 3200)])
+def test_any_size_is_drawn(size: tuple[int, int]):
+    height, width = size
+    image = np.zeros((*size, 3), np.uint8)
+    predictions = found(
+        (0, 0, width, height), (width, height, 0, 0), (-9, -9, 9e4, 9e4), labels=[0, 1, 0], scores=[1, 1, 1]
+    )
+    zoom = draw(image, predictions, CLASSES).shape[0] / height
+    assert zoom == int(zoom) >= 1
+
+
+def label_area(image: np.ndarray) -> int:
+    """Pixels of the label at a box of size zero, in its colour or the text's."""
+    return int((image != 128).any(axis=2).sum())
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (599, 0), (0, 599), (599, 599)])
+def test_labels_are_complete_at_the_image_edge(corner: tuple[int, int]):
+    middle, edge = (draw(GREY, found((x, y, x, y), labels=[0], scores=[0.5]), CLASSES) for x, y in ((300, 300), corner))
+    assert label_area(middle) > 500
+    assert label_area(edge) == pytest.approx(label_area(middle), rel=0.05)
+
+
+def test_labels_of_equal_boxes_do_not_overlap():
+    alone = [draw(GREY, found((200, 200, 300, 300), labels=[label], scores=[0.9]), CLASSES) for label in (0, 1)]
+    both = draw(GREY, found((200, 200, 300, 300), (200, 200, 300, 300), labels=[0, 1], scores=[0.9, 0.8]), CLASSES)
+    above = slice(0, 198)  # position of the label of a single box
+    assert pixels_of(both[above], RED) == pixels_of(alone[0][above], RED) > 500
+    assert pixels_of(both[above], BLUE) == 0
+    assert pixels_of(both, BLUE) >= pixels_of(alone[1][above], BLUE)  # its label is complete too, elsewhere
+
+
+def test_a_name_wider_than_the_image_is_shortened_and_keeps_its_score():
+    long = (Class("a name that goes on and on " * 9, 1, RED),)
+    one_line = label_area(draw(GREY, found((300, 300, 300, 300), labels=[0], scores=[0.5]), CLASSES))
+    drawn = draw(GREY, found((300, 300, 300, 300), labels=[0], scores=[0.5]), long)
+    rows = np.flatnonzero((drawn != 128).any(axis=(1, 2)))
+    assert one_line < label_area(drawn) <= 600 * len(rows)
+    assert (drawn[:, -1] == 128).all() or (drawn[:, 0] == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("background", "text"),
+    [
+        ((255, 255, 0), 0),
+        ((255, 255, 255), 0),
+        ((0, 200, 0), 0),
+        ((0, 0, 128), 255),
+        ((120, 0, 0), 255),
+        ((0, 0, 0), 255),
+    ],
+)
+def test_text_contrasts_with_its_background(background: tuple[int, int, int], text: int):
+    assert text_color(background) == (text, text, text)
+
+
+def test_ground_truth_is_left_and_prediction_right():
+    truth = {
+        "boxes": torch.tensor([[100.0, 200, 300, 400]]),
+        "labels": torch.tensor([1]),
+        "iscrowd": torch.tensor([True]),
+    }
+    sheet = draw(GREY, found((100, 200, 300, 400), labels=[0], scores=[0.9]), CLASSES, truth=truth)
+    height, width = sheet.shape[:2]
+    assert height > 600 and width > 1200
+    left, right = sheet[:, :600], sheet[:, -600:]
+    assert pixels_of(left, BLUE) > 500 and pixels_of(left, RED) == 0
+    assert pixels_of(right, RED) > 500 and pixels_of(right, BLUE) == 0
+    assert (left[-600:][300, 200] == 128).all()
+
+
+def test_custom_target_type_draws_its_predictions():
+    class Everywhere(PixelMap):
+        def draw(self, drawing: Drawing, key: str, predictions: Any, truth: Any, classes: Any) -> None:
+            drawing.prediction.overlay(np.full((600, 600, 3), RED, np.uint8), predictions[key] > 0)
+
+    predictions = {"fire": torch.ones(600, 600)}
+    assert (draw(GREY, predictions, CLASSES) == GREY).all()
+    expected = 0.4 * np.array(GREY[0, 0]) + 0.6 * np.array(RED)
+    assert np.abs(draw(GREY, predictions, CLASSES, types={"fire": Everywhere()}) - expected).max() <= 1
+
+
+def test_boxes_are_drawn_over_masks():
+    predictions = found((100, 200, 300, 400), labels=[1], scores=[0.9])
+    masks = torch.zeros(1, 600, 600, dtype=torch.bool)
+    masks[:, 200:401, 100:301] = True
+    drawn = draw(GREY, predictions | {"masks": masks}, CLASSES)
+    plain = draw(GREY, predictions, CLASSES)
+    outline = (plain == BLUE).all(axis=2)
+    assert (drawn[outline] == BLUE).all() and (drawn[395, 105] != plain[395, 105]).any()
+
+
+def test_normals_are_shown_as_rgb_beside_the_image():
+    normals = torch.zeros(3, 600, 600)
+    normals[0, :300], normals[2, 300:] = 1, -1
+    sheet = draw(GREY, {"normals": normals}, CLASSES)
+    right = sheet[-600:, -600:]
+    assert tuple(right[100, 100]) == (255, 128, 128) and tuple(right[500, 100]) == (128, 128, 0)
+
+
+def test_keypoints_and_skeleton_are_drawn():
+    points = torch.tensor([[[100.0, 100, 2], [400, 100, 1], [0, 0, 0]]])
+    types = {"keypoints": Keypoints(("a", "b", "c"), skeleton=[(0, 1), (1, 2)])}
+    sheet = draw(GREY, {"keypoints": points, "labels": torch.tensor([0])}, CLASSES, types=types)
+    for x, y in ((100, 100), (400, 100), (250, 100)):
+        assert tuple(sheet[y, x]) == RED
+    assert tuple(sheet[50, 200]) == tuple(GREY[0, 0])
+
+
+def semantic(*regions: tuple[slice, slice, int], fill: int = 255, size: tuple[int, int] = (600, 600)) -> torch.Tensor:
+    labels = torch.full(size, fill, dtype=torch.uint8)
+    for rows, columns, value in regions:
+        labels[rows, columns] = value
+    return labels
+
+
+LEFT, RIGHT, ALL = slice(0, 300), slice(300, 600), slice(None)
+
+
+def blended(color: tuple[int, int, int], opacity: float = OPACITY) -> list[float]:
+    return [(1 - opacity) * 128 + opacity * c for c in color]
+
+
+def test_label_map_is_overlaid_in_class_colors_except_255():
+    drawn = draw(GREY, {"semantic": semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1))}, CLASSES)
+    for columns, color in ((LEFT, RED), (RIGHT, BLUE)):
+        np.testing.assert_allclose(drawn[LEFT, columns], np.broadcast_to(blended(color), (300, 300, 3)), atol=1)
+    assert (drawn[RIGHT.start : 600] == 128).all()
+
+
+def test_label_map_is_enlarged_by_nearest_neighbour():
+    drawn = draw(GREY[:100, :140], {"semantic": semantic((ALL, slice(0, 70), 1), size=(100, 140))}, CLASSES)
+    np.testing.assert_allclose(drawn[:500, :350], np.broadcast_to(blended(BLUE), (500, 350, 3)), atol=1)
+    assert (drawn[:500, 350:] == 128).all()
+
+
+def test_legend_lists_the_visible_classes():
+    both = draw(GREY, {"semantic": semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1))}, CLASSES)[600:]
+    one = draw(GREY, {"semantic": semantic((LEFT, ALL, 1))}, CLASSES)[600:]
+    assert pixels_of(both, RED) > 300 and pixels_of(both, BLUE) > 300
+    assert pixels_of(one, RED) == 0 and pixels_of(one, BLUE) == pixels_of(both, BLUE)
+    assert both.shape == one.shape and both.shape[0] > 0
+
+
+def test_legend_includes_classes_of_the_ground_truth():
+    found, truth = semantic(fill=0), semantic(fill=1)
+    legend = draw(GREY, {"semantic": found}, CLASSES, truth={"semantic": truth})[-30:]
+    assert pixels_of(legend, RED) > 100 and pixels_of(legend, BLUE) > 100
+
+
+def test_long_legend_wraps_without_breaking_names():
+    many = tuple(Class(f"class number {n}", n, (n + 1, 0, 200)) for n in range(40))
+    labels = torch.arange(600 * 600).view(600, 600).remainder(40).to(torch.uint8)
+    legend = draw(GREY, {"semantic": labels}, many)[600:]
+    alone = draw(GREY, {"semantic": torch.zeros_like(labels)}, many)[600:]
+    assert legend.shape[0] > 5 * alone.shape[0]
+    whole = pixels_of(alone, many[0].color)
+    assert all(pixels_of(legend, c.color) == pytest.approx(whole, rel=0.4) for c in many)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 3000), (3000, 10), (50, 50)])
+def test_a_label_map_of_any_size_is_drawn(size: tuple[int, int]):
+    labels = {"semantic": semantic(fill=1, size=size)}
+    drawn = draw(np.zeros((*size, 3), np.uint8), labels, CLASSES, truth=labels)
+    assert drawn.ndim == 3 and drawn.dtype == np.uint8
+
+
+def test_ground_truth_prediction_and_errors_are_drawn():
+    found = semantic((ALL, ALL, 0))
+    truth = semantic((LEFT, LEFT, 0), (LEFT, RIGHT, 1), (RIGHT, LEFT, 0))  # the last quarter is not labelled
+    sheet = draw(GREY, {"semantic": found}, CLASSES, truth={"semantic": truth})
+    gap = (sheet.shape[1] - 3 * 600) // 2
+    band = int((sheet[:, 5] != 255).all(axis=1).argmax())
+    panels = [sheet[band : band + 600, n * (600 + gap) : n * (600 + gap) + 600] for n in range(3)]
+    pale = [0.6 * 128 + 0.4 * 255] * 3
+    places = {"right": (100, 100), "wrong": (100, 500), "unlabelled": (500, 500)}
+    expected = [
+        {"right": blended(RED), "wrong": blended(BLUE), "unlabelled": [128] * 3},
+        {"right": blended(RED), "wrong": blended(RED), "unlabelled": blended(RED)},
+        {"right": pale, "wrong": [0.4 * pale[0] + 0.6 * c for c in ERROR_COLOR], "unlabelled": [0] * 3},
+    ]
+    for panel, colors in zip(panels, expected, strict=True):
+        for name, place in places.items():
+            assert panel[place].tolist() == pytest.approx(colors[name], abs=1), name
+
+
+def test_error_map_requires_a_ground_truth_label_map():
+    sheet = draw(GREY, {"semantic": semantic(fill=0)}, CLASSES, truth={"image_id": 3})
+    assert 1200 < sheet.shape[1] < 1300
+
+
+def test_ground_truth_of_another_task_is_not_drawn():
+    plain = draw(GREY, found(labels=[], scores=[]), CLASSES, truth={"boxes": torch.zeros(0, 4), "labels": []})
+    other = {"boxes": torch.zeros(0, 4), "labels": [], "semantic": semantic(fill=0)}
+    assert (draw(GREY, found(labels=[], scores=[]), CLASSES, truth=other) == plain).all()
+
+
+def test_boxes_are_drawn_over_a_label_map():
+    both = draw(GREY, {"semantic": semantic(fill=0)} | found((100, 200, 300, 400), labels=[1], scores=[0.9]), CLASSES)
+    assert tuple(both[300, 100]) == BLUE and both[300, 200].tolist() == pytest.approx(blended(RED), abs=1)
+
+
+# ---- segments ----
+
+UPPER, LOWER = LEFT, RIGHT
+
+
+def segments(*regions: tuple[slice, slice, int]) -> torch.Tensor:
+    ids = torch.full((600, 600), -1, dtype=torch.int32)
+    for rows, columns, value in regions:
+        ids[rows, columns] = value
+    return ids
+
+
+def test_panoptic_segments_have_class_colours_outlines_and_names():
+    drawn = draw(GREY, {"panoptic": segments((UPPER, LEFT, 0), (UPPER, RIGHT, 1), (LOWER, LEFT, 1000))}, CLASSES)
+    assert drawn[20, 20].tolist() == pytest.approx(blended(RED), abs=1)
+    second = tuple(round(0.88 * value) for value in RED)  # another instance of the class
+    assert drawn[20, 580].tolist() == pytest.approx(blended(second), abs=1)
+    assert drawn[580, 20].tolist() == pytest.approx(blended(BLUE), abs=1)
+    assert (drawn[310:, 310:] == 128).all()  # void
+    for y, x in ((100, 300), (300, 100), (300, 500), (500, 300)):  # between segments, and beside void
+        assert tuple(drawn[y, x]) == OUTLINE
+    for rows, columns, color in ((UPPER, LEFT, RED), (UPPER, RIGHT, RED), (LOWER, LEFT, BLUE)):
+        y, x = (drawn[rows, columns] == color).all(axis=2).nonzero()
+        assert len(y) > 100  # the label of a name, in the middle
+        assert abs((y.min() + y.max()) / 2 - 150) < 10 and abs((x.min() + x.max()) / 2 - 150) < 10
+
+
+def test_names_of_nested_segments_are_inside_of_them():
+    """The middle of the outer segment is in the inner one."""
+    outer = draw(GREY, {"panoptic": segments((ALL, ALL, 0), (slice(150, 450), slice(150, 450), 1000))}, CLASSES)
+    y, x = (outer == RED).all(axis=2).nonzero()
+    assert len(y) > 100 and not ((y > 150) & (y < 450) & (x > 150) & (x < 450)).any()
+
+
+def test_of_a_panoptic_head_only_the_panoptic_map_is_drawn():
+    ids = segments((UPPER, ALL, 0), (LOWER, ALL, 1000))
+    others = found((100, 200, 300, 400), labels=[1], scores=[0.9]) | {"semantic": semantic(fill=0)}
+    others |= {"masks": (ids == 0)[None]}
+    assert np.array_equal(draw(GREY, {"panoptic": ids}, CLASSES), draw(GREY, {"panoptic": ids} | others, CLASSES))
+
+
+def test_panoptic_ground_truth_and_wrong_classes_are_beside_the_prediction():
+    """Instances of the same class are no error of the class; void is not labelled."""
+    prediction, truth = segments((UPPER, ALL, 0), (LOWER, LEFT, 1000)), segments((UPPER, ALL, 2), (ALL, RIGHT, 1000))
+    sheet = draw(GREY, {"panoptic": prediction}, CLASSES, truth={"panoptic": truth, "panoptic_crowds": [2]})
+    gap = (sheet.shape[1] - 3 * 600) // 2
+    band = int((sheet[:, 5] != 255).all(axis=1).argmax())
+    errors = sheet[band : band + 600, 2 * (600 + gap) :]
+    pale = [0.6 * 128 + 0.4 * 255] * 3
+    wrong = [0.4 * pale[0] + 0.6 * c for c in ERROR_COLOR]
+    for place, color in {(100, 100): pale, (100, 500): wrong, (500, 500): wrong, (500, 100): [0] * 3}.items():
+        assert errors[place].tolist() == pytest.approx(color, abs=1)
+
+
+def test_instance_masks_have_outlines_and_names_if_there_are_no_boxes():
+    masks = torch.zeros(2, 600, 600, dtype=torch.bool)
+    masks[0, 100:300, 100:300], masks[1, 200:500, 200:500] = True, True
+    objects = {"masks": masks, "labels": torch.tensor([0, 1]), "scores": torch.tensor([0.9, 0.8])}
+    drawn = draw(GREY, objects, CLASSES)
+    for y, x in ((100, 200), (200, 100), (250, 300), (300, 250), (500, 400)):  # the first mask is on top
+        assert tuple(drawn[y, x]) == OUTLINE
+    assert drawn[250, 250].tolist() == pytest.approx(blended(RED), abs=1)
+    assert drawn[480, 480].tolist() == pytest.approx(blended(BLUE), abs=1)
+    assert pixels_of(drawn, RED) > 100 and pixels_of(drawn, BLUE) > 100
+    boxes = torch.tensor([[100.0, 100, 300, 300], [200, 200, 500, 500]])
+    labels_of_boxes = pixels_of(draw(GREY, objects | {"boxes": boxes}, CLASSES), RED)
+    assert labels_of_boxes == pixels_of(
+        draw(GREY, found(*boxes.tolist(), labels=[0, 1], scores=[0.9, 0.8]), CLASSES), RED
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 3000), (50, 50)])
+def test_segments_of_any_size_are_drawn(size: tuple[int, int]):
+    ids = {"panoptic": torch.zeros(size, dtype=torch.int32)}
+    drawn = draw(np.zeros((*size, 3), np.uint8), ids, CLASSES, truth={"panoptic": torch.full(size, -1)})
+    assert drawn.ndim == 3 and drawn.dtype == np.uint8

@@ -1,0 +1,135 @@
+"""Class names of all scripts in drawn images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from PIL import Image, ImageDraw
+
+from densevit.drawing import fonts
+from densevit.drawing.draw import draw
+from densevit.errors import warn_once
+from densevit.interfaces import Class
+from densevit_workbench.inspection.figures import sheet
+
+GREY = np.full((600, 600, 3), 128, np.uint8)
+MISSING = "\uffff"  # no character: fonts show their box for missing glyphs
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch):
+    """`installed(path, ...)` makes these the only fonts of the system."""
+
+    def clear() -> None:
+        for function in (fonts._path_of, fonts._is_drawable, fonts._runs, fonts._system_fonts, warn_once):
+            function.cache_clear()
+
+    def install(*paths: Path) -> None:
+        monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [*map(str, paths)])
+        clear()
+
+    install()
+    yield install
+    clear()
+
+
+def font_with(characters: str, path: Path) -> Path:
+    """A font file in which each of these characters is a triangle of its own width."""
+    builder, names = FontBuilder(1000, isTTF=True), [f"glyph{n}" for n in range(len(characters))]
+    glyphs = {".notdef": TTGlyphPen(None).glyph()}
+    for n, name in enumerate(names):
+        pen = TTGlyphPen(None)
+        pen.moveTo((0, 0))
+        pen.lineTo((400 + 200 * n, 0))
+        pen.lineTo((200, 800))
+        pen.closePath()
+        glyphs[name] = pen.glyph()
+    builder.setupGlyphOrder([*glyphs])
+    builder.setupCharacterMap({ord(character): name for character, name in zip(characters, names, strict=True)})
+    builder.setupGlyf(glyphs)
+    builder.setupHorizontalMetrics({name: (700, 0) for name in glyphs})
+    builder.setupHorizontalHeader(ascent=900, descent=-200)
+    builder.setupNameTable({"familyName": "Test", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return path
+
+
+def boxes_named(*names: str) -> np.ndarray:
+    """An image with a box of each class, all at one place."""
+    classes = [Class(name, n, (255, 255, 255)) for n, name in enumerate(names)]
+    found = {
+        "boxes": torch.full((len(names), 4), 300.0),
+        "labels": torch.arange(len(names)),
+        "scores": torch.ones(len(names)),
+    }
+    return draw(GREY, found, classes)
+
+
+def text_image(text: str) -> bytes:
+    image = Image.new("L", (120, 40))
+    fonts.draw_text(ImageDraw.Draw(image), 5, 20, text, 20, 255)
+    return image.tobytes()
+
+
+@pytest.mark.parametrize("name", ["Straße", "Собака", "ğışŁ", "Łódź", "σκύλος", "Ελ"])
+def test_each_letter_of_latin_greek_and_cyrillic_names_has_a_glyph_of_its_own(installed, name):
+    drawn = [text_image(letter) for letter in {*name, MISSING}]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_drawn_names_differ_from_each_other_and_from_missing_glyphs(installed):
+    names = ["ßßßß", "дддд", "ğğğğ", "ssss", MISSING * 4]
+    drawn = [boxes_named(name).tobytes() for name in names]
+    assert len(set(drawn)) == len(names)
+
+
+def test_a_name_with_separate_accents_is_drawn_as_with_composed_letters(installed):
+    assert np.array_equal(boxes_named("Cafe\u0301"), boxes_named("Café"))
+
+
+def test_other_scripts_are_drawn_in_a_font_of_the_system(installed, tmp_path, recwarn):
+    installed(tmp_path / "unreadable.ttf", font_with("車犬", tmp_path / "cjk.ttf"))
+    drawn = [text_image(text) for text in ("車", "犬", MISSING, "a車", "a犬", "a")]
+    assert len(set(drawn)) == len(drawn)
+    assert len({boxes_named(name).tobytes() for name in ("車", "犬", "0")}) == 3
+    assert not recwarn
+
+
+def test_the_width_of_a_text_is_the_sum_over_its_fonts(installed, tmp_path):
+    installed(font_with("車", tmp_path / "cjk.ttf"))
+    assert fonts.text_width("a車b", 20) == pytest.approx(fonts.text_width("ab", 20) + 0.7 * 20, abs=1)
+
+
+def test_a_name_that_no_font_has_is_drawn_as_its_index_with_one_warning(installed):
+    with pytest.warns(UserWarning, match=r"show the index of the class: 1 \(車\), 2 \(a 犬\)\. Fix: install") as warned:
+        drawn = boxes_named("cat", "車", "a 犬")
+        assert np.array_equal(boxes_named("cat", "車", "a 犬"), drawn)
+    assert len(warned) == 1
+    assert np.array_equal(drawn, boxes_named("cat", "1", "2"))
+
+
+def test_legends_show_the_index_of_a_name_that_no_font_has(installed):
+    semantic = {"semantic": torch.zeros(600, 600, dtype=torch.uint8)}
+    with pytest.warns(UserWarning, match="show the index"):
+        drawn = draw(GREY, semantic, [Class("車", 1, (9, 9, 9))])
+    assert np.array_equal(drawn, draw(GREY, semantic, [Class("0", 1, (9, 9, 9))]))
+
+
+def test_captions_of_figures_have_glyphs(installed):
+    captions = ["Собака", "Straße", "ğışŁ", MISSING * 6]
+    assert len({sheet([(caption, GREY)], 1, 300).tobytes() for caption in captions}) == len(captions)
+
+
+def test_fonts_that_draw_each_character_as_a_box_are_left_out(installed, tmp_path):
+    installed(font_with("車", tmp_path / "LastResort.otf"))
+    assert fonts._path_of("車") is None
+
+
+def test_upright_regular_fonts_come_first(installed):
+    installed(Path("/b/NotoSansCJK-Bold.ttc"), Path("/b/NotoSerifCJK-Regular.ttc"), Path("/b/NotoSansCJK-Regular.ttc"))
+    assert Path(fonts._system_fonts()[0]).stem == "NotoSansCJK-Regular"

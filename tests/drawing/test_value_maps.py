@@ -1,0 +1,121 @@
+"""Depth in colours: pixel colours and the labels of colour bars."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from densevit.drawing.draw import draw
+from densevit.drawing.value_maps import TOO_FAR, TOO_NEAR, UNKNOWN, _depth_ticks, value_map_panels
+
+FONT_SIZE = 12
+INFERNO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
+BRIGHT, DARK = tuple(INFERNO[255]), tuple(INFERNO[0])
+
+
+def panels(prediction: dict, truth: np.ndarray | None = None, zoom: int = 1) -> dict[str, np.ndarray]:
+    [(key, value)] = prediction.items()
+    found = value_map_panels(value, truth, "m", key == "inverse_depth", zoom, FONT_SIZE)
+    return {name: np.asarray(panel) for name, panel in found.items()}
+
+
+def ramp(height: int = 60, width: int = 80) -> np.ndarray:
+    """1 m at the left to 16 m at the right, in equal ratios."""
+    return np.tile(16 ** np.linspace(0, 1, width), (height, 1)).astype(np.float32)
+
+
+def test_near_is_bright_far_is_dark_unknown_is_grey():
+    truth = ramp()
+    truth[:30] = 0
+    found = panels({"depth": ramp()}, truth)
+    assert list(found) == ["truth", "prediction", "relative error"]
+    for name in ("truth", "prediction"):
+        assert tuple(found[name][50, 0]) == BRIGHT and tuple(found[name][50, 79]) == DARK
+    assert (found["truth"][:30] == UNKNOWN).all() and (found["relative error"][:30] == UNKNOWN).all()
+    assert tuple(found["prediction"][10, 0]) == BRIGHT
+
+
+def test_equal_ratios_are_equal_steps():
+    """4 m is half way from 1 m to 16 m."""
+    steps = np.array(
+        [np.flatnonzero((INFERNO[::-1] == color).all(1))[0] for color in panels({"depth": ramp()})["prediction"][0]]
+    )
+    expected = np.linspace(0, 255, 80)
+    assert np.abs(steps - expected).max() < 5  # the outermost per cent are clipped to the end colours
+
+
+def test_ground_truth_and_prediction_share_colors():
+    """A prediction of twice the ground truth has the colour of twice the depth at each pixel."""
+    truth = ramp()
+    found = panels({"depth": 2 * truth}, truth)
+    twice = np.argmin(np.abs(truth[0] - 2 * truth[0, 20]))
+    assert np.abs(found["prediction"][0, 20].astype(int) - found["truth"][0, twice]).max() <= 6
+    assert tuple(found["prediction"][0, 79]) == DARK
+
+
+def test_too_near_is_blue_and_too_far_is_red():
+    truth = np.full((40, 60), 4.0, np.float32)
+    prediction = truth.copy()
+    prediction[:20], prediction[20:30] = 3.0, 5.0  # a quarter less, a quarter more
+    errors = panels({"depth": prediction}, truth)["relative error"]
+    assert (errors[:20] == TOO_NEAR).all() and (errors[20:30] == TOO_FAR).all()
+    assert (errors[30:40] >= 254).all()
+
+
+def test_relative_depth_is_aligned_to_ground_truth_if_available():
+    truth = ramp()
+    inverse = {"inverse_depth": 7 + 3 / truth}
+    found = panels(inverse, truth)
+    assert list(found) == ["truth", "prediction, aligned", "relative error"]
+    aligned, known = (found[name][:60].astype(int) for name in ("prediction, aligned", "truth"))
+    assert np.abs(aligned - known).max() <= 6
+    alone = panels(inverse)
+    assert list(alone) == ["relative inverse depth"]
+    assert tuple(alone["relative inverse depth"][0, 0]) == BRIGHT
+    assert tuple(alone["relative inverse depth"][0, 79]) == DARK
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "labels"),
+    [
+        (0.4, 60.0, ["0.5 m", "1 m", "2 m", "5 m", "10 m", "20 m", "50 m"]),
+        (1.9, 7.1, ["2 m", "3 m", "4 m", "5 m", "6 m", "7 m"]),
+        (1.15, 1.33, ["1.15 m", "1.2 m", "1.25 m", "1.3 m"]),
+    ],
+)
+def test_color_bar_labels_round_depths(near: float, far: float, labels: list[str]):
+    found = _depth_ticks(near, far, "m")
+    assert [text for _, text in found] == labels
+    for place, text in found:
+        assert near * (far / near) ** place == pytest.approx(float(text.removesuffix(" m")))
+
+
+def test_color_bar_shows_near_to_far_with_dark_text():
+    panel = panels({"depth": ramp(200, 300)})["prediction"]
+    band = panel[200:]
+    row = next(row for row in band if (row == BRIGHT).all(1).any() and (row == DARK).all(1).any())
+    shown = [tuple(color) for color in row]
+    assert shown.index(BRIGHT) < shown.index(DARK)
+    assert (band[-12:] < 100).all(2).sum() > 20  # letters
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 2), (37, 53)])
+@pytest.mark.parametrize("values", [0.0, 3.0, math.nan])
+def test_any_size_and_constant_depth_are_drawn(size: tuple[int, int], values: float):
+    depth = np.full(size, values, np.float32)
+    image = np.zeros((*size, 3), np.uint8)
+    for key in ("depth", "inverse_depth"):
+        for truth in (None, {"depth": torch.zeros(size)}, {"depth": torch.full(size, 2.0)}, {"image_id": 3}):
+            drawn = draw(image, {key: torch.from_numpy(depth)}, (), truth=truth)
+            assert drawn.dtype == np.uint8 and drawn.ndim == 3
+
+
+def test_sheet_has_two_columns():
+    image = np.full((600, 600, 3), 90, np.uint8)
+    depth = torch.from_numpy(ramp(600, 600))
+    alone = draw(image, {"depth": depth}, ())
+    beside = draw(image, {"depth": depth}, (), truth={"depth": depth})
+    assert alone.shape[1] == beside.shape[1] > 1200
+    assert beside.shape[0] == 2 * alone.shape[0]

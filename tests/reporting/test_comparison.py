@@ -1,0 +1,164 @@
+"""The page that compares runs, and `densevit report`."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import densevit
+from densevit.cli import main
+from densevit.errors import ConfigError
+from densevit.evaluation import metrics_file, tables_file
+from tests.reporting.browser import CHROMIUM, check_self_contained, shown
+
+CONFIG = """
+backbone: {{name: swin}}
+heads: {{pets: {{name: detr}}, far: {{name: dpt}}}}
+data: {{name: scenes}}
+optim: {{lr: {lr}}}
+"""
+ROWS = [["class", "objects", "AP"], ["cat", 3, 0.25], ["<dog>", 4, 0.5]]
+
+
+def write_run(folder: Path, scale: float, lr: float) -> Path:
+    """A run with all files."""
+    (folder / "predictions" / "worst").mkdir(parents=True)
+    (folder / "predictions" / "best").mkdir()
+    (folder / "config.yaml").write_text(CONFIG.format(lr=lr))
+    metrics_file.write({"pets/AP": 0.4 * scale, "pets/AP/cat": 0.1, "far/AbsRel": 0.2 * scale}, folder / "metrics.json")
+    rows = "".join(f"{n},{5 / (n + 1)},{0.01 * n * scale}\n" for n in range(20))
+    (folder / "metrics.csv").write_text(f"step,train/loss,pets/AP\n{rows}")
+    tables_file.write(ROWS, folder / "classes-pets.csv")
+    tables_file.write([["error", "dAP50", "count"], ["missed", 0.125, 7]], folder / "errors-pets.csv")
+    tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], folder / "confusion-pets.csv")
+    scores = [["image", "image_id", "score"], ["a.jpg", 1, 0.125], ["b.jpg", 2, 0.75]]
+    tables_file.write(scores, folder / "images-pets.csv")
+    plot = {"x": "recall", "y": "precision", "curves": {"IoU 0.50": [[0, 1], [1, 0.2 * scale]]}, "whole": True}
+    (folder / "plots.json").write_text(json.dumps({"pets": {"precision-recall": plot}}))
+    (folder / "lower_is_better.json").write_text('["far/AbsRel"]')
+    rng = np.random.default_rng(0)
+    for name in ("pets-a", "pets-b", "far-a", "worst/pets-1-a", "best/pets-1-b"):
+        image = Image.fromarray(rng.integers(0, 256, (700, 1800, 3), np.uint8))  # noise, which JPEG does not compress
+        image.save(folder / "predictions" / f"{name}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    return [write_run(tmp_path / "a" / "run", 1.0, 0.1), write_run(tmp_path / "b" / "run", 1.5, 0.2)]
+
+
+def test_a_comparison_has_all_sections(runs: list[Path], tmp_path: Path):
+    path = densevit.report(runs, tmp_path / "pages" / "both.html").path
+    assert path == tmp_path / "pages" / "both.html"
+    assert check_self_contained(path) == 2 * 3 + 2 * 2  # images of both runs; the worst and the best of each
+    text = path.read_text()
+    assert text.index("a/run") and text.index("b/run")  # the shortest names that differ
+    for row in (  # the best of each row is bold
+        "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td>",
+        "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td>",
+        "<td>optim.lr</td><td>0.1</td><td>0.2</td>",
+    ):
+        assert row in cells(text)
+    assert "backbone.name" not in text and "pets/AP/cat" not in text
+    for title in ("Curves", "Analysis: pets", "classes: AP", "errors: dAP50", "Images", "Worst and best images"):
+        assert f">{title}<" in text
+    assert text.count('class="plot"') == 3  # loss, AP and the plot, each with both runs
+    assert all(text.count(f"stroke: var(--c{n}); stroke-width: 1.6") == 3 for n in (0, 1))
+
+
+def cells(text: str) -> str:
+    return re.sub(r"<td[^>]*>", "<td>", text)
+
+
+def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp_path: Path):
+    third, fourth = (write_run(tmp_path / name / "run", scale, 0.1) for name, scale in (("c", 3.0), ("d", 4.0)))
+    for run in (third, fourth):
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace("{name: scenes}", "{name: coco, root: sets/a, split: test}"))
+    note = "The best number is bold only among runs of the same data and split."
+    assert note not in densevit.report(runs, tmp_path / "same.html").path.read_text()
+
+    text = densevit.report([*runs, third], tmp_path / "three.html").path.read_text()
+    assert f"evaluated on different data (data.name, data.split, data.image_size, data.root). {note}" in text
+    assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td><td>1.2000</td>" in cells(text)
+    text = cells(densevit.report([*runs, third, fourth], tmp_path / "four.html").path.read_text())
+    assert "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td><td><b>0.6000</b></td><td>0.8000</td>" in text
+
+
+def test_numbers_of_a_run_whose_data_is_not_known_are_not_bold(runs: list[Path], tmp_path: Path):
+    (runs[1] / "config.yaml").unlink()
+    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
+    assert "The data of b/run is not known." in text
+    assert "<td>pets/AP</td><td>0.4000</td><td>0.6000</td>" in cells(text)
+
+
+def test_the_report_of_a_run_shows_everything(runs: list[Path]):
+    path = densevit.report(runs[0]).path
+    assert path == runs[0] / "report.html" and check_self_contained(path) == 5
+    text = path.read_text()
+    for part in ("pets: worst", "pets: best", "a: 0.1250", "b: 0.7500", "&lt;dog&gt;", "Confusion: pets", "missed"):
+        assert part in text
+
+
+def test_pages_with_many_classes_and_images_stay_small(runs: list[Path], tmp_path: Path):
+    """Full confusion matrices of 150 classes, of two heads, and 24 images of noise."""
+    names = [f"class number {n}" for n in range(150)]
+    counts = np.random.default_rng(0).integers(1, 10**7, (150, 150)).tolist()
+    rows = [["", *names], *([name, *row] for name, row in zip(names, counts, strict=True))]
+    for run in runs:
+        for head in ("pets", "far"):
+            tables_file.write(rows, run / f"confusion-{head}.csv")
+        for n in range(24):
+            shutil.copy(run / "predictions" / "pets-a.jpg", run / "predictions" / f"pets-{n}.jpg")
+    assert check_self_contained(densevit.report(runs[0]).path) == 24 + 2
+    assert check_self_contained(densevit.report(runs, tmp_path / "both.html").path) == 2 * 8 + 2 * 2
+
+
+def test_parts_that_a_run_lacks_are_left_out(runs: list[Path], tmp_path: Path):
+    for name in ("metrics.json", "plots.json", "classes-pets.csv"):
+        (runs[1] / name).unlink()
+    shutil.rmtree(runs[1] / "predictions")
+    (runs[1] / "errors-pets.csv").write_text("error,dAP50\nmissed")
+    (runs[1] / "confusion-pets.csv").write_text("")
+    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
+    assert "<td>–</td>" in text and ">Images<" not in text and "confusion-pets.csv: expected" in text
+
+
+def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "a/run", "b/run"]) == main(["report", "a/run", "--json"]) == 0
+    assert Path("comparison.html").is_file() and Path("a/run/report.html").is_file()
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{") :])["report"] == "a/run/report.html"
+    for given, message in (
+        (["missing"], "missing: is not a folder"),
+        (["a"], "a: has none of config.yaml, metrics.json, metrics.csv"),
+        (["a/run", "--out", "b"], "--out b: is a folder"),
+    ):
+        assert main(["report", *given]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no run is given"):
+        densevit.report([])
+
+
+def test_reports_draw_themselves_in_notebooks(runs: list[Path], tmp_path: Path):
+    one, both = densevit.report(runs[0]), densevit.report(runs, tmp_path / "both.html")
+    assert Path(one) == runs[0] / "report.html" and repr(both).startswith("Report(path=")
+    html = cells(both._repr_html_())
+    assert "<h3>a/run · b/run</h3>" in html and html.count('class="plot"') == 2  # loss and AP, each with both runs
+    assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td>" in html
+    assert "<h3>run: detr + dpt on swin, data: scenes" in one._repr_html_()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_pages_in_chromium(runs: list[Path], tmp_path: Path):
+    """All images are visible, nothing is wider than the window, and both schemes have their background."""
+    one, both = densevit.report(runs[0]).path, densevit.report(runs, tmp_path / "both.html").path
+    assert shown(one, tmp_path) == "5 images, 0 broken, wide false, rgb(246, 247, 249)"
+    assert shown(one, tmp_path, dark=True, width=500) == "5 images, 0 broken, wide false, rgb(18, 21, 25)"
+    assert shown(both, tmp_path, dark=True) == "10 images, 0 broken, wide false, rgb(18, 21, 25)"

@@ -1,0 +1,209 @@
+"""`densevit report --table`: a row for each group of runs that differ only in their seed. Expected values by hand."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from densevit.cli import main
+from densevit.reporting.html_page import Cell, Table
+from densevit.reporting.text_tables import latex, markdown
+
+CONFIG = """
+seed: {seed}
+backbone: {{name: {backbone}, weights: null}}
+heads: {{far: {{name: dpt}}}}
+data: {{name: depth, split: {split}, root: {root}, num_workers: {workers}}}
+optim: {{lr: {lr}}}
+trainer: {{max_epochs: 12, log_every: {workers}}}
+
+# Derived from the above:
+# training images: 80
+# validation images: 8
+# images per optimiser step: 16
+# optimiser steps: {steps}, 12.00 epochs
+# learning rate: {lr}
+# precision: bf16-mixed
+# parameters: {parameters}
+"""
+CAPTION = (
+    "Metrics are those of the best validation, as fractions and metres; with several seeds, the mean ± the sample "
+    "standard deviation."
+)
+HEADER = "| backbone | parameters, M | images seen | epochs | seeds | AbsRel | delta1 |"
+RULE = "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+
+
+def write_run(folder: Path, error: float | None, inliers: float, step: int = 1200, **changes: Any) -> Path:
+    """A run of 1,200 steps with two metrics, and one of a single class."""
+    folder.mkdir(parents=True)
+    values = {"seed": 0, "backbone": "my_net", "split": "val", "root": "nyu", "workers": 4, "lr": 0.1}
+    values |= {"steps": "1,200", "parameters": "1,629,481"}
+    (folder / "config.yaml").write_text(CONFIG.format(**values | changes))
+    metrics = {"far/AbsRel": error, "far/delta1": inliers, "far/AbsRel/wall": 0.7}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "metrics.csv").write_text(f"step,train/loss,far/AbsRel\n{step - 1},1.0,\n{step},,0.2\n")
+    (folder / "lower_is_better.json").write_text('["far/AbsRel"]')
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def runs() -> list[str]:
+    """Three seeds of one backbone and one of another."""
+    write_run(Path("a0"), 0.1, 0.9, seed=0)
+    write_run(Path("a1"), 0.2, 0.8, seed=1, workers=8)
+    write_run(Path("a2"), 0.3, 0.9, seed=2)
+    write_run(Path("b0"), 0.15, 0.8, backbone="swin", parameters="28,000,000")
+    return ["a0", "a1", "a2", "b0"]
+
+
+def table(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command prints."""
+    assert main(["report", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_runs_that_differ_in_their_seed_are_one_row(runs: list[str], capsys):
+    """0.1, 0.2, 0.3: mean 0.2, deviation 0.1. 0.9, 0.8, 0.9: mean 0.86667; the sum of squared deviations, 0.00667, over
+    n - 1 = 2 is 0.00333, its root 0.0577. 1,200 steps of 16 images are 19,200."""
+    assert table(capsys, *runs, "--table", "md").splitlines() == [
+        HEADER,
+        RULE,
+        "| my_net | 1.63 | 19,200 | 12.00 | 3 | 0.2000 ± 0.1000 | **0.8667 ± 0.0577** |",
+        "| swin | 28.00 | 19,200 | 12.00 | 1 | **0.1500** | 0.8000 |",
+        "",
+        CAPTION,
+    ]
+
+
+def test_latex(runs: list[str], capsys):
+    assert table(capsys, *runs, "--table", "tex").splitlines() == [
+        f"% {CAPTION}",
+        r"\begin{tabular}{lrrrrrr}",
+        r"\toprule",
+        r"backbone & parameters, M & images seen & epochs & seeds & AbsRel & delta1 \\",
+        r"\midrule",
+        r"my\_net & 1.63 & 19,200 & 12.00 & 3 & 0.2000 $\pm$ 0.1000 & \textbf{0.8667 $\pm$ 0.0577} \\",
+        r"swin & 28.00 & 19,200 & 12.00 & 1 & \textbf{0.1500} & 0.8000 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_special_characters_are_escaped():
+    cells = Table([Cell("a|b", left=True), Cell("50 %")], [[Cell(r"A&B_{1} \x $#^~<>"), Cell("–", best=True)]])
+    assert markdown(cells).splitlines() == [r"| a\|b | 50 % |", "| --- | ---: |", r"| A&B_{1} \x $#^~<> | **–** |"]
+    assert latex(cells).splitlines()[2] == r"a\textbar{}b & 50 \% \\"
+    row = r"A\&B\_\{1\} \textbackslash{}x \$\#\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}"
+    assert latex(cells).splitlines()[4] == rf"{row} & \textbf{{--}} \\"
+
+
+def test_files_and_json(runs: list[str], capsys):
+    printed = table(capsys, *runs, "--table", "md")
+    assert table(capsys, *runs, "--table", "md", "--out", "tables/depth.md") == "table: tables/depth.md\n"
+    assert Path("tables/depth.md").read_text() == printed
+    result = json.loads(table(capsys, *runs, "--table", "md", "--json"))
+    assert f"{result['table']}\n" == printed and result["unfinished"] == []
+    row = result["rows"][0]
+    assert (row["name"], row["runs"], row["seeds"]) == ("my_net", ["a0", "a1", "a2"], [0, 1, 2])
+    assert (row["parameters"], row["images"], row["epochs"]) == (1629481, 19200, 12.0)
+    assert row["metrics"]["far/AbsRel"] == pytest.approx({"mean": 0.2, "deviation": 0.1})
+    assert result["rows"][1]["metrics"] == {"far/AbsRel": {"mean": 0.15}, "far/delta1": {"mean": 0.8}}
+
+
+def test_runs_of_different_data_or_protocols_are_not_averaged(runs: list[str], capsys):
+    """Of two rows of one backbone, the column has the folders' names. Numbers are bold among runs of the same data."""
+    write_run(Path("c"), 0.05, 0.95, seed=3, split="test")
+    write_run(Path("d"), 0.25, 0.85, seed=4, lr=0.2)
+    assert table(capsys, "a0", "a1", "c", "d", "--table", "md").splitlines() == [
+        HEADER.replace("backbone", "run"),
+        RULE,
+        "| a0 | 1.63 | 19,200 | 12.00 | 2 | **0.1500 ± 0.0707** | 0.8500 ± 0.0707 |",
+        "| c | 1.63 | 19,200 | 12.00 | 1 | 0.0500 | 0.9500 |",
+        "| d | 1.63 | 19,200 | 12.00 | 1 | 0.2500 | 0.8500 |",
+        "",
+        CAPTION,
+        "",
+        "The runs were evaluated on different data (data.split). The best number is bold only among runs of the same "
+        "data and split.",
+        "",
+        "The rows also differ in optim.lr.",
+    ]
+
+
+def test_runs_with_other_derived_values_are_not_averaged(capsys):
+    """The plugin's code, the files of the data set or the number of devices have changed between them."""
+    write_run(Path("a0"), 0.1, 0.9)
+    write_run(Path("a1"), 0.1, 0.9, seed=1, parameters="1,629,482")
+    assert "The rows also differ in parameters." in table(capsys, "a0", "a1", "--table", "md")
+
+
+def test_a_root_may_be_written_in_two_ways(here: Path, capsys):
+    write_run(Path("a0"), 0.1, 0.9)
+    write_run(Path("a1"), 0.1, 0.9, seed=1, root=here / "nyu")
+    assert "| 2 | 0.1000 ± 0.0000 |" in table(capsys, "a0", "a1", "--table", "md")
+
+
+def test_undefined_metrics_are_dashes(runs: list[str], capsys):
+    write_run(Path("a3"), None, 0.9, seed=3)
+    assert "| 4 | – | " in table(capsys, *runs, "a3", "--table", "md")
+
+
+def test_unfinished_runs_are_left_out(runs: list[str], capsys):
+    write_run(Path("c"), 0.1, 0.9, seed=5, step=600)
+    write_run(Path("d"), 0.1, 0.9, seed=6)
+    Path("d/metrics.csv").unlink()
+    write_run(Path("e"), 0.1, 0.9, seed=7)
+    Path("e/metrics.json").write_text("{}")
+    assert main(["report", *runs, "c", "d", "e", "--table", "md"]) == 0
+    out, err = capsys.readouterr()
+    assert "| my_net | 1.63 | 19,200 | 12.00 | 3 |" in out
+    assert err.splitlines() == [
+        "c: is left out: its metrics.csv ends at step 600 of 1,200. To finish it: densevit train --resume c",
+        "d: is left out: its metrics.csv ends at step 0 of 1,200. To finish it: densevit train --resume d",
+        "e: is left out: its metrics.json has no metrics. Fix: train with heads and an evaluation.",
+    ]
+    assert main(["report", "c", "--table", "md"]) == 2
+    assert capsys.readouterr() == ("", f"{err.splitlines()[0]}\n")
+
+
+def test_invalid_input_is_one_line(runs: list[str], capsys):
+    write_run(Path("again"), 0.1, 0.9, seed=1)
+    write_run(Path("by_hand"), 0.1, 0.9)
+    Path("by_hand/config.yaml").write_text("backbone: {name: swin}\n")
+    Path("nothing").mkdir()
+    write_run(Path("evaluated"), 0.1, 0.9)
+    Path("evaluated/evaluation.json").write_text("{}")
+    write_run(Path("damaged"), 0.1, 0.9)
+    Path("damaged/metrics.json").write_text("[")
+    for given, message in (
+        (["a1", "again"], "again: has the config and the seed of a1, 1. Fix: name one of the two, or train with"),
+        (["by_hand"], "by_hand/config.yaml: is not the config of a run, with a seed, a backbone, data, and"),
+        (["nothing"], "nothing: has none of config.yaml"),
+        (["evaluated"], "evaluated: is the folder of an evaluation. Fix: name the folder of a run."),
+        (["damaged"], "damaged/metrics.json: expected metrics as a JSON object of numbers"),
+        (["a0", "--out", "a1"], "--out a1: is a folder. Expected a file, such as a1/table.md."),
+    ):
+        assert main(["report", *given, "--table", "md"]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(message) and err.count("\n") == 1
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
+def test_latex_compiles(here: Path, runs: list[str], capsys):
+    special = Table([Cell("a|b", left=True), Cell("±")], [[Cell(r"A&B_{1} \x 50% $#^~<>"), Cell("–", best=True)]])
+    tables = [table(capsys, *runs, "--table", "tex"), latex(special)]
+    document = ("\\documentclass{article}\\usepackage{booktabs}\\begin{document}", *tables, "\\end{document}")
+    Path("paper.tex").write_text("\n".join(document))
+    subprocess.run(["pdflatex", "-halt-on-error", "paper.tex"], check=True, capture_output=True)
+    assert Path("paper.pdf").is_file()

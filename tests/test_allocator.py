@@ -1,0 +1,66 @@
+"""The allocator's settings: freed tensors are reused without new pages from the kernel."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+import densevit
+from densevit import allocator
+from densevit.cli import main
+
+FAULTS = """
+import resource
+import numpy as np
+from densevit.allocator import keep_freed_memory
+
+def faults():
+    for size in (16 << 20, 3 << 20, 8 << 20) * 2:  # the heap grows
+        np.ones(size, np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        held = [np.ones(size, np.uint8) for size in (16 << 20, 3 << 20, 8 << 20)]
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+usual = faults()
+keep_freed_memory()
+print(usual, faults())
+"""
+
+
+def faults(**environment: str) -> tuple[int, int]:
+    """Page faults of repeated allocations before and after the settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
+    arguments = [sys.executable, "-c", FAULTS]
+    output = subprocess.run(arguments, env=kept | environment, capture_output=True, text=True, check=True).stdout
+    usual, now = map(int, output.split())
+    return usual, now
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_of_freed_arrays_is_reused() -> None:
+    usual, now = faults()
+    assert usual > 100 and now < usual / 10
+    usual, now = faults(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072")
+    assert now > usual / 2, "the environment's settings prevail"
+
+
+def test_commands_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: calls.append("called"))
+    assert main(["plugins", "necks"]) == 0
+    assert calls == ["called"]
+
+
+def test_trainings_from_python_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.run import fit as training
+
+    def called() -> None:
+        raise InterruptedError("called")
+
+    monkeypatch.setattr(training, "keep_freed_memory", called)
+    with pytest.raises(InterruptedError, match="called"):
+        densevit.fit("detr_swin", ["data.train_length=2"])
