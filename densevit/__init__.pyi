@@ -44,7 +44,7 @@ from densevit.registry import list_targets as list_targets
 from densevit.reporting.pages import Report as Report
 from densevit.reporting.pages import report as report
 from densevit.targets.types import create_target as create_target
-from densevit.training.loop.checks import check_batch as check_batch
+from densevit.training.loop.data_checks import check_batch as check_batch
 from densevit.training.loop.data_module import DenseDataModule as DenseDataModule
 from densevit.training.loop.dense_module import DenseModule as DenseModule
 from densevit.training.loop.evaluators import create_evaluator as create_evaluator

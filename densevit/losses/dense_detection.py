@@ -8,7 +8,7 @@ from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
-from densevit.losses.set_prediction import SetLosses
+from densevit.losses.set_losses import SetLosses
 from densevit.losses.task_aligned_assigner import task_aligned
 
 

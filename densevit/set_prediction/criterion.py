@@ -12,7 +12,7 @@ from densevit.losses.context import Counts, LossContext
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
-from densevit.losses.set_prediction import Classification, SetLosses, set_counts, set_losses
+from densevit.losses.set_losses import Classification, SetLosses, set_counts, set_losses
 from densevit.set_prediction.denoising import NoisedObjects
 from densevit.set_prediction.limits import QueryLimit, check_weights
 

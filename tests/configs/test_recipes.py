@@ -12,7 +12,8 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.inference.creating import build_model
-from densevit.training.loop.optim import learning_rate, optimizer_of, schedule
+from densevit.training.loop.lr_schedule import schedule
+from densevit.training.loop.optim import learning_rate, optimizer_of
 from tests.training.runs import train
 
 pytestmark = pytest.mark.integration

@@ -12,7 +12,7 @@ from densevit.data.datasets.mix import Mix
 from densevit.errors import DataError
 from densevit.inference.creating import build_model
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Class, Dataset, Sample
-from densevit.training.loop.checks import check_classes
+from densevit.training.loop.data_checks import check_classes
 
 NAMES = ("ant", "bee", "cat")
 OF_TASK = {

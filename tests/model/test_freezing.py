@@ -59,7 +59,7 @@ def test_integer_freezes_the_first_depths():
 
 
 def test_parts_that_are_frozen_without_weights_are_a_warning(recwarn: pytest.WarningsRecorder):
-    from densevit.training.run.checks import check_model
+    from densevit.training.run.config_checks import check_model
 
     def check(**backbone: Any) -> None:
         config = config_of(backbone)

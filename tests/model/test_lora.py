@@ -315,7 +315,7 @@ def test_invalid_options_are_errors(lora):
 
 
 def test_random_weights_are_a_warning():
-    from densevit.training.run.checks import check_model
+    from densevit.training.run.config_checks import check_model
 
     config = config_of({**VIT, "lora": LORA})
     data = build_data(config)

@@ -22,7 +22,7 @@ from densevit.data.build import Data, build_data
 from densevit.interfaces import Batch, Predictions, Targets
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.evaluators import create_evaluator
-from densevit.training.loop.optim import schedule
+from densevit.training.loop.lr_schedule import schedule
 from densevit.training.loop.precision import resolve
 from densevit.training.run.metrics_csv import MetricsCsv
 

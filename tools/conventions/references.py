@@ -12,7 +12,7 @@ QUOTED = (
     ("training/run/errors.py", "is full ("),
     ("data/loading/dataloader.py", "found no space in /dev/shm"),
     ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
-    ("training/run/checks.py", "is too little to learn"),
+    ("training/run/config_checks.py", "is too little to learn"),
 )
 
 

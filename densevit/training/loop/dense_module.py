@@ -20,8 +20,8 @@ from densevit.model import DenseModel, Inference
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.checks import check_classes, check_heads
 from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.data_checks import check_classes, check_heads
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.evaluators import (
@@ -34,8 +34,9 @@ from densevit.training.loop.evaluators import (
 )
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.first_non_finite import random_state, restore_random_state
+from densevit.training.loop.lr_schedule import Schedule
 from densevit.training.loop.method import check_method
-from densevit.training.loop.optim import Schedule, group_options
+from densevit.training.loop.optim import group_options
 from densevit.training.loop.probes import features_of, fit_probes, predictions_of
 from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip

@@ -36,11 +36,12 @@ from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.checks import check_batch, check_losses
+from densevit.training.loop.data_checks import check_batch, check_losses
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck, gradient_norm
 from densevit.training.loop.method import Supervised
-from densevit.training.loop.optim import Schedule, build_optimizer, learning_rate, rates_of
+from densevit.training.loop.lr_schedule import Schedule
+from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import full_tensor
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
 from densevit.training.loop.trainer_steps import images_per_step, optimizer_steps

@@ -30,9 +30,9 @@ from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
 from densevit.training.callbacks.progress import CONSOLE, LogFile, ProgressLines
-from densevit.training.callbacks.schedule import TrainingSchedule
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.stop_signals import StopSignals, requeue
+from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.callbacks.waiting import Waiting
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
@@ -187,7 +187,7 @@ def run_callbacks(
         # saves the best model after a validation; before Checkpointing, whose checkpoints name the best epoch
         best,
         # ends the training and starts validations; before Checkpointing, which asks whether training ends
-        TrainingSchedule(budget),
+        ValidationInterval(budget),
         # writes the losses of a step and the metrics; before the checkpoint of this step
         StepMetrics(),
         # prints speed, loss and metrics, and reads the losses that are written

@@ -19,7 +19,7 @@ from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.optim import learning_rate
-from densevit.training.run.checks import least_steps
+from densevit.training.run.config_checks import least_steps
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.plan import Plan
 from densevit.training.run.start_hints import box_format, object_size

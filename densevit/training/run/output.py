@@ -26,7 +26,7 @@ from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import learning_rate
 from densevit.training.loop.sharding import full_state_dict
 from densevit.training.run.abandoned import move_abandoned, restore_best
-from densevit.training.run.checks import check_budget
+from densevit.training.run.config_checks import check_budget
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.errors import resume_command
 from densevit.training.run.folder import RunFolder

@@ -23,14 +23,14 @@ from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.checks import check_needs
+from densevit.training.loop.data_checks import check_needs
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.method import check_method
 from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit.training.run.checks import check_model, check_monitor, kinds_of_heads
+from densevit.training.run.config_checks import check_model, check_monitor, kinds_of_heads
 from densevit.training.run.extensions import build_callbacks, check_callbacks
 from densevit.training.run.resuming import RunCheckpoint, changes
 from densevit.weights.pretrained import load_pretrained, read_files

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
-from densevit.losses.set_prediction import Classification
+from densevit.losses.set_losses import Classification
 from densevit.set_prediction.box_decoder import BoxDecoder
 from densevit.set_prediction.box_positions import BoxPositionBias, BoxPositions
 from densevit.set_prediction.box_refinement import inverse_sigmoid

@@ -15,7 +15,7 @@ from densevit.losses.context import LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects, assigned_pairs
 from densevit.losses.matching import costs as matching_costs
-from densevit.losses.set_prediction import set_losses
+from densevit.losses.set_losses import set_losses
 from densevit.set_prediction.criterion import Labelled, LossWeights, SetCriterion
 from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
 from densevit_heads.dfine.localization_losses import (

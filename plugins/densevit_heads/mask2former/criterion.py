@@ -14,7 +14,7 @@ from densevit.interfaces import Dataset, Losses, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
-from densevit.losses.set_prediction import set_counts
+from densevit.losses.set_losses import set_counts
 from densevit.set_prediction.limits import QueryLimit
 from densevit.set_prediction.mask_segments import NEEDS, Segments, Task, segment_counts
 from densevit_heads.mask2former.matching import Pairs, Weights, match

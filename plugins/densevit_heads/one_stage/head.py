@@ -16,7 +16,7 @@ from densevit.set_prediction.memory import cell_centres
 from densevit.set_prediction.predictions import exported_predictions, relative_boxes
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.proposals import Proposals
-from densevit_heads.one_stage.suppression import cell_scores, suppressed, suppressed_predictions
+from densevit_heads.one_stage.nms import cell_scores, suppressed, suppressed_predictions
 
 LABEL_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0  # DETR's
 

@@ -12,8 +12,8 @@ from torchvision.ops import clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.layers.nms import class_nms
 from densevit.layers.precision import at_least_fp32, autocast_off
-from densevit.layers.suppression import class_nms
 from densevit.layers.tracing import computed_rows, is_exporting
 from densevit.set_prediction.limits import check_classes, check_counts
 from densevit_heads.torchvision_detectors.conversion import (

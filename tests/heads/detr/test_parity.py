@@ -13,7 +13,7 @@ from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts, Objects, hungarian
-from densevit.losses.set_prediction import set_losses
+from densevit.losses.set_losses import set_losses
 from densevit.set_prediction.criterion import LossWeights
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr

@@ -12,7 +12,7 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
 from densevit.testing import check_head
 from densevit_heads.one_stage import OneStage
-from densevit_heads.one_stage.suppression import CANDIDATES, suppressed_predictions
+from densevit_heads.one_stage.nms import CANDIDATES, suppressed_predictions
 from tests.heads.padded_batch import SIZES, padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]

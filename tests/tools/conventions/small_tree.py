@@ -158,7 +158,7 @@ FILES = {
     "densevit/training/run/__init__.py": '"""Runs."""\n\nfrom densevit.data.loading import dataloader\n\n\n'
     'class Net:\n    """A net."""\n\n\ndef fit():\n    """Trains."""\n',
     "densevit/training/run/errors.py": '"""Errors."""\n\nTEXT = "the disk is full ("\n',
-    "densevit/training/run/checks.py": '"""Checks."""\n\nTEXT = "is too little to learn"\n',
+    "densevit/training/run/config_checks.py": '"""Checks."""\n\nTEXT = "is too little to learn"\n',
     "plugins/densevit_heads/__init__.py": "",
     "plugins/densevit_heads/fcn.py": '"""FCN."""\n\nfrom densevit import Net\nfrom densevit.interfaces import Head\n',
     "plugins/densevit_papers/__init__.py": "",

@@ -30,7 +30,10 @@ def test_imports_point_downwards(problems_of: ProblemsOf) -> None:
 
 def test_modules_have_no_cycles(problems_of: ProblemsOf) -> None:
     problems = problems_of("imports.modules_have_no_cycles")
-    assert problems("densevit/training/run/checks.py", "TEXT", "from densevit.training.run import errors\n\nTEXT") == []
+    assert (
+        problems("densevit/training/run/config_checks.py", "TEXT", "from densevit.training.run import errors\n\nTEXT")
+        == []
+    )
     assert problems(RUN, "\n\n\nclass", "\nfrom densevit.training import Plan\n\n\nclass") == [
         "densevit/training/__init__.py:3: modules import each other: densevit.training, densevit.training.run"
     ]

@@ -12,7 +12,7 @@ import densevit
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Evaluator
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.training.run.checks import check_monitor
+from densevit.training.run.config_checks import check_monitor
 from tests.training.process_groups import run_together
 from tests.training.run.test_run import TINY
 from tests.training.runs import interrupted_after

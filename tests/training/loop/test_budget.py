@@ -11,8 +11,8 @@ from densevit import config as configs
 from densevit.config import Config, TrainerSection
 from densevit.errors import ConfigError
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.optim import schedule
-from densevit.training.run.checks import check_budget
+from densevit.training.loop.lr_schedule import schedule
+from densevit.training.run.config_checks import check_budget
 
 RECIPE = {"backbone": {"name": "resnet"}, "heads": {"d": {"name": "dpt"}}, "data": {"name": "scenes"}}
 
@@ -62,7 +62,7 @@ def test_lightning_follows_the_budget(steps: int, accumulate: int) -> None:
     """An epoch has 7 batches, and 3 optimiser steps of 3 batches."""
     import pytorch_lightning as lightning
 
-    from densevit.training.callbacks.schedule import TrainingSchedule
+    from densevit.training.callbacks.validation_interval import ValidationInterval
 
     made = budget(7, max_steps=steps, accumulate=accumulate)
     validated: list[int] = []
@@ -84,7 +84,7 @@ def test_lightning_follows_the_budget(steps: int, accumulate: int) -> None:
     loader = DataLoader(torch.ones(7, 1))  # type: ignore[arg-type]
     trainer = lightning.Trainer(
         max_epochs=-1, check_val_every_n_epoch=None, accumulate_grad_batches=accumulate, accelerator="cpu",
-        callbacks=[TrainingSchedule(made)], logger=False, enable_checkpointing=False,
+        callbacks=[ValidationInterval(made)], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(Task(), loader, DataLoader(torch.ones(1, 1)))  # type: ignore[arg-type]

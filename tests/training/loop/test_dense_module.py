@@ -24,7 +24,7 @@ from densevit.inference.loading import load, save
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Evaluator, Head
 from densevit.model import DenseModel
-from densevit.training.loop.checks import check_batch
+from densevit.training.loop.data_checks import check_batch
 from densevit_scenes.dataset import Scenes
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from densevit.inference.loading import load
 from densevit.interfaces import Backbone, Batch, Losses, Method
 from densevit.losses.context import LossContext
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit.training.run.checks import check_model
+from densevit.training.run.config_checks import check_model
 from tests.training.run.test_signals import child
 from tests.training.runs import recorded
 

@@ -11,7 +11,8 @@ from torch import nn
 from densevit import config as configs
 from densevit.config import OptimSection
 from densevit.errors import ConfigError, PluginError
-from densevit.training.loop.optim import optimizer_of, schedule
+from densevit.training.loop.lr_schedule import schedule
+from densevit.training.loop.optim import optimizer_of
 from tests.training.loop.test_optim import model_of
 from tests.training.run.test_run import TINY
 from tests.training.runs import resume, train

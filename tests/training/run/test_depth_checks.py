@@ -14,7 +14,7 @@ from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.inference.creating import build_model
 from densevit.training.loop.evaluators import build_evaluators
-from densevit.training.run.checks import check_model
+from densevit.training.run.config_checks import check_model
 from tests.training.runs import train
 
 CONFIG = """

@@ -18,7 +18,7 @@ from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.lora import adapted_layers
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.checks import check_learnable
+from densevit.training.loop.data_checks import check_learnable
 from densevit.training.loop.evaluators import METHOD, flat_metrics
 
 _MIN_STEPS = 1000  # with fewer steps, a model with random weights learns next to nothing in any shipped recipe

@@ -8,7 +8,7 @@ _MIN_LOGGED_STEPS = 20  # in a short training
 _NEVER = 1 << 62  # batches between two validations, more than any training has
 
 
-class TrainingSchedule(lightning.Callback):
+class ValidationInterval(lightning.Callback):
     """Starts validations and ends training according to the budget.
 
     Validation runs inside the training loop, including the one after the last step, so that the best epoch is always

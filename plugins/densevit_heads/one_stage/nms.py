@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Outputs, Predictions, Targets
-from densevit.layers.suppression import class_nms
+from densevit.layers.nms import class_nms
 from densevit.losses.boxes import to_corners
 from densevit.set_prediction.predictions import class_scores, image_sides
 

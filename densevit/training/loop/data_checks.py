@@ -1,4 +1,4 @@
-"""Checks during training: whether the heads can learn from the data, the format of batches, the losses of a method."""
+"""Checks of the data: whether heads can learn from it, the format of batches; and of the losses of a method."""
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Matches, Objects, hungarian
-from densevit.losses.set_prediction import Classification, set_losses
+from densevit.losses.set_losses import Classification, set_losses
 
 L, B, Q, K = 2, 3, 4, 3
 
