@@ -11,9 +11,7 @@ from densevit.errors import TrainingError as TrainingError
 from densevit.errors import WeightsError as WeightsError
 from densevit.exporting.exporting import Exported as Exported
 from densevit.exporting.exporting import export as export
-from densevit.inference.creating import build_model as build_model
-from densevit.inference.creating import create_backbone as create_backbone
-from densevit.inference.creating import create_model as create_model
+from densevit.inference.loading import create_model as create_model
 from densevit.inference.loading import load as load
 from densevit.inference.loading import save as save
 from densevit.inference.predictor import Predictor as Predictor
@@ -53,6 +51,8 @@ from densevit.training.loop.optim import create_optimizer as create_optimizer
 from densevit.training.run.evaluation import evaluate as evaluate
 from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
+from densevit.weights.building import build_model as build_model
+from densevit.weights.building import create_backbone as create_backbone
 from densevit_workbench.benchmarking.suite import Benchmark as Benchmark
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose

@@ -22,8 +22,8 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import DensevitError
-from densevit.inference.creating import build_model
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
+from densevit.weights.building import build_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "timm.md"
 BEGIN, END = "<!-- table: python tools/foundation_table.py -->", "<!-- end of the foundation table -->"

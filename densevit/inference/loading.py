@@ -1,7 +1,7 @@
-"""Loads models from any source, and saves them."""
+"""Predictors of new models and of models from any source, and saving them."""
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from densevit.inference.runtimes import is_exported, open_file
 from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.weights import checkpoint_io, converting, model_file
+from densevit.weights.building import Classes, Section, build_with_weights
 
 _DEVICE_FIX = 'Fix: use device "auto": an accelerator if there is one, else the CPU.'
 
@@ -37,6 +38,30 @@ class LoadedModel(NamedTuple):
     def config(self) -> Config | None:
         """The config; None if the model was saved without one."""
         return self.sections if isinstance(self.sections, Config) else None
+
+
+def create_model(
+    backbone: Section | Path | Config,
+    heads: Mapping[str, Section] | None = None,
+    classes: Classes | Mapping[str, Classes] | None = None,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    device: str | torch.device | None = None,
+) -> Predictor:
+    """Builds a model and loads the pretrained weights that its sections name.
+
+    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}. Without `heads`, a
+    complete config: a `Config`, a file or a shipped config's name.
+    heads: by name, each a plugin's name or a section `heads.NAME`.
+    classes: by the name or the task of a head; a list for a single head. A class is a `Class` or a name. None: the
+    classes of a config's data set; with `heads`, no classes.
+    weights: a checkpoint of the model or of its backbone, which takes precedence over a config's weights of the same
+    tensors, with a warning. pretrained: False: random weights.
+    Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` besides the weights of a
+    given section for the same tensors.
+    """
+    target = device_of(device)
+    return Predictor(*build_with_weights(backbone, heads, classes, weights, pretrained)).to(target)
 
 
 def load(

@@ -11,7 +11,7 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.inference.creating import build_model
+from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
 

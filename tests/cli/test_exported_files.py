@@ -16,8 +16,8 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import DensevitError
-from densevit.inference.creating import build_model
 from densevit.weights import model_file
+from densevit.weights.building import build_model
 from tests.exporting.small_models import CELLS, NAIVE
 
 pytestmark = pytest.mark.integration

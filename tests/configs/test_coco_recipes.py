@@ -12,8 +12,8 @@ from PIL import Image
 from densevit import config as configs
 from densevit import registry
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
+from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes
 from densevit_heads.dino import Dino
 from tests.configs.published import Recipe, with_variants

@@ -10,8 +10,8 @@ from PIL import Image
 from densevit import config as configs
 from densevit.data.build import build_data, build_evaluation_transform
 from densevit.data.io.dataset_writer import write_split
-from densevit.inference.creating import build_model
 from densevit.training.loop.unused_parameters import freeze_unused
+from densevit.weights.building import build_model
 from densevit_scenes.dataset import Scenes
 from tests.configs import (
     test_coco_recipes,

@@ -12,9 +12,9 @@ from PIL import Image
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.inference.creating import build_model
 from densevit.training.loop.lr_schedule import schedule
 from densevit.training.loop.optim import learning_rate, optimizer_of
+from densevit.weights.building import build_model
 from tests.configs.published import Recipe, with_variants
 from tests.training.runs import train
 

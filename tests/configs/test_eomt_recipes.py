@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from densevit.inference.creating import build_model
 from densevit.training.loop.optim import rates_of
+from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from tests.configs.published import with_variants
 

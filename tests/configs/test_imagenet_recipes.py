@@ -11,9 +11,9 @@ from torch import nn
 import densevit
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.interfaces import LossContext
 from densevit.training.loop.optim import learning_rate
+from densevit.weights.building import build_model
 
 # Of the papers and their authors' commands: devices, images of a step, learning rate, epochs, epochs of the warm-up
 SETTINGS = {

@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.optim import learning_rate, optimizer_of
 from densevit.training.loop.unused_parameters import freeze_unused
+from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from tests.configs.published import Recipe, with_variants
 from tests.configs.test_recipes import make as make_label_maps

@@ -14,10 +14,10 @@ from densevit.cli import main
 from densevit.config import BackboneSection, Config
 from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import TrainBatches
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
+from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from tests.configs import test_coco_recipes, test_depth_recipes, test_recipes
 

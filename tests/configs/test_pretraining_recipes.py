@@ -9,8 +9,8 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.interfaces import LossContext
+from densevit.weights.building import build_model
 from tests.configs.test_configs import PRETRAINING
 
 

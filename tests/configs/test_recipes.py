@@ -11,9 +11,9 @@ from PIL import Image
 from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.training.loop.lr_schedule import schedule
 from densevit.training.loop.optim import learning_rate, optimizer_of
+from densevit.weights.building import build_model
 from tests.training.runs import train
 
 pytestmark = pytest.mark.integration

@@ -8,8 +8,8 @@ import torch
 
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
+from densevit.weights.building import build_model
 from densevit.weights.label_sets import coco_classes
 from tests.configs.published import Recipe, with_variants
 from tests.configs.test_coco_recipes import make

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.inference.creating import build_model
+from densevit.weights.building import build_model
 from densevit.weights.label_sets import segmentation_classes
 from tests.configs.published import Recipe, with_variants
 

@@ -12,9 +12,9 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.data.io.dataset_writer import write_split
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class
 from densevit.weights import packages
+from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import instance_classes
 from densevit.weights.pretrained import load_pretrained

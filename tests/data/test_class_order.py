@@ -10,9 +10,9 @@ from densevit import config as configs
 from densevit.data.build import Data, build_data
 from densevit.data.datasets.mix import Mix
 from densevit.errors import DataError
-from densevit.inference.creating import build_model
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Class, Dataset, Sample
 from densevit.training.loop.data_checks import check_classes
+from densevit.weights.building import build_model
 
 NAMES = ("ant", "bee", "cat")
 OF_TASK = {

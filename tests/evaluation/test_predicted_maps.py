@@ -15,8 +15,8 @@ from pycocotools.mask import encode
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.weights import model_file
+from densevit.weights.building import build_model
 
 CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}

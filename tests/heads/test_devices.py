@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from densevit import config as configs
 from densevit.config import Config
 from densevit.data.build import Data, build_data
-from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Batch
 from densevit.layers import table_cache
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel
 from densevit.training.loop.evaluators import build_evaluators
+from densevit.weights.building import build_model
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
 pytestmark = pytest.mark.integration

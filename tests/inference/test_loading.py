@@ -14,12 +14,12 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import DensevitError, WeightsError
-from densevit.inference.creating import build_model
 from densevit.inference.loading import device_of
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.model import Inference
 from densevit.weights import model_file
+from densevit.weights.building import build_model
 
 CLASSES = {"segmentation": tuple(Class(name, n, (n, 0, 9)) for n, name in enumerate(("road", "sky", "tree")))}
 BACKBONE = {"name": "swin", "variant": "nano", "window_size": 4}

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
-from densevit.inference.creating import build_model
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.layers import table_cache
 from densevit.model import DenseModel
+from densevit.weights.building import build_model
 from densevit_backbones.swin import Swin
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.config import Config, from_mapping
-from densevit.inference.creating import build_model
 from densevit.interfaces import Batch
+from densevit.weights.building import build_model
 from tests.training.runs import rows
 
 BACKBONES: dict[str, dict[str, Any]] = {

@@ -14,9 +14,9 @@ import densevit
 from densevit.config import Config, from_mapping
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.inference.creating import build_model
 from densevit.interfaces import LossContext
 from densevit.targets.types import TargetTypes
+from densevit.weights.building import build_model
 from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
 from densevit_methods.mean_teacher import MeanTeacher
 from tests.training.runs import rows

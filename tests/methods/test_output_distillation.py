@@ -11,8 +11,8 @@ import densevit
 from densevit.config import Config, from_mapping
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, WeightsError
-from densevit.inference.creating import build_model
 from densevit.interfaces import LossContext
+from densevit.weights.building import build_model
 from densevit_methods.output_distillation import OutputDistillation
 
 SETR = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}

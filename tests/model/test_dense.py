@@ -7,7 +7,6 @@ from torch import Tensor, nn
 import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class, Head, Neck
 from densevit.model import (
     Architecture,
@@ -17,6 +16,7 @@ from densevit.model import (
     NeckArchitecture,
     options_without_weights,
 )
+from densevit.weights.building import build_model
 from densevit_backbones.resnet import ResNet
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))

@@ -17,9 +17,9 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, Class
 from densevit.model import DenseModel
+from densevit.weights.building import build_model
 from tests.training.runs import interrupted_after, resume, train
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))

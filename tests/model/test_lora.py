@@ -15,11 +15,11 @@ import densevit
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class
 from densevit.model import DenseModel, LoraArchitecture
 from densevit.model.lora import adapted_layers, add_adapters, merged_state
 from densevit.weights import hub, model_file
+from densevit.weights.building import build_model
 from tests.training.runs import interrupted_after, resume, train
 
 VIT = {"name": "vit", "variant": "nano", "patch_size": 8}

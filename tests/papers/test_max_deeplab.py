@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.testing import check_head
+from densevit.weights.building import build_model
 from densevit_backbones.resnet import ResNet
 from densevit_papers.max_deeplab import DualPathLayer, MaXDeepLab
 from densevit_papers.max_deeplab_criterion import GridTruth, MaskLossWeights, MaskOutputs, PQCriterion, dice, match

@@ -18,11 +18,11 @@ from densevit import config as configs
 from densevit import registry
 from densevit.cli import main
 from densevit.errors import ConfigError, WeightsError
-from densevit.inference.creating import build_model
 from densevit.inference.loading import load
 from densevit.losses.context import LossContext
 from densevit.model import build_backbone
 from densevit.weights import model_file
+from densevit.weights.building import build_model
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
 from tests.plugins.test_plugins import run_command

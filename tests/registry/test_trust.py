@@ -25,11 +25,11 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError, PluginError, WeightsError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, Class
 from densevit.registry.options import check
 from densevit.registry.trust import NameInFile, names_in_file
 from densevit.weights import model_file
+from densevit.weights.building import build_model
 
 pytestmark = pytest.mark.integration
 

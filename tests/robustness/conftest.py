@@ -162,8 +162,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as after training with TINY, with random weights: config.yaml and model.safetensors."""
     from densevit import config as configs
     from densevit.data.build import build_data
-    from densevit.inference.creating import build_model
     from densevit.weights import model_file
+    from densevit.weights.building import build_model
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     folder.mkdir()

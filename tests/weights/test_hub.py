@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class
+from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
 

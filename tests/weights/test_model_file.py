@@ -10,9 +10,9 @@ from torch import nn
 import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
+from densevit.weights.building import build_model
 from densevit.weights.model_file import load, load_backbone, load_model, save, save_backbone
 from densevit.weights.pretrained import load_pretrained
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck
 from densevit.model import build_from_architecture
 from densevit.weights import layouts, pretrained
+from densevit.weights.building import build_model
 from densevit.weights.class_rows import class_tensors
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load_model, save

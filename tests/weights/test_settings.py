@@ -8,8 +8,8 @@ import torch
 
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.inference.creating import build_model
 from densevit.interfaces import CheckpointLayout, Class
+from densevit.weights.building import build_model
 from densevit.weights.converting import convert, with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, panoptic_classes, segmentation_classes

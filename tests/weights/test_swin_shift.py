@@ -5,7 +5,7 @@ import torch
 
 import densevit
 from densevit import config as configs
-from densevit.inference.creating import build_model
+from densevit.weights.building import build_model
 from densevit.weights.converting import convert
 from densevit.weights.foreign_export import export
 from densevit.weights.label_sets import segmentation_classes

@@ -7,7 +7,7 @@ import torch
 
 import densevit
 from densevit import config as configs
-from densevit.inference.creating import build_model
+from densevit.weights.building import build_model
 from densevit.weights.foreign_export import export
 from densevit.weights.model_file import save, save_backbone
 

@@ -22,8 +22,8 @@ from rich.table import Table
 from densevit.allocator import keep_freed_memory
 from densevit.config import load
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.training.loop.optim import optimizer_of
+from densevit.weights.building import build_model
 
 RECIPES = ("detr_swin", "detector", "scenes/dino_detr_swin", "setr_vit", "scenes/setr_resnet", "dpt_swin")
 BATCHES, WARMUP, STEPS = 6, 4, 20

@@ -38,10 +38,10 @@ from torch.nn import functional as F
 from densevit import config as configs
 from densevit.allocator import keep_freed_memory
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.layers import attention, conv_norm, deformable_attention, dropout, linear, windows
 from densevit.layers.norms import FrozenBatchNorm2d
 from densevit.training.loop.optim import optimizer_of
+from densevit.weights.building import build_model
 from densevit_backbones.mvit import attention as mvit_attention
 from densevit_backbones.swin import attention as swin_attention
 

@@ -52,6 +52,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     words.modules_are_named_by_their_subject,
     imports.densevit_imports_no_plugin,
     imports.imports_point_downwards,
+    imports.training_evaluates_and_loads,
     imports.modules_have_no_cycles,
     imports.private_names_are_not_imported,
     imports.plugins_import_what_is_open,

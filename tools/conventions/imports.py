@@ -28,6 +28,8 @@ ROWS = (
     ("errors", "terminal", "progress", "allocator", "atomic_io", "file_lock", "paths"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
+FOR_TRAINING = ("predictor", "loading", "file_model")
+"""The modules of inference that training may import: it evaluates and loads models, and builds none with them."""
 OPEN_TO_PLUGINS = {"set_prediction", "interfaces", "layers", "losses", "errors"}
 OPEN_MODULES = {f"densevit.weights.{name}" for name in ("layouts", "label_sets", "positions", "state")}  # for layouts
 OPEN_MODULES |= {"densevit.weights.hub"}  # for backbones that load published weights
@@ -99,6 +101,17 @@ def imports_point_downwards(tree: Tree) -> Iterator[Problem]:
             part = part_of(module)
             if top(module) == "densevit" and ROW_OF.get(part, len(ROWS)) < ROW_OF[own]:
                 yield Problem(file, line, f"{own} imports {part}, which is above it", "pass the value as an argument")
+
+
+def training_evaluates_and_loads(tree: Tree) -> Iterator[Problem]:
+    """Training imports only those modules of inference that evaluate and load models, without `create_model`."""
+    allowed = {f"densevit.inference.{name}" for name in FOR_TRAINING}
+    for file, package in sources(tree, "densevit/training"):
+        for module, line in imports(tree, file, package):
+            above, _, name = module.rpartition(".")
+            is_allowed = module in allowed or (above in allowed and name != "create_model")
+            if f"{module}.".startswith("densevit.inference.") and not is_allowed:
+                yield Problem(file, line, f"training imports {module}", "move what builds models to densevit.weights")
 
 
 def modules_have_no_cycles(tree: Tree) -> Iterator[Problem]:

@@ -15,7 +15,6 @@ from densevit import registry
 from densevit.config import Config
 from densevit.config.training_schema import OPTIMISERS
 from densevit.data.build import Data, build_data
-from densevit.inference.creating import build_model
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel
 from densevit.model.lora import add_adapters
@@ -33,6 +32,7 @@ from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.config_checks import check_model, check_monitor, kinds_of_heads
 from densevit.training.run.extensions import build_callbacks, check_callbacks
 from densevit.training.run.resuming import RunCheckpoint, changes
+from densevit.weights.building import build_model
 from densevit.weights.pretrained import load_pretrained, read_files
 from densevit.weights.state_dict_loading import Fit
 

@@ -10,11 +10,11 @@ from densevit.config import Config
 from densevit.data.build import Data
 from densevit.data.datasets.examination import Examination
 from densevit.errors import DensevitError
-from densevit.inference.creating import build_model
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_budget, check_model, kinds_of_heads
+from densevit.weights.building import build_model
 from densevit_workbench.model_cost import model_cost
 
 PASSES = 3  # multiply-adds of a training step in forward passes: the backward pass costs as much as two

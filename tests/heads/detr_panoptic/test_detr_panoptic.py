@@ -13,12 +13,12 @@ from densevit import registry
 from densevit.config import Config
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import PluginError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, Class
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_head
+from densevit.weights.building import build_model
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit_backbones.resnet import ResNet

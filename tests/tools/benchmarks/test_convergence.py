@@ -12,8 +12,8 @@ import torch
 
 from densevit import config as configs
 from densevit.data.build import build_data
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class
+from densevit.weights.building import build_model
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(8)]
 LABELS = {"a": "Reference", "b": "Challenger"}

@@ -19,8 +19,7 @@ from densevit.data.loading.batch_sampler import EvaluationBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.errors import ConfigError, DataError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.creating import create_model
-from densevit.inference.loading import load, save
+from densevit.inference.loading import create_model, load, save
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Evaluator, Head
 from densevit.model import DenseModel

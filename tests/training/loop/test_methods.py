@@ -17,12 +17,12 @@ import densevit
 from densevit.config import Config, from_mapping
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
-from densevit.inference.creating import build_model
 from densevit.inference.loading import load
 from densevit.interfaces import Backbone, Batch, Losses, Method
 from densevit.losses.context import LossContext
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.config_checks import check_model
+from densevit.weights.building import build_model
 from tests.training.run.test_signals import child
 from tests.training.runs import recorded
 

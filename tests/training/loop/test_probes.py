@@ -16,9 +16,9 @@ from densevit.config import from_mapping
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import NearestNeighbours
-from densevit.inference.creating import build_model
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.training.loop.probes import features_of, fit_probes
+from densevit.weights.building import build_model
 
 
 class Nothing(Method):

@@ -15,12 +15,12 @@ from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Head
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses
 from densevit.weights import model_file
+from densevit.weights.building import build_model
 from tests.training.process_groups import run_together
 from tests.training.runs import train
 

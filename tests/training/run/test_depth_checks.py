@@ -12,9 +12,9 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.inference.creating import build_model
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.run.config_checks import check_model
+from densevit.weights.building import build_model
 from tests.training.runs import train
 
 CONFIG = """

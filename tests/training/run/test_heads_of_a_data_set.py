@@ -10,10 +10,10 @@ import pytest
 from densevit import config as configs
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DataError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class, Dataset
 from densevit.training.loop.data_checks import check_classes
 from densevit.training.run.config_checks import check_model
+from densevit.weights.building import build_model
 from densevit_heads.dpt import DptDepth
 from densevit_heads.setr import Setr
 from densevit_scenes.dataset import Scenes

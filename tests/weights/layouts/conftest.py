@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import densevit
 from densevit import config as configs
-from densevit.inference.creating import build_model
 from densevit.interfaces import Backbone, CheckpointLayout
 from densevit.model import DenseModel
+from densevit.weights.building import build_model
 from densevit.weights.key_mapping import canonical, describe, translate
 from densevit.weights.layouts import find, recognise
 

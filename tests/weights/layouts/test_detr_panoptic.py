@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.inference.creating import build_model
+from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import translate, translate_back

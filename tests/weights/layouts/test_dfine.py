@@ -11,8 +11,8 @@ from torch import nn
 import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.inference.creating import build_model
 from densevit.interfaces import Class
+from densevit.weights.building import build_model
 from densevit.weights.converting import convert
 from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe, saved_options, translate, translate_back

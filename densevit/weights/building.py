@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from densevit import config as configs
@@ -15,8 +14,6 @@ from densevit.config.initial_weights import use_argument
 from densevit.data.build import build_data
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import ConfigError, did_you_mean
-from densevit.inference.loading import device_of
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.model import (
     Architecture,
@@ -37,27 +34,14 @@ Classes = Sequence[Class | str]
 Section = str | Mapping[str, Any]
 
 
-def create_model(
+def build_with_weights(
     backbone: Section | Path | Config,
-    heads: Mapping[str, Section] | None = None,
-    classes: Classes | Mapping[str, Classes] | None = None,
-    weights: str | Path | None = None,
-    pretrained: bool = True,
-    device: str | torch.device | None = None,
-) -> Predictor:
-    """Builds a model and loads the pretrained weights that its sections name.
-
-    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}. Without `heads`, a
-    complete config: a `Config`, a file or a shipped config's name.
-    heads: by name, each a plugin's name or a section `heads.NAME`.
-    classes: by the name or the task of a head; a list for a single head. A class is a `Class` or a name. None: the
-    classes of a config's data set; with `heads`, no classes.
-    weights: a checkpoint of the model or of its backbone, which takes precedence over a config's weights of the same
-    tensors, with a warning. pretrained: False: random weights.
-    Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` besides the weights of a
-    given section for the same tensors.
-    """
-    target = device_of(device)
+    heads: Mapping[str, Section] | None,
+    classes: Classes | Mapping[str, Classes] | None,
+    weights: str | Path | None,
+    pretrained: bool,
+) -> tuple[DenseModel, Config | ModelSections]:
+    """Builds the model of `densevit.create_model`, in evaluation mode, and returns it with its sections."""
     if weights is not None and not pretrained:
         raise ConfigError("create_model: pretrained=False loads no weights, but weights are given. Fix: omit one.")
     for key, given in {
@@ -89,11 +73,11 @@ def create_model(
             checkpoints[str(weights)] = checkpoint
             if not translated_for(checkpoint, model).heads:
                 sections.weights, sections.backbone.weights = None, str(weights)
-        _warn(load_pretrained(model, sections, checkpoints))
+        _warn(load_pretrained(model, sections, checkpoints), stacklevel=4)
         for line in sections.set_aside if isinstance(sections, Config) else ():
-            warnings.warn(line, stacklevel=2)
+            warnings.warn(line, stacklevel=3)
     add_adapters(model)
-    return Predictor(model.eval(), sections).to(target)
+    return model.eval(), sections
 
 
 def build_model(
@@ -127,15 +111,15 @@ def create_backbone(
         section = configs.backbone_section(values, "create_backbone")
         architecture = Architecture(BackboneArchitecture(name, options), replace_layers=False)
         model = DenseModel(backbone, {}, architecture=architecture)
-        _warn(load_pretrained(model, ModelSections(backbone=section, heads={})))
+        _warn(load_pretrained(model, ModelSections(backbone=section, heads={})), stacklevel=3)
         return model.backbone
     return backbone
 
 
-def _warn(loaded: Sequence[Fit]) -> None:
+def _warn(loaded: Sequence[Fit], stacklevel: int) -> None:
     """Shows the warnings of loaded weights, which a training prints with its table of tensors."""
     for message in dict.fromkeys(message for fit in loaded for message in fit.warnings):
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=stacklevel)
 
 
 def _config(source: Section | Path | Config) -> Config:
