@@ -113,7 +113,7 @@ def save_backbone(
     """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config. licences: of its
     weights, by source. lora: of its adapters, which are merged. step: of its training."""
     config = yaml_io.write({"backbone": dict(section)})
-    values = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "config": config}
+    values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "config": config}
     values |= {"licences": dict(licences)} if licences else {}
     values |= _step(step)
     state = merged_state(backbone.state_dict(), lora)

@@ -39,8 +39,8 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_batch, check_losses
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck, gradient_norm
-from densevit.training.loop.method import Supervised
 from densevit.training.loop.lr_schedule import Schedule
+from densevit.training.loop.method import Supervised
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import full_tensor
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
