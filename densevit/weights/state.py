@@ -15,7 +15,7 @@ from torch import Tensor
 from densevit.errors import WeightsError
 
 FORMAT = "2"  # of model files and of checkpoints for resuming; it rises when those of before are no longer read
-_READER = "7c5237e7"  # the last commit that reads format 1, of before 0.1.0
+_READER = "ddbb1ccf"  # the last commit that reads format 1, of before 0.1.0
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -172,7 +172,7 @@ def test_a_file_of_another_format_is_an_error():
     predictor = created({"x": SETR})
     header = header_of(predictor)
     header["model"]["format_version"] = "1"
-    with pytest.raises(WeightsError, match=r"model\.onnx: format version 1, expected 2\. Fix: use commit 7c5237e7 of"):
+    with pytest.raises(WeightsError, match=r"model\.onnx: format version 1, expected 2\. Fix: use commit ddbb1ccf of"):
         file_model.build(file_of(predictor, header))
 
 

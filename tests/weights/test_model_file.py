@@ -200,7 +200,7 @@ def rewrite(path, **entries) -> None:
 
 
 OTHER_FORMATS = {
-    "1": "expected 2. Fix: use commit 7c5237e7 of densevit, the last that reads it, or train again.",
+    "1": "expected 2. Fix: use commit ddbb1ccf of densevit, the last that reads it, or train again.",
     "3": "expected 2. Update densevit.",
 }
 

@@ -380,7 +380,7 @@ def test_a_run_resumed_within_an_epoch_takes_its_next_batch(tmp_path: Path) -> N
 
 def test_a_checkpoint_of_another_format_is_refused_also_by_a_trainer_of_ones_own() -> None:
     with pytest.raises(
-        WeightsError, match=r"The checkpoint: format version 1, expected 2\. Fix: use commit 7c5237e7 of"
+        WeightsError, match=r"The checkpoint: format version 1, expected 2\. Fix: use commit ddbb1ccf of"
     ):
         module_of().on_load_checkpoint({"state_dict": {}, "random_state": []})
 

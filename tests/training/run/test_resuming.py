@@ -246,7 +246,7 @@ def test_a_checkpoint_of_another_format_is_one_line_and_no_file_changes(
     before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
     capsys.readouterr()
     assert main(["train", "--resume", str(stopped if named == "run" else path)]) == 2
-    fix = "Fix: use commit 7c5237e7 of densevit, the last that reads it, or train again."
+    fix = "Fix: use commit ddbb1ccf of densevit, the last that reads it, or train again."
     assert capsys.readouterr() == ("", f"{path}: format version 1, expected 2. {fix}\n")
     assert {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()} == before
 
