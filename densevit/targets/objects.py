@@ -31,11 +31,7 @@ class ObjectType(TargetType):
 
 
 class Boxes(ObjectType):
-    """(N, 4) xyxy in pixels.
-
-    Random transforms round coordinates as albumentations does, to float32 fractions of the sides. Earlier versions used
-    albumentations for boxes, and seeded runs remain bit-identical.
-    """
+    """(N, 4) xyxy in pixels."""
 
     def check(self, value: Any, size: Size) -> None:
         if value.ndim != 2 or value.shape[1] != 4:
@@ -60,26 +56,20 @@ class Boxes(ObjectType):
         return np.clip(value, 0, _sides(size)).astype(np.float32)
 
     def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
-        fractions = _fractions(value, size)
-        fractions[:, [0, 2]] = 1 - fractions[:, [2, 0]]
-        return np.asarray(fractions * _sides(size))
+        left, top, right, bottom = value.T
+        return np.stack([size[1] - right, top, size[1] - left, bottom], axis=1)
 
     def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
         """Boxes around the rotated ones."""
-        corners = _rounded(value, size)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-        corners = rotated_points(corners, matrix)
+        corners = rotated_points(value[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), matrix)
         return np.concatenate([corners.min(1), corners.max(1)], axis=1)
 
     def crop(self, value: np.ndarray, window: Window, size: Size) -> np.ndarray:
-        top, left, bottom, right = window
-        corner = np.array([left, top, left, top]) / _sides(size)
-        extent = np.array([right - left, bottom - top] * 2)
-        return np.asarray((_rounded(value, size) / _sides(size) - corner) / (extent / _sides(size)) * extent)
+        top, left, _, _ = window
+        return np.asarray(value - np.array([left, top, left, top]))
 
     def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
-        if value.dtype == np.float32:
-            return np.asarray(value * (_sides(new_size) / _sides(size)).astype(np.float32))
-        return np.asarray(value / _sides(size) * _sides(new_size) / _sides(new_size) * _sides(new_size))
+        return np.asarray(value * (_sides(new_size) / _sides(size)).astype(value.dtype))
 
     def visible(self, value: np.ndarray, size: Size) -> np.ndarray:
         clipped = np.clip(value, 0, _sides(size))
@@ -328,16 +318,6 @@ def check_range(value: np.ndarray, low: float, high: float) -> None:
 def _sides(size: Size) -> np.ndarray:
     """(4,) float64: W, H, W, H."""
     return np.array((size[1], size[0]) * 2, np.float64)
-
-
-def _fractions(boxes: np.ndarray, size: Size) -> np.ndarray:
-    """float32 fractions of the image's sides."""
-    return np.asarray((boxes / _sides(size)).astype(np.float32))
-
-
-def _rounded(boxes: np.ndarray, size: Size) -> np.ndarray:
-    """float64 pixels. Boxes in float32 have not been transformed yet and are rounded to fractions first."""
-    return _fractions(boxes, size) * _sides(size) if boxes.dtype == np.float32 else boxes
 
 
 def rotated_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

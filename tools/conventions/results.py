@@ -162,6 +162,7 @@ def measured(tree: Tree, results: Results, config: str) -> str:
         if "seeds" in new and entry["seeds"] and entry["scores"]:
             notes.append(f"seed{'s' * (len(entry['seeds']) > 1)} {', '.join(map(str, entry['seeds']))}")
         notes += [entry["remarks"]] if "remarks" in entry else []
+        notes += ["earlier draws"] if entry.get("earlier_draws") and not before else []
         images = [seen(tree, name, entry)] if "images" in entry and "images" in new else []
         text = f"{entry['label']}: " if "label" in entry else ""
         text += score(entry) if entry["scores"] else images.pop()

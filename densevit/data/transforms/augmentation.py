@@ -62,7 +62,6 @@ class Augmentation:
         values = usable_values(sample, types)
         self.check(values, types, measured=False)
         coins = random.Random(int(rng.integers(2**32)))
-        coins.random()  # a draw of earlier versions, kept so that seeded runs stay the same
         if coins.random() < 0.5:
             pixels = cv2.flip(pixels, 1)
             values = {key: types[key].hflip(value, size) for key, value in values.items()}

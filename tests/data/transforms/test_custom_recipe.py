@@ -37,7 +37,8 @@ def test_custom_recipe_crops_and_recolors():
     train, evaluation = build_transforms(section)
     image = torch.full((3, 40, 60), 200, dtype=torch.uint8)
     semantic = torch.zeros(40, 60, dtype=torch.uint8)
-    semantic[20:], semantic[:, :30] = 2, semantic[:, :30] + 1
+    semantic[20:] = 2
+    semantic[:, :30] += 1
     sample = {"image": image, "targets": {"image_id": 1, "semantic": semantic}}
     found = train(sample, np.random.default_rng(0))
     assert found["image"].shape == (3, 20, 30) and (found["image"] == 55).all()
