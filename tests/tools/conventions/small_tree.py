@@ -153,8 +153,8 @@ FILES = {
     "densevit/data/loading/__init__.py": "",
     "densevit/data/loading/dataloader.py": '"""Loader."""\n\nTEXT = "found no space in /dev/shm"\n',
     "densevit/training/__init__.py": '"""Training."""\n\nfrom densevit.training.run import fit\n',
-    "densevit/training/callbacks/__init__.py": "",
-    "densevit/training/callbacks/non_finite.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\n',
+    "densevit/training/loop/__init__.py": "",
+    "densevit/training/loop/finite_check.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\n',
     "densevit/training/run/__init__.py": '"""Runs."""\n\nfrom densevit.data.loading import dataloader\n\n\n'
     'class Net:\n    """A net."""\n\n\ndef fit():\n    """Trains."""\n',
     "densevit/training/run/errors.py": '"""Errors."""\n\nTEXT = "the disk is full ("\n',

@@ -29,7 +29,7 @@ def test_imports_point_downwards(problems_of: ProblemsOf) -> None:
 
 
 @pytest.mark.parametrize("name", ["image_inputs.as_sample", "loading.create_model", "other"])
-def test_training_imports_what_evaluates_and_loads(problems_of: ProblemsOf, name: str) -> None:
+def test_training_evaluates_and_loads(problems_of: ProblemsOf, name: str) -> None:
     problems = problems_of("imports.training_evaluates_and_loads")
     module, _, function = f"densevit.inference.{name}".rpartition(".")
     assert problems(RUN, "\n\n\nclass", "\nfrom densevit.inference.loading import load\n\n\nclass") == []
