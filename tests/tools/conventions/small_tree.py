@@ -34,7 +34,7 @@ packages =
     densevit.data
     densevit.data.loading
     densevit.training
-    densevit.training.callbacks
+    densevit.training.loop
     densevit.training.run
     densevit_heads
     densevit_papers
