@@ -1,0 +1,51 @@
+"""Groups of plugins: their names, interfaces and nouns; and a plugin before it is imported."""
+
+import re
+from dataclasses import dataclass
+
+from densevit.errors import PluginError, did_you_mean
+
+INTERFACES = {
+    "backbones": "Backbone",
+    "necks": "Neck",
+    "heads": "Head",
+    "datasets": "Dataset",
+    "evaluators": "Evaluator",
+    "targets": "TargetType",
+    "methods": "Method",
+    "checkpoints": "CheckpointLayout",
+}
+_OTHERS = {"commands": "command", "names": "public name"}  # modules of the command line; names of `densevit.__all__`
+GROUPS = (*INTERFACES, *_OTHERS)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin, not yet imported. value: "module:Attribute". origin: its distribution, such as "densevit 0.1.0", or
+    the config, which names `module:Class`."""
+
+    group: str
+    name: str
+    value: str
+    origin: str = "the config"
+
+    @property
+    def noun(self) -> str:
+        """The plugin's name in messages: "backbone 'swin'"."""
+        return f"{noun_of(self.group)} {self.name!r}"
+
+    def __str__(self) -> str:
+        """The beginning of a message: "The backbone 'swin' (densevit_backbones.swin:Swin, from densevit 0.1.0)"."""
+        where = "" if self.name == self.value else f" ({self.value}, from {self.origin})"
+        return f"The {self.noun}{where}"
+
+
+def noun_of(group: str) -> str:
+    """The interface in messages: "backbone", "checkpoint layout"."""
+    return _OTHERS.get(group) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", INTERFACES.get(group, group)).lower()
+
+
+def check_group(group: str) -> None:
+    """Raises PluginError for an unknown group."""
+    if group not in GROUPS:
+        raise PluginError(f"There is no plugin group {group!r}.{did_you_mean(group, GROUPS)}")
