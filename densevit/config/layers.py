@@ -103,6 +103,20 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
     return layer
 
 
+def check_evaluation_overrides(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for overrides of the config, "section.key=value", that would change the model."""
+    for override in overrides:
+        section, *keys = override.split("=")[0].split(".")
+        of_head = keys[1] if keys[1:] else ""
+        if section in ("backbone", "weights", "optim") or (
+            section == "heads" and of_head not in ("evaluation", "inference")
+        ):
+            raise ConfigError(
+                f"{override}: a run is evaluated as it was trained. Allowed overrides are data.*, trainer.*, "
+                "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
+            )
+
+
 def over(parent: Layer, child: Layer) -> Layer:
     """The parent updated with the child, key by key."""
     values = _merged(parent.values, child.values, (), child.replaced)

@@ -108,7 +108,7 @@ def create_backbone(
     backbone = build.build_backbone(name, **options)
     if weights is not None:
         values = {"name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}
-        section = configs.backbone_section(values, "create_backbone")
+        section = configs.section("backbone", values, "create_backbone")
         architecture = Architecture(BackboneArchitecture(name, options), replace_layers=False)
         model = DenseModel(backbone, {}, architecture=architecture)
         _warn(load_pretrained(model, ModelSections(backbone=section, heads={})), stacklevel=3)

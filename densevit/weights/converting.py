@@ -136,7 +136,7 @@ def _backbone(
     for override in overrides:
         if not override.startswith("backbone."):
             raise ConfigError(f"{override}: {translated.source} is only a backbone; only backbone.* can be overridden.")
-    section = configs.backbone_section(sections["backbone"], translated.source, overrides)
+    section = configs.section("backbone", sections["backbone"], translated.source, overrides)
     backbone = build_backbone(section.name, **section.options)
     if is_bgr(checkpoint):
         bgr_to_rgb(translated, backbone)

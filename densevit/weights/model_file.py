@@ -230,7 +230,7 @@ def load_backbone(run: str | Path, trust: Collection[str] = ()) -> tuple[Backbon
         raise WeightsError(f"{path}: its header is corrupt ({error}). Copy it again.") from error
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
-    built = configs.backbone_section(values, str(path)).architecture
+    built = configs.section("backbone", values, str(path)).architecture
     backbone = build_backbone(built.name, **options_without_weights(built.options))
     backbone.mean, backbone.std = built.mean or backbone.mean, built.std or backbone.std
     load_state(backbone, part(state, "backbone."), path)

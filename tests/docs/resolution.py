@@ -25,6 +25,7 @@ from densevit import cli, registry
 from densevit import config as configs
 from densevit.config import Config, yaml_io
 from densevit.errors import ConfigError, DensevitError
+from densevit_workbench.doctor.source import config_or_data
 from tests.docs import known_keys, meta_weights
 from tests.docs.code_blocks import PROGRAMS, Block, Page
 from tests.docs.inline_code import KEY, OVERRIDE, PATH, SOURCE, Inline
@@ -395,7 +396,7 @@ class ResolvedPage(Page):
         if given.source is None or PLACEHOLDER.fullmatch(given.source):
             return
         if not Path(given.source).expanduser().is_absolute():  # else a data set's folder
-            found = configs.load_or_section(given.source, "data", "doctor", given.overrides)
+            found = config_or_data(given.source, "doctor", given.overrides)
             if isinstance(found, Config):
                 configs.check_plugins(found)
 

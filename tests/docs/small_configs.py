@@ -9,6 +9,7 @@ import pytest
 
 from densevit import config as configs
 from densevit import registry
+from densevit.config import loading, sections
 from densevit.config.sources import Sources
 from densevit.reporting import plots
 
@@ -24,13 +25,13 @@ _drawn: dict[Any, str] = {}  # plots of all reports, by function and names
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Each config is checked as it is given, and then made small."""
-    checked, section = configs._checked, configs.section
+    validated, section = loading._validated, sections.section
 
-    def small_checked(values: Mapping[str, Any], sources: Sources) -> configs.Config:
-        given = checked(values, sources).model_dump()
+    def small_validated(values: Mapping[str, Any], sources: Sources) -> configs.Config:
+        given = validated(values, sources).model_dump()
         of_a_run = sources.of(("seed",)).endswith("config.yaml")
         extended = of_a_run and sources.of(("trainer", "max_images")) == "command line"
-        return checked(small(given, extended), sources)
+        return validated(small(given, extended), sources)
 
     def small_section(name: str, values: Any, source: str, overrides: Any = ()) -> Any:
         found = section(name, values, source, overrides)
@@ -38,8 +39,9 @@ def install(patch: pytest.MonkeyPatch) -> None:
 
     for name in ("_lines", "_heat_map"):
         patch.setattr(plots, name, drawn_once(getattr(plots, name)))
-    patch.setattr(configs, "_checked", small_checked)
-    patch.setattr(configs, "section", small_section)
+    patch.setattr(loading, "_validated", small_validated)
+    for module in (configs, sections):
+        patch.setattr(module, "section", small_section)
 
 
 def drawn_once(draw: Callable[..., str]) -> Callable[..., str]:

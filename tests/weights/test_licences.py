@@ -73,7 +73,7 @@ def test_published_weights_without_a_licence_say_so(tmp_path, monkeypatch):
     torch.save(resnet18().state_dict(), file)
     monkeypatch.setattr(hub, "fetch", lambda source, instead: hub.Published(file, {}))
     model = DenseModel(densevit.create_backbone("resnet", depth=18), {})
-    section = configs.backbone_section({"name": "resnet", "depth": 18, "weights": "torchvision:resnet18"}, "a test")
+    section = configs.section("backbone", {"name": "resnet", "depth": 18, "weights": "torchvision:resnet18"}, "a test")
     [found] = load_pretrained(model, configs.ModelSections(backbone=section, heads={}))
     assert any(note.startswith("Licence: not stated. What it permits is not known") for note in found.notes)
 

@@ -76,11 +76,11 @@ def _exists(folder: Path) -> ConfigError:
 
 def _data_section(source: str, overrides: list[str]) -> "DataSection":
     """The data section of a config, or a file that is a data section."""
-    from densevit import config
+    from densevit.config import Config
+    from densevit_workbench.doctor.source import config_or_data
 
-    found = config.load_or_section(source, "data", "shard", overrides)
-    section: DataSection = found.data if isinstance(found, config.Config) else found
-    return section
+    found = config_or_data(source, "shard", overrides)
+    return found.data if isinstance(found, Config) else found
 
 
 def _size(text: str) -> int:

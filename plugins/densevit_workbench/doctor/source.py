@@ -13,7 +13,7 @@ import yaml
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, DataSection
-from densevit.config.yaml_io import find_file
+from densevit.config.yaml_io import find_file, read_file
 from densevit.data.datasets.coco import other_format
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError, UnreadableFileError
@@ -50,11 +50,28 @@ def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
     hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder, only_folders=True)
     if hint:
         raise ConfigError(f"{name}: there is no folder and no config of this name.{hint}")
-    found = configs.load_or_section(name, "data", "doctor", overrides)
+    found = config_or_data(name, "doctor", overrides)
     if isinstance(found, Config):
         configs.check_plugins(found)
         return Source(name, found.data, found)
     return Source(name, found, None)
+
+
+def config_or_data(path_or_name: str, source: str, overrides: Sequence[str] = ()) -> Config | DataSection:
+    """A config, or a data section from a section file, such as data/coco. source: for messages."""
+    file: Path | None = None
+    try:
+        file = find_file(path_or_name)
+    except ConfigError as error:
+        try:
+            find_file(path_or_name, section="data")  # a shipped section by its bare name
+        except ConfigError:
+            raise error from None
+    values = {} if file is None else read_file(file)
+    if values.keys() & {"data", "heads", "base"}:
+        return configs.load(path_or_name, overrides)
+    section: DataSection = configs.section("data", path_or_name, source, overrides)
+    return section
 
 
 def _is_no_config(name: str) -> bool:

@@ -1,0 +1,98 @@
+"""Loads configs: from files and mappings, with overrides. Writes a config as YAML."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from densevit.config import initial_weights, layers, yaml_io
+from densevit.config.model_schema import ModelSections
+from densevit.config.schema import Config
+from densevit.config.sources import BASE, OWN, Source, Sources
+from densevit.config.validation import validated
+from densevit.errors import ConfigError, printable
+from densevit.registry.trust import modules_in, names_in_file
+
+_LARGEST_IN_FILE = 2**20  # characters of a config in another file: PyYAML takes minutes for megabytes
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Loads a config from a file, a run folder, a shipped config's name or a mapping, with overrides such as
+    `optim.lr=1e-4`.
+
+    Raises ConfigError with one line for each invalid key or value. Does not check plugin options; see `check_plugins`.
+    """
+    if isinstance(source, Mapping):
+        return from_mapping(source, "config", overrides)
+    file = layers.source_of(yaml_io.find_file(str(source)))
+    return _loaded(layers.read(Path(file.name), rank=file.rank), file, overrides)
+
+
+def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
+    """The config of a mapping, such as a parsed `dump`, merged over its `base` if it has one. source: the origin of the
+    mapping, for messages."""
+    return _loaded(layers.of_mapping(values, source), Source(source, OWN), overrides)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A copy of a config with overrides such as `optim.lr=1e-4`, in which also values that were assigned in Python have
+    the precedence of overrides (see `initial_weights`)."""
+    if not overrides:
+        return _settled(config.model_copy(deep=True))
+    layer = layers.with_overrides(layers.Layer(config.model_dump(), dict(config._sources.by_key)), overrides)
+    return _settled(_validated(layer.values, Sources(layer.sources, [*config.set_aside])))
+
+
+def recipe_of(config: Config) -> Config | None:
+    """The shipped recipe that a config changes, without the changes; None for other configs."""
+    sources = config._sources.by_key.items()
+    file = next((source.name for key, source in sources if source.rank == BASE and key[:1] != ("data",)), None)
+    return None if file is None else load(file)
+
+
+def values_of_file(text: str, source: str, trust: Collection[str] = (), run: Path | None = None) -> dict[str, Any]:
+    """The values of a config in a file that may be from another person, such as the header of a model file.
+
+    A `module:Class` in it is imported only if its module is in `trust` or in the config.yaml of the folder `run`.
+    source: the file, for messages. Raises ConfigError for other YAML than a mapping, and for a text of megabytes.
+    """
+    if not isinstance(text, str) or len(text) > _LARGEST_IN_FILE:
+        found = f"{len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
+        raise ConfigError(
+            f"{source}: its config should be a text of at most {_LARGEST_IN_FILE:,} characters, not {found}."
+        )
+    values = yaml_io.parse(text, source)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: its config should be keys and values, not a {type(values).__name__}.")
+    file = None if run is None else run / "config.yaml"
+    own = modules_in(layers.read(file).values) if file is not None and modules_in(values) and file.is_file() else set()
+    return names_in_file(values, source, trust, own)
+
+
+def from_file(values: Mapping[str, Any], source: str) -> Config:
+    """The config of `values_of_file`, which is complete: it has no `base`, and no sections in other files."""
+    return _validated(values, Sources({(): Source(source, OWN)}))
+
+
+def dump(config: Config | ModelSections, comments: Mapping[str, str] | None = None) -> str:
+    """The complete config as YAML, which loads to an equal config. comments: derived facts, written at the end."""
+    text = yaml_io.write(config.model_dump())
+    if comments:
+        facts = (printable(" ".join(f"# {name}: {fact}".split())) for name, fact in comments.items())
+        text += "\n# Derived from the above:\n" + "".join(f"{fact}\n" for fact in facts)
+    return text
+
+
+def _loaded(layer: layers.Layer, source: Source, overrides: Sequence[str]) -> Config:
+    layer = layers.with_overrides(layer, overrides)
+    return _settled(_validated(layer.values, Sources({(): source, **layer.sources})))
+
+
+def _validated(values: Mapping[str, Any], sources: Sources) -> Config:
+    config = validated(Config, values, sources)
+    config._sources = sources
+    return config
+
+
+def _settled(config: Config) -> Config:
+    initial_weights.settle(config)
+    return config

@@ -1,0 +1,130 @@
+"""Checks that the plugins of a config exist and accept their options. Imports the plugins, but builds nothing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from densevit import registry
+from densevit.config import named_classes
+from densevit.config.data_schema import DataSection
+from densevit.config.model_schema import HeadSection
+from densevit.config.schema import Config
+from densevit.config.sections import data_options
+from densevit.config.sources import Key
+from densevit.config.validation import check_head_names
+from densevit.config.values import OpenSection
+from densevit.errors import ConfigError, PluginError
+from densevit.registry.options import OptionError
+
+
+def check_plugins(config: Config) -> None:
+    """Checks the plugins of a training.
+
+    A run calls it once, before it reads data; `registry.create` converts the options when it builds a plugin.
+    Raises ConfigError with a line for each invalid key, with its file or override.
+    """
+    check_head_names(config, config._sources)
+    _raise([*_of_model(config), *_of_data(config), *_of_training(config)])
+
+
+def check_evaluation_plugins(config: Config) -> None:
+    """Like `check_plugins`, without the plugins that only a training uses."""
+    check_head_names(config, config._sources)
+    _raise([*_of_model(config), *_of_data(config)])
+
+
+def _raise(lines: Sequence[str]) -> None:
+    if lines:
+        raise ConfigError("\n".join(dict.fromkeys(lines)))
+
+
+def _of_model(config: Config) -> Iterator[str]:
+    """A line for each invalid key of the backbone, necks, heads and evaluators."""
+    yield from _of_section(config, "backbone", "backbones", config.backbone.name, config.backbone)
+    for name, head in config.heads.items():
+        where = f"heads.{name}"
+        yield from _of_section(config, where, "heads", head.name, head)
+        if head.neck is not None:
+            yield from _of_section(config, f"{where}.neck", "necks", head.neck.name, head.neck)
+        yield from _of_evaluator(config, f"{where}.evaluation", head)
+
+
+def _of_evaluator(config: Config, where: str, head: HeadSection) -> Iterator[str]:
+    evaluation = head.evaluation
+    if evaluation is None:
+        return
+    try:
+        name = evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
+    except PluginError:  # a line of the head
+        return
+    if evaluation.name or evaluation.options or name in registry.find("evaluators"):
+        yield from _of_section(config, where, "evaluators", name, evaluation)
+
+
+def _of_data(config: Config) -> Iterator[str]:
+    """A line for each invalid key of the data set and of its recipes."""
+    data = config.data
+    yield from _of_section(config, "data", "datasets", data.name, data)
+    if not isinstance(data.recipe, str):
+        yield from _problems(config, "data.recipe", named_classes.recipe, data)
+    final = data.in_final_phase
+    if "recipe" in (data.final_phase.options if data.final_phase else ()) and not isinstance(final.recipe, str):
+        where = "data.final_phase.recipe"
+        yield from _problems(config, where, named_classes.recipe, final, where)
+
+
+def _of_training(config: Config) -> Iterator[str]:
+    """A line for each invalid key of the method, probes, the optimiser, callbacks and loggers."""
+    if config.backbone.lora is not None:
+        from densevit.model.lora import missing_package  # late: it imports torch
+
+        if missing := missing_package():
+            yield _line(config, ("backbone", "lora"), missing)
+    yield from _of_section(config, "method", "methods", config.method.name, config.method)
+    for name, probe in config.probes.items():
+        yield from _of_section(config, f"probes.{name}", "evaluators", probe.name or name, probe)
+    yield from _problems(config, "method", _check_has_heads, config)
+    yield from _problems(config, "optim", named_classes.check_optimiser, config.optim)
+    yield from _problems(config, "optim.schedule", named_classes.schedule, config.optim)
+    for index, named in enumerate(config.trainer.callbacks):
+        where = f"trainer.callbacks.{index}"
+        yield from _problems(config, where, named_classes.check_callback, named, where)
+    for index, named in enumerate(config.trainer.loggers or ()):
+        where = f"trainer.loggers.{index}"
+        yield from _problems(config, where, named_classes.check_logger, named, where)
+
+
+def _check_has_heads(config: Config) -> None:
+    """Raises OptionError for a method that trains heads and a config without heads."""
+    if not config.heads and registry.load("methods", config.method.name).needs_heads:
+        raise OptionError(
+            "heads",
+            f"is empty; the method {config.method.name!r} trains heads. Fix: add a head, or set a method that trains "
+            "the backbone alone.",
+        )
+
+
+def _of_section(config: Config, where: str, group: str, name: str, section: OpenSection) -> list[str]:
+    """A line for each invalid option of a plugin."""
+    return _problems(config, where, _check_options, where, group, name, section)
+
+
+def _check_options(where: str, group: str, name: str, section: OpenSection) -> None:
+    options = data_options(section) if isinstance(section, DataSection) else section.options
+    registry.check_options(group, name, options, where, reserved=type(section).model_fields)
+
+
+def _problems(config: Config, where: str, check: Callable[..., Any], *arguments: Any) -> list[str]:
+    """A line for each PluginError of a check of the section `where`."""
+    try:
+        check(*arguments)
+    except OptionError as error:
+        return [_line(config, tuple(one.key.split(".")), str(one)) for one in (error, *error.others)]
+    except PluginError as error:
+        return [_line(config, (*where.split("."), "name"), f"{where}.name: {error}")]
+    return []
+
+
+def _line(config: Config, key: Key, message: str) -> str:
+    """The message, after the file or override that sets the key."""
+    source = config._sources.of(key)
+    return f"{source}: {message}" if source else message

@@ -1,0 +1,74 @@
+"""Single sections of a config, and the sections that describe a model without its training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from densevit import registry
+from densevit.config import layers
+from densevit.config.data_schema import DataSection
+from densevit.config.model_schema import InferenceSection, ModelSections
+from densevit.config.schema import Config
+from densevit.config.sources import OWN, Source, Sources
+from densevit.config.validation import check_head_names, validated
+from densevit.config.values import Section
+from densevit.registry.options import takes
+
+if TYPE_CHECKING:
+    from densevit.model.architecture import Architecture
+    from densevit.model.inference_options import Inference
+
+
+def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
+    """A single section, such as a `DataSection`. values: the keys of the section, or a section file. source: the origin
+    of the values, for messages. overrides: `backbone.key=value`."""
+    given = values if isinstance(values, Mapping) else {}
+    files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
+    layer = layers.with_overrides(layers.Layer({name: dict(given)}), [*files, *overrides])
+    sources = Sources({(): Source(source, OWN), **layer.sources})
+    fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
+    kind = pydantic.create_model(name, __base__=Section, **fields)
+    return getattr(validated(kind, layer.values, sources), name)
+
+
+def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
+    """The sections of a model without a training, with checked head names. source: the origin, for messages."""
+    sources = Sources({(): Source(source, OWN)})
+    sections = validated(ModelSections, values, sources)
+    check_head_names(sections, sources)
+    return sections
+
+
+def sections_of(architecture: "Architecture", data: Mapping[str, Any] | None = None) -> ModelSections:
+    """The sections of a model without a config, from what it was built from. data: of its training."""
+    values = asdict(architecture)
+    heads = {name: _with_options(head) for name, head in values["heads"].items()}
+    heads = {name: {**head, "neck": head["neck"] and _with_options(head["neck"])} for name, head in heads.items()}
+    return model_sections({"backbone": _with_options(values["backbone"]), "heads": heads, "data": data}, "the model")
+
+
+def _with_options(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a section, among them the plugin's options."""
+    return {**part["options"], **{key: value for key, value in part.items() if key != "options"}}
+
+
+def single_pass(config: Config | ModelSections) -> Config | ModelSections:
+    """The config with the default inference options, of a model that predicts images in one pass."""
+    heads = {name: head.model_copy(update={"inference": None}) for name, head in config.heads.items()}
+    own = {"inference": InferenceSection()} if isinstance(config, Config) else {}
+    return config.model_copy(update={"heads": heads, **own})
+
+
+def inference_with(inference: "Inference", given: Mapping[str, Any], source: str) -> "Inference":
+    """The options updated with the given keys of the section `inference`. source: their origin, for messages."""
+    updated: InferenceSection = section("inference", {**asdict(inference), **given}, source)
+    return updated.options
+
+
+def data_options(section: DataSection) -> dict[str, Any]:
+    """The options of the data set's constructor; with `image_size` if it has a parameter of that name."""
+    given = section.image_size is not None and takes(registry.load("datasets", section.name), "image_size")
+    return section.options | ({"image_size": section.image_size} if given else {})

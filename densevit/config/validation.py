@@ -1,0 +1,92 @@
+"""Validates values by the schema, with a line for each invalid key: its source, the error and the nearest key."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from densevit.config import key_hints
+from densevit.config.model_schema import InferenceSection, ModelSections
+from densevit.config.schema import Config
+from densevit.config.sources import Sources
+from densevit.config.training_schema import OptimSection, TrainerSection
+from densevit.errors import ConfigError
+from densevit.registry.options import nearest, shown, wanted, wrong_numbers
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_CLOSED: dict[str, type[BaseModel]] = {"optim": OptimSection, "trainer": TrainerSection, "inference": InferenceSection}
+
+
+def validated(kind: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
+    """The values as a `Config` or other sections. Raises ConfigError with one line for each invalid key or value."""
+    wrong = [f"{sources.of(key)}: {'.'.join(key)} {problem}" for key, problem in wrong_numbers(values)]
+    if wrong:  # nan, infinity and too large numbers
+        raise ConfigError("\n".join(wrong[:5]))
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, values, sources, kind))) from None
+
+
+def check_head_names(config: Config | ModelSections, sources: Sources) -> None:
+    """Raises ConfigError for a head name that is an attribute of torch.nn.ModuleDict, its container: `train`."""
+    from torch import nn  # late: the plugins import it anyway
+
+    for name, head in config.heads.items():
+        containers = [nn.ModuleDict()] + ([nn.ParameterDict()] if head.weight == "learned" else [])
+        if any(hasattr(container, name) for container in containers):
+            raise ConfigError(
+                f"{sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
+                f"torch modules have an attribute of that name. Use another name, such as {name}_head."
+            )
+
+
+def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, top: type[BaseModel]) -> Iterator[str]:
+    """One line for each invalid key: its source, the key, the error, and the nearest valid key or value."""
+    problems, reported = error.errors(), set()
+    for problem in problems:
+        key, value = _lookup(problem["loc"], values)
+        if problem["type"] in ("missing", "extra_forbidden"):
+            key = (*_lookup(problem["loc"][:-1], values)[0], str(problem["loc"][-1]))
+        if key in reported:
+            continue
+        reported.add(key)
+        dotted = ".".join(key)
+        match problem["type"]:
+            case "extra_forbidden":
+                closed = key[2] if key[0] == "heads" and len(key) > 3 else key[0]
+                known = sorted(_CLOSED.get(closed, top).model_fields)
+                section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
+                meant = "" if key[1:] else key_hints.hint(dotted, values.get(dotted))
+                text = f"{dotted} is not a key{section}.{meant or nearest(key[-1], known)} Keys: {', '.join(known)}."
+            case "missing":
+                text = f"{dotted} is missing."
+            case "value_error":
+                text = f"{dotted}: {problem['msg'].removeprefix('Value error, ')}"
+            case "model_type" | "dict_type" | "model_attributes_type":
+                text = f"{dotted} should be a section of keys, not {shown(value)}."
+            case "too_short":
+                text = f"{dotted} is empty: give at least one value."
+            case _:
+                expected = wanted(other for other in problems if _lookup(other["loc"], values)[0] == key)
+                hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""
+                text = f"{dotted} should be {expected}, not {shown(value)}.{hint}"
+        yield f"{sources.of(key)}: {text}"
+
+
+def _lookup(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
+    """The key of a pydantic location, without the names of union branches that pydantic appends, and its value."""
+    key: list[str] = []
+    value: Any = values
+    for part in location:
+        if isinstance(value, Mapping):
+            inside = part in value
+        else:
+            inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if not inside:
+            break
+        key.append(str(part))
+        value = value[part]
+    return tuple(key), value
