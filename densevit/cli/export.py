@@ -96,10 +96,8 @@ def run(args: Namespace) -> int:
     from densevit.atomic_io import check_free
     from densevit.cli.evaluation_tables import comparison_table
     from densevit.errors import counted
-    from densevit.exporting import postprocessing, quantization
     from densevit.exporting.exporting import export
-    from densevit.exporting.files import check_format
-    from densevit.exporting.half_precision import check_half
+    from densevit.exporting.file_plan import FileOptions, check_options
     from densevit.inference.loading import load_any
     from densevit.inference.predictor import Predictor
     from densevit.inference.runtimes import is_exported
@@ -108,15 +106,9 @@ def run(args: Namespace) -> int:
     if is_exported(args.model):
         raise ConfigError(f"{args.model}: is an exported file. Fix: name the model that it is of.")
     out = args.out or _beside(args.model, "int8" if args.int8 else args.half)
-    check_format(out, args.resize)
-    if args.half is not None:
-        check_half(args.half, out.suffix)
-    if args.int8:
-        quantization.check_format(out, args.half is not None)
+    check_options(out, FileOptions(args.half, args.int8, args.resize, args.postprocess))
     check_free(out, "Fix: name a file with --out FILE.")
-    if args.postprocess:
-        postprocessing.check_format(out)
-    elif args.threshold is not None:
+    if args.threshold is not None and not args.postprocess:
         raise ConfigError("--threshold is for files that select objects. Fix: add --postprocess, or leave it out.")
     if args.overrides and not (args.evaluate or args.int8):
         raise ConfigError(

@@ -1,27 +1,26 @@
 """Exports a model to a file that runs without densevit, and checks it."""
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from densevit.atomic_io import atomic_file, check_free, check_space
-from densevit.errors import ConfigError, DensevitError, counted
+from densevit.atomic_io import atomic_file, check_free
+from densevit.errors import DensevitError, counted
 from densevit.exporting import comparison, files, postprocessing, quantization
-from densevit.exporting.deployment import deployable
+from densevit.exporting.file_plan import FileOptions, FilePlan, check_options, file_plan
 from densevit.exporting.graph import ExportedGraph
-from densevit.exporting.half_precision import Block, Half, check_half, measured
+from densevit.exporting.half_precision import Block, Half, HalfPrecision, measured
 from densevit.exporting.header import header_of
 from densevit.exporting.latency import median_latencies
 from densevit.exporting.quantization import Quantization
-from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
-from densevit.inference.file_model import FileModel, RecordedEvaluation, predictor_of
+from densevit.inference.file_model import RecordedEvaluation, predictor_of
 from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
@@ -30,11 +29,7 @@ from densevit.paths import user_path
 from densevit.progress import steps
 
 LIMIT = 1e-4  # of an output's range, in float32
-_PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared
-_ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # compared with `resize`
-_TRACED: Size = (421, 453)
-_LARGE: Size = (389, 517)  # has several attention windows; smaller images may have one
-_BATCHES = (2, 1, 5)  # numbers of images that are compared
+_BATCHES = (2, 1, 5)  # numbers of images that are compared, of as many sizes
 _ZOOMS = (1.0, 1.4, 0.6)  # original sizes relative to those of the images, which are compared with `postprocess`
 _RUNS = 5  # per latency
 
@@ -103,202 +98,144 @@ def export(
     than `HalfPrecision.limit`.
     """
     path = user_path(path)
-    files.check_format(path, resize)
-    if postprocess:
-        postprocessing.check_format(path)
-    elif threshold is not None:
-        raise ConfigError("threshold: is for files that select objects. Fix: postprocess=True, or leave it out.")
-    if half is not None:
-        check_half(half, path.suffix)
-    if int8 is not None:
-        quantization.check_format(path, half is not None)
+    options = FileOptions(half, int8 is not None, resize, postprocess, threshold, canvas)
+    check_options(path, options)
     check_free(path)
-    predictor = model if isinstance(model, Predictor) else Predictor(model)
-    if isinstance(predictor.model, FileModel):
-        raise DensevitError(f"{predictor.model.file.path}: is an exported file. Fix: name the model that it is of.")
-    own = copy.deepcopy(predictor.model).cpu().float().eval()
-    check_heads(own, postprocess and half is None)
-    check_space(path, sum(value.nbytes for value in own.state_dict().values()) // (1 if half is None else 2))
-    for name, options in predictor.inference.items():
-        if not options.single_pass:
-            values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
-            changed = ", ".join(f"{key}={value}" for key, value, default in values if value != default)
-            warnings.warn(
-                f"heads.{name}: predicts with the inference options {changed}; the file predicts the whole image in "
-                "one pass. To predict as the model does, run the file on each window, flip and scale.",
-                stacklevel=2,
-            )
-    if canvas is None:
-        canvas = None if predictor.resize is None else predictor.resize.canvas
-    else:
-        _check_canvas(predictor, canvas)
-    resizing = _resizing(predictor) if resize else None
-    graph = ExportedGraph(own, canvas, resizing).eval()
-    traced = ExportedGraph(deployable(own), canvas, resizing).eval()
-    sizes = _ORIGINAL_SIZES if resize else _sizes(predictor, canvas)
-    thresholds = None
-    if postprocess:
-        thresholds = postprocessing.thresholds_of(graph, sizes[0], threshold, predictor.default_thresholds)
+    plan = file_plan(model, path, options)
     with atomic_file(path) as partial:
-        header = header_of(predictor, canvas, resize, thresholds)
-        batches = _BATCHES if thresholds is None else (1,)
-        compared = max(len(sizes), len(_BATCHES))
-        count = files.count_steps(path, resize) + 1 + compared + 1 + (half is not None) + (int8 is not None)
+        header = header_of(plan.predictor, plan.graph.canvas, resize, plan.thresholds)
+        count = (half is not None) + files.count_steps(path, resize) + 1 + len(_BATCHES) + 1 + options.int8
         with steps(f"Exporting to {path}", count, quiet) as begin:
             precision = program = None
             if half is not None:
-                begin(f"measuring blocks in {half}")
-                plain, plain_size = ExportedGraph(traced.model, canvas).eval(), _traced_size(predictor, canvas, False)
-                program = files.traced(plain, plain_size)
-                precision = measured(plain, program, plain_size, half)
+                precision, program = _half_precision(plan, half, begin)
                 header["half"] = precision.as_json()
-            limit = LIMIT if precision is None else precision.limit
-            traced_size = _traced_size(predictor, canvas, resize)
-            rewrite = files.unchanged if precision is None else precision.set_types
-            if thresholds is None:
-                program = None if resize else program
-                written = files.write(traced, partial, traced_size, header, begin, rewrite, program)
-            else:
-                postprocessing.write(traced, partial, traced_size, thresholds, header, begin, rewrite)
-                written = partial
-            begin("loading the file")
-            run = runtimes.load(partial)
-            selections = load_selections(traced.model, written)
-            found = []
-            for i in range(compared):
-                size, batch = sizes[i % len(sizes)], batches[i % len(batches)]
-                begin(f"comparing with the model on {counted(batch, 'image')} of {size[0]}x{size[1]}")
-                images = comparison.example_images(size, batch, i)
-                if thresholds is None:
-                    found.append(comparison.differences(graph, run, images, selections))
-                    continue
-                zoom = 1.0 if resize else _ZOOMS[i % len(_ZOOMS)]
-                original = (int(size[0] * zoom), int(size[1] * zoom))
-                found.append(postprocessing.differences(graph, run, images, original, thresholds, selections, limit))
-            differences = comparison.worst(found)
-            begin("measuring latency")
-            latencies = _latencies(graph, run, sizes[0], thresholds is not None)
-            exported = Exported(path, differences, limit, sizes, *latencies)
-            if precision is not None:
-                exported = replace(exported, blocks=precision.blocks)
-            if not exported.difference <= exported.limit:
-                name = max(differences, key=lambda key: differences[key])
-                hint = "" if precision is None else precision.hint()
-                raise DensevitError(
-                    f"{path}: `{name}` differs from the model's by {exported.difference:.1e} of its range; at most "
-                    f"{exported.limit:.0e} is expected. No file is written.{hint}"
-                )
+            written = _write(plan, partial, precision, program, header, begin)
+            exported = _compared(plan, path, partial, precision, written, begin)
             if int8 is not None:
-                begin("calibrating int8")
-                example = comparison.example_images(sizes[0], 1, 0)
-                calibration = quantization.calibration_images(predictor, int8, resize)
-                inputs = {} if thresholds is None else postprocessing.inputs_of(graph, sizes[0])
-                model_call = _computation(graph, sizes[0], thresholds is not None)
-                quantized = quantization.quantize(partial, calibration, example, inputs, model_call)
-                latencies = (quantized.model_ms or exported.model_ms, quantized.int8_ms)
-                exported = replace(exported, quantization=quantized, model_ms=latencies[0], file_ms=latencies[1])
+                exported = _quantized(plan, exported, partial, int8, begin)
                 files.replace_header(partial, header)
         if evaluate is not None:
-            of_file = predictor_of(open_file(partial), predictor)
-            evaluation = RecordedEvaluation(dict(evaluate(predictor)), dict(evaluate(of_file)), data)
-            exported = replace(exported, evaluation=evaluation)
+            exported = replace(exported, evaluation=_evaluated(plan.predictor, partial, evaluate, data))
         if exported.quantization is not None:
-            checked = quantization.checked(exported.quantization, exported.evaluation, main_metrics)
-            exported = replace(exported, quantization=checked)
-            for problem in checked.warnings:
+            quantized = quantization.checked(exported.quantization, exported.evaluation, main_metrics)
+            exported = replace(exported, quantization=quantized)
+            for problem in quantized.warnings:
                 warnings.warn(f"{path}: {problem}", stacklevel=2)
         if records := _records(exported):
             files.replace_header(partial, {**header, **records})
     return exported
 
 
-def check_heads(model: DenseModel, postprocess: bool = False) -> None:
-    """Raises ConfigError for a model without heads, and for a head that has no outputs for files.
-
-    postprocess: the outputs are those of `predict`, which every head has.
-    """
-    if not model.heads:
-        raise ConfigError("This model has no heads, so a file would have no outputs. Fix: train a head on it.")
-    for name, head in model.heads.items():
-        if not postprocess and not hasattr(head, "exported"):
-            raise ConfigError(
-                f"heads.{name} ({type(head).__name__}) has no outputs for a file. Fix: implement "
-                "exported(outputs, size), see docs/own-head.md; a DenseHead has it."
-            )
+def _half_precision(
+    plan: FilePlan, half: Half, begin: files.Begin
+) -> tuple[HalfPrecision, torch.export.ExportedProgram]:
+    """The precision of each block, and the traced graph without resizing on which it was measured."""
+    begin(f"measuring blocks in {half}")
+    graph, size = ExportedGraph(plan.traced.model, plan.graph.canvas).eval(), plan.traced_size(resize=False)
+    program = files.traced(graph, size)
+    return measured(graph, program, size, half), program
 
 
-def _check_canvas(predictor: Predictor, canvas: Size) -> None:
-    """Raises ConfigError for a canvas at which the model does not compute, or on which images have no room."""
-    step = predictor.model.multiple
-    if predictor.backbone.input_size is not None:
-        size = "{}x{}".format(*predictor.backbone.input_size)
-        raise ConfigError(f"canvas: the backbone takes one size, {size}, anyway. Fix: leave canvas out.")
-    if min(canvas) < step or any(side % step for side in canvas):
-        raise ConfigError(f"canvas is {canvas[0]}x{canvas[1]}; multiples of {step}, the coarsest stride, are expected.")
-    if predictor.resize is None:
-        return
-    for original in ((1000, 1000), (1000, 3000), (3000, 1000)):
-        height, width = predictor.resize.size_of(*original)
-        if height > canvas[0] or width > canvas[1]:
-            raise ConfigError(
-                f"canvas is {canvas[0]}x{canvas[1]}; an image of {original[0]}x{original[1]} is resized to "
-                f"{height}x{width}, which is larger. Fix: a larger canvas."
-            )
+def _write(
+    plan: FilePlan,
+    partial: Path,
+    precision: HalfPrecision | None,
+    program: torch.export.ExportedProgram | None,
+    header: Mapping[str, Any],
+    begin: files.Begin,
+) -> Path | torch.export.ExportedProgram:
+    """Writes the file. program: as of `_half_precision`. Returns what `files.write` returns."""
+    size = plan.traced_size(plan.options.resize)
+    rewrite = files.unchanged if precision is None else precision.set_types
+    if plan.thresholds is None:
+        program = None if plan.options.resize else program
+        return files.write(plan.traced, partial, size, header, begin, rewrite, program)
+    postprocessing.write(plan.traced, partial, size, plan.thresholds, header, begin, rewrite)
+    return partial
 
 
-def _resizing(predictor: Predictor) -> Resizing:
-    """The resizing of `predict`, checked against it."""
-    if predictor.resize is None:
-        raise ConfigError(
-            "This model has no config with `data.image_size`, to which the file could resize images. Fix: "
-            "export a run folder or one of its model files, or leave `resize` out."
+def _compared(
+    plan: FilePlan,
+    path: Path,
+    partial: Path,
+    precision: HalfPrecision | None,
+    written: Path | torch.export.ExportedProgram,
+    begin: files.Begin,
+) -> Exported:
+    """Runs the file and compares it with the model. Raises DensevitError if an output differs by too much."""
+    begin("loading the file")
+    run = runtimes.load(partial)
+    limit = LIMIT if precision is None else precision.limit
+    differences = _differences(plan, run, load_selections(plan.traced.model, written), limit, begin)
+    worst = max(differences, key=lambda name: differences[name])
+    if not differences[worst] <= limit:
+        hint = "" if precision is None else precision.hint()
+        raise DensevitError(
+            f"{path}: `{worst}` differs from the model's by {differences[worst]:.1e} of its range; at most {limit:.0e} "
+            f"is expected. No file is written.{hint}"
         )
-    resizing = Resizing(predictor.resize.recipe)
-    for size in _ORIGINAL_SIZES:
-        check_resizing(resizing, comparison.example_images(size, 1, 0))
-    return resizing
+    begin("measuring latency")
+    images, inputs = _example(plan)
+    model_ms, file_ms = median_latencies([_computation(plan), lambda: run(images, **inputs)], _RUNS)
+    blocks = () if precision is None else precision.blocks
+    return Exported(path, differences, limit, plan.sizes, model_ms, file_ms, blocks=blocks)
 
 
-def _traced_size(predictor: Predictor, canvas: Size | None, resize: bool) -> Size:
-    """The size of the traced images: large, because torch.export treats lengths of 1 (one window) as constants."""
-    fixed = predictor.backbone.input_size
-    if fixed and not (canvas and resize):
-        return fixed
-    return (canvas[0] // 2 | 1, canvas[1] * 3 // 4 | 1) if canvas else _TRACED
+def _differences(
+    plan: FilePlan, run: runtimes.Run, selections: runtimes.Run | None, limit: float, begin: files.Begin
+) -> dict[str, float]:
+    """The largest difference of each output, on images of all sizes."""
+    found = []
+    for i, batch in enumerate(_BATCHES if plan.thresholds is None else (1,) * len(_BATCHES)):
+        size = plan.sizes[i % len(plan.sizes)]
+        begin(f"comparing with the model on {counted(batch, 'image')} of {size[0]}x{size[1]}")
+        images = comparison.example_images(size, batch, i)
+        if plan.thresholds is None:
+            found.append(comparison.differences(plan.graph, run, images, selections))
+            continue
+        zoom = 1.0 if plan.options.resize else _ZOOMS[i % len(_ZOOMS)]
+        original = (int(size[0] * zoom), int(size[1] * zoom))
+        differences = postprocessing.differences(plan.graph, run, images, original, plan.thresholds, selections, limit)
+        found.append(differences)
+    return comparison.worst(found)
 
 
-def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
-    """The compared sizes, after evaluation resizing; the last one has odd sides."""
-    fixed = predictor.backbone.input_size
-    if fixed:
-        return [(fixed[0], fixed[1])]
-    size = _PHOTO if predictor.resize is None else predictor.resize.size_of(*_PHOTO)
-    if canvas:
-        height, width = canvas
-        return [size, (height, width * 3 // 5 | 1), (height * 2 // 3 | 1, width)]
-    return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1), _LARGE]
+def _example(plan: FilePlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The inputs of the file for one image of the first size, on which latencies are measured."""
+    inputs = {} if plan.thresholds is None else postprocessing.inputs_of(plan.graph, plan.sizes[0])
+    return comparison.example_images(plan.sizes[0], 1, 0), inputs
 
 
-def _latencies(graph: ExportedGraph, run: runtimes.Run, size: Size, postprocess: bool) -> tuple[float, float]:
-    """Median milliseconds of the model and of the file, run alternately after a warm-up."""
-    images = comparison.example_images(size, 1, 0)
-    inputs = postprocessing.inputs_of(graph, size) if postprocess else {}
-    compute = _computation(graph, size, postprocess)
-    model_ms, file_ms = median_latencies([compute, lambda: run(images, **inputs)], _RUNS)
-    return model_ms, file_ms
-
-
-def _computation(graph: ExportedGraph, size: Size, postprocess: bool) -> Callable[[], Any]:
-    """Computes an image with the model."""
-    tensor = torch.from_numpy(comparison.example_images(size, 1, 0))
+def _computation(plan: FilePlan) -> Callable[[], Any]:
+    """Computes the example with the model."""
+    tensor, graph = torch.from_numpy(_example(plan)[0]), plan.graph
 
     @torch.inference_mode()
     def compute() -> Any:
-        if not postprocess:
+        if plan.thresholds is None:
             return graph(tensor)
-        return postprocessing.predict(graph, tensor if graph.resizing is None else graph.resizing(tensor), size)
+        resized = tensor if graph.resizing is None else graph.resizing(tensor)
+        return postprocessing.predict(graph, resized, plan.sizes[0])
 
     return compute
+
+
+def _quantized(
+    plan: FilePlan, exported: Exported, partial: Path, images: Iterable[Any], begin: files.Begin
+) -> Exported:
+    """Replaces the file by one in int8, without its header. images: of the calibration."""
+    begin("calibrating int8")
+    calibration = quantization.calibration_images(plan.predictor, images, plan.options.resize)
+    quantized = quantization.quantize(partial, calibration, *_example(plan), _computation(plan))
+    model_ms = quantized.model_ms or exported.model_ms
+    return replace(exported, quantization=quantized, model_ms=model_ms, file_ms=quantized.int8_ms)
+
+
+def _evaluated(predictor: Predictor, partial: Path, evaluate: Evaluate, data: str | None) -> RecordedEvaluation:
+    """The metrics of the model and of its file."""
+    of_file = predictor_of(open_file(partial), predictor)
+    return RecordedEvaluation(dict(evaluate(predictor)), dict(evaluate(of_file)), data)
 
 
 def _records(exported: Exported) -> dict[str, Any]:

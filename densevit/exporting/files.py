@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind
 from densevit.errors import DensevitError
 from densevit.exporting.graph import ExportedGraph, ResizedGraph
 from densevit.exporting.typed_graph import softmax_in_float32
-from densevit.inference.runtimes import HEADER_FILE, METADATA, SUFFIXES
+from densevit.inference.runtimes import HEADER_FILE, METADATA
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.terminal import silenced
@@ -23,26 +23,6 @@ from densevit.terminal import silenced
 TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
 _MAX_OPERATIONS = 40  # of a size inside a backbone; of those that are exported in minutes it has at most 20
 _BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
-
-
-def check_format(path: Path, resize: bool = False) -> None:
-    """Raises DensevitError for an unknown suffix, if packages for ONNX are missing, and for `resize` in other files."""
-    if path.suffix not in SUFFIXES:
-        raise DensevitError(f"{path}: the suffix selects the format. Expected NAME.onnx or NAME.pt2.")
-    if resize and path.suffix != ".onnx":
-        raise DensevitError(
-            f"{path}: only ONNX files can resize images inside, because torch.export would need the resized size to be "
-            "an input. Fix: --out NAME.onnx, or resize images before, as docs/export.md shows."
-        )
-    if path.suffix == ".onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            try:
-                __import__(package)
-            except ModuleNotFoundError:
-                raise DensevitError(
-                    f"{path}: ONNX files need the package {package}, which is not installed. Fix: pip install "
-                    "-e '.[export]' in densevit's clone."
-                ) from None
 
 
 Begin = Callable[[str], None]

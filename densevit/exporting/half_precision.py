@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from densevit.errors import ConfigError
 from densevit.exporting import comparison
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.typed_graph import Rounded, compares, heavy_layers, set_types
@@ -76,17 +75,6 @@ class HalfPrecision:
     def as_json(self) -> dict[str, Any]:
         """The table as it is written into the file."""
         return {"precision": self.half, "limit": self.limit, "blocks": [block.as_json() for block in self.blocks]}
-
-
-def check_half(half: str, suffix: str) -> None:
-    """Raises ConfigError for another type, and for bf16 in ONNX files."""
-    if half not in _TYPES:
-        raise ConfigError(f"half is {half!r}; expected one of {', '.join(_TYPES)}.")
-    if half == "bf16" and suffix == ".onnx":
-        raise ConfigError(
-            "ONNX Runtime cannot run convolutions and matrix products in bf16 on the CPU, so the file could not be "
-            "checked. Fix: fp16 (--half), or --out NAME.pt2."
-        )
 
 
 def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: Size, half: Half) -> HalfPrecision:

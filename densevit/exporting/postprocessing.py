@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densevit.errors import ConfigError, DensevitError, did_you_mean
+from densevit.errors import ConfigError, did_you_mean
 from densevit.exporting import comparison, files, prediction_comparison
 from densevit.exporting.graph import ExportedGraph, original_size
 from densevit.inference.predictor import Threshold
@@ -121,15 +121,6 @@ def differences(
                 differs["objects"] = float("inf")
         result |= {prefix + key: value for key, value in differs.items()}
     return result
-
-
-def check_format(path: Path) -> None:
-    """Raises DensevitError for files other than ONNX."""
-    if path.suffix != ".onnx":
-        raise DensevitError(
-            f"{path}: only ONNX files have the post-processing inside: the number of objects and the size of the "
-            "original image vary, which pt2 files do not allow. Fix: --out NAME.onnx, or leave --postprocess out."
-        )
 
 
 def write(

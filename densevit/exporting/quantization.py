@@ -48,16 +48,6 @@ class Quantization:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
-def check_format(path: Path, half: bool) -> None:
-    """Raises ConfigError for files other than ONNX, and for two precisions at once."""
-    if path.suffix != ".onnx":
-        raise ConfigError(
-            f"{path}: only ONNX files are quantised, by ONNX Runtime. Fix: name an ONNX file, or leave int8 out."
-        )
-    if half:
-        raise ConfigError(f"{path}: int8 and half are two precisions of one file. Fix: leave one of them out.")
-
-
 def calibration_images(predictor: Predictor, images: Iterable[Any], resize: bool) -> Iterator[np.ndarray]:
     """The inputs (1, 3, h, w) uint8 of a file for images as of `predict`, resized as for evaluation.
 

@@ -1,0 +1,201 @@
+"""What a file of a model computes: the options, and the graph that they make of the model. Nothing is written."""
+
+import copy
+import warnings
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from densevit.atomic_io import check_space
+from densevit.errors import ConfigError, DensevitError
+from densevit.exporting import comparison, postprocessing
+from densevit.exporting.deployment import deployable
+from densevit.exporting.graph import ExportedGraph
+from densevit.exporting.half_precision import LIMITS, Half
+from densevit.exporting.resizing import Resizing, check_resizing
+from densevit.inference.file_model import FileModel
+from densevit.inference.predictor import Predictor, Threshold
+from densevit.inference.runtimes import SUFFIXES
+from densevit.interfaces import Size
+from densevit.model import DenseModel
+
+_PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared
+_ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # compared with `resize`
+_TRACED: Size = (421, 453)
+_LARGE: Size = (389, 517)  # has several attention windows; smaller images may have one
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What a file does, see `export`. int8: whether it is calibrated for int8."""
+
+    half: Half | None = None
+    int8: bool = False
+    resize: bool = False
+    postprocess: bool = False
+    threshold: Threshold | None = None
+    canvas: Size | None = None
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """The computation of a file.
+
+    graph: the model's, in float32. traced: the same with the layers of `deployable`, which is written. sizes: of the
+    images on which both are compared, after the resizing of evaluation unless the file resizes. thresholds: the least
+    score of objects by head; None for a file without post-processing.
+    """
+
+    predictor: Predictor
+    options: FileOptions
+    graph: ExportedGraph
+    traced: ExportedGraph
+    sizes: list[Size]
+    thresholds: dict[str, float] | None
+
+    def traced_size(self, resize: bool) -> Size:
+        """The size of the traced images: large, because torch.export treats lengths of 1 (one window) as constants."""
+        fixed, canvas = self.predictor.backbone.input_size, self.graph.canvas
+        if fixed and not (canvas and resize):
+            return fixed
+        return (canvas[0] // 2 | 1, canvas[1] * 3 // 4 | 1) if canvas else _TRACED
+
+
+def check_options(path: Path, options: FileOptions) -> None:
+    """Raises DensevitError if files with the suffix of the path cannot have these options, or lack a package."""
+    is_onnx = path.suffix == ".onnx"
+    if path.suffix not in SUFFIXES:
+        raise DensevitError(f"{path}: the suffix selects the format. Expected NAME.onnx or NAME.pt2.")
+    if options.resize and not is_onnx:
+        raise DensevitError(
+            f"{path}: only ONNX files can resize images inside, because torch.export would need the resized size to be "
+            "an input. Fix: --out NAME.onnx, or resize images before, as docs/export.md shows."
+        )
+    if is_onnx:
+        _check_packages(path)
+    if options.postprocess and not is_onnx:
+        raise DensevitError(
+            f"{path}: only ONNX files have the post-processing inside: the number of objects and the size of the "
+            "original image vary, which pt2 files do not allow. Fix: --out NAME.onnx, or leave --postprocess out."
+        )
+    if options.threshold is not None and not options.postprocess:
+        raise ConfigError("threshold: is for files that select objects. Fix: postprocess=True, or leave it out.")
+    if options.half is not None and options.half not in LIMITS:
+        raise ConfigError(f"half is {options.half!r}; expected one of {', '.join(LIMITS)}.")
+    if options.half == "bf16" and is_onnx:
+        raise ConfigError(
+            "ONNX Runtime cannot run convolutions and matrix products in bf16 on the CPU, so the file could not be "
+            "checked. Fix: fp16 (--half), or --out NAME.pt2."
+        )
+    if options.int8 and not is_onnx:
+        raise ConfigError(
+            f"{path}: only ONNX files are quantised, by ONNX Runtime. Fix: name an ONNX file, or leave int8 out."
+        )
+    if options.int8 and options.half is not None:
+        raise ConfigError(f"{path}: int8 and half are two precisions of one file. Fix: leave one of them out.")
+
+
+def _check_packages(path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(package)
+        except ModuleNotFoundError:
+            raise DensevitError(
+                f"{path}: ONNX files need the package {package}, which is not installed. Fix: pip install "
+                "-e '.[export]' in densevit's clone."
+            ) from None
+
+
+def file_plan(model: Predictor | DenseModel, path: Path, options: FileOptions) -> FilePlan:
+    """Builds the graph of a file from a copy of the model, on the CPU.
+
+    Raises DensevitError if the model cannot have such a file, or if there is no space for it. Warns if the model does
+    not predict in one pass.
+    """
+    predictor = model if isinstance(model, Predictor) else Predictor(model)
+    if isinstance(predictor.model, FileModel):
+        raise DensevitError(f"{predictor.model.file.path}: is an exported file. Fix: name the model that it is of.")
+    own = copy.deepcopy(predictor.model).cpu().float().eval()
+    _check_heads(own, options.postprocess and options.half is None)
+    check_space(path, sum(value.nbytes for value in own.state_dict().values()) // (1 if options.half is None else 2))
+    _warn_of_several_passes(predictor)
+    canvas = _canvas(predictor, options.canvas)
+    resizing = _resizing(predictor) if options.resize else None
+    graph, traced = (ExportedGraph(one, canvas, resizing).eval() for one in (own, deployable(own)))
+    sizes = _ORIGINAL_SIZES if options.resize else _sizes(predictor, canvas)
+    thresholds = None
+    if options.postprocess:
+        thresholds = postprocessing.thresholds_of(graph, sizes[0], options.threshold, predictor.default_thresholds)
+    return FilePlan(predictor, options, graph, traced, sizes, thresholds)
+
+
+def _check_heads(model: DenseModel, postprocess: bool) -> None:
+    """Raises ConfigError for a model without heads, and for a head that has no outputs for files.
+
+    postprocess: the outputs are those of `predict`, which every head has.
+    """
+    if not model.heads:
+        raise ConfigError("This model has no heads, so a file would have no outputs. Fix: train a head on it.")
+    for name, head in model.heads.items():
+        if not postprocess and not hasattr(head, "exported"):
+            raise ConfigError(
+                f"heads.{name} ({type(head).__name__}) has no outputs for a file. Fix: implement "
+                "exported(outputs, size), see docs/own-head.md; a DenseHead has it."
+            )
+
+
+def _warn_of_several_passes(predictor: Predictor) -> None:
+    for name, options in predictor.inference.items():
+        if not options.single_pass:
+            values = [(field.name, getattr(options, field.name), field.default) for field in fields(options)]
+            changed = ", ".join(f"{key}={value}" for key, value, default in values if value != default)
+            warnings.warn(
+                f"heads.{name}: predicts with the inference options {changed}; the file predicts the whole image in "
+                "one pass. To predict as the model does, run the file on each window, flip and scale.",
+                stacklevel=4,
+            )
+
+
+def _canvas(predictor: Predictor, given: Size | None) -> Size | None:
+    """The given canvas, or that of the model's config. Raises ConfigError for a canvas at which the model does not
+    compute, or on which images have no room."""
+    if given is None:
+        return None if predictor.resize is None else predictor.resize.canvas
+    step = predictor.model.multiple
+    if predictor.backbone.input_size is not None:
+        size = "{}x{}".format(*predictor.backbone.input_size)
+        raise ConfigError(f"canvas: the backbone takes one size, {size}, anyway. Fix: leave canvas out.")
+    if min(given) < step or any(side % step for side in given):
+        raise ConfigError(f"canvas is {given[0]}x{given[1]}; multiples of {step}, the coarsest stride, are expected.")
+    for original in ((1000, 1000), (1000, 3000), (3000, 1000)) if predictor.resize else ():
+        height, width = predictor.resize.size_of(*original)
+        if height > given[0] or width > given[1]:
+            raise ConfigError(
+                f"canvas is {given[0]}x{given[1]}; an image of {original[0]}x{original[1]} is resized to "
+                f"{height}x{width}, which is larger. Fix: a larger canvas."
+            )
+    return given
+
+
+def _resizing(predictor: Predictor) -> Resizing:
+    """The resizing of `predict`, checked against it."""
+    if predictor.resize is None:
+        raise ConfigError(
+            "This model has no config with `data.image_size`, to which the file could resize images. Fix: "
+            "export a run folder or one of its model files, or leave `resize` out."
+        )
+    resizing = Resizing(predictor.resize.recipe)
+    for size in _ORIGINAL_SIZES:
+        check_resizing(resizing, comparison.example_images(size, 1, 0))
+    return resizing
+
+
+def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
+    """The compared sizes, after evaluation resizing; the last one has odd sides."""
+    fixed = predictor.backbone.input_size
+    if fixed:
+        return [(fixed[0], fixed[1])]
+    size = _PHOTO if predictor.resize is None else predictor.resize.size_of(*_PHOTO)
+    if canvas:
+        height, width = canvas
+        return [size, (height, width * 3 // 5 | 1), (height * 2 // 3 | 1, width)]
+    return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1), _LARGE]
