@@ -1,5 +1,6 @@
 """Exports a trained model in another project's layout, checked to load there and to compute the same."""
 
+import copy
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,9 +185,14 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         sections = describe(tensors, layout)
     except WeightsError as error:
         raise _NotRepresentable(f"{layout.name} does not fit this {ours.built.name!r}. {error}", len(state)) from error
-    differing = other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone)
-    of_heads = _other_conventions_of_heads(layout, _options_of(ours), sections)
-    options = _check_function(ours, layout, sections, {**state, **back.tensors})
+    own, differing = (
+        _options_of(ours),
+        other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone),
+    )
+    own["backbone"] |= {name: here for name, (_, here) in differing.items()}
+    of_heads = _other_conventions_of_heads(layout, own, sections)
+    sections, options = _as_rebuilt(ours, layout, sections, own, of_heads)
+    _check_function(ours, layout, sections, {**state, **back.tensors}, own)
     notes = [
         f"{name} is {json.dumps(value)}, which must be set there: tensors do not determine it."
         for name, value in options
@@ -256,23 +262,23 @@ def _other_conventions_of_heads(
     return {name: (there, here) for name, (there, here) in values.items() if there is not None and there != here}
 
 
-@torch.no_grad()
-def _check_function(
-    ours: _Source, layout: CheckpointLayout, sections: dict[str, Any], state: dict[str, Tensor]
-) -> list[tuple[str, Any]]:
-    """Rebuilds the model as the export would be read and compares the outputs of both on a random image.
+def _as_rebuilt(
+    ours: _Source,
+    layout: CheckpointLayout,
+    described: Mapping[str, Any],
+    own: Mapping[str, Any],
+    of_heads: Mapping[str, tuple[Any, Any]],
+) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+    """The sections of the model that is rebuilt from the export, with our options where tensors do not show them.
 
-    state: with our keys. sections: as the layout describes them; modified to those of the rebuilt model. Returns the
-    options that tensors do not determine and whose value is not the layout's default. Raises WeightsError, naming the
-    options that differ, if the outputs differ.
+    described: the sections as the layout describes them. own: ours. of_heads: the conventions that heads do not follow.
+    Returns also the options that tensors do not determine and whose value is not the layout's default.
     """
-    own = _options_of(ours)
-    differing = other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone)
-    own["backbone"] |= {name: here for name, (_, here) in differing.items()}
-    if ours.built.name != sections["backbone"]["name"]:
-        raise _NotRepresentable(f"{layout.name} describes a {sections['backbone']['name']}, not {ours.built.name}.")
+    sections = copy.deepcopy(dict(described))
     theirs = sections["backbone"]
-    for name, (_, here) in _other_conventions_of_heads(layout, own, sections).items():
+    if ours.built.name != theirs["name"]:
+        raise _NotRepresentable(f"{layout.name} describes a {theirs['name']}, not {ours.built.name}.")
+    for name, (_, here) in of_heads.items():
         section, key = option_of(sections, name.rpartition(".")[0]), name.rpartition(".")[2]
         section.pop(key)
         section |= {} if here is None else {key: here}
@@ -287,11 +293,26 @@ def _check_function(
         if value is not None and value != option_of(sections, name):
             unrecorded.append((name, value))
             option_of(sections, name.rpartition(".")[0])[name.rpartition(".")[2]] = value
+    return sections, unrecorded
+
+
+@torch.no_grad()
+def _check_function(
+    ours: _Source,
+    layout: CheckpointLayout,
+    sections: Mapping[str, Any],
+    state: dict[str, Tensor],
+    own: Mapping[str, Any],
+) -> None:
+    """Rebuilds the model as the export would be read and compares the outputs of both on a random image.
+
+    sections: of the rebuilt model. state: with our keys. own: our options. Raises WeightsError, naming the options that
+    differ, if the outputs differ.
+    """
     pixels = torch.randn(2, 3, 72, 104, generator=torch.Generator().manual_seed(0))
     try:
         if layout.part == "backbone":
-            options = {key: value for key, value in theirs.items() if key != "name"}
-            rebuilt = build_backbone(theirs["name"], **options).eval()
+            rebuilt = build_backbone(**sections["backbone"]).eval()
             _load(rebuilt, state)
             same = _close(ours.backbone(pixels), rebuilt(pixels))
         else:
@@ -303,10 +324,9 @@ def _check_function(
         raise _NotRepresentable(
             f"{layout.name} cannot represent what this model computes: {', '.join(others) or 'outputs differ'}."
         )
-    return unrecorded
 
 
-def _same_model(ours: _Source, sections: dict[str, Any], state: dict[str, Tensor], pixels: Tensor) -> bool:
+def _same_model(ours: _Source, sections: Mapping[str, Any], state: dict[str, Tensor], pixels: Tensor) -> bool:
     assert ours.model is not None
     backbone = {**sections["backbone"], "mean": ours.backbone.mean, "std": ours.backbone.std}
     architecture = configs.model_sections({**sections, "backbone": backbone}, ours.name).architecture

@@ -59,10 +59,10 @@ class Undo(lightning.Callback):
 class Late(FiniteCheck):
     """As on a GPU: the flag is read one step later, and the fused optimiser skips the update by it."""
 
-    def check(self, optimizer, norm):
+    def stop_or_skip(self, optimizer, norm):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("densevit.training.loop.finite_check._skips_itself", lambda optimizer: True)
-            super().check(optimizer, norm)
+            super().stop_or_skip(optimizer, norm)
 
 
 class Weights(lightning.Callback):

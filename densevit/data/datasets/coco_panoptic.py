@@ -97,7 +97,7 @@ class CocoPanoptic(Dataset):
             if not outside_paths:
                 check_file_names(read.file, self._annotations.image_ids.tolist(), names, self._segments)
             folder = Path(self._segments)
-            names = scan.check_existence(folder, names, read.file, "PNGs of segments", outside_paths)
+            names = scan.existing_files(folder, names, read.file, "PNGs of segments", outside_paths)
             files = np.array([os.fsencode(name) for name in names], np.bytes_)
             self._annotations = replace(self._annotations, segment_files=files)
         self._empty_segments: bool = options["empty_segments"]
@@ -199,7 +199,7 @@ class CocoPanoptic(Dataset):
         """Checks all files, and measures images and segments."""
         self._sizes, self._upright = np.ones((len(self), 2), np.int32), np.ones(len(self), bool)
         labelled = self._annotations.labelled
-        scan.check_files(len(self), self._validate, "Validating segments" if labelled else "Validating images")
+        scan.examine_files(len(self), self._validate, "Validating segments" if labelled else "Validating images")
         measured = {"area": self._annotations.area, "boxes": self._annotations.boxes}
         return {"sizes": self._sizes, "upright": self._upright, **measured}
 
@@ -300,7 +300,7 @@ def _image_paths(
         names = [os.fsdecode(name) for name in annotations.image_names]
         if not outside_paths:
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
-        names = scan.check_existence(folder, names, annotations.file, outside_paths=outside_paths)
+        names = scan.existing_files(folder, names, annotations.file, outside_paths=outside_paths)
         scan.record_files(str(folder / name) for name in names)
         return str(folder), np.array([os.fsencode(folder / name) for name in names], np.bytes_)
     candidates = [pattern.replace("{split}", name) for name in spellings(split)]

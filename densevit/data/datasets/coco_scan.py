@@ -78,7 +78,7 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
         in_part, division = in_val == (options.part == "val"), division_text(in_val, options.val_share, file)
     chosen = in_part if options.limit is None else in_part & (np.cumsum(in_part) <= options.limit)
     read = whole.subset(chosen)
-    names = scan.check_existence(folder, _names(read), file, outside_paths=options.outside_paths)
+    names = scan.existing_files(folder, _names(read), file, outside_paths=options.outside_paths)
     stored, orientations = validate_images(scan, folder, names, read.sizes, file)
     reading, unclear = _reading(read, stored, orientations, [files, *others], options)
     if examination is not None:

@@ -79,7 +79,7 @@ class Scan:
         if self.examination is not None:
             self.examination.files.extend(paths)
 
-    def check_files(
+    def examine_files(
         self,
         count: int,
         check: Callable[[int], None],
@@ -121,7 +121,7 @@ class Scan:
                 stacklevel=2,
             )
 
-    def check_existence(
+    def existing_files(
         self,
         folder: Path,
         names: Sequence[str],
@@ -235,7 +235,7 @@ def validate_images(
             )
         stored[i], orientations[i] = header
 
-    scan.check_files(len(names), check, needed=np.flatnonzero((sizes == 0).any(axis=1)).tolist())
+    scan.examine_files(len(names), check, needed=np.flatnonzero((sizes == 0).any(axis=1)).tolist())
     if scan.examination is not None and ((orientations >= 5) & (stored == sizes).all(axis=1)).any():
-        scan.check_files(len(names), check, needed=range(len(names)))
+        scan.examine_files(len(names), check, needed=range(len(names)))
     return stored, orientations

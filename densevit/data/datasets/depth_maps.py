@@ -126,7 +126,7 @@ class DepthMaps(PairedDataset):
         self._calibrations = None if calibrations is None else _read_calibrations(str(base), calibrations)
         self._labelled = False
         self.open(base, split, pairs, scan)
-        self._check_range(options["range"], scan)
+        self._read_range(options["range"], scan)
 
     def size_of(self, path: str) -> Size:
         """Returns (h, w) of a depth map, from its header."""
@@ -169,8 +169,8 @@ class DepthMaps(PairedDataset):
         depth = self._values.depth(stored, calibration)
         return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
 
-    def _check_range(self, expected: tuple[float, float], scan: Scan) -> None:
-        """Shows the range of the depth. Raises DataError if it is implausible."""
+    def _read_range(self, expected: tuple[float, float], scan: Scan) -> None:
+        """Reads and shows the range of the depth, and whether any is known. Raises DataError if it is implausible."""
         count, examination = len(self), scan.examination
         indices = np.arange(count) if examination is None else examination.chosen(count)
         indices = indices[depth_range.sample(len(indices))]
@@ -192,7 +192,7 @@ class DepthMaps(PairedDataset):
             files[index] = depth_range.FileRange.of(depth)
 
         left_out = set(np.flatnonzero((self._sizes == 1).all(1)).tolist())  # unreadable
-        scan.check_files(count, read, "Reading depth", indices=indices.tolist())
+        scan.examine_files(count, read, "Reading depth", indices=indices.tolist())
         if without_scale:
             raise DataError(without_scale[min(without_scale)])
         seen = depth_range.DepthRange.of(files, f"of the split {self._split!r} ({self.label_path(0)}, ...)")

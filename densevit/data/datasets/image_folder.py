@@ -78,7 +78,7 @@ class ImageFolder(Dataset):
         self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
         self._labels = labels
         self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
-        scan.check_files(len(paths), self._measure, needed=())
+        scan.examine_files(len(paths), self._measure, needed=())
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -176,7 +176,7 @@ class LabelMaps(PairedDataset):
             with lock:
                 np.add(pixels, counts, out=pixels)
 
-        scan.check_files(len(self), count, "Validating labels", needed=())
+        scan.examine_files(len(self), count, "Validating labels", needed=())
         return arrays | {"pixels": pixels}
 
     def size_of(self, path: str) -> Size:

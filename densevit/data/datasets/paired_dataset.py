@@ -47,7 +47,7 @@ class PairedDataset(Dataset):
         """Checks and measures all files."""
         unknown = 1 if scan.examination is None else 0  # which __getitem__ measures
         self._sizes, self._upright = np.full((len(self), 2), unknown, np.int32), np.ones(len(self), bool)
-        scan.check_files(len(self), self._measure, needed=())
+        scan.examine_files(len(self), self._measure, needed=())
         return {"sizes": self._sizes, "upright": self._upright}
 
     def _files(self, _: Arrays) -> list[str]:

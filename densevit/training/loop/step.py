@@ -191,7 +191,7 @@ class TrainingStep(lightning.LightningModule):
         if self.finite_check is not None:
             if self.gradient_norm is None:
                 self.gradient_norm = gradient_norm(self)
-            self.finite_check.check(optimizer, self.gradient_norm)
+            self.finite_check.stop_or_skip(optimizer, self.gradient_norm)
 
     # ---- the optimiser ----
 

@@ -77,8 +77,9 @@ class Faults:
                 "data.outside_paths=true) allows such paths."
             )
 
-    def check_single_use(self, file: Path, user: Path) -> None:
-        """Raises DataError if another file has used `file` before: two images with one text file, or the reverse."""
+    def record_use(self, file: Path, user: Path) -> None:
+        """Records that `user` uses `file`. Raises DataError if another file does: two images with one text file, or the
+        reverse."""
         first = self._users.setdefault(os.path.abspath(file), user)
         if first != user:
             raise DataError(f"{first} and {user} both belong to {file}. Rename or remove one of them.")

@@ -71,7 +71,7 @@ def read_labelme(source: Path, faults: Faults) -> Annotated:
         with faults.collecting():
             path, content = _image_of(file, document, lookup, source, faults)
             wanted.append(path)
-            faults.check_single_use(path, file)
+            faults.record_use(path, file)
             image, count = _image(file, document, path, content, faults)
             splits.setdefault(split_of[file], []).append(image)
             used.append(file)

@@ -95,7 +95,7 @@ def read_voc(source: Path, faults: Faults, origin: Literal[0, 1] | None = None) 
         with faults.collecting():
             path = _image_of(document, lookup, source)
             wanted.append(path)
-            faults.check_single_use(path, document.file)
+            faults.record_use(path, document.file)
             splits.setdefault(split, []).append(_image(document, path, first, source, faults))
             used.add(document.file)
     faults.check(source, splits)

@@ -162,7 +162,7 @@ def _image(
     height, width = shown_size(path)
     exists = file.is_file()
     if exists:
-        faults.check_single_use(file, path)
+        faults.record_use(file, path)
     objects = []
     for place, line in enumerate(read_text(file).splitlines() if exists else [], 1):
         if line.strip():

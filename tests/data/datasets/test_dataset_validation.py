@@ -41,7 +41,7 @@ class Scanned(Unscanned):
     def __init__(self, split: str, length: int = 4, *, scan: Scan = STRICT_SCAN) -> None:
         super().__init__(split, length)
         scan.record_files(f"{index}.png" for index in range(length))
-        scan.check_files(length, self.__getitem__)
+        scan.examine_files(length, self.__getitem__)
 
 
 class Anything(Scanned):
@@ -101,9 +101,9 @@ def test_scan_of_which_no_file_is_readable_raises_unless_examined():
         raise UnreadableFileError(f"{index} is damaged.")
 
     with pytest.raises(UnreadableFileError, match="0 is damaged"):
-        Scan("skip").check_files(3, check)
+        Scan("skip").examine_files(3, check)
     examination = Examination(2)
-    Scan(examination=examination).check_files(3, check, needed=())
+    Scan(examination=examination).examine_files(3, check, needed=())
     [finding] = examination.findings
     assert (finding.count, finding.of, finding.examples) == (2, 2, ("0 is damaged.", "2 is damaged."))
 
@@ -117,11 +117,11 @@ def test_skipped_files_are_remembered_and_other_errors_raised():
 
     scan, wrong = Scan("skip"), None
     with pytest.warns(UserWarning, match="1 of 4 images"):
-        scan.check_files(4, check)
+        scan.examine_files(4, check)
     assert [str(error) for error in scan.unreadable] == ["2 is damaged."]
     wrong = 3
     with pytest.raises(DataError, match="3 is wrong"):
-        scan.check_files(4, check)
+        scan.examine_files(4, check)
 
 
 def test_first_problem_of_a_reader_is_raised_and_an_examination_collects_all():
