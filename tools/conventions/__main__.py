@@ -19,6 +19,7 @@ from tools.conventions import (
     references,
     results,
     tables,
+    walks,
     words,
 )
 from tools.conventions.tree import Problem, Tree
@@ -37,7 +38,11 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     tables.weights_page_lists_the_layouts,
     tables.config_page_has_the_keys,
     tables.foundation_table_has_the_backbones,
-    references.steps_are_defined_where_the_page_says,
+    references.steps_name_a_file,
+    walks.rooms_stand_in_their_rows,
+    walks.named_places_exist,
+    walks.walks_are_in_the_order_of_the_code,
+    walks.a_step_is_in_the_order_of_the_code,
     references.faults_have_tests,
     references.quoted_messages_exist,
     results.figures_are_those_of_results_json,

@@ -7,7 +7,7 @@ from typing import Any
 
 import nbformat
 
-from tools.conventions.references import defined
+from tools.conventions.calls import definitions
 from tools.conventions.tree import Problem, Tree
 
 FOLDER = "docs/tutorials"
@@ -22,7 +22,7 @@ def notebooks_are_tested_and_in_the_index(tree: Tree) -> Iterator[Problem]:
     notebooks = {file.split("/")[-1].removesuffix(".ipynb"): file for file in tree.files(f"{FOLDER}/*.ipynb")}
     links = [(number, name) for number, line in tree.lines(INDEX) for name in re.findall(r"\]\((\w+)\.ipynb\)", line)]
     for name, file in notebooks.items():
-        if f"test_{name}" not in defined(tree, TESTS):
+        if f"test_{name}" not in definitions(tree, TESTS):
             yield Problem(file, 1, f"{TESTS} has no test_{name}", "add a test that runs it")
         if [linked for _, linked in links].count(name) != 1:
             yield Problem(INDEX, 1, f"{name}.ipynb is not linked once", "add or remove a link")

@@ -1,12 +1,12 @@
 """What pages say of code, tests, messages and recipes is there: names in files, tests of faults, configs."""
 
-import ast
 import re
 from collections.abc import Iterator
 
+from tools.conventions.calls import definitions
 from tools.conventions.tree import Problem, Tree, rows
 
-STEP = re.compile(r"((?:`\w+`(?: and |, ))*`\w+`) in `([\w/]+\.py)`")
+STEP = re.compile(r"((?:`[\w.]+`(?: and |, ))*`[\w.]+`) in `([\w/]+\.py)`")
 # Messages that docs/troubleshooting.md quotes without a command: the file of the message, and its text.
 QUOTED = (
     ("training/run/errors.py", "is full ("),
@@ -16,27 +16,15 @@ QUOTED = (
 )
 
 
-def defined(tree: Tree, file: str) -> set[str]:
-    """The functions and classes at the top level of a file."""
-    return {node.name for node in tree.module(file).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-
-
-def steps_are_defined_where_the_page_says(tree: Tree) -> Iterator[Problem]:
-    """The walks of docs/architecture.md: each step names a file, and what it names is defined there."""
+def steps_name_a_file(tree: Tree) -> Iterator[Problem]:
+    """The walks of docs/architecture.md: each step names a function or class and its file."""
     page, heading = "docs/architecture.md", "Four walks"
     count = 0
     for row in rows(tree.section(page, heading)):
         steps = STEP.findall(" | ".join(row.cells))
         if not steps:
             yield Problem(page, row.line, "the step names no file", "write `function` in `folder/file.py`")
-        for names, file in steps:
-            if not tree.exists(file):
-                yield Problem(page, row.line, f"there is no file {file}", "correct its name")
-                continue
-            for name in re.findall(r"`(\w+)`", names):
-                count += 1
-                if name not in defined(tree, file):
-                    yield Problem(page, row.line, f"{name} is not defined in {file}", "name its file")
+        count += sum(len(re.findall(r"`[\w.]+`", names)) for names, _ in steps)
     if count <= 35:
         yield Problem(page, tree.line_of(page, f"## {heading}"), f"{count} steps have a file", "list more than 35")
 
@@ -54,7 +42,7 @@ def faults_have_tests(tree: Tree) -> Iterator[Problem]:
         match = re.fullmatch(r"`([\w/]+\.py)::(\w+)`", test)
         if match is None:
             yield Problem(page, row.line, f"the last cell is {test}", "write `tests/file.py::test`")
-        elif not tree.exists(match[1]) or match[2] not in defined(tree, match[1]):
+        elif not tree.exists(match[1]) or match[2] not in definitions(tree, match[1]):
             yield Problem(page, row.line, f"{match[1]} has no {match[2]}", "name the test of the fault")
     if len(found) <= 100:
         yield Problem(page, tree.line_of(page, f"## {heading}"), f"{len(found)} faults", "list more than 100")

@@ -34,6 +34,7 @@ packages =
     densevit.data
     densevit.data.loading
     densevit.training
+    densevit.training.callbacks
     densevit.training.loop
     densevit.training.run
     densevit_heads
@@ -122,7 +123,14 @@ FILES = {
     "| Hiera of SAM 2 | `hiera` | mit | 4 | new | 4 | yes | yes | no |\n\n<!-- end of the foundation table -->\n",
     "docs/architecture.md": "# Architecture\n\n## Four walks\n\n| step | where |\n|---|---|\n"
     + "| a step | `Net` and `fit` in `densevit/training/run/__init__.py` |\n" * 18
-    + "\n## Rest\n",
+    + "\n### A training\n\n| step | where |\n|---|---|\n| all | `train` in `densevit/training/run/fit.py` |\n"
+    + "".join(f"| part {i} | `part_{i}` in `densevit/training/run/fit.py` |\n" for i in range(8))
+    + "\n### In each step\n\n| step | where |\n|---|---|\n"
+    "| losses | `TrainingStep.training_step` in `densevit/training/loop/step.py` |\n"
+    "| update | `TrainingStep.optimizer_step` in `densevit/training/loop/step.py` |\n"
+    "| waits | `Waiting` in `densevit/training/callbacks/waiting.py` |\n"
+    "| saves | `Saving` in `densevit/training/callbacks/waiting.py` |\n"
+    "\n## Packages\n\n| packages | |\n|---|---|\n| `training` | trains |\n| `data` | loads |\n| `config` | keys |\n",
     "docs/faults.md": "# Faults\n\n## Tested faults\n\n| fault | test |\n|---|---|\n"
     + "".join(f"| fault {i} | `tests/test_net.py::test_net` |\n" for i in range(101)),
     "docs/troubleshooting.md": "# Errors\n\n"
@@ -152,11 +160,23 @@ FILES = {
     "densevit/data/__init__.py": "",
     "densevit/data/loading/__init__.py": "",
     "densevit/data/loading/dataloader.py": '"""Loader."""\n\nTEXT = "found no space in /dev/shm"\n',
-    "densevit/training/__init__.py": '"""Training."""\n\nfrom densevit.training.run import fit\n',
+    "densevit/training/__init__.py": '"""Training."""\n\nfrom densevit.training.run import Net, fit\n',
     "densevit/training/loop/__init__.py": "",
     "densevit/training/loop/finite_check.py": '"""Check."""\n\nTEXT = "the loss or a gradient is not finite"\n',
     "densevit/training/run/__init__.py": '"""Runs."""\n\nfrom densevit.data.loading import dataloader\n\n\n'
     'class Net:\n    """A net."""\n\n\ndef fit():\n    """Trains."""\n',
+    "densevit/training/callbacks/__init__.py": "",
+    "densevit/training/callbacks/waiting.py": '"""Two."""\n\n\nclass Waiting:\n    """1."""\n\n\n'
+    'class Saving:\n    """2."""\n',
+    "densevit/training/loop/step.py": '"""A step.\n\n1. `training_step`: losses\n2. `update` of Lightning\n'
+    '3. `optimizer_step`\n"""\n\n\nclass TrainingStep:\n    """Hooks."""\n\n'
+    "    def optimizer_step(self):\n        pass\n\n    def training_step(self):\n        pass\n",
+    "densevit/training/run/fit.py": '"""Trains."""\n\nfrom densevit.training.callbacks.waiting import Saving, Waiting\n'
+    "\n\ndef train(model):\n    started = part_0(part_1 and [])\n    if started:\n        _parts(model)\n\n\n"
+    "def _parts(model):\n    model.part_7()\n"
+    + "".join(f"    part_{i}()\n" for i in range(1, 8))
+    + "".join(f"\n\ndef part_{i}():\n    pass\n" for i in range(8))
+    + "\n\ndef run_callbacks(saving: Saving, others):\n    return [Waiting(), saving, *others]\n",
     "densevit/training/run/errors.py": '"""Errors."""\n\nTEXT = "the disk is full ("\n',
     "densevit/training/run/config_checks.py": '"""Checks."""\n\nTEXT = "is too little to learn"\n',
     "plugins/densevit_heads/__init__.py": "",

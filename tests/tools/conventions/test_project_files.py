@@ -21,9 +21,9 @@ def test_setup_lists_the_packages(problems_of: ProblemsOf) -> None:
 
 def test_requirements_have_bounds(problems_of: ProblemsOf) -> None:
     problems = problems_of("project_files.requirements_have_bounds")
-    assert problems("setup.cfg", "torch >= 2.6", "torch") == ["setup.cfg:17: torch has no lower bound"]
-    assert problems("setup.cfg", "torch >= 2.6", "torch >= 2.6, < 3") == ["setup.cfg:17: torch has an upper bound"]
-    assert problems("setup.cfg", ", < 2.1", "") == ["setup.cfg:18: albumentations has no upper bound"]
+    assert problems("setup.cfg", "torch >= 2.6", "torch") == ["setup.cfg:18: torch has no lower bound"]
+    assert problems("setup.cfg", "torch >= 2.6", "torch >= 2.6, < 3") == ["setup.cfg:18: torch has an upper bound"]
+    assert problems("setup.cfg", ", < 2.1", "") == ["setup.cfg:19: albumentations has no upper bound"]
 
 
 def test_licence_is_apache_2(problems_of: ProblemsOf) -> None:

@@ -62,7 +62,7 @@ def test_weights_page_lists_the_layouts(problems_of: ProblemsOf) -> None:
         f"{WEIGHTS}:7: 'made' is no layout",
     ]
     assert problems("setup.cfg", "    mae =", "    mad =") == [
-        "setup.cfg:31: mad cannot be loaded: Unknown layout 'mad'",
+        "setup.cfg:32: mad cannot be loaded: Unknown layout 'mad'",
         f"{WEIGHTS}:7: 'mae' is no layout",
     ]
 
