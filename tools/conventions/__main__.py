@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tools.conventions import (
+    checks,
     docstrings,
     imports,
     notebooks,
@@ -53,6 +54,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     notebooks.notebooks_hold_the_outputs_of_one_run,
     docstrings.public_names_have_docstrings,
     docstrings.modules_have_docstrings,
+    checks.checks_change_nothing,
     words.words_are_the_standard_ones,
     words.modules_are_named_by_their_subject,
     imports.densevit_imports_no_plugin,
