@@ -7,13 +7,21 @@ from tools.conventions.calls import definitions
 from tools.conventions.tree import Problem, Tree, rows
 
 STEP = re.compile(r"((?:`[\w.]+`(?: and |, ))*`[\w.]+`) in `([\w/]+\.py)`")
-# Messages that docs/troubleshooting.md quotes without a command: the file of the message, and its text.
-QUOTED = (
-    ("training/run/errors.py", "is full ("),
-    ("data/loading/dataloader.py", "found no space in /dev/shm"),
-    ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
-    ("training/run/config_checks.py", "is too little to learn"),
-)
+# Messages that pages quote without a command: the file of the message, and its text.
+QUOTED = {
+    "docs/troubleshooting.md": (
+        ("training/run/errors.py", "is full ("),
+        ("data/loading/dataloader.py", "found no space in /dev/shm"),
+        ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
+        ("training/run/config_checks.py", "is too little to learn"),
+    ),
+    "docs/faults.md": (
+        ("training/loop/finite_check.py", "the loss or a gradient is not finite"),
+        ("training/loop/first_non_finite.py", "The first non-finite "),
+        ("training/loop/stall.py", "no step has finished for "),
+        ("training/loop/stall.py", "Training continues to wait."),
+    ),
+}
 
 
 def steps_name_a_file(tree: Tree) -> Iterator[Problem]:
@@ -49,15 +57,17 @@ def faults_have_tests(tree: Tree) -> Iterator[Problem]:
 
 
 def quoted_messages_exist(tree: Tree) -> Iterator[Problem]:
-    """docs/troubleshooting.md: twenty errors, 18 with their command, and the others as in the code."""
+    """docs/troubleshooting.md: twenty errors, 18 with their command, and the others as in the code. docs/faults.md: the
+    messages as in the code."""
     page = "docs/troubleshooting.md"
-    text = " ".join(tree.text(page).split())
     errors = sum(line.startswith("### ") for _, line in tree.lines(page))
     commands = len(re.findall(r"```console\n\$ densevit ", tree.text(page)))
     if errors < 20 or commands < 18:
         yield Problem(page, 1, f"{errors} errors, {commands} with a command", "have at least 20 and 18")
-    for file, quoted in QUOTED:
-        if quoted not in tree.text(f"densevit/{file}"):
-            yield Problem(f"densevit/{file}", 1, f"the message '{quoted}' is missing", f"correct {page} and QUOTED")
-        if quoted.removesuffix(" (") not in text:
-            yield Problem(page, 1, f"the message '{quoted}' is missing", "quote it as the code writes it")
+    for page, messages in QUOTED.items():
+        text = " ".join(tree.text(page).split())
+        for file, quoted in messages:
+            if quoted not in tree.text(f"densevit/{file}"):
+                yield Problem(f"densevit/{file}", 1, f"the message '{quoted}' is missing", f"correct {page} and QUOTED")
+            if quoted.removesuffix(" (") not in text:
+                yield Problem(page, 1, f"the message '{quoted}' is missing", "quote it as the code writes it")

@@ -33,3 +33,6 @@ def test_quoted_messages_exist(problems_of: ProblemsOf) -> None:
     assert problems("densevit/training/run/errors.py", "is full (", "is full") == [
         "densevit/training/run/errors.py:1: the message 'is full (' is missing"
     ]
+    assert problems(FAULTS, "no step has finished for", "a step has not finished for") == [
+        f"{FAULTS}:1: the message 'no step has finished for ' is missing"
+    ]
