@@ -42,7 +42,7 @@ class RunLengthMasks:
 
         codes: the concatenated characters of all codes, uint8. lengths: (N,), the number of characters of each code.
         """
-        counts, number = _decoded(codes, lengths)
+        counts, number = decode_counts(codes, lengths)
         first = (np.cumsum(number) - number).astype(np.int32)
         masked = number // 2  # runs of background and mask alternate
         owner = np.repeat(np.arange(len(number), dtype=np.int32), masked)
@@ -268,16 +268,17 @@ def _counted(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
     return offsets.take(row) + np.arange(len(row), dtype=np.int32), row
 
 
-def _decoded(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) int32 run lengths of all codes, and (N,) the number of run lengths of each code.
+def decode_counts(codes: np.ndarray, lengths: np.ndarray, dtype: type = np.int32) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) run lengths of all codes, and (N,) the number of run lengths of each code.
 
-    COCO's compressed code has five bits per character, lowest bits first; from the fourth on, run lengths are
-    differences to the last but one (pycocotools, maskApi.c, rleFrString).
+    codes, lengths: see `RunLengthMasks.from_codes`. dtype: of the run lengths, which wrap around beyond it. COCO's
+    compressed code has five bits per character, lowest bits first; from the fourth on, run lengths are differences to
+    the last but one (pycocotools, maskApi.c, rleFrString).
     """
     digits = codes - np.uint8(48)
     ends = np.flatnonzero(digits < 32)
     number = np.diff(np.searchsorted(ends, np.cumsum(lengths)), prepend=0)
-    values = digits.take(ends).astype(np.int32)
+    values: np.ndarray = digits.take(ends).astype(dtype)
     values -= (values & 16) << 1  # the sign
     more = np.flatnonzero(digits > 31)  # characters before the last one of a length
     more -= np.arange(len(more))  # (F,), the length of each
@@ -287,7 +288,7 @@ def _decoded(codes: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.nda
         values[longer] = values[longer] << 5 | (digits[ends[longer] - place] & 31)
         place += 1
         longer, count = longer[count >= place], count[count >= place]
-    total = np.zeros(len(values) + 2, np.int32)  # of each second value, from two before the first
+    total: np.ndarray = np.zeros(len(values) + 2, dtype)  # of each second value, from two before the first
     for parity in (0, 1):
         np.cumsum(values[parity::2], out=total[2 + parity :: 2])
     first = np.cumsum(number) - number

@@ -16,7 +16,7 @@ from densevit.data.datasets.coco_json import (
     lookup,
     unknown_reference,
 )
-from densevit.data.datasets.coco_segmentations import Segmentations, pack, parse
+from densevit.data.datasets.coco_segmentations import Segmentations, parse
 from densevit.data.datasets.examination import EXAMPLES, Problem, listed
 from densevit.registry.options import shown
 
@@ -83,13 +83,10 @@ class Records:
 
     def segmentations(self) -> Generator[Problem, None, Segmentations]:
         """Returns the segmentations of the annotations that are valid, also by their segmentation."""
-        parsed, reasons = [], {}
         valid = np.flatnonzero(self.valid).tolist()
-        for i, size in zip(valid, self.images.sizes[self.rows[valid]].tolist(), strict=True):
-            try:
-                parsed.append(parse(self.records[i].get("segmentation"), tuple(size)))
-            except ValueError as error:
-                reasons[i] = f"its `segmentation` {error}"
+        sizes = map(tuple, self.images.sizes[self.rows[valid]].tolist())
+        segmentations, wrong = parse((self.records[i].get("segmentation") for i in valid), sizes)
+        reasons = {valid[place]: f"its `segmentation` {reason}" for place, reason in wrong.items()}
         if reasons:
             self.valid[list(reasons)] = False
             self.left_out["invalid segmentations"] = [str(self.ids[i]) for i in reasons]
@@ -99,7 +96,7 @@ class Records:
             examples = [f"{self._name(i)}: {reason}" for i, reason in reasons.items()]
             message = f"{where}: {reasons[first]}. {fix} Without `data.masks` boxes suffice."
             yield Problem(message, "invalid segmentations", examples, fix, of=len(valid))
-        return pack(parsed)
+        return segmentations
 
     def _leave_out(self, wrong: np.ndarray) -> list[int]:
         """Returns the positions of valid annotations that a rule finds wrong, (M,) bool, and marks them as invalid."""

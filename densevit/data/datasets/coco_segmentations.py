@@ -1,6 +1,7 @@
 """Instance masks of a COCO json: polygons and run-length codes, validated when read, stored packed."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,12 +10,14 @@ import numpy as np
 from pycocotools import mask as rle
 
 from densevit.data.datasets.dataset_validation import for_each
-from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.targets.run_length_masks import RunLengthMasks, decode_counts
 
-_POLYGONS, _RLE = 1, 2
+_INVALID, _POLYGONS, _RLE = 0, 1, 2
 _FARTHEST = 10  # image sides; memory for rasterising grows with the polygon's extent
 _UNKNOWN_SIDE = 2**15
-_LONGEST_COUNT = 7  # characters of five bits
+_CODE = re.compile("(?:[P-o]{0,6}[0-O])*")  # each run length is up to 7 characters, five bits in each, the last below P
+_MOST_PIXELS = 2**31  # run lengths are int32
+_CHARACTERS = 2**20  # of run-length codes that are decoded together
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def _drawn(packed: bytes, size: tuple[int, int]) -> bytes:
 
 
 def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segmentations:
-    """Concatenates the results of `parse` of all objects."""
+    """Concatenates the segmentations of all objects: bytes, kind, and the size of the image that they need."""
     lengths = np.array([len(data) for data, _, _ in segmentations], dtype=np.int64)
     return Segmentations(
         data=np.frombuffer(b"".join(data for data, _, _ in segmentations), np.uint8),
@@ -80,11 +83,28 @@ def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segment
     )
 
 
-def parse(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
+def parse(segmentations: Iterable[Any], sizes: Iterable[tuple[int, int]]) -> tuple[Segmentations, dict[int, str]]:
+    """Returns the valid segmentations of a json's objects, and by position the reasons why others are invalid.
+
+    sizes: height and width of each object's image in the json, which may be those before its EXIF rotation; 0 if it
+    has none.
+    """
+    parsed, reasons = [], {}
+    for i, (segmentation, size) in enumerate(zip(segmentations, sizes, strict=True)):
+        try:
+            parsed.append(_parsed(segmentation, size))
+        except ValueError as error:
+            parsed.append((b"", _INVALID, (0, 0)))
+            reasons[i] = str(error)
+    packed = pack(parsed)
+    reasons |= _wrong_codes(packed)
+    return packed[np.delete(np.arange(len(parsed)), list(reasons))], dict(sorted(reasons.items()))
+
+
+def _parsed(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
     """Returns an object's segmentation as bytes, its kind, and the size of the image that it needs; 0 for any size.
 
-    size: height and width in the json, which may be those of the image before its EXIF rotation; 0 if it has none.
-    Raises ValueError with the reason.
+    The run lengths of a code are not checked. Raises ValueError with the reason.
     """
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size)
@@ -132,48 +152,45 @@ def _is_outside(polygon: np.ndarray, size: tuple[int, int]) -> bool:
 
 def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> tuple[bytes, int, tuple[int, int]]:
     own, counts = segmentation.get("size"), segmentation.get("counts")
-    if not (isinstance(own, list) and len(own) == 2 and all(type(side) is int and 0 < side < 2**30 for side in own)):
+    if not (isinstance(own, list) and len(own) == 2 and all(type(side) is int and side > 0 for side in own)):
         raise ValueError(f"is run-length encoded with the size {own!r}; expected [height, width]")
     height, width = own
+    if height * width >= _MOST_PIXELS:
+        raise ValueError(f"is for an image of {width} x {height}; expected less than {_MOST_PIXELS} pixels")
     if 0 not in size and (height, width) not in (size, size[::-1]):
         raise ValueError(f"is for an image of {width} x {height}, but the image has {size[1]} x {size[0]}")
     if isinstance(counts, str):
-        lengths = _decoded(counts)
-    elif isinstance(counts, list) and all(type(count) is int and abs(count) < 2**62 for count in counts):
-        lengths = np.array(counts, dtype=np.int64)
-    else:
+        if not _CODE.fullmatch(counts):
+            raise ValueError("has a run-length code that is damaged")
+        return counts.encode(), _RLE, (height, width)
+    if not (isinstance(counts, list) and all(type(count) is int for count in counts)):
         raise ValueError("has run lengths that are neither a list of whole numbers nor a code")
-    if (lengths < 0).any():
-        raise ValueError(f"has a negative run length, {lengths.min()}")
-    covered = sum(lengths.tolist())  # of Python integers, which do not overflow
-    if covered != height * width:
-        raise ValueError(f"has run lengths of {covered} pixels in total; its size has {height * width}")
-    if isinstance(counts, list):
-        packed: bytes = rle.frPyObjects({"size": own, "counts": counts}, height, width)["counts"]
-    else:
-        packed = counts.encode()
+    lowest, covered = min(counts, default=0), sum(counts)
+    if lowest < 0 or covered != height * width:
+        raise ValueError(_wrong_counts(lowest, covered, height * width))
+    packed: bytes = rle.frPyObjects({"size": own, "counts": counts}, height, width)["counts"]
     return packed, _RLE, (height, width)
 
 
-def _decoded(code: str) -> np.ndarray:
-    """Decodes the run lengths, (R,) int64, of COCO's compressed code: five bits per character, from the third run on
-    as differences to the last but one (pycocotools, maskApi.c, rleFrString)."""
-    try:
-        digits = np.frombuffer(code.encode("ascii"), np.uint8).astype(np.int64) - 48
-    except UnicodeEncodeError:
-        raise ValueError("has a run-length code with a character that is not ASCII") from None
-    if not len(digits):
-        return digits
-    ends = np.flatnonzero(digits & 32 == 0)
-    if (digits < 0).any() or (digits > 63).any() or not len(ends) or ends[-1] != len(digits) - 1:
-        raise ValueError("has a run-length code that is damaged")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    if (ends - starts).max() >= _LONGEST_COUNT:
-        raise ValueError("has a run-length code that is damaged")
-    place = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
-    values = np.add.reduceat((digits & 31) << (5 * place), starts)
-    negative = digits[ends] & 16 != 0
-    values[negative] -= 1 << (5 * (ends - starts + 1)[negative])
-    for first in (1, 2):
-        values[first::2] = np.cumsum(values[first::2])
-    return values
+def _wrong_codes(packed: Segmentations) -> dict[int, str]:
+    """Returns the reasons why run-length codes are invalid, by position."""
+    reasons = {}
+    codes = np.flatnonzero(packed.kinds == _RLE)
+    for rows in np.array_split(codes, packed.lengths[codes].sum() // _CHARACTERS + 1):
+        characters = np.frombuffer(b"".join(map(packed._packed, rows.tolist())), np.uint8)
+        counts, number = decode_counts(characters, packed.lengths[rows], np.int64)
+        covered, lowest = np.zeros((2, len(rows)), np.int64)
+        own = np.flatnonzero(number)  # reduceat takes no empty codes
+        begin = np.cumsum(number)[own] - number[own]
+        covered[own] = np.add.reduceat(np.minimum(counts, _MOST_PIXELS), begin)  # does not overflow
+        lowest[own] = np.minimum.reduceat(counts, begin)
+        pixels = packed.sizes[rows].prod(axis=1)
+        for i in np.flatnonzero((lowest < 0) | (covered != pixels)).tolist():
+            reasons[int(rows[i])] = _wrong_counts(lowest[i], covered[i], pixels[i])
+    return reasons
+
+
+def _wrong_counts(lowest: int, covered: int, pixels: int) -> str:
+    if lowest < 0:
+        return f"has a negative run length, {lowest}"
+    return f"has run lengths of {covered} pixels in total; its size has {pixels}"

@@ -1,0 +1,40 @@
+"""Run-length codes of a COCO json are checked together; each invalid one is named by its position."""
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+
+from densevit.data.datasets import coco_segmentations
+from densevit.data.datasets.coco_segmentations import parse
+
+SIZE = (9, 14)
+
+
+@pytest.mark.parametrize("together", [1, 20, 2**20])
+def test_each_invalid_code_is_named_and_the_others_are_read(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco_segmentations, "_CHARACTERS", together)
+    masks = np.random.default_rng(0).random((6, *SIZE)) < np.array([0, 0.1, 0.5, 0.5, 0.9, 1])[:, None, None]
+    codes = [rle.encode(np.asfortranarray(mask, np.uint8))["counts"].decode() for mask in masks]
+    wrong = {
+        1: ("~~~~", "has a run-length code that is damaged"),
+        2: ("PPYo", "has a run-length code that is damaged"),  # without its last character
+        4: ("oooooooo0", "has a run-length code that is damaged"),  # a run length of nine characters
+        7: ("", "has run lengths of 0 pixels in total; its size has 126"),
+        8: ("010", "has run lengths of 1 pixels in total; its size has 126"),
+        9: ([130, -4], "has a negative run length, -4"),
+        11: ([126, 1], "has run lengths of 127 pixels in total; its size has 126"),
+    }
+    counts = iter(codes)
+    given = [wrong[i][0] if i in wrong else next(counts) for i in range(13)]
+    found, reasons = parse([{"size": [*SIZE], "counts": each} for each in given], [SIZE] * 13)
+    assert reasons == {place: reason for place, (_, reason) in wrong.items()}
+    read = found.rasterised(np.tile(SIZE, (6, 1))).masks(slice(0, 6), SIZE)
+    assert np.array_equal(np.asarray(read), masks)
+
+
+def test_a_negative_run_length_of_a_code_is_named() -> None:
+    code = rle.frPyObjects({"size": [1, 8], "counts": [2, 2, 1, 3]}, 1, 8)["counts"].decode()
+    assert parse([{"size": [1, 8], "counts": code}], [(1, 8)])[1] == {}
+    assert code == "2211"  # the fourth is a difference to the second, 3 - 2
+    wrong = "221" + chr(48 + 32 - 5)  # 2 - 5
+    assert parse([{"size": [1, 8], "counts": wrong}], [(1, 8)])[1] == {0: "has a negative run length, -3"}
