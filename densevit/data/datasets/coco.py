@@ -24,7 +24,7 @@ from densevit.data.datasets.coco_scan import ScanOptions, scan_files, scanned_fi
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import listed
-from densevit.data.datasets.scan_cache import cached_scan, from_array
+from densevit.data.datasets.scan_cache import cached_scan, json_value
 from densevit.data.io.images import read_image
 from densevit.errors import DataError, PluginError, warn_once
 from densevit.interfaces import Dataset, Sample, Targets
@@ -101,10 +101,10 @@ class Coco(Dataset):
             scan, key, lambda: scan_files(scan, files, others, options), partial(scanned_files, file), is_large
         )
         read = self._annotations = Annotations.of_arrays(file, arrays)
-        self.folder, self._upright, self._names = from_array(arrays["folder"]), arrays["upright"], arrays["names"]
-        self.division, self.conversion = from_array(arrays["division"]), files.conversion
+        self.folder, self._upright, self._names = json_value(arrays["folder"]), arrays["upright"], arrays["names"]
+        self.division, self.conversion = json_value(arrays["division"]), files.conversion
         self._usable = read.have_area() & ~read.iscrowd
-        notes = from_array(arrays["notes"])
+        notes = json_value(arrays["notes"])
         empty = read.ids[~read.have_area()]
         if len(empty):
             notes.append(

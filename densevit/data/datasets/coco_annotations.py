@@ -22,7 +22,7 @@ from densevit.data.datasets.coco_records import Records
 from densevit.data.datasets.coco_segmentations import Segmentations
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import Problem
-from densevit.data.datasets.scan_cache import as_array, from_array
+from densevit.data.datasets.scan_cache import json_array, json_value
 from densevit.errors import DataError
 from densevit.interfaces import Class
 
@@ -91,12 +91,12 @@ class Annotations:
         if self.segmentations is not None:
             columns |= {f"segmentations.{name}": value for name, value in vars(self.segmentations).items()}
         classes = [[one.name, one.file_id, one.color, one.thing] for one in self.classes]
-        return columns | {"head": as_array({"classes": classes, "labelled": self.labelled})}
+        return columns | {"head": json_array({"classes": classes, "labelled": self.labelled})}
 
     @classmethod
     def of_arrays(cls, file: Path, arrays: Mapping[str, np.ndarray]) -> "Annotations":
         """Inverse of `arrays`; other names are ignored."""
-        head, prefix = from_array(arrays["head"]), "segmentations."
+        head, prefix = json_value(arrays["head"]), "segmentations."
         classes = tuple(Class(name, file_id, tuple(color), thing) for name, file_id, color, thing in head["classes"])
         parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
         columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}

@@ -27,7 +27,7 @@ from densevit.data.datasets.dataset_validation import Scan, validate_images
 from densevit.data.datasets.division import DEFAULT_SHARE, division_text, validation_part
 from densevit.data.datasets.examination import Examination, evenly_spaced
 from densevit.data.datasets.inventory import Inventory
-from densevit.data.datasets.scan_cache import Arrays, as_array, from_array
+from densevit.data.datasets.scan_cache import Arrays, json_array, json_value
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.images import read_image
 from densevit.data.outside_paths import check_file_names
@@ -108,12 +108,12 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
         if options.boxes is None:
             _draw_readings(read, folder, names, stored, unclear, examination)
     return read.arrays() | {
-        "folder": as_array(str(folder)),
+        "folder": json_array(str(folder)),
         "names": np.array([name.encode() for name in names]),
         "upright": upright,
-        "division": as_array(division),
-        "notes": as_array([note for note in notes if note]),
-        "others": as_array(folders + [str(other.file) for other in others]),
+        "division": json_array(division),
+        "notes": json_array([note for note in notes if note]),
+        "others": json_array(folders + [str(other.file) for other in others]),
     }
 
 
@@ -172,9 +172,9 @@ def _draw_readings(
 
 def scanned_files(file: Path, arrays: Arrays) -> list[str]:
     """Returns the json and the images of a scan, and the jsons of other splits that it has read."""
-    folder = from_array(arrays["folder"])
+    folder = json_value(arrays["folder"])
     names = (name.decode() for name in arrays["names"].tolist())
-    return [str(file), *from_array(arrays["others"]), *(os.path.join(folder, name) for name in names)]
+    return [str(file), *json_value(arrays["others"]), *(os.path.join(folder, name) for name in names)]
 
 
 def _names(read: Annotations) -> list[str]:

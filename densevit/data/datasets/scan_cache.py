@@ -69,13 +69,13 @@ def cached_scan(
     return arrays
 
 
-def as_array(value: Any) -> np.ndarray:
+def json_array(value: Any) -> np.ndarray:
     """Converts a JSON value to an array of bytes, for an entry."""
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
-def from_array(array: np.ndarray) -> Any:
-    """Inverse of `as_array`."""
+def json_value(array: np.ndarray) -> Any:
+    """Inverse of `json_array`."""
     return json.loads(array.tobytes())
 
 

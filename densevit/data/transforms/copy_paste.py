@@ -10,7 +10,7 @@ from densevit.data.transforms.resizing import (
     TrainingTransform,
     Types,
     Values,
-    as_array,
+    as_numpy,
     as_tensor,
     selected,
     visible_values,
@@ -116,7 +116,7 @@ def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator
 
 def sample_values(sample: Sample, types: Types) -> Values:
     """Returns the values of a transformed sample that have a type, as arrays."""
-    return {key: as_array(value) for key, value in sample["targets"].items() if key in types}
+    return {key: as_numpy(value) for key, value in sample["targets"].items() if key in types}
 
 
 def _occlusion(before: RunLengthMasks, after: RunLengthMasks, size: Size) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.data.transforms.resized_crop import seeded
-from densevit.data.transforms.resizing import Types, as_array, as_tensor
+from densevit.data.transforms.resizing import Types, as_numpy, as_tensor
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Sample, Size, TargetType
 
@@ -83,7 +83,7 @@ class ImageMixing:
                     f"image {other['targets'].get('image_id')!r} has no {key}, and cannot be mixed with one that has "
                     "it. Fix: leave data.mixup and data.cutmix out."
                 )
-            first, second = as_array(targets[key]), as_array(other["targets"][key])
+            first, second = as_numpy(targets[key]), as_numpy(other["targets"][key])
             targets[key] = as_tensor(types[key].mix(first, second, share))
         return targets
 
@@ -92,7 +92,7 @@ def _padded(sample: Sample, canvas: Size, types: Types) -> Sample:
     """The sample with black pixels at the bottom and right."""
     targets = sample["targets"] | {"size": canvas}
     for key in [key for key in targets if key in types and types[key].per == "object"]:
-        value = types[key].crop(as_array(targets[key]), (0, 0, *canvas), sample["targets"]["size"])
+        value = types[key].crop(as_numpy(targets[key]), (0, 0, *canvas), sample["targets"]["size"])
         targets[key] = as_tensor(types[key].clip(value, canvas))
     height, width = sample["image"].shape[1:]
     image = F.pad(sample["image"], (0, canvas[1] - width, 0, canvas[0] - height))

@@ -126,7 +126,7 @@ def checked_values(sample: Sample, types: Types) -> Values:
     values per object of different lengths.
     """
     size, targets = image_size(sample), sample["targets"]
-    values = {key: as_array(value) for key, value in targets.items() if key in types}
+    values = {key: as_numpy(value) for key, value in targets.items() if key in types}
     for key, value in values.items():
         try:
             if types[key].per != "image" and not isinstance(value, np.ndarray | RunLengthMasks):
@@ -157,7 +157,7 @@ def selected(values: Values, types: Types, keep: np.ndarray | None) -> Values:
     return {key: value[keep] if types[key].per == "object" else value for key, value in values.items()}
 
 
-def as_array(value: Any) -> Any:
+def as_numpy(value: Any) -> Any:
     """Returns tensors as arrays, other values unchanged."""
     return value.numpy() if isinstance(value, Tensor) else value
 

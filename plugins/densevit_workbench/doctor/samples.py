@@ -15,7 +15,7 @@ from densevit.data.duplicates import difference_hash, pixel_digest
 from densevit.data.image_names import image_name
 from densevit.data.loading.dataloader import start_worker
 from densevit.data.sample_checks import check_image
-from densevit.data.transforms.resizing import TrainingTransform, as_array, to_pixels
+from densevit.data.transforms.resizing import TrainingTransform, as_numpy, to_pixels
 from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
 from densevit.targets.types import TargetTypes, untyped_keys
@@ -88,7 +88,7 @@ class Summaries(data.Dataset[Summary]):
         pixels = to_pixels(sample["image"])
         size, targets = (pixels.shape[0], pixels.shape[1]), sample["targets"]
         name = image_name(self.dataset, index, targets.get("image_id", index))
-        values = {key: as_array(value) for key, value in targets.items() if key in self.types}
+        values = {key: as_numpy(value) for key, value in targets.items() if key in self.types}
         wrong: list[str] = []
         counts: dict[str, np.ndarray] = {}
         measures: Measures = {}
@@ -134,10 +134,10 @@ class Summaries(data.Dataset[Summary]):
         except Exception as error:  # DataError, or whatever a third party's recipe or type raises
             return replace(found, kept=-1, failure=f"image {found.name}: {one_line(error)}")
         size, inputs = targets["size"], {}
-        per_object = [len(as_array(v)) for k, v in targets.items() if k in self.types and self.types[k].per == "object"]
+        per_object = [len(as_numpy(v)) for k, v in targets.items() if k in self.types and self.types[k].per == "object"]
         for key, value in targets.items():
             if key in self.types and key in found.measures:
-                inputs[key] = dict(measure(self.types[key], as_array(value), size))
+                inputs[key] = dict(measure(self.types[key], as_numpy(value), size))
         return replace(found, inputs=inputs, kept=max(per_object, default=None))
 
 

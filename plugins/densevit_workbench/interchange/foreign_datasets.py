@@ -21,7 +21,7 @@ from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.paired_files import IMAGES
-from densevit.data.datasets.scan_cache import Arrays, as_array, cache_folder, cached_scan, from_array
+from densevit.data.datasets.scan_cache import Arrays, cache_folder, cached_scan, json_array, json_value
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, counted
 from densevit_workbench.interchange.annotated import absolute, below_root
@@ -64,11 +64,11 @@ class ConvertedCoco(Coco):
             scan,
             [cls.format, __version__, str(absolute(root)), outside_paths],
             lambda: _converted(cls.format, root, outside_paths, scan, is_first=split == "train"),
-            lambda arrays: list(from_array(arrays["files"])),
+            lambda arrays: list(json_value(arrays["files"])),
             is_large=not outside_paths,  # the label files of images elsewhere are not known
         )
-        files, is_divided = find_files(Path(from_array(arrays["folder"])), split, NamedFiles(), val_share)
-        images, conversion = root if root.is_dir() else root.parent, from_array(arrays["conversion"])
+        files, is_divided = find_files(Path(json_value(arrays["folder"])), split, NamedFiles(), val_share)
+        images, conversion = root if root.is_dir() else root.parent, json_value(arrays["conversion"])
         return replace(files, folders=(images,), root=None, conversion=conversion), is_divided
 
 
@@ -135,9 +135,9 @@ def _converted(format: str, source: Path, outside_paths: bool, scan: Scan, is_fi
     above = {folder for file in files for folder in file.parents if folder.is_relative_to(absolute(root))}
     watched = [*sorted({*files, *above, absolute(source)}), *sorted(folder.iterdir())]
     return {
-        "folder": as_array(str(folder)),
-        "conversion": as_array(conversion),
-        "files": as_array([str(path) for path in watched]),
+        "folder": json_array(str(folder)),
+        "conversion": json_array(conversion),
+        "files": json_array([str(path) for path in watched]),
     }
 
 
