@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn
 
-from densevit.errors import WeightsError
+from densevit.errors import DensevitError, WeightsError
 
 
 def check_free(out: Path, fix: str = "Name another path.") -> None:
@@ -20,6 +20,17 @@ def check_free(out: Path, fix: str = "Name another path.") -> None:
         found = "is not empty" if out.is_dir() else "exists"
         raise WeightsError(f"{out} {found}. Name another path, or remove it first.")
     check_writable(out.absolute().parent, out, fix)
+
+
+def check_new_folder(folder: Path, hint: str = "") -> None:
+    """Raises DensevitError unless a folder is new or empty, so that no file in it is overwritten. hint: another fix."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        check_writable(folder)
+    elif folder.exists():
+        reason = "is not empty" if folder.is_dir() else "is a file"
+        raise DensevitError(f"{folder} {reason}. Fix: name a new folder, or remove this one first{hint}.")
+    else:
+        check_free(folder)
 
 
 def check_writable(folder: Path, out: Path | None = None, fix: str = "Name another path.") -> None:

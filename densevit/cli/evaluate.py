@@ -76,9 +76,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from densevit.atomic_io import check_writable
+    from densevit.atomic_io import check_new_folder, check_writable
     from densevit.file_lock import locked_folder
-    from densevit.inference.results import check_new_folder
 
     if args.out is not None:
         check_new_folder(args.out)
@@ -100,13 +99,13 @@ def _evaluate(args: Namespace) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
     from densevit.cli.evaluation_tables import comparison_table, evaluation_tables, mapping_table
+    from densevit.cli.map_files import MapFiles
     from densevit.data.build import build_data
     from densevit.evaluation.low_classes import low_classes, median_sides, single_class
     from densevit.evaluation.low_scores import low_scores
     from densevit.evaluation.metrics_file import by_head
     from densevit.inference.file_model import FileModel
     from densevit.inference.loading import load_any
-    from densevit.inference.maps import MapFiles
     from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation

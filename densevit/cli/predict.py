@@ -3,10 +3,8 @@
 Writes a folder of visualizations and predictions: COCO results, CSV, maps, point clouds.
 """
 
-import warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +12,9 @@ from densevit.cli.evaluate import MODEL_OR_FILE, add_runtime, add_trust
 from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from densevit.data.io.videos import VideoFrames
-    from densevit.inference.image_files import ImageFile
+    from densevit.cli.input_images import ImageFile
     from densevit.inference.image_sizes import ImageSize
     from densevit.inference.predictor import Predictor
-
-BATCHES_AT_ONCE = 4  # read together, so that images of one size can form batches
 
 EXAMPLES = """examples:
   densevit predict runs/mine street.jpg
@@ -91,12 +84,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if an image could not be read; the others are processed."""
-    from densevit.atomic_io import check_writable, next_free_folder
+    from densevit.atomic_io import check_new_folder, check_writable, next_free_folder
+    from densevit.cli.input_images import find_images
+    from densevit.cli.prediction_files import continue_hint
     from densevit.file_lock import locked_folder
-    from densevit.inference.image_files import find_images
     from densevit.inference.image_sizes import requested_size
     from densevit.inference.loading import device_of, load
-    from densevit.inference.results import check_new_folder
 
     if args.batch_size < 1:
         raise DensevitError(f"--batch-size is {args.batch_size}; at least 1 is expected.")
@@ -113,7 +106,7 @@ def run(args: Namespace) -> int:
         if image.frame is None:
             raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
     if args.out and not args.resume:
-        check_new_folder(args.out)
+        check_new_folder(args.out, continue_hint(args.out))
     else:
         check_writable(args.out or Path.cwd(), fix="Fix: name a folder with --out DIR.")
     try:
@@ -129,7 +122,7 @@ def run(args: Namespace) -> int:
     folder = args.out or next_free_folder(Path("predictions"))
     with locked_folder(folder):
         if not args.resume:
-            check_new_folder(folder)  # another prediction may have written it meanwhile
+            check_new_folder(folder, continue_hint(folder))  # another prediction may have written it meanwhile
         return _predict(args, predictor, options, size, images, folder)
 
 
@@ -142,8 +135,10 @@ def _predict(
     folder: Path,
 ) -> int:
     """Predicts into a folder to which only this process writes. options: the given options of `inference`."""
-    from densevit.inference.predictor import WINDOW_SCORE
-    from densevit.inference.results import PredictionFiles
+    from densevit.cli.input_images import read_ahead
+    from densevit.cli.prediction_files import PredictionFiles
+    from densevit.inference.image_sizes import resizing, warn_of_unused_windows
+    from densevit.inference.predictor import BATCHES_AT_ONCE, WINDOW_SCORE
 
     thresholds = _thresholds(args, predictor)
     written_from = {
@@ -170,7 +165,7 @@ def _predict(
     sizes: set[tuple[int, int]] = set()
 
     def predicted() -> Iterator["ImageFile"]:
-        for chunk in _read_ahead(left, BATCHES_AT_ONCE * args.batch_size):
+        for chunk in read_ahead(left, BATCHES_AT_ONCE * args.batch_size):
             readable = [(image, pixels) for image, pixels in chunk if not isinstance(pixels, DensevitError)]
             errors.extend(pixels for _, pixels in chunk if isinstance(pixels, DensevitError))
             sizes.update((pixels.shape[0], pixels.shape[1]) for _, pixels in readable)
@@ -194,7 +189,7 @@ def _predict(
     for error in errors:
         args.output.problem(str(error))
     if options.get("window") is not None:
-        _warn_of_unused_windows(predictor, image_size, sizes)
+        warn_of_unused_windows(predictor.inference, sizes, resizing(image_size, predictor.resize))
     left_out = f"; {len(errors)} could not be read" if errors else ""
     args.output.show(f"{folder}: {written} of {len(left)} images{left_out}")
     for head, (listed, found) in files.objects.items():
@@ -204,16 +199,8 @@ def _predict(
             f"{path}.csv: the {listed} objects of score {thresholds[head]:.4g} or more "
             f"({threshold_origin(args.threshold, predictor, head)}); {path}.json: all {found}{lowest}"
         )
-    problems = [str(error) for error in errors]
-    args.output.result(
-        {
-            "out": str(folder),
-            "images": written,
-            "skipped": len(images) - len(left),
-            "threshold": thresholds,
-            "problems": problems,
-        }
-    )
+    result = {"out": str(folder), "images": written, "skipped": len(images) - len(left), "threshold": thresholds}
+    args.output.result({**result, "problems": [str(error) for error in errors]})
     return 1 if errors else 0
 
 
@@ -233,16 +220,6 @@ def threshold_origin(given: float | None, predictor: "Predictor", head: str) -> 
     if head in predictor.score_thresholds:
         return "the largest F1 in the model's validation; see --threshold"
     return "the default, because the model has none from a validation; see --threshold"
-
-
-def _warn_of_unused_windows(
-    predictor: "Predictor", image_size: "ImageSize | None", sizes: set[tuple[int, int]]
-) -> None:
-    from densevit.inference.image_sizes import resizing, unused_windows
-
-    problem = unused_windows(predictor.inference, sizes, resizing(image_size, predictor.resize))
-    if problem is not None:
-        warnings.warn(problem, stacklevel=2)
 
 
 def _inference_options(args: Namespace) -> dict[str, Any]:
@@ -279,38 +256,3 @@ def _factors(text: str) -> list[float]:
         return [float(factor) for factor in text.split(",")]
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.75,1,1.25.") from None
-
-
-def _read_ahead(
-    images: Sequence["ImageFile"], size: int
-) -> Iterator[list[tuple["ImageFile", "np.ndarray | DensevitError"]]]:
-    """Yields chunks of images with their pixels or an error; reads the next chunk while one is processed."""
-    from densevit.data.io.videos import VideoFrames
-
-    frames: dict[Path, set[int]] = {}
-    for image in images:
-        if image.frame is not None:
-            frames.setdefault(image.path, set()).add(image.frame)
-    videos = {path: VideoFrames(path, wanted) for path, wanted in frames.items()}
-    with ThreadPoolExecutor() as pool:
-
-        def submit(start: int) -> list[tuple["ImageFile", Future["np.ndarray | DensevitError"]]]:
-            chunk = images[start : start + size]
-            return [(image, pool.submit(_read, image, videos.get(image.path))) for image in chunk]
-
-        chunk = submit(0)
-        for start in range(size, len(images) + size, size):
-            ready, chunk = chunk, submit(start)
-            yield [(image, pixels.result()) for image, pixels in ready]
-
-
-def _read(image: "ImageFile", video: "VideoFrames | None") -> "np.ndarray | DensevitError":
-    from densevit.data.io.images import decode_image, read_image
-    from densevit.inference.downloads import download
-
-    try:
-        if image.url is not None:
-            return decode_image(download(image.url), image.url)
-        return read_image(image.path) if image.frame is None or video is None else video.read(image.frame)
-    except DensevitError as error:
-        return error

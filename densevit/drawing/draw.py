@@ -21,7 +21,7 @@ from densevit.drawing.canvas import (
 from densevit.drawing.fonts import draw_text, drawable_names, line_height, text_width
 from densevit.drawing.value_maps import value_map_panels
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, Targets, TargetType
-from densevit.targets.types import TargetTypes, above_threshold
+from densevit.targets.types import TargetTypes, above_threshold, as_array
 
 MIN_MEAN_SIDE = 560  # images with a smaller mean side are enlarged by an integer factor to keep labels readable
 MAX_SIDE = 2000  # of enlarged images
@@ -132,14 +132,9 @@ def _with_drawable_names(classes: Sequence[Class]) -> list[Class]:
     return [one if one.name == names[index] else replace(one, name=names[index]) for index, one in enumerate(classes)]
 
 
-def _arrays(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts tensors to arrays, floating-point tensors to float32."""
-    return {key: _array(value) if isinstance(value, Tensor) else value for key, value in result.items()}
-
-
-def _array(values: Tensor) -> np.ndarray:
-    values = values.detach().cpu()
-    return np.asarray((values.float() if values.is_floating_point() else values).numpy())
+def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts tensors to arrays; leaves other values, such as run-length codes."""
+    return {key: as_array(value) if isinstance(value, Tensor) else value for key, value in values.items()}
 
 
 def _of_one_size(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:

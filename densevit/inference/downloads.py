@@ -29,8 +29,7 @@ SCHEMES = ("http://", "https://")
 
 def download(url: str) -> bytes:
     """Downloads an http or https URL. Raises DataError beyond the limits above, and for forbidden redirects."""
-    if not url.lower().startswith(SCHEMES):
-        raise DataError(f"{url}: only URLs of http and https are read. Fix: download the image, and give its path.")
+    check_scheme(url)
     with _Route(url) as route:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "densevit"})
@@ -55,6 +54,12 @@ def download(url: str) -> bytes:
             raise DataError(
                 f"{url} cannot be downloaded: {reason}. Check the address and the network, or give a file's path."
             ) from None
+
+
+def check_scheme(url: str) -> None:
+    """Raises DataError for another URL than one of http or https."""
+    if not url.lower().startswith(SCHEMES):
+        raise DataError(f"{url}: only URLs of http and https are read. Fix: download the image, and give its path.")
 
 
 def _parts(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:

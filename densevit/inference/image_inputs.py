@@ -1,7 +1,10 @@
-"""Image inputs of `predict`: paths, URLs, bytes, file objects, PIL images, arrays and tensors."""
+"""Image inputs of `predict`: files, folders, patterns, videos, URLs, bytes, file objects, PIL images, arrays and
+tensors."""
 
+import glob
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +13,20 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from densevit.data.datasets.paired_files import IMAGES, UNREAD, unread_images
 from densevit.data.io import videos
 from densevit.data.io.images import check_bits, decode_image, read_image, to_rgb
 from densevit.data.io.tiff import check_bands, without_mapping
-from densevit.errors import DataError, DensevitError
-from densevit.inference.downloads import download
-from densevit.inference.video_streams import check_no_stream
+from densevit.errors import DataError, DensevitError, warn_once
+from densevit.inference.downloads import check_scheme, download
 from densevit.interfaces import Sample
 from densevit.paths import user_path
 
+SUFFIXES = (*IMAGES, ".gif", ".ppm", ".pgm")
+_UNREAD = {*UNREAD}.difference(SUFFIXES)
+_STREAM = re.compile(
+    r"(rtsps?|rtmps?|rtp|udp|tcp|srt|mmsh?|hls|v4l2)://|/dev/video|(webcam|camera|cam|screen|\s*\d+\s*)$", re.IGNORECASE
+)
 _KINDS = "a path, a URL, bytes, a file object, a PIL image, an array or a tensor"
 _ARRAY = "(H, W, 3) or (H, W)"
 _TENSOR = "(3, H, W), (1, H, W) or (H, W)"
@@ -57,12 +65,88 @@ def as_sample(image: Any, image_id: int | str) -> Sample:
     return {"image": pixels, "targets": {"image_id": image_id, "size": size, "original_size": size}}
 
 
+def images_of(source: Any) -> Iterator[Path | VideoFrame] | None:
+    """Iterates over the image files of a folder or a pattern, or the frames of a video, as `densevit predict` does.
+    Returns None for other inputs. Frames are decoded lazily.
+
+    Raises DataError for a folder or a pattern without images.
+    """
+    if not isinstance(source, str | os.PathLike) or "://" in str(source):
+        return None
+    path = user_path(source)
+    is_video = path.suffix.lower() in videos.SUFFIXES and path.is_file()
+    is_pattern = isinstance(source, str) and glob.has_magic(source) and not path.exists()
+    if not (path.is_dir() or is_video or is_pattern):
+        return None
+    return _each_image(find_files(os.fspath(source)))
+
+
+def find_files(source: str) -> list[Path]:
+    """Returns the image and video files of a path, a folder or a pattern. Raises DataError if there are none."""
+    if not source.strip():
+        raise DataError("'' names no image: expected a file, a folder, a pattern or a URL.")
+    _check_no_stream(source)
+    if "://" in source:
+        check_scheme(source)
+    path = user_path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return _in_folder(path, source)
+    if not glob.has_magic(source):
+        raise DataError(f"{source}: there is no such file or folder.")
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    clips = (path for path in matches if path.suffix.lower() in videos.SUFFIXES and path.is_file())
+    images = sorted([*_image_files(matches), *clips])
+    if not images:
+        raise DataError(f"{source}: the pattern matches no image; expected {', '.join(SUFFIXES)}.")
+    return images
+
+
+def _each_image(files: Sequence[Path]) -> Iterator[Path | VideoFrame]:
+    for file in files:
+        if file.suffix.lower() in videos.SUFFIXES:
+            for number, pixels in enumerate(videos.frames(file)):
+                yield VideoFrame(file, number, pixels)
+        else:
+            yield file
+
+
+def _in_folder(folder: Path, source: str) -> list[Path]:
+    """Returns the images of a folder without subfolders. Warns of files of formats that are not read."""
+    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    images = sorted(_image_files(files))
+    if not images:
+        below = any(_image_files(folder.rglob("*")))
+        hint = f" For those of its subfolders, use '{folder / '**' / '*.*'}'." if below else ""
+        raise DataError(f"{source}: no images in this folder; expected {', '.join(SUFFIXES)}.{hint}")
+    stems = {file.stem for file in images}
+    unread = [file for file in files if file.suffix.lower() in _UNREAD and file.stem not in stems]
+    for problem in unread_images(folder, sorted(file.name for file in unread), len(images)):
+        warn_once(problem.message)
+    return images
+
+
+def _image_files(paths: Iterable[Path]) -> Iterator[Path]:
+    return (p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+
+
+def _check_no_stream(source: str) -> None:
+    """Raises DataError for the address of a stream or a camera: `rtsp://...`, `0`, `webcam`, `/dev/video0`."""
+    if _STREAM.match(source) and not (user_path(source).is_file() or user_path(source).is_dir()):
+        raise DataError(
+            f"{source}: streams are not supported. Expected files. Fix: save frames, for example with `ffmpeg -i "
+            "SOURCE -vf fps=1 frames/%06d.jpg`, and give that folder; or read frames in Python, and pass each to "
+            "Predictor.predict as an array."
+        )
+
+
 def _pixels(image: Any, name: str) -> np.ndarray:
     """Returns (H, W, 3) uint8. name: names the image in messages if it is not a file."""
     if isinstance(image, VideoFrame):
         return image.pixels
     if isinstance(image, str):
-        check_no_stream(image)
+        _check_no_stream(image)
     if isinstance(image, str) and "://" in image:
         return decode_image(download(image), image)
     if isinstance(image, str | os.PathLike):

@@ -1,5 +1,6 @@
 """The image size of `predict`, and a check that its windows are smaller than the images."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -39,29 +40,30 @@ def resizing(image_size: ImageSize | None, evaluation: EvaluationTransform | Non
     return None if image_size == "source" else EvaluationTransform(Fixed(image_size))
 
 
-def unused_windows(
+def warn_of_unused_windows(
     inference: Mapping[str, Inference], sizes: Iterable[Size], resize: EvaluationTransform | None
-) -> str | None:
-    """Returns a warning if no image is larger than the window of any head; None if one is, or without windows.
+) -> None:
+    """Warns if there are windows, and no image is larger than the window of any head.
 
     sizes: (H, W) of the images before `resize`.
     """
     windowed = [options for options in inference.values() if options.window is not None]
     resized = [(size if resize is None else resize.size_of(*size)) for size in sizes]
     if not windowed or not resized:
-        return None
+        return
     for options in windowed:
         window, scale = options.window_sides, max(options.scales)
         assert window is not None
         if any(round(scale * side) > most for size in resized for side, most in zip(size, window, strict=True)):
-            return None
+            return
     largest = max(resized, key=lambda size: size[0] * size[1])
     fix = "Fix: use a smaller window" + ("." if resize is None else ", or image_size source (no resizing).")
     windows = " and ".join(dict.fromkeys(_shown(options.window_sides) for options in windowed))
     grid = "" if resize is None else " after resizing"
-    return (
+    warnings.warn(
         f"window {windows}: no image is larger (the largest has {_shown(largest)} pixels{grid}), so the windows have "
-        f"no effect. {fix}"
+        f"no effect. {fix}",
+        stacklevel=3,
     )
 
 

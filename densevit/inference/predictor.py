@@ -1,10 +1,10 @@
 """The predictor: a model with its evaluation transform and inference options."""
 
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,9 +14,8 @@ from densevit.config import Config, DataSection, InferenceSection, ModelSections
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
-from densevit.inference.image_inputs import VideoFrame, as_images, as_sample
-from densevit.inference.image_sizes import ImageSize, requested_size, resizing, unused_windows
-from densevit.inference.image_sources import chunks, images_of
+from densevit.inference.image_inputs import VideoFrame, as_images, as_sample, images_of
+from densevit.inference.image_sizes import ImageSize, requested_size, resizing, warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, Inference, inference_by_head, windows_only
@@ -220,7 +219,7 @@ class Predictor:
         given, single = as_images(images)
         results = predictor._results(given, thresholds, batch_size, resize)
         if warns:
-            predictor._warn_of_unused_windows({result.size for result in results}, resize)
+            warn_of_unused_windows(predictor.inference, {result.size for result in results}, resize)
         return results[0] if single else results
 
     def _stream(
@@ -233,17 +232,12 @@ class Predictor:
     ) -> Iterator[Result]:
         """Yields the results of images in order, some batches at a time. warns: warns if no image exceeds a window."""
         sizes: set[tuple[int, int]] = set()
-        for chunk in chunks(images, BATCHES_AT_ONCE * batch_size):
+        while chunk := list(islice(images, BATCHES_AT_ONCE * batch_size)):
             results = self._results(chunk, thresholds, batch_size, resize)
             sizes.update(result.size for result in results)
             yield from results
         if warns:
-            self._warn_of_unused_windows(sizes, resize)
-
-    def _warn_of_unused_windows(self, sizes: Iterable[tuple[int, int]], resize: EvaluationTransform | None) -> None:
-        problem = unused_windows(self.inference, sizes, resize)
-        if problem is not None:
-            warnings.warn(problem, stacklevel=3)
+            warn_of_unused_windows(self.inference, sizes, resize)
 
     def _thresholds(self, given: Threshold | None) -> dict[str, float]:
         """Returns the score threshold of each head that has one."""

@@ -1,29 +1,33 @@
-"""The result of a prediction: one type for all heads."""
+"""The result of a prediction, one type for all heads, and its formats: drawing, point cloud, JSON, pandas,
+supervision."""
 
+import importlib
 import io
+import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageShow
+import torch
+from PIL import Image
 from torch import Tensor
 
 from densevit.data.io.images import read_image
+from densevit.drawing.display import display
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
-from densevit.inference import result_formats
 from densevit.inference.point_cloud import write_ply
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
-from densevit.targets.types import TargetTypes, above_threshold
+from densevit.targets.types import TargetTypes, above_threshold, as_array
 
 if TYPE_CHECKING:
     import pandas
     import supervision
 
+PANOPTIC_BASE = 1000  # a panoptic id is class index * 1000 + number of the instance
 _NAMED = {"names": "labels", "class_name": "image_class"}  # the properties with names of classes
 
 
@@ -100,9 +104,9 @@ class Result(Mapping[str, Any]):
         """The predictions per pixel, (H, W) or (C, H, W), by name; HEAD/NAME if several heads predict one name."""
         maps = [
             (head, key, value)
-            for head, predictions in self._predictions.items()
-            for key, value in predictions.items()
-            if self._is_map(head, key)
+            for head, found in self._predictions.items()
+            for key, value in found.items()
+            if key in self._types[head] and self._types[head][key].per == "pixel"
         ]
         count = Counter(key for _, key, _ in maps)
         return {key if count[key] == 1 else f"{head}/{key}": value for head, key, value in maps}
@@ -156,9 +160,6 @@ class Result(Mapping[str, Any]):
         there = "; ".join(f"{head}: {', '.join(found)}" for head, found in self._predictions.items())
         raise AttributeError(f"no head predicts {key}. Predictions by head: {there}.")
 
-    def _is_map(self, head: str, key: str) -> bool:
-        return key in self._types[head] and self._types[head][key].per == "pixel"
-
     # ---- the image ----
 
     @property
@@ -204,12 +205,7 @@ class Result(Mapping[str, Any]):
 
         threshold: see `draw`. Raises DensevitError if no window can be opened.
         """
-        image = self.draw(threshold)
-        if _in_notebook():
-            from IPython.display import display
-
-            display(image)
-        elif not _has_display() or not ImageShow.show(image):
+        if not display(self.draw(threshold)):
             raise DensevitError(
                 "show(): no window can be opened, because there is no display or no image viewer. Fix: write the "
                 "visualization to a file with result.save('drawn.png')."
@@ -233,7 +229,7 @@ class Result(Mapping[str, Any]):
         focal: focal length in pixels, for both axes or (fx, fy). centre: principal point (cx, cy); by default the
         centre of the image. Raises AttributeError unless exactly one head predicts `depth`.
         """
-        return write_ply(user_path(path), _array(self.depth), self.image, focal, centre)
+        return write_ply(user_path(path), as_array(self.depth), self.image, focal, centre)
 
     def to_json(self) -> str:
         """Converts the result to JSON text: `height`, `width`, and `heads` with an object for each head by its name.
@@ -243,7 +239,11 @@ class Result(Mapping[str, Any]):
         class or segment: `name`, `label`, `mask`, and the `id` of a segment. `image_class` has the `name` and `label`
         of the image's class. Floating-point maps, such as depth, are omitted.
         """
-        return result_formats.to_json(self.size, self._predictions, self.classes, self._types)
+        heads = {
+            head: _as_json(found, self.classes.get(head, ()), self._types[head])
+            for head, found in self._predictions.items()
+        }
+        return json.dumps({"height": self.size[0], "width": self.size[1], "heads": heads}, ensure_ascii=False)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Converts the result to a table with one row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`,
@@ -251,7 +251,12 @@ class Result(Mapping[str, Any]):
 
         Raises DensevitError if pandas is not installed, and for a result without objects.
         """
-        return result_formats.to_pandas(self._predictions, self.classes)
+        pandas = _imported("pandas", "to_pandas")
+        heads = [head for head, found in self._predictions.items() if "labels" in found]
+        if not heads:
+            raise DensevitError(f"to_pandas() has one row per object; this result has no objects, only {self._keys()}.")
+        tables = [pandas.DataFrame(_columns(head, self._predictions[head], self.classes[head])) for head in heads]
+        return pandas.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
     def to_supervision(self) -> "supervision.Detections":
         """Converts the result to `supervision.Detections`, with class names in its data.
@@ -259,13 +264,8 @@ class Result(Mapping[str, Any]):
         Objects become detections with scores, and masks if there are any; a label map becomes one detection with a mask
         per class. Raises DensevitError if supervision is not installed, and for other predictions.
         """
-        try:
-            import supervision
-        except ModuleNotFoundError:
-            raise DensevitError(
-                "to_supervision() needs the package supervision, which is not installed: pip install supervision."
-            ) from None
-        for key, convert in (("boxes", _objects), ("semantic", _regions)):
+        supervision = _imported("supervision", "to_supervision")
+        for key, convert in (("boxes", _detections), ("semantic", _class_regions)):
             heads = [head for head, found in self._predictions.items() if key in found]
             if len(heads) > 1:
                 raise DensevitError(
@@ -277,45 +277,109 @@ class Result(Mapping[str, Any]):
                 detections = convert(self._predictions[head])
                 names = [self.classes[head][label].name for label in detections["class_id"]]
                 return supervision.Detections(**detections, data={"class_name": np.array(names, dtype=str)})
-        keys = ", ".join(key for found in self._predictions.values() for key in found)
-        raise DensevitError(f"supervision.Detections supports objects or a label map; this result has only {keys}.")
+        raise DensevitError(
+            f"supervision.Detections supports objects or a label map; this result has only {self._keys()}."
+        )
+
+    def _keys(self) -> str:
+        return ", ".join(key for found in self._predictions.values() for key in found)
 
 
-def _in_notebook() -> bool:
-    """Whether the code runs in a Jupyter kernel, which displays images."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(shell, "kernel", None) is not None
+def _imported(package: str, method: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError:
+        raise DensevitError(
+            f"{method}() needs the package {package}, which is not installed: pip install {package}."
+        ) from None
 
 
-def _has_display() -> bool:
-    """Whether windows can be opened: False on Linux and similar systems if neither X11 nor Wayland runs."""
-    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+def _as_json(found: Predictions, classes: Sequence[Class], types: TargetTypes) -> dict[str, Any]:
+    """Converts the predictions of a head to JSON values, see `Result.to_json`."""
+    values: dict[str, Any] = {"objects": _objects(found, classes, types)} if "labels" in found else {}
+    for key, value in found.items():
+        per = types[key].per if key in types else "image"
+        array = as_array(value)
+        if key == "image_class":
+            values[key] = {"name": types[key].text(array, classes), "label": int(array)}
+        elif per == "image" and array.dtype.kind in "biufU":
+            values[key] = array.tolist()
+        elif per == "pixel" and array.ndim == 2 and array.dtype.kind in "biu":
+            values[key] = _regions(key, array, classes)
+    return values
 
 
-def _objects(found: Predictions) -> dict[str, Any]:
-    masks = {"mask": _array(found["masks"]).astype(bool)} if "masks" in found else {}
+def _objects(found: Predictions, classes: Sequence[Class], types: TargetTypes) -> list[dict[str, Any]]:
+    """Returns one entry per object."""
+    entries = [{"name": classes[label].name, "label": label} for label in as_array(found["labels"]).tolist()]
+    singular = {"scores": "score", "boxes": "box", "masks": "mask"}
+    for key, value in found.items():
+        if key != "labels" and key in types and types[key].per == "object":
+            rows = _codes(as_array(value)) if key == "masks" else as_array(value).tolist()
+            for entry, row in zip(entries, rows, strict=True):
+                entry[singular.get(key, key)] = row
+    return entries
+
+
+def _regions(key: str, values: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+    """Returns one entry with a mask per value in an integer map (H, W); negative values are void."""
+    ids = [value for value in np.unique(values).tolist() if value >= 0]
+    codes = _codes(values[None] == np.array(ids)[:, None, None])
+    return [{**_region(key, value, classes), "mask": code} for value, code in zip(ids, codes, strict=True)]
+
+
+def _region(key: str, value: int, classes: Sequence[Class]) -> dict[str, Any]:
+    if key == "semantic":
+        return {"name": classes[value].name, "label": value}
+    if key == "panoptic":
+        label = value // PANOPTIC_BASE
+        return {"name": classes[label].name, "label": label, "id": value}
+    return {"value": value}
+
+
+def _codes(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Encodes masks (N, H, W) as COCO's compressed run-length codes."""
+    from pycocotools import mask as codes  # late: it takes time to import
+
+    encoded = codes.encode(np.asfortranarray(masks.astype(np.uint8).transpose(1, 2, 0))) if len(masks) else []
+    return [{"size": [*map(int, code["size"])], "counts": code["counts"].decode()} for code in encoded]
+
+
+def _columns(head: str, found: Predictions, classes: Sequence[Class]) -> dict[str, Any]:
+    """Returns the columns of a table of a head's objects, see `Result.to_pandas`."""
+    labels = as_array(found["labels"])
+    columns: dict[str, Any] = {
+        "head": np.full(len(labels), head, dtype=object),
+        "name": np.array([classes[label].name for label in labels.tolist()], dtype=object),
+        "label": labels,
+    }
+    if "scores" in found:
+        columns["score"] = as_array(found["scores"])
+    if "boxes" in found:
+        columns |= dict(zip(("x1", "y1", "x2", "y2"), as_array(found["boxes"]).reshape(-1, 4).T, strict=True))
+    return columns
+
+
+def _detections(found: Predictions) -> dict[str, Any]:
+    """Returns the objects as the arguments of `supervision.Detections`."""
+    masks = {"mask": as_array(found["masks"]).astype(bool)} if "masks" in found else {}
     return {
-        "xyxy": _array(found["boxes"]).astype(np.float32).reshape(-1, 4),
-        "confidence": _array(found["scores"]).astype(np.float32),
-        "class_id": _array(found["labels"]).astype(int),
+        "xyxy": as_array(found["boxes"]).astype(np.float32).reshape(-1, 4),
+        "confidence": as_array(found["scores"]).astype(np.float32),
+        "class_id": as_array(found["labels"]).astype(int),
         **masks,
     }
 
 
-def _regions(found: Predictions) -> dict[str, Any]:
-    """Returns one region per class of a label map, with its bounding box."""
-    labels = _array(found["semantic"])
+def _class_regions(found: Predictions) -> dict[str, Any]:
+    """Returns the classes of a label map as the arguments of `supervision.Detections`: masks with bounding boxes."""
+    from torchvision.ops import masks_to_boxes  # late: it takes time to import
+
+    labels = as_array(found["semantic"])
     ids = np.unique(labels)
     masks = labels[None] == ids[:, None, None]  # (K, H, W)
-    boxes = np.empty((len(ids), 4), np.float32)
-    for mask, box in zip(masks, boxes, strict=True):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box[:] = columns[0], rows[0], columns[-1], rows[-1]
-    return {"xyxy": boxes, "mask": masks, "class_id": ids.astype(int)}
-
-
-def _array(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    boxes = masks_to_boxes(torch.from_numpy(masks))
+    return {"xyxy": boxes.numpy(), "mask": masks, "class_id": ids.astype(int)}
 
 
 def _shown(item: tuple[str, Any]) -> str:

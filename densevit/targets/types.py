@@ -56,6 +56,14 @@ def above_threshold(
     return {key: value[keep] if key in per_object else value for key, value in predictions.items()}
 
 
+def as_array(values: Any) -> np.ndarray:
+    """Converts predicted values to an array, floating-point tensors to float32."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
+    return np.asarray(values)
+
+
 def has_place(target: TargetType) -> bool:
     """Whether the values belong to places in the image: to objects or pixels, or they change with its geometry."""
     geometric = ("hflip", "rotate", "crop", "resize")

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from densevit import registry
 from densevit.errors import DataError
-from densevit.inference.maps import as_array
 from densevit.interfaces import Dataset, Head, Predictions, Targets
 from densevit.targets.class_mapping import with_classes
-from densevit.targets.types import TargetTypes
+from densevit.targets.types import TargetTypes, as_array
 from densevit.testing.fixtures import ROUNDING, difference, require_equal
 from densevit.testing.head_fixtures import HeadBatch, HeadFixture, flattened
 from densevit.testing.head_losses import RUNS

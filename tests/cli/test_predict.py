@@ -177,13 +177,13 @@ def test_interrupted_predict_leaves_complete_files(model: StandIn, photos: Path,
         return StandIn.see(model, height, width)
 
     monkeypatch.setattr(model, "see", see)
-    monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr("densevit.inference.predictor.BATCHES_AT_ONCE", 1)
     assert main(["predict", "RUN", "a", "b", "--out", "found", "--batch-size", "1"]) == 130
     assert len(read("found/predictions.json")) == 6 and len(read("found/images.json")) == 3
 
 
 def test_images_are_predicted_in_chunks(model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 3)
+    monkeypatch.setattr("densevit.inference.predictor.BATCHES_AT_ONCE", 3)
     assert main(["predict", "RUN", "a", "b", "--batch-size", "1"]) == 0
     assert model.batches == [3, 1]
     assert len(read("predictions/images.json")) == 4

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from densevit.cli import main
+from densevit.cli.entry_lists import CsvTable
+from densevit.cli.input_images import ImageFile
+from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.io import large_images
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError
-from densevit.inference.image_files import ImageFile
-from densevit.inference.result_lists import CsvTable
-from densevit.inference.results import PredictionFiles
 from tests.cli.test_predict import CLASSES, StandIn, model, photos, read  # noqa: F401  # fixtures
 
 FOLDERS = ("predictions", "predictions-2")
@@ -278,7 +278,7 @@ def test_interrupted_prediction_names_the_way_on(
         return see(height, width)
 
     monkeypatch.setattr(model, "see", interrupted)
-    monkeypatch.setattr("densevit.cli.predict.BATCHES_AT_ONCE", 1)
+    monkeypatch.setattr("densevit.inference.predictor.BATCHES_AT_ONCE", 1)
     whole = ["predict", "run", "a", "b", "--batch-size", "1", "--out", "found"]
     assert main(whole) == 130
     assert "Stopped after 2 of 4 images. Continue with --out found --resume" in capsys.readouterr().err

@@ -281,6 +281,19 @@ def test_a_label_map_becomes_one_region_per_class(stand_in):
     assert np.array_equal(found.mask[0], semantic().numpy() == 0) and found.mask.sum() == 24
 
 
+def test_predictions_in_bfloat16_have_all_formats(stand_in, tmp_path):
+    things = {key: value.bfloat16() if value.is_floating_point() else value for key, value in objects().items()}
+    depth = {"depth": torch.ones(4, 6, dtype=torch.bfloat16)}
+    found = Result(IMAGE, (4, 6), {"things": things, "depth": depth}, {"things": THINGS, "depth": ()})
+    assert found.to_supervision().xyxy.tolist() == objects()["boxes"].tolist()
+    assert found.to_supervision().confidence.tolist() == things["scores"].tolist()
+    assert [entry["box"] for entry in json.loads(found.to_json())["heads"]["things"]["objects"]] == (
+        objects()["boxes"].tolist()
+    )
+    assert found.write_ply(tmp_path / "cloud.ply", focal=2.0) == 24
+    assert found.draw().width > 6
+
+
 def test_other_predictions_have_no_detections(stand_in):
     with pytest.raises(DensevitError, match="supports objects or a label map; this result has only depth"):
         both()["depth"].to_supervision()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from densevit.cli.input_images import find_images
 from densevit.config import DataSection, from_mapping
 from densevit.data.build import Data, build_data
 from densevit.data.io.depth_files import depth_size_of, read_depth
@@ -20,7 +21,6 @@ from densevit.data.io.images import check_image, image_size_of, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError, UnreadableFileError
-from densevit.inference.image_files import find_images
 from densevit_workbench.interchange.convert import convert_dataset
 from densevit_workbench.interchange.foreign_layouts import foreign_format
 

@@ -25,9 +25,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    from densevit.atomic_io import check_new_folder
     from densevit.file_lock import locked_folder
     from densevit.inference.loading import load
-    from densevit.inference.results import check_new_folder
     from densevit_workbench.inspection.inspector import inspect
 
     out = args.out or Path(f"inspect-{Path(args.image).stem}")

@@ -12,9 +12,9 @@ import numpy as np
 from pycocotools import mask as rle
 
 from densevit.atomic_io import atomic_file
+from densevit.cli.prediction_files import check_model
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
-from densevit.inference.result_lists import check_model
 from densevit.interfaces import Class
 from densevit.paths import user_path
 

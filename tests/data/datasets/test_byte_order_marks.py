@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densevit.cli.input_images import find_images
 from densevit.data.datasets.color_tables import read_labelmap
 from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.depth_values import Calibration
@@ -17,7 +18,6 @@ from densevit.data.datasets.label_maps import LabelMaps
 from densevit.data.datasets.shards import Shards
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
-from densevit.inference.image_files import find_images
 
 UTF_8 = codecs.BOM_UTF8
 ENCODED: dict[str, Callable[[str], bytes]] = {

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from densevit.cli import main
+from densevit.cli.input_images import find_images
+from densevit.cli.map_files import MapFiles
+from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.build import create_dataset
 from densevit.data.image_names import drawing_names, image_names
 from densevit.drawing.samples import draw_samples
 from densevit.errors import DataError, DensevitError
 from densevit.evaluation import tables_file
-from densevit.inference.image_files import find_images
-from densevit.inference.maps import MapFiles
-from densevit.inference.results import PredictionFiles
 from densevit.interfaces import Class, Dataset
 from densevit.reporting import report
 

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from densevit import registry
+from densevit.cli.input_images import find_images
 from densevit.data.build import create_dataset
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.image_names import drawing_name
 from densevit.errors import DataError, warn_once
-from densevit.inference.image_files import SUFFIXES, find_images
+from densevit.inference.image_inputs import SUFFIXES
 from densevit.interfaces import Dataset
 
 Layout = tuple[str, dict[str, Any], str]  # name, options, the folder of an image of the training split

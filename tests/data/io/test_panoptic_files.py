@@ -12,10 +12,10 @@ from pycocotools.coco import COCO
 from pycocotools.mask import decode
 
 from densevit.cli import main
+from densevit.cli.map_files import MapFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
 from densevit.evaluation.panoptic import Panoptic
-from densevit.inference.maps import MapFiles
 from densevit.interfaces import Class
 
 CLASSES = (Class("person", 1, (220, 20, 60)), Class("car", 3, (0, 0, 142)), Class("sky", 300, (70, 130, 180), False))

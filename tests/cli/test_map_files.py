@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from densevit.cli.map_files import MapFiles
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
-from densevit.inference.maps import MapFiles
 from densevit.interfaces import Class
 
 CLASSES = (Class("road", 7, (128, 64, 128)), Class("sky", 23, (70, 130, 180)), Class("car", 0, (0, 0, 142)))

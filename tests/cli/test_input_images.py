@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from densevit.cli.input_images import find_images
 from densevit.errors import DensevitError
-from densevit.inference.image_files import find_images
 from densevit.inference.image_inputs import as_sample
 
 

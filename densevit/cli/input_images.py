@@ -1,23 +1,22 @@
-"""Finds images in files, folders, glob patterns, videos, URLs, and a list on stdin."""
+"""The images of `densevit predict`: found in files, folders, glob patterns, videos, URLs and a list on stdin, named,
+and read ahead."""
 
-import glob
 import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from densevit.data.datasets.paired_files import IMAGES, UNREAD, unread_images
-from densevit.data.io import videos
-from densevit.errors import DataError, warn_once
-from densevit.inference.downloads import SCHEMES
-from densevit.inference.video_streams import check_no_stream
-from densevit.paths import user_path
+import numpy as np
 
-SUFFIXES = (*IMAGES, ".gif", ".ppm", ".pgm")
-_UNREAD = {*UNREAD}.difference(SUFFIXES)
+from densevit.data.io import videos
+from densevit.data.io.images import decode_image, read_image
+from densevit.errors import DataError, DensevitError
+from densevit.inference.downloads import SCHEMES, download
+from densevit.inference.image_inputs import find_files
 
 _FRAME = re.compile(r"(.+)_\d{6,}")  # of the name of a frame: the name of its video
 _LONGEST = 100  # largest number of characters in a file name taken from a URL
@@ -55,11 +54,8 @@ def find_images(sources: Sequence[str]) -> list[ImageFile]:
     """
     found: dict[Path | str, tuple[Path, str | None]] = {}  # path and URL of each image
     for source in sources:
-        for location in _lines_of_stdin() if source == "-" else _locations(source):
-            if isinstance(location, str):
-                found.setdefault(location, (_path_of(location), location))
-            else:
-                found.setdefault(location.resolve(), (location, None))
+        for path, url in _listed_on_stdin() if source == "-" else _located(source):
+            found.setdefault(url or path.resolve(), (path, url))
     files = [path for path, _ in found.values()]
     names = _output_names(files)
     numbers = Counter(_number(path) for path in files)
@@ -77,13 +73,14 @@ def find_images(sources: Sequence[str]) -> list[ImageFile]:
     return images
 
 
-def _locations(source: str) -> Sequence[Path | str]:
-    """Returns the paths of a source, or its URL."""
+def _located(source: str) -> list[tuple[Path, str | None]]:
+    """Returns the path and the URL of each image of a source."""
     if not source.lower().startswith(SCHEMES):
-        return find_files(source)
-    if _path_of(source).suffix.lower() in videos.SUFFIXES:
+        return [(path, None) for path in find_files(source)]
+    path = _path_of(source)
+    if path.suffix.lower() in videos.SUFFIXES:
         raise DataError(f"{source}: videos are not read from URLs. Fix: download the video, and give its path.")
-    return [source]
+    return [(path, source)]
 
 
 def _path_of(url: str) -> Path:
@@ -94,58 +91,17 @@ def _path_of(url: str) -> Path:
     return Path(parts.hostname or "", name.removesuffix(suffix)[:_LONGEST] + suffix)
 
 
-def _lines_of_stdin() -> list[Path | str]:
+def _listed_on_stdin() -> list[tuple[Path, str | None]]:
     lines = [line.strip() for line in sys.stdin.read().removeprefix("\ufeff").splitlines() if line.strip()]
     if not lines:
         raise DataError("-: stdin names no image; expected one file, folder or pattern per line.")
-    paths: list[Path | str] = []
+    images: list[tuple[Path, str | None]] = []
     for line in lines:
         try:
-            paths += _locations(line)
+            images += _located(line)
         except DataError:
-            paths.append(Path(line))
-    return paths
-
-
-def find_files(source: str) -> list[Path]:
-    """Returns the image and video files of a path, a folder or a pattern. Raises DataError if there are none."""
-    if not source.strip():
-        raise DataError("'' names no image: expected a file, a folder, a pattern or a URL.")
-    check_no_stream(source)
-    if "://" in source:
-        raise DataError(f"{source}: only URLs of http and https are read. Fix: download the image, and give its path.")
-    path = user_path(source)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        files = [file for file in path.iterdir() if not file.name.startswith(".")]
-        images = sorted(_image_files(iter(files)))
-        if not images:
-            hint = (
-                f" For those of its subfolders, use '{path / '**' / '*.*'}'." if _subfolders_have_images(path) else ""
-            )
-            raise DataError(f"{source}: no images in this folder; expected {', '.join(SUFFIXES)}.{hint}")
-        stems = {file.stem for file in images}
-        unread = [file for file in files if file.suffix.lower() in _UNREAD and file.stem not in stems]
-        for problem in unread_images(path, sorted(file.name for file in unread), len(images)):
-            warn_once(problem.message)
-        return images
-    if glob.has_magic(source):
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        clips = (path for path in matches if path.suffix.lower() in videos.SUFFIXES and path.is_file())
-        images = sorted([*_image_files(iter(matches)), *clips])
-        if not images:
-            raise DataError(f"{source}: the pattern matches no image; expected {', '.join(SUFFIXES)}.")
-        return images
-    raise DataError(f"{source}: there is no such file or folder.")
-
-
-def _image_files(paths: Iterator[Path]) -> Iterator[Path]:
-    return (p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
-
-
-def _subfolders_have_images(folder: Path) -> bool:
-    return next(_image_files(folder.rglob("*")), None) is not None
+            images.append((Path(line), None))
+    return images
 
 
 def _output_names(paths: Sequence[Path]) -> list[str]:
@@ -185,3 +141,30 @@ def _distinct_stems(paths: Sequence[Path]) -> list[str]:
 
 def _number(path: Path) -> int | None:
     return int(path.stem) if path.stem.isascii() and path.stem.isdecimal() else None
+
+
+def read_ahead(images: Sequence[ImageFile], size: int) -> Iterator[list[tuple[ImageFile, np.ndarray | DensevitError]]]:
+    """Yields chunks of images with their pixels or an error; reads the next chunk while one is processed."""
+    frames: dict[Path, set[int]] = defaultdict(set)
+    for image in images:
+        if image.frame is not None:
+            frames[image.path].add(image.frame)
+    clips = {path: videos.VideoFrames(path, wanted) for path, wanted in frames.items()}
+
+    def read(image: ImageFile) -> np.ndarray | DensevitError:
+        try:
+            if image.url is not None:
+                return decode_image(download(image.url), image.url)
+            return read_image(image.path) if image.frame is None else clips[image.path].read(image.frame)
+        except DensevitError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+
+        def submit(start: int) -> list[tuple[ImageFile, Future[np.ndarray | DensevitError]]]:
+            return [(image, pool.submit(read, image)) for image in images[start : start + size]]
+
+        chunk = submit(0)
+        for start in range(size, len(images) + size, size):
+            ready, chunk = chunk, submit(start)
+            yield [(image, pixels.result()) for image, pixels in ready]

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.cli import main
+from densevit.cli import drawn_video, main
+from densevit.cli.drawn_video import DrawnVideo
 from densevit.data.io.videos import frame_rate
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
-from densevit.inference import drawn_video
-from densevit.inference.drawn_video import DrawnVideo
 from densevit.interfaces import Class
 from tests.cli.test_predict import StandIn, model, read  # noqa: F401  # fixtures
 

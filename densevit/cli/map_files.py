@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from densevit.data.image_names import checksum, file_name
 from densevit.errors import DataError
 from densevit.interfaces import AnnotatedImage, Class, Predictions, TargetType
-from densevit.targets.types import TargetTypes
+from densevit.targets.types import TargetTypes, as_array
 
 
 class MapFiles:
@@ -105,11 +104,3 @@ def _write(path: Path, content: Any) -> None:
         content.save(path)
     else:
         path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def as_array(values: Any) -> np.ndarray:
-    """Converts tensors to arrays, floating-point tensors to float32."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
-    return np.asarray(values)

@@ -1,4 +1,4 @@
-"""Writes predictions: visualizations, boxes in COCO's results format, maps and point clouds."""
+"""The files of `densevit predict`: visualizations, boxes in COCO's results format, maps and point clouds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,29 +9,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from densevit.atomic_io import check_free, check_writable
+from densevit.cli.drawn_video import DrawnVideo
+from densevit.cli.entry_lists import CsvTable, JsonList, read_entries
+from densevit.cli.input_images import ImageFile
+from densevit.cli.map_files import MapFiles
 from densevit.drawing.draw import draw
-from densevit.errors import DensevitError
-from densevit.inference.drawn_video import DrawnVideo
-from densevit.inference.image_files import ImageFile
-from densevit.inference.maps import MapFiles, as_array
+from densevit.errors import DataError, DensevitError
 from densevit.inference.point_cloud import write_ply
-from densevit.inference.result_lists import SETTINGS, CsvTable, JsonList, check_settings, csv_rows, read_entries
 from densevit.interfaces import Class, Predictions, TargetType
-from densevit.targets.types import TargetTypes
+from densevit.targets.types import TargetTypes, as_array
 
-
-def check_new_folder(folder: Path) -> Path:
-    """Returns the folder. Raises DensevitError unless it is new or empty, so that no file is overwritten."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        check_writable(folder)
-        return folder
-    if folder.exists():
-        reason = "is not empty" if folder.is_dir() else "is a file"
-        resume = ", or add --resume to continue in it" if (folder / SETTINGS).is_file() else ""
-        raise DensevitError(f"{folder} {reason}. Fix: name a new folder, or remove this one first{resume}.")
-    check_free(folder)
-    return folder
+_SETTINGS = "predict.json"
+_DIGITS = 4  # decimal places of numbers in a table
+_BOX = ("x", "y", "width", "height")
 
 
 class PredictionFiles:
@@ -78,7 +68,7 @@ class PredictionFiles:
     def __enter__(self) -> "PredictionFiles":
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.settings, indent=1) + "\n"
-        (self.folder / SETTINGS).write_text(text, encoding="utf-8")
+        (self.folder / _SETTINGS).write_text(text, encoding="utf-8")
         names = ("predictions.json", "predictions.csv")
         found = [self._maps.folder_of(head) / name for head in self.classes for name in names]
         for path in [self.folder / "images.json", *(path for path in found if path.is_file())]:
@@ -214,3 +204,62 @@ def json_entries(
     rows = zip(*objects.values(), strict=True)
     entries = [{"image_id": image_id} | {key: value for part in row for key, value in part.items()} for row in rows]
     return entries + ([{"image_id": image_id, **image}] if image else [])
+
+
+def csv_rows(entries: Sequence[Mapping[str, Any]], file_name: str, classes: Sequence[Class]) -> list[dict[str, Any]]:
+    """Returns table rows for entries in COCO's results format: image, class name, numbers, texts and box. Numbers are
+    rounded to four decimal places.
+
+    Other values, such as masks, are omitted.
+    """
+    names, rows = {c.file_id: c.name for c in classes}, []
+    for entry in entries:
+        row: dict[str, Any] = {"image": file_name, "image_id": entry["image_id"]}
+        if "category_id" in entry:
+            row["class"] = names.get(entry["category_id"], "")
+        for key, value in entry.items():
+            if key == "bbox":
+                row |= {side: round(number, _DIGITS) for side, number in zip(_BOX, value, strict=True)}
+            elif isinstance(value, int | float | str):
+                row[key] = round(value, _DIGITS) if isinstance(value, float) else value
+        rows.append(row)
+    return rows
+
+
+def continue_hint(folder: Path) -> str:
+    """The fix for a folder that is not empty, if its predictions can be continued; empty for another one."""
+    return ", or add --resume to continue in it" if (folder / _SETTINGS).is_file() else ""
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raises DensevitError if the folder has no predictions or was written with another model or other settings.
+
+    settings: with the model's source as `model`, and its fingerprint as `weights`.
+    """
+    saved = check_model(folder, str(settings.get("model")), settings.get("weights"))
+    current = json.loads(json.dumps(dict(settings)))
+    changed = [key for key in {**saved, **current} if key != "model" and saved.get(key) != current.get(key)]
+    if changed:
+        listed = "; ".join(f"{key} is {current.get(key)!r}, was {saved.get(key)!r}" for key in changed)
+        raise DensevitError(f"--resume: {folder} was predicted with other settings: {listed}. Fix: name a new folder.")
+
+
+def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str, Any]:
+    """Returns the settings of the predictions in a folder. Raises DensevitError if it has none, and if they are those
+    of another model.
+
+    source: of the model, for messages. fingerprint: of the model, see `Predictor.fingerprint`; None: unknown.
+    """
+    file = folder / _SETTINGS
+    if not file.is_file():
+        raise DensevitError(f"{folder} has no {_SETTINGS}, and so no predictions that `densevit predict` wrote.")
+    try:
+        saved = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None
+    if saved.get("weights") != fingerprint:
+        raise DensevitError(
+            f"{folder} has the predictions of another model: of {saved.get('model')!r}, whose classes or weights are "
+            f"not those of {source!r}. Fix: name that model, or predict with this one into a new folder."
+        )
+    return saved
