@@ -113,7 +113,7 @@ def _evaluate(args: Namespace) -> int:
 
     loaded, given = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
     config = config_of(loaded, args.model, args.overrides)
-    predictor = Predictor(loaded.model, config, resize=loaded.resize)  # raises for inference options it cannot use
+    predictor = Predictor(loaded.model, config)  # raises for inference options it cannot use
     plan = EvaluationPlan.of(predictor, build_data(config), config.trainer, given)
     data = plan.data
     if not getattr(rank_zero_only, "rank", 0):

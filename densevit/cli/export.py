@@ -214,8 +214,7 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
 
     def evaluate(predictor: Predictor) -> dict[str, float]:
         own = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
-        resize = predictor.resize if predictor.resize_is_replaced else None
-        own_predictor = Predictor(predictor.model, own, resize=resize)
+        own_predictor = Predictor(predictor.model, own, resize=predictor.replaced_resize)
         plan = EvaluationPlan.of(own_predictor, build_data(config), trainer)
         return plan.run().metrics
 

@@ -137,7 +137,7 @@ def _predict(
     """Predicts into a folder to which only this process writes. options: the given options of `inference`."""
     from densevit.cli.input_images import read_ahead
     from densevit.cli.prediction_files import PredictionFiles
-    from densevit.inference.image_sizes import resizing, warn_of_unused_windows
+    from densevit.inference.image_sizes import transform_to, warn_of_unused_windows
     from densevit.inference.predictor import BATCHES_AT_ONCE, WINDOW_SCORE
 
     thresholds = _thresholds(args, predictor)
@@ -189,7 +189,7 @@ def _predict(
     for error in errors:
         args.output.problem(str(error))
     if options.get("window") is not None:
-        warn_of_unused_windows(predictor.inference, sizes, resizing(image_size, predictor.resize))
+        warn_of_unused_windows(predictor.inference, sizes, transform_to(image_size, predictor.resize))
     left_out = f"; {len(errors)} could not be read" if errors else ""
     args.output.show(f"{folder}: {written} of {len(left)} images{left_out}")
     for head, (listed, found) in files.objects.items():

@@ -28,11 +28,10 @@ class PredictionFiles:
     """Writes predictions to a folder image by image. The files are complete even after an error, and can be continued.
 
     drawn/NAME.jpg: visualization with the objects above the head's threshold; with `video`, the frames of a video are
-    drawn to drawn/NAME.mp4. predictions.csv: numbers and texts of
-    these objects, or values per image; predictions.json: all objects in COCO's results format. semantic/NAME.png,
-    depth/NAME, panoptic/NAME.png and panoptic.json: maps (see `maps`). clouds/NAME.ply: point cloud, if `focal` is
-    given. images.json: image ids and file names. With several heads, each has a subfolder with all but images.json. The
-    target types encode the predictions.
+    drawn to drawn/NAME.mp4. predictions.csv: numbers and texts of these objects, or values per image; predictions.json:
+    all objects in COCO's results format. semantic/NAME.png, depth/NAME, panoptic/NAME.png and panoptic.json: maps (see
+    `MapFiles`). clouds/NAME.ply: point cloud, if `focal` is given. images.json: image ids and file names. With several
+    heads, each has a subfolder with all but images.json. The target types encode the predictions.
 
     thresholds: scores by head. types: by head, the target types of its keys that have options. focal: focal length in
     pixels, the same for all images. settings: the settings that the predictions depend on, saved in predict.json.

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.config import Config, ModelSections
-from densevit.data.transforms.recipes import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
@@ -209,10 +207,4 @@ def predictor_of(file: ExportedFile, predictor: Predictor) -> Predictor:
     model = FileModel(file, copy.deepcopy(dict(predictor.heads)))
     model.score_thresholds, model.training_data = predictor.score_thresholds, predictor.model.training_data
     sections = None if predictor.sections is None else configs.single_pass(predictor.sections)
-    resize = predictor.resize if predictor.resize_is_replaced else None
-    return Predictor(model, sections, resize=resizing(model) or resize)
-
-
-def resizing(model: DenseModel) -> EvaluationTransform | None:
-    """The transform that keeps sizes, of a file that resizes images itself; None: that of the section `data`."""
-    return EvaluationTransform(Fixed(None)) if isinstance(model, FileModel) and model.resizes else None
+    return Predictor(model, sections, resize=None if model.resizes else predictor.replaced_resize)

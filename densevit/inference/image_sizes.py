@@ -33,7 +33,7 @@ def requested_size(
     return size
 
 
-def resizing(image_size: ImageSize | None, evaluation: EvaluationTransform | None) -> EvaluationTransform | None:
+def transform_to(image_size: ImageSize | None, evaluation: EvaluationTransform | None) -> EvaluationTransform | None:
     """Returns the transform to this size; None: images keep their size. evaluation: that of the model's evaluation."""
     if image_size is None:
         return evaluation

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 
 from densevit.config import Config, ModelSections
-from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DensevitError, WeightsError
-from densevit.inference.file_model import FileModel, build, resizing
+from densevit.inference.file_model import FileModel, build
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.inference.runtimes import is_exported, open_file
 from densevit.model import DenseModel
@@ -26,13 +25,12 @@ class LoadedModel(NamedTuple):
 
     sections: the config, or the sections of a model saved without a config. foreign: whether the weights are another
     project's. The config is then derived from them: its data section has the sizes of the published recipe, but not the
-    user's data. resize: replaces the resizing of the data section, for an exported file that resizes images itself.
+    user's data.
     """
 
     model: DenseModel
     sections: Config | ModelSections
     foreign: bool
-    resize: EvaluationTransform | None = None
 
     @property
     def config(self) -> Config | None:
@@ -82,14 +80,13 @@ def load(
     """
     target = device_of(device)
     loaded = load_any(source, trust, runtime)
-    return Predictor(loaded.model, loaded.sections, resize=loaded.resize).to(target)
+    return Predictor(loaded.model, loaded.sections).to(target)
 
 
 def load_any(source: str | Path, trust: Collection[str] = (), runtime: str | None = None) -> LoadedModel:
     """Loads the model of any source of `load`. Warns about options that foreign weights do not determine."""
     if is_exported(source):
-        file_model, of_file = build(open_file(source, runtime), trust)
-        return LoadedModel(file_model, of_file, foreign=False, resize=resizing(file_model))
+        return LoadedModel(*build(open_file(source, runtime), trust), foreign=False)
     if runtime is not None:
         raise DensevitError(f"{source}: runtime {runtime} is for exported files, NAME.onnx. Fix: leave it out.")
     if model_file.is_model_file(source):

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with, sections_of
 from densevit.data.loading.batch_sampler import collate
+from densevit.data.transforms.recipes import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
 from densevit.inference.image_inputs import VideoFrame, as_images, as_sample, images_of
-from densevit.inference.image_sizes import ImageSize, requested_size, resizing, warn_of_unused_windows
+from densevit.inference.image_sizes import ImageSize, requested_size, transform_to, warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
 from densevit.model import DenseModel, Inference, inference_by_head, windows_only
@@ -54,7 +55,7 @@ class Predictor:
         resize: EvaluationTransform | None = None,
     ) -> None:
         self.model = model
-        self._resize = resize
+        self._resize = EvaluationTransform(Fixed(None)) if resize is None and model.resizes else resize
         if config is None and model.architecture is not None:
             config = sections_of(model.architecture)
         general = config.inference.options if isinstance(config, Config) else Inference()
@@ -91,9 +92,9 @@ class Predictor:
         return self._resize
 
     @property
-    def resize_is_replaced(self) -> bool:
-        """Whether a transform replaces the resizing of the section `data`."""
-        return self._resize is not None
+    def replaced_resize(self) -> EvaluationTransform | None:
+        """The transform that replaces the resizing of the section `data`; None: it is not replaced."""
+        return self._resize
 
     def with_resize(self, transform: EvaluationTransform) -> "Predictor":
         """Returns a predictor of the same model with another resizing transform, which `densevit.evaluate` uses too."""
@@ -211,7 +212,7 @@ class Predictor:
         options = inference or {}
         predictor = self.with_inference(options, "predict") if options else self
         size = requested_size(image_size, options, self.model, predictor.inference)
-        resize = resizing(size, self.resize)
+        resize = transform_to(size, self.resize)
         warns = options.get("window") is not None
         source = images_of(images)
         if source is not None:

@@ -52,6 +52,7 @@ class DenseModel(nn.Module):
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
     mean: Tensor
     std: Tensor
+    resizes = False  # True: an exported file that resizes images itself, and gets them at their size
 
     def __init__(
         self,

@@ -68,8 +68,8 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     )
     data = fake_data(CLASSES)
 
-    def predictor(model: Any, config: configs.Config, resize: None) -> Any:
-        return SimpleNamespace(model=model, config=config, classes=model.classes, resize_is_replaced=False)
+    def predictor(model: Any, config: configs.Config) -> Any:
+        return SimpleNamespace(model=model, config=config, classes=model.classes, replaced_resize=None)
 
     seen: dict[str, Any] = {"data": data}
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import densevit
 from densevit.cli import main
-from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.recipes import Fixed, build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.exporting import header
@@ -113,8 +113,10 @@ def test_images_of_several_sizes_and_heads_are_predicted_as_by_the_model():
 def test_a_file_that_resizes_gets_images_at_their_size():
     predictor = created({"x": DETR}, None)
     model = FileModel(file_of(predictor, header_of(predictor, resize=True)), predictor.heads)
-    assert file_model.resizing(model).size_of(123, 71) == (123, 71)
-    assert file_model.resizing(created({"x": DETR}).model) is None
+    assert Predictor(model).resize.size_of(123, 71) == (123, 71)
+    given = EvaluationTransform(Fixed(50))
+    assert Predictor(model).with_resize(given).resize is given
+    assert Predictor(predictor.model).replaced_resize is None
 
 
 def test_the_heads_are_built_with_the_options_in_the_header():

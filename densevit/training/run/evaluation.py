@@ -69,7 +69,7 @@ class EvaluationPlan:
                 f"{model.file.path}: OpenVINO returns no objects below the score thresholds inside, which cuts AP. "
                 "Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
             )
-        data = data.padded_to(model.multiple, predictor.resize if predictor.resize_is_replaced else None)
+        data = data.padded_to(model.multiple, predictor.replaced_resize)
         data.val.check_labels()
         return cls(predictor, data, trainer, map_classes(predictor.model, data, classes))
 
@@ -144,7 +144,7 @@ def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
         raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
     config = configs.from_mapping(predictor.config.model_dump(), "evaluate", overrides)
     configs.check_evaluation_plugins(config)
-    return Predictor(predictor.model, config, resize=predictor.resize if predictor.resize_is_replaced else None)
+    return Predictor(predictor.model, config, resize=predictor.replaced_resize)
 
 
 def _trainer(predictor: Predictor, overrides: Sequence[str]) -> TrainerSection:
