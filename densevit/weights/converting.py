@@ -1,19 +1,15 @@
-"""Converts another project's checkpoint to a run folder for `load`, `evaluate` and `predict`."""
+"""Builds the model of another project's checkpoint, with its config."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from densevit import config as configs
-from densevit.atomic_io import atomic_folder
 from densevit.config import BackboneSection, Config, DataSection, ModelSections
-from densevit.config.yaml_io import write as yaml
-from densevit.errors import ConfigError, WeightsError
+from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
 from densevit.model import DenseModel, build_backbone, build_from_architecture, classes_by_head
-from densevit.weights import model_file
-from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, bgr_to_rgb, is_bgr, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
 from densevit.weights.layout_options import PartWeights, set_layout_options
@@ -43,44 +39,13 @@ class Converted:
     assumed: tuple[str, ...] = ()
     licences: Mapping[str, str] = field(default_factory=dict)
 
-    def write(self, out: Path) -> None:
-        """Writes a new folder: for a model, config.yaml and model.safetensors; for a backbone, model.safetensors, a
-        value of `backbone.weights`, and backbone.yaml, its config section."""
-        with atomic_folder(out) as folder:
-            if self.model is not None and self.config is not None:
-                model_file.save(self.model, folder / "model.safetensors", self.config)
-                (folder / "config.yaml").write_text(configs.dump(self.config, self._comments()), "utf-8")
-                return
-            section = {key: value for key, value in self.section.model_dump().items() if key != "weights_allow"}
-            model_file.save_backbone(self.backbone, section, folder / "model.safetensors", self.licences)
-            text = f"# Converted from {self.source}. It is a config's section: backbone={out / 'backbone.yaml'}\n"
-            (folder / "backbone.yaml").write_text(text + yaml({**section, "weights": str(out)}), "utf-8")
 
-    def _comments(self) -> dict[str, str]:
-        assert self.model is not None
-        metadata = {"converted from": self.source}
-        metadata |= {f"licence of {source}": licence for source, licence in self.licences.items()}
-        for name, classes in self.model.classes.items():
-            metadata |= {f"classes of {name}": ", ".join(c.name for c in classes)} if classes else {}
-        return metadata
-
-
-def convert(source: str | Path, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
-    """Reads a checkpoint and builds its model.
+def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
+    """Builds the model of a checkpoint.
 
     layout: its layout's name; None: recognised from its keys. overrides: of the config derived from the checkpoint, as
     `backbone.dilation=true`. Raises WeightsError for missing or unexpected tensors that `weights_allow` does not list.
     """
-    checkpoint = read(source)
-    if checkpoint.header.get("format") == "densevit":
-        raise WeightsError(
-            f"{source}: is already in densevit's layout. For another project's layout, name it with --to."
-        )
-    return convert_checkpoint(checkpoint, layout, overrides)
-
-
-def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
-    """Builds the model of a checkpoint; see `convert`."""
     tensors, metadata = checkpoint.tensors, checkpoint.metadata
     chosen = of_variant(find(layout), tensors, metadata) if layout else recognise(tensors, checkpoint.source, metadata)
     checkpoint = replace(checkpoint, tensors=canonical(tensors, chosen) or tensors)

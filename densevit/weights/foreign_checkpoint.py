@@ -1,6 +1,5 @@
 """Translates the keys of a checkpoint, ours or another project's in a known layout, to ours."""
 
-import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -131,23 +130,6 @@ def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
                 f"{checkpoint.source}: its config.json has {name}: {json.dumps(found)}, but a {layout.name} is built "
                 f"with {' or '.join(map(json.dumps, values))} only, and would compute something else."
             )
-
-
-def other_conventions(
-    layout: CheckpointLayout, theirs: Mapping[str, Any], ours: Mapping[str, Any], backbone: nn.Module
-) -> dict[str, tuple[Any, Any]]:
-    """The conventions of a layout that a backbone does not follow: by option, their value and ours.
-
-    theirs, ours: the backbone sections. A value that is not in a section is the plugin's default, except a layout's
-    usage options, which are then not known.
-    """
-    found, parameters = {}, inspect.signature(type(backbone)).parameters
-    for name in layout.conventions:
-        if name in parameters and (name in theirs or name not in layout.usage_options):
-            there, here = (section.get(name, parameters[name].default) for section in (theirs, ours))
-            if there != here:
-                found[name] = there, here
-    return found
 
 
 def is_bgr(checkpoint: Checkpoint) -> bool:

@@ -173,11 +173,6 @@ def fresh_because(name: str, layout: CheckpointLayout) -> str | None:
     return next((why for own, why in layout.fresh.items() if _name(own).match(name) is not None), None)
 
 
-def has_marks(state: StateDict, layout: CheckpointLayout) -> bool:
-    """Whether a layout has marks and all are present, under one of its prefixes and spellings."""
-    return bool(layout.marks) and canonical(state, layout) is not None
-
-
 class Difference(NamedTuple):
     """What a state dict has in common with a layout: the number of keys that it has a line for, the first other key,
     and the first mark that the state dict lacks."""

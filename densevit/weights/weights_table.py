@@ -1,14 +1,12 @@
-"""Terminal tables for loaded and converted checkpoints."""
+"""The terminal table of a loaded checkpoint."""
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from rich.console import Group
 from rich.text import Text
 
 from densevit.terminal import table
-from densevit.weights.foreign_export import ForeignExport
 from densevit.weights.state_dict_loading import Fit, shown
 
 NAMES_PER_ROW = 3
@@ -25,32 +23,23 @@ def weights_table(fit: Fit) -> Group:
     )
 
 
-def written_table(exported: ForeignExport, source: str, out: Path) -> Group:
-    """The tensors and files of a converted run."""
-    rows: list[list[str | Text]] = [[Text("written", "cyan"), str(len(exported.tensors)), f"as {exported.layout.name}"]]
-    if exported.left_out:
-        rows.append([Text("left out", "cyan"), str(len(exported.left_out)), _listed(exported.left_out)])
-    files = f"{out}: {', '.join(['model.safetensors', *exported.files])}" if out.is_dir() else str(out)
-    grid = table(rows, right=(1,), whole=(0, 1))
-    return Group(Text(source, "bold"), grid, *map(Text, exported.notes), Text(files))
-
-
 def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
     yield "loaded", fit.loaded, ""
     changes: dict[str, list[str]] = {}
     for name, before, after, how in fit.adapted:
         changes.setdefault(f"{shown(before)} -> {shown(after)}, {how}", []).append(name)
     for change, names in changes.items():
-        yield "adapted", len(names), f"{_listed(names)}: {change}"
+        yield "adapted", len(names), f"{listed(names)}: {change}"
     for what, reasons in (("zeros", fit.zeros), ("left out", fit.left_out), ("initialised", fit.fresh)):
         for reason in dict.fromkeys(reasons.values()):
             names = [name for name, given in reasons.items() if given == reason]
-            yield what, len(names), f"{_listed(names)}: {reason}"
+            yield what, len(names), f"{listed(names)}: {reason}"
     for what, names in (("missing", fit.missing), ("unexpected", fit.unexpected)):
         if names:
-            yield what, len(names), f"{_listed(names)}: allowed"
+            yield what, len(names), f"{listed(names)}: allowed"
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The first names, without repetitions; block indices are written as a star."""
     patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
     return ", ".join(patterns[:NAMES_PER_ROW]) + (", ..." if len(patterns) > NAMES_PER_ROW else "")

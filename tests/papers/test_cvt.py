@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import densevit
 from densevit.errors import WeightsError
 from densevit.testing import check_backbone
-from densevit.weights.converting import convert
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
 from densevit_papers.cvt import VARIANTS, ConvAttention, CvT, QuickGELU
+from densevit_workbench.interchange.foreign_weights import convert, write
 
 if TYPE_CHECKING:
     from transformers import CvtForImageClassification
@@ -226,7 +226,7 @@ def test_a_folder_of_transformers_is_converted_and_exported(reference, tmp_path)
     from densevit.cli import main
 
     reference.save_pretrained(tmp_path / "theirs")
-    convert(tmp_path / "theirs").write(tmp_path / "ours")
+    write(convert(tmp_path / "theirs"), tmp_path / "ours")
     assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "hf"]) == 0
     again, images = CvtModel.from_pretrained(tmp_path / "back").eval(), torch.randn(1, 3, 64, 64)
     with torch.no_grad():

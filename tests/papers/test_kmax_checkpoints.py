@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from densevit.errors import WeightsError
-from densevit.weights.converting import convert
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import ade20k_panoptic_classes, cityscapes_panoptic_classes, coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
 from densevit_papers.max_deeplab_layers import BatchNorm
+from densevit_workbench.interchange.foreign_weights import convert
 
 PIXELS, DECODER = "sem_seg_head.pixel_decoder", "sem_seg_head.predictor"
 RESNET = {"name": "resnet", "depth": 18, "norm": "sync", "norm_eps": 1e-3}

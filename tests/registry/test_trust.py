@@ -217,7 +217,7 @@ def test_trusted_module_is_not_taken_from_the_working_directory(payload):
 
 
 def test_backbone_file_imports_no_module(payload, monkeypatch):
-    from densevit.weights.foreign_export import export
+    from densevit_workbench.interchange.foreign_export import export
 
     model_file.save_backbone(
         densevit.create_backbone("resnet", depth=18), {"name": "payload:Net"}, payload / "b.safetensors"
@@ -447,7 +447,7 @@ def test_predicting_reads_no_path_of_the_header(name, payload):
 
 
 def test_backbone_of_a_header_is_no_file(payload):
-    from densevit.weights.foreign_export import export
+    from densevit_workbench.interchange.foreign_export import export
 
     (payload / "theirs.yaml").write_text("name: resnet\ndepth: 18\n")
     file = payload / "b.safetensors"

@@ -9,7 +9,7 @@ import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
-from densevit.weights.converting import convert
+from densevit_workbench.interchange.foreign_weights import convert
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3)}
 METADATA = "Metadata-Version: 2.1\nName: acme-weights\nVersion: 1.2\n"

@@ -10,13 +10,14 @@ from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class
 from densevit.weights.building import build_model
-from densevit.weights.converting import convert, with_settings
+from densevit.weights.converting import with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.preprocessing import of_folder, of_timm
 from densevit.weights.pretrained import load_pretrained
 from densevit_heads.dpt.checkpoints import KITTI, NYU
+from densevit_workbench.interchange.foreign_weights import convert
 from tests.configs.published import with_variants
 
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}

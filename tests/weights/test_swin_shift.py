@@ -6,11 +6,11 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.weights.building import build_model
-from densevit.weights.converting import convert
-from densevit.weights.foreign_export import export
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.model_file import load_backbone, save_backbone
 from densevit.weights.pretrained import load_pretrained
+from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.foreign_weights import convert
 
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 

@@ -7,9 +7,9 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.weights.building import build_model
-from densevit.weights.foreign_export import export
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
+from densevit_workbench.interchange.foreign_export import export
 
 HYBRID = {
     "name": "vit",

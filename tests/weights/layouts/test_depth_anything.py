@@ -14,12 +14,12 @@ from densevit.errors import WeightsError
 from densevit.model import build_from_architecture
 from densevit.weights import layouts
 from densevit.weights.checkpoint_io import Checkpoint, read
-from densevit.weights.converting import convert
 from densevit.weights.foreign_checkpoint import translate_checkpoint
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import load_pretrained
+from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.foreign_weights import convert, write
 
 pytestmark = pytest.mark.integration
 
@@ -149,7 +149,7 @@ def test_export_loads_in_transformers(pair, tmp_path):
     from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
 
     reference, folder = pair
-    convert(folder).write(tmp_path / "ours")
+    write(convert(folder), tmp_path / "ours")
     export(tmp_path / "ours", "hf").write(tmp_path / "back")
     theirs, report = DepthAnythingForDepthEstimation.from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not report["unexpected_keys"]
@@ -166,7 +166,7 @@ def test_export_loads_in_transformers(pair, tmp_path):
 @torch.no_grad()
 def test_export_has_all_tensors_of_the_authors_code(pair, tmp_path):
     reference, folder = pair
-    convert(folder).write(tmp_path / "ours")
+    write(convert(folder), tmp_path / "ours")
     found = export(tmp_path / "ours", "depth-anything-v2")
     found.write(tmp_path / "back.pth")
     with safe_open(Path(__file__).parent / "originals" / "depth-anything-v2.safetensors", "pt") as file:
@@ -325,7 +325,7 @@ def test_relative_and_inverse_share_all_weights(relative_folder):
 
 
 def test_a_run_of_relative_depth_starts_metres_too(relative_folder, tmp_path):
-    convert(relative_folder).write(tmp_path / "run")
+    write(convert(relative_folder), tmp_path / "run")
     metres = {**DPT, "output": "sigmoid", "weights": str(tmp_path / "run")}
     model = densevit.create_model(VIT, heads={"depth": metres}).model
     saved = read(tmp_path / "run").tensors
@@ -343,7 +343,7 @@ def test_encoder_alone_is_loaded_as_the_authors_do(relative_folder):
 
 
 def test_a_file_without_max_depth_is_reported(relative_folder, tmp_path):
-    convert(relative_folder).write(tmp_path / "run")
+    write(convert(relative_folder), tmp_path / "run")
     export(tmp_path / "run", "depth-anything-v2").write(tmp_path / "depth_anything_v2_metric_hypersim_vits.pth")
     found = convert(tmp_path / "depth_anything_v2_metric_hypersim_vits.pth")
     (note,) = [note for note in found.fit.notes if note.startswith("Assumed")]

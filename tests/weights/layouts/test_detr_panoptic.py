@@ -12,13 +12,13 @@ from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import translate, translate_back
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit_heads.detr_panoptic.checkpoints import DETR_PANOPTIC
+from densevit_workbench.interchange.foreign_export import export
 from tests.weights.layouts.test_detr import OfficialDetr, pixels_of, randomise
 
 pytestmark = pytest.mark.integration

@@ -13,12 +13,12 @@ from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.interfaces import Class
 from densevit.weights.building import build_model
-from densevit.weights.converting import convert
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe, saved_options, translate, translate_back
 from densevit.weights.label_sets import coco_classes, instance_classes, objects365_classes
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import load_pretrained
+from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.foreign_weights import convert
 
 pytestmark = pytest.mark.integration
 

@@ -16,10 +16,10 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.weights import layouts
-from densevit.weights.converting import convert
 from densevit.weights.key_mapping import fresh_because, translate, translate_back
 from densevit.weights.layouts import find
 from densevit_methods.teachers import load_backbone
+from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.layouts.test_google import encoder, filled
 
 SIZE = (64, 128)  # with windows of 4 cells of 16 pixels, only one of the axes is shifted

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 import densevit
-from densevit.weights.converting import convert
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import canonical, translate, translate_back
 from densevit.weights.label_sets import coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
+from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.foreign_weights import convert
 
 pytestmark = pytest.mark.integration
 

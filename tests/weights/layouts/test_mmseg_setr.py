@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
-from densevit.weights.converting import convert
 from densevit.weights.foreign_checkpoint import translated_for
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
 from densevit.weights.pretrained import fit_backbone
 from densevit.weights.weights_table import weights_table
+from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.foreign_weights import convert, write
 
 pytestmark = pytest.mark.integration
 
@@ -339,7 +339,7 @@ def test_missing_patch_bias_is_zero_and_reported(kind, randomise, tmp_path):
         found = converted.model.heads["segmentation"].maps(outputs["segmentation"], (64, 64))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
-    converted.write(tmp_path / "run")
+    write(converted, tmp_path / "run")
     back = export(tmp_path / "run", layout.name)
     assert back.tensors.keys() == state.keys() - translate(state, layout).left_out.keys()  # theirs loads it completely
     assert f"backbone.stem.projection.bias is all zeros and is not written: {why}." in back.notes
@@ -348,7 +348,7 @@ def test_missing_patch_bias_is_zero_and_reported(kind, randomise, tmp_path):
 def test_nonzero_bias_is_written_and_reported(randomise, tmp_path):
     state = randomise(Official("naive", 1)).state_dict()
     torch.save(state, tmp_path / "setr.pth")
-    convert(tmp_path / "setr.pth").write(tmp_path / "run")
+    write(convert(tmp_path / "setr.pth"), tmp_path / "run")
     back = export(tmp_path / "run", "mmseg-setr-naive")
     assert torch.equal(back.tensors[BIAS], state[BIAS])
     assert any("bias is written: mmsegmentation 1.x has no bias" in note for note in back.notes)

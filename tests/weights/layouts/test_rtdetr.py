@@ -7,12 +7,12 @@ import torch
 
 import densevit
 from densevit.errors import WeightsError
-from densevit.weights.converting import convert
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe, saved_options, translate, translate_back
 from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import find, recognise
 from densevit_heads.rtdetr.checkpoints import RTDETR, RTDETRV2
+from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.layouts.test_transformers_rtdetr import MODES, SIZE, make, run, same
 
 pytestmark = pytest.mark.integration

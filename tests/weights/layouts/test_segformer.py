@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 import densevit
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import canonical, translate, translate_back
 from densevit.weights.layouts import find, recognise
+from densevit_workbench.interchange.foreign_export import export
 
 AUTHORS = [  # transformers' names -> the authors', as in transformers' conversion script
     (r"encoder\.patch_embeddings\.(\d)\.proj", lambda m: f"patch_embed{int(m[1]) + 1}.proj"),

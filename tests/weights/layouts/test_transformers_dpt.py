@@ -8,10 +8,10 @@ import re
 import pytest
 import torch
 
-from densevit.weights.converting import convert
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import preset_classes
 from densevit.weights.layouts import find, recognise
+from densevit_workbench.interchange.foreign_weights import convert
 
 pytestmark = pytest.mark.integration
 

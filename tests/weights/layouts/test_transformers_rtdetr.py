@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import densevit
-from densevit.weights.converting import convert
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import describe, saved_options, translate, translate_back
 from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import find, recognise
+from densevit_workbench.interchange.foreign_export import export
+from densevit_workbench.interchange.foreign_weights import convert
 
 pytestmark = pytest.mark.integration
 

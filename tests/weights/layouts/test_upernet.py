@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 import densevit
-from densevit.weights.foreign_export import export
 from densevit.weights.key_mapping import canonical, translate, translate_back
 from densevit.weights.layouts import recognise
+from densevit_workbench.interchange.foreign_export import export
 
 pytestmark = pytest.mark.integration
 

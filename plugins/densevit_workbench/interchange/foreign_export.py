@@ -1,6 +1,7 @@
 """Exports a trained model in another project's layout, checked to load there and to compute the same."""
 
 import copy
+import inspect
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Group
+from rich.text import Text
 from torch import Tensor, nn
 
 from densevit import config as configs
@@ -17,10 +20,12 @@ from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, CheckpointLayout, Class
 from densevit.model import BackboneArchitecture, DenseModel, build_backbone, build_from_architecture, tasks_of
 from densevit.paths import user_path
-from densevit.weights import layouts, model_file, transformers_config
-from densevit.weights.foreign_checkpoint import other_conventions
-from densevit.weights.key_mapping import describe, fresh_because, has_marks, option_of, translate, translate_back
+from densevit.terminal import table
+from densevit.weights import layouts, model_file
+from densevit.weights.key_mapping import canonical, describe, fresh_because, option_of, translate, translate_back
 from densevit.weights.state import read_safetensors, write_safetensors, write_torch
+from densevit.weights.weights_table import listed
+from densevit_workbench.interchange import transformers_config
 
 PROJECTS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -108,11 +113,23 @@ def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Coll
         except _NotRepresentable as error:
             failed.append(error)
     if found:
-        return max(found, key=lambda one: len(one.layout.marks) if has_marks(one.tensors, one.layout) else 0)
+        return max(
+            found, key=lambda one: len(one.layout.marks) if canonical(one.tensors, one.layout) is not None else 0
+        )
     full_models = ours.model is not None and all(layout.part == "model" for layout in candidates)
     alone = " For the backbone only: --to timm, --to torchvision, or a backbone layout." if full_models else ""
     nearest = min(failed, key=lambda error: error.distance)
     raise WeightsError(f"{source} cannot be exported as {to}: {nearest}{alone}")
+
+
+def written_table(exported: ForeignExport, source: str, out: Path) -> Group:
+    """The tensors and files of a converted run."""
+    rows: list[list[str | Text]] = [[Text("written", "cyan"), str(len(exported.tensors)), f"as {exported.layout.name}"]]
+    if exported.left_out:
+        rows.append([Text("left out", "cyan"), str(len(exported.left_out)), listed(exported.left_out)])
+    files = f"{out}: {', '.join(['model.safetensors', *exported.files])}" if out.is_dir() else str(out)
+    grid = table(rows, right=(1,), whole=(0, 1))
+    return Group(Text(source, "bold"), grid, *map(Text, exported.notes), Text(files))
 
 
 class _NotRepresentable(WeightsError):  # noqa: N818
@@ -187,7 +204,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         raise _NotRepresentable(f"{layout.name} does not fit this {ours.built.name!r}. {error}", len(state)) from error
     own, differing = (
         _options_of(ours),
-        other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone),
+        _other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone),
     )
     own["backbone"] |= {name: here for name, (_, here) in differing.items()}
     of_heads = _other_conventions_of_heads(layout, own, sections)
@@ -251,6 +268,23 @@ def _options_of(ours: _Source) -> dict[str, Any]:
             for name, head in ours.model.architecture.heads.items()
         }
     return own
+
+
+def _other_conventions(
+    layout: CheckpointLayout, theirs: Mapping[str, Any], ours: Mapping[str, Any], backbone: nn.Module
+) -> dict[str, tuple[Any, Any]]:
+    """The conventions of a layout that a backbone does not follow: by option, their value and ours.
+
+    theirs, ours: the backbone sections. A value that is not in a section is the plugin's default, except a layout's
+    usage options, which are then not known.
+    """
+    found, parameters = {}, inspect.signature(type(backbone)).parameters
+    for name in layout.conventions:
+        if name in parameters and (name in theirs or name not in layout.usage_options):
+            there, here = (section.get(name, parameters[name].default) for section in (theirs, ours))
+            if there != here:
+                found[name] = there, here
+    return found
 
 
 def _other_conventions_of_heads(

@@ -8,8 +8,8 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.weights.building import build_model
-from densevit.weights.foreign_export import export
 from densevit.weights.model_file import save, save_backbone
+from densevit_workbench.interchange.foreign_export import export
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
 SMALL = {"features": (1, 2), "image_size": 56, "patch_size": 14, "variant": "tiny", "layer_scale": 1.0}

@@ -35,14 +35,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     from densevit.atomic_io import check_free
     from densevit.errors import ConfigError
-    from densevit.weights.converting import convert
-    from densevit.weights.foreign_export import export
-    from densevit.weights.weights_table import weights_table, written_table
+    from densevit.weights.weights_table import weights_table
+    from densevit_workbench.interchange.foreign_export import export, written_table
+    from densevit_workbench.interchange.foreign_weights import convert, write
 
     check_free(args.out)
     if args.to is None:
         found = convert(args.source, args.layout, args.overrides)
-        found.write(args.out)
+        write(found, args.out)
         if found.model is not None:
             use = "a run, for densevit.load, evaluate and predict"
         else:

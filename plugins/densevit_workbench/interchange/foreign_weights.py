@@ -1,0 +1,46 @@
+"""Converts another project's checkpoint to a run folder for `load`, `evaluate` and `predict`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from densevit import config as configs
+from densevit.atomic_io import atomic_folder
+from densevit.config.yaml_io import write as yaml
+from densevit.errors import WeightsError
+from densevit.model import DenseModel
+from densevit.weights import model_file
+from densevit.weights.checkpoint_io import read
+from densevit.weights.converting import Converted, convert_checkpoint
+
+
+def convert(source: str | Path, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
+    """Reads a checkpoint and builds its model; see `convert_checkpoint`."""
+    checkpoint = read(source)
+    if checkpoint.header.get("format") == "densevit":
+        raise WeightsError(
+            f"{source}: is already in densevit's layout. For another project's layout, name it with --to."
+        )
+    return convert_checkpoint(checkpoint, layout, overrides)
+
+
+def write(converted: Converted, out: Path) -> None:
+    """Writes a new folder: for a model, config.yaml and model.safetensors; for a backbone, model.safetensors, a value
+    of `backbone.weights`, and backbone.yaml, its config section."""
+    with atomic_folder(out) as folder:
+        if converted.model is not None and converted.config is not None:
+            model_file.save(converted.model, folder / "model.safetensors", converted.config)
+            text = configs.dump(converted.config, _comments(converted, converted.model))
+            (folder / "config.yaml").write_text(text, "utf-8")
+            return
+        section = {key: value for key, value in converted.section.model_dump().items() if key != "weights_allow"}
+        model_file.save_backbone(converted.backbone, section, folder / "model.safetensors", converted.licences)
+        text = f"# Converted from {converted.source}. It is a config's section: backbone={out / 'backbone.yaml'}\n"
+        (folder / "backbone.yaml").write_text(text + yaml({**section, "weights": str(out)}), "utf-8")
+
+
+def _comments(converted: Converted, model: DenseModel) -> dict[str, str]:
+    metadata = {"converted from": converted.source}
+    metadata |= {f"licence of {source}": licence for source, licence in converted.licences.items()}
+    for name, classes in model.classes.items():
+        metadata |= {f"classes of {name}": ", ".join(c.name for c in classes)} if classes else {}
+    return metadata
