@@ -39,8 +39,6 @@ from densevit.registry import list_heads as list_heads
 from densevit.registry import list_methods as list_methods
 from densevit.registry import list_necks as list_necks
 from densevit.registry import list_targets as list_targets
-from densevit.reporting.pages import Report as Report
-from densevit.reporting.pages import report as report
 from densevit.targets.types import create_target as create_target
 from densevit.training.loop.data_checks import check_batch as check_batch
 from densevit.training.loop.data_module import DenseDataModule as DenseDataModule
@@ -61,5 +59,7 @@ from densevit_workbench.inspection.inspector import Inspection as Inspection
 from densevit_workbench.inspection.inspector import inspect as inspect
 from densevit_workbench.interchange.convert import convert_dataset as convert_dataset
 from densevit_workbench.interchange.prelabels import write_prelabels as write_prelabels
+from densevit_workbench.reports.pages import Report as Report
+from densevit_workbench.reports.pages import report as report
 
 __version__: str

@@ -28,7 +28,8 @@ OVERVIEW, SCENES = "densevit -h", "the arguments of densevit scenes"
 TOOLS = ("train", "evaluate", "predict", "convert")
 LIGHT = {  # in this order, in one interpreter
     OVERVIEW: "from densevit.cli import main; main(['-h'])",
-    SCENES: "import argparse; from densevit.cli import scenes; scenes.add_arguments(argparse.ArgumentParser())",
+    SCENES: "from argparse import ArgumentParser; from densevit_workbench.commands.scenes import *; "
+    "add_arguments(ArgumentParser())",
     **dict.fromkeys((f"tools/{command}.py" for command in TOOLS), "run_tool(case)"),
     "lists": "import densevit; densevit.list_backbones(); densevit.DensevitError",
     "modules": "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
@@ -97,7 +98,7 @@ def test_overview_imports_no_command(after: dict[str, Any]):
 
 
 def test_help_of_scenes_imports_no_numpy(after: dict[str, Any]):
-    assert "densevit.cli.scenes" in after[SCENES]["modules"] and "numpy" not in after[SCENES]["modules"]
+    assert "densevit_workbench.commands.scenes" in after[SCENES]["modules"] and "numpy" not in after[SCENES]["modules"]
 
 
 @pytest.mark.parametrize("command", TOOLS)

@@ -9,10 +9,10 @@ from PIL import Image
 
 from densevit import config as configs
 from densevit.data.build import build_data, build_evaluation_transform
-from densevit.data.io.dataset_writer import write_split
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.weights.building import build_model
 from densevit_scenes.dataset import Scenes
+from densevit_workbench.interchange.dataset_writer import write_split
 from tests.configs import (
     test_coco_recipes,
     test_depth_recipes,

@@ -11,7 +11,6 @@ from PIL import Image
 
 import densevit
 from densevit import config as configs
-from densevit.data.io.dataset_writer import write_split
 from densevit.interfaces import Class
 from densevit.weights import packages
 from densevit.weights.building import build_model
@@ -19,6 +18,7 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import instance_classes
 from densevit.weights.pretrained import load_pretrained
 from densevit_scenes.dataset import Scenes
+from densevit_workbench.interchange.dataset_writer import write_split
 
 pytestmark = pytest.mark.integration
 

@@ -412,7 +412,7 @@ class ResolvedPage(Page):
                 self.config(source)
 
     def resolve_check(self, given: argparse.Namespace) -> None:
-        from densevit.cli.check import read_options
+        from densevit_workbench.commands.check import read_options
 
         if not PLACEHOLDER.fullmatch(given.name):
             registry.check_options(f"{given.kind}s", given.name, read_options(given.options), given.kind)

@@ -1,1 +1,1 @@
-"""Reads and writes image, label, depth and video files, and shards."""
+"""Reads and writes image, label, depth and video files."""

@@ -1,4 +1,4 @@
-"""Writes a data set as tar shards with an index; `densevit.data.datasets.shards` reads them."""
+"""Writes a data set as tar shards with an index; `densevit_workbench.interchange.shards` reads them."""
 
 import json
 import tarfile
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from densevit.data.io.shard_records import INDEX, RECORDS, VERSION, encode, write
 from densevit.data.sample_checks import check_sample
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
+from densevit_workbench.interchange.shard_records import INDEX, RECORDS, VERSION, encode, write
 
 
 def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Iterator[int]:

@@ -15,9 +15,9 @@ from densevit.data.datasets.color_tables import read_labelmap
 from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.depth_values import Calibration
 from densevit.data.datasets.label_maps import LabelMaps
-from densevit.data.datasets.shards import Shards
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
+from densevit_workbench.interchange.shards import Shards
 
 UTF_8 = codecs.BOM_UTF8
 ENCODED: dict[str, Callable[[str], bytes]] = {

@@ -21,10 +21,10 @@ from densevit.data.datasets.depth_maps import PRESETS, DepthMaps, Preset
 from densevit.data.datasets.depth_range import sample
 from densevit.data.datasets.examination import Examination
 from densevit.data.datasets.timestamp_pairs import associate
-from densevit.data.io.dataset_writer import write_split
 from densevit.errors import DataError
 from densevit.registry import options
 from densevit_scenes.dataset import Scenes
+from densevit_workbench.interchange.dataset_writer import write_split
 
 REAL = Path(os.environ.get("DENSEVIT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)

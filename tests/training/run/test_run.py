@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.io.dataset_writer import write_split
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import tables_file
 from densevit.evaluation.coco import CocoDetection
@@ -22,6 +21,7 @@ from densevit.reporting.confusion import read_confusion
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.weights.state import read_safetensors
 from densevit_scenes.dataset import Scenes
+from densevit_workbench.interchange.dataset_writer import write_split
 from tests.training.runs import assert_same, interrupted_after, recorded, resume, rows, train, weights
 
 TINY = """

@@ -10,7 +10,7 @@ import pytest
 
 from densevit.cli import main
 from densevit.reporting.html_page import Cell, Table
-from densevit.reporting.text_tables import latex, markdown
+from densevit_workbench.reports.text_tables import latex, markdown
 
 CONFIG = """
 seed: {seed}

@@ -9,11 +9,11 @@ import numpy as np
 
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.io.file_errors import check_regular
-from densevit.data.io.shard_records import INDEX, RECORDS, VERSION, decode
 from densevit.data.io.text_files import read_json
 from densevit.data.outside_paths import is_outside
 from densevit.errors import DataError, UnreadableFileError, one_line
 from densevit.interfaces import Class, Dataset, Sample
+from densevit_workbench.interchange.shard_records import INDEX, RECORDS, VERSION, decode
 
 _WINDOW = 4  # shards that are shuffled together
 _OPEN = 16  # shards that a process keeps open

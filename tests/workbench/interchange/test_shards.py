@@ -20,11 +20,11 @@ from pycocotools import mask as rle
 from densevit.cli import main
 from densevit.config import DataSection
 from densevit.data.build import Data, create_dataset
-from densevit.data.datasets.shards import Shards
-from densevit.data.io.shard_records import decode
-from densevit.data.io.shard_records import write as write_record
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Dataset
+from densevit_workbench.interchange.shard_records import decode
+from densevit_workbench.interchange.shard_records import write as write_record
+from densevit_workbench.interchange.shards import Shards
 
 COUNT = 7
 SPLITS = ("train", "val")

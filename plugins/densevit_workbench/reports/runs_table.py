@@ -14,10 +14,11 @@ from densevit.data.datasets.examination import listed
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_file import number
-from densevit.reporting import comparison, report
+from densevit.reporting import report
 from densevit.reporting.curves import read_curves
 from densevit.reporting.html_page import Cell, Table
-from densevit.reporting.text_tables import latex, markdown
+from densevit_workbench.reports import comparison
+from densevit_workbench.reports.text_tables import latex, markdown
 
 NO_EFFECT = (
     "seed",

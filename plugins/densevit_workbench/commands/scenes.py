@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from densevit import registry
-    from densevit.data.io.dataset_writer import empty_folder, write_split
     from densevit.file_lock import locked_folder
+    from densevit_workbench.interchange.dataset_writer import empty_folder, write_split
 
     lengths = {} if args.count is None else {"train_length": args.count, "val_length": args.count}
     options = {"image_size": args.size, "seed": args.seed, **lengths}
