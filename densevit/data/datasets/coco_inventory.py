@@ -1,4 +1,4 @@
-"""What a split in COCO's format finds, uses and leaves out: images, image files and objects."""
+"""Notes about the crowds of a COCO json, and about image files that no json names."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from densevit.data.datasets.coco_annotations import Annotations
 from densevit.data.datasets.coco_json import parse_json, section_of
 from densevit.data.datasets.coco_layouts import SplitFiles
 from densevit.data.datasets.examination import listed
-from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.paired_files import IMAGES
 from densevit.data.io.file_lookup import find_file
 from densevit.errors import DataError, counted
@@ -74,31 +72,3 @@ def named_files(files: SplitFiles) -> tuple[Path, list[str]]:
         return files.image_folder(names), names
     except DataError:
         return files.file.parent, []
-
-
-def image_inventory(whole: Annotations, unused: Sequence[tuple[str, np.ndarray]]) -> Inventory:
-    """Returns the inventory of a json's images. unused: reasons, each with which images it leaves out, (N,) bool; the
-    first reason that applies counts."""
-    names = [name.decode() for name in whole.file_names.tolist()]
-    return _inventory("image", names, whole.invalid_images.items(), unused)
-
-
-def object_inventory(whole: Annotations, unused: Sequence[tuple[str, np.ndarray]]) -> Inventory:
-    """Returns the inventory of a json's objects as training uses them; see `image_inventory`, with (M,) bool."""
-    return _inventory("object", whole.ids.tolist(), whole.invalid_objects.items(), unused)
-
-
-def _inventory(
-    noun: str,
-    names: Sequence[object],
-    invalid: Iterable[tuple[str, Sequence[str]]],
-    unused: Sequence[tuple[str, np.ndarray]],
-) -> Inventory:
-    inventory, used = Inventory(noun), np.ones(len(names), bool)
-    for reason, left_out in invalid:
-        inventory.leave_out(reason, left_out)
-    for reason, chosen in unused:
-        inventory.leave_out(reason, [names[i] for i in np.flatnonzero(chosen & used).tolist()])
-        used &= ~chosen
-    inventory.used = int(used.sum())
-    return inventory

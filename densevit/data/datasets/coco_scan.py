@@ -2,22 +2,17 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
-from densevit.data.datasets.coco_examination import examine_annotations, examine_crowds, examine_reading
 from densevit.data.datasets.coco_inventory import (
     crowd_note,
     image_files,
-    image_inventory,
     named_files,
-    object_inventory,
     unlisted_note,
     without_named,
 )
@@ -25,16 +20,10 @@ from densevit.data.datasets.coco_layouts import SplitFiles
 from densevit.data.datasets.coco_orientation import Grid, Reading, decide, evidence_of, grids_of, turned
 from densevit.data.datasets.dataset_validation import Scan, validate_images
 from densevit.data.datasets.division import DEFAULT_SHARE, division_text, validation_part
-from densevit.data.datasets.examination import Examination, evenly_spaced
-from densevit.data.datasets.inventory import Inventory
 from densevit.data.datasets.scan_cache import Arrays, json_array, json_value
 from densevit.data.io.file_lookup import find_file
-from densevit.data.io.images import read_image
 from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError
-from densevit.interfaces import Sample, Targets
-
-_DRAWN, _DRAWN_SIDE = 6, 1000  # images of which both readings are drawn, and their longer side, in pixels
 
 
 @dataclass(frozen=True)
@@ -53,6 +42,39 @@ class ScanOptions:
     boxes: Grid | None
     crowds: Literal["ignore", "objects"] | None
     search_unlisted: bool
+
+
+@dataclass(frozen=True)
+class JsonFacts:
+    """What an examination gets of a json. whole: with the images of all parts. crowds: (M,) bool, `iscrowd` as it is
+    written. unclear: the files whose boxes may be on either grid, of `images`."""
+
+    whole: Annotations
+    crowds: np.ndarray
+    options: ScanOptions
+    reading: Reading
+    unclear: Sequence[str]
+    images: int
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What an examination gets of a split that was read. read: the chosen images of the whole json, with the sizes of
+    their grids. names, stored: their files and the files' sizes. in_part, chosen: of the images of the json. unclear:
+    the indices of `JsonFacts.unclear`. there: the image files beside the images. of_others: those that the json does
+    not name. unlisted: those that no json names."""
+
+    of_json: JsonFacts
+    read: Annotations
+    folder: Path
+    names: Sequence[str]
+    in_part: np.ndarray
+    chosen: np.ndarray
+    stored: np.ndarray
+    unclear: np.ndarray
+    there: set[str]
+    of_others: set[str]
+    unlisted: Sequence[str]
 
 
 def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], options: ScanOptions) -> Arrays:
@@ -82,9 +104,9 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
     stored, orientations = validate_images(scan, folder, names, read.sizes, file)
     reading, unclear = _reading(read, stored, orientations, [files, *others], options)
     if examination is not None:
-        examine_annotations(whole, examination, ambiguous=bool(len(unclear)))
-        examine_reading(reading, [names[i] for i in unclear], len(names), examination)
-        examine_crowds(whole, crowds, options.crowds, examination)
+        unclear_names = [names[i] for i in unclear]
+        of_json = JsonFacts(whole, crowds, options, reading, unclear_names, len(names))
+        examination.facts.append(of_json)
     elif not reading.decided:
         raise DataError(f"{file}: {reading.text}")
     sizes, upright = grids_of(read.sizes, stored, orientations, reading.grid)
@@ -96,17 +118,9 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
     unlisted = sorted(without_named(of_others, map(named_files, others)))
     notes = [reading.text, "" if options.crowds else crowd_note(crowds), unlisted_note(unlisted)]
     if examination is not None:
-        examination.report("note", "image files that no json names", unlisted, unlisted_note(unlisted))
-        _take_inventory(whole, read, folder, in_part, chosen, options, examination)
-        failed = examination.failed(len(names))
-        unused = without_named(there, [(folder, [name for i, name in enumerate(names) if i not in failed])])
-        inventory = Inventory("image file", len(there) - len(unused))
-        inventory.leave_out("of images that are not used", sorted(unused - of_others))
-        inventory.leave_out("only in the json of another split", sorted(of_others - set(unlisted)))
-        inventory.leave_out("in no json", unlisted)
-        examination.inventories.append(inventory)
-        if options.boxes is None:
-            _draw_readings(read, folder, names, stored, unclear, examination)
+        examination.facts.append(
+            SplitFacts(of_json, read, folder, names, in_part, chosen, stored, unclear, there, of_others, unlisted)
+        )
     return read.arrays() | {
         "folder": json_array(str(folder)),
         "names": np.array([name.encode() for name in names]),
@@ -115,59 +129,6 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
         "notes": json_array([note for note in notes if note]),
         "others": json_array(folders + [str(other.file) for other in others]),
     }
-
-
-def _take_inventory(
-    whole: Annotations,
-    read: Annotations,
-    folder: Path,
-    in_part: np.ndarray,
-    chosen: np.ndarray,
-    options: ScanOptions,
-    examination: Examination,
-) -> None:
-    """Adds what a split finds, uses and leaves out of its json. read: the chosen images of the whole json, with the
-    sizes of their grids."""
-    missing, failed = np.zeros(len(whole), bool), np.zeros(len(whole), bool)
-    places = np.flatnonzero(chosen)
-    missing[places] = [os.path.join(folder, name) in examination.missing for name in _names(read)]
-    failed[places[sorted(examination.failed(len(read)))]] = True
-    part = "in the part for training" if options.part == "val" else "in the part for validation"
-    unused = [(part, ~in_part), ("beyond data.limit", ~chosen), ("without a file", missing)]
-    unused.append(("with an invalid file", failed))
-    examination.inventories.append(image_inventory(whole, unused))
-    if whole.labelled:
-        objects = chosen[whole.images]
-        flat = np.zeros(len(objects), bool)
-        flat[objects] = ~read.have_area()
-        of_images = [(f"of images {reason}", images[whole.images]) for reason, images in unused]
-        own = [("crowds", whole.iscrowd), ("without area inside their image", flat)]
-        examination.inventories.append(object_inventory(whole, [*of_images, *own]))
-
-
-def _draw_readings(
-    read: Annotations,
-    folder: Path,
-    names: Sequence[str],
-    stored: np.ndarray,
-    unclear: np.ndarray,
-    examination: Examination,
-) -> None:
-    """Adds samples of some images with objects, with the boxes on the upright and on the stored image."""
-    with_objects = unclear[np.diff(read.first)[unclear] > 0]
-    for i in with_objects[evenly_spaced(len(with_objects), _DRAWN)].tolist():
-        rows = slice(int(read.first[i]), int(read.first[i + 1]))
-        boxes, labels = torch.from_numpy(read.boxes[rows]), torch.from_numpy(read.labels[rows].astype(np.int64))
-        samples: dict[str, Sample] = {}
-        with suppress(DataError):  # reported when the image is opened
-            for grid in ("upright", "stored"):
-                pixels = read_image(folder / names[i], upright=grid == "upright")
-                step = -(-max(pixels.shape) // _DRAWN_SIDE)
-                pixels = pixels[::step, ::step].copy()
-                targets: Targets = {"image_id": names[i], "size": pixels.shape[:2], "labels": labels}
-                targets["boxes"] = boxes / step
-                samples[grid] = {"image": torch.from_numpy(pixels).permute(2, 0, 1), "targets": targets}
-            examination.readings.append((names[i], samples))
 
 
 def scanned_files(file: Path, arrays: Arrays) -> list[str]:

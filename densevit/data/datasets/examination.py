@@ -1,6 +1,6 @@
 """Collects all problems of a data set, instead of only the first as its constructor does (`densevit doctor`)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from densevit.data.datasets.inventory import Inventory
 from densevit.errors import DataError, UnreadableFileError
-from densevit.interfaces import Sample
 
 EXAMPLES = 5  # examples of a finding
 
@@ -75,7 +74,7 @@ class Examination:
     """The findings of the data sets that are built with it; see `Scan`.
 
     most_images: the number of image files to open, evenly spaced; None: all. inventories: what each reader finds, uses
-    and leaves out. readings: images whose boxes can be read in two ways: the name, and a sample for each reading.
+    and leaves out. facts: what each reader of a format passes on, for what is examined in that format only.
     """
 
     def __init__(self, most_images: int | None) -> None:
@@ -84,7 +83,7 @@ class Examination:
         self.files: list[str] = []  # of the images
         self.missing: set[str] = set()
         self.inventories: list[Inventory] = []
-        self.readings: list[tuple[str, Mapping[str, Sample]]] = []
+        self.facts: list[object] = []
         self._failed: dict[int, set[int]] = {}  # by the number of files: which of them have an error
         self._reported: set[str] = set()
 

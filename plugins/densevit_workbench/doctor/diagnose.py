@@ -14,7 +14,7 @@ from densevit.data.datasets.examination import Examination, Finding
 from densevit.data.transforms.resizing import TrainingTransform
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.interfaces import Dataset
-from densevit_workbench.doctor import checks
+from densevit_workbench.doctor import checks, coco_examination
 from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import Source, find_source
@@ -82,11 +82,12 @@ def _examine_split(
     except DataError as error:
         title = "the split cannot be read" if dataset is None else "the split has no labels"
         examination.report("error", title, [str(error)])
+    readings = coco_examination.examine(examination)
     if dataset is not None and len(dataset):
         files[split] = examination.files
         if examination.inventories:
             diagnosis.inventories[split] = examination.inventories
-        diagnosis.readings += both_readings(examination.readings, dataset)
+        diagnosis.readings += both_readings(readings, dataset)
         if split != "train" and dataset.division:
             _join_parts(examination, diagnosis)
             examination.report("note", "the data set has no val split", [dataset.division])

@@ -16,6 +16,7 @@ from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination
 from densevit.errors import DataError, warn_once
+from densevit_workbench.doctor import coco_examination
 
 _T = Image.Transpose
 _STORED = {  # the inverse of what ImageOps.exif_transpose does
@@ -226,7 +227,7 @@ def test_readings_of_large_photos_are_small(tmp_path: Path) -> None:
     root = write_photos(tmp_path, [(4, 6, 30, 12)], shape=(40, 2400))
     examination = Examination(None)
     Coco("train", str(root), scan=Scan(examination=examination))
-    [(name, samples)] = examination.readings
+    [(name, samples)] = coco_examination.examine(examination)
     upright, stored = samples["upright"], samples["stored"]
     assert name == "0.png" and upright["image"].shape == (3, 800, 14) and stored["image"].shape == (3, 14, 800)
     for one in (upright, stored):
