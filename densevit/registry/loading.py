@@ -38,7 +38,7 @@ def load_command(name: str) -> types.ModuleType:
 
 
 def public_name(name: str) -> Any:
-    """A name of `densevit.__all__` that a plugin provides. Raises PluginError if none does."""
+    """A name of `densevit.__all__` or `densevit.testing` that a plugin provides. Raises PluginError if none does."""
     known = find("names")
     if name not in known:
         raise PluginError(f"densevit.{name} is not installed. Fix: install densevit again (`pip install -e .`).")

@@ -23,10 +23,10 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
 from densevit.set_prediction import mask_predictions as prediction
 from densevit.terminal import silenced
-from densevit.testing.head_export import PooledImages
 from densevit_heads.detr_panoptic import merging
 from densevit_workbench.scaffold import head as head_template
 from densevit_workbench.scaffold import segmentation_head as segmentation_head_template
+from densevit_workbench.testing.head_export import PooledImages
 from tests.exporting.small_models import (
     CELLS,
     FOUR_MAPS,

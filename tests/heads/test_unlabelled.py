@@ -9,8 +9,8 @@ from densevit import registry
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets.types import TargetTypes
 from densevit.testing import check_head
-from densevit.testing.heads import CHECKS
 from densevit_heads.mask2former.options import PixelDecoderOptions
+from densevit_workbench.testing.heads import CHECKS
 from tests.heads.mask2former.test_mask2former import TRANSFORMER
 
 NAMES = ("unlabelled_values", "unlabelled_pixels", "crowds")

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from densevit.losses.context import LossContext
 from densevit.testing import check_head
-from densevit.testing.targets import random_targets
 from densevit_backbones.resnet import ResNet
 from densevit_papers.kmax_deeplab import KMaXDeepLab, KMaXPixelDecoder, KMeansLayer, kmeans_update
 from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contrast, sampled_cells
 from densevit_papers.max_deeplab_layers import SemanticDecoder, levels_of, upsampled
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
+from densevit_workbench.testing.targets import random_targets
 from tests.papers.layer_equations import attended, conv_norm, normed, randomised
 from tests.papers.test_max_deeplab import CLASSES, COCO, cost_of, map_of, outputs_of, parameters_of, step_of_recipe
 

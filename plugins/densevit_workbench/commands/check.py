@@ -14,7 +14,7 @@ from densevit.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from densevit.testing import CheckResult
+    from densevit_workbench.testing import CheckResult
 
 KINDS = ("backbone", "head")
 
@@ -38,8 +38,8 @@ def run(args: Namespace) -> int:
     plugin: Callable[..., Any] = registry.load(group, args.name)
     factory = functools.partial(plugin, **options)
 
-    from densevit.testing import backbone_checks, head_checks
-    from densevit.testing.results import messages
+    from densevit_workbench.testing import backbone_checks, head_checks
+    from densevit_workbench.testing.results import messages
 
     try:
         if args.kind == "backbone":

@@ -11,10 +11,10 @@ from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.testing import check_head
-from densevit.testing.targets import random_targets
 from densevit_heads.eomt import EoMT, EoMTInstance, EoMTSemantic
 from densevit_heads.eomt.annealing import mask_probabilities
 from densevit_heads.eomt.head import attention_bias
+from densevit_workbench.testing.targets import random_targets
 
 SMALL = {"num_queries": 6, "num_blocks": 2, "num_points": 64}
 HEADS = (EoMT, EoMTInstance, EoMTSemantic)

@@ -25,14 +25,14 @@ from densevit.set_prediction.mask_predictions import MaskLogits, enclosing_boxes
 from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
 from densevit.testing import check_head
-from densevit.testing.heads import CHECKS
-from densevit.testing.targets import random_targets
 from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic, criterion
 from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.pixel_decoder import Pyramid
 from densevit_heads.mask2former.points import sample, uncertain_points
 from densevit_heads.mask2former.transformer import MaskQueries, attention_bias
+from densevit_workbench.testing.heads import CHECKS
+from densevit_workbench.testing.targets import random_targets
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
 TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)

@@ -14,7 +14,7 @@ from densevit.layers.positions import mask_on_grid
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets.maps import PanopticMap, ValueMap, VectorMap
 from densevit.testing import CheckFailed, check_head, head_checks
-from densevit.testing.heads import CHECKS
+from densevit_workbench.testing.heads import CHECKS
 
 
 class Sound(Head):

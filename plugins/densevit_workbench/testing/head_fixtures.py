@@ -9,10 +9,10 @@ from torch import Tensor
 
 from densevit.interfaces import Class, Head, LossContext, Losses, Predictions, Targets
 from densevit.targets.types import TargetTypes
-from densevit.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
-from densevit.testing.results import NotChecked
-from densevit.testing.targets import has_random, random_targets
-from densevit.testing.token_blocks import takes_blocks
+from densevit_workbench.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
+from densevit_workbench.testing.results import NotChecked
+from densevit_workbench.testing.targets import has_random, random_targets
+from densevit_workbench.testing.token_blocks import takes_blocks
 
 GRID: Size = (96, 128)  # (H, W) of a batch
 IMAGES: tuple[Size, ...] = (GRID, (64, 96), (80, 50))  # (H, W) of the batch's images, without padding

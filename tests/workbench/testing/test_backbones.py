@@ -15,7 +15,7 @@ from densevit import registry
 from densevit.interfaces import Backbone
 from densevit.layers import checkpointing
 from densevit.testing import CheckFailed, backbone_checks, check_backbone
-from densevit.testing.backbones import CHECKS
+from densevit_workbench.testing.backbones import CHECKS
 
 
 class Sound(Backbone):

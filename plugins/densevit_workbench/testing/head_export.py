@@ -17,9 +17,9 @@ from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
 from densevit.interfaces import Backbone, DenseHead, Encoding
 from densevit.model import DenseModel
-from densevit.testing.head_fixtures import GRID, HeadFixture, flattened
-from densevit.testing.results import Failure, NotChecked, check, require
-from densevit.testing.token_blocks import last_blocks_of
+from densevit_workbench.testing.head_fixtures import GRID, HeadFixture, flattened
+from densevit_workbench.testing.results import Failure, NotChecked, check, require
+from densevit_workbench.testing.token_blocks import last_blocks_of
 
 _SIZES = (GRID, (71, 150))
 _TIES = 1e-3  # the share of values that rounding may decide, as pixels whose two classes are equal

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from densevit.interfaces import Head
-from densevit.testing import (
+from densevit_workbench.testing import (
     behaviour,
     gradients,
     head_export,
@@ -13,8 +13,8 @@ from densevit.testing import (
     head_unlabelled,
     state,
 )
-from densevit.testing.head_fixtures import HeadFixture
-from densevit.testing.results import CheckResult, all_passed, run
+from densevit_workbench.testing.head_fixtures import HeadFixture
+from densevit_workbench.testing.results import CheckResult, all_passed, run
 
 CHANNELS, STRIDES = (16, 32, 48, 64), (4, 8, 16, 32)
 

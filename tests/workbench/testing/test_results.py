@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from densevit.losses.segmentation import label_maps
-from densevit.testing.results import CheckFailed, Failure, NotChecked, all_passed, check, described, messages, run
-from densevit.testing.targets import random_targets
+from densevit_workbench.testing.results import (
+    CheckFailed,
+    Failure,
+    NotChecked,
+    all_passed,
+    check,
+    described,
+    messages,
+    run,
+)
+from densevit_workbench.testing.targets import random_targets
 
 
 @check("it passes", fix="")

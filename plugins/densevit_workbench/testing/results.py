@@ -1,5 +1,6 @@
 """Checks, their results, and the runner."""
 
+import os
 import re
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+import densevit
 from densevit.errors import counted, did_you_mean
 
 Function = Callable[[Any], str | None]
@@ -160,8 +162,8 @@ def _place(plugin: type) -> str:
     return str(Path(file).parent) if Path(file).name == "__init__.py" else file
 
 
-_DENSEVIT = str(Path(__file__).parents[1] / "_")[:-1]  # with a slash, to exclude densevit_heads and other plugins
-_TORCH_AND_DENSEVIT = (str(Path(torch.__file__).parent), _DENSEVIT, "<")
+_DENSEVIT = [f"{Path(file).parent}{os.sep}" for file in (densevit.__file__, __file__)]  # not densevit_heads
+_TORCH_AND_DENSEVIT = (str(Path(torch.__file__).parent), *_DENSEVIT, "<")
 _PYTHON = sysconfig.get_path("stdlib")
 
 

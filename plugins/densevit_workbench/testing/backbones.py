@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Iterator
 
 from densevit.interfaces import Backbone
-from densevit.testing import behaviour, feature_maps, gradients, state
-from densevit.testing.fixtures import BackboneFixture
-from densevit.testing.results import CheckResult, all_passed, run
+from densevit_workbench.testing import behaviour, feature_maps, gradients, state
+from densevit_workbench.testing.fixtures import BackboneFixture
+from densevit_workbench.testing.results import CheckResult, all_passed, run
 
 CHECKS = (
     feature_maps.construction,

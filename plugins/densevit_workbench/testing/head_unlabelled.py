@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import VOID, Head, LossContext
-from densevit.testing.head_fixtures import GRID, HeadBatch, HeadFixture, tensors, total
-from densevit.testing.results import NotChecked, check, require
+from densevit_workbench.testing.head_fixtures import GRID, HeadBatch, HeadFixture, tensors, total
+from densevit_workbench.testing.results import NotChecked, check, require
 
 TOLERANCE = 1e-4  # for another order of summation, relative to the value
 _SIGMA = 0.05  # of the noise on weights: layers that start with zeros would hide gradients
