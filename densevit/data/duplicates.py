@@ -1,7 +1,6 @@
-"""Finds identical and nearly identical images by their pixels."""
+"""Groups identical and nearly identical images by their pixels."""
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,28 +24,6 @@ class Image(NamedTuple):
     bits: np.ndarray | None
 
 
-def identical(images: Sequence[Image]) -> list[list[Image]]:
-    """Returns the groups of two or more images with the same pixels."""
-    by_digest: dict[bytes, list[Image]] = defaultdict(list)
-    for image in images:
-        by_digest[image.digest].append(image)
-    return [group for group in by_digest.values() if len(group) > 1]
-
-
-def nearly_identical(images: Sequence[Image], most_bits: int = NEAR) -> Iterator[tuple[Image, Image]]:
-    """Yields pairs of different images whose difference hashes differ in at most `most_bits` bits. Of identical images,
-    only the first is compared."""
-    first: dict[bytes, Image] = {}
-    for image in images:
-        first.setdefault(image.digest, image)
-    hashed = [image for image in first.values() if image.bits is not None]
-    if not hashed:
-        return
-    for pairs in _close_pairs(np.stack([image.bits for image in hashed if image.bits is not None]), most_bits):
-        for row, column in pairs.tolist():
-            yield hashed[row], hashed[column]
-
-
 def duplicate_groups(images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
     """Returns two group numbers for each image, (N,) each: by identical, and by identical or nearly identical images.
 
@@ -61,7 +38,7 @@ def duplicate_groups(images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        for pairs in _close_pairs(np.stack([one.bits for one in first.values() if one.bits is not None]), NEAR):
+        for pairs in close_pairs(np.stack([one.bits for one in first.values() if one.bits is not None]), NEAR):
             starts = np.concatenate([joined[hashed[pairs[:, 0]]], joined])
             ends = np.concatenate([joined[hashed[pairs[:, 1]]], joined])
             graph = coo_array((np.ones(len(starts), bool), (starts, ends)), shape=(len(numbers), len(numbers)))
@@ -69,7 +46,7 @@ def duplicate_groups(images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
     return identical_groups, joined[identical_groups]
 
 
-def _close_pairs(bits: np.ndarray, most_bits: int) -> Iterator[np.ndarray]:
+def close_pairs(bits: np.ndarray, most_bits: int) -> Iterator[np.ndarray]:
     """Yields arrays (P, 2) of pairs of rows of `bits`, (N, 256) bool, that differ in at most `most_bits` bits."""
     signs = bits.astype(np.float32) * 2 - 1
     rows = max(1, _AT_ONCE // len(signs))

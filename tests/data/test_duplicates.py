@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 from PIL import Image as PillowImage
 
-from densevit.data.duplicates import Image, difference_hash, identical, nearly_identical
+from densevit.data.duplicates import Image, difference_hash
+from densevit_workbench.doctor.duplicates import identical, nearly_identical
 
 
 def textured(seed: int, side: int = 128) -> np.ndarray:

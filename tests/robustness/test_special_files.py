@@ -17,7 +17,7 @@ from densevit.cli.input_images import find_images
 from densevit.config import DataSection, from_mapping
 from densevit.data.build import Data, build_data
 from densevit.data.io.depth_files import depth_size_of, read_depth
-from densevit.data.io.images import check_image, image_size_of, read_image
+from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError, UnreadableFileError
@@ -61,7 +61,6 @@ def image(path: Path) -> Path:
     [
         (read_image, "jpg"),
         (check_image, "png"),
-        (image_size_of, "png"),
         (read_label, "png"),
         (label_size_of, "png"),
         *((read, suffix) for read in (read_depth, depth_size_of) for suffix in ("png", "npy", "npz", "exr", "pfm")),

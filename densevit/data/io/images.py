@@ -62,12 +62,6 @@ def decode_image(data: bytes, name: str | os.PathLike[str], upright: bool = True
     return apply_orientation(pixels, orientation) if upright else pixels
 
 
-def image_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Returns (h, w) of the result of `read_image`, from the file's header."""
-    with naming_file(path, "image"), open_image(path) as image:
-        return _header(image).upright_size
-
-
 def check_image(path: str | os.PathLike[str]) -> Header:
     """Returns an image's header. Raises DataError if the file is incomplete.
 

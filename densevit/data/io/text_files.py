@@ -1,11 +1,9 @@
-"""Reads text, YAML and JSON files that other programs write: with byte-order marks, in UTF-8 or UTF-16."""
+"""Reads text and JSON files that other programs write: with byte-order marks, in UTF-8 or UTF-16."""
 
 import codecs
 import json
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from densevit.data.io.file_errors import check_regular
 from densevit.errors import DataError, one_line
@@ -23,16 +21,6 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror or error) if isinstance(error, OSError) else one_line(error)
         raise DataError(f"{path} cannot be read as UTF-8 text: {reason}.") from None
-
-
-def read_yaml_as_text(path: Path) -> Any:
-    """Returns a YAML file's mappings and lists with all scalars as text, as they are written: `no`, `010` and `12:30`
-    are names in the files of other programs. Raises DataError if it cannot be read."""
-    text = read_text(path)
-    try:
-        return yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid YAML: {one_line(error)}.") from None
 
 
 def read_json(path: Path) -> Any:

@@ -7,7 +7,8 @@ from itertools import islice
 import numpy as np
 
 from densevit.data.datasets.examination import Examination, Finding, listed
-from densevit.data.duplicates import Image, identical, nearly_identical
+from densevit.data.duplicates import Image
+from densevit_workbench.doctor.duplicates import identical, nearly_identical
 from densevit_workbench.doctor.split_statistics import SplitStatistics
 
 RARE = 10  # objects: a class with fewer is hardly learned

@@ -6,8 +6,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from densevit.data.datasets.paired_files import IMAGES
-from densevit.data.io.text_files import read_json, read_text, read_yaml_as_text
+from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
+from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 
 _SEEN = 20  # label files that are read
 _LARGEST = 1 << 22  # bytes of a json that is read: labelme's is of one image

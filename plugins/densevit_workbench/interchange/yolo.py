@@ -7,7 +7,7 @@ from typing import Any
 
 from densevit.data.datasets.examination import listed
 from densevit.data.datasets.inventory import Inventory
-from densevit.data.io.text_files import read_text, read_yaml_as_text
+from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.targets.keypoints import COCO_KEYPOINTS
 from densevit_workbench.interchange.annotated import (
@@ -27,6 +27,7 @@ from densevit_workbench.interchange.annotated import (
     shown_size,
 )
 from densevit_workbench.interchange.faults import LISTED, Faults
+from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 from densevit_workbench.interchange.yolo_files import NOTHING, Listing, TextFiles, places_of
 from densevit_workbench.interchange.yolo_lines import Keypoints, parse_line
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from densevit.data.io.depth_files import depth_size_of, read_depth
-from densevit.data.io.images import check_image, image_size_of, read_image
+from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from densevit.inference.image_inputs import as_sample
@@ -43,7 +43,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 def test_lossless_formats_round_trip(format: str, pixels: np.ndarray, save: Callable[..., Path]) -> None:
     path = save(Image.fromarray(pixels), format)
     assert np.array_equal(read_image(path), pixels)
-    assert image_size_of(path) == (H, W)
+    assert check_image(path).upright_size == (H, W)
 
 
 def test_lossless_webp_round_trips(pixels: np.ndarray, save: Callable[..., Path]) -> None:
@@ -145,7 +145,7 @@ def test_exif_orientation_is_applied(
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     assert expected.shape[:2] == ((W, H) if orientation >= 5 else (H, W))
     assert np.array_equal(read_image(path), expected)
-    assert image_size_of(path) == expected.shape[:2]
+    assert check_image(path).upright_size == expected.shape[:2]
     if format != "TIFF":
         assert np.array_equal(read_image(path, upright=False), np.asarray(Image.open(path).convert("RGB")))
 
@@ -178,7 +178,7 @@ def test_exif_orientation_is_applied_to_16_bit_tiff(orientation: int, save: Call
     upright = read_image(save(Image.fromarray(values), "TIFF", exif=exif))
     path = save(Image.fromarray(values.astype(np.uint16) * 257), "TIFF", exif=exif)
     assert np.array_equal(read_image(path), upright)
-    assert image_size_of(path) == upright.shape[:2]
+    assert check_image(path).upright_size == upright.shape[:2]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
@@ -221,7 +221,7 @@ def test_non_image_error_names_the_file(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.jpg").mkdir()
     for name in [*files, "folder.jpg", "missing.jpg"]:
-        for use in (read_image, image_size_of, check_image):
+        for use in (read_image, check_image):
             with pytest.raises(DataError, match=name):
                 use(tmp_path / name)
 
@@ -241,7 +241,7 @@ def pages(folder: Path, *sizes: tuple[int, int], mode: str = "L", kinds: tuple[i
     return folder / "pages.tif"
 
 
-READERS = (read_image, check_image, image_size_of, read_label, label_size_of, read_depth, depth_size_of)
+READERS = (read_image, check_image, read_label, label_size_of, read_depth, depth_size_of)
 
 
 @pytest.mark.parametrize("read", READERS)

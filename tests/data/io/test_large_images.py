@@ -16,7 +16,7 @@ from PIL import Image
 
 from densevit.data.io import large_images
 from densevit.data.io.depth_files import depth_size_of, read_depth
-from densevit.data.io.images import check_image, image_size_of, read_image
+from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.data.io.large_images import open_image
 from densevit.errors import DataError
@@ -65,7 +65,7 @@ def test_large_images_are_read(name: str, options: dict[str, Any], tmp_path: Pat
     assert refused_by_pillow(path)
     found = read_image(path)
     assert np.array_equal(found, pixels) or (path.suffix == ".jpg" and found.shape == pixels.shape)
-    assert image_size_of(path) == check_image(path).size == (H, W)
+    assert check_image(path).upright_size == check_image(path).size == (H, W)
     assert np.array_equal(as_sample(path, 1)["image"].permute(1, 2, 0).numpy(), found)
     assert refused_by_pillow(path), "others keep Pillow's limit"
 
@@ -107,7 +107,7 @@ def header(path: Path, width: int, height: int) -> Path:
 
 
 READERS: list[Callable[[Path], Any]] = [
-    read_image, check_image, image_size_of, read_label, label_size_of, read_depth, depth_size_of
+    read_image, check_image, read_label, label_size_of, read_depth, depth_size_of
 ]  # fmt: skip
 
 

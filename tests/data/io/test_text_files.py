@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from densevit.data.io.text_files import read_json, read_text, read_yaml_as_text
+from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
+from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 
 
 @pytest.mark.parametrize(

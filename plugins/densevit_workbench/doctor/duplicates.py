@@ -1,0 +1,30 @@
+"""Finds identical images, and pairs of nearly identical ones."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from densevit.data.duplicates import NEAR, Image, close_pairs
+
+
+def identical(images: Sequence[Image]) -> list[list[Image]]:
+    """Returns the groups of two or more images with the same pixels."""
+    by_digest: dict[bytes, list[Image]] = defaultdict(list)
+    for image in images:
+        by_digest[image.digest].append(image)
+    return [group for group in by_digest.values() if len(group) > 1]
+
+
+def nearly_identical(images: Sequence[Image]) -> Iterator[tuple[Image, Image]]:
+    """Yields pairs of different images whose difference hashes differ in at most `NEAR` bits. Of identical images,
+    only the first is compared."""
+    first: dict[bytes, Image] = {}
+    for image in images:
+        first.setdefault(image.digest, image)
+    hashed = [image for image in first.values() if image.bits is not None]
+    if not hashed:
+        return
+    for pairs in close_pairs(np.stack([image.bits for image in hashed if image.bits is not None]), NEAR):
+        for row, column in pairs.tolist():
+            yield hashed[row], hashed[column]
