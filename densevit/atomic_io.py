@@ -34,7 +34,8 @@ def check_new_folder(folder: Path, hint: str = "") -> None:
 
 
 def check_writable(folder: Path, out: Path | None = None, fix: str = "Name another path.") -> None:
-    """Raises WeightsError unless files can be created in a folder, which may not exist yet. out: for the message.
+    """Raises WeightsError unless files can be created in a folder, which may not exist yet. out: the path that the
+    message names; None: the folder.
 
     Creates a temporary file: the permissions do not show a read-only file system, nor what root may do.
     """

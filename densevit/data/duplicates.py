@@ -15,8 +15,10 @@ _FLAT = 8  # grey levels; an image with fewer has no meaningful difference hash
 
 
 class Image(NamedTuple):
-    """Hashes of an image. digest: of the pixels. bits: (256,) bool, the difference hash; None if the image is flat.
-    split, name: for messages."""
+    """Hashes of an image. digest: the hash of the pixels. bits: (256,) bool, the difference hash; None if the image is
+    flat.
+    split, name: the image's split and file name, for messages.
+    """
 
     split: str
     name: str

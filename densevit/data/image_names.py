@@ -23,7 +23,7 @@ def file_name(image_id: int | str) -> str:
 
 
 def image_names(dataset: Dataset, indices: Mapping[int | str, int]) -> dict[int | str, str]:
-    """Returns names by image id: those of `image_name`. indices: in the data set, by image id."""
+    """Returns names by image id: those of `image_name`. indices: the data set index of each image id."""
     return {image_id: image_name(dataset, index, image_id) for image_id, index in indices.items()}
 
 

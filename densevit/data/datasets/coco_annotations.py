@@ -33,7 +33,8 @@ _COLUMNS = ("image_ids", "file_names", "sizes", "first", "ids", "boxes", "labels
 class Annotations:
     """N images and M objects in the images' order: those of image i are `first[i]` up to `first[i + 1]`.
 
-    labelled: False if the file has no `annotations`, as in test sets. ids: of the annotations, for messages.
+    labelled: False if the file has no `annotations`, as in test sets. ids: the annotations' ids in the file, for
+    messages.
     invalid_images, invalid_objects: the names of what an examination leaves out, by reason.
     """
 
@@ -124,7 +125,7 @@ def read_annotations(file: Path, masks: bool = False, scan: Scan = STRICT_SCAN) 
 def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Generator[Problem, None, Annotations]:
     """Converts a parsed json to annotations; yields the problems of images and annotations that it leaves out.
 
-    file: for messages. See `read_annotations`.
+    file: the path of the json, for messages.
     """
     records = section_of(file, document, "annotations")
     images = yield from images_of(file, document)

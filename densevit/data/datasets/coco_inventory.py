@@ -53,7 +53,7 @@ def image_files(folders: Iterable[str]) -> set[str]:
 def without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]]) -> set[str]:
     """Returns the files that no json names.
 
-    jsons: for each json the folder of its images and their names; as many are read as are needed.
+    jsons: the folder and the names of the images of each json; no more are read than are needed.
     """
     for folder, names in jsons if files else ():
         files = files - {os.path.normpath(os.path.join(folder, name)) for name in names}

@@ -110,7 +110,10 @@ def section_of(file: Path, document: Mapping[str, Any], name: str) -> list[dict[
 
 
 def required(file: Path, kind: str, record: Mapping[str, Any], position: int, key: str) -> Any:
-    """Returns a value of a record. Raises DataError if it has none. position: in its section, for messages."""
+    """Returns a value of a record.
+
+    Raises DataError if it has none. position: the record's index in its section, for messages.
+    """
     if key not in record:
         raise DataError(f"{file}: {kind} {record.get('id', f'at position {position}')} has no `{key}`.")
     return record[key]

@@ -33,7 +33,7 @@ class SplitFiles:
     """The json of a split.
 
     folders: candidate folders of its images. root: the folder below which the images are searched for if no candidate
-    has them; None: they are not searched for. conversion: see `Dataset`.
+    has them; None: they are not searched for. conversion: what was converted, for `Dataset.conversion`.
     """
 
     file: Path

@@ -66,8 +66,8 @@ def decide(
 
     ambiguous: the number of its `count` images that are turned and have the stored size in the json. without_size:
     those that are turned and have no size there, whose boxes are taken as upright unless they fit only the stored
-    image. first: the first of these images. boxes: the user's choice. evidence: of all jsons of the data set, so that
-    train and val take the same reading; it is read only where it is needed.
+    image. first: the first of these images. boxes: the user's choice. evidence: the boxes of all jsons of the data set,
+    so that train and val take the same reading; read only where it is needed.
     """
     if boxes is not None or not (ambiguous or without_size):
         return Reading(boxes or "upright")

@@ -215,7 +215,8 @@ def validate_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks that each image is complete and has the size of its annotations.
 
-    names: of existing files. sizes: (N, 2) int, height and width given in the file `annotations`; 0 if it has none.
+    names: the names of existing files. sizes: (N, 2) int, height and width given in the file `annotations`; 0 if it has
+    none.
     Returns the (N, 2) sizes of the images as they are stored, and (N,) their EXIF orientations. Raises DataError with
     the first invalid image, whose size is neither the stored nor the upright one. If unreadable images are skipped,
     their sizes are those given, or 1, and their orientation is 1; also of images that an examination does not open. It

@@ -52,7 +52,8 @@ class DepthMaps(PairedDataset):
     kind: the quantity that stored values times scale are: depth; disparity, in pixels; or inverse_depth.
     scale: metres (inverse_depth: 1/metres) per unit in a file: 0.001 for millimetres. Required for files of integers.
     metric: false for relative depth, known up to its unit (or, for disparity, without calibration).
-    baseline, focal, doffs: for disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
+    baseline, focal, doffs: calibration of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels,
+        pixels.
     calibration: a folder or pattern of Middlebury's calib.txt files, one per image, in place of these three.
     valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
     invalid: further numbers in files that mean unknown, besides 0, negative numbers, nan and infinities.

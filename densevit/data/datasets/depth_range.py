@@ -47,8 +47,8 @@ class FileRange(NamedTuple):
 class DepthRange:
     """Statistics of some depth maps.
 
-    known_share: of pixels with known depth. files: the number of files read. medians: index and median of each file
-    with known depth. common_high: the highest depth of each of several files, if it is the same.
+    known_share: the share of pixels with known depth. files: the number of files read. medians: index and median of
+    each file with known depth. common_high: the highest depth of each of several files, if it is the same.
     """
 
     low: float
@@ -61,7 +61,10 @@ class DepthRange:
 
     @classmethod
     def of(cls, files: Mapping[int, FileRange], where: str) -> "DepthRange":
-        """files: by index. where: their origin, for messages. Raises DataError if no depth is known."""
+        """files: the range of each file by index.
+
+        where: their origin, for messages. Raises DataError if no depth is known.
+        """
         chosen = {index: files[index] for index in sorted(files) if files[index].known}
         if not chosen:
             raise DataError(
@@ -99,7 +102,10 @@ def show(
     count: int,
     left_out: int,
 ) -> None:
-    """Prints the range on stderr, and a second line if some files differ from the others. path_of: by index."""
+    """Prints the range on stderr, and a second line if some files differ from the others.
+
+    path_of: maps an index to the depth map's path.
+    """
     lone = f"; {left_out} image{'s'[: left_out - 1]} without depth left out" if left_out else ""
     print(
         f"depth, {split}: {described(seen, values, count)}{lone}",

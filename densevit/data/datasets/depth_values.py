@@ -50,7 +50,7 @@ class DepthValues:
 
     kind: the quantity that stored numbers times scale are: depth; disparity in pixels; or 1 / depth.
     metric: whether the result is in metres; relative disparity needs no calibration.
-    calibration: for disparity, unless each image has its own.
+    calibration: the calibration of disparity, unless each image has its own.
     invalid: stored numbers that mean "unknown", besides 0, negative ones, nan and infinities.
     min_depth, max_depth: depth outside of these becomes unknown.
     """

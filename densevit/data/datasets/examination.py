@@ -96,7 +96,7 @@ class Examination:
         count: int | None = None,
         of: int | None = None,
     ) -> None:
-        """Adds a finding, unless there are no examples. count: by default their number."""
+        """Adds a finding, unless there are no examples. count: the number of cases; None: that of the examples."""
         if examples:
             found = len(examples) if count is None else count
             self.findings.append(Finding(severity, title, found, fix, tuple(examples[:EXAMPLES]), of))

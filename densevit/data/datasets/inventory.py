@@ -12,8 +12,8 @@ _NAMED = 3  # files per reason in the text
 class Inventory:
     """What a reader found of one kind, used and left out, by reason. By construction, found = used + left out.
 
-    noun: of one, as in "image", "label file" or "box". left_out: the names of what is left out by reason, a phrase such
-    as "without a label".
+    noun: the word for one item, such as "image", "label file" or "box". left_out: the names of what is left out by
+    reason, a phrase such as "without a label".
     """
 
     noun: str

@@ -26,7 +26,7 @@ class Mix(Dataset):
             sets add up to `data.batch_size`, or a divisor of it.
         provides: the target keys to use, `[semantic]`; by default all. `[]`: the set's images are used without labels,
             and in training only.
-    image_size: for the sets that have this option and do not set it.
+    image_size: the size given to the sets that have this option and do not set it.
 
     Shares are for training; validation has every image of each set once. Two sets that label the same task must have
     the same classes. `image_id` is NAME/ID, of the set's name and the image's id in it.

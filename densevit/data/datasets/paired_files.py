@@ -70,7 +70,7 @@ def find_pairs(
     they are patterns, and the name is the text that the stars match; a star matches within one folder. A line of the
     list file is such a name, or the paths of an image and its label, with an optional number (a focal length). These
     paths are relative to root, to the folders images and labels, or to folders in them.
-    suffixes: of label files. no_label: the word for a missing label in place of its path.
+    suffixes: the suffixes of label files. no_label: the word for a missing label in place of its path.
     outside_paths: whether paths of the list file may lead out of root and of the folders images and labels.
 
     Yields the images that lack a label or are of a format that is not read, the labels that lack an image, and the
@@ -162,7 +162,10 @@ def _form(pattern: str) -> str:
 
 
 def list_files(root: Path, pattern: str, suffixes: Sequence[str], option: str) -> dict[str, str]:
-    """Returns {name: path relative to root} of the files in a folder or of a pattern. option: for messages."""
+    """Returns {name: path relative to root} of the files in a folder or of a pattern.
+
+    option: the option that names the pattern, for messages.
+    """
     return _by_name(root, pattern, _paths(root, pattern, option), suffixes, option)
 
 

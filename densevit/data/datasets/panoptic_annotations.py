@@ -85,7 +85,7 @@ def read_panoptic_annotations(file: Path, scan: Scan = STRICT_SCAN) -> PanopticA
 def panoptic_annotations_of(file: Path, document: Mapping[str, Any]) -> Generator[Problem, None, PanopticAnnotations]:
     """Converts a parsed json to annotations; yields the problems of images that it leaves out.
 
-    file: for messages. See `read_panoptic_annotations`.
+    file: the path of the json, for messages.
     """
     images = yield from images_of(file, document)
     classes = panoptic_classes_of(file, document)
@@ -182,7 +182,7 @@ def _unknown_images(file: Path, annotations: _Records, rows: Mapping[Any, int]) 
 
 
 class _Segments(NamedTuple):
-    """An image's segments. file: of its PNG. area: pixels as annotated, -1 if the json has none."""
+    """An image's segments. file: the name of its PNG. area: pixels as annotated, -1 if the json has none."""
 
     file: str
     ids: list[int]

@@ -48,7 +48,8 @@ def check_split(
     """Raises DataError for a split of which no path exists, if the data set has others. Paths without {split} are those
     of train and val.
 
-    patterns, splits: as in `split_names`. is_divided: whether the images of train are divided into train and val.
+    patterns, splits: the arguments of `split_names`. is_divided: whether the images of train are divided into train and
+    val.
     """
     given = [pattern for pattern in patterns if "{split}" in pattern]
     if split in (splits or {}) or ((is_divided or not given) and split in DIVIDED):

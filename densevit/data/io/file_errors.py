@@ -37,7 +37,8 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
 def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:
     """Raises DataError for a FIFO, a device or a socket: reading it may never end.
 
-    subject: of the message; by default the path. A missing file raises nothing here, only when it is opened.
+    subject: the subject of the message; by default the path. A missing file raises nothing here, only when it is
+    opened.
     """
     try:
         mode = os.stat(path).st_mode

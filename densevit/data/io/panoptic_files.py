@@ -49,7 +49,10 @@ class Runs:
         return np.bincount(rows, self.lengths, count).astype(np.int64)
 
     def boxes(self, rows: np.ndarray, count: int) -> np.ndarray:
-        """Returns tight boxes of segments, (count, 4) int32 xyxy; empty segments have no area. rows: as in `areas`."""
+        """Returns tight boxes of segments, (count, 4) int32 xyxy; empty segments have no area.
+
+        rows: (R,), the segment of each run.
+        """
         y, left = np.divmod(self.starts, self.size[1])
         boxes = np.tile(np.array([self.size[1], self.size[0], 0, 0], np.int32), (count, 1))
         for column, (least, values) in enumerate(((1, left), (1, y), (0, left + self.lengths), (0, y + 1))):

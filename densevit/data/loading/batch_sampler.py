@@ -19,9 +19,10 @@ from densevit.targets.types import TargetTypes
 class SampleKey:
     """Index of a sample and the random state of its transform.
 
-    index: in the data set. seed: of this epoch's random transforms. repeat: number of earlier occurrences of the sample
-    in the epoch; repeats are augmented differently in training and not counted in evaluation. batch: position of the
-    global batch in the epoch. final: whether it is in the final phase of the training (`data.final_phase`).
+    index: the sample's index in the data set. seed: the seed of this epoch's random transforms. repeat: number of
+    earlier occurrences of the sample in the epoch; repeats are augmented differently in training and not counted in
+    evaluation. batch: position of the global batch in the epoch. final: whether it is in the final phase of the
+    training (`data.final_phase`).
     """
 
     index: int
@@ -59,7 +60,7 @@ def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False) 
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, shared: bool) -> torch.Tensor:
-    """Returns an uninitialised tensor. dtype: of one byte."""
+    """Returns an uninitialised tensor. dtype: a type of one byte."""
     if not shared:
         return torch.empty(shape, dtype=dtype)
     return torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(math.prod(shape))).view(shape)

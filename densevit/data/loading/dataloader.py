@@ -46,7 +46,7 @@ class TransformedDataset(data.Dataset[Sample]):
     the image's `dataset_index`.
 
     views: samples per image, transformed differently. With several, `__getitem__` returns a list of samples.
-    transform: in training, a transform, or the `Phase`s of the training: the first, and the final one if it has one.
+    transform: a transform; in training also the `Phase`s of the training: the first, and the final one if it has one.
     on_error: what a batch does with images whose files cannot be read; see `__getitems__`.
 
     Raises DataError for a data set without images, for images that are not (3, H, W) uint8, and for target keys without
@@ -147,7 +147,10 @@ class TransformedDataset(data.Dataset[Sample]):
         return [*self._mixed(samples, keys[0]), *skipped]
 
     def _mixed(self, samples: list[Any], key: SampleKey) -> list[Any]:
-        """Mixes the samples of a training batch, if its phase mixes images. key: of the batch's first sample."""
+        """Mixes the samples of a training batch, if its phase mixes images.
+
+        key: the key of the batch's first sample.
+        """
         if not self.train or not isinstance(self.transform, Sequence):
             return samples
         mixing = self.transform[-1 if key.final else 0].mixing

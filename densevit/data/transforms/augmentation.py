@@ -55,7 +55,7 @@ class Augmentation:
         `original_size`.
 
         An object is kept if part of its box is inside; with masks, if a pixel of its mask is.
-        types: of the target keys; by default the registered ones.
+        types: the target type of each key; by default the registered ones.
         """
         types = TargetTypes() if types is None else types
         pixels, size = to_pixels(sample["image"]), image_size(sample)

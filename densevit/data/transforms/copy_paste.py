@@ -31,7 +31,8 @@ _PIXELS_LEFT = 300  # of the mask
 class CopyPaste:
     """Pastes a random subset of the objects of a second image, after both were augmented.
 
-    transform: applied to both images. dataset: source of the second image. probability: of pasting.
+    transform: applied to both images. dataset: source of the second image. probability: the probability that objects
+    are pasted into an image.
 
     Objects keep their coordinates and are cropped to the first image, without the paper's blending. Pasted objects
     replace the values of maps; covered pixels are removed from masks, and boxes are recomputed from them. An image

@@ -17,7 +17,8 @@ class Mosaic:
     """Cuts images at a random point into quadrants, each with a random window of another image, after all four were
     augmented.
 
-    transform: applied to all four images. dataset: source of the other three. probability: of a mosaic.
+    transform: applied to all four images. dataset: source of the other three. probability: the probability that an
+    image becomes a mosaic.
 
     An image smaller than its quadrant fills a part of it; the rest is black, and unlabelled in maps. Objects of which
     less than a fifth of the box is visible are left out. Images with other target keys than the first, as in a mix,

@@ -30,7 +30,8 @@ class Phase:
 
     def transform(self, seed: int, batch: int) -> TrainingTransform:
         """Returns the transform of a batch. It depends on these numbers only, so that all samples of a global batch, in
-        any worker and process, have the same size. seed: of the epoch. batch: the position in the epoch."""
+        any worker and process, have the same size. seed: the epoch's seed. batch: the position in the epoch.
+        """
         if len(self.transforms) == 1:
             return self.transforms[0]
         return self.transforms[int(np.random.default_rng([seed, batch]).integers(len(self.transforms)))]

@@ -239,8 +239,8 @@ class LargeScaleJitter(Recipe):
     In training, an image is resized to fit into the canvas times a random factor of `scales`, with its aspect ratio
     kept, then cropped at random or padded to the canvas.
 
-    canvas: (h, w). short_side: in evaluation, with a long side of at most 1333 / 800 of it, as in detectron2; None fits
-    images into the canvas. scales: minimum and maximum.
+    canvas: (h, w). short_side: the short side in evaluation, with a long side of at most 1333 / 800 of it, as in
+    detectron2; None fits images into the canvas. scales: minimum and maximum.
 
     detectron2 resizes and crops. Here the crop is computed on the original image, to whole pixels, resampled once.
     """

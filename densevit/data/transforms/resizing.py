@@ -67,7 +67,8 @@ class EvaluationTransform:
     def __call__(self, sample: Sample, types: Types | None = None, zoom: float = 1.0) -> Sample:
         """Returns the resized sample: targets on the new grid, without crowds, with `size` and `original_size`.
 
-        types: of the target keys; by default the registered ones. zoom: see `TargetType.resize`.
+        types: the target type of each key; by default the registered ones. zoom: the scale of the image's sides
+        relative to evaluation.
         """
         types = TargetTypes() if types is None else types
         pixels, original_size = to_pixels(sample["image"]), image_size(sample)
@@ -82,7 +83,8 @@ class EvaluationTransform:
 class WithoutAugmentation:
     """The training transform of the recipe `resize`: the evaluation transform. The generator is not used.
 
-    evaluation: at the size of this transform. reference: the recipe of evaluation, to which zooms are relative.
+    evaluation: the evaluation transform, at this transform's size. reference: the recipe whose evaluation size zooms
+    are relative to.
     """
 
     def __init__(self, evaluation: EvaluationTransform, reference: Recipe | None = None) -> None:

@@ -161,7 +161,7 @@ def _check_shard(path: Path, size: int) -> None:
 
 
 def _records(path: Path, images: int, sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """Reads the arrays of a split. sizes: of its shards, in bytes."""
+    """Reads the arrays of a split. sizes: the size of each shard in bytes."""
     check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as stored:
