@@ -58,8 +58,9 @@ def multi_scale_deformable_attention(
 class MultiScaleDeformableAttention(nn.Module):
     """Multi-scale deformable attention with its projections, initialised as in the authors' code.
 
-    points: the number of each level, or of all. sampling: as in `multi_scale_deformable_attention`; with "discrete",
-    the layer of offsets, which gets no gradient, is frozen (RT-DETRv2, Lv et al. 2024).
+    points: the number of each level, or of all. sampling: "bilinear" or "discrete", see
+    `multi_scale_deformable_attention`; with "discrete", the layer of offsets, which gets no gradient, is frozen
+    (RT-DETRv2, Lv et al. 2024).
     """
 
     def __init__(
@@ -188,7 +189,7 @@ def discrete_cells(locations: Tensor, grid: Tensor) -> Tensor:
 
 
 def _discrete(value: Tensor, locations: Tensor, weights: Tensor, grid: Tensor, exporting: bool) -> Tensor:
-    """Returns (B, Q, N * D). exporting: by indexing, which ONNX has, instead of an `embedding_bag`."""
+    """Returns (B, Q, N * D). exporting: uses indexing, which ONNX has, instead of an `embedding_bag`."""
     B, S, N, D = value.shape
     cells = discrete_cells(locations, grid)  # (B, Q, N, K)
     if exporting:

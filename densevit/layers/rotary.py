@@ -20,9 +20,9 @@ def rotary_table(
     rotated by 2 pi coordinate / period: the first quarter of the channels by the row, the second by the column, with
     periods from 1 to `temperature`. Channel i is paired with channel i + channels/2.
 
-    channels: per head, a multiple of 4. part: (rows, columns) to compute instead of the whole grid; may be larger than
-    the grid. Scores depend on offsets only, so all windows of one size use the same part. first: number of prefix
-    tokens (e.g. the class token), which are not rotated.
+    channels: the channels of a head, a multiple of 4. part: (rows, columns) to compute instead of the whole grid; may
+    be larger than the grid. Scores depend on offsets only, so all windows of one size use the same part. first: number
+    of prefix tokens (e.g. the class token), which are not rotated.
     Returns (2, first + rows * columns, channels), float32.
     """
     height, width = part or grid

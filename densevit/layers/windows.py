@@ -82,7 +82,7 @@ class PaddedWindows(NamedTuple):
     mask: Tensor | None
 
     def partition(self, qkv: Tensor, padding_value: Tensor) -> Tensor:
-        """See `ShiftedWindows.partition`."""
+        """Pads, rolls and partitions the map; arguments and result are those of `ShiftedWindows.partition`."""
         (H, W), (rows, columns), M = self.size, self.grid, self.window
         border = (0, 0, 0, columns * M - W, 0, rows * M - H)
         down, right = (torch.arange(count * M, device=qkv.device) for count in self.grid)
@@ -93,7 +93,7 @@ class PaddedWindows(NamedTuple):
         return x.reshape(3, *self._groups(), M * M, D)
 
     def reverse(self, x: Tensor) -> Tensor:
-        """See `ShiftedWindows.reverse`."""
+        """Inverse of `partition`; arguments and result are those of `ShiftedWindows.reverse`."""
         (H, W), (rows, columns), M = self.size, self.grid, self.window
         x = x.reshape(self.batch, rows, columns, self.heads, M, M, x.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
         x = x.reshape(self.batch, rows * M, columns * M, self.heads * x.shape[-1])

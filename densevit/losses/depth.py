@@ -72,7 +72,7 @@ def silog(prediction: Tensor, truth: Tensor, context: LossContext, variance_focu
 
 
 def log_error(prediction: Tensor, truth: Tensor) -> Tensor:
-    """log prediction - log truth in fp32. truth: from `valid_pixels`."""
+    """log prediction - log truth in fp32. truth: (B, H, W) fp32, as `valid_pixels` returns it."""
     return prediction.float().clamp(min=_MIN_DEPTH).log() - truth.log()
 
 

@@ -31,7 +31,8 @@ def label_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Te
 @torch.no_grad()
 def label_counts(targets: Sequence[Mapping[str, Any]], class_weights: Tensor | None = None) -> Counts:
     """The normalisers of `cross_entropy` and `dice`: `pixels`, the number of labelled pixels or the sum of their class
-    weights, and `segments`, the number of (image, present class) pairs. targets: on the CPU."""
+    weights, and `segments`, the number of (image, present class) pairs. targets: the targets of each image, on the CPU.
+    """
     maps = [target["semantic"].flatten() for target in targets if "semantic" in target]
     by_class = [torch.bincount(x, minlength=IGNORE + 1)[:IGNORE].double() for x in maps]  # (IGNORE,) each
     weights = torch.ones(IGNORE, dtype=torch.float64)
@@ -55,8 +56,8 @@ def cross_entropy(
 
     logits: (B, K, H, W). labels: (B, H, W) int64, 0 ... K-1 or IGNORE. class_weights: (K,); the mean is then weighted
     as in torch (mmsegmentation divides by the number of all pixels, including ignored ones).
-    label_smoothing: as in `torch.nn.functional.cross_entropy`. counts_of: the name of the number of labelled pixels in
-    `Head.loss_counts`; see `label_counts`.
+    label_smoothing: that of `torch.nn.functional.cross_entropy`. counts_of: the name of the number of labelled pixels
+    in `Head.loss_counts`; see `label_counts`.
     """
     with autocast_off(logits.device):
         class_weights = None if class_weights is None else class_weights.float()  # the buffer may be in half precision

@@ -92,7 +92,7 @@ def set_counts(
 ) -> Counts:
     """The normalisers of `set_losses`: the number of objects, and the sum of class weights with "softmax".
 
-    objects: the number of objects of each labelled image. num_queries: per image.
+    objects: the number of objects of each labelled image. num_queries: the number of queries of an image.
     """
     matched = sum(min(count, num_queries) for count in objects)
     weights = matched + no_object_weight * (len(objects) * num_queries - matched)

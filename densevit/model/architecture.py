@@ -19,8 +19,9 @@ class LoraArchitecture:
 
 @dataclass(frozen=True)
 class BackboneArchitecture:
-    """A backbone by its plugin name. mean, std: for normalisation; None: the backbone's. freeze: see
-    `freeze_backbone`. lora: None: no adapters."""
+    """A backbone by its plugin name. mean, std: RGB normalisation of pixels in 0 ... 1; None: the backbone's. freeze:
+    the frozen parts, see `freeze_backbone`. lora: None: no adapters.
+    """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class NeckArchitecture:
 
 @dataclass(frozen=True)
 class HeadArchitecture:
-    """A head by its plugin name, with its neck. weight: loss weight. freeze: see `freeze_head`."""
+    """A head by its plugin name, with its neck. weight: loss weight. freeze: the frozen parts, see `freeze_head`."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -51,8 +52,9 @@ class HeadArchitecture:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to rebuild a model, except its classes and weights. heads: by name. replace_layers: whether
-    layers of the built model are replaced by faster ones: see `densevit.layers.replacement`."""
+    """All that is needed to rebuild a model, except its classes and weights. heads: the heads by name. replace_layers:
+    whether layers of the built model are replaced by faster ones: see `densevit.layers.replacement`.
+    """
 
     backbone: BackboneArchitecture
     heads: Mapping[str, HeadArchitecture] = field(default_factory=dict)

@@ -42,8 +42,8 @@ def merge_boxes(
     """Merges the boxes of all windows of an image, by descending score.
 
     boxes: (N, 4) xyxy in the image's pixels, inside their windows. scores, labels: (N,). window_of: (N,) int64, the
-    index of each box's window. windows: (M, 4) xyxy. size: (height, width) of the image. overlap: of adjacent windows,
-    vertically and horizontally.
+    index of each box's window. windows: (M, 4) xyxy. size: (height, width) of the image. overlap: the overlap of
+    adjacent windows in pixels, vertically and horizontally.
     Memory grows with N, the product of the numbers of boxes of two windows, and the number of agreeing pairs.
     """
     cut, better = _cut(boxes, window_of, windows, size, overlap)

@@ -67,7 +67,10 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
 def classes_by_head(
     architecture: Architecture, classes: Mapping[str, Sequence[Class]] | Dataset
 ) -> dict[str, Sequence[Class]]:
-    """Returns the classes of each head. classes: by task, or the data set that heads take their classes from."""
+    """Returns the classes of each head.
+
+    classes: the classes of each task, or the data set that heads take their classes from.
+    """
     kinds = kinds_of(architecture)
     if isinstance(classes, Dataset):
         return {name: kind.classes_from(classes) for name, kind in kinds.items()}
@@ -89,7 +92,8 @@ def build_from_architecture(
 ) -> DenseModel:
     """Builds a model with random weights.
 
-    classes: by head. pretrained: False if all weights are loaded afterwards, see `options_without_weights`.
+    classes: the classes of each head. pretrained: False if all weights are loaded afterwards, see
+    `options_without_weights`.
     """
     own, rng_state = architecture.backbone, torch.get_rng_state()
     backbone = build_backbone(own.name, **(own.options if pretrained else options_without_weights(own.options)))

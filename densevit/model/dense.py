@@ -41,12 +41,12 @@ class DenseModel(nn.Module):
     weights: the loss weight of each head, 1 by default. "learned" weights losses by uncertainty (Kendall et al. 2018,
     section 3): the sum L of a head's losses becomes L / sigma^2 + log sigma, the paper's term for classification,
     computed as exp(-s) L + s / 2 with one parameter s = log(sigma^2) per head. (The paper halves L for regression.)
-    classes: the classes that each head predicts. score_thresholds: by head, the default minimum score of the objects
-    that `predict` returns, computed in validation. architecture: the plugins and options that the model was built from,
-    which a model file needs; None for a model built in Python from modules. training_data: the options of the config's
-    section `data`, by which a `Predictor` resizes images; None if unknown. licences: of the published weights that it
-    started from, by source. rng_state: of torch, before its parts were built; None if unknown. The model does not use
-    the last five.
+    classes: the classes that each head predicts. score_thresholds: the minimum score of the objects that `predict`
+    returns by default, for each head, computed in validation. architecture: the plugins and options that the model was
+    built from, which a model file needs; None for a model built in Python from modules. training_data: the options of
+    the config's section `data`, by which a `Predictor` resizes images; None if unknown. licences: the licences of the
+    published weights that it started from, by source. rng_state: torch's random state before its parts were built; None
+    if unknown. The model does not use the last five.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -84,8 +84,9 @@ class DenseModel(nn.Module):
 
     @property
     def default_thresholds(self) -> dict[str, float]:
-        """By head, the minimum score of the objects that are drawn, listed and counted by default: that of its
-        validation, or 0.5."""
+        """The minimum score of the objects that each head draws, lists and counts by default: that of its validation,
+        or 0.5.
+        """
         return {name: self.score_thresholds.get(name, DEFAULT_THRESHOLD) for name in self.heads}
 
     def fingerprint(self) -> str:

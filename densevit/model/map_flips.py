@@ -57,7 +57,10 @@ def _mirrored(maps: Tensor) -> Tensor:
 
 
 def _by_type(target_type: TargetType, channels: tuple[int, ...], maps: Tensor) -> Tensor:
-    """Flips maps by the target type of the prediction that they are. channels: of the prediction, () or (C,)."""
+    """Flips maps by the target type of the prediction that they are.
+
+    channels: the channel dimensions of the prediction, () or (C,).
+    """
     size = (maps.shape[-2], maps.shape[-1])
     flipped = target_type.hflip(maps.cpu().numpy().reshape(*channels, *size), size)
     return torch.from_numpy(np.ascontiguousarray(flipped)).reshape(maps.shape).to(maps)

@@ -125,7 +125,10 @@ def _scaled(image: Tensor, size: Size) -> Tensor:
 
 
 def _decode(maps: _ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> dict[str, Predictions]:
-    """Decodes strips of the concatenated maps into each head's predictions of one image. height: of all strips."""
+    """Decodes strips of the concatenated maps into each head's predictions of one image.
+
+    height: the height of all strips together, in pixels.
+    """
     results: dict[str, Predictions] = {name: {} for name in maps.heads}
     top = 0
     for strip in strips:
