@@ -26,7 +26,7 @@ class Change:
 class Rearrangement:
     """A transformation of a complete state dict that lines cannot express, such as the sum of two of their tensors.
 
-    forward: from their tensors to those that the lines name. inverse: the reverse. Neither modifies its argument.
+    forward: converts their tensors to those that the lines name. inverse: the reverse. Neither modifies its argument.
     """
 
     forward: Callable[[StateDict], StateDict]
@@ -55,8 +55,8 @@ class CheckpointLayout:
     marks: keys, as in a line, that every such checkpoint has. Among the layouts whose marks are all present, the one
         with the most marks is chosen; one without marks is never recognised.
     lines: each tensor uses the first line that matches its key, or the first for each part.
-    describe: from the tensors, with our keys, the config sections that build the model: {"backbone": {"name": ...}}.
-        Raises WeightsError for an unknown variant; a KeyError is reported as a missing tensor.
+    describe: returns the config sections that build the model, {"backbone": {"name": ...}}, given the tensors with our
+        keys. Raises WeightsError for an unknown variant; a KeyError is reported as a missing tensor.
 
     Keys of the same tensors in other files, which reading takes for those in `lines`; writing uses those in `lines`:
 
@@ -81,7 +81,7 @@ class CheckpointLayout:
     What the tensors do not show. Metadata has the content of config.json as `config`, {} if there is none:
 
     mean, std: RGB, of pixels in 0 ... 1, used in training; None: ImageNet's.
-    classes: for a model, its classes by task, from the state dict and the metadata of the checkpoint.
+    classes: returns a model's classes by task, given the state dict and the metadata of the checkpoint.
     unrecorded: options such as "backbone.dilation" that tensors do not determine. `describe` returns the usual value or
         none.
     saved_options: those of them by full key that tensors without effect, or the metadata, determine.
@@ -92,13 +92,13 @@ class CheckpointLayout:
     conventions: options that the project's code determines, not its tensors: a backbone's by name, a head's by full
         key, as "heads.detection.blank_padding". `describe` returns their values that are not the plugin's defaults.
         Differences are reported.
-    licence: of the weights that the project publishes, where it says so, with its source; "": unknown. A function of
-        the state dict with their keys and the metadata, if models of one layout have several.
+    licence: the licence of the weights that the project publishes, with its source; "": unknown. A function of the
+        state dict with their keys and the metadata, if models of one layout have several.
 
-    config_files: for an export to transformers, from the config sections, the tensors with our keys and a model's
-        classes: {"config.json": ...}, and what "preprocessor_config.json" has besides the normalisation of pixels.
-        {} if transformers has no such model.
-    recipe: for a model, from the config sections and the classes by task, a config, as "coco/detr_r50", whose data,
+    config_files: returns the files of an export to transformers, given the config sections, the tensors with our keys
+        and a model's classes: {"config.json": ...}, and what "preprocessor_config.json" has besides the normalisation
+        of pixels. {} if transformers has no such model.
+    recipe: returns, given the config sections and a model's classes by task, a config, as "coco/detr_r50", whose data,
         training and inference settings `convert` writes, and sections that differ. A data section with a `name`
         replaces the data set's own options; the name of a data section's file replaces the section.
     """

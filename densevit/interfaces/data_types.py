@@ -40,7 +40,7 @@ semantic: (H, W) uint8, 255 = ignore. panoptic: (H, W) int32 panoptic ids, class
 -1 = void. panoptic_crowds: a list of the panoptic ids that are crowds. depth: (H, W) float32 in metres, 0 = invalid.
 area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
 image_id: int or str. size: (h, w) without padding. original_size: (h, w) of the file.
-truth: in validation, the unmodified targets of the data set, in original pixels; evaluators find `size` and
+truth: the unmodified targets of the data set in original pixels, in validation only; evaluators find `size` and
 `original_size` in it, which are equal there.
 
 Each key has a `TargetType`. A key without one may have a value that does not depend on cropping, resizing or flipping:
@@ -102,10 +102,10 @@ class _Batch(TypedDict):
 class Batch(_Batch, total=False):
     """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding.
 
-    skipped: for each image that was left out because its file cannot be read, the reason. Absent if there is none.
+    skipped: the reason for each image that was left out because its file cannot be read. Absent if there is none.
     step_targets: the targets of all batches of the optimiser step. Absent unless gradients accumulate.
-    other_views: for a training method with several views, a batch of the second views of the images, one of the third
-        views, and so on; each is padded to a size of its own. Absent with one view.
+    other_views: the batches of a training method with several views: one of the second views of the images, one of the
+        third views, and so on; each is padded to a size of its own. Absent with one view.
     """
 
     other_views: "list[Batch]"

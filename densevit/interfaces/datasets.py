@@ -17,7 +17,7 @@ class Dataset:
     `densevit.data.datasets.dataset_validation.Scan`, which is no option of the user's: how to check the files.
     split: "train", "val" or another name of the data set's. Raises DataError, with the splits that there are, for one
         that does not exist.
-    classes: by task; things for "detection", things and stuff for "segmentation".
+    classes: the classes of each task: things for "detection", things and stuff for "segmentation".
     provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
         without a type have the registered type of that name.
     batch_multiple: `data.batch_size` must be a multiple of it, because `shuffled` composes batches of this size.

@@ -115,6 +115,3 @@ class Evaluator:
         raise NotImplementedError(
             f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
         )
-
-
-# ---- checkpoints of other projects ----

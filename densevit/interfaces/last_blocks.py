@@ -35,7 +35,8 @@ class LastBlocks:
 class Encoding(NamedTuple):
     """What a `TokenBackbone` computes for the heads of a model.
 
-    features: the feature maps, as of `Backbone.forward`; empty if they were not requested. last_blocks: by number.
+    features: the feature maps, as `Backbone.forward` returns them; empty if they were not requested. last_blocks: the
+    last blocks for each number of `counts`.
     """
 
     features: list[Tensor]

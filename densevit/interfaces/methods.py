@@ -55,7 +55,7 @@ class Method(nn.Module):
         """Raises ConfigError if the method cannot train for this number of optimiser steps. Default: nothing."""
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        """Returns the loss terms of a batch. The model is in training mode. context: as for `Head.loss`.
+        """Returns the loss terms of a batch. The model is in training mode. context: the normalisers of `Head.loss`.
 
         They must depend on the same parameters in each step, also for blank images without labels: with several
         processes, unused parameters are detected by a step on such images, and frozen.

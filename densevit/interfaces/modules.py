@@ -26,7 +26,7 @@ class Backbone(nn.Module):
     channels, strides: one per feature, fine to coarse; strides in input pixels.
     mean, std: normalisation of pixels in 0 ... 1, which the model applies before the backbone.
     input_size: (H, W), only if the architecture has a fixed input size.
-    licences: of published weights that its constructor loads, by their source.
+    licences: the licences of published weights that its constructor loads, by their source.
     """
 
     channels: tuple[int, ...]
@@ -112,17 +112,17 @@ class Head(nn.Module):
     def replaced_tensors(self, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
         """The tensors of this head to use in place of those of weights that were trained with other options, and why.
 
-        options: of the head that the weights are of, without defaults. Called before the weights are loaded, on a newly
-        built head. Default: none; all tensors whose shapes fit are loaded.
+        options: the options of the head that the weights were trained with, without defaults. Called before the weights
+        are loaded, on a newly built head. Default: none; all tensors whose shapes fit are loaded.
         """
         return {}, ""
 
     def class_rows(self, name: str, rows: int) -> Tensor | None:
         """The rows of each class (K, R) in a tensor whose first dimension depends on the number of classes.
 
-        By it, the rows of known classes are loaded from a head with other classes. name: of the tensor in this head's
-        state dict. rows: its first dimension. None: not known, and the tensor keeps its initial values if the classes
-        differ. Default: one row per class, in their order, before all others, such as that of "no object".
+        By it, the rows of known classes are loaded from a head with other classes. name: the tensor's key in this
+        head's state dict. rows: its first dimension. None: not known, and the tensor keeps its initial values if the
+        classes differ. Default: one row per class, in their order, before all others, such as that of "no object".
         """
         count = len(self.classes)
         return torch.arange(count)[:, None] if rows >= count else None
@@ -146,7 +146,7 @@ class Head(nn.Module):
             )
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """padding_mask: (B, H, W) bool, True = padding. targets: in training only."""
+        """padding_mask: (B, H, W) bool, True = padding. targets: the targets of each image, in training only."""
         raise NotImplementedError(
             f"{type(self).__name__} is a Head and must implement forward(features, padding_mask, targets)."
         )
@@ -186,7 +186,7 @@ class DenseHead(Head):
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Maps (B, C, *size) in float32 that test-time augmentation averages, e.g. logits or depth.
 
-        size: in pixels, of the padded batch or a top-left crop of it. If C is the number of classes,
+        size: (H, W) in pixels of the padded batch or a top-left crop of it. If C is the number of classes,
         `inference.average: probabilities` averages softmax(maps) instead.
         """
         raise NotImplementedError(f"{type(self).__name__} is a DenseHead and must implement maps(outputs, size).")
@@ -212,7 +212,7 @@ class DenseHead(Head):
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
-        """See `Head`. Returns the result of `read_maps` on `maps`, and also `maps` if `read_maps` takes a maximum."""
+        """Returns the result of `read_maps` on `maps`, and also `maps` if `read_maps` takes a maximum."""
         maps = self.maps(outputs, size)
         if original_size is not None:
             maps = F.interpolate(maps, size=original_size, mode="bilinear", align_corners=False)
@@ -220,7 +220,7 @@ class DenseHead(Head):
         return read if all(x.is_floating_point() for x in read.values()) else {**read, "maps": maps}
 
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`. Resizes `maps` to the original size and reads them; without `maps`, resizes what was read.
+        """Resizes `maps` to the original size and reads them; without `maps`, resizes what was read.
 
         The latter equals `predict` if `read_maps` is linear, or the image was not resized.
         """

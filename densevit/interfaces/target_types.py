@@ -141,8 +141,8 @@ class TargetType:
     def mix(self, value: Any, other: Any, share: float) -> Any:
         """The value of an image that is mixed with a second one (`data.mixup`, `data.cutmix`).
 
-        other: the value of the second image. share: of the first image in the mixture, from 0 to 1. Types without this
-        method cannot be used with MixUp and CutMix.
+        other: the value of the second image. share: the share of the first image in the mixture, from 0 to 1. Types
+        without this method cannot be used with MixUp and CutMix.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement mix().")
 

@@ -65,7 +65,7 @@ class SetCriterion:
     def loss_counts(self, objects: list[int], denoising: NoisedObjects | None = None) -> Counts:
         """What the losses are divided by; all but `dense`, which depends on predictions.
 
-        objects: in each labelled image. denoising: makes the denoising queries, if there are any.
+        objects: the number of objects of each labelled image. denoising: makes the denoising queries, if there are any.
         """
         counts = set_counts(objects, self.num_queries, no_object_weight=self.no_object_weight)
         counts["proposals"] = counts["objects"]
@@ -113,7 +113,8 @@ class SetCriterion:
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> Matches:
         """Bipartite matching of the layers that have a loss: all, or the last if not `auxiliary`.
 
-        outputs: `layers`, as in `losses`. objects: of all images of the batch. strict: as in `assign`.
+        outputs: `layers`, as in `losses`. objects: the objects of all images of the batch. strict: the argument of
+        `assign`.
         """
         logits, boxes = outputs["layers"]
         if not self.auxiliary:
@@ -134,7 +135,7 @@ class SetCriterion:
     ) -> Losses:
         """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
 
-        matches: if already found. counts_of: as in `set_losses`.
+        matches: the matches, if they were computed already. counts_of: the argument of `set_losses`.
         """
         matches = self._match(logits, boxes, objects, context.finite_costs) if matches is None else matches
         return self._weighted(
@@ -194,14 +195,17 @@ def object_counts(targets: list[Targets]) -> list[int]:
 
 
 class Labelled(NamedTuple):
-    """The labelled images of a batch. objects: theirs. images: their indices, or None if all are labelled."""
+    """The labelled images of a batch.
+
+    objects: the objects of these images. images: the images' indices, or None if all are labelled.
+    """
 
     objects: Objects
     images: Tensor | None
 
     @classmethod
     def of(cls, targets: list[Targets], objects: Objects) -> "Labelled":
-        """objects: of all targets."""
+        """Selects the labelled images. objects: the objects of all targets."""
         labelled = [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
         if len(labelled) == len(targets):
             return cls(objects, None)

@@ -65,5 +65,5 @@ class SetPredictionHead(Head):
         return exported_predictions(outputs, original_size or size, softmax=self.criterion.classification == "softmax")
 
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`."""
+        """The predictions of `predict` from the outputs of `exported`."""
         return top_exported(exported, targets, softmax=self.criterion.classification == "softmax")

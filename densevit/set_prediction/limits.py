@@ -16,7 +16,7 @@ MAX_QUERIES = 100_000
 
 
 def check_counts(counts: Mapping[str, int], minimum: int = 1, maximum: int | None = None) -> None:
-    """counts: by option."""
+    """Raises ValueError for a count below the minimum or above the maximum. counts: the values by option."""
     for option, count in counts.items():
         if count < minimum:
             raise ValueError(f"{option} is {count}; it must be at least {minimum}.")
@@ -25,7 +25,7 @@ def check_counts(counts: Mapping[str, int], minimum: int = 1, maximum: int | Non
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """weights: by option."""
+    """Raises ValueError for a negative weight. weights: the values by option."""
     for option, weight in weights.items():
         if weight < 0:
             raise ValueError(f"{option} is {weight:g}; a weight must be at least 0.")

@@ -23,8 +23,9 @@ Size = tuple[int, int]
 
 
 class MaskLogits(NamedTuple):
-    """Masks of an image. logits: (Q, h, w). stride: of their pixels. size: of the image as the network saw it.
-    original: of the file."""
+    """Masks of an image. logits: (Q, h, w). stride: pixels of the image per pixel of the masks. size: (h, w) of the
+    image as the network saw it. original: (h, w) of the image file.
+    """
 
     logits: Tensor
     stride: int

@@ -89,7 +89,7 @@ class Segments(NamedTuple):
         """The weights of points, (R, P): 0 at unlabelled pixels, 1 at others, interpolated bilinearly between pixels of
         the image. None: all are 1.
 
-        targets, points: as in `at`.
+        targets, points: the arguments of `at`.
         """
         limit = self.limit
         if limit is None:

@@ -51,8 +51,9 @@ def encode(
 ) -> Memory:
     """DETR's encoder (Carion et al. 2020, A.3).
 
-    x: (B, C, H, W), the projected features of this stride. padding_mask: of the batch. layers: `EncoderLayer`s, or
-    none. learned_positions: in place of sine positions, which are counted over the image without padding.
+    x: (B, C, H, W), the projected features of this stride. padding_mask: (B, H', W') of the batch, True = padding.
+    layers: `EncoderLayer`s, or none. learned_positions: replace sine positions, which are counted over the image
+    without padding.
     """
     size = (x.shape[-2], x.shape[-1])
     padding = mask_on_grid(padding_mask, size)

@@ -52,7 +52,7 @@ def class_scores(logits: Tensor, softmax: bool = False) -> Tensor:
 
 
 def top_queries(logits: Tensor, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, labels and queries of the predictions, each (B, Q). logits, softmax: as in `class_scores`."""
+    """Scores, labels and queries of the predictions, each (B, Q). logits, softmax: the arguments of `class_scores`."""
     return top_scores(class_scores(logits, softmax), softmax)
 
 
@@ -70,7 +70,7 @@ def top_scores(scores: Tensor, softmax: bool = False) -> tuple[Tensor, Tensor, T
 def exported_predictions(outputs: Outputs, size: tuple[int, int], softmax: bool = False) -> dict[str, Tensor]:
     """All queries, for exported files: `boxes` (B, Q, 4) xyxy in pixels of `size` and `scores` (B, Q, K).
 
-    outputs, softmax: as in `top_predictions`.
+    outputs, softmax: the arguments of `top_predictions`.
     """
     scores = class_scores(outputs["logits"], softmax)
     h, w = size

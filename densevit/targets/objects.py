@@ -105,7 +105,7 @@ class Boxes(ObjectType):
         return boxes
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
-        """Random boxes at least 4 pixels wide and high. size: at least 8 pixels each."""
+        """Random boxes at least 4 pixels wide and high. size: (h, w), at least 8 pixels each."""
         corners = np.sort(rng.random((objects, 2, 2), dtype=np.float32), axis=1)  # (N, (low, high), (x, y))
         room = np.array([size[1] - 4, size[0] - 4], np.float32)
         return np.concatenate([corners[:, 0] * room, corners[:, 1] * room + 4], axis=1)
