@@ -43,7 +43,8 @@ def draw(
     ground truth, another panel shows wrong pixels in red and unlabelled pixels in black over the image in pale grey.
     Depth maps are shown beside the image, each with a colour bar in metres (see `value_maps`).
 
-    image: (3, H, W) tensor or (H, W, 3) array, uint8, RGB. predictions, truth: in the image's pixels.
+    image: (3, H, W) tensor or (H, W, 3) array, uint8, RGB. predictions, truth: predictions and ground truth in the
+    image's pixels.
     threshold: objects with a lower score are not drawn. types: target types that have options (`Head.target_types`).
     frame: the image is a frame of a video, and keeps its size: the legend is inside it, at the bottom.
     Returns (H', W', 3) uint8; small images are enlarged by an integer factor, frames are not.

@@ -31,8 +31,8 @@ def draw_samples(
 ) -> None:
     """Draws `count` images, evenly spaced over the validation set, as HEAD-IMAGE.jpg in a folder.
 
-    classes: by head. thresholds: minimum scores of drawn objects, by head. types: target types of the keys of each
-    head, if they have options. drawings: IMAGE by image name, see `drawing_names`.
+    classes: the classes of each head. thresholds: minimum scores of drawn objects, by head. types: target types of the
+    keys of each head, if they have options. drawings: IMAGE by image name, see `drawing_names`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):

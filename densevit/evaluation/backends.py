@@ -23,7 +23,7 @@ class OneClass:
     """D detections and G ground-truth objects of one class.
 
     images, truth_images: the image index of each row; for equal scores, the lower index comes first.
-    sizes, areas: of detections and annotations, in pixels. crowds: (G,) bool.
+    sizes, areas: the areas of detections and of annotations in pixels. crowds: (G,) bool.
     overlaps: maps d rows of detections and g rows of ground truth, of one image, to their IoUs (d, g) in float64.
     """
 

@@ -14,7 +14,10 @@ _Id = int | str
 
 
 class _Image(NamedTuple):
-    """label, predicted: class indices. rank: of the label among all classes by score, from 0. score: of the label."""
+    """label, predicted: class indices.
+
+    rank: the label's rank among all classes by score, from 0. score: the label's score.
+    """
 
     label: int
     predicted: int

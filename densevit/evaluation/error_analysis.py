@@ -19,9 +19,9 @@ _RECALLS = np.arange(101) / 100
 class ErrorAnalysis:
     """The outcomes of all detections and ground-truth objects of a data set.
 
-    average_precision: at an IoU of 0.5. gains: by error, the AP that would be gained if all errors of that type were
-    fixed and no others. counts: the number of errors of each type. detections: all detections but those on crowds of
-    their class. images: by image id.
+    average_precision: the AP at an IoU of 0.5. gains: the AP that would be gained if all errors of a type were fixed
+    and no others. counts: the number of errors of each type. detections: all detections but those on crowds of their
+    class. images: the outcomes of each image id.
     """
 
     average_precision: float
@@ -91,7 +91,7 @@ class ImageMatches:
         return cls(one.labels, one.scores, correct, matched, one.ignored, on_crowds, truth_labels, pairs)
 
     def score(self, threshold: float) -> float | None:
-        """See `ErrorAnalysis.image_scores`."""
+        """The image's score, see `ErrorAnalysis.image_scores`; None if it has neither objects nor detections."""
         shown = self.scores >= threshold
         hits = shown & self.correct
         right, wrong = np.count_nonzero(hits), np.count_nonzero(shown & ~self.correct & ~self.ignored)
@@ -134,7 +134,8 @@ def analyse(
     truth do not count, as in COCO's AP. A gain is nan where fixing leaves neither objects nor detections, for example
     the gain of missed objects if there are no detections at all.
 
-    overlaps: from rows of detections and of objects of one image to IoUs. limit: detections used per image.
+    overlaps: maps rows of detections and of objects of one image to their IoUs. limit: the number of detections used
+    per image.
     """
     parts: list[_Outcomes] = []
     images: dict[int | str, ImageMatches] = {}

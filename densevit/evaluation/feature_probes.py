@@ -31,7 +31,10 @@ class FeatureProbe(Classification):
         raise NotImplementedError(f"{type(self).__name__} is a FeatureProbe and must implement scores(features).")
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images. predictions: feature (C,). truths: as for `Classification`."""
+        """Adds images.
+
+        predictions: feature (C,). truths: targets with `image_class`, as `Classification` reads them.
+        """
         features = torch.stack([found["feature"] for found in predictions])
         with autocast_off(features.device):
             scores = self.scores(features)
@@ -69,7 +72,7 @@ class LinearProbe(FeatureProbe):
     It minimises the mean cross-entropy of the N training images plus |W|^2 / (2 C N), as scikit-learn's
     LogisticRegression with `C`.
 
-    inverse_regularization: C. max_iterations: of L-BFGS.
+    inverse_regularization: C. max_iterations: the most iterations of L-BFGS.
     """
 
     def __init__(

@@ -19,8 +19,8 @@ def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mappi
     """Writes all tables and plots of the evaluators of some heads into a folder, and the scores of all images.
 
     images-HEAD.csv has the worst images first; images of one score are sorted by id. lower_is_better.json lists the
-    metrics that are errors, and thresholds.json the score thresholds of tables and image scores by head. names: of
-    images, by id; the ids of other images are their names.
+    metrics that are errors, and thresholds.json the score thresholds of tables and image scores by head. names: image
+    names by id; the ids of other images are their names.
     """
     for head, evaluator in evaluators.items():
         for name, table in evaluator.tables().items():

@@ -34,7 +34,7 @@ class Part:
 
 @dataclass
 class Text(Part):
-    """A paragraph. soft: in a lighter colour, as for a reason why content is missing."""
+    """A paragraph. soft: whether it has a lighter colour, as a reason why content is missing."""
 
     kind = "text"
     text: str
@@ -62,7 +62,11 @@ class Code(Part):
 
 @dataclass
 class Cell:
-    """A cell of a table. share: of the bar behind it, 0 to 1; None: no bar. best: in bold. left: left-aligned."""
+    """A cell of a table.
+
+    share: the length of the bar behind it, 0 to 1; None: no bar. best: whether it is bold. left: whether it is
+    left-aligned.
+    """
 
     text: str
     share: float | None = None
@@ -99,7 +103,7 @@ class Pairs(Part):
 
 @dataclass
 class Plot(Part):
-    """svg: of `densevit.reporting.plots`. note: text beside the title. legend: names of the curves."""
+    """svg: the plot, drawn by `densevit.reporting.plots`. note: text beside the title. legend: names of the curves."""
 
     kind = "plot"
     title: str
@@ -245,8 +249,8 @@ def _encoded(image: PIL.Image.Image, most: int) -> bytes:
 def table(rows: Sequence[Sequence[Any]], relative: bool = False, best: Sequence[Sequence[int]] = ()) -> Table:
     """A table of texts and numbers. The first row is the header; fractions have at most four decimals.
 
-    Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction. best: for each
-    row below the header, the columns in bold.
+    Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction. best: the columns in bold
+    of each row below the header.
     """
     header, *body = [[str(cell) for cell in row] for row in rows]
     columns = [[_fraction(row[n]) if n < len(row) else None for row in body] for n in range(len(header))]

@@ -57,8 +57,9 @@ class RunsTable:
 
 @dataclass
 class _Run:
-    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: see `evaluated_data`. metrics:
-    without those of single classes."""
+    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: the data that it was evaluated
+    on, see `evaluated_data`. metrics: without those of single classes.
+    """
 
     path: Path
     seed: Any
@@ -160,7 +161,7 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]], first: Sequence[_Run]) -> Table:
-    """title: of the first column. first: a run of each row."""
+    """title: the title of the first column. first: a run of each row."""
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
     one_head = len(metrics_file.by_head(dict.fromkeys(names, 0.0))) == 1
     header = [title, "parameters, M", "images seen", "epochs", "seeds"]

@@ -45,7 +45,7 @@ class PooledImages(Backbone):
     max_last_blocks = 1000
 
     def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
-        """See `TokenBackbone`."""
+        """The feature maps of `forward`, and last blocks of them."""
         maps = self(images)
         return Encoding(maps, {count: last_blocks_of(maps, count) for count in counts})
 

@@ -46,7 +46,7 @@ class HeadBatch(NamedTuple):
 
 
 class HeadFixture(Fixture):
-    """A head. levels: the levels of the features in most checks. reach: see `check_head`."""
+    """A head. levels: the levels of the features in most checks. reach: the argument of `check_head`."""
 
     group = "heads"
     needs: tuple[str, ...] = ()  # set by `build`, as `task` and `types` are
@@ -71,7 +71,10 @@ class HeadFixture(Fixture):
     def build(
         self, seed: int = 0, levels: Levels | None = None, classes: int = 4, order: Sequence[int] | None = None
     ) -> Head:
-        """A new head. classes: the number of classes; ignored for depth, which has none. order: of the classes."""
+        """A new head.
+
+        classes: the number of classes; ignored for depth, which has none. order: a permutation of the classes.
+        """
         torch.manual_seed(seed)
         own = self.classes(classes)
         head: Head = self.factory(*(levels or self.levels), tuple(own[i] for i in order) if order and own else own)

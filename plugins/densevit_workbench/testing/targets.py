@@ -27,8 +27,8 @@ def random_targets(
     """Random targets of one image: `image_id`, `size`, `original_size`, and those keys of `needs` that have a type.
 
     size: (h, w) in pixels, at least 8 each. objects: the number of objects; with 0, `boxes` has the shape (0, 4), and
-    all pixels are unlabelled. Values per object are consistent: masks match the boxes. types: by default the registered
-    types.
+    all pixels are unlabelled. Values per object are consistent: masks match the boxes. types: the target type of each
+    key; by default the registered types.
     """
     known = types if isinstance(types, TargetTypes) else TargetTypes(types)
     seed = int(torch.randint(2**31, (), generator=generator))
