@@ -22,7 +22,7 @@ def evaluation_tables(
 ) -> Group:
     """The metrics, and the tables of all heads by name, without confusion matrices.
 
-    A table "classes" replaces the metrics of single classes. notes: by head, a line below this table.
+    A table "classes" replaces the metrics of single classes. notes: a line below this table for each head.
     """
     shown: dict[str, float] = {}
     for head, values in by_head(metrics).items():

@@ -190,7 +190,10 @@ def _size(text: str) -> "Size":
 
 
 class _Evaluation(NamedTuple):
-    """How a predictor is evaluated, as `densevit evaluate` does. data: its name. main_metrics: as of `export`."""
+    """How a predictor is evaluated, as `densevit evaluate` does.
+
+    data: the name of the data. main_metrics: the argument of `export`.
+    """
 
     evaluate: "Evaluate"
     data: str

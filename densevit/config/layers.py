@@ -46,8 +46,8 @@ def source_of(path: Path) -> Source:
 def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), rank: int = OWN) -> Layer:
     """Reads a file, merges it over its base and reads its section files.
 
-    above: the files that refer to this file. at: the section that the file contains; () for a complete config. rank: of
-    its keys.
+    above: the files that refer to this file. at: the section that the file contains; () for a complete config. rank:
+    the rank of its keys among the sources.
     """
     if path.resolve() in [file.resolve() for file in above]:
         chain = " → ".join(str(file) for file in (*above, path))

@@ -18,8 +18,8 @@ LISTED = 100  # largest number of classes in a message
 class ClassMapping:
     """Maps the classes of a head to those of the data.
 
-    trained: the classes of the head. data_classes: the classes of the data. indices: for each class of the head, its
-    index in `data_classes`, or None if the data does not have it.
+    trained: the classes of the head. data_classes: the classes of the data. indices: the index in `data_classes` of
+    each class of the head, or None if the data does not have it.
     """
 
     trained: tuple[Class, ...]

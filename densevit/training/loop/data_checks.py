@@ -48,7 +48,7 @@ def check_learnable(data: Data, model: DenseModel) -> None:
 
 
 def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
-    """Raises ConfigError if a head needs labels that the data lacks. heads: by their names in the message."""
+    """Raises ConfigError if a head needs labels that the data lacks. heads: the heads by their names in the message."""
     for head, kind in heads.items():
         lacking = [key for key in kind.needs if key not in data.provides]
         if lacking:

@@ -56,7 +56,8 @@ class DenseModule(TrainingStep):
     Metrics are logged as HEAD/METRIC after each validation, the same in all processes, in float64.
 
     optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps.
-    evaluators: by head, after `Evaluator.prepare`. None: those of the model's config, by default named like the tasks.
+    evaluators: the evaluator of each head, after `Evaluator.prepare`. None: those of the model's config, by default
+    named like the tasks.
     inference: windows and test-time augmentation in validation, by head. None: those of the predictor.
     method: the training method. None: supervised.
 

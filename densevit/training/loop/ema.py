@@ -16,8 +16,8 @@ class ExponentialMovingAverage:
     the weights after the first step; with a warm-up, with the initial weights. Frozen parameters stay bit-identical;
     integer buffers, such as counters, are copied.
 
-    decay: in [0, 1]. warmup: the decay of update n = 1, 2, ... is decay * (1 - exp(-n / warmup)), as in the code of
-    RT-DETR (Zhao et al. 2024) and D-FINE (Peng et al. 2024); None: always `decay`.
+    decay: the weight of the old average, in [0, 1]. warmup: the decay of update n = 1, 2, ... is decay * (1 - exp(-n /
+    warmup)), as in the code of RT-DETR (Zhao et al. 2024) and D-FINE (Peng et al. 2024); None: always `decay`.
     """
 
     def __init__(self, decay: float, warmup: int | None = None) -> None:

@@ -98,7 +98,7 @@ class FiniteCheck:
     # ---- the step ----
 
     def begin_batch(self, batch: Batch) -> None:
-        """Keeps what repeats the step. batch: on the CPU."""
+        """Keeps what repeats the step. batch: the batch, on the CPU."""
         if self._step is None:
             training = [module for module in self._module.modules() if module.training]
             buffers = [(x, x.detach().clone()) for module in training for x in module.buffers(recurse=False)]

@@ -40,7 +40,7 @@ class FirstNonFinite:
 def find(modules: Mapping[str, nn.Module], step: Callable[[], Mapping[str, Tensor]]) -> FirstNonFinite:
     """Runs the forward and backward pass of a training step and returns the first module with a non-finite value.
 
-    modules: by name. step: returns the loss terms. `grad` of the parameters is unchanged.
+    modules: the modules by name. step: returns the loss terms. `grad` of the parameters is unchanged.
     """
     parameters = {f"{prefix}.{name}": p for prefix, m in modules.items() for name, p in m.named_parameters()}
     for name, parameter in parameters.items():

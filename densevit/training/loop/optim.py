@@ -35,7 +35,10 @@ def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, 
 
 
 def optimizer_of(model: DenseModel, section: OptimSection, lr: float, fused: bool = True) -> Optimizer:
-    """Builds the optimiser of a model at this learning rate. fused: see `build_optimizer`."""
+    """Builds the optimiser of a model at this learning rate.
+
+    fused: whether torch's fused kernel may be used, see `build_optimizer`.
+    """
     return build_optimizer(section, parameter_groups(rates_of(model, section, lr)), lr, fused)
 
 

@@ -34,7 +34,10 @@ class SkippedImages:
                 warnings.warn(f"{reason} The image is left out (data.on_error: skip).", stacklevel=2)
 
     def report(self, where: str, device: torch.device) -> int:
-        """Returns the count over all processes, which must all call this; rank 0 warns. where: as in "epoch 3"."""
+        """Returns the count over all processes, which must all call this; rank 0 warns.
+
+        where: the part of the training in the message, such as "epoch 3".
+        """
         total = int(sum_over_processes(torch.tensor(self.count, device=device)))
         if total and getattr(rank_zero_only, "rank", 0) == 0:
             counted = f"{total} image{'s were' if total > 1 else ' was'}"

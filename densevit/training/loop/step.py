@@ -104,7 +104,10 @@ class TrainingStep(lightning.LightningModule):
         return batch
 
     def _count_step(self, targets: list[list[Targets]] | None) -> None:
-        """Computes the normalisers of the losses, once per optimiser step. targets: of each of its batches."""
+        """Computes the normalisers of the losses, once per optimiser step.
+
+        targets: the targets of each of its batches.
+        """
         if targets is None or not isinstance(self.method, Supervised):  # another method may change the targets
             self._step_targets = self._context = None
         elif targets is not self._step_targets:

@@ -32,7 +32,8 @@ def move_abandoned(run: Path, checkpoint: Path, step: int) -> Path | None:
     These are later checkpoints, the model of a later best epoch with its metrics and tables, the report, the
     visualizations and saved faults. The folder gets copies of `config.yaml` and `metrics.csv`: it can be resumed.
     The checkpoint becomes `last.ckpt` first. If the process is killed at any time, the run can be resumed, and what is
-    left is moved then. checkpoint, step: from which the run is resumed. Only one process may call it.
+    left is moved then. checkpoint, step: the checkpoint that the run is resumed from, and its step. Only one process
+    may call it.
     """
     last, parent = run / "checkpoints" / "last.ckpt", run / FOLDER
     is_later = checkpoint != last and last.exists() and _step_in(last) > step

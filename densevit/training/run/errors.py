@@ -26,7 +26,8 @@ def translated_errors(
 ) -> Iterator[None]:
     """Raises TrainingError, with the command to resume, if a file cannot be written, another process has ended, memory
     runs out, or a batch norm receives one value per channel. batch: describes the batch of the current step; "" if
-    there is none. command: see `resume_hint`."""
+    there is none. command: the command to resume; None: densevit's.
+    """
     try:
         yield
     except OSError as error:
@@ -53,7 +54,8 @@ def translated_errors(
 @contextmanager
 def resumable_errors(folder: Path, command: str | None) -> Iterator[None]:
     """Adds the command to resume to errors of data and plugins during training, and as a note to any other exception.
-    command: see `resume_hint`."""
+    command: the command to resume; None: densevit's.
+    """
     try:
         yield
     except TrainingError:  # see `translated_errors`

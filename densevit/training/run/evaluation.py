@@ -29,8 +29,9 @@ from densevit.training.run.fit import Run
 
 
 class Evaluation(NamedTuple):
-    """The result of an evaluation. metrics: named HEAD/METRIC. evaluators: by head. indices: data set indices by image
-    id."""
+    """The result of an evaluation. metrics: named HEAD/METRIC. evaluators: the evaluator of each head. indices: data
+    set indices by image id.
+    """
 
     metrics: dict[str, float]
     evaluators: dict[str, Evaluator]
@@ -41,8 +42,8 @@ class Evaluation(NamedTuple):
 class EvaluationPlan:
     """A checked evaluation: the data has labels, and its classes are mapped.
 
-    trainer: devices and precision; those of the training give the same metrics as its validation. mappings: by head,
-    for heads whose classes are not the data's.
+    trainer: devices and precision; those of the training give the same metrics as its validation. mappings: the class
+    mappings of heads whose classes are not the data's, by head.
     """
 
     predictor: Predictor
@@ -58,7 +59,8 @@ class EvaluationPlan:
         trainer: TrainerSection,
         classes: Mapping[str, str | None] | None = None,
     ) -> "EvaluationPlan":
-        """Checks the data and applies the predictor's replaced resizing to it. classes: as `given` of `map_classes`.
+        """Checks the data and applies the predictor's replaced resizing to it. classes: the data's class for a class of
+        the model, or None for none; see `map_classes`.
 
         Raises DataError if images have no labels, or no class is mapped, and ConfigError for an exported file of which
         OpenVINO returns only the objects above its score thresholds; ONNX Runtime returns all.

@@ -98,11 +98,11 @@ def fit(
     in its folder from its last checkpoint, or from the beginning if it was killed before its first checkpoint;
     differences from the checkpoint's config are printed.
 
-    config: a file, a shipped config's name, a mapping or a `Config`. overrides: as on the command line,
-    "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: in addition to those of
-    the config. resume: the folder of a run, or one of its checkpoints, instead of a config. run_dir: a new or empty
-    folder; None: the next free runs/NAME. name: NAME; None: the config file's name. resume_with: the command to resume
-    the run in messages, for a program that calls `fit`; None: densevit train --resume FOLDER.
+    config: a file, a shipped config's name, a mapping or a `Config`. overrides: changed keys, as on the command line,
+    "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: Lightning's, which are
+    added to those of the config. resume: the folder of a run, or one of its checkpoints, instead of a config. run_dir:
+    a new or empty folder; None: the next free runs/NAME. name: NAME; None: the config file's name. resume_with: the
+    command to resume the run in messages, for a program that calls `fit`; None: densevit train --resume FOLDER.
 
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.

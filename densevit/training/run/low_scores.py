@@ -69,8 +69,8 @@ def head_causes(
     """Returns a line for each cause of a low main metric of a head: those of its evaluator, and below 0.01, if it reads
     boxes or masks, those in the annotated objects. Of an exported file, those of the evaluator.
 
-    splits: by name, the evaluated one last; two in a training. early: whether the score may be low because few steps
-    are trained: small objects then count only if they are smaller than a cell of the head's features.
+    splits: the data sets by split, the evaluated one last; two in a training. early: whether the score may be low
+    because few steps are trained: small objects then count only if they are smaller than a cell of the head's features.
     """
     causes = {name: line for name, line in evaluator.low_score_causes().items() if not (early and name == "scores")}
     if score >= LOW or not {"boxes", "masks"} & set(evaluator.reads) or not isinstance(model, DenseModel):

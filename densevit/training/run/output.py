@@ -193,7 +193,7 @@ def finish(
     """Prints why the training ended and the commands that follow, and writes the visualizations and the report.
 
     indices: data set indices of the validation images by image id. stopped: whether a signal stopped the training.
-    resume_with: see `fit`.
+    resume_with: the command to resume, see `fit`.
     """
     unfinished = best.best_epoch.best is None  # stopped before the first validation: saves the current weights
     model = plan.method.saved_model(plan.model)
