@@ -85,8 +85,8 @@ def build_model(
 ) -> DenseModel:
     """Builds the model that a config describes, with random weights; `weights.pretrained.load_pretrained` loads others.
 
-    classes: by task, or the data set from which each head takes its classes. pretrained: see
-    `build_from_architecture`.
+    classes: the classes of each task, or the data set from which each head takes its classes. pretrained: the argument
+    of `build_from_architecture`.
     """
     architecture = config.architecture
     model = build_from_architecture(architecture, classes_by_head(architecture, classes), pretrained)

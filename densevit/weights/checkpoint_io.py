@@ -30,9 +30,9 @@ ENTRIES, SAVED_MODEL = "densevit", "saved_model"
 class Checkpoint:
     """A state dict as its project saved it.
 
-    tensors: by the project's keys, on the CPU. source: the file or name, for messages. header: the metadata of a
-    safetensors header, or of a model file, in densevit's own Lightning checkpoints. metadata: from files beside the
-    tensors; see `densevit.weights.preprocessing`.
+    tensors: the tensors by the project's keys, on the CPU. source: the file or name, for messages. header: the metadata
+    of a safetensors header, or of a model file, in densevit's own Lightning checkpoints. metadata: the contents of
+    files beside the tensors, see `densevit.weights.preprocessing`.
     """
 
     tensors: dict[str, Tensor]
@@ -46,7 +46,7 @@ def read(source: str | Path, instead: str = "") -> Checkpoint:
 
     source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder or a Hugging Face Hub folder, with shards
     or without; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]` or
-        `package:NAME[/FILE]`. instead: as in `hub.fetch`.
+        `package:NAME[/FILE]`. instead: the argument of `hub.fetch`.
     Raises WeightsError with what was found and the fix.
     """
     if not hub.is_published(source):

@@ -20,8 +20,8 @@ _NAMED = 5  # classes in a note
 class ClassRows:
     """What is loaded for other classes, by the head's keys.
 
-    tensors: with the rows of known classes; new classes have their initial rows. excluded: keys that keep their initial
-    values, with the reason.
+    tensors: the head's tensors with the rows of known classes; new classes have their initial rows. excluded: keys that
+    keep their initial values, with the reason.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -33,7 +33,8 @@ class ClassRows:
 def match_classes(model: DenseModel, name: str, state: Mapping[str, Tensor], theirs: Sequence[str] | None) -> ClassRows:
     """Matches the class rows of a head with those of a checkpoint.
 
-    state: of the head, in the checkpoint. theirs: the names of its classes; None: not known, and compared by number.
+    state: the head's state dict in the checkpoint. theirs: the names of its classes; None: not known, and compared by
+    number.
     """
     ours = [c.name for c in model.classes[name]]
     if not ours:
@@ -134,8 +135,8 @@ def rows_from(
 ) -> Tensor | None:
     """A tensor of the head with the rows of its classes from the source's; None if their rows are not known.
 
-    pairs: the source's class of each known class. count: of rows per class. Rows of no class, such as that of "no
-    object", are the source's too if it has the same number of them.
+    pairs: the source's class of each known class. count: the number of rows per class. Rows of no class, such as that
+    of "no object", are the source's too if it has the same number of them.
     """
     own = head.state_dict()[key]
     here, there = head.class_rows(key, len(own)), source.class_rows(key, len(tensor))

@@ -27,11 +27,12 @@ class TranslatedCheckpoint:
     """A checkpoint with our keys.
 
     layout: None if its keys were ours already. describe: returns the config sections that build its model.
-    classes: class names by head, in another project's checkpoint by task, where known. left_out, zeros, unknown: as in
-    `Translation`.
+    classes: class names by head, in another project's checkpoint by task, where known. left_out, zeros, unknown: the
+    fields of `Translation`.
     mean, std: RGB, of pixels in 0 ... 1, used in training; None if not known.
-    options: by full key, those that no tensor with effect determines, see `CheckpointLayout.saved_options`.
-    licences: of the weights, by the source that they were published as; those of its own start for a model of ours.
+    options: the options by full key that no tensor with effect determines, see `CheckpointLayout.saved_options`.
+    licences: the licences of the weights, by the source that they were published as; for a model of ours, those of the
+    weights that it started from.
     """
 
     source: str
@@ -58,7 +59,10 @@ class TranslatedCheckpoint:
         return self.layout is not None and self.layout.part == "backbone"
 
     def fresh(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
-        """Our keys that such a checkpoint never has, with the reason. prefix: of these keys in the layout."""
+        """Our keys that such a checkpoint never has, with the reason.
+
+        prefix: the prefix of these keys in the layout.
+        """
         if self.layout is None:
             return {}
         reasons = {

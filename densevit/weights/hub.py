@@ -37,7 +37,7 @@ TIMEOUT = 10.0
 
 
 class Published(NamedTuple):
-    """Published weights. weights: the cached file, or the tensors. metadata: as in `Checkpoint`."""
+    """Published weights. weights: the cached file, or the tensors. metadata: the metadata of `Checkpoint`."""
 
     weights: Path | dict[str, Tensor]
     metadata: dict[str, Any]
@@ -93,10 +93,10 @@ def _timm(source: str, name: str, instead: str) -> Published:
 def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
     """Arguments of `timm.create_model` with which it reads its weights of the Hugging Face Hub from the cache.
 
-    source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: as in `fetch`. Downloads the
-    file if it is not cached, after a line that announces it and a warning with the licence if that is restricted.
-    Without network it fails after one request, where timm would repeat it for minutes. Empty for weights that are not
-    on the Hub, which timm downloads itself.
+    source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: the argument of `fetch`.
+    Downloads the file if it is not cached, after a line that announces it and a warning with the licence if that is
+    restricted. Without network it fails after one request, where timm would repeat it for minutes. Empty for weights
+    that are not on the Hub, which timm downloads itself.
     Raises WeightsError for weights that are missing, gated or cannot be downloaded.
     """
     if not config.hf_hub_id or "@" in config.hf_hub_id:
@@ -200,7 +200,7 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
 class _Repository:
     """A repository of the Hugging Face Hub, read through its library's cache.
 
-    instead: as in `fetch`.
+    instead: the argument of `fetch`.
     unreachable: the first connection error; from then on only the cache is used. It is found by one request of its own:
     for a file that is not cached, `hf_hub_download` repeats a failed request five times, each for up to a minute.
     """
@@ -318,7 +318,10 @@ def _not_installed(source: str, library: str, extra: str) -> str:
 
 
 def _announce(source: str, address: str, size: int, folder: Path, instead: str) -> None:
-    """Prints a line on a download before it begins, on stderr as its progress. size: in bytes, 0 if not known."""
+    """Prints a line on a download before it begins, on stderr as its progress.
+
+    size: the number of bytes, 0 if not known.
+    """
     if not get_console().quiet:
         of_size = f" ({size / 1e6:,.1f} MB)" if size else ""
         said = f"{source} is not in the cache: downloading {address}{of_size} into {folder}."
@@ -326,7 +329,7 @@ def _announce(source: str, address: str, size: int, folder: Path, instead: str) 
 
 
 def _failed(source: str, error: BaseException, addresses: Sequence[str], instead: str) -> str:
-    """The error of a failed download. instead: as in `fetch`."""
+    """The error of a failed download. instead: the argument of `fetch`."""
     files = f"The file: {addresses[0]}"
     if len(addresses) > 1:
         files = f"The files, for one folder: {addresses[0]}, with {' and '.join(addresses[1:])} if they exist"

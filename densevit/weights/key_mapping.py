@@ -21,9 +21,9 @@ T = TypeVar("T")
 class Translation:
     """A state dict translated to our keys.
 
-    tensors: by our key. origins: by our key, the source keys of the tensor. left_out: source keys that are not used,
-    with the reason. zeros: our biases that the source lacks, set to zeros, with the reason. unknown: source keys that
-    match no line. errors: inconsistencies, a sentence each.
+    tensors: the tensors by our key. origins: the source keys of each tensor, by our key. left_out: source keys that are
+    not used, with the reason. zeros: our biases that the source lacks, set to zeros, with the reason. unknown: source
+    keys that match no line. errors: inconsistencies, a sentence each.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -124,7 +124,8 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
 def describe(
     state: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The config sections that build the model of a state dict with their keys. metadata: see `saved_options`.
+    """The config sections that build the model of a state dict with their keys. metadata: the checkpoint's metadata,
+    see `saved_options`.
 
     Raises WeightsError if tensors are missing or of no known variant.
     """
@@ -154,7 +155,7 @@ def saved_options(
 ) -> dict[str, Any]:
     """The options by full key, as "backbone.dilation", that no tensor with effect determines, but tables or metadata.
 
-    source: for messages. Raises WeightsError for metadata with unexpected content.
+    source: the name of the weights, for messages. Raises WeightsError for metadata with unexpected content.
     """
     if layout.saved_options is None:
         return {}

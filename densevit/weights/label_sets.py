@@ -16,9 +16,9 @@ _CITYSCAPES_THINGS = 24  # the first of their file ids
 def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     """The classes of a semantic classifier.
 
-    rows: their number. names: of the rows, if known. 150 rows are ADE20K's classes and 19 Cityscapes', with the data
-    set's order and names, unless less than half of `names` agree (projects differ in a few). Otherwise a class has the
-    name of its row, or its number, and its row as file id.
+    rows: their number. names: the names of the rows, if known. 150 rows are ADE20K's classes and 19 Cityscapes', with
+    the data set's order and names, unless less than half of `names` agree (projects differ in a few). Otherwise a class
+    has the name of its row, or its number, and its row as file id.
     """
     if rows in _BY_ROWS and _agree(known := preset_classes(_BY_ROWS[rows]), names):
         return known

@@ -48,12 +48,15 @@ def every() -> Iterator[CheckpointLayout]:
 
 
 def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
-    """The lines of a backbone's layout for complete models. prefix: of the backbone's keys there, with the dot."""
+    """The lines of a backbone's layout for complete models.
+
+    prefix: the prefix of the backbone's keys there, with the dot.
+    """
     return tuple(Line(prefix + line.theirs, f"backbone.{line.ours}", line.change) for line in find(name).lines)
 
 
 def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangement:
-    """The rearrangement of a backbone's layout for complete models. prefix: as in `backbone_lines`."""
+    """The rearrangement of a backbone's layout for complete models. prefix: the argument of `backbone_lines`."""
     own = layout.rearrange
     assert own is not None
 
@@ -70,8 +73,9 @@ def recognise(
 ) -> CheckpointLayout:
     """The layout whose marks are all among a checkpoint's keys; among several, the one with the most marks.
 
-    metadata: see `CheckpointLayout`. Layouts that cannot be loaded are skipped with a warning. Raises WeightsError,
-    with the nearest layout and what it differs in, if there is none, or two have equally many marks.
+    metadata: the checkpoint's metadata, see `CheckpointLayout`. Layouts that cannot be loaded are skipped with a
+    warning. Raises WeightsError, with the nearest layout and what it differs in, if there is none, or two have equally
+    many marks.
     """
     known = list(every())
     matching = [layout for layout in known if _is_of(tensors, layout, metadata)]

@@ -63,8 +63,8 @@ def save(
     """Writes a model file: tensors, and in the header the classes, the config and the format version.
 
     sections: the config, or the sections of a model without one; None: those of its architecture. Of a model without
-    heads the backbone is written. state: of the model, where this process holds a part of it only. step: of its
-    training. LoRA's adapters are merged.
+    heads the backbone is written. state: the state dict of the model, where this process holds a part of it only. step:
+    the step of its training. LoRA's adapters are merged.
 
     Raises WeightsError for a model whose plugins and options are not known.
     """
@@ -91,7 +91,7 @@ def save(
 
 
 def entries(model: DenseModel, sections: Config | ModelSections) -> dict[str, str]:
-    """The header of a model's file, from which `from_state` builds it again. sections: see `save`."""
+    """The header of a model's file, from which `from_state` builds it again. sections: the argument of `save`."""
     classes = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
     found: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
     found["config"] = configs.dump(sections)
@@ -110,8 +110,10 @@ def save_backbone(
     lora: LoraArchitecture | None = None,
     step: int | None = None,
 ) -> None:
-    """Writes a model file of a backbone only, with the key prefix `backbone.`. section: of its config. licences: of its
-    weights, by source. lora: of its adapters, which are merged. step: of its training."""
+    """Writes a model file of a backbone only, with the key prefix `backbone.`. section: the section of its config.
+    licences: the licences of its weights by source. lora: the options of its adapters, which are merged. step: the step
+    of its training.
+    """
     config = yaml_io.write({"backbone": dict(section)})
     values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "config": config}
     values |= {"licences": dict(licences)} if licences else {}
@@ -168,8 +170,9 @@ def from_state(
     trust: Collection[str] = (),
     run: Path | None = None,
 ) -> ModelFile:
-    """The model of a state dict and the header of its file. source: the file, for messages. trust, run: as in
-    `config.values_of_file`."""
+    """The model of a state dict and the header of its file. source: the file, for messages. trust, run: the arguments
+    of `config.values_of_file`.
+    """
     found = described(entries, source, trust, run)
     sections, architecture = found.sections, found.sections.architecture
     try:
@@ -183,7 +186,10 @@ def from_state(
 
 
 class Description(NamedTuple):
-    """What the header of a file tells about its model. classes, score_thresholds: by head."""
+    """What the header of a file tells about its model.
+
+    classes, score_thresholds: the classes and the score threshold of each head.
+    """
 
     sections: Config | ModelSections
     classes: Mapping[str, Sequence[Class]]

@@ -14,7 +14,8 @@ _SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".npz", ".safetensors")
 def weights_file(source: str, name: str) -> tuple[Path, dict[str, Any]]:
     """The weights file of a package, and its metadata as in `Checkpoint`. The package is not imported.
 
-    name: of the package, "-" and "_" are equal; with "/FILE", a path in the package, if it has several.
+    name: the name of the package, in which "-" and "_" are equal; with "/FILE", a path in the package, if it has
+    several.
     """
     package, _, wanted = name.partition("/")
     module = package.replace("-", "_")

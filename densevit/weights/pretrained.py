@@ -124,7 +124,7 @@ def _part_weights(
 
 
 def _fit_of(fits: Sequence[Fit], model: DenseModel, key: str) -> Fit:
-    """The report of the weights of a part, from its own source or the model's. key: as in `PartWeights`."""
+    """The report of the weights of a part, from its own source or the model's. key: the key of `PartWeights`."""
     path = key if not key.endswith(".neck") else f"necks.{key.split('.')[1]}"
     modules = [model.get_submodule(path), model]
     return next(found for module in modules for found in fits if found.module is module)

@@ -107,7 +107,8 @@ def _is_tar(path: Path) -> bool:
 class _Unpickler(RestrictedUnpickler):
     """Resolves classes with the allow-list, and checks storages. Torch subclasses it to read them.
 
-    sizes: of the zip archive's files; None for the legacy format. free: bytes of a legacy file without a storage.
+    sizes: the sizes of the zip archive's files; None for the legacy format. free: bytes of a legacy file without a
+    storage.
     """
 
     sizes: Mapping[str, int] | None = None

@@ -30,7 +30,8 @@ class Adapted(NamedTuple):
 class Fit:
     """A state dict matched with a module; `write` loads it.
 
-    tensors: by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with the reason.
+    tensors: the tensors by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with
+    the reason.
     fresh: keys of the module that keep their initial values, with the reason. zeros: biases that the checkpoint lacks
     and that are set to zeros, with the reason. missing, unexpected: keys that were allowed to be.
     notes: further remarks, a sentence each; those that begin with "Warning:" are shown wherever weights are loaded.

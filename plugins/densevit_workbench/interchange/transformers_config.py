@@ -18,7 +18,7 @@ def files(
 ) -> dict[str, Json]:
     """The files' contents by name; empty if transformers has no such model or its config is not implemented.
 
-    sections: as the layout describes them. state: with our keys.
+    sections: the config sections that the layout describes. state: the state dict with our keys.
     """
     written = layout.config_files(sections, state, classes) if layout.config_files else {}
     if "config.json" not in written:
