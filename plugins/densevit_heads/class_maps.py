@@ -29,7 +29,7 @@ class ClassMapHead(DenseHead):
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`."""
+        """The predictions of `predict` from the outputs of `exported`."""
         found = []
         for i, target in enumerate(targets):
             sizes = tuple(target["size"]), tuple(target["original_size"])
@@ -40,7 +40,7 @@ class ClassMapHead(DenseHead):
         return found
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""
+        """Logits (B, K, *size) in fp32. size: (H, W) in pixels of the padded batch or a top-left crop of it."""
         maps = self.upsample(outputs["logits"].float(), size)
         if tuple(maps.shape[-2:]) != tuple(size):
             raise ValueError(f"The maps cover {tuple(maps.shape[-2:])} pixels; {tuple(size)} were requested.")

@@ -27,7 +27,8 @@ class DINO(Unlabelled):
     local_crops: their number. global_size, local_size: side of the crops in pixels. global_scale, local_scale: their
         share of the image's area.
     prototypes: the number of outputs, K of the paper.
-    momentum: of the teacher, which rises to 1 by a cosine; 0.9995 for batches of 256 images and fewer.
+    momentum: the teacher's momentum at the start, which rises to 1 by a cosine; 0.9995 for batches of 256 images and
+        fewer.
     teacher_temperature: rises linearly from the first to the second value during the share `temperature_warmup` of the
         training (appendix D). student_temperature, center_momentum: section 3.1.
     freeze_last_layer: share of the training in which the last layer is not trained; an epoch in the authors' code.

@@ -32,7 +32,8 @@ class MAE(Unlabelled):
     the coarsest stride, 32 pixels, so that no window of a finer stage sees a part of a masked patch.
 
     mask_ratio: share of an image's patches, of the coarsest stride, that are masked; 0.75 for a ViT, and 0.6 is
-        SimMIM's for patches of 32 pixels. width, depth, num_heads: of the decoder (table 1).
+        SimMIM's for patches of 32 pixels. width, depth, num_heads: the decoder's channels, blocks and attention heads
+        (table 1).
     normalise_patches: pixels of each patch are predicted after subtraction of their mean and division by their standard
         deviation (table 1d).
     """

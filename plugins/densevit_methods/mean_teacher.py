@@ -22,8 +22,8 @@ class MeanTeacher(Method):
     strong colours, so that predicted boxes and maps follow the geometry. The heads' own losses are computed on the
     predictions as targets; losses on labels are those of `supervised`. The teacher is validated and saved.
 
-    decay: of the teacher's weights, which are the exponential moving average of the student's; at most 1 - 1 / n after
-        step n, as in Tarvainen and Valpola's code, so that the first weights have no influence.
+    decay: the decay of the exponential moving average of the student's weights, which are the teacher's; at most 1 - 1
+        / n after step n, as in Tarvainen and Valpola's code, so that the first weights have no influence.
     burn_in: the number of optimiser steps that use labels only (Liu et al. 2021, "Unbiased Teacher").
     score_threshold: objects with a smaller score are not used (Soft Teacher: 0.9; Unbiased Teacher: 0.7).
     pixel_threshold: pixels of a class map whose class has a smaller probability are ignored (FixMatch, Sohn et al.

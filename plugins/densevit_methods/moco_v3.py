@@ -31,7 +31,8 @@ class MoCoV3(Unlabelled):
     `backbone: {freeze: [stem.*]}`.
 
     image_size: side of the crops in pixels. scale: their share of the image's area (ViT: from 0.08, ResNet: from 0.2).
-    temperature: 0.2 for ViT, 1 for ResNet. momentum: rises to 1 by a cosine. hidden, width: of the MLPs.
+    temperature: 0.2 for ViT, 1 for ResNet. momentum: rises to 1 by a cosine. hidden, width: the hidden and the output
+    channels of the MLPs.
     """
 
     views = 2

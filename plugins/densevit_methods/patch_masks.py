@@ -48,7 +48,7 @@ def blockwise_masking(ratio: float, smallest: int = 16, least_aspect: float = 0.
 
     As in the authors' code, a block that would exceed the share is drawn again, at most ten times, so that the share is
     often not reached; it is never exceeded, and at least one patch is masked. smallest: patches of a block, if so many
-    remain. least_aspect: of a block; the largest is its inverse.
+    remain. least_aspect: the least aspect ratio of a block; the largest is its inverse.
     """
     log_aspect = math.log(least_aspect)
 

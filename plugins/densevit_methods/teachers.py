@@ -31,8 +31,8 @@ def load_teacher(source: str) -> DenseModel:
 def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
     """Loads a frozen backbone, as a model without heads.
 
-    source: as for `load_teacher`, or the name, the options and the `weights` of a backbone as in the section
-    `backbone`. Without weights of its own, it is random, which is a warning.
+    source: a source that `load_teacher` takes, or the name, the options and the `weights` of a backbone as in the
+    section `backbone`. Without weights of its own, it is random, which is a warning.
     """
     if isinstance(source, str):
         try:

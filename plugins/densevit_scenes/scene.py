@@ -39,7 +39,7 @@ class Coat:
     """The appearance of a thing, independent of its class.
 
     color: name of the first paint. paints: RGB in 0 ... 1, blended by the texture. stripes_across: an axis.
-    texels: per metre. phase: offset of the texture, in texels.
+    texels: texels per metre. phase: offset of the texture, in texels.
     """
 
     color: str
@@ -87,8 +87,9 @@ class Wall:
 
 @dataclass(frozen=True)
 class Surface:
-    """The appearance of floor, wall or sky. paints: RGB in 0 ... 1, blended by the tile. texels: per metre. turn: (cos,
-    sin)."""
+    """The appearance of floor, wall or sky. paints: RGB in 0 ... 1, blended by the tile. texels: texels per metre.
+    turn: (cos, sin).
+    """
 
     tile: str
     paints: tuple[Vector, Vector]

@@ -155,7 +155,7 @@ class MixFeedForward(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """As in the authors' code."""
+    """Initial weights of the authors' code."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -15,7 +15,10 @@ _BLOCK, _OURS = "encoder.block.{s}.{b}", "stages.{s}.{b}"
 
 
 def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
-    """The config section of a MiT, from tensors with our keys. norm_eps: of the project's code."""
+    """The config section of a MiT, from tensors with our keys.
+
+    norm_eps: epsilon of the layer norms in the project's code.
+    """
     widths = tuple(len(tensors[f"feature_norms.{i}.weight"]) for i in range(4))
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     variant = next((name for name, sizes in VARIANTS.items() if sizes == (widths, blocks)), None)

@@ -34,7 +34,7 @@ class MViT(Backbone):
     image_size: side in pixels of the images of the position tables, which are interpolated for other sizes.
     class_token: a class token before the map, in attention only. None: as in the papers' models for ImageNet-1K, in
         version 1 only.
-    class_token_residual: residual pooling of the class token too, as in timm; false: of the map only, as in the
+    class_token_residual: residual pooling of the class token too, as in timm, instead of the map only, as in the
         authors' code. For version 2 with a class token.
     window_size: attention in windows of so many cells of the first stage, half as many in each later one, but global in
         the last block of the other stages ("hybrid window attention", Li et al. 2022, section 4.2; 56 in their

@@ -11,7 +11,7 @@ _STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
 
 
 def _conv_norm(theirs: str, convolution: str, norm: str, names: tuple[str, str]) -> tuple[Line, Line]:
-    """names: of the two layers in `theirs`."""
+    """names: the names of the two layers in `theirs`."""
     return Line(f"{theirs}.{names[0]}.*", f"{convolution}.*"), Line(f"{theirs}.{names[1]}.*", f"{norm}.*")
 
 

@@ -23,7 +23,8 @@ class _InWindows(nn.Module):
     """Base of both versions: the windows, and a bias for each offset of two tokens in a window.
 
     The padding of the last windows is zero before the projections, so its projection is their bias. Maps are therefore
-    projected without padding, then padded with the bias, shifted and partitioned. rule: see `shift_steps`.
+    projected without padding, then padded with the bias, shifted and partitioned. rule: which axes are shifted, see
+    `shift_steps`.
     """
 
     relative_position_index: Tensor
@@ -37,7 +38,10 @@ class _InWindows(nn.Module):
         return shifted_windows(x, self.window, self.shift, self.num_heads, self.rule)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
-        """query, key, value: see `ShiftedWindows.partition`. table: ((2M - 1)^2, heads). mask: (windows, N, N)."""
+        """query, key, value: the three parts of what `ShiftedWindows.partition` returns.
+
+        table: ((2M - 1)^2, heads). mask: (windows, N, N).
+        """
         N = self.window**2
         bias = table.to(value.dtype).T.index_select(1, self.relative_position_index).view(-1, N, N)  # (heads, N, N)
         if mask is not None:

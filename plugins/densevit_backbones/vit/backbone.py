@@ -21,26 +21,27 @@ from densevit_backbones.vit.variants import VARIANTS
 class ViT(Backbone):
     """Plain vision transformer: features of one stride, after some of its blocks.
 
-    Any input size: an image is padded with zeros at the right and the bottom to a multiple of the stride (overlapping
-    patches: see `patch_stride`), and each map is ceil(size / stride). Attention is global and not masked: if an image
-    is padded further, as in a batch with a larger image, all its features change from the first block on, and learned
-    and sine positions are resized to the larger grid. Only tokens before positions and attention are unchanged: with
-    stem "patch" all tokens of the image, and with windowed blocks (and positions "none") also the tokens in windows
-    inside the image, up to the first global block. Padding up to the next multiple of the stride changes nothing.
+    Any input size: an image is padded with zeros at the right and the bottom to a multiple of the stride (see
+    `patch_stride` for overlapping patches), and each map is ceil(size / stride). Attention is global and not masked: if
+    an image is padded further, as in a batch with a larger image, all its features change from the first block on, and
+    learned and sine positions are resized to the larger grid. Only tokens before positions and attention are unchanged:
+    with stem "patch" all tokens of the image, and with windowed blocks (and positions "none") also the tokens in
+    windows inside the image, up to the first global block. Padding up to the next multiple of the stride changes
+    nothing.
 
     variant: "tiny", "small" and "base" of DeiT (Touvron et al. 2021, table 1), "base", "large" and "huge" of ViT
         (table 1), "giant" of DINOv2 (Oquab et al. 2024: ViT-g/14 with `patch_size` 14, `swiglu` and `layer_scale`
         1e-5); "nano" (128 channels, 6 blocks) is for CPUs.
-    patch_size: in pixels; also the stride of the features, unless `patch_stride` is set.
+    patch_size: the side of a patch in pixels; also the stride of the features, unless `patch_stride` is set.
     patch_stride: below `patch_size` for overlapping patches. Half of the overlap is then padded on the left and at the
         top.
     stem: "patch"; "conv": pairs of 3x3 convolutions with batch norm and a 1x1, with which a transformer converges
         faster from random weights (Xiao et al. 2021, section 4), for `patch_size` 8, 16 or 32; "resnet": the first
         three stages of a ResNet-50 (ViT's hybrid, R50 + ViT-B/16), for `patch_size` 16, whose first two stages are then
         the first two features, of strides 4 and 8 and 256 and 512 channels (DPT-Hybrid).
-    weight_standardization: of each filter w of stem "resnet". "variance": (w - mean) / sqrt(variance + 1e-8), as in
-        timm since 0.4.12 and in transformers; "std": (w - mean) / (std + 1e-5), as Google's hybrid and isl-org's
-        DPT-Hybrid (timm 0.4.5) were trained.
+    weight_standardization: the formula for each filter w of stem "resnet". "variance": (w - mean) / sqrt(variance +
+        1e-8), as in timm since 0.4.12 and in transformers; "std": (w - mean) / (std + 1e-5), as Google's hybrid and
+        isl-org's DPT-Hybrid (timm 0.4.5) were trained.
     positions: "learned"; "sine1d", in row-major order, or "sine2d", as in MAE; these three are for the grid of a square
         image and resized to other grids (see `resize_grid`). "rotary": rotates queries and keys in each block, as in
         DINOv3, for any size. "relative": each block adds a learned bias per offset of two cells, as in BEiT, for the
@@ -55,7 +56,7 @@ class ViT(Backbone):
     layer_scale: initial value of layer scale, 1e-5 in DINOv2; None: no layer scale.
     qk_norm: layer norms on the queries and keys of each head.
     swiglu: gated MLPs.
-    gelu: of the other MLPs. "erf": exact; "tanh": the approximation with which Google's models were trained.
+    gelu: the GELU of the other MLPs. "erf": exact; "tanh": the approximation with which Google's models were trained.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet (DeiT's
         0.1 up to "base").
     window_size: side in cells of windowed attention (ViTDet, Li et al. 2022, section 3), in all blocks except
@@ -183,7 +184,10 @@ class ViT(Backbone):
         return self.encode(images, (), True).features
 
     def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
-        """See `TokenBackbone`. The blocks apply activation checkpointing too."""
+        """The features and the last blocks for heads, see `TokenBackbone`.
+
+        All blocks apply activation checkpointing.
+        """
         maps, cells = self.stem(images)
         height, width = cells.shape[1:3]
         grid, depth = (height, width), len(self.blocks)

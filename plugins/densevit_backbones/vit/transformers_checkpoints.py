@@ -63,7 +63,10 @@ _DINOV2 = (
 
 
 def _memory(block: str) -> tuple[tuple[str, str], ...]:
-    """The keys of an attention layer of a model in version 5, and of its files. block: of the model."""
+    """The keys of an attention layer of a model in version 5, and of its files.
+
+    block: the prefix of the block's keys in the model.
+    """
     names = ((f"{block}.attention.{name[0]}_proj.*", f"{_ATTENTION}.attention.{name}.*") for _, name in _PARTS)
     return (*names, (f"{block}.attention.o_proj.*", f"{_ATTENTION}.output.dense.*"))
 

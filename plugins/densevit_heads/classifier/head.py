@@ -106,7 +106,7 @@ class Classifier(Head):
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
-        """See `Head`. Returns `class_scores` (B, K), the probabilities of the classes."""
+        """Returns `class_scores` (B, K), the probabilities of the classes."""
         logits = outputs["logits"].float()
         if "distillation_logits" in outputs:
             logits = (logits + outputs["distillation_logits"].float()) / 2
@@ -118,7 +118,7 @@ class Classifier(Head):
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`."""
+        """The predictions of `predict` from the outputs of `exported`."""
         scores = exported["class_scores"]
         best, index = scores.max(1)
         return [

@@ -82,7 +82,7 @@ class DeformableDetr(SetPredictionHead):
             nn.init.constant_(self.box_heads[0][-1].bias[2:], -2.0)  # type: ignore[index]  # width, height: 0.12
 
     def class_rows(self, name: str, rows: int) -> Tensor | None:
-        """Of proposals without classes the first row, which ranks them, whatever the classes are."""
+        """The rows of each class; for proposals without classes the first row, which ranks them, for every class."""
         if name.startswith("queries.label_head.") and not self.criterion.class_proposals:
             return torch.zeros(len(self.classes), 1, dtype=torch.int64)
         return super().class_rows(name, rows)

@@ -122,9 +122,9 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     """The classes of a class head; its last row is "no object".
 
-    names: of the rows, if known. A head with a row for each file id of COCO or COCO panoptic has its classes; otherwise
-    each row is a class, with its row as file id, and a thing, since the checkpoint does not tell. Raises WeightsError
-    if a head with as many rows as COCO's has other names.
+    names: the names of the rows, if known. A head with a row for each file id of COCO or COCO panoptic has its classes;
+    otherwise each row is a class, with its row as file id, and a thing, since the checkpoint does not tell. Raises
+    WeightsError if a head with as many rows as COCO's has other names.
     """
     ids = rows - 1
     if ids not in _COCO:

@@ -135,7 +135,7 @@ class PanopticMasks(SetPredictionHead):
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`."""
+        """The predictions of `predict` from the outputs of `exported`."""
         boxes = to_centres(relative_boxes(exported["boxes"], targets))
         found = []
         for i, target in enumerate(targets):
@@ -176,7 +176,7 @@ class DetrPanoptic(PanopticMasks, Detr):
     With a ResNet-50 and the defaults, the model has 42.9 M parameters, the backbone's included.
 
     detr: options of the head `detr`; transformer.width is also a multiple of 16.
-    mask_weight, dice_weight: of the focal loss and the dice loss of masks. In joint training, a small
+    mask_weight, dice_weight: the weights of the focal loss and the dice loss of masks. In joint training, a small
         `trainer.clip_grad_norm` scales the gradients of masks down to AdamW's eps, and masks are not learned: raise it
         (10 instead of 0.1).
     freeze_detector: trains the mask head only, with the losses `mask` and `dice`; no gradient reaches the backbone.

@@ -61,7 +61,8 @@ class MaskHead(nn.Module):
     feature of about that stride, projected by a 1x1 convolution, and halves the channels. A stage whose stride no
     feature has only upsamples, and one that is coarser than the projected features keeps their size.
 
-    channels, strides: of the backbone's features. width: C of the projected features, a multiple of 16. stride: theirs.
+    channels, strides: those of the backbone's features. width: C of the projected features, a multiple of 16. stride:
+    the stride of the projected features.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class MaskHead(nn.Module):
         """Returns the logits of P masks, (P, h, w), at stride 4, or finer if the projected features are.
 
         projected: (B, C, H, W). attention: (P, heads, H, W). image: (P,), the image of each mask in the batch.
-        features: the backbone's. size: of the padded batch, in pixels.
+        features: the backbone's. size: (H, W) of the padded batch in pixels.
         """
         convolution = self.first.convolution  # its part on the projected features is equal for all masks of an image
         weight, own_weight = convolution.weight.split([self.width, attention.shape[1]], dim=1)

@@ -25,7 +25,7 @@ def panoptic_map(
     no pixels of its own left and is removed too. Void only where no segment remains.
 
     logits: (N, h, w) of the padded batch. labels: (N,). competes: (N,) bool, the masks that are merged. things: (K,)
-    bool, by class. padded, size, original: of the batch, of the image in it, and of the image file.
+    bool, by class. padded, size, original: (h, w) of the batch, of the image in it, and of the image file.
     """
     rows = computed_rows(competes)
     if len(rows) == 0:

@@ -14,9 +14,9 @@ _PADDING = VOID - 1
 class Segments(NamedTuple):
     """The T segments of all images of a batch, things and stuff, ordered by image and panoptic id.
 
-    targets: of each image, with `boxes` (N, 4) xyxy around the visible pixels and `labels` (N,) of its segments, if it
-    is labelled. owner: (B, H, W) int32, the segment of each pixel, -1 where there is none. known: (B, H, W) bool, False
-    at void and crowds; True in the padding.
+    targets: each image's `boxes` (N, 4) xyxy around the visible pixels and `labels` (N,) of its segments, if it is
+    labelled. owner: (B, H, W) int32, the segment of each pixel, -1 where there is none. known: (B, H, W) bool, False at
+    void and crowds; True in the padding.
     """
 
     targets: list[Targets]

@@ -153,7 +153,7 @@ def _heads_and_points(ours: StateDict, levels: int) -> tuple[int, tuple[int, ...
 
 
 def _variant(ours: StateDict) -> str:
-    """Of HGNetv2, whose smaller ones have learnable affine blocks in timm and in the authors' models."""
+    """The variant of HGNetv2. The smaller ones have learnable affine blocks in timm and in the authors' models."""
     stem, stage = (
         len(ours[f"backbone.model.{name}.bn.weight"]) for name in ("stem.stem4", "stages.0.blocks.0.aggregation.1")
     )

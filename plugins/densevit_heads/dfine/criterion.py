@@ -113,7 +113,7 @@ class DfineCriterion(SetCriterion):
         object_count: Tensor | None = None,
         counts_of: str = "objects",
     ) -> Tensor:
-        """The weighted varifocal loss of each output, (M,). object_count, counts_of: as in `set_losses`."""
+        """The weighted varifocal loss of each output, (M,). object_count, counts_of: the arguments of `set_losses`."""
         terms = set_losses(
             found.logits,
             found.boxes,
@@ -138,7 +138,7 @@ class DfineCriterion(SetCriterion):
     ) -> BoxTerms:
         """matches: the same for all layers. count: the number of matches, a mean over processes.
 
-        query_counts, query_weights: as in `decoupled_mean`.
+        query_counts, query_weights: the arguments of `decoupled_mean`.
         """
         with autocast_off(found.boxes.device):
             index = (slice(None), matches.image, matches.query)
@@ -169,9 +169,9 @@ class DfineCriterion(SetCriterion):
     def _denoising(
         self, noised: tuple[LayerOutputs, Tensor], objects: Objects, context: LossContext, query_weights: Tensor
     ) -> Tensor:
-        """The sum of all terms of denoising queries. noised: as in `losses`.
+        """The sum of all terms of denoising queries. noised: the argument of `losses`.
 
-        query_weights: of the object queries, as in the authors' code.
+        query_weights: the weights of the object queries, as in the authors' code.
         """
         found, target = noised
         M, P, device = len(found.logits), len(target), target.device
@@ -203,7 +203,7 @@ def union(pairs: np.ndarray, counts: Sequence[int]) -> np.ndarray:
 
 
 def _query_counts(found: LayerOutputs, matches: Matches) -> Tensor:
-    """The numbers of matched and of other queries, (2,). matches: of one layer."""
+    """The numbers of matched and of other queries, (2,). matches: the matches of one layer."""
     positives, queries = len(matches.query), found.initial.shape[:2].numel()
     counts = torch.tensor([positives, queries - positives], dtype=torch.float32)
     return to_device(counts, found.logits.device)

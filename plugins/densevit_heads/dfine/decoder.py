@@ -44,7 +44,7 @@ class Gate(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among queries, gated deformable cross-attention, then a feed-forward network (FFN).
 
-    scale: of the widths of `options`.
+    scale: a factor of the widths of `options`.
     """
 
     def __init__(
@@ -118,7 +118,10 @@ class Refined(NamedTuple):
     initial_logits: Tensor | None
 
     def outputs(self, *further: Tensor) -> LayerOutputs:
-        """As of the criterion. further: logits (B, Q, K) and boxes (B, Q, 4) of another output, or none."""
+        """The outputs that the criterion takes.
+
+        further: logits (B, Q, K) and boxes (B, Q, 4) of another output, or none.
+        """
         logits, boxes = further[:1], further[1:]
         assert self.initial_logits is not None
         return LayerOutputs(
@@ -133,7 +136,8 @@ class Decoder(nn.Module):
     """Decoder layers with prediction heads of their own.
 
     training_layers: layers after those of `options`, in training only. layer_scale: their width and FFN, relative to
-    those of `options`. num_points: of each level. num_bins, reg_scale: as of `weighting_function`.
+    those of `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
+    `weighting_function`.
     """
 
     def __init__(

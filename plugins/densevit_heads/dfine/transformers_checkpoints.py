@@ -145,7 +145,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def _hgnet(state: StateDict, levels: int) -> dict[str, Any]:
-    """The config of transformers' HGNetV2. state: with our keys."""
+    """The config of transformers' HGNetV2. state: the state dict with our keys."""
     model = "backbone.model"
     stages: dict[str, list[Any]] = {name: [] for name in ("in", "mid", "out", "blocks", "layers", "light")}
     for i in range(4):

@@ -33,7 +33,8 @@ from densevit_heads.dino.queries import MixedQuerySelection, RefinedPositions
 class Dino(SetPredictionHead):
     """Deformable DETR with two stages, contrastive denoising and mixed query selection (DINO, Zhang et al. 2023).
 
-    transformer, num_levels, min_stride, num_points, costs, loss_weights, deterministic: as of `deformable_detr`.
+    transformer, num_levels, min_stride, num_points, costs, loss_weights, deterministic: the options of
+        `deformable_detr`.
     contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one
         (section 3.3; `ContrastiveDenoising`); 0 disables.
     mixed_query_selection: the proposals give the positions of queries; contents are learned (section 3.4;
@@ -96,7 +97,7 @@ class Dino(SetPredictionHead):
             self.denoising = ContrastiveDenoising(width, K, contrastive_denoising)
 
     def class_rows(self, name: str, rows: int) -> Tensor | None:
-        """Of proposals without classes the first row, which ranks them, whatever the classes are."""
+        """The rows of each class; for proposals without classes the first row, which ranks them, for every class."""
         if name.startswith("queries.label_head.") and not self.criterion.class_proposals:
             return torch.zeros(len(self.classes), 1, dtype=torch.int64)
         return super().class_rows(name, rows)

@@ -95,7 +95,7 @@ def whole_model(
     backbone: Mapping[str, Any] | None = None,
     **others: Any,
 ) -> CheckpointLayout:
-    """The layout of a DPT; others: as in `CheckpointLayout`.
+    """The layout of a DPT. others: further fields of `CheckpointLayout`.
 
     backbone: options of all models of this layout that tensors do not determine.
     """

@@ -33,7 +33,7 @@ class Decoder(nn.Module):
     map only upsample.
 
     width: channels of the fusion. reassembled: channels of each resampled map (see `Reassemble`).
-    norm: of the residual units. upsampling: see `Upsampling`.
+    norm: the norm of the residual units. upsampling: "double" or "exact", see `Upsampling`.
     Attributes: `stride` of the output, a Fraction; `fusions`, the number of fusion levels.
     """
 
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
         """Returns the output of each fusion, coarsest first: (B, width, H_i, W_i), twice the size of its level, or with
         upsampling "exact" the size of the next level's map.
 
-        size: of the padded images in pixels.
+        size: (H, W) of the padded images in pixels.
         """
         maps: dict[int, Tensor] = {}
         exact = self.upsampling == "exact"

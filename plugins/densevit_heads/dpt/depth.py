@@ -38,12 +38,13 @@ class DptDepth(DenseHead):
         (0.00006016, 0.00579), where scale and shift align the initial prediction with metres.
     min_depth, max_depth: metres. Ground truth outside this range is ignored, except beyond max_depth for "softplus",
         where max_depth only sets the scale. Not used for relative depth.
-    scale, shift: of "inverse", in 1 / metres. None: depth is max_depth at x = 0 and a quarter of it at x = 1, for
-        training from random weights.
-    width: channels of the fusion. reassemble_channels: of each resampled map; None: a quarter and a half of the map's
-        channels at strides 4 and 8, and all at 16 and 32. (96, 192, 384, 768) is published for DPT-Base (not hybrid).
+    scale, shift: the constants of "inverse", in 1 / metres. None: depth is max_depth at x = 0 and a quarter of it at x
+        = 1, for training from random weights.
+    width: channels of the fusion. reassemble_channels: channels of each resampled map; None: a quarter and a half of
+        the map's channels at strides 4 and 8, and all at 16 and 32. (96, 192, 384, 768) is published for DPT-Base (not
+        hybrid).
     features: numbers, from 1, of the maps to use, at most four; None: all.
-    norm: of the residual units of the fusion; see `densevit_heads.dpt.decoder.normalisation`.
+    norm: the norm of the residual units of the fusion, see `densevit_heads.dpt.decoder.normalisation`.
     upsampling: "double": by 2, as in DPT; "exact": each fused map to the size of the finer map, and the map before the
         last two convolutions to pixels, as in Depth Anything (V1 and V2, Yang et al. 2024): DPT without readout on a
         DINOv2 `vit`.
@@ -239,7 +240,7 @@ class DptDepth(DenseHead):
         return predictions
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Depth (B, 1, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it.
+        """Depth (B, 1, *size) in fp32. size: (H, W) in pixels of the padded batch or a top-left crop of it.
 
         Averaging relative maps of different windows is not meaningful: their scales and shifts differ.
         """

@@ -36,7 +36,10 @@ def features_of(version: int, depth: int) -> tuple[int, ...]:
 
 
 def sections_of(ours: StateDict, resizing: str, features: Callable[[int], tuple[int, ...]]) -> dict[str, Any]:
-    """The config sections of a relative model, from tensors with our keys. features: by the number of blocks."""
+    """The config sections of a relative model, from tensors with our keys.
+
+    features: the option `features` of the backbone, given the number of blocks.
+    """
     encoder, head = part(ours, "backbone."), part(ours, "heads.depth.")
     backbone = _DINOV2.describe(encoder)["backbone"]
     backbone["position_resizing"] = resizing
@@ -64,7 +67,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 
 def licence(width: int) -> str:
-    """Of V2's weights, relative and metric, by the width of the ViT."""
+    """The licence of V2's weights, relative and metric, which depends on the width of the ViT."""
     name = "Apache-2.0" if width == _SMALL else "CC-BY-NC-4.0"
     return f"{name} (DepthAnything/Depth-Anything-V2)"
 

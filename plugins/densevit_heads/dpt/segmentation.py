@@ -20,8 +20,9 @@ class DptSegmentation(ClassMapHead):
 
     Matches the published ADE20K models, which use the backbones given in `DptDepth`.
 
-    width, reassemble_channels, features: as in `DptDepth`.
-    norm: of the residual units of the fusion and of the classifier; see `densevit_heads.dpt.decoder.normalisation`.
+    width, reassemble_channels, features: the options of `DptDepth`.
+    norm: the norm of the residual units of the fusion and of the classifier, see
+        `densevit_heads.dpt.decoder.normalisation`.
     dropout: before the classifier, per value.
     auxiliary_weight: loss weight of a second classifier, on the second last fusion; 0 disables.
     class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).

@@ -38,7 +38,10 @@ def _grid(table: Tensor) -> Tensor:
 def _head_lines(
     head: str, queries: str, label: str, masks: tuple[str, str, str], upscale: str, norm: str
 ) -> tuple[Line, ...]:
-    """The lines of a head. masks: the linear layers of the mask head. upscale: with `{i}`. norm: its layer norm."""
+    """The lines of a head.
+
+    masks: the linear layers of the mask head. upscale: the prefix of upscaling block `{i}`. norm: its layer norm.
+    """
     return (
         Line(queries, f"{head}.queries.weight"),
         Line(f"{label}.*", f"{head}.label_head.*"),
@@ -180,7 +183,7 @@ def _with_tasks(
 ) -> CheckpointLayout:
     """The layout for panoptic segmentation, whose variants are the other tasks. label: key of the class logits' bias.
 
-    layout: of the backbone. queries: key of the queries.
+    layout: the backbone's layout. queries: key of the queries.
     """
 
     def of(task: Task) -> CheckpointLayout:

@@ -39,7 +39,7 @@ class EncoderOnly(MaskClassification):
     evaluation attention is not masked. Padding is a part of the image, as in the authors' code.
 
     num_queries: 100 by default in `EoMTSemantic`. num_blocks: the paper has 3 for "small" and "base".
-    num_points: at which masks are compared, in matching and in losses.
+    num_points: the number of points at which masks are compared, in matching and in losses.
     """
 
     mask_probability: Tensor

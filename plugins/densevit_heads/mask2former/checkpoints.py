@@ -31,7 +31,7 @@ KEYS: dict[Task, str] = {task: kind.task for task, (_, kind) in HEADS.items()}
 
 
 def encoder_lines(theirs: str, ours: str, names: tuple[str, str, str, str]) -> tuple[Line, ...]:
-    """The lines of the layers of the pixel decoder. names: of the norms and of the linear layers."""
+    """The lines of the layers of the pixel decoder. names: their names of the two norms and the two linear layers."""
     own = ("self_attention_norm", "ffn_norm", "ffn.expand", "ffn.contract")
     return (
         *deformable_attention(f"{theirs}.self_attn", f"{ours}.self_attention"),

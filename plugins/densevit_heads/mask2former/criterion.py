@@ -31,7 +31,8 @@ class MaskCriterion:
 
     Void, ignored pixels and crowds have no part in the losses of masks. In the authors' code they are background.
 
-    task: determines the target keys. num_points: of each mask. stride: of the per-pixel embeddings.
+    task: determines the target keys. num_points: the number of points of each mask. stride: the stride of the per-pixel
+    embeddings.
     """
 
     task: Task
@@ -68,8 +69,8 @@ class MaskCriterion:
         """`label`, `mask` and `dice` of the last layer, and `auxiliary`, the sum of the others; in fp32.
 
         pixels: (B, C, h, w), or (L, B, C, h, w) if each layer has its own. Images without the target keys of the task
-        are left out. generator: of random points; by default torch's. cells: class logits (B, K, h', w') for the loss
-        `semantic`; None: without it.
+        are left out. generator: the generator of random points; by default torch's. cells: class logits (B, K, h', w')
+        for the loss `semantic`; None: without it.
         """
         labelled = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS[self.task])]
         with autocast_off(pixels.device):
@@ -93,8 +94,9 @@ class MaskCriterion:
         generator: torch.Generator | None,
         cells: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Unweighted losses, (L,) each, and `semantic`, a scalar. found, pixels, cells: of all images. labelled: the
-        indices of the targets' images."""
+        """Unweighted losses, (L,) each, and `semantic`, a scalar. found, pixels, cells: the outputs for all images.
+        labelled: the indices of the targets' images.
+        """
         logits, embeddings = found.logits.float(), found.embeddings.float()
         if len(labelled) < pixels.shape[-4]:
             images = to_device(torch.tensor(labelled, dtype=torch.long), pixels.device)

@@ -31,7 +31,7 @@ class MaskedAttention(MaskClassification):
     The defaults are the paper's. The finest feature should have a stride of 4, as masks have its resolution; a plain
     ViT gets such features from a neck (`simple_pyramid`).
 
-    num_points: at which masks are compared, in matching and in losses.
+    num_points: the number of points at which masks are compared, in matching and in losses.
     semantic_loss: weight of an auxiliary loss in training, for which the cells of the finest level are classified, as
         in MaX-DeepLab (Wang et al. 2021); 0 disables.
     """

@@ -28,7 +28,7 @@ class MaskClassification(Head):
     logits (B, Q, h, w) at `mask_stride`. For the loss `layers`, the `MaskQueries` of L layers as a tuple, and `pixels`,
     the per-pixel embeddings (B, C, h, w), or (L, B, C, h, w) if each layer has its own.
 
-    mask_stride: of the masks, in pixels. num_points: at which masks are compared.
+    mask_stride: the stride of the masks in pixels. num_points: the number of points at which masks are compared.
     """
 
     segments: ClassVar[Task]
@@ -82,7 +82,7 @@ class MaskClassification(Head):
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`."""
+        """The predictions of `predict` from the outputs of `exported`."""
         found = []
         for scores, masks, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
             logits = prediction.class_logits(scores.float())
@@ -164,7 +164,7 @@ class SemanticMasks(MaskClassification, DenseHead):
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`."""
+        """The predictions of `predict` from the outputs of `exported`."""
         found = []
         for i, target in enumerate(targets):
             size, original = _sizes(target)
@@ -178,7 +178,7 @@ class SemanticMasks(MaskClassification, DenseHead):
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Scores (B, K, *size) in fp32: sums over queries of class times mask probability.
 
-        size: in pixels, of the padded batch or a top-left crop of it.
+        size: (H, W) in pixels of the padded batch or a top-left crop of it.
         """
         return torch.stack(
             [

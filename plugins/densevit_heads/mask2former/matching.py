@@ -49,7 +49,7 @@ def match(
     pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), see `uncertain_points`. Costs are compared
     at random points, the same for all layers and queries of an image, and copied to the CPU once. Segments in excess of
     the queries stay unmatched.
-    strict: as in `densevit.losses.matching.assign`.
+    strict: the argument of `densevit.losses.matching.assign`.
     """
     L, _, Q = found.embeddings.shape[:3]
     costs = []  # (L, Q, T_i) each

@@ -35,11 +35,11 @@ class MaskTransformer:
 class PixelDecoderOptions:
     """The option `pixel_decoder`.
 
-    layers, feedforward: of the deformable attention. fusion_blocks: number of residual blocks after a fusion of all
-    features of stride 8 and above to the finest level (`FusedProjection`); 0: no fusion. Helps short training from
-    random weights. mask_padding: features of padding are set to 0, are not attended to, and do not count for positions,
-    here and in the transformer decoder. False: padding is a part of the image, as in the authors' code, for their
-    weights.
+    layers, feedforward: the number of layers with deformable attention, and the width of their feed-forward networks.
+    fusion_blocks: number of residual blocks after a fusion of all features of stride 8 and above to the finest level
+    (`FusedProjection`); 0: no fusion. Helps short training from random weights. mask_padding: features of padding are
+    set to 0, are not attended to, and do not count for positions, here and in the transformer decoder. False: padding
+    is a part of the image, as in the authors' code, for their weights.
     """
 
     layers: int = 6

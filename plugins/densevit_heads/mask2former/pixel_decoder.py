@@ -40,7 +40,7 @@ class PixelDecoder(nn.Module):
     added to the upsampled finest level, one for each stride. Order: coarse to fine.
 
     With `fusion_blocks` the finest level is the fusion of all features of its stride and above, instead of a projection
-    of its own feature. stride: of the per-pixel embeddings, that of the finest feature.
+    of its own feature. stride: the stride of the per-pixel embeddings, that of the finest feature.
     """
 
     def __init__(

@@ -12,7 +12,10 @@ _CHUNK = 2**24  # values of the maps that are computed at once: 64 MB in fp32
 
 
 def chunks(layers: int, values: int) -> Iterator[slice]:
-    """Slices of decoder layers: as many at once as memory allows. values: of the maps of one layer."""
+    """Slices of decoder layers: as many at once as memory allows.
+
+    values: the number of values in the maps of one layer.
+    """
     step = max(1, _CHUNK // max(1, values))
     for first in range(0, layers, step):
         yield slice(first, min(first + step, layers))
@@ -36,7 +39,8 @@ def uncertain_points(
     generator: torch.Generator | None,
     known: Callable[[Tensor], Tensor | None] = lambda points: None,
 ) -> Tensor:
-    """Of three times as many random points those with the logits nearest 0, and some random ones.
+    """Points for the mask losses: those with the logits nearest 0 of three times as many random ones, and some random
+    ones.
 
     maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. known: the
     weights (N, P) of points (N, P, 2), None if all are 1; points of weight 0 are not chosen as uncertain if there are

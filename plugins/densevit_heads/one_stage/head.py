@@ -32,7 +32,7 @@ class OneStage(Head):
     stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`).
     fusion_blocks: residual convolution blocks after the fusion.
     nms: IoU above which a prediction is a duplicate of one with a higher score and the same class.
-    max_predictions: of an image.
+    max_predictions: the most objects predicted in an image.
     """
 
     task = "detection"
@@ -62,7 +62,7 @@ class OneStage(Head):
         self.cells = Proposals(width, len(classes))
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """Of cells in rows: `logits` (B, S, K), `boxes` (B, S, 4) cxcywh, `centres` (B, S, 2) and `padding` (B, S)."""
+        """`logits` (B, S, K), `boxes` (B, S, 4) cxcywh, `centres` (B, S, 2) and `padding` (B, S) of cells in rows."""
         x = self.project(features)
         size = (x.shape[-2], x.shape[-1])
         centres, _ = cell_centres(padding_mask, size, self.project.stride)
@@ -91,6 +91,6 @@ class OneStage(Head):
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`."""
+        """The predictions of `predict` from the outputs of `exported`."""
         boxes = relative_boxes(exported["boxes"], targets)
         return suppressed(boxes, exported["scores"].float(), targets, self.nms, self.max_predictions)

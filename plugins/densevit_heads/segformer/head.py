@@ -21,7 +21,7 @@ class SegFormer(ClassMapHead):
     and its weights sum to 1, so the part of the last linear layer that belongs to a feature is applied before its
     upsampling. The results are equal, with a third of the multiply-adds.
 
-    width: of the linear layers: 256 in the paper for the backbones B0 and B1, 768 for B2 to B5.
+    width: the channels of the linear layers, 256 in the paper for the backbones B0 and B1, 768 for B2 to B5.
     dropout: channel dropout before the classifier.
     norm: "sync": batch norm over all processes; "batch": per process; "group": group norm, for small batches.
     class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).

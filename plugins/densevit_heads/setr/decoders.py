@@ -22,7 +22,8 @@ _EPS = 1e-6  # of the layer norms on backbone features
 class UpsamplingDecoder(nn.Module):
     """Layer norm, stages of convolution, norm, ReLU and bilinear upsampling, and a classifier, on one map.
 
-    factors: upsampling factor of each stage. stride: of the input map; that of the output is `logits_stride`.
+    factors: upsampling factor of each stage. stride: the stride of the input map; that of the output is
+    `logits_stride`.
     """
 
     def __init__(

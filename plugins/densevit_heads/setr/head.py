@@ -39,9 +39,9 @@ class Setr(ClassMapHead):
     dice: weight of an additional dice loss; 0 disables.
     ohem_threshold: the cross-entropy uses only pixels whose class has a lower probability, but at least `ohem_min_kept`
         per image (mmsegmentation: 0.7 and 100,000; 0: exactly that number); None: all pixels. Dice uses all pixels.
-    padded: in prediction, where the image ends within a cell of the features: "crop" cuts the upsampled logits at its
-        edge; "stretch" resizes the logits of whole cells to the image, as mmsegmentation does. The same for sizes that
-        are multiples of the stride.
+    padded: what prediction does where the image ends within a cell of the features: "crop" cuts the upsampled logits at
+        its edge; "stretch" resizes the logits of whole cells to the image, as mmsegmentation does. The same for sizes
+        that are multiples of the stride.
     """
 
     task = "segmentation"

@@ -41,13 +41,13 @@ class FasterRCNN(Head):
     Anchors, matching, sampling, region pooling, losses and post-processing are torchvision's, with its constants; the
     parameters have torchvision's names after `rpn` and `roi_heads`, and those of the pyramid after `pyramid.fpn`.
 
-    width: channels of the pyramid. box_width: of the two layers on a pooled region.
+    width: channels of the pyramid. box_width: the width of the two linear layers on a pooled region.
     stride: finest stride of the features to use.
     anchor_scale: side of the square anchor of a level in strides. Regions are assigned to the levels in proportion.
-    num_proposals: of an image after NMS; twice as many in training, before a sample is drawn.
+    num_proposals: the proposals of an image after NMS; twice as many in training, before a sample is drawn.
     num_samples: proposals of an image that are trained on, at most a quarter of them on objects.
     nms: IoU above which a detection is a duplicate of one with a higher score and the same class.
-    score_threshold: lowest score of a detection. max_predictions: of an image.
+    score_threshold: lowest score of a detection. max_predictions: the most objects predicted in an image.
     """
 
     task = "detection"

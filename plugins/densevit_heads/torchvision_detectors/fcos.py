@@ -40,7 +40,7 @@ class FCOS(Head):
         the farthest side, the finest also smaller ones, the coarsest larger ones.
     nms: IoU above which a detection is a duplicate of one with a higher score and the same class.
     score_threshold: lowest score of a detection, the square root of class score times centre-ness.
-    max_predictions: of an image.
+    max_predictions: the most objects predicted in an image.
     """
 
     task = "detection"
@@ -80,9 +80,10 @@ class FCOS(Head):
         )
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """Of S locations, level by level: `logits` (B, S, K), `distances` (B, S, 4) to left, top, right and bottom in
-        strides, `centerness` (B, S, 1), `anchors` (S, 4), squares of a stride around the locations in pixels; and
-        `levels`, the number of locations of each level."""
+        """The outputs at S locations, level by level: `logits` (B, S, K), `distances` (B, S, 4) to left, top, right and
+        bottom in strides, `centerness` (B, S, 1), `anchors` (S, 4), squares of a stride around the locations in pixels;
+        and `levels`, the number of locations of each level.
+        """
         maps = self.pyramid(features)
         found = self.fcos.head(maps)
         (anchors,) = self.fcos.anchor_generator(ImageList(padding_mask, [(0, 0)]), maps)

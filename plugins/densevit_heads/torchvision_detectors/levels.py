@@ -16,7 +16,7 @@ class Pyramid(nn.Module):
 
     stride: finest stride to use; of features with equal strides, the deepest is used. If all are finer, the coarsest
     one is used. extra_blocks: adds `extra_levels` levels, each of twice the stride.
-    inputs: indices of the features that are used. strides: of the levels, inputs first.
+    inputs: indices of the features that are used. strides: the strides of the levels, inputs first.
     Raises ValueError unless each stride is twice the one before.
     """
 
