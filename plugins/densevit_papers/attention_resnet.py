@@ -137,7 +137,7 @@ class AttentionResNet(Backbone):
 
 
 def _residual_block(inputs: int, planes: int, stride: int, stage: int, replacement: Replacement | None) -> "Bottleneck":
-    """planes: a quarter of the output's channels. stage: from 1."""
+    """planes: a quarter of the output's channels. stage: the number of the stage, from 1."""
     from torchvision.models.resnet import Bottleneck, conv1x1  # seconds
 
     bottleneck = 64 if replacement is None else replacement.bottleneck(stage)

@@ -15,7 +15,7 @@ class Axial:
 
     span: cells of a row or column that a cell attends to, an odd number such as the paper's 65; None: the whole row or
         column of maps of `image_size` and smaller, and as many cells on each side on larger maps.
-    image_size: of the training, for the sizes of position tables if span is None.
+    image_size: the side of training images in pixels, which sizes the position tables if span is None.
     stages: whose 3x3 convolutions become a layer along columns and one along rows, from 1.
     """
 
@@ -37,7 +37,7 @@ class Axial:
         return 128 if stage in self.stages else 64
 
     def layer(self, channels: int, stride: int, map_stride: int) -> nn.Module:
-        """map_stride: of the layer's input."""
+        """map_stride: the stride of the layer's input."""
         reach = -(-self.image_size // map_stride) - 1 if self.span is None else self.span // 2
         layers = [AxialAttention(channels, self.num_heads, reach, axis) for axis in ("height", "width")]
         pooling = [nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)] if stride > 1 else []
@@ -72,7 +72,7 @@ class AxialAttention(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """As in the authors' code."""
+        """Initial weights of the authors' code."""
         nn.init.normal_(self.qkv.weight, std=math.sqrt(1 / self.qkv.in_channels))
         nn.init.normal_(self.relative, std=math.sqrt(2 / len(self.relative)))
 

@@ -91,7 +91,7 @@ class CeiT(Backbone):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As in the authors' code, which leaves convolutions, LeFF's 1x1 ones too, at torch's values."""
+        """Initial weights of the authors' code, which leaves convolutions, LeFF's 1x1 ones too, at torch's values."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -49,8 +49,8 @@ class CvT(Backbone):
         128 channels, 7 blocks) is for CPUs.
     drop_path: stochastic depth of the last block, linear from 0 at the first block of the last stage; blocks of earlier
         stages have none. None: the paper's for ImageNet.
-    gelu: of the MLPs. "quick": x sigmoid(1.702 x), as in the authors' code; "erf": exact, as in transformers, also with
-        weights that were trained with the former.
+    gelu: the GELU of the MLPs. "quick": x sigmoid(1.702 x), as in the authors' code; "erf": exact, as in transformers,
+        also with weights that were trained with the former.
     checkpointing: activation checkpointing per block in training.
     """
 
@@ -79,7 +79,7 @@ class CvT(Backbone):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As in the authors' code, which leaves convolutions at torch's values."""
+        """Initial weights of the authors' code, which leaves convolutions at torch's values."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -204,7 +204,7 @@ def _as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _describe(tensors: StateDict, gelu: str) -> dict[str, Any]:
-    """The config section of a CvT, from tensors with our keys. gelu: of the project's code."""
+    """The config section of a CvT, from tensors with our keys. gelu: the GELU of the project's code."""
     widths = tuple(len(tensors[f"embeddings.{i}.norm.weight"]) for i in range(3))
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(3))
     sizes = {name: (variant.widths, variant.blocks) for name, variant in VARIANTS.items()}

@@ -142,7 +142,7 @@ def cycle(x: Tensor, dim: Literal[1, 2]) -> Tensor:
 
 
 def _initialise(module: nn.Module) -> None:
-    """As in the authors' code; convolutions have PyTorch's initial weights."""
+    """Initial weights of the authors' code; convolutions have PyTorch's."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -20,7 +20,7 @@ class Variant(NamedTuple):
     """Sizes, and what the authors' code sets for a model.
 
     reattention: the number of blocks with re-attention, the last ones. convolutions: the embedding has convolutions
-    before the patches. scaled_maps: mixed maps are multiplied by 1 / sqrt(D). residual_scale: of `Block`.
+    before the patches. scaled_maps: mixed maps are multiplied by 1 / sqrt(D). residual_scale: the argument of `Block`.
     """
 
     width: int
@@ -52,7 +52,7 @@ class DeepViT(PlainViT):
     variant: "small" and "large", DeepViT-S and -L, with a convolutional embedding and re-attention in the last 5 of 16
         and 12 of 32 blocks; "16b", "24b" and "32b" of the paper's table 5, with plain patches and re-attention in all
         blocks; "nano" (128 channels, 8 blocks) is for CPUs.
-    patch_size: in pixels; also the stride of the features.
+    patch_size: the side of a patch in pixels; also the stride of the features.
     image_size: the side in pixels of the image of the position table, which is resized for other images.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
         quarters. Blocks after the last one are not built.
@@ -141,7 +141,7 @@ class ReAttention(MultiHeadAttention):
         self.map_norm = nn.BatchNorm2d(num_heads)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        """See `MultiHeadAttention`."""
+        """Attention whose maps are mixed between heads, with the arguments of `MultiHeadAttention`."""
         q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
         scores = (q * self.scale) @ k.transpose(-2, -1)
         maps = (scores if bias is None else scores + bias.to(scores.dtype)).softmax(-1)  # (B, heads, N, S)

@@ -44,7 +44,8 @@ _NUM_LEVELS = 3  # coarsest maps that queries attend to
 class KMaXPixelDecoder(nn.Module):
     """Layer norm of each feature, residual blocks, and fusion with the next finer one, coarse to fine (section 3).
 
-    layers: the number of blocks of the coarsest level, and of the finest ones in order. align_corners: see `upsampled`.
+    layers: the number of blocks of the coarsest level, and of the finest ones in order. align_corners: the argument of
+    `upsampled`.
     """
 
     def __init__(
@@ -165,14 +166,16 @@ class KMaXDeepLab(PanopticTransformer):
     plain ViT gets such features from a neck (`simple_pyramid`). Of fewer than three levels, the finest takes the layers
     of the missing ones. Axial positions reach over 255 cells; farther ones count as 254 cells away.
 
-    num_queries: the number of cluster centres. layers: of `KMeansLayer`, on the maps from coarse to fine.
+    num_queries: the number of cluster centres. layers: the number of `KMeansLayer`s on each map, coarse to fine.
     pixel_layers: blocks of the pixel decoder, coarse to fine; see `KMaXPixelDecoder` for fewer than four levels.
     width: channels of queries; keys have half of it. pixel_width: base of the finest level, see `levels_of`.
-    feedforward: of queries. num_heads: of all attention. drop_path: in the layers. losses: their weights.
-    sampling: of pixels in the instance and semantic loss.
-    void_weighting: see `PQCriterion`.
+    feedforward: the width of the queries' feed-forward networks. num_heads: the heads of all attention. drop_path: the
+        stochastic depth of the layers. losses: the loss weights.
+    sampling: the pixels drawn for the instance and semantic loss.
+    void_weighting: the argument of `PQCriterion`.
     thing_threshold, stuff_threshold: least class probabilities of segments in the panoptic map.
-    align_corners: of maps that the network upsamples, as in the authors' code for images of 32 n + 1 pixels a side.
+    align_corners: the argument of `interpolate` for maps that the network upsamples, true in the authors' code for
+        images of 32 n + 1 pixels a side.
     """
 
     def __init__(

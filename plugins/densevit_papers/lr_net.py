@@ -19,7 +19,7 @@ class LocalRelations:
 
     kernel_size: side of the window of cells that each cell is composed of.
     sharing: channels with the same weights, m.
-    similarity: of the scalar query of a cell and the scalar key of another (equations 4 to 6).
+    similarity: the function of the scalar query of a cell and the scalar key of another (equations 4 to 6).
     stem: "local_relation" in place of ResNet's first convolution, as in the paper, or that "convolution".
     stages: whose 3x3 convolutions become local relation layers, from 1.
     """

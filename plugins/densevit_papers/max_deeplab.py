@@ -36,8 +36,8 @@ class DualPathLayer(nn.Module):
     """Exchanges content between pixels and memory (section 3.3): memory attends to pixels and memory together
     (M2P and M2M share one softmax), and pixels attend to memory (P2M); a feed-forward network follows in the memory.
 
-    P2P is the block of the pixel path before the layer. pixels: their channels. width: of memory and values; keys have
-    half of it.
+    P2P is the block of the pixel path before the layer. pixels: the channels of pixels. width: the channels of memory
+    and values; keys have half of it.
     """
 
     def __init__(
@@ -97,10 +97,11 @@ class MaXDeepLab(PanopticTransformer):
     gets such features from a neck (`simple_pyramid`).
 
     num_queries: size of the memory, the largest number of segments. width: channels of memory; keys have half of it.
-    pixel_width: base of the finest level, see `levels_of`. feedforward: of the memory. num_heads: of all attention.
-    drop_path: in the blocks and layers of the coarsest level. losses: their weights.
-    void_weighting: see `PQCriterion`. threshold: least class probability of a segment in the panoptic map. The authors
-        also leave out small segments, below 100 pixels for things and 1600 for stuff on COCO.
+    pixel_width: base of the finest level, see `levels_of`. feedforward: the width of the memory's feed-forward
+        networks. num_heads: the heads of all attention. drop_path: the stochastic depth of the blocks and layers of the
+        coarsest level. losses: the loss weights.
+    void_weighting: the argument of `PQCriterion`. threshold: least class probability of a segment in the panoptic map.
+        The authors also leave out small segments, below 100 pixels for things and 1600 for stuff on COCO.
     """
 
     def __init__(

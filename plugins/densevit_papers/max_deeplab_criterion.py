@@ -44,7 +44,7 @@ class MaskLossWeights:
 
 @dataclass(frozen=True)
 class Sampling:
-    """kMaX-DeepLab's pixels of the instance and the semantic loss. count: per image, in both losses.
+    """kMaX-DeepLab's pixels of the instance and the semantic loss. count: the pixels drawn per image, in both losses.
 
     A pixel is drawn with a probability proportional to its segment's area to the power of minus `instance` or
     `semantic`: above 1, small segments get more pixels than large ones.
@@ -118,9 +118,9 @@ class Match(NamedTuple):
 class PQCriterion:
     """PQ-style matching of the last layer, and losses after each layer with that matching.
 
-    stride: of the masks. sampling: kMaX-DeepLab's losses at sampled pixels; None: MaX-DeepLab's. void_weighting: the
-    class loss of an unmatched query is weighted by the share of its mask on unlabelled cells, at least 1e-5, as in the
-    code of both papers; False: by 1, as in MaX-DeepLab's paper.
+    stride: the stride of the masks in pixels. sampling: kMaX-DeepLab's losses at sampled pixels; None: MaX-DeepLab's.
+    void_weighting: the class loss of an unmatched query is weighted by the share of its mask on unlabelled cells, at
+    least 1e-5, as in the code of both papers; False: by 1, as in MaX-DeepLab's paper.
     """
 
     classes: Sequence[Class]
@@ -154,7 +154,7 @@ class PQCriterion:
         the last layer; `semantic`; and `auxiliary`, the sum over the other layers; in fp32.
 
         layers: `MaskOutputs` of a batch: (B, Q, K+1), (B, Q, h, w), (B, C, h, w). cells: class logits (B, K, h, w), or
-        None. generator: of sampled pixels; None: torch's.
+        None. generator: the generator of sampled pixels; None: torch's.
         """
         logits = layers[-1][0]
         with autocast_off(logits.device):
@@ -253,7 +253,7 @@ class PQCriterion:
 def match(outputs: Sequence[MaskOutputs], truths: Sequence[GridTruth], strict: bool = True) -> list[Match]:
     """Matches segments to queries with the largest total similarity: class probability times dice.
 
-    Segments in excess of the queries stay unmatched; their cells count as unlabelled. strict: as in
+    Segments in excess of the queries stay unmatched; their cells count as unlabelled. strict: the argument of
     `densevit.losses.matching.assign`. One transfer to the CPU.
     """
     pairs = [
@@ -351,7 +351,7 @@ def _at_centres(panoptic: Tensor, stride: int) -> Tensor:
 
 
 def _of_image(layer: tuple[Tensor, Tensor, Tensor], image: int, size: tuple[int, int]) -> MaskOutputs:
-    """The predictions of an image without padding, in at least fp32. size: of its masks."""
+    """The predictions of an image without padding, in at least fp32. size: (h, w) of its masks."""
     (logits, masks, features), (h, w) = layer, size
     maps = (at_least_fp32(x[image, :, :h, :w].flatten(1)) for x in (masks, features))
     return MaskOutputs(at_least_fp32(logits[image]), *maps)

@@ -44,7 +44,8 @@ class BatchNorm(SyncBatchNorm2d):
 class ConvNorm(nn.Sequential):
     """Convolution, batch norm and activation, of a map (B, C, H, W), or of memory (B, C, Q) with `memory`.
 
-    norm_weight: initial weight of the norm; 0 at the end of a residual branch. bias: of the convolution.
+    norm_weight: initial weight of the norm; 0 at the end of a residual branch. bias: whether the convolution has a
+    bias.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class NormedAttention(nn.Module):
         self.activation = activation()
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        """query: (B, heads, D, N). key: (B, heads, D, S). value: (B, heads, V, S). bias: as of `padding_bias`.
+        """query: (B, heads, D, N). key: (B, heads, D, S). value: (B, heads, V, S). bias: (B, 1, 1, S), the result of
+        `padding_bias`.
 
         Returns (B, heads * V, N).
         """
@@ -193,7 +195,7 @@ class PixelBlock(nn.Module):
 class ResizedFuse(nn.Module):
     """Sum of a coarse map, upsampled, and a fine map; each is activated and projected if its channels differ.
 
-    align_corners: see `upsampled`.
+    align_corners: the argument of `upsampled`.
     """
 
     def __init__(
@@ -205,7 +207,7 @@ class ResizedFuse(nn.Module):
         self.coarse, self.fine = (nn.Sequential(*part) for part in parts)
 
     def forward(self, coarse: Tensor, fine: Tensor, ratio: int) -> Tensor:
-        """coarse: (B, C, h, w). fine: (B, C', H, W). ratio: of their strides."""
+        """coarse: (B, C, h, w). fine: (B, C', H, W). ratio: the coarse stride divided by the fine one."""
         x = self.fine(fine)
         y = upsampled(self.coarse(coarse), ratio, (x.shape[2], x.shape[3]), self.align_corners)
         return y.to(x.dtype) + x
@@ -228,8 +230,9 @@ def upsampled(x: Tensor, ratio: int, size: tuple[int, int], align_corners: bool 
 
 
 class Level(NamedTuple):
-    """A level of the pixel path. feature: its index. ratio: of the stride of the level before to its own. base: of its
-    blocks. axial: whether they have axial attention."""
+    """A level of the pixel path. feature: its index. ratio: the stride of the level before, divided by its own. base:
+    the base channels of its blocks. axial: whether they have axial attention.
+    """
 
     feature: int
     stride: int
@@ -303,8 +306,8 @@ class SemanticDecoder(nn.Module):
     """Class logits of the auxiliary semantic loss: atrous spatial pyramid pooling of the coarsest feature, and fusion
     with up to two of the finest (Panoptic-DeepLab, Cheng et al. 2020, section 3.1).
 
-    For the loss in training only: a feature of its own keeps the loss off the features of masks. align_corners: see
-    `upsampled`.
+    For the loss in training only: a feature of its own keeps the loss off the features of masks. align_corners: the
+    argument of `upsampled`.
     """
 
     def __init__(

@@ -27,7 +27,10 @@ class SoftmaxMasks(MaskLogits):
     __slots__ = ()
 
     def resized(self, index: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """See `MaskLogits`. The softmax is over all queries, also if only some are requested."""
+        """Yields the log-odds of masks as `MaskLogits.resized` does.
+
+        The softmax is over all queries, also if only some are requested.
+        """
         totals: list[Rivals] = []
         for first, *sizes in super().resized():
             found = [Rivals.of(x, first) for x in sizes]
@@ -183,7 +186,7 @@ class PanopticTransformer(Head):
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-        """See `Head`."""
+        """The predictions of `predict` from the outputs of `exported`."""
         found = []
         for scores, odds, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
             masks = SoftmaxMasks(F.logsigmoid(odds.float()), 1, *_sizes(target))

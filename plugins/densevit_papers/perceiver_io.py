@@ -29,7 +29,7 @@ class PerceiverIO(DenseHead):
 
     width: channels of latents, projected features and queries. num_latents: their number. num_layers: self-attention
         layers of the latents, which are repeated `num_blocks` times with the same weights.
-    num_heads: of the self-attention. cross_heads: of both cross-attentions.
+    num_heads: the heads of the self-attention. cross_heads: the heads of both cross-attentions.
     feature: number, from 1, of the map whose cells are the queries; its stride is that of the logits.
     queries: "features": features and positions of the cells, as for optical flow (section 3.2); "positions": the
         positions alone, so that logits depend on the image through the latents only.
@@ -128,7 +128,7 @@ class PerceiverIO(DenseHead):
         return {"cross_entropy": cross_entropy(maps, labels, context, self.class_weights(labels, context))}
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) in fp32. size: in pixels, of the padded batch or a top-left crop of it."""
+        """Logits (B, K, *size) in fp32. size: (H, W) in pixels of the padded batch or a top-left crop of it."""
         return self._upsample(outputs["logits"].float(), size)
 
     def read_maps(self, maps: Tensor) -> Predictions:
@@ -198,7 +198,7 @@ def fourier_encoding(position: Tensor, num_bands: int, max_resolution: int) -> T
 
 
 def _initialise(module: nn.Module) -> None:
-    """As in the authors' code: truncated normal weights of variance 1 / fan-in, and biases of 0."""
+    """Initial weights of the authors' code: truncated normal of variance 1 / fan-in, and biases of 0."""
     if isinstance(module, nn.Linear):
         std = module.in_features**-0.5 / 0.87962566103423978  # of a normal distribution cut at two deviations
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)

@@ -23,8 +23,8 @@ class PlainViT(Backbone):
 
     A subclass builds the parts. Images are padded with zeros at the right and the bottom to a multiple of `stride`.
 
-    embedding: from images (B, 3, H, W) whose sides are multiples of `stride` to cells (B, width, H / stride,
-        W / stride).
+    embedding: maps images (B, 3, H, W) whose sides are multiples of `stride` to cells (B, width, H / stride, W /
+        stride).
     blocks: each takes tokens (B, 1 + H * W, width), the class token first, and the grid (H, W), and returns new tokens.
         The number of the last block is the last of `features`, see `feature_blocks`.
     image_size: the side in pixels of the image of the position table, which is resized for other images.
@@ -123,7 +123,7 @@ def feature_blocks(features: tuple[int, ...] | None, depth: int) -> tuple[int, .
 
 
 def _initialise(module: nn.Module) -> None:
-    """As in DeiT's code; convolutions keep torch's initial weights."""
+    """Initial weights of DeiT's code; convolutions keep torch's."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -35,7 +35,7 @@ class S2Mlp(Backbone):
 
     variant: "wide" or "deep" of the paper's table 2, the second with ResMLP's affine transformation in place of each
         layer norm (section 4.1); "nano" (128 channels, 8 blocks) is for CPUs.
-    patch_size: in pixels; also the stride of the features.
+    patch_size: the side of a patch in pixels; also the stride of the features.
     drop_path: stochastic depth of the last block, linear from 0 at the first. The paper does not state its rate; the
         default is that of DeiT, whose training it adopts.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
@@ -137,7 +137,7 @@ def normalisation(norm: Literal["layer", "affine"], width: int) -> nn.Module:
 
 
 def _initialise(module: nn.Module) -> None:
-    """As in DeiT; there is no code of the authors."""
+    """Initial weights of DeiT; there is no code of the authors."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

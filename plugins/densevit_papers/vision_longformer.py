@@ -22,7 +22,7 @@ _EXPANSION = 4  # of the MLPs
 
 
 class Variant(NamedTuple):
-    """Of each stage the channels, heads and blocks."""
+    """The channels, heads and blocks of each stage."""
 
     widths: tuple[int, ...]
     heads: tuple[int, ...]

@@ -25,7 +25,7 @@ class Cost:
     """Cost of a module for one image.
 
     name: dotted name within the model; "" for the model itself. trained_parameters: those that are not frozen.
-    multiply_adds: of convolutions, matrix products and attention (fused or not), windows and deformable sampling
+    multiply_adds: those of convolutions, matrix products and attention (fused or not), windows and deformable sampling
         included; norms, activation functions and interpolation are not counted.
     activations: output elements of convolutions and linear layers (Radosavovic et al. 2020, section 3.1).
     children: costs of the child modules, in their order.

@@ -16,9 +16,10 @@ FORMAT = 3
 class CaseResult:
     """The results of one model.
 
-    fingerprint: identifies its config. setting: see `setting_of`. cost: parameters, multiply-adds and activations.
-    timings: by mode, device, batch and size. training: images, learning rate, seconds and metrics, means over the
-    seeds; `runs` has the values of each seed. errors: messages by the step that failed.
+    fingerprint: identifies its config. setting: what the timings depend on, see `setting_of`. cost: parameters,
+    multiply-adds and activations.
+    timings: the times of each mode, device, batch and size. training: images, learning rate, seconds and metrics, means
+    over the seeds; `runs` has the values of each seed. errors: messages by the step that failed.
     """
 
     fingerprint: str

@@ -49,7 +49,10 @@ Size = tuple[int, int]
 
 @dataclass(repr=False)
 class Benchmark:
-    """A finished benchmark. results: by model. folder: where `benchmark.md`, `.json` and `.svg` are."""
+    """A finished benchmark.
+
+    results: the results of each model. folder: where `benchmark.md`, `.json` and `.svg` are.
+    """
 
     results: Mapping[str, CaseResult]
     folder: Path
@@ -98,9 +101,9 @@ def benchmark(
     """Measures models side by side: parameters, multiply-adds, activations, latency, throughput, memory and scores.
 
     configs: config files, shipped configs' names, run folders, whose scores are taken over, or exported files, whose
-    speed is measured with ONNX Runtime or PyTorch on the CPU. backbones, heads: in
-    place of configs, each backbone under each head by the `protocol`, a config with candidate heads. overrides:
-    "data=FILE", "heads.setr.width=64" of all configs or of the protocol.
+    speed is measured with ONNX Runtime or PyTorch on the CPU. backbones, heads: instead of configs: each backbone under
+    each head by the `protocol`, a config with candidate heads. overrides: "data=FILE", "heads.setr.width=64" of all
+    configs or of the protocol.
     sizes: sides or (height, width) of the images; none: each config's `data.image_size`. modes: fp32, bf16 (autocast),
     fp32-compiled, bf16-compiled. rounds: timed runs of each cell.
     train: also trains each model, on `images` images (None: as its config says); with backbones, the learning rate is

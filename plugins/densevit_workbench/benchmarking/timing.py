@@ -32,8 +32,8 @@ MOST_SECONDS = 20.0  # of the counted rounds, for each model
 class Timing:
     """Times of one batch, from uint8 images on the device to predictions, over `runs` runs.
 
-    p50_ms, p95_ms: percentiles. images_per_second: at the median. memory_mb: the peak that one batch adds to the
-    weights, and on a GPU the weights too; None where it cannot be measured.
+    p50_ms, p95_ms: percentiles. images_per_second: the throughput at the median time. memory_mb: the peak that one
+    batch adds to the weights, and on a GPU the weights too; None where it cannot be measured.
     """
 
     p50_ms: float

@@ -35,10 +35,10 @@ def train_case(
 ) -> None:
     """Trains a model with each seed and stores its metrics in `result.training`; finished trainings are not repeated.
 
-    images: the budget; None: the config's. rates: with several learning rates, each is first tried on an eighth
-    of the images, and the one with the lowest mean training loss over the second half of its trial is used. Without
-    rates the config's is used. seeds: one training each; none: the config's seed, which trials always have. save:
-    called after each step.
+    images: the budget; None: the config's. rates: the learning rates; each of several is first tried on an eighth of
+    the images, and the one with the lowest mean training loss over the second half of its trial is used. Without rates
+    the config's is used. seeds: one training each; none: the config's seed, which trials always have. save: called
+    after each step.
     """
     config = case.config()
     budget = images or config.trainer.max_images

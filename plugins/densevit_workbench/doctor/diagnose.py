@@ -101,7 +101,8 @@ def _examine_split(
 
 def _join_parts(examination: Examination, diagnosis: Diagnosis) -> None:
     """Makes the findings about files that both parts of a divided data set were read from, such as its json, findings
-    of no split, which count once. examination: of the second part, before its images are opened."""
+    of no split, which count once. examination: the second part's, before its images are opened.
+    """
     both = [one for one in examination.findings if replace(one, split="train") in diagnosis.findings]
     examination.findings = [one for one in examination.findings if one not in both]
     found = [replace(one, split="") for one in diagnosis.findings]

@@ -45,7 +45,8 @@ class Environment:
     """The environment, as JSON values.
 
     packages: versions of densevit and its dependencies, None if missing. extras: versions of optional packages that are
-    installed. memory: in bytes. variables: the set ones of `VARIABLES`. plugins: names by third-party distribution.
+    installed. memory: sizes in bytes. variables: the set ones of `VARIABLES`. plugins: names by third-party
+    distribution.
     problems: a sentence for each, such as a package that cannot be imported.
     """
 

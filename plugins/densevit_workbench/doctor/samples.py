@@ -33,9 +33,9 @@ class Summary:
     index: the image's index in the data set. name: the name of its file, or its id. problem: why it cannot be read, or
     empty; if it is set, the fields below are empty. wrong: error messages about the image and its targets. digest: a
     hash of the pixels, empty where they are invalid. bits: (256,) bool, the difference hash; None for a flat image.
-    counts: per class, by target key. objects: the number of objects that can be trained on. measures, inputs: numbers
-    of the targets, as annotated and after the training transform. kept: the number of objects after the transform; -1
-    where the transform failed, for the reason `failure`.
+    counts: the number of objects or pixels of each class, by target key. objects: the number of objects that can be
+    trained on. measures, inputs: numbers of the targets, as annotated and after the training transform. kept: the
+    number of objects after the transform; -1 where the transform failed, for the reason `failure`.
     """
 
     index: int

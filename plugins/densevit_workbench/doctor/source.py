@@ -24,8 +24,7 @@ from densevit.paths import user_path
 class Source:
     """A data section, and its config, if any.
 
-    name: the argument as it was given. recognised: for a folder whose data set was recognised, the section's keys as
-    text.
+    name: the argument as it was given. recognised: the section's keys as text, if a folder's data set was recognised.
     """
 
     name: str

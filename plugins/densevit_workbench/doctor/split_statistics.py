@@ -35,8 +35,8 @@ class SplitStatistics:
 
     sizes: (n, 2), height and width of images where they are known. measures: numbers by target key and name, as
     annotated; complete: the keys whose measures are of all images. inputs: the measures of `MOST_TRANSFORMED` images
-    after the training transform. objects: the number of objects per image, where known. summaries: of the images that
-    were opened.
+    after the training transform. objects: the number of objects per image, where known. summaries: the measurements of
+    the images that were opened.
     """
 
     split: str

@@ -24,7 +24,8 @@ PASSES = 3  # multiply-adds of a training step in forward passes: the backward p
 class TrainingCost:
     """The cost of a training.
 
-    size: (h, w) of the model's input for which `multiply_adds` are counted, of one image. budget: on one device.
+    size: (h, w) of the model's input for which `multiply_adds` are counted, of one image. budget: the length of the
+    training on one device.
     """
 
     size: tuple[int, int]

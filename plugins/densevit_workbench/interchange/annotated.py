@@ -41,7 +41,7 @@ class AnnotatedObject:
 class AnnotatedImage:
     """One image file.
 
-    height, width: of the annotations' grid. content: the bytes of a file to write; None: `path` is the file.
+    height, width: the size of the annotations' grid. content: the bytes of a file to write; None: `path` is the file.
     label_file_exists: False for a YOLO image without a text file, which is converted without objects.
     """
 
@@ -57,9 +57,9 @@ class AnnotatedImage:
 class Annotated:
     """A data set: its class names in order, and the images of each split.
 
-    ids: of the classes; by default 1, 2, ... left_out: one message for each image that cannot be read and is left out.
-    keypoints: the names of the keypoints that objects have in `more`. inventories: of the images, label files and
-    objects of the source.
+    ids: the class ids; by default 1, 2, ... left_out: one message for each image that cannot be read and is left out.
+    keypoints: the names of the keypoints that objects have in `more`. inventories: the counts of the images, label
+    files and objects of the source.
     """
 
     classes: tuple[str, ...]
@@ -157,7 +157,7 @@ def image_inventory(
 def file_inventory(
     noun: str, files: Iterable[Path], used: Iterable[Path], root: Path, reason: Callable[[Path], str]
 ) -> Inventory:
-    """Counts files. used: those that are used, also of other folders. reason: of each other one."""
+    """Counts files. used: those that are used, also of other folders. reason: why another file is left out."""
     used = set(map(absolute, used))
     inventory = Inventory(noun, len(used))
     for path in sorted(set(map(absolute, files)) - used):

@@ -52,13 +52,13 @@ def convert_dataset(
 
     format: "yolo", "voc", "labelme" or "coco". out: a new folder, which appears when it is complete. Images are hard
     links to the source's files, or copies on another file system. splits: shares of new splits of all images, such as
-    {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares if it lacks train or val. merge: from
-    old to new class names. seed: of the new splits. skip_unreadable: leaves out images that are missing or cannot be
-    read, with a warning that names them. outside_paths: whether entries may name images outside of the source. strict:
-    whether an invalid object, such as a box without area, is an error; otherwise it is left out and counted. origin: of
-    "voc", the coordinate of the first pixel; None: 0 if a box begins there, otherwise 1. The result's `inventories`
-    count what is found, used and left out; a warning has those of which something is left out. Raises DataError with
-    all invalid files, ConfigError for invalid arguments.
+    {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares if it lacks train or val. merge: the new
+    name of each renamed class. seed: the seed of the new splits. skip_unreadable: leaves out images that are missing or
+    cannot be read, with a warning that names them. outside_paths: whether entries may name images outside of the
+    source. strict: whether an invalid object, such as a box without area, is an error; otherwise it is left out and
+    counted. origin: the coordinate of the first pixel in "voc"; None: 0 if a box begins there, otherwise 1. The
+    result's `inventories` count what is found, used and left out; a warning has those of which something is left out.
+    Raises DataError with all invalid files, ConfigError for invalid arguments.
     """
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")

@@ -21,8 +21,8 @@ _FIX_UNREADABLE = (
 class InvalidObjectError(DataError):
     """An object that cannot be used, such as a box without area.
 
-    where: the file and the object. reason: a phrase for an `Inventory`, such as "whose box has no area". count: of
-    objects.
+    where: the file and the object. reason: a phrase for an `Inventory`, such as "whose box has no area". count: the
+    number of objects.
     """
 
     def __init__(self, where: str, message: str, reason: str, count: int = 1) -> None:

@@ -42,7 +42,7 @@ class ImageLookup:
         """Returns the image with the stem of a label file in a folder for images, such as JPEGImages beside
         Annotations, or images/SPLIT beside Annotations/SPLIT.
 
-        filename, folder: decide between several. stem: in place of the label file's.
+        filename, folder: decide between several. stem: a stem to use instead of the label file's.
         """
         below = file.relative_to(self.root)
         for places in self._layouts(below.parts[:-1]):

@@ -60,7 +60,8 @@ def prelabels(
     classes: Sequence[Class],
     threshold: float,
 ) -> dict[str, Any]:
-    """Builds the COCO document. images: with id, file_name, width and height. entries: in COCO's results format.
+    """Builds the COCO document. images: COCO's entries, with id, file_name, width and height. entries: the predictions
+    in COCO's results format.
 
     Images are named by their paths below the folder that has all of them.
     """

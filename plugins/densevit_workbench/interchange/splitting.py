@@ -51,10 +51,10 @@ def stratified(
 ) -> np.ndarray:
     """Assigns rows to parts, (N,), by iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, algorithm 1).
 
-    labels: (N, K) bool, the classes of each row. shares: of the parts, up to a factor. groups: (N,) group numbers; the
-    rows of a group are assigned to the part of its first row in a random order. The rows of the rarest remaining class
-    are assigned first, each to the part that needs most rows of this class; ties go to the part that needs most rows.
-    Rows without a class come last.
+    labels: (N, K) bool, the classes of each row. shares: the share of each part, up to a factor. groups: (N,) group
+    numbers; the rows of a group are assigned to the part of its first row in a random order. The rows of the rarest
+    remaining class are assigned first, each to the part that needs most rows of this class; ties go to the part that
+    needs most rows. Rows without a class come last.
     """
     rng = np.random.default_rng(seed)
     ratio = np.array(shares, np.float64) / sum(shares)
@@ -88,7 +88,7 @@ def stratified(
 def merge_classes(given: Annotated, merged: Mapping[str, str]) -> Annotated:
     """Renames classes; classes with the same new name are merged, with the id and position of the first.
 
-    merged: from old to new names. Raises ConfigError for an unknown class.
+    merged: the new name of each renamed class. Raises ConfigError for an unknown class.
     """
     for name in merged:
         if name not in given.classes:

@@ -141,7 +141,10 @@ _Place = Callable[[Path, PurePath], Path]  # the text file of an image, of the d
 
 
 class TextFiles:
-    """The text file of each image. listing: of the images, whose text files' folder is chosen for each split."""
+    """The text file of each image.
+
+    listing: the images' files; the folder of their text files is chosen for each split.
+    """
 
     def __init__(self, listing: Listing) -> None:
         self._folders = [(folder, absolute(folder)) for folder in (listing.root, listing.base)]

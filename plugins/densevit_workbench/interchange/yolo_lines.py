@@ -24,7 +24,7 @@ _MARGIN = 0.05  # share of a side by which coordinates may be outside of the ima
 
 
 class Keypoints(NamedTuple):
-    """Format of the keypoints. names: of the K keypoints. columns: 3 with visibility, or 2."""
+    """Format of the keypoints. names: the names of the K keypoints. columns: 3 with visibility, or 2."""
 
     names: tuple[str, ...]
     columns: int

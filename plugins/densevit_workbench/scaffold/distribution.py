@@ -15,7 +15,10 @@ from densevit_workbench.scaffold.names import class_name
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of plugin, by templates. points: of its entry points, by group. modules: of the package, by file."""
+    """A kind of plugin, by templates.
+
+    points: its entry points by group. modules: the modules of the package by file.
+    """
 
     points: Mapping[str, str]
     modules: Mapping[str, str]
@@ -104,8 +107,8 @@ HEADS = {  # by task
 def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
     """The files of a new distribution, by path in its folder.
 
-    noun: a key of `KINDS`. name: as returned by `check_name`. task: a head's task, a key of `HEADS`; by default
-    detection. Raises PluginError if a module of the template already uses the name of its class.
+    noun: a key of `KINDS`. name: the package's name, as `check_name` returns it. task: a head's task, a key of `HEADS`;
+    by default detection. Raises PluginError if a module of the template already uses the name of its class.
     """
     kind = KINDS[noun] if task is None else HEADS[task]
     words = {"name": name, "cls": class_name(name), "noun": noun, "versions": _versions()}

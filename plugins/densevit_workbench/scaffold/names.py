@@ -14,7 +14,7 @@ _FOLDERS = ("build", "configs", "dist", "tests")  # beside the package
 
 
 def check_name(groups: Iterable[str], name: str) -> str:
-    """The name as a Python package: hyphens become underscores. groups: of its plugins, such as "heads".
+    """The name as a Python package: hyphens become underscores. groups: the groups of its plugins, such as "heads".
 
     Raises PluginError if the name is not valid, or if an installed plugin, module or distribution has it.
     """
