@@ -23,7 +23,7 @@ class RunResult(TypedDict):
 
 
 class Results(TypedDict):
-    """The content of results.json. rates: images per yardstick second; images_per_second: as measured."""
+    """The content of results.json. rates: images per yardstick second; images_per_second: the measured throughput."""
 
     rates: dict[str, float]
     images_per_second: dict[str, float]

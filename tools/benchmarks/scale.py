@@ -144,7 +144,10 @@ class Cost:
 def cost(
     training: Training, flops: float, parameters: int, seconds: float, gpu: Gpu, utilisation: float, cores: int, N: int
 ) -> Cost:
-    """flops: per image. seconds: per image on one core. cores: CPU cores per GPU. N: number of GPUs."""
+    """flops: operations per image.
+
+    seconds: seconds per image on one core. cores: CPU cores per GPU. N: number of GPUs.
+    """
     compute = training.batch * flops / (gpu.tflops * 1e12 * utilisation)
     data = training.batch * seconds / cores
     exchange = 2 * (N - 1) / N * 4 * parameters / (gpu.node if N <= NODE else gpu.network)

@@ -12,7 +12,10 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")  # colours of terminals
 
 
 class Page(NamedTuple):
-    """A notebook as a page. images: by file name, which the Markdown refers to in the folder of the page."""
+    """A notebook as a page.
+
+    images: the contents by file name, which the Markdown refers to in the folder of the page.
+    """
 
     markdown: str
     images: dict[str, bytes]

@@ -40,7 +40,7 @@ class TinyTokens(densevit.Backbone):
         return self.encode(images, (), True).features
 
     def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
-        """See `densevit.interfaces.TokenBackbone`."""
+        """The features, and the last blocks for heads, see `densevit.interfaces.TokenBackbone`."""
         cells = self.patches(F.pad(images, (0, -images.shape[3] % 16, 0, -images.shape[2] % 16)))
         grid = (cells.shape[2], cells.shape[3])
         x, last = cells.flatten(2).transpose(1, 2), {}

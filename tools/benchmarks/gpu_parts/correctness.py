@@ -32,7 +32,7 @@ RECIPES: dict[str, tuple[str, ...]] = {  # without drop path and denoising, whos
 }
 RANDOM_POINTS = ("scenes/instance_swin", "panoptic_swin")  # masks are sampled at random points, drawn on the device
 LIMITS = {"cpu": (1e-3, 0.999), "tf32": (2e-2, 0.98), "bf16": (5e-2, 0.9), "fp16": (2e-2, 0.98)}
-"""By what is compared with float32: the largest relative difference of the loss, the least cosine of the gradients."""
+"""The largest relative difference of the loss from float32, and the least cosine of the gradients."""
 SMALL = ("data.image_size=64", "data.batch_size=2")
 FIT = (
     "data.num_workers=0", "data.train_length=32", "data.val_length=4", "data.batch_size=4", "trainer.max_images=null",

@@ -13,8 +13,9 @@ import torch
 
 
 class Setting(NamedTuple):
-    """device: of the measurements. smoke: small sizes, on a CPU. folder: for files of the part. end: in
-    `time.monotonic()`, the end of the part's time."""
+    """device: the device that is measured. smoke: small sizes, on a CPU. folder: where the part writes files. end: the
+    end of the part's time, on the clock of `time.monotonic()`.
+    """
 
     device: torch.device
     smoke: bool

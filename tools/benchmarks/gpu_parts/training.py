@@ -48,7 +48,7 @@ def recipe(name: str, *overrides: str, randomised: bool = False) -> tuple[Any, A
 class Step:
     """A training step: forward pass, losses, backward pass, clipping of the gradients, and AdamW.
 
-    compiled: with torch.compile.
+    compiled: whether torch.compile compiles the model.
     """
 
     def __init__(

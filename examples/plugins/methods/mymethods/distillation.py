@@ -20,7 +20,7 @@ class FeatureDistillation(Method):
     The mean squared error of features that are normalised over the channels, without learned scale and shift, as in
     FD (Wei et al. 2022). The coarsest features of both backbones belong together, the next finer ones, and so on.
 
-    teacher: as the section `backbone`: name, options and `weights`.
+    teacher: the keys of a section `backbone`: name, options and `weights`.
     """
 
     loaded = ("teacher",)  # is not saved in checkpoints

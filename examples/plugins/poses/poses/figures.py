@@ -69,7 +69,7 @@ class Figures(densevit.Dataset):
 
 
 def pose(centre: np.ndarray, height: float, tilt: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The joints of a figure, (x, y) in pixels. tilt: in radians, clockwise."""
+    """The joints of a figure, (x, y) in pixels. tilt: the angle in radians, clockwise."""
     upright = {
         "head": (0, -0.5),
         "left_hand": (rng.uniform(0.25, 0.4), rng.uniform(-0.5, -0.35)),  # seen from the front, left is on the right
