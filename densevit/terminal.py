@@ -73,11 +73,11 @@ def table(
     header: Sequence[str] = (),
     title: str = "",
     right: Collection[int] | None = None,
-    whole: Collection[int] = (),
+    no_wrap: Collection[int] = (),
 ) -> Table:
     """A table for the terminal: no borders, and texts that are too long for their column are wrapped.
 
-    right: the right-aligned columns; None: those in which all cells are numbers. whole: columns that are not wrapped.
+    right: the right-aligned columns; None: those in which all cells are numbers. no_wrap: columns that are not wrapped.
     """
     cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     count = len(header) or max(map(len, cells), default=0)
@@ -87,7 +87,7 @@ def table(
     grid.header_style, grid.show_header = "bold", bool(header)
     for n in range(count):
         side: JustifyMethod = "right" if n in right else "left"
-        grid.add_column(Text(header[n]) if header else "", justify=side, overflow="fold", no_wrap=n in whole)
+        grid.add_column(Text(header[n]) if header else "", justify=side, overflow="fold", no_wrap=n in no_wrap)
     for row in cells:
         grid.add_row(*row)
     return grid

@@ -56,7 +56,7 @@ def _table(title: str, rows: Rows) -> Group:
     header, *body = rows
     lines = [[Text(str(first), "cyan"), *(Text(_cell(cell)) for cell in cells)] for first, *cells in body[:MAX_ROWS]]
     numbers = range(1, len(header))
-    grid = table(lines, [str(name) for name in header], right=numbers, whole=numbers)
+    grid = table(lines, [str(name) for name in header], right=numbers, no_wrap=numbers)
     grid.collapse_padding = len(header) >= 10  # one space between columns: they fit into 80 characters
     more = [Text(f"... and {len(body) - MAX_ROWS} more")] if len(body) > MAX_ROWS else []
     return Group(Text(), Text(title, "bold"), grid, *more)

@@ -61,4 +61,4 @@ def mean(values: np.ndarray) -> float:
 
 def _plot(curves: dict[str, np.ndarray]) -> Plot:
     points = {name: list(zip(RECALLS, values.tolist(), strict=True)) for name, values in curves.items()}
-    return Plot("recall", "precision", points, whole=True)
+    return Plot("recall", "precision", points, unit_axes=True)

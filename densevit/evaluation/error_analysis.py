@@ -81,14 +81,16 @@ class ImageMatches:
     pairs: tuple[np.ndarray, np.ndarray, np.ndarray]
 
     @classmethod
-    def of(cls, one: "_Outcomes", truth_labels: np.ndarray, ious: np.ndarray, on_crowds: np.ndarray) -> "ImageMatches":
+    def of(
+        cls, outcomes: "_Outcomes", truth_labels: np.ndarray, ious: np.ndarray, on_crowds: np.ndarray
+    ) -> "ImageMatches":
         """ious: (D, G)."""
-        correct = one.matches >= 0
+        correct = outcomes.matches >= 0
         hits, (rows, columns) = np.flatnonzero(correct), np.nonzero(ious >= FOREGROUND)
         matched = np.zeros(len(correct))
-        matched[hits] = ious[hits, one.matches[hits]]
+        matched[hits] = ious[hits, outcomes.matches[hits]]
         pairs = (rows, columns, ious[rows, columns])
-        return cls(one.labels, one.scores, correct, matched, one.ignored, on_crowds, truth_labels, pairs)
+        return cls(outcomes.labels, outcomes.scores, correct, matched, outcomes.ignored, on_crowds, truth_labels, pairs)
 
     def score(self, threshold: float) -> float | None:
         """The image's score, see `ErrorAnalysis.image_scores`; None if it has neither objects nor detections."""

@@ -65,4 +65,4 @@ def _curve(scores: np.ndarray, correct: np.ndarray, objects: int) -> np.ndarray:
 
 def _plot(curves: dict[str, np.ndarray]) -> Plot:
     points = {name: list(zip(_STEPS.tolist(), values.tolist(), strict=True)) for name, values in curves.items()}
-    return Plot("lowest score", "F1 at an IoU of 0.5", points, whole=True)
+    return Plot("lowest score", "F1 at an IoU of 0.5", points, unit_axes=True)

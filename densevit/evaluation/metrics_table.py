@@ -43,7 +43,7 @@ def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:
     """Names with their values, up to `pairs` per row, in row-major order."""
     pairs = _fitting_pairs([values], pairs, COLUMNS)
     numbers = range(1, 2 * min(pairs, len(values)), 2)
-    return table(_pair_rows(values, pairs), title=title, right=numbers, whole=numbers)
+    return table(_pair_rows(values, pairs), title=title, right=numbers, no_wrap=numbers)
 
 
 def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
@@ -55,7 +55,7 @@ def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
         for place, row in enumerate(_pair_rows(values, pairs))
     ]
     numbers = range(2, 2 * pairs + 1, 2)
-    return table(rows, right=numbers, whole=numbers)
+    return table(rows, right=numbers, no_wrap=numbers)
 
 
 def _fitting_pairs(groups: Sequence[Mapping[str, float]], most: int, room: int) -> int:
@@ -92,4 +92,4 @@ def _class_table(title: str, kinds: Mapping[str, Mapping[str, float]]) -> Table:
     width = len(header) + 1
     numbers = [n for n in range(width * side_by_side - 1) if n % width not in (0, width - 1)]
     headers = [*header, *(["", *header] * (side_by_side - 1))]
-    return table(rows, headers, title, right=numbers, whole=numbers)
+    return table(rows, headers, title, right=numbers, no_wrap=numbers)

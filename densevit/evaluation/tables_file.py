@@ -70,9 +70,9 @@ def read_plots(folder: Path) -> dict[str, dict[str, Plot]]:
         raise DataError(f"{path}: expected plots as JSON; found: {one_line(error)}") from error
 
 
-def _plot(x: str, y: str, curves: Mapping[str, list[list[float]]], whole: bool) -> Plot:
+def _plot(x: str, y: str, curves: Mapping[str, list[list[float]]], unit_axes: bool) -> Plot:
     points = {name: [(float(a), float(b)) for a, b in points] for name, points in curves.items()}
-    return Plot(str(x), str(y), points, bool(whole))
+    return Plot(str(x), str(y), points, bool(unit_axes))
 
 
 def write(table: Table, path: Path) -> None:

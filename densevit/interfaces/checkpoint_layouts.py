@@ -71,7 +71,7 @@ class CheckpointLayout:
     What reading and writing need besides the lines:
 
     no_effect: their keys that have no effect in our model, with the reason.
-    fresh: our keys that such a checkpoint never has, with the reason; they keep their initial values.
+    missing: our keys that such a checkpoint never has, with the reason; they keep their initial values.
     zero_biases: our backbone biases that such a checkpoint may lack, with the reason; they are set to zeros. A bias
         of zeros is not exported.
     copies: keys that repeat another tensor, and that tensor's key; the two must be equal.
@@ -82,16 +82,16 @@ class CheckpointLayout:
 
     mean, std: RGB, of pixels in 0 ... 1, used in training; None: ImageNet's.
     classes: returns a model's classes by task, given the state dict and the metadata of the checkpoint.
-    unrecorded: options such as "backbone.dilation" that tensors do not determine. `describe` returns the usual value or
+    unsaved: options such as "backbone.dilation" that tensors do not determine. `describe` returns the usual value or
         none.
     saved_options: those of them by full key that tensors without effect, or the metadata, determine.
     implied: the values that fields of config.json must have, because the model is built for no others: by field, as
         "hidden_act" or "backbone_config.hidden_act". Another value is an error.
-    usage_options: backbone options that change the use of the same tensors, such as "features": an export takes the
+    runtime_options: backbone options that change the use of the same tensors, such as "features": an export takes the
         model's.
-    conventions: options that the project's code determines, not its tensors: a backbone's by name, a head's by full
-        key, as "heads.detection.blank_padding". `describe` returns their values that are not the plugin's defaults.
-        Differences are reported.
+    project_defaults: the options that the project's code determines, not its tensors: a backbone's by name, a head's by
+        full key, as "heads.detection.blank_padding". `describe` returns their values that are not the plugin's
+        defaults. Differences are reported.
     licence: the licence of the weights that the project publishes, with its source; "": unknown. A function of the
         state dict with their keys and the metadata, if models of one layout have several.
 
@@ -113,7 +113,7 @@ class CheckpointLayout:
     variants: tuple["CheckpointLayout", ...] = ()
     fits: Callable[[StateDict, Mapping[str, Any]], bool] | None = None
     no_effect: Mapping[str, str] = field(default_factory=dict)
-    fresh: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
     zero_biases: Mapping[str, str] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
     rearrange: Rearrangement | None = None
@@ -121,11 +121,11 @@ class CheckpointLayout:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     classes: Callable[[StateDict, Mapping[str, Any]], Mapping[str, Sequence[Class]]] | None = None
-    unrecorded: tuple[str, ...] = ()
+    unsaved: tuple[str, ...] = ()
     saved_options: Callable[[StateDict, Mapping[str, Any]], dict[str, Any]] | None = None
     implied: Mapping[str, Collection[Any]] = field(default_factory=dict)
-    usage_options: tuple[str, ...] = ()
-    conventions: tuple[str, ...] = ()
+    runtime_options: tuple[str, ...] = ()
+    project_defaults: tuple[str, ...] = ()
     licence: str | Callable[[StateDict, Mapping[str, Any]], str] = ""
     config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] | None = None
     recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] | None = None

@@ -69,13 +69,13 @@ Table = Sequence[Sequence[str | int | float]]
 class Plot:
     """Curves over common axes. x, y: the labels of the axes. curves: points (x, y) by the curve's name, in order of x.
 
-    whole: whether both axes range from 0 to 1.
+    unit_axes: whether both axes range from 0 to 1.
     """
 
     x: str
     y: str
     curves: Mapping[str, Sequence[tuple[float, float]]]
-    whole: bool = False
+    unit_axes: bool = False
 
 
 Size = tuple[int, int]

@@ -284,7 +284,7 @@ def svg_file(title: str, plot: Plot) -> str:
             y = (16 * (len(curves) - n) - 8) / height
             figure.text(LEFT / WIDTH, y, "■", color=color(n), fontsize=FONT, va="center")
             figure.text((LEFT + 14) / WIDTH, y, name, color=SOFT, fontsize=FONT, va="center")
-        if plot.whole:
+        if plot.unit_axes:
             axes.set(xlim=(0, 1), ylim=(0, 1))
         figure.text(4 / WIDTH, 1 - 12 / height, title, color=INK, fontsize=FONT + 1.5, va="center")
         _label(axes, plot.x, plot.y)

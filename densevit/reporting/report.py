@@ -138,7 +138,7 @@ def plot_part(name: str, plot: Plot) -> Part:
     curves = {curve: points for curve, points in plot.curves.items() if points}
     if not curves:
         return missing(f"{name}: no points.")
-    svg = plots.lines(curves, plot.x, plot.y, plot.whole)
+    svg = plots.lines(curves, plot.x, plot.y, plot.unit_axes)
     return PlotPart(name, svg, legend=list(curves) if len(curves) > 1 else ())
 
 

@@ -161,13 +161,13 @@ class SetCriterion:
         label, l1, giou = terms.values()
         return label.sum() + l1.sum() + giou.sum()
 
-    def denoising_loss(self, found: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
+    def denoising_loss(self, predictions: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """Reconstruction loss of denoising queries, which need no matching, summed over layers and terms.
 
-        found: logits (L, R, K), boxes (L, R, 4) and target (P,), the object of each of the first P queries; the others
-        learn "no object" (DINO, section 3.3). Normalised by P, averaged over processes.
+        predictions: logits (L, R, K), boxes (L, R, 4) and target (P,): the object of each of the first P queries; the
+        others learn "no object" (DINO, section 3.3). Normalised by P, averaged over processes.
         """
-        logits, boxes, target = found
+        logits, boxes, target = predictions
         L, P = len(logits), len(target)
         layer = torch.arange(L, device=target.device).repeat_interleave(P)
         query = torch.arange(P, device=target.device).repeat(L)

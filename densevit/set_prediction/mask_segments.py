@@ -85,7 +85,7 @@ class Segments(NamedTuple):
         ids = self.ids[targets][:, None]
         return self._interpolated(targets, points, lambda values: values == ids)
 
-    def known(self, targets: Tensor, points: Tensor) -> Tensor | None:
+    def point_weights(self, targets: Tensor, points: Tensor) -> Tensor | None:
         """The weights of points, (R, P): 0 at unlabelled pixels, 1 at others, interpolated bilinearly between pixels of
         the image. None: all are 1.
 

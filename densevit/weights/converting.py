@@ -151,7 +151,7 @@ def _assumptions(
     if found.config is not None:
         config = found.config.model_dump()
     assumed = []
-    for name in layout.unrecorded:
+    for name in layout.unsaved:
         value = option_of(config, name)
         if name not in given and name not in translated.options:
             assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")

@@ -14,7 +14,7 @@ from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, CheckpointLayout
 from densevit.model import DenseModel, LoraArchitecture
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint
-from densevit.weights.key_mapping import canonical, describe, fresh_because, saved_options, translate
+from densevit.weights.key_mapping import canonical, describe, missing_because, saved_options, translate
 from densevit.weights.layouts import recognise
 from densevit.weights.licences import UNKNOWN
 from densevit.weights.state import check_format, licences
@@ -58,7 +58,7 @@ class TranslatedCheckpoint:
         """Whether it is another project's backbone without heads."""
         return self.layout is not None and self.layout.part == "backbone"
 
-    def fresh(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
+    def missing(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
         """Our keys that such a checkpoint never has, with the reason.
 
         prefix: the prefix of these keys in the layout.
@@ -66,7 +66,7 @@ class TranslatedCheckpoint:
         if self.layout is None:
             return {}
         reasons = {
-            name: fresh_because(prefix + name, self.layout) for name in names if prefix + name not in self.tensors
+            name: missing_because(prefix + name, self.layout) for name in names if prefix + name not in self.tensors
         }
         return {name: why for name, why in reasons.items() if why is not None}
 

@@ -108,7 +108,7 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
     """
     lines = tuple(Line(ours, theirs, _inverted(change)) for theirs, ours, change in layout.lines)
     state = {name: x for name, x in state.items() if name not in layout.zero_biases or bool(x.any())}
-    inverse = CheckpointLayout(layout.name, layout.part, (), lines, layout.describe, no_effect=layout.fresh)
+    inverse = CheckpointLayout(layout.name, layout.part, (), lines, layout.describe, no_effect=layout.missing)
     back = translate(state, inverse)
     if back.errors:
         raise ValueError(f"These tensors do not fit {layout.name}: {'; '.join(back.errors)}.")
@@ -166,19 +166,19 @@ def saved_options(
             f"config.json beside {source} is not that of a {layout.name} checkpoint ({one_line(error)}). "
             "Copy or download it again."
         ) from error
-    return {name: value for name, value in found.items() if name in layout.unrecorded}
+    return {name: value for name, value in found.items() if name in layout.unsaved}
 
 
-def fresh_because(name: str, layout: CheckpointLayout) -> str | None:
+def missing_because(name: str, layout: CheckpointLayout) -> str | None:
     """Why a checkpoint of this layout never has the tensor we call `name`; None if it should have it."""
-    return next((why for own, why in layout.fresh.items() if _name(own).match(name) is not None), None)
+    return next((why for own, why in layout.missing.items() if _name(own).match(name) is not None), None)
 
 
 class Difference(NamedTuple):
     """What a state dict has in common with a layout: the number of keys that it has a line for, the first other key,
     and the first mark that the state dict lacks."""
 
-    known: int
+    matched: int
     unknown: str | None
     missing: str | None
 
@@ -193,7 +193,7 @@ def difference(state: StateDict, layout: CheckpointLayout) -> Difference:
         own = dict.fromkeys(keys.values())
         missing = next((mark for mark in layout.marks if not _has_all(own, (mark,))), None)
         found.append(Difference(len(keys) - len(unknown), next(iter(unknown), None), missing))
-    return max(found, key=lambda one: one.known)
+    return max(found, key=lambda one: one.matched)
 
 
 def _has_all(state: Collection[str], marks: Iterable[str]) -> bool:

@@ -53,8 +53,9 @@ def set_layout_options(
 ) -> dict[str, list[str]]:
     """Sets the options with which the authors' code computes, where the user has set none, in `sections` and the model.
 
-    These are the layout's conventions and the options that tensors do not determine; of a head, all that the layout
-    describes; of a backbone whose tensors would be resized, such as a position table, also all that it describes.
+    These are the project defaults of the layout and the options that tensors do not determine; of a head, all that the
+    layout describes; of a backbone whose tensors would be resized, such as a position table, also all that it
+    describes.
     A changed model is built again, with random weights; it remains the same object.
     Returns notes by the key of the part: each option that is set, and each of the user's that differs.
     Raises WeightsError if the model cannot be built with the options.
@@ -90,8 +91,9 @@ def set_layout_options(
 
 
 def _implied(weights: PartWeights, plugin: str, model: DenseModel) -> Iterator[tuple[Path, Any, bool]]:
-    """Yields the options of the authors' model, with their values, and whether the layout lists them as conventions or
-    as options that tensors do not determine. plugin: the name of our part's. _ABSENT: its default."""
+    """Yields the options of the authors' model, with their values, and whether the layout has them among its project
+    defaults or as options that tensors do not determine. plugin: the name of our part's. _ABSENT: its default.
+    """
     layout = weights.checkpoint.layout
     assert layout is not None
     try:
@@ -102,18 +104,18 @@ def _implied(weights: PartWeights, plugin: str, model: DenseModel) -> Iterator[t
         return
     described = dict(_leaves({key: value for key, value in section.items() if key not in _RESERVED}))
     prefix, of_backbone = f"{weights.theirs}.", weights.group == "backbones"
-    names = [f"backbone.{name}" if "." not in name else name for name in layout.conventions]
-    listed = {name.removeprefix(prefix) for name in (*names, *layout.unrecorded) if name.startswith(prefix)}
+    names = [f"backbone.{name}" if "." not in name else name for name in layout.project_defaults]
+    listed = {name.removeprefix(prefix) for name in (*names, *layout.unsaved) if name.startswith(prefix)}
     if of_backbone and weights.complete:
-        listed |= {name for name in layout.usage_options if (name,) in described}
+        listed |= {name for name in layout.runtime_options if (name,) in described}
     for name in sorted(listed):
         path = tuple(name.split("."))
-        if path in described or (name in layout.conventions and name not in layout.usage_options):
+        if path in described or (name in layout.project_defaults and name not in layout.runtime_options):
             yield path, described.get(path, _ABSENT), True
     if section.get("name") != plugin or (of_backbone and not _resizes(model.backbone, weights.checkpoint.tensors)):
         return
     for path, value in described.items():
-        if ".".join(path) not in listed and not (of_backbone and path[0] in layout.usage_options):
+        if ".".join(path) not in listed and not (of_backbone and path[0] in layout.runtime_options):
             yield path, value, False
 
 
@@ -131,9 +133,7 @@ def _why(weights: PartWeights, path: Path) -> str:
     name = ".".join((weights.theirs, *path))
     if name in weights.checkpoint.options:
         return "these weights were trained with"
-    return (
-        _ASSUMED if name in weights.checkpoint.layout.unrecorded else f"{weights.checkpoint.layout.name} computes with"
-    )
+    return _ASSUMED if name in weights.checkpoint.layout.unsaved else f"{weights.checkpoint.layout.name} computes with"
 
 
 def _build_again(

@@ -118,10 +118,10 @@ def _is_of(tensors: StateDict, layout: CheckpointLayout, metadata: Mapping[str, 
 def _nearest(tensors: StateDict, source: str, known: Sequence[CheckpointLayout]) -> str:
     """The layout that knows most of the keys, and the first tensor in which it differs."""
     found = [difference(tensors, layout) for layout in known]
-    most = max((one.known for one in found), default=0)
+    most = max((one.matched for one in found), default=0)
     if not most:
         return "No layout has any of these keys: `densevit plugins` lists the projects whose checkpoints can be read."
-    one, layout = next((one, layout) for one, layout in zip(found, known, strict=True) if one.known == most)
+    one, layout = next((one, layout) for one, layout in zip(found, known, strict=True) if one.matched == most)
     differences = [f"there is no {one.missing}"] if one.missing else []
     differences += [f"{one.unknown} is not one of its keys"] if one.unknown else []
     return (

@@ -168,7 +168,7 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     state = _by_our_heads(model, checkpoint, where)
     own = model.state_dict()
     heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
-    excluded = checkpoint.fresh(own)
+    excluded = checkpoint.missing(own)
     left_out = dict(checkpoint.left_out)
     if heads & set(model.heads):
         for name in own:
@@ -205,7 +205,7 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
     """Matches a checkpoint with the model's backbone, by the backbone's keys. Nothing is written."""
     prefix = "" if checkpoint.is_backbone else "backbone."
     state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
-    excluded = checkpoint.fresh(model.backbone.state_dict(), prefix)
+    excluded = checkpoint.missing(model.backbone.state_dict(), prefix)
     with _describing(checkpoint):
         found = fit(model.backbone, state, f"backbone.weights: {checkpoint.source}", allowed, excluded)
     found.left_out |= checkpoint.left_out
@@ -226,7 +226,7 @@ def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, al
     other = classes.excluded | _lacking(model, name, checkpoint)
     replaced, why = _replaced(model, name, checkpoint)
     state |= classes.tensors | replaced
-    excluded = checkpoint.fresh(model.heads[name].state_dict(), f"heads.{theirs}.") | other
+    excluded = checkpoint.missing(model.heads[name].state_dict(), f"heads.{theirs}.") | other
     if name not in model.necks:
         excluded |= _other_channels(model, name, state)
     with _describing(checkpoint):

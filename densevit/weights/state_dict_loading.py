@@ -32,8 +32,8 @@ class Fit:
 
     tensors: the tensors by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with
     the reason.
-    fresh: keys of the module that keep their initial values, with the reason. zeros: biases that the checkpoint lacks
-    and that are set to zeros, with the reason. missing, unexpected: keys that were allowed to be.
+    initialised: the keys of the module that keep their initial values, with the reason. zeros: biases that the
+    checkpoint lacks and that are set to zeros, with the reason. missing, unexpected: keys that were allowed to be.
     notes: further remarks, a sentence each; those that begin with "Warning:" are shown wherever weights are loaded.
     """
 
@@ -42,7 +42,7 @@ class Fit:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     adapted: list[Adapted] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    fresh: dict[str, str] = field(default_factory=dict)
+    initialised: dict[str, str] = field(default_factory=dict)
     zeros: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -95,7 +95,7 @@ def fit(
 
     for name, value in own.items():
         if name in excluded:
-            (found.left_out if name in state else found.fresh)[name] = excluded[name]
+            (found.left_out if name in state else found.initialised)[name] = excluded[name]
         elif name not in state:
             if not _counts_batches(name):
                 found.missing.append(name)

@@ -18,7 +18,7 @@ def weights_table(fit: Fit) -> Group:
     rows: list[list[str | Text]] = [[Text(what, "cyan"), str(count), details] for what, count, details in _rows(fit)]
     return Group(
         Text(fit.source, "bold"),
-        table(rows, right=(1,), whole=(0, 1)),
+        table(rows, right=(1,), no_wrap=(0, 1)),
         *(Text(note, "yellow" if note.startswith("Warning") else "") for note in fit.notes),
     )
 

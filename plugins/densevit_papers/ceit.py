@@ -291,8 +291,8 @@ WITH_LCA = CheckpointLayout(
     fits=by_name_only,
     rearrange=added_to_tokens("pos_embed", ("cls_token",)),
     no_effect=_HEAD,
-    fresh={"feature_norms.{i}.*": "a norm of a feature map, which a classifier lacks"},
-    usage_options=("features",),
+    missing={"feature_norms.{i}.*": "a norm of a feature map, which a classifier lacks"},
+    runtime_options=("features",),
     licence="Apache-2.0 (coeusguo/ceit)",
     saved_under="model",
 )
@@ -303,6 +303,6 @@ AUTHORS = replace(
     variants=(WITH_LCA,),
     fits=None,
     no_effect={**_HEAD, "norm.*": _LCA, "lca.*": _LCA, "pos_layer_embed": _LCA},
-    fresh={**WITH_LCA.fresh, "class_attention.*": _LCA},
-    usage_options=("features", "readout"),
+    missing={**WITH_LCA.missing, "class_attention.*": _LCA},
+    runtime_options=("features", "readout"),
 )

@@ -246,7 +246,7 @@ _TRANSFORMERS = (
     Line("encoder.stages.2.cls_token", "class_token", TOKENS),
     *(Line(f"{_BLOCK}.{name}.*", f"stages.{{s}}.{{b}}.{own}.*") for own, (_, name) in _NAMES.items()),
 )
-_FRESH = {"feature_norms.{s}.*": "a norm of the stage's feature map, which a classifier lacks"}
+_MISSING = {"feature_norms.{s}.*": "a norm of the stage's feature map, which a classifier lacks"}
 _NORM, _HEAD = "the norm of the class token, before the classification head", "the classification head"
 _IMPLIED: dict[str, tuple[list[Any], ...]] = {
     "patch_sizes": ([7, 3, 3],),
@@ -285,8 +285,8 @@ AUTHORS = CheckpointLayout(
     lines=_AUTHORS,
     describe=partial(_describe, gelu="quick"),
     no_effect={"norm.*": _NORM, "head.*": _HEAD},
-    fresh=_FRESH,
-    conventions=("gelu",),
+    missing=_MISSING,
+    project_defaults=("gelu",),
     licence="MIT (microsoft/CvT)",
 )
 TRANSFORMERS = CheckpointLayout(
@@ -301,8 +301,8 @@ TRANSFORMERS = CheckpointLayout(
     describe=partial(_describe, gelu="erf"),
     prefixes=("cvt.",),
     no_effect={"layernorm.*": _NORM, "classifier.*": _HEAD},
-    fresh=_FRESH,
-    conventions=("gelu",),
+    missing=_MISSING,
+    project_defaults=("gelu",),
     implied=_IMPLIED | {"num_heads": tuple([*variant.heads] for variant in VARIANTS.values())},
     config_files=_config,
 )

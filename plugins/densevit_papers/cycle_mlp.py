@@ -202,7 +202,7 @@ CYCLE_MLP = CheckpointLayout(
         "network.{s}.{b}.attn.sfc_h.offset": "the fixed offsets of Cycle FC",
         "network.{s}.{b}.attn.sfc_w.offset": "the fixed offsets of Cycle FC",
     },
-    fresh={f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)},
+    missing={f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)},
     licence="MIT (ShoufaChen/CycleMLP)",
     saved_under="model",
 )

@@ -197,7 +197,7 @@ AUTHORS = CheckpointLayout(
     rearrange=added_to_tokens("pos_embed", ("cls_token",)),
     describe=describe,
     no_effect={"head.*": "the classification head"},
-    usage_options=("features", "readout"),
+    runtime_options=("features", "readout"),
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )

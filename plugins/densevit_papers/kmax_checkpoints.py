@@ -200,7 +200,7 @@ KMAX_DEEPLAB = CheckpointLayout(
     saved_under="model",
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-    conventions=("norm_eps", f"{_HEAD}.align_corners"),
+    project_defaults=("norm_eps", f"{_HEAD}.align_corners"),
     licence="Apache-2.0 (bytedance/kmax-deeplab)",
     recipe=_recipe,
 )

@@ -202,6 +202,6 @@ AUTHORS = CheckpointLayout(
     rearrange=added_to_tokens("pos_embed", ("cls_token",)),
     describe=describe,
     no_effect={"head.*": "the classification head"},
-    usage_options=("features", "readout"),
+    runtime_options=("features", "readout"),
     saved_under="model",
 )

@@ -123,7 +123,7 @@ def test_frames_are_counted_without_keeping_them(
     number: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Capture:
-        """12 frames; only their presence is asked for, so that none is converted or kept."""
+        """12 frames; only their presence is needed, so that none is converted or kept."""
 
         def __init__(self, path: str) -> None:
             self.left = 12
@@ -296,7 +296,7 @@ def test_lists_of_a_killed_prediction_are_closed_when_nothing_is_left(model: Sta
 
 
 def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: Path) -> None:
-    """After an interruption their parts are kept; after the end, more images mean that all are predicted anew."""
+    """After an interruption their parts are kept; after the end, more images mean that all are predicted again."""
     ids = torch.tensor([[0, 0], [-1, 1000]], dtype=torch.int32)
     images = [ImageFile(Path(f"{n}.png"), str(n), n) for n in range(3)]
 

@@ -170,7 +170,7 @@ class Page:
         return file
 
     def _import(self, file: Path) -> None:
-        """Imports a file anew, as the module that it is. The functions of a test file run."""
+        """Imports a file again, as the module that it is. The functions of a test file run."""
         name = ".".join(file.relative_to(self.cwd).with_suffix("").parts).removesuffix(".__init__")
         for other in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
             del sys.modules[other]

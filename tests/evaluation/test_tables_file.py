@@ -10,7 +10,7 @@ from densevit.errors import DataError
 from densevit.evaluation import tables_file
 from densevit.interfaces import Evaluator, Plot
 
-PLOT = Plot("recall", "precision", {"cat": [(0.0, 1.0), (0.5, 0.1 + 0.2)]}, whole=True)
+PLOT = Plot("recall", "precision", {"cat": [(0.0, 1.0), (0.5, 0.1 + 0.2)]}, unit_axes=True)
 
 
 class Counting(Evaluator):

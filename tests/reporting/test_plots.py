@@ -134,7 +134,9 @@ def test_cells_of_a_matrix_are_blue_or_red_by_share():
 
 
 def test_a_plot_is_an_svg_file_of_its_own():
-    plot = Plot("recall", "precision", {"cat & <dog>": [(0, 1), (1, 0.5)], "_fox": [(0, 0.2)], "empty": []}, whole=True)
+    plot = Plot(
+        "recall", "precision", {"cat & <dog>": [(0, 1), (1, 0.5)], "_fox": [(0, 0.2)], "empty": []}, unit_axes=True
+    )
     svg = plots.svg_file("precision-recall", plot)
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from densevit.interfaces import Change, CheckpointLayout, Line, Rearrangement
-from densevit.weights.key_mapping import _Name, fresh_because, has_marks, translate, translate_back
+from densevit.weights.key_mapping import _Name, has_marks, missing_because, translate, translate_back
 
 
 def layout_of(*lines, marks=(), **other):
@@ -179,9 +179,9 @@ def test_all_marks_are_required():
 
 
 def test_fresh_because_gives_the_reason():
-    layout = layout_of(fresh={"norms.{i}.*": "it has none"})
-    assert fresh_because("norms.2.weight", layout) == "it has none"
-    assert fresh_because("norm.weight", layout) is None
+    layout = layout_of(missing={"norms.{i}.*": "it has none"})
+    assert missing_because("norms.2.weight", layout) == "it has none"
+    assert missing_because("norm.weight", layout) is None
 
 
 def test_few_lines_are_tried_per_name(monkeypatch):

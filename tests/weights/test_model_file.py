@@ -268,7 +268,7 @@ def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):
     assert equal(model.heads["more"].state_dict(), before)
     assert set(report.left_out.values()) == {"this model has no head 'detection'"}
     assert sorted(report.left_out) == sorted(key for key in source.state_dict() if key.split(".")[1] == "detection")
-    assert report.fresh == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
+    assert report.initialised == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
 
 
 def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):

@@ -361,7 +361,7 @@ def test_a_run_with_classes_in_another_order_is_loaded_completely(tmp_path):
     more = build_from_architecture(source.architecture, {"boxes": (CLASSES[1], CLASSES[0])})
     config.weights = str(tmp_path)
     [report] = load_pretrained(more, config)
-    assert len(report.adapted) == 2 and report.left_out == report.fresh == {}
+    assert len(report.adapted) == 2 and report.left_out == report.initialised == {}
     for key, value in more.heads["boxes"].state_dict().items():
         expected = source.heads["boxes"].state_dict()[key]
         assert torch.equal(value, expected[[1, 0, 2]] if "label_head" in key else expected)

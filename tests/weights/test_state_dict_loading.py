@@ -104,7 +104,7 @@ def test_allowed_patterns_are_reported_without_raising():
 def test_kept_tensors_are_not_loaded():
     module, state = linear_and_norm(), {key: value for key, value in STATE.items() if key != "1.bias"}
     found = fit(module, state, "file.pt", excluded={"1.bias": "it is new", "1.weight": "it is another"})
-    assert found.fresh == {"1.bias": "it is new"} and found.left_out == {"1.weight": "it is another"}
+    assert found.initialised == {"1.bias": "it is new"} and found.left_out == {"1.weight": "it is another"}
     assert sorted(found.tensors) == ["0.bias", "0.weight"]
 
 

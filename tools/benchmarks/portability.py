@@ -342,13 +342,13 @@ def processes(kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield pools
 
 
-def cell(case: str, found: dict[str, Any]) -> str:
-    own = found["seconds"]["densevit"]
+def cell(case: str, result: dict[str, Any]) -> str:
+    own = result["seconds"]["densevit"]
     if case in RECIPES:
         batch = configs.load(case, []).data.batch_size
-        return f"{batch / own:.1f}/s, {found['ratio']:.2f}"
-    plain = f", plain {found['plain']:.2f}" if "plain" in found["seconds"] else ""
-    return f"{1e3 * own:.2f} ms, {found['ratio']:.2f} {found['best']}{plain if found['best'] != 'plain' else ''}"
+        return f"{batch / own:.1f}/s, {result['ratio']:.2f}"
+    plain = f", plain {result['plain']:.2f}" if "plain" in result["seconds"] else ""
+    return f"{1e3 * own:.2f} ms, {result['ratio']:.2f} {result['best']}{plain if result['best'] != 'plain' else ''}"
 
 
 def main() -> None:

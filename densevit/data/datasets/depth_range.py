@@ -30,7 +30,7 @@ class FileRange(NamedTuple):
     values: np.ndarray
     low: float
     high: float
-    known: int
+    known_pixels: int
     pixels: int
 
     @classmethod
@@ -65,7 +65,7 @@ class DepthRange:
 
         where: their origin, for messages. Raises DataError if no depth is known.
         """
-        chosen = {index: files[index] for index in sorted(files) if files[index].known}
+        chosen = {index: files[index] for index in sorted(files) if files[index].known_pixels}
         if not chosen:
             raise DataError(
                 f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.kind and "
@@ -73,7 +73,7 @@ class DepthRange:
             )
         median = float(np.median(np.concatenate([file.values for file in chosen.values()])))
         low, high = min(file.low for file in chosen.values()), max(file.high for file in chosen.values())
-        share = sum(file.known for file in files.values()) / sum(file.pixels for file in files.values())
+        share = sum(file.known_pixels for file in files.values()) / sum(file.pixels for file in files.values())
         medians = tuple((index, float(np.median(file.values))) for index, file in chosen.items())
         highs = {float(file.high) for file in chosen.values()}
         common = float(high) if len(highs) == 1 < len(chosen) else None

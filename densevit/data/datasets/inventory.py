@@ -27,7 +27,7 @@ class Inventory:
             self.left_out.setdefault(reason, []).extend(texts)
 
     @property
-    def found(self) -> int:
+    def total(self) -> int:
         """The number of all."""
         return self.used + sum(map(len, self.left_out.values()))
 
@@ -37,7 +37,7 @@ class Inventory:
             f"{len(names):,} {reason}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
             for reason, names in self.left_out.items()
         )
-        count = self.found - self.used
+        count = self.total - self.used
         return f"{counted(self.found, self.noun)} found: {self.used:,} used, {count:,} left out" + (
             f" ({left_out})" if left_out else ""
         )

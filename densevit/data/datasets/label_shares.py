@@ -49,7 +49,7 @@ class LabelShares:
     def ambiguous(self) -> Generator[Problem, None, None]:
         """Yields an error if a class has no pixel, and many pixels have the value 255, which no option explains."""
         if self._is_ambiguous():
-            message = f"{self.where}: no pixel has the class {listed(map(repr, self.absent))}. {self.found}."
+            message = f"{self.where}: no pixel has the class {listed(map(repr, self.absent))}. {self.shares_text}."
             fix = f"{self._hint} If these pixels are to be ignored, set data.ignore_index=255."
             yield Problem(f"{message}{fix}", "pixels of 255 that may be a class", [message], fix.strip())
 
@@ -60,7 +60,7 @@ class LabelShares:
             return ""
         return (
             f"{self.where}: all labelled pixels have the class {self.present[0]!r}, so that nothing can be learned. "
-            f"{self.found}.{self._hint} Check data.classes and the label maps."
+            f"{self.shares_text}.{self._hint} Check data.classes and the label maps."
         )
 
     def without_pixels(self) -> str:
@@ -69,11 +69,11 @@ class LabelShares:
             return ""
         return (
             f"{self.where}: {len(self.absent)} of {len(self.values.classes)} classes have no pixel and cannot be "
-            f"learned: {listed(self.absent)}. {self.found}.{self._hint}"
+            f"learned: {listed(self.absent)}. {self.shares_text}.{self._hint}"
         )
 
     @property
-    def found(self) -> str:
+    def shares_text(self) -> str:
         """The values with their shares of all pixels, in one line."""
         classes, total = self.values.classes, max(int(self.pixels.sum()), 1)
         order = [i for i in np.argsort(-self.pixels[: len(classes)], kind="stable").tolist() if self.pixels[i]]

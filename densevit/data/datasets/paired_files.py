@@ -187,7 +187,7 @@ def unread_images(folder: Path, paths: Sequence[str], used: int) -> Iterator[Pro
     if paths:
         fix = "Convert them to JPEG or PNG."
         message = f"{folder}: {inventory}. {fix}"
-        yield Problem(message, f"images {title}", paths, fix, of=inventory.found, severity="warning")
+        yield Problem(message, f"images {title}", paths, fix, of=inventory.total, severity="warning")
 
 
 def _paths(root: Path, pattern: str, option: str) -> list[tuple[str, str]]:

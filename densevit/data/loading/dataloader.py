@@ -201,7 +201,7 @@ class Loader(data.DataLoader[Any]):
 
     def __init__(
         self,
-        prepared: TransformedDataset,
+        dataset: TransformedDataset,
         batches: "TrainBatches | EvaluationBatches",
         multiple: int,
         num_workers: int,
@@ -209,7 +209,7 @@ class Loader(data.DataLoader[Any]):
     ) -> None:
         forks = num_workers > 0 and sys.platform == "linux"  # forked workers share the annotations' memory
         super().__init__(
-            prepared,
+            dataset,
             batch_sampler=batches,
             collate_fn=_Collate(multiple, ships=num_workers > 0),
             num_workers=num_workers,

@@ -37,7 +37,7 @@ def rates_table(rates: Sequence[ParameterRate]) -> Table:
             ]
         )
     header = ["parameters", "depth", "learning rate", "number", f"decay {decay:g}"]
-    return table(lines, header, right=range(1, 5), whole=range(1, 5))
+    return table(lines, header, right=range(1, 5), no_wrap=range(1, 5))
 
 
 def rows(rates: Sequence[ParameterRate]) -> list[list[ParameterRate]]:

@@ -10,7 +10,7 @@ from densevit.weights.state import count
 from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
 LICENCE = "NVIDIA Source Code License for SegFormer, non-commercial use only (NVlabs/SegFormer)"
-CONVENTIONS = ("norm_eps",)
+PROJECT_DEFAULTS = ("norm_eps",)
 _BLOCK, _OURS = "encoder.block.{s}.{b}", "stages.{s}.{b}"
 
 
@@ -114,7 +114,7 @@ NVIDIA = CheckpointLayout(
     describe=partial(describe, norm_eps=1e-6),
     prefixes=("backbone.",),
     no_effect={"head.*": "the classification head", "decode_head.*": "the segmentation head"},
-    conventions=CONVENTIONS,
+    project_defaults=PROJECT_DEFAULTS,
     licence=LICENCE,
 )
 TRANSFORMERS = CheckpointLayout(
@@ -126,7 +126,7 @@ TRANSFORMERS = CheckpointLayout(
     prefixes=("segformer.",),
     spellings=_MEMORY,
     no_effect={"classifier.*": "the classification head", "decode_head.*": "the segmentation head"},
-    conventions=CONVENTIONS,
+    project_defaults=PROJECT_DEFAULTS,
     implied=IMPLIED,
     licence=LICENCE,
     config_files=_config,

@@ -11,7 +11,7 @@ from densevit.interfaces import Change, CheckpointLayout, Line, Rearrangement, S
 from densevit_backbones.mvit.inferred_options import describe
 from densevit_backbones.mvit.variants import VARIANTS
 
-_FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
+_MISSING = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 
 
 def _flat(kernel: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ def _layout(
         _LINES,
         describe,
         no_effect={"head.*": "the classification head"},
-        fresh=_FRESH,
-        conventions=("class_token_residual",),
+        missing=_MISSING,
+        project_defaults=("class_token_residual",),
         **others,
     )
 
@@ -151,6 +151,6 @@ DETECTRON2 = CheckpointLayout(
         **dict.fromkeys(("backbone.fpn_*", "backbone.top_block.*"), "the detector's pyramid"),
         **dict.fromkeys(("proposal_generator.*", "roi_heads.*", "pixel_mean", "pixel_std"), "the detector"),
     },
-    unrecorded=("backbone.window_size", "backbone.coarse_global_keys"),
+    unsaved=("backbone.window_size", "backbone.coarse_global_keys"),
     saved_under="model",
 )

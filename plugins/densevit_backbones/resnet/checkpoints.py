@@ -12,7 +12,7 @@ TORCHVISION = CheckpointLayout(
     lines=(Line("conv1.*", "conv1.*"), Line("bn1.*", "bn1.*"), Line("layer{i}.*", "layer{i}.*")),
     describe=describe,
     no_effect={"fc.*": "the classification head"},
-    conventions=("norm_eps",),
+    project_defaults=("norm_eps",),
 )
 # The marks are of variant "d"; others have torchvision's keys and are recognised as such.
 TIMM = replace(

@@ -53,6 +53,6 @@ RESNET = CheckpointLayout(
     prefixes=("resnet.",),  # a classifier's
     no_effect={"classifier.*": "the classification head"},
     implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
-    conventions=("norm_eps",),
+    project_defaults=("norm_eps",),
     config_files=_config,
 )

@@ -68,7 +68,7 @@ AUTHORS = CheckpointLayout(
     marks=("conv1.conv1_1.conv.weight", "conv1.conv1_3.norm.weight", "res_layers.0.blocks.0.branch2a.conv.weight"),
     lines=_authors(),
     describe=describe,
-    conventions=("norm_eps",),
+    project_defaults=("norm_eps",),
     licence="Apache-2.0 (lyuwenyu/RT-DETR)",
 )
 TRANSFORMERS = CheckpointLayout(
@@ -81,7 +81,7 @@ TRANSFORMERS = CheckpointLayout(
     ),
     lines=_transformers(),
     describe=describe,
-    conventions=("norm_eps",),
+    project_defaults=("norm_eps",),
     implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
     config_files=_config,
 )

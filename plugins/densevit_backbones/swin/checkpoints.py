@@ -5,14 +5,14 @@ from functools import partial
 
 from densevit.interfaces import ZEROS, CheckpointLayout, Line
 from densevit.layers.windows import ShiftRule
-from densevit_backbones.swin.inferred_options import CONVENTIONS, describe
+from densevit_backbones.swin.inferred_options import PROJECT_DEFAULTS, describe
 from densevit_backbones.swin.variants import VARIANTS
-from densevit_backbones.swin.window_options import UNRECORDED, of_tables
+from densevit_backbones.swin.window_options import UNSAVED, of_tables
 
 Block = Callable[[str, str], list[Line]]
 
 BLOCKS = [max(variant.blocks[stage] for variant in VARIANTS.values()) for stage in range(4)]  # of the deepest
-FRESH = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
+MISSING = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 _HEAD = {"head.*": "the classification head"}
 
 
@@ -111,11 +111,11 @@ def _layout(
         describe=partial(describe, shift=shift),
         variants=variants,
         no_effect=_HEAD | _constants(block),
-        fresh=FRESH,
-        unrecorded=UNRECORDED if name.endswith("v2") else (),
+        missing=MISSING,
+        unsaved=UNSAVED if name.endswith("v2") else (),
         saved_options=of_tables if name.endswith("v2") else None,
-        usage_options=CONVENTIONS,
-        conventions=CONVENTIONS,
+        runtime_options=PROJECT_DEFAULTS,
+        project_defaults=PROJECT_DEFAULTS,
         licence=_LICENCE if name.startswith("microsoft") else "",
     )
 
@@ -167,8 +167,8 @@ MICROSOFT_DENSE = CheckpointLayout(
         "criterion.*": "the loss",
         f"{_OF_LAYERS}.attn.relative_position_index": "derived from the window size",
     },
-    usage_options=CONVENTIONS,
-    conventions=CONVENTIONS,
+    runtime_options=PROJECT_DEFAULTS,
+    project_defaults=PROJECT_DEFAULTS,
     licence="MIT (SwinTransformer/Swin-Transformer-Semantic-Segmentation)",
     saved_under="state_dict",
 )

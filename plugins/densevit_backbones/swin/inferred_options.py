@@ -10,7 +10,7 @@ from densevit.layers.windows import ShiftRule
 from densevit.weights.state import count
 from densevit_backbones.swin.variants import VARIANTS
 
-CONVENTIONS = ("shift",)
+PROJECT_DEFAULTS = ("shift",)
 
 
 def describe(tensors: StateDict, shift: ShiftRule) -> dict[str, Any]:

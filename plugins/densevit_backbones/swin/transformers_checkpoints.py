@@ -6,10 +6,10 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
-from densevit_backbones.swin.checkpoints import BLOCKS, FRESH
-from densevit_backbones.swin.inferred_options import CONVENTIONS, describe
+from densevit_backbones.swin.checkpoints import BLOCKS, MISSING
+from densevit_backbones.swin.inferred_options import PROJECT_DEFAULTS, describe
 from densevit_backbones.swin.variants import VARIANTS
-from densevit_backbones.swin.window_options import UNRECORDED, of_config
+from densevit_backbones.swin.window_options import UNSAVED, of_config
 
 Block = Callable[[str, str], list[Line]]
 
@@ -132,14 +132,14 @@ def _layout(name: str, own: Block, mark: str, **others: Any) -> CheckpointLayout
             f"{_ATTENTION}.self.relative_position_index": "derived from the window size",
             f"{_ATTENTION}.self.relative_coords_table": "derived from the window size",
         },
-        fresh=FRESH,
-        usage_options=CONVENTIONS,
-        conventions=CONVENTIONS,
+        missing=MISSING,
+        runtime_options=PROJECT_DEFAULTS,
+        project_defaults=PROJECT_DEFAULTS,
         config_files=_config,
         implied={"hidden_act": ("gelu",), "mlp_ratio": (4, 4.0), "use_absolute_embeddings": (False,)},
         **others,
     )
 
 
-SWINV2 = _layout("transformers-swinv2", _files_2, "logit_scale", unrecorded=UNRECORDED, saved_options=_of_config)
+SWINV2 = _layout("transformers-swinv2", _files_2, "logit_scale", unsaved=UNSAVED, saved_options=_of_config)
 SWIN = _layout("transformers-swin", _files_1, _TABLE, spellings=_MEMORY_1, saved_options=_of_config, variants=(SWINV2,))

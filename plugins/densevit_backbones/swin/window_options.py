@@ -13,7 +13,7 @@ from torch import Tensor
 from densevit.interfaces import StateDict
 from densevit_backbones.swin.inferred_options import same
 
-UNRECORDED = ("backbone.window_size", "backbone.pretrained_window_sizes")
+UNSAVED = ("backbone.window_size", "backbone.pretrained_window_sizes")
 
 
 def of_tables(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def of_architecture(name: str) -> dict[str, Any]:
 
 
 def _options(windows: tuple[int, ...], before: tuple[int, ...] | None) -> dict[str, Any]:
-    return dict(zip(UNRECORDED, (same(windows), None if before == windows else before), strict=True))
+    return dict(zip(UNSAVED, (same(windows), None if before == windows else before), strict=True))
 
 
 def _of_stages(window: int, side: int) -> tuple[int, ...]:

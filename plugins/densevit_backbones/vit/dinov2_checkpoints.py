@@ -8,7 +8,7 @@ from torch import Tensor
 
 from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
 from densevit.weights.positions import TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
 from densevit_backbones.vit.timm_checkpoints import VIT
 
 
@@ -71,7 +71,7 @@ DINOV2 = CheckpointLayout(
     describe=_resized,
     no_effect={"mask_token": "the mask token of pre-training"},
     rearrange=_POSITIONS,
-    usage_options=USAGE_OPTIONS,
-    conventions=CONVENTIONS,
+    runtime_options=RUNTIME_OPTIONS,
+    project_defaults=PROJECT_DEFAULTS,
     licence="Apache-2.0 (facebookresearch/dinov2: code and weights)",
 )

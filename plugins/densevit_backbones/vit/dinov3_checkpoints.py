@@ -9,12 +9,12 @@ from typing import Any
 from densevit.errors import WeightsError
 from densevit.interfaces import ZEROS, CheckpointLayout, Line, StateDict
 from densevit.weights.positions import TOKENS
-from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
 
 DINOV3_LICENCE = "DINOv3 License (facebookresearch/dinov3: code and weights; access on request)"
 EPS = 1e-5  # of the published models
 NORM_EPS = "norm_eps"
-DINOV3_CONVENTIONS = (*CONVENTIONS, "positions", "key_bias")
+DINOV3_DEFAULTS = (*PROJECT_DEFAULTS, "positions", "key_bias")
 _KEY_BIAS = "blocks.{i}.attention.qkv.bias[1/3]"
 
 
@@ -106,8 +106,8 @@ DINOV3 = CheckpointLayout(
         "local_cls_norm.*": "a norm of pre-training",
         "cls_norm.*": "a norm of pre-training",
     },
-    usage_options=USAGE_OPTIONS,
-    conventions=(*DINOV3_CONVENTIONS, NORM_EPS),
+    runtime_options=RUNTIME_OPTIONS,
+    project_defaults=(*DINOV3_DEFAULTS, NORM_EPS),
     licence=DINOV3_LICENCE,
 )
 _GATED = "ViTs with gated MLPs (plus, 7B)"
@@ -143,11 +143,11 @@ TRANSFORMERS = CheckpointLayout(
     prefixes=("dinov3_vit.", "model."),
     spellings=(("model.layer.{i}.*", "layer.{i}.*"),),
     no_effect={"embeddings.mask_token": "the mask token of pre-training"},
-    unrecorded=(f"backbone.{NORM_EPS}",),
+    unsaved=(f"backbone.{NORM_EPS}",),
     saved_options=saved_norm_eps,
     implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
-    usage_options=USAGE_OPTIONS,
-    conventions=DINOV3_CONVENTIONS,
+    runtime_options=RUNTIME_OPTIONS,
+    project_defaults=DINOV3_DEFAULTS,
     licence=DINOV3_LICENCE,
 )
 TRANSFORMERS_GATED = CheckpointLayout(

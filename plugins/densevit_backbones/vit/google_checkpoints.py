@@ -10,7 +10,7 @@ from torch import Tensor
 
 from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import CONVENTIONS, GELU, STANDARDIZATION, USAGE_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import GELU, PROJECT_DEFAULTS, RUNTIME_OPTIONS, STANDARDIZATION, describe
 from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
 
@@ -108,8 +108,8 @@ VIT = CheckpointLayout(
         "opt/state/*": "the optimiser's state",
     },
     rearrange=added_to_tokens("Transformer/posembed_input/pos_embedding", ("cls",)),
-    usage_options=USAGE_OPTIONS,
-    conventions=CONVENTIONS,
+    runtime_options=RUNTIME_OPTIONS,
+    project_defaults=PROJECT_DEFAULTS,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     licence="Apache-2.0 (google-research/vision_transformer)",

@@ -9,8 +9,8 @@ from densevit.weights.state import count
 from densevit_backbones.vit.variants import HYBRID_BLOCKS, VARIANTS
 
 STANDARDIZATION, RESIZING, GELU = "weight_standardization", "position_resizing", "gelu"
-CONVENTIONS = (STANDARDIZATION, RESIZING, GELU)
-USAGE_OPTIONS = ("features", "feature_norm", "readout", RESIZING)
+PROJECT_DEFAULTS = (STANDARDIZATION, RESIZING, GELU)
+RUNTIME_OPTIONS = ("features", "feature_norm", "readout", RESIZING)
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:

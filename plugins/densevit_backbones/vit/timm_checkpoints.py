@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from densevit.interfaces import CheckpointLayout, Line
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
 
 _HYBRID = "patch_embed.backbone."
 _VIT = (
@@ -40,8 +40,8 @@ ENCODER = CheckpointLayout(
     marks=("patch_embed.proj.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.*"),
     lines=_VIT,
     rearrange=POSITIONS,
-    usage_options=USAGE_OPTIONS,
-    conventions=CONVENTIONS,
+    runtime_options=RUNTIME_OPTIONS,
+    project_defaults=PROJECT_DEFAULTS,
     describe=describe,
     no_effect={
         "head.*": "the classification head",

@@ -2,7 +2,7 @@
 
 from densevit.interfaces import CheckpointLayout, Line
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
 
 _BLOCK = "encoder.layers.encoder_layer_{i}."
 _VIT = (
@@ -28,8 +28,8 @@ VIT = CheckpointLayout(
     marks=("conv_proj.weight", "encoder.pos_embedding", _BLOCK + "ln_1.weight"),
     lines=_VIT,
     rearrange=_POSITIONS,
-    usage_options=USAGE_OPTIONS,
-    conventions=CONVENTIONS,
+    runtime_options=RUNTIME_OPTIONS,
+    project_defaults=PROJECT_DEFAULTS,
     describe=describe,
     no_effect={"heads.*": "the classification head"},
 )

@@ -12,7 +12,7 @@ from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import count
 from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
-from densevit_backbones.vit.inferred_options import CONVENTIONS, USAGE_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
 from densevit_backbones.vit.variants import VARIANTS
 
 _NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # our options that its ViT lacks
@@ -159,8 +159,8 @@ def _layout(
         describe=_resized,
         prefixes=prefixes,
         no_effect=_NO_EFFECT,
-        usage_options=USAGE_OPTIONS,
-        conventions=CONVENTIONS,
+        runtime_options=RUNTIME_OPTIONS,
+        project_defaults=PROJECT_DEFAULTS,
         saved_options=_of_config,
         implied={"hidden_act": ("gelu",)},
         **others,

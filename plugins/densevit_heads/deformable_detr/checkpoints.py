@@ -17,8 +17,8 @@ from densevit_heads.detr.checkpoints import class_rows, classes_of
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder.{{i}}", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
 
-UNRECORDED = ("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
-CONVENTIONS = (f"{HEAD}.blank_padding",)
+UNSAVED = ("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
+PROJECT_DEFAULTS = (f"{HEAD}.blank_padding",)
 NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
 _STRIDES = (4, 8, 16, 32)  # of a ResNet
 
@@ -195,9 +195,9 @@ DEFORMABLE_DETR = CheckpointLayout(
     describe=describe,
     classes=_classes,
     rearrange=prediction_heads("transformer"),
-    unrecorded=UNRECORDED,
+    unsaved=UNSAVED,
     saved_options=known_queries,
-    conventions=CONVENTIONS,
+    project_defaults=PROJECT_DEFAULTS,
     saved_under="model",
     licence="Apache-2.0 (fundamentalvision/Deformable-DETR)",
     recipe=recipe,

@@ -11,12 +11,12 @@ from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
 from densevit.weights.layouts import backbone_lines
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.deformable_detr.checkpoints import (
-    CONVENTIONS,
     DECODER,
     ENCODER,
     HEAD,
+    PROJECT_DEFAULTS,
     QUERIES,
-    UNRECORDED,
+    UNSAVED,
     describe,
     known_queries,
     prediction_heads,
@@ -124,9 +124,9 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> 
         spellings=memory("model.decoder.layers.{i}.self_attn"),
         classes=_classes,
         rearrange=prediction_heads("model"),
-        unrecorded=UNRECORDED,
+        unsaved=UNSAVED,
         saved_options=_saved_options,
-        conventions=CONVENTIONS,
+        project_defaults=PROJECT_DEFAULTS,
         implied={"activation_function": ("relu",)},
         recipe=recipe,
         **others,

@@ -15,7 +15,7 @@ from densevit_heads.attention_checkpoints import fused_attention
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
-UNRECORDED = ("backbone.dilation", "heads.detection.transformer.num_heads")  # not determined by tensor shapes
+UNSAVED = ("backbone.dilation", "heads.detection.transformer.num_heads")  # not determined by tensor shapes
 _COCO = {91: coco_classes, 250: coco_panoptic_classes}  # by the number of file ids, from 0
 IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
 
@@ -156,7 +156,7 @@ DETR = CheckpointLayout(
     lines=LINES,
     describe=describe,
     classes=_classes,
-    unrecorded=UNRECORDED,
+    unsaved=UNSAVED,
     saved_under="model",
     licence="Apache-2.0 (facebookresearch/detr)",
     recipe=recipe,

@@ -14,7 +14,7 @@ from densevit_heads.detr.checkpoints import (
     DECODER,
     ENCODER,
     HEAD,
-    UNRECORDED,
+    UNSAVED,
     classes_of,
     describe,
     file_ids,
@@ -74,7 +74,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     if config.get("model_type") not in ("detr", "table-transformer"):
         return {}
     backbone = config.get("backbone_config") or {}
-    dilation, heads = UNRECORDED
+    dilation, heads = UNSAVED
     options = {dilation: bool(config.get("dilation")) or backbone.get("output_stride") == 16}
     counts = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
     return options | ({heads: counts.pop()} if len(counts) == 1 else {})
@@ -137,7 +137,7 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> 
         describe=describe,
         spellings=memory(f"{_ENCODER}.self_attn", f"{_DECODER}.self_attn", f"{_DECODER}.encoder_attn"),
         classes=_classes,
-        unrecorded=UNRECORDED,
+        unsaved=UNSAVED,
         saved_options=_saved_options,
         implied={"activation_function": ("relu",)},
         recipe=recipe,

@@ -8,7 +8,7 @@ from densevit_heads.detr import checkpoints as detector
 
 HEAD = "heads.panoptic"
 OPTIONS = f"{HEAD}.detr"  # of the detector
-UNRECORDED = tuple(option.replace(detector.HEAD, OPTIONS) for option in detector.UNRECORDED)
+UNSAVED = tuple(option.replace(detector.HEAD, OPTIONS) for option in detector.UNSAVED)
 
 
 def detector_lines(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -61,7 +61,7 @@ DETR_PANOPTIC = CheckpointLayout(
     lines=(*detector_lines(detector.LINES), *MASK_LINES),
     describe=describe,
     classes=_classes,
-    unrecorded=UNRECORDED,
+    unsaved=UNSAVED,
     saved_under="model",
     licence=detector.DETR.licence,
     recipe=recipe,

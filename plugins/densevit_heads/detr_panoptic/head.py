@@ -114,8 +114,8 @@ class PanopticMasks(SetPredictionHead):
         logits = outputs.get("matched_masks")
         if logits is None:
             logits = outputs["masks"][last.image, last.query]
-        masks, known = segments.masks(last.image, last.target), segments.known.index_select(0, last.image)
-        mask, dice = mask_losses(logits, masks, known, sum(objects.counts), context)
+        masks, valid = segments.masks(last.image, last.target), segments.valid.index_select(0, last.image)
+        mask, dice = mask_losses(logits, masks, valid, sum(objects.counts), context)
         losses = {} if self.freeze_detector else self.criterion.losses(outputs, segments.targets, context)
         return {**losses, "mask": self.mask_weight * mask, "dice": self.dice_weight * dice}
 

@@ -15,13 +15,13 @@ class Segments(NamedTuple):
     """The T segments of all images of a batch, things and stuff, ordered by image and panoptic id.
 
     targets: each image's `boxes` (N, 4) xyxy around the visible pixels and `labels` (N,) of its segments, if it is
-    labelled. owner: (B, H, W) int32, the segment of each pixel, -1 where there is none. known: (B, H, W) bool, False at
+    labelled. owner: (B, H, W) int32, the segment of each pixel, -1 where there is none. valid: (B, H, W) bool, False at
     void and crowds; True in the padding.
     """
 
     targets: list[Targets]
     owner: Tensor
-    known: Tensor
+    valid: Tensor
 
     @classmethod
     def of(cls, targets: list[Targets], num_classes: int, size: tuple[int, int], device: torch.device) -> "Segments":

@@ -12,7 +12,7 @@ from densevit_heads.detr.checkpoints import classes_of
 from densevit_heads.detr_panoptic.checkpoints import (
     MASK_LINES,
     OPTIONS,
-    UNRECORDED,
+    UNSAVED,
     describe,
     detector_lines,
     recipe,
@@ -65,7 +65,7 @@ def _layout(name: str, of: CheckpointLayout, **others: Any) -> CheckpointLayout:
         describe=describe,
         spellings=(*((f"detr.{theirs}", f"detr.{name}") for theirs, name in of.spellings), *_MASK_HEAD),
         classes=_classes,
-        unrecorded=UNRECORDED,
+        unsaved=UNSAVED,
         saved_options=_saved_options,
         implied=of.implied,
         recipe=recipe,

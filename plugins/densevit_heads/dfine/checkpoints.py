@@ -18,7 +18,7 @@ from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, 
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder", f"{HEAD}.decoder", f"{HEAD}.queries"
 AIFI, LAYER = f"{ENCODER}.attention.{{i}}", f"{DECODER}.layers.{{i}}"
-UNRECORDED = tuple(
+UNSAVED = tuple(
     f"{HEAD}.{option}"
     for option in ("transformer.num_heads", "num_points", "num_queries", "reg_scale", "contrastive_denoising")
 )
@@ -214,7 +214,7 @@ DFINE = CheckpointLayout(
     mean=BLACK,
     std=WHITE,
     classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
-    unrecorded=UNRECORDED,
+    unsaved=UNSAVED,
     saved_options=partial(
         points_and_scale, points="decoder.decoder.layers.0.cross_attn.num_points_scale", scale="decoder.reg_scale"
     ),

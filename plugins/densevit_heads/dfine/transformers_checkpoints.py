@@ -22,7 +22,7 @@ from densevit_heads.dfine.checkpoints import (
     HEAD,
     LAYER,
     QUERIES,
-    UNRECORDED,
+    UNSAVED,
     conv_norm,
     describe,
     fusion_blocks,
@@ -239,7 +239,7 @@ DFINE = CheckpointLayout(
     mean=BLACK,
     std=WHITE,
     classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
-    unrecorded=UNRECORDED,
+    unsaved=UNSAVED,
     saved_options=_saved_options,
     implied={
         "activation_function": ("silu",),

@@ -114,8 +114,8 @@ def whole_model(
         mean=HALVES,
         std=HALVES,
         recipe=_recipe,
-        usage_options=_VIT.usage_options,
-        conventions=_VIT.conventions,
+        runtime_options=_VIT.runtime_options,
+        project_defaults=_VIT.project_defaults,
         **others,
     )
 
@@ -144,7 +144,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         ),
         classes=_classes if task == "segmentation" else None,
         licence="MIT (isl-org/DPT)",
-        unrecorded=("heads.depth.output",) if task == "depth" else (),
+        unsaved=("heads.depth.output",) if task == "depth" else (),
     )
 
 
@@ -161,7 +161,7 @@ def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> C
         sections = relative(ours)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
-    return replace(layout, name=name, fits=by_name_only, describe=describe, unrecorded=())
+    return replace(layout, name=name, fits=by_name_only, describe=describe, unsaved=())
 
 
 HYBRID = _layout("dpt-hybrid", "depth", hybrid=True)

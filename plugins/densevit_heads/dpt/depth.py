@@ -140,7 +140,9 @@ class DptDepth(DenseHead):
             return {}, ""
         assert self.conv3.bias is not None
         weight, bias = torch.zeros_like(self.conv3.weight), self.conv3.bias.detach().clone()
-        why = f"the last convolution (conv3) starts anew: the weights have output {theirs!r}, this head {self.output!r}"
+        why = (
+            f"the last convolution (conv3) is untrained: the weights have output {theirs!r}, this head {self.output!r}"
+        )
         return {"conv3.weight": weight, "conv3.bias": bias}, why
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:

@@ -115,7 +115,7 @@ def _metric(layout: CheckpointLayout, name: str, max_depth: float) -> Checkpoint
         name=name,
         fits=by_name_only,
         describe=lambda ours: metric(relative(ours), max_depth),
-        unrecorded=(MAX_DEPTH,),
+        unsaved=(MAX_DEPTH,),
     )
 
 
@@ -133,9 +133,9 @@ V2 = CheckpointLayout(
     describe=_describe(2),
     no_effect={"pretrained.mask_token": UNUSED_MASK, f"{_UNIT}.*": UNUSED_UNIT},
     rearrange=_with_unused(backbone_rearrangement(_DINOV2, "pretrained.")),
-    unrecorded=(FEATURES, "heads.depth.output"),
-    usage_options=("position_resizing",),
-    conventions=_DINOV2.conventions,
+    unsaved=(FEATURES, "heads.depth.output"),
+    runtime_options=("position_resizing",),
+    project_defaults=_DINOV2.project_defaults,
     licence=lambda state, metadata: licence(state["pretrained.cls_token"].shape[-1]),
     recipe=recipe,
 )
@@ -149,7 +149,7 @@ V2 = replace(
             name="depth-anything-v1",
             fits=by_name_only,
             describe=_describe(1),
-            unrecorded=(),
+            unsaved=(),
             licence="Apache-2.0 (LiheYoung/Depth-Anything)",
         ),
     ),

@@ -117,7 +117,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         },
         rearrange=added_to_tokens(f"{_EMBEDDINGS}.position_embeddings", (f"{_EMBEDDINGS}.cls_token",)),
         classes=_classes if task == "segmentation" else None,
-        unrecorded=(_FEATURES,),
+        unsaved=(_FEATURES,),
         saved_options=_saved_options,
         implied={
             "hidden_act": ("gelu",),

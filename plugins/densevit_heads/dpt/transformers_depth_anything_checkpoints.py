@@ -147,7 +147,7 @@ DEPTH_ANYTHING = CheckpointLayout(
         "neck.fusion_stage.layers.0.residual_layer1.*": UNUSED_UNIT,
     },
     rearrange=backbone_rearrangement(_DINOV2, "backbone."),
-    unrecorded=(FEATURES, "heads.depth.output"),
+    unsaved=(FEATURES, "heads.depth.output"),
     saved_options=_saved_options,
     implied={
         "reassemble_factors": (_FACTORS,),
@@ -159,8 +159,8 @@ DEPTH_ANYTHING = CheckpointLayout(
         "backbone_config.apply_layernorm": (True,),
         "backbone_config.layer_norm_eps": (1e-6,),
     },
-    usage_options=("position_resizing",),
-    conventions=_DINOV2.conventions,
+    runtime_options=("position_resizing",),
+    project_defaults=_DINOV2.project_defaults,
     licence=_licence,
     config_files=_config,
     recipe=recipe,
@@ -173,7 +173,7 @@ DEPTH_ANYTHING = replace(
             name="transformers-depth-anything-metric",
             fits=_is_metric,
             describe=lambda ours: metric(_describe(ours), INDOOR),
-            unrecorded=(FEATURES, MAX_DEPTH),
+            unsaved=(FEATURES, MAX_DEPTH),
         ),
     ),
 )

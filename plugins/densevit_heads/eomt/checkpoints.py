@@ -196,9 +196,9 @@ def _with_tasks(
             return task == ("semantic" if len(state[queries]) == _SEMANTIC_QUERIES else "panoptic")
 
         key = KEYS[task]
-        unrecorded = (
+        unsaved = (
             f"heads.{key}.num_blocks",
-            *(("backbone.image_size", *find(_DINOV3).unrecorded) if dinov3 else ()),
+            *(("backbone.image_size", *find(_DINOV3).unsaved) if dinov3 else ()),
         )
         return replace(
             layout,
@@ -208,10 +208,10 @@ def _with_tasks(
             fits=fits,
             classes=classes,
             recipe=_recipe,
-            unrecorded=unrecorded,
+            unsaved=unsaved,
             saved_options=_saved(task, dinov3),
-            usage_options=find(_VIT).usage_options,
-            conventions=(*find(_DINOV3 if dinov3 else _VIT).conventions, "fixed_size"),
+            runtime_options=find(_VIT).runtime_options,
+            project_defaults=(*find(_DINOV3 if dinov3 else _VIT).project_defaults, "fixed_size"),
         )
 
     return replace(of("panoptic"), variants=(of("instance"), of("semantic")))

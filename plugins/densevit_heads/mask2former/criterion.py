@@ -59,7 +59,7 @@ class MaskCriterion:
 
     def losses(
         self,
-        found: MaskQueries,
+        outputs: MaskQueries,
         pixels: Tensor,
         targets: list[Targets],
         context: LossContext,
@@ -75,7 +75,7 @@ class MaskCriterion:
         labelled = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS[self.task])]
         with autocast_off(pixels.device):
             chosen = [targets[i] for i in labelled]
-            terms = self._terms(found, pixels.float(), chosen, labelled, context, generator, cells)
+            terms = self._terms(outputs, pixels.float(), chosen, labelled, context, generator, cells)
         semantic = terms.pop("semantic", None)
         weighted = {name: w * term for (name, term), w in zip(terms.items(), self.weights, strict=True)}
         losses = {name: term[-1] for name, term in weighted.items()}
@@ -86,7 +86,7 @@ class MaskCriterion:
 
     def _terms(
         self,
-        found: MaskQueries,
+        outputs: MaskQueries,
         pixels: Tensor,
         targets: list[Targets],
         labelled: Sequence[int],
@@ -94,10 +94,10 @@ class MaskCriterion:
         generator: torch.Generator | None,
         cells: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Unweighted losses, (L,) each, and `semantic`, a scalar. found, pixels, cells: the outputs for all images.
+        """Unweighted losses, (L,) each, and `semantic`, a scalar. outputs, pixels, cells: the outputs for all images.
         labelled: the indices of the targets' images.
         """
-        logits, embeddings = found.logits.float(), found.embeddings.float()
+        logits, embeddings = outputs.logits.float(), outputs.embeddings.float()
         if len(labelled) < pixels.shape[-4]:
             images = to_device(torch.tensor(labelled, dtype=torch.long), pixels.device)
             logits, embeddings = logits.index_select(1, images), embeddings.index_select(1, images)
@@ -107,11 +107,11 @@ class MaskCriterion:
             _mean_counts(context, label, pixels.new_zeros(()))
             terms = {"label": label, "mask": mask, "dice": mask}
             return terms if cells is None else {**terms, "semantic": cells.sum()}
-        found = MaskQueries(logits, embeddings)
+        outputs = MaskQueries(logits, embeddings)
         segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
         self._limit.check_batch(segments.counts, segments.names)
         scales = self._scales(segments.sizes, pixels)
-        pairs = match(found, pixels, segments, scales, self.num_points, self.weights, generator, context.finite_costs)
+        pairs = match(outputs, pixels, segments, scales, self.num_points, self.weights, generator, context.finite_costs)
         classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
         layer = torch.arange(len(logits), device=pixels.device)[:, None]
         classes[layer, pairs.image, pairs.query] = segments.labels[pairs.target]
@@ -171,9 +171,11 @@ class MaskCriterion:
             return (matched.sum((1, 2)) + pixels.flatten()[:0].sum()).expand(2, -1)
         scale = scales[pairs.image].repeat(len(queries), 1)  # (l * M, 2)
         with torch.no_grad():
-            known = functools.partial(segments.known, targets.flatten())
-            points = uncertain_points(_maps(matched, pixels, pairs.counts), scale, self.num_points, generator, known)
-            truth, weight = segments.at(targets.flatten(), points), known(points)  # (l * M, P)
+            point_weights = functools.partial(segments.point_weights, targets.flatten())
+            points = uncertain_points(
+                _maps(matched, pixels, pairs.counts), scale, self.num_points, generator, point_weights
+            )
+            truth, weight = segments.at(targets.flatten(), points), point_weights(points)  # (l * M, P)
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         x = checkpoint(_at_points, matched, pixels, pairs.counts, points * scale[:, None], **options)
         p = x.sigmoid()

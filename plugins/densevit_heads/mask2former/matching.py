@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def match(
-    found: MaskQueries,
+    outputs: MaskQueries,
     pixels: Tensor,
     segments: Segments,
     scales: Tensor,
@@ -49,14 +49,14 @@ def match(
     pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), see `uncertain_points`. Costs are compared
     at random points, the same for all layers and queries of an image, and copied to the CPU once. Segments in excess of
     the queries stay unmatched.
-    strict: the argument of `densevit.losses.matching.assign`.
+    strict: the argument of `assign` in `densevit.losses.matching`.
     """
-    L, _, Q = found.embeddings.shape[:3]
+    L, _, Q = outputs.embeddings.shape[:3]
     costs = []  # (L, Q, T_i) each
     for image, count in enumerate(segments.counts):
         if count:
             points = random_points(1, num_points, pixels.device, generator)
-            costs.append(costs_of_image(found, pixels, segments, scales, image, points, weights))
+            costs.append(costs_of_image(outputs, pixels, segments, scales, image, points, weights))
     device = pixels.device
     if not costs:
         empty = torch.zeros(0, dtype=torch.long, device=device)
@@ -84,7 +84,7 @@ def match(
 
 
 def costs_of_image(
-    found: MaskQueries, pixels: Tensor, segments: Segments, scales: Tensor, image: int, points: Tensor,
+    outputs: MaskQueries, pixels: Tensor, segments: Segments, scales: Tensor, image: int, points: Tensor,
     weights: Weights,
 ) -> Tensor:  # fmt: skip
     """Costs (L, Q, T_i) of an image: class probability, binary cross-entropy and dice at points (1, P, 2), without
@@ -92,20 +92,20 @@ def costs_of_image(
     first, count = sum(segments.counts[:image]), segments.counts[image]
     targets = torch.arange(first, first + count, device=points.device)
     truth = segments.at(targets, points.expand(count, -1, -1)).T  # (P, T_i)
-    known = segments.known(targets[:1], points)
+    known = segments.point_weights(targets[:1], points)
     known = torch.ones_like(truth[:, 0]) if known is None else known[0]  # (P,)
     # Sampling and products are linear: the samples of per-pixel embeddings, (C, P) or (L, C, P), give those of masks.
     maps = pixels[..., image, :, :, :]
     embedded = sample(maps.flatten(0, -3)[None], points * scales[image])[0].view(*maps.shape[:-2], -1)
     area, labels = truth.sum(0), segments.labels[targets]
-    layers, queries = found.logits.shape[0], found.logits.shape[2]
+    layers, queries = outputs.logits.shape[0], outputs.logits.shape[2]
     costs = []
     for part in chunks(layers, queries * points.shape[1]):
-        x = found.embeddings[part, image] @ (embedded[part] if embedded.ndim == 3 else embedded)  # (l, Q, P)
+        x = outputs.embeddings[part, image] @ (embedded[part] if embedded.ndim == 3 else embedded)  # (l, Q, P)
         cross_entropy = (F.softplus(x) @ known[:, None] - x @ truth) / known.sum().clamp(min=1e-6)
         p = x.sigmoid()
         dice = 1 - (2 * p @ truth + 1) / (p @ known[:, None] + area + 1)
-        label = -found.logits[part, image].float().softmax(-1)[..., labels]
+        label = -outputs.logits[part, image].float().softmax(-1)[..., labels]
         costs.append(weights.label * label + weights.mask * cross_entropy + weights.dice * dice)
     return torch.cat(costs)
 

@@ -37,18 +37,18 @@ def uncertain_points(
     scale: Tensor,
     num_points: int,
     generator: torch.Generator | None,
-    known: Callable[[Tensor], Tensor | None] = lambda points: None,
+    point_weights: Callable[[Tensor], Tensor | None] = lambda points: None,
 ) -> Tensor:
     """Points for the mask losses: those with the logits nearest 0 of three times as many random ones, and some random
     ones.
 
-    maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. known: the
-    weights (N, P) of points (N, P, 2), None if all are 1; points of weight 0 are not chosen as uncertain if there are
-    enough others. Returns (N, num_points, 2), xy in 0 ... 1 of the image.
+    maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. point_weights:
+    returns the weights (N, P) of points (N, P, 2), None if all are 1; points of weight 0 are not chosen as uncertain if
+    there are enough others. Returns (N, num_points, 2), xy in 0 ... 1 of the image.
     """
     candidates = random_points(len(maps), int(num_points * OVERSAMPLING), maps.device, generator)
     uncertainty = -sample(maps[:, None], candidates * scale[:, None])[:, 0].abs()  # (N, 3P)
-    weight = known(candidates)
+    weight = point_weights(candidates)
     if weight is not None:
         uncertainty = uncertainty.masked_fill(weight <= 0, float("-inf"))
     best = uncertainty.topk(int(IMPORTANCE * num_points), dim=1).indices

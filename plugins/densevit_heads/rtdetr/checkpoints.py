@@ -19,7 +19,7 @@ from densevit_heads.attention_checkpoints import deformable_attention, fused_att
 
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
-UNRECORDED = tuple(
+UNSAVED = tuple(
     f"{HEAD}.{option}"
     for option in ("transformer.num_heads", "num_points", "num_queries", "sampling", "contrastive_denoising")
 )
@@ -183,7 +183,7 @@ RTDETR = CheckpointLayout(
     mean=BLACK,
     std=WHITE,
     classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
-    unrecorded=UNRECORDED,
+    unsaved=UNSAVED,
     licence="Apache-2.0 (lyuwenyu/RT-DETR)",
     recipe=partial(recipe, version=1),
 )
@@ -201,7 +201,7 @@ RTDETRV2 = CheckpointLayout(
     mean=BLACK,
     std=WHITE,
     classes=RTDETR.classes,
-    unrecorded=UNRECORDED,
+    unsaved=UNSAVED,
     saved_options=_points,
     licence="Apache-2.0 (lyuwenyu/RT-DETR)",
     recipe=partial(recipe, version=2),

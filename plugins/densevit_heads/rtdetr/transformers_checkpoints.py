@@ -20,7 +20,7 @@ from densevit_heads.rtdetr.checkpoints import (
     HEAD,
     LABELS,
     QUERIES,
-    UNRECORDED,
+    UNSAVED,
     WHITE,
     classes_of,
     describe,
@@ -159,7 +159,7 @@ def _layout(version: int, marks: tuple[str, ...] = (), **others: Any) -> Checkpo
         mean=BLACK,
         std=WHITE,
         classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
-        unrecorded=UNRECORDED,
+        unsaved=UNSAVED,
         saved_options=_saved_options,
         implied={
             "activation_function": ("silu",),

@@ -73,7 +73,7 @@ SEGFORMER = CheckpointLayout(
     no_effect={"decode_head.conv_seg.*": "a classifier that the head does not use"},
     saved_under="state_dict",
     classes=_classes("decode_head.linear_pred.bias"),
-    conventions=_NVIDIA.conventions,
+    project_defaults=_NVIDIA.project_defaults,
     licence=_NVIDIA.licence,
     recipe=_recipe,
 )
@@ -98,7 +98,7 @@ TRANSFORMERS = CheckpointLayout(
         ("decode_head.linear_projections.{i}.*", "decode_head.linear_c.{i}.*"),
     ),
     classes=_classes("decode_head.classifier.bias"),
-    conventions=_TRANSFORMERS.conventions,
+    project_defaults=_TRANSFORMERS.project_defaults,
     implied=_TRANSFORMERS.implied,
     licence=_TRANSFORMERS.licence,
     config_files=_config,

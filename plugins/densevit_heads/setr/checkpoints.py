@@ -122,8 +122,8 @@ def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others
         recipe=recipe,
         licence="Apache-2.0 (open-mmlab/mmsegmentation)",
         zero_biases={"backbone.stem.projection.bias": _NO_BIAS},
-        usage_options=_VIT.usage_options,
-        conventions=(*_VIT.conventions, f"{_HEAD}.padded"),
+        runtime_options=_VIT.runtime_options,
+        project_defaults=(*_VIT.project_defaults, f"{_HEAD}.padded"),
         **others,
     )
 
@@ -145,7 +145,7 @@ NAIVE_ADE20K = _layout(
     _UPSAMPLING,
     rearrange=_POSITIONS,
     no_effect={"auxiliary_head.*": _OTHERS},
-    fresh={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_OTHERS}"},
+    missing={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_OTHERS}"},
 )
 MLA = _layout(
     "mmseg-setr-mla",

@@ -184,8 +184,8 @@ SWIN = replace(
             "backbone.encoder.layers.{s}.blocks.{b}.attention.self.relative_position_index": "derived from the window "
             "size",
         },
-        usage_options=_DENSE.usage_options,
-        conventions=_DENSE.conventions,
+        runtime_options=_DENSE.runtime_options,
+        project_defaults=_DENSE.project_defaults,
     ),
     variants=(CONVNEXT,),
 )

@@ -101,4 +101,4 @@ def _table(title: str, results: "Sequence[CheckResult]") -> "Table":
 
     verdicts = {True: Text("passed", "green"), False: Text("FAILED", "bold red")}
     rows: list[list[str | Text]] = [[one.name, verdicts[one.passed], f"{one.seconds:.2f}", one.note] for one in results]
-    return table(rows, ["check", "", "seconds", "note"], title, right=(2,), whole=(0,))
+    return table(rows, ["check", "", "seconds", "note"], title, right=(2,), no_wrap=(0,))

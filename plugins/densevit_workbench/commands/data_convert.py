@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             "without_label_file": [str(image.path) for image in every if not image.label_file_exists],
             "left_out": list(found.left_out),
             "inventories": {
-                one.noun: {"found": one.found, "used": one.used, "left_out": one.left_out} for one in found.inventories
+                one.noun: {"found": one.total, "used": one.used, "left_out": one.left_out} for one in found.inventories
             },
             "out": str(args.out),
         }

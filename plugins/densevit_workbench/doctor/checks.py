@@ -18,19 +18,19 @@ TINY = 8.0  # pixels of the model's input
 _MOST_PAIRS = 1000
 
 
-def check_split(one: SplitStatistics, examination: Examination) -> None:
+def check_split(split: SplitStatistics, examination: Examination) -> None:
     """Reports what is unusual in one split."""
-    problems = [summary.problem for summary in one.summaries if summary.problem]
+    problems = [summary.problem for summary in split.summaries if summary.problem]
     fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
-    examination.report("error", "unreadable images", problems, fix, of=one.opened)
-    wrong = [text for summary in one.summaries for text in summary.wrong]
-    examination.report("error", "invalid samples", wrong, "Correct the data set's values.", of=one.opened)
-    failures = [summary.failure for summary in one.summaries if summary.failure]
+    examination.report("error", "unreadable images", problems, fix, of=split.opened)
+    wrong = [text for summary in split.summaries for text in summary.wrong]
+    examination.report("error", "invalid samples", wrong, "Correct the data set's values.", of=split.opened)
+    failures = [summary.failure for summary in split.summaries if summary.failure]
     fix = "Correct the values or the recipe: training would stop at these images."
     examination.report("error", "images on which the training transform fails", failures, fix)
-    _classes(one, examination)
-    _objects(one, examination)
-    _image_sizes(one, examination)
+    _classes(split, examination)
+    _objects(split, examination)
+    _image_sizes(split, examination)
 
 
 def _classes(one: SplitStatistics, examination: Examination) -> None:

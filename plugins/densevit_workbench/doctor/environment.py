@@ -85,9 +85,9 @@ def examine() -> Environment:
     return found
 
 
-def table(found: Environment) -> Table:
+def table(environment: Environment) -> Table:
     """The environment as a table of two columns."""
-    return terminal.table([[Text(name, "bold"), value] for name, value in _rows(found)], right=(), whole=(0,))
+    return terminal.table([[Text(name, "bold"), value] for name, value in _rows(environment)], right=(), no_wrap=(0,))
 
 
 def public(text: str) -> str:

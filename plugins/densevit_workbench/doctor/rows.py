@@ -38,7 +38,7 @@ def inventory_rows(inventories: Inventories) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for split, of_split in inventories.items():
         for one in of_split:
-            rows.append((split, one.noun, f"{one.found:,}", f"{one.used:,}", f"{one.found - one.used:,}", ""))
+            rows.append((split, one.noun, f"{one.total:,}", f"{one.used:,}", f"{one.total - one.used:,}", ""))
             rows += [("", "", "", "", f"{len(names):,}", reason) for reason, names in one.left_out.items()]
     return rows
 

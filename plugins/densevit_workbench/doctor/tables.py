@@ -62,7 +62,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "splits": {split: _split_json(one) for split, one in diagnosis.splits.items()},
         "inventories": {
             split: [
-                {"kind": one.noun, "found": one.found, "used": one.used}
+                {"kind": one.noun, "found": one.total, "used": one.used}
                 | {"left_out": {reason: len(names) for reason, names in one.left_out.items()}}
                 for one in of_split
             ]

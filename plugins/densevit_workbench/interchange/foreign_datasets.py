@@ -115,7 +115,7 @@ def _converted(format: str, source: Path, outside_paths: bool, scan: Scan, is_fi
         for inventory in given.inventories:
             for reason, names in inventory.left_out.items():
                 title = f"{inventory.noun}s that are left out: {reason}"
-                scan.examination.report("warning", title, names, of=inventory.found)
+                scan.examination.report("warning", title, names, of=inventory.total)
     root = source if source.is_dir() else source.parent
     texts = {
         split or "train": coco_json(given, images, [below_root(image.path, root) for image in images])
@@ -123,7 +123,7 @@ def _converted(format: str, source: Path, outside_paths: bool, scan: Scan, is_fi
     }
     folder = _written(f"{format}-{root.absolute().name}", texts)
     counts = [f"{split or 'all'}: {counted(len(images), 'image')}" for split, images in given.splits.items()]
-    left_out = [counted(one.found - one.used, one.noun) for one in given.inventories if one.left_out]
+    left_out = [counted(one.total - one.used, one.noun) for one in given.inventories if one.left_out]
     conversion = (
         f"{source} is in the format {format!r}: {counted(len(given.classes), 'class')}; {', '.join(counts)}"
         f"{'; left out: ' if left_out else ''}{', '.join(left_out)}. In COCO's format: {folder}"

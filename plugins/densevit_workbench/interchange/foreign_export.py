@@ -180,7 +180,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         tensors, unknown = translate_back(state, layout)
     except ValueError as error:
         raise _NotRepresentable(f"{layout.name} cannot represent it. {error}", len(state)) from error
-    fresh = [name for name in state if fresh_because(name, layout) and not _is_initial(name, state[name])]
+    fresh = [name for name in state if missing_because(name, layout) and not _is_initial(name, state[name])]
     lost = [name for name in (*unknown, *fresh) if not any(fnmatchcase(name, pattern) for pattern in allowed)]
     if lost or not tensors:
         names = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
@@ -224,7 +224,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
     elif (ours.backbone.mean, ours.backbone.std) != (mean, std):
         notes.append(f"Normalise images with mean {[*ours.backbone.mean]} and std {[*ours.backbone.std]}.")
     for name, (there, _) in differing.items():
-        usage = name in layout.usage_options
+        usage = name in layout.runtime_options
         effect = "for some image sizes" if usage else f"by less than {_TOLERANCE:.1%}"
         notes.append(f"There, {name} is {there}: outputs differ {effect}.")
     notes += [f"There, {name} is {json.dumps(there)}: padded images differ." for name, (there, _) in of_heads.items()]
@@ -290,8 +290,10 @@ def _other_conventions(
 def _other_conventions_of_heads(
     layout: CheckpointLayout, own: Mapping[str, Any], sections: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """The conventions of a layout that a head does not follow: by full key, their value and ours; None: the default."""
-    names = [name for name in layout.conventions if "." in name]
+    """The project defaults of a layout that a head does not follow, by full key: their value and ours; None: the
+    default.
+    """
+    names = [name for name in layout.project_defaults if "." in name]
     values = {name: (option_of(sections, name), option_of(own, name)) for name in names}
     return {name: (there, here) for name, (there, here) in values.items() if there is not None and there != here}
 
@@ -316,16 +318,16 @@ def _as_rebuilt(
         section, key = option_of(sections, name.rpartition(".")[0]), name.rpartition(".")[2]
         section.pop(key)
         section |= {} if here is None else {key: here}
-    for key in layout.usage_options:
+    for key in layout.runtime_options:
         if key in ours.built.options:
             theirs[key] = ours.built.options[key]
         else:
             theirs.pop(key, None)
-    unrecorded = []
-    for name in layout.unrecorded:
+    unsaved = []
+    for name in layout.unsaved:
         value = option_of(own, name)
         if value is not None and value != option_of(sections, name):
-            unrecorded.append((name, value))
+            unsaved.append((name, value))
             option_of(sections, name.rpartition(".")[0])[name.rpartition(".")[2]] = value
     return sections, unrecorded
 

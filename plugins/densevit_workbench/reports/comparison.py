@@ -235,7 +235,7 @@ def _plots(title: str, by_run: Mapping[str, Any], names: Mapping[str, Path]) -> 
     for name in list(curves)[:MAX_CURVES]:
         points = {run: plot.curves[name] for run, plot in by_run.items() if plot.curves.get(name)}
         label = title if len(curves) == 1 else f"{title}: {name}"
-        figures.append(_overlay(label, points, names, x=first.x, unit_axes=first.whole))
+        figures.append(_overlay(label, points, names, x=first.x, unit_axes=first.unit_axes))
     return figures
 
 

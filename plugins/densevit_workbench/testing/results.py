@@ -43,18 +43,18 @@ def check(expected: str, fix: str, required: bool = False) -> Callable[[Function
 class Failure(Exception):  # noqa: N818  # the result of a check, not an error of the checks
     """A property that does not hold. Each part is a phrase without a full stop."""
 
-    def __init__(self, found: str, expected: str, fix: str) -> None:
-        super().__init__(f"found {found}; expected {expected}. Fix: {fix}.")
+    def __init__(self, actual: str, expected: str, fix: str) -> None:
+        super().__init__(f"found {actual}; expected {expected}. Fix: {fix}.")
 
 
 class NotChecked(Exception):  # noqa: N818
     """Ends a check early: the check passes, with a note on why there is nothing (more) to check."""
 
 
-def require(condition: object, found: str, expected: str, fix: str) -> None:
+def require(condition: object, actual: str, expected: str, fix: str) -> None:
     """Raises Failure if the condition is false."""
     if not condition:
-        raise Failure(found, expected, fix)
+        raise Failure(actual, expected, fix)
 
 
 @dataclass(frozen=True)

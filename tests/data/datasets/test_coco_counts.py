@@ -126,7 +126,7 @@ def test_image_files_in_no_json_are_said(tmp_path: Path, folder: str) -> None:
     assert found.count == 2
     *_, files = diagnosis.inventories["train"]
     in_place = [name for name in os.listdir(place) if name.lower().endswith((".png", ".jpg")) and name[0] != "."]
-    assert files.found == len(in_place) and files.used == 2
+    assert files.total == len(in_place) and files.used == 2
     assert {reason: len(names) for reason, names in files.left_out.items()} == {
         **({"only in the json of another split": 2} if folder else {}),
         "in no json": 2,
@@ -174,14 +174,14 @@ def test_the_counts_of_doctor_add_up(tmp_path: Path, masks: bool) -> None:
         (root / "train.json").write_text(json.dumps(content))
     diagnosis = densevit.diagnose(root, [f"data.masks={masks}"])
     images, objects, files = diagnosis.inventories["train"]
-    assert images.found == len(content["images"]) == 11
+    assert images.total == len(content["images"]) == 11
     assert {reason: len(names) for reason, names in images.left_out.items()} == {
         "with an invalid entry": 1,
         "with the id of another": 1,
         "without a file": 1,
         "with an invalid file": 1,
     }
-    assert objects.found == len(content["annotations"]) == 15
+    assert objects.total == len(content["annotations"]) == 15
     used = {5, 6, 7, 0, 1} | (set() if masks else {4})  # ids of valid objects in readable images, counted by hand
     assert objects.used == len(used) and images.used == 7
     reasons = {reason: len(names) for reason, names in objects.left_out.items()}
@@ -190,7 +190,7 @@ def test_the_counts_of_doctor_add_up(tmp_path: Path, masks: bool) -> None:
     assert reasons["annotations of unknown images"] == 2 and reasons["annotations of unknown categories"] == 1
     assert reasons["of images without a file"] == reasons["of images with an invalid file"] == 1
     assert reasons["without area inside their image"] == 1
-    assert (files.found, files.used) == (8, images.used)  # all but the damaged one
+    assert (files.total, files.used) == (8, images.used)  # all but the damaged one
     as_values = as_json(diagnosis)["inventories"]["train"]
     assert [one["found"] - one["used"] - sum(one["left_out"].values()) for one in as_values] == [0, 0, 0]
     rows = inventory_rows(diagnosis.inventories)
@@ -206,8 +206,8 @@ def test_the_parts_of_a_divided_json_add_up(tmp_path: Path) -> None:
     counts = Counter({split: of[0].used for split, of in diagnosis.inventories.items()})
     assert sum(counts.values()) == 9 and set(counts) == {"train", "val"}
     for split, (images, objects, files) in diagnosis.inventories.items():
-        assert images.found == objects.found == files.found == 9
+        assert images.total == objects.total == files.total == 9
         assert images.used == objects.used == files.used == counts[split]
     limited = densevit.diagnose(tmp_path, ["data.limit=2"])
     images, objects, files = limited.inventories["train"]
-    assert images.found == objects.found == 9 and images.used == objects.used == files.used == 2
+    assert images.total == objects.total == 9 and images.used == objects.used == files.used == 2

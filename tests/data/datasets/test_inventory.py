@@ -8,7 +8,7 @@ def test_the_numbers_add_up():
     inventory.leave_out("without a label", ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
     inventory.leave_out("in no list", [])
     inventory.leave_out("unreadable", ["e.jpg"])
-    assert inventory.found == 15
+    assert inventory.total == 15
     text = "15 images found: 10 used, 5 left out (4 without a label: a.jpg, b.jpg, c.jpg, ...; 1 unreadable: e.jpg)"
     assert str(inventory) == text
 

@@ -109,7 +109,7 @@ def test_mixup_keeps_the_objects_of_both_images():
 
 
 class Traced(Dataset):
-    """Images of one size, without semantic maps unless asked for."""
+    """Images of one size, without semantic maps unless requested."""
 
     classes: ClassVar[dict[str, Any]] = {}
     provides = ("boxes", "labels", "masks")

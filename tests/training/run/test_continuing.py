@@ -102,7 +102,7 @@ def test_on_the_same_and_on_more_data_a_training_starts_from_all_tensors(trained
     found, [report] = initial(config_of(task, path, count=count))
     old = densevit.load(path).model.state_dict()
     assert found.keys() == old.keys() and all(torch.equal(found[key], value) for key, value in old.items())
-    assert report.loaded == len(old) and not (report.left_out or report.fresh or report.notes)
+    assert report.loaded == len(old) and not (report.left_out or report.initialised or report.notes)
 
 
 @pytest.mark.parametrize("trained", CLASS_TENSORS, indirect=True)
@@ -124,7 +124,7 @@ def test_with_other_classes_a_training_keeps_the_rows_of_known_ones(trained, cla
             continue
         of_classes = [old[key][OLD.index(name)] if name in OLD else new[key][i] for i, name in enumerate(classes)]
         assert torch.equal(value, torch.stack([*of_classes, *old[key][len(OLD) :]])), key
-    assert not (report.left_out or report.fresh)
+    assert not (report.left_out or report.initialised)
 
 
 @pytest.mark.integration

@@ -86,7 +86,7 @@ def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options
 
 def _stays(key: str, layout: CheckpointLayout) -> bool:
     counts = key.endswith("num_batches_tracked")
-    return counts or any(key.startswith(pattern.removesuffix("*")) for pattern in layout.fresh)
+    return counts or any(key.startswith(pattern.removesuffix("*")) for pattern in layout.missing)
 
 
 @pytest.fixture(scope="session")

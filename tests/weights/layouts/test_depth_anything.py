@@ -294,7 +294,7 @@ def test_metres_are_learned_from_relative_weights(relative_folder):
     model = densevit.create_model(VIT, heads={"far": metres}, weights=str(relative_folder)).model
     relative = convert(relative_folder).model
     notes = convert(relative_folder, overrides=["heads.depth.output=sigmoid"]).fit.notes
-    why = "the last convolution (conv3) starts anew: the weights have output 'relative', this head 'sigmoid'"
+    why = "the last convolution (conv3) is untrained: the weights have output 'relative', this head 'sigmoid'"
     assert f"heads.depth: {why}." in notes
     new = {"heads.far.conv3.weight", "heads.far.conv3.bias"}
     theirs = {name.replace("heads.depth.", "heads.far."): x for name, x in relative.state_dict().items()}
@@ -314,7 +314,7 @@ def test_options_of_the_weights_are_no_warning(relative_folder):
     model = build_from_architecture(sections.architecture, {"depth": ()})
     (fit,) = load_pretrained(model, sections)
     assert not [note for note in fit.notes if note.startswith("Warning")]
-    assert any("starts anew" in note for note in fit.notes)
+    assert any("is untrained" in note for note in fit.notes)
 
 
 def test_relative_and_inverse_share_all_weights(relative_folder):

@@ -293,8 +293,8 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
     assert all(torch.equal(own[name], before[name]) for name in new)
 
     prefix = "" if key == "weights" else "heads.panoptic."
-    assert {prefix + name for name in fit.fresh} == new and not fit.missing and not fit.left_out
-    assert set(fit.fresh.values()) == {"the weights are of a head for detection, which has no such part"}
+    assert {prefix + name for name in fit.initialised} == new and not fit.missing and not fit.left_out
+    assert set(fit.initialised.values()) == {"the weights are of a head for detection, which has no such part"}
     assert fit.notes[0] == f"Read as {project}."
 
 

@@ -104,7 +104,7 @@ def backbone_file(tmp_path, randomise):
         torch.manual_seed(1)
         reference = randomise(densevit.create_backbone(**case.given, **case.implied))
         for key, tensor in reference.state_dict().items():
-            if fresh_because(key, layout):
+            if missing_because(key, layout):
                 tensor.fill_(float(key.endswith("weight")))
         if name == "google-vit":
             state = filled({**encoder(), "embedding/kernel": (16, 16, 3, 128)})
@@ -159,7 +159,7 @@ SAME = {  # layouts of the plugins' defaults only, or of the options of one abov
 
 
 def test_every_layout_with_options_is_compared():
-    found = {name for name in layouts.names() if find(name).conventions or find(name).unrecorded}
+    found = {name for name in layouts.names() if find(name).project_defaults or find(name).unsaved}
     variants = {one.name: name for name in layouts.names() for one in find(name).variants}
     assert found == SAME | {variants.get(name, name) for name in (*BACKBONES, *MODELS)}
 
@@ -288,7 +288,7 @@ def model_file(tmp_path, randomise):
         )
         reference = randomise(built.model)
         for key, tensor in reference.state_dict().items():
-            if fresh_because(key, layout):
+            if missing_because(key, layout):
                 tensor.fill_(float(key.endswith("weight")))
         state, _ = translate_back(reference.state_dict(), layout)
         torch.save(state, tmp_path / "pytorch_model.bin")

@@ -100,7 +100,7 @@ def test_published_options_are_assumed_and_named(recorded):
     state, _ = recorded
     section = describe(state, find("detectron2-mvitv2"))["backbone"]
     assert (section["window_size"], section["coarse_global_keys"]) == (56, True)
-    assert find("detectron2-mvitv2").unrecorded == ("backbone.window_size", "backbone.coarse_global_keys")
+    assert find("detectron2-mvitv2").unsaved == ("backbone.window_size", "backbone.coarse_global_keys")
 
 
 def test_round_trip_preserves_tensors(recorded):

@@ -67,7 +67,7 @@ def broken(tmp_path: Path) -> Path:
     ]
     root = write_coco(tmp_path / "set", "train", annotations, images=8)
     document = json.loads((root / "train.json").read_text())
-    document["images"].append(dict(document["images"][5], file_name="x.png"))  # a doubled id
+    document["images"].append(dict(document["images"][5], file_name="x.png"))  # a duplicate id
     (root / "train.json").write_text(json.dumps(document))
     save(root / "train" / "4.png", 4, size=(40, 40))  # of another size than the json says
     whole = (root / "train" / "6.png").read_bytes()

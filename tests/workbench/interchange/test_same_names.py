@@ -182,7 +182,7 @@ def test_images_of_one_name_keep_their_pixels_boxes_and_splits(
         for k, (_, corners) in found.items():
             assert corners == pytest.approx(expected[k][1], abs=1e-3)
     images, _, objects = result.inventories
-    assert (images.found, images.used, objects.found, objects.used) == (3, 3, 3, 3)
+    assert (images.total, images.used, objects.total, objects.used) == (3, 3, 3, 3)
     assert not recwarn.list, "a correct set has no warning"
 
 

@@ -37,7 +37,7 @@ def write_run(folder: Path, scale: float, lr: float) -> Path:
     tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], folder / "confusion-pets.csv")
     scores = [["image", "image_id", "score"], ["a.jpg", 1, 0.125], ["b.jpg", 2, 0.75]]
     tables_file.write(scores, folder / "images-pets.csv")
-    plot = {"x": "recall", "y": "precision", "curves": {"IoU 0.50": [[0, 1], [1, 0.2 * scale]]}, "whole": True}
+    plot = {"x": "recall", "y": "precision", "curves": {"IoU 0.50": [[0, 1], [1, 0.2 * scale]]}, "unit_axes": True}
     (folder / "plots.json").write_text(json.dumps({"pets": {"precision-recall": plot}}))
     (folder / "lower_is_better.json").write_text('["far/AbsRel"]')
     rng = np.random.default_rng(0)
