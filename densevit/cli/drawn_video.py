@@ -15,9 +15,9 @@ _UNKNOWN_RATE = 25.0  # frames per second
 class DrawnVideo:
     """Writes frames to an MP4 file (MPEG-4) as they come; `close` completes it.
 
-    path: of the file, NAME.mp4. source: the video, whose frames per second it gets, to two decimals. All frames have
-    the size of the first one, with even sides, as MPEG-4 needs them: others are cut, or padded with copies of their
-    last row and column.
+    path: the path of the file, NAME.mp4. source: the video, whose frames per second it gets, to two decimals. All
+    frames have the size of the first one, with even sides, as MPEG-4 needs them: others are cut, or padded with copies
+    of their last row and column.
     """
 
     def __init__(self, path: Path, source: Path) -> None:

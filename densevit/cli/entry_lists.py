@@ -42,7 +42,7 @@ class JsonList:
 class CsvTable:
     """Writes a CSV file with the columns of its first row; text that a spreadsheet would execute is escaped.
 
-    kept: see `JsonList`.
+    kept: the argument of `JsonList`.
     """
 
     def __init__(self, path: Path, kept: Collection[int | str] = ()) -> None:

@@ -20,8 +20,8 @@ from densevit.targets.types import TargetTypes, as_array
 class MapFiles:
     """Writes the maps of many images to one folder; with several heads, to one subfolder per head.
 
-    classes: by head. types: by head, the target types of its keys that have options (`Head.target_types`). Several
-    processes may write to the same folder; one of them then calls `finish`.
+    classes: the classes of each head. types: the target types of each head's keys that have options
+    (`Head.target_types`). Several processes may write to the same folder; one of them then calls `finish`.
     """
 
     def __init__(

@@ -33,11 +33,11 @@ class PredictionFiles:
     `MapFiles`). clouds/NAME.ply: point cloud, if `focal` is given. images.json: image ids and file names. With several
     heads, each has a subfolder with all but images.json. The target types encode the predictions.
 
-    thresholds: scores by head. types: by head, the target types of its keys that have options. focal: focal length in
+    thresholds: scores by head. types: the target types of each head's keys that have options. focal: focal length in
     pixels, the same for all images. settings: the settings that the predictions depend on, saved in predict.json.
     resume: continues in a folder with the same settings.
-    done: ids of the images that the folder already has. objects: by head, the numbers of objects in the table and in
-    total, for the images added.
+    done: ids of the images that the folder already has. objects: the numbers of objects of each head in the table and
+    in total, for the images added.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class PredictionFiles:
         return remaining
 
     def add(self, file: ImageFile, pixels: np.ndarray, results: Predictions | Mapping[str, Predictions]) -> str:
-        """Writes the files of one image. pixels: (H, W, 3) uint8. results: by head if there are several.
+        """Writes the files of one image. pixels: (H, W, 3) uint8. results: the predictions, by head if there are
+        several.
 
         Returns the predictions per image as text (see `TargetType.text`), such as "cat 0.93"; empty if there is none.
         """

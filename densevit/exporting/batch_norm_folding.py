@@ -30,10 +30,10 @@ _METADATA = ("__get__", "size", "dim", "numel", "is_floating_point", "is_contigu
 def fold_batch_norms(module: Module, run: Callable[[Module], Any]) -> None:
     """Folds, in place, each batch norm whose input is the output of a convolution or linear layer.
 
-    module: in evaluation mode. run: calls the module on an example input; returns its outputs. Batch norms are modules
-    with running statistics: torch's, and those of torchvision, timm, transformers and densevit with frozen statistics;
-    a norm with an activation leaves its activation. A norm is not folded if the layer's output is also used elsewhere,
-    or if the folded layer gives other values, as for a layer that normalises its weights.
+    module: the module, in evaluation mode. run: calls the module on an example input; returns its outputs. Batch norms
+    are modules with running statistics: torch's, and those of torchvision, timm, transformers and densevit with frozen
+    statistics; a norm with an activation leaves its activation. A norm is not folded if the layer's output is also used
+    elsewhere, or if the folded layer gives other values, as for a layer that normalises its weights.
     """
     _replace(module, {norm: _unfrozen(norm) for norm in module.modules() if isinstance(norm, FrozenBatchNorm2d)})
     observed = _Observed()

@@ -32,7 +32,7 @@ def differences(
 ) -> dict[str, float]:
     """The largest difference of each floating-point output, relative to its range (`TargetType.value_range`).
 
-    graph: the model's, in float32. images: (B, 3, H, W) uint8. run_selections: of `load_selections`.
+    graph: the model's, in float32. images: (B, 3, H, W) uint8. run_selections: the result of `load_selections`.
     The model repeats its selections, so that the resulting queries are compared one by one. The error of a selection is
     the amount by which the model's scores of the selected candidates are below those of its own selection, less twice
     the error of the scores. A map of classes is compared with `read_maps` of the file's own `maps`: its difference is
@@ -52,7 +52,7 @@ def differences(
 
 
 def relative_errors(
-    graph: ExportedGraph, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], size: Size
+    graph: ExportedGraph, outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], size: Size
 ) -> dict[str, float]:
     """The largest difference of each floating-point output, see `differences`. size: (H, W) of the images."""
     result: dict[str, float] = {}
@@ -60,11 +60,11 @@ def relative_errors(
         prefix, types = graph.prefix(head), TargetTypes(getattr(module, "target_types", None))
         for name in (name for name in expected if name.startswith(prefix)):
             key, want = name.removeprefix(prefix), expected[name]
-            if name not in found or found[name].shape != want.shape:
+            if name not in outputs or outputs[name].shape != want.shape:
                 result[name] = float("inf")
             elif want.dtype.kind == "f":
                 span = (types[key] if key in types else TargetType()).value_range(want, size)
-                result[name] = _largest(found[name], want) / span
+                result[name] = _largest(outputs[name], want) / span
     return result
 
 

@@ -38,10 +38,11 @@ _RUNS = 5  # per latency
 class Exported:
     """An exported file.
 
-    differences: by output, the largest difference from the model's, relative to its range, on images of `sizes`.
+    differences: the largest difference of each output from the model's, relative to its range, on images of `sizes`.
     model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of the model and
     of the file; None if they were not evaluated. blocks: the precisions of a file in half precision; empty in float32.
-    quantization: of an int8 file, whose differences and limit are those of the float32 file that it was made of.
+    quantization: the quantisation of an int8 file, whose differences and limit are those of the float32 file it is made
+    from.
     """
 
     path: Path
@@ -88,12 +89,12 @@ def export(
     cause a warning. quiet: shows no progress on stderr. evaluate: evaluates the model and the file; the metrics of both
     are written into the file. data: the name of the data, for this record. postprocess: the file makes the predictions
     of `predict` for one image, with NMS, merging, resizing to the original size and a score threshold; only for ONNX.
-    threshold: with `postprocess`, the least score of objects, for all heads or by head; None: the model's
-    `score_thresholds`, 0.5 without one. int8: images as of `predict`, on which the file is calibrated for int8 after
-    the comparison; None: float32. Warns if int8 is no faster than float32 on this CPU, and if a main metric loses more
-    than 0.01. main_metrics: these metrics, with whether lower is better; None: the first of each head, of which higher
-    is better. canvas: (h, w) to which the file pads images, at which all sizes inside the model are constants; None:
-    that of the model's config, or the next multiple of the coarsest stride.
+    threshold: the least score of objects with `postprocess`, for all heads or by head; None: the model's
+    `score_thresholds`, 0.5 without one. int8: images that `predict` takes, on which the file is calibrated for int8
+    after the comparison; None: float32. Warns if int8 is no faster than float32 on this CPU, and if a main metric loses
+    more than 0.01. main_metrics: these metrics, with whether lower is better; None: the first of each head, of which
+    higher is better. canvas: (h, w) to which the file pads images, at which all sizes inside the model are constants;
+    None: that of the model's config, or the next multiple of the coarsest stride.
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, with `half` by more
     than `HalfPrecision.limit`.
     """

@@ -46,8 +46,8 @@ class Block:
 class HalfPrecision:
     """The precision of a file.
 
-    blocks: in the order of computation. compares: whether values that depend on them are compared, as the mask logits
-    of masked attention are with 0.
+    blocks: the blocks in the order of computation. compares: whether values that depend on them are compared, as the
+    mask logits of masked attention are with 0.
     """
 
     half: Half
@@ -80,9 +80,9 @@ class HalfPrecision:
 def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: Size, half: Half) -> HalfPrecision:
     """Measures which blocks of a model can be in half precision.
 
-    graph: in float32, without resizing. program: the traced graph. size: (h, w) of the images on which outputs are
-    compared. A block stays in float32 if its error is more than a fifth of the limit. Then the blocks with the largest
-    errors do, until all others together differ by at most half of the limit.
+    graph: the model's graph, in float32, without resizing. program: the traced graph. size: (h, w) of the images on
+    which outputs are compared. A block stays in float32 if its error is more than a fifth of the limit. Then the blocks
+    with the largest errors do, until all others together differ by at most half of the limit.
     """
     rounded = Rounded(program, _TYPES[half])
     images = torch.from_numpy(comparison.example_images(size, _IMAGES, 0))
@@ -137,7 +137,7 @@ def _blocks(modules: Iterable[str]) -> list[str]:
 
 
 def _by_block(layers: Mapping[Node, str], blocks: Sequence[str]) -> dict[str, list[Node]]:
-    """The layers of each block, in the order of computation. layers: with the names of their modules."""
+    """The layers of each block, in the order of computation. layers: the name of each node's module."""
     result: dict[str, list[Node]] = {}
     for node, module in layers.items():
         own = [name for name in blocks if not name or f"{module}.".startswith(f"{name}.")]

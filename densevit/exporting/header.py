@@ -14,7 +14,9 @@ def header_of(
     predictor: Predictor, canvas: Size | None, resize: bool, thresholds: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images; and what
-    `inference.file_model` builds the heads from. thresholds: by head, of a file with post-processing; None: without."""
+    `inference.file_model` builds the heads from. thresholds: the score threshold of each head in a file with
+    post-processing; None: without.
+    """
     model, sections = predictor.model, predictor.sections
     necks: dict[str, Any] = dict(model.necks.items())
     heads = {}

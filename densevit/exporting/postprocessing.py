@@ -57,7 +57,7 @@ def thresholds_of(
 ) -> dict[str, float]:
     """The score threshold of each head that predicts scores.
 
-    size: of an image that the model takes. given: for all heads or by head; None: the defaults.
+    size: (H, W) of an image that the model takes. given: a threshold for all heads, or one by head; None: the defaults.
     Raises ConfigError for a threshold of another head, or that is no score.
     """
     heads = _heads_with_scores(graph, size)
@@ -101,7 +101,8 @@ def differences(
     """The differences of the file's predictions from those of `predict`, by output, see `prediction_comparison`.
 
     images: (1, 3, H, W) uint8. original: (H, W) of the image; with resizing in the file, that of `images`. thresholds:
-    by head, the file's; all objects are compared, whatever their score. run_selections, limit: as of `comparison`.
+    the file's threshold of each head; all objects are compared, whatever their score. run_selections, limit: the
+    arguments of `comparison`.
     """
 
     def expected() -> dict[str, Predictions]:
@@ -132,10 +133,10 @@ def write(
     begin: files.Begin = lambda name: None,
     rewrite: files.Rewrite = files.unchanged,
 ) -> None:
-    """Traces the graph with its post-processing and writes it as ONNX. Arguments as of `files.write`.
+    """Traces the graph with its post-processing and writes it as ONNX. The other arguments are those of `files.write`.
 
-    thresholds: by head; they are the default of the input `thresholds` of the file. Raises DensevitError if the model
-    or `predict` of a head cannot be traced.
+    thresholds: the threshold of each head; they are the default of the file's input `thresholds`. Raises DensevitError
+    if the model or `predict` of a head cannot be traced.
     """
     predictions = PredictionGraph(graph, [*thresholds]).eval()
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None

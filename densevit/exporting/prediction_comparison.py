@@ -14,7 +14,7 @@ _SAME = 10  # limits: the largest difference between an object and its counterpa
 
 
 def differences(
-    head: nn.Module, expected: Predictions, found: Mapping[str, np.ndarray], original: Size, limit: float
+    head: nn.Module, expected: Predictions, predictions: Mapping[str, np.ndarray], original: Size, limit: float
 ) -> dict[str, float]:
     """The differences of the predictions of an image, by name; infinite if a value is missing or has another type.
 
@@ -28,26 +28,28 @@ def differences(
     types = TargetTypes(getattr(head, "target_types", None))
     values = {key: value.numpy() for key, value in expected.items()}
     for key, value in values.items():
-        if key not in found or found[key].dtype != value.dtype or found[key].ndim != value.ndim:
+        if key not in predictions or predictions[key].dtype != value.dtype or predictions[key].ndim != value.ndim:
             return {key: float("inf")}
     result: dict[str, float] = {}
     objects = {key: value for key, value in values.items() if key in types and types[key].per == "object"}
     if {"scores", "labels"} <= objects.keys():
-        ours, theirs = _counterparts(objects, found, original, limit)
+        ours, theirs = _counterparts(objects, predictions, original, limit)
         missing = 0
-        for scores, matched in ((objects["scores"], ours), (found["scores"], theirs)):
+        for scores, matched in ((objects["scores"], ours), (predictions["scores"], theirs)):
             last = scores.min(initial=1.0) + _SAME * limit
             missing += int((np.delete(scores, matched) > last).sum())
         result["objects"] = _SHARE * missing / max(1, len(objects["scores"]))
         ours_same = theirs_same = slice(None)
         if "masks" in objects:
-            equal = (objects["masks"][ours] == found["masks"][theirs]).all((1, 2))
+            equal = (objects["masks"][ours] == predictions["masks"][theirs]).all((1, 2))
             ours_same, theirs_same = ours[equal], theirs[equal]
         for key in objects.keys() - {"labels"}:
             rows = (ours_same, theirs_same) if key == "boxes" and "masks" in objects else (ours, theirs)
-            result[key] = _difference(objects[key][rows[0]], found[key][rows[1]], types.get(key), original)
+            result[key] = _difference(objects[key][rows[0]], predictions[key][rows[1]], types.get(key), original)
         values = {key: value for key, value in values.items() if key not in objects}
-    return result | {key: _difference(value, found[key], types.get(key), original) for key, value in values.items()}
+    return result | {
+        key: _difference(value, predictions[key], types.get(key), original) for key, value in values.items()
+    }
 
 
 def _counterparts(

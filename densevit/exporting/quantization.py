@@ -77,7 +77,8 @@ def quantize(
     """Replaces a float32 ONNX file by one in int8, without its header, and compares both.
 
     Weights are int8 per output channel, symmetric, from -64 to 64; activations are uint8, with the least and the
-    largest value on the images. images: of the calibration, (1, 3, h, w) uint8. example: the image of the latency.
+    largest value on the images. images: the images of the calibration, (1, 3, h, w) uint8. example: the image of the
+    latency.
     inputs: the other inputs of the file. model: computes the same image. Raises DataError if there are no images, and
     DensevitError if a layer cannot be quantised.
     """

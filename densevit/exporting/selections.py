@@ -23,8 +23,8 @@ def load_selections(model: DenseModel, written: Path | torch.export.ExportedProg
 
     Its outputs are `selection_I` (B, N) int64 and, unless they are integers, `selection_scores_I` (B, S) of the I-th
     selection of a head (`densevit.layers.selection`), with the prefix HEAD/ for several heads. Both are values of the
-    file's own graph. model: what the file was traced from, whose modules are named in the file. written: as `write`
-    returns it.
+    file's own graph. model: what the file was traced from, whose modules are named in the file. written: what `write`
+    returned.
     """
     names = _Names(model)
     if not names.heads:
@@ -33,7 +33,7 @@ def load_selections(model: DenseModel, written: Path | torch.export.ExportedProg
 
 
 class _Names:
-    """Names the selections of a graph in their order. heads: by the name of a `SelectTop`, the head that it is in."""
+    """Names the selections of a graph in their order. heads: the head of each `SelectTop`, by the module's name."""
 
     def __init__(self, model: DenseModel) -> None:
         self.heads = {

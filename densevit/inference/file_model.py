@@ -44,7 +44,7 @@ class FileModel(DenseModel):
     """An exported file with the interface of a model, for prediction and evaluation.
 
     Its heads have the options and classes of the exported ones and random weights; they make predictions from the
-    file's outputs by `predict_exported`. file: as from `open_file`.
+    file's outputs by `predict_exported`. file: the file that `open_file` opened.
     """
 
     def __init__(self, file: ExportedFile, heads: Mapping[str, Head]) -> None:
@@ -68,11 +68,11 @@ class FileModel(DenseModel):
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """By head, the score thresholds inside a file with post-processing; empty for others."""
+        """The score threshold of each head inside a file with post-processing; empty for others."""
         return {} if self.postprocess is None else dict(self.postprocess["thresholds"])
 
     def fingerprint(self) -> str:
-        """See `DenseModel`; of the file, which has the weights."""
+        """The fingerprint of the file, which has the weights, in place of `DenseModel.fingerprint`."""
         digest = hashlib.blake2b(digest_size=8)
         with self.file.path.open("rb") as file:
             while chunk := file.read(1 << 24):
@@ -96,7 +96,7 @@ class FileModel(DenseModel):
         return outputs
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
-        """See `DenseModel`."""
+        """The predictions of each head from the file's outputs, as `DenseModel.predictions` returns them."""
         if self.postprocess is not None:  # the outputs are the predictions of one image
             return {name: [dict(own)] for name, own in outputs.items()}
         found: dict[str, list[Predictions]] = {}
@@ -107,8 +107,9 @@ class FileModel(DenseModel):
 
     @torch.no_grad()
     def infer(self, batch: Batch, inference: Mapping[str, Inference] | None = None) -> dict[str, list[Predictions]]:
-        """See `DenseModel`. Images are run one by one: their maps need much memory. The file's precision is its own,
-        also within autocast."""
+        """The predictions of a batch, as `DenseModel.infer` returns them. Images are run one by one: their maps need
+        much memory. The file's precision is its own, also within autocast.
+        """
         if not all(options.single_pass for options in (inference or {}).values()):
             raise ConfigError(
                 f"{self.file.path}: an exported file predicts an image in one pass, without windows, flips and scales. "
@@ -170,14 +171,14 @@ class BackboneInFile(Backbone):
         )
 
     def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
-        """See `TokenBackbone`. Raises DensevitError."""
+        """Raises DensevitError: a file has no tokens for `TokenBackbone`."""
         return Encoding(self(images), {})
 
 
 def build(file: ExportedFile, trust: Collection[str] = ()) -> tuple[FileModel, Config | ModelSections]:
     """Builds the model of a file, and the config in its header, or the sections of a model without one.
 
-    trust: as in `load`. Raises WeightsError if the header lacks what the heads are built from.
+    trust: the argument of `load`. Raises WeightsError if the header lacks what the heads are built from.
     """
     path, header = file.path, file.header
     entries = header.get("model")

@@ -50,9 +50,9 @@ def create_model(
 
     backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}. Without `heads`, a
     complete config: a `Config`, a file or a shipped config's name.
-    heads: by name, each a plugin's name or a section `heads.NAME`.
-    classes: by the name or the task of a head; a list for a single head. A class is a `Class` or a name. None: the
-    classes of a config's data set; with `heads`, no classes.
+    heads: a plugin's name or a section `heads.NAME` for each head name.
+    classes: the classes of each head, by its name or task; a list for a single head. A class is a `Class` or a name.
+    None: the classes of a config's data set; with `heads`, no classes.
     weights: a checkpoint of the model or of its backbone, which takes precedence over a config's weights of the same
     tensors, with a warning. pretrained: False: random weights.
     Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` besides the weights of a
@@ -74,7 +74,7 @@ def load(
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
     trust: modules whose classes the file may name as `module:Class`. Installed plugins, and modules named in the
     config.yaml of a run folder, need no trust. No other code is imported, and no code in the file is run.
-    runtime: of ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
+    runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
     Raises WeightsError if there is no complete model, for a module that is not trusted, and for a backbone without
     heads.
     """

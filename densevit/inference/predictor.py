@@ -125,7 +125,7 @@ class Predictor:
 
     @property
     def target_types(self) -> dict[str, Mapping[str, TargetType] | None]:
-        """By head, the target types of its predictions that have options."""
+        """The target types of each head's predictions that have options."""
         return self.model.target_types
 
     @property
@@ -136,8 +136,9 @@ class Predictor:
 
     @property
     def default_thresholds(self) -> dict[str, float]:
-        """By head, the default score threshold of visualizations, tables, exported files and prelabels:
-        `score_thresholds`, 0.5 for heads without one."""
+        """The default score threshold of each head, for visualizations, tables, exported files and prelabels:
+        `score_thresholds`, 0.5 for heads without one.
+        """
         return self.model.default_thresholds
 
     @property

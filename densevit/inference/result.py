@@ -41,10 +41,11 @@ class Result(Mapping[str, Any]):
     As a mapping, a result of one head contains its predictions: `result["boxes"]`. A result of several heads contains
     their results: `result["segmentation"].semantic`.
 
-    image: (H, W, 3) uint8, or the file to read. predictions, classes: by head. threshold: the score threshold of
-    objects, for all heads or by head; None, or a head without one: all objects are kept. types: by head, the target
-    types of its keys that have options (`Head.target_types`). path: the image file, the video, or the URL; None if the
-    image was given as pixels or bytes. frame: the number in the video, from 0; None for an image.
+    image: (H, W, 3) uint8, or the file to read. predictions, classes: the predictions and the classes of each head.
+    threshold: the score threshold of objects, for all heads or by head; None, or a head without one: all objects are
+    kept. types: the target types of each head's keys that have options (`Head.target_types`). path: the image file, the
+    video, or the URL; None if the image was given as pixels or bytes. frame: the number in the video, from 0; None for
+    an image.
     """
 
     boxes: Tensor
@@ -188,7 +189,8 @@ class Result(Mapping[str, Any]):
     def save(self, path: str | os.PathLike[str], threshold: float | None = None) -> None:
         """Writes the visualization in the format of the suffix (`.png`, `.jpg`, ...).
 
-        threshold: see `draw`. Raises DensevitError if the suffix names no format, or the file cannot be written.
+        threshold: the argument of `draw`. Raises DensevitError if the suffix names no format, or the file cannot be
+        written.
         """
         suffix = (path := user_path(path)).suffix.lower()
         if Image.registered_extensions().get(suffix) not in Image.SAVE:
@@ -203,7 +205,7 @@ class Result(Mapping[str, Any]):
     def show(self, threshold: float | None = None) -> None:
         """Shows the visualization below the cell of a notebook, else in the system's image viewer.
 
-        threshold: see `draw`. Raises DensevitError if no window can be opened.
+        threshold: the argument of `draw`. Raises DensevitError if no window can be opened.
         """
         if not display(self.draw(threshold)):
             raise DensevitError(

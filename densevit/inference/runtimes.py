@@ -20,7 +20,7 @@ Run = Callable[..., dict[str, np.ndarray]]
 
 SUFFIXES = (".onnx", ".pt2")
 RUNTIMES = ("onnxruntime", "openvino")
-"""Of ONNX files, by package; pt2 files are run by PyTorch."""
+"""The packages that run ONNX files; pt2 files are run by PyTorch."""
 
 IMAGES = "images"  # the input of all files
 ORIGINAL_SIZE, THRESHOLDS = "original_size", "thresholds"  # further inputs of files with post-processing
@@ -52,8 +52,8 @@ def is_exported(source: str | Path) -> bool:
 def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
     """Opens an exported file.
 
-    runtime: of `RUNTIMES`, for ONNX files; None: ONNX Runtime, and PyTorch for pt2 files. Raises DensevitError if the
-    runtime is not installed, and WeightsError for a file that does not exist, or that densevit did not export.
+    runtime: one of `RUNTIMES`, for ONNX files; None: ONNX Runtime, and PyTorch for pt2 files. Raises DensevitError if
+    the runtime is not installed, and WeightsError for a file that does not exist, or that densevit did not export.
     """
     path = user_path(path)
     if not path.is_file():
@@ -91,7 +91,7 @@ def _is_pt2(path: Path) -> bool:
 
 
 class _Program(NamedTuple):
-    """header: as text; None: there is none. shape: of the images; None: any."""
+    """header: the header's text; None: there is none. shape: the shape of the images; None: any."""
 
     header: str | None
     run: Run

@@ -117,7 +117,8 @@ def takes(plugin: type, option: str) -> bool:
 
 
 def default_of(plugin: Callable[..., Any], given: tuple[str, ...], path: Sequence[str]) -> Any:
-    """The default of an option, or of one in a section of options: ("transformer", "num_heads"). given: see `check`.
+    """The default of an option, or of one in a section of options: ("transformer", "num_heads"). given: the positional
+    parameters before the options.
 
     Raises LookupError if the constructor has no such option.
     """
@@ -181,7 +182,10 @@ def parameters_of(
 
 
 def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, given: tuple[str, ...]) -> Any:
-    """The valid value of an option. key: its full name. name: the plugin's. given: see `check`."""
+    """The valid value of an option.
+
+    key: its full name. name: the plugin's. given: the positional parameters before the options.
+    """
     extended = [kind for kind in getattr(parameter.annotation, "__metadata__", ()) if isinstance(kind, type)]
     if extended and isinstance(value, Mapping):
         return check(extended[0], given, name, value, key)

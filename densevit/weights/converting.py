@@ -26,8 +26,8 @@ _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a r
 class Converted:
     """A converted checkpoint. fit: the report of its tensors. model, config: None for a backbone without heads.
 
-    assumed: the options with their values that neither tensors, metadata nor overrides determine. licences: of the
-    weights, by source.
+    assumed: the options with their values that neither tensors, metadata nor overrides determine. licences: the
+    licences of the weights, by source.
     """
 
     source: str
@@ -43,8 +43,9 @@ class Converted:
 def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
     """Builds the model of a checkpoint.
 
-    layout: its layout's name; None: recognised from its keys. overrides: of the config derived from the checkpoint, as
-    `backbone.dilation=true`. Raises WeightsError for missing or unexpected tensors that `weights_allow` does not list.
+    layout: its layout's name; None: recognised from its keys. overrides: changed keys of the config derived from the
+    checkpoint, as `backbone.dilation=true`. Raises WeightsError for missing or unexpected tensors that `weights_allow`
+    does not list.
     """
     tensors, metadata = checkpoint.tensors, checkpoint.metadata
     chosen = of_variant(find(layout), tensors, metadata) if layout else recognise(tensors, checkpoint.source, metadata)

@@ -98,8 +98,8 @@ def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Coll
     """Exports a run's weights, checked: translated back they are bit-identical, and the outputs are the same.
 
     source: a run folder, a model file, or a converted backbone. to: a layout's name, or a project, "hf", "timm" or
-    "torchvision", whose layout for this model is used. allowed: patterns of tensors that may be left out. trust: as in
-    `densevit.load`.
+    "torchvision", whose layout for this model is used. allowed: patterns of tensors that may be left out. trust: the
+    argument of `densevit.load`.
     Raises WeightsError, naming the tensors or options that the layout cannot represent.
     """
     named = _named(to)
