@@ -56,6 +56,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     docstrings.modules_have_docstrings,
     checks.checks_change_nothing,
     words.words_are_the_standard_ones,
+    words.public_names_say_what_they_are,
     words.modules_are_named_by_their_subject,
     imports.densevit_imports_no_plugin,
     imports.imports_point_downwards,
@@ -72,7 +73,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
 )
 
 
-def found(tree: Tree) -> Iterator[Problem]:
+def all_problems(tree: Tree) -> Iterator[Problem]:
     """The problems of all passes. A file that a pass reads and that is missing is one."""
     for check in PASSES:
         try:
@@ -90,7 +91,7 @@ def main() -> int:
         for file in results.write(Tree(root)):
             print(f"{file} is written.")
     tree = Tree(root)
-    problems = sorted(set(found(tree)))
+    problems = sorted(set(all_problems(tree)))
     for problem in problems:
         print(problem)
     seconds = time.perf_counter() - started

@@ -1,12 +1,20 @@
-"""Docstrings that exist: those of the public names and of modules."""
+"""Docstrings that exist and say what a thing is, and headings with something below."""
 
 import ast
+import itertools
+import re
 from collections.abc import Iterator
 
 from tools.conventions.tree import Problem, Tree
 
 STUB = "densevit/__init__.pyi"
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+FILES = ("densevit/**/*.py", "plugins/**/*.py", "tools/**/*.py", "examples/**/*.py")
+FRAGMENT = r"(?:of|for|in|on|at|by|to|from|with|per|as|see|theirs)\b"
+NOTE = re.compile(rf"(?:^\s*|[.;] +)((?:\w+, )*[a-z]\w*):\s+({FRAGMENT}[^.\n]*)", re.MULTILINE)
+REFERENCE = re.compile(r"\s*(?:See|As|Of|By) [^\n]*")
+HEADING = re.compile(r" *# -{2,} ")
+PAGE_HEADING = re.compile(r"#+(?= )")
 
 
 def public_names(tree: Tree) -> dict[str, str]:
@@ -27,9 +35,58 @@ def public_names_have_docstrings(tree: Tree) -> Iterator[Problem]:
 
 
 def modules_have_docstrings(tree: Tree) -> Iterator[Problem]:
-    for file in tree.files("densevit/**/*.py", "plugins/**/*.py", "tools/**/*.py", "examples/**/*.py"):
+    for file in tree.files(*FILES):
         if tree.text(file).strip() and ast.get_docstring(tree.module(file)) is None:
             yield Problem(file, 1, "the module has no docstring", "say what it is for")
+
+
+def notes_say_what_a_thing_is(tree: Tree) -> Iterator[Problem]:
+    """A note of a parameter or field begins with a noun, "the classes of each head by name", not with "by head"."""
+    for file, line, docstring in docstrings(tree):
+        for match in NOTE.finditer(docstring):
+            note = f"'{match[1]}: {match[2]}'"
+            yield Problem(file, line + docstring.count("\n", 0, match.start(1)), f"the note {note}", "say what it is")
+
+
+def docstrings_are_no_references(tree: Tree) -> Iterator[Problem]:
+    """A docstring does not begin with "See ...", "As ..." or "Of ...": its first sentence says what the thing is."""
+    for file, line, docstring in docstrings(tree):
+        if match := REFERENCE.match(docstring):
+            yield Problem(file, line, f"the docstring begins '{match[0].strip()}'", "say what it is")
+
+
+def headings_have_contents(tree: Tree) -> Iterator[Problem]:
+    """In comments, as `# ---- geometry ----`, in docstrings, as "Example:", and on pages."""
+    fix = "write what belongs there, or remove it"
+    for file in tree.files(*FILES, "tests/**/*.py"):
+        lines = [(number, line) for number, line in tree.lines(file) if line.strip()]
+        for (number, line), (_, below) in itertools.pairwise([*lines, (0, "")]):
+            is_empty = not below or HEADING.match(below) or not below.startswith(line[: line.find("#")])
+            if HEADING.match(line) and is_empty:
+                yield Problem(file, number, f"nothing below '{line.strip()}'", fix)
+    for file, line, docstring in docstrings(tree):
+        if docstring.rstrip().endswith(":"):
+            last = docstring.rstrip().rpartition("\n")[2].strip()
+            yield Problem(file, line + docstring.rstrip().count("\n"), f"nothing below '{last}'", fix)
+    for page in tree.pages():
+        prose = dict(tree.prose(page))
+        lines = [(number, line) for number, line in tree.lines(page) if line.strip()]
+        levels = [len(match[0]) if (match := PAGE_HEADING.match(prose.get(number, ""))) else 0 for number, _ in lines]
+        for (number, line), (level, below) in zip(lines, itertools.pairwise([*levels, 1]), strict=True):
+            if 0 < below <= level:
+                yield Problem(page, number, f"nothing below '{line}'", fix)
+
+
+def docstrings(tree: Tree) -> Iterator[tuple[str, int, str]]:
+    """The file, the first line and the text of each docstring, those of fields too."""
+    for file in tree.files(*FILES):
+        for node in ast.walk(tree.module(file)):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
+                yield file, node.lineno, node.value.value
 
 
 def definition(tree: Tree, module: str, name: str) -> tuple[str, Definition] | None:

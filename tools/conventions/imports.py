@@ -60,7 +60,7 @@ def top_level_imports(tree: Tree, file: str) -> set[int]:
 
 
 def sources(tree: Tree, folder: str) -> list[tuple[str, str]]:
-    """The source files of a package, each with the package that it is in. folder: of the package."""
+    """The source files of a package, each with the package that it is in. folder: the package's folder."""
     above = f"{folder.rpartition('/')[0]}/".lstrip("/")
     files = tree.files(f"{folder}/**/*.py")
     return [(file, file.removeprefix(above).rpartition("/")[0].replace("/", ".")) for file in files]

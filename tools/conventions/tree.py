@@ -9,26 +9,26 @@ from typing import NamedTuple
 
 
 class Problem(NamedTuple):
-    """A violated convention. line: from 1. found and fix: clauses without a full stop."""
+    """A violated convention. line: its number, from 1. message and fix: clauses without a full stop."""
 
     file: str
     line: int
-    found: str
+    message: str
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.found}. Fix: {self.fix}."
+        return f"{self.file}:{self.line}: {self.message}. Fix: {self.fix}."
 
 
 class Row(NamedTuple):
-    """A row of a table in Markdown. line: from 1."""
+    """A row of a table in Markdown. line: its number, from 1."""
 
     line: int
     cells: list[str]
 
 
 class Block(NamedTuple):
-    """A fenced block. line, end: of its fences, from 1; without a closing fence, end is None."""
+    """A fenced block. line, end: the numbers of its fences, from 1; end is None without a closing fence."""
 
     line: int
     end: int | None

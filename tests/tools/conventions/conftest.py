@@ -49,7 +49,7 @@ def problems_of(conventions: Callable[[str], Any], tree_of: Callable[..., Any]) 
             (root / file).unlink(missing_ok=True)
             if text is not None:
                 (root / file).write_text((before or "").replace(part, text, 1) if part else text)
-            found = [f"{problem.file}:{problem.line}: {problem.found}" for problem in check(tree_of({}))]
+            found = [f"{problem.file}:{problem.line}: {problem.message}" for problem in check(tree_of({}))]
             (root / file).unlink(missing_ok=True)
             if before is not None:
                 (root / file).write_text(before)

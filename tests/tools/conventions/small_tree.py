@@ -96,7 +96,7 @@ RESULTS: dict[str, dict[str, Any]] = {
 }
 
 FILES = {
-    "README.md": "# densevit\n\n[Names](docs/api.md#the-names), [below](#run-it)\n\n## Run it\n",
+    "README.md": "# densevit\n\n[Names](docs/api.md#the-names), [below](#run-it)\n\n## Run it\n\nSee above.\n",
     "CONTRIBUTING.md": "# Contributing\n\n[Start](README.md)\n",
     "CHANGELOG.md": "# Changelog\n\n## 0.1.0 - unreleased\n",
     "LICENSE": APACHE,

@@ -11,7 +11,7 @@ from tests.tools.conventions.small_tree import FILES
 
 
 def test_every_pass_accepts_the_small_project(conventions: Callable[[str], Any], tree_of: Callable[..., Any]) -> None:
-    assert list(conventions("__main__").found(tree_of(FILES))) == []
+    assert list(conventions("__main__").all_problems(tree_of(FILES))) == []
 
 
 def test_every_pass_has_a_test_and_a_file_that_is_missing_is_a_problem(
@@ -23,7 +23,9 @@ def test_every_pass_has_a_test_and_a_file_that_is_missing_is_a_problem(
         assert f"test_{check.__name__}" in tests
     tree = tree_of(FILES)
     (tree.root / "docs/papers.md").unlink()
-    problem = next(problem for problem in conventions("__main__").found(tree) if problem.file == "docs/papers.md")
+    problem = next(
+        problem for problem in conventions("__main__").all_problems(tree) if problem.file == "docs/papers.md"
+    )
     assert str(problem) == (
         "docs/papers.md:1: there is no such file. Fix: restore it, or correct papers_page_has_the_plugins."
     )
