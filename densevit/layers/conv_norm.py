@@ -7,8 +7,8 @@ from densevit.layers.norms import FrozenBatchNorm2d
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, residual: Tensor | None = None) -> Tensor:
-    """norm(conv(x)) + residual, then ReLU. conv: without bias. x: (B, C, H, W). residual: (B, C', H', W'), the shape of
-    the result.
+    """norm(conv(x)) + residual, then ReLU. conv: the convolution, without bias. x: (B, C, H, W). residual: (B, C', H',
+    W'), the shape of the result.
 
     If the kernels have fewer elements than the map, the scale of a frozen batch norm multiplies the kernels instead of
     the map, and its shift becomes the bias of the convolution. The result is equal up to rounding, with one pass less

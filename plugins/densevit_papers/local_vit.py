@@ -38,8 +38,9 @@ class LocalViT(PlainViT):
 
     variant: "tiny" and "small" of the paper's table 6; "nano" (128 channels, 6 blocks) is for CPUs.
     patch_size: the side of a patch in pixels; also the stride of the features.
-    activation: after the first two convolutions, and the channel attention after them (table 2): ReLU6; h-swish;
-        h-swish with efficient channel attention (ECA, Wang et al. 2020); h-swish with squeeze and excitation (SE).
+    activation: the activation after the first two convolutions, and the channel attention after them (table 2): ReLU6;
+        h-swish; h-swish with efficient channel attention (ECA, Wang et al. 2020); h-swish with squeeze and excitation
+        (SE).
     se_reduction: the channels of the hidden layer of SE are the expanded ones divided by it. None: the width of the
         variant, so that there are 4, as in LocalViT-T and -S; 4 in LocalViT-T-SE4.
     image_size: the side in pixels of the image of the position table, which is resized for other images.

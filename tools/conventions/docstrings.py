@@ -10,7 +10,7 @@ from tools.conventions.tree import Problem, Tree
 STUB = "densevit/__init__.pyi"
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 FILES = ("densevit/**/*.py", "plugins/**/*.py", "tools/**/*.py", "examples/**/*.py")
-FRAGMENT = r"(?:of|for|in|on|at|by|to|from|with|per|as|see|theirs)\b"
+FRAGMENT = r"(?:of|for|in|on|at|by|to|from|with|without|before|after|below|per|as|see|theirs)\b"
 NOTE = re.compile(rf"(?:^\s*|[.;] +)((?:\w+, )*[a-z]\w*):\s+({FRAGMENT}[^.\n]*)", re.MULTILINE)
 REFERENCE = re.compile(r"\s*(?:See|As|Of|By) [^\n]*")
 HEADING = re.compile(r" *# -{2,} ")
@@ -60,14 +60,15 @@ def headings_have_contents(tree: Tree) -> Iterator[Problem]:
     fix = "write what belongs there, or remove it"
     for file in tree.files(*FILES, "tests/**/*.py"):
         lines = [(number, line) for number, line in tree.lines(file) if line.strip()]
-        for (number, line), (_, below) in itertools.pairwise([*lines, (0, "")]):
-            is_empty = not below or HEADING.match(below) or not below.startswith(line[: line.find("#")])
+        for (number, line), (_, following) in itertools.pairwise([*lines, (0, "")]):
+            is_empty = not following or HEADING.match(following) or not following.startswith(line[: line.find("#")])
             if HEADING.match(line) and is_empty:
                 yield Problem(file, number, f"nothing below '{line.strip()}'", fix)
-    for file, line, docstring in docstrings(tree):
+    for file, first, docstring in docstrings(tree):
         if docstring.rstrip().endswith(":"):
+            end = first + docstring.rstrip().count("\n")
             last = docstring.rstrip().rpartition("\n")[2].strip()
-            yield Problem(file, line + docstring.rstrip().count("\n"), f"nothing below '{last}'", fix)
+            yield Problem(file, end, f"nothing below '{last}'", fix)
     for page in tree.pages():
         prose = dict(tree.prose(page))
         lines = [(number, line) for number, line in tree.lines(page) if line.strip()]

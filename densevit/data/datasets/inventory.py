@@ -38,6 +38,6 @@ class Inventory:
             for reason, names in self.left_out.items()
         )
         count = self.total - self.used
-        return f"{counted(self.found, self.noun)} found: {self.used:,} used, {count:,} left out" + (
+        return f"{counted(self.total, self.noun)} found: {self.used:,} used, {count:,} left out" + (
             f" ({left_out})" if left_out else ""
         )

@@ -61,7 +61,10 @@ def check_split(
 
 
 def missing_split(where: object, split: str, names: Iterable[str], fix: str = "") -> DataError:
-    """Returns the error for a split that a data set does not have. names: its splits. fix: before `data.split`."""
+    """Returns the error for a split that a data set does not have.
+
+    names: its splits. fix: the start of the fix in the message.
+    """
     known = _ordered(names)
     example = next((name for name in known if name != "train"), known[0])
     return DataError(

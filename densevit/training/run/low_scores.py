@@ -39,8 +39,9 @@ class LowScores:
         self._named: set[str] = set()
 
     def __call__(self, module: DenseModule) -> list[str]:
-        """Returns a line for each new cause of a low main metric. module: after a validation, in which the metrics of
-        all processes are merged."""
+        """Returns a line for each new cause of a low main metric. module: the module after a validation, in which the
+        metrics of all processes are merged.
+        """
         plan, section, causes = self.plan, self.plan.config.data, dict[str, str]()
         early = module.trainer.global_step < least_steps(plan.config)
         low = low_scores(module.metrics, plan.evaluators)

@@ -33,8 +33,8 @@ class ViT(Backbone):
         (table 1), "giant" of DINOv2 (Oquab et al. 2024: ViT-g/14 with `patch_size` 14, `swiglu` and `layer_scale`
         1e-5); "nano" (128 channels, 6 blocks) is for CPUs.
     patch_size: the side of a patch in pixels; also the stride of the features, unless `patch_stride` is set.
-    patch_stride: below `patch_size` for overlapping patches. Half of the overlap is then padded on the left and at the
-        top.
+    patch_stride: the distance of patches in pixels, less than `patch_size` for overlapping patches. Half of the overlap
+        is then padded on the left and at the top.
     stem: "patch"; "conv": pairs of 3x3 convolutions with batch norm and a 1x1, with which a transformer converges
         faster from random weights (Xiao et al. 2021, section 4), for `patch_size` 8, 16 or 32; "resnet": the first
         three stages of a ResNet-50 (ViT's hybrid, R50 + ViT-B/16), for `patch_size` 16, whose first two stages are then

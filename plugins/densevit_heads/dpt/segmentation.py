@@ -23,7 +23,7 @@ class DptSegmentation(ClassMapHead):
     width, reassemble_channels, features: the options of `DptDepth`.
     norm: the norm of the residual units of the fusion and of the classifier, see
         `densevit_heads.dpt.decoder.normalisation`.
-    dropout: before the classifier, per value.
+    dropout: dropout of single values before the classifier.
     auxiliary_weight: loss weight of a second classifier, on the second last fusion; 0 disables.
     class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).
     dice: weight of an additional dice loss; 0 disables.

@@ -58,7 +58,7 @@ class RunsTable:
 @dataclass
 class _Run:
     """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: the data that it was evaluated
-    on, see `evaluated_data`. metrics: without those of single classes.
+    on, see `evaluated_data`. metrics: the metrics, except those of single classes.
     """
 
     path: Path
