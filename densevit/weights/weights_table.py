@@ -30,7 +30,7 @@ def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
         changes.setdefault(f"{shown(before)} -> {shown(after)}, {how}", []).append(name)
     for change, names in changes.items():
         yield "adapted", len(names), f"{listed(names)}: {change}"
-    for what, reasons in (("zeros", fit.zeros), ("left out", fit.left_out), ("initialised", fit.fresh)):
+    for what, reasons in (("zeros", fit.zeros), ("left out", fit.left_out), ("initialised", fit.initialised)):
         for reason in dict.fromkeys(reasons.values()):
             names = [name for name, given in reasons.items() if given == reason]
             yield what, len(names), f"{listed(names)}: {reason}"

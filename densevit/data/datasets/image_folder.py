@@ -13,17 +13,18 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.division import DEFAULT_SHARE, check_val_share, division_text, validation_part
 from densevit.data.datasets.examination import Problem, listed
+from densevit.data.datasets.listed_images import ListedImages
 from densevit.data.datasets.paired_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.splits import DIVIDED, check_split, spellings
-from densevit.data.io.images import check_image, read_image
+from densevit.data.io.images import read_image
 from densevit.errors import DataError
-from densevit.interfaces import Class, Dataset, Sample
+from densevit.interfaces import Class, Sample
 
 _NO_CLASSES = {"images", "labels", "masks", "annotations"}  # folders of other layouts
 _LAYOUT = "one folder per class, {split}/CLASS/*.jpg"
 
 
-class ImageFolder(Dataset):
+class ImageFolder(ListedImages):
     """The class of each image, by its folder: ROOT/{split}/CLASS/*.jpg; `targets["image_class"]`.
 
     root: the data set's folder.
@@ -74,14 +75,8 @@ class ImageFolder(Dataset):
         if limit is not None and limit < len(paths):
             chosen = np.linspace(0, len(paths) - 1, limit).round().astype(int)
             paths, labels = [paths[i] for i in chosen], labels[chosen]
-        scan.record_files(str(self._root / path) for path in paths)
-        self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
         self._labels = labels
-        self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
-        scan.examine_files(len(paths), self._measure, needed=())
-
-    def __len__(self) -> int:
-        return len(self._paths)
+        self._list(paths, scan)
 
     def __getitem__(self, index: int) -> Sample:
         image = torch.from_numpy(read_image(self._root / self._path(index))).permute(2, 0, 1)
@@ -90,10 +85,6 @@ class ImageFolder(Dataset):
 
     def image_name(self, index: int) -> str:
         return Path(self._path(index)).as_posix()
-
-    def sizes(self) -> np.ndarray:
-        """Returns (N, 2) heights and widths of the images."""
-        return self._sizes
 
     def image_classes(self) -> np.ndarray:
         """Returns (N, 2): each image with its class."""
@@ -106,12 +97,6 @@ class ImageFolder(Dataset):
         names = class_folders(folder) if folder.is_dir() else []
         is_other = len(names) < 2 or _NO_CLASSES & {name.lower() for name in names} or _has_image(folder)
         return None if is_other or not all(_has_image(folder / name) for name in names) else {}
-
-    def _path(self, index: int) -> str:
-        return os.fsdecode(self._paths[index])
-
-    def _measure(self, index: int) -> None:
-        self._sizes[index] = check_image(self._root / self._path(index)).upright_size
 
 
 def class_folders(folder: Path) -> list[str]:

@@ -5,21 +5,21 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.dataset_validation import STRICT_SCAN, Scan
 from densevit.data.datasets.examination import Problem
 from densevit.data.datasets.inventory import Inventory
+from densevit.data.datasets.listed_images import ListedImages
 from densevit.data.datasets.paired_files import IMAGES, images_below, unread_images
 from densevit.data.datasets.splits import DIVIDED, missing_split
-from densevit.data.io.images import check_image, read_image
+from densevit.data.io.images import read_image
 from densevit.errors import DataError
-from densevit.interfaces import Dataset, Sample
+from densevit.interfaces import Sample
 
 
-class UnlabelledImages(Dataset):
+class UnlabelledImages(ListedImages):
     """Images without labels, for training methods that need none.
 
     root: the folder. If it has a folder `train` or `val`, each split consists of the images in its own folder, also
@@ -40,22 +40,12 @@ class UnlabelledImages(Dataset):
         self.classes = {}
         self._root = root_folder(root)
         paths = scan.read(_paths(self._root, split, val_share))
-        scan.record_files(str(self._root / path) for path in paths)
-        self._paths = np.array([os.fsencode(path) for path in paths], np.bytes_)  # shared with forked workers
-        self._sizes = np.full((len(paths), 2), 1 if scan.examination is None else 0, np.int32)
-        scan.examine_files(len(paths), self._measure, needed=())
-
-    def __len__(self) -> int:
-        return len(self._paths)
+        self._list(paths, scan)
 
     def __getitem__(self, index: int) -> Sample:
         pixels = read_image(self._root / self._path(index))
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         return {"image": image, "targets": {"image_id": Path(self._path(index)).as_posix()}}
-
-    def sizes(self) -> np.ndarray:
-        """Returns (N, 2) heights and widths of the images."""
-        return self._sizes
 
     def check_labels(self) -> None:
         """Raises DataError: the images have no labels."""
@@ -63,12 +53,6 @@ class UnlabelledImages(Dataset):
             f"{self._root}: the data set 'images' has no labels, and heads are trained and evaluated with labels. Fix: "
             "name a data set with labels, or train the backbone alone: `heads: {}` and a method that needs no labels."
         )
-
-    def _path(self, index: int) -> str:
-        return os.fsdecode(self._paths[index])
-
-    def _measure(self, index: int) -> None:
-        self._sizes[index] = check_image(self._root / self._path(index)).upright_size
 
 
 def _paths(root: Path, split: str, val_share: float) -> Generator[Problem, None, list[str]]:

@@ -22,7 +22,7 @@ from densevit.model import BackboneArchitecture, DenseModel, build_backbone, bui
 from densevit.paths import user_path
 from densevit.terminal import table
 from densevit.weights import layouts, model_file
-from densevit.weights.key_mapping import canonical, describe, fresh_because, option_of, translate, translate_back
+from densevit.weights.key_mapping import canonical, describe, missing_because, option_of, translate, translate_back
 from densevit.weights.state import read_safetensors, write_safetensors, write_torch
 from densevit.weights.weights_table import listed
 from densevit_workbench.interchange import transformers_config
@@ -128,7 +128,7 @@ def written_table(exported: ForeignExport, source: str, out: Path) -> Group:
     if exported.left_out:
         rows.append([Text("left out", "cyan"), str(len(exported.left_out)), listed(exported.left_out)])
     files = f"{out}: {', '.join(['model.safetensors', *exported.files])}" if out.is_dir() else str(out)
-    grid = table(rows, right=(1,), whole=(0, 1))
+    grid = table(rows, right=(1,), no_wrap=(0, 1))
     return Group(Text(source, "bold"), grid, *map(Text, exported.notes), Text(files))
 
 
@@ -204,10 +204,10 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         raise _NotRepresentable(f"{layout.name} does not fit this {ours.built.name!r}. {error}", len(state)) from error
     own, differing = (
         _options_of(ours),
-        _other_conventions(layout, sections["backbone"], ours.built.options, ours.backbone),
+        _other_defaults(layout, sections["backbone"], ours.built.options, ours.backbone),
     )
     own["backbone"] |= {name: here for name, (_, here) in differing.items()}
-    of_heads = _other_conventions_of_heads(layout, own, sections)
+    of_heads = _other_defaults_of_heads(layout, own, sections)
     sections, options = _as_rebuilt(ours, layout, sections, own, of_heads)
     _check_function(ours, layout, sections, {**state, **back.tensors}, own)
     notes = [
@@ -270,24 +270,24 @@ def _options_of(ours: _Source) -> dict[str, Any]:
     return own
 
 
-def _other_conventions(
+def _other_defaults(
     layout: CheckpointLayout, theirs: Mapping[str, Any], ours: Mapping[str, Any], backbone: nn.Module
 ) -> dict[str, tuple[Any, Any]]:
-    """The conventions of a layout that a backbone does not follow: by option, their value and ours.
+    """The project defaults of a layout that a backbone does not follow: by option, their value and ours.
 
     theirs, ours: the backbone sections. A value that is not in a section is the plugin's default, except a layout's
-    usage options, which are then not known.
+    runtime options, which are then not known.
     """
     found, parameters = {}, inspect.signature(type(backbone)).parameters
-    for name in layout.conventions:
-        if name in parameters and (name in theirs or name not in layout.usage_options):
+    for name in layout.project_defaults:
+        if name in parameters and (name in theirs or name not in layout.runtime_options):
             there, here = (section.get(name, parameters[name].default) for section in (theirs, ours))
             if there != here:
                 found[name] = there, here
     return found
 
 
-def _other_conventions_of_heads(
+def _other_defaults_of_heads(
     layout: CheckpointLayout, own: Mapping[str, Any], sections: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
     """The project defaults of a layout that a head does not follow, by full key: their value and ours; None: the
@@ -307,7 +307,7 @@ def _as_rebuilt(
 ) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
     """The sections of the model that is rebuilt from the export, with our options where tensors do not show them.
 
-    described: the sections as the layout describes them. own: ours. of_heads: the conventions that heads do not follow.
+    described: the sections as the layout describes them. own: our sections. of_heads: the project defaults that heads do not follow.
     Returns also the options that tensors do not determine and whose value is not the layout's default.
     """
     sections = copy.deepcopy(dict(described))
@@ -329,7 +329,7 @@ def _as_rebuilt(
         if value is not None and value != option_of(sections, name):
             unsaved.append((name, value))
             option_of(sections, name.rpartition(".")[0])[name.rpartition(".")[2]] = value
-    return sections, unrecorded
+    return sections, unsaved
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.weights import layouts
-from densevit.weights.key_mapping import fresh_because, translate, translate_back
+from densevit.weights.key_mapping import missing_because, translate, translate_back
 from densevit.weights.layouts import find
 from densevit_methods.teachers import load_backbone
 from densevit_workbench.interchange.foreign_weights import convert
