@@ -234,7 +234,7 @@ def continue_hint(folder: Path) -> str:
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises DensevitError if the folder has no predictions or was written with another model or other settings.
 
-    settings: with the model's source as `model`, and its fingerprint as `weights`.
+    settings: the settings, among them the model's source as `model`, and its fingerprint as `weights`.
     """
     saved = check_model(folder, str(settings.get("model")), settings.get("weights"))
     current = json.loads(json.dumps(dict(settings)))
@@ -248,7 +248,7 @@ def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str,
     """Returns the settings of the predictions in a folder. Raises DensevitError if it has none, and if they are those
     of another model.
 
-    source: of the model, for messages. fingerprint: of the model, see `Predictor.fingerprint`; None: unknown.
+    source: the model's source, for messages. fingerprint: the model's, see `Predictor.fingerprint`; None: unknown.
     """
     file = folder / _SETTINGS
     if not file.is_file():

@@ -146,7 +146,7 @@ def _write(
     header: Mapping[str, Any],
     begin: files.Begin,
 ) -> Path | torch.export.ExportedProgram:
-    """Writes the file. program: as of `_half_precision`. Returns what `files.write` returns."""
+    """Writes the file. program: the second value of `_half_precision`. Returns what `files.write` returns."""
     size = plan.traced_size(plan.options.resize)
     rewrite = files.unchanged if precision is None else precision.set_types
     if plan.thresholds is None:
@@ -225,7 +225,7 @@ def _computation(plan: FilePlan) -> Callable[[], Any]:
 def _quantized(
     plan: FilePlan, exported: Exported, partial: Path, images: Iterable[Any], begin: files.Begin
 ) -> Exported:
-    """Replaces the file by one in int8, without its header. images: of the calibration."""
+    """Replaces the file by one in int8, without its header. images: those of the calibration."""
     begin("calibrating int8")
     calibration = quantization.calibration_images(plan.predictor, images, plan.options.resize)
     quantized = quantization.quantize(partial, calibration, *_example(plan), _computation(plan))

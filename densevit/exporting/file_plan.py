@@ -40,9 +40,9 @@ class FileOptions:
 class FilePlan:
     """The computation of a file.
 
-    graph: the model's, in float32. traced: the same with the layers of `deployable`, which is written. sizes: of the
-    images on which both are compared, after the resizing of evaluation unless the file resizes. thresholds: the least
-    score of objects by head; None for a file without post-processing.
+    graph: the model's, in float32. traced: the same with the layers of `deployable`, which is written. sizes: those of
+    the images on which both are compared, after the resizing of evaluation unless the file resizes. thresholds: the
+    least score of objects by head; None for a file without post-processing.
     """
 
     predictor: Predictor

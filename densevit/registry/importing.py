@@ -78,7 +78,7 @@ def _reason(plugin: Plugin, error: BaseException) -> str:
 def described_error(error: BaseException, module: str) -> str:
     """An error's type, message and location: "KeyError: 'width' (my_net.py, line 12)."
 
-    module: of the plugin; the location is the innermost frame in its package.
+    module: the plugin's module; the location is the innermost frame in its package.
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     root = _package_root(module)

@@ -10,7 +10,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Place(NamedTuple):
-    """A function or class of a file. name: of a method, "Class.method"."""
+    """A function or class of a file. name: its name; "Class.method" for a method."""
 
     file: str
     name: str
@@ -38,7 +38,7 @@ def calls(tree: Tree, start: Place) -> list[Place]:
     order: dict[Place, None] = {}
 
     def follow(place: Place, name: str) -> None:
-        """name: as the caller writes it, in the file of `place` and the class in its name."""
+        """Follows a name that the caller writes, in the file of `place` and the class in its name."""
         found = _resolved(tree, place, name)
         if found is None or not found.name or found in order:
             return

@@ -46,10 +46,10 @@ class ScanOptions:
 
 @dataclass(frozen=True)
 class JsonFacts:
-    """What an examination gets of a json. whole: with the images of all parts. crowds: (M,) bool, `iscrowd` as it is
-    written. unclear: the files whose boxes may be on either grid, of `images`."""
+    """What an examination gets of a json. annotations: those of the images of all parts. crowds: (M,) bool, `iscrowd`
+    as it is written. unclear: the files whose boxes may be on either grid, of `images`."""
 
-    whole: Annotations
+    annotations: Annotations
     crowds: np.ndarray
     options: ScanOptions
     reading: Reading
@@ -60,9 +60,9 @@ class JsonFacts:
 @dataclass(frozen=True)
 class SplitFacts:
     """What an examination gets of a split that was read. read: the chosen images of the whole json, with the sizes of
-    their grids. names, stored: their files and the files' sizes. in_part, chosen: of the images of the json. unclear:
-    the indices of `JsonFacts.unclear`. there: the image files beside the images. of_others: those that the json does
-    not name. unlisted: those that no json names."""
+    their grids. names, stored: their files and the files' sizes. in_part, chosen: (I,) bool, which images of the json
+    are in the part, and which are used. unclear: the indices of `JsonFacts.unclear`. there: the image files beside the
+    images. of_others: those that the json does not name. unlisted: those that no json names."""
 
     of_json: JsonFacts
     read: Annotations

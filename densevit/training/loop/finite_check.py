@@ -113,8 +113,8 @@ class FiniteCheck:
         self._flag = torch.maximum(self._flag, _is_broken(loss.detach()))
 
     def stop_or_skip(self, optimizer: Optimizer, norm: Tensor) -> None:
-        """Stops the training or skips the step if it is not finite, before its update. norm: of all gradients, before
-        clipping."""
+        """Stops the training or skips the step if it is not finite, before its update. norm: the norm of all gradients
+        before clipping."""
         assert self._step is not None and self._flag is not None and self._found is not None
         step, flag = self._step, self._flag
         self._step, self._flag = None, torch.zeros_like(flag)

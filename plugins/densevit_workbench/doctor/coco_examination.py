@@ -30,9 +30,9 @@ def examine(examination: Examination) -> list[Readings]:
     readings: list[Readings] = []
     for facts in examination.facts:
         if isinstance(facts, JsonFacts):
-            _examine_annotations(facts.whole, examination, ambiguous=bool(len(facts.unclear)))
+            _examine_annotations(facts.annotations, examination, ambiguous=bool(len(facts.unclear)))
             _examine_reading(facts.reading, facts.unclear, facts.images, examination)
-            _examine_crowds(facts.whole, facts.crowds, facts.options.crowds, examination)
+            _examine_crowds(facts.annotations, facts.crowds, facts.options.crowds, examination)
         elif isinstance(facts, SplitFacts):
             examination.report("note", "image files that no json names", facts.unlisted, unlisted_note(facts.unlisted))
             _take_inventory(facts, examination)
@@ -91,7 +91,8 @@ def _examine_annotations(read: Annotations, examination: Examination, ambiguous:
 
 
 def _examine_reading(reading: Reading, names: Sequence[str], images: int, examination: Examination) -> None:
-    """Reports photos whose boxes may be on the upright or on the stored image. names: of their files."""
+    """Reports photos whose boxes may be on the upright or on the stored image. names: the names of
+    these files."""
     severity: Severity = "error" if not reading.decided else "warning" if reading.text else "note"
     fix = reading.text or f"data.boxes={reading.grid} is set."
     title = "images whose boxes may be on the upright image or on the stored pixels (EXIF)"
@@ -123,7 +124,7 @@ def _examine_crowds(
 
 def _take_inventory(facts: SplitFacts, examination: Examination) -> None:
     """Adds what a split finds, uses and leaves out: images, objects and image files."""
-    whole, read, chosen, names = facts.of_json.whole, facts.read, facts.chosen, facts.names
+    whole, read, chosen, names = facts.of_json.annotations, facts.read, facts.chosen, facts.names
     failed_places = examination.failed(len(read))
     missing, failed = np.zeros(len(whole), bool), np.zeros(len(whole), bool)
     places = np.flatnonzero(chosen)

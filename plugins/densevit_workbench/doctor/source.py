@@ -57,7 +57,8 @@ def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
 
 
 def config_or_data(path_or_name: str, source: str, overrides: Sequence[str] = ()) -> Config | DataSection:
-    """A config, or a data section from a section file, such as data/coco. source: for messages."""
+    """A config, or a data section from a section file, such as data/coco. source: the origin of
+    the overrides, for messages."""
     file: Path | None = None
     try:
         file = find_file(path_or_name)

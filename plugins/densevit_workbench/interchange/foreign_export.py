@@ -307,8 +307,8 @@ def _as_rebuilt(
 ) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
     """The sections of the model that is rebuilt from the export, with our options where tensors do not show them.
 
-    described: the sections as the layout describes them. own: our sections. of_heads: the project defaults that heads do not follow.
-    Returns also the options that tensors do not determine and whose value is not the layout's default.
+    described: the sections as the layout describes them. own: our sections. of_heads: the project defaults that heads
+    do not follow. Returns also the options that tensors do not determine and whose value is not the layout's default.
     """
     sections = copy.deepcopy(dict(described))
     theirs = sections["backbone"]
@@ -342,8 +342,8 @@ def _check_function(
 ) -> None:
     """Rebuilds the model as the export would be read and compares the outputs of both on a random image.
 
-    sections: of the rebuilt model. state: with our keys. own: our options. Raises WeightsError, naming the options that
-    differ, if the outputs differ.
+    sections: those of the rebuilt model. state: the tensors with our keys. own: our options. Raises WeightsError,
+    naming the options that differ, if the outputs differ.
     """
     pixels = torch.randn(2, 3, 72, 104, generator=torch.Generator().manual_seed(0))
     try:
