@@ -27,6 +27,7 @@ import yaml
 from densevit import config as configs
 from densevit import registry
 from densevit.cli import main
+from densevit.errors import ConfigError
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+|~~~+)\s*(?P<language>[\w+-]*)")
 FILE = re.compile(r"`([\w./-]+\.(?:py|ya?ml))`")
@@ -205,7 +206,7 @@ class Page:
         config = configs.load(file)
         try:
             configs.check_plugins(config)
-        except configs.ConfigError as error:
+        except ConfigError as error:
             if "is not installed" not in str(error):
                 raise
 
