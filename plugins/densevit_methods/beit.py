@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Batch, LossContext, Losses
-from densevit_methods.collapse import Unlabelled
 from densevit_methods.patch_masks import (
     MaskToken,
     blockwise_masking,
@@ -18,6 +17,7 @@ from densevit_methods.patch_masks import (
     pixels_of_patches,
     with_mask_seed,
 )
+from densevit_methods.unlabelled import Unlabelled
 
 
 class BEiT(Unlabelled):

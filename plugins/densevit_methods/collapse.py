@@ -8,17 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from densevit.interfaces import Method
-
 _LEAST_VARIANCE = 0.01  # backbones with random weights have 0.1 to 0.8 on rendered scenes
 _FEWEST_STEPS = 100
-
-
-class Unlabelled(Method):
-    """A method without labels, whose trainings warn of a collapse."""
-
-    def callbacks(self) -> list[Any]:
-        return [Collapse()]
 
 
 class Collapse(lightning.Callback):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Batch, LossContext, Losses, Sample
-from densevit_methods.collapse import Unlabelled
 from densevit_methods.colours import self_supervised_colours
 from densevit_methods.crops import as_view, check_scale, random_resized_crop
 from densevit_methods.moving_average import Float32Buffer, MovingAverage, cosine_momentum
+from densevit_methods.unlabelled import Unlabelled
 
 
 class DINO(Unlabelled):

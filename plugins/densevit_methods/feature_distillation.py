@@ -11,8 +11,8 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Batch, LossContext, Losses
 from densevit.layers.positions import mask_on_grid
 from densevit.layers.precision import autocast_off
-from densevit_methods.collapse import Unlabelled
 from densevit_methods.teachers import load_backbone
+from densevit_methods.unlabelled import Unlabelled
 
 _BETA = 2.0  # of the smooth L1 loss, as in the paper
 

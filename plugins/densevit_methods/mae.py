@@ -10,7 +10,6 @@ from densevit.interfaces import Backbone, Batch, LossContext, Losses, TokenBackb
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import sine_grid_2d
-from densevit_methods.collapse import Unlabelled
 from densevit_methods.patch_masks import (
     MaskToken,
     check_ratio,
@@ -19,6 +18,7 @@ from densevit_methods.patch_masks import (
     random_masking,
     with_mask_seed,
 )
+from densevit_methods.unlabelled import Unlabelled
 
 
 class MAE(Unlabelled):

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, LossContext, Losses, Sample
 from densevit.layers.precision import at_least_fp32
-from densevit_methods.collapse import Unlabelled
 from densevit_methods.colours import self_supervised_colours
 from densevit_methods.crops import as_view, check_scale, random_resized_crop
 from densevit_methods.moving_average import MovingAverage, cosine_momentum
+from densevit_methods.unlabelled import Unlabelled
 
 
 class MoCoV3(Unlabelled):

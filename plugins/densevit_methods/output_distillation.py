@@ -8,9 +8,9 @@ from torch import Tensor
 
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Batch, LossContext, Losses, Targets
-from densevit_methods.collapse import Unlabelled
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets
 from densevit_methods.teachers import class_rows, load_teacher, teacher_head
+from densevit_methods.unlabelled import Unlabelled
 
 
 class OutputDistillation(Unlabelled):

@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from densevit.interfaces import Batch, LossContext, Losses
-from densevit_methods.collapse import Unlabelled
 from densevit_methods.patch_masks import (
     MaskToken,
     check_ratio,
@@ -14,6 +13,7 @@ from densevit_methods.patch_masks import (
     random_masking,
     with_mask_seed,
 )
+from densevit_methods.unlabelled import Unlabelled
 
 
 class SimMIM(Unlabelled):

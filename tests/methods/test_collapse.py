@@ -11,7 +11,7 @@ from torch import Tensor
 
 import densevit
 from densevit.interfaces import Batch, LossContext, Losses
-from densevit_methods.collapse import Collapse, Unlabelled
+from densevit_methods.unlabelled import Unlabelled
 from tests.training.loop.test_methods import Denoising, Silent
 
 SIGNS = ("nearly the same", "did not fall")
@@ -81,6 +81,8 @@ def test_constant_features_of_a_model_with_heads_have_no_warning(
 
 def test_variance_is_relative_to_the_mean_square(recwarn: pytest.WarningsRecorder) -> None:
     """Against numpy, and not of a batch of one image or in evaluation."""
+    from densevit_methods.collapse import Collapse
+
     callback, module = Collapse(), torch.nn.Identity()
     features: list[Tensor] = [torch.randn(3, 5, 2, 4), torch.randn(3, 7, 2, 1)]
     callback._measure(module, (), features)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from densevit.interfaces import Change, CheckpointLayout, Line, Rearrangement
-from densevit.weights.key_mapping import _Name, has_marks, missing_because, translate, translate_back
+from densevit.weights.key_mapping import _Name, canonical, missing_because, translate, translate_back
 
 
 def layout_of(*lines, marks=(), **other):
@@ -173,9 +173,9 @@ def test_names_with_two_lines_are_exported_in_the_first_form():
 
 def test_all_marks_are_required():
     layout = layout_of(marks=("cls", "blocks.{i}.norm.*"))
-    assert has_marks(numbered("cls", "blocks.11.norm.weight"), layout)
-    assert not has_marks(numbered("cls", "blocks.x.norm.weight"), layout)
-    assert not has_marks(numbered("blocks.11.norm.weight"), layout)
+    assert canonical(numbered("cls", "blocks.11.norm.weight"), layout) is not None
+    assert canonical(numbered("cls", "blocks.x.norm.weight"), layout) is None
+    assert canonical(numbered("blocks.11.norm.weight"), layout) is None
 
 
 def test_fresh_because_gives_the_reason():

@@ -1,0 +1,14 @@
+"""The base class of methods that learn without labels."""
+
+from typing import Any
+
+from densevit.interfaces import Method
+
+
+class Unlabelled(Method):
+    """A method without labels, whose trainings warn of a collapse."""
+
+    def callbacks(self) -> list[Any]:
+        from densevit_methods.collapse import Collapse  # late: it imports Lightning
+
+        return [Collapse()]
