@@ -105,7 +105,7 @@ def export(
     plan = file_plan(model, path, options)
     with atomic_file(path) as partial:
         header = header_of(plan.predictor, plan.graph.canvas, resize, plan.thresholds)
-        count = (half is not None) + files.count_steps(path, resize) + 1 + len(_BATCHES) + 1 + options.int8
+        count = (half is not None) + files.count_steps(path, resize) + 1 + _comparisons(plan) + 1 + options.int8
         with steps(f"Exporting to {path}", count, quiet) as begin:
             precision = program = None
             if half is not None:
@@ -183,13 +183,18 @@ def _compared(
     return Exported(path, differences, limit, plan.sizes, model_ms, file_ms, blocks=blocks)
 
 
+def _comparisons(plan: FilePlan) -> int:
+    """The number of batches that are compared: each size and each batch size at least once."""
+    return max(len(plan.sizes), len(_BATCHES))
+
+
 def _differences(
     plan: FilePlan, run: runtimes.Run, selections: runtimes.Run | None, limit: float, begin: files.Begin
 ) -> dict[str, float]:
     """The largest difference of each output, on images of all sizes."""
     found = []
-    for i, batch in enumerate(_BATCHES if plan.thresholds is None else (1,) * len(_BATCHES)):
-        size = plan.sizes[i % len(plan.sizes)]
+    for i in range(_comparisons(plan)):
+        size, batch = plan.sizes[i % len(plan.sizes)], _BATCHES[i % len(_BATCHES)] if plan.thresholds is None else 1
         begin(f"comparing with the model on {counted(batch, 'image')} of {size[0]}x{size[1]}")
         images = comparison.example_images(size, batch, i)
         if plan.thresholds is None:
