@@ -361,7 +361,8 @@ def test_checkpoint_reads_no_other_config(key, payload):
     (payload / "theirs.yaml").write_text(yaml_io.write(VALUES if key == "base" else VALUES["data"]))
     config = yaml_io.write(VALUES | {key: "theirs.yaml"})
     (payload / "run" / "checkpoints").mkdir(parents=True)
-    torch.save({"global_step": 1, "state_dict": {}, "config": config}, payload / "run" / "checkpoints" / "last.ckpt")
+    content = {"format_version": "2", "global_step": 1, "state_dict": {}, "classes": {}, "config": config}
+    torch.save(content, payload / "run" / "checkpoints" / "last.ckpt")
     with pytest.raises(ConfigError, match=rf"last\.ckpt: {key} (is not a key|should be)"):
         RunCheckpoint(payload / "run")
 

@@ -59,8 +59,11 @@ def require(condition: object, actual: str, expected: str, fix: str) -> None:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check. message: empty if the check passed. note: more information, for example on skipped
-    parts. exception: the exception that the plugin raised, as in the message."""
+    """The result of one check.
+
+    message: empty if the check passed. note: more information, for example on skipped parts. exception: the exception
+    that the plugin raised, as in the message.
+    """
 
     name: str
     passed: bool

@@ -27,7 +27,7 @@ class FeatureDistillation(Method):
 
     def __init__(self, model: nn.Module, teacher: dict[str, Any]) -> None:
         super().__init__(model)
-        section = configs.backbone_section({**teacher, "freeze": True}, "method.teacher")
+        section = configs.section("backbone", {**teacher, "freeze": True}, "method.teacher")
         sections = ModelSections(backbone=section, heads={})
         self.teacher = build_from_architecture(sections.architecture, {})
         load_pretrained(self.teacher, sections)
