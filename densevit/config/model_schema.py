@@ -88,34 +88,6 @@ class EvaluationSection(OpenSection):
     """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""
 
 
-class HeadSection(PluginSection):
-    """One head, and its options."""
-
-    weight: Rate | Literal["learned"] = 1.0
-    """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""
-    weights: str | None = None
-    """Pretrained weights of the head and its neck; from another project's model, the weights of its head for the same
-    task. `null`: random weights."""
-    weights_allow: Patterns = ()
-    """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
-    freeze: Frozen = False
-    """`true` freezes the head and its neck. Or patterns of parameters, such as `[decoder.*, neck.*]`."""
-    neck: PluginSection | None = None
-    """The neck between the backbone and this head: `{name: ..., options}`."""
-    evaluation: EvaluationSection | None = EvaluationSection()
-    """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
-    inference: "InferenceSection | None" = None
-    """Windows and test-time augmentation of this head. `null`: the section `inference`."""
-
-    @property
-    def architecture(self) -> "HeadArchitecture":
-        """What builds the head and its neck."""
-        from densevit.model.architecture import HeadArchitecture, NeckArchitecture  # late: it imports torch
-
-        neck = None if self.neck is None else NeckArchitecture(self.neck.name, self.neck.options)
-        return HeadArchitecture(self.name, self.options, self.weight, self.freeze, neck)
-
-
 class InferenceSection(Section):
     """Windows and test-time augmentation in validation, `evaluate` and `predict`; by default none.
 
@@ -171,6 +143,34 @@ def _value(frozen: bool | int | tuple[str, ...]) -> str:
 
 def _shown(sides: int | tuple[int, int]) -> str:
     return str(sides if isinstance(sides, int) else list(sides))
+
+
+class HeadSection(PluginSection):
+    """One head, and its options."""
+
+    weight: Rate | Literal["learned"] = 1.0
+    """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""
+    weights: str | None = None
+    """Pretrained weights of the head and its neck; from another project's model, the weights of its head for the same
+    task. `null`: random weights."""
+    weights_allow: Patterns = ()
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
+    freeze: Frozen = False
+    """`true` freezes the head and its neck. Or patterns of parameters, such as `[decoder.*, neck.*]`."""
+    neck: PluginSection | None = None
+    """The neck between the backbone and this head: `{name: ..., options}`."""
+    evaluation: EvaluationSection | None = EvaluationSection()
+    """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
+    inference: InferenceSection | None = None
+    """Windows and test-time augmentation of this head. `null`: the section `inference`."""
+
+    @property
+    def architecture(self) -> "HeadArchitecture":
+        """What builds the head and its neck."""
+        from densevit.model.architecture import HeadArchitecture, NeckArchitecture  # late: it imports torch
+
+        neck = None if self.neck is None else NeckArchitecture(self.neck.name, self.neck.options)
+        return HeadArchitecture(self.name, self.options, self.weight, self.freeze, neck)
 
 
 def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:

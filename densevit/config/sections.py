@@ -43,8 +43,10 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
 
 
 def sections_of(architecture: "Architecture", data: Mapping[str, Any] | None = None) -> ModelSections:
-    """The sections of a model without a config, from what it was built from. data: the section of its
-    training."""
+    """The sections of a model without a config, from what it was built from.
+
+    data: the section `data` of its training.
+    """
     values = asdict(architecture)
     heads = {name: _with_options(head) for name, head in values["heads"].items()}
     heads = {name: {**head, "neck": head["neck"] and _with_options(head["neck"])} for name, head in heads.items()}

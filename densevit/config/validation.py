@@ -1,22 +1,19 @@
 """Validates values by the schema, with a line for each invalid key: its source, the error and the nearest key."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from densevit.config import key_hints
-from densevit.config.model_schema import InferenceSection, ModelSections
+from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.sources import Sources
-from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.errors import ConfigError
 from densevit.registry.options import nearest, shown, wanted, wrong_numbers
 
 Model = TypeVar("Model", bound=BaseModel)
-
-_CLOSED: dict[str, type[BaseModel]] = {"optim": OptimSection, "trainer": TrainerSection, "inference": InferenceSection}
 
 
 def validated(kind: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
@@ -56,8 +53,7 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
         dotted = ".".join(key)
         match problem["type"]:
             case "extra_forbidden":
-                closed = key[2] if key[0] == "heads" and len(key) > 3 else key[0]
-                known = sorted(_CLOSED.get(closed, top).model_fields)
+                known = sorted(_section_at(top, key[:-1]).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
                 meant = "" if key[1:] else key_hints.hint(dotted, values.get(dotted))
                 text = f"{dotted} is not a key{section}.{meant or nearest(key[-1], known)} Keys: {', '.join(known)}."
@@ -74,6 +70,22 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
                 hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""
                 text = f"{dotted} should be {expected}, not {shown(value)}.{hint}"
         yield f"{sources.of(key)}: {text}"
+
+
+def _section_at(top: type[BaseModel], key: Sequence[str]) -> type[BaseModel]:
+    """The schema of the section at a key, such as `heads.detection.inference`."""
+    section = top
+    for part in key:
+        if part in section.model_fields:  # else a name, as that of a head
+            section = next(_sections_in(section.model_fields[part].annotation), section)
+    return section
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)
 
 
 def _lookup(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:

@@ -271,10 +271,11 @@ def _counted(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
 def decode_counts(codes: np.ndarray, lengths: np.ndarray, dtype: type = np.int32) -> tuple[np.ndarray, np.ndarray]:
     """(C,) run lengths of all codes, and (N,) the number of run lengths of each code.
 
+    COCO's compressed code has five bits per character, lowest bits first; from the fourth on, run lengths are
+    differences to the last but one (pycocotools, maskApi.c, rleFrString).
+
     codes, lengths: the arguments of `RunLengthMasks.from_codes`. dtype: the type of the run lengths, which wrap around
-    beyond it. COCO's
-    compressed code has five bits per character, lowest bits first; from the fourth on, run lengths are differences to
-    the last but one (pycocotools, maskApi.c, rleFrString).
+    beyond it.
     """
     digits = codes - np.uint8(48)
     ends = np.flatnonzero(digits < 32)

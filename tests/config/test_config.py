@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ import yaml
 from densevit import config
 from densevit.config import Config, yaml_io
 from densevit.config.data_schema import DataSection, different_keys, evaluated_data
+from densevit.config.model_schema import InferenceSection, LoraSection
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -236,6 +238,14 @@ def test_each_error_has_a_line_and_names_its_file():
         "command line: trainer.emma is not a key of trainer. Did you mean 'ema'? "
         f"Keys: {', '.join(sorted(config.TrainerSection.model_fields))}.",
     ]
+
+
+@pytest.mark.parametrize("where", ["backbone.lora", "heads.detection.inference", "inference", "optim", "trainer"])
+def test_an_unknown_key_lists_those_of_its_section(where: str):
+    """All sections without options of plugins."""
+    kind: Any = {"backbone.lora": LoraSection, "optim": config.OptimSection, "trainer": config.TrainerSection}
+    keys = ", ".join(sorted(kind.get(where, InferenceSection).model_fields))
+    assert message(f"{where}.nonesuch=1") == f"command line: {where}.nonesuch is not a key of {where}. Keys: {keys}."
 
 
 def test_a_mapping_has_a_base_and_section_files(tmp_path: Path):
