@@ -1,20 +1,19 @@
-"""Checks of your own backbone or head, for tests and `densevit check`. A plugin's, imported when first used."""
+"""Checks of your own backbone or head, for tests and `densevit check`; each name is imported when it is first used."""
 
 from typing import Any
 
 from densevit import registry
 
-__all__ = sorted(
-    {
-        "CheckFailed",
-        "CheckResult",
-        "backbone_checks",
-        "check_backbone",
-        "check_head",
-        "head_checks",
-        "random_targets",
-    }
+_NAMES = (
+    "CheckFailed",
+    "CheckResult",
+    "backbone_checks",
+    "check_backbone",
+    "check_head",
+    "head_checks",
+    "random_targets",
 )
+__all__ = [*_NAMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from densevit.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from densevit_workbench.testing import CheckResult
+    from densevit_workbench.testing.results import CheckResult
 
 KINDS = ("backbone", "head")
 
@@ -38,7 +38,8 @@ def run(args: Namespace) -> int:
     plugin: Callable[..., Any] = registry.load(group, args.name)
     factory = functools.partial(plugin, **options)
 
-    from densevit_workbench.testing import backbone_checks, head_checks
+    from densevit_workbench.testing.backbones import backbone_checks
+    from densevit_workbench.testing.heads import head_checks
     from densevit_workbench.testing.results import messages
 
     try:
