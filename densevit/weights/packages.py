@@ -8,6 +8,13 @@ from typing import Any
 from densevit.errors import WeightsError
 
 FORM = "package:NAME[/FILE]"
+_APACHE = (  # the notice of the licence's appendix, with which a licence file ends; nothing is added to it
+    'Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance '
+    "with the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0 Unless "
+    "required by applicable law or agreed to in writing, software distributed under the License is distributed on an "
+    '"AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the '
+    "specific language governing permissions and limitations under the License."
+)
 _SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".npz", ".safetensors")
 
 
@@ -36,7 +43,8 @@ def weights_file(source: str, name: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _licence(module: str) -> str:
-    """The licence in the package's metadata, or the first line of its licence file; "" if neither states one."""
+    """The licence in the package's metadata, or that of its licence file: Apache-2.0 for a file with its notice, or
+    else the first line; "" if neither states one."""
     try:
         distribution = metadata.distribution(module)
     except metadata.PackageNotFoundError:
@@ -49,5 +57,6 @@ def _licence(module: str) -> str:
     for file in distribution.files or ():
         if file.name.upper().startswith(("LICENSE", "LICENCE")) and any(".dist-info" in part for part in file.parts):
             text = Path(str(file.locate())).read_text("utf-8", errors="replace").strip()
-            return f"{text.splitlines()[0].strip()} ({file.name} of {of_package})" if text else ""
+            name = "Apache-2.0" if " ".join(text.split()).endswith(_APACHE) else text.partition("\n")[0].strip()
+            return f"{name} ({file.name} of {of_package})" if text else ""
     return ""

@@ -1,6 +1,8 @@
 """Weights in installed Python packages, `package:NAME[/FILE]`."""
 
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +92,19 @@ def test_licence_is_the_first_line_of_the_licence_file_if_the_metadata_has_none(
     )
 
 
+@pytest.mark.parametrize(("more", "licence"), [("", "Apache-2.0"), ("\nNot for commercial use.\n", "Apache Licence")])
+def test_a_licence_file_with_the_notice_of_apache_2_is_apache_2(package, more, licence):
+    """As its text in the appendix of the licence, to which nothing is added."""
+    site = package("net.pth", metadata=METADATA)
+    info = site / "acme_weights-1.0.dist-info"
+    appendix = (Path(__file__).parents[2] / "LICENSE").read_text().partition("Copyright [")[2].partition("\n")[2]
+    notice = textwrap.dedent(appendix).strip()
+    assert notice.startswith("Licensed under the Apache License")
+    (info / "LICENSE").write_text(f"Apache Licence\n\nCopyright Acme\n\n{notice}\n{more}")
+    (info / "RECORD").write_text("acme_weights/__init__.py,,\nacme_weights-1.0.dist-info/LICENSE,,\n")
+    assert read("package:acme_weights").metadata["licence"] == f"{licence} (LICENSE of acme-weights 1.2)"
+
+
 @pytest.mark.parametrize(
     ("size", "last"),  # the last blocks of strides 4, 8, 16 and 32
     [(0, (2, 4, 10, 15)), (1, (3, 6, 14, 20)), (2, (3, 6, 14, 20))],
@@ -108,7 +123,7 @@ def test_efficientnet_lite_computes_what_its_project_does(size, last):
     theirs.eval()
     section = {"name": backbone.name, "weights": source, **backbone.options}
     predictor = densevit.create_model(section, heads={"s": {"name": "setr"}}, classes=["a", "b"])
-    assert "Apache Software License 2.0" in predictor.model.licences[source]
+    assert predictor.model.licences[source].startswith("Apache-2.0 (LICENSE of ")
     assert predictor.model.backbone.mean == predictor.model.backbone.std == (0.5, 0.5, 0.5)
     images = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
