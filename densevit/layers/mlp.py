@@ -6,7 +6,6 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.layers.dropout import relu_dropout
 from densevit.layers.precision import at_least_fp32, autocast_off
 
 
@@ -25,16 +24,6 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         return self.contract(self.dropout(self.activation(self.expand(x))))
-
-
-class ReluDropoutFeedForward(FeedForward):
-    """A `FeedForward` with ReLU and dropout in one operation, which on a CPU stores less and draws faster."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        if not (self.training and self.dropout.p):
-            return super().forward(x)
-        return self.contract(relu_dropout(self.expand(x), self.dropout.p))
 
 
 class Mlp(nn.Sequential):

@@ -25,6 +25,17 @@ def as_tensor(values: Sequence[Any], dtype: torch.dtype = torch.float32) -> Tens
     return torch.tensor([float(value) for value in values], dtype=dtype)
 
 
+def rolled(x: Tensor, steps: tuple[int, int]) -> Tensor:
+    """A map (B, H, W, C) rolled up and left by `steps` cells. A file has `Tensor.roll` only with constant steps."""
+    if not is_exporting():
+        return x.roll((-steps[0], -steps[1]), dims=(1, 2))
+    for axis, step in enumerate(steps, start=1):
+        side = x.shape[axis]
+        index = torch.arange(side, device=x.device) + step
+        x = x.index_select(axis, torch.where(index < side, index, index - side))
+    return x
+
+
 def computed_rows(keep: Tensor) -> Tensor:
     """The indices (M,) of the rows to compute, of keep (N,) bool: those to keep.
 

@@ -53,7 +53,7 @@ class HeadArchitecture:
 @dataclass(frozen=True)
 class Architecture:
     """All that is needed to rebuild a model, except its classes and weights. heads: the heads by name. replace_layers:
-    whether layers of the built model are replaced by faster ones: see `densevit.layers.replacement`.
+    whether layers of the built model are replaced by faster ones: see `densevit.layers.fast.replacement`.
     """
 
     backbone: BackboneArchitecture

@@ -9,7 +9,7 @@ import torch
 from densevit import registry
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
-from densevit.layers.replacement import replace_layers
+from densevit.layers.fast.replacement import replace_layers
 from densevit.model.architecture import Architecture
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone
-from densevit.layers.replacement import replace_layers
+from densevit.layers.fast.replacement import replace_layers
 from densevit.model.architecture import LoraArchitecture
 from densevit.model.dense import DenseModel
 

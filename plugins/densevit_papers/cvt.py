@@ -160,7 +160,7 @@ class ConvAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, num_tokens: int) -> None:
         super().__init__()
-        self.num_heads, self.num_tokens, self.scale = num_heads, num_tokens, width**-0.5
+        self.num_heads, self.num_tokens, self.scale, self.attention = num_heads, num_tokens, width**-0.5, attention
         self.query = ConvProjection(width, 1)
         self.key = ConvProjection(width, _KEY_STRIDE)
         self.value = ConvProjection(width, _KEY_STRIDE)
@@ -173,7 +173,7 @@ class ConvAttention(nn.Module):
             projection(tokens, cells).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N or S, D)
             for projection in (self.query, self.key, self.value)
         )
-        return self.output(attention(query, key, value, scale=self.scale).transpose(1, 2).flatten(2))
+        return self.output(self.attention(query, key, value, scale=self.scale).transpose(1, 2).flatten(2))
 
 
 class ConvProjection(nn.Module):

@@ -61,7 +61,7 @@ class NonLocalBlock(nn.Module):
     def __init__(self, channels: int, pairwise: Pairwise = "embedded_gaussian", subsampling: bool = True) -> None:
         super().__init__()
         inner = max(channels // 2, 1)
-        self.pairwise, self.subsampling = pairwise, subsampling
+        self.pairwise, self.subsampling, self.attention = pairwise, subsampling, attention
         if pairwise != "gaussian":
             self.theta = nn.Conv2d(channels, inner, 1)
             self.phi = nn.Conv2d(channels, inner, 1)
@@ -84,9 +84,11 @@ class NonLocalBlock(nn.Module):
         if self.pairwise == "gaussian":
             with autocast_off(x.device):  # products of C unscaled features overflow in fp16
                 cells = at_least_fp32(_cells(x))
-                y = attention(cells, at_least_fp32(_cells(pooled)), value.to(cells.dtype), scale=1.0).to(value.dtype)
+                y = self.attention(cells, at_least_fp32(_cells(pooled)), value.to(cells.dtype), scale=1.0).to(
+                    value.dtype
+                )
         elif self.pairwise == "embedded_gaussian":
-            y = attention(_cells(self.theta(x)), _cells(self.phi(pooled)), value)
+            y = self.attention(_cells(self.theta(x)), _cells(self.phi(pooled)), value)
         else:
             scores = _cells(self.theta(x)) @ _cells(self.phi(pooled)).transpose(1, 2)  # (B, N, S)
             y = (scores / scores.shape[-1]) @ value

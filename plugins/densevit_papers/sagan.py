@@ -43,7 +43,7 @@ class SelfAttentionBlock(nn.Module):
     def __init__(self, channels: int, pooling: bool = True, value_reduction: int = 2) -> None:
         super().__init__()
         inner, values = max(channels // 8, 1), max(channels // value_reduction, 1)
-        self.pooling = pooling
+        self.pooling, self.attention = pooling, attention
         self.query = nn.Conv2d(channels, inner, 1, bias=False)
         self.key = nn.Conv2d(channels, inner, 1, bias=False)
         self.value = nn.Conv2d(channels, values, 1, bias=False)
@@ -61,5 +61,5 @@ class SelfAttentionBlock(nn.Module):
         if self.pooling:
             key, value = (F.max_pool2d(y, 2, ceil_mode=True) for y in (key, value))
         query, key, value = (y.flatten(2).transpose(1, 2) for y in (self.query(x), key, value))  # (B, N or S, C')
-        y = attention(query, key, value, scale=1.0).transpose(1, 2).unflatten(2, x.shape[2:])
+        y = self.attention(query, key, value, scale=1.0).transpose(1, 2).unflatten(2, x.shape[2:])
         return x + self.gamma * self.output(y)

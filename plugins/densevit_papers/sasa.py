@@ -71,7 +71,7 @@ class LocalAttention(nn.Module):
                 f"sasa: {channels} channels are not a multiple of 2 x num_heads, {2 * num_heads}; each head has half "
                 "of its channels for row offsets. Change width or sasa.num_heads."
             )
-        self.kernel_size, self.num_heads = kernel_size, num_heads
+        self.kernel_size, self.num_heads, self.attention = kernel_size, num_heads, attention
         self.query = nn.Conv2d(channels, channels, 1, bias=False)
         self.key = nn.Conv2d(channels, channels, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
@@ -95,7 +95,7 @@ class LocalAttention(nn.Module):
         value = sliding_windows(self.value(x), self.kernel_size).unflatten(2, heads)
         bias = query @ self.embeddings().T.to(query.dtype)  # (B, N, heads, 1, K)
         bias = bias + outside(bias[:, :, 0, 0, 0].unflatten(1, x.shape[2:])[:, None], self.kernel_size)[:, None, None]
-        y = attention(query, key.transpose(-2, -1), value.transpose(-2, -1), bias, scale=1.0)
+        y = self.attention(query, key.transpose(-2, -1), value.transpose(-2, -1), bias, scale=1.0)
         return y.flatten(2).transpose(1, 2).unflatten(2, x.shape[2:])
 
     def embeddings(self) -> Tensor:
@@ -117,6 +117,7 @@ class BlockAttention(nn.Module):
         if channels % _STEM_HEADS:
             raise ValueError(f"sasa.stem attention needs a multiple of {_STEM_HEADS} channels, but has {channels}.")
         width = channels // _STEM_HEADS
+        self.attention = attention
         self.query = nn.Linear(3, channels, bias=False)
         self.key = nn.Linear(3, channels, bias=False)
         self.values = nn.Parameter(torch.empty(_MIXTURES, channels, 3))
@@ -145,7 +146,7 @@ class BlockAttention(nn.Module):
             inside = F.pad(torch.ones_like(x[:1, :1]), (0, right, 0, bottom)).permute(0, 2, 3, 1)
             bias = torch.zeros_like(window_partition(inside, _BLOCK)[:, :, 0], dtype=query.dtype)
             bias = bias.masked_fill(window_partition(inside, _BLOCK)[:, :, 0] == 0, -torch.inf)[:, None, None]
-        y = attention(query, key, value, bias, scale=1.0)  # (B, N, heads, 16, D)
+        y = self.attention(query, key, value, bias, scale=1.0)  # (B, N, heads, 16, D)
         y = y.transpose(2, 3).flatten(3)  # (B, N, 16, C)
         return window_reverse(y.flatten(0, 1), _BLOCK, H + bottom, W + right)[:, :H, :W].permute(0, 3, 1, 2)
 

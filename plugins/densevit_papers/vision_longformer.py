@@ -163,6 +163,7 @@ class LongformerAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, window: int, tokens: int) -> None:
         super().__init__()
         self.num_heads, self.window, self.num_tokens = num_heads, window, tokens
+        self.attention = attention
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
         self.offset_bias = nn.Parameter(torch.zeros((4 * window - 1) ** 2, num_heads))
@@ -181,12 +182,12 @@ class LongformerAttention(nn.Module):
         query, key, value = qkv.view(B, N, 3, heads, C // heads).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D)
         if not is_exporting() and max(H, W) <= 2 * self.window:  # an exported graph is for all sizes
             bias = torch.cat([self._bias_of_tokens(H * W), self._bias_of_cells(grid, grid)], dim=1)
-            result = attention(query, key, value, bias.to(query.dtype)).transpose(1, 2).reshape(B, N, C)
+            result = self.attention(query, key, value, bias.to(query.dtype)).transpose(1, 2).reshape(B, N, C)
             return self.output(result)
         cells = self._in_windows(qkv[:, P:].view(B, H, W, 3 * C), key[:, :, :P], value[:, :, :P])  # (B, H, W, C)
         result = cells.reshape(B, H * W, C)
         if P:
-            tokens = attention(query[:, :, :P], key, value, self._bias_of_tokens(H * W).to(query.dtype))
+            tokens = self.attention(query[:, :, :P], key, value, self._bias_of_tokens(H * W).to(query.dtype))
             result = torch.cat([tokens.transpose(1, 2).reshape(B, P, C), result], dim=1)
         return self.output(result)
 
@@ -206,7 +207,7 @@ class LongformerAttention(nn.Module):
         outside = F.pad(outside, (self.num_tokens, 0))[:, :, None, None]
         bias = self._bias_of_cells((w, w), (3 * w, 3 * w)) + outside  # (rows, columns, heads, w * w, P + 9 * w * w)
         query, key, value = (x.flatten(1, 3) for x in (query, key, value))  # 4-d, which fused kernels need
-        x = attention(query, key, value, bias.to(query.dtype).flatten(0, 2))
+        x = self.attention(query, key, value, bias.to(query.dtype).flatten(0, 2))
         x = x.view(B, rows, columns, heads, w, w, channels // (3 * heads)).permute(0, 1, 4, 2, 5, 3, 6)
         return x.reshape(B, rows * w, columns * w, channels // 3)[:, :H, :W]
 

@@ -1,9 +1,17 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from densevit.layers.attention import MultiHeadAttention, attention
+from densevit.layers import attention as plain
+from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.fast import attention as fast
+from densevit.layers.fast.replacement import replace_layers
+
+
+@pytest.fixture(params=[plain, fast], ids=["plain", "fast"])
+def attention(request):
+    """The plain function, and the one that replaces it in a built model."""
+    return request.param.attention
 
 
 @pytest.mark.parametrize(
@@ -15,58 +23,29 @@ from densevit.layers.attention import MultiHeadAttention, attention
         ((2, 6, 3, 5, 8), (2, 6, 3, 5, 8), (6, 3, 5, 5)),  # shifted windows: (images, windows, heads, tokens, channels)
     ],
 )
-def test_attention_and_its_gradients_match_torch(queries, keys, bias):
+def test_attention_and_its_gradients_match_the_equation(queries, keys, bias, attention):
     parts = [torch.randn(shape, requires_grad=True) for shape in (queries, keys, keys)]
     added = None if bias is None else torch.randn(bias, requires_grad=True)
     inputs = [*parts, *([] if added is None else [added])]
-    ours, torchs = attention(*parts, added), F.scaled_dot_product_attention(*parts, attn_mask=added)
-    torch.testing.assert_close(ours, torchs)
+    query, key, value = (x.double() for x in parts)
+    scores = query @ key.mT / 8**0.5 + (0 if added is None else added.double())
+    ours, expected = attention(*parts, added), (scores.softmax(-1) @ value).float()
+    torch.testing.assert_close(ours, expected)
     weights = torch.randn_like(ours)
-    own, other = (torch.autograd.grad((x * weights).sum(), inputs) for x in (ours, torchs))
+    own, other = (torch.autograd.grad((x * weights).sum(), inputs) for x in (ours, expected))
     torch.testing.assert_close(own, other)
 
 
-@pytest.mark.parametrize(
-    ("queries", "keys", "dtype", "bias", "dropout", "expected"),
-    [
-        (192, 192, torch.float32, None, 0.0, True),
-        (192, 192, torch.float32, "padding", 0.0, True),
-        (192, 192, torch.float32, "learned", 0.0, False),
-        (192, 192, torch.float32, None, 0.1, False),
-        (191, 850, torch.float32, "padding", 0.0, False),
-        (850, 191, torch.float32, None, 0.0, False),
-        (400, 400, torch.bfloat16, None, 0.0, False),
-        (100, 1025, torch.bfloat16, None, 0.0, True),
-    ],
-)
-def test_the_fused_kernel_is_used_where_it_is_as_fast(queries, keys, dtype, bias, dropout, expected, monkeypatch):
-    used, fused = [], F.scaled_dot_product_attention
-
-    def recorded(*args, **kwargs):
-        used.append(True)
-        return fused(*args, **kwargs)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
-    query, key, value = (torch.randn(2, 2, n, 8, dtype=dtype) for n in (queries, keys, keys))
-    added = None if bias is None else torch.randn(2, 1, 1, keys, dtype=dtype, requires_grad=bias == "learned")
-    found = attention(query, key, value, added, dropout)
-    assert bool(used) is expected
-    if not dropout:
-        scores = query.double() @ key.double().mT / 8**0.5 + (0 if added is None else added.double())
-        error = 1e-5 if dtype == torch.float32 else 0.03
-        torch.testing.assert_close(found.double(), scores.softmax(-1) @ value.double(), atol=error, rtol=error)
-
-
-def test_a_key_masked_by_minus_infinity_has_no_influence():
+def test_a_key_masked_by_minus_infinity_has_no_influence(attention):
     query, key, value = (torch.randn(1, 2, 4, 8) for _ in range(3))
-    bias = torch.tensor([0.0, float("-inf"), 0.0, 0.0])
+    bias = torch.tensor([[0.0, float("-inf"), 0.0, 0.0]])
     visible = [0, 2, 3]
     torch.testing.assert_close(
         attention(query, key, value, bias), attention(query, key[..., visible, :], value[..., visible, :])
     )
 
 
-def test_dropout_zeroes_weights_and_scales_the_rest():
+def test_dropout_zeroes_weights_and_scales_the_rest(attention):
     query = torch.zeros(1, 1, 2000, 4)  # all weights are 1/2 before dropout
     value = torch.eye(2)[None, None]
     mixed = attention(query, torch.zeros(1, 1, 2, 4), value, dropout=0.25)
@@ -90,8 +69,11 @@ def torchs_attention(ours: MultiHeadAttention, width: int, heads: int) -> nn.Mul
     return reference
 
 
-def test_multi_head_attention_matches_torch_with_padding():
+@pytest.mark.parametrize("replaced", [False, True])
+def test_multi_head_attention_matches_torch_with_padding(replaced):
     ours = MultiHeadAttention(12, 3).eval()
+    if replaced:
+        replace_layers(ours)
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.5)
     reference = torchs_attention(ours, 12, 3).eval()
@@ -117,7 +99,7 @@ def test_dropout_is_off_in_evaluation():
 def test_an_fp32_bias_masks_under_autocast():
     layer = MultiHeadAttention(8, 2).eval()
     x = torch.randn(1, 6, 8)
-    bias = torch.tensor([0.0, 0.0, 0.0, 0.0, float("-inf"), float("-inf")])
+    bias = torch.tensor([[0.0, 0.0, 0.0, 0.0, float("-inf"), float("-inf")]])
     with torch.autocast("cpu", torch.bfloat16):
         mixed = layer(x, x, x, bias)
     torch.testing.assert_close(mixed.float(), layer(x, x[:, :4], x[:, :4]), atol=0.02, rtol=0.05)

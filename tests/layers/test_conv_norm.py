@@ -1,14 +1,16 @@
-"""Folded frozen batch norm against torch's convolution and batch norm in evaluation mode."""
+"""Convolution with frozen batch norm, plain and folded, against torch's batch norm in evaluation mode."""
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from densevit.layers.conv_norm import conv_norm
-from densevit.layers.linear import Conv1x1
+from densevit.layers import conv_norm as plain
+from densevit.layers.fast import conv_norm as fast
+from densevit.layers.fast.linear import Conv1x1
 from densevit.layers.norms import FrozenBatchNorm2d
 
 CASES: dict[str, tuple[Callable[[], nn.Conv2d], int]] = {
@@ -29,11 +31,14 @@ def frozen_and_torchs() -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:
     return frozen, torchs
 
 
+@pytest.mark.parametrize("form", [plain, fast])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_result_and_gradients_are_those_of_batch_norm(name: str, relu: bool, residual: bool, autocast: bool) -> None:
+def test_result_and_gradients_are_those_of_batch_norm(
+    form: ModuleType, name: str, relu: bool, residual: bool, autocast: bool
+) -> None:
     build, side = CASES[name]
     conv = build()
     frozen, torchs = frozen_and_torchs()
@@ -44,7 +49,7 @@ def test_result_and_gradients_are_those_of_batch_norm(name: str, relu: bool, res
     expected = expected if other is None else expected + other
     expected = expected.relu() if relu else expected
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found = conv_norm(conv, frozen, x, relu, None if other is None else other.to(conv(x).dtype))
+        found = form.conv_norm(conv, frozen, x, relu, None if other is None else other.to(conv(x).dtype))
     gradient = torch.randn_like(expected)
     pairs = [(found, expected)]
     pairs += zip(
@@ -62,6 +67,6 @@ def test_map_is_stored_once() -> None:
     x = torch.randn(2, 8, 9, 9, requires_grad=True)
     shapes: list[torch.Size] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda y: shapes.append(y.shape) or y, lambda y: y):
-        conv_norm(conv, frozen, x)
+        fast.conv_norm(conv, frozen, x)
     maps = [shape for shape in shapes if shape[-2:] == (9, 9)]
     assert maps == [x.shape, (2, 6, 9, 9)]  # the input for the weight's gradient, the result for ReLU's

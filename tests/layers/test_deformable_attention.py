@@ -1,13 +1,19 @@
-import math
-
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from densevit.layers import deformable_attention
-from densevit.layers.deformable_attention import MultiScaleDeformableAttention, multi_scale_deformable_attention
+from densevit.layers import deformable_attention as plain
+from densevit.layers.deformable_attention import MultiScaleDeformableAttention
+from densevit.layers.fast import deformable_attention as fast
+from densevit.layers.fast.replacement import replace_layers
+
+
+@pytest.fixture(params=[plain, fast], ids=["plain", "fast"])
+def form(request):
+    """The plain module, and that whose function replaces it in a built model."""
+    return request.param
+
 
 SHAPES = [(5, 7), (4, 3), (1, 1), (1, 6)]
 
@@ -60,94 +66,62 @@ def assert_same_with_gradients(ours, others, inputs):
     torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
 
 
-def test_a_point_between_four_cells_by_hand():
+def test_a_point_between_four_cells_by_hand(form):
     value = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0]).view(1, 5, 1, 1)  # a 2 x 2 map and a 1 x 1 map
     locations = torch.tensor([[[0.5, 0.5], [0.25, 0.25]], [[0.5, 0.5], [1.0, 0.5]]]).view(1, 1, 1, 2, 2, 2)
     weights = torch.tensor([[0.1, 0.2], [0.3, 0.4]]).view(1, 1, 1, 2, 2)
     # the mean of the four cells; the first cell's centre; the second map's centre; its border, half of it outside
     expected = 0.1 * 2.5 + 0.2 * 1 + 0.3 * 10 + 0.4 * 5
-    result = multi_scale_deformable_attention(value, [(2, 2), (1, 1)], locations, weights)
+    result = form.multi_scale_deformable_attention(value, [(2, 2), (1, 1)], locations, weights)
     assert result.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_matches_brute_force():
+def test_matches_brute_force(form):
     shapes = [(3, 4), (2, 2), (1, 1)]
     value, locations, weights = (x.detach() for x in make_inputs(shapes, queries=4, heads=2, width=3))
-    found = multi_scale_deformable_attention(value, shapes, locations, weights)
+    found = form.multi_scale_deformable_attention(value, shapes, locations, weights)
     torch.testing.assert_close(found, brute_force(value, shapes, locations, weights), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, [(6, 4)], [(1, 1)], [(1, 9), (9, 1)]], ids=str)
 @pytest.mark.parametrize("points", [1, 4])
-def test_values_and_gradients_match_grid_sample(shapes, points):
+def test_values_and_gradients_match_grid_sample(shapes, points, form):
     inputs = make_inputs(shapes, points=points)
     value, locations, weights = inputs
-    ours = multi_scale_deformable_attention(value, shapes, locations, weights)
+    ours = form.multi_scale_deformable_attention(value, shapes, locations, weights)
     assert_same_with_gradients(ours, grid_sample_formulation(value, shapes, locations, weights), inputs)
 
 
-def test_values_and_gradients_match_transformers():
+def test_values_and_gradients_match_transformers(form):
     modeling = pytest.importorskip("transformers.models.deformable_detr.modeling_deformable_detr")
     inputs = make_inputs(width=8)
     value, locations, weights = inputs
-    ours = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    ours = form.multi_scale_deformable_attention(value, SHAPES, locations, weights)
     others = modeling.MultiScaleDeformableAttention()(value, None, SHAPES, None, locations, weights, 64)
     assert_same_with_gradients(ours, others, inputs)
 
 
-def test_gradients_match_finite_differences():
+def test_gradients_match_finite_differences(form):
     shapes = [(3, 2), (1, 1)]
     value, locations, weights = make_inputs(shapes, batch=1, queries=3, heads=2, width=2, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda v, x, w: multi_scale_deformable_attention(v, shapes, x, w), (value, locations, weights)
+        lambda v, x, w: form.multi_scale_deformable_attention(v, shapes, x, w), (value, locations, weights)
     )
 
 
 @pytest.mark.parametrize("needed", [(True, False, False), (False, True, False), (False, False, True)])
-def test_each_gradient_alone(needed):
+def test_each_gradient_alone(needed, form):
     inputs = [x.detach().requires_grad_(need) for x, need in zip(make_inputs(), needed, strict=True)]
     value, locations, weights = inputs
-    ours = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    ours = form.multi_scale_deformable_attention(value, SHAPES, locations, weights)
     others = grid_sample_formulation(value, SHAPES, locations, weights)
     assert_same_with_gradients(ours, others, [x for x in inputs if x.requires_grad])
 
 
-def test_atomic_additions_give_the_same_gradient(monkeypatch):
-    """The backward pass that a GPU takes without `deterministic`."""
-    value, locations, weights = make_inputs()
-    ours = multi_scale_deformable_attention(value, SHAPES, locations, weights)
-    (expected,) = torch.autograd.grad(ours.sum(), value, retain_graph=True)
-    monkeypatch.setattr(deformable_attention, "_is_atomic", lambda *_: True)
-    (found,) = torch.autograd.grad(ours.sum(), value)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_backward_pass_is_deterministic():
-    inputs = make_inputs([(3, 3), (2, 2)], queries=400, width=16)
-    value, locations, weights = inputs
-    runs = []
-    for _ in range(3):
-        x = multi_scale_deformable_attention(value, [(3, 3), (2, 2)], locations, weights, deterministic=True)
-        runs.append(torch.autograd.grad(x.square().sum(), inputs))
-    for run in runs[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
-
-
-def test_points_far_outside_give_zero_and_no_gradient():
-    value, locations, weights = make_inputs()
-    far = torch.full_like(locations, math.inf)
-    far[:, ::2], far[:, ::3] = -1e30, 5.0
-    far = far.detach().requires_grad_()
-    x = multi_scale_deformable_attention(value, SHAPES, far, weights)
-    assert not x.any()
-    for gradient in torch.autograd.grad(x.sum(), (value, far, weights)):
-        assert not gradient.any()
-
-
 @pytest.mark.parametrize(("batch", "queries"), [(0, 4), (2, 0), (0, 0)])
-def test_no_images_or_no_queries(batch, queries):
+def test_no_images_or_no_queries(batch, queries, form):
     inputs = make_inputs(batch=batch, queries=queries)
-    x = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:])
+    x = form.multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:])
     assert x.shape == (batch, queries, 15)
     for gradient, tensor in zip(torch.autograd.grad(x.sum(), inputs), inputs, strict=True):
         assert gradient.shape == tensor.shape
@@ -155,10 +129,10 @@ def test_no_images_or_no_queries(batch, queries):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_values_are_summed_in_fp32(dtype):
+def test_half_precision_values_are_summed_in_fp32(dtype, form):
     value, locations, weights = make_inputs()
     half = value.detach().to(dtype).requires_grad_()
-    x = multi_scale_deformable_attention(half, SHAPES, locations, weights)
+    x = form.multi_scale_deformable_attention(half, SHAPES, locations, weights)
     expected = grid_sample_formulation(half.float(), SHAPES, locations, weights)
     assert x.dtype == dtype
     torch.testing.assert_close(x, expected.to(dtype))
@@ -167,42 +141,45 @@ def test_half_precision_values_are_summed_in_fp32(dtype):
     assert gradient.isfinite().all()
 
 
-def test_wrong_shapes_are_named():
+def test_wrong_shapes_are_named(form):
     value, locations, weights = make_inputs()
     with pytest.raises(ValueError, match=r"value has 54 cells; the levels \[\(5, 7\)\] have 35."):
-        multi_scale_deformable_attention(value, SHAPES[:1], locations, weights)
+        form.multi_scale_deformable_attention(value, SHAPES[:1], locations, weights)
     with pytest.raises(ValueError, match="locations have 4 levels; shapes has 1"):
-        multi_scale_deformable_attention(value, [(6, 9)], locations, weights)
+        form.multi_scale_deformable_attention(value, [(6, 9)], locations, weights)
 
 
 @pytest.mark.parametrize("sampling", ["grid_sample", "discrete"])
-def test_points_per_level_and_discrete_sampling_match_transformers(sampling):
+def test_points_per_level_and_discrete_sampling_match_transformers(sampling, form):
     modeling = pytest.importorskip("transformers.models.rt_detr_v2.modeling_rt_detr_v2")
     points = [3, 1, 2, 2]
     value, locations, weights = make_inputs(points=2)  # 8 points in all
     inputs = [value, locations.detach().flatten(3, 4).requires_grad_(), weights.detach().flatten(3).requires_grad_()]
-    ours = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:], points=points, sampling=sampling)
+    ours = form.multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:], points=points, sampling=sampling)
     method = "default" if sampling == "grid_sample" else sampling
     others = modeling.multi_scale_deformable_attention_v2(inputs[0], SHAPES, *inputs[1:], points, method)
     assert_same_with_gradients(ours, others, inputs if sampling == "grid_sample" else [inputs[0], inputs[2]])
 
 
-def test_a_discrete_point_rounds_to_the_next_cell_by_hand():
+def test_a_discrete_point_rounds_to_the_next_cell_by_hand(form):
     value = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1)  # 2 rows of 3
     points = torch.tensor([[0.1, 0.1], [0.2, 0.1], [0.5, 0.3], [0.99, 0.99], [-3.0, 0.1]]).view(5, 1, 2)
-    found = multi_scale_deformable_attention(
+    found = form.multi_scale_deformable_attention(
         value, [(2, 3)], points.view(1, 5, 1, 1, 1, 2), torch.ones(1, 5, 1, 1, 1), sampling="discrete"
     )
     assert found.flatten().tolist() == [1.0, 2.0, 6.0, 6.0, 1.0]  # x * 3 + 0.5: 0.8, 1.1, 2.0, 3.47, -8.5
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("sampling", ["grid_sample", "discrete"])
-def test_exported_attention_with_points_per_level_is_equal(sampling):
+def test_exported_attention_with_points_per_level_is_equal(sampling, replaced):
     torch.manual_seed(0)
     shapes = [(6, 5), (3, 4), (2, 2)]
     module = MultiScaleDeformableAttention(32, 3, 4, [3, 1, 2], sampling=sampling).eval()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.4)
+    if replaced:
+        replace_layers(module)
     query, points, memory = make_module_inputs(shapes, 4)
 
     class Fixed(nn.Module):
@@ -216,21 +193,6 @@ def test_exported_attention_with_points_per_level_is_equal(sampling):
     inputs = (query.detach(), points, memory.detach())
     exported = torch.export.export(Fixed(), inputs).module()
     torch.testing.assert_close(exported(*inputs), module(*inputs, shapes), atol=1e-5, rtol=1e-5)
-
-
-class Sampled(nn.Module):
-    def forward(self, value, locations, weights):
-        return multi_scale_deformable_attention(value, SHAPES, locations, weights)
-
-
-def test_an_exported_graph_gathers_and_has_no_grid_sampler():
-    """On rectangles, at borders, outside and far outside, as `grid_sample` in eager mode."""
-    value, locations, weights = (x.detach() for x in make_inputs())
-    locations[0, 0], locations[0, 1], locations[0, 2], locations[0, 3] = 0.0, 1.0, -3.0, 1e4
-    program = torch.export.export(Sampled(), (value, locations, weights))
-    assert not [node for node in program.graph.nodes if "grid_sample" in str(node.target)]
-    expected = grid_sample_formulation(value, SHAPES, locations, weights)
-    torch.testing.assert_close(program.module()(value, locations, weights), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_points_per_level_are_as_many_as_levels():
@@ -249,11 +211,14 @@ def test_initial_offsets_grow_with_the_points_of_each_level():
     assert module.offsets.bias.view(4, 4, 2)[0, :, 0].tolist() == [1.0, 1.0, 2.0, 3.0]
 
 
-def make_module(width=32, levels=3, heads=4, points=2):
+def make_module(width=32, levels=3, heads=4, points=2, replaced=True):
+    """replaced: with the faster function, as in a built model."""
     torch.manual_seed(0)
     module = MultiScaleDeformableAttention(width, levels, heads, points)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.4)
+    if replaced:
+        replace_layers(module)
     return module
 
 
@@ -264,15 +229,16 @@ def make_module_inputs(shapes, coordinates, batch=3, queries=7, width=32):
     return query.requires_grad_(), torch.rand(batch, queries, len(shapes), coordinates), memory.requires_grad_()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("coordinates", [2, 4])
-def test_module_matches_transformers(coordinates):
+def test_module_matches_transformers(coordinates, replaced):
     modeling = pytest.importorskip("transformers.models.deformable_detr.modeling_deformable_detr")
     from transformers import DeformableDetrConfig
 
     shapes = [(6, 5), (3, 4), (2, 2)]
     config = DeformableDetrConfig(d_model=32, num_feature_levels=3)
     reference = modeling.DeformableDetrMultiscaleDeformableAttention(config, num_heads=4, n_points=2)
-    ours = make_module()
+    ours = make_module(replaced=replaced)
     names = {
         "value": "value_proj",
         "offsets": "sampling_offsets",
@@ -344,9 +310,9 @@ def test_autocast_gives_finite_gradients(dtype):
 class FromMaps(nn.Module):
     """The module on feature maps, whose sizes a compiled or exported graph keeps dynamic."""
 
-    def __init__(self):
+    def __init__(self, replaced=True):
         super().__init__()
-        self.attention = make_module(levels=2)
+        self.attention = make_module(levels=2, replaced=replaced)
 
     def forward(self, query, reference, fine, coarse):
         memory = torch.cat([x.flatten(2).transpose(1, 2) for x in (fine, coarse)], dim=1)
@@ -388,8 +354,9 @@ def export(module):
 
 
 @pytest.mark.integration
-def test_exported_with_dynamic_batch_and_size():
-    module = FromMaps()
+@pytest.mark.parametrize("replaced", [False, True])
+def test_exported_with_dynamic_batch_and_size(replaced):
+    module = FromMaps(replaced)
     exported = export(module).module()
     for size in SIZES:
         inputs = make_maps(*size)
@@ -421,34 +388,3 @@ def test_references_have_two_or_four_coordinates():
     query, reference, memory = make_module_inputs([(2, 2)] * 3, 3)
     with pytest.raises(ValueError, match="reference has 3 coordinates; it must have 2 or 4"):
         make_module()(query, reference, memory, [(2, 2)] * 3)
-
-
-def test_fake_tensors_have_the_shapes_of_the_gradients():
-    with FakeTensorMode(allow_non_fake_inputs=True):  # cached tables
-        inputs = [x.requires_grad_() for x in (torch.empty(2, 54, 3, 5), torch.empty(2, 9, 3, 4, 2, 2))]
-        inputs.append(torch.empty(2, 9, 3, 4, 2, requires_grad=True))
-        x = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:])
-        gradients = torch.autograd.grad(x.sum(), inputs)
-    assert [g.shape for g in gradients] == [x.shape for x in inputs]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("queries", [9, 40000, 50000])  # one chunk, one an image, two an image
-def test_chunks_of_images_and_heads_give_the_same(queries, dtype):
-    value, locations, weights = inputs = make_inputs([(3, 4), (2, 2)], batch=3, queries=queries)
-    value = value.to(dtype)
-    ours = multi_scale_deformable_attention(value, [(3, 4), (2, 2)], locations, weights)
-    others = grid_sample_formulation(value.float(), [(3, 4), (2, 2)], locations, weights).to(dtype)
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(ours, others, atol=tolerance, rtol=tolerance)
-    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    own, other = (torch.autograd.grad(x, inputs, gradient) for x in (ours, others))
-    for a, b in zip(own, other, strict=True):
-        torch.testing.assert_close(a, b, atol=tolerance * b.abs().max().item(), rtol=tolerance)
-
-
-def test_number_of_chunks():
-    def chunks(queries):
-        return len(deformable_attention._chunks(torch.empty(2, 16, 3, 5), torch.empty(2, queries, 3, 4)))
-
-    assert [chunks(queries) for queries in (9, 40000, 50000, 200000)] == [1, 2, 4, 6]

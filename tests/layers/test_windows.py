@@ -4,18 +4,26 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from densevit.layers import tracing, windows
+from densevit.layers.fast import windows as fast_windows
 from densevit.layers.windows import (
     log_spaced_offsets,
     relative_position_index,
     resize_bias_table,
     shift_mask,
     shift_steps,
-    shifted_windows,
     window_partition,
     window_reverse,
 )
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["plain", "exported", "gathered"])
+def shifted_windows(request, monkeypatch):
+    """The plain function, also as in an exported file, and the one that replaces it in a built model."""
+    monkeypatch.setattr(tracing, "is_exporting", lambda: request.param == "exported")
+    return (fast_windows if request.param == "gathered" else windows).shifted_windows
 
 
 def test_window_partition_is_row_major():
@@ -99,10 +107,7 @@ def windows_step_by_step(qkv, padding_value, window, shift, heads, rule):
     [((8, 12), 4, 2), ((7, 9), 4, 2), ((3, 10), 4, 2), ((5, 6), 3, 0), ((6, 6), 3, 1), ((1, 1), 7, 3)],
 )
 @pytest.mark.parametrize("rule", ["per_axis", "both_axes", "dense"])
-@pytest.mark.parametrize("tracing", ["", "compiling", "exporting"])
-def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, rule, tracing, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: tracing == "compiling")
-    monkeypatch.setattr("densevit.layers.windows.is_exporting", lambda: tracing == "exporting")
+def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, rule, shifted_windows):
     heads, D = 2, 3
     qkv = torch.randn(2, *size, 3 * heads * D, requires_grad=True)
     padding_value = torch.randn(3 * heads * D, requires_grad=True)
@@ -136,10 +141,8 @@ def test_shift_of_an_axis_with_one_window(rule, steps):
     assert shift_steps((2, 3), 0, rule) == (0, 0)
 
 
-@pytest.mark.parametrize("compiling", [False, True])
 @pytest.mark.parametrize(("size", "shift"), [((8, 12), 2), ((7, 9), 2), ((3, 10), 0)])
-def test_reverse_inverts_partition_with_gradients(size, shift, compiling, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+def test_reverse_inverts_partition_with_gradients(size, shift, shifted_windows):
     qkv = torch.randn(2, *size, 24, requires_grad=True)
     windows = shifted_windows(qkv, 4, shift, 2)
     for i, part in enumerate(windows.partition(qkv, torch.randn(24)).unbind(0)):
@@ -148,17 +151,6 @@ def test_reverse_inverts_partition_with_gradients(size, shift, compiling, monkey
         weights = torch.randn_like(reversed_)
         (gradient,) = torch.autograd.grad((reversed_ * weights).sum(), qkv, retain_graph=True)
         assert torch.equal(gradient, F.pad(weights, (8 * i, 16 - 8 * i)))
-
-
-def test_windows_are_cached_per_size_and_usable_in_training_after_prediction():
-    with torch.inference_mode():
-        first = shifted_windows(torch.zeros(1, 10, 11, 2), 4, 2, 1)
-    x = torch.zeros(1, 10, 11, 2)
-    assert shifted_windows(x, 4, 2, 1) is first
-    assert shifted_windows(x, 4, 2, 1, "dense") is not first
-    assert not first.mask.is_inference()
-    assert shifted_windows(x.to("meta"), 4, 2, 1).mask.is_meta
-    assert shifted_windows(x.bfloat16(), 4, 2, 1).mask.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("old", "new"), [(7, 12), (12, 7), (8, 16), (7, 7)])

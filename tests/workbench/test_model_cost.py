@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from densevit.errors import DensevitError
 from densevit.interfaces import Backbone, Class, Head
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
+from densevit.layers.fast.replacement import replace_layers
 from densevit.model.build import build_backbone, create_head
 from densevit.model.dense import DenseModel
 from densevit_workbench.model_cost import Cost, model_cost, multiply_adds
@@ -80,6 +81,7 @@ def test_deformable_attention_counts_its_projections_and_its_sampling() -> None:
     S, Q, C, N, K = 30, 7, 16, 4, 2
     with torch.device("meta"):
         attention = MultiScaleDeformableAttention(C, levels=1, heads=N, points=K)
+        replace_layers(attention)
         inputs = torch.empty(1, Q, C), torch.empty(1, Q, 1, 2), torch.empty(1, S, C), [(5, 6)]
     projections = S * C * C + Q * C * (3 * N * K) + Q * C * C
     assert multiply_adds(attention, *inputs) == projections + Q * N * K * 4 * (C // N)

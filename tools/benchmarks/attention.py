@@ -1,7 +1,7 @@
 """Compares two implementations of attention, forward and backward, at the lengths in densevit's models.
 
 They are written out (two matrix products with a softmax between) and fused (torch's `scaled_dot_product_attention`).
-`densevit.layers.attention` uses the first on a CPU and the second on a GPU: the table shows the effect.
+`densevit.layers.fast.attention` uses the first on a CPU and the second on a GPU: the table shows the effect.
 Rounds are interleaved, so that other load slows both equally.
 """
 

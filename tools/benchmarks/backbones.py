@@ -27,8 +27,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
-from densevit.layers import attention, linear
-from densevit.layers.replacement import replace_layers
+from densevit.layers.fast import attention, linear
+from densevit.layers.fast.replacement import replace_layers
 
 # densevit's optimisations for speed, each with a function that disables it.
 WITHOUT: dict[str, Callable[[], None]] = {
@@ -40,9 +40,10 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "convolutio
 
 
 def build(name: str, peer: str, size: Size, device: torch.device, compiled: bool) -> nn.Module:
-    """densevit's or a peer's model of a case, in training mode."""
+    """densevit's or a peer's model of a case, in training mode. peer: "plain" for densevit's without faster layers."""
     case = CASES[name]
-    model = densevit.create_backbone(case.plugin, **case.options) if peer == "densevit" else case.peers[peer](size)
+    own = peer in ("densevit", "plain")
+    model = densevit.create_backbone(case.plugin, **case.options) if own else case.peers[peer](size)
     if peer == "densevit":
         replace_layers(model)
     model = model.to(device).train()

@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F
 
-from densevit.layers.deformable_attention import multi_scale_deformable_attention
+from densevit.layers import deformable_attention as plain
+from densevit.layers.fast.deformable_attention import multi_scale_deformable_attention
 
 Shapes = Sequence[tuple[int, int]]
 Formulation = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
@@ -49,22 +49,10 @@ CASES = {
 }
 
 
-def usual(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """A `grid_sample` for each level, then a weighted sum over all points."""
-    B, _, N, D = value.shape
-    levels = value.split([height * width for height, width in shapes], dim=1)
-    grids = 2 * locations - 1
-    samples = []
-    for level, (x, (height, width)) in enumerate(zip(levels, shapes, strict=True)):
-        x = x.flatten(2).transpose(1, 2).reshape(B * N, D, height, width)
-        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B * N, Q, P, 2)
-        samples.append(F.grid_sample(x, grid, align_corners=False))  # (B * N, D, Q, P)
-    attention = weights.transpose(1, 2).flatten(0, 1).flatten(-2)[:, None]  # (B * N, 1, Q, L * P)
-    x = (torch.stack(samples, -2).flatten(-2) * attention).sum(-1)
-    return x.view(B, N * D, -1).transpose(1, 2).contiguous().to(value.dtype)
-
-
-FORMULATIONS: dict[str, Formulation] = {"grid_sample": usual, "densevit": multi_scale_deformable_attention}
+FORMULATIONS: dict[str, Formulation] = {
+    "grid_sample": plain.multi_scale_deformable_attention,
+    "densevit": multi_scale_deformable_attention,
+}
 
 
 class Step:

@@ -1,7 +1,7 @@
 """Compares densevit's linear layer with torch's, forward and backward, at the shapes of Swin-T and ViT, batch 2.
 
-`densevit.layers.linear` computes the layer as a 1x1 convolution on some CPUs in float32: this table shows the speed-up.
-Rounds are interleaved, so that other load slows both equally.
+`densevit.layers.fast.linear` computes the layer as a 1x1 convolution on some CPUs in float32: this table shows the
+speed-up. Rounds are interleaved, so that other load slows both equally.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from densevit.layers.linear import Linear
+from densevit.layers.fast.linear import Linear
 
 CASES = (  # tokens, in, out
     (6272, 96, 288),

@@ -3,8 +3,8 @@
     python tools/benchmarks/portability.py                      # all cases
     python tools/benchmarks/portability.py detr_swin swin-tiny --kinds avx2 --threads 2 --precisions fp32
 
-A case is forward and backward; a recipe also has its losses, clipping and optimiser. "plain" is densevit with torch's
-own operation in place of each layer that densevit implements differently. Each kind is a separate process in which the
+A case is forward and backward; a recipe also has its losses, clipping and optimiser. "plain" is densevit without
+`densevit.layers.fast`, as with `trainer.replace_layers=false`. Each kind is a separate process in which the
 contestants alternate, so that other load slows all of them equally. A cell has densevit's milliseconds (images per
 second for recipes), and the shortest time of the others divided by densevit's, as the median of the rounds' ratios.
 """
@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -38,12 +39,12 @@ from torch.nn import functional as F
 from densevit import config as configs
 from densevit.allocator import keep_freed_memory
 from densevit.data.build import build_data
-from densevit.layers import attention, conv_norm, deformable_attention, dropout, linear, windows
+from densevit.layers import windows as plain_windows
+from densevit.layers.fast import attention, conv_norm, dropout, linear, windows
 from densevit.layers.norms import FrozenBatchNorm2d
 from densevit.training.loop.optim import optimizer_of
 from densevit.weights.building import build_model
 from densevit_backbones.mvit import attention as mvit_attention
-from densevit_backbones.swin import attention as swin_attention
 
 KINDS = {
     "default": {},
@@ -63,71 +64,37 @@ BATCHES = 6
 Contestant = Callable[[], object]
 
 
-@contextmanager
-def plain() -> Iterator[None]:
-    """A context in which all layers of densevit use torch's own operations."""
-
-    def roll_and_partition(
-        x: Tensor, window: int, shift: int, heads: int, rule: windows.ShiftRule = "per_axis"
-    ) -> windows.PaddedWindows:
-        B, H, W = x.shape[:3]
-        return windows._padded_windows(B, H, W, window, shift, rule, heads, x.dtype, x.device)
+def plainly(step: Contestant) -> Contestant:
+    """The step with torch's depthwise convolution in MViT, whose own is not in `densevit.layers.fast`."""
 
     def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         return F.conv2d(x, weight, stride=stride, padding=1, groups=x.shape[1])
 
-    def grid_sample(
-        value: Tensor, shapes: Any, locations: Tensor, weights: Tensor, deterministic: bool, points: Any, sampling: Any
-    ) -> Tensor:
-        B, _, N, D = value.shape
-        maps = value.float().split([height * width for height, width in shapes], dim=1)
-        grids = (2 * locations.float() - 1).transpose(1, 2).flatten(0, 1).split([*points], dim=2)
-        samples = [
-            F.grid_sample(x.permute(0, 2, 3, 1).reshape(B * N, D, *shape), grid, align_corners=False)
-            for x, shape, grid in zip(maps, shapes, grids, strict=True)
-        ]  # L x (B * N, D, Q, P)
-        weights = weights.float().transpose(1, 2).flatten(0, 1)[:, None]  # (B * N, 1, Q, K)
-        return (torch.cat(samples, -1) * weights).sum(-1).view(B, N * D, -1).transpose(1, 2).to(value.dtype)
-
-    with ExitStack() as stack:
-        for module, name, value in (
-            (linear, "_as_convolution", lambda x: False),
-            (linear.Conv1x1, "_conv_forward", nn.Conv2d._conv_forward),
-            (attention, "_max_unfused_keys", lambda query, bias, dropout: 0),
-            (dropout, "_joined", lambda x, p: False),
-            (conv_norm, "_map_is_larger", lambda conv, x: False),
-            (swin_attention, "shifted_windows", roll_and_partition),
-            (mvit_attention, "_depthwise", depthwise),
-            (deformable_attention, "multi_scale_deformable_attention", grid_sample),
-        ):
-            stack.enter_context(patch.object(module, name, value))
-        yield
-
-
-def plainly(step: Contestant) -> Contestant:
-    """The step inside `plain`."""
-
     def run() -> None:
-        with plain():
+        with patch.object(mvit_attention, "_depthwise", depthwise):
             step()
 
     return run
 
 
 def recipe(name: str, low: bool) -> dict[str, Contestant]:
-    """A training step on batches of the recipe's data, loaded in advance."""
-    config = configs.load(name, ["data.num_workers=0", "data.val_length=8"])
+    """A training step on batches of the recipe's data, with the layers of a built model and with plain ones."""
+    return {"densevit": training_step(name, low, replaced=True), "plain": training_step(name, low, replaced=False)}
+
+
+def training_step(name: str, low: bool, replaced: bool) -> Contestant:
+    """A training step on batches that are loaded in advance. replaced: whether layers are replaced by faster ones."""
+    overrides = ["data.num_workers=0", "data.val_length=8", f"trainer.replace_layers={str(replaced).lower()}"]
+    config = configs.load(name, overrides)
     torch.manual_seed(0)
     data = build_data(config)
     model = build_model(config, data.train).train()
     optimizer = optimizer_of(model, config.optim, 1e-6)
     loader = iter(data.train_loader())
-    batches = [next(loader) for _ in range(BATCHES)]
-    done = [0]
+    batches = itertools.cycle([next(loader) for _ in range(BATCHES)])
 
     def step() -> None:
-        batch = batches[done[0] // 2 % BATCHES]  # the same for densevit and for plain torch
-        done[0] += 1
+        batch = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             losses = model.loss(model(batch), batch["targets"])
         torch.stack(list(losses.values())).sum().backward()
@@ -135,7 +102,7 @@ def recipe(name: str, low: bool) -> dict[str, Contestant]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return {"densevit": step, "plain": plainly(step)}
+    return step
 
 
 def backbone(name: str, low: bool) -> dict[str, Contestant]:
@@ -144,9 +111,9 @@ def backbone(name: str, low: bool) -> dict[str, Contestant]:
     torch.manual_seed(0)
     steps = {
         peer: Step(build(name, peer, size, device, compiled=False), 2, size, device, dtype)
-        for peer in ("densevit", *BACKBONES[name].peers)
+        for peer in ("densevit", *BACKBONES[name].peers, "plain")
     }
-    return {**steps, "plain": plainly(steps["densevit"])}
+    return {**steps, "plain": plainly(steps["plain"])}
 
 
 def _step(run: Callable[[], Tensor], low: bool, leaves: Sequence[Tensor | nn.Module] = ()) -> Contestant:
@@ -252,13 +219,13 @@ def window_layer(side: int, channels: int, heads: int, window: int) -> Callable[
         qkv.requires_grad_()
         fill = torch.zeros(3 * channels)
 
-        def there_and_back() -> Tensor:
-            parts = swin_attention.shifted_windows(qkv, window, window // 2, heads)
+        def there_and_back(form: Callable[..., Any]) -> Tensor:
+            parts = form(qkv, window, window // 2, heads)
             query, key, value = parts.partition(qkv, fill).unbind(0)
             return parts.reverse(query + key + value)
 
-        step = _step(there_and_back, False, [qkv])
-        return {"densevit": step, "torch": plainly(step)}
+        forms = {"densevit": windows.shifted_windows, "torch": plain_windows.shifted_windows}
+        return {name: _step(partial(there_and_back, form), False, [qkv]) for name, form in forms.items()}
 
     return make
 

@@ -32,7 +32,7 @@ from transformers import (
 
 from densevit.config import OptimSection, load
 from densevit.interfaces import Class
-from densevit.layers.replacement import replace_layers
+from densevit.layers.fast.replacement import replace_layers
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.optim import optimizer_of
 

@@ -14,7 +14,7 @@ from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, Method, Predictions
-from densevit.layers.replacement import replace_layers
+from densevit.layers.fast.replacement import replace_layers
 from densevit.losses.distributed import process_count
 from densevit.model import DenseModel, Inference
 from densevit.model.parameter_groups import ParameterRate, parameter_groups

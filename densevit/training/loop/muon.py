@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.layers.hardware import supports_bf16
+from densevit.layers.fast.hardware import supports_bf16
 from densevit.layers.precision import autocast_off
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, Precision
 
-from densevit.layers.hardware import supports_bf16
+from densevit.layers.fast.hardware import supports_bf16
 
 
 class _Half(HalfPrecision):

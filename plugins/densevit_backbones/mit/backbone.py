@@ -113,7 +113,7 @@ class EfficientAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, reduction: int) -> None:
         super().__init__()
-        self.num_heads, self.ratio = num_heads, reduction
+        self.num_heads, self.ratio, self.attention = num_heads, reduction, attention
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
@@ -129,7 +129,7 @@ class EfficientAttention(nn.Module):
         reduced = self._reduced(x) if self.ratio > 1 else x
         pair = self.key_value(reduced).view(B, -1, 2, self.num_heads, D)
         key, value = pair.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, S, D)
-        return self.output(attention(query, key, value).transpose(1, 2).reshape(B, H, W, C))
+        return self.output(self.attention(query, key, value).transpose(1, 2).reshape(B, H, W, C))
 
     def _reduced(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, floor(H / ratio), floor(W / ratio), C), but at least one cell."""

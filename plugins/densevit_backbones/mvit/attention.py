@@ -43,7 +43,7 @@ class PoolingAttention(nn.Module):
         window: int | None = None,
     ) -> None:
         super().__init__()
-        self.num_heads, self.residual = num_heads, residual
+        self.num_heads, self.residual, self.attention = num_heads, residual, attention
         strides = (query_stride or 1, key_stride)
         self.windows = None if window is None else (window // strides[0], window // strides[1])  # of queries, of keys
         self.query, self.key, self.value = (nn.Linear(channels, width) for _ in range(3))
@@ -79,15 +79,15 @@ class PoolingAttention(nn.Module):
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, query_size: Size, key_size: Size) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, heads, ., D)
         if self.relative_positions is None:
-            return attention(q, k, v)
+            return self.attention(q, k, v)
         tokens = query.shape[1] - query_size[0] * query_size[1]
         cells = query[:, tokens:].unflatten(1, query_size)
         rows, columns = self.relative_positions(cells, key_size)
         # One wider product avoids additions to all scores, their sums in the backward pass, and on a GPU storing the
         # scores. In fp32 on a CPU the wider product costs more than it saves.
         if query.is_cuda or query.dtype is not torch.float32:
-            return attention(*widen(query, key, rows, columns, tokens), v, scale=1.0)
-        return attention(q, k, v, bias(rows, columns, tokens))
+            return self.attention(*widen(query, key, rows, columns, tokens), v, scale=1.0)
+        return self.attention(q, k, v, bias(rows, columns, tokens))
 
     def _mix_in_windows(self, query: Tensor, key: Tensor, value: Tensor, query_size: Size, key_size: Size) -> Tensor:
         assert self.windows is not None

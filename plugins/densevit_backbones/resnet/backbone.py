@@ -75,7 +75,7 @@ class ResNet(Backbone):
         def make_norm(channels: int) -> nn.Module:
             return _NORMS[norm](channels, norm_eps)
 
-        self.checkpointing = checkpointing
+        self.checkpointing, self.conv_norm = checkpointing, conv_norm
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False) if variant == "b" else _deep_stem(make_norm)
         self.bn1 = make_norm(64)
         self.relu = nn.ReLU(inplace=True)
@@ -115,7 +115,7 @@ class ResNet(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         x = images.contiguous(memory_format=torch.channels_last)
         if isinstance(self.conv1, nn.Conv2d):
-            x = conv_norm(self.conv1, self.bn1, x)
+            x = self.conv_norm(self.conv1, self.bn1, x)
         else:  # variants "d" and "vd"
             x = self.relu(self.bn1(self.conv1(x)))
         x = self.maxpool(x)
@@ -191,7 +191,10 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool,
 class _Block(nn.Module):
     """A residual block; `downsample` is the projection shortcut if shapes differ."""
 
-    downsample: nn.Sequential | None
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_norm = conv_norm
+        self.downsample: nn.Sequential | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
@@ -203,7 +206,7 @@ class _Block(nn.Module):
         *pool, conv, norm = self.downsample
         for part in pool:
             x = part(x)
-        return conv_norm(cast(nn.Conv2d, conv), norm, x, relu=False)
+        return self.conv_norm(cast(nn.Conv2d, conv), norm, x, relu=False)
 
 
 class _Basic(_Block):
@@ -215,11 +218,10 @@ class _Basic(_Block):
         self.bn1 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = norm(outputs)
-        self.downsample = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = conv_norm(self.conv1, self.bn1, x)
-        return conv_norm(self.conv2, self.bn2, y, residual=self.shortcut(x))
+        y = self.conv_norm(self.conv1, self.bn1, x)
+        return self.conv_norm(self.conv2, self.bn2, y, residual=self.shortcut(x))
 
 
 class _Bottleneck(_Block):
@@ -235,9 +237,8 @@ class _Bottleneck(_Block):
         self.bn2 = norm(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = norm(outputs)
-        self.downsample = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = conv_norm(self.conv1, self.bn1, x)
-        y = conv_norm(self.conv2, self.bn2, y)
-        return conv_norm(self.conv3, self.bn3, y, residual=self.shortcut(x))
+        y = self.conv_norm(self.conv1, self.bn1, x)
+        y = self.conv_norm(self.conv2, self.bn2, y)
+        return self.conv_norm(self.conv3, self.bn3, y, residual=self.shortcut(x))

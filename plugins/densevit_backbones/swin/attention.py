@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from densevit.layers.attention import attention
 from densevit.layers.precision import autocast_off
 from densevit.layers.windows import (
-    PaddedWindows,
     ShiftedWindows,
     ShiftRule,
     log_spaced_offsets,
@@ -32,10 +31,11 @@ class _InWindows(nn.Module):
     def __init__(self, num_heads: int, window: int, shifted: bool, rule: ShiftRule) -> None:
         super().__init__()
         self.num_heads, self.window, self.shift, self.rule = num_heads, window, window // 2 if shifted else 0, rule
+        self.attention, self.shifted_windows = attention, shifted_windows
         self.register_buffer("relative_position_index", relative_position_index(window).flatten(), persistent=False)
 
-    def _windows(self, x: Tensor) -> ShiftedWindows | PaddedWindows:
-        return shifted_windows(x, self.window, self.shift, self.num_heads, self.rule)
+    def _windows(self, x: Tensor) -> ShiftedWindows:
+        return self.shifted_windows(x, self.window, self.shift, self.num_heads, self.rule)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
         """query, key, value: the three parts of what `ShiftedWindows.partition` returns.
@@ -46,7 +46,7 @@ class _InWindows(nn.Module):
         bias = table.to(value.dtype).T.index_select(1, self.relative_position_index).view(-1, N, N)  # (heads, N, N)
         if mask is not None:
             bias = (bias + mask[:, None]).flatten(0, 1)  # (windows * heads, N, N)
-        return attention(query, key, value, bias)
+        return self.attention(query, key, value, bias)
 
 
 class WindowAttention(_InWindows):

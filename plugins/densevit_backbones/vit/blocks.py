@@ -98,7 +98,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, qk_norm: bool = False, key_bias: bool = True) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.attention = num_heads, attention
         self.qkv = nn.Linear(width, 3 * width) if key_bias else WithoutKeyBias(width, 3 * width)
         self.query_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
         self.key_norm = nn.LayerNorm(width // num_heads, EPS) if qk_norm else None
@@ -117,7 +117,7 @@ class Attention(nn.Module):
             rotation = rotation.to(value.dtype)
             query, key = rotate(query, rotation), rotate(key, rotation)
         bias = None if bias is None else bias.to(value.dtype)
-        return self.output(attention(query, key, value, bias).transpose(1, 2).reshape(B, N, C))
+        return self.output(self.attention(query, key, value, bias).transpose(1, 2).reshape(B, N, C))
 
 
 class WithoutKeyBias(nn.Linear):

@@ -186,7 +186,7 @@ def _plugins(found: Environment) -> None:
 def _torch_on_cpu(found: Environment) -> None:
     import torch
 
-    from densevit.layers.hardware import blas_lacks_avx512, supports_bf16
+    from densevit.layers.fast.hardware import blas_lacks_avx512, supports_bf16
 
     found.cpu["torch_capability"] = torch.backends.cpu.get_cpu_capability()
     found.cpu["mkl"] = torch.backends.mkl.is_available()

@@ -80,7 +80,7 @@ def export(fixture: HeadFixture) -> None:
             not any("grid_sample" in str(node.target) for node in written.graph.nodes),
             "grid_sample in the exported graph",
             "gathers, because TensorRT was reported to compute GridSample wrong (NVIDIA/TensorRT#4813)",
-            "sample by densevit.layers.deformable_attention, or by indexing",
+            "use MultiScaleDeformableAttention of densevit.layers.deformable_attention, or sample by indexing",
         )
         run = runtimes.load(path)
         examples = [comparison.example_images(size, count, count) for count, size in zip((2, 1), _SIZES, strict=True)]

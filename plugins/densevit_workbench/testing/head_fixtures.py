@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class, Head, LossContext, Losses, Predictions, Targets
+from densevit.layers.fast.replacement import replace_layers
 from densevit.targets.types import TargetTypes
 from densevit_workbench.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
 from densevit_workbench.testing.results import NotChecked
@@ -82,18 +83,20 @@ class HeadFixture(Fixture):
         self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
         given_types = getattr(head, "target_types", None)
         self.types = TargetTypes(given_types) if given_types else self._registered_types
-        return self._fed(head)
+        return self._as_built(head)
 
     @staticmethod
-    def _fed(head: Head) -> Head:
-        """A head that runs a backbone's last blocks gets blocks that stand in for them, in place of features."""
+    def _as_built(head: Head) -> Head:
+        """Replaces layers by faster ones, as in a built model. A head that runs a backbone's last blocks gets blocks
+        that stand in for them, in place of features."""
+        replace_layers(head)
         if getattr(head, "last_blocks", 0):
             head.register_forward_pre_hook(takes_blocks)
         return head
 
     def build_with(self, **options: Any) -> Head:
         head: Head = self.plugin(*self.levels, self.classes(4), **{**self.options, **options})  # type: ignore[assignment]
-        return self._fed(head)
+        return self._as_built(head)
 
     def classes(self, count: int) -> tuple[Class, ...]:
         """Classes with file ids that differ from their indices, things and a stuff class; none for depth."""

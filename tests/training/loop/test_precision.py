@@ -12,7 +12,8 @@ from densevit import config as configs
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
-from densevit.layers import hardware, positions
+from densevit.layers import positions
+from densevit.layers.fast import hardware
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 from tests.training.runs import train
 

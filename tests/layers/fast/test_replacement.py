@@ -1,6 +1,7 @@
 """Replaced layers against those of torch that they stand for."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from torch import nn
 
 import densevit
 from densevit.inference.predictor import Predictor
-from densevit.layers import linear, replacement
-from densevit.layers.dropout import Dropout
-from densevit.layers.linear import Conv1x1, Linear
-from densevit.layers.mlp import FeedForward, ReluDropoutFeedForward
-from densevit.layers.replacement import replace_layers
+from densevit.layers.fast import linear, replacement
+from densevit.layers.fast.dropout import Dropout, ReluDropoutFeedForward
+from densevit.layers.fast.linear import Conv1x1, Linear
+from densevit.layers.fast.replacement import replace_layers
+from densevit.layers.mlp import FeedForward
 from densevit.weights import model_file
 
 
@@ -59,6 +60,17 @@ def test_linear_layers_stay_where_the_blas_is_as_fast(monkeypatch: pytest.Monkey
     layer = nn.Linear(3, 4)
     replace_layers(layer)
     assert type(layer) is nn.Linear
+
+
+def test_functions_that_a_module_keeps_are_replaced_by_those_with_the_same_arguments() -> None:
+    for plain, faster in replacement.FUNCTIONS.items():
+        module = nn.Module()
+        module.function = plain  # type: ignore[assignment]  # no module
+        model = copy.deepcopy(nn.Sequential(module))
+        replace_layers(model)
+        assert model[0].function is faster and module.function is plain
+        parameters = [[*inspect.signature(function).parameters.values()] for function in (plain, faster)]
+        assert parameters[0] == parameters[1]
 
 
 def test_parameters_hooks_and_modes_stay() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.layers import linear
-from densevit.layers.linear import Conv1x1, Linear
+from densevit.layers.fast import linear
+from densevit.layers.fast.linear import Conv1x1, Linear
 
 
 @pytest.fixture(params=[False, True], ids=["products", "convolutions"], autouse=True)

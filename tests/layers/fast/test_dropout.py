@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.layers.dropout import Dropout, dropout_matmul, relu_dropout
+from densevit.layers.fast.dropout import Dropout, dropout_matmul, relu_dropout
 
 P = 0.1
 Function = Callable[..., Tensor]

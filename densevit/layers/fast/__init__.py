@@ -1,0 +1,1 @@
+"""Faster implementations of plain layers, which `replacement` puts into a built model."""

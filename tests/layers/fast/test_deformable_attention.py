@@ -1,0 +1,103 @@
+"""What the sums over four cells have and `grid_sample` does not; tests/layers/test_deformable_attention.py has both."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from densevit.layers import deformable_attention as plain
+from densevit.layers.fast import deformable_attention
+from densevit.layers.fast.deformable_attention import multi_scale_deformable_attention
+
+SHAPES = [(5, 7), (4, 3), (1, 1), (1, 6)]
+
+
+def make_inputs(shapes=SHAPES, batch=2, queries=9, heads=3, width=5, points=2, dtype=torch.float32):
+    """Random value, locations and weights; about a third of the points is outside the maps."""
+    generator = torch.Generator().manual_seed(0)
+    cells = sum(height * width for height, width in shapes)
+    points = (batch, queries, heads, len(shapes), points)
+    value = torch.randn(batch, cells, heads, width, generator=generator, dtype=dtype)
+    locations = torch.rand(*points, 2, generator=generator, dtype=dtype) * 1.5 - 0.25
+    weights = torch.randn(points, generator=generator, dtype=dtype).flatten(-2).softmax(-1).view(points)
+    return [x.requires_grad_() for x in (value, locations, weights)]
+
+
+def test_atomic_additions_give_the_same_gradient(monkeypatch):
+    """The backward pass that a GPU takes without `deterministic`."""
+    value, locations, weights = make_inputs()
+    ours = multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    (expected,) = torch.autograd.grad(ours.sum(), value, retain_graph=True)
+    monkeypatch.setattr(deformable_attention, "_is_atomic", lambda *_: True)
+    (found,) = torch.autograd.grad(ours.sum(), value)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_backward_pass_is_deterministic():
+    inputs = make_inputs([(3, 3), (2, 2)], queries=400, width=16)
+    value, locations, weights = inputs
+    runs = []
+    for _ in range(3):
+        x = multi_scale_deformable_attention(value, [(3, 3), (2, 2)], locations, weights, deterministic=True)
+        runs.append(torch.autograd.grad(x.square().sum(), inputs))
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+def test_points_far_outside_give_zero_and_no_gradient():
+    value, locations, weights = make_inputs()
+    far = torch.full_like(locations, math.inf)
+    far[:, ::2], far[:, ::3] = -1e30, 5.0
+    far = far.detach().requires_grad_()
+    x = multi_scale_deformable_attention(value, SHAPES, far, weights)
+    assert not x.any()
+    for gradient in torch.autograd.grad(x.sum(), (value, far, weights)):
+        assert not gradient.any()
+
+
+class Sampled(nn.Module):
+    def forward(self, value, locations, weights):
+        return multi_scale_deformable_attention(value, SHAPES, locations, weights)
+
+
+def test_an_exported_graph_gathers_and_has_no_grid_sampler():
+    """On rectangles, at borders, outside and far outside, as `grid_sample` in eager mode."""
+    value, locations, weights = (x.detach() for x in make_inputs())
+    locations[0, 0], locations[0, 1], locations[0, 2], locations[0, 3] = 0.0, 1.0, -3.0, 1e4
+    program = torch.export.export(Sampled(), (value, locations, weights))
+    assert not [node for node in program.graph.nodes if "grid_sample" in str(node.target)]
+    expected = plain.multi_scale_deformable_attention(value, SHAPES, locations, weights)
+    torch.testing.assert_close(program.module()(value, locations, weights), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_fake_tensors_have_the_shapes_of_the_gradients():
+    with FakeTensorMode(allow_non_fake_inputs=True):  # cached tables
+        inputs = [x.requires_grad_() for x in (torch.empty(2, 54, 3, 5), torch.empty(2, 9, 3, 4, 2, 2))]
+        inputs.append(torch.empty(2, 9, 3, 4, 2, requires_grad=True))
+        x = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:])
+        gradients = torch.autograd.grad(x.sum(), inputs)
+    assert [g.shape for g in gradients] == [x.shape for x in inputs]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("queries", [9, 40000, 50000])  # one chunk, one an image, two an image
+def test_chunks_of_images_and_heads_give_the_same(queries, dtype):
+    value, locations, weights = inputs = make_inputs([(3, 4), (2, 2)], batch=3, queries=queries)
+    value = value.to(dtype)
+    ours = multi_scale_deformable_attention(value, [(3, 4), (2, 2)], locations, weights)
+    others = plain.multi_scale_deformable_attention(value.float(), [(3, 4), (2, 2)], locations, weights).to(dtype)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(ours, others, atol=tolerance, rtol=tolerance)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    own, other = (torch.autograd.grad(x, inputs, gradient) for x in (ours, others))
+    for a, b in zip(own, other, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance * b.abs().max().item(), rtol=tolerance)
+
+
+def test_number_of_chunks():
+    def chunks(queries):
+        return len(deformable_attention._chunks(torch.empty(2, 16, 3, 5), torch.empty(2, queries, 3, 4)))
+
+    assert [chunks(queries) for queries in (9, 40000, 50000, 200000)] == [1, 2, 4, 6]
