@@ -1,4 +1,8 @@
-"""The public names and their modules, for `__init__.py` and for type checkers."""
+"""The public names and their modules, for `__init__.py` and for type checkers.
+
+The last names are a plugin's, the workbench's. `__init__.py` finds them in the entry-point group `densevit.names`; type
+checkers read no entry points, so they need the modules here too. tests/test_public_surface.py compares both.
+"""
 
 from densevit.data.build import build_data as build_data
 from densevit.data.build import create_dataset as create_dataset
@@ -55,8 +59,8 @@ from densevit_workbench.benchmarking.suite import Benchmark as Benchmark
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose
 from densevit_workbench.doctor.diagnosis import Diagnosis as Diagnosis
-from densevit_workbench.inspection.inspector import Inspection as Inspection
-from densevit_workbench.inspection.inspector import inspect as inspect
+from densevit_workbench.inspection.inspect import Inspection as Inspection
+from densevit_workbench.inspection.inspect import inspect as inspect
 from densevit_workbench.interchange.convert import convert_dataset as convert_dataset
 from densevit_workbench.interchange.prelabels import write_prelabels as write_prelabels
 from densevit_workbench.reports.pages import Report as Report

@@ -1,4 +1,4 @@
-"""The names and their modules, for type checkers."""
+"""The names and their modules, for type checkers, which do not read the entry-point group `densevit.names`."""
 
 from densevit_workbench.testing.backbones import backbone_checks as backbone_checks
 from densevit_workbench.testing.backbones import check_backbone as check_backbone

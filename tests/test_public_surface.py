@@ -1,8 +1,12 @@
 """The public names exist. That pages list them and that each has a docstring are checks of tools/conventions."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 import densevit
+from densevit import registry
 
 
 def test_public_names_exist():
@@ -15,3 +19,12 @@ def test_all_is_sorted_and_unknown_names_raise_attribute_error():
     assert densevit.__all__ == sorted(densevit.__all__)
     with pytest.raises(AttributeError, match="module 'densevit' has no attribute 'Backbones'"):
         _ = densevit.Backbones
+
+
+def test_stubs_have_the_modules_of_the_entry_points(project: Path):
+    """Type checkers read the stubs, Python the entry points."""
+    trees = [ast.parse((project / "densevit" / name).read_text()) for name in ("__init__.pyi", "testing.pyi")]
+    imports = [node for tree in trees for node in tree.body if isinstance(node, ast.ImportFrom)]
+    in_stubs = {f"{node.module}:{name.name}" for node in imports for name in node.names}
+    plugins = {value for value in in_stubs if not value.startswith("densevit.")}
+    assert plugins == {plugin.value for plugin in registry.find("names").values() if plugin.origin[:9] == "densevit "}

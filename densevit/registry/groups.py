@@ -15,7 +15,8 @@ INTERFACES = {
     "methods": "Method",
     "checkpoints": "CheckpointLayout",
 }
-_OTHERS = {"commands": "command", "names": "public name"}  # modules of the command line; names of `densevit.__all__`
+# Modules of the command line; names of `densevit.__all__`; classes of the workbench.
+_OTHERS = {"commands": "command", "names": "public name", "inspectors": "inspector"}
 GROUPS = (*INTERFACES, *_OTHERS)
 
 

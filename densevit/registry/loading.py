@@ -23,7 +23,8 @@ def load(group: str, name: str) -> Any:
     check_group(group)
     plugin = _named(group, name)
     loaded = import_plugin(plugin)
-    _check_interface(plugin, loaded)
+    if group in INTERFACES:
+        _check_interface(plugin, loaded)
     return loaded
 
 

@@ -135,10 +135,6 @@ class CeiT(Backbone):
         side = self.position_side
         return resize_grid(tensor, (side, side), _RESIZING) if name == "position_table" else None
 
-    def inspect_positions(self) -> Tensor:
-        """For `densevit inspect`: the position table, on the grid for which it is stored."""
-        return self.position_table
-
 
 class ImageToTokens(nn.Module):
     """Image-to-tokens (I2T): a 7x7 convolution, batch norm, max pooling and a projection of patches (section 3.2).

@@ -246,7 +246,7 @@ def test_serving_has_the_default_and_names_it(case: tuple[DenseModel, float], pr
 
 
 def test_inspected_objects_are_those_of_predict(case: tuple[DenseModel, float]) -> None:
-    from densevit_workbench.inspection.inspector import _objects
+    from densevit_workbench.inspection.inspect import _objects
 
     model, expected = case
     found = {"scores": torch.tensor([0.75, SHIFTED, 0.4]), "boxes": torch.zeros(3, 4), "labels": torch.zeros(3)}

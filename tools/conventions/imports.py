@@ -34,7 +34,6 @@ OPEN_TO_PLUGINS = {"set_prediction", "interfaces", "layers", "losses", "errors"}
 OPEN_MODULES = {f"densevit.weights.{name}" for name in ("layouts", "label_sets", "positions", "state")}  # for layouts
 OPEN_MODULES |= {"densevit.weights.hub"}  # for backbones that load published weights
 WORKBENCH = "densevit_workbench"
-PROTOCOLS = {f"{WORKBENCH}.inspection.{name}" for name in ("attention_layers", "objects")}  # in methods for the tool
 
 
 @functools.cache
@@ -52,11 +51,6 @@ def imports(tree: Tree, file: str, package: str) -> list[tuple[str, int]]:
             module = ".".join([*above, *filter(None, [node.module])])
             found += [(f"{module}.{alias.name}", node.lineno) for alias in node.names]
     return found
-
-
-def top_level_imports(tree: Tree, file: str) -> set[int]:
-    """The lines of imports outside of functions."""
-    return {node.lineno for node in tree.module(file).body if isinstance(node, ast.Import | ast.ImportFrom)}
 
 
 def sources(tree: Tree, folder: str) -> list[tuple[str, str]]:
@@ -184,15 +178,14 @@ def plugins_import_what_is_open(tree: Tree) -> Iterator[Problem]:
 
 
 def plugin_packages_are_independent(tree: Tree) -> Iterator[Problem]:
-    """They do not import each other, but for the workbench's protocols in functions."""
+    """They do not import each other; what the workbench needs to know of a plugin is registered in the workbench."""
     folders = plugin_packages(tree)
     names = {folder.rpartition("/")[2] for folder in folders}
     for folder in folders:
         others = names - {folder.rpartition("/")[2]}
         for file, package in sources(tree, folder):
             for module, line in imports(tree, file, package):
-                is_protocol = module.rpartition(".")[0] in PROTOCOLS and line not in top_level_imports(tree, file)
-                if top(module) in others and not is_protocol:
+                if top(module) in others:
                     yield Problem(
                         file, line, f"it imports {module} of another plugin", "move what both need to densevit"
                     )

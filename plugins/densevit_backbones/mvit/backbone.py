@@ -1,13 +1,11 @@
 """MViT (Fan et al. 2021) and MViTv2 (Li et al. 2022): vision transformers that pool their map in each stage."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.errors import PluginError
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
@@ -134,24 +132,6 @@ class MViT(Backbone):
         positions = [] if self.positions is None else self.positions.parameters()
         blocks = [list(block.parameters()) for stage in self._blocks() for block in stage]
         return [[*self.patch_embed.parameters(), *tokens, *positions], *blocks, list(self.feature_norms.parameters())]
-
-    def inspect_positions(self) -> Tensor | None:
-        """For `densevit inspect`: the position table."""
-        return None if self.positions is None else self.positions.cells[0].permute(1, 2, 0)
-
-    def inspect_attention(self, recorded: Sequence[Any], size: Size) -> list[Any]:
-        """For `densevit inspect`: queries are on the output map of a block, keys are pooled from its input map."""
-        from densevit_workbench.inspection.attention_layers import global_layer
-
-        layers, grid = [], pooled(size, self.strides[0])
-        for name, module, weights in recorded:
-            assert isinstance(module, PoolingAttention)
-            if module.windows is not None:
-                raise PluginError(f"{name}: attention in windows of pooled maps cannot be inspected.")
-            keys = pooled(grid, module.pool_key.stride)
-            grid = pooled(size, self.strides[int(name.split(".")[1])])
-            layers.append(global_layer(name, weights, grid, keys))
-        return layers
 
 
 class Positions(nn.Module):

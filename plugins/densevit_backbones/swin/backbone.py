@@ -1,7 +1,6 @@
 """Swin Transformer (Liu et al. 2021) and Swin Transformer V2 (Liu et al. 2022): windows that shift between blocks."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -104,18 +103,6 @@ class Swin(Backbone):
             groups = [list(part.parameters()) for part in stage.children()]
             depths += groups if number == 0 else [groups[0] + groups[1], *groups[2:]]
         return [*depths, list(self.feature_norms.parameters())]
-
-    def inspect_attention(self, recorded: Sequence[Any], size: tuple[int, int]) -> list[Any]:
-        """For `densevit inspect`: the attention of all blocks, in their windows."""
-        from densevit_workbench.inspection.attention_layers import windowed_layer
-
-        layers = []
-        for name, module, weights in recorded:
-            stride = self.strides[int(name.split(".")[1])]
-            grid = (-(-size[0] // stride), -(-size[1] // stride))
-            assert isinstance(module, WindowAttention | CosineWindowAttention)
-            layers.append(windowed_layer(name, weights, grid, module.window, module.shift, module.rule))
-        return layers
 
 
 class PatchMerging(nn.Module):

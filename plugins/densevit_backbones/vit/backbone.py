@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -220,25 +220,14 @@ class ViT(Backbone):
         blocks = [list(block.parameters()) for block in self.blocks]
         return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
 
-    def inspect_positions(self) -> Tensor | None:
-        """For `densevit inspect`: the position table, on the grid for which it is stored."""
-        own = next(self.parameters())
-        return self._position_table((self.position_side, self.position_side), own.device)
-
-    def inspect_attention(self, recorded: Sequence[Any], size: tuple[int, int]) -> list[Any]:
-        """For `densevit inspect`: the attention of all blocks, windowed or global."""
-        from densevit_workbench.inspection.attention_layers import global_layer, windowed_layer
-
-        grid = (-(-size[0] // self.stride), -(-size[1] // self.stride))
-        layers = []
-        for name, _, weights in recorded:
-            block = self.blocks[int(name.split(".")[1])]
-            assert isinstance(block, Block)
-            if block.window is None:
-                layers.append(global_layer(name, weights, grid))
-            else:
-                layers.append(windowed_layer(name, weights, grid, block.window))
-        return layers
+    def position_embeddings(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """The learned or sine positions that are added to the cells of a map, (H, W, C); None if there are none."""
+        if self.position_table is not None:
+            return resize_grid(self.position_table, grid, self.position_resizing)
+        if self.positions in ("sine1d", "sine2d"):
+            own = self.positions, self.position_side, self.position_resizing
+            return cached_table(_sine_positions, *own, grid, self.channels[-1], device)
+        return None
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
         """Resizes a position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
@@ -252,20 +241,11 @@ class ViT(Backbone):
     def _embed(self, cells: Tensor, grid: tuple[int, int]) -> tuple[Tensor, int]:
         """(B, H, W, C) -> all tokens with their positions (B, P + H * W, C), and P, the tokens before cells."""
         x = cells.flatten(1, 2)
-        table = self._position_table(grid, x.device)
+        table = self.position_embeddings(grid, x.device)
         if table is not None:
             x = x + table.flatten(0, 1).to(x.dtype)
         tokens = [token.to(x.dtype).expand(x.shape[0], -1, -1) for token in self._tokens()]
         return (torch.cat([*tokens, x], dim=1) if tokens else x), sum(token.shape[1] for token in tokens)
-
-    def _position_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """Positions (H, W, C), or None if none are added."""
-        if self.position_table is not None:
-            return resize_grid(self.position_table, grid, self.position_resizing)
-        if self.positions in ("sine1d", "sine2d"):
-            own = self.positions, self.position_side, self.position_resizing
-            return cached_table(_sine_positions, *own, grid, self.channels[-1], device)
-        return None
 
     def _rotations(self, grid: tuple[int, int], first: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Rotary tables of all tokens and of the cells of a window; None if there is none."""

@@ -7,7 +7,6 @@ of queries and keys, and the temperature of 20.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -163,9 +162,3 @@ class DabDetr(SetPredictionHead):
     def attention_bias(self, boxes: Tensor, memory: Memory) -> Tensor | None:
         """Bias of attention to the memory by the boxes (B, Q, 4) of queries, (B, heads, Q, S), if there is one."""
         return None if self.position_bias is None else self.position_bias(boxes, memory)
-
-    def inspect_objects(self, recorded: Sequence[Any], outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """For `densevit inspect`: the cross-attention of the last decoder layer (Carion et al. 2020, figure 6)."""
-        from densevit_workbench.inspection.objects import cross_attention_of_objects
-
-        return cross_attention_of_objects(recorded, outputs, size, self.project.stride, self.criterion.classification)

@@ -6,7 +6,7 @@ several feature levels and its decoder deformable attention: here both are on on
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -94,9 +94,3 @@ class Ddq(SetPredictionHead):
         if self.training:
             outputs["dense"] = (*cells, memory.centres, memory.padding)
         return outputs
-
-    def inspect_objects(self, recorded: Sequence[Any], outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """For `densevit inspect`: the cross-attention of the last decoder layer (Carion et al. 2020, figure 6)."""
-        from densevit_workbench.inspection.objects import cross_attention_of_objects
-
-        return cross_attention_of_objects(recorded, outputs, size, self.project.stride, self.criterion.classification)

@@ -6,7 +6,7 @@ what later papers changed is in other heads: `dab_detr`, `deformable_detr`, `din
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -82,9 +82,3 @@ class Detr(SetPredictionHead):
     def attention_bias(self, boxes: Tensor, memory: Memory) -> Tensor | None:
         """Bias of attention to the memory by the boxes (B, Q, 4) of queries: none."""
         return None
-
-    def inspect_objects(self, recorded: Sequence[Any], outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """For `densevit inspect`: the cross-attention of the last decoder layer (Carion et al. 2020, figure 6)."""
-        from densevit_workbench.inspection.objects import cross_attention_of_objects
-
-        return cross_attention_of_objects(recorded, outputs, size, self.project.stride, self.criterion.classification)

@@ -157,8 +157,6 @@ class PanopticMasks(SetPredictionHead):
         merged = panoptic_map(masks, labels, kept, things, padded, size, original)
         return {"panoptic": merged, **instances(scores, labels, boxes, masks, things, padded, size, original)}
 
-    inspect_objects: Any = None  # the segments of `predict` are not queries
-
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:

@@ -20,6 +20,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--at", type=_point, help="X,Y in pixels: the query whose attention is shown (default: the centre)"
     )
+    parser.add_argument(
+        "--inspector",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an inspector whose figures are added, see `densevit plugins inspectors`; may be repeated",
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="a new folder (default: inspect-IMAGE)")
     add_trust(parser)
 
@@ -28,13 +35,13 @@ def run(args: Namespace) -> int:
     from densevit.atomic_io import check_new_folder
     from densevit.file_lock import locked_folder
     from densevit.inference.loading import load
-    from densevit_workbench.inspection.inspector import inspect
+    from densevit_workbench.inspection.inspect import inspect
 
     out = args.out or Path(f"inspect-{Path(args.image).stem}")
     check_new_folder(out)
     with locked_folder(out):
         check_new_folder(out)  # another process may have written it meanwhile
-        found = inspect(load(args.model, trust=args.trust), args.image, args.at)
+        found = inspect(load(args.model, trust=args.trust), args.image, args.at, args.inspector)
         files = found.save(out)
     shown = [path.name for path in files]
     args.output.show(

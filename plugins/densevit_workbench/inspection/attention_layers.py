@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.layers.windows import ShiftRule, shift_steps
@@ -23,7 +23,7 @@ class RecordedAttention(NamedTuple):
     """
 
     name: str
-    module: nn.Module
+    module: Any  # an nn.Module with attributes of its own
     weights: Tensor
 
 
@@ -49,6 +49,11 @@ class AttentionLayer:
         """The number of tokens that are no cells."""
         cells = self.query_cells
         return int(-cells[cells != PADDING].min().clamp(max=0))
+
+
+def grid_of(size: tuple[int, int], stride: int) -> Grid:
+    """(height, width) of the map of this stride: ceil(size / stride)."""
+    return -(-size[0] // stride), -(-size[1] // stride)
 
 
 def global_layer(name: str, weights: Tensor, query_grid: Grid, key_grid: Grid | None = None) -> AttentionLayer:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,6 +16,22 @@ QUERY = (255, 80, 40)
 BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
 
 Tile = tuple[str, np.ndarray]  # caption and pixels (H, W, 3) uint8
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of an inspector, a section of the page and a PNG file.
+
+    name: the beginning of the file's name. caption: the text below. columns: tiles in a row. side: the longer side of a
+    tile in pixels.
+    """
+
+    name: str
+    title: str
+    caption: str
+    tiles: Sequence[Tile]
+    columns: int = 4
+    side: int = 300
 
 
 def sheet(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from densevit_workbench.inspection.attention_layers import AttentionLayer
+from densevit_workbench.inspection.figures import Figure
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Findings:
     distances: Mapping[str, Tensor] = field(default_factory=dict)
     rollout: Tensor | None = None
     objects: Mapping[str, Sequence[ObjectAttention]] = field(default_factory=dict)
+    figures: Mapping[str, Sequence[Figure]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """The size and the names of the layers, without arrays."""

@@ -1,120 +1,67 @@
-"""Inspects a model on one image: filters, positions and attention of its backbone and heads."""
+"""What `densevit inspect` shows of a backbone or a head; others' are in the entry-point group `densevit.inspectors`."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.resizing import build_evaluation_transform
-from densevit.errors import DensevitError
-from densevit.inference.image_inputs import as_sample
-from densevit.inference.loading import load
-from densevit.inference.predictor import Predictor, dense_model
-from densevit.model import DenseModel
-from densevit.paths import user_path
-from densevit_workbench.inspection import measures, pages, protocol
-from densevit_workbench.inspection.findings import Findings, ObjectAttention
-from densevit_workbench.inspection.recording import recorded_attention
-
-MOST_OBJECTS = 8
+from densevit_workbench.inspection.attention_layers import (
+    AttentionLayer,
+    Grid,
+    RecordedAttention,
+    grid_of,
+    layers_on_grids,
+)
+from densevit_workbench.inspection.figures import Figure
 
 
-class Inspection(Findings):
-    """Filters, positions and attention of a model on one image. Parts that the model does not have are None or empty.
+class Inspector:
+    """What `densevit inspect` shows of a backbone or a head; the methods here are the defaults.
 
-    image: (H, W, 3) uint8, as the model sees it, padded. point: the query's (y, x), as fractions of the image.
-    filters: (N, k, k, 3), principal components of the patch embedding. similarity: (H, W, H, W), cosine similarity of
-    positions. layers: attention of the backbone. distances: mean attention distances in pixels by layer, (heads,) each.
-    rollout: (T, T); tokens that are no cells come first. objects: detected objects by head.
+    An entry point of the group `densevit.inspectors`. If its name is that of a class with its module, as in
+    my_package.my_module.MyNet, it is used for parts of this class and of its subclasses without an inspector. An
+    inspector with any other name adds its figures where the user names it: `--inspector NAME`. There is one instance
+    for each part and inspection, constructed without arguments.
+
+    part: the backbone or the head. recorded: the attention weights that its modules computed, in this order, by the
+    name of the module in the part. outputs: those of the head; empty for a backbone. size: (H, W) of the padded image.
     """
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Writes PNG files, `inspect.json` and `inspect.html`, and returns the files."""
-        target = user_path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        numbers = target / "inspect.json"
-        numbers.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
-        return [*pages.write(self, target), numbers]
+    def filters(self, part: Any) -> Tensor | None:
+        """The filters of a backbone's patch embedding, (C, 3, k, k). Default: the first convolution of three
+        channels."""
+        convolutions = (module for module in part.modules() if isinstance(module, nn.Conv2d))
+        return next((conv.weight for conv in convolutions if conv.weight.shape[1] == 3), None)
 
+    def positions(self, part: Any) -> Tensor | None:
+        """The position embeddings of the cells of a backbone's map, (H, W, C). Default: None."""
+        return None
 
-@torch.no_grad()
-def inspect(
-    model: str | Path | Predictor | DenseModel, image: Any, at: tuple[float, float] | None = None
-) -> Inspection:
-    """Computes filters, positions and attention of a model on one image, by layer and for each detected object.
+    def attention(self, part: Any, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
+        """The attention of a backbone's layers, on the cells of their maps.
 
-    model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in
-    pixels of the image, the query whose attention is shown; None: the centre. The methods that backbones
-    and heads may have for it are in `densevit_workbench.inspection.protocol`.
-    Raises DensevitError for a point outside of the image, DataError for an image that cannot be read.
-    """
-    predictor = load(model) if isinstance(model, str | Path) else model
-    dense = dense_model(predictor)
-    config = predictor.config if isinstance(predictor, Predictor) else None
-    sample = as_sample(image, 0)
-    height, width = sample["targets"]["original_size"]
-    if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
-        raise DensevitError(
-            f"inspect: the point {at[0]:g},{at[1]:g} is outside of the image of {width} x {height} pixels."
-        )
-    if config is not None:
-        sample = build_evaluation_transform(config.data)(sample)
-    batch = collate([sample], dense.multiple)
-    shown = batch["images"][0].permute(1, 2, 0).numpy()
-    inner = sample["image"].shape[1:]  # without padding
-    share = (0.5, 0.5) if at is None else (at[1] / height, at[0] / width)
-    point = (share[0] * inner[0] / shown.shape[0], share[1] * inner[1] / shown.shape[1])
-    found = Inspection(shown, point)
+        Default: the layers of global self-attention over ceil(H / s) x ceil(W / s) cells for one of the strides s, with
+        at most 16 tokens before the cells. Windows and pooled keys need an inspector of the class.
+        """
+        return layers_on_grids(recorded, [grid_of(size, stride) for stride in dict.fromkeys(part.strides)])
 
-    device = dense.mean.device
-    for key in ("images", "padding_mask"):
-        batch[key] = batch[key].to(device)
-    training = dense.training
-    dense.eval()
-    try:
-        with recorded_attention(dense) as recorded:
-            outputs = dense(batch)
-    finally:
-        dense.train(training)
-    predictions = dense.predictions(outputs, batch["targets"])
+    def objects(
+        self, part: Any, recorded: Sequence[RecordedAttention], outputs: dict[str, Any], size: Grid
+    ) -> Tensor | None:
+        """The attention of each object that a head predicts to the cells of a map that covers the image, (N, h, w), in
+        the order of `predict`. Default: None."""
+        return None
 
-    filters, embeddings = protocol.filters(dense.backbone), protocol.positions(dense.backbone)
-    found.filters = None if filters is None else measures.principal_components(filters.cpu())
-    found.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
-    own = [one._replace(name=one.name.removeprefix("backbone.")) for one in recorded if _inside(one.name, "backbone")]
-    found.layers = protocol.attention_layers(dense.backbone, own, found.size)
-    found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}
-    found.rollout = measures.rollout(found.layers) if found.layers else None
-    objects, lowest = {}, dense.default_thresholds
-    for name, head in dense.heads.items():
-        prefix = f"heads.{name}"
-        own = [one._replace(name=one.name.removeprefix(f"{prefix}.")) for one in recorded if _inside(one.name, prefix)]
-        maps = protocol.object_maps(head, own, outputs[name], found.size)
-        if maps is not None:
-            scale = (inner[0] / height, inner[1] / width)
-            objects[name] = _objects(maps.cpu(), predictions[name][0], dense.classes[name], scale, lowest[name])
-    found.objects = objects
-    return found
+    def hooks(self, part: Any) -> Sequence[RemovableHandle]:
+        """Registers hooks for the forward pass, which keep what `figures` needs; they are removed after it.
 
+        Default: none.
+        """
+        return ()
 
-def _inside(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")
-
-
-def _objects(
-    maps: Tensor, found: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float], lowest: float
-) -> list[ObjectAttention]:
-    """The objects with a score of at least `lowest`, at most MOST_OBJECTS; if there are none, the best object."""
-    scores = found["scores"].tolist()
-    chosen = [i for i in range(len(scores)) if scores[i] >= lowest][:MOST_OBJECTS] or [*range(len(scores))][:1]
-    objects = []
-    for i in chosen:
-        x1, y1, x2, y2 = found["boxes"][i].tolist()
-        box = (x1 * scale[1], y1 * scale[0], x2 * scale[1], y2 * scale[0])
-        label = int(found["labels"][i])
-        objects.append(ObjectAttention(classes[label].name, label, scores[i], box, maps[i]))
-    return objects
+    def figures(
+        self, part: Any, recorded: Sequence[RecordedAttention], outputs: dict[str, Any], image: Any
+    ) -> Sequence[Figure]:
+        """Further figures of a backbone or a head. image: (H, W, 3) uint8, as the model sees it. Default: none."""
+        return ()

@@ -66,6 +66,10 @@ def write(findings: Findings, folder: Path) -> list[Path]:
         ]
         if tiles:
             sections.append(Section(f"Detected objects: {head}", figure(f"objects-{head}", tiles, 4, 300, OBJECTS)))
+    for part, own in findings.figures.items():
+        for one in own:
+            shown = figure(f"{one.name}-{part}", one.tiles, one.columns, one.side, one.caption)
+            sections.append(Section(f"{one.title}: {part}", shown))
     files.append(folder / "inspect.html")
     height, width = findings.size
     about = f"{width} x {height} pixels; {len(findings.layers)} layers of attention"

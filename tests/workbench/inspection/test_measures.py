@@ -15,7 +15,7 @@ from densevit_workbench.inspection.measures import (
     query_maps,
     rollout,
 )
-from densevit_workbench.inspection.protocol import attention_layers
+from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import recorded_attention
 
 
@@ -68,7 +68,7 @@ def test_cells_of_groups_are_those_that_influence_each_other(name):
     size = (56, 72)
     with recorded_attention(backbone) as found:
         backbone(torch.randn(1, 3, *size))
-    layers = attention_layers(backbone, found, size)
+    layers = inspector_of(backbone).attention(backbone, found, size)
     for layer, one in zip(layers, found, strict=True):
         groups, _, Q, K = layer.weights.shape
         assert layer.query_cells.shape == (groups, Q) and layer.key_cells.shape == (groups, K)

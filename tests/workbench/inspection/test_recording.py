@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.layers.attention import MultiHeadAttention
-from densevit_workbench.inspection.protocol import attention_layers
+from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import attention_weights, recorded_attention
 
 
@@ -42,7 +42,7 @@ def test_vit_equals_transformers(tmp_path):
         expected = theirs(images, output_attentions=True).attentions
     with torch.no_grad(), recorded_attention(ours) as found:
         ours(images)
-    layers = attention_layers(ours, found, (80, 80))
+    layers = inspector_of(ours).attention(ours, found, (80, 80))
     assert [layer.name for layer in layers] == [f"blocks.{i}.attention" for i in range(12)]
     for layer, weights in zip(layers, expected, strict=True):
         assert weights.amax() > 0.2
@@ -63,7 +63,7 @@ def test_swin_equals_transformers(tmp_path):
         expected = theirs(images, output_attentions=True).attentions
     with torch.no_grad(), recorded_attention(ours) as found:
         ours(images)
-    layers = attention_layers(ours, found, (240, 240))
+    layers = inspector_of(ours).attention(ours, found, (240, 240))
     assert len(layers) == 12
     chosen = [layers[i] for i in (1, 3, 9, 11)] if len(expected) == 4 else layers  # or the last of each stage only
     for layer, weights in zip(chosen, expected, strict=True):

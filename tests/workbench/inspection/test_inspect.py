@@ -1,10 +1,9 @@
-"""`densevit inspect`: objects' attention beside transformers' DETR, third parties' backbones, files and messages."""
+"""`densevit inspect`: objects' attention beside transformers' DETR, a third party's backbone, files and messages."""
 
 import base64
 import io
 import json
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 import densevit
 from densevit.cli import main
 from densevit.model import DenseModel
-from densevit_workbench.inspection.attention_layers import global_layer
 
 SMALL = {"num_queries": 9, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2}
 SMALL |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
@@ -83,28 +81,6 @@ class Own(densevit.Backbone):
         return [self.layers(tokens)[:, 2:].transpose(1, 2).unflatten(2, x.shape[2:])]
 
 
-class Wrong(Own):
-    """One whose own method fails."""
-
-    def inspect_attention(self, recorded, size):
-        return [recorded[0].nothing]
-
-
-class WrongGrid(Own):
-    """Says that its attention is on fewer cells than it has weights for."""
-
-    def inspect_attention(self, recorded, size):
-        layer = global_layer("wrong", torch.full((1, 2, 9, 9), 1 / 9), (3, 3))
-        return [replace(layer, key_cells=layer.key_cells[:, :4])]
-
-
-class WrongCells(Own):
-    """Has cells outside of its grid."""
-
-    def inspect_attention(self, recorded, size):
-        return [replace(global_layer("wrong", torch.full((1, 2, 9, 9), 1 / 9), (3, 3)), key_grid=(2, 3))]
-
-
 def test_a_third_partys_backbone_shows_what_it_has():
     found = densevit.inspect(of_backbone(Own()), example_image(64, 96))
     assert [(layer.name, layer.query_grid, layer.tokens) for layer in found.layers] == [
@@ -114,19 +90,6 @@ def test_a_third_partys_backbone_shows_what_it_has():
     assert found.similarity is None
     assert found.rollout is not None and found.rollout.shape == (26, 26)
     torch.testing.assert_close(found.rollout.sum(1), torch.ones(26))
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (Wrong, "backbone Wrong: inspect_attention: AttributeError"),
-        (WrongGrid, r"wrong has weights \(1, 2, 9, 9\), query_cells \(1, 9\) and key_cells \(1, 4\); expected \(G, "),
-        (WrongCells, "wrong has cell 8 on a grid of 2 x 3; expected cells below 6"),
-    ],
-)
-def test_a_failing_method_of_a_plugin_is_named(kind, message):
-    with pytest.raises(densevit.PluginError, match=message):
-        densevit.inspect(of_backbone(kind()), example_image(64, 96))
 
 
 def test_the_model_is_as_before():

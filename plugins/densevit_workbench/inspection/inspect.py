@@ -1,0 +1,131 @@
+"""Inspects a model on one image: filters, positions and attention of its backbone and heads."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densevit.data.loading.batch_sampler import collate
+from densevit.data.transforms.resizing import build_evaluation_transform
+from densevit.errors import DensevitError
+from densevit.inference.image_inputs import as_sample
+from densevit.inference.loading import load
+from densevit.inference.predictor import Predictor, dense_model
+from densevit.model import DenseModel
+from densevit.paths import user_path
+from densevit_workbench.inspection import measures, pages
+from densevit_workbench.inspection.findings import Findings, ObjectAttention
+from densevit_workbench.inspection.parts import InspectedPart
+from densevit_workbench.inspection.recording import recorded_attention
+
+MOST_OBJECTS = 8
+
+
+class Inspection(Findings):
+    """Filters, positions and attention of a model on one image. Parts that the model does not have are None or empty.
+
+    image: (H, W, 3) uint8, as the model sees it, padded. point: the query's (y, x), as fractions of the image.
+    filters: (N, k, k, 3), principal components of the patch embedding. similarity: (H, W, H, W), cosine similarity of
+    positions. layers: attention of the backbone. distances: mean attention distances in pixels by layer, (heads,) each.
+    rollout: (T, T); tokens that are no cells come first. objects: detected objects by head. figures: those of
+    inspectors, by part of the model.
+    """
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes PNG files, `inspect.json` and `inspect.html`, and returns the files."""
+        target = user_path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        numbers = target / "inspect.json"
+        numbers.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        return [*pages.write(self, target), numbers]
+
+
+@torch.no_grad()
+def inspect(
+    model: str | Path | Predictor | DenseModel,
+    image: Any,
+    at: tuple[float, float] | None = None,
+    inspectors: Sequence[str] = (),
+) -> Inspection:
+    """Computes filters, positions and attention of a model on one image, by layer and for each detected object.
+
+    model: a model, or an argument of `load`. image: a path, URL, bytes, PIL image, array or tensor. at: (x, y) in
+    pixels of the image, the query whose attention is shown; None: the centre. inspectors: names of installed
+    inspectors, or `module:Class`, whose figures are added; those of the classes of backbone and heads are used anyway.
+    Raises DensevitError for a point outside of the image, DataError for an image that cannot be read, PluginError for
+    an inspector that fails.
+    """
+    predictor = load(model) if isinstance(model, str | Path) else model
+    dense = dense_model(predictor)
+    config = predictor.config if isinstance(predictor, Predictor) else None
+    sample = as_sample(image, 0)
+    height, width = sample["targets"]["original_size"]
+    if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
+        raise DensevitError(
+            f"inspect: the point {at[0]:g},{at[1]:g} is outside of the image of {width} x {height} pixels."
+        )
+    if config is not None:
+        sample = build_evaluation_transform(config.data)(sample)
+    batch = collate([sample], dense.multiple)
+    shown = batch["images"][0].permute(1, 2, 0).numpy()
+    inner = sample["image"].shape[1:]  # without padding
+    share = (0.5, 0.5) if at is None else (at[1] / height, at[0] / width)
+    point = (share[0] * inner[0] / shown.shape[0], share[1] * inner[1] / shown.shape[1])
+    found = Inspection(shown, point)
+
+    device = dense.mean.device
+    for key in ("images", "padding_mask"):
+        batch[key] = batch[key].to(device)
+    backbone = InspectedPart("backbone", dense.backbone, inspectors)
+    heads = {name: InspectedPart(f"heads.{name}", head, inspectors) for name, head in dense.heads.items()}
+    training = dense.training
+    dense.eval()
+    try:
+        with recorded_attention(dense) as recorded, ExitStack() as hooks:
+            for part in (backbone, *heads.values()):
+                for handle in part.hooks():
+                    hooks.callback(handle.remove)
+            outputs = dense(batch)
+    finally:
+        dense.train(training)
+    predictions = dense.predictions(outputs, batch["targets"])
+
+    filters, embeddings = backbone.filters(), backbone.positions()
+    found.filters = None if filters is None else measures.principal_components(filters.cpu())
+    found.similarity = None if embeddings is None else measures.position_similarity(embeddings.cpu())
+    found.layers = backbone.attention(recorded, found.size)
+    found.distances = {layer.name: measures.mean_attention_distance(layer, found.size) for layer in found.layers}
+    found.rollout = measures.rollout(found.layers) if found.layers else None
+    objects, lowest = {}, dense.default_thresholds
+    for name, head in heads.items():
+        maps = head.objects(recorded, outputs[name], found.size)
+        if maps is not None:
+            scale = (inner[0] / height, inner[1] / width)
+            objects[name] = _objects(maps.cpu(), predictions[name][0], dense.classes[name], scale, lowest[name])
+    found.objects = objects
+    figures = {backbone.name: backbone.figures(recorded, {}, shown)}
+    figures |= {head.name: head.figures(recorded, outputs[name], shown) for name, head in heads.items()}
+    for name in inspectors:
+        if not any(of_part[name] for of_part in figures.values()):
+            raise DensevitError(f"inspect: the inspector {name!r} shows nothing of this model.")
+    found.figures = {part: [one for own in of_part.values() for one in own] for part, of_part in figures.items()}
+    return found
+
+
+def _objects(
+    maps: Tensor, found: Mapping[str, Tensor], classes: Sequence[Any], scale: tuple[float, float], lowest: float
+) -> list[ObjectAttention]:
+    """The objects with a score of at least `lowest`, at most MOST_OBJECTS; if there are none, the best object."""
+    scores = found["scores"].tolist()
+    chosen = [i for i in range(len(scores)) if scores[i] >= lowest][:MOST_OBJECTS] or [*range(len(scores))][:1]
+    objects = []
+    for i in chosen:
+        x1, y1, x2, y2 = found["boxes"][i].tolist()
+        box = (x1 * scale[1], y1 * scale[0], x2 * scale[1], y2 * scale[0])
+        label = int(found["labels"][i])
+        objects.append(ObjectAttention(classes[label].name, label, scores[i], box, maps[i]))
+    return objects

@@ -1,0 +1,129 @@
+"""The parts of a model, each with its inspectors, whose errors and invalid results are reported."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from densevit import registry
+from densevit.errors import DensevitError, PluginError
+from densevit.registry.importing import described_error
+from densevit_workbench.inspection.attention_layers import AttentionLayer, Grid, RecordedAttention
+from densevit_workbench.inspection.figures import Figure
+from densevit_workbench.inspection.inspector import Inspector
+
+_TENSORS = ("filters", "positions", "objects")  # methods that return a tensor or None; the others return sequences
+
+
+class InspectedPart:
+    """A backbone or a head, with the inspector of its class and those that the user named.
+
+    name: the name of the part in the model. named: names of inspectors. All methods raise PluginError if an inspector
+    fails or returns something invalid.
+    """
+
+    def __init__(self, name: str, part: nn.Module, named: Sequence[str] = ()) -> None:
+        self.name, self.part = name, part
+        self.inspector = inspector_of(part)
+        self.named = {one: build_inspector(one) for one in named}
+
+    def filters(self) -> Tensor | None:
+        filters: Tensor | None = self._of(self.inspector, "filters")
+        return filters
+
+    def positions(self) -> Tensor | None:
+        positions: Tensor | None = self._of(self.inspector, "positions")
+        return positions
+
+    def attention(self, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
+        layers: list[AttentionLayer] = self._of(self.inspector, "attention", self._own(recorded), size)
+        for layer in layers:
+            _check_layer(layer, self._where(self.inspector, "attention"))
+        return layers
+
+    def objects(self, recorded: Sequence[RecordedAttention], outputs: Mapping[str, Any], size: Grid) -> Tensor | None:
+        maps: Tensor | None = self._of(self.inspector, "objects", self._own(recorded), outputs, size)
+        return maps
+
+    def hooks(self) -> list[RemovableHandle]:
+        return [handle for one in (self.inspector, *self.named.values()) for handle in self._of(one, "hooks")]
+
+    def figures(
+        self, recorded: Sequence[RecordedAttention], outputs: Mapping[str, Any], image: np.ndarray
+    ) -> dict[str, list[Figure]]:
+        """The figures of each inspector by its name, "" for that of the class."""
+        found = {}
+        for name, inspector in {"": self.inspector, **self.named}.items():
+            found[name] = self._of(inspector, "figures", self._own(recorded), outputs, image)
+            for figure in found[name]:
+                _check_figure(figure, self._where(inspector, "figures"))
+        return found
+
+    def _own(self, recorded: Sequence[RecordedAttention]) -> list[RecordedAttention]:
+        """The attention inside of the part, by the name of the module in the part."""
+        inside = [one for one in recorded if one.name == self.name or one.name.startswith(f"{self.name}.")]
+        return [one._replace(name=one.name.removeprefix(f"{self.name}.")) for one in inside]
+
+    def _of(self, inspector: Inspector, method: str, *arguments: Any) -> Any:
+        try:
+            result = getattr(inspector, method)(self.part, *arguments)
+            return result if method in _TENSORS else list(result)
+        except DensevitError:
+            raise
+        except Exception as error:
+            reason = described_error(error, type(inspector).__module__)
+            raise PluginError(f"{self._where(inspector, method)}: {reason}") from error
+
+    def _where(self, inspector: Inspector, method: str) -> str:
+        return f"{self.name} {type(self.part).__name__}: {type(inspector).__name__}.{method}"
+
+
+def inspector_of(part: nn.Module) -> Inspector:
+    """The installed inspector of the part's class, or of its next base class that has one; else the default."""
+    installed = registry.find("inspectors")
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(part).__mro__)
+    name = next((name for name in names if name in installed), None)
+    return Inspector() if name is None else build_inspector(name)
+
+
+def build_inspector(name: str) -> Inspector:
+    """An inspector by the name of its entry point, or `module:Class`.
+
+    Raises PluginError for an unknown name, a failed import or constructor, and a class that is not an `Inspector`.
+    """
+    loaded = registry.load("inspectors", name)
+    if not (isinstance(loaded, type) and issubclass(loaded, Inspector)):
+        raise PluginError(
+            f"The inspector {name!r} is not a subclass of {Inspector.__module__}.Inspector. Fix: see docs/inspect.md."
+        )
+    inspector: Inspector = registry.construct(loaded, name, options={}, where="inspect")
+    return inspector
+
+
+def _check_layer(layer: AttentionLayer, where: str) -> None:
+    G, _, Q, K = (*layer.weights.shape, 0, 0, 0, 0)[:4]
+    if layer.weights.ndim != 4 or layer.query_cells.shape != (G, Q) or layer.key_cells.shape != (G, K):
+        raise PluginError(
+            f"{where}: {layer.name} has weights {tuple(layer.weights.shape)}, query_cells "
+            f"{tuple(layer.query_cells.shape)} and key_cells {tuple(layer.key_cells.shape)}; expected "
+            "(G, heads, Q, K), (G, Q) and (G, K). Fix: build layers with global_layer and windowed_layer."
+        )
+    for cells, (height, width) in ((layer.query_cells, layer.query_grid), (layer.key_cells, layer.key_grid)):
+        if cells.max() >= height * width:
+            raise PluginError(
+                f"{where}: {layer.name} has cell {int(cells.max())} on a grid of {height} x {width}; expected cells "
+                f"below {height * width}, counted row by row."
+            )
+
+
+def _check_figure(figure: Figure, where: str) -> None:
+    if not isinstance(figure, Figure):
+        raise PluginError(f"{where}: found a {type(figure).__name__}; expected a list of Figure.")
+    for caption, pixels in figure.tiles:
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise PluginError(
+                f"{where}: the tile {caption!r} of {figure.name} is {pixels.dtype} of the shape {pixels.shape}; "
+                "expected uint8 (H, W, 3)."
+            )
