@@ -3,7 +3,18 @@
 `docs/own-backbone.md`, `docs/own-head.md`, `docs/own-target.md` and `docs/own-method.md` are tutorials.
 """
 
-from densevit.interfaces.checkpoint_layouts import ZEROS, Change, CheckpointLayout, Line, Rearrangement, StateDict
+from densevit.interfaces.checkpoint_layouts import (
+    ZEROS,
+    Change,
+    CheckpointLayout,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.interfaces.data_types import (
     LABEL_DIVISOR,
     VOID,
@@ -53,18 +64,22 @@ __all__ = [
     "Frame",
     "Head",
     "LastBlocks",
+    "LayoutOptions",
     "Line",
     "LossContext",
     "Losses",
     "Method",
     "Neck",
+    "OtherKeys",
     "Outputs",
     "Plot",
     "Predictions",
+    "Publishing",
     "Rearrangement",
     "Recipe",
     "Sample",
     "Size",
+    "SpecialTensors",
     "StateDict",
     "Table",
     "TargetType",

@@ -126,7 +126,7 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
 
     The layout's values have priority. A model without a recipe gets only the required sections.
     """
-    name, others = layout.recipe(sections, classes) if layout.recipe else ("", {})
+    name, others = layout.publishing.recipe(sections, classes)
     values: dict[str, Any] = {"data": {"name": "scenes"}, "trainer": {"max_epochs": 1}}
     others = dict(others)
     if name:
@@ -152,7 +152,7 @@ def _assumptions(
     if found.config is not None:
         config = found.config.model_dump()
     assumed = []
-    for name in layout.unsaved:
+    for name in layout.options.unsaved:
         value = option_of(config, name)
         if name not in given and name not in translated.options:
             assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")

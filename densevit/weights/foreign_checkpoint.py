@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from densevit.config import values_of_file
 from densevit.errors import WeightsError, one_line
-from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, CheckpointLayout
+from densevit.interfaces import CheckpointLayout
 from densevit.model import DenseModel, LoraArchitecture
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint
@@ -30,7 +30,7 @@ class TranslatedCheckpoint:
     classes: class names by head, in another project's checkpoint by task, where known. left_out, zeros, unknown: the
     fields of `Translation`.
     mean, std: RGB, of pixels in 0 ... 1, used in training; None if not known.
-    options: the options by full key that no tensor with effect determines, see `CheckpointLayout.saved_options`.
+    options: the options by full key that no tensor with effect determines, see `LayoutOptions.saved`.
     licences: the licences of the weights, by the source that they were published as; for a model of ours, those of the
     weights that it started from.
     """
@@ -56,7 +56,7 @@ class TranslatedCheckpoint:
     @property
     def is_backbone(self) -> bool:
         """Whether it is another project's backbone without heads."""
-        return self.layout is not None and self.layout.part == "backbone"
+        return self.layout is not None and self.layout.is_backbone
 
     def missing(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
         """Our keys that such a checkpoint never has, with the reason.
@@ -106,7 +106,8 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
             f"{checkpoint.source}: not a complete {layout.name} checkpoint: {'; '.join(translation.errors[:3])}."
         )
     classes = layout.classes(tensors, metadata) if layout.classes else {}
-    licence = layout.licence if isinstance(layout.licence, str) else layout.licence(tensors, metadata)
+    publishing = layout.publishing
+    licence = publishing.licence if isinstance(publishing.licence, str) else publishing.licence(tensors, metadata)
     return TranslatedCheckpoint(
         checkpoint.source,
         translation.tensors,
@@ -116,8 +117,8 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         translation.left_out,
         translation.zeros,
         translation.unknown,
-        _triple(metadata.get("mean")) or layout.mean or IMAGENET_MEAN,
-        _triple(metadata.get("std")) or layout.std or IMAGENET_STD,
+        _triple(metadata.get("mean")) or publishing.mean,
+        _triple(metadata.get("std")) or publishing.std,
         saved_options(tensors, layout, metadata, checkpoint.source),
         {checkpoint.source: str(metadata.get("licence") or licence or UNKNOWN)},
     )
@@ -125,7 +126,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
 
 def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
     """Raises WeightsError if config.json has a value for which the layout builds no model."""
-    for name, values in layout.implied.items():
+    for name, values in layout.options.implied.items():
         found: Any = checkpoint.metadata.get("config", {})
         for key in name.split("."):
             found = found.get(key) if isinstance(found, Mapping) else None

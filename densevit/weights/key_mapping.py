@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError, one_line
-from densevit.interfaces import ZEROS, Change, CheckpointLayout, Line, StateDict
+from densevit.interfaces import ZEROS, Change, CheckpointLayout, Line, SpecialTensors, StateDict
 
 T = TypeVar("T")
 
@@ -39,12 +39,12 @@ def canonical(state: StateDict, layout: CheckpointLayout) -> dict[str, Tensor] |
 
     Returns None if marks are missing. A layout without marks takes any state dict.
     """
-    spellings = _Table(layout.spellings)
-    for prefix in ("", *layout.prefixes):
+    spellings = _Table(layout.other_keys.spellings)
+    for prefix in ("", *layout.other_keys.prefixes):
         own = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
         if _has_all(own, layout.marks):
             return own
-        respelt = {_respelt(key, spellings): tensor for key, tensor in own.items()} if layout.spellings else own
+        respelt = {_respelt(key, spellings): tensor for key, tensor in own.items()} if spellings.entries else own
         if respelt is not own and _has_all(respelt, layout.marks):
             return respelt
     return None
@@ -57,11 +57,11 @@ def _respelt(key: str, spellings: "_Table[str]") -> str:
 
 def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
     """Translates a state dict to our keys. Each source tensor is used exactly once, or listed."""
-    state = canonical(state, layout) or state
-    if layout.rearrange is not None:
-        state = layout.rearrange.forward(state)
+    state, special = canonical(state, layout) or state, layout.special
+    if special.rearrange is not None:
+        state = special.rearrange.forward(state)
     lines = _Table((line.theirs, line) for line in layout.lines if line.theirs != ZEROS)
-    copies, no_effect = _Table(layout.copies.items()), _Table(layout.no_effect.items())
+    copies, no_effect = _Table(special.copies.items()), _Table(special.no_effect.items())
     result, parts = Translation(), _Parts()
     for key, tensor in state.items():
         original = next((_name(of).filled(values) for _, of, values in copies.matches(key)), key)
@@ -93,7 +93,7 @@ def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
                 except (RuntimeError, ValueError, IndexError) as error:
                     result.errors.append(f"{key}, {tuple(tensor.shape)}, cannot be transformed to {line.ours}: {error}")
     parts.join([_name(line.ours) for line in layout.lines if line.theirs == ZEROS], result)
-    for bias, why in layout.zero_biases.items():
+    for bias, why in special.zero_biases.items():
         weight = result.tensors.get(bias.removesuffix("bias") + "weight")
         if bias not in result.tensors and weight is not None:
             result.tensors[bias], result.zeros[bias] = weight.new_zeros(len(weight)), why
@@ -106,19 +106,20 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
     Tensors without effect are not written, except zeros beside other parts; nor are `zero_biases` that are zeros.
     Raises ValueError if tensors do not fit the layout.
     """
+    special = layout.special
     lines = tuple(Line(ours, theirs, _inverted(change)) for theirs, ours, change in layout.lines)
-    state = {name: x for name, x in state.items() if name not in layout.zero_biases or bool(x.any())}
-    inverse = CheckpointLayout(layout.name, layout.part, (), lines, layout.describe, no_effect=layout.missing)
+    state = {name: x for name, x in state.items() if name not in special.zero_biases or bool(x.any())}
+    inverse = CheckpointLayout(layout.name, (), lines, layout.describe, special=SpecialTensors(special.missing))
     back = translate(state, inverse)
     if back.errors:
         raise ValueError(f"These tensors do not fit {layout.name}: {'; '.join(back.errors)}.")
-    for name, of in layout.copies.items():
+    for name, of in special.copies.items():
         for key, tensor in list(back.tensors.items()):
             values = _name(of).match(key)
             if values is not None:
                 with suppress(KeyError):  # a placeholder that only the copy has: its numbers are not known
                     back.tensors[_name(name).filled(values)] = tensor
-    return dict(layout.rearrange.inverse(back.tensors) if layout.rearrange else back.tensors), back.unknown
+    return dict(special.rearrange.inverse(back.tensors) if special.rearrange else back.tensors), back.unknown
 
 
 def describe(
@@ -157,21 +158,19 @@ def saved_options(
 
     source: the name of the weights, for messages. Raises WeightsError for metadata with unexpected content.
     """
-    if layout.saved_options is None:
-        return {}
     try:
-        found = layout.saved_options(state, metadata)
+        found = layout.options.saved(state, metadata)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise WeightsError(
             f"config.json beside {source} is not that of a {layout.name} checkpoint ({one_line(error)}). "
             "Copy or download it again."
         ) from error
-    return {name: value for name, value in found.items() if name in layout.unsaved}
+    return {name: value for name, value in found.items() if name in layout.options.unsaved}
 
 
 def missing_because(name: str, layout: CheckpointLayout) -> str | None:
     """Why a checkpoint of this layout never has the tensor we call `name`; None if it should have it."""
-    return next((why for own, why in layout.missing.items() if _name(own).match(name) is not None), None)
+    return next((why for own, why in layout.special.missing.items() if _name(own).match(name) is not None), None)
 
 
 class Difference(NamedTuple):
@@ -187,7 +186,7 @@ def difference(state: StateDict, layout: CheckpointLayout) -> Difference:
     """Compares the keys of a state dict with those of a layout, under the prefix for which most are known."""
     lines = _Table((line.theirs, line) for line in layout.lines if line.theirs != ZEROS)
     found = []
-    for prefix in ("", *layout.prefixes):
+    for prefix in ("", *layout.other_keys.prefixes):
         keys = {key: key.removeprefix(prefix) for key in state}
         unknown = [key for key, own in keys.items() if not lines.matches(own)]
         own = dict.fromkeys(keys.values())

@@ -104,18 +104,19 @@ def _implied(weights: PartWeights, plugin: str, model: DenseModel) -> Iterator[t
         return
     described = dict(_leaves({key: value for key, value in section.items() if key not in _RESERVED}))
     prefix, of_backbone = f"{weights.theirs}.", weights.group == "backbones"
-    names = [f"backbone.{name}" if "." not in name else name for name in layout.project_defaults]
-    listed = {name.removeprefix(prefix) for name in (*names, *layout.unsaved) if name.startswith(prefix)}
+    own = layout.options
+    names = [f"backbone.{name}" if "." not in name else name for name in own.project_defaults]
+    listed = {name.removeprefix(prefix) for name in (*names, *own.unsaved) if name.startswith(prefix)}
     if of_backbone and weights.complete:
-        listed |= {name for name in layout.runtime_options if (name,) in described}
+        listed |= {name for name in own.runtime if (name,) in described}
     for name in sorted(listed):
         path = tuple(name.split("."))
-        if path in described or (name in layout.project_defaults and name not in layout.runtime_options):
+        if path in described or (name in own.project_defaults and name not in own.runtime):
             yield path, described.get(path, _ABSENT), True
     if section.get("name") != plugin or (of_backbone and not _resizes(model.backbone, weights.checkpoint.tensors)):
         return
     for path, value in described.items():
-        if ".".join(path) not in listed and not (of_backbone and path[0] in layout.runtime_options):
+        if ".".join(path) not in listed and not (of_backbone and path[0] in own.runtime):
             yield path, value, False
 
 
@@ -129,11 +130,12 @@ _ASSUMED = "these weights are assumed to have"
 
 
 def _why(weights: PartWeights, path: Path) -> str:
-    assert weights.checkpoint.layout is not None
+    layout = weights.checkpoint.layout
+    assert layout is not None
     name = ".".join((weights.theirs, *path))
     if name in weights.checkpoint.options:
         return "these weights were trained with"
-    return _ASSUMED if name in weights.checkpoint.layout.unsaved else f"{weights.checkpoint.layout.name} computes with"
+    return _ASSUMED if name in layout.options.unsaved else f"{layout.name} computes with"
 
 
 def _build_again(

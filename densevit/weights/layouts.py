@@ -57,7 +57,7 @@ def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
 
 def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangement:
     """The rearrangement of a backbone's layout for complete models. prefix: the argument of `backbone_lines`."""
-    own = layout.rearrange
+    own = layout.special.rearrange
     assert own is not None
 
     def inside(change: Callable[[StateDict], StateDict], state: StateDict) -> StateDict:

@@ -6,7 +6,7 @@ from the TensorFlow release.
 
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.state import count
 
 # Layers of a block: their name, timm's in the first block, which does not expand its channels, and in the others.
@@ -32,17 +32,17 @@ def _layout(name: str, *depths: int) -> CheckpointLayout:
                 lines.append(Line(f"_blocks.{number}.{theirs}.*", f"model.blocks.{stage}.{block}.{ours}.*"))
     return CheckpointLayout(
         name=name,
-        part="backbone",
         marks=("_conv_stem.weight", *(f"_blocks.{number}._depthwise_conv.weight" for number in range(len(blocks)))),
         lines=tuple(lines),
         describe=_describe,
-        no_effect={
-            "_conv_head.*": "the last convolution, of the classifier",
-            "_bn1.*": "the norm of the last convolution",
-            "_fc.*": "the classification head",
-        },
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+        special=SpecialTensors(
+            no_effect={
+                "_conv_head.*": "the last convolution, of the classifier",
+                "_bn1.*": "the norm of the last convolution",
+                "_fc.*": "the classification head",
+            }
+        ),
+        publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
+from densevit.interfaces import Change, CheckpointLayout, Line, SpecialTensors, StateDict
 from densevit.weights.state import count
 from densevit_papers.attention_resnet import BLOCKS
 
@@ -42,12 +42,13 @@ def _lines() -> tuple[Line, ...]:
 
 AXIAL_RESNET = CheckpointLayout(
     name="axial-deeplab-axial_resnet",
-    part="backbone",
     marks=("conv1.weight", "layer1.{j}.hight_block.qkv_transform.weight", "layer4.{j}.width_block.relative"),
     lines=_lines(),
     describe=describe,
-    no_effect={
-        "fc.*": "the classification head",
-        **{f"layer{{s}}.{{j}}.{axis}.flatten_index": "an index table" for axis in _AXES},
-    },
+    special=SpecialTensors(
+        no_effect={
+            "fc.*": "the classification head",
+            **{f"layer{{s}}.{{j}}.{axis}.flatten_index": "an index table" for axis in _AXES},
+        }
+    ),
 )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Backbone, CheckpointLayout, Line, StateDict
+from densevit.interfaces import Backbone, CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
@@ -280,17 +280,17 @@ _LCA = "layer-wise class-token attention, on which no cell depends"
 
 WITH_LCA = CheckpointLayout(
     name="ceit-lca",
-    part="backbone",
     marks=("i2t.backbone.conv.weight", "blocks.{i}.leff.conv2.weight", "pos_layer_embed"),
     lines=(*_LINES, *_CLASS_ATTENTION),
     describe=_describe,
     fits=by_name_only,
-    rearrange=added_to_tokens("pos_embed", ("cls_token",)),
-    no_effect=_HEAD,
-    missing={"feature_norms.{i}.*": "a norm of a feature map, which a classifier lacks"},
-    runtime_options=("features",),
-    licence="Apache-2.0 (coeusguo/ceit)",
-    saved_under="model",
+    special=SpecialTensors(
+        rearrange=added_to_tokens("pos_embed", ("cls_token",)),
+        no_effect=_HEAD,
+        missing={"feature_norms.{i}.*": "a norm of a feature map, which a classifier lacks"},
+    ),
+    options=LayoutOptions(runtime=("features",)),
+    publishing=Publishing(licence="Apache-2.0 (coeusguo/ceit)", saved_under="model"),
 )
 AUTHORS = replace(
     WITH_LCA,
@@ -298,7 +298,10 @@ AUTHORS = replace(
     lines=_LINES,
     variants=(WITH_LCA,),
     fits=None,
-    no_effect={**_HEAD, "norm.*": _LCA, "lca.*": _LCA, "pos_layer_embed": _LCA},
-    missing={**WITH_LCA.missing, "class_attention.*": _LCA},
-    runtime_options=("features", "readout"),
+    special=replace(
+        WITH_LCA.special,
+        no_effect={**_HEAD, "norm.*": _LCA, "lca.*": _LCA, "pos_layer_embed": _LCA},
+        missing={**WITH_LCA.special.missing, "class_attention.*": _LCA},
+    ),
+    options=LayoutOptions(runtime=("features", "readout")),
 )

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Backbone, CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    Backbone,
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
@@ -280,18 +290,15 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 AUTHORS = CheckpointLayout(
     name="microsoft-cvt",
-    part="backbone",
     marks=("stage{s}.patch_embed.proj.weight", "stage{s}.blocks.{b}.attn.conv_proj_k.conv.weight", "stage2.cls_token"),
     lines=_AUTHORS,
     describe=partial(_describe, gelu="quick"),
-    no_effect={"norm.*": _NORM, "head.*": _HEAD},
-    missing=_MISSING,
-    project_defaults=("gelu",),
-    licence="MIT (microsoft/CvT)",
+    special=SpecialTensors(no_effect={"norm.*": _NORM, "head.*": _HEAD}, missing=_MISSING),
+    options=LayoutOptions(project_defaults=("gelu",)),
+    publishing=Publishing(licence="MIT (microsoft/CvT)"),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-cvt",
-    part="backbone",
     marks=(
         f"{_EMBEDDING}.projection.weight",
         f"{_BLOCK}.{_INNER}_key.convolution_projection.convolution.weight",
@@ -299,10 +306,11 @@ TRANSFORMERS = CheckpointLayout(
     ),
     lines=_TRANSFORMERS,
     describe=partial(_describe, gelu="erf"),
-    prefixes=("cvt.",),
-    no_effect={"layernorm.*": _NORM, "classifier.*": _HEAD},
-    missing=_MISSING,
-    project_defaults=("gelu",),
-    implied=_IMPLIED | {"num_heads": tuple([*variant.heads] for variant in VARIANTS.values())},
-    config_files=_config,
+    other_keys=OtherKeys(prefixes=("cvt.",)),
+    special=SpecialTensors(no_effect={"layernorm.*": _NORM, "classifier.*": _HEAD}, missing=_MISSING),
+    options=LayoutOptions(
+        project_defaults=("gelu",),
+        implied=_IMPLIED | {"num_heads": tuple([*variant.heads] for variant in VARIANTS.values())},
+    ),
+    publishing=Publishing(config_files=_config),
 )

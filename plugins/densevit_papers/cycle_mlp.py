@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Backbone, Change, CheckpointLayout, Line, StateDict
+from densevit.interfaces import Backbone, Change, CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
@@ -193,16 +193,18 @@ def _lines() -> tuple[Line, ...]:
 
 CYCLE_MLP = CheckpointLayout(
     name="cycle-mlp",
-    part="backbone",
     marks=("patch_embed.proj.weight", "network.0.{b}.attn.sfc_h.weight", "network.6.{b}.attn.reweight.fc1.weight"),
     lines=_lines(),
     describe=_describe,
-    no_effect={
-        "head.*": "the classification head",
-        "network.{s}.{b}.attn.sfc_h.offset": "the fixed offsets of Cycle FC",
-        "network.{s}.{b}.attn.sfc_w.offset": "the fixed offsets of Cycle FC",
-    },
-    missing={f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)},
-    licence="MIT (ShoufaChen/CycleMLP)",
-    saved_under="model",
+    special=SpecialTensors(
+        no_effect={
+            "head.*": "the classification head",
+            "network.{s}.{b}.attn.sfc_h.offset": "the fixed offsets of Cycle FC",
+            "network.{s}.{b}.attn.sfc_w.offset": "the fixed offsets of Cycle FC",
+        },
+        missing={
+            f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)
+        },
+    ),
+    publishing=Publishing(licence="MIT (ShoufaChen/CycleMLP)", saved_under="model"),
 )

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Line, StateDict
+from densevit.interfaces import CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
@@ -178,7 +178,6 @@ _QKV = ("query", "key", "value")
 _EMBEDDING = {"conv1": "conv1", "bn1": "norm1", "conv2": "conv2", "bn2": "norm2", "proj": "projection"}
 AUTHORS = CheckpointLayout(
     name="deepvit",
-    part="backbone",
     marks=(
         "patch_embed.proj.weight",
         "blocks.{i}.norm1.weight",
@@ -194,10 +193,10 @@ AUTHORS = CheckpointLayout(
         *(Line(f"blocks.{{b}}.attn.qkv.*[{i}/3]", f"blocks.{{b}}.attention.{name}.*") for i, name in enumerate(_QKV)),
         Line("norm.*", "norm.*"),
     ),
-    rearrange=added_to_tokens("pos_embed", ("cls_token",)),
     describe=describe,
-    no_effect={"head.*": "the classification head"},
-    runtime_options=("features", "readout"),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
+    special=SpecialTensors(
+        rearrange=added_to_tokens("pos_embed", ("cls_token",)), no_effect={"head.*": "the classification head"}
+    ),
+    options=LayoutOptions(runtime=("features", "readout")),
+    publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
 from densevit.weights.label_sets import panoptic_classes
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
@@ -187,7 +187,6 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
 
 KMAX_DEEPLAB = CheckpointLayout(
     name="kmax-deeplab",
-    part="model",
     marks=(
         "backbone.stem.conv1.weight",
         f"{_PIXELS}._stages.{{i}}._blocks.{{j}}._conv1_bn_act.conv.weight",
@@ -197,10 +196,12 @@ KMAX_DEEPLAB = CheckpointLayout(
     lines=(*_resnet_lines(), *_pixel_decoder_lines(), *_decoder_lines(), *_semantic_lines()),
     describe=describe,
     classes=_classes,
-    saved_under="model",
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    project_defaults=("norm_eps", f"{_HEAD}.align_corners"),
-    licence="Apache-2.0 (bytedance/kmax-deeplab)",
-    recipe=_recipe,
+    options=LayoutOptions(project_defaults=("norm_eps", f"{_HEAD}.align_corners")),
+    publishing=Publishing(
+        saved_under="model",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        licence="Apache-2.0 (bytedance/kmax-deeplab)",
+        recipe=_recipe,
+    ),
 )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
+from densevit.interfaces import Change, CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
@@ -191,7 +191,6 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 AUTHORS = CheckpointLayout(
     name="localvit",
-    part="backbone",
     marks=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.conv.conv.6.fc.0.weight"),
     lines=(
         Line("cls_token", "class_token", TOKENS),
@@ -200,9 +199,10 @@ AUTHORS = CheckpointLayout(
         *(Line("blocks.{i}." + theirs, "blocks.{i}." + ours, change) for theirs, ours, change in _BLOCK),
         Line("norm.*", "norm.*"),
     ),
-    rearrange=added_to_tokens("pos_embed", ("cls_token",)),
     describe=describe,
-    no_effect={"head.*": "the classification head"},
-    runtime_options=("features", "readout"),
-    saved_under="model",
+    special=SpecialTensors(
+        rearrange=added_to_tokens("pos_embed", ("cls_token",)), no_effect={"head.*": "the classification head"}
+    ),
+    options=LayoutOptions(runtime=("features", "readout")),
+    publishing=Publishing(saved_under="model"),
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
+from densevit.interfaces import CheckpointLayout, Line, OtherKeys, Publishing, Rearrangement, SpecialTensors, StateDict
 from densevit.weights.positions import TOKENS
 from densevit.weights.state import count
 from densevit_papers.vision_longformer import VARIANTS
@@ -99,7 +99,6 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 _STAGE, _OURS = "stages.{s}.{b}", "stages.{s}.blocks.{b}"
 AUTHORS = CheckpointLayout(
     name="vision-longformer",
-    part="backbone",
     marks=("layer1.0.proj.weight", "layer1.1.attn.kv.weight", f"layer4.1.{_TABLE}"),
     lines=(
         Line("stages.{s}.patches.proj.*", "stages.{s}.projection.*"),
@@ -116,17 +115,19 @@ AUTHORS = CheckpointLayout(
         Line(f"{_STAGE}.mlp.mlp.fc1.*", f"{_OURS}.mlp.expand.*"),
         Line(f"{_STAGE}.mlp.mlp.fc2.*", f"{_OURS}.mlp.contract.*"),
     ),
-    copies={
-        f"{_STAGE}.attention.attn.{name}_global.*": f"{_STAGE}.attention.attn.{name}.*"
-        for name in ("query", "kv", "proj")
-    },
-    rearrange=Rearrangement(_numbered, _joined),
     describe=describe,
-    prefixes=("module.",),
-    no_effect={
-        "head.*": "the classification head",
-        "norm.*": "a norm before the classification head",
-        f"{_STAGE}.attention.attn.relative_position_index": "an index of the bias table",
-    },
-    saved_under="net",
+    other_keys=OtherKeys(prefixes=("module.",)),
+    special=SpecialTensors(
+        copies={
+            f"{_STAGE}.attention.attn.{name}_global.*": f"{_STAGE}.attention.attn.{name}.*"
+            for name in ("query", "kv", "proj")
+        },
+        rearrange=Rearrangement(_numbered, _joined),
+        no_effect={
+            "head.*": "the classification head",
+            "norm.*": "a norm before the classification head",
+            f"{_STAGE}.attention.attn.relative_position_index": "an index of the bias table",
+        },
+    ),
+    publishing=Publishing(saved_under="net"),
 )

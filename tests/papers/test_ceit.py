@@ -148,6 +148,7 @@ def test_the_backbone_passes_the_contract_tests(readout):
     check_backbone(partial(CeiT, "nano", readout=readout))
 
 
+@pytest.mark.parity("ceit-lca")
 @pytest.mark.parametrize("size", [(96, 96), (48, 80)], ids=["table", "resized"])
 def test_features_and_gradients_match_the_authors_formulation(size, checkpoint):
     """With LCA, which is added to the last map."""
@@ -169,6 +170,7 @@ def test_features_and_gradients_match_the_authors_formulation(size, checkpoint):
     torch.testing.assert_close(own.grad, other.grad, atol=1e-5 * other.grad.abs().max().item(), rtol=1e-5)
 
 
+@pytest.mark.parity("ceit")
 def test_lca_is_left_out_by_default_and_changes_the_last_map_only(checkpoint):
     state, images = checkpoint, torch.randn(1, 3, 96, 96, dtype=torch.float64)
     plain, with_lca = loaded(state, "ceit"), loaded(state, "ceit-lca")

@@ -74,6 +74,7 @@ def test_the_backbone_passes_the_contract_tests():
     check_backbone(partial(CvT, "nano"))
 
 
+@pytest.mark.parity("transformers-cvt")
 @pytest.mark.parametrize(("gelu", "size"), [("erf", (64, 96)), ("quick", (67, 44))])
 def test_features_and_gradients_match_transformers(gelu, size, reference):
     """Sizes of which the authors' first embedding, too, makes ceil(size / 4) cells."""
@@ -183,6 +184,7 @@ def authors_names(name: str) -> str:
     return name
 
 
+@pytest.mark.parity("microsoft-cvt")
 def test_files_of_the_authors_are_read(reference):
     """Keys of `lib/models/cls_cvt.py`, which transformers' conversion maps in the same way; the MLPs differ."""
     state = reference.state_dict()

@@ -98,6 +98,7 @@ def reference(state: Mapping[str, Tensor], model: CycleMlp, images: Tensor) -> l
     return features
 
 
+@pytest.mark.parity("cycle-mlp")
 @pytest.mark.parametrize("size", [(64, 96), (37, 70), (5, 9)], ids=str)
 def test_features_and_gradients_match_deformable_convolutions(size: tuple[int, int]) -> None:
     """With the authors' tensors, read by the layout; gradients of each tensor too."""

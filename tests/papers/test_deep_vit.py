@@ -176,7 +176,7 @@ def test_checkpoints_of_the_authors_are_read_and_written():
     torch.manual_seed(0)
     state = authors_state(4)
     layout = recognise(state)
-    assert layout.name == "deepvit" and layout.mean == layout.std == (0.5, 0.5, 0.5)
+    assert layout.name == "deepvit" and layout.publishing.mean == layout.publishing.std == (0.5, 0.5, 0.5)
     section = describe(state, layout)["backbone"]
     assert section == {"name": "deep_vit", "variant": "nano", "patch_size": 16, "image_size": 64}
     vit = densevit.create_backbone(**section).eval()

@@ -232,7 +232,7 @@ def test_the_number_of_classes_tells_the_data_set(count, known, options):
     sections, classes = describe(theirs, layout), layout.classes(theirs, {})
     assert sections["heads"]["panoptic"] == HEAD | options
     assert classes == {"panoptic": known()}
-    _, others = layout.recipe(sections, classes)
+    _, others = layout.publishing.recipe(sections, classes)
     assert others["data"].get("preset") == ("ade20k" if count == 150 else None)
 
 

@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from densevit.interfaces import Change, CheckpointLayout, Line, Rearrangement
+from densevit.interfaces import Change, CheckpointLayout, Line, Rearrangement, SpecialTensors
 from densevit.weights.key_mapping import _Name, canonical, missing_because, translate, translate_back
 
 
-def layout_of(*lines, marks=(), **other):
-    return CheckpointLayout(
-        "a-b", "backbone", tuple(marks), tuple(Line(*line) for line in lines), lambda state: {}, **other
-    )
+def layout_of(*lines, marks=(), **special):
+    table = tuple(Line(*line) for line in lines)
+    return CheckpointLayout("a-b", tuple(marks), table, lambda state: {}, special=SpecialTensors(**special))
 
 
 def numbered(*names, shape=(6, 2)):

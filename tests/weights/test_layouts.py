@@ -1,5 +1,6 @@
 """Recognition of layouts."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from densevit.weights.foreign_checkpoint import translate_checkpoint
 
 
 def made(*found):
-    return {name: CheckpointLayout(name, "backbone", marks, (), lambda state: {}) for name, marks in found}
+    return {name: CheckpointLayout(name, marks, (), lambda state: {}) for name, marks in found}
 
 
 @pytest.fixture
@@ -76,9 +77,28 @@ def test_all_modules_are_found_and_layouts_are_complete():
     assert {"torchvision-resnet", "detr", "timm-vit"} <= set(names)
     for name in names:
         layout = layouts.find(name)
-        assert layout.name == name and layout.marks and layout.part in ("backbone", "model")
-        if layout.part == "model":
+        assert layout.name == name and layout.marks
+        if not layout.is_backbone:
             assert all(line.ours == "0" or line.ours.startswith(("backbone.", "heads.")) for line in layout.lines)
+
+
+REFUSED = {
+    *("eva02", "eomt-dinov3-differences", "dinov3-gated", "dinov3-convnext"),
+    *("transformers-dinov3-gated", "transformers-dinov3-convnext"),
+}
+KEYS_ONLY = {  # read and written back, with names and shapes of the authors' tensors; what theirs computes is not run
+    *("axial-deeplab-axial_resnet", "deepvit", "kmax-deeplab", "localvit", "vision-longformer", "transformers-mae"),
+    *(f"mask2former{backbone}-{task}" for backbone in ("", "-resnet") for task in ("instance", "semantic")),
+    "depth-anything-v1",
+}
+
+
+def test_each_layout_is_compared_with_its_project_in_one_test(project):
+    """Tests name their layouts in the mark `parity`."""
+    pages = [path.read_text() for path in (project / "tests").rglob("test_*.py")]
+    marks = [mark for page in pages for mark in re.findall(r"^@pytest\.mark\.parity\(([^)]*)\)", page, re.MULTILINE)]
+    compared = [name for mark in marks for name in re.findall(r'"([^"]+)"', mark)]
+    assert sorted(compared) == sorted({layout.name for layout in layouts.every()} - REFUSED - KEYS_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +130,14 @@ def test_values_of_config_json_for_which_no_model_is_built_are_refused(name, con
 )
 def test_other_numbers_of_attention_heads_are_refused(name, config):
     with pytest.raises(WeightsError, match=r"config\.json has .* attention heads for \d+ channels; .* is built with"):
-        layouts.find(name).saved_options({}, {"config": config})
+        layouts.find(name).options.saved({}, {"config": config})
 
 
 BROKEN = "[densevit.checkpoints]\nbroken-net = bl_broken:NET\nother-name = bl_whole:NET\nno-layout = bl_whole:Line\n"
 WHOLE = """
     from densevit.interfaces import CheckpointLayout, Line
 
-    NET = CheckpointLayout("whole-net", "backbone", ("stem.w",), (Line("stem.w", "conv.w"),), lambda tensors: {})
+    NET = CheckpointLayout("whole-net", ("stem.w",), (Line("stem.w", "conv.w"),), lambda tensors: {})
     """
 
 

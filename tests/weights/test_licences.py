@@ -140,8 +140,8 @@ def test_a_text_is_shown_as_it_is_stated():
 
 def test_every_licence_of_a_layout_is_classified():
     """No layout states a licence in words that are read as another one."""
-    stated = {layout.licence for layout in layouts.every() if isinstance(layout.licence, str) and layout.licence}
-    for licence in stated:
+    stated = {layout.publishing.licence for layout in layouts.every() if isinstance(layout.publishing.licence, str)}
+    for licence in stated - {""}:
         assert licences.permits_commercial_use(licence) == licence.startswith(("Apache-2.0 (", "MIT (")), licence
 
 
@@ -170,8 +170,9 @@ def test_a_project_s_licence_names_its_repository():
         "microsoft-swin",
         "dpt",
     ):
-        assert layouts.find(name).licence.endswith(")") and "/" in layouts.find(name).licence
-    assert layouts.find("transformers-detr").licence == layouts.find("timm-vit").licence == ""
+        licence = layouts.find(name).publishing.licence
+        assert licence.endswith(")") and "/" in licence
+    assert layouts.find("transformers-detr").publishing.licence == layouts.find("timm-vit").publishing.licence == ""
 
 
 def test_a_damaged_entry_is_an_error(tmp_path):

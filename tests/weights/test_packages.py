@@ -105,6 +105,7 @@ def test_a_licence_file_with_the_notice_of_apache_2_is_apache_2(package, more, l
     assert read("package:acme_weights").metadata["licence"] == f"{licence} (LICENSE of acme-weights 1.2)"
 
 
+@pytest.mark.parity("efficientnet-pytorch-lite0", "efficientnet-pytorch-lite1")
 @pytest.mark.parametrize(
     ("size", "last"),  # the last blocks of strides 4, 8, 16 and 32
     [(0, (2, 4, 10, 15)), (1, (3, 6, 14, 20)), (2, (3, 6, 14, 20))],

@@ -11,7 +11,7 @@ from torch import nn
 
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
-from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck
+from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
 from densevit.model import build_from_architecture
 from densevit.weights import layouts, pretrained
 from densevit.weights.building import build_model
@@ -95,17 +95,14 @@ class Scaled(Scores):
 LINES = (Line("patch.*", "conv.*"), Line("norm.*", "norm.*"))
 ENCODER = CheckpointLayout(
     "made-encoder",
-    "backbone",
     ("patch.weight", "norm.weight"),
     LINES,
     lambda state: {"backbone": {"name": "small"}},
-    no_effect={"head.*": "the classification head"},
-    mean=HALF,
-    std=HALF,
+    special=SpecialTensors(no_effect={"head.*": "the classification head"}),
+    publishing=Publishing(mean=HALF, std=HALF),
 )
 DETECTOR = CheckpointLayout(
     "made-detector",
-    "model",
     ("patch.weight", "norm.weight", "hidden.weight"),
     (
         *(Line(theirs, f"backbone.{ours}") for theirs, ours, _ in LINES),

@@ -131,7 +131,7 @@ def test_panoptic_detr_is_evaluated_on_coco_panoptic(layout):
 
 
 def test_a_layout_without_a_recipe_gets_what_a_config_needs():
-    layout = CheckpointLayout("made", "model", (), (), dict)
+    layout = CheckpointLayout("made", (), (), dict)
     values = with_settings(
         layout,
         {"backbone": VIT, "heads": {"poses": {"name": "dpt"}}, "data": {"name": "label_maps"}},
@@ -151,8 +151,8 @@ def test_a_layout_without_a_recipe_gets_what_a_config_needs():
 )
 def test_swinv2_windows_are_parsed_from_timm_names(architecture, window, before):
     options = {"backbone.window_size": window, "backbone.pretrained_window_sizes": before}
-    assert find("timm-swinv2").saved_options({}, of_timm({"architecture": architecture})) == options
-    assert find("timm-swinv2").saved_options({}, of_timm({"architecture": "swin_tiny_patch4_window7_224"})) == {}
+    assert find("timm-swinv2").options.saved({}, of_timm({"architecture": architecture})) == options
+    assert find("timm-swinv2").options.saved({}, of_timm({"architecture": "swin_tiny_patch4_window7_224"})) == {}
 
 
 @torch.no_grad()
@@ -185,7 +185,7 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     layout = find("transformers-detr")
     options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
-    assert layout.saved_options({}, of_folder(tmp_path)) == options
+    assert layout.options.saved({}, of_folder(tmp_path)) == options
     for wrong in ({"backbone_config": 5}, {"encoder_attention_heads": [1]}):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", **wrong}))
         with pytest.raises(WeightsError, match=r"config\.json beside the weights is not that of a transformers-detr"):

@@ -5,7 +5,16 @@ from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.state import count
 from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
@@ -108,26 +117,23 @@ IMPLIED = {
 
 NVIDIA = CheckpointLayout(
     name="nvidia-mit",
-    part="backbone",
     marks=("patch_embed1.proj.weight", "block1.{b}.attn.sr.weight", "block4.{b}.mlp.dwconv.dwconv.weight"),
     lines=_nvidia(),
     describe=partial(describe, norm_eps=1e-6),
-    prefixes=("backbone.",),
-    no_effect={"head.*": "the classification head", "decode_head.*": "the segmentation head"},
-    project_defaults=PROJECT_DEFAULTS,
-    licence=LICENCE,
+    other_keys=OtherKeys(prefixes=("backbone.",)),
+    special=SpecialTensors(no_effect={"head.*": "the classification head", "decode_head.*": "the segmentation head"}),
+    options=LayoutOptions(project_defaults=PROJECT_DEFAULTS),
+    publishing=Publishing(licence=LICENCE),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-mit",
-    part="backbone",
     marks=("encoder.patch_embeddings.0.proj.weight", f"{_BLOCK}.attention.self.sr.weight", "encoder.layer_norm.3.bias"),
     lines=_TRANSFORMERS,
     describe=partial(describe, norm_eps=1e-5),
-    prefixes=("segformer.",),
-    spellings=_MEMORY,
-    no_effect={"classifier.*": "the classification head", "decode_head.*": "the segmentation head"},
-    project_defaults=PROJECT_DEFAULTS,
-    implied=IMPLIED,
-    licence=LICENCE,
-    config_files=_config,
+    other_keys=OtherKeys(prefixes=("segformer.",), spellings=_MEMORY),
+    special=SpecialTensors(
+        no_effect={"classifier.*": "the classification head", "decode_head.*": "the segmentation head"}
+    ),
+    options=LayoutOptions(project_defaults=PROJECT_DEFAULTS, implied=IMPLIED),
+    publishing=Publishing(licence=LICENCE, config_files=_config),
 )

@@ -7,7 +7,17 @@ from typing import Any
 from torch import Tensor
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Line, Rearrangement, StateDict
+from densevit.interfaces import (
+    Change,
+    CheckpointLayout,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
 from densevit_backbones.mvit.inferred_options import describe
 from densevit_backbones.mvit.variants import VARIANTS
 
@@ -91,18 +101,20 @@ def _flat_blocks(state: StateDict) -> StateDict:
 
 
 def _layout(
-    name: str, marks: tuple[str, ...], describe: Callable[[StateDict], dict[str, Any]], **others: Any
+    name: str,
+    marks: tuple[str, ...],
+    describe: Callable[[StateDict], dict[str, Any]],
+    rearrange: Rearrangement | None = None,
+    licence: str = "",
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name,
-        "backbone",
         marks,
         _LINES,
         describe,
-        no_effect={"head.*": "the classification head"},
-        missing=_MISSING,
-        project_defaults=("class_token_residual",),
-        **others,
+        special=SpecialTensors(no_effect={"head.*": "the classification head"}, missing=_MISSING, rearrange=rearrange),
+        options=LayoutOptions(project_defaults=("class_token_residual",)),
+        publishing=Publishing(licence=licence),
     )
 
 
@@ -138,19 +150,20 @@ def _of_detectors(tensors: StateDict) -> dict[str, Any]:
 
 DETECTRON2 = CheckpointLayout(
     name="detectron2-mvitv2",
-    part="backbone",
     marks=("scale2_norm.weight", *(f"blocks.{{i}}.{x}.*" for x in ("norm1", "attn.qkv", "mlp.fc1", "attn.pool_k"))),
     lines=(
         *(line for line in _LINES if line.theirs != "norm.*"),
         *(Line(f"scale{i + 2}_norm.*", f"feature_norms.{i}.*") for i in range(4)),
     ),
     describe=_of_detectors,
-    prefixes=("backbone.bottom_up.", "bottom_up."),
-    rearrange=Rearrangement(_staged, _flat_blocks),
-    no_effect={
-        **dict.fromkeys(("backbone.fpn_*", "backbone.top_block.*"), "the detector's pyramid"),
-        **dict.fromkeys(("proposal_generator.*", "roi_heads.*", "pixel_mean", "pixel_std"), "the detector"),
-    },
-    unsaved=("backbone.window_size", "backbone.coarse_global_keys"),
-    saved_under="model",
+    other_keys=OtherKeys(prefixes=("backbone.bottom_up.", "bottom_up.")),
+    special=SpecialTensors(
+        rearrange=Rearrangement(_staged, _flat_blocks),
+        no_effect={
+            **dict.fromkeys(("backbone.fpn_*", "backbone.top_block.*"), "the detector's pyramid"),
+            **dict.fromkeys(("proposal_generator.*", "roi_heads.*", "pixel_mean", "pixel_std"), "the detector"),
+        },
+    ),
+    options=LayoutOptions(unsaved=("backbone.window_size", "backbone.coarse_global_keys")),
+    publishing=Publishing(saved_under="model"),
 )

@@ -2,17 +2,16 @@
 
 from dataclasses import replace
 
-from densevit.interfaces import CheckpointLayout, Line
+from densevit.interfaces import CheckpointLayout, LayoutOptions, Line, SpecialTensors
 from densevit_backbones.resnet.inferred_options import describe
 
 TORCHVISION = CheckpointLayout(
     name="torchvision-resnet",
-    part="backbone",
     marks=("conv1.weight", "bn1.weight", "layer1.{i}.conv1.weight", "layer4.{i}.conv1.weight"),
     lines=(Line("conv1.*", "conv1.*"), Line("bn1.*", "bn1.*"), Line("layer{i}.*", "layer{i}.*")),
     describe=describe,
-    no_effect={"fc.*": "the classification head"},
-    project_defaults=("norm_eps",),
+    special=SpecialTensors(no_effect={"fc.*": "the classification head"}),
+    options=LayoutOptions(project_defaults=("norm_eps",)),
 )
 # The marks are of variant "d"; others have torchvision's keys and are recognised as such.
 TIMM = replace(

@@ -3,7 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit_backbones.resnet.inferred_options import describe
 from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
@@ -43,16 +52,19 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 RESNET = CheckpointLayout(
     name="transformers-resnet",
-    part="backbone",
     marks=(
         "embedder.embedder.convolution.weight",
         "encoder.stages.0.layers.0.layer.0.convolution.weight",
     ),
     lines=_lines(),
     describe=describe,
-    prefixes=("resnet.",),  # a classifier's
-    no_effect={"classifier.*": "the classification head"},
-    implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
-    project_defaults=("norm_eps",),
-    config_files=_config,
+    other_keys=OtherKeys(
+        prefixes=("resnet.",),  # a classifier's
+    ),
+    special=SpecialTensors(no_effect={"classifier.*": "the classification head"}),
+    options=LayoutOptions(
+        implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
+        project_defaults=("norm_eps",),
+    ),
+    publishing=Publishing(config_files=_config),
 )

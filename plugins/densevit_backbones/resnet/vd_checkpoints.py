@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
 from densevit_backbones.resnet.inferred_options import describe
 from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
@@ -64,16 +64,14 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 AUTHORS = CheckpointLayout(
     name="rtdetr-resnet",
-    part="backbone",
     marks=("conv1.conv1_1.conv.weight", "conv1.conv1_3.norm.weight", "res_layers.0.blocks.0.branch2a.conv.weight"),
     lines=_authors(),
     describe=describe,
-    project_defaults=("norm_eps",),
-    licence="Apache-2.0 (lyuwenyu/RT-DETR)",
+    options=LayoutOptions(project_defaults=("norm_eps",)),
+    publishing=Publishing(licence="Apache-2.0 (lyuwenyu/RT-DETR)"),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-rtdetr-resnet",
-    part="backbone",
     marks=(
         "embedder.embedder.0.convolution.weight",
         "embedder.embedder.2.convolution.weight",
@@ -81,7 +79,9 @@ TRANSFORMERS = CheckpointLayout(
     ),
     lines=_transformers(),
     describe=describe,
-    project_defaults=("norm_eps",),
-    implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
-    config_files=_config,
+    options=LayoutOptions(
+        project_defaults=("norm_eps",),
+        implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
+    ),
+    publishing=Publishing(config_files=_config),
 )

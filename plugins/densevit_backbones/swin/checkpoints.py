@@ -1,11 +1,12 @@
 """Swin and Swin V2: torchvision's, timm's and Microsoft's own releases, for classification and for dense prediction."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
-from densevit.interfaces import ZEROS, CheckpointLayout, Line
+from densevit.interfaces import ZEROS, CheckpointLayout, Line, OtherKeys, Publishing, SpecialTensors
 from densevit.layers.windows import ShiftRule
-from densevit_backbones.swin.inferred_options import PROJECT_DEFAULTS, describe
+from densevit_backbones.swin.inferred_options import OPTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNSAVED, of_tables
 
@@ -105,18 +106,13 @@ def _layout(
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        part="backbone",
         marks=marks,
         lines=lines,
         describe=partial(describe, shift=shift),
         variants=variants,
-        no_effect=_HEAD | _constants(block),
-        missing=MISSING,
-        unsaved=UNSAVED if name.endswith("v2") else (),
-        saved_options=of_tables if name.endswith("v2") else None,
-        runtime_options=PROJECT_DEFAULTS,
-        project_defaults=PROJECT_DEFAULTS,
-        licence=_LICENCE if name.startswith("microsoft") else "",
+        special=SpecialTensors(no_effect=_HEAD | _constants(block), missing=MISSING),
+        options=replace(OPTIONS, unsaved=UNSAVED, saved=of_tables) if name.endswith("v2") else OPTIONS,
+        publishing=Publishing(licence=_LICENCE if name.startswith("microsoft") else ""),
     )
 
 
@@ -153,22 +149,25 @@ TIMM = _of_layers("timm", _MERGES_FIRST, _STARTS, "per_axis")
 MICROSOFT = _of_layers("microsoft", _MERGES_LAST, _ENDS, "both_axes")
 MICROSOFT_DENSE = CheckpointLayout(
     name="microsoft-swin-dense",
-    part="backbone",
     marks=("norm0.weight", _ENDS, f"{_OF_LAYERS}.{_TABLE}"),
     lines=(
         *(line for line in MICROSOFT.lines if line.theirs != "norm.*"),
         *(Line(f"norm{i}.*", f"feature_norms.{i}.*") for i in range(4)),
     ),
     describe=partial(describe, shift="dense"),
-    prefixes=("backbone.",),  # in a detector's or a segmenter's checkpoint
-    no_effect={
-        **dict.fromkeys(("neck.*", "rpn_head.*", "roi_head.*"), "the detector"),
-        **dict.fromkeys(("decode_head.*", "auxiliary_head.*", "sem_seg_head.*"), "the segmentation head"),
-        "criterion.*": "the loss",
-        f"{_OF_LAYERS}.attn.relative_position_index": "derived from the window size",
-    },
-    runtime_options=PROJECT_DEFAULTS,
-    project_defaults=PROJECT_DEFAULTS,
-    licence="MIT (SwinTransformer/Swin-Transformer-Semantic-Segmentation)",
-    saved_under="state_dict",
+    other_keys=OtherKeys(
+        prefixes=("backbone.",),  # in a detector's or a segmenter's checkpoint
+    ),
+    special=SpecialTensors(
+        no_effect={
+            **dict.fromkeys(("neck.*", "rpn_head.*", "roi_head.*"), "the detector"),
+            **dict.fromkeys(("decode_head.*", "auxiliary_head.*", "sem_seg_head.*"), "the segmentation head"),
+            "criterion.*": "the loss",
+            f"{_OF_LAYERS}.attn.relative_position_index": "derived from the window size",
+        }
+    ),
+    options=OPTIONS,
+    publishing=Publishing(
+        licence="MIT (SwinTransformer/Swin-Transformer-Semantic-Segmentation)", saved_under="state_dict"
+    ),
 )

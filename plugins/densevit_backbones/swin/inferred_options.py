@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import StateDict
+from densevit.interfaces import LayoutOptions, StateDict
 from densevit.layers.windows import ShiftRule
 from densevit.weights.state import count
 from densevit_backbones.swin.variants import VARIANTS
 
-PROJECT_DEFAULTS = ("shift",)
+OPTIONS = LayoutOptions(runtime=("shift",), project_defaults=("shift",))
+"""The options that no layout of a Swin shows."""
 
 
 def describe(tensors: StateDict, shift: ShiftRule) -> dict[str, Any]:

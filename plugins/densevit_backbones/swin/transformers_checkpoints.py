@@ -1,13 +1,22 @@
 """transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has others."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit_backbones.swin.checkpoints import BLOCKS, MISSING
-from densevit_backbones.swin.inferred_options import PROJECT_DEFAULTS, describe
+from densevit_backbones.swin.inferred_options import OPTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNSAVED, of_config
 
@@ -112,11 +121,17 @@ def _of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     return of_config(state, metadata)
 
 
-def _layout(name: str, own: Block, mark: str, **others: Any) -> CheckpointLayout:
+def _layout(
+    name: str,
+    own: Block,
+    mark: str,
+    unsaved: tuple[str, ...] = (),
+    spellings: tuple[tuple[str, str], ...] = (),
+    variants: tuple[CheckpointLayout, ...] = (),
+) -> CheckpointLayout:
     """mark: a key of an attention layer that only this version has. A classifier's keys begin with the model's name."""
     return CheckpointLayout(
         name=name,
-        part="backbone",
         marks=(
             "embeddings.patch_embeddings.projection.weight",
             f"encoder.layers.0.blocks.0.attention.self.{mark}",
@@ -124,22 +139,27 @@ def _layout(name: str, own: Block, mark: str, **others: Any) -> CheckpointLayout
         ),
         lines=_lines(own),
         describe=partial(describe, shift="both_axes"),
-        prefixes=(f"{name.removeprefix('transformers-')}.",),
-        no_effect={
-            "classifier.*": "the classification head",
-            "embeddings.mask_token": "the mask token of pre-training",
-            "decoder.*": "the decoder of pre-training",
-            f"{_ATTENTION}.self.relative_position_index": "derived from the window size",
-            f"{_ATTENTION}.self.relative_coords_table": "derived from the window size",
-        },
-        missing=MISSING,
-        runtime_options=PROJECT_DEFAULTS,
-        project_defaults=PROJECT_DEFAULTS,
-        config_files=_config,
-        implied={"hidden_act": ("gelu",), "mlp_ratio": (4, 4.0), "use_absolute_embeddings": (False,)},
-        **others,
+        other_keys=OtherKeys((f"{name.removeprefix('transformers-')}.",), spellings),
+        special=SpecialTensors(
+            no_effect={
+                "classifier.*": "the classification head",
+                "embeddings.mask_token": "the mask token of pre-training",
+                "decoder.*": "the decoder of pre-training",
+                f"{_ATTENTION}.self.relative_position_index": "derived from the window size",
+                f"{_ATTENTION}.self.relative_coords_table": "derived from the window size",
+            },
+            missing=MISSING,
+        ),
+        options=replace(
+            OPTIONS,
+            unsaved=unsaved,
+            saved=_of_config,
+            implied={"hidden_act": ("gelu",), "mlp_ratio": (4, 4.0), "use_absolute_embeddings": (False,)},
+        ),
+        publishing=Publishing(config_files=_config),
+        variants=variants,
     )
 
 
-SWINV2 = _layout("transformers-swinv2", _files_2, "logit_scale", unsaved=UNSAVED, saved_options=_of_config)
-SWIN = _layout("transformers-swin", _files_1, _TABLE, spellings=_MEMORY_1, saved_options=_of_config, variants=(SWINV2,))
+SWINV2 = _layout("transformers-swinv2", _files_2, "logit_scale", unsaved=UNSAVED)
+SWIN = _layout("transformers-swin", _files_1, _TABLE, spellings=_MEMORY_1, variants=(SWINV2,))

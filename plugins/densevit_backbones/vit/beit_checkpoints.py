@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import ZEROS, CheckpointLayout, Line, Rearrangement, StateDict
+from densevit.interfaces import ZEROS, CheckpointLayout, Line, Publishing, Rearrangement, SpecialTensors, StateDict
 from densevit_backbones.vit.inferred_options import describe
 from densevit_backbones.vit.timm_checkpoints import ENCODER, POSITIONS
 
@@ -32,7 +32,6 @@ _LINES = (
     Line("blocks.{i}.gamma_2", "blocks.{i}.scale2.scale"),
     *ENCODER.lines,
 )
-_REARRANGEMENT = Rearrangement(_unshared, POSITIONS.inverse)
 
 
 def _resized(tensors: StateDict) -> dict[str, Any]:
@@ -54,7 +53,6 @@ _MARKS = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.pro
 
 EVA02 = CheckpointLayout(
     name="eva02",
-    part="backbone",
     marks=(*_MARKS, "blocks.0.mlp.w3.weight"),
     lines=(),
     describe=_refuse_eva02,
@@ -64,17 +62,18 @@ BEIT = replace(
     name="beit",
     marks=(*_MARKS, "blocks.0.attn.v_bias", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"),
     lines=_LINES,
-    rearrange=_REARRANGEMENT,
     describe=_resized,
-    no_effect={
-        **ENCODER.no_effect,
-        "cls_pt_*": "layers used only in BEiT v2's pre-training",
-        "lm_head.*": "the prediction head of pre-training",
-        "mask_token": "the mask token of pre-training",
-        "blocks.{i}.attn.relative_position_index": "derived from the grid size",
-        "rel_pos_bias.relative_position_index": "derived from the grid size",
-    },
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
+    special=SpecialTensors(
+        no_effect={
+            **ENCODER.special.no_effect,
+            "cls_pt_*": "layers used only in BEiT v2's pre-training",
+            "lm_head.*": "the prediction head of pre-training",
+            "mask_token": "the mask token of pre-training",
+            "blocks.{i}.attn.relative_position_index": "derived from the grid size",
+            "rel_pos_bias.relative_position_index": "derived from the grid size",
+        },
+        rearrange=Rearrangement(_unshared, POSITIONS.inverse),
+    ),
+    publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     variants=(EVA02,),
 )

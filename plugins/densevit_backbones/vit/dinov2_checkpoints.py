@@ -6,9 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Line,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.positions import TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.timm_checkpoints import VIT
 
 
@@ -58,7 +65,6 @@ _POSITIONS = with_gated_export(added_to_tokens("pos_embed", ("cls_token",)), {"f
 
 DINOV2 = CheckpointLayout(
     name="dinov2",
-    part="backbone",
     marks=(
         "cls_token",
         "pos_embed",
@@ -69,9 +75,7 @@ DINOV2 = CheckpointLayout(
     ),
     lines=_LINES,
     describe=_resized,
-    no_effect={"mask_token": "the mask token of pre-training"},
-    rearrange=_POSITIONS,
-    runtime_options=RUNTIME_OPTIONS,
-    project_defaults=PROJECT_DEFAULTS,
-    licence="Apache-2.0 (facebookresearch/dinov2: code and weights)",
+    special=SpecialTensors(no_effect={"mask_token": "the mask token of pre-training"}, rearrange=_POSITIONS),
+    options=OPTIONS,
+    publishing=Publishing(licence="Apache-2.0 (facebookresearch/dinov2: code and weights)"),
 )

@@ -4,17 +4,26 @@ Small, base and large. Models with gated MLPs ("plus" and 7B) and ConvNeXts are 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import ZEROS, CheckpointLayout, Line, StateDict
+from densevit.interfaces import (
+    ZEROS,
+    CheckpointLayout,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.positions import TOKENS
-from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 DINOV3_LICENCE = "DINOv3 License (facebookresearch/dinov3: code and weights; access on request)"
 EPS = 1e-5  # of the published models
 NORM_EPS = "norm_eps"
-DINOV3_DEFAULTS = (*PROJECT_DEFAULTS, "positions", "key_bias")
+_OPTIONS = replace(OPTIONS, project_defaults=(*OPTIONS.project_defaults, "positions", "key_bias"))
 _KEY_BIAS = "blocks.{i}.attention.qkv.bias[1/3]"
 
 
@@ -76,7 +85,6 @@ def saved_norm_eps(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 DINOV3 = CheckpointLayout(
     name="dinov3",
-    part="backbone",
     marks=("cls_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.weight", "blocks.0.ls1.gamma"),
     lines=(
         Line("cls_token", "class_token", TOKENS),
@@ -99,38 +107,36 @@ DINOV3 = CheckpointLayout(
         Line("norm.*", "norm.*"),
     ),
     describe=describe_dinov3,
-    no_effect={
-        "mask_token": "the mask token of pre-training",
-        "rope_embed.periods": "derived from the width of a head",
-        "blocks.{i}.attn.qkv.bias_mask": "zeros for the bias of keys, which has no effect",
-        "local_cls_norm.*": "a norm of pre-training",
-        "cls_norm.*": "a norm of pre-training",
-    },
-    runtime_options=RUNTIME_OPTIONS,
-    project_defaults=(*DINOV3_DEFAULTS, NORM_EPS),
-    licence=DINOV3_LICENCE,
+    special=SpecialTensors(
+        no_effect={
+            "mask_token": "the mask token of pre-training",
+            "rope_embed.periods": "derived from the width of a head",
+            "blocks.{i}.attn.qkv.bias_mask": "zeros for the bias of keys, which has no effect",
+            "local_cls_norm.*": "a norm of pre-training",
+            "cls_norm.*": "a norm of pre-training",
+        }
+    ),
+    options=replace(_OPTIONS, project_defaults=(*_OPTIONS.project_defaults, NORM_EPS)),
+    publishing=Publishing(licence=DINOV3_LICENCE),
 )
 _GATED = "ViTs with gated MLPs (plus, 7B)"
 GATED = CheckpointLayout(
     name="dinov3-gated",
-    part="backbone",
     marks=(*DINOV3.marks, "blocks.0.mlp.w1.weight", "blocks.0.mlp.w3.weight"),
     lines=(),
     describe=_refuse(_GATED),
-    licence=DINOV3_LICENCE,
+    publishing=Publishing(licence=DINOV3_LICENCE),
 )
 CONVNEXT = CheckpointLayout(
     name="dinov3-convnext",
-    part="backbone",
     marks=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight"),
     lines=(),
     describe=_refuse("ConvNeXts"),
-    licence=DINOV3_LICENCE,
+    publishing=Publishing(licence=DINOV3_LICENCE),
 )
 
 TRANSFORMERS = CheckpointLayout(
     name="transformers-dinov3",
-    part="backbone",
     marks=(
         "embeddings.cls_token",
         "embeddings.register_tokens",
@@ -140,29 +146,26 @@ TRANSFORMERS = CheckpointLayout(
     ),
     lines=(*transformers_lines("layer.{i}"), Line("norm.*", "norm.*")),
     describe=describe_dinov3,
-    prefixes=("dinov3_vit.", "model."),
-    spellings=(("model.layer.{i}.*", "layer.{i}.*"),),
-    no_effect={"embeddings.mask_token": "the mask token of pre-training"},
-    unsaved=(f"backbone.{NORM_EPS}",),
-    saved_options=saved_norm_eps,
-    implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
-    runtime_options=RUNTIME_OPTIONS,
-    project_defaults=DINOV3_DEFAULTS,
-    licence=DINOV3_LICENCE,
+    other_keys=OtherKeys(prefixes=("dinov3_vit.", "model."), spellings=(("model.layer.{i}.*", "layer.{i}.*"),)),
+    special=SpecialTensors(no_effect={"embeddings.mask_token": "the mask token of pre-training"}),
+    options=replace(
+        _OPTIONS,
+        unsaved=(f"backbone.{NORM_EPS}",),
+        saved=saved_norm_eps,
+        implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
+    ),
+    publishing=Publishing(licence=DINOV3_LICENCE),
 )
 TRANSFORMERS_GATED = CheckpointLayout(
     name="transformers-dinov3-gated",
-    part="backbone",
     marks=(*TRANSFORMERS.marks, "layer.0.mlp.gate_proj.weight"),
     lines=(),
     describe=_refuse(_GATED),
-    prefixes=TRANSFORMERS.prefixes,
-    spellings=TRANSFORMERS.spellings,
-    licence=DINOV3_LICENCE,
+    other_keys=TRANSFORMERS.other_keys,
+    publishing=Publishing(licence=DINOV3_LICENCE),
 )
 TRANSFORMERS_CONVNEXT = CheckpointLayout(
     name="transformers-dinov3-convnext",
-    part="backbone",
     marks=(
         "stages.0.downsample_layers.0.weight",
         "stages.0.layers.0.depthwise_conv.weight",
@@ -171,6 +174,6 @@ TRANSFORMERS_CONVNEXT = CheckpointLayout(
     ),
     lines=(),
     describe=_refuse("ConvNeXts"),
-    prefixes=("model.",),
-    licence=DINOV3_LICENCE,
+    other_keys=OtherKeys(prefixes=("model.",)),
+    publishing=Publishing(licence=DINOV3_LICENCE),
 )

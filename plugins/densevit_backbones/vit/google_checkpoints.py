@@ -8,9 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.interfaces import Change, CheckpointLayout, Line, StateDict
+from densevit.interfaces import (
+    Change,
+    CheckpointLayout,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import GELU, PROJECT_DEFAULTS, RUNTIME_OPTIONS, STANDARDIZATION, describe
+from densevit_backbones.vit.inferred_options import GELU, OPTIONS, STANDARDIZATION, describe
 from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
 
@@ -93,7 +101,6 @@ def _vit(tensors: StateDict) -> dict[str, Any]:
 
 VIT = CheckpointLayout(
     name="google-vit",
-    part="backbone",
     marks=(
         "embedding/kernel",
         "Transformer/encoder_norm/scale",
@@ -101,16 +108,19 @@ VIT = CheckpointLayout(
     ),
     lines=_lines(),
     describe=_vit,
-    prefixes=("opt/target/",),  # in files of a training
-    no_effect={
-        "head/*": "the classification head",
-        "pre_logits/*": "a layer of the classification head",
-        "opt/state/*": "the optimiser's state",
-    },
-    rearrange=added_to_tokens("Transformer/posembed_input/pos_embedding", ("cls",)),
-    runtime_options=RUNTIME_OPTIONS,
-    project_defaults=PROJECT_DEFAULTS,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    licence="Apache-2.0 (google-research/vision_transformer)",
+    other_keys=OtherKeys(
+        prefixes=("opt/target/",),  # in files of a training
+    ),
+    special=SpecialTensors(
+        no_effect={
+            "head/*": "the classification head",
+            "pre_logits/*": "a layer of the classification head",
+            "opt/state/*": "the optimiser's state",
+        },
+        rearrange=added_to_tokens("Transformer/posembed_input/pos_embedding", ("cls",)),
+    ),
+    options=OPTIONS,
+    publishing=Publishing(
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), licence="Apache-2.0 (google-research/vision_transformer)"
+    ),
 )

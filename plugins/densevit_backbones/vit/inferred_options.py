@@ -4,13 +4,15 @@ import math
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import StateDict
+from densevit.interfaces import LayoutOptions, StateDict
 from densevit.weights.state import count
 from densevit_backbones.vit.variants import HYBRID_BLOCKS, VARIANTS
 
 STANDARDIZATION, RESIZING, GELU = "weight_standardization", "position_resizing", "gelu"
-PROJECT_DEFAULTS = (STANDARDIZATION, RESIZING, GELU)
-RUNTIME_OPTIONS = ("features", "feature_norm", "readout", RESIZING)
+OPTIONS = LayoutOptions(
+    runtime=("features", "feature_norm", "readout", RESIZING), project_defaults=(STANDARDIZATION, RESIZING, GELU)
+)
+"""The options that no layout of a ViT shows."""
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:

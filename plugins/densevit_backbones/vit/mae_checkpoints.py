@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from densevit.interfaces import StateDict
+from densevit.interfaces import Publishing, StateDict
 from densevit_backbones.vit.inferred_options import describe
 from densevit_backbones.vit.timm_checkpoints import ENCODER
 
@@ -20,7 +20,6 @@ def _resized(tensors: StateDict) -> dict[str, Any]:
 MAE = replace(
     ENCODER,
     name="mae",
-    licence="CC-BY-NC-4.0 (facebookresearch/mae)",
     marks=(
         "patch_embed.proj.weight",
         "blocks.0.attn.qkv.weight",
@@ -30,14 +29,18 @@ MAE = replace(
         "decoder_pred.weight",
     ),
     describe=_resized,
-    no_effect={
-        **ENCODER.no_effect,
-        "mask_token": "the mask token of pre-training",
-        "decoder_embed.*": _DECODER,
-        "decoder_pos_embed": _DECODER,
-        "decoder_blocks.*": _DECODER,
-        "decoder_norm.*": _DECODER,
-        "decoder_pred.*": _DECODER,
-    },
+    special=replace(
+        ENCODER.special,
+        no_effect={
+            **ENCODER.special.no_effect,
+            "mask_token": "the mask token of pre-training",
+            "decoder_embed.*": _DECODER,
+            "decoder_pos_embed": _DECODER,
+            "decoder_blocks.*": _DECODER,
+            "decoder_norm.*": _DECODER,
+            "decoder_pred.*": _DECODER,
+        },
+    ),
+    publishing=Publishing(licence="CC-BY-NC-4.0 (facebookresearch/mae)"),
 )
 """Checkpoints of fine-tuning and linear probing have neither decoder nor mask token: they are recognised as timm's."""

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from densevit.interfaces import CheckpointLayout, Line
+from densevit.interfaces import CheckpointLayout, Line, SpecialTensors
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 _HYBRID = "patch_embed.backbone."
 _VIT = (
@@ -36,19 +36,19 @@ POSITIONS = added_to_tokens("pos_embed", ("cls_token", "dist_token"), unplaced=(
 
 ENCODER = CheckpointLayout(
     name="timm-vit",
-    part="backbone",
     marks=("patch_embed.proj.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.*"),
     lines=_VIT,
-    rearrange=POSITIONS,
-    runtime_options=RUNTIME_OPTIONS,
-    project_defaults=PROJECT_DEFAULTS,
     describe=describe,
-    no_effect={
-        "head.*": "the classification head",
-        "head_dist.*": "DeiT's distillation head",
-        "pre_logits.*": "a layer of the classification head",
-        "fc_norm.*": "a norm after average pooling, for the classification head",
-    },
+    special=SpecialTensors(
+        rearrange=POSITIONS,
+        no_effect={
+            "head.*": "the classification head",
+            "head_dist.*": "DeiT's distillation head",
+            "pre_logits.*": "a layer of the classification head",
+            "fc_norm.*": "a norm after average pooling, for the classification head",
+        },
+    ),
+    options=OPTIONS,
 )
 # Differs only in export: DeiT III has a class token without a position. Reading gives the same tensors.
 _UNPLACED = added_to_tokens("pos_embed", ("cls_token", "dist_token"), rows=False)
@@ -56,6 +56,6 @@ DEIT3 = replace(
     ENCODER,
     name="timm-deit3",
     marks=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.ls1.gamma"),
-    rearrange=_UNPLACED,
+    special=replace(ENCODER.special, rearrange=_UNPLACED),
 )
 VIT = replace(ENCODER, variants=(DEIT3,))

@@ -1,8 +1,8 @@
 """torchvision's vision transformers."""
 
-from densevit.interfaces import CheckpointLayout, Line
+from densevit.interfaces import CheckpointLayout, Line, SpecialTensors
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 _BLOCK = "encoder.layers.encoder_layer_{i}."
 _VIT = (
@@ -24,12 +24,9 @@ _POSITIONS = added_to_tokens("encoder.pos_embedding", ("class_token",))
 
 VIT = CheckpointLayout(
     name="torchvision-vit",
-    part="backbone",
     marks=("conv_proj.weight", "encoder.pos_embedding", _BLOCK + "ln_1.weight"),
     lines=_VIT,
-    rearrange=_POSITIONS,
-    runtime_options=RUNTIME_OPTIONS,
-    project_defaults=PROJECT_DEFAULTS,
     describe=describe,
-    no_effect={"heads.*": "the classification head"},
+    special=SpecialTensors(rearrange=_POSITIONS, no_effect={"heads.*": "the classification head"}),
+    options=OPTIONS,
 )

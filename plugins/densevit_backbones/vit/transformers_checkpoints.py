@@ -5,14 +5,24 @@ model in version 5 has other keys. A classifier's keys begin with its encoder's 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    Line,
+    OtherKeys,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
 from densevit.weights.state import count
 from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
-from densevit_backbones.vit.inferred_options import PROJECT_DEFAULTS, RUNTIME_OPTIONS, describe
+from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.variants import VARIANTS
 
 _NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # our options that its ViT lacks
@@ -148,50 +158,57 @@ def _of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layout(
-    name: str, prefixes: tuple[str, ...], marks: tuple[str, ...], lines: tuple[Line, ...], **others: Any
+    name: str,
+    marks: tuple[str, ...],
+    lines: tuple[Line, ...],
+    keys: OtherKeys,
+    rearrange: Rearrangement,
+    publishing: Publishing,
+    variants: tuple[CheckpointLayout, ...] = (),
 ) -> CheckpointLayout:
-    """prefixes: the models' names, which a classifier's keys begin with."""
     return CheckpointLayout(
         name=name,
-        part="backbone",
         marks=("embeddings.cls_token", "encoder.layer.0.attention.attention.query.weight", *marks),
         lines=lines,
         describe=_resized,
-        prefixes=prefixes,
-        no_effect=_NO_EFFECT,
-        runtime_options=RUNTIME_OPTIONS,
-        project_defaults=PROJECT_DEFAULTS,
-        saved_options=_of_config,
-        implied={"hidden_act": ("gelu",)},
-        **others,
+        other_keys=keys,
+        special=SpecialTensors(no_effect=_NO_EFFECT, rearrange=rearrange),
+        options=replace(OPTIONS, saved=_of_config, implied={"hidden_act": ("gelu",)}),
+        publishing=publishing,
+        variants=variants,
     )
 
 
 _TABLE, _CLASS, _DISTILLATION = (
     f"embeddings.{name}" for name in ("position_embeddings", "cls_token", "distillation_token")
 )
-_OF_VIT: dict[str, Any] = {"rearrange": added_to_tokens(_TABLE, (_CLASS, _DISTILLATION)), "spellings": _MEMORY}
+_KEYS = OtherKeys(("vit.",), _MEMORY)  # a classifier's keys begin with the name of the model
+_POSITIONS = added_to_tokens(_TABLE, (_CLASS, _DISTILLATION))
 _GATED = {"fc1": ("weights_in",), "fc2": ("weights_out",)}
 
-MAE = _layout("transformers-mae", ("vit.",), ("decoder.mask_token",), _VIT, **_OF_VIT)
-DEIT = _layout("transformers-deit", ("deit.",), (_DISTILLATION,), _VIT, **_OF_VIT, config_files=_vit_config)
+MAE = _layout("transformers-mae", ("decoder.mask_token",), _VIT, _KEYS, _POSITIONS, Publishing())
+DEIT = _layout(
+    "transformers-deit",
+    (_DISTILLATION,),
+    _VIT,
+    OtherKeys(("deit.",), _MEMORY),
+    _POSITIONS,
+    Publishing(config_files=_vit_config),
+)
 DINOV2 = _layout(
     "transformers-dinov2",
-    ("dinov2.", "dinov2_with_registers."),
     (f"{_BLOCK}.layer_scale1.lambda1",),
     _DINOV2,
-    rearrange=with_gated_export(added_to_tokens(_TABLE, (_CLASS,)), _GATED),
-    spellings=_memory(_BLOCK),
-    config_files=_dinov2_config,
+    OtherKeys(("dinov2.", "dinov2_with_registers."), _memory(_BLOCK)),
+    with_gated_export(added_to_tokens(_TABLE, (_CLASS,)), _GATED),
+    Publishing(config_files=_dinov2_config),
 )
 VIT = _layout(
     "transformers-vit",
-    ("vit.",),
     (),
     _VIT,
-    **_OF_VIT,
-    variants=(MAE, DEIT, DINOV2),
-    mean=_HALVES,
-    std=_HALVES,
-    config_files=_vit_config,
+    _KEYS,
+    _POSITIONS,
+    Publishing(mean=_HALVES, std=_HALVES, config_files=_vit_config),
+    (MAE, DEIT, DINOV2),
 )

@@ -2,13 +2,23 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
@@ -17,8 +27,10 @@ from densevit_heads.detr.checkpoints import class_rows, classes_of
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder.{{i}}", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
 
-UNSAVED = ("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries")
-PROJECT_DEFAULTS = (f"{HEAD}.blank_padding",)
+OPTIONS = LayoutOptions(
+    unsaved=("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries"),
+    project_defaults=(f"{HEAD}.blank_padding",),
+)
 NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
 _STRIDES = (4, 8, 16, 32)  # of a ResNet
 
@@ -182,7 +194,6 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 DEFORMABLE_DETR = CheckpointLayout(
     name="deformable-detr",
-    part="model",
     marks=(
         "backbone.0.body.conv1.weight",
         "transformer.level_embed",
@@ -194,11 +205,7 @@ DEFORMABLE_DETR = CheckpointLayout(
     lines=_lines(),
     describe=describe,
     classes=_classes,
-    rearrange=prediction_heads("transformer"),
-    unsaved=UNSAVED,
-    saved_options=known_queries,
-    project_defaults=PROJECT_DEFAULTS,
-    saved_under="model",
-    licence="Apache-2.0 (fundamentalvision/Deformable-DETR)",
-    recipe=recipe,
+    special=SpecialTensors(rearrange=prediction_heads("transformer")),
+    options=replace(OPTIONS, saved=known_queries),
+    publishing=Publishing(saved_under="model", licence="Apache-2.0 (fundamentalvision/Deformable-DETR)", recipe=recipe),
 )

@@ -5,18 +5,26 @@ in version 5 has other keys.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.layouts import backbone_lines
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.deformable_detr.checkpoints import (
     DECODER,
     ENCODER,
     HEAD,
-    PROJECT_DEFAULTS,
+    OPTIONS,
     QUERIES,
-    UNSAVED,
     describe,
     known_queries,
     prediction_heads,
@@ -107,10 +115,15 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
     return {"detection": classes_of(rows + 1, metadata.get("classes", ()))}  # without "no object"
 
 
-def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> CheckpointLayout:
+def _layout(
+    name: str,
+    backbone: tuple[Line, ...],
+    mark: str,
+    publishing: Publishing,
+    variants: tuple[CheckpointLayout, ...] = (),
+) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        part="model",
         marks=(
             FILE + mark,
             "model.level_embed",
@@ -121,15 +134,12 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> 
         ),
         lines=(*backbone, *_lines()),
         describe=describe,
-        spellings=memory("model.decoder.layers.{i}.self_attn"),
         classes=_classes,
-        rearrange=prediction_heads("model"),
-        unsaved=UNSAVED,
-        saved_options=_saved_options,
-        project_defaults=PROJECT_DEFAULTS,
-        implied={"activation_function": ("relu",)},
-        recipe=recipe,
-        **others,
+        other_keys=OtherKeys(spellings=memory("model.decoder.layers.{i}.self_attn")),
+        special=SpecialTensors(rearrange=prediction_heads("model")),
+        options=replace(OPTIONS, saved=_saved_options, implied={"activation_function": ("relu",)}),
+        publishing=publishing,
+        variants=variants,
     )
 
 
@@ -137,11 +147,12 @@ DEFORMABLE_DETR_RESNET = _layout(
     "transformers-deformable-detr-resnet",
     backbone_lines("transformers-resnet", FILE),
     "embedder.embedder.convolution.weight",
+    Publishing(recipe=recipe),
 )
 DEFORMABLE_DETR = _layout(  # on timm's ResNet, whose keys are ours
     "transformers-deformable-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",
-    variants=(DEFORMABLE_DETR_RESNET,),
-    config_files=_config,
+    Publishing(config_files=_config, recipe=recipe),
+    (DEFORMABLE_DETR_RESNET,),
 )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from densevit.weights.layouts import find
 from densevit.weights.state import count, part
@@ -145,7 +145,6 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 DETR = CheckpointLayout(
     name="detr",
-    part="model",
     marks=(
         "backbone.0.body.conv1.weight",
         "transformer.decoder.layers.0.multihead_attn.in_proj_weight",
@@ -156,8 +155,6 @@ DETR = CheckpointLayout(
     lines=LINES,
     describe=describe,
     classes=_classes,
-    unsaved=UNSAVED,
-    saved_under="model",
-    licence="Apache-2.0 (facebookresearch/detr)",
-    recipe=recipe,
+    options=LayoutOptions(unsaved=UNSAVED),
+    publishing=Publishing(saved_under="model", licence="Apache-2.0 (facebookresearch/detr)", recipe=recipe),
 )

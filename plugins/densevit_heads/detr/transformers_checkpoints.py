@@ -7,7 +7,7 @@ in version 5 has other keys.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, OtherKeys, Publishing, StateDict
 from densevit.weights.layouts import backbone_lines
 from densevit_heads.detr.checkpoints import (
     CLASS_ROWS,
@@ -122,10 +122,15 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
     return {"detection": classes_of(len(state["class_labels_classifier.bias"]), metadata.get("classes", ()))}
 
 
-def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> CheckpointLayout:
+def _layout(
+    name: str,
+    backbone: tuple[Line, ...],
+    mark: str,
+    publishing: Publishing,
+    variants: tuple[CheckpointLayout, ...] = (),
+) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        part="model",
         marks=(
             FILE + mark,
             "model.decoder.layers.0.encoder_attn.out_proj.weight",
@@ -135,23 +140,26 @@ def _layout(name: str, backbone: tuple[Line, ...], mark: str, **others: Any) -> 
         ),
         lines=(*backbone, *_LINES),
         describe=describe,
-        spellings=memory(f"{_ENCODER}.self_attn", f"{_DECODER}.self_attn", f"{_DECODER}.encoder_attn"),
         classes=_classes,
-        unsaved=UNSAVED,
-        saved_options=_saved_options,
-        implied={"activation_function": ("relu",)},
-        recipe=recipe,
-        **others,
+        other_keys=OtherKeys(
+            spellings=memory(f"{_ENCODER}.self_attn", f"{_DECODER}.self_attn", f"{_DECODER}.encoder_attn")
+        ),
+        options=LayoutOptions(unsaved=UNSAVED, saved=_saved_options, implied={"activation_function": ("relu",)}),
+        publishing=publishing,
+        variants=variants,
     )
 
 
 DETR_RESNET = _layout(
-    "transformers-detr-resnet", backbone_lines("transformers-resnet", FILE), "embedder.embedder.convolution.weight"
+    "transformers-detr-resnet",
+    backbone_lines("transformers-resnet", FILE),
+    "embedder.embedder.convolution.weight",
+    Publishing(recipe=recipe),
 )
 DETR = _layout(  # on timm's ResNet, whose keys are ours
     "transformers-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",
-    variants=(DETR_RESNET,),
-    config_files=_config,
+    Publishing(config_files=_config, recipe=recipe),
+    (DETR_RESNET,),
 )

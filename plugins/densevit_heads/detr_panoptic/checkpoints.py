@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
 from densevit_heads.detr import checkpoints as detector
 
 HEAD = "heads.panoptic"
@@ -52,7 +52,6 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 DETR_PANOPTIC = CheckpointLayout(
     name="detr-panoptic",
-    part="model",
     marks=(
         *(f"detr.{mark}" for mark in detector.DETR.marks),
         "bbox_attention.q_linear.weight",
@@ -61,8 +60,6 @@ DETR_PANOPTIC = CheckpointLayout(
     lines=(*detector_lines(detector.LINES), *MASK_LINES),
     describe=describe,
     classes=_classes,
-    unsaved=UNSAVED,
-    saved_under="model",
-    licence=detector.DETR.licence,
-    recipe=recipe,
+    options=LayoutOptions(unsaved=UNSAVED),
+    publishing=Publishing(saved_under="model", licence=detector.DETR.publishing.licence, recipe=recipe),
 )

@@ -4,9 +4,10 @@ Files have the keys of transformers 4, also if version 5 writes them, as those o
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, StateDict
+from densevit.interfaces import CheckpointLayout, Class, OtherKeys, Publishing, StateDict
 from densevit_heads.detr import transformers_checkpoints as detector
 from densevit_heads.detr.checkpoints import classes_of
 from densevit_heads.detr_panoptic.checkpoints import (
@@ -39,43 +40,42 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    assert detector.DETR.saved_options is not None
-    found = detector.DETR.saved_options(state, metadata)
+    found = detector.DETR.options.saved(state, metadata)
     return {option.replace(detector.HEAD, OPTIONS): value for option, value in found.items()}
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
     """A DetrForSegmentation on timm's ResNet, whose keys are ours. It has no pre-norm."""
-    assert detector.DETR.config_files is not None
     head = sections["heads"]["panoptic"]["detr"]
-    files = detector.DETR.config_files({**sections, "heads": {"detection": head}}, state, classes)
+    files = detector.DETR.publishing.config_files({**sections, "heads": {"detection": head}}, state, classes)
     if not files or head["pre_norm"]:
         return {}
     files["config.json"]["architectures"] = ["DetrForSegmentation"]
     return files
 
 
-def _layout(name: str, of: CheckpointLayout, **others: Any) -> CheckpointLayout:
+def _layout(
+    name: str, of: CheckpointLayout, publishing: Publishing, variants: tuple[CheckpointLayout, ...] = ()
+) -> CheckpointLayout:
     """of: the detector's layout."""
     return CheckpointLayout(
         name=name,
-        part="model",
         marks=(*(f"detr.{mark}" for mark in of.marks), "bbox_attention.q_linear.weight", "mask_head.lay1.weight"),
         lines=(*detector_lines(of.lines), *MASK_LINES),
         describe=describe,
-        spellings=(*((f"detr.{theirs}", f"detr.{name}") for theirs, name in of.spellings), *_MASK_HEAD),
         classes=_classes,
-        unsaved=UNSAVED,
-        saved_options=_saved_options,
-        implied=of.implied,
-        recipe=recipe,
-        **others,
+        other_keys=OtherKeys(
+            spellings=(*((f"detr.{theirs}", f"detr.{name}") for theirs, name in of.other_keys.spellings), *_MASK_HEAD)
+        ),
+        options=replace(of.options, unsaved=UNSAVED, saved=_saved_options),
+        publishing=publishing,
+        variants=variants,
     )
 
 
 PANOPTIC = _layout(
     "transformers-detr-panoptic",
     detector.DETR,
-    variants=(_layout("transformers-detr-panoptic-resnet", detector.DETR_RESNET),),
-    config_files=_config,
+    Publishing(config_files=_config, recipe=recipe),
+    (_layout("transformers-detr-panoptic-resnet", detector.DETR_RESNET, Publishing(recipe=recipe)),),
 )

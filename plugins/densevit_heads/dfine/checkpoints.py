@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.state import count
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
@@ -190,7 +190,6 @@ def points_and_scale(state: StateDict, metadata: Mapping[str, Any], points: str,
 
 DFINE = CheckpointLayout(
     name="dfine",
-    part="model",
     marks=(
         "backbone.stem.stem1.conv.weight",
         "encoder.input_proj.0.conv.weight",
@@ -201,23 +200,25 @@ DFINE = CheckpointLayout(
     ),
     lines=_lines(),
     describe=describe,
-    no_effect={
-        "decoder.anchors": "the initial boxes of a fixed image size",
-        "decoder.valid_mask": "the cells that propose boxes, of a fixed image size",
-        "decoder.decoder.layers.{i}.cross_attn.num_points_scale": "the inverse of the number of points",
-        "decoder.up": "the constant 0.5",
-        "decoder.decoder.up": "the constant 0.5",
-        "decoder.reg_scale": "the option reg_scale",
-        "decoder.decoder.reg_scale": "the option reg_scale",
-    },
-    saved_under="model",
-    mean=BLACK,
-    std=WHITE,
     classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
-    unsaved=UNSAVED,
-    saved_options=partial(
-        points_and_scale, points="decoder.decoder.layers.0.cross_attn.num_points_scale", scale="decoder.reg_scale"
+    special=SpecialTensors(
+        no_effect={
+            "decoder.anchors": "the initial boxes of a fixed image size",
+            "decoder.valid_mask": "the cells that propose boxes, of a fixed image size",
+            "decoder.decoder.layers.{i}.cross_attn.num_points_scale": "the inverse of the number of points",
+            "decoder.up": "the constant 0.5",
+            "decoder.decoder.up": "the constant 0.5",
+            "decoder.reg_scale": "the option reg_scale",
+            "decoder.decoder.reg_scale": "the option reg_scale",
+        }
     ),
-    licence="Apache-2.0 (Peterande/D-FINE)",
-    recipe=recipe,
+    options=LayoutOptions(
+        unsaved=UNSAVED,
+        saved=partial(
+            points_and_scale, points="decoder.decoder.layers.0.cross_attn.num_points_scale", scale="decoder.reg_scale"
+        ),
+    ),
+    publishing=Publishing(
+        saved_under="model", mean=BLACK, std=WHITE, licence="Apache-2.0 (Peterande/D-FINE)", recipe=recipe
+    ),
 )

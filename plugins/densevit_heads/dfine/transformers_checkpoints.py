@@ -11,7 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.state import count
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.detr.transformers_checkpoints import id2label
@@ -218,7 +228,6 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 DFINE = CheckpointLayout(
     name="transformers-dfine",
-    part="model",
     marks=(
         f"{_BACKBONE}.embedder.stem1.convolution.weight",
         "model.encoder_input_proj.0.0.weight",
@@ -229,33 +238,39 @@ DFINE = CheckpointLayout(
     ),
     lines=_lines(),
     describe=describe,
-    spellings=_SPELLINGS,
-    rearrange=Rearrangement(_shared_heads, _own_heads),
-    no_effect={
-        "model.decoder.layers.{i}.encoder_attn.num_points_scale": "the inverse of the number of points",
-        "model.decoder.up": "the constant 0.5",
-        "model.decoder.reg_scale": "the option reg_scale",
-    },
-    mean=BLACK,
-    std=WHITE,
     classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
-    unsaved=UNSAVED,
-    saved_options=_saved_options,
-    implied={
-        "activation_function": ("silu",),
-        "encoder_activation_function": ("gelu",),
-        "decoder_activation_function": ("relu",),
-        "normalize_before": (False,),
-        "learn_initial_query": (False,),
-        "positional_encoding_temperature": (10000,),
-        "eval_size": (None,),
-        "decoder_method": ("default",),
-        "decoder_offset_scale": (0.5,),
-        "up": (0.5,),
-        "top_prob_values": (4,),
-        "layer_scale": (1,),
-    },
-    licence="Apache-2.0 (ustc-community on the Hugging Face Hub)",
-    config_files=_config,
-    recipe=recipe,
+    other_keys=OtherKeys(spellings=_SPELLINGS),
+    special=SpecialTensors(
+        rearrange=Rearrangement(_shared_heads, _own_heads),
+        no_effect={
+            "model.decoder.layers.{i}.encoder_attn.num_points_scale": "the inverse of the number of points",
+            "model.decoder.up": "the constant 0.5",
+            "model.decoder.reg_scale": "the option reg_scale",
+        },
+    ),
+    options=LayoutOptions(
+        unsaved=UNSAVED,
+        saved=_saved_options,
+        implied={
+            "activation_function": ("silu",),
+            "encoder_activation_function": ("gelu",),
+            "decoder_activation_function": ("relu",),
+            "normalize_before": (False,),
+            "learn_initial_query": (False,),
+            "positional_encoding_temperature": (10000,),
+            "eval_size": (None,),
+            "decoder_method": ("default",),
+            "decoder_offset_scale": (0.5,),
+            "up": (0.5,),
+            "top_prob_values": (4,),
+            "layer_scale": (1,),
+        },
+    ),
+    publishing=Publishing(
+        mean=BLACK,
+        std=WHITE,
+        licence="Apache-2.0 (ustc-community on the Hugging Face Hub)",
+        config_files=_config,
+        recipe=recipe,
+    ),
 )

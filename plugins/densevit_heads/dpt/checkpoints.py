@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, by_name_only, find
 from densevit.weights.positions import added_to_tokens
@@ -91,13 +91,16 @@ def whole_model(
     marks: tuple[str, ...],
     lines: tuple[Line, ...],
     task: Task,
-    no_effect: dict[str, str],
+    classes: Callable[[StateDict, Mapping[str, Any]], dict[str, tuple[Class, ...]]],
+    special: SpecialTensors,
+    options: LayoutOptions,
+    publishing: Publishing,
     backbone: Mapping[str, Any] | None = None,
-    **others: Any,
 ) -> CheckpointLayout:
-    """The layout of a DPT. others: further fields of `CheckpointLayout`.
+    """The layout of a DPT.
 
-    backbone: options of all models of this layout that tensors do not determine.
+    classes: the classes of a model for segmentation. backbone: options of all models of this layout that tensors do not
+    determine.
     """
 
     def describe(ours: StateDict) -> dict[str, Any]:
@@ -106,17 +109,13 @@ def whole_model(
 
     return CheckpointLayout(
         name=name,
-        part="model",
         marks=marks,
         lines=lines,
         describe=describe,
-        no_effect=no_effect,
-        mean=HALVES,
-        std=HALVES,
-        recipe=_recipe,
-        runtime_options=_VIT.runtime_options,
-        project_defaults=_VIT.project_defaults,
-        **others,
+        classes=classes if task == "segmentation" else None,
+        special=special,
+        options=options,
+        publishing=replace(publishing, mean=HALVES, std=HALVES, recipe=_recipe),
     )
 
 
@@ -133,18 +132,20 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         tuple(marks),
         _lines(task, hybrid),
         task,
-        {
-            "pretrained.model.norm.*": UNUSED_NORM,
-            "pretrained.model.head.*": "the class head of the ViT",
-            "scratch.refinenet4.resConfUnit1.*": UNUSED_UNIT,
-        },
-        STD if hybrid else {},
-        rearrange=added_to_tokens(
-            "pretrained.model.pos_embed", ("pretrained.model.cls_token", "pretrained.model.dist_token")
+        _classes,
+        SpecialTensors(
+            no_effect={
+                "pretrained.model.norm.*": UNUSED_NORM,
+                "pretrained.model.head.*": "the class head of the ViT",
+                "scratch.refinenet4.resConfUnit1.*": UNUSED_UNIT,
+            },
+            rearrange=added_to_tokens(
+                "pretrained.model.pos_embed", ("pretrained.model.cls_token", "pretrained.model.dist_token")
+            ),
         ),
-        classes=_classes if task == "segmentation" else None,
-        licence="MIT (isl-org/DPT)",
-        unsaved=("heads.depth.output",) if task == "depth" else (),
+        replace(_VIT.options, unsaved=("heads.depth.output",)) if task == "depth" else _VIT.options,
+        Publishing(licence="MIT (isl-org/DPT)"),
+        STD if hybrid else {},
     )
 
 
@@ -161,7 +162,7 @@ def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> C
         sections = relative(ours)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
-    return replace(layout, name=name, fits=by_name_only, describe=describe, unsaved=())
+    return replace(layout, name=name, fits=by_name_only, describe=describe, options=_VIT.options)
 
 
 HYBRID = _layout("dpt-hybrid", "depth", hybrid=True)

@@ -10,7 +10,16 @@ from typing import Any
 
 import torch
 
-from densevit.interfaces import CheckpointLayout, Class, Line, Rearrangement, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.layouts import backbone_lines, backbone_rearrangement, by_name_only, find
 from densevit.weights.state import count, part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
@@ -21,6 +30,11 @@ UNUSED_MASK = "the mask token of pre-training"
 INDOOR, OUTDOOR = 20.0, 80.0  # metres: the metric models' of Hypersim and Virtual KITTI 2
 
 _DINOV2 = find("dinov2")
+OPTIONS = LayoutOptions(
+    unsaved=(FEATURES, "heads.depth.output"),
+    runtime=("position_resizing",),
+    project_defaults=_DINOV2.options.project_defaults,
+)
 _SMALL = 384  # channels of the model whose licence differs from the others'
 _UNIT = "depth_head.scratch.refinenet4.resConfUnit1"
 
@@ -115,13 +129,12 @@ def _metric(layout: CheckpointLayout, name: str, max_depth: float) -> Checkpoint
         name=name,
         fits=by_name_only,
         describe=lambda ours: metric(relative(ours), max_depth),
-        unsaved=(MAX_DEPTH,),
+        options=replace(layout.options, unsaved=(MAX_DEPTH,)),
     )
 
 
 V2 = CheckpointLayout(
     name="depth-anything-v2",
-    part="model",
     marks=(
         "pretrained.blocks.0.attn.qkv.weight",
         "pretrained.blocks.0.ls1.gamma",
@@ -131,13 +144,14 @@ V2 = CheckpointLayout(
     ),
     lines=_lines(),
     describe=_describe(2),
-    no_effect={"pretrained.mask_token": UNUSED_MASK, f"{_UNIT}.*": UNUSED_UNIT},
-    rearrange=_with_unused(backbone_rearrangement(_DINOV2, "pretrained.")),
-    unsaved=(FEATURES, "heads.depth.output"),
-    runtime_options=("position_resizing",),
-    project_defaults=_DINOV2.project_defaults,
-    licence=lambda state, metadata: licence(state["pretrained.cls_token"].shape[-1]),
-    recipe=recipe,
+    special=SpecialTensors(
+        no_effect={"pretrained.mask_token": UNUSED_MASK, f"{_UNIT}.*": UNUSED_UNIT},
+        rearrange=_with_unused(backbone_rearrangement(_DINOV2, "pretrained.")),
+    ),
+    options=OPTIONS,
+    publishing=Publishing(
+        licence=lambda state, metadata: licence(state["pretrained.cls_token"].shape[-1]), recipe=recipe
+    ),
 )
 V2 = replace(
     V2,
@@ -149,8 +163,8 @@ V2 = replace(
             name="depth-anything-v1",
             fits=by_name_only,
             describe=_describe(1),
-            unsaved=(),
-            licence="Apache-2.0 (LiheYoung/Depth-Anything)",
+            options=replace(OPTIONS, unsaved=()),
+            publishing=replace(V2.publishing, licence="Apache-2.0 (LiheYoung/Depth-Anything)"),
         ),
     ),
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
@@ -65,8 +65,7 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
     """A DPT on a plain ViT."""
     backbone, (task, head) = sections["backbone"], next(iter(sections["heads"].items()))
-    of_vit = find("transformers-vit").config_files
-    files = of_vit({"backbone": backbone}, part(state, "backbone."), ()) if of_vit else {}
+    files = find("transformers-vit").publishing.config_files({"backbone": backbone}, part(state, "backbone."), ())
     if not files or head.get("output", "relative") != "relative" or backbone.get("readout") != "project":
         return {}
     encoder = files["config.json"]
@@ -90,9 +89,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """From config.json: the blocks of the feature maps. A hybrid's first two maps are the ResNet's."""
-    of_vit = find("transformers-vit").saved_options
-    assert of_vit is not None
-    of_vit(state, metadata)
+    find("transformers-vit").options.saved(state, metadata)
     config = metadata.get("config", {})
     blocks = config.get("backbone_out_indices")
     if config.get("model_type") != "dpt" or blocks is None:
@@ -111,22 +108,27 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         ),
         _lines(task, hybrid),
         task,
-        {
-            "dpt.layernorm.*": UNUSED_NORM,
-            "neck.fusion_stage.layers.0.residual_layer1.*": UNUSED_UNIT,
-        },
-        rearrange=added_to_tokens(f"{_EMBEDDINGS}.position_embeddings", (f"{_EMBEDDINGS}.cls_token",)),
-        classes=_classes if task == "segmentation" else None,
-        unsaved=(_FEATURES,),
-        saved_options=_saved_options,
-        implied={
-            "hidden_act": ("gelu",),
-            "readout_type": ("project",),
-            "reassemble_factors": ([4, 2, 1, 0.5], [1, 1, 1, 0.5]),  # of the hybrid, whose first two maps stay
-            "head_in_index": (-1,),
-            "add_projection": (False,),
-        },
-        config_files=None if hybrid else _config,
+        _classes,
+        SpecialTensors(
+            no_effect={
+                "dpt.layernorm.*": UNUSED_NORM,
+                "neck.fusion_stage.layers.0.residual_layer1.*": UNUSED_UNIT,
+            },
+            rearrange=added_to_tokens(f"{_EMBEDDINGS}.position_embeddings", (f"{_EMBEDDINGS}.cls_token",)),
+        ),
+        replace(
+            find("timm-vit").options,
+            unsaved=(_FEATURES,),
+            saved=_saved_options,
+            implied={
+                "hidden_act": ("gelu",),
+                "readout_type": ("project",),
+                "reassemble_factors": ([4, 2, 1, 0.5], [1, 1, 1, 0.5]),  # of the hybrid, whose first two maps stay
+                "head_in_index": (-1,),
+                "add_projection": (False,),
+            },
+        ),
+        Publishing() if hybrid else Publishing(config_files=_config),
     )
 
 

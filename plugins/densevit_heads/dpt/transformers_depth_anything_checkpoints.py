@@ -5,7 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.layouts import backbone_rearrangement, find
 from densevit.weights.state import part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
@@ -13,6 +21,7 @@ from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,
     INDOOR,
     MAX_DEPTH,
+    OPTIONS,
     UNUSED_MASK,
     features_of,
     licence,
@@ -59,9 +68,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     """From config.json: the blocks of the feature maps, the kind of depth and its maximum."""
     config = metadata.get("config", {})
     encoder = config.get("backbone_config") or {}
-    of_vit = _DINOV2.saved_options
-    assert of_vit is not None
-    of_vit(state, {"config": encoder})
+    _DINOV2.options.saved(state, {"config": encoder})
     if config.get("model_type") != "depth_anything":
         return {}
     found: dict[str, Any] = {"heads.depth.output": "relative"}
@@ -97,8 +104,7 @@ def _licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
     backbone, head = sections["backbone"], sections["heads"]["depth"]
-    of_vit = _DINOV2.config_files
-    files = of_vit({"backbone": backbone}, part(state, "backbone."), ()) if of_vit else {}
+    files = _DINOV2.publishing.config_files({"backbone": backbone}, part(state, "backbone."), ())
     relative, scale = head["output"] == "relative", head.get("max_depth", INDOOR)
     plain = backbone.get("readout", "ignore") == "ignore" and backbone.get("feature_norm", True)
     whole = relative or (head["output"] == "sigmoid" and scale == int(scale))  # config.json has an integer
@@ -130,7 +136,6 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 DEPTH_ANYTHING = CheckpointLayout(
     name="transformers-depth-anything",
-    part="model",
     marks=(
         "backbone.encoder.layer.0.attention.attention.query.weight",
         "backbone.encoder.layer.0.layer_scale1.lambda1",
@@ -140,30 +145,32 @@ DEPTH_ANYTHING = CheckpointLayout(
     ),
     lines=_lines(),
     describe=_describe,
-    spellings=tuple((f"backbone.{memory}", f"backbone.{file}") for memory, file in _DINOV2.spellings),
     fits=lambda state, metadata: not _is_metric(state, metadata),
-    no_effect={
-        "backbone.embeddings.mask_token": UNUSED_MASK,
-        "neck.fusion_stage.layers.0.residual_layer1.*": UNUSED_UNIT,
-    },
-    rearrange=backbone_rearrangement(_DINOV2, "backbone."),
-    unsaved=(FEATURES, "heads.depth.output"),
-    saved_options=_saved_options,
-    implied={
-        "reassemble_factors": (_FACTORS,),
-        "head_in_index": (-1,),
-        "head_hidden_size": (32,),
-        "depth_estimation_type": ("relative", "metric"),
-        "backbone_config.model_type": ("dinov2",),
-        "backbone_config.hidden_act": ("gelu",),
-        "backbone_config.apply_layernorm": (True,),
-        "backbone_config.layer_norm_eps": (1e-6,),
-    },
-    runtime_options=("position_resizing",),
-    project_defaults=_DINOV2.project_defaults,
-    licence=_licence,
-    config_files=_config,
-    recipe=recipe,
+    other_keys=OtherKeys(
+        spellings=tuple((f"backbone.{memory}", f"backbone.{file}") for memory, file in _DINOV2.other_keys.spellings)
+    ),
+    special=SpecialTensors(
+        no_effect={
+            "backbone.embeddings.mask_token": UNUSED_MASK,
+            "neck.fusion_stage.layers.0.residual_layer1.*": UNUSED_UNIT,
+        },
+        rearrange=backbone_rearrangement(_DINOV2, "backbone."),
+    ),
+    options=replace(
+        OPTIONS,
+        saved=_saved_options,
+        implied={
+            "reassemble_factors": (_FACTORS,),
+            "head_in_index": (-1,),
+            "head_hidden_size": (32,),
+            "depth_estimation_type": ("relative", "metric"),
+            "backbone_config.model_type": ("dinov2",),
+            "backbone_config.hidden_act": ("gelu",),
+            "backbone_config.apply_layernorm": (True,),
+            "backbone_config.layer_norm_eps": (1e-6,),
+        },
+    ),
+    publishing=Publishing(licence=_licence, config_files=_config, recipe=recipe),
 )
 DEPTH_ANYTHING = replace(
     DEPTH_ANYTHING,
@@ -173,7 +180,7 @@ DEPTH_ANYTHING = replace(
             name="transformers-depth-anything-metric",
             fits=_is_metric,
             describe=lambda ours: metric(_describe(ours), INDOOR),
-            unsaved=(FEATURES, MAX_DEPTH),
+            options=replace(DEPTH_ANYTHING.options, unsaved=(FEATURES, MAX_DEPTH)),
         ),
     ),
 )

@@ -14,7 +14,16 @@ from typing import Any
 from torch import Tensor
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    Change,
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.positions import GRID, TOKENS
@@ -139,8 +148,7 @@ def _saved(task: Task, dinov3: bool) -> Callable[[StateDict, Mapping[str, Any]],
         config = metadata.get("config", {})
         found: dict[str, Any] = {}
         for name in ("transformers-vit", *((_DINOV3,) if dinov3 else ())):
-            saved = find(name).saved_options
-            found |= saved(state, metadata) if saved else {}
+            found |= find(name).options.saved(state, metadata)
         probabilities = next((state[key] for key in state if key.endswith("attn_mask_probs")), None)
         blocks = config.get("num_blocks", None if probabilities is None else len(probabilities))
         if blocks is not None:
@@ -196,10 +204,8 @@ def _with_tasks(
             return task == ("semantic" if len(state[queries]) == _SEMANTIC_QUERIES else "panoptic")
 
         key = KEYS[task]
-        unsaved = (
-            f"heads.{key}.num_blocks",
-            *(("backbone.image_size", *find(_DINOV3).unsaved) if dinov3 else ()),
-        )
+        backbone = find(_DINOV3 if dinov3 else _VIT).options
+        of_dinov3 = ("backbone.image_size", *backbone.unsaved) if dinov3 else ()
         return replace(
             layout,
             name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
@@ -207,11 +213,14 @@ def _with_tasks(
             describe=lambda ours: _describe(ours, task, dinov3),
             fits=fits,
             classes=classes,
-            recipe=_recipe,
-            unsaved=unsaved,
-            saved_options=_saved(task, dinov3),
-            runtime_options=find(_VIT).runtime_options,
-            project_defaults=(*find(_DINOV3 if dinov3 else _VIT).project_defaults, "fixed_size"),
+            options=LayoutOptions(
+                unsaved=(f"heads.{key}.num_blocks", *of_dinov3),
+                saved=_saved(task, dinov3),
+                implied=layout.options.implied,
+                runtime=backbone.runtime,
+                project_defaults=(*backbone.project_defaults, "fixed_size"),
+            ),
+            publishing=replace(layout.publishing, recipe=_recipe),
         )
 
     return replace(of("panoptic"), variants=(of("instance"), of("semantic")))
@@ -223,13 +232,12 @@ _TRANSFORMERS_NO_EFFECT = {**_NO_EFFECT, "attn_mask_probs": "the state of mask a
 TRANSFORMERS = _with_tasks(
     CheckpointLayout(
         name="transformers-eomt",
-        part="model",
         marks=(*_TRANSFORMERS_MARKS, "embeddings.position_embeddings.weight", "layers.0.attention.out_proj.weight"),
         lines=_transformers_dinov2(),
         describe=lambda ours: {},
-        implied={"hidden_act": ("gelu",), "layer_norm_eps": (1e-6,)},
-        no_effect=_TRANSFORMERS_NO_EFFECT,
-        licence=_LICENCE,
+        special=SpecialTensors(no_effect=_TRANSFORMERS_NO_EFFECT),
+        options=LayoutOptions(implied={"hidden_act": ("gelu",), "layer_norm_eps": (1e-6,)}),
+        publishing=Publishing(licence=_LICENCE),
     ),
     _transformers_head,
     "class_predictor.bias",
@@ -239,13 +247,14 @@ TRANSFORMERS = _with_tasks(
 TRANSFORMERS_DINOV3 = _with_tasks(
     CheckpointLayout(
         name="transformers-eomt-dinov3",
-        part="model",
         marks=(*_TRANSFORMERS_MARKS, "embeddings.patch_embeddings.weight", "layers.0.attention.o_proj.weight"),
         lines=_transformers_dinov3(),
         describe=lambda ours: {},
-        implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
-        no_effect={**_TRANSFORMERS_NO_EFFECT, "embeddings.mask_token": "the mask token of pre-training"},
-        licence=find(_DINOV3).licence,
+        special=SpecialTensors(
+            no_effect={**_TRANSFORMERS_NO_EFFECT, "embeddings.mask_token": "the mask token of pre-training"}
+        ),
+        options=LayoutOptions(implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)}),
+        publishing=Publishing(licence=find(_DINOV3).publishing.licence),
     ),
     _transformers_head,
     "class_predictor.bias",
@@ -255,7 +264,6 @@ TRANSFORMERS_DINOV3 = _with_tasks(
 AUTHORS = _with_tasks(
     CheckpointLayout(
         name="eomt",
-        part="model",
         marks=(
             "network.q.weight",
             "network.upscale.0.conv1.weight",
@@ -264,14 +272,15 @@ AUTHORS = _with_tasks(
         ),
         lines=_authors_dinov2(),
         describe=lambda ours: {},
-        no_effect={
-            **_NO_EFFECT,
-            "network.attn_mask_probs": "the state of mask annealing in training",
-            "network.encoder.pixel_mean": "the normalisation of pixels",
-            "network.encoder.pixel_std": "the normalisation of pixels",
-        },
-        saved_under="state_dict",
-        licence=_LICENCE,
+        special=SpecialTensors(
+            no_effect={
+                **_NO_EFFECT,
+                "network.attn_mask_probs": "the state of mask annealing in training",
+                "network.encoder.pixel_mean": "the normalisation of pixels",
+                "network.encoder.pixel_std": "the normalisation of pixels",
+            }
+        ),
+        publishing=Publishing(saved_under="state_dict", licence=_LICENCE),
     ),
     _authors_head,
     "network.class_head.bias",
@@ -289,14 +298,13 @@ def _refuse(ours: StateDict) -> dict[str, Any]:
 
 DIFFERENCES = CheckpointLayout(
     name="eomt-dinov3-differences",
-    part="model",
     marks=(
         "network.q.weight",
         "network.upscale.0.conv1.weight",
         "network.encoder.backbone.patch_embed.cls_token",
         "network.encoder.backbone.blocks.0.attention.q_proj.weight",
     ),
-    lines=(),
+    lines=_authors_head(f"heads.{KEYS['panoptic']}"),
     describe=_refuse,
-    licence=find(_DINOV3).licence,
+    publishing=Publishing(licence=find(_DINOV3).publishing.licence),
 )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, SpecialTensors, StateDict
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
@@ -159,6 +159,8 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:
     """A layout that has the backbone only, with the head for a task. row: key of the bias of the class logits."""
 
+    swin = find(_SWIN).options
+
     def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
         return classes_of(task, len(state[row]), metadata.get("classes", ()))
 
@@ -172,10 +174,15 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
         describe=lambda ours: describe(ours, task),
         fits=fits,
         classes=classes,
-        runtime_options=find(_SWIN).runtime_options,
-        project_defaults=(*find(_SWIN).project_defaults, f"heads.{KEYS[task]}.pixel_decoder.mask_padding"),
-        recipe=recipe,
-        no_effect={**layout.no_effect, "criterion.empty_weight": "the weights of classes in the loss"},
+        special=SpecialTensors(
+            no_effect={**layout.special.no_effect, "criterion.empty_weight": "the weights of classes in the loss"}
+        ),
+        options=replace(
+            layout.options,
+            runtime=swin.runtime,
+            project_defaults=(*swin.project_defaults, f"heads.{KEYS[task]}.pixel_decoder.mask_padding"),
+        ),
+        publishing=replace(layout.publishing, recipe=recipe),
     )
 
 
@@ -192,7 +199,6 @@ def _layout(
 ) -> CheckpointLayout:
     layout = CheckpointLayout(
         name=name,
-        part="model",
         marks=(
             mark,
             "sem_seg_head.pixel_decoder.transformer.level_embed",
@@ -201,9 +207,8 @@ def _layout(
         ),
         lines=backbone,
         describe=lambda ours: {},
-        no_effect=constants,
-        saved_under="model",
-        licence="MIT (facebookresearch/Mask2Former)",
+        special=SpecialTensors(no_effect=constants),
+        publishing=Publishing(saved_under="model", licence="MIT (facebookresearch/Mask2Former)"),
     )
     return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
 

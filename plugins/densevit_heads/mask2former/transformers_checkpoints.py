@@ -7,7 +7,16 @@ on a Swin in version 5 has other keys.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.layouts import backbone_lines, find
 from densevit_heads.attention_checkpoints import fused_attention
@@ -61,9 +70,7 @@ def _config(
     """config.json and preprocessor_config.json. backbone: the layout of transformers' backbone."""
 
     def files(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-        own = find(backbone).config_files
-        assert own is not None
-        found = own(sections, state, classes)
+        found = find(backbone).publishing.config_files(sections, state, classes)
         if not found:
             return {}
         [head] = sections["heads"].values()
@@ -93,11 +100,16 @@ def _config(
 
 
 def _layout(
-    name: str, task: Task, backbone: tuple[Line, ...], mark: str, config: str, **others: Any
+    name: str,
+    task: Task,
+    backbone: tuple[Line, ...],
+    mark: str,
+    config: str,
+    other_keys: OtherKeys,
+    special: SpecialTensors,
 ) -> CheckpointLayout:
     layout = CheckpointLayout(
         name=name,
-        part="model",
         marks=(
             mark,
             f"{PIXELS}.level_embed",
@@ -107,40 +119,48 @@ def _layout(
         ),
         lines=backbone,
         describe=lambda ours: {},
-        implied={
-            "activation_function": ("relu",),
-            "pre_norm": (False,),
-            "enforce_input_projection": (False,),
-            "common_stride": (4,),
-            "backbone_config.hidden_act": ("gelu",) if config == _SWIN else ("relu",),
-        },
-        config_files=_config(config),
-        **others,
+        other_keys=other_keys,
+        special=special,
+        options=LayoutOptions(
+            implied={
+                "activation_function": ("relu",),
+                "pre_norm": (False,),
+                "enforce_input_projection": (False,),
+                "common_stride": (4,),
+                "backbone_config.hidden_act": ("gelu",) if config == _SWIN else ("relu",),
+            }
+        ),
+        publishing=Publishing(config_files=_config(config)),
     )
     return for_task(layout, task, "class_predictor.bias", _head_lines(f"heads.{KEYS[task]}"))
 
 
 _SWIN, _RESNET = "transformers-swin", "transformers-resnet"
-_MEMORY = (  # the keys of a model on a Swin in version 5, and of its files
-    *((f"{_ENCODER}swin.{theirs}", f"{_ENCODER}{name}") for theirs, name in find(_SWIN).spellings),
-    (f"{_ENCODER}swin.*", f"{_ENCODER}*"),
+_MEMORY = OtherKeys(  # the keys of a model on a Swin in version 5, and of its files
+    spellings=(
+        *((f"{_ENCODER}swin.{theirs}", f"{_ENCODER}{name}") for theirs, name in find(_SWIN).other_keys.spellings),
+        (f"{_ENCODER}swin.*", f"{_ENCODER}*"),
+    )
 )
-_CONSTANTS = {
-    f"{_ENCODER}layernorm.*": "a norm of the last feature map, which has its own",
-    f"{_ENCODER}swin.layernorm.*": "a norm of the last feature map, which has its own",
-    f"{_ENCODER}encoder.layers.{{s}}.blocks.{{b}}.attention.self.relative_position_index": "derived from the window "
-    "size",
-}
+_CONSTANTS = SpecialTensors(
+    no_effect={
+        f"{_ENCODER}layernorm.*": "a norm of the last feature map, which has its own",
+        f"{_ENCODER}swin.layernorm.*": "a norm of the last feature map, which has its own",
+        f"{_ENCODER}encoder.layers.{{s}}.blocks.{{b}}.attention.self.relative_position_index": "derived from the "
+        "window size",
+    }
+)
 
 
 def _swin(task: Task) -> CheckpointLayout:
     lines, mark = _swin_lines(), f"{_ENCODER}embeddings.patch_embeddings.projection.weight"
-    return _layout("transformers-mask2former", task, lines, mark, _SWIN, spellings=_MEMORY, no_effect=_CONSTANTS)
+    return _layout("transformers-mask2former", task, lines, mark, _SWIN, _MEMORY, _CONSTANTS)
 
 
 def _resnet(task: Task) -> CheckpointLayout:
     mark = f"{_ENCODER}embedder.embedder.convolution.weight"
-    return _layout("transformers-mask2former-resnet", task, backbone_lines(_RESNET, _ENCODER), mark, _RESNET)
+    lines = backbone_lines(_RESNET, _ENCODER)
+    return _layout("transformers-mask2former-resnet", task, lines, mark, _RESNET, OtherKeys(), SpecialTensors())
 
 
 MASK2FORMER = with_variants(_swin, _resnet)

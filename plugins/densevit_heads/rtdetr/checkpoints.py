@@ -5,13 +5,23 @@ discrete sampling clamps each axis to its own size (`discrete_cells`). On square
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    Change,
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.label_sets import instance_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
@@ -171,38 +181,36 @@ _MARKS = (  # of both versions
 )
 RTDETR = CheckpointLayout(
     name="rtdetr",
-    part="model",
     marks=(*_MARKS, "encoder.input_proj.0.0.weight", "decoder.enc_output.0.weight"),
     lines=_lines(("0", "1"), ("0", "1")),
     describe=describe,
-    no_effect={
-        "decoder.anchors": "the initial boxes of a fixed image size",
-        "decoder.valid_mask": "the cells that propose boxes, of a fixed image size",
-    },
-    saved_under="model",
-    mean=BLACK,
-    std=WHITE,
     classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
-    unsaved=UNSAVED,
-    licence="Apache-2.0 (lyuwenyu/RT-DETR)",
-    recipe=partial(recipe, version=1),
+    special=SpecialTensors(
+        no_effect={
+            "decoder.anchors": "the initial boxes of a fixed image size",
+            "decoder.valid_mask": "the cells that propose boxes, of a fixed image size",
+        }
+    ),
+    options=LayoutOptions(unsaved=UNSAVED),
+    publishing=Publishing(
+        saved_under="model",
+        mean=BLACK,
+        std=WHITE,
+        licence="Apache-2.0 (lyuwenyu/RT-DETR)",
+        recipe=partial(recipe, version=1),
+    ),
 )
-RTDETRV2 = CheckpointLayout(
+RTDETRV2 = replace(
+    RTDETR,
     name="rtdetrv2",
-    part="model",
     marks=(*_MARKS, "encoder.input_proj.0.conv.weight", "decoder.enc_output.proj.weight"),
     lines=_lines(("conv", "norm"), ("proj", "norm")),
-    describe=describe,
-    no_effect={
-        **RTDETR.no_effect,
-        "decoder.decoder.layers.{i}.cross_attn.num_points_scale": "the inverse of the number of points",
-    },
-    saved_under="model",
-    mean=BLACK,
-    std=WHITE,
-    classes=RTDETR.classes,
-    unsaved=UNSAVED,
-    saved_options=_points,
-    licence="Apache-2.0 (lyuwenyu/RT-DETR)",
-    recipe=partial(recipe, version=2),
+    special=SpecialTensors(
+        no_effect={
+            **RTDETR.special.no_effect,
+            "decoder.decoder.layers.{i}.cross_attn.num_points_scale": "the inverse of the number of points",
+        }
+    ),
+    options=LayoutOptions(unsaved=UNSAVED, saved=_points),
+    publishing=replace(RTDETR.publishing, recipe=partial(recipe, version=2)),
 )

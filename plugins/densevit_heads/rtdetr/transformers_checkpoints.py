@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.layouts import backbone_lines, find
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.detr.transformers_checkpoints import id2label
@@ -103,8 +112,7 @@ def _config(
     backbone, head = sections["backbone"], sections["heads"]["detection"]
     transformer, encoder = head["transformer"], head["encoder"]
     discrete = head.get("sampling", "grid_sample") == "discrete"
-    assert _RESNET.config_files is not None
-    resnet = _RESNET.config_files(sections, {}, ()).get("config.json")
+    resnet = _RESNET.publishing.config_files(sections, {}, ()).get("config.json")
     representable = isinstance(head["num_points"], int) and head["num_levels"] == 3 and (version == 2 or not discrete)
     if resnet is None or not representable:
         return {}
@@ -139,10 +147,9 @@ def _config(
     }
 
 
-def _layout(version: int, marks: tuple[str, ...] = (), **others: Any) -> CheckpointLayout:
+def _layout(version: int, *marks: str) -> CheckpointLayout:
     return CheckpointLayout(
         name="transformers-rtdetr" + ("" if version == 1 else "v2"),
-        part="model",
         marks=(
             "model.backbone.model.embedder.embedder.2.convolution.weight",
             "model.encoder_input_proj.0.0.weight",
@@ -154,38 +161,40 @@ def _layout(version: int, marks: tuple[str, ...] = (), **others: Any) -> Checkpo
         ),
         lines=_lines(),
         describe=describe,
-        spellings=_SPELLINGS,
-        copies={f"{kind}_embed.*": f"model.decoder.{kind}_embed.*" for kind in ("class", "bbox")},
-        mean=BLACK,
-        std=WHITE,
         classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
-        unsaved=UNSAVED,
-        saved_options=_saved_options,
-        implied={
-            "activation_function": ("silu",),
-            "encoder_activation_function": ("gelu",),
-            "decoder_activation_function": ("relu",),
-            "normalize_before": (False,),
-            "with_box_refine": (True,),
-            "learn_initial_query": (False,),
-            "positional_encoding_temperature": (10000,),
-            "eval_size": (None,),
-            "encode_proj_layers": ([2], (2,)),
-            "decoder_offset_scale": (0.5,),
-            "batch_norm_eps": (1e-5,),
-            "layer_norm_eps": (1e-5,),
-        },
-        licence=_LICENCE,
-        config_files=partial(_config, version=version),
-        recipe=partial(recipe, version=version),
-        **others,
+        other_keys=OtherKeys(spellings=_SPELLINGS),
+        special=SpecialTensors(
+            no_effect={f"model.{_SCALE}": "the inverse of the number of points"} if version == 2 else {},
+            copies={f"{kind}_embed.*": f"model.decoder.{kind}_embed.*" for kind in ("class", "bbox")},
+        ),
+        options=LayoutOptions(
+            unsaved=UNSAVED,
+            saved=_saved_options,
+            implied={
+                "activation_function": ("silu",),
+                "encoder_activation_function": ("gelu",),
+                "decoder_activation_function": ("relu",),
+                "normalize_before": (False,),
+                "with_box_refine": (True,),
+                "learn_initial_query": (False,),
+                "positional_encoding_temperature": (10000,),
+                "eval_size": (None,),
+                "encode_proj_layers": ([2], (2,)),
+                "decoder_offset_scale": (0.5,),
+                "batch_norm_eps": (1e-5,),
+                "layer_norm_eps": (1e-5,),
+            },
+        ),
+        publishing=Publishing(
+            mean=BLACK,
+            std=WHITE,
+            licence=_LICENCE,
+            config_files=partial(_config, version=version),
+            recipe=partial(recipe, version=version),
+        ),
     )
 
 
 _SCALE = "decoder.layers.{i}.encoder_attn.n_points_scale"
 RTDETR = _layout(1)
-RTDETRV2 = _layout(
-    2,
-    (f"model.{_SCALE}".replace("{i}", "0"),),
-    no_effect={f"model.{_SCALE}": "the inverse of the number of points"},
-)
+RTDETRV2 = _layout(2, f"model.{_SCALE}".replace("{i}", "0"))

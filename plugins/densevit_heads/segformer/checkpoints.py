@@ -3,7 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import part
@@ -41,8 +49,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-    assert _TRANSFORMERS.config_files is not None
-    files = _TRANSFORMERS.config_files(sections, part(state, "backbone."), ())
+    files = _TRANSFORMERS.publishing.config_files(sections, part(state, "backbone."), ())
     head = {
         "architectures": ["SegformerForSemanticSegmentation"],
         "decoder_hidden_size": sections["heads"]["segmentation"]["width"],
@@ -56,7 +63,6 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 SEGFORMER = CheckpointLayout(
     name="segformer",
-    part="model",
     marks=(
         *(f"backbone.{mark}" for mark in _NVIDIA.marks),
         "decode_head.linear_c4.proj.weight",
@@ -70,16 +76,13 @@ SEGFORMER = CheckpointLayout(
         Line("decode_head.linear_pred.*", f"{_HEAD}.classifier.*"),
     ),
     describe=_describe(_NVIDIA),
-    no_effect={"decode_head.conv_seg.*": "a classifier that the head does not use"},
-    saved_under="state_dict",
     classes=_classes("decode_head.linear_pred.bias"),
-    project_defaults=_NVIDIA.project_defaults,
-    licence=_NVIDIA.licence,
-    recipe=_recipe,
+    special=SpecialTensors(no_effect={"decode_head.conv_seg.*": "a classifier that the head does not use"}),
+    options=_NVIDIA.options,
+    publishing=Publishing(saved_under="state_dict", licence=_NVIDIA.publishing.licence, recipe=_recipe),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-segformer",
-    part="model",
     marks=(
         *(f"segformer.{mark}" for mark in _TRANSFORMERS.marks),
         "decode_head.linear_c.{i}.proj.weight",
@@ -93,14 +96,13 @@ TRANSFORMERS = CheckpointLayout(
         Line("decode_head.classifier.*", f"{_HEAD}.classifier.*"),
     ),
     describe=_describe(_TRANSFORMERS),
-    spellings=(
-        *((f"segformer.{memory}", f"segformer.{name}") for memory, name in _TRANSFORMERS.spellings),
-        ("decode_head.linear_projections.{i}.*", "decode_head.linear_c.{i}.*"),
-    ),
     classes=_classes("decode_head.classifier.bias"),
-    project_defaults=_TRANSFORMERS.project_defaults,
-    implied=_TRANSFORMERS.implied,
-    licence=_TRANSFORMERS.licence,
-    config_files=_config,
-    recipe=_recipe,
+    other_keys=OtherKeys(
+        spellings=(
+            *((f"segformer.{memory}", f"segformer.{name}") for memory, name in _TRANSFORMERS.other_keys.spellings),
+            ("decode_head.linear_projections.{i}.*", "decode_head.linear_c.{i}.*"),
+        )
+    ),
+    options=_TRANSFORMERS.options,
+    publishing=Publishing(licence=_TRANSFORMERS.publishing.licence, config_files=_config, recipe=_recipe),
 )

@@ -1,12 +1,21 @@
 """mmsegmentation's SETR (Zheng et al. 2021): complete models with the naive, PUP or MLA decoder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Change, CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    Change,
+    CheckpointLayout,
+    Class,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.positions import GRID, TOKENS, added_to_tokens
@@ -111,20 +120,23 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     return _RECIPES[150], {"data": {"name": "label_maps", "classes": listed}}
 
 
-def _layout(name: str, marks: tuple[str, ...], lines: tuple[Line, ...], **others: Any) -> CheckpointLayout:
+def _layout(
+    name: str,
+    marks: tuple[str, ...],
+    lines: tuple[Line, ...],
+    special: SpecialTensors,
+    variants: tuple[CheckpointLayout, ...] = (),
+) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        part="model",
         marks=("backbone.layers.{i}.attn.attn.in_proj_weight", "decode_head.conv_seg.weight", *marks),
         lines=lines,
         describe=_describe,
         classes=_classes,
-        recipe=recipe,
-        licence="Apache-2.0 (open-mmlab/mmsegmentation)",
-        zero_biases={"backbone.stem.projection.bias": _NO_BIAS},
-        runtime_options=_VIT.runtime_options,
-        project_defaults=(*_VIT.project_defaults, f"{_HEAD}.padded"),
-        **others,
+        special=replace(special, zero_biases={"backbone.stem.projection.bias": _NO_BIAS}),
+        options=replace(_VIT.options, project_defaults=(*_VIT.options.project_defaults, f"{_HEAD}.padded")),
+        publishing=Publishing(recipe=recipe, licence="Apache-2.0 (open-mmlab/mmsegmentation)"),
+        variants=variants,
     )
 
 
@@ -133,30 +145,32 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
     return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
-_POSITIONS = added_to_tokens("backbone.pos_embed", ("backbone.cls_token",))
+_POSITIONS = SpecialTensors(rearrange=added_to_tokens("backbone.pos_embed", ("backbone.cls_token",)))
 _FIRST = ("decode_head.norm.weight", "decode_head.up_convs.0.0.conv.weight")
 _LAST, _SECOND = "decode_head.up_convs.3.0.conv.weight", "auxiliary_head.{n}.up_convs.1.0.conv.weight"
 _OTHERS = "heads of two 1x1 convolutions for an auxiliary loss"
 
-NAIVE = _layout("mmseg-setr-naive", _FIRST, _UPSAMPLING, rearrange=_POSITIONS)
+NAIVE = _layout("mmseg-setr-naive", _FIRST, _UPSAMPLING, _POSITIONS)
 NAIVE_ADE20K = _layout(
     "mmseg-setr-naive-ade20k",
     (*_FIRST, _SECOND),
     _UPSAMPLING,
-    rearrange=_POSITIONS,
-    no_effect={"auxiliary_head.*": _OTHERS},
-    missing={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_OTHERS}"},
+    replace(
+        _POSITIONS,
+        no_effect={"auxiliary_head.*": _OTHERS},
+        missing={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_OTHERS}"},
+    ),
 )
 MLA = _layout(
     "mmseg-setr-mla",
     ("neck.norm.{i}.weight", "neck.mla.channel_proj.{i}.conv.weight"),
     _multi_level(),
-    no_effect={"backbone.cls_token": "a class token that is not used in attention"},
+    SpecialTensors(no_effect={"backbone.cls_token": "a class token that is not used in attention"}),
 )
 PUP = _layout(
     "mmseg-setr",
     (*_FIRST, _LAST, "decode_head.up_convs.1.0.conv.weight"),
     _UPSAMPLING,
-    rearrange=_POSITIONS,
-    variants=(NAIVE, NAIVE_ADE20K, MLA),
+    _POSITIONS,
+    (NAIVE, NAIVE_ADE20K, MLA),
 )

@@ -5,7 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Line,
+    OtherKeys,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state import count, part
@@ -109,8 +118,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     if tuple(head.get("pool_scales", (1, 2, 3, 6))) != (1, 2, 3, 6):
         return {}
     if backbone["name"] == "swin":
-        assert _SWIN.config_files is not None
-        files = _SWIN.config_files({"backbone": backbone}, part(state, "backbone."), ())
+        files = _SWIN.publishing.config_files({"backbone": backbone}, part(state, "backbone."), ())
         if not files:
             return {}
         inner = files["config.json"]
@@ -133,25 +141,24 @@ def _layout(
     marks: tuple[str, ...],
     lines: tuple[Line, ...],
     describe: Callable[[StateDict], dict[str, Any]],
-    **others: Any,
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        part="model",
         marks=(*marks, "decode_head.psp_modules.{i}.1.conv.weight", "decode_head.fpn_bottleneck.conv.weight"),
         lines=(*lines, *_HEAD_LINES),
         describe=describe,
         classes=_classes,
-        implied={
-            "pool_scales": ([1, 2, 3, 6],),
-            "auxiliary_num_convs": (1,),
-            "auxiliary_concat_input": (False,),
-            "backbone_config.hidden_act": ("gelu",),
-        },
-        config_files=_config,
-        recipe=_recipe,
-        **others,
+        options=LayoutOptions(implied=_IMPLIED),
+        publishing=Publishing(config_files=_config, recipe=_recipe),
     )
+
+
+_IMPLIED = {
+    "pool_scales": ([1, 2, 3, 6],),
+    "auxiliary_num_convs": (1,),
+    "auxiliary_concat_input": (False,),
+    "backbone_config.hidden_act": ("gelu",),
+}
 
 
 CONVNEXT = _layout(
@@ -174,18 +181,21 @@ SWIN = replace(
         ),
         _swin_lines(),
         _describe_swin,
+    ),
+    options=replace(_DENSE.options, implied=_IMPLIED),
+    other_keys=OtherKeys(
         spellings=(
-            *((f"backbone.swin.{memory}", f"backbone.{name}") for memory, name in _SWIN.spellings),
+            *((f"backbone.swin.{memory}", f"backbone.{name}") for memory, name in _SWIN.other_keys.spellings),
             ("backbone.swin.*", "backbone.*"),
-        ),
+        )
+    ),
+    special=SpecialTensors(
         no_effect={
             "backbone.layernorm.*": "a norm of the last feature map, which has its own",
             "backbone.swin.layernorm.*": "a norm of the last feature map, which has its own",
             "backbone.encoder.layers.{s}.blocks.{b}.attention.self.relative_position_index": "derived from the window "
             "size",
-        },
-        runtime_options=_DENSE.runtime_options,
-        project_defaults=_DENSE.project_defaults,
+        }
     ),
     variants=(CONVNEXT,),
 )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from densevit import config as configs
 from densevit.atomic_io import atomic_file, atomic_folder
 from densevit.errors import DensevitError, WeightsError, did_you_mean
-from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD, Backbone, CheckpointLayout, Class
+from densevit.interfaces import Backbone, CheckpointLayout, Class
 from densevit.model import BackboneArchitecture, DenseModel, build_backbone, build_from_architecture, tasks_of
 from densevit.paths import user_path
 from densevit.terminal import table
@@ -61,7 +61,8 @@ class ForeignExport:
         if suffix == ".safetensors":
             write_safetensors(tensors, file, {"format": "pt"})
         else:
-            write_torch({self.layout.saved_under: tensors} if self.layout.saved_under else tensors, file)
+            under = self.layout.publishing.saved_under
+            write_torch({under: tensors} if under else tensors, file)
 
 
 @dataclass
@@ -81,7 +82,7 @@ class _Source:
 
     def state(self, layout: CheckpointLayout) -> dict[str, Tensor]:
         """The state dict with our keys, in which heads are named by task."""
-        if layout.part == "backbone" or self.model is None:
+        if layout.is_backbone or self.model is None:
             return {key: value.detach() for key, value in self.backbone.state_dict().items()}
         tasks = {name: str(head.task) for name, head in self.model.heads.items()}
         if len(set(tasks.values())) < len(tasks):
@@ -116,7 +117,7 @@ def export(source: str | Path, to: str, allowed: Sequence[str] = (), trust: Coll
         return max(
             found, key=lambda one: len(one.layout.marks) if canonical(one.tensors, one.layout) is not None else 0
         )
-    full_models = ours.model is not None and all(layout.part == "model" for layout in candidates)
+    full_models = ours.model is not None and not any(layout.is_backbone for layout in candidates)
     alone = " For the backbone only: --to timm, --to torchvision, or a backbone layout." if full_models else ""
     nearest = min(failed, key=lambda error: error.distance)
     raise WeightsError(f"{source} cannot be exported as {to}: {nearest}{alone}")
@@ -166,14 +167,14 @@ def _named(to: str) -> list[CheckpointLayout]:
 def _published(to: str, ours: _Source) -> list[CheckpointLayout]:
     """The layouts in which a project publishes files: of complete models if the model is one and it has them."""
     published = [one for one in layouts.every() if one.name.startswith(f"{PROJECTS[to]}-")]
-    full_models = [layout for layout in published if layout.part == "model"]
+    full_models = [layout for layout in published if not layout.is_backbone]
     if ours.model is not None and full_models:
         return full_models
-    return [layout for layout in published if layout.part == "backbone"]
+    return [layout for layout in published if layout.is_backbone]
 
 
 def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) -> ForeignExport:
-    if layout.part == "model" and ours.model is None:
+    if not layout.is_backbone and ours.model is None:
         raise _NotRepresentable(f"{layout.name} is for complete models; this is a backbone without heads.")
     state = ours.state(layout)
     try:
@@ -214,7 +215,7 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
         f"{name} is {json.dumps(value)}, which must be set there: tensors do not determine it."
         for name, value in options
     ]
-    mean, std = layout.mean or IMAGENET_MEAN, layout.std or IMAGENET_STD
+    mean, std = layout.publishing.mean, layout.publishing.std
     files = {}
     if layout.name.startswith("transformers-"):
         files = transformers_config.files(layout, sections, state, classes, ours.backbone.mean, ours.backbone.std)
@@ -224,14 +225,14 @@ def _in_layout(ours: _Source, layout: CheckpointLayout, allowed: Sequence[str]) 
     elif (ours.backbone.mean, ours.backbone.std) != (mean, std):
         notes.append(f"Normalise images with mean {[*ours.backbone.mean]} and std {[*ours.backbone.std]}.")
     for name, (there, _) in differing.items():
-        usage = name in layout.runtime_options
+        usage = name in layout.options.runtime
         effect = "for some image sizes" if usage else f"by less than {_TOLERANCE:.1%}"
         notes.append(f"There, {name} is {there}: outputs differ {effect}.")
     notes += [f"There, {name} is {json.dumps(there)}: padded images differ." for name, (there, _) in of_heads.items()]
-    for name, why in layout.zero_biases.items():
+    for name, why in layout.special.zero_biases.items():
         if name in state:
             notes.append(f"{name} is {'written' if state[name].any() else 'all zeros and is not written'}: {why}.")
-    if ours.model is not None and layout.part == "backbone":
+    if ours.model is not None and layout.is_backbone:
         notes.append(f"Only the backbone: {layout.name} has no {', '.join(ours.model.heads)}.")
     return ForeignExport(layout, tensors, left_out, notes, files)
 
@@ -243,7 +244,7 @@ def _is_initial(name: str, tensor: Tensor) -> bool:
 
 def _check_classes(ours: _Source, layout: CheckpointLayout, tensors: Mapping[str, Tensor]) -> tuple[Class, ...]:
     """The classes. Raises WeightsError if the layout would assign other classes to the rows."""
-    if layout.part == "backbone" or layout.classes is None:
+    if layout.is_backbone or layout.classes is None:
         return ours.classes
     names = [one.name for one in ours.classes]
     try:
@@ -279,8 +280,8 @@ def _other_defaults(
     runtime options, which are then not known.
     """
     found, parameters = {}, inspect.signature(type(backbone)).parameters
-    for name in layout.project_defaults:
-        if name in parameters and (name in theirs or name not in layout.runtime_options):
+    for name in layout.options.project_defaults:
+        if name in parameters and (name in theirs or name not in layout.options.runtime):
             there, here = (section.get(name, parameters[name].default) for section in (theirs, ours))
             if there != here:
                 found[name] = there, here
@@ -293,7 +294,7 @@ def _other_defaults_of_heads(
     """The project defaults of a layout that a head does not follow, by full key: their value and ours; None: the
     default.
     """
-    names = [name for name in layout.project_defaults if "." in name]
+    names = [name for name in layout.options.project_defaults if "." in name]
     values = {name: (option_of(sections, name), option_of(own, name)) for name in names}
     return {name: (there, here) for name, (there, here) in values.items() if there is not None and there != here}
 
@@ -318,13 +319,13 @@ def _as_rebuilt(
         section, key = option_of(sections, name.rpartition(".")[0]), name.rpartition(".")[2]
         section.pop(key)
         section |= {} if here is None else {key: here}
-    for key in layout.runtime_options:
+    for key in layout.options.runtime:
         if key in ours.built.options:
             theirs[key] = ours.built.options[key]
         else:
             theirs.pop(key, None)
     unsaved = []
-    for name in layout.unsaved:
+    for name in layout.options.unsaved:
         value = option_of(own, name)
         if value is not None and value != option_of(sections, name):
             unsaved.append((name, value))
@@ -347,7 +348,7 @@ def _check_function(
     """
     pixels = torch.randn(2, 3, 72, 104, generator=torch.Generator().manual_seed(0))
     try:
-        if layout.part == "backbone":
+        if layout.is_backbone:
             rebuilt = build_backbone(**sections["backbone"]).eval()
             _load(rebuilt, state)
             same = _close(ours.backbone(pixels), rebuilt(pixels))

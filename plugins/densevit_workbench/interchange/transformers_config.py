@@ -20,7 +20,7 @@ def files(
 
     sections: the config sections that the layout describes. state: the state dict with our keys.
     """
-    written = layout.config_files(sections, state, classes) if layout.config_files else {}
+    written = layout.publishing.config_files(sections, state, classes)
     if "config.json" not in written:
         return {}
     config = dict(written["config.json"])

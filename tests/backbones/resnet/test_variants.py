@@ -75,6 +75,7 @@ def test_dilated_variant_d_matches_timm(randomise, assert_equal_features):
     compare(ResNet(50, dilation=True, variant="d"), reference, (50, 39), randomise, assert_equal_features)
 
 
+@pytest.mark.parity("transformers-rtdetr-resnet")
 @pytest.mark.parametrize(
     ("depth", "size"),
     [(18, (69, 51)), *(pytest.param(*x, marks=pytest.mark.integration) for x in ((34, (64, 96)), (50, (45, 66))))],

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import densevit
 from densevit import config as configs
 from densevit.interfaces import Backbone, CheckpointLayout
 from densevit.model import DenseModel
 from densevit.weights.building import build_model
-from densevit.weights.key_mapping import canonical, describe, translate
+from densevit.weights.key_mapping import canonical, describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
 
 NOTHING = "(?!)"  # a pattern without matching keys
@@ -60,6 +59,25 @@ def released() -> Callable[[str], dict[str, Tensor]]:
     return released
 
 
+READ_ONLY = "google-vit"
+# Tokens include their positions here; rows of no class and biases of keys have no effect.
+REWRITTEN = r"(cls_token|class_token|dist\w*_token|cls|pos\w*|class_\w+\.(\d\.)?(weight|bias)|qkv\.bias)$"
+
+
+def _written_back(state: dict[str, Tensor], tensors: dict[str, Tensor], layout: CheckpointLayout) -> None:
+    """Written in their layout, our tensors have their keys and values, and are read as the same tensors."""
+    if layout.name == READ_ONLY:
+        return
+    back, unknown = translate_back(tensors, layout)
+    again = translate(back, layout)
+    assert (unknown, again.unknown, again.errors) == ([], [], [])
+    assert again.tensors.keys() == tensors.keys()
+    assert all(torch.equal(x, tensors[key]) for key, x in again.tensors.items())
+    state = canonical(state, layout) or state
+    for key in back.keys() & state.keys():
+        assert re.search(REWRITTEN, key) or torch.equal(back[key], state[key]), key
+
+
 def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options: object) -> Backbone:
     layout = find(name)
     assert recognise(state).name == (recognised or name)
@@ -68,8 +86,8 @@ def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options
     whole = {key for key in done.left_out if "[" not in key}
     used = {key for origins in done.origins.values() for key in origins}
     own = canonical(state, layout) or state
-    own = layout.rearrange.forward(own) if layout.rearrange else own
-    assert len(own) == len(state)
+    own = layout.special.rearrange.forward(own) if layout.special.rearrange else own
+    assert len(own) >= len(state)  # copies of a shared table
     assert used | whole == own.keys() and not used & whole
     meta = next(iter(state.values())).is_meta
     with torch.device("meta" if meta else "cpu"):
@@ -81,12 +99,13 @@ def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options
     }
     if not meta:
         backbone.load_state_dict(done.tensors, strict=False)
+        _written_back(state, done.tensors, layout)
     return backbone
 
 
 def _stays(key: str, layout: CheckpointLayout) -> bool:
     counts = key.endswith("num_batches_tracked")
-    return counts or any(key.startswith(pattern.removesuffix("*")) for pattern in layout.missing)
+    return counts or any(key.startswith(pattern.removesuffix("*")) for pattern in layout.special.missing)
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +134,7 @@ def _whole(
     assert uses == parts
     assert {key for key in state if re.match(without_effect, key)} == done.left_out.keys()
     sections = describe(state, layout)
-    sections["backbone"] |= {"mean": layout.mean, "std": layout.std} if layout.mean else {}
+    sections["backbone"] |= {"mean": layout.publishing.mean, "std": layout.publishing.std}
     sections["backbone"] |= backbone
     config = configs.from_mapping({**sections, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}})
     meta = next(iter(state.values())).is_meta
@@ -125,6 +144,7 @@ def _whole(
     assert {key: x.shape for key, x in done.tensors.items()} == {key: x.shape for key, x in own.items()}
     if not meta:
         model.load_state_dict(done.tensors)
+        _written_back(state, done.tensors, layout)
     return model.eval()
 
 
@@ -137,32 +157,6 @@ def whole() -> Callable[..., DenseModel]:
     checkpoint. Options go to the backbone.
     """
     return _whole
-
-
-@pytest.fixture(scope="session")
-def standardized_by_std() -> Callable[[nn.Module], None]:
-    """Makes a hybrid of timm, which divides by sqrt(variance + 1e-8), standardise as timm 0.4.5."""
-    from timm.layers import StdConv2dSame
-    from timm.layers.padding import pad_same
-
-    class StdConv(StdConv2dSame):
-        """Weight standardisation as in timm 0.4.5 and `vit_jax/models_resnet.py`: division by std + 1e-5."""
-
-        def forward(self, x: Tensor) -> Tensor:
-            filters = self.weight.flatten(1)
-            mean = filters.mean(1, keepdim=True)
-            std = (filters - mean).square().mean(1, keepdim=True).sqrt()
-            weight = ((filters - mean) / (std + 1e-5)).view_as(self.weight)
-            x = pad_same(x, self.kernel_size, self.stride, self.dilation) if self.same_pad else x
-            return F.conv2d(x, weight, None, self.stride, self.padding)
-
-    def standardized_by_std(model: nn.Module) -> None:
-        found = [module for module in model.modules() if isinstance(module, StdConv2dSame)]
-        assert len(found) == 1 + 3 * (3 + 4 + 9) + 3
-        for module in found:
-            module.__class__ = StdConv
-
-    return standardized_by_std
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,7 @@ def maps_of(model, pixels):
     return head.maps(outputs, size)[:, 0]
 
 
+@pytest.mark.parity("transformers-depth-anything", "transformers-depth-anything-metric")
 @torch.no_grad()
 def test_outputs_are_those_of_transformers(pair):
     reference, folder = pair
@@ -277,7 +278,7 @@ def test_other_models_of_config_json_are_refused(config, message):
     ],
 )
 def test_wrong_values_of_config_json_are_refused(config, message):
-    options = find("transformers-depth-anything").saved_options
+    options = find("transformers-depth-anything").options.saved
     with pytest.raises(WeightsError, match=message):
         options({}, {"config": {"model_type": "depth_anything", **config}})
 

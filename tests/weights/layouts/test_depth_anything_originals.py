@@ -17,6 +17,7 @@ pytestmark = pytest.mark.integration
 WITHOUT_EFFECT = r"pretrained\.mask_token|depth_head\.scratch\.refinenet4\.resConfUnit1\."
 
 
+@pytest.mark.parity("depth-anything-v2", "depth-anything-v2-indoor", "depth-anything-v2-outdoor")
 @pytest.mark.parametrize("original", ORIGINALS)
 @torch.no_grad()
 def test_outputs_are_those_of_the_original(original, whole, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import recognise
@@ -33,15 +34,21 @@ def batch_of(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     return {"images": images, "padding_mask": padding, "targets": [{"size": s, "original_size": s} for s in sizes]}
 
 
+def recorded(original: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights with the names of the checkpoint, and the outputs."""
+    with safe_open(Path(__file__).parent / "originals" / f"{original}.safetensors", "pt") as file:
+        outputs = {key: file.get_tensor(key) for key in sorted(file.keys())}
+        return random_detector(json.loads(file.metadata()["shapes"])), outputs
+
+
+@pytest.mark.parity("detr", "detr-panoptic", "deformable-detr")
 @pytest.mark.parametrize("original", ORIGINALS)
 @torch.no_grad()
 def test_outputs_are_those_of_the_original(original, whole):
-    with safe_open(Path(__file__).parent / "originals" / f"{original}.safetensors", "pt") as file:
-        state = random_detector(json.loads(file.metadata()["shapes"]))
-        expected = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    state, expected = recorded(original)
     layout = recognise(state)
     assert original.startswith(layout.name)
-    used = layout.rearrange.forward(state) if layout.rearrange else state
+    used = layout.special.rearrange.forward(state) if layout.special.rearrange else state
     options = ORIGINALS[original].options
     model = whole(used, layout, thirds="in_proj_", dilation=options.get("dilation", False))
     model.double()  # as recorded

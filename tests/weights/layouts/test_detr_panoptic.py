@@ -1,15 +1,14 @@
-"""Panoptic DETR's checkpoints: the release's, with its mask head written out, and transformers' files and models."""
+"""Panoptic DETR's checkpoints: the release's tensors, transformers' files and models, and detectors that start it."""
 
 from itertools import pairwise
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.nn import functional as F
 
 from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.key_mapping import translate, translate_back
@@ -19,13 +18,12 @@ from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit_heads.detr_panoptic.checkpoints import DETR_PANOPTIC
 from densevit_workbench.interchange.foreign_export import export
-from tests.weights.layouts.test_detr import OfficialDetr, pixels_of, randomise
+from tests.weights.layouts.test_detr_originals import recorded
 
 pytestmark = pytest.mark.integration
 
 SIZES = [(96, 130), (70, 111), (125, 64)]
 KEPT = [*(one.file_id for one in coco_panoptic_classes()), 250]
-UNUSED = [i for i in range(250) if i not in KEPT]
 WIDTH, HEADS = 128, 8
 OWN_RESNET = {
     "embedding_size": 64,
@@ -36,120 +34,50 @@ OWN_RESNET = {
 }
 
 
-class OfficialMasks(nn.Module):
-    """The mask head of the release, one query after the other."""
-
-    def __init__(self, features, width):
-        super().__init__()
-        sizes = [width + HEADS, width + HEADS, width // 2, width // 4, width // 8, width // 16]
-        for i, (a, b) in enumerate(pairwise(sizes), 1):
-            setattr(self, f"lay{i}", nn.Conv2d(a, b, 3, padding=1))
-            setattr(self, f"gn{i}", nn.GroupNorm(8, b))
-        for i, (a, b) in enumerate(zip(features, sizes[2:5], strict=True), 1):
-            setattr(self, f"adapter{i}", nn.Conv2d(a, b, 1))
-        self.out_lay = nn.Conv2d(sizes[-1], 1, 3, padding=1)
-
-    def forward(self, projected, attention, features):
-        x = torch.cat([projected, attention], 1)
-        for i in range(1, 6):
-            if i > 2:
-                finer = getattr(self, f"adapter{i - 2}")(features[5 - i])
-                x = finer + F.interpolate(x, size=finer.shape[-2:])
-            x = F.relu(getattr(self, f"gn{i}")(getattr(self, f"lay{i}")(x)))
-        return self.out_lay(x)[:, 0]
-
-
-class OfficialPanoptic(nn.Module):
-    def __init__(self, body, width, hidden, queries, rows, layers, channels):
-        super().__init__()
-        self.detr = OfficialDetr(body, width, hidden, queries, rows, layers)
-        self.bbox_attention = nn.Module()
-        self.bbox_attention.q_linear, self.bbox_attention.k_linear = nn.Linear(width, width), nn.Linear(width, width)
-        self.mask_head = OfficialMasks(channels, width)
-
-    def forward(self, pixels, padding):
-        """Logits, boxes and masks."""
-        found, hooks = {}, []
-        parts = {f"layer{i}": getattr(self.detr.backbone[0].body, f"layer{i}") for i in (1, 2, 3)}
-        parts |= {"projected": self.detr.input_proj, "memory": self.detr.transformer.encoder.layers[-1]}
-        for name, part in {**parts, "queries": self.detr.transformer.decoder.norm}.items():
-            hooks.append(part.register_forward_hook(lambda m, given, out, name=name: found.update({name: out})))
-        logits, boxes = self.detr(pixels, padding)
-        for hook in hooks:
-            hook.remove()
-        size = found["projected"].shape[-2:]
-        q = self.bbox_attention.q_linear(found["queries"]).unflatten(-1, (HEADS, -1))
-        k = self.bbox_attention.k_linear(found["memory"]).unflatten(-1, (HEADS, -1))
-        scores = torch.einsum("bqnc,bsnc->bqns", q, k) / q.shape[-1] ** 0.5
-        outside = F.interpolate(padding[None].float(), size=size).bool()[0].flatten(1)
-        scores = scores.masked_fill(outside[:, None, None], -torch.inf)
-        attention = scores.flatten(2).softmax(-1).view(*scores.shape[:3], *size)
-        features = [found[f"layer{i}"] for i in (1, 2, 3)]
-        masks = [self.mask_head(found["projected"], attention[:, i], features) for i in range(attention.shape[1])]
-        return logits, boxes, torch.stack(masks, 1)
-
-
-def sharpened(model, batch, projection):
-    """Random weights with which queries, their attention maps and their masks differ."""
-    projected = []
-    hook = projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
-    model(pixels_of(batch), batch["padding_mask"])
-    hook.remove()
-    mean, std = projected[0].mean((0, 2, 3)), projected[0].std((0, 2, 3))
-    projection.weight.div_(std[:, None, None, None])
-    projection.bias.sub_(mean).div_(std)
-    return model
-
-
-@torch.no_grad()
-def official(batch, rows=251):
-    torch.manual_seed(3)
-    model = randomise(OfficialPanoptic("resnet18", WIDTH, 48, 7, rows, 2, (256, 128, 64)))
-    model.mask_head.lay1.weight[:, WIDTH:] *= 1500  # attention maps sum to 1
-    return sharpened(model, batch, model.detr.input_proj)
-
-
 def same(outputs, logits, boxes, masks, rows=slice(None)):
-    assert logits.std(1).mean() > 0.1 and boxes.std(1).mean() > 0.01 and masks.std(1).mean() > 0.01
+    assert logits[..., rows].std(1).mean() > 0.1 and boxes.std(1).mean() > 0.01 and masks.std(1).mean() > 0.01
     torch.testing.assert_close(outputs["logits"], logits[..., rows], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["boxes"], boxes, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["masks"], masks, rtol=1e-4, atol=1e-4)
 
 
-@torch.no_grad()
-def test_outputs_match_the_official_model_and_its_tensors_return(whole, padded_batch):
-    batch = padded_batch(SIZES)
-    theirs = official(batch)
-    before = theirs.state_dict()
-    assert recognise(before) is DETR_PANOPTIC
-    ours = whole(before, DETR_PANOPTIC, thirds="in_proj_")
-    same(ours(batch)["panoptic"], *theirs(pixels_of(batch), batch["padding_mask"]), KEPT)
-    assert ours.classes["panoptic"] == coco_panoptic_classes()
-
-    back, unknown = translate_back(translate(before, DETR_PANOPTIC).tensors, DETR_PANOPTIC)
-    assert unknown == [] and set(back) == set(before)
-    for name, tensor in before.items():
-        rows = KEPT if name.startswith("detr.class_embed") else slice(None)
-        assert torch.equal(back[name][rows], tensor[rows]), name
-    theirs.load_state_dict(back)
-    assert theirs(pixels_of(batch), batch["padding_mask"])[0].softmax(-1)[..., UNUSED].max() == 0
-
-
 def test_each_tensor_of_an_r50_is_used_once_and_the_parameters_are_the_paper_s(whole, released):
     with torch.device("meta"):
-        theirs = OfficialPanoptic("resnet50", 256, 2048, 100, 251, 6, (1024, 512, 256))
-        listed = {f"detr.{name}": tensor for name, tensor in released("detr_r50").items()}
-    state = theirs.state_dict()
-    assert {key for key in state if key.startswith("detr.")} == set(listed)
+        state = {f"detr.{name}": x for name, x in released("detr_r50").items()}
+        state |= {
+            f"detr.class_embed.{kind}": torch.empty(251, *size) for kind, size in (("weight", (256,)), ("bias", ()))
+        }
+        state |= mask_head(256, (1024, 512, 256))
     model = whole(state, DETR_PANOPTIC, thirds="in_proj_")
     count = sum(tensor.numel() for tensor in state.values())
-    assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - len(UNUSED) * 257
-    parameters = sum(p.numel() for p in theirs.parameters())
+    assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - (251 - len(KEPT)) * 257
+    norms = (".bn", ".downsample.1.", ".body.bn1.")  # frozen: no parameters
+    parameters = sum(x.numel() for name, x in state.items() if "body" not in name or not any(n in name for n in norms))
     assert round(parameters / 1e6, 1) == 42.9
     assert model.architecture.backbone.options["depth"] == 50
 
 
+def mask_head(width, features):
+    """The tensors of the release's mask head and of its attention maps. features: the channels of the ResNet's maps."""
+    state = {f"bbox_attention.{x}_linear.{kind}": torch.empty(width, *([width] if kind == "weight" else []))
+             for x in "qk" for kind in ("weight", "bias")}  # fmt: skip
+    sizes = [width + 8, width + 8, width // 2, width // 4, width // 8, width // 16]  # with a map for each of 8 heads
+    shapes = {f"lay{i}": (b, a, 3, 3) for i, (a, b) in enumerate(pairwise(sizes), 1)}
+    shapes["out_lay"] = (1, sizes[-1], 3, 3)
+    shapes |= {f"gn{i}": (b,) for i, b in enumerate(sizes[1:], 1)}
+    shapes |= {f"adapter{i}": (b, a, 1, 1) for i, (a, b) in enumerate(zip(features, sizes[2:5], strict=True), 1)}
+    for name, shape in shapes.items():
+        state |= {f"mask_head.{name}.weight": torch.empty(shape), f"mask_head.{name}.bias": torch.empty(shape[0])}
+    return state
+
+
 # ---- transformers ----
+
+
+def pixels_of(batch):
+    """Normalised by ImageNet's mean and std, then padded with 0."""
+    mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((batch["images"] / 255 - mean) / std).masked_fill(batch["padding_mask"][:, None], 0)
 
 
 @pytest.fixture(scope="module", params=["timm", "own"])
@@ -208,6 +136,7 @@ def outputs_of(theirs, batch):
     return output.logits, output.pred_boxes, output.pred_masks
 
 
+@pytest.mark.parity("transformers-detr-panoptic", "transformers-detr-panoptic-resnet")
 @pytest.mark.parametrize("where", ["file", "memory"])
 @torch.no_grad()
 def test_outputs_match_transformers(coco, where, tmp_path, whole, padded_batch):
@@ -240,12 +169,11 @@ def test_exported_tensors_load_in_transformers(coco, tmp_path, whole, padded_bat
 
 
 @torch.no_grad()
-def test_a_model_exports_with_its_config_to_transformers(tmp_path, whole, padded_batch):
+def test_a_model_exports_with_its_config_to_transformers(coco, tmp_path, whole, padded_batch):
     from transformers import DetrForSegmentation
 
-    batch = padded_batch(SIZES)
-    state = official(batch).state_dict()
-    ours = whole(state, DETR_PANOPTIC, thirds="in_proj_")
+    batch, (name, source) = padded_batch(SIZES), coco
+    ours = whole(source.state_dict(), find(name))
     save(ours, tmp_path / "model.safetensors")
     export(tmp_path / "model.safetensors", "hf").write(tmp_path / "hf")
     theirs = DetrForSegmentation.from_pretrained(tmp_path / "hf").eval()
@@ -260,14 +188,14 @@ def written_detector(project, rows, folder, names):
     """A file of a small detector of facebookresearch or transformers. names: of the classes, by row."""
     from transformers import DetrConfig, DetrForObjectDetection
 
-    torch.manual_seed(4)
     if project == "detr":
-        state = randomise(OfficialDetr("resnet18", WIDTH, 48, 7, rows, 2)).state_dict()
+        state = {key.removeprefix("detr."): x for key, x in recorded("detr-panoptic")[0].items() if key[:5] == "detr."}
+        state |= {key: x[:rows] for key, x in state.items() if key.startswith("class_embed.")}
         torch.save({"model": state}, folder / "detector.pth")
         return folder / "detector.pth"
-    small = {"num_queries": 7, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48}
+    small = {"num_queries": 5, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48}
     small |= {"decoder_ffn_dim": 48, "id2label": dict(enumerate(names)), "label2id": {}}
-    DetrForObjectDetection(DetrConfig(backbone="resnet18", use_timm_backbone=True, **small)).save_pretrained(folder)
+    DetrForObjectDetection(DetrConfig(backbone="resnet50", use_timm_backbone=True, **small)).save_pretrained(folder)
     return folder
 
 
@@ -318,9 +246,9 @@ def test_a_detector_with_other_tensors_raises(tmp_path):
 
 def started(file, key, classes, **options):
     small = {"width": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "feedforward": 48}
-    detr = {"num_queries": 7, "transformer": small, **options}
+    detr = {"num_queries": 5, "transformer": small, **options}
     head = {"name": "detr_panoptic", "detr": detr, "freeze_detector": True}
-    values = {"backbone": {"name": "resnet", "depth": 18, "norm": "frozen"}, "heads": {"panoptic": head}}
+    values = {"backbone": {"name": "resnet", "depth": 50, "norm": "frozen"}, "heads": {"panoptic": head}}
     values |= {"data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping(values, "config", [f"{key}={file}"])
     return build_model(config, {"panoptic": classes}), config

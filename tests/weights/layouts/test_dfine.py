@@ -156,6 +156,7 @@ def authors_state(theirs):
     return state | {f"decoder.{name}": x for name, x in constants.items()}
 
 
+@pytest.mark.parity("transformers-dfine")
 @pytest.mark.parametrize("where", ["file", "memory"])
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
@@ -178,6 +179,7 @@ def test_logits_and_boxes_match_transformers(mode, where, tmp_path, randomise, p
     same(ours.eval()(batch)["detection"], run(theirs, batch))
 
 
+@pytest.mark.parity("dfine")
 @pytest.mark.parametrize("key", ["model", "ema"])
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()

@@ -53,6 +53,7 @@ def released(state):
     return result
 
 
+@pytest.mark.parity("dinov3", "transformers-dinov3")
 @pytest.mark.parametrize("layout", ["transformers-dinov3", "dinov3"])
 def test_features_match_transformers(layout, loaded, randomise):
     theirs = make(randomise)

@@ -74,6 +74,9 @@ def assert_same(model, theirs):
     torch.testing.assert_close(outputs["masks"], expected.masks_queries_logits, rtol=1e-4, atol=1e-5 * scale)
 
 
+@pytest.mark.parity("transformers-eomt", "transformers-eomt-instance", "transformers-eomt-semantic")
+@pytest.mark.parity("transformers-eomt-dinov3", "transformers-eomt-dinov3-instance")
+@pytest.mark.parity("transformers-eomt-dinov3-semantic")
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_file_of_transformers_loads_and_computes_the_same(version, task, tmp_path):
@@ -118,6 +121,7 @@ def authors_state(theirs):
     return {**result, **joined, **pixels}
 
 
+@pytest.mark.parity("eomt", "eomt-instance", "eomt-semantic")
 @pytest.mark.parametrize("task", TASKS)
 def test_the_authors_file_loads_and_computes_the_same(task, tmp_path):
     theirs = make(2, task)

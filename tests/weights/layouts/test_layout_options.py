@@ -159,7 +159,7 @@ SAME = {  # layouts of the plugins' defaults only, or of the options of one abov
 
 
 def test_every_layout_with_options_is_compared():
-    found = {name for name in layouts.names() if find(name).project_defaults or find(name).unsaved}
+    found = {name for name in layouts.names() if find(name).options.project_defaults or find(name).options.unsaved}
     variants = {one.name: name for name in layouts.names() for one in find(name).variants}
     assert found == SAME | {variants.get(name, name) for name in (*BACKBONES, *MODELS)}
 

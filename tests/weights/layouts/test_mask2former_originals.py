@@ -15,6 +15,7 @@ from tests.weights.layouts.originals.record_mask2former import SIZES, batch, ran
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.parity("mask2former", "mask2former-resnet")
 @pytest.mark.parametrize("original", ["mask2former", "mask2former-resnet"])
 @torch.no_grad()
 def test_a_padded_batch_has_the_original_s_logits_and_masks(original, whole, monkeypatch):

@@ -35,6 +35,7 @@ def nano(token: bool) -> "MultiScaleVit":
     return MultiScaleVit(cfg, img_size=(96, 96), num_classes=7).eval()
 
 
+@pytest.mark.parity("timm-mvit")
 @pytest.mark.parametrize("token", [False, True], ids=["", "with a class token"])
 def test_features_match_timm_and_round_trip(token, loaded, randomise):
     reference = randomise(nano(token))

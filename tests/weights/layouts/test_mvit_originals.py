@@ -46,6 +46,7 @@ def build(state, **options):
     return mvit
 
 
+@pytest.mark.parity("detectron2-mvitv2")
 @torch.no_grad()
 def test_features_are_those_of_the_original(recorded):
     state, maps = recorded
@@ -63,6 +64,7 @@ def test_features_are_those_of_the_original(recorded):
         assert torch.allclose(whole(images)[-1], expected[-1], atol=1e-3) == one_window
 
 
+@pytest.mark.parity("facebook-mvitv2")
 @pytest.mark.parametrize("name", ["facebook-mvitv2", "facebook-mvitv2-token"])
 @torch.no_grad()
 def test_classifiers_compute_the_last_map_of_the_original(name, monkeypatch):
@@ -100,7 +102,7 @@ def test_published_options_are_assumed_and_named(recorded):
     state, _ = recorded
     section = describe(state, find("detectron2-mvitv2"))["backbone"]
     assert (section["window_size"], section["coarse_global_keys"]) == (56, True)
-    assert find("detectron2-mvitv2").unsaved == ("backbone.window_size", "backbone.coarse_global_keys")
+    assert find("detectron2-mvitv2").options.unsaved == ("backbone.window_size", "backbone.coarse_global_keys")
 
 
 def test_round_trip_preserves_tensors(recorded):

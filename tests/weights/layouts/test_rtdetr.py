@@ -68,6 +68,7 @@ def authors(theirs, version):
     return state
 
 
+@pytest.mark.parity("rtdetr", "rtdetrv2")
 @pytest.mark.parametrize("mode", ["basic", "bottlenecks", "v2"])
 @torch.no_grad()
 def test_logits_and_boxes_match_transformers_with_the_authors_names(mode, tmp_path, randomise, padded_batch):
@@ -144,12 +145,17 @@ def test_points_that_differ_without_the_buffer_are_refused(randomise):
         describe(state, RTDETR)
 
 
+@pytest.mark.parity("rtdetr-resnet")
 @torch.no_grad()
-def test_the_backbone_alone_is_read_with_the_authors_names(randomise):
+def test_the_backbone_alone_is_read_with_the_authors_names(randomise, loaded):
     theirs, _ = make("basic", randomise)
     state = {key.removeprefix("backbone."): x for key, x in authors(theirs, 1).items() if key.startswith("backbone.")}
     assert recognise(state) is find("rtdetr-resnet")
     assert describe(state, find("rtdetr-resnet")) == {"backbone": {"name": "resnet", "depth": 18, "variant": "vd"}}
+    images = torch.randn(2, 3, 64, 96)
+    expected = theirs.model.backbone.model(images).feature_maps
+    for x, y in zip(loaded(state, "rtdetr-resnet")(images)[-len(expected) :], expected, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "layout"), [("rtdetr_r18vd", RTDETR), ("rtdetrv2_r18vd", RTDETRV2)])

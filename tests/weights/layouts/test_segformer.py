@@ -73,6 +73,7 @@ def file_of(theirs, folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.parity("segformer", "transformers-segformer")
 @pytest.mark.parametrize("where", ["file", "memory", "authors"])
 @torch.no_grad()
 def test_logits_match_transformers(where, tmp_path, whole, padded_batch):
@@ -86,7 +87,7 @@ def test_logits_match_transformers(where, tmp_path, whole, padded_batch):
         )
     layout = recognise(state)
     assert layout.name == ("segformer" if where == "authors" else "transformers-segformer")
-    assert "non-commercial" in layout.licence
+    assert "non-commercial" in layout.publishing.licence
     state = canonical(state, layout)
     ours = whole(state, layout, without_effect=r"decode_head\.conv_seg")
     for sizes in ([(64, 96), (64, 96)], [(61, 96), (64, 83)]):
@@ -120,6 +121,7 @@ def test_load_and_export_of_a_folder(tmp_path, padded_batch):
     torch.testing.assert_close(run(again, batch), expected)
 
 
+@pytest.mark.parity("nvidia-mit", "transformers-mit")
 @pytest.mark.parametrize("authors", [False, True])
 def test_backbones_of_classifiers(authors, tmp_path, loaded):
 
@@ -132,6 +134,6 @@ def test_backbones_of_classifiers(authors, tmp_path, loaded):
         state = {re.sub(r"^classifier", "head", key): x for key, x in state.items()}
     name = "nvidia-mit" if authors else "transformers-mit"
     backbone = loaded(state, name)
-    assert "non-commercial" in find(name).licence
+    assert "non-commercial" in find(name).publishing.licence
     for found, reference in zip(backbone(images), expected, strict=True):
         torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-4 if not authors else 1e-3)

@@ -85,6 +85,7 @@ def nano_of_torchvision(version: int) -> nn.Module:
     return SwinTransformer(**OF_TORCHVISION, window_size=[5, 5], **parts)
 
 
+@pytest.mark.parity("torchvision-swin", "torchvision-swinv2", "timm-swin", "timm-swinv2")
 @pytest.mark.parametrize(
     ("layout", "make", "version", "options", "size"),
     [

@@ -69,6 +69,7 @@ def build(state: dict[str, torch.Tensor], layout: CheckpointLayout, **options: o
     return swin
 
 
+@pytest.mark.parity("microsoft-swin", "microsoft-swinv2", "microsoft-swin-dense")
 @pytest.mark.parametrize(("original", "size", "layout", "rules"), CASES, ids=lambda x: x if isinstance(x, str) else "")
 @torch.no_grad()
 def test_features_are_those_of_the_original(original, size, layout, rules, eight_channels):

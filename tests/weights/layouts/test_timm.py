@@ -73,6 +73,7 @@ VITS = {
 }
 
 
+@pytest.mark.parity("timm-vit", "timm-deit3")
 @pytest.mark.parametrize(("layout", "name", "options"), VITS.values(), ids=VITS)
 def test_vit_features_match_timm_and_round_trip(layout, name, options, loaded, randomise):
     import timm
@@ -138,6 +139,7 @@ def test_deit_iii_release_renames_layer_scales(loaded, randomise):
     assert all(torch.equal(of_release[key], of_timm[key]) for key in of_timm)
 
 
+@pytest.mark.parity("timm-resnet")
 def test_resnet_d_features_match_timm_and_round_trip(loaded, randomise):
     import timm
 

@@ -63,6 +63,7 @@ def test_all_vits_are_translated_completely(name, options, expected, loaded):
     assert describe(state, find("torchvision-vit")) == {"backbone": section}
 
 
+@pytest.mark.parity("torchvision-resnet")
 @pytest.mark.parametrize(("norm", "size"), [("batch", (71, 90)), ("group", (64, 53))])
 def test_resnet_features_match_torchvision(norm, size, loaded, randomise):
     import torchvision
@@ -94,6 +95,7 @@ def cells(reference: "VisionTransformer", images: torch.Tensor) -> torch.Tensor:
     return x[:, 1:].transpose(1, 2).unflatten(2, (3, 3))
 
 
+@pytest.mark.parity("torchvision-vit")
 def test_vit_features_match_torchvision_and_round_trip(loaded, randomise):
     reference, again, layout = randomise(vit_of_torchvision()), vit_of_torchvision(), find("torchvision-vit")
     state = reference.state_dict()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find
 
@@ -135,7 +136,8 @@ def test_released_models_are_translated_completely(kind, configuration, layout, 
 def test_mean_and_std_are_google_s_for_vit_and_imagenet_s_otherwise():
     for name in ("vit", "mae", "deit", "dinov2", "swin", "swinv2", "resnet"):
         layout = find(f"transformers-{name}")
-        assert layout.mean == layout.std == ((0.5, 0.5, 0.5) if name.startswith("vit") else None)
+        halves, of_imagenet = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), (IMAGENET_MEAN, IMAGENET_STD)
+        assert (layout.publishing.mean, layout.publishing.std) == (halves if name.startswith("vit") else of_imagenet)
 
 
 def test_buffers_and_mask_tokens_of_older_files_are_known():
@@ -191,6 +193,8 @@ def features(model, images, backbone):
     return [last.transpose(1, 2).unflatten(2, maps[-1].shape[2:])]
 
 
+@pytest.mark.parity("transformers-vit", "transformers-deit", "transformers-dinov2", "transformers-swin")
+@pytest.mark.parity("transformers-swinv2", "transformers-resnet")
 @pytest.mark.parametrize(("kind", "configuration", "layout", "options", "size"), SMALL.values(), ids=SMALL)
 def test_features_match_transformers_and_round_trip(
     kind, configuration, layout, options, size, loaded, randomise, tmp_path

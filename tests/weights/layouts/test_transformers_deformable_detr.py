@@ -94,7 +94,7 @@ def known(state, name):
 
 def loaded(whole, state, layout, mode, **arguments):
     """Our model with each tensor of a checkpoint, copies left out; the number of proposals is not among the tensors."""
-    ours = whole(layout.rearrange.forward(state), layout, **arguments)
+    ours = whole(layout.special.rearrange.forward(state), layout, **arguments)
     if mode == "two-stage":
         ours.heads["detection"].queries.num_queries = MODES[mode]["two_stage_num_proposals"]
     return ours
@@ -107,6 +107,7 @@ def same(outputs, reference, rows=slice(None)):
     torch.testing.assert_close(outputs["boxes"], reference.pred_boxes, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parity("transformers-deformable-detr", "transformers-deformable-detr-resnet")
 @pytest.mark.parametrize("where", ["file", "memory"])
 @pytest.mark.parametrize("backbone", ["timm", OWN_RESNET], ids=["timm", "own"])
 @pytest.mark.parametrize("mode", MODES)

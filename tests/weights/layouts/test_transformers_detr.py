@@ -95,6 +95,7 @@ def same(outputs, reference, rows=slice(None)):
     torch.testing.assert_close(outputs["boxes"], reference.pred_boxes, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parity("transformers-detr", "transformers-detr-resnet")
 @pytest.mark.parametrize("where", ["file", "memory"])
 @torch.no_grad()
 def test_logits_and_boxes_match_transformers(coco, where, tmp_path, whole, padded_batch):

@@ -88,7 +88,7 @@ def test_blocks_of_the_feature_maps_are_those_of_config_json(randomise, tmp_path
 
 
 def test_hybrid_s_first_maps_are_those_of_its_resnet():
-    options = find("transformers-dpt").saved_options
+    options = find("transformers-dpt").options.saved
     config = {"model_type": "dpt", "backbone_out_indices": [2, 5, 8, 11]}
     assert options({}, {"config": config}) == {"backbone.features": (3, 6, 9, 12)}
     assert options({}, {"config": config | {"is_hybrid": True}}) == {"backbone.features": (9, 12)}
@@ -103,6 +103,8 @@ def of_any_size(reference, size):
     stage.register_forward_pre_hook(lambda module, inputs: (inputs[0], *grid))
 
 
+@pytest.mark.parity("transformers-dpt", "transformers-dpt-hybrid", "transformers-dpt-segmentation")
+@pytest.mark.parity("transformers-dpt-hybrid-segmentation")
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_model_matches_transformers(pair, sizes, whole):
     layout, reference = pair

@@ -82,6 +82,7 @@ def same(outputs, reference):
     torch.testing.assert_close(outputs["boxes"], reference.pred_boxes, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parity("transformers-rtdetr", "transformers-rtdetrv2")
 @pytest.mark.parametrize("where", ["file", "memory"])
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()

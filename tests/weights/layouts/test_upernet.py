@@ -57,6 +57,7 @@ def file_of(theirs, folder):
     return {k: x for k, x in load_file(folder / "model.safetensors").items() if ".swin.layernorm." not in k}
 
 
+@pytest.mark.parity("transformers-upernet", "transformers-upernet-convnext")
 @pytest.mark.parametrize("where", ["file", "memory"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 @torch.no_grad()

@@ -7,9 +7,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import densevit
-from densevit.weights.key_mapping import describe, translate
-from densevit.weights.layouts import find, recognise
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from tests.weights.layouts.originals.record_swin import random_image
 from tests.weights.layouts.originals.record_vit import random_weights
@@ -39,27 +36,18 @@ def recorded(name):
         return random_weights(json.loads(file.metadata()["shapes"])), maps
 
 
-def build(state, name, **options):
-    layout = find(name)
-    assert recognise(state) is layout
-    done = translate(state, layout)
-    assert (done.unknown, done.errors) == ([], [])
-    vit = densevit.create_backbone(**{**describe(state, layout)["backbone"], **options}).eval()
-    vit.load_state_dict(done.tensors)
-    return vit
-
-
 def features(vit, key):
     size, _, block = key.partition(".")
     return vit(random_image(*map(int, size.split("x"))))[int(block) - 1]
 
 
+@pytest.mark.parity("dinov2", "mae", "beit")
 @pytest.mark.parametrize("original", CASES)
 @torch.no_grad()
-def test_features_are_those_of_the_original(original):
+def test_features_are_those_of_the_original(original, loaded):
     layout, resizing = CASES[original]
     state, maps = recorded(original)
-    vit = build(state, layout)
+    vit = loaded(state, layout)
     assert (vit.position_resizing, vit.feature_blocks) == (resizing, (1, 2, 3, 4))
     for key, expected in maps.items():
         assert expected.std() > 0.5
@@ -68,12 +56,12 @@ def test_features_are_those_of_the_original(original):
 
 @pytest.mark.parametrize("original", RESIZED)
 @torch.no_grad()
-def test_other_position_resizings_differ_at_other_sizes(original):
+def test_other_position_resizings_differ_at_other_sizes(original, loaded):
     layout, resizing = CASES[original]
     state, maps = recorded(original)
     trained = {"dinov2": "56x56", "mae": "64x64"}[layout]
     for other in {"antialiased", "bicubic", "bicubic_offset", "bilinear"} - {resizing}:
-        vit = build(state, layout, position_resizing=other)
+        vit = loaded(state, layout, position_resizing=other)
         for key, expected in maps.items():
             same = torch.allclose(features(vit, key), expected, atol=1e-3)
             assert same == key.startswith(trained), (other, key)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Line, StateDict
+from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
 
 _OURS = ("stem.0", "stem.1", "stages.0", "stages.1", "stages.2")
 
@@ -14,14 +14,12 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 RELEASED = CheckpointLayout(
     name="mynet-released",
-    part="backbone",
     marks=("conv1.weight", "norm1.weight", "conv5.weight", "norm5.weight"),
     lines=(
         *(Line(f"conv{i}.*", f"{ours}.0.*") for i, ours in enumerate(_OURS, 1)),
         *(Line(f"norm{i}.*", f"{ours}.1.*") for i, ours in enumerate(_OURS, 1)),
     ),
     describe=describe,
-    no_effect={"fc.*": "the classification head"},
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
+    special=SpecialTensors(no_effect={"fc.*": "the classification head"}),
+    publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
 )
