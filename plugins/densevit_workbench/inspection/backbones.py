@@ -21,8 +21,7 @@ class CeitInspector(Inspector):
     """The position table of CeiT, on the grid for which it is stored."""
 
     def positions(self, part: Any) -> Tensor | None:
-        table: Tensor = part.position_table
-        return table
+        return part.position_table
 
 
 class VitInspector(Inspector):
@@ -30,8 +29,7 @@ class VitInspector(Inspector):
 
     def positions(self, part: Any) -> Tensor | None:
         side, device = part.position_side, next(part.parameters()).device
-        table: Tensor | None = part.position_embeddings((side, side), device)
-        return table
+        return part.position_embeddings((side, side), device)
 
     def attention(self, part: Any, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
         grid, layers = grid_of(size, part.stride), []

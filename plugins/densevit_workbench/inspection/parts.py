@@ -30,12 +30,10 @@ class InspectedPart:
         self.named = {one: build_inspector(one) for one in named}
 
     def filters(self) -> Tensor | None:
-        filters: Tensor | None = self._of(self.inspector, "filters")
-        return filters
+        return self._of(self.inspector, "filters")
 
     def positions(self) -> Tensor | None:
-        positions: Tensor | None = self._of(self.inspector, "positions")
-        return positions
+        return self._of(self.inspector, "positions")
 
     def attention(self, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
         layers: list[AttentionLayer] = self._of(self.inspector, "attention", self._own(recorded), size)
@@ -44,8 +42,7 @@ class InspectedPart:
         return layers
 
     def objects(self, recorded: Sequence[RecordedAttention], outputs: Mapping[str, Any], size: Grid) -> Tensor | None:
-        maps: Tensor | None = self._of(self.inspector, "objects", self._own(recorded), outputs, size)
-        return maps
+        return self._of(self.inspector, "objects", self._own(recorded), outputs, size)
 
     def hooks(self) -> list[RemovableHandle]:
         return [handle for one in (self.inspector, *self.named.values()) for handle in self._of(one, "hooks")]
@@ -98,8 +95,7 @@ def build_inspector(name: str) -> Inspector:
         raise PluginError(
             f"The inspector {name!r} is not a subclass of {Inspector.__module__}.Inspector. Fix: see docs/inspect.md."
         )
-    inspector: Inspector = registry.construct(loaded, name, options={}, where="inspect")
-    return inspector
+    return registry.construct(loaded, name, options={}, where="inspect")
 
 
 def _check_layer(layer: AttentionLayer, where: str) -> None:
