@@ -30,8 +30,8 @@ from densevit.interfaces import Head as Head
 from densevit.interfaces import LossContext as LossContext
 from densevit.interfaces import Method as Method
 from densevit.interfaces import Neck as Neck
-from densevit.interfaces import Recipe as Recipe
 from densevit.interfaces import TargetType as TargetType
+from densevit.interfaces import Transforms as Transforms
 from densevit.model import DenseModel as DenseModel
 from densevit.model import create_head as create_head
 from densevit.model import create_neck as create_neck
@@ -43,6 +43,7 @@ from densevit.registry import list_heads as list_heads
 from densevit.registry import list_methods as list_methods
 from densevit.registry import list_necks as list_necks
 from densevit.registry import list_targets as list_targets
+from densevit.registry import list_transforms as list_transforms
 from densevit.targets.types import create_target as create_target
 from densevit.training.loop.data_checks import check_batch as check_batch
 from densevit.training.loop.data_module import DenseDataModule as DenseDataModule

@@ -1,6 +1,5 @@
 """The config section of the data."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,28 +11,18 @@ from densevit.config.values import (
     Count,
     Float,
     Int,
-    Named,
     OpenSection,
     PluginName,
-    Scales,
+    PluginSection,
     Side,
     Sides,
+    as_section,
     as_tuple,
-    module_section,
 )
 from densevit.paths import user_path
 from densevit.registry.options import nearest
 
-_RECIPES_OF = {  # the recipes that have a key
-    "short_side": ("crop", "lsj"),
-    "scales": ("crop", "lsj", "resized_crop"),
-    "rotation": ("crop",),
-    "object_crops": ("crop",),
-    "min_visible": ("crop",),
-    "rand_augment": ("resized_crop",),
-    "random_erasing": ("resized_crop",),
-}
-AUGMENTATION = ("recipe", "multi_scale", "vertical_flip", "copy_paste", "mosaic", "mixup", "cutmix", *_RECIPES_OF)
+AUGMENTATION = ("transforms", "multi_scale", "vertical_flip", "copy_paste", "mosaic", "mixup", "cutmix")
 """The keys of `data` that `data.final_phase` can change."""
 
 
@@ -69,40 +58,16 @@ class DataSection(OpenSection):
     num_workers: Annotated[Int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     """Worker processes that load images. `auto`: by the number of CPU cores."""
     image_size: Sides = None
-    """Side, or `[height, width]`, of the model's input in pixels. `null`: the recipe's default."""
-    recipe: Annotated[
-        Literal["fixed", "detr", "crop", "lsj", "resized_crop", "resize"] | Named, BeforeValidator(module_section)
-    ] = "fixed"
-    """Augmentation in training: `fixed` resizes images to `image_size`; `detr` is the multi-scale augmentation of DETR;
-    `crop` takes crops of `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `lsj`, large-scale
-    jitter, fits images into `image_size` times a random scale and crops or pads them to it, as for instance masks on
-    COCO; `resized_crop` takes crops of random area and aspect ratio, resized to `image_size`, as for image
-    classification; `resize` is `fixed` without augmentation. Or `module:Class` with options, `{name:
-    my_package:MyRecipe, options}`."""
-    short_side: Side | None = None
-    """For `crop` and `lsj`: the short side of images in evaluation; for `crop`, in training before random scaling too.
-    `null`: the image's short side; for `lsj`, images are fitted into `image_size`."""
-    scales: Scales = None
-    """For `crop` and `lsj`: the smallest and the largest random scale in training. `null`: `[0.5, 2.0]`; for `lsj`,
-    `[0.1, 2.0]`. For `resized_crop`: the smallest and the largest area of a crop as a share of the image's; `null`:
-    `[0.08, 1.0]`."""
+    """Side, or `[height, width]`, of the model's input in pixels. `null`: the default of the transforms."""
+    transforms: Annotated[PluginSection, BeforeValidator(as_section)] = PluginSection(name="fixed")
+    """Resizing and augmentation: `{name: ..., options}`, or a name alone. `fixed` resizes images to `image_size`;
+    `resize` is `fixed` without augmentation; `detr` is the multi-scale augmentation of DETR; `crop` takes crops of
+    `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `lsj`, large-scale jitter, fits images
+    into `image_size` times a random scale and crops or pads them to it, as for instance masks on COCO; `resized_crop`
+    takes crops of random area and aspect ratio, resized to `image_size`, as for image classification."""
     vertical_flip: bool = False
     """Also flips half of the training images vertically, for images without an upright orientation, such as microscope
     or aerial images."""
-    rotation: Annotated[Float, Field(gt=0, le=180)] | None = None
-    """For `crop`: the largest random rotation in training, in degrees. New pixels at the border are black and
-    unlabelled. `null`: no rotation."""
-    object_crops: Annotated[Float, Field(gt=0, le=1)] | None = None
-    """For `crop`: the share of training crops placed at random around an object, for large images with few objects.
-    `null`: crops are anywhere."""
-    min_visible: Annotated[Float, Field(gt=0, le=1)] | None = None
-    """For `crop`: in training, leaves out objects of which less than this share of the box's area is inside the crop.
-    `null`: keeps all objects that are partly inside."""
-    rand_augment: Annotated[Int, Field(ge=0, le=30)] | None = None
-    """For `resized_crop`: the magnitude of RandAugment, of 30, such as 9. It moves pixels: images must not have labels
-    with a place, such as boxes or maps. `null`: none."""
-    random_erasing: Annotated[Float, Field(gt=0, le=1)] | None = None
-    """For `resized_crop`: the probability that a random rectangle of a training image is erased. `null`: none."""
     mixup: Annotated[Float, Field(gt=0)] | None = None
     """MixUp: each training image is mixed with another of the batch, and so are their classes; of objects, with their
     boxes and instance masks, it then has those of both. Alpha of the distribution of their shares, such as 0.8, for
@@ -129,7 +94,7 @@ class DataSection(OpenSection):
     batches, and reports their number and names."""
     final_phase: FinalPhase | None = None
     """Other augmentation in the last part of the training: the fraction of the training at which it starts, and the
-    keys that differ, as in `{start: 0.9, recipe: resize, multi_scale: null}`. `null`: the same throughout."""
+    keys that differ, as in `{start: 0.9, transforms: resize, multi_scale: null}`. `null`: the same throughout."""
 
     @property
     def in_final_phase(self) -> "DataSection":
@@ -145,31 +110,6 @@ class DataSection(OpenSection):
     def title(self) -> str:
         """The displayed name of the data set, such as "street (coco)"."""
         return data_title(self.name, self.options.get("root"))
-
-    @field_validator("recipe")
-    @classmethod
-    def _crops_to_a_size(cls, recipe: Any, info: ValidationInfo) -> Any:
-        if recipe in ("crop", "resized_crop") and info.data.get("image_size", 0) is None:
-            raise ValueError(f"{recipe!r} needs data.image_size: the crop's side, or [height, width].")
-        return recipe
-
-    @field_validator("vertical_flip")
-    @classmethod
-    def _is_augmentation(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("recipe") == "resize":
-            raise ValueError("the recipe 'resize' has no augmentation. Leave it out, or set data.recipe: fixed.")
-        return value
-
-    @field_validator(*_RECIPES_OF)
-    @classmethod
-    def _belongs_to_recipe(cls, value: Any, info: ValidationInfo) -> Any:
-        recipe = info.data.get("recipe", "crop")  # an invalid recipe is reported separately
-        having = _RECIPES_OF[str(info.field_name)]
-        if value is not None and recipe not in having:
-            name = recipe if isinstance(recipe, str) else recipe.name
-            listed = " or data.recipe: ".join(having)
-            raise ValueError(f"the recipe {name!r} has no such key. Leave it out, or set data.recipe: {listed}.")
-        return value
 
     @field_validator("multi_scale")
     @classmethod
@@ -193,21 +133,16 @@ class DataSection(OpenSection):
             _changed(info.data, phase)
         return phase
 
-    @field_validator("scales")
-    @classmethod
-    def _rises(cls, scales: tuple[float, float] | None) -> tuple[float, float] | None:
-        if scales is not None and not 0 < scales[0] <= scales[1] < math.inf:
-            raise ValueError(f"give the smallest scale, above 0, and the largest, not {[*scales]}.")
-        return scales
-
 
 def _changed(values: Mapping[str, Any], phase: FinalPhase) -> DataSection:
-    """The section of these values with the keys of the phase. Its own recipe starts with the defaults of the keys that
-    belong to recipes. Raises ValueError for an invalid value."""
-    left_out = {"final_phase", *(_RECIPES_OF if "recipe" in phase.options else ())}
-    kept = {key: value for key, value in values.items() if key not in left_out}
+    """The section of these values with the keys of the phase. Transforms that the phase names start with their
+    defaults; without a name, its options change those of the section. Raises ValueError for an invalid value."""
+    changed = {"final_phase": None, **phase.options}
+    given = as_section(changed.get("transforms"))
+    if isinstance(given, Mapping) and "name" not in given:
+        changed["transforms"] = {**values["transforms"].model_dump(), **given}
     try:
-        return DataSection.model_validate(kept | phase.options)
+        return DataSection.model_validate({**values, **changed})
     except ValidationError as error:
         problem = error.errors()[0]
         message = problem["msg"].removeprefix("Value error, ")

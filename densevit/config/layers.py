@@ -12,6 +12,7 @@ from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection
 from densevit.config.sources import BASE, OWN, PRESET, TYPED, Key, Source
 from densevit.config.training_schema import BUDGETS, OptimSection
+from densevit.config.values import as_section
 from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
 from densevit.errors import ConfigError
 from densevit.paths import user_path
@@ -21,6 +22,7 @@ _ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one given 
     ("optim",): (("lr", "lr_per_256"), ("warmup", "warmup_steps")),
     ("trainer",): (BUDGETS,),
 }
+_NAMED = (("data", "transforms"), ("data", "final_phase", "transforms"))  # sections that may be a name alone
 _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
 
 
@@ -92,6 +94,8 @@ def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
             raise ConfigError(f"{COMMAND_LINE}: {name} has no value; write {name}=null for none.")
         # A path that starts with the placeholder {split} is text, not a YAML mapping.
         value = text.strip() if text.lstrip().startswith("{split}") else parse(text, f"{COMMAND_LINE}: {override}")
+        if path in _NAMED and isinstance(value, str):
+            path = (*path, "name")
         _set((sections if _is_section(path) and isinstance(value, str) else keys).values, path, value, override)
     source = Source(COMMAND_LINE, TYPED)
     for part in (sections, keys):
@@ -133,10 +137,10 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, repl
     merged = dict(parent)
     for key, value in child.items():
         here = (*path, key)
+        below, value = (as_section(one) if here in _NAMED else one for one in (merged.get(key), value))
         if value is None and path == ("heads",):
             merged.pop(key, None)  # null removes a head
         elif isinstance(value, Mapping) and here not in replaced:
-            below = merged.get(key)
             merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, here, replaced)
         else:
             merged[key] = value
@@ -156,8 +160,8 @@ def _reserved(path: Key) -> set[str] | None:
             return set(HeadSection.model_fields)
         case ("heads", _, "neck" | "evaluation") | ("optim", "schedule") | ("method",) | ("probes", _):
             return {"name"}
-        case ("data", "recipe") | ("data", "final_phase", "recipe"):
-            return {"name"}
+    if path in _NAMED:
+        return {"name"}
     return None
 
 

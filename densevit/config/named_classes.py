@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from densevit import registry
-from densevit.config.data_schema import DataSection
 from densevit.config.training_schema import OPTIMISERS, OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
@@ -26,7 +25,6 @@ _BASES = {
     "optimiser": "torch.optim:Optimizer",
     "callback": "pytorch_lightning:Callback",
     "logger": "pytorch_lightning.loggers:Logger",
-    "recipe": "densevit.interfaces:Recipe",
 }
 _EXAMPLES = {
     "optimiser": ("torch.optim", "RAdam"),
@@ -38,7 +36,7 @@ _MISSPELT = 0.8  # similarity of a key to a parameter of a constructor with **kw
 
 
 def load(noun: str, name: str) -> Any:
-    """Imports a class, or a function for "schedule". noun: "optimiser", "schedule", "logger", "callback" or "recipe".
+    """Imports a class, or a function for "schedule". noun: "optimiser", "schedule", "logger" or "callback".
 
     Raises PluginError if it cannot be imported or is of another kind.
     """
@@ -125,12 +123,6 @@ def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
     if is_class:
         return registry.construct(found, name, options=options, where=where)
     return lambda step, steps: found(step, steps, **options)
-
-
-def recipe(section: DataSection, where: str = "data.recipe") -> tuple[Any, dict[str, Any]]:
-    """The class and the options of a recipe `module:Class`; its first parameter is the image size."""
-    assert not isinstance(section.recipe, str)
-    return check("recipe", section.recipe.name, section.recipe.options, where, ("image_size",))
 
 
 def check_optimiser(section: OptimSection) -> None:

@@ -61,15 +61,14 @@ def _of_evaluator(config: Config, where: str, head: HeadSection) -> Iterator[str
 
 
 def _of_data(config: Config) -> Iterator[str]:
-    """A line for each invalid key of the data set and of its recipes."""
+    """A line for each invalid key of the data set and of its transforms."""
     data = config.data
     yield from _of_section(config, "data", "datasets", data.name, data)
-    if not isinstance(data.recipe, str):
-        yield from _problems(config, "data.recipe", named_classes.recipe, data)
-    final = data.in_final_phase
-    if "recipe" in (data.final_phase.options if data.final_phase else ()) and not isinstance(final.recipe, str):
-        where = "data.final_phase.recipe"
-        yield from _problems(config, where, named_classes.recipe, final, where)
+    sections = {"data.transforms": data.transforms}
+    if data.final_phase is not None and "transforms" in data.final_phase.options:
+        sections["data.final_phase.transforms"] = data.in_final_phase.transforms
+    for where, section in sections.items():
+        yield from _of_section(config, where, "transforms", section.name, section)
 
 
 def _of_training(config: Config) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Value types of config keys, and base classes of config sections."""
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -40,11 +41,16 @@ def _is_section(value: Any) -> Any:
     return value
 
 
+def as_section(value: Any) -> Any:
+    """Converts a plugin's name to a section: crop to {name: crop}."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 def as_sections(value: Any) -> Any:
     """Converts the names in a list to sections: [tensorboard] to ({name: tensorboard},)."""
     if value is not None and not isinstance(value, list | tuple):
         raise ValueError(f"give a list, as in [{{name: module:Class}}], not {value!r}.")
-    return None if value is None else tuple({"name": item} if isinstance(item, str) else item for item in value)
+    return None if value is None else tuple(map(as_section, value))
 
 
 def _module_class(value: Any) -> Any:
@@ -98,10 +104,12 @@ def seconds_of(duration: str) -> float:
     return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
 
 
-def _two_scales(value: Any) -> Any:
-    if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
-        raise ValueError(f"give the smallest and the largest scale, as in [0.5, 2.0], not {value}.")
-    return as_tuple(value)
+def _scales(value: Any) -> Any:
+    scales = tuple(map(_number, value)) if isinstance(value, list | tuple) else ()
+    numbers = all(type(scale) in (int, float) for scale in scales)
+    if len(scales) != 2 or not numbers or not 0 < scales[0] <= scales[1] < math.inf:
+        raise ValueError("two numbers above 0, the smallest and the largest, as in [0.5, 2.0]")
+    return scales
 
 
 def _decay(value: Any) -> Any:
@@ -127,7 +135,7 @@ Frozen = Annotated[bool | tuple[str, ...], BeforeValidator(_names)]
 FrozenDepths = Annotated[bool | Annotated[Int, Field(ge=0)] | tuple[str, ...], BeforeValidator(_names)]
 Side = Annotated[Count, Field(le=2**16)]
 Sides = Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_size)]
-Scales = Annotated[tuple[Float, Float] | None, BeforeValidator(_two_scales)]
+Scales = Annotated[tuple[float, float], BeforeValidator(_scales)]
 
 
 class Section(BaseModel):

@@ -16,16 +16,16 @@ from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches,
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.data.transforms.copy_paste import CopyPaste
-from densevit.data.transforms.phases import Phase, at_size
+from densevit.data.transforms.phases import Phase, transforms_at
 from densevit.data.transforms.resizing import (
     EvaluationTransform,
     TrainingTransform,
     WithoutAugmentation,
     build_evaluation_transform,
-    recipe_of,
+    create_transforms,
 )
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Class, Dataset, Method, Recipe
+from densevit.interfaces import Class, Dataset, Method, Transforms
 from densevit.layers.padding import padded
 from densevit.targets.types import TargetTypes
 
@@ -51,20 +51,24 @@ def build_data(config: Config, multiple: int = 32) -> "Data":
 def build_transforms(section: DataSection) -> "tuple[Augmentation | WithoutAugmentation, EvaluationTransform]":
     """Builds the training and the evaluation transform of a config's data section."""
     evaluation = build_evaluation_transform(section)
-    return _training_transform(section, evaluation.recipe, evaluation.recipe), evaluation
+    return _training_transform(section, evaluation.transforms, evaluation.transforms), evaluation
 
 
 def _training_transform(
-    section: DataSection, recipe: Recipe, reference: Recipe
+    section: DataSection, transforms: Transforms, reference: Transforms
 ) -> "Augmentation | WithoutAugmentation":
-    """Builds the training transform of a recipe. reference: the recipe of evaluation."""
-    if section.recipe == "resize":
-        return WithoutAugmentation(EvaluationTransform(recipe), reference)
+    """Builds the training transform. reference: the transforms of evaluation. Raises ConfigError for flips of images
+    that are not augmented."""
+    if not transforms.augments:
+        if section.vertical_flip:
+            raise ConfigError(
+                f"data.vertical_flip: the transforms {section.transforms.name!r} do not augment images. Fix: leave it "
+                "out, or set other data.transforms, such as fixed."
+            )
+        return WithoutAugmentation(EvaluationTransform(transforms), reference)
     from densevit.data.transforms.augmentation import Augmentation  # late: albumentations takes a second to import
 
-    crops = (section.object_crops or 0.0, section.min_visible or 0.0)
-    rotation, flip = section.rotation or 0.0, section.vertical_flip
-    return Augmentation(recipe, rotation, *crops, vertical_flip=flip, reference=reference)
+    return Augmentation(transforms, section.vertical_flip, reference)
 
 
 class Data:
@@ -91,12 +95,12 @@ class Data:
         return self._split(self.section.split)
 
     @cached_property
-    def recipe_transform(self) -> TrainingTransform:
+    def config_transform(self) -> TrainingTransform:
         """The training transform of the config, at `image_size`, before the final phase."""
         return self._with_other_images(self._augmentation, self.section)
 
     @cached_property
-    def recipe_phases(self) -> tuple[Phase, ...]:
+    def config_phases(self) -> tuple[Phase, ...]:
         """The training transforms of the config: of the first phase, and of the final one if there is one."""
         final = () if self.section.final_phase is None else (self.section.in_final_phase,)
         return tuple(self._phase(section) for section in (self.section, *final))
@@ -104,11 +108,11 @@ class Data:
     def _phase(self, section: DataSection) -> Phase:
         mixing = self._mixing(section)
         if section is self.section and section.multi_scale is None:
-            return Phase([self.recipe_transform], mixing)
+            return Phase([self.config_transform], mixing)
         transforms: dict[int | None, TrainingTransform] = {}
         for size in set(section.multi_scale or (None,)):
-            sized = section if size is None else at_size(section, size)
-            transform = _training_transform(sized, recipe_of(sized), self.val_transform.recipe)
+            sized = create_transforms(section) if size is None else transforms_at(section, size)
+            transform = _training_transform(section, sized, self.val_transform.transforms)
             if section is not self.section and not transforms:  # those of other sizes have the same colours
                 self._check_labels(transform)
             transforms[size] = self._with_other_images(transform, section)
@@ -140,8 +144,8 @@ class Data:
 
     @cached_property
     def train_transform(self) -> TrainingTransform:
-        """The transform of the method set by `use`, or else of the recipe."""
-        return self.recipe_transform
+        """The transform of the method set by `use`, or else of the config."""
+        return self.config_transform
 
     def build_split(self, split: str, scan: Scan) -> Dataset:
         """Returns `train` or `val` by the name of the split; builds it with this scan unless it is built already."""
@@ -176,7 +180,7 @@ class Data:
 
     def use(self, method: Method) -> None:
         """Makes the training loader use this method's transform and views, in place of an earlier method's."""
-        self.train_transform, self.views = method.transform(self.recipe_transform), method.views
+        self.train_transform, self.views = method.transform(self.config_transform), method.views
         self._method_transform = method.transform
 
     def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
@@ -196,7 +200,7 @@ class Data:
         order = class_order(self.train.classes, self.val.classes, self.section.split)
         if order:
             self.use_classes(order)
-        _ = self.recipe_phases  # raises for labels that cannot be mixed
+        _ = self.config_phases  # raises for labels that cannot be mixed
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Returns a resumable loader of shuffled, augmented batches, the same number for each process."""
@@ -212,7 +216,7 @@ class Data:
                 raise ConfigError(f"data.group_by_aspect: {name!r} has no image sizes. Fix: leave it out.")
             groups = aspect_groups(sizes)
         batches = self._train_batches(rank, world_size, groups)
-        phases = [phase.mapped(self._method_transform) for phase in self.recipe_phases]
+        phases = [phase.mapped(self._method_transform) for phase in self.config_phases]
         if self.views > 1 and any(phase.mixing for phase in phases):
             raise ConfigError(
                 "data.mixup and data.cutmix mix the images of a batch, but the training method takes several views of "

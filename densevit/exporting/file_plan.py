@@ -185,7 +185,7 @@ def _resizing(predictor: Predictor) -> Resizing:
             "This model has no config with `data.image_size`, to which the file could resize images. Fix: "
             "export a run folder or one of its model files, or leave `resize` out."
         )
-    resizing = Resizing(predictor.resize.recipe)
+    resizing = Resizing(predictor.resize.transforms)
     for size in _ORIGINAL_SIZES:
         check_resizing(resizing, comparison.example_images(size, 1, 0))
     return resizing

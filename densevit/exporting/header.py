@@ -35,7 +35,7 @@ def header_of(
         "model": None if sections is None else model_file.entries(model, configs.single_pass(sections)),
         "backbone": {"channels": [*model.backbone.channels], "strides": [*model.backbone.strides]},
         "heads": heads,
-        "evaluation_size": {} if predictor.resize is None else predictor.resize.recipe.evaluation_bounds(),
+        "evaluation_size": {} if predictor.resize is None else predictor.resize.transforms.evaluation_bounds(),
         "canvas": canvas,
         "input_size": predictor.backbone.input_size,
         "resize": resize,

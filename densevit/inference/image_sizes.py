@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from densevit.data.transforms.recipes import Fixed
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.interfaces import Size

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with, sections_of
 from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.recipes import Fixed
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
 from densevit.inference.image_inputs import VideoFrame, as_images, as_sample, images_of

@@ -31,12 +31,13 @@ from densevit.interfaces.data_types import (
     Targets,
     Window,
 )
-from densevit.interfaces.datasets import Dataset, Frame, Recipe
+from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.evaluators import DEFAULT_THRESHOLD, Evaluator
 from densevit.interfaces.last_blocks import Encoding, LastBlocks, TokenBackbone
 from densevit.interfaces.methods import Method
 from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, DenseHead, Head, Neck
 from densevit.interfaces.target_types import AnnotatedImage, Canvas, Drawing, TargetType
+from densevit.interfaces.transforms import Frame, Transforms
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
 
@@ -76,7 +77,6 @@ __all__ = [
     "Predictions",
     "Publishing",
     "Rearrangement",
-    "Recipe",
     "Sample",
     "Size",
     "SpecialTensors",
@@ -85,5 +85,6 @@ __all__ = [
     "TargetType",
     "Targets",
     "TokenBackbone",
+    "Transforms",
     "Window",
 ]

@@ -1,12 +1,12 @@
-"""The interfaces of data sets and augmentation recipes."""
+"""The interface of data sets."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from densevit.interfaces.data_types import Class, Sample, Size, Window
+from densevit.interfaces.data_types import Class, Sample
 from densevit.interfaces.target_types import TargetType
 
 
@@ -90,64 +90,3 @@ class Dataset:
         For data sets that are faster to read in another order, or whose batches have a fixed composition.
         """
         return None
-
-
-class Frame(NamedTuple):
-    """A window on an image, and the size to which it is resized.
-
-    The window may extend beyond the image, but not lie outside: new pixels are black, those of maps have `fill`.
-    """
-
-    window: Window
-    size: Size
-
-
-class Recipe:
-    """The geometry and colours of augmentation (`data.recipe`). The constructor takes `image_size` and its own options.
-
-    canvas: (h, w) to which training images are padded, or None. evaluation_canvas: (h, w) to which evaluation images
-    are padded, or None.
-    recoloring: random changes of colour: "none", "gentle", "photometric", or image-only transforms of albumentations. A
-        transform that moves pixels is refused at the start, unless labels have no place in the image (`image_class`).
-    kept_objects: which objects of a window are kept: "visible", all with a part inside, or "centred", those whose box
-        has its centre inside.
-    """
-
-    canvas: Size | None = None
-    evaluation_canvas: Size | None = None
-    recoloring: Any = "none"
-    kept_objects: Literal["visible", "centred"] = "visible"
-
-    def evaluation_size(self, height: int, width: int) -> Size:
-        """Returns the size to which an image is resized for evaluation, without padding."""
-        raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement evaluation_size().")
-
-    def evaluation_bounds(self) -> Mapping[str, float] | None:
-        """The evaluation size as bounds on sides (`height`, `width`, `short_side`, `long_side`), for the header of
-        exported files: an image is scaled by the smallest ratio of a bound to its side. {}: images keep their size.
-        `exact_height` and `exact_width`: the size of all images, whatever their aspect ratio. Default: None, unknown.
-        """
-        return None
-
-    def training_frame(
-        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame:
-        """Draws the window on a training image and the size to which it is resized.
-
-        Half of the images are flipped before. semantic: the label map (height, width) of the image, if it has one.
-        """
-        raise NotImplementedError(f"{type(self).__name__} is a Recipe and must implement training_frame().")
-
-    def training_frame_with_boxes(
-        self,
-        height: int,
-        width: int,
-        rng: np.random.Generator,
-        semantic: np.ndarray | None = None,
-        boxes: np.ndarray | None = None,
-    ) -> Frame:
-        """Like `training_frame`, for recipes that look at the boxes. Default: `training_frame`.
-
-        boxes: (N, 4) xyxy in pixels of the image, if it has them; without crowds and boxes without area.
-        """
-        return self.training_frame(height, width, rng, semantic)

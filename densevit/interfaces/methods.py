@@ -40,11 +40,12 @@ class Method(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def transform(self, recipe: Any) -> Any:
+    def transform(self, configured: Any) -> Any:
         """The training transform (sample, generator, types) -> sample, which is called once per view; or -> a list of
-        all views, which may share their geometry or differ in size. Default: the transform of `data.recipe`.
+        all views, which may share their geometry or differ in size. Default: `configured`, the transform of the
+        config.
         """
-        return recipe
+        return configured
 
     def saved_model(self, model: Any) -> Any:
         """The model that is validated and saved, a `DenseModel` with the heads of `model`: `model` by default, or a

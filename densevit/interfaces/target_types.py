@@ -147,7 +147,7 @@ class TargetType:
         raise NotImplementedError(f"{type(self).__name__} does not implement mix().")
 
     def class_map(self, value: Any) -> np.ndarray | None:
-        """Class indices (H, W) uint8, 255 = none, from which recipes choose crops with several classes. Default: the
+        """Class indices (H, W) uint8, 255 = none, from which transforms choose crops with several classes. Default: the
         value, for a type per pixel with a task; None for others.
         """
         return value if self.per == "pixel" and self.task else None

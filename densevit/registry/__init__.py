@@ -28,6 +28,7 @@ __all__ = [
     "list_methods",
     "list_necks",
     "list_targets",
+    "list_transforms",
     "load",
     "load_command",
     "public_name",
@@ -73,3 +74,8 @@ def list_necks() -> list[str]:
 def list_targets() -> list[str]:
     """The target keys that have an installed type."""
     return list(find("targets"))
+
+
+def list_transforms() -> list[str]:
+    """Names of all installed sets of transforms."""
+    return list(find("transforms"))

@@ -10,14 +10,15 @@ INTERFACES = {
     "necks": "Neck",
     "heads": "Head",
     "datasets": "Dataset",
+    "transforms": "Transforms",
     "evaluators": "Evaluator",
     "targets": "TargetType",
     "methods": "Method",
     "checkpoints": "CheckpointLayout",
 }
-# Modules of the command line; names of `densevit.__all__`; classes of the workbench.
-_OTHERS = {"commands": "command", "names": "public name", "inspectors": "inspector"}
-GROUPS = (*INTERFACES, *_OTHERS)
+_NOUNS = {"transforms": "set of transforms", "commands": "command", "names": "public name", "inspectors": "inspector"}
+# Without an interface: modules of the command line; names of `densevit.__all__`; classes of the workbench.
+GROUPS = (*INTERFACES, "commands", "names", "inspectors")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Plugin:
 
 def noun_of(group: str) -> str:
     """The interface in messages: "backbone", "checkpoint layout"."""
-    return _OTHERS.get(group) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", INTERFACES.get(group, group)).lower()
+    return _NOUNS.get(group) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", INTERFACES.get(group, group)).lower()
 
 
 def check_group(group: str) -> None:

@@ -20,6 +20,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "necks": ("channels", "strides"),
     "heads": ("channels", "strides", "classes"),
     "datasets": ("split",),
+    "transforms": ("image_size",),
     "evaluators": ("classes",),
     "targets": (),
     "methods": ("model",),

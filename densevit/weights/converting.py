@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import BackboneSection, Config, DataSection, ModelSections
+from densevit.config import BackboneSection, Config, DataSection, ModelSections, layers
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, CheckpointLayout, Class
 from densevit.model import DenseModel, build_backbone, build_from_architecture, classes_by_head
@@ -140,7 +140,8 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
     data = values["data"]
     if "name" in others.get("data", {}):  # another data set
         data = {key: value for key, value in data.items() if key in DataSection.model_fields}
-    return {**values, **others, "data": {**data, **others.get("data", {})}, **sections}
+    changed = layers.over(layers.Layer({"data": data}), layers.Layer({"data": others.get("data", {})}))
+    return {**values, **others, **changed.values, **sections}
 
 
 def _assumptions(

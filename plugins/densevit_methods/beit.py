@@ -58,8 +58,8 @@ class BEiT(Unlabelled):
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
 
-    def transform(self, recipe: Any) -> Any:
-        return with_mask_seed(recipe)
+    def transform(self, configured: Any) -> Any:
+        return with_mask_seed(configured)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `cross_entropy`, a mean over the masked patches of all processes."""

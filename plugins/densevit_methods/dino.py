@@ -22,7 +22,7 @@ class DINO(Unlabelled):
     The teacher sees the two global crops, the student all crops (section 3.1). An image is described by the mean of the
     backbone's coarsest feature, as every backbone has one; the paper uses the class token of a ViT. The teacher is in
     evaluation mode, without stochastic depth; it is the model that is saved. Crops replace the transform of
-    `data.recipe`.
+    `data.transforms`.
 
     local_crops: their number. global_size, local_size: side of the crops in pixels. global_scale, local_scale: their
         share of the image's area.
@@ -85,7 +85,7 @@ class DINO(Unlabelled):
     def saved_model(self, model: Any) -> Any:
         return self.teacher
 
-    def transform(self, recipe: Any) -> Any:
+    def transform(self, configured: Any) -> Any:
         """The global and the local crops, with the blur and solarization of BYOL's two views (appendix D)."""
 
         def views(sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:

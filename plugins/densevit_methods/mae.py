@@ -73,8 +73,8 @@ class MAE(Unlabelled):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def transform(self, recipe: Any) -> Any:
-        return with_mask_seed(recipe)
+    def transform(self, configured: Any) -> Any:
+        return with_mask_seed(configured)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `reconstruction`, a mean over the masked patches of all processes."""

@@ -18,7 +18,7 @@ from densevit_methods.pseudo_targets import check_head, missing_labels, predicte
 class MeanTeacher(Method):
     """Trains the model on labels and, where they are missing, on the predictions of its own average, the teacher.
 
-    The teacher sees an image in weak colours, those of `data.recipe`, and the model, the student, the same crop in
+    The teacher sees an image in weak colours, those of `data.transforms`, and the model, the student, the same crop in
     strong colours, so that predicted boxes and maps follow the geometry. The heads' own losses are computed on the
     predictions as targets; losses on labels are those of `supervised`. The teacher is validated and saved.
 
@@ -73,8 +73,8 @@ class MeanTeacher(Method):
                 "use labels only. Fix: a smaller method.burn_in, a longer training, or method=supervised."
             )
 
-    def transform(self, recipe: Any) -> Any:
-        return WeakAndStrong(recipe)
+    def transform(self, configured: Any) -> Any:
+        return WeakAndStrong(configured)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns the losses on labels and, as unlabelled/HEAD/TERM, those on predictions, 0 in the burn-in."""
@@ -116,13 +116,13 @@ class MeanTeacher(Method):
 
 
 class WeakAndStrong:
-    """A transform that returns the weak view, by the recipe's transform, and the same crop with strong colours."""
+    """A transform that returns the weak view, by the configured transform, and the same crop with strong colours."""
 
-    def __init__(self, recipe: Any) -> None:
-        self.recipe = recipe
+    def __init__(self, configured: Any) -> None:
+        self.configured = configured
 
     def __call__(self, sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:
-        weak = self.recipe(sample, generator, types)
+        weak = self.configured(sample, generator, types)
         return [weak, {"image": strong_colours(weak["image"], generator), "targets": weak["targets"]}]
 
 

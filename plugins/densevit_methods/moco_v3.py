@@ -25,7 +25,7 @@ class MoCoV3(Unlabelled):
     An image is described by the mean of the backbone's coarsest feature, as every backbone has one; the paper uses the
     class token of a ViT. The features of all processes are gathered before the MLPs, whose batch norm and negatives are
     thus those of the entire batch. The momentum encoder is in evaluation mode, and the model itself is saved. Crops
-    replace the transform of `data.recipe`.
+    replace the transform of `data.transforms`.
 
     The paper does not train the patch embedding of a ViT, which makes the training stable (section 4.1):
     `backbone: {freeze: [stem.*]}`.
@@ -68,7 +68,7 @@ class MoCoV3(Unlabelled):
         self.momentum_encoder.eval()
         return self
 
-    def transform(self, recipe: Any) -> Any:
+    def transform(self, configured: Any) -> Any:
         """Two crops with the colours of BYOL's two views (appendix A)."""
 
         def views(sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:

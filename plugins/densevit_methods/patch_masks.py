@@ -20,11 +20,11 @@ Masking = Callable[[int, int, torch.Generator], Tensor]
 """Makes the mask of an image from the rows and columns of its patches: (rows, columns) bool, True = masked."""
 
 
-def with_mask_seed(recipe: Any) -> Any:
-    """The transform `recipe`, which also adds the seed of the image's mask to the targets."""
+def with_mask_seed(configured: Any) -> Any:
+    """The configured transform, which also adds the seed of the image's mask to the targets."""
 
     def transform(sample: Sample, generator: np.random.Generator, types: Any) -> Sample:
-        made = recipe(sample, generator, types)
+        made = configured(sample, generator, types)
         seed = int(generator.integers(2**31))
         return {"image": made["image"], "targets": {**made["targets"], "mask_seed": seed}}
 

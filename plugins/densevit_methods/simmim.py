@@ -34,8 +34,8 @@ class SimMIM(Unlabelled):
         channels, stride = model.backbone.channels[-1], model.backbone.strides[-1]
         self.decoder = nn.Sequential(nn.Conv2d(channels, 3 * stride**2, 1), nn.PixelShuffle(stride))
 
-    def transform(self, recipe: Any) -> Any:
-        return with_mask_seed(recipe)
+    def transform(self, configured: Any) -> Any:
+        return with_mask_seed(configured)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `reconstruction`, a mean over the masked pixels of all processes."""

@@ -176,9 +176,9 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
     """The training on COCO, or that on ADE20K for 150 classes; images are fitted into 1281 x 1281 pixels."""
     ade20k = len(classes.get("panoptic", ())) == 150
-    data: dict[str, Any] = {"name": "coco_panoptic", "recipe": "lsj", "image_size": _IMAGE_SIZE, "batch_size": 16}
+    data: dict[str, Any] = {"name": "coco_panoptic", "image_size": _IMAGE_SIZE, "batch_size": 16}
     data |= {"root": "ADEChallengeData2016", "preset": "ade20k"} if ade20k else {"root": "coco"}
-    data["scales"] = [0.5 if ade20k else 0.2, 2.0]
+    data["transforms"] = {"name": "lsj", "scales": [0.5 if ade20k else 0.2, 2.0]}
     optim = {"name": "adamw", "lr": 5e-4, "backbone_lr": 5e-5, "weight_decay": 0.05, "schedule": "poly"}
     trainer = {"max_steps": 100000 if ade20k else 150000, "accumulate": 4, "devices": 1, "precision": "16-mixed"}
     others = {"data": data, "optim": {**optim, "warmup_steps": 5000}, "trainer": {**trainer, "evaluate_every": 0.05}}

@@ -111,7 +111,7 @@ def test_recipe_matches_the_published_one(recipe: Recipe) -> None:
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", lr, lr / 10, 1e-4)
     assert (optim.schedule, optim.drop_at, trainer.max_epochs) == ("step", pytest.approx(drop_at, abs=1e-4), epochs)
     assert trainer.clip_grad_norm == 0.1 and data.batch_size * trainer.accumulate == images
-    assert (data.recipe, data.image_size) == ("detr", (800, 1333))
+    assert (data.transforms.name, data.image_size) == ("detr", (800, 1333))
     assert config.backbone.options.get("dilation", False) == (DC5 in recipe.name)
     rates = rates_of(model, optim, lr)
     slow = {rate.name for rate in rates if rate.lr == 0.1 * lr and not rate.name.startswith("backbone.")}

@@ -173,4 +173,7 @@ def test_shipped_data_section_reads_a_folder(section: Path, folder: Path) -> Non
 def test_own_data_is_augmented(section: str) -> None:
     """Also with recipes of rendered scenes, which go without."""
     config = configs.load("configs/scenes/setr_swin.yaml", [f"data=configs/data/{section}.yaml"])
-    assert configs.load("configs/scenes/setr_swin.yaml").data.recipe == "resize" and config.data.recipe == "fixed"
+    assert (
+        configs.load("configs/scenes/setr_swin.yaml").data.transforms.name == "resize"
+        and config.data.transforms.name == "fixed"
+    )

@@ -159,7 +159,8 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
     assert (optim.name, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adam", 1e-4, 1e-5, 0.0)
     data = config.data
     assert (data.batch_size, config.trainer.devices, config.trainer.max_epochs) == (16, 1, 50)
-    assert (data.recipe, data.scales, data.short_side) == ("crop", (1.0, 1.0), None)
+    crop = {"name": "crop", "scales": [1.0, 1.0], "rotation": 2.5 if nyu else 1.0}
+    assert data.transforms.model_dump() == crop
     assert data.image_size == ((416, 544) if nyu else (352, 704))
     assert data.options["preset"] == name(path) and config.inference.options.single_pass
 
@@ -183,7 +184,11 @@ def test_depth_anything_recipe_has_the_published_size_and_settings(recipe: Recip
     assert model.backbone.feature_blocks == ((5, 12, 18, 24) if size == "large" else (3, 6, 9, 12))
     optim, data, head = config.optim, config.data, config.heads["depth"].options
     assert (optim.name, optim.backbone_lr, optim.weight_decay, optim.schedule) == ("adamw", 5e-6, 0.01, "poly")
-    assert (data.recipe, data.image_size, data.short_side, data.scales) == ("crop", 518, 518, (1.0, 1.0))
+    assert data.image_size == 518 and data.transforms.model_dump() == {
+        "name": "crop",
+        "short_side": 518,
+        "scales": [1.0, 1.0],
+    }
     assert (head["output"], head["max_depth"]) == ("sigmoid", 80.0 if folder == "kitti" else 10.0)
     if folder != "start":
         assert (optim.lr, data.batch_size, data.options["preset"]) == (5e-5, 32, folder)
@@ -195,7 +200,12 @@ def test_depth_anything_recipe_has_the_published_size_and_settings(recipe: Recip
 @pytest.mark.parametrize("data", ["nyu", "kitti"])
 def test_depth_anything_recipe_trains_and_writes_a_run_folder(data: str, tmp_path: Path) -> None:
     root = make(data, tmp_path / "data", {"nyu": [(480, 640)], "kitti": [(94, 311), (92, 306)]}[data])
-    smaller = ["backbone.features=[2,3,5,6]", "backbone.image_size=56", "data.image_size=56", "data.short_side=56"]
+    smaller = [
+        "backbone.features=[2,3,5,6]",
+        "backbone.image_size=56",
+        "data.image_size=56",
+        "data.transforms.short_side=56",
+    ]
     smaller += ["data.batch_size=2", "trainer.max_epochs=null", "trainer.max_steps=2", f"data.root={root}"]
     recipe = f"configs/{data}/depth_anything_v2_small.yaml"
     run = train(configs.load(recipe, [*SMALLER, *smaller]), tmp_path / "run")
@@ -207,7 +217,12 @@ def test_depth_anything_recipe_trains_and_writes_a_run_folder(data: str, tmp_pat
 @pytest.mark.parametrize("output", ["sigmoid", "relative"])
 def test_own_depth_maps_fine_tune_depth_anything(output: str, tmp_path: Path) -> None:
     root = make("nyu", tmp_path / "data", [(480, 640)])
-    smaller = ["backbone.features=[2,3,5,6]", "backbone.image_size=56", "data.image_size=56", "data.short_side=56"]
+    smaller = [
+        "backbone.features=[2,3,5,6]",
+        "backbone.image_size=56",
+        "data.image_size=56",
+        "data.transforms.short_side=56",
+    ]
     smaller += ["data.preset=nyu", f"data.root={root}", "data.batch_size=1", "trainer.max_epochs=2"]
     if output == "relative":
         smaller += ["data.metric=false", "heads.depth.output=relative", "heads.depth.gradient=2"]

@@ -72,7 +72,7 @@ def test_smaller_recipe_trains_one_step_in_both_phases(size: str, tmp_path: Path
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=2", "data.image_size=64"]
     if size == "l":
         more.append("data.multi_scale=[64, 96]")
-    for last in ([], ["data.recipe={name: densevit_heads.rtdetr.augmentation:PlainStretch}"]):
+    for last in ([], ["data.transforms=plain_stretch"]):
         config = configs.load(path_of(size), [*smaller, *more, *last])
         data = build_data(config)
         model = build_model(config, data.classes)

@@ -98,7 +98,7 @@ def test_recipe_matches_the_published_one(recipe: Recipe) -> None:
     if "detr" in recipe.name:
         assert (trainer.max_epochs, optim.schedule, optim.drop_at) == (25, "step", 15 / 25)
         assert (optim.weight_decay, trainer.clip_grad_norm) == (1e-4, 0.1)
-        assert (data.name, data.recipe, data.image_size) == ("coco_panoptic", "detr", (800, 1333))
+        assert (data.name, data.transforms.name, data.image_size) == ("coco_panoptic", "detr", (800, 1333))
         return
     large, ade, panoptic = "large" in recipe.name, recipe.path.parent == ADE20K, "panoptic" in recipe.name
     steps = 160_000 if ade else 368_750 * (1 + large)
@@ -109,9 +109,17 @@ def test_recipe_matches_the_published_one(recipe: Recipe) -> None:
     assert config.backbone.options.get("drop_path", 0.3) == 0.3
     if ade:
         side = 640 if large else 512
-        assert (data.recipe, data.image_size, data.short_side, data.scales) == ("crop", side, side, (0.5, 2.0))
+        assert data.image_size == side and data.transforms.model_dump() == {
+            "name": "crop",
+            "short_side": side,
+            "scales": [0.5, 2.0],
+        }
     else:
-        assert (data.recipe, data.image_size, data.short_side, data.scales) == ("lsj", 1024, 800, (0.1, 2.0))
+        assert data.image_size == 1024 and data.transforms.model_dump() == {
+            "name": "lsj",
+            "short_side": 800,
+            "scales": [0.1, 2.0],
+        }
         assert data.name == ("coco_panoptic" if panoptic else "coco")
 
 
@@ -162,7 +170,7 @@ def test_smaller_recipe_trains_one_step_and_is_evaluated(recipe: Recipe, tmp_pat
     smaller = [f"{options}.width=32", f"{options}.decoder_layers=2", f"{options}.feedforward=64"]
     smaller += [f"{options}.encoder_layers=1"] if detr else [f"{head}.pixel_decoder.layers=1", f"{head}.num_points=64"]
     smaller += ["backbone.variant=nano"] if "swin" in recipe.name else ["backbone.depth=18"]
-    size = ["data.image_size=[64, 128]"] if detr else ["data.image_size=64", "data.short_side=64"]
+    size = ["data.image_size=[64, 128]"] if detr else ["data.image_size=64", "data.transforms.short_side=64"]
     more = [f"data.root={root}", "data.num_workers=0", "data.batch_size=1", *size]
     config = recipe.load(*smaller, *more)
     configs.check_plugins(config)

@@ -32,7 +32,7 @@ STEPS = {  # on one GPU and on eight; with accumulation, the last step of an epo
 RATES = {"coco": (1e-4, 1e-5), "ade20k": (6e-5, 6e-5), "nyu": (1e-4, 1e-4)}  # of the head and of the backbone
 SMALL = {
     "coco": [f"heads.detection.transformer.{option}" for option in test_coco_recipes.SMALL],
-    "ade20k": ["heads.segmentation.width=16", "heads.segmentation.auxiliary_width=16", "data.short_side=64"],
+    "ade20k": ["heads.segmentation.width=16", "heads.segmentation.auxiliary_width=16", "data.transforms.short_side=64"],
     "nyu": ["heads.depth.width=16"],
 }
 SIZES = {"coco": "[96, 160]", "ade20k": "64", "nyu": "[64, 96]"}

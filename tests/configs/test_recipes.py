@@ -176,8 +176,10 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
     )
     assert optim.lr * optim.min_lr_ratio == pytest.approx(1e-4)
     assert (data.batch_size, trainer.max_steps, trainer.devices) == ((16, 160_000, 1) if ade else (8, 80_000, 1))
-    assert (data.recipe, data.image_size, data.short_side) == (("crop", 512, 512) if ade else ("crop", 768, None))
-    assert data.scales == (0.5, 2.0)
+    assert (data.transforms.name, data.image_size, data.transforms.options["short_side"]) == (
+        ("crop", 512, 512) if ade else ("crop", 768, None)
+    )
+    assert data.transforms.options["scales"] == [0.5, 2.0]
     assert (config.inference.window, config.inference.stride) == ((512, 341) if ade else (768, 512))
 
 

@@ -184,9 +184,13 @@ def test_shipped_sections_load(project: Path) -> None:
     from densevit.data.build import build_transforms
 
     whole = project / "configs" / "detr_swin.yaml"
-    for name, recipe in (("coco", "detr"), ("folder", "fixed")):
+    for name, transforms in (("coco", "detr"), ("folder", "fixed")):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             loaded = configs.load(whole, [f"data={project}/configs/data/{name}.yaml", "data.root=somewhere"])
-        assert (loaded.data.name, loaded.data.recipe, loaded.data.options["root"]) == ("coco", recipe, "somewhere")
+        assert (loaded.data.name, loaded.data.transforms.name, loaded.data.options["root"]) == (
+            "coco",
+            transforms,
+            "somewhere",
+        )
         build_transforms(loaded.data)

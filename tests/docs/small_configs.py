@@ -97,8 +97,8 @@ def small_data(data: dict[str, Any]) -> dict[str, Any]:
     size = data["image_size"]
     if size is not None:
         data["image_size"] = [64, 96] if isinstance(size, list | tuple) and size[0] != size[1] else 64
-    if data["short_side"] is not None:
-        data["short_side"] = 64
+    if data["transforms"].get("short_side") is not None:
+        data["transforms"]["short_side"] = 64
     if data["name"] == "scenes":
         data |= {"train_length": 4, "val_length": 2}
     return data

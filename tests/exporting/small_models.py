@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import densevit
-from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.detr import Detr
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.inference.predictor import Predictor
 
@@ -40,7 +41,7 @@ FOUR_MAPS = {"name": f"{__name__}:FourMaps"}
 
 def evaluated_at(predictor: Predictor, side: int) -> Predictor:
     """The predictor of images whose longer side is resized to `side`, on which `export` compares."""
-    return predictor.with_resize(EvaluationTransform(build_recipe("fixed", side)))
+    return predictor.with_resize(EvaluationTransform(Fixed(side)))
 
 
 def small_predictor(head: dict[str, Any], classes: Sequence[str] | None = ("a", "b"), side: int = 96) -> Predictor:
@@ -52,4 +53,4 @@ def small_predictor(head: dict[str, Any], classes: Sequence[str] | None = ("a", 
 
 def program_predictor() -> Predictor:
     """The predictor of the fixture `program`. Detects `NAMES`."""
-    return small_predictor(CELLS, NAMES).with_resize(EvaluationTransform(build_recipe("detr", (64, 110))))
+    return small_predictor(CELLS, NAMES).with_resize(EvaluationTransform(Detr((64, 110))))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import densevit
-from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.exporting import quantization
@@ -35,7 +35,7 @@ def predictor_of() -> Predictor:
     torch.manual_seed(0)
     backbone = {"name": "vit", "variant": "tiny", "features": [1]}
     predictor = densevit.create_model(backbone, {"x": {"name": "setr", "decoder": "naive"}}, ["a", "b", "c"])
-    return predictor.with_resize(EvaluationTransform(build_recipe("fixed", 96)))
+    return predictor.with_resize(EvaluationTransform(Fixed(96)))
 
 
 def images_of(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:

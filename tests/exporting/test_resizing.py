@@ -8,42 +8,51 @@ import pytest
 import torch
 
 import densevit
-from densevit.data.transforms.recipes import build_recipe
+from densevit import registry
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform, resize_image
 from densevit.errors import ConfigError, DensevitError
 from densevit.exporting import comparison, files
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Recipe
+from densevit.interfaces import Transforms
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, small_predictor
 
-RECIPES: dict[str, tuple[Any, ...]] = {
+TRANSFORMS: dict[str, tuple[Any, ...]] = {
     "long side": ("fixed", 96),
     "canvas": ("fixed", (64, 80)),
     "own size": ("fixed", None),
     "detr": ("detr", (64, 110)),
-    "crop": ("crop", 64, 70),
-    "lsj": ("lsj", 128, None),
-    "lsj, short side": ("lsj", 128, 48),
+    "crop": ("crop", 64, {"short_side": 70}),
+    "lsj": ("lsj", 128),
+    "lsj, short side": ("lsj", 128, {"short_side": 48}),
 }
 TRANSFORMER = {"width": 32, "encoder_layers": 1, "decoder_layers": 2}
 SIZES = [(64, 96), (97, 64), (200, 31), (33, 33), (31, 240), (128, 127)]
 
 
-def predictor_of(head: dict[str, Any], recipe: str, classes: list[str] | None) -> Predictor:
+def created(name: str) -> Transforms:
+    kind, size, *options = TRANSFORMS[name]
+    transforms: Transforms = registry.create(
+        "transforms", kind, size, options=options[0] if options else {}, where="data.transforms"
+    )
+    return transforms
+
+
+def predictor_of(head: dict[str, Any], transforms: str, classes: list[str] | None) -> Predictor:
     torch.manual_seed(0)
     predictor = densevit.create_model({"name": "resnet", "depth": 18}, {"x": head}, classes)
-    return predictor.with_resize(EvaluationTransform(build_recipe(*RECIPES[recipe])))
+    return predictor.with_resize(EvaluationTransform(created(transforms)))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_images_are_resized_as_by_predict_to_within_one_level(name: str):
-    recipe = build_recipe(*RECIPES[name])
-    resizing = Resizing(recipe)
+    transforms = created(name)
+    resizing = Resizing(transforms)
     for size in SIZES:
         image = comparison.example_images(size, 1, 0)
-        expected = resize_image(np.ascontiguousarray(image[0].transpose(1, 2, 0)), recipe.evaluation_size(*size))
+        expected = resize_image(np.ascontiguousarray(image[0].transpose(1, 2, 0)), transforms.evaluation_size(*size))
         found = resizing(torch.from_numpy(image))[0].permute(1, 2, 0).numpy()
         assert found.shape == expected.shape
         difference = np.abs(found.astype(int) - expected)
@@ -52,22 +61,22 @@ def test_images_are_resized_as_by_predict_to_within_one_level(name: str):
             assert (difference > 0).mean() < 0.02  # where it shrinks, torch's kernel in nearly all pixels
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_bounds_in_the_header_give_the_evaluation_size_to_within_a_pixel(name: str):
-    """Of the recipe detr to within the rounding of the short side, which is first, times the aspect ratio."""
-    recipe = build_recipe(*RECIPES[name])
+    """Of `detr` to within the rounding of the short side, which is first, times the aspect ratio."""
+    transforms = created(name)
     for height, width in SIZES:
         sides = {"height": height, "width": width, "short_side": min(height, width), "long_side": max(height, width)}
-        scale = min((bound / sides[key] for key, bound in recipe.evaluation_bounds().items()), default=1)
-        expected = recipe.evaluation_size(height, width)
+        scale = min((bound / sides[key] for key, bound in transforms.evaluation_bounds().items()), default=1)
+        expected = transforms.evaluation_size(height, width)
         tolerance = 1 + max(height, width) / min(height, width) / 2 if name == "detr" else 1
         assert (round(height * scale), round(width * scale)) == pytest.approx(expected, abs=tolerance)
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_sizes_are_symbols_of_the_traced_resizing(name: str):
-    resizing = Resizing(build_recipe(*RECIPES[name]))
+    resizing = Resizing(created(name))
     traced = files._traced(resizing, [(421, 453)]).module()
     for size in SIZES:
         images = torch.from_numpy(comparison.example_images(size, 2, 0))
@@ -92,7 +101,7 @@ def test_a_file_with_resizing_gives_the_boxes_of_predict(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("head", "recipe"),
+    ("head", "transforms"),
     [
         ({"name": "detr", "num_queries": 9, "transformer": TRANSFORMER}, "detr"),
         ({"name": "detr_panoptic", "detr": {"num_queries": 9, "transformer": TRANSFORMER}}, "canvas"),
@@ -103,9 +112,9 @@ def test_a_file_with_resizing_gives_the_boxes_of_predict(tmp_path: Path):
     ids=lambda value: value["name"] if isinstance(value, dict) else value,
 )
 def test_outputs_of_all_kinds_of_heads_are_those_of_the_original_pixels(
-    head: dict[str, Any], recipe: str, tmp_path: Path
+    head: dict[str, Any], transforms: str, tmp_path: Path
 ):
-    predictor = predictor_of(head, recipe, None if head["name"] == "dpt" else ["a", "b"])
+    predictor = predictor_of(head, transforms, None if head["name"] == "dpt" else ["a", "b"])
     exported = densevit.export(predictor, tmp_path / "model.onnx", resize=True)
     images = comparison.example_images((150, 211), 2, 5)
     for name, value in runtimes.load(exported.path)(images).items():
@@ -130,20 +139,20 @@ def test_a_resizing_that_differs_from_predicts_is_an_error():
         def forward(self, images):
             return 255 - super().forward(images)
 
-    resizing = Negative(build_recipe("fixed", 32))
+    resizing = Negative(Fixed(32))
     with pytest.raises(DensevitError, match="The resizing of Fixed on 48x64 pixels differs from predict's"):
         check_resizing(resizing, comparison.example_images((48, 64), 1, 0))
 
 
-class Branches(Recipe):
-    """A third party's recipe that takes the shape of the traced image for that of all images."""
+class Branches(Transforms):
+    """A third party's transforms that take the shape of the traced image for that of all images."""
 
     def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
         return (32, 48) if height <= width else (48, 32)
 
 
 @pytest.mark.slow
-def test_a_recipe_with_branches_is_an_error(tmp_path: Path):
+def test_transforms_with_branches_is_an_error(tmp_path: Path):
     predictor = predictor_of({"name": "setr"}, "detr", ["a"])
     predictor = predictor.with_resize(EvaluationTransform(Branches()))
     with pytest.raises(DensevitError, match=r"differs from the model's"):

@@ -13,7 +13,7 @@ from torch import nn
 
 import densevit
 from densevit.cli import main
-from densevit.data.transforms.recipes import Fixed, build_recipe
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.exporting import header
@@ -66,7 +66,7 @@ class ReadableBrightness(Brightness):
 def created(heads: Mapping[str, Any], size: int | None = 64) -> Predictor:
     torch.manual_seed(0)
     predictor = densevit.create_model(RESNET, heads, {name: ["cat", "dog"] for name in heads})
-    return predictor if size is None else predictor.with_resize(EvaluationTransform(build_recipe("fixed", size)))
+    return predictor if size is None else predictor.with_resize(EvaluationTransform(Fixed(size)))
 
 
 def header_of(predictor: Predictor, resize: bool = False) -> dict[str, Any]:

@@ -55,11 +55,11 @@ class OneSize(Pixels):
         return super().forward(images)
 
 
-def trained_at(image_size, *heads, backbone=Pixels, recipe="fixed"):
+def trained_at(image_size, *heads, backbone=Pixels, transforms="fixed"):
     """A predictor whose images were resized to this size in its training."""
     model = DenseModel(backbone(), {head.__name__.lower(): head((3,), (4,), CLASSES) for head in heads}).eval()
     values = {"backbone": {"name": "x"}, "heads": {name: {"name": "x"} for name in model.heads}}
-    data = {"name": "coco", "root": ".", "image_size": image_size, "recipe": recipe}
+    data = {"name": "coco", "root": ".", "image_size": image_size, "transforms": transforms}
     return Predictor(model, configs.from_mapping({**values, "data": data, "trainer": {"max_steps": 1}}))
 
 
@@ -86,11 +86,11 @@ def test_maps_at_source_size_have_the_details_of_the_image(head, key, inference)
 
 
 @pytest.mark.parametrize(
-    ("image_size", "recipe", "grid"),
+    ("image_size", "transforms", "grid"),
     [(64, "fixed", (32, 64)), ((64, 64), "fixed", (64, 64)), (64, "detr", (32, 64)), ("source", "detr", (100, 200))],
 )
-def test_a_side_is_the_long_one_and_a_pair_a_canvas_whatever_the_recipe(image_size, recipe, grid):
-    predictor = trained_at(48, Oracle, recipe=recipe)
+def test_a_side_is_the_long_one_and_a_pair_a_canvas_whatever_the_transforms(image_size, transforms, grid):
+    predictor = trained_at(48, Oracle, transforms=transforms)
     predictor.predict(torch.zeros(3, 100, 200, dtype=torch.uint8), image_size=image_size)
     assert predictor.heads["oracle"].runs == [(1, *grid)]
 

@@ -210,7 +210,7 @@ def test_training_with_mixed_images(teacher_file: str, tmp_path: Path) -> None:
         "heads": {"classification": HEAD},
         "method": {"name": "deit", "teacher": teacher_file, "distillation": "soft", "share": 0.3},
         "data": {"name": "image_folder", "root": str(tmp_path / "animals"), "image_size": 64, "batch_size": 4,
-                 "num_workers": 0, "recipe": "resized_crop", "mixup": 0.8},
+                 "num_workers": 0, "transforms": "resized_crop", "mixup": 0.8},
         "trainer": {"max_steps": 2, "precision": "bf16-mixed", "accelerator": "cpu", "log_every": 1},
     }  # fmt: skip
     run = densevit.fit(from_mapping(values), run_dir=tmp_path / "run")

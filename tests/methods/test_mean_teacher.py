@@ -118,7 +118,7 @@ def test_views_have_one_geometry_and_other_colours() -> None:
 def test_transform_can_be_sent_to_processes_that_are_not_forked() -> None:
     data = build_data(config("setr"))
     method = MeanTeacher(build_model(config("setr"), data.train))
-    transform = pickle.loads(pickle.dumps(method.transform(data.recipe_transform)))
+    transform = pickle.loads(pickle.dumps(method.transform(data.config_transform)))
     views = transform(data.train[0], np.random.default_rng(0), TargetTypes.of(data.train))
     assert len(views) == 2 and views[0]["targets"] is views[1]["targets"]
 

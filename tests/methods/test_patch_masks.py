@@ -47,11 +47,11 @@ def test_masks_do_not_depend_on_the_batch() -> None:
 
 
 def test_seed_of_the_transform_changes_the_mask() -> None:
-    def recipe(sample, generator, types):
+    def unchanged(sample, generator, types):
         return sample
 
     sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "targets": {"image_id": 0, "size": (64, 64)}}
-    transform = with_mask_seed(recipe)
+    transform = with_mask_seed(unchanged)
     masks = []
     for seed in (1, 2, 1):
         made = transform(sample, np.random.default_rng(seed), {})

@@ -294,7 +294,12 @@ def test_validation_and_evaluation_use_the_windows_of_the_config(tmp_path):
         file = {"images": [{"id": 1, "file_name": "a.png", "height": 300, "width": 400}], "annotations": annotations}
         file["categories"] = [{"id": one.file_id, "name": one.name} for one in CLASSES]
         (tmp_path / f"{split}.json").write_text(json.dumps(file))
-    data = {"name": "coco", "root": str(tmp_path), "recipe": "crop", "image_size": 96, "object_crops": 0.5}
+    data = {
+        "name": "coco",
+        "root": str(tmp_path),
+        "transforms": {"name": "crop", "object_crops": 0.5},
+        "image_size": 96,
+    }
     values = {"backbone": {"name": "x"}, "heads": {"oracle": {"name": "x"}}, "data": data}
     window = {"window": 96, "stride": 56}
     trainer = {"max_steps": 1, "accelerator": "cpu", "devices": 1, "precision": "32"}

@@ -33,7 +33,8 @@ seed: 0
 backbone: {name: mynet, width: 32}
 heads: {poses: {name: pose_grid}}
 data:
-  {name: figures, side: 64, image_size: 64, recipe: resize, batch_size: 8, num_workers: 0, length: 256, val_length: 16}
+  {name: figures, side: 64, image_size: 64, transforms: resize, batch_size: 8, num_workers: 0, length: 256,
+   val_length: 16}
 optim: {lr: 5e-3}
 trainer: {max_steps: 150, accelerator: cpu, precision: 32}
 """
@@ -236,10 +237,10 @@ def test_ground_truth_is_drawn_beside_predictions(poses):
     assert np.mean(np.abs(colors - FIGURE_COLOR).sum(axis=1) < 120) > 0.8
 
 
-@pytest.mark.parametrize("recipe", ["fixed", "fixed, vertical_flip: true", "crop, rotation: 30"])
-def test_training_batches_keep_left_and_right(recipe, tmp_path):
+@pytest.mark.parametrize("transforms", ["fixed", "fixed, vertical_flip: true", "{name: crop, rotation: 30}"])
+def test_training_batches_keep_left_and_right(transforms, tmp_path):
     """Figures raise their left hand, and the background is darker on the left; the mirror image shows a right hand."""
-    (tmp_path / "poses.yaml").write_text(POSES.replace("recipe: resize", f"recipe: {recipe}"))
+    (tmp_path / "poses.yaml").write_text(POSES.replace("transforms: resize", f"transforms: {transforms}"))
     raised = []
     for batch in build_data(load_config(tmp_path / "poses.yaml", ["data.length=64"])).train_loader():
         for image, targets in zip(batch["images"].float(), batch["targets"], strict=True):
@@ -260,7 +261,7 @@ def test_training_batches_keep_left_and_right(recipe, tmp_path):
                     if 1 < x < w - 2 and 1 < y < h - 2:  # hands are green
                         color = image[:, int(y), int(x)]
                         assert color[1] > color[0] and color[1] > color[2]
-    if recipe == "fixed":  # rotation brings in black corners
+    if transforms == "fixed":  # rotation brings in black corners
         assert set(raised) == {(False, "left"), (True, "right")}
     assert {hand for _, hand in raised} == {"left", "right"}
 

@@ -46,7 +46,7 @@ IMAGE = np.zeros((32, 32, 3), np.uint8)
 SOURCE = """
     import os
     import pytorch_lightning, torch
-    from densevit.data.transforms.recipes import Fixed
+    from densevit.data.transforms.fixed import Fixed
     from densevit.evaluation.miou import SemanticSegmentation
     from densevit.training.loop.method import Supervised
     from densevit_backbones.resnet import ResNet
@@ -59,7 +59,7 @@ SOURCE = """
     class Neck(FPN): pass
     class Data(Scenes): pass
     class Evaluator(SemanticSegmentation): pass
-    class Recipe(Fixed): pass
+    class Resizing(Fixed): pass
     class Method(Supervised): pass
     class Adam(torch.optim.Adam): pass
     class Callback(pytorch_lightning.Callback): pass
@@ -71,7 +71,7 @@ NEEDED: dict[str, tuple[Any, str]] = {
     "backbone.name": ("payload:Net", "load"),
     "heads.surfaces.name": ("payload:Head", "load"),
     "heads.surfaces.neck.name": ("payload:Neck", "load"),
-    "data.recipe": ("payload:Recipe", "predict"),
+    "data.transforms.name": ("payload:Resizing", "predict"),
     "data.name": ("payload:Data", "evaluate"),
     "heads.surfaces.evaluation.name": ("payload:Evaluator", "evaluate"),
     "method.name": ("payload:Method", "fit"),

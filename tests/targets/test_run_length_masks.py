@@ -7,8 +7,8 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
+from densevit import registry
 from densevit.data.transforms.augmentation import Augmentation, rotation_matrix
-from densevit.data.transforms.recipes import build_recipe
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.targets import InstanceMasks, RunLengthMasks
 
@@ -70,9 +70,12 @@ def test_transforms_match_those_of_pixels(seed: int) -> None:
         assert np.array_equal(kind.visible(result, expected.shape[1:]), expected.any((1, 2)))
 
 
-@pytest.mark.parametrize(("recipe", "size", "rotation"), [("detr", (64, 96), 0), ("crop", 48, 10.0), ("fixed", 64, 0)])
-def test_samples_match_those_with_pixels(recipe: str, size: int | tuple[int, int], rotation: float) -> None:
-    augment = Augmentation(build_recipe(recipe, size), rotation)
+@pytest.mark.parametrize(
+    ("name", "size", "options"), [("detr", (64, 96), {}), ("crop", 48, {"rotation": 10.0}), ("fixed", 64, {})]
+)
+def test_samples_match_those_with_pixels(name: str, size: int | tuple[int, int], options: dict[str, float]) -> None:
+    transforms = registry.create("transforms", name, size, options=options, where="data.transforms")
+    augment = Augmentation(transforms)
     for seed in range(20):
         masks = random_masks(seed)[:, :, :]
         height, width = masks.shape[1:]
@@ -84,7 +87,7 @@ def test_samples_match_those_with_pixels(recipe: str, size: int | tuple[int, int
             sample = {"image": image, "targets": targets | {"masks": value}}
             trained, evaluated = (
                 augment(sample, np.random.default_rng(seed)),
-                EvaluationTransform(augment.recipe)(sample),
+                EvaluationTransform(transforms)(sample),
             )
             results.append([trained["targets"], evaluated["targets"]])
         for dense, found in zip(*results, strict=True):

@@ -34,24 +34,30 @@ def settings(layout, task, head, classes=()):
 def test_setr_uses_the_windows_of_its_data():
     setr = {"name": "setr", "decoder": "naive"}
     ade = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(150))
-    assert (ade.data.options["preset"], ade.data.short_side) == ("ade20k", 512)
+    assert (ade.data.options["preset"], ade.data.transforms.options["short_side"]) == ("ade20k", 512)
     assert (ade.inference.window, ade.inference.stride) == (512, 341)
     city = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(19))
-    assert (city.data.options["preset"], city.inference.window, city.data.short_side) == ("cityscapes", 768, None)
+    assert (city.data.options["preset"], city.inference.window, city.data.transforms.options["short_side"]) == (
+        "cityscapes",
+        768,
+        None,
+    )
     own = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(2, ["road", "tree"]))
     assert [one["name"] for one in own.data.options["classes"]] == ["road", "tree"] and own.inference.window == 512
 
 
 def test_dpt_resizing_matches_the_paper_s_code():
     nyu = settings("dpt-hybrid", "depth", {"name": "dpt", **NYU})
-    assert nyu.data.options["preset"] == "nyu" and nyu.data.short_side is None  # 640 x 480, as they are
+    assert (
+        nyu.data.options["preset"] == "nyu" and nyu.data.transforms.options.get("short_side") is None
+    )  # 640 x 480, as they are
     assert nyu.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}
     kitti = settings("dpt-hybrid", "depth", {"name": "dpt", **KITTI})
     assert kitti.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}
     relative = settings("dpt-hybrid", "depth", {"name": "dpt", "output": "relative"})
-    assert relative.data.short_side == 384
+    assert relative.data.transforms.options["short_side"] == 384
     ade = settings("dpt-segmentation", "segmentation", {"name": "dpt_segmentation"}, segmentation_classes(150))
-    assert (ade.data.short_side, ade.inference.window) == (480, None)
+    assert (ade.data.transforms.options["short_side"], ade.inference.window) == (480, None)
 
 
 MASK2FORMER = [  # task, classes, variant of Swin, data, preset or root, image_size, steps
@@ -126,7 +132,11 @@ def test_converted_models_have_the_settings_of_their_recipe(recipe):
 @pytest.mark.parametrize("layout", ["detr-panoptic", "transformers-detr-panoptic"])
 def test_panoptic_detr_is_evaluated_on_coco_panoptic(layout):
     config = settings(layout, "panoptic", {"name": "detr_panoptic"}, panoptic_classes(133))
-    assert (config.data.name, config.data.recipe, config.data.image_size) == ("coco_panoptic", "detr", (800, 1333))
+    assert (config.data.name, config.data.transforms.name, config.data.image_size) == (
+        "coco_panoptic",
+        "detr",
+        (800, 1333),
+    )
     assert config.trainer.max_epochs == 25
 
 

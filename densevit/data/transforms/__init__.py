@@ -1,1 +1,1 @@
-"""Resizing and augmentation of samples, by recipes."""
+"""Resizing and augmentation of samples, by name."""

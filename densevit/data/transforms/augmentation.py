@@ -22,33 +22,22 @@ from densevit.data.transforms.resizing import (
     visible_values,
 )
 from densevit.errors import ConfigError
-from densevit.interfaces import Recipe, Sample, Size, TargetType, Window
+from densevit.interfaces import Sample, Size, TargetType, Transforms, Window
 from densevit.targets.types import TargetTypes, has_place
 
 
 class Augmentation:
-    """Flips, rotates, crops, resizes and recolours a sample as a recipe says.
+    """Flips, rotates, crops, resizes and recolours a sample as its `Transforms` say.
 
     vertical_flip: also flips images vertically, with probability 0.5.
-    rotation: the largest angle, in degrees in either direction, of a random rotation before the crop.
-    object_crops: the share of crops that are placed around an object. min_visible: objects are kept if at least this
-        share of their box's area is inside the crop; 0 keeps every object with a part inside.
-    reference: the recipe of evaluation, to which zooms are relative; None: `recipe`.
+    reference: the transforms of evaluation, to which zooms are relative; None: `transforms`.
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        rotation: float = 0.0,
-        object_crops: float = 0.0,
-        min_visible: float = 0.0,
-        vertical_flip: bool = False,
-        reference: Recipe | None = None,
+        self, transforms: Transforms, vertical_flip: bool = False, reference: Transforms | None = None
     ) -> None:
-        self.reference = reference or recipe
-        self.recipe, self.rotation, self.vertical_flip = recipe, rotation, vertical_flip
-        self.object_crops, self.min_visible = object_crops, min_visible
-        self._recolor = recolored(recipe.recoloring)
+        self.transforms, self.vertical_flip, self.reference = transforms, vertical_flip, reference or transforms
+        self._recolor = recolored(transforms.recoloring)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
         """Returns the augmented sample: targets on the new grid, without crowds and cropped objects, with `size` and
@@ -68,53 +57,47 @@ class Augmentation:
         if self.vertical_flip and rng.random() < 0.5:
             pixels = cv2.flip(pixels, 0)
             values = {key: vflip(types[key], value, size) for key, value in values.items()}
-        if self.rotation:
-            matrix = rotation_matrix(size, float(rng.uniform(-self.rotation, self.rotation)))
+        if limit := self.transforms.rotation:
+            matrix = rotation_matrix(size, float(rng.uniform(-limit, limit)))
             pixels = cv2.warpAffine(pixels, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
             values = {key: types[key].rotate(value, matrix, size) for key, value in values.items()}
         pixels, values = self._reframed(pixels, values, types, rng)
         for step in self._recolor:
             step.set_random_state(rng, coins)
             pixels = recolor(step, pixels)
-        return finished(pixels, sample, values, size, self.recipe.canvas)
+        return finished(pixels, sample, values, size, self.transforms.canvas)
 
     def check(self, keys: Iterable[str], types: Types, measured: bool = True) -> None:
         """Raises ConfigError if these targets have places in the image, and a colour change moves its pixels.
 
-        measured: transforms of a third party's recipe are applied to images of stripes, see `moves_pixels`; otherwise,
+        measured: a third party's changes of colour are applied to images of stripes, see `moves_pixels`; otherwise,
         only those are refused that are known to move pixels.
         """
         located = [key for key in keys if key in types and has_place(types[key])]
-        if located and not isinstance(self.recipe.recoloring, str):
+        if located and not isinstance(self.transforms.recoloring, str):
             for step in self._recolor:
                 moves = step.moves_pixels if isinstance(step, SeededTransform) else None
                 if moves is None and measured and moves_pixels(step):
-                    moves = f"data.recipe: the recoloring {type(step).__name__} moves pixels"
+                    moves = f"data.transforms: the recoloring {type(step).__name__} moves pixels"
                 if moves is not None:
                     raise ConfigError(
                         f"{moves}, but labels have places in the image ({', '.join(located)}) and would not follow. "
-                        "Fix: leave it out; the recipe's training_frame, data.vertical_flip and data.rotation move "
-                        "pixels and labels together."
+                        "Fix: leave it out; training_frame and rotation of the transforms, and data.vertical_flip, "
+                        "move pixels and labels together."
                     )
 
     def _reframed(
         self, pixels: np.ndarray, values: Values, types: Types, rng: np.random.Generator
     ) -> tuple[np.ndarray, Values]:
-        """Crops the recipe's random window and resizes it, in one resampling. If it extends beyond the image, the part
-        inside is resized and placed on a larger image."""
+        """Crops the transforms' random window and resizes it, in one resampling. If it extends beyond the image, the
+        part inside is resized and placed on a larger image."""
         size = (pixels.shape[0], pixels.shape[1])
         class_maps = (types[key].class_map(value) for key, value in values.items())
         class_map = next((found for found in class_maps if found is not None), None)
         boxes = values.get("boxes")
-        window, new_size = self.recipe.training_frame_with_boxes(*size, rng, class_map, boxes)
+        window, new_size = self.transforms.training_frame_with_boxes(*size, rng, class_map, boxes)
         inside, place = part_inside(window, size, new_size)
-        if (
-            (self.object_crops and inside == window)
-            and (boxes is not None and len(boxes))
-            and rng.random() < self.object_crops
-        ):
-            inside = window = window_around(boxes[rng.integers(len(boxes))], window, size, rng)
-        if self.recipe.kept_objects == "centred" and boxes is not None:
+        if self.transforms.kept_objects == "centred" and boxes is not None:
             values = selected(values, types, centred(boxes, window))
         top, left, bottom, right = window
         cropped = (bottom - top, right - left)
@@ -129,8 +112,9 @@ class Augmentation:
             else:
                 value = types[key].crop(value, window, size)
                 values[key] = types[key].resize(value, cropped, new_size, zoom)
-        if self.min_visible and len(values.get("boxes", ())):
-            values = selected(values, types, visible_shares(values["boxes"], new_size) >= self.min_visible)
+        if self.transforms.min_visible and len(values.get("boxes", ())):
+            kept = visible_shares(values["boxes"], new_size) >= self.transforms.min_visible
+            values = selected(values, types, kept)
         part = resize_image(pixels[inside[0] : inside[2], inside[1] : inside[3]], new_sides)
         if inside != window:
             part = placed(part.transpose(2, 0, 1), place, new_size, 0).transpose(1, 2, 0)
@@ -144,7 +128,9 @@ def part_inside(window: Window, size: Size, new_size: Size) -> tuple[Window, Win
     for low, high, limit, new in zip(window[:2], window[2:], size, new_size, strict=True):
         first, last = max(low, 0), min(high, limit)
         if first >= last:
-            raise ConfigError(f"data.recipe: the window {(*window,)} is outside of an image of {size[0]} x {size[1]}.")
+            raise ConfigError(
+                f"data.transforms: the window {(*window,)} is outside of an image of {size[0]} x {size[1]}."
+            )
         start, end = (round((edge - low) * new / (high - low)) for edge in (first, last))
         start = min(start, new - 1)
         bounds.append((first, last, start, max(end, start + 1)))
@@ -163,22 +149,6 @@ def placed(value: np.ndarray, place: Window, size: Size, fill: float) -> np.ndar
     canvas = np.full((*value.shape[:-2], *size), fill, value.dtype)
     canvas[..., place[0] : place[2], place[1] : place[3]] = value
     return canvas
-
-
-def window_around(box: np.ndarray, window: Window, size: Size, rng: np.random.Generator) -> Window:
-    """Returns a window of the same size at a random position that contains a box (4,) xyxy, or its centre if the box is
-    larger, as in nnU-Net, which places a third of its crops around objects (Isensee et al. 2021).
-    """
-    edges = []
-    for axis, (low, high, limit) in enumerate(zip(window[:2], window[2:], size, strict=True)):
-        side, (start, end) = high - low, (float(box[1 - axis]), float(box[3 - axis]))
-        if math.ceil(end) - math.floor(start) > side:
-            start = end = (start + end) / 2
-        last = limit - side
-        first = min(max(math.ceil(end) - side, 0), last)
-        edges.append(int(rng.integers(first, min(max(math.floor(start), first), last) + 1)))
-    top, left = edges
-    return (top, left, top + window[2] - window[0], left + window[3] - window[1])
 
 
 def visible_shares(boxes: np.ndarray, size: Size) -> np.ndarray:

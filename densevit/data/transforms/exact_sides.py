@@ -1,5 +1,8 @@
-"""Exact integer arithmetic of image sides, without branches, so that `torch.export` can trace it with symbols."""
+"""Exact integer arithmetic of image sides, without branches, so that `torch.export` can trace it with symbols: exported
+files compute evaluation sizes too (`densevit export --resize`)."""
 
+import functools
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -21,6 +24,12 @@ def resize_short_side(height: int, width: int, short: int, longest: int | None =
     if longest is not None:
         short = maximum(1, minimum(short, rounded_ratio(longest * low, high)))
     return maximum(1, short * height // low), maximum(1, short * width // low)
+
+
+def scaled_by_least(side: int, scales: Sequence[tuple[int, int]]) -> int:
+    """Returns a side times the smallest of these fractions (numerator, denominator), rounded half up."""
+    least = functools.reduce(minimum, ((2 * side * top + bottom) // (2 * bottom) for top, bottom in scales))
+    return maximum(1, least)
 
 
 def minimum(a: int, b: int) -> int:

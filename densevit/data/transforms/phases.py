@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densevit.data.transforms.recipes import SCALES
-from densevit.data.transforms.resizing import TrainingTransform
-from densevit.interfaces import Size
+from densevit.data.transforms.resizing import TrainingTransform, create_transforms
+from densevit.interfaces import Size, Transforms
 
 if TYPE_CHECKING:
     from densevit.config import DataSection
@@ -41,19 +40,17 @@ class Phase:
         return Phase([function(transform) for transform in self.transforms], self.mixing)
 
 
-def at_size(section: "DataSection", size: int) -> "DataSection":
-    """Returns the section with `image_size` scaled so that it, or its larger side, is `size`, and images show the same
-    content: the scales of `crop` are relative to the image and are scaled too."""
+def transforms_at(section: "DataSection", size: int) -> Transforms:
+    """Builds the transforms for an `image_size` scaled so that it, or its larger side, is `size`."""
     assert section.image_size is not None  # the schema checks it for multi-scale training
     base = section.image_size if isinstance(section.image_size, int) else max(section.image_size)
     sides: int | Size = size
     if not isinstance(section.image_size, int):
         height, width = (max(1, round(side * size / base)) for side in section.image_size)
         sides = (height, width)
-    changed: dict[str, object] = {"image_size": sides}
-    if section.recipe == "crop":
-        changed["scales"] = tuple(scale * size / base for scale in section.scales or SCALES)
-    return section.model_copy(update=changed)
+    transforms = create_transforms(section.model_copy(update={"image_size": sides}))
+    transforms.rescale(size / base)
+    return transforms
 
 
 def final_phase_start(start: float, steps: int, batches_per_epoch: int, batches_per_step: int) -> tuple[int, int]:

@@ -4,15 +4,16 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from densevit.data.transforms.recipes import Recoloring
 from densevit.errors import DataError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates over the network
+
+Recoloring = Literal["none", "gentle", "photometric"]
 
 _STRIPES, _WIDTH = 32, 8  # stripes of an encoded position along a side, and their pixels
 _CELLS = 2 * _STRIPES  # along a side, of which one is inside of a stripe wherever that has moved
@@ -52,9 +53,9 @@ def recolor(step: Any, pixels: np.ndarray) -> np.ndarray:
     recolored: np.ndarray = step(image=pixels)["image"]
     if recolored.dtype != np.uint8 or recolored.shape != pixels.shape:
         raise DataError(
-            f"The recipe's recoloring {type(step).__name__} returns {recolored.dtype} {recolored.shape} for uint8 "
+            f"The recoloring {type(step).__name__} returns {recolored.dtype} {recolored.shape} for uint8 "
             f"{pixels.shape}; the same type and shape are expected. Fix: leave it out; the model normalises images, "
-            "and the recipe's training_frame crops and resizes them."
+            "and training_frame of the transforms crops and resizes them."
         )
     return recolored
 

@@ -1,30 +1,33 @@
-"""The recipe of image classification: random resized crops, RandAugment and random erasing."""
+"""The transforms `resized_crop`, of image classification: random resized crops, RandAugment and random erasing."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from densevit.config.values import Float, Int, Scales
+from densevit.data.transforms.crop import crop_size
 from densevit.data.transforms.exact_sides import resize_short_side
-from densevit.interfaces import Frame, Recipe, Size
+from densevit.interfaces import Frame, Size, Transforms
 
-AREAS = (0.08, 1.0)
 _RATIOS = (3 / 4, 4 / 3)  # width / height of a crop
 _TRIES = 10
 _MEAN = [124, 116, 104]  # ImageNet's mean colour, which erased pixels get
 
 
-class ResizedCrop(Recipe):
+class ResizedCrop(Transforms):
     """Crops of random area and aspect ratio, resized to one size (Szegedy et al. 2015), as torchvision's
     RandomResizedCrop.
 
     In evaluation the short side is the crop's shorter side, and the image is not cropped.
 
-    crop: (h, w). areas: the smallest and the largest area of a crop, as shares of the image's.
+    image_size: (h, w) of the crop, or its side.
+    areas: the smallest and the largest area of a crop, as shares of the image's.
     rand_augment: the magnitude of RandAugment (Cubuk et al. 2020), 0 to 30, with two operations per image; None: none.
         It moves pixels, and is refused on data whose labels have places in the image.
     random_erasing: the probability of erasing a rectangle (Zhong et al. 2020), which gets ImageNet's mean colour.
@@ -32,28 +35,29 @@ class ResizedCrop(Recipe):
 
     def __init__(
         self,
-        crop: Size,
-        areas: tuple[float, float] = AREAS,
-        rand_augment: int | None = None,
-        random_erasing: float | None = None,
+        image_size: int | Size | None,
+        areas: Scales = (0.08, 1.0),
+        rand_augment: Annotated[Int, Field(ge=0, le=30)] | None = None,
+        random_erasing: Annotated[Float, Field(gt=0, le=1)] | None = None,
     ) -> None:
-        self.crop, self.areas, self.canvas = crop, areas, crop
+        self.canvas: Size = crop_size(image_size, "resized_crop")
+        self.areas = areas
         self.recoloring: list[SeededTransform] = []
         if rand_augment is not None or random_erasing is not None:
             from torchvision.transforms import v2
         if rand_augment is not None:
-            moves = "data.rand_augment shears, translates and rotates images"
+            moves = "data.transforms.rand_augment shears, translates and rotates images"
             self.recoloring.append(SeededTransform(v2.RandAugment(num_ops=2, magnitude=rand_augment), moves))
         if random_erasing is not None:
             self.recoloring.append(SeededTransform(v2.RandomErasing(p=random_erasing, value=_MEAN)))
 
     def evaluation_size(self, height: int, width: int) -> Size:
         """Returns the size with this short side."""
-        return resize_short_side(height, width, min(self.crop))
+        return resize_short_side(height, width, min(self.canvas))
 
     def evaluation_bounds(self) -> Mapping[str, float]:
         """Returns the bound of the short side."""
-        return {"short_side": min(self.crop)}
+        return {"short_side": min(self.canvas)}
 
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
@@ -66,11 +70,11 @@ class ResizedCrop(Recipe):
             h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if 0 < h <= height and 0 < w <= width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                return Frame((top, left, top + h, left + w), self.crop)
+                return Frame((top, left, top + h, left + w), self.canvas)
         h = min(height, max(1, round(width / _RATIOS[0])))
         w = min(width, max(1, round(height * _RATIOS[1])))
         top, left = (height - h) // 2, (width - w) // 2
-        return Frame((top, left, top + h, left + w), self.crop)
+        return Frame((top, left, top + h, left + w), self.canvas)
 
 
 class SeededTransform:

@@ -1,6 +1,6 @@
 """The evaluation transform, and the resampling that it shares with the training transform (`augmentation.py`).
 
-Sizes follow from `data.recipe` and `data.image_size` (see `recipes.py`). Images stay uint8; the model normalises them.
+Sizes follow from `data.transforms` and `data.image_size`. Images stay uint8; the model normalises them.
 """
 
 import math
@@ -14,10 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit import registry
-from densevit.config import named_classes
-from densevit.data.transforms.recipes import build_recipe
 from densevit.errors import DataError
-from densevit.interfaces import Recipe, Sample, Size, TargetType
+from densevit.interfaces import Sample, Size, TargetType, Transforms
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, is_metadata
 
@@ -36,19 +34,16 @@ class TrainingTransform(Protocol):
 
 def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
     """Builds the evaluation transform of a data section."""
-    return EvaluationTransform(recipe_of(section))
+    return EvaluationTransform(create_transforms(section))
 
 
-def recipe_of(section: "DataSection") -> Recipe:
-    """Builds the recipe of a data section."""
-    if isinstance(section.recipe, str):
-        of_crops = (section.short_side, section.scales, section.rand_augment, section.random_erasing)
-        return build_recipe(section.recipe, section.image_size, *of_crops)
-    kind, options = named_classes.recipe(section)
-    recipe: Recipe = registry.construct(
-        kind, section.recipe.name, section.image_size, options=options, where="data.recipe"
+def create_transforms(section: "DataSection") -> Transforms:
+    """Builds the transforms that a data section names."""
+    name, options = section.transforms.name, section.transforms.options
+    transforms: Transforms = registry.create(
+        "transforms", name, section.image_size, options=options, where="data.transforms"
     )
-    return recipe
+    return transforms
 
 
 class EvaluationTransform:
@@ -57,12 +52,12 @@ class EvaluationTransform:
     canvas: (h, w) to which images are padded at the bottom and right, or None; `size` and targets exclude the padding.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.canvas = recipe, recipe.evaluation_canvas
+    def __init__(self, transforms: Transforms) -> None:
+        self.transforms, self.canvas = transforms, transforms.evaluation_canvas
 
     def size_of(self, height: int, width: int) -> Size:
         """Returns (h, w) to which an image of this size is resized, without padding."""
-        return self.recipe.evaluation_size(height, width)
+        return self.transforms.evaluation_size(height, width)
 
     def __call__(self, sample: Sample, types: Types | None = None, zoom: float = 1.0) -> Sample:
         """Returns the resized sample: targets on the new grid, without crowds, with `size` and `original_size`.
@@ -81,14 +76,14 @@ class EvaluationTransform:
 
 
 class WithoutAugmentation:
-    """The training transform of the recipe `resize`: the evaluation transform. The generator is not used.
+    """The training transform without augmentation: the evaluation transform. The generator is not used.
 
-    evaluation: the evaluation transform, at this transform's size. reference: the recipe whose evaluation size zooms
-    are relative to.
+    evaluation: the evaluation transform, at this transform's size. reference: the transforms whose evaluation size
+    zooms are relative to.
     """
 
-    def __init__(self, evaluation: EvaluationTransform, reference: Recipe | None = None) -> None:
-        self.evaluation, self.reference = evaluation, reference or evaluation.recipe
+    def __init__(self, evaluation: EvaluationTransform, reference: Transforms | None = None) -> None:
+        self.evaluation, self.reference = evaluation, reference or evaluation.transforms
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
         original = image_size(sample)

@@ -12,6 +12,7 @@ from torch import Tensor
 from densevit import registry
 from densevit.config import Config
 from densevit.data.build import Data
+from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, PluginError, counted, did_you_mean, one_line
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head
@@ -30,7 +31,7 @@ def check_model(config: Config, data: Data, model: DenseModel) -> None:
     inference_by_head(model, config.inference.options, config.inference_by_head)  # raises for options without effect
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
-    _check_input_size(config, model)
+    _check_input_size(config, data.val_transform, model)
     _check_frozen(config, model)
 
 
@@ -132,7 +133,7 @@ def check_budget(budget: Budget, config: Config) -> None:
         )
 
 
-def _check_input_size(config: Config, model: DenseModel) -> None:
+def _check_input_size(config: Config, evaluation: EvaluationTransform, model: DenseModel) -> None:
     """Raises ConfigError if the backbone has a fixed input size and the config resizes images to another size."""
     fixed = model.backbone.input_size
     if fixed is None:
@@ -150,11 +151,12 @@ def _check_input_size(config: Config, model: DenseModel) -> None:
         )
     sections = inference_by_head(model, config.inference.options, config.inference_by_head)
     whole = [name for name in model.heads if name not in sections or sections[name].window is None]
-    fits = config.data.recipe == "lsj" and config.data.short_side is None
-    if config.data.recipe in ("crop", "lsj", "resized_crop") and not fits and whole:
+    images = ((10 * fixed[0], 20 * fixed[1]), (20 * fixed[0], 10 * fixed[1]))  # landscape and portrait, both larger
+    sides = zip(*(evaluation.size_of(*image) for image in images), strict=True)
+    if whole and any(max(of_images) > side for of_images, side in zip(sides, fixed, strict=True)):
         window = f"set inference.window=[{fixed[0]},{fixed[1]}]"
         raise ConfigError(
-            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.recipe "
-            f"{config.data.recipe!r} validates {' and '.join(f'heads.{name}' for name in whole)} on whole images. Fix: "
-            f"{window if sections.keys() >= set(whole) else 'use another recipe'}."
+            f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.transforms "
+            f"{config.data.transforms.name!r} validate {' and '.join(f'heads.{name}' for name in whole)} on whole "
+            f"images. Fix: {window if sections.keys() >= set(whole) else 'use other transforms'}."
         )

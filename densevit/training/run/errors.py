@@ -89,7 +89,7 @@ def memory_failure(error: RuntimeError, config: Config, batch: str) -> str:
     device = "the CPU" if "CPUAllocator" in text else "the GPU"
     requested = re.search(r"[Tt]ried to allocate [\d.,]+ \w+", text)
     total = re.search(r"total capacity of [\d.,]+ \w+", text)
-    size = "the recipe's" if config.data.image_size is None else str(config.data.image_size)
+    size = "the default" if config.data.image_size is None else str(config.data.image_size)
     facts = [batch or f"a batch of {config.data.batch_size}, data.image_size {size}"]
     facts += [match[0][0].lower() + match[0][1:] for match in (requested, total) if match is not None]
     half, accumulate = max(1, config.data.batch_size // 2), config.trainer.accumulate

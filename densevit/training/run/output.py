@@ -39,10 +39,10 @@ from densevit.weights import licences, model_file
 from densevit.weights.weights_table import weights_table
 
 FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # of a complete run
-_INPUT = {"data.image_size", "data.recipe", "data.short_side"}
+_INPUT = ("data.image_size", "data.transforms")
 _OTHER_INPUT = (
-    "The best epoch is chosen among epochs before and after, although their images differ in size. To start a separate "
-    "run from these weights: densevit train CONFIG weights={}"
+    "The best epoch is chosen among epochs before and after, although their images may differ in size. To start a "
+    "separate run from these weights: densevit train CONFIG weights={}"
 )
 _EXTEND = "To train longer: densevit train --resume {} trainer.max_images=N, with a larger N."
 
@@ -57,7 +57,7 @@ def start(plan: Plan, folder: RunFolder) -> None:
             console.print("Differences from the checkpoint's config:")
             for key, change in plan.changed.items():
                 console.print(f"  {key}: {change}")
-            if plan.changed.keys() & _INPUT:
+            if any(key.startswith(_INPUT) for key in plan.changed):
                 console.print(_OTHER_INPUT.format(path))
         if plan.checkpoint is None:
             for line in config.set_aside:

@@ -7,6 +7,7 @@ import numpy as np
 
 from densevit.config import Config, DataSection
 from densevit.data.build import Data, build_evaluation_transform
+from densevit.errors import DensevitError
 from densevit.evaluation.low_classes import SMALL, object_sides
 from densevit.interfaces import Dataset, Size
 
@@ -79,8 +80,7 @@ def object_size(section: DataSection, dataset: Dataset, fixed_size: Size | None)
     if side >= SMALL:
         return f"{line}."
     line += ", which few models detect."
-    scales = fixed_size is None and section.recipe in ("fixed", "resize")  # others may not scale with image_size
-    larger = _larger(section, dataset, side, in_files or side) if scales else None
+    larger = _larger(section, dataset, side, in_files or side) if fixed_size is None else None
     return line if larger is None else f"{line} data.image_size={larger[0]} enlarges it to {larger[1]:.0f} px."
 
 
@@ -91,7 +91,10 @@ def _larger(section: DataSection, dataset: Dataset, side: float, in_files: float
     best: tuple[int, float] | None = None
     for image_size in _IMAGE_SIZES:
         candidate = section.model_copy(update={"image_size": image_size})
-        enlarged = _median_side(dataset, build_evaluation_transform(candidate).size_of)
+        try:
+            enlarged = _median_side(dataset, build_evaluation_transform(candidate).size_of)
+        except DensevitError:  # the transforms take other sizes
+            break
         if enlarged is None or enlarged > 1.05 * in_files:
             break
         if enlarged >= 1.25 * side:

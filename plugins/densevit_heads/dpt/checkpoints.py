@@ -80,9 +80,12 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     ((task, head),) = sections["heads"].items()
     if task == "segmentation":
         name, others = setr.recipe(sections, classes)
-        return name, {"data": {**others.get("data", {}), "image_size": 480, "short_side": 480}, "inference": {}}
+        return name, {
+            "data": {**others.get("data", {}), "image_size": 480, "transforms": {"short_side": 480}},
+            "inference": {},
+        }
     if head.get("output") == "relative":
-        return "nyu/dpt_hybrid", {"data": {"image_size": 384, "short_side": 384}}
+        return "nyu/dpt_hybrid", {"data": {"image_size": 384, "transforms": {"short_side": 384}}}
     return ("kitti/dpt_hybrid" if head.get("max_depth", 10.0) > 10 else "nyu/dpt_hybrid"), {}
 
 

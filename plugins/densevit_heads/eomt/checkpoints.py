@@ -180,7 +180,10 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
             return "ade20k/eomt_large", {"data": {"name": "label_maps", "classes": listed}, **windows}
         if known == 19:
             return "ade20k/eomt_large", {"data": "configs/data/cityscapes.yaml", **windows}
-        return "ade20k/eomt_large", {"data": size["data"] | {"short_side": side}, **windows} if size else {}
+        return "ade20k/eomt_large", {
+            "data": size["data"] | {"transforms": {"short_side": side}},
+            **windows,
+        } if size else {}
     if known == 150:
         return "coco/eomt_large_panoptic", {"data": "configs/data/ade20k_panoptic.yaml"}
     return f"coco/eomt_{variant}_panoptic", size

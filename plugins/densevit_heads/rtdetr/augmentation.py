@@ -1,11 +1,11 @@
-"""The augmentation of the recipes of RT-DETR and D-FINE: images of one size, without their aspect ratio."""
+"""The transforms of RT-DETR and D-FINE: images of one size, without their aspect ratio."""
 
 from typing import Literal
 
 import numpy as np
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Frame, Recipe, Size, Window
+from densevit.interfaces import Frame, Size, Transforms, Window
 
 # Of the training images, the share with a border and the share that is cropped.
 ENLARGED, CROPPED = 0.5, 0.8
@@ -15,9 +15,9 @@ _SIDES, _ASPECT = (0.3, 1.0), (0.5, 2.0)  # of a crop: its sides relative to the
 _TRIES = 40
 
 
-class Stretch(Recipe):
+class Stretch(Transforms):
     """Resizes images to `image_size` whatever their aspect ratio, in training with SSD's border and crop (Liu et al.
-    2016, section 2.2) as torchvision's RandomZoomOut and RandomIoUCrop have them (`data.recipe`).
+    2016, section 2.2) as torchvision's RandomZoomOut and RandomIoUCrop have them.
 
     Half of the images lie at random on a black one of up to four times their sides; then 80 % are cropped by
     `iou_crop`. Objects are kept if the centre of their box is in the crop. image_size: (h, w), or the side of a square.
@@ -28,7 +28,7 @@ class Stretch(Recipe):
 
     def __init__(self, image_size: int | Size | None) -> None:
         if image_size is None:
-            raise ConfigError("data.image_size is missing: the recipe needs [height, width], or the side of a square.")
+            raise ConfigError("data.image_size is missing: set [height, width], or the side of a square.")
         self.size: Size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.canvas = self.evaluation_canvas = self.size
 

@@ -94,7 +94,7 @@ def _origin(results: Results, facts: Mapping[str, Any]) -> list[tuple[str, str]]
 def _data(setting: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:
     """A data set in words, such as "scenes, 128x128, 16,000 training and 500 validation images"."""
     size = setting["image_size"]
-    parts = [setting["data"], "the recipe's image size" if size is None else f"{size[0]}x{size[1]}"]
+    parts = [setting["data"], "the default image size" if size is None else f"{size[0]}x{size[1]}"]
     if training is not None:
         parts.append(f"{training['train_images']:,} training and {training['val_images']:,} validation images")
     return ", ".join(parts)

@@ -26,7 +26,7 @@ def check_split(split: SplitStatistics, examination: Examination) -> None:
     wrong = [text for summary in split.summaries for text in summary.wrong]
     examination.report("error", "invalid samples", wrong, "Correct the data set's values.", of=split.opened)
     failures = [summary.failure for summary in split.summaries if summary.failure]
-    fix = "Correct the values or the recipe: training would stop at these images."
+    fix = "Correct the values or data.transforms: training would stop at these images."
     examination.report("error", "images on which the training transform fails", failures, fix)
     _classes(split, examination)
     _objects(split, examination)
@@ -71,7 +71,7 @@ def _objects(one: SplitStatistics, examination: Examination) -> None:
     pairs = [(s.objects, s.kept) for s in one.summaries if s.objects and s.kept is not None and s.kept >= 0]
     before, after = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
     if before and after < 0.5 * before:
-        fix = "They are outside of crops, or have no area after resizing. Check data.recipe and data.image_size."
+        fix = "They are outside of crops, or have no area after resizing. Check data.transforms and data.image_size."
         text = f"{after:,} of {before:,} objects are left after the training transform"
         examination.report("warning", "objects lost in augmentation", [text], fix, before - after, before)
     for key, named in one.inputs.items():
@@ -79,7 +79,7 @@ def _objects(one: SplitStatistics, examination: Examination) -> None:
         if len(sides) == 2 and len(sides[0]):
             small = int((np.minimum(*sides) < TINY).sum())
             if small >= 0.1 * len(sides[0]):
-                fix = "Raise data.image_size, or train on crops (data.recipe=crop) and predict with windows."
+                fix = "Raise data.image_size, or train on crops (data.transforms=crop) and predict with windows."
                 text = f"{key}: {small / len(sides[0]):.0%} are less than {TINY:g} px wide or high in the model's input"
                 examination.report("warning", "objects that are tiny for the model", [text], fix, small, len(sides[0]))
 

@@ -114,7 +114,7 @@ def _join_parts(examination: Examination, diagnosis: Diagnosis) -> None:
 def _transform(data: Data, examination: Examination) -> TrainingTransform | None:
     """The training transform; None where it cannot be built, which is reported."""
     try:
-        return data.recipe_transform
+        return data.config_transform
     except DensevitError as error:
         examination.report("error", "the augmentation cannot be used", [str(error)])
         return None
@@ -140,7 +140,7 @@ def _augment(data: Data, diagnosis: Diagnosis) -> None:
     summaries = diagnosis.splits["train"].summaries
     valid = [image.index for image in summaries if not (image.problem or image.wrong or image.failure)]
     with contextlib.suppress(DensevitError):  # already reported as a finding
-        diagnosis.samples = list(augmented_samples(data.train, data.recipe_transform, valid))
+        diagnosis.samples = list(augmented_samples(data.train, data.config_transform, valid))
 
 
 def _count_cost(found: Source, data: Data, diagnosis: Diagnosis) -> None:

@@ -131,7 +131,7 @@ class Summaries(data.Dataset[Summary]):
         assert self.transform is not None
         try:
             targets = transformed(self.transform, sample, found.index, self.types)["targets"]
-        except Exception as error:  # DataError, or whatever a third party's recipe or type raises
+        except Exception as error:  # DataError, or whatever a third party's transforms or type raises
             return replace(found, kept=-1, failure=f"image {found.name}: {one_line(error)}")
         size, inputs = targets["size"], {}
         per_object = [len(as_numpy(v)) for k, v in targets.items() if k in self.types and self.types[k].per == "object"]

@@ -21,7 +21,7 @@ from densevit.data.build import create_dataset
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DataError
 from densevit.targets import RunLengthMasks
@@ -377,7 +377,7 @@ def test_degenerate_boxes_are_left_out_in_training_with_one_counted_warning(writ
         assert len(dataset[1]["targets"]["boxes"]) == 6, "as in the json, for evaluation"
         assert dataset.object_counts().tolist() == [0, 1, 0] and dataset.image_classes().tolist() == [[1, 0]]
         assert dataset.all_objects()[1]["boxes"].tolist() == [[1, 1, 6, 6]]
-        keep_size = EvaluationTransform(build_recipe("fixed", (30, 40)))
+        keep_size = EvaluationTransform(Fixed((30, 40)))
         assert keep_size(dataset[1])["targets"]["boxes"].tolist() == [[1, 1, 6, 6]]
         create_dataset("coco", "train", root=root)  # the same warning is not repeated
     (warning,) = caught

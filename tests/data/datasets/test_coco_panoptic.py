@@ -18,7 +18,8 @@ from densevit.data.datasets.coco_panoptic import PRESETS, CocoPanoptic, Preset
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.crop import Crop
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DataError
 from densevit.registry import options
@@ -123,21 +124,17 @@ def test_second_start_does_not_read_the_segments_again(write: Write, monkeypatch
         dataset(root)
 
 
-def test_crops_of_the_recipe_crop_keep_ids_and_crowds(write: Write) -> None:
+def test_crops_keep_ids_and_crowds(write: Write) -> None:
     sample = dataset(write(ids=IDS.repeat(16, 0).repeat(16, 1), size=(64, 48)))[0]
     for seed in range(8):
-        targets = Augmentation(build_recipe("crop", 32, scales=(1.0, 1.0)))(sample, np.random.default_rng(seed))[
-            "targets"
-        ]
+        targets = Augmentation(Crop(32, scales=(1.0, 1.0)))(sample, np.random.default_rng(seed))["targets"]
         assert targets["panoptic"].shape == (32, 32) and targets["panoptic_crowds"] == [1000]
         assert len(set(targets["panoptic"].unique().tolist()) - {-1}) > 1  # of several classes
         assert set(targets["panoptic"].unique().tolist()) <= {-1, 1000, 1001, 1002, 2000}
 
 
 def test_truth_in_validation_stays_run_length_coded(write: Write) -> None:
-    prepared = TransformedDataset(
-        dataset(write(), masks=True), EvaluationTransform(build_recipe("fixed", 8)), train=False
-    )
+    prepared = TransformedDataset(dataset(write(), masks=True), EvaluationTransform(Fixed(8)), train=False)
     targets = prepared[SampleKey(0, 0)]["targets"]  # type: ignore[call-overload]
     codes = list(targets["truth"]["masks"])
     assert np.array_equal(rle.decode(codes).transpose(2, 0, 1), np.array([9, 7, 300])[:, None, None] == IDS)

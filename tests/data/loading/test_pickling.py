@@ -18,12 +18,12 @@ from densevit.interfaces import Dataset
 from densevit.targets import RunLengthMasks
 from densevit_scenes.dataset import Scenes
 
-RECIPES: list[dict[str, Any]] = [
-    {"recipe": "resize", "image_size": 32},
-    {"recipe": "fixed", "image_size": 32},
-    {"recipe": "detr", "image_size": [32, 54]},
-    {"recipe": "crop", "image_size": 32, "scales": [0.5, 2.0], "rotation": 10},
-    {"recipe": "lsj", "image_size": 32},
+TRANSFORMS: list[dict[str, Any]] = [
+    {"transforms": "resize", "image_size": 32},
+    {"transforms": "fixed", "image_size": 32},
+    {"transforms": "detr", "image_size": [32, 54]},
+    {"transforms": {"name": "crop", "scales": [0.5, 2.0], "rotation": 10}, "image_size": 32},
+    {"transforms": "lsj", "image_size": 32},
 ]
 
 
@@ -50,8 +50,8 @@ def assert_survives(dataset: Dataset, **section: Any) -> None:
         assert_same(pickle.loads(pickle.dumps(prepared))[pick], prepared[pick])
 
 
-@pytest.mark.parametrize("section", RECIPES, ids=lambda section: section["recipe"])
-def test_every_recipe_can_be_pickled(section: dict[str, Any]) -> None:
+@pytest.mark.parametrize("section", TRANSFORMS, ids=lambda section: str(section["transforms"]))
+def test_all_transforms_can_be_pickled(section: dict[str, Any]) -> None:
     assert_survives(Scenes("train", image_size=48, train_length=2), **section)
 
 
@@ -98,7 +98,7 @@ def test_every_data_set_can_be_pickled(section: Any, tmp_path: Path) -> None:
 
     options = section(tmp_path)
     dataset = registry.create("datasets", options.pop("name"), "train", options=options, where="data")
-    assert_survives(dataset, recipe="resize", image_size=32)
+    assert_survives(dataset, transforms="resize", image_size=32)
 
 
 def config(**data: Any) -> Config:
@@ -110,7 +110,7 @@ def config(**data: Any) -> Config:
 def test_spawned_workers_give_the_same_batches() -> None:
     section = {"name": "scenes", "image_size": 48, "train_length": 4, "val_length": 2, "batch_size": 2}
     here, spawned = (
-        build_data(config(recipe="resize", num_workers=workers, **section)).train_loader() for workers in (0, 1)
+        build_data(config(transforms="resize", num_workers=workers, **section)).train_loader() for workers in (0, 1)
     )
     spawned.multiprocessing_context = "spawn"  # the default on Windows and macOS; on Linux our workers are forked
     for one, other in zip(list(here), list(spawned), strict=True):

@@ -224,7 +224,7 @@ def test_draws_depend_on_seed_index_and_repeat_only():
     assert sum(equal) < 4
 
 
-def test_share_of_images_and_unchanged_draws_of_the_recipe():
+def test_share_of_images_and_unchanged_draws_of_the_transforms():
     plain, half = shapes(None), shapes(0.5)
     changed = 0
     for index in range(40):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from densevit.config import DataSection
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import build_recipe
-from densevit.data.transforms.resizing import EvaluationTransform
-from densevit.interfaces import Frame, Recipe, Sample
+from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.resizing import EvaluationTransform, create_transforms
+from densevit.interfaces import Frame, Sample, Transforms
 from densevit.losses.context import LossContext
 from densevit_heads.dpt import DptDepth
 
@@ -48,11 +49,11 @@ def assert_on_its_place(sample: Sample, places: dict[float, tuple[int, int]], zo
 @pytest.mark.parametrize("image_size", [None, 100, 333, (90, 300), (240, 120)])
 def test_evaluation_resizing_creates_no_new_depth(image_size: Any) -> None:
     sample, places = lidar()
-    assert_on_its_place(EvaluationTransform(build_recipe("resize", image_size))(sample), places)
+    assert_on_its_place(EvaluationTransform(Fixed(image_size))(sample), places)
 
 
-class OneFrame(Recipe):
-    """A recipe that always returns the same frame. EvaluationTransform does not change images."""
+class OneFrame(Transforms):
+    """Transforms that always return the same frame. EvaluationTransform does not change images."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
@@ -87,27 +88,27 @@ def test_augmented_depth_stays_aligned_with_the_image(frame: Frame, zoom: float)
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
+    ("name", "image_size"),
     [
-        ("fixed", {"image_size": 160}),
-        ("detr", {"image_size": (100, 170)}),
-        ("crop", {"image_size": (96, 96), "scales": (0.5, 2.0)}),
+        ("fixed", 160),
+        ("detr", (100, 170)),
+        ("crop", (96, 96)),
     ],
 )
-def test_recipes_sample_depth_at_pixel_centres(name: str, given: dict[str, Any]) -> None:
+def test_depth_is_sampled_at_pixel_centres(name: str, image_size: Any) -> None:
     """Against nearest-pixel sampling written out, with depth divided by the frame's zoom against evaluation.
 
     A shift by one pixel would still agree at 90 % of such a sparse map.
     """
-    recipe: Any = build_recipe(name, **given)
+    transforms: Any = create_transforms(DataSection(name="depth", transforms=name, image_size=image_size))
     sample, _ = lidar()
     whole = sample["targets"]["depth"].numpy()
-    usual = np.sqrt(np.prod(recipe.evaluation_size(HEIGHT, WIDTH)) / whole.size)
+    usual = np.sqrt(np.prod(transforms.evaluation_size(HEIGHT, WIDTH)) / whole.size)
     recorded = OneFrame(Frame((0, 0, 1, 1), (1, 1)))
-    recorded.evaluation_size = recipe.evaluation_size  # type: ignore[method-assign]
+    recorded.evaluation_size = transforms.evaluation_size  # type: ignore[method-assign]
     transform = Augmentation(recorded)  # type: ignore[arg-type]
     for seed in range(20):
-        recorded.frame = recipe.training_frame(HEIGHT, WIDTH, np.random.default_rng(seed))
+        recorded.frame = transforms.training_frame(HEIGHT, WIDTH, np.random.default_rng(seed))
         (top, left, bottom, right), (h, w) = recorded.frame
         rows = top + np.floor((np.arange(h) + 0.5) * (bottom - top) / h).astype(int)
         columns = left + np.floor((np.arange(w) + 0.5) * (right - left) / w).astype(int)
@@ -141,7 +142,7 @@ def test_depth_beyond_the_head_s_range_after_zoom_is_unknown(zoom: float, wanted
 def test_padding_has_no_depth() -> None:
     """The canvas is wider than the image; targets leave that out."""
     sample, _ = lidar()
-    transform = Augmentation(build_recipe("fixed", (300, 300)))
+    transform = Augmentation(Fixed((300, 300)))
     for seed in range(5):
         taken = transform(sample, np.random.default_rng(seed))
         assert taken["image"].shape == (3, 300, 300)

@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit.data.build import build_data, build_transforms
 from densevit.data.transforms.augmentation import Augmentation, vflip
 from densevit.errors import ConfigError
-from densevit.interfaces import IGNORE, Frame, Recipe, Sample
+from densevit.interfaces import IGNORE, Frame, Sample, Transforms
 from densevit.targets.keypoints import Keypoints
 from densevit.targets.maps import VectorMap
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -25,8 +25,11 @@ H, W = 37, 52  # of the images that are flipped
 MAPS = ("depth", "semantic", "panoptic")
 
 
-class Whole(Recipe):
-    """A recipe that does not change images."""
+class Whole(Transforms):
+    """Leaves the size of images as it is, and rotates them."""
+
+    def __init__(self, rotation: float = 0.0) -> None:
+        self.rotation = rotation
 
     def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
@@ -53,7 +56,7 @@ def sample() -> Sample:
 
 
 def turned(seed: int) -> Sample:
-    return Augmentation(Whole(), LIMIT)(sample(), np.random.default_rng(seed))
+    return Augmentation(Whole(LIMIT))(sample(), np.random.default_rng(seed))
 
 
 def angle(image: np.ndarray) -> float:
@@ -110,21 +113,21 @@ def test_images_without_objects_are_rotated() -> None:
     empty = sample()
     empty["targets"] |= {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     del empty["targets"]["masks"]
-    taken = Augmentation(Whole(), LIMIT)(empty, np.random.default_rng(0))["targets"]
+    taken = Augmentation(Whole(LIMIT))(empty, np.random.default_rng(0))["targets"]
     assert taken["boxes"].shape == (0, 4) and (taken["depth"] == 0).any()
 
 
-def test_config_enables_rotation_in_the_crop_recipe() -> None:
+def test_config_enables_rotation_of_crops() -> None:
     heads = {"depth": {"name": "dpt", "output": "sigmoid", "max_depth": 60}}
     data: dict[str, Any] = {"name": "scenes", "train_length": 2, "val_length": 2, "num_workers": 0, "batch_size": 1}
-    data |= {"recipe": "crop", "image_size": 64, "scales": [1.0, 1.0], "rotation": 30.0, "masks": False}
+    data |= {"transforms": {"name": "crop", "scales": [1.0, 1.0], "rotation": 30.0}, "image_size": 64, "masks": False}
     values = {"backbone": {"name": "resnet", "depth": 18}, "heads": heads, "data": data, "trainer": {"max_steps": 1}}
     loader = build_data(configs.from_mapping(values)).train_loader()
     black = [(batch["images"].sum(1) == 0).float().mean() for batch in loader]
     assert max(black) > 0.01
-    data["recipe"] = "fixed"
-    with pytest.raises(ConfigError, match=r"data\.rotation: the recipe 'fixed' has no such key"):
-        configs.from_mapping(values)
+    data["transforms"]["name"] = "fixed"
+    with pytest.raises(ConfigError, match=r"data\.transforms\.rotation is not an option of 'fixed'"):
+        configs.check_plugins(configs.from_mapping(values))
 
 
 # ---- vertical flips ----
@@ -205,6 +208,6 @@ def test_config_enables_vertical_flips() -> None:
     }
     augmentation, _ = build_transforms(configs.from_mapping(values).data)
     assert isinstance(augmentation, Augmentation) and augmentation.vertical_flip
-    values["data"]["recipe"] = "resize"
-    with pytest.raises(ConfigError, match=r"data\.vertical_flip: the recipe 'resize' has no augmentation"):
-        configs.from_mapping(values)
+    values["data"]["transforms"] = "resize"
+    with pytest.raises(ConfigError, match=r"data\.vertical_flip: the transforms 'resize' do not augment images"):
+        build_transforms(configs.from_mapping(values).data)

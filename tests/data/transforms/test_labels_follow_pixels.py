@@ -1,14 +1,12 @@
-"""Labels are where their pixels are, after every recipe, change of colour and method's view."""
+"""Labels are where their pixels are, after all transforms, change of colour and method's view."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from torchvision.ops import box_iou
 
 from densevit import registry
@@ -16,8 +14,8 @@ from densevit.config import DataSection, from_mapping
 from densevit.data.build import Data, build_transforms
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.copy_paste import CopyPaste
-from densevit.data.transforms.recipes import Fixed, Recoloring
-from densevit.data.transforms.recoloring import moves_pixels, recolored
+from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.recoloring import Recoloring, moves_pixels, recolored
 from densevit.data.transforms.resized_crop import ResizedCrop
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Dataset, Method, Sample
@@ -71,25 +69,14 @@ class Pastable(Rectangle):
         return {**sample, "targets": {key: value for key, value in sample["targets"].items() if key in kept}}
 
 
-def shipped_recipes() -> Iterator[Mapping[str, Any]]:
-    """The values of `data.recipe` in the shipped configs that name a class."""
-    found = {}
-    for file in Path("configs").rglob("*.yaml"):
-        data = yaml.safe_load(file.read_text(encoding="utf-8")).get("data")
-        for section in (data, data.get("final_phase")) if isinstance(data, dict) else ():
-            if isinstance(section, dict) and isinstance(section.get("recipe"), dict):
-                found[section["recipe"]["name"]] = section["recipe"]
-    yield from found.values()
-
-
 def sections() -> Iterator[dict[str, Any]]:
-    """Each recipe as it is, and with each key that changes what it does."""
-    [names, *_] = (get_args(kind) for kind in get_args(DataSection.model_fields["recipe"].annotation))
-    assert "fixed" in names and "resized_crop" in names
-    yield from ({"recipe": recipe} for recipe in (*names, *shipped_recipes()))
-    yield from ({"recipe": recipe, "vertical_flip": True} for recipe in ("fixed", "detr"))
-    yield {"recipe": "crop", "rotation": 40, "object_crops": 0.5, "min_visible": 0.2}
-    yield {"recipe": "resized_crop", "random_erasing": 1.0}
+    """All installed transforms as they are, and with each option that changes what they do."""
+    names = registry.find("transforms")
+    assert names.keys() >= {"fixed", "resized_crop", "stretch"}
+    yield from ({"transforms": name} for name in names)
+    yield from ({"transforms": name, "vertical_flip": True} for name in ("fixed", "detr"))
+    yield {"transforms": {"name": "crop", "rotation": 40, "object_crops": 0.5, "min_visible": 0.2}}
+    yield {"transforms": {"name": "resized_crop", "random_erasing": 1.0}}
 
 
 def different(view: Sample, rotated: bool = False) -> str:
@@ -137,12 +124,12 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("values", [*sections()], ids=str)
-def test_labels_follow_the_pixels_of_every_recipe(values: dict[str, Any], few_draws: None) -> None:
+def test_labels_follow_the_pixels_of_all_transforms(values: dict[str, Any], few_draws: None) -> None:
     transform, _ = build_transforms(DataSection(name="scenes", image_size=SIDE, **values))
     if isinstance(transform, Augmentation):
         transform.check(Rectangle.provides, TargetTypes.of(Rectangle()))
     for one, data in ((transform, Rectangle()), (CopyPaste(transform, Pastable(), 1.0), Pastable())):
-        problems = [different(view, "rotation" in values) for view in views_of(one, data)]
+        problems = [different(view, "rotation" in str(values)) for view in views_of(one, data)]
         assert [problem for problem in problems if problem] == []
 
 
@@ -199,12 +186,13 @@ def test_small_and_rare_movements_are_found(geometry: str) -> None:
 
 
 class Tilted(Fixed):
-    """A third party's recipe whose colours rotate images."""
+    """A third party's transforms, whose colours rotate images."""
 
     def __init__(self, image_size: int, kind: str = "Rotate") -> None:
         import albumentations as A
 
-        super().__init__(image_size, recoloring=[getattr(A, kind)(p=0.5)])  # type: ignore[arg-type]
+        super().__init__(image_size)
+        self.recoloring = [getattr(A, kind)(p=0.5)]  # type: ignore[assignment]
 
 
 def data_of(name: str, **values: Any) -> Data:
@@ -215,8 +203,10 @@ def data_of(name: str, **values: Any) -> Data:
 
 
 MOVING: dict[str, dict[str, Any]] = {
-    r"data\.rand_augment shears, translates and rotates": {"recipe": "resized_crop", "rand_augment": 0},
-    r"data\.recipe: the recoloring Rotate moves pixels": {"recipe": f"{__name__}:Tilted"},
+    r"data\.transforms\.rand_augment shears, translates and rotates": {
+        "transforms": {"name": "resized_crop", "rand_augment": 0}
+    },
+    r"data\.transforms: the recoloring Rotate moves pixels": {"transforms": f"{__name__}:Tilted"},
 }
 
 
@@ -231,8 +221,8 @@ def test_moving_pixels_without_labels_is_refused_at_the_start(message: str, phas
 
 def test_moving_pixels_is_for_images_whose_labels_have_no_place() -> None:
     image: Sample = {"image": Rectangle()[0]["image"], "targets": {"image_id": 0, "image_class": torch.tensor(1)}}
-    for recipe in (ResizedCrop((48, 48), rand_augment=9), Tilted(48)):
-        transform = Augmentation(recipe)
+    for transforms in (ResizedCrop((48, 48), rand_augment=9), Tilted(48)):
+        transform = Augmentation(transforms)
         transform.check(["image_class", "image_score", "class_scores"], TargetTypes())
         assert int(transform(image, np.random.default_rng(0))["targets"]["image_class"]) == 1
         for key in ("boxes", "masks", "keypoints", "semantic", "depth", "inverse_depth", "normals", "panoptic"):
@@ -242,7 +232,7 @@ def test_moving_pixels_is_for_images_whose_labels_have_no_place() -> None:
 
 def test_rand_augment_is_refused_on_a_sample_with_places() -> None:
     """Also where the transform is used without `Data`."""
-    with pytest.raises(ConfigError, match=r"data\.rand_augment shears"):
+    with pytest.raises(ConfigError, match=r"data\.transforms\.rand_augment shears"):
         next(views_of(Augmentation(ResizedCrop((48, 48), rand_augment=9)), Rectangle()))
 
 

@@ -1,4 +1,4 @@
-"""The recipe `lsj`: the geometry of detectron2's ResizeScale and FixedSizeCrop."""
+"""The transforms `lsj`: the geometry of detectron2's ResizeScale and FixedSizeCrop."""
 
 import itertools
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
-from densevit.data.transforms.recipes import LargeScaleJitter, build_recipe
+from densevit.data.transforms.large_scale_jitter import LargeScaleJitter
 
 SIZES = [(480, 640), (640, 480), (427, 640), (375, 500), (1080, 1920), (300, 1200), (1200, 300), (512, 512), (7, 900)]
 
@@ -59,14 +59,14 @@ def test_frames_by_hand() -> None:
     # It exceeds the canvas by 512 and 128 pixels: half of them, 256 and 64, is 106.7 and 26.7 of the original's.
     frame = LargeScaleJitter((1024, 1024)).training_frame(640, 480, Drawn(1.5, 0.5))  # type: ignore[arg-type]
     assert (frame.window, frame.size) == ((107, 27, 533, 453), (1024, 1024))
-    # At 0.75 it is 768 x 576: whole, and padded by 256 and 448 pixels. The recipe `crop` would take a short side.
+    # At 0.75 it is 768 x 576: whole, and padded by 256 and 448 pixels. `crop` would take a short side.
     frame = LargeScaleJitter((1024, 1024)).training_frame(640, 480, Drawn(0.75, 0.5))  # type: ignore[arg-type]
     assert (frame.window, frame.size) == ((0, 0, 640, 480), (768, 576))
 
 
 def test_scales_and_offsets_are_uniform() -> None:
-    recipe, rng = build_recipe("lsj", None), np.random.default_rng(0)
-    frames = [recipe.training_frame(400, 800, rng) for _ in range(4000)]
+    jitter, rng = LargeScaleJitter(None), np.random.default_rng(0)
+    frames = [jitter.training_frame(400, 800, rng) for _ in range(4000)]
     factors = np.array([size[0] / (w[2] - w[0]) * 800 / 1024 for w, size in frames])
     assert 0.099 < factors.min() < 0.11 and 1.98 < factors.max() < 2.01
     assert factors.mean() == pytest.approx(1.05, abs=0.02)
@@ -86,11 +86,11 @@ def test_scales_and_offsets_are_uniform() -> None:
     ],
 )
 def test_evaluation_sizes_by_hand(short_side: int | None, size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert build_recipe("lsj", 1024, short_side).evaluation_size(*size) == expected
+    assert LargeScaleJitter(1024, short_side).evaluation_size(*size) == expected
 
 
 def test_canvas_is_padded_with_ignored_pixels() -> None:
-    section = DataSection(name="scenes", recipe="lsj", image_size=96, scales=(0.5, 0.5))
+    section = DataSection(name="scenes", transforms={"name": "lsj", "scales": (0.5, 0.5)}, image_size=96)
     train, _ = build_transforms(section)
     sample: Any = {
         "image": torch.full((3, 64, 32), 200, dtype=torch.uint8),

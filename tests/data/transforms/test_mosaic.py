@@ -130,7 +130,7 @@ class Traced(Dataset):
 
 
 def section(**options: Any) -> DataSection:
-    values = {"name": f"{__name__}:Traced", "image_size": 60, "recipe": "resize", "batch_size": 4, "num_workers": 0}
+    values = {"name": f"{__name__}:Traced", "image_size": 60, "transforms": "resize", "batch_size": 4, "num_workers": 0}
     return DataSection.model_validate(values | options)
 
 
@@ -138,7 +138,7 @@ def test_options_mosaic_and_mixup_end_with_the_final_phase():
     phase = {"start": 0.5, "mosaic": None, "mixup": None}
     data = Data(section(mosaic=0.5, mixup=8.0, final_phase=phase), 3, 1)
     data.check_splits()
-    prepared = TransformedDataset(data.train, data.recipe_phases, train=True)
+    prepared = TransformedDataset(data.train, data.config_phases, train=True)
     keys = [SampleKey(index % 8, 3 + index // 8) for index in range(80)]
     sources = [len(np.unique(prepared[key]["image"][0])) for key in keys]  # of one image, or of four, some the same
     assert 0.3 < np.mean(np.array(sources) > 1) < 0.6

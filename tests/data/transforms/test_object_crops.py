@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from densevit import config
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
-from densevit.data.transforms.augmentation import visible_shares, window_around
-from densevit.errors import ConfigError
+from densevit.data.transforms.augmentation import visible_shares
+from densevit.data.transforms.crop import window_around
+from densevit.errors import PluginError
 from densevit.interfaces import Sample
 
-CROP = {"recipe": "crop", "image_size": 64, "scales": (1.0, 1.0)}
+CROP: dict[str, Any] = {"name": "crop", "scales": (1.0, 1.0)}
 
 
 def large(boxes: list[tuple[float, ...]], size: tuple[int, int] = (400, 600)) -> Sample:
@@ -26,7 +26,7 @@ def large(boxes: list[tuple[float, ...]], size: tuple[int, int] = (400, 600)) ->
 
 
 def crops(sample: Sample, count: int, **keys: Any) -> list[Any]:
-    transform = build_transforms(DataSection(name="coco", **CROP, **keys))[0]
+    transform = build_transforms(DataSection(name="coco", image_size=64, transforms=CROP | keys))[0]
     return [transform(sample, np.random.default_rng(seed)) for seed in range(count)]  # type: ignore[call-arg]
 
 
@@ -103,18 +103,17 @@ def test_objects_with_a_smaller_visible_share_are_left_out(least: float | None) 
         assert crop["targets"]["labels"].tolist() == expected
 
 
-def test_other_recipes_have_no_such_keys() -> None:
-    values = {"backbone": {"name": "x"}, "heads": {"a": {"name": "x"}}, "trainer": {"max_steps": 1}}
+def test_other_transforms_have_no_such_options() -> None:
     for key in ("object_crops", "min_visible"):
-        for recipe in ("detr", "lsj"):
-            with pytest.raises(ConfigError, match=f"data.{key}.*the recipe '{recipe}' has no such key"):
-                config.from_mapping({**values, "data": {"name": "coco", "recipe": recipe, key: 0.5}})
-        with pytest.raises(ConfigError, match=f"data.{key} should be less than or equal to 1"):
-            config.from_mapping({**values, "data": {"name": "coco", **CROP, "scales": [1, 1], key: 1.5}})
+        for name in ("detr", "lsj"):
+            with pytest.raises(PluginError, match=rf"data\.transforms\.{key} is not an option of '{name}'"):
+                build_transforms(DataSection(name="coco", transforms={"name": name, key: 0.5}))
+        with pytest.raises(PluginError, match=rf"data\.transforms\.{key} should be less than or equal to 1"):
+            build_transforms(DataSection(name="coco", image_size=64, transforms={**CROP, key: 1.5}))
 
 
 def test_evaluation_keeps_the_image_s_own_scale() -> None:
-    evaluation = build_transforms(DataSection(name="coco", **CROP))[1]
+    evaluation = build_transforms(DataSection(name="coco", image_size=64, transforms=CROP))[1]
     assert evaluation.size_of(4000, 6000) == (4000, 6000)
     sample = large([(300, 200, 310, 212)])
     assert torch.equal(evaluation(sample)["image"], sample["image"])

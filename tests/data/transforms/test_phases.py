@@ -12,7 +12,7 @@ from densevit import config
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.loading.dataloader import Loader
-from densevit.data.transforms.phases import at_size, final_phase_start
+from densevit.data.transforms.phases import final_phase_start, transforms_at
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Dataset, Sample
 from tests.training.run.test_run import TINY
@@ -42,7 +42,7 @@ class Boards(Dataset):
 def loader(
     rank: int = 0, world_size: int = 1, num_workers: int = 0, steps: int | None = None, **options: Any
 ) -> Loader:
-    values = {"name": f"{__name__}:Boards", "image_size": 64, "recipe": "resize", "multi_scale": SIZES, **options}
+    values = {"name": f"{__name__}:Boards", "image_size": 64, "transforms": "resize", "multi_scale": SIZES, **options}
     section = DataSection.model_validate({"batch_size": 4, "num_workers": num_workers, **values})
     made = Data(section, seed=3, multiple=1).train_loader(rank, world_size)
     made.training_steps = lambda: steps
@@ -85,9 +85,9 @@ def test_targets_follow_the_size():
             torch.testing.assert_close(target["depth"], torch.full((side, side // 2), depth[side]))
 
 
-@pytest.mark.parametrize("recipe", ["fixed", "detr", "lsj", "crop"])
-def test_every_recipe_has_the_sizes(recipe: str):
-    batches = epochs(loader(recipe=recipe, image_size=64, multi_scale=[32, 128]), 4)
+@pytest.mark.parametrize("transforms", ["fixed", "detr", "lsj", "crop"])
+def test_all_transforms_have_the_sizes(transforms: str):
+    batches = epochs(loader(transforms=transforms, image_size=64, multi_scale=[32, 128]), 4)
     small, large = ([side for side in sides(batches) if (side <= 64) is is_small] for is_small in (True, False))
     assert small and large and max(small) <= 64 < max(large) <= 256
 
@@ -113,11 +113,11 @@ def test_a_resumed_epoch_has_the_same_sizes():
     assert all(torch.equal(a["images"], b["images"]) for a, b in zip(found, expected[4:], strict=True))
 
 
-def test_sections_are_scaled_by_hand():
-    section = DataSection(name="scenes", image_size=(320, 640), recipe="crop", scales=(0.5, 2.0), short_side=300)
-    scaled = at_size(section, 480)
-    assert (scaled.image_size, scaled.scales, scaled.short_side) == ((240, 480), (0.375, 1.5), 300)
-    assert at_size(DataSection(name="scenes", image_size=640), 480).image_size == 480
+def test_transforms_are_scaled_by_hand():
+    options = {"name": "crop", "short_side": 300, "scales": (0.5, 2.0)}
+    scaled = transforms_at(DataSection(name="scenes", image_size=(320, 640), transforms=options), 480)
+    assert (scaled.canvas, scaled.scales, scaled.short_side) == ((240, 480), (0.375, 1.5), 300)
+    assert transforms_at(DataSection(name="scenes", image_size=640), 480).image_size == 480
 
 
 # ---- the final phase ----
@@ -153,16 +153,19 @@ def test_the_final_phase_has_its_own_augmentation(num_workers: int):
 
 def test_keys_that_the_phase_does_not_name_are_kept():
     section = DataSection(
-        name="scenes", image_size=64, recipe="crop", rotation=5.0, multi_scale=(32, 64), vertical_flip=True, root="a",
-        final_phase={"start": 0.9, "rotation": None},
+        name="scenes", image_size=64, transforms={"name": "crop", "short_side": 80, "rotation": 5.0},
+        multi_scale=(32, 64), vertical_flip=True, root="a",
+        final_phase={"start": 0.9, "transforms": {"rotation": None}},
     )  # fmt: skip
     final = section.in_final_phase
-    assert (final.rotation, final.multi_scale, final.vertical_flip) == (None, (32, 64), True)
-    assert final.recipe == "crop" and final.options == {"root": "a"} and final.final_phase is None
+    assert (final.multi_scale, final.vertical_flip) == ((32, 64), True)
+    assert final.transforms.model_dump() == {"name": "crop", "short_side": 80, "rotation": None}
+    assert final.options == {"root": "a"} and final.final_phase is None
     other = DataSection(
-        name="scenes", image_size=64, recipe="crop", rotation=5.0, final_phase={"start": 0.9, "recipe": "fixed"}
-    )
-    assert (other.in_final_phase.recipe, other.in_final_phase.rotation) == ("fixed", None)
+        name="scenes", image_size=64, transforms={"name": "crop", "rotation": 5.0},
+        final_phase={"start": 0.9, "transforms": "crop"},
+    )  # fmt: skip
+    assert other.in_final_phase.transforms.model_dump() == {"name": "crop"}
     plain = DataSection(name="scenes")
     assert plain.in_final_phase is plain
 
@@ -177,19 +180,19 @@ def test_keys_that_the_phase_does_not_name_are_kept():
         ),
         (
             ["data.final_phase={start: 0.5, zoom: 2}"],
-            r"data\.final_phase: 'zoom' is not a key that can change .* recipe,",
+            r"data\.final_phase: 'zoom' is not a key that can change .* transforms,",
         ),
         (["data.final_phase={start: 0.5, multi_scales: null}"], r"Did you mean 'multi_scale'\?"),
         (
-            ["data.final_phase={start: 0.5, rotation: 5}"],
-            r"data\.final_phase: rotation: the recipe 'fixed' has no such key",
+            ["data.final_phase={start: 0.5, transforms: {rotation: 5}}"],
+            r"data\.final_phase\.transforms\.rotation is not an option of 'fixed'",
         ),
-        (["data.final_phase={start: 0.5, recipe: resise}"], r"data\.final_phase: recipe: .*'resize'"),
+        (["data.final_phase={start: 0.5, transforms: resise}"], r"data\.final_phase\.transforms\.name: .*'resize'"),
         (["data.final_phase={start: 1.5}"], r"data\.final_phase\.start should be less than 1, not 1\.5"),
-        (["data.final_phase={recipe: resize}"], r"data\.final_phase\.start is missing"),
+        (["data.final_phase={transforms: resize}"], r"data\.final_phase\.start is missing"),
         (
-            ["data.final_phase={start: 0.5, recipe: 'no_such:C'}"],
-            r"data\.final_phase\.recipe\.name: .*no module 'no_such'",
+            ["data.final_phase={start: 0.5, transforms: 'no_such:C'}"],
+            r"data\.final_phase\.transforms\.name: .*no module 'no_such'",
         ),
         (["trainer.ema_warmup=5"], r"trainer\.ema_warmup: there is no average to warm up\. Set trainer\.ema"),
     ],
@@ -200,7 +203,7 @@ def test_wrong_keys_are_named(overrides: list[str], message: str):
 
 
 def test_the_config_is_written_and_read():
-    overrides = ["data.multi_scale=[32,64]", "data.final_phase={start: 5e-1, multi_scale: null, recipe: resize}"]
+    overrides = ["data.multi_scale=[32,64]", "data.final_phase={start: 5e-1, multi_scale: null, transforms: resize}"]
     loaded = config.from_mapping(yaml.safe_load(TINY), overrides=overrides)
     assert config.from_mapping(yaml.safe_load(config.dump(loaded))) == loaded
     changed = config.from_mapping(yaml.safe_load(config.dump(loaded)), overrides=["data.final_phase.start=0.8"])

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from densevit.config import from_mapping
-from densevit.data.build import Data
+from densevit.data.build import Data, build_transforms
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.phases import Phase
 from densevit.data.transforms.resized_crop import ResizedCrop, seeded
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.types import TargetTypes
 
@@ -33,8 +33,8 @@ def test_areas_and_ratios_are_those_of_torchvision() -> None:
     from torchvision.transforms import v2
 
     height, width, count = 80, 120, 4000
-    recipe, rng = ResizedCrop((32, 48)), np.random.default_rng(0)
-    frames = [recipe.training_frame(height, width, rng) for _ in range(count)]
+    crop, rng = ResizedCrop((32, 48)), np.random.default_rng(0)
+    frames = [crop.training_frame(height, width, rng) for _ in range(count)]
     assert {frame.size for frame in frames} == {(32, 48)}
     windows = np.array([frame.window for frame in frames])
     assert (windows[:, :2] >= 0).all() and (windows[:, 2:] <= (height, width)).all()
@@ -79,9 +79,9 @@ def test_a_sample_depends_only_on_its_generator() -> None:
 
 
 def test_erased_pixels_have_the_mean_colour() -> None:
-    recipe = ResizedCrop((64, 64), areas=(1.0, 1.0), random_erasing=1.0)
+    crop = ResizedCrop((64, 64), areas=(1.0, 1.0), random_erasing=1.0)
     white: Sample = {"image": torch.full((3, 64, 64), 255, dtype=torch.uint8), "targets": {"image_id": 0}}
-    image = Augmentation(recipe)(white, np.random.default_rng(0))["image"]
+    image = Augmentation(crop)(white, np.random.default_rng(0))["image"]
     erased = (image == torch.tensor([124, 116, 104])[:, None, None]).all(0)
     assert 0.01 < erased.float().mean() < 0.4 and (image[:, ~erased] == 255).all()
 
@@ -164,13 +164,19 @@ def test_labels_that_cannot_be_mixed() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rand_augment": 9}, r"data\.rand_augment: the recipe 'fixed' has no such key"),
-        ({"recipe": "resized_crop"}, "needs data.image_size"),
-        ({"recipe": "resized_crop", "image_size": 32, "rand_augment": 31}, "rand_augment"),
+        (
+            {"transforms": {"name": "fixed", "rand_augment": 9}},
+            r"data\.transforms\.rand_augment is not an option of 'fixed'",
+        ),
+        ({"transforms": "resized_crop"}, r"data\.image_size is missing: the transforms 'resized_crop' need"),
+        (
+            {"transforms": {"name": "resized_crop", "rand_augment": 31}, "image_size": 32},
+            r"data\.transforms\.rand_augment should be less than or equal to 30, not 31",
+        ),
         ({"mixup": 0}, "mixup"),
     ],
 )
 def test_wrong_options_are_errors(options: dict[str, Any], message: str) -> None:
     values = {"backbone": {"name": "swin"}, "heads": {}, "trainer": {"max_steps": 1}}
-    with pytest.raises(ConfigError, match=message):
-        from_mapping({**values, "data": {"name": "images", **options}}, "test")
+    with pytest.raises(DensevitError, match=message):
+        build_transforms(from_mapping({**values, "data": {"name": "images", **options}}, "test").data)

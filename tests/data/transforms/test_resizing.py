@@ -1,9 +1,8 @@
-"""Recipes, resizing and augmentation. Boxes are compared with the pixels of the image."""
+"""Transforms, resizing and augmentation. Boxes are compared with the pixels of the image."""
 
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,13 @@ from torch.nn import functional
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import Fixed, build_recipe, resize_short_side
+from densevit.data.transforms.crop import Crop
+from densevit.data.transforms.detr import Detr
+from densevit.data.transforms.exact_sides import resize_short_side
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import resize_image
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import IGNORE, Frame, Sample, TargetType
+from densevit.interfaces import IGNORE, Frame, Sample, TargetType, Transforms
 from densevit.targets import Depth, InstanceMasks, TargetTypes
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
@@ -26,6 +28,11 @@ COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0
 
 def section(**keys: Any) -> DataSection:
     return DataSection(name="scenes", **keys)
+
+
+def without_colours(transforms: Transforms) -> Transforms:
+    transforms.recoloring = "none"
+    return transforms
 
 
 def painted(height: int = 120, width: int = 160, seed: int = 0) -> Sample:
@@ -89,7 +96,7 @@ def check_agrees_with_image(sample: Sample) -> None:
 
 
 def test_resize_is_equal_in_training_and_evaluation() -> None:
-    train, evaluation = build_transforms(section(recipe="resize", image_size=96))
+    train, evaluation = build_transforms(section(transforms="resize", image_size=96))
     expected = evaluation(painted())
     for seed in range(3):
         result = train(painted(), np.random.default_rng(seed))
@@ -105,17 +112,17 @@ def test_resize_is_equal_in_training_and_evaluation() -> None:
         {"image_size": 200},
         {"image_size": (100, 100)},
         {"image_size": None},
-        {"recipe": "detr", "image_size": (160, 240)},
-        {"recipe": "detr", "image_size": 100},
-        {"recipe": "crop", "image_size": (90, 110)},
-        {"recipe": "crop", "image_size": 100, "short_side": 99, "scales": (0.7, 1.6)},
-        {"recipe": "lsj", "image_size": (120, 150), "scales": (0.8, 2.0)},
+        {"transforms": "detr", "image_size": (160, 240)},
+        {"transforms": "detr", "image_size": 100},
+        {"transforms": "crop", "image_size": (90, 110)},
+        {"transforms": {"name": "crop", "short_side": 99, "scales": (0.7, 1.6)}, "image_size": 100},
+        {"transforms": {"name": "lsj", "scales": (0.8, 2.0)}, "image_size": (120, 150)},
     ],
 )
 def test_augmented_targets_are_aligned_with_the_image(keys: dict[str, Any]) -> None:
     train, evaluation = build_transforms(section(**keys))
-    if keys.get("recipe") == "crop":  # its colours are no longer distinct; see test_crop_recipe.py
-        train = Augmentation(replace(evaluation.recipe, recoloring="none"))  # type: ignore[type-var]
+    if isinstance(evaluation.transforms, Crop):  # its colours are no longer distinct; see test_crop.py
+        train = Augmentation(without_colours(evaluation.transforms))
     sample, labels, flipped = painted(), set(), 0
     for seed in range(16):
         result = train(sample, np.random.default_rng(seed))
@@ -126,15 +133,15 @@ def test_augmented_targets_are_aligned_with_the_image(keys: dict[str, Any]) -> N
         assert result["targets"]["original_size"] == (120, 160)
         assert result["targets"]["image_id"] == 7
     assert 3 <= flipped <= 13
-    assert len(labels) > 1 or "recipe" not in keys, "no crop ever cut off an object"
+    assert len(labels) > 1 or "transforms" not in keys, "no crop ever cut off an object"
     check_agrees_with_image(evaluation(sample))
 
 
 def test_result_depends_on_the_generator_only() -> None:
     for keys in (
         {"image_size": 128},
-        {"recipe": "detr", "image_size": (160, 240)},
-        {"recipe": "crop", "image_size": 90},
+        {"transforms": "detr", "image_size": (160, 240)},
+        {"transforms": "crop", "image_size": 90},
     ):
         train, again = build_transforms(section(**keys))[0], build_transforms(section(**keys))[0]
         first = train(painted(), np.random.default_rng(3))
@@ -153,9 +160,9 @@ def test_result_depends_on_the_generator_only() -> None:
     "keys",
     [
         {"image_size": 128},
-        {"recipe": "detr", "image_size": (160, 240)},
-        {"recipe": "crop", "image_size": (90, 110), "short_side": 90},
-        {"recipe": "crop", "image_size": 120, "scales": (1, 1)},
+        {"transforms": "detr", "image_size": (160, 240)},
+        {"transforms": {"name": "crop", "short_side": 90}, "image_size": (90, 110)},
+        {"transforms": {"name": "crop", "scales": (1, 1)}, "image_size": 120},
     ],
 )
 def test_depth_is_divided_by_the_zoom(keys: dict[str, Any]) -> None:
@@ -174,10 +181,12 @@ def test_depth_is_divided_by_the_zoom(keys: dict[str, Any]) -> None:
                 expected = torch.full((int(mask.sum()),), (label.item() + 1) / factors[-1])
                 torch.testing.assert_close(targets["depth"][mask], expected, rtol=1e-4, atol=0)
     assert len(factors) > 20
-    assert (max(factors) == pytest.approx(1, abs=1e-5)) if keys.get("scales") else max(factors) / min(factors) > 1.3
+    assert (max(factors) == pytest.approx(1, abs=1e-5)) if "scales" in str(keys) else max(factors) / min(factors) > 1.3
 
 
-@pytest.mark.parametrize("keys", [{"image_size": 100}, {"recipe": "crop", "image_size": 100, "scales": (1, 1)}])
+@pytest.mark.parametrize(
+    "keys", [{"image_size": 100}, {"transforms": {"name": "crop", "scales": (1, 1)}, "image_size": 100}]
+)
 def test_flips_and_colours_are_independent(keys: dict[str, Any]) -> None:
     """One random stream for all steps: with a copy for each, recolouring would coincide with flipping."""
     sample = painted(100, 100)
@@ -220,19 +229,27 @@ def test_input_sample_is_not_modified() -> None:
         ({"image_size": (256, 512)}, (480, 640), (256, 341)),
         ({"image_size": (256, 512)}, (100, 640), (80, 512)),
         ({"image_size": None}, (33, 55), (33, 55)),
-        ({"recipe": "detr"}, (480, 640), (800, 1066)),  # sizes from the authors' code
-        ({"recipe": "detr"}, (427, 640), (800, 1199)),
-        ({"recipe": "detr"}, (640, 427), (1199, 800)),
-        ({"recipe": "detr"}, (300, 640), (625, 1333)),
-        ({"recipe": "detr"}, (500, 500), (800, 800)),
-        ({"recipe": "detr", "image_size": (480, 800)}, (480, 640), (480, 640)),
-        ({"recipe": "detr", "image_size": 480}, (300, 640), (375, 800)),
-        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (480, 640), (512, 683)),  # 682.67
-        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (683, 512), (683, 512)),
-        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (1024, 2048), (512, 1024)),
-        ({"recipe": "crop", "image_size": 512, "short_side": 512}, (100, 500), (410, 2048)),  # 4.096 times, not 5.12
-        ({"recipe": "crop", "image_size": (8, 9), "short_side": 20}, (30, 7), (80, 19)),  # 2.667 times: 18.67
-        ({"recipe": "crop", "image_size": 16}, (33, 55), (33, 55)),
+        ({"transforms": "detr"}, (480, 640), (800, 1066)),  # sizes from the authors' code
+        ({"transforms": "detr"}, (427, 640), (800, 1199)),
+        ({"transforms": "detr"}, (640, 427), (1199, 800)),
+        ({"transforms": "detr"}, (300, 640), (625, 1333)),
+        ({"transforms": "detr"}, (500, 500), (800, 800)),
+        ({"transforms": "detr", "image_size": (480, 800)}, (480, 640), (480, 640)),
+        ({"transforms": "detr", "image_size": 480}, (300, 640), (375, 800)),
+        ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (480, 640), (512, 683)),  # 682.67
+        ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (683, 512), (683, 512)),
+        ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (1024, 2048), (512, 1024)),
+        (
+            {"transforms": {"name": "crop", "short_side": 512}, "image_size": 512},
+            (100, 500),
+            (410, 2048),
+        ),  # 4.096 times, not 5.12
+        (
+            {"transforms": {"name": "crop", "short_side": 20}, "image_size": (8, 9)},
+            (30, 7),
+            (80, 19),
+        ),  # 2.667 times: 18.67
+        ({"transforms": "crop", "image_size": 16}, (33, 55), (33, 55)),
     ],
 )
 def test_evaluation_sizes(keys: dict[str, Any], size: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -275,13 +292,13 @@ def test_letterbox_is_padded_and_size_excludes_padding() -> None:
         assert train(bright, np.random.default_rng(seed))["image"].shape == (3, 150, 100)
 
 
-# ---- the recipes ----
+# ---- the transforms ----
 
 
 def test_detr_sizes_and_crops_match_the_paper() -> None:
-    recipe = build_recipe("detr", None)
+    detr = Detr(None)
     rng = np.random.default_rng(0)
-    frames = [recipe.training_frame(480, 640, rng) for _ in range(2000)]
+    frames = [detr.training_frame(480, 640, rng) for _ in range(2000)]
     whole = [frame for frame in frames if frame.window == (0, 0, 480, 640)]
     assert 0.45 < len(whole) / len(frames) < 0.55
     assert {min(frame.size) for frame in whole} == set(range(480, 801, 32))
@@ -300,8 +317,8 @@ def test_detr_sizes_and_crops_match_the_paper() -> None:
 
 def test_detr_crop_statistics_match_resize_crop_resize() -> None:
     """Against a simulation of the paper's three steps."""
-    recipe, rng = build_recipe("detr", None), np.random.default_rng(0)
-    ours = [recipe.training_frame(427, 640, rng) for _ in range(6000)]
+    detr, rng = Detr(None), np.random.default_rng(0)
+    ours = [detr.training_frame(427, 640, rng) for _ in range(6000)]
     ours = [frame for frame in ours if frame.window != (0, 0, 427, 640)]
     theirs = []
     for _ in range(len(ours)):
@@ -315,17 +332,17 @@ def test_detr_crop_statistics_match_resize_crop_resize() -> None:
     assert np.abs(mine.std(axis=0) / np.std(theirs, axis=0) - 1).max() < 0.05
 
 
-def test_detr_recipe_scales_with_image_size() -> None:
-    recipe, rng = build_recipe("detr", (480, 800)), np.random.default_rng(0)
-    frames = [recipe.training_frame(480, 640, rng) for _ in range(1000)]
+def test_detr_scales_with_image_size() -> None:
+    detr, rng = Detr((480, 800)), np.random.default_rng(0)
+    frames = [detr.training_frame(480, 640, rng) for _ in range(1000)]
     shorts = {min(frame.size) for frame in frames if frame.window == (0, 0, 480, 640)}
     assert shorts == {round(0.6 * short) for short in range(480, 801, 32)}
     assert max(max(frame.size) for frame in frames) <= 800
 
 
-def test_fixed_recipe_has_a_small_zoom_range() -> None:
-    recipe, rng = build_recipe("fixed", 320), np.random.default_rng(0)
-    frames = [recipe.training_frame(480, 640, rng) for _ in range(1000)]
+def test_fixed_has_a_small_zoom_range() -> None:
+    fixed, rng = Fixed(320), np.random.default_rng(0)
+    frames = [fixed.training_frame(480, 640, rng) for _ in range(1000)]
     plain = [frame for frame in frames if frame == ((0, 0, 480, 640), (240, 320))]
     assert 0.4 < len(plain) / len(frames) < 0.6
     for (top, left, bottom, right), (height, width) in frames:
@@ -336,27 +353,25 @@ def test_fixed_recipe_has_a_small_zoom_range() -> None:
 
 
 def test_images_of_extreme_aspect_are_resized() -> None:
-    for recipe in (
-        build_recipe("detr", None),
-        build_recipe("fixed", 64),
-        build_recipe("fixed", (64, 32)),
-        build_recipe("crop", 64),
-        build_recipe("crop", (64, 32), 3),
+    for transforms in (
+        Detr(None),
+        Fixed(64),
+        Fixed((64, 32)),
+        Crop(64),
+        Crop((64, 32), 3),
     ):
         rng = np.random.default_rng(0)
         for height, width in ((1, 1), (1, 5000), (5000, 1), (3, 2), (7, 900)):
             for _ in range(50):
-                (top, left, bottom, right), size = recipe.training_frame(height, width, rng)
+                (top, left, bottom, right), size = transforms.training_frame(height, width, rng)
                 assert 0 <= top < bottom <= height and 0 <= left < right <= width
                 assert min(size) >= 1
-            assert min(recipe.evaluation_size(height, width)) >= 1
+            assert min(transforms.evaluation_size(height, width)) >= 1
 
 
 def test_short_side_above_long_side_raises() -> None:
     with pytest.raises(ConfigError, match=r"data\.image_size.*800, 480"):
-        build_recipe("detr", (800, 480))
-    with pytest.raises(ConfigError, match="no recipe 'foxed'"):
-        build_recipe("foxed", None)
+        Detr((800, 480))
 
 
 # ---- degenerate boxes ----
@@ -373,8 +388,8 @@ def objects(boxes: list[list[float]], height: int = 50, width: int = 80) -> Samp
     "keys",
     [
         {"image_size": 80},
-        {"recipe": "detr", "image_size": (80, 133)},
-        {"recipe": "crop", "image_size": 96, "short_side": 50},
+        {"transforms": "detr", "image_size": (80, 133)},
+        {"transforms": {"name": "crop", "short_side": 50}, "image_size": 96},
     ],
 )
 def test_degenerate_boxes_are_handled(keys: dict[str, Any]) -> None:
@@ -407,7 +422,7 @@ def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel() -> None:
     corners = rng.uniform(-20, 100, (300, 2))
     boxes = np.hstack([corners, corners + rng.uniform(-1, 60, (300, 2))]).clip(0, [80, 50, 80, 50])
     boxes = boxes[(boxes[:, 2:] > boxes[:, :2] + 0.01).all(axis=1)]
-    train = build_transforms(section(recipe="detr", image_size=(80, 133)))[0]
+    train = build_transforms(section(transforms="detr", image_size=(80, 133)))[0]
     sample = objects(boxes.tolist())
     for seed in range(40):
         targets = train(sample, np.random.default_rng(seed))["targets"]
@@ -433,7 +448,7 @@ def test_images_without_objects_have_empty_keys() -> None:
 
 
 def test_crops_without_objects_have_empty_keys() -> None:
-    train = build_transforms(section(recipe="detr", image_size=(80, 133)))[0]
+    train = build_transforms(section(transforms="detr", image_size=(80, 133)))[0]
     corner = objects([[0, 0, 2, 2]])
     counts = [len(train(corner, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(60)]
     assert set(counts) == {0, 1}
@@ -464,7 +479,7 @@ def test_object_without_mask_pixels_is_dropped() -> None:
     sample = objects([[0, 0, 80, 50]])
     sample["targets"]["masks"] = torch.zeros((1, 50, 80), dtype=torch.bool)
     sample["targets"]["masks"][0, :, :2] = True
-    train = build_transforms(section(recipe="detr", image_size=(80, 133)))[0]
+    train = build_transforms(section(transforms="detr", image_size=(80, 133)))[0]
     counts = {len(train(sample, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(60)}
     assert counts == {0, 1}
 
@@ -496,7 +511,7 @@ def test_a_number_with_a_type_follows_its_image() -> None:
     image = torch.zeros(3, 20, 20, dtype=torch.uint8)
     image[:, :, :10] = 255
     sample: Sample = {"image": image, "targets": {"image_id": 7, "yaw": 30.0}}
-    augment = Augmentation(Fixed(None, recoloring="none"))
+    augment = Augmentation(without_colours(Fixed(None)))
     seen = set()
     for seed in range(8):
         augmented = augment(sample, np.random.default_rng(seed), TargetTypes({"yaw": Yaw()}))
@@ -539,13 +554,13 @@ def test_images_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int])
 
 
 class Framed(Fixed):
-    """A recipe with one frame."""
+    """Transforms with one frame."""
 
     def training_frame(self, *given: Any, **options: Any) -> Frame:
         return Frame((3, 5, 33, 51), (24, 37))
 
 
-def test_recipes_resample_once_bilinear_images_and_nearest_labels() -> None:
+def test_transforms_resample_once_bilinear_images_and_nearest_labels() -> None:
     rng = np.random.default_rng(0)
     pixels, labels = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (40, 60)))
     image, semantic = Image.fromarray(pixels), Image.fromarray(labels)
@@ -556,15 +571,15 @@ def test_recipes_resample_once_bilinear_images_and_nearest_labels() -> None:
     }
     for keys in (
         {"image_size": 47},
-        {"recipe": "detr", "image_size": (31, 90)},
-        {"recipe": "crop", "image_size": 32, "short_side": 27},
+        {"transforms": "detr", "image_size": (31, 90)},
+        {"transforms": {"name": "crop", "short_side": 27}, "image_size": 32},
     ):
         result = build_transforms(section(**keys))[1](sample)
         size = result["targets"]["size"][::-1]
         shown = torch.from_numpy(np.array(image.resize(size, bilinear))).permute(2, 0, 1)
         assert (result["image"].int() - shown.int()).abs().max() <= 1
         assert np.array_equal(result["targets"]["semantic"], semantic.resize(size, nearest))
-    train, unflipped = Augmentation(Framed(None, recoloring="none")), 0
+    train, unflipped = Augmentation(without_colours(Framed(None))), 0
     for seed in range(8):
         result = train(sample, np.random.default_rng(seed))
         window = (5, 3, 51, 33)

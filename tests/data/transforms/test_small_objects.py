@@ -10,7 +10,7 @@ from densevit.config import DataSection
 from densevit.data.build import build_transforms
 
 
-@pytest.mark.parametrize("keys", [{"recipe": "lsj", "scales": (1, 1)}, {"recipe": "resize"}])
+@pytest.mark.parametrize("keys", [{"transforms": {"name": "lsj", "scales": (1, 1)}}, {"transforms": "resize"}])
 def test_small_and_narrow_boxes_are_kept(keys: dict[str, Any]) -> None:
     """Resized to a tenth: 0.5 x 0.4 and 800 x 8 pixels, and 0.005 x 10, which is below 0.001 pixels then."""
     sample: Any = {
@@ -23,6 +23,6 @@ def test_small_and_narrow_boxes_are_kept(keys: dict[str, Any]) -> None:
     }
     train, _ = build_transforms(DataSection(name="scenes", image_size=100, **keys))
     targets = train(sample, np.random.default_rng(0))["targets"]
-    assert targets["labels"].tolist() == ([0, 1, 2] if keys["recipe"] == "resize" else [0, 1])
+    assert targets["labels"].tolist() == ([0, 1, 2] if keys["transforms"] == "resize" else [0, 1])
     sides = (targets["boxes"][:, 2:] - targets["boxes"][:, :2])[:2]
     torch.testing.assert_close(sides, torch.tensor([[0.05, 0.04], [80.0, 0.8]]), atol=1e-4, rtol=0)

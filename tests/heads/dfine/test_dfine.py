@@ -236,7 +236,7 @@ def test_every_attention_is_deterministic_by_option():
 
 
 def test_plain_stretch_keeps_the_whole_image():
-    recipe = PlainStretch((32, 64))
-    assert recipe.recoloring == "none" and recipe.evaluation_size(48, 90) == (32, 64)
-    frame = recipe.training_frame_with_boxes(48, 90, np.random.default_rng(0))
+    transforms = PlainStretch((32, 64))
+    assert transforms.recoloring == "none" and transforms.evaluation_size(48, 90) == (32, 64)
+    frame = transforms.training_frame_with_boxes(48, 90, np.random.default_rng(0))
     assert frame.window == (0, 0, 48, 90) and frame.size == (32, 64)

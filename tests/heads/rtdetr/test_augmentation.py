@@ -1,4 +1,4 @@
-"""The border and the crop of RT-DETR's and D-FINE's recipes, against torchvision's transforms."""
+"""The border and the crop of RT-DETR's and D-FINE's transforms, against torchvision's transforms."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ BOXES = np.array([[3, 5, 25, 30], [40, 10, 88, 46], [60, 2, 64, 7]], np.float32)
 
 
 def test_stretch_has_one_size():
-    recipe = Stretch((32, 64))
-    assert recipe.evaluation_size(480, 640) == recipe.canvas == recipe.evaluation_canvas == (32, 64)
+    stretch = Stretch((32, 64))
+    assert stretch.evaluation_size(480, 640) == stretch.canvas == stretch.evaluation_canvas == (32, 64)
     assert Stretch(640).size == (640, 640)
     with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
         Stretch(None)
@@ -62,8 +62,8 @@ def test_borders_are_distributed_as_torchvisions():
     """Images without boxes are not cropped, so their frames show the border alone."""
     from torchvision.transforms import v2
 
-    recipe, rng = Stretch((32, 64)), np.random.default_rng(0)
-    ours = [recipe.training_frame_with_boxes(HEIGHT, WIDTH, rng).window for _ in range(6000)]
+    stretch, rng = Stretch((32, 64)), np.random.default_rng(0)
+    ours = [stretch.training_frame_with_boxes(HEIGHT, WIDTH, rng).window for _ in range(6000)]
     enlarged = [window for window in ours if window != (0, 0, HEIGHT, WIDTH)]
     assert abs(len(enlarged) / len(ours) - 0.5) < 0.03
     transform = v2.RandomZoomOut(p=1.0)
@@ -95,9 +95,9 @@ def test_every_target_moves_with_the_image():
         semantic[top:bottom, left:right] = n
     targets = {"image_id": 1, "boxes": torch.from_numpy(boxes), "labels": torch.arange(2), "masks": masks}
     sample = {"image": image, "targets": targets | {"semantic": semantic}}
-    recipe = Stretch((96, 128))
-    recipe.recoloring = "none"
-    augmentation, rng = Augmentation(recipe), np.random.default_rng(0)
+    stretch = Stretch((96, 128))
+    stretch.recoloring = "none"
+    augmentation, rng = Augmentation(stretch), np.random.default_rng(0)
     bordered = dropped = 0
     for _ in range(100):
         found = augmentation(sample, rng)

@@ -100,7 +100,12 @@ def gradients_of_a_step(head: str, batch_size: int, accumulate: int, count: int 
 
     options = {"count": count}
     data = DataSection(
-        name=f"{__name__}:Labelled", batch_size=batch_size, num_workers=0, image_size=SIDE, recipe="resize", **options
+        name=f"{__name__}:Labelled",
+        batch_size=batch_size,
+        num_workers=0,
+        image_size=SIDE,
+        transforms="resize",
+        **options,
     )
     callback = Gradients()
     trainer = lightning.Trainer(

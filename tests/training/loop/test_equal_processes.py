@@ -45,7 +45,7 @@ OPTIMISERS = {"detr": "lr: 1e-3", "setr": "name: sgd, lr: 1e-3", "dpt": "name: s
 CONFIG = """
 backbone: {{name: swin, variant: nano, window_size: 4, drop_path: 0.0}}
 heads: {{head: {head}}}
-data: {{name: scenes, image_size: 64, recipe: crop, batch_size: 2, num_workers: 0, train_length: {images},
+data: {{name: scenes, image_size: 64, transforms: crop, batch_size: 2, num_workers: 0, train_length: {images},
   val_length: 5}}
 optim: {{{optim}, schedule: constant, warmup_steps: 2}}
 trainer: {{max_steps: {steps}, precision: "32", accelerator: cpu, devices: 1, log_every: 1, clip_grad_norm: 1.0,

@@ -19,7 +19,7 @@ from tests.training.runs import assert_same, weights
 POISONED = """
 backbone: {name: "tests.training.poisoned:Poisoned", image: 3, where: output}
 heads: {seg: {name: setr, decoder: naive, width: 8, norm: batch, auxiliary: [], dropout: 0.0}}
-data: {name: "tests.training.poisoned:Greys", image_size: 16, batch_size: 1, num_workers: 0, recipe: resize}
+data: {name: "tests.training.poisoned:Greys", image_size: 16, batch_size: 1, num_workers: 0, transforms: resize}
 optim: {lr: 1e-2, schedule: constant}
 trainer: {max_steps: 6, precision: "32", accelerator: cpu, devices: 1, log_every: 1, loggers: []}
 """

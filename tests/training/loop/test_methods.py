@@ -94,25 +94,25 @@ class Bare(Method):
 
 
 class Cropped(Silent):
-    """Trains on the top left quarter of each image, with the recipe's augmentation."""
+    """Trains on the top left quarter of each image, with the config's augmentation."""
 
-    def transform(self, recipe: Any) -> Any:
+    def transform(self, configured: Any) -> Any:
         def quarter(sample: Any, rng: Any, types: Any) -> Any:
             _, height, width = sample["image"].shape
             image, targets = sample["image"], {"image_id": sample["targets"]["image_id"]}
-            return recipe({"image": image[:, : height // 2, : width // 2], "targets": targets}, rng, types)
+            return configured({"image": image[:, : height // 2, : width // 2], "targets": targets}, rng, types)
 
         return quarter
 
 
 class Multicrop(Silent):
-    """Four views: the recipe's, the same with inverted colours, and two crops of it."""
+    """Four views: the config's, the same with inverted colours, and two crops of it."""
 
     views = 4
 
-    def transform(self, recipe: Any) -> Any:
+    def transform(self, configured: Any) -> Any:
         def views(sample: Any, rng: Any, types: Any) -> Any:
-            weak = recipe(sample, rng, types)
+            weak = configured(sample, rng, types)
             image, targets = weak["image"], weak["targets"]
             crops = [image[:, top : top + 16, :width] for top, width in ((0, 16), (int(rng.integers(1, 4)), 8))]
             ids = {key: targets[key] for key in ("image_id", "original_size")}

@@ -52,7 +52,7 @@ def config_of(photos: Path, **changes: Any) -> dict[str, Any]:
         "data": {
             "name": "image_folder",
             "root": str(photos),
-            "recipe": "resized_crop",
+            "transforms": "resized_crop",
             "image_size": 32,
             "batch_size": 9,
             "num_workers": 0,
@@ -76,7 +76,8 @@ def test_a_method_without_heads_is_evaluated_by_probes(photos: Path, tmp_path: P
 def test_classifier_is_trained_predicted_and_read_by_a_detector(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = config_of(photos)["data"] | {"mixup": 0.8, "cutmix": 1.0, "rand_augment": 5, "random_erasing": 0.25}
+    data = config_of(photos)["data"] | {"mixup": 0.8, "cutmix": 1.0}
+    data["transforms"] = {"name": "resized_crop", "rand_augment": 5, "random_erasing": 0.25}
     heads = {"classification": {"name": "classifier"}}
     config = config_of(photos, heads=heads, method={"name": "supervised"}, data=data, probes={"knn": {}})
     run = densevit.fit(from_mapping(config, "test"), run_dir=tmp_path / "run")
@@ -132,7 +133,7 @@ def test_images_that_a_mix_repeats_count_once(photos: Path) -> None:
     sets = {name: {"name": "image_folder", "root": str(photos), "share": share} for name, share in (("a", 1), ("b", 3))}
     values = config_of(photos)
     values["data"] = {key: values["data"][key] for key in ("image_size", "batch_size", "num_workers")}
-    values["data"] |= {"name": "mix", "sets": sets, "recipe": "resize"}
+    values["data"] |= {"name": "mix", "sets": sets, "transforms": "resize"}
     data = build_data(from_mapping(values), 32)
     batches = list(data.unaugmented_train_loader())
     ids = [target["image_id"] for batch in batches for target in batch["targets"]]

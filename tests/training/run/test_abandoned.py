@@ -154,7 +154,7 @@ def test_a_run_killed_at_any_operation_resumes_and_keeps_all_files(
 CONFIG = """
 backbone: {name: vit, variant: nano, drop_path: 0.0}
 heads: {x: {name: setr, width: 8, norm: group, evaluation: null}}
-data: {name: scenes, train_length: 4, val_length: 2, image_size: 32, batch_size: 4, num_workers: 0, recipe: resize}
+data: {name: scenes, train_length: 4, val_length: 2, image_size: 32, batch_size: 4, num_workers: 0, transforms: resize}
 optim: {lr: 1e-3, schedule: constant}
 trainer: {max_steps: 8, precision: "32", accelerator: cpu, evaluate_every: 0.25, keep_checkpoints: 4}
 """

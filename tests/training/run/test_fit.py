@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Batch, Class
@@ -146,7 +146,7 @@ def test_evaluate_resizes_as_the_predictor(run: "Run", monkeypatch: pytest.Monke
         return infer(self, batch, *given)
 
     monkeypatch.setattr(DenseModel, "infer", noted)
-    densevit.evaluate(run.model.with_resize(EvaluationTransform(build_recipe("fixed", 40))))
+    densevit.evaluate(run.model.with_resize(EvaluationTransform(Fixed(40))))
     assert sizes and all(max(size) == 40 for size in sizes)
     sizes.clear()
     densevit.evaluate(run.model)

@@ -89,7 +89,7 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(
     assert "Confusion: surfaces" in (run / "report.html").read_text()
 
 
-FINAL_PHASE = "data.final_phase={start: 0.6, multi_scale: null, recipe: resize}"
+FINAL_PHASE = "data.final_phase={start: 0.6, multi_scale: null, transforms: resize}"
 STOPS = [
     (2, ["trainer.evaluate_every=1"]),  # in the middle of an epoch
     (3, ["trainer.ema=0.9", "trainer.evaluate_every=1"]),
@@ -134,7 +134,7 @@ def test_the_phases_are_printed_at_the_start(
     train(configs.load(tiny, ["data.multi_scale=[64,96,32,64]", FINAL_PHASE]), tmp_path / "run")
     printed = " ".join(capsys.readouterr().out.split())
     assert "multi-scale: each batch has one of 3 sizes from 32 to 96" in printed
-    assert "final phase: {multi_scale: null, recipe: resize} from step 6 of 8" in printed
+    assert "final phase: {multi_scale: null, transforms: resize} from step 6 of 8" in printed
 
 
 @pytest.mark.integration

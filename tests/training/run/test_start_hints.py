@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from densevit import config as configs
-from densevit.interfaces import Dataset, Recipe
+from densevit.interfaces import Dataset, Transforms
 from densevit.training.run.start_hints import object_size, random_weights, start_hints
 
 
@@ -28,7 +28,7 @@ class Squares(Dataset):
         return np.arange(len(self)), {"boxes": boxes, "labels": np.zeros(len(self), int)}
 
 
-class Tenth(Recipe):
+class Tenth(Transforms):
     def __init__(self, image_size: Any) -> None:
         assert image_size == 200
 
@@ -64,17 +64,17 @@ def test_a_backbone_of_one_size_gets_no_suggestion():
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "larger"),
     [
-        {"recipe": "detr", "image_size": [240, 400]},
-        {"recipe": "lsj"},
-        {"recipe": "crop", "short_side": 200},
-        {"recipe": {"name": "tests.training.run.test_start_hints:Tenth"}},
+        ({"transforms": "detr", "image_size": [240, 400]}, " data.image_size=800 enlarges it to 32 px."),
+        ({"transforms": "lsj"}, " data.image_size=800 enlarges it to 32 px."),
+        ({"transforms": {"name": "crop", "short_side": 200}}, ""),
+        ({"transforms": {"name": "tests.training.run.test_start_hints:Tenth"}}, ""),
     ],
 )
-def test_recipes_of_other_sizes_get_no_suggestion(given: dict[str, Any]):
+def test_a_larger_size_is_suggested_if_it_enlarges_objects(given: dict[str, Any], larger: str):
     line = object_size(section(**given), Squares(40), None)
-    assert line.startswith("Median object: ") and "shows it" not in line
+    assert line.startswith("Median object: ") and line.partition(", which few models detect.")[2] == larger
 
 
 def test_larger_objects_are_reported_without_a_suggestion():

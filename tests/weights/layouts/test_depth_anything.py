@@ -112,7 +112,7 @@ def test_outputs_are_those_of_transformers(pair):
     head = found.config.heads["depth"].options
     assert (head["output"], head.get("max_depth")) == (("sigmoid", 20.0) if metric else ("relative", None))
     assert found.section.options["features"] == (2, 3, 5, 6) and found.assumed == ()
-    assert (found.config.data.short_side, found.config.data.image_size) == (518, 518)
+    assert (found.config.data.transforms.options["short_side"], found.config.data.image_size) == (518, 518)
     for size in SIZES:
         pixels = torch.randn(2, 3, *size)
         expected = reference(pixels).predicted_depth

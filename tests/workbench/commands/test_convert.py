@@ -229,7 +229,7 @@ def test_imported_detr_matches_transformers(detr, tmp_path, capsys):
     pixels = random_image()
     same(model.predict([pixels])[0], seen(theirs, folder, pixels), model, names_by_id())
     config = configs.load(tmp_path / "run")
-    assert config.data.name == "coco" and config.data.recipe == "detr" and config.data.image_size == (96, 160)
+    assert config.data.name == "coco" and config.data.transforms.name == "detr" and config.data.image_size == (96, 160)
     assert config.backbone.options["norm"] == "frozen" and config.backbone.mean == (0.485, 0.456, 0.406)
     assert json.loads(read(tmp_path / "run").header["classes"])["detection"][0]["name"] == "person"
 

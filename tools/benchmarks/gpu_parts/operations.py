@@ -52,7 +52,7 @@ def loading(setting: Setting) -> dict[str, Any]:
     for workers in (0,) if setting.smoke else (1, 4, 8, 16):
         batch = 2 if setting.smoke else 8
         keys = [f"data.root={folder}", f"data.num_workers={workers}", f"data.batch_size={batch}"]
-        data = densevit.build_data(configs.load("coco/detr_r50", ["data=folder", "data.recipe=detr", *keys]))
+        data = densevit.build_data(configs.load("coco/detr_r50", ["data=folder", "data.transforms=detr", *keys]))
         batches = iter(data.train_loader())
         next(batches)  # starts the processes
         start, number = time.perf_counter(), 0

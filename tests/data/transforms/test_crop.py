@@ -1,4 +1,4 @@
-"""The recipe `crop`: random scales, crops of several classes, photometric distortion, ignored padding."""
+"""The transforms `crop`: random scales, crops of several classes, photometric distortion, ignored padding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from densevit import config
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms import recipes
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import Crop, build_recipe, is_mixed
+from densevit.data.transforms.crop import Crop, is_mixed
+from densevit.data.transforms.resizing import create_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Sample
 from densevit.losses.segmentation import label_maps
@@ -27,16 +27,22 @@ def labelled(semantic: np.ndarray, pixels: np.ndarray | None = None) -> Sample:
     return {"image": image, "targets": {"semantic": torch.from_numpy(semantic), "image_id": 1}}
 
 
-def train_of(**keys: Any) -> Callable[[Sample, np.random.Generator], Sample]:
-    return build_transforms(DataSection(name="label_maps", recipe="crop", **keys))[0]
+def without_colours(crop: Crop) -> Crop:
+    crop.recoloring = "none"
+    return crop
+
+
+def train_of(image_size: Any, **options: Any) -> Callable[[Sample, np.random.Generator], Sample]:
+    section = DataSection(name="label_maps", image_size=image_size, transforms={"name": "crop", **options})
+    return build_transforms(section)[0]
 
 
 # ---- scales and crops ----
 
 
 def test_scales_are_uniform_and_relative_to_the_short_side() -> None:
-    recipe, rng = build_recipe("crop", 512, 512), np.random.default_rng(0)
-    frames = [recipe.training_frame(1024, 1536, rng) for _ in range(3000)]
+    crop, rng = Crop(512, 512), np.random.default_rng(0)
+    frames = [crop.training_frame(1024, 1536, rng) for _ in range(3000)]
     scales = np.array([size[0] / (bottom - top) for (top, _, bottom, _), size in frames])
     assert 0.249 < scales.min() < 0.26 and 0.98 < scales.max() < 1.01  # half and twice 512 / 1024
     assert scales.mean() == pytest.approx(0.625, abs=0.01)
@@ -95,7 +101,7 @@ def test_labels_are_aligned_to_half_a_pixel(upright: bool) -> None:
     semantic = np.repeat(bands[None].astype(np.uint8), 137, axis=0)
     semantic = np.ascontiguousarray(semantic.T if upright else semantic)
     sample = labelled(semantic, np.repeat(semantic[..., None] * np.uint8(255), 3, axis=2))
-    train = Augmentation(Crop((64, 81), 97, recoloring="none"))
+    train = Augmentation(without_colours(Crop((64, 81), 97)))
     checked = 0
     for seed in range(60):
         result = train(sample, np.random.default_rng(seed))
@@ -113,7 +119,7 @@ def test_all_labels_are_aligned_with_their_colours() -> None:
     semantic[40:60, 90:130] = IGNORE
     colors = rng.integers(0, 256, (256, 3)).astype(np.uint8)
     sample = labelled(semantic, colors[semantic])
-    train = Augmentation(Crop((64, 80), recoloring="none"))
+    train = Augmentation(without_colours(Crop((64, 80))))
     for seed in range(20):
         result = train(sample, np.random.default_rng(seed))
         found = result["targets"]["semantic"].numpy()
@@ -157,7 +163,7 @@ def worst_shares() -> list[float]:
 
 def test_no_class_has_more_than_three_quarters_of_a_crop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(worst_shares()) <= 0.75 + 0.02  # resampling moves an edge by half a pixel
-    monkeypatch.setattr(recipes, "is_mixed", lambda semantic: True)
+    monkeypatch.setattr("densevit.data.transforms.crop.is_mixed", lambda semantic: True)
     assert np.mean(np.array(worst_shares()) > 0.77) > 0.2, "without retries, crops exceed the limit"
 
 
@@ -180,7 +186,7 @@ def test_crops_are_retried_at_most_ten_times(
         asked.append(window.shape)
         return is_mixed(window)
 
-    monkeypatch.setattr(recipes, "is_mixed", counted)
+    monkeypatch.setattr("densevit.data.transforms.crop.is_mixed", counted)
     height, width = (100, 100) if semantic is None else semantic.shape
     frame = Crop((60, 50), scales=(1, 1)).training_frame(height, width, np.random.default_rng(0), semantic)
     assert len(asked) == tries and set(asked) <= {(60, 50)}
@@ -234,20 +240,21 @@ def test_hue_and_saturation_ranges() -> None:
     assert spread.min() < 60 and spread.max() > 190  # 140 of saturation x contrast, of a half to three halves each
 
 
-def test_other_recipes_preserve_hue_and_saturation() -> None:
-    for keys in ({"image_size": 8}, {"recipe": "detr", "image_size": (8, 8)}):
+def test_other_transforms_preserve_hue_and_saturation() -> None:
+    for keys in ({"image_size": 8}, {"transforms": "detr", "image_size": (8, 8)}):
         train = build_transforms(DataSection(name="scenes", **keys))[0]
         sample = labelled(np.zeros((8, 8), np.uint8), np.full((8, 8, 3), (90, 90, 90), np.uint8))
         shown = {tuple(train(sample, np.random.default_rng(seed))["image"][:, 0, 0].tolist()) for seed in range(20)}
         assert all(r == g == b for r, g, b in shown)
-        assert (len(shown) == 1) == (keys.get("recipe") == "detr")
+        assert (len(shown) == 1) == (keys.get("transforms") == "detr")
 
 
 # ---- evaluation and config ----
 
 
 def test_evaluation_uses_whole_images_without_a_canvas() -> None:
-    evaluation = build_transforms(DataSection(name="label_maps", recipe="crop", image_size=64, short_side=48))[1]
+    section = DataSection(name="label_maps", transforms={"name": "crop", "short_side": 48}, image_size=64)
+    evaluation = build_transforms(section)[1]
     assert evaluation.canvas is None
     result = evaluation(labelled(np.zeros((60, 100), np.uint8)))
     assert result["image"].shape == (3, 48, 80) and result["targets"]["size"] == (48, 80)
@@ -266,34 +273,66 @@ def written(**keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"recipe": "crop"}, r"data\.image_size: the crop's side, or \[height, width\]"),
-        ({"short_side": 512}, r"data\.short_side: the recipe 'fixed' has no such key.*data\.recipe: crop"),
-        ({"recipe": "detr", "scales": [0.5, 2.0]}, r"data\.scales: the recipe 'detr' has no such key.*Leave it out"),
-        ({"recipe": "resize", "scales": [1, 1]}, r"data\.scales: the recipe 'resize'"),
-        ({"scales": [2, 0.5]}, r"data\.scales: give the smallest scale, above 0, and the largest, not \[2\.0, 0\.5\]"),
-        ({"scales": [0, 1]}, r"data\.scales: give the smallest scale, above 0"),
-        ({"scales": [1, float("inf")]}, r"data\.scales\.1 should be a finite number, not inf"),
-        ({"scales": 2}, r"data\.scales: give the smallest and the largest scale, as in \[0\.5, 2\.0\], not 2"),
-        ({"short_side": 0}, r"data\.short_side should be"),
-        ({"recipe": "crops"}, r"data\.recipe should be .*Did you mean 'crop'\?"),
+        ({"short_side": 512}, r"data\.short_side is not an option of 'label_maps'"),
+        ({"transforms": {"short_side": 512}}, r"data\.transforms\.name is missing"),
+        ({"transforms": {"name": "detr", "scales": [1, 2]}}, r"data\.transforms\.scales is not an option of 'detr'"),
+        (
+            {"transforms": {"name": "crop", "scalse": [1, 2]}},
+            r"data\.transforms\.scalse is not an option of 'crop'\. Did you mean 'scales'\? Options: short_side,",
+        ),
+        (
+            {"transforms": {"name": "crop", "scales": [2, 0.5]}},
+            r"data\.transforms\.scales should be two numbers above 0, the smallest and the largest, .* not \[2, 0\.5\]",
+        ),
+        ({"transforms": {"name": "crop", "scales": [0, 1]}}, r"data\.transforms\.scales should be two numbers above 0"),
+        (
+            {"transforms": {"name": "crop", "scales": [1, float("inf")]}},
+            r"data\.transforms\.scales\.1 should be a finite number, not inf",
+        ),
+        (
+            {"transforms": {"name": "crop", "scales": 2}},
+            r"scales should be two numbers .*, as in \[0\.5, 2\.0\], not 2",
+        ),
+        ({"transforms": {"name": "crop", "short_side": 0}}, r"data\.transforms\.short_side should be"),
+        (
+            {"transforms": "crops"},
+            r"data\.transforms\.name: There is no set of transforms 'crops'\. Did you mean 'crop'\?",
+        ),
+        (
+            {"transforms": {"scales": [1, 2], "name": None}},
+            r"data\.transforms\.name should be a valid string, not null",
+        ),
+        ({"transforms": 3}, r"data\.transforms should be a section of keys, not 3"),
     ],
 )
 def test_invalid_key_error_names_key_and_fix(keys: dict[str, Any], message: str) -> None:
-    keys = {"image_size": 64, "recipe": "crop"} | keys if "scales" in keys or keys == {"short_side": 0} else keys
     with pytest.raises(ConfigError, match=message):
-        config.from_mapping(written(**keys))
+        config.check_plugins(config.from_mapping(written(image_size=64, **keys)))
 
 
-def test_crop_recipe_without_a_size_raises() -> None:
-    with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
-        build_recipe("crop", None)
+def test_crops_without_a_size_raise() -> None:
+    with pytest.raises(ConfigError, match=r"data\.image_size is missing: the transforms 'crop' need the crop's side"):
+        Crop(None)
 
 
-def test_config_of_any_recipe_round_trips(tmp_path: Any) -> None:
-    for keys in ({}, {"recipe": "crop", "image_size": [64, 96], "short_side": 80, "scales": [1, "1.5"]}):
+def test_overrides_name_transforms_and_change_their_options() -> None:
+    """Also in a config that names them alone. Other transforms do not keep the options."""
+    for transforms in ("crop", {"name": "crop", "short_side": 80}):
+        values = written(image_size=64, transforms=transforms)
+        given = config.from_mapping(values, overrides=["data.transforms.scales=[0.7,1.5]"]).data.transforms
+        kept = {} if isinstance(transforms, str) else {"short_side": 80}
+        assert given.model_dump() == {"name": "crop", **kept, "scales": [0.7, 1.5]}
+        same = config.from_mapping(values, overrides=["data.transforms=crop"]).data.transforms
+        assert same.model_dump() == {"name": "crop", **kept}
+        other = config.from_mapping(values, overrides=["data.transforms=lsj", "data.transforms.scales=[1,2]"])
+        assert other.data.transforms.model_dump() == {"name": "lsj", "scales": [1, 2]}
+
+
+def test_config_of_any_transforms_round_trips(tmp_path: Any) -> None:
+    for keys in ({}, {"transforms": {"name": "crop", "short_side": 80, "scales": [1, "1.5"]}, "image_size": [64, 96]}):
         given = config.from_mapping(written(**keys))
         file = tmp_path / "config.yaml"
         file.write_text(config.dump(given))
         assert config.load(file) == given
-    assert given.data.scales == (1.0, 1.5) and given.data.options == {}
-    assert build_recipe("crop", 64) == Crop((64, 64), None, (0.5, 2.0))
+    assert given.data.options == {} and create_transforms(given.data).scales == (1.0, 1.5)  # type: ignore[attr-defined]
+    assert vars(Crop(64)) == vars(Crop((64, 64), None, (0.5, 2.0)))

@@ -1,4 +1,4 @@
-"""A recipe that a config names as module:Class."""
+"""Transforms that a config names as module:Class."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Frame, Recipe, Size
+from densevit.interfaces import Frame, Size, Transforms
 
 NAME = f"{__name__}:Quarter"
 
 
-class Quarter(Recipe):
+class Quarter(Transforms):
     """Trains on a quarter of each image, inverted; evaluates on whole images."""
 
     def __init__(self, image_size: int | Size | None, corner: str = "top left", inverted: bool = True) -> None:
@@ -32,8 +32,8 @@ class Quarter(Recipe):
         return Frame((top, left, top + height // 2, left + width // 2), self.size)
 
 
-def test_custom_recipe_crops_and_recolors():
-    section = DataSection(name="scenes", image_size=(20, 30), recipe={"name": NAME, "corner": "bottom right"})
+def test_custom_transforms_crop_and_recolor():
+    section = DataSection(name="scenes", image_size=(20, 30), transforms={"name": NAME, "corner": "bottom right"})
     train, evaluation = build_transforms(section)
     image = torch.full((3, 40, 60), 200, dtype=torch.uint8)
     semantic = torch.zeros(40, 60, dtype=torch.uint8)
@@ -57,32 +57,32 @@ def test_recoloring_that_changes_type_or_shape_is_an_error(step, arguments, foun
     """Boxes would not follow the one, and the other is not uint8."""
     import albumentations as A
 
-    recipe = Quarter(32)
-    recipe.recoloring = [getattr(A, step)(*arguments, p=1)]
+    quarter = Quarter(32)
+    quarter.recoloring = [getattr(A, step)(*arguments, p=1)]
     sample = {"image": torch.full((3, 40, 60), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
     with pytest.raises(DataError, match=rf"recoloring {found} for uint8 \(32, 32, 3\)"):
-        Augmentation(recipe)(sample, np.random.default_rng(0))
+        Augmentation(quarter)(sample, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
-    ("recipe", "message"),
+    ("transforms", "message"),
     [
-        ({"name": NAME, "corners": "top"}, r"data\.recipe\.corners is not an option of .* Did you mean 'corner'"),
-        ({"name": "collections:OrderedDict"}, r"the class OrderedDict, which is not a densevit\.interfaces\.Recipe"),
-        ("no_such_module:Crop", r"data\.recipe\.name: .*no module 'no_such_module'"),
+        ({"name": NAME, "corners": "top"}, r"data\.transforms\.corners is not an option of .* Did you mean 'corner'"),
+        ({"name": "collections:OrderedDict"}, r"the class OrderedDict, which is not a densevit\.Transforms"),
+        ("no_such_module:Crop", r"data\.transforms\.name: .*no module 'no_such_module'"),
     ],
 )
-def test_invalid_recipe_error_names_the_key(recipe, message, tmp_path, monkeypatch):
+def test_invalid_transforms_error_names_the_key(transforms, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = config.load("detr_swin")
-    section = DataSection(name="scenes", image_size=96, recipe=recipe)
+    section = DataSection(name="scenes", image_size=96, transforms=transforms)
     with pytest.raises(ConfigError, match=message):
         config.check_plugins(loaded.model_copy(update={"data": section}))
 
 
 def test_window_outside_of_the_image_is_an_error():
-    recipe = Quarter(32)
-    recipe.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))  # type: ignore[method-assign]
+    quarter = Quarter(32)
+    quarter.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))  # type: ignore[method-assign]
     sample = {"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "targets": {"image_id": 1}}
     with pytest.raises(ConfigError, match=r"the window \(40, 10, 60, 30\) is outside of an image of 40 x 60"):
-        Augmentation(recipe)(sample, np.random.default_rng(0))
+        Augmentation(quarter)(sample, np.random.default_rng(0))

@@ -1,0 +1,65 @@
+"""The transforms `fixed` and `resize`: one size for all images."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from densevit.data.transforms.exact_sides import maximum, minimum, rounded_ratio
+from densevit.interfaces import Frame, Size, Transforms
+
+_ZOOM = 1.25  # the largest zoom factor, in and out
+_ZOOMED = 0.5  # the probability of a zoom
+
+
+class Fixed(Transforms):
+    """One size for all images: the long side, or bounds (h, w). Training zooms half of the images by up to 1.25.
+
+    Zooming in crops; zooming out makes the image smaller, with more padding in the batch.
+
+    image_size: the long side; (h, w), which images fit into and are padded to; None keeps the image's size.
+    """
+
+    recoloring = "gentle"
+
+    def __init__(self, image_size: int | Size | None) -> None:
+        self.image_size = image_size
+        self.canvas = self.evaluation_canvas = image_size if isinstance(image_size, tuple) else None
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        """Returns the largest size with the image's aspect ratio that fits."""
+        if self.image_size is None:
+            return height, width
+        bound = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return (
+            maximum(1, minimum(bound[0], rounded_ratio(height * bound[1], width))),
+            maximum(1, minimum(bound[1], rounded_ratio(width * bound[0], height))),
+        )
+
+    def evaluation_bounds(self) -> Mapping[str, float]:
+        """Returns the bound of the long side, or of height and width."""
+        if self.image_size is None:
+            return {}
+        return (
+            {"height": self.image_size[0], "width": self.image_size[1]}
+            if isinstance(self.image_size, tuple)
+            else {"long_side": self.image_size}
+        )
+
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
+        """Returns the evaluation's frame, or a zoomed one."""
+        size = self.evaluation_size(height, width)
+        zoom = _ZOOM ** rng.uniform(-1, 1) if rng.random() < _ZOOMED else 1.0
+        if zoom <= 1:
+            return Frame((0, 0, height, width), (max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))))
+        h, w = math.ceil(height / zoom), math.ceil(width / zoom)
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        return Frame((top, left, top + h, left + w), size)
+
+
+class Resize(Fixed):
+    """`fixed` without augmentation: training images are resized as in evaluation."""
+
+    augments = False

@@ -1,0 +1,74 @@
+"""The transforms `lsj`: large-scale jitter."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from densevit.config.values import Scales, Side
+from densevit.data.transforms.detr import DETR_LONG, DETR_SHORT
+from densevit.data.transforms.exact_sides import maximum, minimum, scaled_by_least
+from densevit.interfaces import Frame, Size, Transforms
+
+_SIDE = 1024  # of the canvas, by default
+
+
+class LargeScaleJitter(Transforms):
+    """Large-scale jitter (Ghiasi et al. 2021, section 3), as detectron2's ResizeScale and FixedSizeCrop.
+
+    In training, an image is resized to fit into the canvas times a random factor of `scales`, with its aspect ratio
+    kept, then cropped at random or padded to the canvas.
+
+    image_size: (h, w) of the canvas, or its side; None is the paper's 1024.
+    short_side: the short side in evaluation, with a long side of at most 1333 / 800 of it, as in detectron2; None fits
+        images into the canvas.
+    scales: the smallest and the largest random factor.
+
+    detectron2 resizes and crops. Here the crop is computed on the original image, to whole pixels, resampled once.
+    """
+
+    def __init__(
+        self, image_size: int | Size | None, short_side: Side | None = None, scales: Scales = (0.1, 2.0)
+    ) -> None:
+        side = _SIDE if image_size is None else image_size
+        self.canvas: Size = (side, side) if isinstance(side, int) else side
+        self.short_side, self.scales = short_side, scales
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        """Returns the size with this short side, or smaller if the long side would exceed its bound; or the largest
+        size that fits into the canvas."""
+        if self.short_side is None:
+            scales = ((self.canvas[0], height), (self.canvas[1], width))
+        else:
+            low, high = minimum(height, width), maximum(height, width)
+            scales = ((self.short_side, low), (self.short_side * DETR_LONG, DETR_SHORT * high))
+        return scaled_by_least(height, scales), scaled_by_least(width, scales)
+
+    def evaluation_bounds(self) -> Mapping[str, float]:
+        """Returns the bounds of the short and the long side, or the canvas."""
+        if self.short_side is None:
+            return {"height": self.canvas[0], "width": self.canvas[1]}
+        return {"short_side": self.short_side, "long_side": self.short_side * DETR_LONG / DETR_SHORT}
+
+    def training_frame(
+        self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
+    ) -> Frame:
+        """Returns a random scale and crop, whose offset is the same share of the excess on both axes."""
+        scale = self._fitting_scale(height, width, rng.uniform(*self.scales))
+        share = rng.random()
+        (top, bottom, h), (left, right, w) = (
+            _jittered_side(side, scale, crop, share) for side, crop in zip((height, width), self.canvas, strict=True)
+        )
+        return Frame((top, left, bottom, right), (h, w))
+
+    def _fitting_scale(self, height: int, width: int, factor: float) -> float:
+        """The scale at which an image fits into the canvas times a factor."""
+        return min(self.canvas[0] * factor / height, self.canvas[1] * factor / width)
+
+
+def _jittered_side(side: int, scale: float, crop: int, share: float) -> tuple[int, int, int]:
+    """First and last pixel of the window along one side, and the window's length once it is resized."""
+    scaled = max(1, round(side * scale))  # halves to even, as numpy's in detectron2
+    length = min(scaled, crop)
+    offset = round((scaled - length) * share)
+    first = min(round(offset * side / scaled), side - 1)
+    return first, max(round((offset + length) * side / scaled), first + 1), length
