@@ -15,6 +15,7 @@ RECIPES = (
     "start/detector", "start/depth_anything_v2", "classifier", "pretrain/dino_swin", "imagenet/deit_small",
 )  # fmt: skip
 GROUPS = {"backbone": "backbones", "data": "datasets", "heads": "heads", "method": "methods", "probes": "evaluators"}
+WITHIN_DATA = {"transforms": "transforms"}
 WITHIN_HEADS = {"neck": "necks", "evaluation": "evaluators"}
 
 
@@ -69,6 +70,8 @@ def _of_plugin(path: list[str], value: str | None) -> bool:
         inner = inner[1:]
         if section == "heads" and inner and inner[0] in WITHIN_HEADS:
             group, inner = WITHIN_HEADS[inner[0]], inner[1:]
+    elif section == "data" and inner and inner[0] in WITHIN_DATA:
+        group, inner = WITHIN_DATA[inner[0]], inner[1:]
     if group is None or not inner:
         return False
     options: Any = None if value is None else yaml_io.parse(value, "value")

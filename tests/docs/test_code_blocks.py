@@ -331,7 +331,7 @@ WRONG = (
     ("`heads.NAME.nonesuch`", "nonesuch"),
     ("`trainer.max_epochs=many`", "trainer.max_epochs should be"),
     ("`heads.detection.num_queries=many`", "heads.detection.num_queries should be"),
-    ("`data.recipe=nonesuch`", "nonesuch"),
+    ("`data.transforms=nonesuch`", "nonesuch"),
 )
 
 
@@ -346,7 +346,7 @@ def test_right_inline_code_resolves(tmp_path: Path) -> None:
         "`densevit train start/detector data.root=~/a`, `densevit`, `densevit evaluate`, `densevit NAME --help`,\n"
         "`train CONFIG [section.key=value ...]`, `train CONFIG seed=N weights=RUN`, `evaluate RUN data.seed=1`,\n"
         "`predict MODEL INPUT... --out DIR`, `train --resume RUN/checkpoints/last.ckpt`, `check head NAME`,\n"
-        "`heads.detection.num_queries=300`, `data.recipe=crop`, `trainer.max_epochs`, `heads.NAME.weights`,\n"
+        "`heads.detection.num_queries=300`, `data.transforms=crop`, `trainer.max_epochs`, `heads.NAME.weights`,\n"
         "`backbone.dilation=true`, `data.yaml`, `heads.depth.evaluation.crop=eigen`, `data.name=my_set:Mine`,\n"
         "`python tools/benchmarks/gpu.py --out DIR`, `--threshold SCORE`, `scenes/NAME`, `configs/coco/`,\n"
         "`tests/docs/world.py::street`, `it's text`, `start/dfine backbone=efficientnet_lite0`\n",
@@ -374,9 +374,11 @@ def test_a_fault_in_comments_of_a_recipe_is_found(text: str, said: str, tmp_path
 
 def test_right_comments_of_a_recipe_resolve(tmp_path: Path) -> None:
     text = (
-        "# backbone.variant=b3: mIoU 0.494; 'data.image_size=[256, 304]' data.short_side=null\n# trainer.devices=8.\n"
+        "# backbone.variant=b3: mIoU 0.494; 'data.image_size=[256, 304]' data.transforms.short_side=null\n"
+        "# trainer.devices=8.\n"
         "#   densevit train configs/ade20k/segformer_b0.yaml data.root=~/a \\\n#     backbone.weights=FILE\n"
-        "# densevit convert hf:a/b runs/c; then data.scales. As in ../setr_vit.yaml and mask2former_swin_tiny.yaml\n"
+        "# densevit convert hf:a/b runs/c; then data.transforms.scales. As in ../setr_vit.yaml and\n"
+        "# mask2former_swin_tiny.yaml\n"
         "# (docs/segmentation.md):\n#   densevit evaluate runs/c data.root=~/a\n"
     )
     resolve(text, tmp_path, "configs/ade20k/segformer_b0.yaml")

@@ -3,7 +3,7 @@
     python tools/benchmarks/loading.py --root ~/coco [--split train] [--images 80] [--rounds 7] [--batch-size 8]
 
 Both read, flip, resize to a short side of 480 ... 800 (in half of the cases after a resize and a crop), transform the
-boxes and pad batches with a mask. The peer normalises to float, as its recipe does; densevit returns uint8, which the
+boxes and pad batches with a mask. The peer normalises to float, as DETR's code does; densevit returns uint8, which the
 model normalises on its device. Rounds alternate between the two, so that other load affects both. Prints the medians
 and the median ratio.
 """
@@ -26,14 +26,14 @@ from densevit.data.datasets.coco import Coco
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import build_recipe
+from densevit.data.transforms.detr import Detr
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 
 _SCALES = range(480, 801, 32)
 _LONGEST = 1333
 
 
-class PillowRecipe(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+class PillowTransforms(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """DETR's training transform with the same operations as the authors' code: successive Pillow resizes."""
 
     def __init__(self, coco: Coco, count: int) -> None:
@@ -112,7 +112,7 @@ def main() -> None:
 def densevit_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Iterator[Any]]:
     """Returns a function that yields an epoch of batches at each call."""
     batches = TrainBatches(len(coco), batch_size, seed=0)
-    loader = Loader(TransformedDataset(coco, Augmentation(build_recipe("detr", None)), train=True), batches, 1, workers)
+    loader = Loader(TransformedDataset(coco, Augmentation(Detr(None)), train=True), batches, 1, workers)
 
     def epoch() -> Iterator[Any]:
         loader.set_epoch(batches.epoch + 1)
@@ -124,7 +124,7 @@ def densevit_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], I
 def pillow_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], Iterator[Any]]:
     """Returns a function that yields an epoch of the peer's batches at each call."""
     loader = DataLoader(
-        PillowRecipe(coco, len(coco)),
+        PillowTransforms(coco, len(coco)),
         batch_size=batch_size,
         shuffle=True,
         drop_last=True,
@@ -143,7 +143,7 @@ def compare(ours: Callable[[], Iterator[Any]], theirs: Callable[[], Iterator[Any
     own, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = sorted(a / b for a, b in pairs)
     middle = statistics.median(ratios)
-    print(f"{where}: densevit {own:.0f}, Pillow recipe {peer:.0f} images per second; ratio {middle:.2f}", end=" ")
+    print(f"{where}: densevit {own:.0f}, Pillow {peer:.0f} images per second; ratio {middle:.2f}", end=" ")
     print(f"({ratios[0]:.2f} ... {ratios[-1]:.2f})")
 
 

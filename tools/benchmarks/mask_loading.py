@@ -1,6 +1,6 @@
 """Time and memory of instance masks in a loader process.
 
-    python tools/benchmarks/mask_loading.py [--images 40 --objects 100 --recipe detr]
+    python tools/benchmarks/mask_loading.py [--images 40 --objects 100 --transforms detr]
 
 Writes a COCO json of images of 1333 x 800 pixels with that many polygons each, and loads them for training in a worker
 process, alternately with boxes only and with masks. Prints the processor time per image of both and their ratio,
@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 from annotation_memory import Idle, processes_of
 
+from densevit import registry
 from densevit.data.datasets.coco import Coco
 from densevit.data.loading.batch_sampler import SampleKey, TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.recipes import build_recipe
 
 _SIZE = (800, 1333)
 
@@ -33,20 +33,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--objects", type=int, default=100)
-    parser.add_argument("--recipe", choices=("detr", "crop", "fixed"), default="detr")
+    parser.add_argument("--transforms", choices=("detr", "crop", "fixed"), default="detr")
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
-    recipe = build_recipe(arguments.recipe, {"detr": None, "crop": 1024, "fixed": 1333}[arguments.recipe])
+    size = {"detr": None, "crop": 1024, "fixed": 1333}[arguments.transforms]
+    transforms = registry.create("transforms", arguments.transforms, size, options={}, where="data.transforms")
     with tempfile.TemporaryDirectory() as folder:
         write_data_set(Path(folder), arguments.images, arguments.objects)
         loaders = {}
         for name, masks in (("boxes", False), ("masks", True)):
             dataset = Coco("train", root=folder, annotations="train.json", masks=masks)
-            prepared = TransformedDataset(dataset, Augmentation(recipe), train=True)
+            prepared = TransformedDataset(dataset, Augmentation(transforms), train=True)
             loaders[name] = loader_of(prepared, arguments.images)
             handed = len(pickle.dumps(prepared[SampleKey(0, 0)])) / 1e6
             print(f"{name}: {handed:.2f} MB are sent per image")
-        idle = loader_of(TransformedDataset(Idle(), Augmentation(recipe), train=True), 64)
+        idle = loader_of(TransformedDataset(Idle(), Augmentation(transforms), train=True), 64)
         next(iter(idle))
         seconds: dict[str, list[float]] = {name: [] for name in loaders}
         for _ in range(arguments.rounds):

@@ -107,7 +107,7 @@ class Crop(Transforms):
 
 
 def crop_size(image_size: int | Size | None, name: str) -> Size:
-    """Returns (h, w) of a crop. name: of the transforms. Raises ConfigError without a size."""
+    """Returns (h, w) of a crop. name: the transforms' name, for the message. Raises ConfigError without a size."""
     if image_size is None:
         raise ConfigError(
             f"data.image_size is missing: the transforms {name!r} need the crop's side or [height, width]."
