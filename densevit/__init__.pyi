@@ -42,6 +42,7 @@ from densevit.registry import list_evaluators as list_evaluators
 from densevit.registry import list_heads as list_heads
 from densevit.registry import list_methods as list_methods
 from densevit.registry import list_necks as list_necks
+from densevit.registry import list_optimizers as list_optimizers
 from densevit.registry import list_targets as list_targets
 from densevit.registry import list_transforms as list_transforms
 from densevit.targets.types import create_target as create_target

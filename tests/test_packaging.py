@@ -21,6 +21,7 @@ ROOTS = {
     "densevit_heads": "plugins/densevit_heads",
     "densevit_methods": "plugins/densevit_methods",
     "densevit_necks": "plugins/densevit_necks",
+    "densevit_optimizers": "plugins/densevit_optimizers",
     "densevit_papers": "plugins/densevit_papers",
     "densevit_scenes": "plugins/densevit_scenes",
     "densevit_workbench": "plugins/densevit_workbench",

@@ -153,7 +153,7 @@ def _reserved(path: Key) -> set[str] | None:
         case ("backbone",):
             return set(BackboneSection.model_fields)
         case ("optim",):
-            return set(OptimSection.model_fields) - {"matrices"}  # an option of muon
+            return set(OptimSection.model_fields)
         case ("data",):
             return set(DataSection.model_fields)
         case ("heads", _):

@@ -1,6 +1,5 @@
-"""Optimisers, schedules, loggers and callbacks that a config names as `module:Class`, with options."""
+"""Schedules, loggers and callbacks that a config names as `module:Class`, with options."""
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit import registry
-from densevit.config.training_schema import OPTIMISERS, OptimSection
+from densevit.config.training_schema import OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
 from densevit.registry import options as signatures
@@ -22,21 +21,18 @@ _TRACKERS = {  # short names of Lightning's loggers, whose packages have the sam
     "mlflow": "pytorch_lightning.loggers:MLFlowLogger",
 }
 _BASES = {
-    "optimiser": "torch.optim:Optimizer",
     "callback": "pytorch_lightning:Callback",
     "logger": "pytorch_lightning.loggers:Logger",
 }
 _EXAMPLES = {
-    "optimiser": ("torch.optim", "RAdam"),
     "callback": ("pytorch_lightning.callbacks", "EarlyStopping"),
     "logger": ("pytorch_lightning.loggers", "WandbLogger"),
 }
 _LIGHTNING = "lightning.pytorch"  # another package with the same classes as pytorch_lightning
-_MISSPELT = 0.8  # similarity of a key to a parameter of a constructor with **kwargs
 
 
 def load(noun: str, name: str) -> Any:
-    """Imports a class, or a function for "schedule". noun: "optimiser", "schedule", "logger" or "callback".
+    """Imports a class, or a function for "schedule". noun: "schedule", "logger" or "callback".
 
     Raises PluginError if it cannot be imported or is of another kind.
     """
@@ -76,41 +72,9 @@ def load(noun: str, name: str) -> Any:
 def check(
     noun: str, name: str, options: Mapping[str, Any], where: str, given: tuple[str, ...] = ()
 ) -> tuple[Any, dict[str, Any]]:
-    """The class, and the options converted to the types of its constructor; see `options.check`.
-
-    A key that a constructor would pass on in **kwargs is refused if it resembles a parameter of the class or its bases.
-    """
+    """The class, and the options converted to the types of its constructor; see `options.check`."""
     found = load(noun, name)
-    checked = signatures.check(found, given, name, options, where)
-    constructors = [c for c in found.__mro__ if "__init__" in vars(c)] if isinstance(found, type) else [found]
-    known: set[str] = set()
-    for constructor in constructors:
-        parameters, takes_all = signatures.parameters_of(constructor, given, name)
-        known |= set(parameters)
-        if not takes_all:
-            break
-    for key in options:
-        similar = difflib.get_close_matches(key, known, n=1, cutoff=_MISSPELT)
-        if key not in known and similar:
-            message = f"is not an option of {name!r}. Did you mean {similar[0]!r}? Options: {', '.join(sorted(known))}."
-            raise OptionError(f"{where}.{key}", message)
-    return found, checked
-
-
-def optimiser(section: OptimSection, lr: float) -> tuple[Any, dict[str, Any]]:
-    """The class and the options of an optimiser `module:Class`; its first parameter is the parameter groups."""
-    options = dict(section.options)
-    if section.betas is not None:
-        options["betas"] = section.betas
-    parameters, takes_all = signatures.parameters_of(load("optimiser", section.name), ("params",), section.name)
-    rates = {"lr": lr, "weight_decay": section.weight_decay}
-    options |= {key: value for key, value in rates.items() if key in parameters}
-    if section.weight_decay and "weight_decay" not in parameters and not takes_all:
-        raise OptionError(
-            "optim.weight_decay",
-            f"is {section.weight_decay:g}, but {section.name!r} has no weight decay. Fix: set optim.weight_decay=0.",
-        )
-    return check("optimiser", section.name, options, "optim", ("params",))
+    return found, signatures.check(found, given, name, options, where)
 
 
 def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
@@ -125,19 +89,13 @@ def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
     return lambda step, steps: found(step, steps, **options)
 
 
-def check_optimiser(section: OptimSection) -> None:
-    """Raises PluginError for an optimiser that cannot be imported, and OptionError for an invalid option."""
-    if section.name not in OPTIMISERS:
-        optimiser(section, lr=section.lr or 1.0)
-
-
 def check_callback(section: PluginSection, where: str) -> dict[str, Any]:
-    """The options of a callback. Raises the same errors as `check_optimiser`."""
+    """The options of a callback. Raises PluginError if it cannot be imported, and OptionError for an invalid option."""
     return check("callback", section.name, section.options, where)[1]
 
 
 def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[str, Any]:
-    """The options of a logger. Raises the same errors as `check_optimiser`.
+    """The options of a logger. Raises the same errors as `check_callback`.
 
     folder: the run folder, passed as `save_dir` to a constructor that has this parameter unless it is given.
     """

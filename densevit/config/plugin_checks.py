@@ -10,10 +10,11 @@ from densevit.config.model_schema import HeadSection
 from densevit.config.schema import Config
 from densevit.config.sections import data_options
 from densevit.config.sources import Key
+from densevit.config.training_schema import OptimSection
 from densevit.config.validation import check_head_names
 from densevit.config.values import OpenSection
 from densevit.errors import ConfigError, PluginError
-from densevit.registry.options import OptionError
+from densevit.registry.options import GIVEN, OptionError, parameters_of
 
 
 def check_plugins(config: Config) -> None:
@@ -82,7 +83,7 @@ def _of_training(config: Config) -> Iterator[str]:
     for name, probe in config.probes.items():
         yield from _of_section(config, f"probes.{name}", "evaluators", probe.name or name, probe)
     yield from _problems(config, "method", _check_has_heads, config)
-    yield from _problems(config, "optim", named_classes.check_optimiser, config.optim)
+    yield from _problems(config, "optim", check_optimizer, config.optim)
     yield from _problems(config, "optim.schedule", named_classes.schedule, config.optim)
     for index, named in enumerate(config.trainer.callbacks):
         where = f"trainer.callbacks.{index}"
@@ -90,6 +91,19 @@ def _of_training(config: Config) -> Iterator[str]:
     for index, named in enumerate(config.trainer.loggers or ()):
         where = f"trainer.loggers.{index}"
         yield from _problems(config, where, named_classes.check_logger, named, where)
+
+
+def check_optimizer(section: OptimSection) -> None:
+    """Raises PluginError for an optimiser that cannot be imported, and OptionError for an invalid option or a weight
+    decay that its constructor does not take."""
+    _check_options("optim", "optimizers", section.name, section)
+    kind = registry.load("optimizers", section.name)
+    parameters, takes_all = parameters_of(kind, GIVEN["optimizers"], section.name)
+    if section.weight_decay and "weight_decay" not in parameters and not takes_all:
+        raise OptionError(
+            "optim.weight_decay",
+            f"is {section.weight_decay:g}, but {section.name!r} has no weight decay. Fix: set optim.weight_decay=0.",
+        )
 
 
 def _check_has_heads(config: Config) -> None:

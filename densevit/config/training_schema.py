@@ -2,8 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import InitErrorDetails
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from densevit.config.values import (
     Count,
@@ -12,31 +11,25 @@ from densevit.config.values import (
     Factor,
     Float,
     Int,
-    ModuleClass,
-    Momentum,
     Named,
     OpenSection,
+    PluginName,
     PluginSection,
     Rate,
     Section,
     as_sections,
-    as_tuple,
     module_section,
 )
 
 BUDGETS = ("max_images", "max_steps", "max_epochs")
 """Keys of `trainer`; exactly one is set."""
 
-OPTIMISERS = ("adamw", "adam", "sgd", "muon")
-"""The built-in optimisers."""
-
 
 class OptimSection(OpenSection):
-    """The optimiser and the learning rate schedule, and the options of an optimiser that is a `module:Class`."""
+    """The optimiser with its options, and the learning rate schedule."""
 
-    name: Literal["adamw", "adam", "sgd", "muon"] | ModuleClass = "adamw"
-    """`adamw`; `adam`; `sgd`, with the first of `betas` as momentum; `muon`: Muon for the weights of linear and
-    convolution layers and AdamW for all other parameters; or a `module:Class`."""
+    name: PluginName = "adamw"
+    """A plugin's name, such as `adamw`, or `module:Class`, such as `torch.optim:RAdam`."""
     lr: Annotated[Float, Field(gt=0, le=1e6)] | None = None
     """Learning rate; 1e-4 if `lr_per_256` is not set either."""
     lr_per_256: Annotated[Float, Field(gt=0, le=1e6)] | None = None
@@ -47,16 +40,11 @@ class OptimSection(OpenSection):
     """Layer-wise decay: the learning rate of a backbone depth relative to the next; the last has `backbone_lr`."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
     """Learning rate factors by parameter pattern, as in `{heads.detection.*: 10}`. If several match, all apply."""
-    matrices: Literal["all", "convolutions"] = "all"
-    """The weights that `muon` trains: `all` linear and convolution layers, or `convolutions` only, which costs less for
-    small batches on a CPU. AdamW trains all other parameters."""
     weight_decay: Rate = 1e-4
     """Weight decay; not applied to norms, biases and position embeddings."""
     final_weight_decay: Rate | None = None
     """Weight decay at the end of the training, reached from `weight_decay` by half a cosine, as in DINO. `null`:
     constant."""
-    betas: Annotated[tuple[Momentum, Momentum] | None, BeforeValidator(as_tuple)] = None
-    """Adam's betas. `null`: `[0.9, 0.999]`, or the defaults of a `module:Class`."""
     schedule: Annotated[Literal["constant", "cosine", "poly", "step"] | Named, BeforeValidator(module_section)] = (
         "cosine"
     )
@@ -77,12 +65,9 @@ class OptimSection(OpenSection):
     @classmethod
     def _one_learning_rate(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            values = cls._of_built_in(values)
             given = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
             if len(given) == 2:
                 raise ValueError("lr and lr_per_256 are both given; keep one.")
-            if values.get("matrices", "all") != "all" and values.get("name", "adamw") != "muon":
-                raise ValueError("matrices is an option of the optimiser muon. Leave it out, or set optim.name: muon.")
             if values.get("final_weight_decay") is not None and values.get("weight_decay") == 0:
                 raise ValueError("final_weight_decay needs a weight_decay above 0, of which it is a multiple.")
             if values.get("warmup") and values.get("warmup_steps"):
@@ -90,17 +75,6 @@ class OptimSection(OpenSection):
             if not given:
                 return {**values, "lr": 1e-4}
         return values
-
-    @classmethod
-    def _of_built_in(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Fills in the betas of a built-in optimiser, and refuses other options."""
-        if values.get("name", "adamw") not in OPTIMISERS:
-            return values
-        extra = [key for key in values if key not in cls.model_fields]
-        if extra:  # as pydantic reports it for sections with fixed keys
-            errors = [InitErrorDetails(type="extra_forbidden", loc=(key,), input=values[key]) for key in extra]
-            raise ValidationError.from_exception_data("OptimSection", errors)
-        return {**values, "betas": (0.9, 0.999)} if values.get("betas") is None else values
 
 
 class TrainerSection(Section):

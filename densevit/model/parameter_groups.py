@@ -1,23 +1,22 @@
 """Parameter groups: the learning rate and weight decay of each parameter."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from densevit.errors import ConfigError, PluginError
 from densevit.model.dense import DenseModel
 from densevit.model.parameter_patterns import matching
-
-MIN_SIDE = 16  # rows and columns of the matrices that Muon trains
 
 
 class ParameterRate(NamedTuple):
     """Learning rate and weight decay of one parameter.
 
     depth: the depth within the backbone, from 1 at the input; None outside the backbone. lr: the rate after the
-    warm-up; None if the parameter is frozen. muon: whether Muon trains it; None for another optimiser.
+    warm-up; None if the parameter is frozen. options: further keys of its group, of the optimiser's `group_options`.
     """
 
     name: str
@@ -25,37 +24,24 @@ class ParameterRate(NamedTuple):
     depth: int | None
     lr: float | None
     weight_decay: float
-    muon: bool | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 def parameter_groups(rates: Sequence[ParameterRate]) -> list[dict[str, Any]]:
-    """Groups trained parameters by learning rate and weight decay, and by `muon` unless it is None.
+    """Groups trained parameters by learning rate, weight decay and options.
 
     Raises ConfigError if all are frozen.
     """
-    groups: dict[tuple[float, float, bool | None], list[nn.Parameter]] = {}
+    groups: dict[tuple[tuple[str, Any], ...], list[nn.Parameter]] = {}
     for rate in rates:
         if rate.lr is not None:
-            groups.setdefault((rate.lr, rate.weight_decay, rate.muon), []).append(rate.parameter)
+            options = {"lr": rate.lr, "weight_decay": rate.weight_decay, **rate.options}
+            groups.setdefault(tuple(options.items()), []).append(rate.parameter)
     if not groups:
         raise ConfigError(
             "backbone.freeze, heads: all parameters are frozen; at least one must be trained. Fix: freeze fewer layers."
         )
-    return [
-        {"params": group, "lr": lr, "weight_decay": decay, **({} if muon is None else {"muon": muon})}
-        for (lr, decay, muon), group in groups.items()
-    ]
-
-
-def hidden_matrices(*modules: nn.Module, linear: bool = True) -> list[Tensor]:
-    """Returns the weights of convolutions, and with `linear` of linear layers, with at least 16 rows and columns.
-
-    Excluded are grouped convolutions, and layers with fewer outputs, such as classifiers of a few classes.
-    """
-    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)[: 3 if linear else 2]
-    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, kinds)]
-    weights = [layer.weight for layer in layers if getattr(layer, "groups", 1) == 1]
-    return [w for w in weights if min(w.shape[0], w.numel() // w.shape[0]) >= MIN_SIDE]
+    return [{"params": group, **dict(options)} for options, group in groups.items()]
 
 
 def method_parameters(model: DenseModel, method: nn.Module) -> list[nn.Parameter]:
@@ -72,13 +58,14 @@ def parameter_rates(
     layer_decay: float = 1.0,
     lr_factors: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
-    muon: Literal["all", "convolutions"] | None = None,
+    group_options: Callable[[nn.Module, nn.Parameter], Mapping[str, Any]] | None = None,
     method: nn.Module | None = None,
 ) -> list[ParameterRate]:
     """Returns the learning rate and weight decay of each parameter, in the order of `named_parameters`.
 
-    muon: which of the `hidden_matrices` Muon trains; None: another optimiser. method: the training method, whose
-    parameters come last, as `method.*`, with the rate of the heads.
+    group_options: the optimiser's function of a layer and one of its parameters that returns further keys of the
+    parameter's group; None for optimisers without it. method: the training method, whose parameters come last, as
+    `method.*`, with the rate of the heads.
 
     The backbone uses `backbone_lr` if it is set, else `lr`. Layer-wise decay multiplies the rate of depth i of n by
     `layer_decay ** (n - i)`, as in BEiT (Bao et al. 2022) and MAE (He et al. 2022, table 9): the final norms are the
@@ -107,8 +94,10 @@ def parameter_rates(
             stacklevel=2,
         )
     depths = {id(parameter): depth for depth, group in enumerate(groups, 1) for parameter in group}
-    modules = (model,) if method is None else (model, method)
-    matrices = set(map(id, hidden_matrices(*modules, linear=muon == "all"))) if muon is not None else set()
+    layers: dict[int, nn.Module] = {}
+    for layer in (layer for module in filter(None, (model, method)) for layer in module.modules()):
+        for parameter in layer.parameters(recurse=False):
+            layers.setdefault(id(parameter), layer)
     rates = []
     for name, parameter in named.items():
         rate, depth = lr, depths.get(id(parameter))
@@ -118,8 +107,8 @@ def parameter_rates(
                 rate *= layer_decay ** (len(groups) - _required_depth(depth, name))
         decayed = name.endswith("weight") and parameter.ndim >= 2 and id(parameter) not in embeddings
         trained = rate * factors[name] if parameter.requires_grad else None
-        trains = None if muon is None else id(parameter) in matrices
-        rates.append(ParameterRate(name, parameter, depth, trained, weight_decay if decayed else 0.0, trains))
+        options = {} if group_options is None else group_options(layers[id(parameter)], parameter)
+        rates.append(ParameterRate(name, parameter, depth, trained, weight_decay if decayed else 0.0, options))
     return rates
 
 

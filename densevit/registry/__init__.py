@@ -27,6 +27,7 @@ __all__ = [
     "list_heads",
     "list_methods",
     "list_necks",
+    "list_optimizers",
     "list_targets",
     "list_transforms",
     "load",
@@ -69,6 +70,11 @@ def list_methods() -> list[str]:
 def list_necks() -> list[str]:
     """Names of all installed necks."""
     return list(find("necks"))
+
+
+def list_optimizers() -> list[str]:
+    """Names of all installed optimisers."""
+    return list(find("optimizers"))
 
 
 def list_targets() -> list[str]:

@@ -15,10 +15,14 @@ INTERFACES = {
     "targets": "TargetType",
     "methods": "Method",
     "checkpoints": "CheckpointLayout",
+    "optimizers": "torch.optim.Optimizer",
 }
-_NOUNS = {"transforms": "set of transforms", "commands": "command", "names": "public name", "inspectors": "inspector"}
+"""The base class of each group's plugins: a class of `densevit.interfaces`, or of another module."""
+
 # Without an interface: modules of the command line; names of `densevit.__all__`; classes of the workbench.
-GROUPS = (*INTERFACES, "commands", "names", "inspectors")
+_OTHERS = {"commands": "command", "names": "public name", "inspectors": "inspector"}
+_NOUNS = {**_OTHERS, "transforms": "set of transforms", "optimizers": "optimiser"}
+GROUPS = (*INTERFACES, *_OTHERS)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def public_name(name: str) -> Any:
 
 
 def import_object(noun: str, name: str) -> Any:
-    """Imports `module:Name`, such as a callback or an optimiser. noun: its kind, for messages. Raises PluginError."""
+    """Imports `module:Name`, such as a callback or a schedule. noun: its kind, for messages. Raises PluginError."""
     return import_plugin(Plugin(noun, name, value=name))
 
 
@@ -76,13 +76,13 @@ def _unknown(group: str, name: str, known: Mapping[str, Plugin]) -> str:
 
 def _check_interface(plugin: Plugin, loaded: Any) -> None:
     """Raises PluginError unless the object is a subclass, or an instance, of the group's interface."""
-    interfaces = importlib.import_module("densevit.interfaces")  # late: it imports torch
-    expected = getattr(interfaces, INTERFACES[plugin.group])
+    module, _, kind = INTERFACES[plugin.group].rpartition(".")
+    expected = getattr(importlib.import_module(module or "densevit.interfaces"), kind)  # late: it imports torch
     of_instances = plugin.group in _INSTANCES
     if isinstance(loaded, expected) if of_instances else isinstance(loaded, type) and issubclass(loaded, expected):
         return
     what = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
-    attribute, interface = plugin.value.rpartition(":")[2], f"densevit.{expected.__name__}"
+    attribute, interface = plugin.value.rpartition(":")[2], f"{module or 'densevit'}.{kind}"
     fix = f"{attribute} = {interface}(...)" if of_instances else f"class {attribute}({interface})"
     is_model = plugin.group == "backbones" and hasattr(loaded, "register_parameter")
     wrap = " For an existing model, see 'Wrap a model you have' in docs/own-backbone.md." if is_model else ""

@@ -24,10 +24,16 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "evaluators": ("classes",),
     "targets": (),
     "methods": ("model",),
+    "optimizers": ("params",),
 }
 
 # Keyword arguments that densevit passes to constructors that take them; no options of the user's.
-OFFERED: dict[str, tuple[str, ...]] = {"datasets": ("scan",)}
+OFFERED: dict[str, tuple[str, ...]] = {
+    "datasets": ("scan",),
+    "optimizers": ("lr", "weight_decay", "gradient_scaling"),
+}
+
+_MISSPELT = 0.8  # similarity of a key in **kwargs to a parameter
 
 LARGEST_INT = 2**63 - 1
 LARGEST_FLOAT = 3.4028234e38  # of float32
@@ -55,7 +61,8 @@ def check(
 
     plugin: a class or a function. given: positional parameters before the options. where: section that prefixes keys
     in messages. reserved: other keys of the section, for suggestions. offered: keyword arguments that are no options.
-    A constructor with **kwargs accepts every other key.
+    A constructor with **kwargs accepts other keys too, except those that resemble a parameter of it or of the base
+    classes' constructors.
     An option annotated as a dataclass is a section of keys: a mapping of its fields becomes an instance, in which
     fields left out have their value in the option's default. One annotated as `Annotated[Mapping[str, Any], Plugin]`
     has the options of that plugin, whose constructor takes the same arguments before them.
@@ -63,18 +70,20 @@ def check(
     """
     given = tuple(given)
     parameters, takes_all = parameters_of(plugin, given, name, offered)
+    passed_on = {} if not takes_all else _of_bases(plugin, given, name, offered)
+    accepted = {**passed_on, **parameters}
     checked: dict[str, Any] = {}
     wrong: list[OptionError] = []
     for key, value in options.items():
         try:
-            if key in parameters:
-                checked[key] = _checked(parameters[key], value, f"{where}.{key}", name, given)
-            elif takes_all and key not in offered:
+            if key in accepted:
+                checked[key] = _checked(accepted[key], value, f"{where}.{key}", name, given)
+            elif takes_all and key not in offered and not difflib.get_close_matches(key, accepted, 1, _MISSPELT):
                 checked[key] = value
             else:
-                listed = f"Options: {', '.join(parameters)}." if parameters else "It has no options."
-                hint = nearest(key, [*parameters, *reserved])
-                if hint and not nearest(key, parameters):
+                listed = f"Options: {', '.join(accepted)}." if accepted else "It has no options."
+                hint = nearest(key, [*accepted, *reserved])
+                if hint and not nearest(key, accepted):
                     listed += f" Other keys of {where}: {', '.join(reserved)}."
                 raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
         except OptionError as error:
@@ -180,6 +189,21 @@ def parameters_of(
         if parameter.name not in passed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             options[parameter.name] = parameter.replace(annotation=annotations.get(parameter.name, Any))
     return options, takes_all
+
+
+def _of_bases(
+    plugin: Callable[..., Any], given: tuple[str, ...], name: str, offered: Collection[str]
+) -> dict[str, inspect.Parameter]:
+    """The parameters that a constructor with **kwargs may pass on: those of the base classes' constructors, up to the
+    first without **kwargs."""
+    parameters: dict[str, inspect.Parameter] = {}
+    constructors = [base for base in getattr(plugin, "__mro__", ()) if "__init__" in vars(base)]
+    for constructor in constructors[1:]:
+        others, takes_all = parameters_of(constructor, given, name, offered)
+        parameters = {**others, **parameters}
+        if not takes_all:
+            break
+    return parameters
 
 
 def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, given: tuple[str, ...]) -> Any:

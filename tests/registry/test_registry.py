@@ -212,6 +212,10 @@ def test_framework_arguments_are_no_options_and_others_may_be_required(install):
             def __init__(self, channels, strides, classes, **options):
                 pass
 
+        class Passing(Head):
+            def __init__(self, channels, strides, classes, width: int = 8, **options):
+                super().__init__(channels, strides, classes, **options)
+
         class Short(densevit.Head):
             def __init__(self, channels):
                 pass
@@ -227,6 +231,11 @@ def test_framework_arguments_are_no_options_and_others_may_be_required(install):
     with pytest.raises(PluginError, match=r"heads.a.classes is not an option of 'head'\. Options: queries, depth\."):
         check("heads", "head", {"classes": 3, "queries": 1}, "heads.a")
     assert check("heads", "hd:Open", {"anything": 1}, "heads.a") == {"anything": 1}
+    assert check("heads", "hd:Passing", {"queries": "3", "other": 1}, "heads.a") == {"queries": 3, "other": 1}
+    for key, meant in (("querries", "queries"), ("widht", "width")):
+        message = rf"heads\.a\.{key} is not an option of 'hd:Passing'\. Did you mean '{meant}'\?"
+        with pytest.raises(PluginError, match=message):
+            check("heads", "hd:Passing", {key: 1}, "heads.a")
     with pytest.raises(PluginError, match="must take channels, strides, classes first"):
         check("heads", "hd:Short", {}, "heads.a")
     with pytest.raises(PluginError, match="backbone.width is not an option of 'hd:Bare'. It has no options"):

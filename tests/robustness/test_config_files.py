@@ -98,7 +98,7 @@ OVERRIDES = {
     "seed": "'seed' is not an override",
     "seed=": "seed has no value; write seed=null for none",
     "x=1": "x is not a key. Keys: backbone, data",
-    "optim.rate=1": "optim.rate is not a key of optim",
+    "optim.rate=1": "optim.rate is not an option of 'adamw'",
     "optim=5": "optim should be a section of keys, not 5",
     "optim=null": "optim should be a section of keys, not null",
     "heads=null": "heads should be a section of keys, not null",

@@ -65,7 +65,7 @@ def ours(head: str, batch: int, side: int, dtype: torch.dtype | None, device: to
     ).train()
     replace_layers(model)
     model.to(device)
-    optimizer = optimizer_of(model, config.optim, _lr(config.optim), fused=dtype != torch.float16)
+    optimizer = optimizer_of(model, config.optim, _lr(config.optim), dtype == torch.float16)
     images, boxes, labels = images_and_targets(batch, side)
     scale = torch.tensor([side, side, side, side])
     corners = [torch.cat([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], 1) * scale for x in boxes]

@@ -36,7 +36,7 @@ from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.first_non_finite import random_state, restore_random_state
 from densevit.training.loop.lr_schedule import Schedule
 from densevit.training.loop.method import check_method
-from densevit.training.loop.optim import group_options
+from densevit.training.loop.optim import options_in_groups
 from densevit.training.loop.probes import features_of, fit_probes, predictions_of
 from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
@@ -273,9 +273,10 @@ class DenseModule(TrainingStep):
             restore_random_state(states[self.trainer.global_rank], self.device)
 
     def _apply_config_to_optimizer(self) -> None:
-        """Replaces the learning rates, weight decays and momenta of a loaded optimiser by those of the config."""
+        """Replaces the learning rates, weight decays and options of a loaded optimiser by those of the config."""
         scheduler = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, Schedule)
         scheduler.restart(self._groups())
-        for loaded in self.trainer.optimizers[0].param_groups:
-            loaded |= {key: value for key, value in group_options(self.optim).items() if key in loaded}
+        [optimizer] = self.trainer.optimizers
+        for loaded in optimizer.param_groups:
+            loaded |= {key: value for key, value in options_in_groups(optimizer).items() if key in loaded}

@@ -2,18 +2,17 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import OptimSection, named_classes
-from densevit.config.training_schema import OPTIMISERS
+from densevit.config import OptimSection
+from densevit.config.plugin_checks import check_optimizer
 from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
-from densevit.training.loop.muon import Muon
+from densevit.registry.options import GIVEN, OFFERED, parameters_of
 
 
 def learning_rate(section: OptimSection, images_per_step: int) -> float:
@@ -34,12 +33,9 @@ def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, 
     return optimizer_of(dense_model(model), section, learning_rate(section, images_per_step))
 
 
-def optimizer_of(model: DenseModel, section: OptimSection, lr: float, fused: bool = True) -> Optimizer:
-    """Builds the optimiser of a model at this learning rate.
-
-    fused: whether torch's fused kernel may be used, see `build_optimizer`.
-    """
-    return build_optimizer(section, parameter_groups(rates_of(model, section, lr)), lr, fused)
+def optimizer_of(model: DenseModel, section: OptimSection, lr: float, gradient_scaling: bool = False) -> Optimizer:
+    """Builds the optimiser of a model at this learning rate, see `build_optimizer`."""
+    return build_optimizer(section, parameter_groups(rates_of(model, section, lr)), lr, gradient_scaling)
 
 
 def rates_of(
@@ -53,33 +49,29 @@ def rates_of(
         layer_decay=section.layer_decay,
         lr_factors=section.lr_factors,
         weight_decay=section.weight_decay,
-        muon=section.matrices if section.name == "muon" else None,
+        group_options=getattr(registry.load("optimizers", section.name), "group_options", None),
         method=method,
     )
 
 
-def build_optimizer(section: OptimSection, groups: list[dict[str, Any]], lr: float, fused: bool = True) -> Optimizer:
-    """Builds the optimiser of these parameter groups.
+def build_optimizer(
+    section: OptimSection, groups: list[dict[str, Any]], lr: float, gradient_scaling: bool = False
+) -> Optimizer:
+    """Builds the optimiser of these parameter groups: a plugin, whose constructor takes the groups, and as keyword
+    arguments `lr`, `weight_decay` and `gradient_scaling` if it has them, and the options of the config.
 
-    lr: the default of groups without a learning rate. fused: updates all parameters with one kernel; not compatible
-    with fp16's gradient scaling.
+    lr: the default of groups without a learning rate. gradient_scaling: whether fp16's gradient scaling is used, which
+    fused kernels of torch do not support.
     """
-    if section.name not in OPTIMISERS:
-        kind, options = named_classes.optimiser(section, lr)
-        return registry.construct(kind, section.name, groups, options=options, where="optim")
-    assert section.betas is not None  # the schema sets them
-    if section.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=section.betas[0], fused=fused)
-    if section.name == "muon":
-        return Muon(groups, lr=lr, betas=section.betas, fused=fused)
-    kind = torch.optim.AdamW if section.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=lr, betas=section.betas, fused=fused)
+    check_optimizer(section)
+    offered = {"lr": lr, "weight_decay": section.weight_decay, "gradient_scaling": gradient_scaling}
+    optimizer: Optimizer = registry.create(
+        "optimizers", section.name, groups, options=section.options, where="optim", offered=offered
+    )
+    return optimizer
 
 
-def group_options(section: OptimSection) -> dict[str, Any]:
-    """Returns the config options of a parameter group other than its learning rate and weight decay."""
-    if section.name not in OPTIMISERS:
-        options = section.options
-        return options if section.betas is None else {**options, "betas": section.betas}
-    assert section.betas is not None  # the schema sets them
-    return {"momentum": section.betas[0]} if section.name == "sgd" else {"betas": section.betas}
+def options_in_groups(optimizer: Optimizer) -> dict[str, Any]:
+    """Returns the options with which an optimiser was built, as far as its parameter groups have them."""
+    options, _ = parameters_of(type(optimizer), GIVEN["optimizers"], "optim", OFFERED["optimizers"])
+    return {key: optimizer.defaults[key] for key in options if key in optimizer.defaults}

@@ -27,6 +27,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from densevit import registry
 from densevit.config import Config
 from densevit.errors import ConfigError, TrainingError, one_line
 from densevit.model import DenseModel
@@ -133,10 +134,10 @@ def check_sharding(config: Config) -> None:
     precision = resolve(section.precision, section.accelerator)
     if precision not in ("32", "32-true", "bf16-mixed"):
         raise ConfigError(f"{where}: trainer.precision={precision} is not supported. Fix: set 32 or bf16-mixed.")
-    if config.optim.name == "muon":
+    if not getattr(registry.load("optimizers", config.optim.name), "elementwise", True):
         raise ConfigError(
-            f"{where}: optim.name=muon orthogonalises whole matrices, but each process has a part of them. Fix: set "
-            "optim.name=adamw, or trainer.strategy=ddp."
+            f"{where}: optim.name={config.optim.name} updates matrices as a whole, but each process has a part of "
+            "them. Fix: set optim.name=adamw, or trainer.strategy=ddp."
         )
     for key, value, fix in (
         ("trainer.ema", section.ema, "remove it"),

@@ -22,7 +22,7 @@ Lightning calls a hook of the callbacks before that of the module.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as lightning
 import torch
@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 
 from densevit import config as configs
 from densevit.config import Config, OptimSection
+from densevit.config.plugin_checks import check_optimizer
 from densevit.interfaces import Batch, LossContext, Method, Targets
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
@@ -68,9 +69,10 @@ class TrainingStep(lightning.LightningModule):
         super().__init__()
         self.model, self.config = model, config
         self.method = Supervised(model) if method is None else method
-        self.optim: OptimSection = (
-            optim if isinstance(optim, OptimSection) else configs.section("optim", optim or {}, "DenseModule")
-        )
+        if not isinstance(optim, OptimSection):
+            optim = cast(OptimSection, configs.section("optim", optim or {}, "DenseModule"))
+            check_optimizer(optim)
+        self.optim = optim
         self.budget, self.rates, self.ema, self.finite_check = budget, rates, ema, finite_check
         self.terms: dict[str, Tensor] = {}
         self.learning_rate = 0.0
@@ -199,7 +201,7 @@ class TrainingStep(lightning.LightningModule):
     # ---- the optimiser ----
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.optim, self._groups(), self._lr(), self.trainer.precision != "16-mixed")
+        optimizer = build_optimizer(self.optim, self._groups(), self._lr(), self.trainer.precision == "16-mixed")
         steps = optimizer_steps(self.trainer, self.optim) if self.budget is None else self.budget.steps
         self._steps = steps if steps > 1 else 0
         scheduler = Schedule(optimizer, self.optim, steps)

@@ -9,11 +9,11 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ProgressBar as LightningBar
 from rich import get_console
+from torch.optim import Optimizer
 
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
-from densevit.config.training_schema import OPTIMISERS
 from densevit.data.build import Data, build_data
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel
@@ -25,7 +25,7 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.loop.evaluators import build_evaluators
 from densevit.training.loop.method import check_method
-from densevit.training.loop.optim import learning_rate, rates_of
+from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
@@ -186,10 +186,10 @@ def _rates(
     checkpoint does not have them. Raises WeightsError or ConfigError if a checkpoint does not match the model or the
     optimiser.
     """
-    rates = checkpoint_rates = rates_of(
-        model, config.optim, learning_rate(config.optim, budget.images_per_step), method
-    )
+    lr = learning_rate(config.optim, budget.images_per_step)
+    rates = checkpoint_rates = rates_of(model, config.optim, lr, method)
     groups = parameter_groups(rates)
+    build_optimizer(config.optim, groups, lr)  # raises for options that it refuses, before anything is written
     if checkpoint is not None:
         checkpoint.check_model(model, method)
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
@@ -200,7 +200,8 @@ def _rates(
         checkpoint_rates, groups = rates, parameter_groups(rates)
     if checkpoint is not None:
         checkpoint.check_groups(groups)
-        if config.optim.name in OPTIMISERS:
+        kind = registry.load("optimizers", config.optim.name)
+        if any(base.__module__.startswith("torch.optim.") and base is not Optimizer for base in kind.__mro__):
             checkpoint.check_optimizer(groups, model, method)
     return rates, checkpoint_rates
 

@@ -36,7 +36,7 @@ _MODEL, _LAST = "model.safetensors", "last.ckpt"
 _AS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # torch's names
 _STEP = "step"
 _ANEW = "copy it again, or train again with the run's config.yaml"
-_FIXED = ("data.name", "optim.name", "optim.matrices", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
+_FIXED = ("data.name", "optim.name", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
 
 
 class RunCheckpoint:

@@ -1,11 +1,14 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
 import densevit
+from densevit import registry
 from densevit.config import OptimSection
+from densevit.errors import PluginError
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
@@ -150,23 +153,33 @@ def test_default_groups_match_plain_ones_exactly(backbone_lr, frozen_stages):
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )
 def test_optimiser_is_selected_by_name(name, kind):
-    section = OptimSection(name=name, lr=2e-3, backbone_lr=1e-4, weight_decay=0.01, betas=(0.8, 0.95))
+    options = {"momentum": 0.8} if name == "sgd" else {"betas": (0.8, 0.95)}
+    section = OptimSection(name=name, lr=2e-3, backbone_lr=1e-4, weight_decay=0.01, **options)
     optimizer = optimizer_of(model_of(), section, lr=2e-3)
-    assert type(optimizer) is kind
+    assert type(optimizer).__mro__[1] is kind and optimizer.defaults["fused"]
     found = sorted((group["lr"], group["weight_decay"]) for group in optimizer.param_groups)
     assert found == [(1e-4, 0), (1e-4, 0.01), (2e-3, 0), (2e-3, 0.01)]
     for group in optimizer.param_groups:
-        if name == "sgd":
-            assert group["momentum"] == 0.8
-        else:
-            assert group["betas"] == (0.8, 0.95)
+        assert options.items() <= group.items()
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_adamw_step_matches_the_paper(fused):
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
+def test_the_options_of_an_optimiser_are_its_own(name):
+    assert OptimSection(name=name).options == {}
+    for option in ("momentum", "matrices", "betas"):
+        has = option in {"sgd": ("momentum",), "muon": ("matrices", "betas")}.get(name, ("betas",))
+        value = {"momentum": 0.5, "matrices": "convolutions", "betas": [0.8, 0.9]}[option]
+        message = rf"optim\.{option} is not an option of '{name}'.*Options: "
+        with nullcontext() if has else pytest.raises(PluginError, match=message):
+            assert option in registry.check_options("optimizers", name, {option: value}, "optim")
+
+
+@pytest.mark.parametrize("gradient_scaling", [True, False])
+def test_adamw_step_matches_the_paper(gradient_scaling):
     """Decoupled decay, then lr times the bias-corrected mean over the root mean square: lr in the first step."""
     model = model_of()
-    optimizer = optimizer_of(model, OptimSection(lr=0.1, weight_decay=0.5), lr=0.1, fused=fused)
+    optimizer = optimizer_of(model, OptimSection(lr=0.1, weight_decay=0.5), lr=0.1, gradient_scaling=gradient_scaling)
+    assert optimizer.defaults["fused"] is not gradient_scaling
     weight, bias = model.heads["detection"].linear.weight, model.heads["detection"].linear.bias
     before = weight.detach().clone(), bias.detach().clone()
     weight.grad, bias.grad = torch.full_like(weight, 3.0), torch.full_like(bias, -7.0)

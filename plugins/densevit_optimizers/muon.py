@@ -4,31 +4,63 @@ Unlike `torch.optim.Muon`, it also accepts convolution kernels, which benefit th
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from densevit.layers.fast.hardware import supports_bf16
 from densevit.layers.precision import autocast_off
+from densevit_optimizers.torch_optimizers import AdamW, Decay
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 _ITERATIONS = 5
 _MOMENTUM = 0.95
 _RMS = 0.2  # of an update, as AdamW's (Liu et al. 2025, section 2.2), so that the same learning rates apply to both
+_MIN_SIDE = 16  # rows and columns of a trained matrix
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_LAYERS = {"all": ("linear", "convolution"), "convolutions": ("convolution",)}  # by the option `matrices`
 
 
-class Muon(torch.optim.AdamW):
-    """Muon for the parameter groups with `muon: True`, with Nesterov momentum and decoupled weight decay; AdamW for the
-    others.
+class Muon(AdamW):
+    """Muon for the weights of linear and convolution layers, AdamW for all other parameters.
 
-    A kernel (out, in, h, w) is treated as the matrix (out, in * h * w). Matrices of one shape are orthogonalised as a
-    batch. The update equals that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`.
+    Momentum is Nesterov's, and weight decay is decoupled. Trained are matrices with at least 16 rows and columns, but
+    not those of grouped convolutions. A kernel (out, in, h, w) is treated as the matrix (out, in * h * w). Matrices of
+    one shape are orthogonalised as a batch. The update equals that of `torch.optim.Muon` with
+    `adjust_lr_fn="match_rms_adamw"`.
+
+    matrices: the layers whose weights Muon trains; `convolutions` costs less for small batches on a CPU. Weights that
+    are trained differently after a resume start without momentum.
+    betas, eps: AdamW's.
     """
 
-    def __init__(self, params: Iterable[dict[str, Any]], **options: Any) -> None:
-        """params: parameter groups. options: the other options of AdamW."""
-        super().__init__([{"muon": False, **group} for group in params], **options)
+    elementwise = False
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        eps: float = 1e-8,
+        matrices: Literal["all", "convolutions"] = "all",
+        *,
+        gradient_scaling: bool = False,
+    ) -> None:
+        groups = [{"layer": None, **group} for group in params]
+        super().__init__(groups, lr, weight_decay, betas, eps, gradient_scaling=gradient_scaling)
+        self.defaults["matrices"] = matrices
+
+    @staticmethod
+    def group_options(layer: nn.Module, parameter: nn.Parameter) -> dict[str, Any]:
+        """Returns the kind of layer that has the parameter as its matrix: `linear`, `convolution` or None."""
+        kind = None
+        if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) and getattr(layer, "groups", 1) == 1:
+            rows = parameter.shape[0]
+            if parameter is layer.weight and min(rows, parameter.numel() // rows) >= _MIN_SIDE:
+                kind = "convolution" if isinstance(layer, _CONVOLUTIONS) else "linear"
+        return {"layer": kind}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -37,11 +69,14 @@ class Muon(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = self.param_groups
+        groups, layers = self.param_groups, _LAYERS[self.defaults["matrices"]]
         for group in groups:
-            if group["muon"]:
+            if group["layer"] in layers:
                 self._update(group)
-        self.param_groups = [group for group in groups if not group["muon"]]
+        self.param_groups = [group for group in groups if group["layer"] not in layers]
+        for parameter in (parameter for group in self.param_groups for parameter in group["params"]):
+            if "momentum_buffer" in self.state.get(parameter, ()):  # of a run with other `matrices`
+                self.state[parameter].clear()
         try:
             super().step()
         finally:
@@ -59,7 +94,8 @@ class Muon(torch.optim.AdamW):
             updates = []
             for parameter, gradient in trained:
                 state = self.state[parameter]
-                if not state:
+                if "momentum_buffer" not in state:
+                    state.clear()
                     state["step"] = torch.zeros(())  # required by AdamW when it loads a state
                     exact = torch.promote_types(parameter.dtype, torch.float32)
                     state["momentum_buffer"] = torch.zeros_like(parameter, dtype=exact)

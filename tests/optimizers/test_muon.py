@@ -10,12 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import densevit
 from densevit.config import OptimSection
-from densevit.errors import ConfigError
 from densevit.model import DenseModel
-from densevit.model.parameter_groups import hidden_matrices
-from densevit.training.loop import muon
-from densevit.training.loop.muon import Muon, orthogonalised
 from densevit.training.loop.optim import optimizer_of
+from densevit_optimizers import muon
+from densevit_optimizers.muon import Muon, orthogonalised
 from tests.training.run.test_run import TINY
 from tests.training.runs import resume
 
@@ -28,7 +26,7 @@ def test_updates_are_those_of_torch_on_the_flattened_weight(shape, monkeypatch):
     ours = [nn.Parameter(x.clone()) for x in start]
     theirs = [nn.Parameter(x.flatten(1).clone()) for x in start]
     options = {"lr": 0.02, "weight_decay": 0.1}
-    optimizer = Muon([{"params": ours, "muon": True}], **options)
+    optimizer = Muon([{"params": ours, "layer": "linear"}], **options)
     reference = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options)
     for _ in range(4):
         for a, b in zip(ours, theirs, strict=True):
@@ -68,7 +66,7 @@ def test_other_parameters_are_trained_by_adamw():
     matrix, bias = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16))
     reference = nn.Parameter(bias.detach().clone())
     options = {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.1}
-    optimizer = Muon([{"params": [matrix], "muon": True}, {"params": [bias]}], **options)
+    optimizer = Muon([{"params": [matrix], "layer": "linear"}, {"params": [bias]}], **options)
     adamw = torch.optim.AdamW([reference], **options)
     for _ in range(3):
         for parameter in (matrix, bias, reference):
@@ -87,7 +85,7 @@ def test_singular_values_approach_one():
 def test_a_restored_state_continues_exactly():
     def run(steps: int, optimizer=None, weight=None):
         weight = nn.Parameter(torch.linspace(-1, 1, 16 * 20).view(16, 20)) if weight is None else weight
-        optimizer = optimizer or Muon([{"params": [weight], "muon": True}], lr=0.1)
+        optimizer = optimizer or Muon([{"params": [weight], "layer": "linear"}], lr=0.1)
         for _ in range(steps):
             weight.grad = weight.detach().sin()
             optimizer.step()
@@ -96,7 +94,7 @@ def test_a_restored_state_continues_exactly():
     _, straight = run(4)
     first, weight = run(2)
     weight = nn.Parameter(weight.detach().clone())
-    second = Muon([{"params": [weight], "muon": True}], lr=0.1)
+    second = Muon([{"params": [weight], "layer": "linear"}], lr=0.1)
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(run(2, second, weight)[1], straight, atol=0, rtol=0)
 
@@ -113,8 +111,12 @@ def test_matrices_of_a_model():
             self.norm = nn.LayerNorm(32)
 
     parts = Parts()
-    assert list(map(id, hidden_matrices(parts))) == [id(parts.linear.weight), id(parts.kernel.weight)]
-    assert list(map(id, hidden_matrices(parts, linear=False))) == [id(parts.kernel.weight)]
+    layers = {name: parts.get_submodule(name.partition(".")[0]) for name, _ in parts.named_parameters()}
+    kinds = {name: Muon.group_options(layers[name], p)["layer"] for name, p in parts.named_parameters()}
+    assert {name: kind for name, kind in kinds.items() if kind is not None} == {
+        "linear.weight": "linear",
+        "kernel.weight": "convolution",
+    }
 
 
 def test_the_config_builds_it_with_rates_of_its_groups():
@@ -123,27 +125,32 @@ def test_the_config_builds_it_with_rates_of_its_groups():
     section = OptimSection(name="muon", lr=1e-3, backbone_lr=1e-4, weight_decay=0.05)
     optimizer = optimizer_of(model, section, 1e-3)
     assert isinstance(optimizer, Muon)
-    assert {(group["muon"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
-        (True, 1e-4, 0.05),
-        (False, 1e-4, 0.0),
+    assert {(group["layer"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
+        ("convolution", 1e-4, 0.05),
+        ("linear", 1e-4, 0.05),
+        (None, 1e-4, 0.0),
     }
     names = {id(p): name for name, p in model.named_parameters()}
-    chosen = {names[id(p)] for group in optimizer.param_groups if group["muon"] for p in group["params"]}
+    chosen = {names[id(p)] for group in optimizer.param_groups if group["layer"] for p in group["params"]}
     assert "backbone.stages.2.1.mlp.expand.weight" in chosen
     assert not any("norm" in name or "bias" in name for name in chosen)
 
 
 def test_convolutions_only():
-    model = DenseModel(densevit.create_backbone("swin", variant="nano", stem="conv"), {})
-    optimizer = optimizer_of(model, OptimSection(name="muon", matrices="convolutions", weight_decay=0.05), 1e-3)
-    names = {id(p): name for name, p in model.named_parameters()}
-    chosen = [names[id(p)] for group in optimizer.param_groups if group["muon"] for p in group["params"]]
-    assert chosen == [f"backbone.patch_embed.{i}.weight" for i in (0, 3, 6, 9, 12)]
-
-
-def test_matrices_need_muon():
-    with pytest.raises(ValueError, match="set optim.name: muon"):
-        OptimSection(name="adamw", matrices="convolutions")
+    """The others are updated as by AdamW."""
+    torch.manual_seed(0)
+    kernel, matrix = (nn.Parameter(torch.randn(16, 16)) for _ in range(2))
+    reference = nn.Parameter(matrix.detach().clone())
+    groups = [{"params": [kernel], "layer": "convolution"}, {"params": [matrix], "layer": "linear"}]
+    optimizer = Muon(groups, lr=0.01, matrices="convolutions")
+    adamw = torch.optim.AdamW([reference], lr=0.01, weight_decay=0)
+    for _ in range(3):
+        for parameter in (kernel, matrix, reference):
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        adamw.step()
+    torch.testing.assert_close(matrix, reference, atol=0, rtol=0)
+    assert [set(optimizer.state[p]) >= {"momentum_buffer"} for p in (kernel, matrix)] == [True, False]
 
 
 @pytest.mark.integration
@@ -159,12 +166,22 @@ def test_a_run_resumes_to_the_last_bit_and_takes_changed_rates(
         assert torch.equal(value, states[1][key]), key
     resume(parts, ["trainer.max_steps=5", "optim.weight_decay=0.1"])
     groups = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
-    assert {(group["muon"], group["weight_decay"]) for group in groups} == {(True, 0.1), (False, 0.1), (False, 0.0)}
+    assert {group["weight_decay"] for group in groups if group["layer"]} == {0.1}
+    assert {group["weight_decay"] for group in groups if not group["layer"]} == {0.1, 0.0}
 
 
-@pytest.mark.integration
-def test_the_matrices_of_a_resumed_run_cannot_change(copied_run: Callable[..., Path]) -> None:
-    named = ["optim.name=muon", "optim.matrices=all", "optim.weight_decay=0.05"]
-    run = copied_run(TINY, [*named, "trainer.max_steps=2"])
-    with pytest.raises(ConfigError, match="optim.matrices: 'all' -> 'convolutions'"):
-        resume(run, ["trainer.max_steps=4", "optim.matrices=convolutions"])
+def test_other_matrices_of_a_resumed_run_start_without_momentum():
+    def resumed(matrices: str, state: dict) -> tuple[Muon, nn.Parameter]:
+        weight = nn.Parameter(torch.linspace(-1, 1, 16 * 20).view(16, 20))
+        optimizer = Muon([{"params": [weight], "layer": "linear"}], lr=0.1, matrices=matrices)
+        if state:
+            optimizer.load_state_dict(state)
+        weight.grad = weight.detach().sin()
+        optimizer.step()
+        return optimizer, weight
+
+    for before, after in (("all", "convolutions"), ("convolutions", "all")):
+        _, without_state = resumed(after, {})
+        torch.testing.assert_close(
+            resumed(after, resumed(before, {})[0].state_dict())[1], without_state, atol=0, rtol=0
+        )

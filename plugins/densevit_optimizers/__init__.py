@@ -1,0 +1,1 @@
+"""Built-in optimisers, registered through entry points like third-party plugins."""
