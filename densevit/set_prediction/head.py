@@ -1,7 +1,7 @@
-"""The common part of detection heads with a `SetCriterion`: losses and predictions."""
+"""The common part of detection heads with queries and a criterion: losses and predictions."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -15,22 +15,32 @@ from densevit.interfaces import (
     Predictions,
     Targets,
 )
-from densevit.set_prediction.criterion import SetCriterion, object_counts
-from densevit.set_prediction.denoising import ContrastiveDenoising, Denoising
-from densevit.set_prediction.limits import MAX_QUERIES, check_classes, check_counts
+from densevit.losses.context import Counts
+from densevit.set_prediction.labelled import object_counts
+from densevit.set_prediction.limits import MAX_QUERIES, QueryLimit, check_classes, check_counts
 from densevit.set_prediction.predictions import exported_predictions, top_exported, top_predictions
+
+
+class Criterion(Protocol):
+    """The losses of a head, such as `SetCriterion`."""
+
+    def loss_counts(self, objects: list[int]) -> Counts:
+        """What the losses are divided by. objects: the number of objects of each labelled image."""
+
+    def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """The weighted losses of the head's outputs, by name."""
 
 
 class SetPredictionHead(Head):
     """A detection head of `num_queries` queries. A subclass has `forward`, and sets `criterion` in its constructor.
 
-    denoising: makes denoising queries in training; None: there are none.
+    softmax: whether classes have a softmax whose last class is "no object", as in DETR, instead of sigmoids.
     """
 
     task = "detection"
     needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
-    criterion: SetCriterion
-    denoising: Denoising | ContrastiveDenoising | None
+    softmax: ClassVar[bool] = False
+    criterion: Criterion
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], num_queries: int
@@ -39,31 +49,34 @@ class SetPredictionHead(Head):
         check_classes(classes, self.task)
         check_counts({"num_queries": num_queries}, maximum=MAX_QUERIES)
         self.num_queries = num_queries
-        self.denoising = None
+        note = f", and no image can get more than {num_queries} predictions"
+        self._limit = QueryLimit(num_queries, "objects", note)
 
     def check(self, dataset: Dataset) -> None:
         """Warns if training images have more objects than queries."""
         super().check(dataset)
-        self.criterion.check(dataset)
+        self._limit.check_data(dataset.object_counts())
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return self.criterion.loss_counts(object_counts(targets), self.denoising)
+        return self.criterion.loss_counts(object_counts(targets))
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others), and the further terms of
-        `SetCriterion.losses` that the head has."""
+        the criterion."""
+        names = [t.get("image_id", i) for i, t in enumerate(targets) if "boxes" in t and "labels" in t]
+        self._limit.check_batch(object_counts(targets), names)
         return self.criterion.losses(outputs, targets, context)
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns the Q top-scoring (query, class) pairs by descending score; with softmax, one class per query."""
-        return top_predictions(outputs, targets, softmax=self.criterion.classification == "softmax")
+        return top_predictions(outputs, targets, softmax=self.softmax)
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
         """`boxes` (B, Q, 4) xyxy and `scores` (B, Q, K) of all queries."""
-        return exported_predictions(outputs, original_size or size, softmax=self.criterion.classification == "softmax")
+        return exported_predictions(outputs, original_size or size, softmax=self.softmax)
 
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        return top_exported(exported, targets, softmax=self.criterion.classification == "softmax")
+        return top_exported(exported, targets, softmax=self.softmax)

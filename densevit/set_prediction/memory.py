@@ -1,12 +1,9 @@
 """The encoder's memory: a feature map as one sequence of tokens with positions."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-from densevit.layers.positions import LearnedPositions, mask_on_grid, sine_map
+from torch import Tensor
 
 
 class Memory(NamedTuple):
@@ -39,31 +36,3 @@ def cell_centres(padding_mask: Tensor, size: tuple[int, int], stride: int) -> tu
     columns = torch.arange(size[1], device=padding_mask.device) + 0.5
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1)  # (S, 2)
     return grid * cell[:, None], cell
-
-
-def encode(
-    x: Tensor,
-    padding_mask: Tensor,
-    stride: int,
-    layers: Iterable[nn.Module],
-    norm: nn.Module,
-    learned_positions: LearnedPositions | None = None,
-) -> Memory:
-    """DETR's encoder (Carion et al. 2020, A.3).
-
-    x: (B, C, H, W), the projected features of this stride. padding_mask: (B, H', W') of the batch, True = padding.
-    layers: `EncoderLayer`s, or none. learned_positions: replace sine positions, which are counted over the image
-    without padding.
-    """
-    size = (x.shape[-2], x.shape[-1])
-    padding = mask_on_grid(padding_mask, size)
-    encoding = sine_map(padding, x.shape[1]) if learned_positions is None else learned_positions(padding)
-    positions = encoding.flatten(1, 2).to(x.dtype)  # (B, S, C)
-    padding = padding.flatten(1)
-    attention_bias = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, float("-inf"))[:, None, None]
-    x = x.flatten(2).transpose(1, 2)  # (B, S, C)
-    for layer in layers:
-        x = layer(x, positions, attention_bias)
-    x = norm(x)
-    centres, cell = cell_centres(padding_mask, size, stride)
-    return Memory(x, x + positions, padding, attention_bias, centres, cell, size)

@@ -1,14 +1,18 @@
-"""DETR's transformer layers (Carion et al. 2020, A.3): positions are added to queries and keys of each attention."""
+"""DETR's transformer (Carion et al. 2020, A.3): positions are added to queries and keys of each attention."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward
+from densevit.layers.positions import LearnedPositions, mask_on_grid, sine_map
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
+from densevit.set_prediction.memory import Memory, cell_centres
+from densevit.set_prediction.queries import Queries
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,34 @@ class EncoderLayer(nn.Module):
         return ffn.after(memory, self.feedforward(ffn.before(memory)))
 
 
+def encode(
+    x: Tensor,
+    padding_mask: Tensor,
+    stride: int,
+    layers: Iterable[nn.Module],
+    norm: nn.Module,
+    learned_positions: LearnedPositions | None = None,
+) -> Memory:
+    """The encoder over a feature map.
+
+    x: (B, C, H, W), the projected features of this stride. padding_mask: (B, H', W') of the batch, True = padding.
+    layers: `EncoderLayer`s, or none. learned_positions: replace sine positions, which are counted over the image
+    without padding.
+    """
+    size = (x.shape[-2], x.shape[-1])
+    padding = mask_on_grid(padding_mask, size)
+    encoding = sine_map(padding, x.shape[1]) if learned_positions is None else learned_positions(padding)
+    positions = encoding.flatten(1, 2).to(x.dtype)  # (B, S, C)
+    padding = padding.flatten(1)
+    attention_bias = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, float("-inf"))[:, None, None]
+    x = x.flatten(2).transpose(1, 2)  # (B, S, C)
+    for layer in layers:
+        x = layer(x, positions, attention_bias)
+    x = norm(x)
+    centres, cell = cell_centres(padding_mask, size, stride)
+    return Memory(x, x + positions, padding, attention_bias, centres, cell, size)
+
+
 class DecoderLayer(nn.Module):
     """Self-attention among queries, cross-attention to the memory, then a feed-forward network (FFN)."""
 
@@ -111,3 +143,15 @@ class DecoderLayer(nn.Module):
         attended = self.cross_attention(with_pos, memory_with_pos, memory, attention_bias)
         queries = cross_attention.after(queries, attended)
         return ffn.after(queries, self.feedforward(ffn.before(queries)))
+
+
+class Decoder(nn.ModuleList):
+    """Decoder layers over queries whose positions stay the same."""
+
+    def forward(self, queries: Queries, memory: Memory, norm: nn.Module) -> Tensor:
+        """Returns the normalised states after each layer, (L, B, Q, C)."""
+        x, states = queries.contents, []
+        for layer in self:
+            x = layer(x, queries.positions, memory.tokens, memory.with_pos, memory.attention_bias)
+            states.append(norm(x))
+        return torch.stack(states)

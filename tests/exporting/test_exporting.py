@@ -39,7 +39,7 @@ MASK2FORMER = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 
 ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": {"name": "detr", **DETR},
-    "detr-two-stage": {**ANCHORS, "two_stage": True},
+    "detr-two-stage": {**ANCHORS, "extensions": {"two_stage": True}},
     "detr-distinct": {**DETR, "name": "ddq", "duplicate_iou": 0.8, "dense_loss": 1.0},
     "deformable-detr": {"name": "deformable_detr", **DETR},
     "deformable-two-stage": {"name": "deformable_detr", **DETR, "two_stage": True, "box_refinement": True},
@@ -125,7 +125,7 @@ def test_a_graph_gives_what_predict_gives():
 
 def test_several_heads_and_a_canvas():
     """Names begin with the head's; images are padded to the canvas, which no other output than `predict`'s sees."""
-    heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "classification": "softmax", "stride": 16}}
+    heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "extensions": {"stride": 16}}}
     model = densevit.create_model(BACKBONES["resnet"], heads, {"things": CLASSES}).model.eval()
     image = torch.from_numpy(comparison.example_images((75, 107), 1, 0))
     padded = torch.nn.functional.pad(image, (0, 160 - 107, 0, 128 - 75))

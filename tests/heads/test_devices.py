@@ -36,9 +36,9 @@ BACKBONES: dict[str, dict[str, Any]] = {  # of heads that need another one, and 
     **{f"eomt-{task}": {"name": "vit", "variant": "nano"} for task in ("panoptic", "instance", "semantic")},
 }
 DETECTION = {
-    "name": "dab_detr", "num_queries": 8, "stride": 8, "fusion_blocks": 1, "classification": "mal",
+    "name": "dab_detr", "num_queries": 8, "classification": "mal",
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
-    "denoising": 1, "dense_loss": 1.0,
+    "extensions": {"stride": 8, "fusion_blocks": 1, "denoising": 1, "dense_loss": 1.0},
 }  # fmt: skip
 SURFACES = {
     "name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "batch",
@@ -70,8 +70,10 @@ DPT = {"name": "dpt", "width": 8}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": PLAIN,
     "detr-learned-positions": {**PLAIN, "positions": "learned"},
-    "dab-detr": {**PLAIN, "name": "dab_detr", "denoising": 2},
-    "dab-detr-all-options": {**DETECTION, "position_bias": True, "two_stage": True},
+    "dab-detr": {**PLAIN, "name": "dab_detr", "extensions": {"denoising": 2}},
+    "dab-detr-all-options": {
+        **DETECTION, "extensions": {**DETECTION["extensions"], "position_bias": True, "two_stage": True},
+    },
     "ddq": {**PLAIN, "name": "ddq", "fusion_blocks": 1},
     "deformable-detr": DEFORMABLE,
     "deformable-detr-two-stage": {**DEFORMABLE, "box_refinement": True, "two_stage": True},

@@ -9,6 +9,7 @@ from densevit import registry
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets.types import TargetTypes
 from densevit.testing import check_head
+from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.mask2former.options import PixelDecoderOptions
 from densevit_workbench.testing.heads import CHECKS
 from tests.heads.mask2former.test_mask2former import TRANSFORMER
@@ -17,7 +18,10 @@ NAMES = ("unlabelled_values", "unlabelled_pixels", "crowds")
 OTHERS = [one.name for one in CHECKS if one.name not in ("construction", "determinism", *NAMES)]
 
 DETR = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
-FAST = {**DETR, "stride": 8, "classification": "mal", "two_stage": True, "denoising": 2, "dense_loss": 1.0}
+FAST: dict[str, Any] = {
+    **DETR, "classification": "mal",
+    "extensions": Extensions(stride=8, two_stage=True, denoising=2, dense_loss=1.0),
+}  # fmt: skip
 MASKS = {"num_queries": 6, "num_points": 64, "transformer": TRANSFORMER}
 MASKS |= {"pixel_decoder": PixelDecoderOptions(layers=1, feedforward=16)}
 EOMT = {"num_queries": 6, "num_blocks": 2, "num_points": 64}

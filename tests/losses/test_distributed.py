@@ -16,6 +16,7 @@ from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
+from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.detr import Detr
 from densevit_heads.mask2former import Mask2FormerInstance, criterion, matching, points
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
@@ -26,15 +27,15 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, an
     "one object": ({}, [1, 0, 0, 0]),  # half an object a process
     "no object": ({}, [0, 0, 0, 0]),
     "focal": ({"classification": "focal"}, [3, 0, 0, 2]),
-    "mal": ({"classification": "mal", "two_stage": True, "position_bias": True}, [3, 0, 0, 2]),
-    "dense": ({"dense_loss": 1.5}, [3, 0, 0, 2]),
-    "denoising": ({"denoising": 2}, [3, 0, 0, 2]),
+    "mal": ({"classification": "mal", "extensions": Extensions(two_stage=True, position_bias=True)}, [3, 0, 0, 2]),
+    "dense": ({"extensions": Extensions(dense_loss=1.5)}, [3, 0, 0, 2]),
+    "denoising": ({"extensions": Extensions(denoising=2)}, [3, 0, 0, 2]),
     "contrastive denoising": (
-        {"contrastive_denoising": 7, "classification": "varifocal"},
+        {"extensions": Extensions(contrastive_denoising=7), "classification": "varifocal"},
         [3, 0, 0, 2],
     ),
-    "no object, contrastive denoising": ({"contrastive_denoising": 7}, [0, 0, 0, 0]),
-    "one object, dense": ({"classification": "mal", "dense_loss": 1.5}, [0, 0, 0, 1]),
+    "no object, contrastive denoising": ({"extensions": Extensions(contrastive_denoising=7)}, [0, 0, 0, 0]),
+    "one object, dense": ({"classification": "mal", "extensions": Extensions(dense_loss=1.5)}, [0, 0, 0, 1]),
     "masks": ({"num_points": 64, "semantic_loss": 2.0}, [3, 0, 0, 2]),
     "one mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 1]),
     "no mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 0]),
@@ -58,7 +59,7 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
     else:
         kind = DabDetr if options else Detr
         head = kind((6,), (8,), classes, 6, Transformer(16, 2, 1, 2, 24, dropout=0.0), **options)
-        if head.denoising is not None:  # the same queries in one process and in two
+        if getattr(head, "denoising", None) is not None:  # the same queries in one process and in two
             head.denoising.label_noise = head.denoising.box_noise = 0.0
     cells = 16 if "num_points" in options else 4  # of each side of the feature; its stride is 8
     features = torch.randn(4, 6, cells, cells)

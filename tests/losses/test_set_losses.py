@@ -8,10 +8,26 @@ from torch.nn import functional as F
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import matchability_aware
 from densevit.losses.context import LossContext
-from densevit.losses.matching import Matches, Objects, hungarian
-from densevit.losses.set_losses import Classification, set_losses
+from densevit.losses.matching import Matches, MatchingCosts, Objects, hungarian
+from densevit.losses.set_losses import Classification, LossWeights, SetLosses, set_losses
+from densevit_heads.detr.criterion import DetrCriterion
 
 L, B, Q, K = 2, 3, 4, 3
+
+
+def losses_of(
+    classification: str,
+    logits: Tensor,
+    boxes: Tensor,
+    objects: Objects,
+    matches: Matches,
+    no_object_weight: float = 0.1,
+) -> SetLosses:
+    """The unweighted losses; those with "softmax" and "no object" are of DETR's criterion."""
+    if classification != "softmax":
+        return set_losses(logits, boxes, objects, matches, LossContext(), classification)  # type: ignore[arg-type]
+    criterion = DetrCriterion(Q, MatchingCosts(), LossWeights(), no_object_weight, auxiliary=True)
+    return criterion.terms(logits, boxes, objects, matches, LossContext())
 
 
 @pytest.fixture
@@ -50,7 +66,7 @@ def one_hot(objects: Objects, matches: Matches, layer: int, values: Tensor) -> T
 
 def test_softmax_is_weighted_cross_entropy_layer_by_layer(batch: tuple[Tensor, Tensor, Objects, Matches]):
     logits, boxes, objects, matches = batch
-    found = set_losses(logits, boxes, objects, matches, LossContext(), no_object_weight=0.3)
+    found = losses_of("softmax", logits, boxes, objects, matches, no_object_weight=0.3)
     for layer in range(L):
         classes = torch.full((B, Q), K)
         for at, image, query, t in zip(*(x.tolist() for x in matches), strict=True):
@@ -145,7 +161,7 @@ def test_tiny_and_narrow_objects_are_matched_and_learned():
     logits.requires_grad_(), boxes.requires_grad_()
     matches = hungarian(logits, boxes, objects)
     assert sorted(matches.target.tolist()) == [0, 1, 2] and len(set(matches.query.tolist())) == 3
-    found = set_losses(logits, boxes, objects, matches, LossContext())
+    found = losses_of("softmax", logits, boxes, objects, matches)
     l1, giou = by_pairs(boxes, objects, matches, 0)
     torch.testing.assert_close((found.l1[0], found.giou[0]), (l1, giou))
     sum(term.sum() for term in found).backward()
@@ -162,7 +178,7 @@ def test_without_objects_boxes_have_no_gradient(classification: str):
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
     objects = Objects(torch.zeros(0, 4), none, none, [0, 0, 0], [0, 1, 2])
-    found = set_losses(logits, boxes, objects, Matches(none, none, none, none), LossContext(), classification)
+    found = losses_of(classification, logits, boxes, objects, Matches(none, none, none, none))
     assert found.l1.tolist() == found.giou.tolist() == [0, 0]
     if classification == "softmax":  # all are "no object", all of one weight
         torch.testing.assert_close(found.label, -logits.log_softmax(-1)[..., -1].mean((1, 2)))
@@ -179,9 +195,7 @@ def test_an_empty_batch_is_0_and_differentiable(classification: str):
     logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
     objects = Objects(torch.zeros(0, 4), none, none, [], [])
-    found = set_losses(
-        logits[:, []], boxes[:, []], objects, Matches(none, none, none, none), LossContext(), classification
-    )
+    found = losses_of(classification, logits[:, []], boxes[:, []], objects, Matches(none, none, none, none))
     assert [term.tolist() for term in found] == [[0, 0]] * 3
     sum(term.sum() for term in found).backward()
     assert logits.grad.abs().max() == boxes.grad.abs().max() == 0
@@ -192,9 +206,9 @@ def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, Ma
     logits, boxes, objects, matches = batch
     logits = (logits if classification == "softmax" else logits[..., :K]).detach().bfloat16()
     boxes = boxes.detach().bfloat16()
-    expected = set_losses(logits.float(), boxes.float(), objects, matches, LossContext(), classification)
+    expected = losses_of(classification, logits.float(), boxes.float(), objects, matches)
     with torch.autocast("cpu", torch.bfloat16):
-        found = set_losses(logits, boxes, objects, matches, LossContext(), classification)
+        found = losses_of(classification, logits, boxes, objects, matches)
     for own, theirs in zip(found, expected, strict=True):
         assert own.dtype == torch.float32 and torch.equal(own, theirs)
 
@@ -202,8 +216,9 @@ def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, Ma
 def test_object_count_replaces_the_number_of_objects(batch: tuple[Tensor, Tensor, Objects, Matches]):
     """Denoising has several predictions per object."""
     logits, boxes, objects, matches = batch
-    once = set_losses(logits, boxes, objects, matches, LossContext())
-    third = set_losses(logits, boxes, objects, matches, LossContext(), object_count=torch.tensor(12.0))
+    logits = logits[..., :K]
+    once = set_losses(logits, boxes, objects, matches, LossContext(), "focal")
+    third = set_losses(logits, boxes, objects, matches, LossContext(), "focal", torch.tensor(12.0))
     torch.testing.assert_close(third.l1, once.l1 / 3)
     torch.testing.assert_close(third.giou, once.giou / 3)
-    torch.testing.assert_close(third.label, once.label)
+    torch.testing.assert_close(third.label, once.label / 3)

@@ -24,7 +24,12 @@ from tests.training.runs import rows
 TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
 HEADS: dict[str, dict[str, Any]] = {
     "one_stage": {"name": "one_stage"},
-    "dab_detr": {"name": "dab_detr", "num_queries": 6, "transformer": TRANSFORMER, "contrastive_denoising": 4},
+    "dab_detr": {
+        "name": "dab_detr",
+        "num_queries": 6,
+        "transformer": TRANSFORMER,
+        "extensions": {"contrastive_denoising": 4},
+    },
     "setr": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"},
     "dpt": {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"},
     "relative": {"name": "dpt", "width": 16, "norm": "none"},

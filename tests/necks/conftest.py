@@ -10,6 +10,7 @@ from densevit.interfaces import Backbone, Batch, Class, Neck
 from densevit.model import DenseModel
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
+from densevit_heads.dab_detr.extensions import Extensions
 
 
 class Plain(Backbone):
@@ -33,7 +34,7 @@ def plain() -> type[Backbone]:
 def _train_a_step(backbone: Backbone, neck: Neck) -> DenseModel:
     classes = [Class("circle", 1, (0, 0, 0)), Class("square", 2, (0, 0, 0))]
     small = Transformer(32, encoder_layers=1, decoder_layers=2, feedforward=64)
-    head = DabDetr(neck.channels, neck.strides, classes, 10, small, stride=neck.strides[0])
+    head = DabDetr(neck.channels, neck.strides, classes, 10, small, extensions=Extensions(neck.strides[0]))
     model = DenseModel(backbone, {"detection": head}, {"detection": neck}).train()
     mask = torch.zeros(2, 64, 96, dtype=torch.bool)
     mask[1, :, 70:] = True

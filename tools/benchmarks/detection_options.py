@@ -15,6 +15,7 @@ from convergence import CONTESTANTS, YARDSTICK, Contestant, Contestants, compare
 from convergence_report import AP, AP50, Results, budgets, row, runs_of
 
 HEAD = "heads.detection"
+EXTENSIONS = f"{HEAD}.extensions"
 MUON = ("optim.name=muon", "optim.matrices=convolutions")
 
 
@@ -30,10 +31,13 @@ class Base(NamedTuple):
 
 
 COMMON = {
-    "without dense_loss": (f"{HEAD}.dense_loss=0",),
-    "without denoising": (f"{HEAD}.denoising=0",),
-    "contrastive_denoising for denoising": (f"{HEAD}.denoising=0", f"{HEAD}.contrastive_denoising=20"),
-    "with look_forward_twice": (f"{HEAD}.look_forward_twice=true",),
+    "without dense_loss": (f"{EXTENSIONS}.dense_loss=0",),
+    "without denoising": (f"{EXTENSIONS}.denoising=0",),
+    "contrastive_denoising for denoising": (
+        f"{EXTENSIONS}.denoising=0",
+        f"{EXTENSIONS}.contrastive_denoising=20",
+    ),
+    "with look_forward_twice": (f"{EXTENSIONS}.look_forward_twice=true",),
     "classification focal": (f"{HEAD}.classification=focal",),
     "classification varifocal": (f"{HEAD}.classification=varifocal",),
 }
@@ -51,8 +55,8 @@ BASES = {
         CONTESTANTS[YARDSTICK].config,
         {
             **COMMON,
-            "without two_stage": (f"{HEAD}.two_stage=false",),
-            "without position_bias": (f"{HEAD}.position_bias=false",),
+            "without two_stage": (f"{EXTENSIONS}.two_stage=false",),
+            "without position_bias": (f"{EXTENSIONS}.position_bias=false",),
             "distinct_queries for two_stage and denoising": DISTINCT,
             "Muon on convolutions for AdamW": MUON,
         },

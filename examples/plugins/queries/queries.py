@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
+from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_decoder import BoxDecoder
 from densevit.set_prediction.box_positions import BoxPositions
-from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.head import SetPredictionHead
-from densevit.set_prediction.memory import encode
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.proposals import Proposals
 from densevit.set_prediction.queries import BoxQueries
-from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
+from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer, encode
 
 
 class RealTimeDetr(SetPredictionHead):
@@ -39,8 +39,6 @@ class RealTimeDetr(SetPredictionHead):
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
         width = transformer.width
-        costs, weights = MatchingCosts(label=2.0), LossWeights()
-        self.criterion = SetCriterion(num_queries, costs, weights, "varifocal", denoising=True)
         self.project = FusedProjection(channels, strides, width, stride, blocks=1)
         self.encoder = nn.ModuleList(EncoderLayer(transformer) for _ in range(transformer.encoder_layers))
         self.proposals = Proposals(width, len(classes))
@@ -48,6 +46,7 @@ class RealTimeDetr(SetPredictionHead):
         self.norm, self.positions = nn.LayerNorm(width), BoxPositions(width)
         self.label_head, self.box_head = nn.Linear(width, len(classes)), Mlp(width, width, 4, 3)
         self.denoising = ContrastiveDenoising(width, len(classes), contrastive_denoising)
+        self.criterion = SetCriterion(MatchingCosts(label=2.0), LossWeights(), "varifocal", self.denoising)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         memory = encode(self.project(features), padding_mask, self.project.stride, self.encoder, nn.Identity())

@@ -2,11 +2,12 @@
 
 The loss of a decoder layer is DETR's with the focal loss of classes: of the matching that minimises
 2 * focal cost + 5 * L1 - 2 * GIoU, focal loss + 5 * L1 + 2 * (1 - GIoU). Of the paper's model these are left out: the
-modulation of attention by width and height (`position_bias` is its successor), content and position as separate halves
-of queries and keys, and the temperature of 20.
+modulation of attention by width and height (`position_bias` of the extensions is its successor), content and position
+as separate halves of queries and keys, and the temperature of 20.
 """
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,42 +15,28 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
-from densevit.losses.set_losses import Classification
+from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_decoder import BoxDecoder
 from densevit.set_prediction.box_positions import BoxPositionBias, BoxPositions
 from densevit.set_prediction.box_refinement import inverse_sigmoid
-from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.denoising import build_denoising
 from densevit.set_prediction.head import SetPredictionHead
-from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weights
-from densevit.set_prediction.memory import Memory, encode
+from densevit.set_prediction.memory import Memory
 from densevit.set_prediction.projections import CoarsestProjection, FusedProjection
 from densevit.set_prediction.proposals import Proposals
-from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
+from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer, encode
+from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dab_detr.queries import anchor_queries, proposed_queries
 
 
 class DabDetr(SetPredictionHead):
     """DETR whose queries are boxes, refined by each decoder layer (DAB-DETR, Liu et al. 2022).
 
-    The options after `auxiliary_losses` come from other papers on faster convergence and are off by default.
-
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
-    auxiliary_losses: a loss after each decoder layer instead of the last only.
-    classification: "focal", "softmax" with a no-object class (DETR), or a loss whose target is the IoU of the box:
-        "varifocal" (VarifocalNet, RT-DETR) or "mal", the matchability-aware loss (DEIM).
-
-    stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`); None: the
-        coarsest only. fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
-    position_bias: biases cross-attention by the position of a cell relative to the box (SMCA, Plain DETR;
-        `BoxPositionBias`).
-    two_stage: initial boxes are the top-scoring proposals, one per cell (Deformable DETR, A.4; `Proposals`), instead of
-        learned.
-    denoising: number of groups of denoising queries in training (DN-DETR; `Denoising`); 0 disables.
-    contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one (DINO;
-        `ContrastiveDenoising`); instead of `denoising`; 0 disables.
-    look_forward_twice: the box loss of a layer also trains the offsets of the layer before (DINO, section 3.5).
-    dense_loss: weight of a one-to-many loss on all cells in training; 0 disables.
+    classification: "focal", or a loss whose target is the IoU of the box: "varifocal" (VarifocalNet, RT-DETR) or "mal",
+        the matchability-aware loss (DEIM).
+    extensions: what later papers add.
     """
 
     def __init__(
@@ -61,63 +48,34 @@ class DabDetr(SetPredictionHead):
         transformer: Transformer = Transformer(dropout=0.0),
         costs: MatchingCosts = MatchingCosts(label=2.0),
         loss_weights: LossWeights = LossWeights(),
-        auxiliary_losses: bool = True,
-        classification: Classification = "focal",
-        stride: int | None = None,
-        fusion_blocks: int = 0,
-        position_bias: bool = False,
-        two_stage: bool = False,
-        denoising: int = 0,
-        contrastive_denoising: int = 0,
-        look_forward_twice: bool = False,
-        dense_loss: float = 0.0,
+        classification: Literal["focal", "varifocal", "mal"] = "focal",
+        extensions: Extensions = Extensions(),
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
         self.transformer = transformer
-        if fusion_blocks and stride is None:
-            raise ValueError("fusion_blocks need fused features. Fix: set stride.")
-        if two_stage and classification == "softmax":
-            raise ValueError(
-                "two_stage ranks cells by class scores without 'no object'. "
-                "Fix: set classification to mal, varifocal or focal."
-            )
-        if two_stage and not auxiliary_losses:
-            raise ValueError("two_stage trains its proposals by an auxiliary loss. Fix: set auxiliary_losses to true.")
-        check_counts({"fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
-        check_counts({"stride": 1 if stride is None else stride})
-        check_weights({"dense_loss": dense_loss})
         width, K = transformer.width, len(classes)
-        self.criterion = SetCriterion(
-            num_queries,
-            costs,
-            loss_weights,
-            classification,
-            auxiliary=auxiliary_losses,
-            denoising=denoising > 0 or contrastive_denoising > 0,
-            dense_weight=dense_loss,
-        )
         self.project: CoarsestProjection | FusedProjection
-        if stride is None:
+        if extensions.stride is None:
             self.project = CoarsestProjection(channels, strides, width)
         else:
-            self.project = FusedProjection(channels, strides, width, stride, fusion_blocks)
+            self.project = FusedProjection(channels, strides, width, extensions.stride, extensions.fusion_blocks)
         self.encoder = nn.ModuleList(EncoderLayer(transformer) for _ in range(transformer.encoder_layers))
         layers = (DecoderLayer(transformer) for _ in range(transformer.decoder_layers))
-        self.decoder = BoxDecoder(layers, look_forward_twice)
+        self.decoder = BoxDecoder(layers, extensions.look_forward_twice)
         self.decoder_norm = nn.LayerNorm(width)
-        self.label_head = nn.Linear(width, K + (classification == "softmax"))
-        if classification != "softmax":
-            nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
+        self.label_head = nn.Linear(width, K)
+        nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
         self.box_head = Mlp(width, width, 4, 3)
         nn.init.zeros_(self.box_head.last.weight)  # the refinement starts at zero
         nn.init.zeros_(self.box_head.last.bias)
         self.query_embedding = nn.Embedding(num_queries, width)  # contents
-        self.anchors = None if two_stage else nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4)))
+        self.anchors = None if extensions.two_stage else nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4)))
         self.box_positions = BoxPositions(width)
-        self.position_bias = BoxPositionBias(transformer.num_heads) if position_bias else None
-        self.proposals = Proposals(width, K) if two_stage else None
-        self.denoising = build_denoising(width, K, denoising, contrastive_denoising)
-        self.dense = Proposals(width, K) if dense_loss else None
+        self.position_bias = BoxPositionBias(transformer.num_heads) if extensions.position_bias else None
+        self.proposals = Proposals(width, K) if extensions.two_stage else None
+        self.denoising = build_denoising(width, K, extensions.denoising, extensions.contrastive_denoising)
+        self.criterion = SetCriterion(costs, loss_weights, classification, self.denoising, extensions.dense_loss)
+        self.dense = Proposals(width, K) if extensions.dense_loss else None
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts
+from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_decoder import BoxDecoder
 from densevit.set_prediction.box_positions import BoxPositionBias, BoxPositions
-from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weights
-from densevit.set_prediction.memory import encode
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.proposals import Proposals
-from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
+from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer, encode
 from densevit_heads.ddq.queries import DistinctQueries
 
 
@@ -65,7 +65,7 @@ class Ddq(SetPredictionHead):
         check_counts({"stride": stride})
         check_weights({"dense_loss": dense_loss})
         width, K = transformer.width, len(classes)
-        self.criterion = SetCriterion(num_queries, costs, loss_weights, classification, dense_weight=dense_loss)
+        self.criterion = SetCriterion(costs, loss_weights, classification, dense_weight=dense_loss)
         self.project = FusedProjection(channels, strides, width, stride, fusion_blocks)
         self.encoder = nn.ModuleList(EncoderLayer(transformer) for _ in range(transformer.encoder_layers))
         self.decoder = BoxDecoder(DecoderLayer(transformer) for _ in range(transformer.decoder_layers))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts
+from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_refinement import refine
-from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
@@ -64,7 +65,7 @@ class DeformableDetr(SetPredictionHead):
             raise ValueError("two_stage gives the decoder boxes to refine. Fix: set box_refinement to true.")
         check_levels(transformer, num_levels, min_stride, num_points)
         self.box_refinement = box_refinement
-        self.criterion = SetCriterion(num_queries, costs, loss_weights, "focal")
+        self.criterion = SetCriterion(costs, loss_weights, "focal")
         width = transformer.width
         self.levels = LevelProjections(channels, strides, width, num_levels, min_stride, blank_padding)
         layer = (transformer, num_levels, num_points, deterministic)

@@ -6,21 +6,23 @@ what later papers changed is in other heads: `dab_detr`, `deformable_detr`, `din
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.layers.positions import LearnedPositions
 from densevit.losses.matching import MatchingCosts
-from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import check_weights
-from densevit.set_prediction.memory import Memory, encode
+from densevit.set_prediction.memory import Memory
 from densevit.set_prediction.projections import CoarsestProjection
-from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
-from densevit_heads.detr.decoder import Decoder, learned_queries
+from densevit.set_prediction.queries import Queries
+from densevit.set_prediction.transformer import Decoder, DecoderLayer, EncoderLayer, Transformer, encode
+from densevit_heads.detr.criterion import DetrCriterion
 
 
 class Detr(SetPredictionHead):
@@ -32,6 +34,9 @@ class Detr(SetPredictionHead):
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     auxiliary_losses: a loss after each decoder layer instead of the last only.
     """
+
+    softmax: ClassVar[bool] = True
+    criterion: DetrCriterion
 
     def __init__(
         self,
@@ -50,9 +55,7 @@ class Detr(SetPredictionHead):
         super().__init__(channels, strides, classes, num_queries)
         self.transformer = transformer
         check_weights({"no_object_weight": no_object_weight})
-        self.criterion = SetCriterion(
-            num_queries, costs, loss_weights, "softmax", no_object_weight, auxiliary=auxiliary_losses
-        )
+        self.criterion = DetrCriterion(num_queries, costs, loss_weights, no_object_weight, auxiliary_losses)
         width = transformer.width
         self.project = CoarsestProjection(channels, strides, width)
         self.positions = LearnedPositions(width) if positions == "learned" else None
@@ -74,8 +77,8 @@ class Detr(SetPredictionHead):
 
     def detect(self, memory: Memory, targets: list[Targets] | None) -> tuple[Outputs, Tensor]:
         """The outputs of `forward`, and the states of the queries after the last layer, (B, Q, C)."""
-        queries = learned_queries(self.query_embedding, memory.tokens.shape[0])
-        states = self.decoder(queries, memory, self.decoder_norm)
+        positions = self.query_embedding.weight.expand(memory.tokens.shape[0], -1, -1)  # (B, Q, C)
+        states = self.decoder(Queries(torch.zeros_like(positions), positions), memory, self.decoder_norm)
         logits, boxes = self.label_head(states), self.box_head.in_full_precision(states).sigmoid()
         return {"logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}, states[-1]
 

@@ -16,6 +16,7 @@ from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions
 from densevit.losses.boxes import to_centres
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects
+from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import check_weights
 from densevit.set_prediction.memory import Memory
@@ -23,6 +24,7 @@ from densevit.set_prediction.predictions import class_scores, relative_boxes
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.detr import Detr
+from densevit_heads.detr.criterion import DetrCriterion
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.mask_head import AttentionMaps, MaskHead
 from densevit_heads.detr_panoptic.merging import instances, panoptic_map
@@ -39,6 +41,7 @@ class PanopticMasks(SetPredictionHead):
     needs: ClassVar[tuple[str, ...]] = ("panoptic",)
     starts_from: ClassVar[Mapping[str, Sequence[str]]] = {"detection": ("attention_maps.*", "mask_head.*")}
     transformer: Transformer  # these are the detector's
+    criterion: DetrCriterion | SetCriterion
     project: Any
     encode: Callable[[Tensor, Tensor], Memory]
     detect: Callable[[Memory, list[Targets] | None], tuple[Outputs, Tensor]]
@@ -98,7 +101,7 @@ class PanopticMasks(SetPredictionHead):
         return {**outputs, "objects": objects, "segments": segments, "matches": matches, "matched_masks": masks}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return self.criterion.loss_counts(segment_counts(targets), self.denoising)
+        return self.criterion.loss_counts(segment_counts(targets))
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`mask` and `dice` of the last layer, and unless `freeze_detector` the losses of the detector."""
@@ -116,7 +119,7 @@ class PanopticMasks(SetPredictionHead):
             logits = outputs["masks"][last.image, last.query]
         masks, valid = segments.masks(last.image, last.target), segments.valid.index_select(0, last.image)
         mask, dice = mask_losses(logits, masks, valid, sum(objects.counts), context)
-        losses = {} if self.freeze_detector else self.criterion.losses(outputs, segments.targets, context)
+        losses = {} if self.freeze_detector else super().loss(outputs, segments.targets, context)
         return {**losses, "mask": self.mask_weight * mask, "dice": self.dice_weight * dice}
 
     @torch.no_grad()
@@ -126,7 +129,7 @@ class PanopticMasks(SetPredictionHead):
         Each query has its most probable class. The map has the segments whose score is above `threshold`; instances are
         not filtered, and their masks may overlap.
         """
-        scores = class_scores(outputs["logits"], self.criterion.classification == "softmax")
+        scores = class_scores(outputs["logits"], self.softmax)
         found = []
         for i, target in enumerate(targets):
             queries = scores[i], outputs["boxes"][i].float(), outputs["masks"][i].float()
@@ -150,7 +153,7 @@ class PanopticMasks(SetPredictionHead):
         `padded` pixels."""
         scores, labels = probability.max(-1)  # (Q,)
         kept = scores > self.threshold
-        if self.criterion.classification == "softmax":
+        if self.softmax:
             kept &= scores >= 1 - probability.sum(-1)  # "no object" is not more probable
         things = to_device(torch.tensor([one.thing for one in self.classes]), scores.device)
         size, original = tuple(target["size"]), tuple(target["original_size"])

@@ -15,8 +15,9 @@ from densevit.losses.context import LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects, assigned_pairs
 from densevit.losses.matching import costs as matching_costs
-from densevit.losses.set_losses import set_losses
-from densevit.set_prediction.criterion import Labelled, LossWeights, SetCriterion
+from densevit.losses.set_losses import LossWeights, set_losses
+from densevit.set_prediction.criterion import SetCriterion
+from densevit.set_prediction.labelled import Labelled
 from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
 from densevit_heads.dfine.localization_losses import (
     decoupled_mean,
@@ -78,10 +79,8 @@ class DfineCriterion(SetCriterion):
         the object of each of the first P of them.
         """
         found: LayerOutputs = outputs["layers"]
-        objects = outputs.get("objects")
-        labelled = Labelled.of(targets, Objects.of(targets, found.logits.device) if objects is None else objects)
+        labelled = Labelled.of(targets, found.logits.device, outputs.get("objects"))
         objects = labelled.objects
-        self._limit.check_batch(objects.counts, objects.names)
         [initial] = labelled.select([found.initial])
         logits, boxes, corners = labelled.select(found[:3], dim=1)
         found = LayerOutputs(logits, boxes, corners, initial)
@@ -98,7 +97,7 @@ class DfineCriterion(SetCriterion):
         losses["auxiliary"] = by_output[:-1].sum() - by_output[last] + terms.fgl[:-1].sum()
         losses["proposals"] = by_output[-1]
         losses["ddf"] = terms.ddf.sum()
-        if self.denoising:
+        if self.denoising is not None:
             noised = outputs.get("denoising")  # in training only
             zero = found.logits.new_zeros(())
             losses["denoising"] = zero if noised is None else self._denoising(noised, objects, context, counts.sqrt())

@@ -48,7 +48,6 @@ class Dfine(SetPredictionHead):
     """
 
     criterion: DfineCriterion
-    denoising: ContrastiveDenoising | None
 
     def __init__(
         self,
@@ -74,15 +73,6 @@ class Dfine(SetPredictionHead):
         _check(fusion_blocks, num_points, training_layers, layer_scale, num_bins, reg_scale)
         check_counts({"min_stride": min_stride})
         check_counts({"contrastive_denoising": contrastive_denoising}, 0)
-        self.criterion = DfineCriterion(
-            num_queries,
-            costs,
-            loss_weights,
-            "varifocal_matched",
-            denoising=contrastive_denoising > 0,
-            num_bins=num_bins,
-            reg_scale=reg_scale,
-        )
         width, K = transformer.width, len(classes)
         branch = round(encoder.expansion * encoder.width // 2)
         if branch < 1:
@@ -107,8 +97,19 @@ class Dfine(SetPredictionHead):
         self.decoder = Decoder(
             transformer, num_points, K, training_layers, layer_scale, num_bins, reg_scale, deterministic
         )
-        if contrastive_denoising:
-            self.denoising = ContrastiveDenoising(width, K, contrastive_denoising, box_noise=BOX_NOISE)
+        self.denoising = (
+            ContrastiveDenoising(width, K, contrastive_denoising, box_noise=BOX_NOISE)
+            if contrastive_denoising
+            else None
+        )
+        self.criterion = DfineCriterion(
+            costs,
+            loss_weights,
+            "varifocal_matched",
+            denoising=self.denoising,
+            num_bins=num_bins,
+            reg_scale=reg_scale,
+        )
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the layer that predicts.

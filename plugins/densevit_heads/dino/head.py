@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
+from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_refinement import look_forward_twice, refine
-from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
 from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
 from densevit.set_prediction.head import SetPredictionHead
@@ -74,14 +75,6 @@ class Dino(SetPredictionHead):
         check_levels(transformer, num_levels, min_stride, num_points)
         check_counts({"contrastive_denoising": contrastive_denoising}, 0)
         self.look_forward_twice = look_forward_twice
-        self.criterion = SetCriterion(
-            num_queries,
-            costs,
-            loss_weights,
-            classification,
-            denoising=contrastive_denoising > 0,
-            class_proposals=class_proposals,
-        )
         width, K = transformer.width, len(classes)
         self.levels = LevelProjections(channels, strides, width, num_levels, min_stride)
         layer = (transformer, num_levels, num_points, deterministic)
@@ -93,8 +86,14 @@ class Dino(SetPredictionHead):
         mixed = RefinedPositions if refined_positions else MixedQuerySelection
         selection = mixed if mixed_query_selection else TwoStage
         self.queries = selection(num_queries, width, labels, boxes, class_proposals)
-        if contrastive_denoising:
-            self.denoising = ContrastiveDenoising(width, K, contrastive_denoising)
+        self.denoising = ContrastiveDenoising(width, K, contrastive_denoising) if contrastive_denoising else None
+        self.criterion = SetCriterion(
+            costs,
+            loss_weights,
+            classification,
+            denoising=self.denoising,
+            class_proposals=class_proposals,
+        )
 
     def class_rows(self, name: str, rows: int) -> Tensor | None:
         """The rows of each class; for proposals without classes the first row, which ranks them, for every class."""

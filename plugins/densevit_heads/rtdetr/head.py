@@ -16,8 +16,9 @@ from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.deformable_attention import Sampling
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import MatchingCosts, Objects
+from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_refinement import look_forward_twice
-from densevit.set_prediction.criterion import LossWeights, SetCriterion
+from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.deformable_transformer import DecoderLayer
 from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.head import SetPredictionHead
@@ -49,8 +50,6 @@ class RtDetr(SetPredictionHead):
     deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
     """
 
-    denoising: ContrastiveDenoising | None
-
     def __init__(
         self,
         channels: Sequence[int],
@@ -78,14 +77,6 @@ class RtDetr(SetPredictionHead):
             )
         check_counts({"min_stride": min_stride})
         check_counts({"contrastive_denoising": contrastive_denoising}, 0)
-        self.criterion = SetCriterion(
-            num_queries,
-            costs,
-            loss_weights,
-            "varifocal_matched",
-            denoising=contrastive_denoising > 0,
-            class_proposals=True,
-        )
         width, K = transformer.width, len(classes)
         self.encoder = HybridEncoder(
             channels,
@@ -107,8 +98,18 @@ class RtDetr(SetPredictionHead):
         self.label_heads = nn.ModuleList(copy.deepcopy(labels) for _ in self.decoder)
         self.box_heads = nn.ModuleList(copy.deepcopy(boxes) for _ in self.decoder)
         self.queries = UncertaintyMinimalSelection(num_queries, width, labels, boxes)
-        if contrastive_denoising:
-            self.denoising = ContrastiveDenoising(width, K, contrastive_denoising, box_noise=BOX_NOISE)
+        self.denoising = (
+            ContrastiveDenoising(width, K, contrastive_denoising, box_noise=BOX_NOISE)
+            if contrastive_denoising
+            else None
+        )
+        self.criterion = SetCriterion(
+            costs,
+            loss_weights,
+            "varifocal_matched",
+            denoising=self.denoising,
+            class_proposals=True,
+        )
         for linear in (*self.query_positions, *self.projections.modules()):
             if isinstance(linear, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(linear.weight)

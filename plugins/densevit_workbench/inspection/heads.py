@@ -18,6 +18,6 @@ class DetrInspector(Inspector):
     ) -> Tensor | None:
         """The mean over the heads of the layer (Carion et al. 2020, figure 6)."""
         weights = [one.weights for one in recorded if one.name.endswith("cross_attention")][-1]
-        query = top_queries(outputs["logits"], part.criterion.classification == "softmax")[2][0]
+        query = top_queries(outputs["logits"], part.softmax)[2][0]
         maps = weights[0].mean(0)[-outputs["logits"].shape[1] :]  # (Q, S)
         return maps[query].unflatten(1, grid_of(size, part.project.stride))

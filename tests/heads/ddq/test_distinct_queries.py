@@ -6,8 +6,8 @@ from torch import Tensor
 
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.set_prediction.memory import Memory, encode
-from densevit.set_prediction.transformer import Transformer
+from densevit.set_prediction.memory import Memory
+from densevit.set_prediction.transformer import Transformer, encode
 from densevit_heads.ddq import Ddq
 from densevit_heads.ddq.queries import DistinctQueries
 from tests.heads.padded_batch import padded_batch

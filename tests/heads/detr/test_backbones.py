@@ -28,8 +28,7 @@ BACKBONES: list[tuple[str, dict[str, Any], str | None]] = [
 DETR = {
     "num_queries": 6,
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
-    "stride": 16,
-    "dense_loss": 1.0,
+    "extensions": {"stride": 16, "dense_loss": 1.0},
 }
 
 

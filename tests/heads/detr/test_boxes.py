@@ -15,6 +15,7 @@ from densevit.set_prediction.memory import Memory, cell_centres
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
+from densevit_heads.dab_detr.extensions import Extensions
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
 WIDTH, HEADS, Q = 16, 4, 5
@@ -31,8 +32,8 @@ def batch() -> tuple[list[Tensor], Tensor]:
 def make_head(encoder_layers: int = 1, two_stage: bool = False) -> DabDetr:
     transformer = Transformer(WIDTH, HEADS, encoder_layers, 3, 24, dropout=0.0)
     head = DabDetr(
-        (6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", stride=8, position_bias=True,
-        two_stage=two_stage,
+        (6, 10), (8, 16), CLASSES, Q, transformer, classification="mal",
+        extensions=Extensions(stride=8, position_bias=True, two_stage=two_stage),
     )  # fmt: skip
     with torch.no_grad():
         for parameter in head.parameters():
@@ -155,7 +156,7 @@ def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
     features, mask = batch
     head = DabDetr(
         (6, 10), (8, 16), CLASSES, Q, Transformer(WIDTH, HEADS, 1, 2, 24),
-        classification="mal", stride=8, two_stage=True, dense_loss=1.0,
+        classification="mal", extensions=Extensions(stride=8, two_stage=True, dense_loss=1.0),
     )  # fmt: skip
     logits, boxes = head(features, mask, [])["layers"]
     assert all(torch.allclose(layer, boxes[0], atol=1e-5) for layer in boxes)

@@ -1,5 +1,6 @@
 """Every option of the heads `detr`, `dab_detr` and `ddq`: losses, gradients and invariances."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from densevit.set_prediction.denoising import Denoising
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
+from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.ddq import Ddq
 from densevit_heads.detr import Detr
 
@@ -29,14 +31,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "one layer": {"encoder_layers": 1, "decoder_layers": 1},
     "no encoder": {"encoder_layers": 0},
     "dab_detr": {"kind": DabDetr},
-    "softmax": {"kind": DabDetr, "classification": "softmax"},
     "varifocal": {"kind": DabDetr, "classification": "varifocal"},
     "mal": MAL,
     "fused memory": {"kind": DabDetr, "stride": 8},
     "coarse fused memory": {"kind": DabDetr, "stride": 16},
     "fusion blocks": {"kind": DabDetr, "stride": 8, "fusion_blocks": 2},
     "dense": {"kind": DabDetr, "dense_loss": 1.0},
-    "dab_detr, last layer only": {**MAL, "auxiliary_losses": False, "denoising": 2},
     "position bias": {"kind": DabDetr, "position_bias": True},
     "denoising": {"kind": DabDetr, "denoising": 2},
     "contrastive denoising": {"kind": DabDetr, "contrastive_denoising": 10},
@@ -61,9 +61,12 @@ LAYERS = {"width": 16, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3,
 def new_head(
     channels: tuple[int, ...], strides: tuple[int, ...], classes: list[Class], **options: Any
 ) -> SetPredictionHead:
-    """options: also `kind`, the class, and the fields of `Transformer`."""
+    """options: also `kind`, the class, the fields of `Transformer`, and for DAB-DETR those of `Extensions`."""
     transformer = Transformer(**{name: options.pop(name, value) for name, value in LAYERS.items()})
     kind = options.pop("kind", Detr)
+    if kind is DabDetr:
+        extensions = {field.name: options.pop(field.name) for field in fields(Extensions) if field.name in options}
+        options["extensions"] = Extensions(**extensions)
     return kind(channels, strides, classes, **{"num_queries": 7, "transformer": transformer, **options})
 
 
@@ -116,7 +119,7 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
     fewer = isinstance(head, Ddq) or "two_stage" in options
     cells = 48 if options.get("stride", 8 if isinstance(head, Ddq) else 16) == 8 else 12
     Q = min(head.num_queries, cells) if fewer else head.num_queries
-    K = len(CLASSES) + (head.criterion.classification == "softmax")
+    K = len(CLASSES) + head.softmax
     assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
     layers = len(head.decoder) + ("two_stage" in options)
     assert outputs["layers"][0].shape == (layers, 3, Q, K) and outputs["layers"][1].shape == (layers, 3, Q, 4)
@@ -131,7 +134,8 @@ def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
 def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
     head = make_head(**options).train()
     expected = ["label", "l1", "giou"]
-    expected += ["auxiliary"] * head.criterion.auxiliary + ["denoising"] * (head.denoising is not None)
+    expected += ["auxiliary"] * options.get("auxiliary_losses", True)
+    expected += ["denoising"] * (getattr(head, "denoising", None) is not None)
     expected += ["dense"] * (getattr(head, "dense", None) is not None)
     for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
         _, losses = step(head, *make_batch(counts))
@@ -281,11 +285,6 @@ def test_a_denoising_query_learns_its_own_object():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"kind": DabDetr, "classification": "softmax", "two_stage": True},
-            "Fix: set classification to mal, varifocal",
-        ),
-        ({**MAL, "two_stage": True, "auxiliary_losses": False}, "Fix: set auxiliary_losses to true"),
         ({"kind": DabDetr, "fusion_blocks": 1}, "fusion_blocks need .* Fix: set stride"),
         ({"kind": DabDetr, "stride": 64}, "stride is 64, .* coarsest feature has stride 16"),
         ({"width": 18, "num_heads": 2}, "width is 18; .* multiple of 4"),

@@ -13,8 +13,7 @@ from densevit.interfaces import Class, Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import set_losses
-from densevit.set_prediction.criterion import LossWeights
+from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr
 
@@ -206,7 +205,7 @@ def test_every_layer_matches_transformers():
     assert len(wanted) == LAYERS * sum(COUNTS)
     assert set(zip(*(indices.tolist() for indices in matches), strict=True)) == wanted
 
-    ours = set_losses(logits, boxes, objects, matches, LossContext())
+    ours = pair.ours.criterion.terms(logits, boxes, objects, matches, LossContext())
     for layer in range(LAYERS):
         suffix = "" if layer == LAYERS - 1 else f"_{layer}"
         for own, name in zip(ours, ("loss_ce", "loss_bbox", "loss_giou"), strict=True):

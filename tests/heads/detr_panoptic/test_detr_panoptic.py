@@ -22,6 +22,7 @@ from densevit.weights.building import build_model
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit_backbones.resnet import ResNet
+from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.detr import Detr
 from densevit_heads.detr_panoptic import DabDetrPanoptic, DetrPanoptic
 from densevit_heads.detr_panoptic.losses import mask_losses
@@ -32,7 +33,10 @@ from tests.heads.detr.test_backbones import BACKBONES
 
 DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
 SMALL = {"detr": DETR}
-FAST = {**DETR, "stride": 8, "classification": "mal", "two_stage": True, "denoising": 2, "dense_loss": 1.0}
+FAST = {
+    **DETR, "classification": "mal",
+    "extensions": Extensions(stride=8, two_stage=True, denoising=2, dense_loss=1.0),
+}  # fmt: skip
 PADDING = ("padding",)  # the group norms of the mask head have statistics that include padding, as the authors' have
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)

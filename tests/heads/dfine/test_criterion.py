@@ -13,6 +13,7 @@ from densevit.interfaces import Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
+from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs, union
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ COUNTS = [3, 0, 6, 1]
 Indices = list[tuple[Tensor, Tensor]]
 
 
-def make_criterion(denoising: bool = False) -> DfineCriterion:
-    return DfineCriterion(300, MatchingCosts(label=2.0), DfineLossWeights(), "varifocal_matched", denoising=denoising)
+def make_criterion(denoising: ContrastiveDenoising | None = None) -> DfineCriterion:
+    return DfineCriterion(MatchingCosts(label=2.0), DfineLossWeights(), "varifocal_matched", denoising)
 
 
 def make_outputs(images: int, queries: int, outputs: int, seed: int) -> LayerOutputs:
@@ -142,7 +143,7 @@ def test_denoising_queries_have_all_terms():
     ours = LayerOutputs(*(x[(slice(None), *index)][:, None] for x in noised[:3]), noised.initial[index][None])
     objects = torch.cat([target + count * i for i in range(4)])
     outputs: dict[str, Any] = {"layers": found, "denoising": (ours, objects)}
-    loss = make_criterion(denoising=True).losses(outputs, targets, LossContext())["denoising"]
+    loss = make_criterion(ContrastiveDenoising(8, K, 100)).losses(outputs, targets, LossContext())["denoising"]
 
     theirs, weights = their_criterion(), DfineLossWeights()
     _, (matched_weight, other_weight) = expected_losses(found, labels)

@@ -13,6 +13,7 @@ from densevit.losses.matching import Objects
 from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
+from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dino import Dino
 
 K, Q = 4, 5
@@ -92,7 +93,9 @@ def test_the_loss_of_negative_queries_is_that_of_no_object():
 
     torch.manual_seed(0)
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
-    head = DabDetr((6,), (8,), classes, Q, Transformer(32, 2, 1, 2, 16), contrastive_denoising=10)
+    head = DabDetr(
+        (6,), (8,), classes, Q, Transformer(32, 2, 1, 2, 16), extensions=Extensions(contrastive_denoising=10)
+    )
     targets = make_targets([2, 0, 3])
     mask = torch.zeros(3, 48, 64, dtype=torch.bool)
     outputs = head.train()([torch.randn(3, 6, 6, 8)], mask, targets)
@@ -116,9 +119,9 @@ def test_the_loss_of_negative_queries_is_that_of_no_object():
 def test_object_queries_do_not_see_denoising_queries(kind: Any):
     torch.manual_seed(0)
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
-    options = {"classification": "mal", "contrastive_denoising": 12}
+    options: dict[str, Any] = {"classification": "mal", "contrastive_denoising": 12}
     if kind is DabDetr:
-        options["two_stage"] = True
+        options = {"classification": "mal", "extensions": Extensions(two_stage=True, contrastive_denoising=12)}
     head = kind((6,), (8,), classes, Q, Transformer(32, 2, 1, 2, 16, dropout=0.0), **options).train()
     features, mask = [torch.randn(3, 6, 6, 8)], torch.zeros(3, 48, 64, dtype=torch.bool)
     plain = head(features, mask)

@@ -10,6 +10,7 @@ from densevit.losses.context import LossContext
 from densevit.set_prediction.box_refinement import look_forward_twice, refine
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
+from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dino import Dino
 from tests.heads.padded_batch import padded_batch
 
@@ -64,7 +65,7 @@ def make_heads() -> list[Dino | DabDetr]:
     transformer = Transformer(32, 2, 1, 3, 16, dropout=0.0)
     return [
         Dino((6,), (8,), CLASSES, 5, transformer, contrastive_denoising=0),
-        DabDetr((6,), (8,), CLASSES, 5, transformer, two_stage=True, look_forward_twice=True),
+        DabDetr((6,), (8,), CLASSES, 5, transformer, extensions=Extensions(two_stage=True, look_forward_twice=True)),
     ]
 
 

@@ -28,10 +28,11 @@ TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers
 HEADS: dict[str, dict[str, Any]] = {
     "detr": {"name": "detr", "num_queries": 4, "transformer": TRANSFORMER},
     "detr with proposals": {
-        "name": "dab_detr", "num_queries": 6, "classification": "mal", "two_stage": True, "transformer": TRANSFORMER,
+        "name": "dab_detr", "num_queries": 6, "classification": "mal", "extensions": {"two_stage": True},
+        "transformer": TRANSFORMER,
     },
     "detr with denoising": {
-        "name": "dab_detr", "num_queries": 6, "classification": "softmax", "denoising": 2, "transformer": TRANSFORMER,
+        "name": "dab_detr", "num_queries": 6, "extensions": {"denoising": 2}, "transformer": TRANSFORMER,
     },
     "deformable_detr": {
         "name": "deformable_detr", "num_queries": 6, "two_stage": True, "box_refinement": True,
@@ -155,11 +156,9 @@ DIVISORS = {
     "mask2former": MASK2FORMER,
     "mask2former_semantic": MASK2FORMER,
     "mask2former_instance": MASK2FORMER,
-    "dab_detr denoising": {"num_queries": 12, "classification": "mal", "two_stage": True,
-                           "contrastive_denoising": 20, "transformer": TRANSFORMER},
-    "dab_detr softmax": {"num_queries": 12, "classification": "softmax", "denoising": 2, "transformer": TRANSFORMER},
-    "dab_detr softmax contrastive": {"num_queries": 12, "classification": "softmax", "contrastive_denoising": 20,
-                                     "transformer": TRANSFORMER},
+    "dab_detr denoising": {"num_queries": 12, "classification": "mal", "transformer": TRANSFORMER,
+                           "extensions": {"two_stage": True, "contrastive_denoising": 20}},
+    "dab_detr focal": {"num_queries": 12, "extensions": {"denoising": 2}, "transformer": TRANSFORMER},
     "dpt_segmentation": {"width": 8, "norm": "group", "dice": 1.0, "dropout": 0.0},
     "rtdetr": {"num_queries": 12, "transformer": {**TRANSFORMER, "width": 32}, "contrastive_denoising": 20},
     "dfine": {"num_queries": 12, "transformer": {**TRANSFORMER, "width": 32}, "contrastive_denoising": 20},

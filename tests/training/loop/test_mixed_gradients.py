@@ -27,9 +27,9 @@ SHARES = [
 ]  # images of each process: none of depth in the first, of segmentation in the second
 HEADS = {
     "detection": {
-        "name": "dab_detr", "num_queries": 8, "stride": 16, "classification": "mal", "costs": {"label": 1.0},
+        "name": "dab_detr", "num_queries": 8, "classification": "mal", "costs": {"label": 1.0},
         "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
-        "position_bias": True, "two_stage": True, "dense_loss": 1.0,
+        "extensions": {"stride": 16, "position_bias": True, "two_stage": True, "dense_loss": 1.0},
     },
     "segmentation": {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "norm": "group", "dice": 1.0},
     "depth": {"name": "dpt", "output": "bins", "max_depth": 60.0, "width": 8, "gradient": 0.5},

@@ -210,8 +210,7 @@ class TruthDepth(DepthErrors):
 def test_every_precision_trains_every_head_without_casting_targets(name: str, tmp_path: Path) -> None:
     boxes = {
         **DETECTION,
-        "position_bias": True,
-        "two_stage": True,
+        "extensions": {**DETECTION["extensions"], "position_bias": True, "two_stage": True},
         "evaluation": {"name": f"{__name__}:TruthDetection"},
     }
     depth: dict[str, Any] = {"name": "dpt", "width": 8, "evaluation": {"name": f"{__name__}:TruthDepth"}}

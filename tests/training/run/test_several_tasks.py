@@ -20,9 +20,9 @@ from tests.training.runs import train
 pytestmark = pytest.mark.integration
 
 DETECTION = {
-    "name": "dab_detr", "num_queries": 8, "stride": 8, "fusion_blocks": 1, "classification": "mal",
+    "name": "dab_detr", "num_queries": 8, "classification": "mal",
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
-    "denoising": 1, "dense_loss": 1.0,
+    "extensions": {"stride": 8, "fusion_blocks": 1, "denoising": 1, "dense_loss": 1.0},
 }  # fmt: skip
 SURFACES = {
     "name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "batch",

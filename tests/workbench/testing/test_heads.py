@@ -14,6 +14,7 @@ from densevit.layers.positions import mask_on_grid
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets.maps import PanopticMap, ValueMap, VectorMap
 from densevit.testing import CheckFailed, check_head, head_checks
+from densevit_heads.dab_detr.extensions import Extensions
 from densevit_workbench.testing.heads import CHECKS
 
 
@@ -904,7 +905,7 @@ def test_head_with_custom_targets_is_checked_except_for_losses():
 @pytest.mark.integration
 @pytest.mark.parametrize(
     "options",
-    [{}, {"stride": 16, "fusion_blocks": 1, "classification": "mal", "denoising": 2}],
+    [{}, {"classification": "mal", "extensions": Extensions(stride=16, fusion_blocks=1, denoising=2)}],
     ids=["detr", "dab_detr"],
 )
 def test_detr_passes(options):

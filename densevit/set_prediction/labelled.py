@@ -1,0 +1,44 @@
+"""The images of a batch that have boxes and labels, and their objects."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from densevit.interfaces import Targets
+from densevit.losses.distributed import to_device
+from densevit.losses.matching import Matches, Objects
+
+
+class Labelled(NamedTuple):
+    """The labelled images of a batch.
+
+    objects: the objects of these images. images: the images' indices, or None if all are labelled.
+    """
+
+    objects: Objects
+    images: Tensor | None
+
+    @classmethod
+    def of(cls, targets: list[Targets], device: torch.device, objects: Objects | None = None) -> "Labelled":
+        """Selects the labelled images. objects: the objects of all targets, if already collected."""
+        objects = Objects.of(targets, device) if objects is None else objects
+        labelled = [i for i, target in enumerate(targets) if "boxes" in target and "labels" in target]
+        if len(labelled) == len(targets):
+            return cls(objects, None)
+        images = to_device(torch.tensor(labelled, dtype=torch.long), objects.boxes.device)
+        return cls(objects.select(labelled), images)
+
+    def select(self, values: Sequence[Tensor], dim: int = 0) -> list[Tensor]:
+        """The values of labelled images; `dim` is the dimension of the batch."""
+        return list(values) if self.images is None else [x.index_select(dim, self.images) for x in values]
+
+    def select_matches(self, matches: Matches) -> Matches:
+        """The matches of all images of the batch, with the image's index among the labelled ones."""
+        return matches._replace(image=self.objects.image[matches.target])
+
+
+def object_counts(targets: list[Targets]) -> list[int]:
+    """The number of objects of each labelled image."""
+    return [len(target["boxes"]) for target in targets if "boxes" in target and "labels" in target]
