@@ -1,4 +1,4 @@
-"""Losses for metric depth: L1, berHu and the scale-invariant logarithmic error (SILog).
+"""Losses for metric depth: L1 and the scale-invariant logarithmic error (SILog).
 
 Each is computed in fp32 as a mean over the valid pixels of an image, then over the images with a valid pixel, of all
 processes, so that it does not depend on how images are distributed over processes. A pixel is valid if its ground truth
@@ -38,19 +38,6 @@ def l1(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
         return mean_over_images(
             masked_mean((prediction.float() - truth).abs(), valid), valid.flatten(1).any(1), context
         )
-
-
-def berhu(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
-    """Reverse Huber loss (berHu, Laina et al. 2016, equation 1): |x| up to c, (x^2 + c^2) / 2c above.
-
-    c is a fifth of the largest error of the image (in the paper, of the batch). prediction, truth: (B, H, W).
-    """
-    with autocast_off(prediction.device):
-        valid, truth = valid_pixels(truth)
-        error = torch.where(valid, (prediction.float() - truth).abs(), 0.0)
-        c = (0.2 * error.detach().amax((1, 2), keepdim=True)).clamp(min=_MIN_DEPTH)
-        each = torch.where(error <= c, error, (error**2 + c**2) / (2 * c))
-        return mean_over_images(masked_mean(each, valid), valid.flatten(1).any(1), context)
 
 
 def silog(prediction: Tensor, truth: Tensor, context: LossContext, variance_focus: float = 0.85) -> Tensor:

@@ -1,7 +1,7 @@
 """Losses for relative inverse depth, up to scale and shift (MiDaS, Ranftl et al. 2020, section 5).
 
 Each is a mean over images, as in `densevit.losses.depth`. Images that cannot be aligned are excluded: those with
-fewer than two valid pixels or with a constant prediction.
+fewer than two valid pixels, or with a constant prediction or ground truth.
 """
 
 from fractions import Fraction
@@ -14,16 +14,6 @@ from densevit.losses.context import LossContext
 from densevit.losses.depth import masked_mean, mean_over_images, valid_pixels
 
 _FLAT = 1e-5  # relative variation below which a map counts as constant (rounding errors)
-
-
-def scale_and_shift_invariant(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
-    """Half the mean squared error after least-squares alignment (equations 3 and 4): L_ssimse.
-
-    Invariant to the sign of the prediction. prediction, truth: (B, H, W).
-    """
-    with autocast_off(prediction.device):
-        error, valid = least_squares_error(prediction, truth)
-        return mean_over_images(0.5 * masked_mean(error**2, valid), valid.flatten(1).any(1), context)
 
 
 def trimmed(prediction: Tensor, truth: Tensor, context: LossContext, keep: float = 0.8) -> Tensor:
@@ -62,26 +52,11 @@ def gradient_matching(error: Tensor, valid: Tensor, context: LossContext, scales
         return mean_over_images(each, valid.flatten(1).any(1), context)
 
 
-def least_squares_error(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Error of the prediction after least-squares alignment of scale and shift (equation 4).
-
-    Returns the error in fp32 and the valid mask, both (B, H, W); no pixel of an image that cannot be aligned is valid.
-    """
-    valid, truth = valid_pixels(truth)
-    prediction = torch.where(valid, prediction.float(), 0.0)
-    centred = _centre(prediction, masked_mean(prediction, valid), valid)
-    target = _centre(truth, masked_mean(truth, valid), valid)
-    variance = masked_mean(centred**2, valid)
-    alignable = variance > _FLAT**2 * masked_mean(prediction**2, valid)
-    scale = masked_mean(centred * target, valid) / torch.where(alignable, variance, 1.0)
-    return scale[:, None, None] * centred - target, valid & alignable[:, None, None]
-
-
 def robust_error(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Error after robust alignment: both maps with median 0 and mean absolute deviation 1 (equations 5 and 6).
 
-    For an even number of pixels, the median is the lower of the middle two. Images with a constant ground truth cannot
-    be aligned. Returns the error and the valid mask like `least_squares_error`.
+    For an even number of pixels, the median is the lower of the middle two. Returns the error in fp32 and the valid
+    mask, both (B, H, W); no pixel of an image that cannot be aligned is valid.
     """
     valid, truth = valid_pixels(truth)
     normalised, varied = _normalised(prediction.float(), valid)

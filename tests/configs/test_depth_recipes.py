@@ -225,7 +225,7 @@ def test_own_depth_maps_fine_tune_depth_anything(output: str, tmp_path: Path) ->
     ]
     smaller += ["data.preset=nyu", f"data.root={root}", "data.batch_size=1", "trainer.max_epochs=2"]
     if output == "relative":
-        smaller += ["data.metric=false", "heads.depth.output=relative", "heads.depth.gradient=2"]
+        smaller += ["data.metric=false", "heads.depth.output=relative", "heads.depth.loss_weights.gradient=2"]
     config = configs.load("start/depth_anything_v2", [*SMALLER, *smaller, "weights=null"])
     run = train(config, tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())

@@ -109,9 +109,9 @@ HEADS: dict[str, dict[str, Any]] = {
     "setr-pup": {"name": "setr", "decoder": "pup", "width": 16, "auxiliary": []},
     "setr-mla": SURFACES,
     "dpt-relative": DPT,
-    "dpt-relative-ssi": {**DPT, "ssi": 1.0, "trimmed": 0.0},
+    "dpt-relative-gradient": {**DPT, "loss_weights": {"gradient": 1.0, "trimmed": 0.0}},
     **{f"dpt-{output}": {**DPT, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
-    "dpt-softplus": {**DPT, "output": "softplus", "l1": 1.0, "berhu": 1.0, "gradient": 0.5},
+    "dpt-softplus": {**DPT, "output": "softplus", "loss_weights": {"l1": 1.0, "gradient": 0.5}},
     "dpt-segmentation": {"name": "dpt_segmentation", "width": 8, "dropout": 0.0},
 }  # fmt: skip
 # Of the matching costs, and of the ids of segments in panoptic and label maps, back to the CPU.

@@ -10,6 +10,7 @@ from densevit.set_prediction.transformer import Transformer
 from densevit.targets.types import TargetTypes
 from densevit.testing import check_head
 from densevit_heads.dab_detr.extensions import Extensions
+from densevit_heads.dpt.depth import DepthLossWeights
 from densevit_heads.mask2former.options import PixelDecoderOptions
 from densevit_workbench.testing.heads import CHECKS
 from tests.heads.mask2former.test_mask2former import TRANSFORMER
@@ -35,10 +36,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "dab_detr_panoptic": [{"dab_detr": FAST}],
     "detr_panoptic": [{"detr": DETR}, {"detr": DETR, "freeze_detector": True}],
     "dpt": [
-        {**DPT, "ssi": 0.5},
-        {**DPT, "trimmed": 1.0, "gradient": 0.5},
-        {**DPT, "output": "softplus", "l1": 0.1, "berhu": 0.1, "gradient": 0.5},
-        {**DPT, "output": "bins", "bins": 8},
+        {**DPT, "loss_weights": DepthLossWeights(trimmed=0.0, gradient=0.5)},
+        {**DPT, "loss_weights": DepthLossWeights(trimmed=1.0, gradient=0.5)},
+        {**DPT, "output": "softplus", "loss_weights": DepthLossWeights(l1=0.1, gradient=0.5)},
+        {**DPT, "output": "bins"},
     ],
     "dpt_segmentation": [{**DPT, "dice": 1.0, "label_smoothing": 0.1, "class_weights": "balanced"}],
     "eomt": [EOMT],

@@ -159,10 +159,9 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
     },
     DPT: {"heads.map.width=-3": "width is -3", "heads.map.dice=.inf": "a finite number, not inf"},
     DEPTH: {
-        "heads.map.bins=1": "bins is 1; it must be at least 2",
         "heads.map.max_depth=.inf": "a finite number, not inf",
         "heads.map.max_depth=0": "expected 0 < min < max",
-        "heads.map.gradient=-1": "gradient is -1",
+        "heads.map.loss_weights.gradient=-1": "gradient is -1",
     },
     VIT: {
         "backbone.image_size=0": "image_size",

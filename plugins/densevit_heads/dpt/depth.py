@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -19,6 +20,42 @@ Output = Literal["relative", "sigmoid", "softplus", "bins", "inverse"]
 
 _INITIAL_DEPTH = 0.25  # times max_depth: about the median of NYU (2.7 of 10 m) and KITTI (16 of 80 m)
 _LAST_WIDTH = 32  # channels before the last convolution
+_BINS = 64
+
+
+@dataclass(frozen=True)
+class DepthLossWeights:
+    """Weights of the terms of the loss; 0 disables. None: `trimmed` 1 and `gradient` 0.5 (MiDaS) for relative depth,
+    `silog` 1 for metric depth.
+
+    silog, l1: for metric depth, see `densevit.losses.depth`. trimmed: for relative depth, see
+    `densevit.losses.relative_depth`. gradient: for both, of log depth, or of inverse depth after robust alignment.
+    """
+
+    silog: float | None = None
+    l1: float | None = None
+    trimmed: float | None = None
+    gradient: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if weight is not None and not 0 <= weight < math.inf:
+                raise ValueError(f"{name} is {weight:g}; a loss weight must be at least 0.")
+
+    def of_output(self, relative: bool) -> dict[str, float]:
+        """The weights above 0, by name. Raises ValueError for a term of the other kind of depth, and if all are 0."""
+        kind, names = ("relative", ("trimmed", "gradient")) if relative else ("metric", ("silog", "l1", "gradient"))
+        defaults = {"trimmed": 1.0, "gradient": 0.5} if relative else {"silog": 1.0}
+        weights = {name: defaults.get(name, 0.0) if weight is None else weight for name, weight in vars(self).items()}
+        weights = {name: weight for name, weight in weights.items() if weight}
+        for name in weights.keys() - names:
+            raise ValueError(
+                f"loss_weights.{name} is {weights[name]:g}, but output is {kind} depth; "
+                f"its losses are {', '.join(names)}."
+            )
+        if not weights:
+            raise ValueError("All loss weights are 0. Fix: remove one, for its default, or set it above 0.")
+        return weights
 
 
 class DptDepth(DenseHead):
@@ -32,7 +69,7 @@ class DptDepth(DenseHead):
     unknown scale and shift.
 
     output: "relative": inverse depth of at least 0. The others are metric. "sigmoid": between min_depth and max_depth.
-        "softplus": above min_depth, unbounded. "bins": the mean log depth of `bins` log-spaced depths between min_depth
+        "softplus": above min_depth, unbounded. "bins": the mean log depth of 64 log-spaced depths between min_depth
         and max_depth, weighted by a softmax. "inverse": 1 / (scale * x + shift) of the "relative" output x, at most
         1 / shift. The authors fine-tune relative weights in this way for NYU (scale 0.000305, shift 0.1378) and KITTI
         (0.00006016, 0.00579), where scale and shift align the initial prediction with metres.
@@ -48,10 +85,7 @@ class DptDepth(DenseHead):
     upsampling: "double": by 2, as in DPT; "exact": each fused map to the size of the finer map, and the map before the
         last two convolutions to pixels, as in Depth Anything (V1 and V2, Yang et al. 2024): DPT without readout on a
         DINOv2 `vit`.
-    ssi, trimmed, gradient, silog, l1, berhu: loss weights; 0 disables. None: `trimmed` 1 and `gradient` 0.5 (MiDaS) for
-        relative depth, `silog` 1 for metric depth. ssi and trimmed are for relative depth, gradient for both (see
-        `densevit.losses.relative_depth`), silog, l1 and berhu for metric depth (see `densevit.losses.depth`). gradient
-        uses log depth for metric depth, and aligned inverse depth for relative depth, robustly if `trimmed` is used.
+    loss_weights: weights of the terms of the loss.
     """
 
     task = "depth"
@@ -66,7 +100,6 @@ class DptDepth(DenseHead):
         output: Output = "relative",
         max_depth: float = 10.0,
         min_depth: float = 1e-3,
-        bins: int = 64,
         scale: float | None = None,
         shift: float | None = None,
         width: int = 256,
@@ -74,20 +107,13 @@ class DptDepth(DenseHead):
         features: tuple[int, ...] | None = None,
         norm: Norm = "none",
         upsampling: Upsampling = "double",
-        ssi: float | None = None,
-        trimmed: float | None = None,
-        gradient: float | None = None,
-        silog: float | None = None,
-        l1: float | None = None,
-        berhu: float | None = None,
+        loss_weights: DepthLossWeights = DepthLossWeights(),
     ) -> None:
         super().__init__(channels, strides, classes)
         self.feature_indices = feature_indices(features, len(channels))
         check_widths(width, reassemble_channels, len(self.feature_indices))
         if not 0 < min_depth < max_depth < math.inf:
             raise ValueError(f"min_depth is {min_depth:g} and max_depth {max_depth:g}; expected 0 < min < max.")
-        if bins < 2:
-            raise ValueError(f"bins is {bins}; it must be at least 2.")
         for option, value in {"scale": scale, "shift": shift}.items():
             if value is not None and output != "inverse":
                 raise ValueError(
@@ -99,14 +125,13 @@ class DptDepth(DenseHead):
         self.scale = (1 / _INITIAL_DEPTH - 1) / max_depth if scale is None else scale
         self.shift = 1 / max_depth if shift is None else shift
         self.quantity = "inverse_depth" if output == "relative" else "depth"
-        weights = {"ssi": ssi, "trimmed": trimmed, "gradient": gradient, "silog": silog, "l1": l1, "berhu": berhu}
-        self.weights = _weights(weights, output)
+        self.weights = loss_weights.of_output(output == "relative")
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
         self.decode = Decoder(*inputs, width, reassemble_channels, norm, upsampling)
         self.conv1 = nn.Conv2d(width, max(width // 2, 1), 3, padding=1)
         self.conv2 = nn.Conv2d(max(width // 2, 1), _LAST_WIDTH, 3, padding=1)
-        self.conv3 = nn.Conv2d(_LAST_WIDTH, bins if output == "bins" else 1, 1)
+        self.conv3 = nn.Conv2d(_LAST_WIDTH, _BINS if output == "bins" else 1, 1)
         self.finest_stride = inputs[1][0]
         self.stride = Fraction(1) if upsampling == "exact" else self.decode.stride / 2
         self._initialise()
@@ -163,7 +188,7 @@ class DptDepth(DenseHead):
             return {self.quantity: self._activation(F.conv2d(at_least_fp32(x), weight, bias))}
 
     def _activation(self, x: Tensor) -> Tensor:
-        """(B, 1 or bins, h, w) -> (B, 1, h, w), metres or relative inverse depth."""
+        """(B, 1 or 64, h, w) -> (B, 1, h, w), metres or relative inverse depth."""
         if self.output == "relative":
             return F.relu(x)
         if self.output == "sigmoid":
@@ -198,20 +223,17 @@ class DptDepth(DenseHead):
         valid, metres = metric_losses.valid_pixels(truth)
         inverse = torch.where(valid, 1 / metres, 0.0)
         terms: Losses = {}
-        if "ssi" in self.weights:
-            terms["ssi"] = relative_losses.scale_and_shift_invariant(prediction, inverse, context)
         if "trimmed" in self.weights:
             terms["trimmed"] = relative_losses.trimmed(prediction, inverse, context)
         if "gradient" in self.weights:
-            robust = "trimmed" in self.weights
-            align = relative_losses.robust_error if robust else relative_losses.least_squares_error
-            terms["gradient"] = relative_losses.gradient_matching(*align(prediction, inverse), context)
+            error = relative_losses.robust_error(prediction, inverse)
+            terms["gradient"] = relative_losses.gradient_matching(*error, context)
         return terms
 
     def _metric_terms(self, prediction: Tensor, truth: Tensor, context: LossContext) -> Losses:
         truth = self._in_range(truth)
         terms: Losses = {}
-        for name in ("silog", "l1", "berhu"):
+        for name in ("silog", "l1"):
             if name in self.weights:
                 terms[name] = getattr(metric_losses, name)(prediction, truth, context)
         if "gradient" in self.weights:
@@ -260,25 +282,3 @@ def check_widths(width: int, reassemble_channels: Sequence[int] | None, count: i
         raise ValueError(
             f"reassemble_channels is {list(reassemble_channels)}; expected {count} numbers of at least 1, one per map."
         )
-
-
-def _weights(given: dict[str, float | None], output: Output) -> dict[str, float]:
-    """Returns the non-zero loss weights, after a check against the output."""
-    relative = output == "relative"
-    unsupported = ("silog", "l1", "berhu") if relative else ("ssi", "trimmed")
-    defaults = {"trimmed": 1.0, "gradient": 0.5} if relative else {"silog": 1.0}
-    weights: dict[str, float] = {}
-    for name, weight in given.items():
-        weight = defaults.get(name, 0.0) if weight is None else weight
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{name} is {weight:g}; a loss weight must be at least 0.")
-        if weight and name in unsupported:
-            kind, supported = ("relative", "ssi, trimmed") if relative else ("metric", "silog, l1, berhu")
-            raise ValueError(
-                f"{name} is {weight:g}, but output {output!r} is {kind} depth; its losses are {supported} and gradient."
-            )
-        if weight:
-            weights[name] = weight
-    if not weights:
-        raise ValueError("All loss weights are 0. Fix: remove one, for its default, or set it above 0.")
-    return weights

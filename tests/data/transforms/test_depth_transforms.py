@@ -13,6 +13,7 @@ from densevit.data.transforms.resizing import EvaluationTransform, create_transf
 from densevit.interfaces import Frame, Sample, Transforms
 from densevit.losses.context import LossContext
 from densevit_heads.dpt import DptDepth
+from densevit_heads.dpt.depth import DepthLossWeights
 
 HEIGHT, WIDTH = 120, 200
 
@@ -129,7 +130,9 @@ def test_depth_beyond_the_head_s_range_after_zoom_is_unknown(zoom: float, wanted
     taken = Augmentation(OneFrame(Frame((0, 0, 64, 64), (side, side))))(sample, np.random.default_rng(0))
     found = taken["targets"]["depth"]
     assert set(found.unique().tolist()) == {0, 1 / zoom, 8 / zoom, 10 / zoom}
-    head = DptDepth((8,), (8,), width=8, output="sigmoid", min_depth=0.4, max_depth=18.0, silog=0.0, l1=1.0)
+    head = DptDepth(
+        (8,), (8,), width=8, output="sigmoid", min_depth=0.4, max_depth=18.0, loss_weights=DepthLossWeights(0.0, 1.0)
+    )
     prediction = torch.full((1, 1, side, side), 3.0, requires_grad=True)
     head.stride = 1
     head.loss({"depth": prediction}, [taken["targets"]], LossContext())["l1"].backward()

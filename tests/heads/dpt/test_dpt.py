@@ -18,6 +18,7 @@ from densevit.model import DenseModel, build_backbone
 from densevit.testing import check_head
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.decoder import assign_levels
+from densevit_heads.dpt.depth import DepthLossWeights
 from densevit_scenes.dataset import Scenes
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
@@ -39,10 +40,10 @@ def mask(size, B=2):
 @pytest.mark.parametrize(
     ("options", "features"),
     [
-        ({"output": "sigmoid", "l1": 1.0, "berhu": 0.5, "gradient": 0.5}, {"reach": REACH}),
+        ({"output": "sigmoid", "loss_weights": DepthLossWeights(l1=1.0, gradient=0.5)}, {"reach": REACH}),
         ({"output": "softplus", "norm": "sync"}, FINE),
-        ({"output": "bins", "bins": 8, "norm": "batch"}, FINE),
-        ({"output": "inverse", "gradient": 0.5}, FINE),
+        ({"output": "bins", "norm": "batch"}, FINE),
+        ({"output": "inverse", "loss_weights": DepthLossWeights(gradient=0.5)}, FINE),
         ({"output": "sigmoid", "upsampling": "exact"}, {"reach": REACH}),
     ],
     ids=["sigmoid", "softplus", "bins", "inverse", "sigmoid-exact"],
@@ -53,7 +54,7 @@ def test_the_metric_head_passes_the_contract_tests(options, features):
 
 @pytest.mark.integration
 def test_the_relative_head_passes_the_contract_tests():
-    check_head(functools.partial(DptDepth, width=16, ssi=0.5), **FINE)
+    check_head(functools.partial(DptDepth, width=16), **FINE)
 
 
 @pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])
@@ -227,7 +228,8 @@ def test_the_inverse_output_without_a_scale_spans_the_range():
 
 
 def test_metric_losses_are_the_weighted_terms():
-    head = DptDepth(*PYRAMID, width=8, output="sigmoid", max_depth=5.0, silog=2.0, l1=0.5, berhu=3.0, gradient=4.0)
+    weights = DepthLossWeights(silog=2.0, l1=0.5, gradient=4.0)
+    head = DptDepth(*PYRAMID, width=8, output="sigmoid", max_depth=5.0, loss_weights=weights)
     sizes = [(64, 96), (50, 70), (40, 40)]
     targets = [{"size": size, "depth": 7 * torch.rand(size)} for size in sizes]
     del targets[2]["depth"]
@@ -241,7 +243,6 @@ def test_metric_losses_are_the_weighted_terms():
     expected = {
         "silog": 2 * metric_losses.silog(depths, truth, LossContext()),
         "l1": 0.5 * metric_losses.l1(depths, truth, LossContext()),
-        "berhu": 3 * metric_losses.berhu(depths, truth, LossContext()),
         "gradient": 4
         * relative_losses.gradient_matching(
             depths.log() - torch.where(truth > 0, truth, 1.0).log(), truth > 0, LossContext()
@@ -258,21 +259,14 @@ def test_metric_losses_are_the_weighted_terms():
 def test_relative_losses_use_inverse_depth():
     targets = [{"size": (64, 96), "depth": 7 * torch.rand(64, 96).clamp(min=0.05)}] * 2
     inverse = 1 / torch.stack([target["depth"] for target in targets])
-    for options, align in (
-        ({}, relative_losses.robust_error),
-        ({"trimmed": 0.0, "ssi": 1.0}, relative_losses.least_squares_error),
-    ):
-        head = DptDepth(*PLAIN, width=8, **options)
-        outputs = head(make_features(PLAIN, (64, 96)), mask((64, 96)), targets)
-        own = outputs["inverse_depth"][:, 0]
-        losses = head.loss(outputs, targets, LossContext())
-        name = "ssi" if options else "trimmed"
-        function = relative_losses.scale_and_shift_invariant if options else relative_losses.trimmed
-        assert losses.keys() == {name, "gradient"}
-        torch.testing.assert_close(losses[name], function(own, inverse, LossContext()))
-        torch.testing.assert_close(
-            losses["gradient"], 0.5 * relative_losses.gradient_matching(*align(own, inverse), LossContext())
-        )
+    head = DptDepth(*PLAIN, width=8)
+    outputs = head(make_features(PLAIN, (64, 96)), mask((64, 96)), targets)
+    own = outputs["inverse_depth"][:, 0]
+    losses = head.loss(outputs, targets, LossContext())
+    assert losses.keys() == {"trimmed", "gradient"}
+    torch.testing.assert_close(losses["trimmed"], relative_losses.trimmed(own, inverse, LossContext()))
+    error = relative_losses.robust_error(own, inverse)
+    torch.testing.assert_close(losses["gradient"], 0.5 * relative_losses.gradient_matching(*error, LossContext()))
 
 
 def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
@@ -298,16 +292,17 @@ def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
 @pytest.mark.parametrize(
     ("head", "options", "message"),
     [
-        (DptDepth, {"silog": 1.0}, "silog is 1, but output 'relative' is relative depth"),
-        (DptDepth, {"output": "bins", "ssi": 1.0}, "ssi is 1, but output 'bins' is metric depth"),
-        (DptDepth, {"output": "sigmoid", "silog": 0.0}, "All loss weights are 0"),
-        (DptDepth, {"trimmed": -1.0}, "trimmed is -1"),
+        (DptDepth, {"loss_weights": DepthLossWeights(silog=1.0)}, "silog is 1, but output is relative depth"),
+        (
+            DptDepth,
+            {"output": "bins", "loss_weights": DepthLossWeights(trimmed=1.0)},
+            "trimmed is 1, but",
+        ),
+        (DptDepth, {"output": "sigmoid", "loss_weights": DepthLossWeights(silog=0.0)}, "All loss weights are 0"),
         (DptDepth, {"output": "sigmoid", "max_depth": 1e-4}, "min_depth is 0.001 and max_depth 0.0001"),
-        (DptDepth, {"bins": 1}, "bins is 1"),
         (DptDepth, {"scale": 0.1}, "scale is 0.1, but output 'relative' does not use it"),
         (DptDepth, {"output": "sigmoid", "shift": 0.1}, "shift is 0.1, but output 'sigmoid' does not use it"),
         (DptDepth, {"output": "inverse", "shift": 0.0}, "shift is 0; it must be more than 0"),
-        (DptDepth, {"output": "inverse", "ssi": 1.0}, "ssi is 1, but output 'inverse' is metric depth"),
         (DptDepth, {"width": 0}, "width is 0"),
         (DptDepth, {"reassemble_channels": (8, 8)}, "expected 4 numbers"),
         (DptDepth, {"features": (0, 1)}, "ascending numbers of maps, from 1 to 4"),

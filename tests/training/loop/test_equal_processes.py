@@ -37,7 +37,7 @@ HEADS = {
     "decoder_layers: 2, feedforward: 16, dropout: 0.0}}",
     "setr": "{name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: group, "
     "class_weights: balanced}",
-    "dpt": "{name: dpt, output: sigmoid, max_depth: 60, width: 16, norm: none, gradient: 0.5}",
+    "dpt": "{name: dpt, output: sigmoid, max_depth: 60, width: 16, norm: none, loss_weights: {gradient: 0.5}}",
 }
 # SGD keeps the scale of gradients, so that a wrong normaliser shows. SETR's and DPT's norms over a few cells amplify
 # rounding at higher rates.

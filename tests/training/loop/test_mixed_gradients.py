@@ -32,7 +32,7 @@ HEADS = {
         "extensions": {"stride": 16, "position_bias": True, "two_stage": True, "dense_loss": 1.0},
     },
     "segmentation": {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "norm": "group", "dice": 1.0},
-    "depth": {"name": "dpt", "output": "bins", "max_depth": 60.0, "width": 8, "gradient": 0.5},
+    "depth": {"name": "dpt", "output": "bins", "max_depth": 60.0, "width": 8, "loss_weights": {"gradient": 0.5}},
 }  # fmt: skip
 WEIGHTS = {
     "fixed": {"detection": 0.5, "segmentation": 2.0, "depth": 1.0},
