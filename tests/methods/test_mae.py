@@ -119,11 +119,11 @@ def test_which_backbones_drop_tokens() -> None:
     vit = {"name": "vit", "variant": "nano"}
     assert drops(**vit) and drops(**vit, positions="sine2d", registers=2)
     assert not drops(**vit, positions="rotary") and not drops(**vit, positions="relative")
-    assert not drops(**vit, window_size=4) and not drops("swin", variant="nano")
+    assert not drops(**vit, windows={"size": 4}) and not drops("swin", variant="nano")
     assert not any(drops(**vit, **stem) for stem in STEMS)
 
 
-STEMS: tuple[dict[str, Any], ...] = ({"stem": "conv"}, {"stem": "resnet"}, {"patch_stride": 8})
+STEMS: tuple[dict[str, Any], ...] = ({"stem": "conv"}, {"stem": "resnet"})
 
 
 @pytest.mark.parametrize("options", [{}, *STEMS], ids=lambda options: "-".join(map(str, options.values())) or "plain")

@@ -169,7 +169,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "backbone.registers=9999999999": "registers is 9999999999; it is a number of tokens from 0 to 1000",
         "backbone.registers=-1": "registers",
         "backbone.layer_scale=.nan": "a finite number, not nan",
-        "backbone.patch_stride=0": "patch_stride",
+        "backbone.windows.size=0": "size is 0",
     },
     MVIT: {"backbone.image_size=9999999999": "from 1 to 65536", "backbone.image_size=-1": "image_size is -1"},
 }  # fmt: skip

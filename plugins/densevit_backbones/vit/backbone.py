@@ -16,25 +16,23 @@ from densevit.layers.table_cache import cached_table
 from densevit_backbones.vit.blocks import EPS, Block, Gelu, ProjectReadout, RelativePositionBias
 from densevit_backbones.vit.stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
 from densevit_backbones.vit.variants import VARIANTS
+from densevit_backbones.vit.windows import Windows, check_blocks, check_positive
 
 
 class ViT(Backbone):
     """Plain vision transformer: features of one stride, after some of its blocks.
 
-    Any input size: an image is padded with zeros at the right and the bottom to a multiple of the stride (see
-    `patch_stride` for overlapping patches), and each map is ceil(size / stride). Attention is global and not masked: if
-    an image is padded further, as in a batch with a larger image, all its features change from the first block on, and
-    learned and sine positions are resized to the larger grid. Only tokens before positions and attention are unchanged:
-    with stem "patch" all tokens of the image, and with windowed blocks (and positions "none") also the tokens in
-    windows inside the image, up to the first global block. Padding up to the next multiple of the stride changes
-    nothing.
+    Any input size: an image is padded with zeros at the right and the bottom to a multiple of the stride, and each map
+    is ceil(size / stride). Attention is global and not masked: if an image is padded further, as in a batch with a
+    larger image, all its features change from the first block on, and learned and sine positions are resized to the
+    larger grid. Only tokens before positions and attention are unchanged: with stem "patch" all tokens of the image,
+    and with windowed blocks (and positions "none") also the tokens in windows inside the image, up to the first global
+    block. Padding up to the next multiple of the stride changes nothing.
 
     variant: "tiny", "small" and "base" of DeiT (Touvron et al. 2021, table 1), "base", "large" and "huge" of ViT
         (table 1), "giant" of DINOv2 (Oquab et al. 2024: ViT-g/14 with `patch_size` 14, `swiglu` and `layer_scale`
         1e-5); "nano" (128 channels, 6 blocks) is for CPUs.
-    patch_size: the side of a patch in pixels; also the stride of the features, unless `patch_stride` is set.
-    patch_stride: the distance of patches in pixels, less than `patch_size` for overlapping patches. Half of the overlap
-        is then padded on the left and at the top.
+    patch_size: the side of a patch in pixels; also the stride of the features.
     stem: "patch"; "conv": pairs of 3x3 convolutions with batch norm and a 1x1, with which a transformer converges
         faster from random weights (Xiao et al. 2021, section 4), for `patch_size` 8, 16 or 32; "resnet": the first
         three stages of a ResNet-50 (ViT's hybrid, R50 + ViT-B/16), for `patch_size` 16, whose first two stages are then
@@ -59,10 +57,7 @@ class ViT(Backbone):
     gelu: the GELU of the other MLPs. "erf": exact; "tanh": the approximation with which Google's models were trained.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet (DeiT's
         0.1 up to "base").
-    window_size: side in cells of windowed attention (ViTDet, Li et al. 2022, section 3), in all blocks except
-        `global_blocks`. Class, distillation and register tokens take part only in global attention.
-    global_blocks: numbers of the blocks with global attention, from 1; None: the last blocks of the four quarters of
-        the depth, as in ViTDet.
+    windows: windowed attention in most blocks (ViTDet); None: all blocks are global.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
         quarters, with stem "resnet" of the last two. Blocks after the last one are not built.
     feature_norm: applies the model's final norm to features, before readout. False: raw features (DPT, SETR).
@@ -76,7 +71,6 @@ class ViT(Backbone):
         self,
         variant: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "base",
         patch_size: Literal[8, 14, 16, 32] = 16,
-        patch_stride: int | None = None,
         stem: Literal["patch", "conv", "resnet"] = "patch",
         weight_standardization: WeightStandardization = "variance",
         positions: Literal["learned", "sine1d", "sine2d", "rotary", "relative", "none"] = "learned",
@@ -91,8 +85,7 @@ class ViT(Backbone):
         swiglu: bool = False,
         gelu: Gelu = "erf",
         drop_path: float | None = None,
-        window_size: int | None = None,
-        global_blocks: tuple[int, ...] | None = None,
+        windows: Windows | None = None,
         features: tuple[int, ...] | None = None,
         feature_norm: bool = True,
         key_bias: bool = True,
@@ -102,42 +95,42 @@ class ViT(Backbone):
     ) -> None:
         super().__init__()
         width, depth, heads, default_drop = VARIANTS[variant]
-        _check_stem(stem, patch_size, patch_stride)
+        _check_stem(stem, patch_size)
         _check_tokens(class_token, distillation_token, registers, readout)
         if swiglu and gelu != "erf":
             raise ValueError(f"gelu is {gelu!r}, but swiglu is true; gated MLPs have no GELU.")
         if not 1 <= image_size <= 65536:
             raise ValueError(f"image_size is {image_size}; it is a number of pixels from 1 to 65536.")
-        _check_positive("layer_scale", layer_scale)
-        _check_positive("norm_eps", norm_eps)
+        check_positive("layer_scale", layer_scale)
+        check_positive("norm_eps", norm_eps)
         quarters = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
         features = features if features is not None else quarters[2:] if stem == "resnet" else quarters
-        _check_blocks("features", features, depth)
+        check_blocks("features", features, depth)
         has_tokens = class_token or registers > 0
-        windowed = _windowed_blocks(window_size, global_blocks, quarters, depth, features[-1], has_tokens)
+        windowed = set() if windows is None else windows.blocks(quarters, depth, features[-1], has_tokens)
         last_rate = default_drop if drop_path is None else drop_path
-        stride = patch_size if patch_stride is None else patch_stride
 
         self.stem: PatchStem | ConvStem | ResNetStem
         if stem == "resnet":
             self.stem = ResNetStem(width, weight_standardization)
         else:
-            self.stem = ConvStem(width, stride) if stem == "conv" else PatchStem(width, patch_size, stride)
+            self.stem = ConvStem(width, patch_size) if stem == "conv" else PatchStem(width, patch_size)
         early = self.stem if isinstance(self.stem, ResNetStem) else None
         self.channels = (*(early.channels if early else ()), *(width for _ in features))
-        self.strides = (*(early.strides if early else ()), *(stride for _ in features))
+        self.strides = (*(early.strides if early else ()), *(patch_size for _ in features))
         self.input_size = (image_size, image_size) if fixed_size else None
-        self.stride, self.positions, self.readout = stride, positions, readout
-        self.window, self.head_channels, self.checkpointing = window_size, width // heads, checkpointing
+        self.stride, self.positions, self.readout = patch_size, positions, readout
+        self.window = None if windows is None else windows.size
+        self.head_channels, self.checkpointing = width // heads, checkpointing
         self.feature_blocks = tuple(features)
 
         self.class_token = nn.Parameter(torch.zeros(1, width)) if class_token else None
         self.distillation_token = nn.Parameter(torch.zeros(1, width)) if distillation_token else None
         self.register_tokens = nn.Parameter(torch.zeros(registers, width)) if registers else None
-        self.position_side, self.position_resizing = -(-image_size // stride), position_resizing
+        self.position_side, self.position_resizing = -(-image_size // patch_size), position_resizing
         side = self.position_side
         self.position_table = nn.Parameter(torch.zeros(side, side, width)) if positions == "learned" else None
-        windows = [window_size if i + 1 in windowed else None for i in range(features[-1])]
+        sides = [self.window if i + 1 in windowed else None for i in range(features[-1])]
         self.blocks = nn.ModuleList(
             Block(
                 width,
@@ -154,7 +147,7 @@ class ViT(Backbone):
                 key_bias,
                 norm_eps,
             )
-            for i, window in enumerate(windows)
+            for i, window in enumerate(sides)
         )
         self.norm = nn.LayerNorm(width, norm_eps) if feature_norm else None
         self.readouts = nn.ModuleList(ProjectReadout(width) for _ in features if readout == "project")
@@ -276,20 +269,11 @@ def _sine_positions(
     return resize_grid(make(side, side, channels, device), grid, by)
 
 
-def _check_positive(option: str, value: float | None) -> None:
-    if value is not None and value <= 0:
-        raise ValueError(f"{option} is {value:g}; it must be more than 0.")
-
-
-def _check_stem(stem: str, patch_size: int, patch_stride: int | None) -> None:
+def _check_stem(stem: str, patch_size: int) -> None:
     possible = {"patch": (8, 14, 16, 32), "conv": (8, 16, 32), "resnet": (16,)}[stem]
     if patch_size not in possible:
         listed = " or ".join(str(size) for size in possible)
         raise ValueError(f"patch_size is {patch_size}; with stem {stem!r} it must be {listed}.")
-    if patch_stride is not None and stem != "patch":
-        raise ValueError(f"patch_stride is {patch_stride}, but stem {stem!r} has no patches; it is for stem 'patch'.")
-    if patch_stride is not None and not 1 <= patch_stride <= patch_size:
-        raise ValueError(f"patch_stride is {patch_stride}; it must be from 1 to patch_size, which is {patch_size}.")
 
 
 def _check_tokens(class_token: bool, distillation_token: bool, registers: int, readout: str) -> None:
@@ -299,35 +283,3 @@ def _check_tokens(class_token: bool, distillation_token: bool, registers: int, r
         raise ValueError("distillation_token is true, but class_token is false; DeiT uses both tokens.")
     if readout != "ignore" and not class_token:
         raise ValueError(f"readout is {readout!r}, but class_token is false; without that token it must be 'ignore'.")
-
-
-def _check_blocks(option: str, numbers: Sequence[int], depth: int) -> None:
-    rising = all(a < b for a, b in itertools.pairwise(numbers))
-    if not numbers or not rising or numbers[0] < 1 or numbers[-1] > depth:
-        raise ValueError(f"{option} is {list(numbers)}; it must be ascending block numbers, from 1 to {depth}.")
-
-
-def _windowed_blocks(
-    window: int | None,
-    global_blocks: tuple[int, ...] | None,
-    quarters: tuple[int, ...],
-    depth: int,
-    built: int,
-    has_tokens: bool,
-) -> set[int]:
-    """The numbers of the blocks with windowed attention among the first `built`."""
-    if window is None:
-        if global_blocks is not None:
-            raise ValueError("global_blocks is set, but window_size is not: without windows every block is global.")
-        return set()
-    _check_positive("window_size", window)
-    if global_blocks is None:
-        global_blocks = quarters
-    elif global_blocks:
-        _check_blocks("global_blocks", global_blocks, depth)
-    if has_tokens and not any(number <= built for number in global_blocks):
-        raise ValueError(
-            f"global_blocks has none of the {built} blocks that features come from, so class_token and registers "
-            "would not attend to any cell: name one of these blocks, or set class_token to false and registers to 0."
-        )
-    return set(range(1, built + 1)) - set(global_blocks)

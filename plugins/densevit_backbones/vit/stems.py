@@ -16,24 +16,19 @@ Embedded = tuple[list[Tensor], Tensor]
 
 
 class PatchStem(nn.Module):
-    """A linear projection of square patches (ViT, equation 1), which overlap if `stride` is below their size.
+    """A linear projection of square patches (ViT, equation 1).
 
-    An image is padded with zeros, (size - stride) // 2 on the left and at the top and the rest on the right and at the
-    bottom, so that there are ceil(size of the image / stride) patches.
+    An image is padded with zeros at the right and the bottom to a multiple of the size of a patch.
     """
 
-    def __init__(self, width: int, size: int, stride: int) -> None:
+    def __init__(self, width: int, size: int) -> None:
         super().__init__()
-        self.size, self.stride = size, stride
-        self.projection = nn.Conv2d(3, width, size, stride=stride)
+        self.size = size
+        self.projection = nn.Conv2d(3, width, size, stride=size)
 
     def forward(self, images: Tensor) -> Embedded:
-        size, stride = self.size, self.stride
-        before = (size - stride) // 2
-        bottom, right = (-(-n // stride) * stride - stride + size - n - before for n in images.shape[2:])
-        images = F.pad(images, (before, right, before, bottom))
-        if stride < size:
-            return [], self.projection(images).permute(0, 2, 3, 1)
+        size = self.size
+        images = F.pad(images, (0, -images.shape[3] % size, 0, -images.shape[2] % size))
         x = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)  # (B, H, W, 3, P, P)
         return [], F.linear(x.flatten(3), self.projection.weight.flatten(1), self.projection.bias)
 

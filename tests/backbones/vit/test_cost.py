@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit_backbones.vit import ViT
 from densevit_backbones.vit.blocks import Attention, Block
+from densevit_backbones.vit.windows import Windows
 
 
 def multiply_adds(model: nn.Module, *inputs: object) -> float:
@@ -68,12 +69,11 @@ def test_windowed_attention_costs_4hwc2_and_2_m2_hwc():
 @pytest.mark.parametrize(
     "options",
     [
-        {"patch_size": 14, "positions": "rotary", "window_size": 14},
-        {"patch_size": 16, "patch_stride": 10, "positions": "sine2d"},
+        {"patch_size": 14, "positions": "rotary", "windows": Windows(14)},
         {"stem": "resnet"},
-        {"stem": "conv", "patch_size": 8, "window_size": 14},
+        {"stem": "conv", "patch_size": 8, "windows": Windows(14)},
     ],
-    ids=["rotary windows", "overlapping", "hybrid", "convolutions"],
+    ids=["rotary windows", "hybrid", "convolutions"],
 )
 def test_grids_of_large_images(options, size):
     with torch.device("meta"):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit_backbones.vit import ViT
+from densevit_backbones.vit.windows import Windows
 
 Renamings = list[tuple[str, str]]
 
@@ -320,7 +321,7 @@ def test_windowed_blocks_match_transformers_vitdet(window, randomise, assert_equ
         drop_path_rate=0.0,
     )
     options = {"patch_size": 8, "image_size": 80, "class_token": False, "feature_norm": False}
-    vit = ViT("nano", window_size=window, features=(1, 2, 4, 6), **options).eval()
+    vit = ViT("nano", windows=Windows(window), features=(1, 2, 4, 6), **options).eval()
     reference = VitDetModel(config).eval()
     assert [block.window is not None for block in vit.blocks] == [True, False, False, True, False, False]
     randomise(vit)

@@ -10,13 +10,14 @@ from torch.nn import functional as F
 import densevit
 from densevit.layers.rotary import rotary_table, rotate
 from densevit_backbones.vit import ViT
+from densevit_backbones.vit.windows import Windows
 
 KINDS = {
     "plain": {},
     "convolutions": {"stem": "conv", "patch_size": 8},
-    "overlapping": {"patch_stride": 10, "positions": "sine1d", "readout": "add"},
-    "rotary windows": {"positions": "rotary", "window_size": 3, "registers": 2, "features": (2, 4)},
-    "relative windows": {"positions": "relative", "window_size": 3, "registers": 2, "features": (2, 4)},
+    "sine1d": {"positions": "sine1d", "readout": "add"},
+    "rotary windows": {"positions": "rotary", "windows": Windows(3), "registers": 2, "features": (2, 4)},
+    "relative windows": {"positions": "relative", "windows": Windows(3), "registers": 2, "features": (2, 4)},
     "everything": {
         "positions": "sine2d",
         "distillation_token": True,
@@ -25,11 +26,10 @@ KINDS = {
         "qk_norm": True,
         "swiglu": True,
         "feature_norm": False,
-        "window_size": 2,
-        "global_blocks": (1, 3),
+        "windows": Windows(2, (1, 3)),
         "features": (1, 2, 4),
     },
-    "no tokens": {"positions": "none", "class_token": False, "window_size": 3, "global_blocks": (), "patch_size": 32},
+    "no tokens": {"positions": "none", "class_token": False, "windows": Windows(3, ()), "patch_size": 32},
 }
 HYBRID = {"stem": "resnet", "readout": "project", "features": (1, 2)}
 
@@ -203,17 +203,17 @@ def test_features_follow_the_selected_blocks(randomise):
     assert ViT("tiny").feature_blocks == (3, 6, 9, 12)
 
 
-@pytest.mark.parametrize(("patch", "stride"), [(16, 16), (16, 10), (14, 7), (8, 3), (32, 1)])
-def test_patches_are_centred_on_their_stride_and_zero_padded(patch, stride, randomise):
+@pytest.mark.parametrize("patch", [8, 14, 16, 32])
+def test_patches_are_zero_padded(patch, randomise):
     """Each token equals the inner product with its window of the zero-padded image."""
-    stem = nano(patch_size=patch, patch_stride=stride).stem
+    stem = nano(patch_size=patch).stem
     randomise(stem)
     image = torch.randn(1, 3, 33, 21)
     framed = F.pad(image, (64, 64, 64, 64))
     _, tokens = stem(image)
-    assert tokens.shape[1:3] == (-(-33 // stride), -(-21 // stride))
+    assert tokens.shape[1:3] == (-(-33 // patch), -(-21 // patch))
     for row, column in [(0, 0), (1, 0), (tokens.shape[1] - 1, tokens.shape[2] - 1)]:
-        top, left = (64 + i * stride - (patch - stride) // 2 for i in (row, column))
+        top, left = (64 + i * patch for i in (row, column))
         window = framed[0, :, top : top + patch, left : left + patch]
         expected = (stem.projection.weight * window).sum((1, 2, 3)) + stem.projection.bias
         torch.testing.assert_close(tokens[0, row, column], expected, atol=1e-4, rtol=1e-4)
@@ -232,7 +232,7 @@ def test_padding_to_the_next_multiple_of_the_stride_changes_nothing(options, ran
 
 def test_padding_changes_no_interior_window_before_a_global_block(randomise):
     """An image of 6x6 cells, alone or beside a larger one: windows of 3 cells, the third block global."""
-    options = {"positions": "none", "class_token": False, "window_size": 3, "global_blocks": (3,)}
+    options = {"positions": "none", "class_token": False, "windows": Windows(3, (3,))}
     vit = nano(features=(1, 2, 3), **options).eval()
     randomise(vit)
     image = torch.randn(1, 3, 96, 96)
@@ -243,7 +243,7 @@ def test_padding_changes_no_interior_window_before_a_global_block(randomise):
 
 
 def test_tokens_take_part_in_global_attention_only(randomise):
-    vit = nano(window_size=2, global_blocks=(2,), registers=1, features=(2,), layer_scale=0.5)
+    vit = nano(windows=Windows(2, (2,)), registers=1, features=(2,), layer_scale=0.5)
     randomise(vit)
     windowed, whole = vit.blocks
     x = torch.randn(1, 2 + 3 * 5, 128)
@@ -260,7 +260,7 @@ def test_tokens_take_part_in_global_attention_only(randomise):
 def test_rotary_windows_use_offsets_on_the_whole_grid(randomise):
     """A windowed block matches attention over the whole grid with positions of the whole grid, masked to windows."""
     grid, M = (4, 6), 2
-    vit = nano(positions="rotary", window_size=M, class_token=False)
+    vit = nano(positions="rotary", windows=Windows(M), class_token=False)
     randomise(vit)
     attend = vit.blocks[0].attention
     x = torch.randn(2, 24, 128)
@@ -300,19 +300,15 @@ def test_nano_learns_on_small_images():
         ({"readout": "project", "class_token": False}, "readout is 'project', but class_token is false"),
         ({"distillation_token": True, "class_token": False}, "distillation_token is true, but class_token is false"),
         ({"registers": -1}, "registers is -1"),
-        ({"patch_stride": 17}, "patch_stride is 17; it must be from 1 to patch_size, which is 16"),
-        ({"patch_stride": 0}, "patch_stride is 0"),
-        ({"patch_stride": 4, "stem": "conv"}, "stem 'conv' has no patches"),
         ({"patch_size": 14, "stem": "conv"}, "patch_size is 14; with stem 'conv' it must be 8 or 16 or 32"),
         ({"patch_size": 8, "stem": "resnet"}, "patch_size is 8; with stem 'resnet' it must be 16"),
         ({"image_size": 0}, "image_size is 0"),
         ({"layer_scale": 0.0}, "layer_scale is 0"),
         ({"drop_path": 1.0}, "drop_path is 1"),
-        ({"window_size": 0}, "window_size is 0"),
-        ({"global_blocks": (3,)}, "global_blocks is set, but window_size is not"),
-        ({"window_size": 4, "global_blocks": (7,)}, "global_blocks is [7]; it must be ascending block numbers"),
-        ({"window_size": 4, "global_blocks": ()}, "global_blocks has none"),
-        ({"window_size": 4, "global_blocks": (5,), "features": (2,)}, "global_blocks has none of the 2 blocks"),
+        ({"windows": {"size": 0}}, "size is 0"),
+        ({"windows": Windows(4, (7,))}, "global_blocks is [7]; it must be ascending block numbers"),
+        ({"windows": Windows(4, ())}, "global_blocks has none"),
+        ({"windows": Windows(4, (5,)), "features": (2,)}, "global_blocks has none of the 2 blocks"),
         ({"features": ()}, "features is []"),
         ({"features": (3, 3)}, "features is [3, 3]"),
         ({"features": (0, 1)}, "features is [0, 1]; it must be ascending block numbers, from 1 to 6"),

@@ -159,7 +159,7 @@ def test_autocast():
     ("backbone", "options", "message"),
     [
         ("swin", {"variant": "nano"}, r"backbone Swin has no max_last_blocks and encode.* Use|the backbone `vit`"),
-        ("vit", {"variant": "nano", "window_size": 4, "global_blocks": (5,)}, "lets heads run none as"),
+        ("vit", {"variant": "nano", "windows": {"size": 4, "global_blocks": (5,)}}, "lets heads run none as"),
     ],
 )  # fmt: skip
 def test_backbones_that_cannot_are_an_error(backbone, options, message):

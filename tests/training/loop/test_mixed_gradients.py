@@ -49,7 +49,7 @@ def model_of(weights: str, denoising: int = 0) -> DenseModel:
     for name, section in HEADS.items():
         options = {key: value for key, value in section.items() if key != "name"}
         if name == "detection":
-            options["denoising"] = denoising
+            options["extensions"] = {**options["extensions"], "denoising": denoising}
         own = classes.get(name, ())
         heads[name] = create_head(section["name"], backbone.channels, backbone.strides, own, **options)
     model = DenseModel(backbone, heads, weights=WEIGHTS[weights])

@@ -61,7 +61,7 @@ def test_cells_of_groups_are_those_that_influence_each_other(name):
     options = {
         "swin": ("swin", {"variant": "nano", "window_size": 3}),
         "swin_v2": ("swin", {"variant": "nano", "window_size": 3, "version": 2}),
-        "vit": ("vit", {"variant": "nano", "patch_size": 8, "window_size": 3, "class_token": False}),
+        "vit": ("vit", {"variant": "nano", "patch_size": 8, "windows": {"size": 3}, "class_token": False}),
         "mvit": ("mvit", {"variant": "nano"}),
     }[name]
     backbone = densevit.create_backbone(options[0], **options[1]).eval()
