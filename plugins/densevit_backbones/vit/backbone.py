@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al. 2021) and later extensions: one grid of tokens and identical blocks."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from typing import Literal, cast
 

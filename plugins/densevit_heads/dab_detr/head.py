@@ -7,7 +7,7 @@ as separate halves of queries and keys, and the temperature of 20.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ what later papers changed is in other heads: `dab_detr`, `deformable_detr`, `din
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
