@@ -45,6 +45,7 @@ from densevit.registry import list_necks as list_necks
 from densevit.registry import list_optimizers as list_optimizers
 from densevit.registry import list_targets as list_targets
 from densevit.registry import list_transforms as list_transforms
+from densevit.targets.run_length_masks import RunLengthMasks as RunLengthMasks
 from densevit.targets.types import create_target as create_target
 from densevit.training.loop.data_checks import check_batch as check_batch
 from densevit.training.loop.data_module import DenseDataModule as DenseDataModule

@@ -41,8 +41,12 @@ def check_collated(sample: Sample, place: int, types: TargetTypes) -> None:
     size = tuple(targets.get("size", image.shape[1:]))
     for key, value in targets.items():
         kind = types.get(key) if isinstance(value, Tensor | RunLengthMasks) else None
-        is_map = kind is not None and (kind.per == "pixel" or isinstance(kind, InstanceMasks))
-        if is_map and tuple(value.shape[-2:]) != size:
+        if isinstance(kind, InstanceMasks):
+            try:
+                kind.check(value, size)
+            except DataError as error:
+                raise DataError(f"{origin}: {key} {error}") from None
+        elif kind is not None and kind.per == "pixel" and tuple(value.shape[-2:]) != size:
             raise DataError(
                 f"{origin}: {key} has shape {tuple(value.shape)}; its last two sides must be the targets' size, {size}."
                 " Fix: resize the image and its targets alike."

@@ -17,8 +17,8 @@ class CocoMasks(AveragePrecision):
     """Average precision and recall of instance masks, as defined by COCO.
 
     predictions: masks (M, H, W) bool, scores (M,), labels (M,). truths: image_id, labels (N,), area (N,), iscrowd (N,)
-    and masks (N, H, W) or a list of N run-length codes (COCO's `{"size": ..., "counts": ...}`). An image without
-    `masks` in its target is unlabelled. Masks are kept as run-length codes.
+    and masks, `RunLengthMasks` of N. An image without `masks` in its target is unlabelled. Masks are kept as COCO's
+    run-length codes, which pycocotools compares.
 
     Metrics and max_detections: see `AveragePrecision`, with the prefix `mask_`: `mask_AP`, `mask_AP/<class>`.
 

@@ -1,10 +1,9 @@
 """Instance masks of many images, predicted and annotated, as run-length codes in flat arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
@@ -12,6 +11,7 @@ from densevit.errors import DataError, PluginError
 from densevit.evaluation.mask_boundary import boundary_width, mask_boundary
 from densevit.evaluation.object_records import ObjectRecords, check_lengths, check_truth_lengths, joined_arrays
 from densevit.interfaces import Predictions, Size, Targets
+from densevit.targets.run_length_masks import RunLengthMasks
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Codes(NamedTuple):
     """The masks of one image."""
 
     masks: list[bytes]
-    boundaries: list[bytes | None]
+    boundaries: Sequence[bytes | None]
     pixels: np.ndarray  # (N,)
 
 
@@ -99,61 +99,33 @@ def _predicted(image_id: int | str, masks: Any, boundary: float) -> tuple[Size, 
         kind = f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
         raise PluginError(f"image {image_id}: predicted `masks` are {kind}; (N, H, W) bool is expected.")
     size = int(values.shape[1]), int(values.shape[2])
-    return size, _encoded(values.cpu().numpy().view(np.uint8), size, boundary)
+    return size, _encoded(RunLengthMasks.from_dense(values.cpu().numpy(), size), boundary)
 
 
 def _annotated(image_id: int | str, truth: Targets, size: Size, boundary: float) -> _Codes:
-    """Encodes annotated masks (N, H, W), or a list of COCO's run-length codes."""
-    from pycocotools import mask as codes
-
-    masks = truth["masks"]
     check_truth_lengths(image_id, truth, ("masks", "labels"))
-    if not len(masks):
-        return _encoded(np.zeros((0, *size), np.uint8), size, boundary)
-    as_codes = isinstance(masks[0], Mapping)
-    sizes = {tuple(one["size"]) if as_codes else tuple(one.shape) for one in masks}
-    if sizes != {size}:
-        other = next(" x ".join(map(str, one)) for one in sizes if one != size)
+    masks = truth["masks"]
+    if not isinstance(masks, RunLengthMasks):
         raise DataError(
-            f"image {image_id}: predicted masks are {size[0]} x {size[1]}, a mask of the ground truth is {other} "
-            "(height x width). A head's predict() must return masks of the original size."
+            f"image {image_id}: masks of the ground truth are a {type(masks).__name__}; RunLengthMasks are expected. "
+            "Fix: densevit.RunLengthMasks.from_dense(masks, (height, width))."
         )
-    if not as_codes:
-        return _encoded(torch.as_tensor(masks).bool().cpu().numpy().view(np.uint8), size, boundary)
-    known = [_compressed(one, size) for one in masks]
-    pixels = codes.area(known).astype(np.float64)
-    boundaries: list[bytes | None] = [None] * len(known)
+    if masks.size != size:
+        raise DataError(
+            f"image {image_id}: predicted masks are {size[0]} x {size[1]}, those of the ground truth are "
+            f"{masks.size[0]} x {masks.size[1]} (height x width). A head's predict() must return masks of the original "
+            "size."
+        )
+    return _encoded(masks, boundary)
+
+
+def _encoded(masks: RunLengthMasks, boundary: float) -> _Codes:
+    boundaries: Sequence[bytes | None] = [None] * len(masks)
     if boundary:
-        width = boundary_width(boundary, size)
-        boundaries = [_encode(mask_boundary(np.ascontiguousarray(codes.decode(one)), width)) for one in known]
-    return _Codes([one["counts"] for one in known], boundaries, pixels)
-
-
-def _compressed(one: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    from pycocotools import mask as codes
-
-    counts = one["counts"]
-    if isinstance(counts, str | bytes):
-        return code(size, counts.encode() if isinstance(counts, str) else counts)
-    compressed: dict[str, Any] = codes.frPyObjects({"size": list(size), "counts": list(counts)}, *size)
-    return compressed
-
-
-def _encoded(masks: np.ndarray, size: Size, boundary: float) -> _Codes:
-    """masks: (N, H, W) uint8, 0 or 1."""
-    width = boundary_width(boundary, size) if boundary else 0
-    boundaries = [_encode(mask_boundary(mask, width)) if boundary else None for mask in masks]
-    pixels = np.array([np.count_nonzero(mask) for mask in masks], np.float64)
-    return _Codes([_encode(mask) for mask in masks], boundaries, pixels)
-
-
-def _encode(mask: np.ndarray) -> bytes:
-    """Encodes one mask (H, W) at a time, which bounds memory; the codes run along columns."""
-    from pycocotools import mask as codes  # late: it takes time to import
-
-    (encoded,) = codes.encode(cv2.transpose(mask)[None].transpose(2, 1, 0))
-    counts: bytes = encoded["counts"]
-    return counts
+        width = boundary_width(boundary, masks.size)
+        near = (mask_boundary(mask.view(np.uint8), width) for mask in masks)
+        boundaries = RunLengthMasks.from_dense(near, masks.size).codes()
+    return _Codes(masks.codes(), boundaries, masks.areas().astype(np.float64))
 
 
 def _objects(images: Sequence[_Codes], name: str) -> np.ndarray:

@@ -21,6 +21,8 @@ from densevit.errors import DensevitError
 from densevit.inference.point_cloud import write_ply
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
+from densevit.targets.objects import InstanceMasks
+from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, above_threshold, as_array
 
 if TYPE_CHECKING:
@@ -317,7 +319,9 @@ def _objects(found: Predictions, classes: Sequence[Class], types: TargetTypes) -
     singular = {"scores": "score", "boxes": "box", "masks": "mask"}
     for key, value in found.items():
         if key != "labels" and key in types and types[key].per == "object":
-            rows = _codes(as_array(value)) if key == "masks" else as_array(value).tolist()
+            array = as_array(value)
+            codes = types[key].encode(array, classes) if key == "masks" else []
+            rows = [code["segmentation"] for code in codes] if key == "masks" else array.tolist()
             for entry, row in zip(entries, rows, strict=True):
                 entry[singular.get(key, key)] = row
     return entries
@@ -326,8 +330,10 @@ def _objects(found: Predictions, classes: Sequence[Class], types: TargetTypes) -
 def _regions(key: str, values: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
     """Returns one entry with a mask per value in an integer map (H, W); negative values are void."""
     ids = [value for value in np.unique(values).tolist() if value >= 0]
-    codes = _codes(values[None] == np.array(ids)[:, None, None])
-    return [{**_region(key, value, classes), "mask": code} for value, code in zip(ids, codes, strict=True)]
+    codes = InstanceMasks().encode(RunLengthMasks.from_ids(values, np.array(ids, int)), classes)
+    return [
+        {**_region(key, value, classes), "mask": code["segmentation"]} for value, code in zip(ids, codes, strict=True)
+    ]
 
 
 def _region(key: str, value: int, classes: Sequence[Class]) -> dict[str, Any]:
@@ -337,14 +343,6 @@ def _region(key: str, value: int, classes: Sequence[Class]) -> dict[str, Any]:
         label = value // PANOPTIC_BASE
         return {"name": classes[label].name, "label": label, "id": value}
     return {"value": value}
-
-
-def _codes(masks: np.ndarray) -> list[dict[str, Any]]:
-    """Encodes masks (N, H, W) as COCO's compressed run-length codes."""
-    from pycocotools import mask as codes  # late: it takes time to import
-
-    encoded = codes.encode(np.asfortranarray(masks.astype(np.uint8).transpose(1, 2, 0))) if len(masks) else []
-    return [{"size": [*map(int, code["size"])], "counts": code["counts"].decode()} for code in encoded]
 
 
 def _columns(head: str, found: Predictions, classes: Sequence[Class]) -> dict[str, Any]:

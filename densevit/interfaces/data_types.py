@@ -34,8 +34,8 @@ class Class:
 Targets = dict[str, Any]
 """Labels of one image, at the size of that image. A missing key means "not labelled", never "empty".
 
-boxes: (N, 4) float32, absolute xyxy in pixels. labels: (N,) int64. masks: (N, H, W) bool, or
-`RunLengthMasks` (densevit.targets), whose `to(device)` is (N, H, W) bool; heads get tensors.
+boxes: (N, 4) float32, absolute xyxy in pixels. labels: (N,) int64. masks: `densevit.RunLengthMasks` of N, also in
+heads; a loss that needs pixels gets them by `to(device)`, (N, H, W) bool.
 semantic: (H, W) uint8, 255 = ignore. panoptic: (H, W) int32 panoptic ids, class index * 1000 + number of the instance,
 -1 = void. panoptic_crowds: a list of the panoptic ids that are crowds. depth: (H, W) float32 in metres, 0 = invalid.
 area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
@@ -58,7 +58,11 @@ Losses = dict[str, Tensor]
 
 
 Predictions = dict[str, Any]
-"""Predictions for one image in original pixels: boxes xyxy, scores, labels, semantic, panoptic, depth, masks."""
+"""Predictions for one image in original pixels: boxes xyxy, scores, labels, semantic, panoptic, depth, masks.
+
+masks: (N, H, W) bool on the device: heads resize and threshold logits there, and select, merge and compare pixels.
+Evaluators and files convert them to run lengths.
+"""
 
 
 Table = Sequence[Sequence[str | int | float]]

@@ -87,8 +87,6 @@ class Head(nn.Module):
         registered type of that name.
     starts_from: other tasks whose heads' weights can initialise this head, each with patterns of tensors of this head
         that such a head does not have; they keep their initial values.
-    coded_masks: whether `loss` also takes `masks` as `RunLengthMasks`. If all heads of a model do, masks stay coded in
-        training; otherwise they are (N, H, W) bool on the device, 107 MB for 100 masks of 1333 x 800.
     last_blocks: the number of the backbone's last blocks that the head runs itself, which needs a `TokenBackbone`;
         `forward` then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
     nms, max_predictions: IoU of the class-wise non-maximum suppression that boxes of `exported` need, and the largest
@@ -98,7 +96,6 @@ class Head(nn.Module):
     task: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     starts_from: ClassVar[Mapping[str, Sequence[str]]] = {}
-    coded_masks: ClassVar[bool] = False
     last_blocks: int = 0
     nms: float | None = None
     max_predictions: int | None = None

@@ -1,6 +1,6 @@
 """Segments of a batch: instance masks, or the regions of panoptic and semantic maps, read at points only.
 
-Run-length coded masks are read at points too, without their pixels.
+Instance masks are read from their run lengths, without their pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ NEEDS: dict[Task, tuple[str, ...]] = {
 class Segments(NamedTuple):
     """The T segments of all images of a batch, concatenated.
 
-    maps: flattened maps of all images, one after another: the ids (H, W) of an image, of which each segment has one, or
-    its N masks (N, H, W). coded: `maps` are instead the edges of run-length codes, see `RunLengthMasks.edges`, counted
-    on from image to image. starts: (T,), the number of the first pixel of a segment's map. extents: (T, 2), its width
-    and height. ids: (T,), the value of a segment's pixels in its map. image, labels: (T,). counts: segments per image.
+    maps: the flattened maps of all images, one after another: the ids (H, W) of an image, of which each segment has
+    one. coded: `maps` are instead the edges of instance masks, see `RunLengthMasks.edges`, counted on from image to
+    image. starts: (T,), the number of the first pixel of a segment's map. extents: (T, 2), its width and height. ids:
+    (T,), the value of a segment's pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
     sizes: (h, w) of each image. names: image ids, for messages. limit: ids from 0 to below it are segments, others are
     unlabelled pixels; None: all pixels are labelled.
     """
@@ -49,16 +49,14 @@ class Segments(NamedTuple):
 
         The ids of maps are copied from the device once.
         """
-        given = [target["masks" if task == "instance" else task] for target in targets]
-        coded = not any(isinstance(x, Tensor) for x in given)
-        maps = [to_device(torch.from_numpy(x.edges()) if coded else x, device) for x in given]
-        limit = None
-        if task == "instance":
+        limit, coded = None, task == "instance"
+        if coded:
+            maps = [to_device(torch.from_numpy(target["masks"].edges()), device) for target in targets]
             counts = [len(target["labels"]) for target in targets]
             labels = torch.cat([to_device(target["labels"], device) for target in targets])
             ids = torch.ones_like(labels)
         else:
-            maps = [_without_crowds(x, target, task) for x, target in zip(maps, targets, strict=True)]
+            maps = [_without_crowds(to_device(target[task], device), target, task) for target in targets]
             found, has_void = _ids_and_void(maps, task, num_classes)
             limit = _limit(task, num_classes) if has_void else None
             counts = [len(row) for row in found]
@@ -68,10 +66,10 @@ class Segments(NamedTuple):
         sizes = [(int(target["size"][0]), int(target["size"][1])) for target in targets]
         rows, first = [], 0  # start, image, width and height of each segment
         for i, (count, (height, width)) in enumerate(zip(counts, sizes, strict=True)):
-            step = height * width if task == "instance" else 0
+            step = height * width if coded else 0
             rows += [(first + n * step, i, width, height) for n in range(count)]
             maps[i] = maps[i] + first if coded else maps[i].flatten()
-            first += count * step if task == "instance" else height * width
+            first += count * step if coded else height * width
         table = to_device(torch.tensor(rows, dtype=torch.long).view(-1, 4), device)
         starts, image, extents = table[:, 0], table[:, 1], table[:, 2:]
         return cls(torch.cat(maps), coded, starts, extents, ids, image, labels, counts, sizes, names, limit)

@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import cv2
 import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, TargetType, Window
 from densevit.targets.run_length_masks import RunLengthMasks
-
-Masks = np.ndarray | RunLengthMasks
 
 MIN_SIDE = 1e-3  # pixels; a narrower clipped box is a rounding error
 
@@ -164,69 +161,47 @@ class Scores(ObjectType):
 
 
 class InstanceMasks(ObjectType):
-    """(N, H, W) bool, or `RunLengthMasks`, which transforms leave run-length coded."""
+    """`RunLengthMasks` of N objects; in predictions, (N, H, W) bool."""
 
     layer = -1
 
     def check(self, value: Any, size: Size) -> None:
-        if value.ndim != 3 or tuple(value.shape[1:]) != size:
-            raise DataError(f"has shape {tuple(value.shape)}; expected (N, {size[0]}, {size[1]}).")
-        if value.dtype.kind not in "bu":
-            raise DataError(f"has the type {value.dtype}; expected bool.")
+        if not isinstance(value, RunLengthMasks):
+            raise DataError(
+                f"is a {type(value).__name__}; expected RunLengthMasks. Fix: "
+                "densevit.RunLengthMasks.from_dense(masks, (height, width)), where each mask is (height, width) bool."
+            )
+        if value.size != size:
+            raise DataError(f"has shape {value.shape}; expected (N, {size[0]}, {size[1]}).")
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
-        self.check(value, size)
+        if value.ndim != 3 or tuple(value.shape[1:]) != size:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N, {size[0]}, {size[1]}).")
         if value.dtype != bool:
             raise DataError(f"has the type {value.dtype}; expected bool.")
 
-    def hflip(self, value: Masks, size: Size) -> Masks:
-        if isinstance(value, RunLengthMasks):
-            return value.hflip()
-        return value[..., ::-1].copy()  # of a single column, too, with a positive stride, as torch needs
+    def hflip(self, value: RunLengthMasks, size: Size) -> RunLengthMasks:
+        return value.hflip()
 
-    def rotate(self, value: Masks, matrix: np.ndarray, size: Size) -> Masks:
-        if isinstance(value, RunLengthMasks):
-            return value.rotate(matrix)
-        rotated = [cv2.warpAffine(m, matrix, size[::-1], flags=cv2.INTER_NEAREST) for m in value.view(np.uint8)]
-        return np.stack(rotated).view(value.dtype) if rotated else value
+    def rotate(self, value: RunLengthMasks, matrix: np.ndarray, size: Size) -> RunLengthMasks:
+        return value.rotate(matrix)
 
-    def crop(self, value: Masks, window: Window, size: Size) -> Masks:
-        if isinstance(value, RunLengthMasks):
-            return value.crop(window)
-        top, left, bottom, right = window
-        height, width = size
-        inside = value[:, max(top, 0) : bottom, max(left, 0) : right]
-        border = ((0, 0), (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)))
-        return np.pad(inside, border) if np.any(border) else inside
+    def crop(self, value: RunLengthMasks, window: Window, size: Size) -> RunLengthMasks:
+        return value.crop(window)
 
-    def resize(self, value: Masks, size: Size, new_size: Size, zoom: float = 1.0) -> Masks:
-        if isinstance(value, RunLengthMasks):
-            return value.resize(new_size)
-        if size == new_size:
-            return value
-        resized = np.empty((len(value), *new_size), np.uint8)
-        for mask, out in zip(value.view(np.uint8), resized, strict=True):
-            cv2.resize(mask, new_size[::-1], dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
-        return resized.view(value.dtype)
+    def resize(self, value: RunLengthMasks, size: Size, new_size: Size, zoom: float = 1.0) -> RunLengthMasks:
+        return value.resize(new_size)
 
-    def visible(self, value: Masks, size: Size) -> np.ndarray:
-        if isinstance(value, RunLengthMasks):
-            return value.areas() > 0
-        return np.asarray(value.any(axis=(1, 2)))
+    def visible(self, value: RunLengthMasks, size: Size) -> np.ndarray:
+        return value.areas() > 0
 
-    def clip(self, value: Masks, size: Size) -> Masks:
-        return value if isinstance(value, RunLengthMasks) else value.view(bool)
-
-    def paste(self, value: Masks, pasted: Masks, covered: np.ndarray) -> Masks:
+    def paste(self, value: RunLengthMasks, pasted: RunLengthMasks, covered: np.ndarray) -> RunLengthMasks:
         """Joins the masks; covered pixels are removed from the masks of the image."""
-        joined = run_length_coded(value).without(covered).joined(run_length_coded(pasted))
-        return joined if isinstance(value, RunLengthMasks) else np.asarray(joined)
+        return value.without(covered).joined(pasted)
 
-    def mix(self, value: Masks, other: Masks, share: float) -> Masks:
+    def mix(self, value: RunLengthMasks, other: RunLengthMasks, share: float) -> RunLengthMasks:
         """Joins the masks, which may overlap."""
-        if isinstance(value, RunLengthMasks):
-            return value.joined(run_length_coded(other))
-        return np.concatenate([value, np.asarray(other)])
+        return value.joined(other)
 
     def draw(
         self,
@@ -248,25 +223,20 @@ class InstanceMasks(ObjectType):
             names = {} if "boxes" in result else {place: c.name for place, c in shown.items()}
             canvas.segments(ids, {place: c.color for place, c in shown.items()}, names)
 
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+    def encode(self, value: np.ndarray | RunLengthMasks, classes: Sequence[Class]) -> list[dict[str, Any]]:
         """`segmentation`: compressed run-length codes."""
-        from pycocotools import mask as codes  # late: it takes time to import
+        masks = value if isinstance(value, RunLengthMasks) else RunLengthMasks.from_dense(value, value.shape[1:])
+        return [{"segmentation": {"size": [*masks.size], "counts": code.decode()}} for code in masks.codes()]
 
-        found = codes.encode(np.asfortranarray(value.astype(np.uint8).transpose(1, 2, 0))) if len(value) else []
-        return [{"segmentation": {"size": list(one["size"]), "counts": one["counts"].decode()}} for one in found]
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> RunLengthMasks:
+        codes = [one["segmentation"]["counts"].encode() for one in encoded]
+        return RunLengthMasks.from_codes(codes, tuple(encoded[0]["segmentation"]["size"]) if encoded else (0, 0))
 
-    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        from pycocotools import mask as codes
-
-        if not encoded:
-            return np.zeros((0, 0, 0), bool)
-        return np.asarray(codes.decode([one["segmentation"] for one in encoded]).transpose(2, 0, 1).astype(bool))
-
-    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> RunLengthMasks:
         """Random masks: the pixels whose centres are in random boxes."""
         y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
         x0, y0, x1, y1 = Boxes().random(size, objects, num_classes, rng).T[:, :, None, None]  # (N, 1, 1) each
-        return np.asarray((y >= y0) & (y < y1) & (x >= x0) & (x < x1))
+        return RunLengthMasks.from_dense((y >= y0) & (y < y1) & (x >= x0) & (x < x1), size)
 
 
 class CrowdFlags(ObjectType):
@@ -300,13 +270,6 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
             new = ~found & (low + rounded == high)
             sides, found = np.where(new, rounded, sides), found | new
     return np.concatenate([low, sides], axis=1)
-
-
-def run_length_coded(masks: Masks) -> RunLengthMasks:
-    """Masks as run-length codes."""
-    if isinstance(masks, RunLengthMasks):
-        return masks
-    return RunLengthMasks.from_dense(masks, (masks.shape[1], masks.shape[2]))
 
 
 def check_range(value: np.ndarray, low: float, high: float) -> None:

@@ -1,9 +1,11 @@
-"""Instance masks of an image as run-length codes, which are cropped, flipped and resized without decoding.
+"""Instance masks of an image as run lengths, which are cropped, flipped and resized without decoding.
 
-As (N, H, W) bool, 100 masks of 1333 x 800 pixels take 107 MB; their codes take less than 1 MB.
+All masks of targets have this form, from where a data set reads an image's annotations to losses, evaluators and files.
+
+As (N, H, W) bool, 100 masks of 1333 x 800 pixels take 107 MB; their run lengths take less than 1 MB.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +24,8 @@ class RunLengthMasks:
     size: (H, W). count: N. owner: (R,), the mask of each run. column: (R,). top, bottom: (R,), the first row of a run
     and the row after its last. All int32, in any order; runs of one mask do not overlap.
 
-    `masks[keep]` with an array selects masks. `masks[n]` and iteration give COCO's compressed codes,
-    {"size": [H, W], "counts": bytes}. `np.asarray` and `to` give (N, H, W) bool.
+    `masks[keep]` selects masks by a slice, or an array of indices or bools. Iteration gives one mask (H, W) bool after
+    another, `np.asarray` and `to(device)` all of them, (N, H, W) bool, and `codes()` COCO's run-length codes.
     """
 
     size: Size
@@ -34,15 +36,12 @@ class RunLengthMasks:
     bottom: np.ndarray
 
     ndim = 3
-    dtype = np.dtype(bool)
 
     @classmethod
-    def from_codes(cls, codes: np.ndarray, lengths: np.ndarray, size: Size) -> "RunLengthMasks":
-        """Decodes the `counts` of COCO's compressed codes, which must be valid and of this size.
-
-        codes: the concatenated characters of all codes, uint8. lengths: (N,), the number of characters of each code.
-        """
-        counts, number = decode_counts(codes, lengths)
+    def from_codes(cls, codes: Sequence[bytes], size: Size) -> "RunLengthMasks":
+        """Decodes COCO's compressed codes, the `counts` of each mask, which must be valid and of this size."""
+        lengths = np.array(list(map(len, codes)), np.int64)
+        counts, number = decode_counts(np.frombuffer(b"".join(codes), np.uint8), lengths)
         first = (np.cumsum(number) - number).astype(np.int32)
         masked = number // 2  # runs of background and mask alternate
         owner = np.repeat(np.arange(len(number), dtype=np.int32), masked)
@@ -73,14 +72,20 @@ class RunLengthMasks:
     @classmethod
     def from_dense(cls, masks: Iterable[np.ndarray], size: Size) -> "RunLengthMasks":
         """Encodes masks (H, W) bool or uint8, one at a time."""
-        found = []
+        runs = [np.zeros((3, 0), np.int32)]
         for number, mask in enumerate(masks):
-            framed = np.zeros((size[1], size[0] + 2), np.int8)  # transposed, with a border above and below
-            framed[:, 1:-1] = mask.T != 0
-            column, row = np.nonzero(np.diff(framed, axis=1))  # top, bottom, top, bottom, ...
-            found.append(np.stack([np.full(len(row) // 2, number), column[::2], row[::2], row[1::2]]))
-        runs = np.concatenate([np.zeros((4, 0)), *found], axis=1).astype(np.int32)
-        return cls(size, len(found), *runs)
+            values, starts, ends = _runs_of(mask)
+            inside = np.flatnonzero(values)
+            runs.append(np.stack([np.full(len(inside), number, np.int32), starts[inside], ends[inside]]))
+        return cls.from_runs(size, len(runs) - 1, *np.concatenate(runs, axis=1))
+
+    @classmethod
+    def from_ids(cls, ids: np.ndarray, chosen: np.ndarray) -> "RunLengthMasks":
+        """The masks of regions in a map of ids (H, W), such as a panoptic map. chosen: (N,), different ids."""
+        values, starts, ends = _runs_of(ids.astype(np.int32, copy=False))
+        inside, order = np.flatnonzero(np.isin(values, chosen)), np.argsort(chosen)
+        owner = order[np.searchsorted(chosen, values[inside], sorter=order)].astype(np.int32)
+        return cls.from_runs(ids.shape, len(chosen), owner, starts[inside], ends[inside])
 
     # ---- as a sequence and as an array ----
 
@@ -91,13 +96,11 @@ class RunLengthMasks:
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[number] for number in range(self.count))
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self._decoded(np.zeros(self.size, bool) for _ in range(self.count))
 
-    def __getitem__(self, chosen: Any) -> Any:
-        if isinstance(chosen, int | np.integer):
-            return self._code(range(self.count)[chosen])
-        indices = np.arange(self.count)[np.asarray(chosen)]
+    def __getitem__(self, chosen: Any) -> "RunLengthMasks":
+        indices = np.arange(self.count)[chosen]
         new = np.full(self.count, -1, np.int32)
         new[indices] = np.arange(len(indices))
         owner = new.take(self.owner)
@@ -153,12 +156,38 @@ class RunLengthMasks:
         np.subtract.at(change, (self.column, self.bottom), 1)
         return np.ascontiguousarray(change[:, :-1].cumsum(axis=1).T > 0)
 
+    def codes(self) -> list[bytes]:
+        """COCO's compressed codes, the `counts` of each mask."""
+        from pycocotools import mask as rle  # late: it takes time to import
+
+        if not self.count:
+            return []
+        height, width = self.size
+        bounds = self.edges().reshape(-1, 2)  # (R, 2): first pixel, and the pixel after the last
+        owner = bounds[:, 0] // (height * width)
+        begins = np.ones(len(bounds), bool)  # a run that reaches the end of its column continues in the next
+        begins[1:] = (bounds[1:, 0] != bounds[:-1, 1]) | (owner[1:] != owner[:-1])
+        bounds = np.stack([bounds[begins, 0], bounds[np.roll(begins, -1), 1]], axis=1)
+        parts = np.split(bounds, np.searchsorted(owner[begins], np.arange(1, self.count)))
+        counts = [
+            np.diff(part.ravel() - number * height * width, prepend=0, append=height * width)
+            for number, part in enumerate(parts)
+        ]
+        raw = [{"size": [height, width], "counts": one[: -1 if one[-1] == 0 else None]} for one in counts]
+        return [code["counts"] for code in rle.frPyObjects(raw, height, width)]
+
     def _pixels(self) -> np.ndarray:
-        """Decodes to (N, H, W) bool; writes only inside the bounding box of each mask."""
+        """Decodes to (N, H, W) bool."""
         pixels = np.zeros(self.shape, bool)
+        for _ in self._decoded(pixels):
+            pass
+        return pixels
+
+    def _decoded(self, empty: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Fills N empty masks (H, W), one after another; writes only inside the bounding box of each."""
         order = np.argsort(self.owner, kind="stable")
         ends = np.cumsum(np.bincount(self.owner, minlength=self.count))
-        for mask, rows in zip(pixels, np.split(order, ends[:-1]), strict=False):
+        for mask, rows in zip(empty, np.split(order, ends[:-1]), strict=False):
             if len(rows):
                 column, top, bottom = self.column[rows], self.top[rows], self.bottom[rows]
                 x, y = column.min(), top.min()
@@ -167,21 +196,7 @@ class RunLengthMasks:
                 change[column - x, bottom - y] -= 1
                 inside = change[:, :-1].cumsum(axis=1, dtype=np.int8)
                 mask[y : y + inside.shape[1], x : x + len(inside)] = inside.T
-        return pixels
-
-    def _code(self, number: int) -> dict[str, Any]:
-        """A mask as COCO's compressed code."""
-        from pycocotools import mask as rle  # late: it takes time to import
-
-        one = replace(self._with(self.owner == number), count=1)
-        starts, ends = replace(one, owner=np.zeros_like(one.owner)).edges().reshape(-1, 2).T
-        apart = starts[1:] != ends[:-1]  # a run that reaches the end of its column continues in the next
-        starts, ends = starts[np.append(True, apart)[: len(starts)]], ends[np.append(apart, True)[: len(ends)]]
-        bounds = np.stack([starts, ends], axis=1).ravel()
-        counts = np.diff(bounds, prepend=0, append=self.size[0] * self.size[1])
-        counts = counts[: -1 if counts[-1] == 0 else None]
-        code: dict[str, Any] = rle.frPyObjects({"size": list(self.size), "counts": counts.tolist()}, *self.size)
-        return code
+            yield mask
 
     # ---- geometry ----
 
@@ -236,19 +251,24 @@ class RunLengthMasks:
     def rotate(self, matrix: np.ndarray) -> "RunLengthMasks":
         """Nearest-neighbour rotation by OpenCV's warpAffine, one mask at a time."""
         height, width = self.size
-
-        def rotated() -> Iterator[np.ndarray]:
-            for number in range(self.count):
-                mask = self[[number]]._pixels()[0].view(np.uint8)
-                yield cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST)
-
-        return RunLengthMasks.from_dense(rotated(), self.size)
+        turned = (
+            cv2.warpAffine(mask.view(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST) for mask in self
+        )
+        return RunLengthMasks.from_dense(turned, self.size)
 
     def _with(self, keep: np.ndarray, **changes: np.ndarray) -> "RunLengthMasks":
         """The runs for which keep, (R,) bool, is True, with changed fields."""
         values = {name: changes.get(name, getattr(self, name)) for name in ("owner", "column", "top", "bottom")}
         rows = np.flatnonzero(keep)
         return replace(self, **{name: value.take(rows) for name, value in values.items()})
+
+
+def _runs_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, first pixels and ends of the runs of equal values in a map (H, W), numbered column by column."""
+    ids = np.asarray(ids)
+    values = cv2.transpose(ids.view(np.uint8) if ids.dtype == bool else ids).ravel()
+    starts = np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1).astype(np.int32)
+    return values[starts], starts, np.append(starts[1:], np.int32(values.size))
 
 
 def _first_at(old: int, new: int) -> np.ndarray:
@@ -274,8 +294,8 @@ def decode_counts(codes: np.ndarray, lengths: np.ndarray, dtype: type = np.int32
     COCO's compressed code has five bits per character, lowest bits first; from the fourth on, run lengths are
     differences to the last but one (pycocotools, maskApi.c, rleFrString).
 
-    codes, lengths: the arguments of `RunLengthMasks.from_codes`. dtype: the type of the run lengths, which wrap around
-    beyond it.
+    codes: the characters of all codes, uint8. lengths: (N,), the number of characters of each. dtype: the type of the
+    run lengths, which wrap around beyond it.
     """
     digits = codes - np.uint8(48)
     ends = np.flatnonzero(digits < 32)

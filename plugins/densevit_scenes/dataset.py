@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from densevit import RunLengthMasks
 from densevit.errors import DataError
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Dataset, Sample, Targets
 from densevit_scenes.objects import THINGS
@@ -113,21 +114,14 @@ def annotated(rendering: Rendering) -> tuple[np.ndarray, np.ndarray]:
 
 def _objects(scene: Scene, rendering: Rendering, with_masks: bool) -> Targets:
     numbers, visible = annotated(rendering)
-    masks = rendering.owner == (numbers + 1).astype(np.uint8)[:, None, None]  # (N, H, W)
+    masks = RunLengthMasks.from_ids(rendering.owner, numbers + 1)
     objects: Targets = {
-        "boxes": torch.from_numpy(_tight_boxes(masks)),
+        "boxes": torch.from_numpy(masks.boxes()),
         "labels": torch.tensor([scene.things[number].label for number in numbers], dtype=torch.int64),
         "area": torch.from_numpy(visible.astype(np.float32)),
         "iscrowd": torch.zeros(len(numbers), dtype=torch.bool),
     }
-    return objects | {"masks": torch.from_numpy(masks)} if with_masks else objects
-
-
-def _tight_boxes(masks: np.ndarray) -> np.ndarray:
-    """(N, H, W), none empty -> (N, 4) float32 xyxy; the right and bottom edges are one past the last pixel."""
-    columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
-    right, bottom = columns.shape[1] - columns[:, ::-1].argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
-    return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), right, bottom], axis=1).astype(np.float32)
+    return objects | {"masks": masks} if with_masks else objects
 
 
 def _semantic(scene: Scene, rendering: Rendering) -> np.ndarray:

@@ -21,6 +21,7 @@ from densevit.data.datasets.coco import Coco
 from densevit.errors import DensevitError
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.interfaces import Class
+from densevit.targets import RunLengthMasks
 from densevit.training.loop.evaluators import create_evaluator
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -50,7 +51,7 @@ def messy(seed: int, images: int = 10) -> Pairs:
         labels = rng.integers(0, 4, count)  # class 4 has no ground truth
         truth = {
             "image_id": image_id,
-            "masks": torch.tensor(masks),
+            "masks": RunLengthMasks.from_dense(masks, size),
             "labels": torch.tensor(labels),
             "area": torch.tensor(masks.sum((1, 2)) * rng.uniform(0.6, 1, count), dtype=torch.float32),
             "iscrowd": torch.tensor(rng.random(count) < 0.2),
@@ -175,7 +176,11 @@ def test_boundary_iou_by_hand():
     """In 10 x 10 the width is 1: squares of 6 x 6 and 4 x 4 inside it have the boundaries 20 and 12, disjoint."""
     outer, inner = torch.zeros(2, 1, 10, 10, dtype=torch.bool)
     outer[:, 2:8, 2:8], inner[:, 3:7, 3:7] = True, True
-    truth = {"image_id": 1, "masks": outer, "labels": torch.zeros(1, dtype=torch.long)}
+    truth = {
+        "image_id": 1,
+        "masks": RunLengthMasks.from_dense(outer, (10, 10)),
+        "labels": torch.zeros(1, dtype=torch.long),
+    }
     evaluator = CocoMasks(CLASSES[:1], boundary=True)
     evaluator.update([{"masks": inner, "labels": truth["labels"], "scores": torch.ones(1)}], [truth])
     records = evaluator._sorted()
@@ -184,21 +189,6 @@ def test_boundary_iou_by_hand():
     assert ious == {"mask_": 16 / 36, "boundary_": 0}
     assert codes.area({"size": [10, 10], "counts": records.truth_boundaries[0]}) == 20
     assert codes.area({"size": [10, 10], "counts": records.boundaries[0]}) == 12
-
-
-@pytest.mark.parametrize("kind", ["strings", "bytes", "uncompressed"])
-def test_ground_truth_may_be_run_length_coded(kind: str):
-    def coded(mask: torch.Tensor) -> dict[str, Any]:
-        one = rle(mask)
-        if kind == "uncompressed":
-            pixels = [0, *mask.T.flatten().int().tolist()]
-            ends = np.flatnonzero(np.diff(pixels))
-            one["counts"] = np.diff([0, *ends, len(pixels) - 1]).tolist()
-        return one | ({"counts": one["counts"].encode()} if kind == "bytes" else {})
-
-    pairs = messy(3)
-    as_codes = [(found, truth | {"masks": [coded(mask) for mask in truth["masks"]]}) for found, truth in pairs]
-    assert same(evaluated(as_codes, boundary=True).compute(), evaluated(pairs, boundary=True).compute())
 
 
 def test_metrics_do_not_depend_on_batches_order_or_processes():
@@ -227,7 +217,11 @@ def test_missing_areas_and_crowds_have_defaults():
     pairs = messy(0)
     bare = [(found, {key: truth[key] for key in ("image_id", "masks", "labels")}) for found, truth in pairs]
     full = [
-        (found, truth | {"area": truth["masks"].sum((1, 2)).float(), "iscrowd": torch.zeros(len(truth["labels"]))})
+        (
+            found,
+            truth
+            | {"area": torch.tensor(truth["masks"].areas()).float(), "iscrowd": torch.zeros(len(truth["labels"]))},
+        )
         for found, truth in bare
     ]
     assert same(evaluated(bare).compute(), evaluated(full).compute())
@@ -240,7 +234,8 @@ def test_records_of_many_masks_are_small():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:480, :640]
     masks = np.array([np.hypot(y - 240, x - 320) + rng.normal(0, 0.5, y.shape) < r for r in range(20, 220, 2)])
-    truth = {"image_id": 1, "masks": torch.tensor(masks[:10]), "labels": torch.zeros(10, dtype=torch.long)}
+    truth = {"image_id": 1, "labels": torch.zeros(10, dtype=torch.long)}
+    truth["masks"] = RunLengthMasks.from_dense(masks[:10], (480, 640))
     found = {"masks": torch.tensor(masks), "scores": torch.rand(100), "labels": torch.zeros(100, dtype=torch.long)}
     evaluator = CocoMasks(CLASSES)
     evaluator.update([found], [truth])
@@ -249,18 +244,18 @@ def test_records_of_many_masks_are_small():
 
 def test_invalid_input_raises():
     masks, one = torch.zeros(1, 4, 5, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
-    found, truth = {"masks": masks, "scores": torch.ones(1), "labels": one}, {"image_id": 12, "masks": masks}
-    truth["labels"] = one
+    found, coded = {"masks": masks, "scores": torch.ones(1), "labels": one}, RunLengthMasks.from_dense(masks, (4, 5))
+    truth = {"image_id": 12, "masks": coded, "labels": one}
     evaluator = create_evaluator("coco_masks", CLASSES)
     cases = [
         (found | {"masks": masks.float()}, truth, r"image 12: predicted `masks` are \(1, 4, 5\) float32; \(N, H, W\)"),
         (
             found,
-            truth | {"masks": masks.mT},
-            r"image 12: predicted masks are 4 x 5, a mask of the ground truth is 5 x 4",
+            truth | {"masks": RunLengthMasks.from_dense(masks.mT, (5, 4))},
+            r"image 12: predicted masks are 4 x 5, those of the ground truth are 5 x 4",
         ),
-        (found, truth | {"masks": [rle(masks[0].T)]}, r"a mask of the ground truth is 5 x 4"),
-        (found, truth | {"masks": masks[:0]}, r"image 12: ground truth with 0 masks, 1 labels; equally many"),
+        (found, truth | {"masks": masks}, r"image 12: masks of the ground truth are a Tensor; RunLengthMasks are exp"),
+        (found, truth | {"masks": coded[:0]}, r"image 12: ground truth with 0 masks, 1 labels; equally many"),
         (found | {"scores": torch.ones(2)}, truth, r"image 12: predictions with 1 masks, 2 scores, 1 labels"),
         (found | {"labels": one + 5}, truth, r"image 12: predicted label 5, but there are 5 classes"),
         (found, truth | {"labels": one + 5}, r"image 12: label 5, but there are 5 classes"),

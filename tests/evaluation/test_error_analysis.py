@@ -10,6 +10,7 @@ import torch
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.interfaces import Class
+from densevit.targets import RunLengthMasks
 
 CLASSES = [Class(name, n + 1, (0, 0, 0)) for n, name in enumerate(("cat", "dog", "fox"))]
 BOX = (0, 0, 100, 100)
@@ -180,6 +181,7 @@ def test_masks_have_the_same_errors_as_their_boxes():
             for mask, (x1, y1, x2, y2) in zip(grid, one["boxes"].int().tolist(), strict=True):
                 mask[y1:y2, x1:x2] = True
             drawn.append({**one, "masks": grid})
+        drawn[1]["masks"] = RunLengthMasks.from_dense(grid, (400, 400))
         boxes.append((found, truth))
         masks.append(drawn)
     evaluator = CocoMasks(CLASSES)

@@ -7,6 +7,7 @@ import torch
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.evaluation.f1_threshold import best_threshold, f1_by_score
+from densevit.targets import RunLengthMasks
 from tests.evaluation.test_coco import CLASSES, crowded, messy
 
 
@@ -111,7 +112,8 @@ def test_masks_have_one_too():
     scores = torch.linspace(0.99, 0.4, 60)
     found = {"masks": masks.clone(), "scores": scores, "labels": torch.zeros(60, dtype=torch.long)}
     found["masks"][50:] = ~masks[50:]
-    truth = {"masks": masks, "labels": found["labels"], "image_id": 1, "iscrowd": torch.zeros(60, dtype=torch.bool)}
+    coded = RunLengthMasks.from_dense(masks, (8, 8))
+    truth = {"masks": coded, "labels": found["labels"], "image_id": 1, "iscrowd": torch.zeros(60, dtype=torch.bool)}
     evaluator = CocoMasks(CLASSES)
     evaluator.update([found], [{**truth, "area": masks.sum((1, 2)).float()}])
     assert evaluator.score_threshold() == scores[49].item()

@@ -11,6 +11,7 @@ from densevit.evaluation.coco_masks import CocoMasks
 from densevit.evaluation.low_scores import low_scores
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
+from densevit.targets import RunLengthMasks
 
 CLASSES = [Class(name, n + 1, (0, 0, 0)) for n, name in enumerate(("cat", "dog", "fox"))]
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
@@ -36,7 +37,12 @@ def evaluated(
     every = torch.tensor([*scores, *[0.05 * score for score in scores for _ in range(3)]])
     found = {"boxes": torch.cat([boxes, boxes.repeat_interleave(3, 0)]), "scores": every}
     found |= {"labels": torch.cat([predicted(labels), labels.repeat(3)]), "masks": masks(found["boxes"])}
-    truth = {"boxes": BOXES, "labels": labels, "masks": masks(BOXES), "area": torch.full((3,), 100.0)}
+    truth = {
+        "boxes": BOXES,
+        "labels": labels,
+        "masks": RunLengthMasks.from_dense(masks(BOXES), (64, 64)),
+        "area": torch.full((3,), 100.0),
+    }
     evaluator.update([found] * 8, [{"image_id": n, **truth} for n in range(8)])
     return evaluator
 

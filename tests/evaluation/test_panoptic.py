@@ -15,6 +15,7 @@ from densevit.evaluation.coco_masks import CocoMasks
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
+from densevit.targets import RunLengthMasks
 from densevit.training.loop.evaluators import create_evaluator
 
 CLASSES = tuple(Class(f"class {n}", n + 10, (n, n, n), thing=n in (1, 2, 4)) for n in range(6))  # stuff: 0, 3, 5
@@ -211,7 +212,7 @@ def all_tasks(seed: int) -> Pairs:
         size = truth["panoptic"].shape
         masks = torch.stack([truth["panoptic"] == one for one in ids] or [torch.zeros(size)])[: len(ids)].bool()
         things = [THINGS.index(CLASSES[one // 1000]) for one in ids]
-        truth |= {"masks": masks, "labels": torch.tensor(things, dtype=torch.long)}
+        truth |= {"masks": RunLengthMasks.from_dense(masks, size), "labels": torch.tensor(things, dtype=torch.long)}
         truth["iscrowd"] = torch.tensor([one in truth["panoptic_crowds"] for one in ids], dtype=torch.bool)
         labels = torch.tensor([one // 1000 for one in ids], dtype=torch.long)
         rng = np.random.default_rng(truth["image_id"])
@@ -308,5 +309,6 @@ def test_invalid_input_raises():
             evaluator.update([prediction], [target])
     masks = {"masks": torch.zeros(1, 2, 3, dtype=torch.bool), "labels": torch.tensor([3]), "scores": torch.ones(1)}
     with pytest.raises(DensevitError, match=r"image 12: label 3, but there are 3 things, 0 ... 2"):
-        evaluator.update([{"panoptic": ids, **masks}], [truth | masks])
+        coded = {"masks": RunLengthMasks.from_dense(masks["masks"], (2, 3)), "labels": masks["labels"]}
+        evaluator.update([{"panoptic": ids, **masks}], [truth | coded])
     assert all(math.isnan(value) for value in evaluator.compute().values())  # rejected updates have no effect

@@ -95,7 +95,7 @@ def test_pycocotools_finds_the_mask_ap_of_written_masks(run: Path, tmp_path: Pat
     for index in range(len(data)):
         known = data[index]["targets"]
         truth.dataset["images"].append({"id": known["image_id"], "height": 32, "width": 32})
-        for mask, label in zip(known["masks"].numpy(), known["labels"].tolist(), strict=True):
+        for mask, label in zip(known["masks"], known["labels"].tolist(), strict=True):
             code = encode(np.asfortranarray(mask.astype(np.uint8)))
             one = {"image_id": known["image_id"], "category_id": data.classes["detection"][label].file_id}
             one |= {"id": len(truth.dataset["annotations"]) + 1, "segmentation": code, "iscrowd": 0}

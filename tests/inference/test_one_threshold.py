@@ -20,6 +20,7 @@ from densevit.exporting import postprocessing
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator
 from densevit.model import DenseModel
 from densevit.reporting.report import write_report
+from densevit.targets import RunLengthMasks
 from densevit.training.loop.evaluators import build_evaluators, create_evaluator
 from densevit.training.run.drawn_images import draw_images
 from densevit_scenes.dataset import Scenes
@@ -121,7 +122,8 @@ def found_and_truth() -> tuple[dict[str, Any], dict[str, Any]]:
     mask[:, 2:12, 2:12] = True
     values = {"boxes": torch.tensor([[2.0, 2, 12, 12]]), "labels": torch.tensor([0]), "masks": mask}
     values["panoptic"] = torch.where(mask[0], 0, -1)
-    return {**values, "scores": torch.tensor([SHIFTED])}, {**values, "image_id": 1}
+    truth = {**values, "image_id": 1, "masks": RunLengthMasks.from_dense(mask, (20, 20))}
+    return {**values, "scores": torch.tensor([SHIFTED])}, truth
 
 
 def test_evaluators_that_count_objects_are_known() -> None:

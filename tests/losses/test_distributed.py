@@ -15,6 +15,7 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.set_prediction.transformer import Transformer
+from densevit.targets import RunLengthMasks
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.detr import Detr
@@ -69,7 +70,8 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         boxes = torch.cat([low, low + 3 + 7 * torch.rand(count, 2)], dim=1)
         targets.append({"boxes": boxes, "labels": torch.randint(3, (count,)), "size": (8 * cells, 8 * cells)})
         if "num_points" in options:
-            targets[-1]["masks"] = torch.rand(count, 8 * cells, 8 * cells) < 0.5
+            size = (8 * cells, 8 * cells)
+            targets[-1]["masks"] = RunLengthMasks.from_dense(torch.rand(count, *size) < 0.5, size)
     mask, chosen = torch.zeros(len(images), 8 * cells, 8 * cells, dtype=torch.bool), [targets[i] for i in images]
     with ExitStack() as stack:
         for module in (points, matching, criterion):

@@ -2,6 +2,7 @@
 
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,9 +11,7 @@ from pycocotools import mask as rle
 from densevit import registry
 from densevit.data.transforms.augmentation import Augmentation, rotation_matrix
 from densevit.data.transforms.resizing import EvaluationTransform
-from densevit.targets import InstanceMasks, RunLengthMasks
-
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' decode
+from densevit.targets import InstanceMasks, LabelMap, RunLengthMasks, TargetTypes
 
 
 def random_masks(seed: int, count: int = 6) -> np.ndarray:
@@ -30,9 +29,7 @@ def codes_of(masks: np.ndarray) -> list[bytes]:
 
 
 def coded(masks: np.ndarray) -> RunLengthMasks:
-    codes = codes_of(masks)
-    joined = np.frombuffer(b"".join(codes), np.uint8)
-    return RunLengthMasks.from_codes(joined, np.array([len(code) for code in codes]), masks.shape[1:])
+    return RunLengthMasks.from_codes(codes_of(masks), masks.shape[1:])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -42,10 +39,17 @@ def test_codes_of_pycocotools_are_read_and_written(seed: int) -> None:
     assert found.shape == masks.shape and len(found) == len(masks)
     assert np.array_equal(np.asarray(found), masks) and torch.equal(found.to("cpu"), torch.from_numpy(masks))
     assert found.areas().tolist() == masks.sum((1, 2)).tolist()
-    assert [one["counts"] for one in found] == codes_of(masks)
-    assert found[-1] == rle.encode(np.asfortranarray(masks[-1].astype(np.uint8)))
+    assert found.codes() == codes_of(masks)
     dense = RunLengthMasks.from_dense(masks, masks.shape[1:])
-    assert np.array_equal(np.asarray(dense), masks) and [one["counts"] for one in dense] == codes_of(masks)
+    assert np.array_equal(np.stack([*dense]), masks) and dense.codes() == codes_of(masks)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_regions_of_a_map_are_masks(dtype: type) -> None:
+    ids = np.random.default_rng(0).integers(0, 6, (9, 14)).astype(dtype)
+    chosen = np.array([4, 0, 200, 3])
+    assert np.array_equal(np.asarray(RunLengthMasks.from_ids(ids, chosen)), ids == chosen[:, None, None])
+    assert RunLengthMasks.from_ids(ids, np.zeros(0, int)).shape == (0, 9, 14)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -54,18 +58,27 @@ def test_transforms_match_those_of_pixels(seed: int) -> None:
     found, size = coded(masks), masks.shape[1:]
     (top, bottom), (left, right) = (np.sort(rng.choice(side + 1, 2, replace=False)).tolist() for side in size)
     new_size = tuple(rng.integers(1, 90, 2).tolist())
-    matrix = rotation_matrix(size, float(rng.uniform(-30, 30)))
-    for change in (
-        lambda value: kind.hflip(value, size),
-        lambda value: kind.crop(value, (top, left, bottom, right), size),
-        lambda value: kind.resize(value, size, new_size),
-        lambda value: kind.resize(kind.crop(kind.hflip(value, size), (top, left, bottom, right), size), size, new_size),
-        lambda value: kind.rotate(value, matrix, size),
-        lambda value: value[np.array([True, False, True, True, False, True])],
-        lambda value: value[np.array([4, 1])],
+    matrix, window = rotation_matrix(size, float(rng.uniform(-30, 30))), (top, left, bottom, right)
+    cropped = masks[:, top:bottom, left:right]
+
+    def resized(dense: np.ndarray) -> np.ndarray:
+        options = {"dsize": new_size[::-1], "interpolation": cv2.INTER_NEAREST_EXACT}
+        return np.stack([cv2.resize(np.ascontiguousarray(mask, np.uint8), **options) for mask in dense]) > 0
+
+    rotated = [cv2.warpAffine(mask.view(np.uint8), matrix, size[::-1], flags=cv2.INTER_NEAREST) for mask in masks]
+    flipped = kind.hflip(found, size)
+    for result, expected in (
+        (flipped, masks[..., ::-1]),
+        (kind.crop(found, window, size), cropped),
+        (kind.resize(found, size, new_size), resized(masks)),
+        (
+            kind.resize(kind.crop(flipped, window, size), cropped.shape[1:], new_size),
+            resized(masks[..., ::-1][:, top:bottom, left:right]),
+        ),
+        (kind.rotate(found, matrix, size), np.stack(rotated) > 0),
+        (found[np.array([True, False, True, True, False, True])], masks[[0, 2, 3, 5]]),
+        (found[np.array([4, 1])], masks[[4, 1]]),
     ):
-        expected, result = change(masks), change(found)
-        assert isinstance(result, RunLengthMasks)
         assert np.array_equal(np.asarray(result), expected)
         assert np.array_equal(kind.visible(result, expected.shape[1:]), expected.any((1, 2)))
 
@@ -74,26 +87,26 @@ def test_transforms_match_those_of_pixels(seed: int) -> None:
     ("name", "size", "options"), [("detr", (64, 96), {}), ("crop", 48, {"rotation": 10.0}), ("fixed", 64, {})]
 )
 def test_samples_match_those_with_pixels(name: str, size: int | tuple[int, int], options: dict[str, float]) -> None:
+    """Each mask is also a label map of the sample."""
     transforms = registry.create("transforms", name, size, options=options, where="data.transforms")
     augment = Augmentation(transforms)
+    types = TargetTypes({f"map {n}": LabelMap() for n in range(6)})
     for seed in range(20):
-        masks = random_masks(seed)[:, :, :]
+        masks = random_masks(seed)
         height, width = masks.shape[1:]
         boxes = torch.tensor([[0.0, 0.0, width, height]] * len(masks))
         targets = {"image_id": 1, "boxes": boxes, "labels": torch.arange(6), "iscrowd": torch.arange(6) == 3}
-        image = torch.zeros((3, height, width), dtype=torch.uint8)
-        results = []
-        for value in (torch.from_numpy(masks), coded(masks)):
-            sample = {"image": image, "targets": targets | {"masks": value}}
-            trained, evaluated = (
-                augment(sample, np.random.default_rng(seed)),
-                EvaluationTransform(transforms)(sample),
-            )
-            results.append([trained["targets"], evaluated["targets"]])
-        for dense, found in zip(*results, strict=True):
-            assert torch.equal(found["masks"].to("cpu"), dense["masks"]) and torch.equal(
-                found["labels"], dense["labels"]
-            )
+        targets |= {f"map {n}": torch.from_numpy(mask.astype(np.uint8)) for n, mask in enumerate(masks)}
+        sample = {
+            "image": torch.zeros((3, height, width), dtype=torch.uint8),
+            "targets": targets | {"masks": coded(masks)},
+        }
+        trained = augment(sample, np.random.default_rng(seed), types)["targets"]
+        evaluated = EvaluationTransform(transforms)(sample, types)["targets"]
+        for found, visible in ((trained, True), (evaluated, False)):
+            pixels = torch.stack([found[f"map {n}"] == 1 for n in range(6)])
+            kept = [n for n in range(6) if n != 3 and (pixels[n].any() or not visible)]
+            assert found["labels"].tolist() == kept and torch.equal(found["masks"].to("cpu"), pixels[kept])
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -115,9 +128,9 @@ def test_points_are_looked_up_in_the_edges() -> None:
 
 
 def test_no_masks() -> None:
-    found = RunLengthMasks.from_codes(np.zeros(0, np.uint8), np.zeros(0, int), (4, 5))
+    found = RunLengthMasks.from_codes([], (4, 5))
     for none in (found, found.hflip(), found.resize((8, 9)).resize((4, 5)), RunLengthMasks.from_dense([], (4, 5))):
-        assert none.to("cpu").shape == (0, 4, 5) and list(none) == []
+        assert none.to("cpu").shape == (0, 4, 5) and list(none) == none.codes() == []
     assert found.rotate(rotation_matrix((4, 5), 10)).shape == (0, 4, 5)
 
 

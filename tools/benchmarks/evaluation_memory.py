@@ -16,6 +16,7 @@ import torch
 
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
+from densevit.targets import RunLengthMasks
 
 _SIZE = (480, 640)
 _THINGS, _STUFF = 80, 53
@@ -67,6 +68,7 @@ def pair(drawn: dict[str, Any], number: int) -> tuple[list[dict[str, Any]], list
     predictions = {**drawn, **found, "semantic": (found["panoptic"] // 1000).astype(np.uint8)}
     truth = {**known, "labels": drawn["labels"], "image_id": number, "panoptic_crowds": []}
     truth["iscrowd"] = np.zeros(len(drawn["labels"]), bool)
+    truth["masks"] = RunLengthMasks.from_dense(known["masks"], _SIZE)
     return tuple(  # type: ignore[return-value]
         [{key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in one.items()}]
         for one in (predictions, truth)

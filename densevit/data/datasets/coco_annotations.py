@@ -76,16 +76,6 @@ class Annotations:
         clipped = self.clipped_boxes()
         return np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
 
-    def rasterised(self, sizes: np.ndarray, images: np.ndarray | None = None) -> "Annotations":
-        """Converts segmentations to run-length codes. sizes: (N, 2), of the images. images: (n,) indices of the images
-        whose objects are needed; None: all. Other objects get no code."""
-        if self.segmentations is None:
-            return replace(self, sizes=sizes)
-        rows, first = None, self.first
-        if images is not None:
-            rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in images]).tolist()
-        return replace(self, sizes=sizes, segmentations=self.segmentations.rasterised(sizes[self.images], rows))
-
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns everything except `file` as plain arrays by name."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
@@ -109,7 +99,7 @@ class Annotations:
         first = np.concatenate([[0], np.cumsum(np.diff(self.first)[chosen])]).astype(np.int64)
         cut = {name: getattr(self, name)[chosen] for name in ("image_ids", "file_names", "sizes")}
         cut |= {name: getattr(self, name)[objects] for name in ("ids", "boxes", "labels", "area", "iscrowd")}
-        segmentations = self.segmentations[objects] if self.segmentations else None
+        segmentations = self.segmentations[objects].copied() if self.segmentations else None
         return replace(self, first=first, segmentations=segmentations, **cut)
 
 

@@ -190,7 +190,7 @@ class CocoPanoptic(Dataset):
             "iscrowd": torch.from_numpy(iscrowd[things]),
         }
         if "masks" in self.provides:
-            targets["masks"] = _masks(targets["panoptic"].numpy(), ids[things])
+            targets["masks"] = RunLengthMasks.from_ids(targets["panoptic"].numpy(), ids[things])
         if "semantic" in self.provides:
             targets["semantic"] = torch.from_numpy(runs.filled(np.append(labels, IGNORE).astype(np.uint8)[found]))
         return targets
@@ -269,16 +269,6 @@ def _rows_of(runs: Runs, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = np.append(order, len(ids))[place]
     listed = np.append(ids, 0)[rows] == runs.ids
     return np.where(listed, rows, len(ids)), ~listed & (runs.ids != 0)
-
-
-def _masks(panoptic: np.ndarray, ids: np.ndarray) -> RunLengthMasks:
-    """Returns the masks of segments (N,) in a panoptic map."""
-    runs = Runs.of(panoptic.T)
-    rows, _ = _rows_of(runs, ids)
-    column, top = np.divmod(runs.starts, panoptic.shape[0])
-    inside = np.flatnonzero(rows < len(ids))
-    values = (values[inside].astype(np.int32) for values in (rows, column, top, top + runs.lengths))
-    return RunLengthMasks(panoptic.shape, len(ids), *values)
 
 
 def _split_path(base: Path, split: str, option: str, pattern: str) -> Path:

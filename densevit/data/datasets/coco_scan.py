@@ -111,7 +111,7 @@ def scan_files(scan: Scan, files: SplitFiles, others: Sequence[SplitFiles], opti
         raise DataError(f"{file}: {reading.text}")
     sizes, upright = grids_of(read.sizes, stored, orientations, reading.grid)
     _check_sizes(read, sizes)
-    read = read.rasterised(sizes, None if examination is None else examination.chosen(len(read)))
+    read = replace(read, sizes=sizes)
     folders = sorted({os.path.dirname(folder / name) for name in names})
     there = image_files(folders) if options.search_unlisted or examination is not None else set()
     of_others = without_named(there, [(folder, _names(whole))])

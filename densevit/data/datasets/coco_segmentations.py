@@ -1,15 +1,14 @@
-"""Instance masks of a COCO json: polygons and run-length codes, validated when read, stored packed."""
+"""Segmentations of a COCO json, validated at the start and packed; they become masks when their image is read."""
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
 
-from densevit.data.datasets.dataset_validation import for_each
 from densevit.targets.run_length_masks import RunLengthMasks, decode_counts
 
 _INVALID, _POLYGONS, _RLE = 0, 1, 2
@@ -34,41 +33,40 @@ class Segmentations:
         columns = (self.starts, self.lengths, self.kinds, self.sizes)
         return Segmentations(self.data, *(column[chosen] for column in columns))
 
-    def rasterised(self, sizes: np.ndarray, rows: Sequence[int] | None = None) -> "Segmentations":
-        """Converts polygons to run-length codes. sizes: (M, 2), height and width of each object's image. rows: the
-        objects that are needed; None: all. Other objects get no code.
-        """
-        found: list[tuple[bytes, int, tuple[int, int]]] = [(b"", _RLE, (0, 0))] * len(self.starts)
-        rows = range(len(found)) if rows is None else rows
-
-        def rasterise(place: int) -> None:
-            index = rows[place]
-            size = (int(sizes[index, 0]), int(sizes[index, 1]))
-            packed = self._packed(index)
-            found[index] = (packed if self.kinds[index] == _RLE else _drawn(packed, size), _RLE, size)
-
-        for_each(len(rows), rasterise, "Rasterising masks")
-        return pack(found)
+    def copied(self) -> "Segmentations":
+        """Returns a copy without the bytes of objects that were not chosen."""
+        data = b"".join(map(self._packed, range(len(self.lengths))))
+        return replace(self, data=np.frombuffer(data, np.uint8), starts=np.cumsum(self.lengths) - self.lengths)
 
     def masks(self, rows: slice, size: tuple[int, int]) -> RunLengthMasks:
-        """Returns the masks of the objects of one image; they must be rasterised."""
-        lengths = self.lengths[rows]
-        first = int(self.starts[rows.start]) if len(lengths) else 0
-        return RunLengthMasks.from_codes(self.data[first : first + int(lengths.sum())], lengths, size)
+        """Returns the masks of the objects of one image; rasterises their polygons. size: (h, w) of the image."""
+        codes = [
+            self._packed(index) if self.kinds[index] == _RLE else _drawn(self._packed(index), size)
+            for index in range(rows.start, rows.stop)
+        ]
+        return RunLengthMasks.from_codes(codes, size)
 
     def _packed(self, index: int) -> bytes:
         start = int(self.starts[index])
         return self.data[start : start + int(self.lengths[index])].tobytes()
 
 
+def _packed_polygons(polygons: Sequence[np.ndarray]) -> bytes:
+    """Returns polygons as int32: their number, the length of each, and the coordinates in fifths of a pixel, to which
+    pycocotools rounds them to rasterise (maskApi.c, rleFrPoly)."""
+    fifths = (5 * np.concatenate(polygons) + 0.5).astype(np.int32)  # towards zero
+    return np.concatenate([[len(polygons)], list(map(len, polygons)), fifths]).astype(np.int32).tobytes()
+
+
 def _drawn(packed: bytes, size: tuple[int, int]) -> bytes:
     """Returns the run-length code of packed polygons."""
-    coordinates = np.frombuffer(packed, np.float64)  # number of polygons, length of each, coordinates
-    count = int(coordinates[0])
-    ends = 1 + count + np.cumsum(coordinates[1 : 1 + count]).astype(int)
-    polygons = [part.tolist() for part in np.split(coordinates[1 + count :], ends[:-1] - 1 - count)]
-    code: bytes = rle.merge(rle.frPyObjects(polygons, *size))["counts"]
-    return code
+    numbers = np.frombuffer(packed, np.int32)
+    count = int(numbers[0])
+    fifths = numbers[1 + count :]
+    coordinates = (fifths - (fifths < 0)) / 5  # which are rounded to the same fifths
+    codes = rle.frPyObjects(np.split(coordinates, np.cumsum(numbers[1:count])), *size)
+    merged: bytes = (codes[0] if count == 1 else rle.merge(codes))["counts"]
+    return merged
 
 
 def pack(segmentations: Sequence[tuple[bytes, int, tuple[int, int]]]) -> Segmentations:
@@ -124,7 +122,7 @@ def _parsed(segmentation: Any, size: tuple[int, int]) -> tuple[bytes, int, tuple
             f"is outside of the image of {size[1]} x {size[0]}: x is {x.min():g} to {x.max():g}, y {y.min():g} to "
             f"{y.max():g}"
         )
-    return np.concatenate([[len(polygons)], list(map(len, polygons)), *polygons]).tobytes(), _POLYGONS, needs
+    return _packed_polygons(polygons), _POLYGONS, needs
 
 
 def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:

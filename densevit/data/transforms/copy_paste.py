@@ -17,7 +17,7 @@ from densevit.data.transforms.resizing import (
 )
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Sample, Size, TargetType
-from densevit.targets.objects import Boxes, InstanceMasks, run_length_coded
+from densevit.targets.objects import Boxes, InstanceMasks
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 
@@ -100,10 +100,9 @@ def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator
     if not chosen.any():
         return first
     others = selected(others, types, chosen)
-    covered = run_length_coded(others[key]).union()
-    before = run_length_coded(values[key])
+    covered, before = others[key].union(), values[key]
     values = {k: types[k].paste(value, others[k], covered) for k, value in values.items()}
-    after = run_length_coded(values[key])
+    after = values[key]
     occluded, keep = _occlusion(before, after, size)
     for k, value in values.items():
         if isinstance(types[k], Boxes):

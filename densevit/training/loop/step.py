@@ -35,7 +35,6 @@ from densevit.config.plugin_checks import check_optimizer
 from densevit.interfaces import Batch, LossContext, Method, Targets
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
-from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_batch, check_losses
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
@@ -118,14 +117,11 @@ class TrainingStep(lightning.LightningModule):
             self._context = self.model.loss_context(targets, step, batches)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves images, padding mask and targets to the device; `truth` stays on the CPU for the evaluators."""
-        coded = isinstance(self.method, Supervised) and all(head.coded_masks for head in self.model.heads.values())
-        kinds = Tensor if coded else Tensor | RunLengthMasks
+        """Moves images, padding mask and targets to the device. Masks stay run lengths on the CPU, which
+        losses read, and `truth` stays there for the evaluators."""
         targets = []
         for target in batch["targets"]:
-            moved = {
-                k: _moved(v, device, kinds) for k, v in target.items() if k not in ("truth", "size", "original_size")
-            }
+            moved = {k: _moved(v, device) for k, v in target.items() if k not in ("truth", "size", "original_size")}
             targets.append({**target, **moved})
         images, mask = (batch[key].to(device, non_blocking=True) for key in ("images", "padding_mask"))
         if self.config is not None and self.config.trainer.channels_last:
@@ -241,5 +237,5 @@ class TrainingStep(lightning.LightningModule):
             self.ema.use()
 
 
-def _moved(value: Any, device: torch.device, kinds: Any) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, kinds) else value
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

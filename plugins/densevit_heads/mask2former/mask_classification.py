@@ -32,7 +32,6 @@ class MaskClassification(Head):
     """
 
     segments: ClassVar[Task]
-    coded_masks = True
 
     def __init__(
         self,

@@ -57,9 +57,8 @@ def _(kind: Boxes, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.n
 
 
 @_measure.register
-def _(kind: InstanceMasks, value: Any, size: Size | np.ndarray) -> dict[str, np.ndarray]:
-    areas = value.areas() if isinstance(value, RunLengthMasks) else value.sum(axis=(1, 2))
-    return {"area (px)": np.asarray(areas, np.float64)}
+def _(kind: InstanceMasks, value: RunLengthMasks, size: Size | np.ndarray) -> dict[str, np.ndarray]:
+    return {"area (px)": value.areas().astype(np.float64)}
 
 
 @_measure.register

@@ -7,13 +7,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as rle
-from torch import Tensor
 
 from densevit.atomic_io import check_writable
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Targets
-from densevit.targets.objects import xywh
+from densevit.targets.objects import InstanceMasks, xywh
 
 
 def empty_folder(folder: Path) -> Path:
@@ -70,6 +68,7 @@ def millimetres(depth: np.ndarray) -> np.ndarray:
 
 def _annotations(targets: Targets, classes: tuple[Class, ...]) -> Iterator[dict[str, Any]]:
     boxes = xywh(targets["boxes"].numpy()).tolist()
+    segmentations = InstanceMasks().encode(targets["masks"], classes) if "masks" in targets else [{}] * len(boxes)
     for number, label in enumerate(targets["labels"].tolist()):
         annotation = {
             "category_id": classes[label].file_id,
@@ -77,11 +76,7 @@ def _annotations(targets: Targets, classes: tuple[Class, ...]) -> Iterator[dict[
             "area": targets["area"][number].item(),
             "iscrowd": int(targets["iscrowd"][number]),
         }
-        if "masks" in targets:
-            mask = targets["masks"][number]
-            encoded = rle.encode(np.asfortranarray(mask.numpy().view(np.uint8))) if isinstance(mask, Tensor) else mask
-            annotation["segmentation"] = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
-        yield annotation
+        yield annotation | segmentations[number]
 
 
 def _category(one: Class, number: int) -> dict[str, Any]:

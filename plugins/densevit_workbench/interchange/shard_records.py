@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from pycocotools import mask as rle
 from torch import Tensor
 
 from densevit.data.io.file_errors import naming_file
@@ -42,9 +41,8 @@ def encode(sample: Sample, path: str | None) -> dict[str, bytes]:
     masks: dict[str, Any] = {}
     maps: dict[str, np.ndarray] = {}
     for key, value in sample["targets"].items():
-        if isinstance(value, RunLengthMasks) or key == "masks":
-            codes = list(value) if isinstance(value, RunLengthMasks) else [_code(mask) for mask in value.numpy()]
-            masks[key] = [code["counts"].decode() for code in codes]
+        if isinstance(value, RunLengthMasks):
+            masks[key] = [code.decode() for code in value.codes()]
         elif not isinstance(value, Tensor):
             if not (is_metadata(value) or isinstance(value, list)):
                 raise DataError(f"The target {key!r} is a {type(value).__name__}, which shards cannot hold.")
@@ -92,8 +90,7 @@ def decode(data: bytes, name: str) -> Sample:
             values = torch.tensor(tensor["values"], dtype=dtype)
             targets[key] = values.reshape(tensor["shape"])
         for key, counts in head["masks"].items():
-            codes = np.frombuffer("".join(counts).encode(), np.uint8)
-            targets[key] = RunLengthMasks.from_codes(codes, np.array(list(map(len, counts)), np.int64), size)
+            targets[key] = RunLengthMasks.from_codes([code.encode() for code in counts], size)
         if "label map" in names:
             labels = cv2.imdecode(np.frombuffer(files[names["label map"]], np.uint8), cv2.IMREAD_UNCHANGED)
             if labels is None or labels.shape != size:
@@ -136,8 +133,3 @@ def _png(pixels: np.ndarray) -> bytes:
     if not done:
         raise DataError(f"An array {pixels.shape} of {pixels.dtype} cannot be written as a PNG.")
     return data.tobytes()
-
-
-def _code(mask: np.ndarray) -> dict[str, Any]:
-    code: dict[str, Any] = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return code

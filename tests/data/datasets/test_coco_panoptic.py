@@ -136,7 +136,7 @@ def test_crops_keep_ids_and_crowds(write: Write) -> None:
 def test_truth_in_validation_stays_run_length_coded(write: Write) -> None:
     prepared = TransformedDataset(dataset(write(), masks=True), EvaluationTransform(Fixed(8)), train=False)
     targets = prepared[SampleKey(0, 0)]["targets"]  # type: ignore[call-overload]
-    codes = list(targets["truth"]["masks"])
+    codes = [{"size": [3, 4], "counts": code} for code in targets["truth"]["masks"].codes()]
     assert np.array_equal(rle.decode(codes).transpose(2, 0, 1), np.array([9, 7, 300])[:, None, None] == IDS)
     kept = (np.array([7, 300])[:, None, None] == IDS).repeat(2, 1).repeat(2, 2)  # without the crowd
     assert torch.equal(targets["masks"].to("cpu"), torch.from_numpy(kept))

@@ -28,8 +28,25 @@ def test_each_invalid_code_is_named_and_the_others_are_read(together: int, monke
     given = [wrong[i][0] if i in wrong else next(counts) for i in range(13)]
     found, reasons = parse([{"size": [*SIZE], "counts": each} for each in given], [SIZE] * 13)
     assert reasons == {place: reason for place, (_, reason) in wrong.items()}
-    read = found.rasterised(np.tile(SIZE, (6, 1))).masks(slice(0, 6), SIZE)
-    assert np.array_equal(np.asarray(read), masks)
+    assert np.array_equal(np.asarray(found.masks(slice(0, 6), SIZE)), masks)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_polygons_are_rasterised_as_by_pycocotools_when_they_are_read(seed: int) -> None:
+    """Points between, on and beyond pixels; one to three parts, which may overlap; some objects are left out."""
+    rng = np.random.default_rng(seed)
+    objects = [
+        [(rng.uniform(-8, 20, 2 * int(rng.integers(3, 9))).round(int(rng.integers(4)))).tolist() for _ in range(parts)]
+        for parts in rng.integers(1, 4, 20)
+    ]
+    found, reasons = parse(objects, [SIZE] * 20)
+    valid = [polygons for place, polygons in enumerate(objects) if place not in reasons]
+    chosen = np.array([0, *range(3, len(valid))])
+    expected = [rle.decode(rle.merge(rle.frPyObjects(valid[place], *SIZE))) for place in chosen]
+    for segmentations in (found[chosen], found[chosen].copied()):
+        assert np.array_equal(np.asarray(segmentations.masks(slice(0, len(chosen)), SIZE)), np.stack(expected) > 0)
+        assert np.array_equal(np.asarray(segmentations.masks(slice(2, 4), SIZE)), np.stack(expected[2:4]) > 0)
+    assert len(found[chosen].copied().data) < len(found.data)
 
 
 def test_a_negative_run_length_of_a_code_is_named() -> None:

@@ -18,6 +18,7 @@ from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, Tr
 from densevit.data.loading.dataloader import Loader, TransformedDataset, _PickledBatch, _received, workers_for
 from densevit.errors import DataError
 from densevit.interfaces import Batch, Dataset, Sample
+from densevit.targets import RunLengthMasks
 
 
 class Noise(Dataset):
@@ -35,12 +36,13 @@ class Noise(Dataset):
         rng = np.random.default_rng(index)
         height, width = (int(side) for side in rng.integers(20, 60, 2))
         image = torch.from_numpy(rng.integers(0, 256, (3, height, width)).astype(np.uint8))
-        masks = torch.zeros((1, height, width), dtype=torch.bool)
-        masks[0, 2:10, 1:9] = True
+        semantic = torch.zeros((height, width), dtype=torch.uint8)
+        semantic[2:10, 1:9] = 1
         targets = {
             "boxes": torch.tensor([[1.0, 2, 9, 10]]),
             "labels": torch.tensor([index]),
-            "masks": masks,
+            "masks": RunLengthMasks.from_ids(semantic.numpy(), np.array([1])),
+            "semantic": semantic,
             "area": torch.tensor([64.0]),
             "iscrowd": torch.tensor([False]),
             "image_id": f"image {index}",
@@ -65,6 +67,8 @@ def same(one: Any, other: Any) -> bool:
     """Recursive equality; tensors are bit-identical and of the same type."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, RunLengthMasks):
+        return isinstance(other, RunLengthMasks) and one.size == other.size and one.codes() == other.codes()
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):
@@ -84,7 +88,7 @@ def test_results_do_not_depend_on_workers() -> None:
 
 
 def test_workers_return_small_and_large_targets_as_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("densevit.data.loading.dataloader._SMALL", 300)  # masks are larger, boxes smaller
+    monkeypatch.setattr("densevit.data.loading.dataloader._SMALL", 300)  # label maps are larger, boxes smaller
     assert same(list(val_loader(1)), list(val_loader(0)))
 
 
@@ -228,9 +232,15 @@ def test_targets_whose_size_does_not_fit_the_image_are_an_error(size: Any) -> No
 @pytest.mark.parametrize("key", ["semantic", "depth", "masks"])
 def test_maps_of_another_size_than_the_image_are_an_error_in_a_batch(key: str) -> None:
     height, width = Noise()[5]["image"].shape[1:]
-    shape = (1, width, height) if key == "masks" else (width, height)
-    sample = Unlike(lambda image: image, **{key: torch.zeros(shape, dtype=torch.uint8)})[5]
-    with pytest.raises(DataError, match=rf"image 'image 5'\): {key} has shape \({shape[0]}, .*\({height}, {width}\)"):
+    value, found, expected = torch.zeros((width, height), dtype=torch.uint8), rf"\({width}, ", rf"\({height}, {width}\)"
+    if key == "masks":
+        value, found, expected = (
+            RunLengthMasks.from_dense([value], (width, height)),
+            r"\(1, ",
+            rf"\(N, {height}, {width}\)",
+        )
+    sample = Unlike(lambda image: image, **{key: value})[5]
+    with pytest.raises(DataError, match=rf"image 'image 5'\): {key} has shape {found}.*{expected}"):
         collate([sample])
 
 

@@ -27,7 +27,7 @@ class All(np.random.Generator):
         return low - 1
 
 
-def sample(size: tuple[int, int], windows: list[tuple[int, int, int, int]], coded: bool, shade: int) -> Sample:
+def sample(size: tuple[int, int], windows: list[tuple[int, int, int, int]], shade: int) -> Sample:
     """Rectangular objects (top, left, bottom, right), later ones on top; panoptic things of the classes 1, 2, ..."""
     masks = np.zeros((len(windows), *size), bool)
     panoptic = np.zeros(size, np.int32)  # stuff of class 0
@@ -41,7 +41,7 @@ def sample(size: tuple[int, int], windows: list[tuple[int, int, int, int]], code
         "original_size": size,
         "boxes": torch.tensor([(x0, y0, x1, y1) for y0, x0, y1, x1 in windows], dtype=torch.float32).reshape(-1, 4),
         "labels": torch.arange(len(windows)) + 1,
-        "masks": RunLengthMasks.from_dense(masks, size) if coded else torch.from_numpy(masks),
+        "masks": RunLengthMasks.from_dense(masks, size),
         "semantic": torch.from_numpy((panoptic // 1000).astype(np.uint8)),
         "panoptic": torch.from_numpy(panoptic),
         "panoptic_crowds": [],
@@ -49,19 +49,13 @@ def sample(size: tuple[int, int], windows: list[tuple[int, int, int, int]], code
     return {"image": torch.full((3, *size), shade, dtype=torch.uint8), "targets": targets}
 
 
-@pytest.fixture(params=[True, False], ids=["run-length coded", "dense"])
-def coded(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
-def test_pasted_objects_take_pixels_of_image_masks_boxes_and_maps(coded):
-    first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], coded, 10)
-    second = sample((6, 8), [(2, 0, 6, 4), (0, 5, 1, 7)], coded, 20)
+def test_pasted_objects_take_pixels_of_image_masks_boxes_and_maps():
+    first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], 10)
+    second = sample((6, 8), [(2, 0, 6, 4), (0, 5, 1, 7)], 20)
     result = pasted(first, second, TargetTypes(), All())
     targets = result["targets"]
     assert targets["boxes"].tolist() == [[0, 0, 4, 2], [6, 4, 8, 6], [0, 2, 4, 6], [5, 0, 7, 1]]
     assert targets["labels"].tolist() == [1, 2, 1, 2]
-    assert isinstance(targets["masks"], RunLengthMasks) is coded
     rows = ["aaaa cc ", "aaaa    ", "bbbb    ", "bbbb    ", "bbbb  dd", "bbbb  dd"]
     letters = np.array([list(row) for row in rows])
     np.testing.assert_array_equal(np.asarray(targets["masks"]), [letters == name for name in "adbc"])
@@ -74,9 +68,9 @@ def test_pasted_objects_take_pixels_of_image_masks_boxes_and_maps(coded):
 
 
 @pytest.mark.parametrize("covering", [(0, 0, 4, 4), (0, 0, 6, 8)])
-def test_object_fully_covered_is_dropped(covering, coded):
-    first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], coded, 10)
-    targets = pasted(first, sample((6, 8), [covering], coded, 20), TargetTypes(), All())["targets"]
+def test_object_fully_covered_is_dropped(covering):
+    first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], 10)
+    targets = pasted(first, sample((6, 8), [covering], 20), TargetTypes(), All())["targets"]
     left = [] if covering[2] == 6 else [2]
     assert targets["labels"].tolist() == [*left, 1]
     assert len(targets["boxes"]) == len(targets["masks"]) == len(left) + 1
@@ -86,28 +80,28 @@ def test_object_fully_covered_is_dropped(covering, coded):
     ("right", "kept"), [(30, False), (25, False), (24, True), (5, True)]
 )  # 20, 70, 80 and 270 pixels of the mask are left; 75 are 300 at 1024 x 1024
 def test_object_with_almost_nothing_left_is_dropped_as_in_mmdetection(right, kept):
-    first, second = (sample((512, 512), [window], True, 10) for window in [(0, 0, 10, 32), (0, 0, 10, right)])
+    first, second = (sample((512, 512), [window], 10) for window in [(0, 0, 10, 32), (0, 0, 10, right)])
     count = len(pasted(first, second, TargetTypes(), All())["targets"]["labels"]) - 1
     assert count == kept
 
 
 def test_small_object_is_kept_where_its_box_hardly_moves():
-    first, second = (sample((512, 512), [window], True, 10) for window in [(0, 0, 7, 10), (0, 0, 7, 5)])
+    first, second = (sample((512, 512), [window], 10) for window in [(0, 0, 7, 10), (0, 0, 7, 5)])
     targets = pasted(first, second, TargetTypes(), All())["targets"]  # 35 pixels left, moved by 5 = 10 at 1024
     assert targets["boxes"].tolist() == [[5, 0, 10, 7], [0, 0, 5, 7]]
 
 
 @pytest.mark.parametrize(("here", "there"), [([], [(1, 1, 3, 3)]), ([(1, 1, 3, 3)], []), ([], [])])
-def test_images_without_objects(here, there, coded):
-    first, second = sample((4, 6), here, coded, 10), sample((4, 6), there, coded, 20)
+def test_images_without_objects(here, there):
+    first, second = sample((4, 6), here, 10), sample((4, 6), there, 20)
     result = pasted(first, second, TargetTypes(), All())
     assert result["targets"]["boxes"].tolist() == [[1, 1, 3, 3]] * (len(here) + len(there))
     assert result["targets"]["masks"].shape == (len(here) + len(there), 4, 6)
     assert (result["image"] == 20).sum() == 3 * 4 * len(there)
 
 
-def test_objects_outside_of_a_smaller_image_are_cut_off(coded):
-    first, second = sample((4, 9), [(0, 0, 2, 2)], coded, 10), sample((8, 6), [(2, 3, 8, 6), (5, 0, 8, 3)], coded, 20)
+def test_objects_outside_of_a_smaller_image_are_cut_off():
+    first, second = sample((4, 9), [(0, 0, 2, 2)], 10), sample((8, 6), [(2, 3, 8, 6), (5, 0, 8, 3)], 20)
     result = pasted(first, second, TargetTypes(), All())
     assert result["targets"]["boxes"].tolist() == [[0, 0, 2, 2], [3, 2, 6, 4]]
     assert result["targets"]["masks"].shape == (2, 4, 9) and result["image"].shape == (3, 4, 9)
@@ -143,13 +137,13 @@ def reference(first: Sample, second: Sample, chosen: np.ndarray) -> dict[str, np
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_equals_numpy_on_random_shapes(seed, coded):
+def test_equals_numpy_on_random_shapes(seed):
     rng = np.random.default_rng(seed)
     size = (96, 128)
 
     def drawn(shade: int) -> Sample:
         """Blobs with holes and ragged edges."""
-        one = sample(size, [(0, 0, 1, 1)] * 6, False, shade)
+        one = sample(size, [(0, 0, 1, 1)] * 6, shade)
         noise = rng.random((6, *size)) < 0.6
         y, x = np.mgrid[: size[0], : size[1]]
         discs = rng.uniform(4, 90, (6, 3))
@@ -160,7 +154,7 @@ def test_equals_numpy_on_random_shapes(seed, coded):
         one["targets"] |= {
             "boxes": torch.from_numpy(found.boxes()),
             "labels": torch.arange(len(masks)),
-            "masks": found if coded else torch.from_numpy(masks),
+            "masks": found,
             "semantic": torch.from_numpy(rng.integers(0, 9, size).astype(np.uint8)),
         }
         return one
@@ -185,7 +179,7 @@ class Shapes(Dataset):
         return 40
 
     def __getitem__(self, index: int) -> Sample:
-        one = sample((40, 50), [(index % 9, 5, index % 9 + 12, 20), (20, 20, 40, 45)], True, index + 1)
+        one = sample((40, 50), [(index % 9, 5, index % 9 + 12, 20), (20, 20, 40, 45)], index + 1)
         targets = {key: one["targets"][key] for key in ("boxes", "labels", "masks", "image_id")}
         targets["labels"] = torch.tensor([0, 0])
         return {"image": one["image"], "targets": targets | {"iscrowd": torch.tensor([False, True])}}
@@ -235,7 +229,7 @@ def test_share_of_images_and_unchanged_draws_of_the_transforms():
 
 
 def test_images_with_other_keys_remain_as_they_are():
-    first, second = sample((6, 8), [(0, 0, 4, 4)], True, 10), sample((6, 8), [(2, 0, 6, 4)], True, 20)
+    first, second = sample((6, 8), [(0, 0, 4, 4)], 10), sample((6, 8), [(2, 0, 6, 4)], 20)
     del second["targets"]["semantic"]
     assert pasted(first, second, TargetTypes(), All()) is first
 

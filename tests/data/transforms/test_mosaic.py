@@ -19,7 +19,7 @@ from densevit.targets import Keypoints, RunLengthMasks, TargetTypes
 SIZES = [(40, 60), (50, 44), (18, 70), (40, 60)]  # the third is smaller than the largest quadrants
 
 
-def traced(number: int, size: Size, coded: bool = True) -> Sample:
+def traced(number: int, size: Size) -> Sample:
     """An image whose pixels are (number + 1, row, column), with six rectangular objects that may overlap."""
     rng = np.random.default_rng(number)
     rows, columns = np.indices(size)
@@ -36,7 +36,7 @@ def traced(number: int, size: Size, coded: bool = True) -> Sample:
         "original_size": size,
         "boxes": torch.from_numpy(boxes),
         "labels": torch.arange(6) + 10 * number,
-        "masks": RunLengthMasks.from_dense(masks, size) if coded else torch.from_numpy(masks),
+        "masks": RunLengthMasks.from_dense(masks, size),
         "semantic": torch.from_numpy(rng.integers(0, 200, size).astype(np.uint8)),
     }
     pixels = np.stack([np.full(size, number + 1), rows, columns]).astype(np.uint8)
@@ -44,9 +44,8 @@ def traced(number: int, size: Size, coded: bool = True) -> Sample:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("coded", [True, False], ids=["run-length coded", "dense"])
-def test_labels_of_a_mosaic_are_those_of_the_pixels_that_it_shows(seed, coded):
-    samples = [traced(number, size, coded) for number, size in enumerate(SIZES)]
+def test_labels_of_a_mosaic_are_those_of_the_pixels_that_it_shows(seed):
+    samples = [traced(number, size) for number, size in enumerate(SIZES)]
     result = mosaic(samples, TargetTypes(), np.random.default_rng(seed))
     source, row, column = result["image"].numpy().astype(int)
     targets = result["targets"]
@@ -69,7 +68,7 @@ def test_labels_of_a_mosaic_are_those_of_the_pixels_that_it_shows(seed, coded):
     assert targets["labels"].tolist() == list(expected) and len(expected) > 4
     np.testing.assert_array_equal(np.asarray(targets["masks"]), [mask for mask, _ in expected.values()])
     np.testing.assert_allclose(targets["boxes"], [box for _, box in expected.values()], atol=1e-4)
-    assert targets["boxes"].dtype == torch.float32 and isinstance(targets["masks"], RunLengthMasks) is coded
+    assert targets["boxes"].dtype == torch.float32 and isinstance(targets["masks"], RunLengthMasks)
     assert targets["size"] == SIZES[0] and targets["image_id"] == 0
 
 

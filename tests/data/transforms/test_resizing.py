@@ -21,7 +21,7 @@ from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import resize_image
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import IGNORE, Frame, Sample, TargetType, Transforms
-from densevit.targets import Depth, InstanceMasks, TargetTypes
+from densevit.targets import Depth, InstanceMasks, RunLengthMasks, TargetTypes
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
 
@@ -52,7 +52,7 @@ def painted(height: int = 120, width: int = 160, seed: int = 0) -> Sample:
         "targets": {
             "boxes": torch.tensor(boxes, dtype=torch.float32),
             "labels": torch.arange(5),
-            "masks": torch.from_numpy(np.stack(masks)),
+            "masks": RunLengthMasks.from_dense(masks, (height, width)),
             "semantic": torch.from_numpy(semantic),
             "depth": torch.from_numpy(depth),
             "area": torch.ones(5),
@@ -76,9 +76,9 @@ def check_agrees_with_image(sample: Sample) -> None:
     assert targets["masks"].shape == (len(targets["boxes"]), height, width)
     assert targets["semantic"].shape == targets["depth"].shape == (height, width)
     assert targets["boxes"].dtype == torch.float32 and targets["labels"].dtype == torch.int64
-    assert targets["masks"].dtype == torch.bool and targets["semantic"].dtype == torch.uint8
+    assert isinstance(targets["masks"], RunLengthMasks) and targets["semantic"].dtype == torch.uint8
     assert len(targets["labels"]) == len(targets["boxes"])
-    for box, label, mask in zip(targets["boxes"], targets["labels"].tolist(), targets["masks"], strict=True):
+    for box, label, mask in zip(targets["boxes"], targets["labels"].tolist(), targets["masks"].to("cpu"), strict=True):
         visible = shown(image[:, :height, :width], label)
         assert (visible ^ mask).sum() <= 0.05 * mask.sum() + 2 * (height + width) ** 0.5 + 2 * box[2:].sub(
             box[:2]
@@ -175,7 +175,7 @@ def test_depth_is_divided_by_the_zoom(keys: dict[str, Any]) -> None:
         targets = train(painted(), np.random.default_rng(seed))["targets"]
         assert targets["depth"].dtype == torch.float32
         height, width = targets["size"]
-        for box, label, mask in zip(targets["boxes"], targets["labels"], targets["masks"], strict=True):
+        for box, label, mask in zip(targets["boxes"], targets["labels"], targets["masks"].to("cpu"), strict=True):
             if (box[:2] > 1e-2).all() and box[2] < width - 1e-2 and box[3] < height - 1e-2:  # not cut off
                 factors.append(((box[2:] - box[:2]).prod() / areas[label]).sqrt().item())
                 expected = torch.full((int(mask.sum()),), (label.item() + 1) / factors[-1])
@@ -276,8 +276,9 @@ def test_an_image_of_the_right_size_is_not_resampled() -> None:
     for keys in ({"image_size": 160}, {"image_size": None}, {"image_size": (120, 160)}):
         result = build_transforms(section(**keys))[1](sample)
         assert torch.equal(result["image"], sample["image"])
-        for key in ("boxes", "masks", "semantic", "depth"):
+        for key in ("boxes", "semantic", "depth"):
             assert torch.equal(result["targets"][key], sample["targets"][key])
+        assert np.array_equal(np.asarray(result["targets"]["masks"]), np.asarray(sample["targets"]["masks"]))
 
 
 def test_letterbox_is_padded_and_size_excludes_padding() -> None:
@@ -440,11 +441,11 @@ def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel() -> None:
 def test_images_without_objects_have_empty_keys() -> None:
     train, evaluation = build_transforms(section(image_size=40))
     empty = objects([])
-    empty["targets"]["masks"] = torch.zeros((0, 50, 80), dtype=torch.bool)
+    empty["targets"]["masks"] = RunLengthMasks.from_dense([], (50, 80))
     for targets in (train(empty, np.random.default_rng(0))["targets"], evaluation(empty)["targets"]):
         assert targets["boxes"].shape == (0, 4) and targets["boxes"].dtype == torch.float32
         assert targets["labels"].shape == (0,) and targets["labels"].dtype == torch.int64
-        assert targets["masks"].shape == (0, *targets["size"]) and targets["masks"].dtype == torch.bool
+        assert targets["masks"].shape == (0, *targets["size"])
 
 
 def test_crops_without_objects_have_empty_keys() -> None:
@@ -477,8 +478,9 @@ def test_crowds_are_dropped() -> None:
 def test_object_without_mask_pixels_is_dropped() -> None:
     """An L-shaped object's box can be inside the crop while the object is not."""
     sample = objects([[0, 0, 80, 50]])
-    sample["targets"]["masks"] = torch.zeros((1, 50, 80), dtype=torch.bool)
-    sample["targets"]["masks"][0, :, :2] = True
+    mask = np.zeros((50, 80), bool)
+    mask[:, :2] = True
+    sample["targets"]["masks"] = RunLengthMasks.from_dense([mask], (50, 80))
     train = build_transforms(section(transforms="detr", image_size=(80, 133)))[0]
     counts = {len(train(sample, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(60)}
     assert counts == {0, 1}
@@ -597,16 +599,17 @@ def test_maps_are_sampled_at_pixel_centres(size: tuple[int, int]) -> None:
     columns = ((np.arange(size[1]) + 0.5) * 12 / size[1]).astype(int)
     assert np.array_equal(Depth().resize(depth, depth.shape, size), depth[rows][:, columns])
     masks = np.stack([depth > 0.3, depth > 0.6])
-    assert np.array_equal(InstanceMasks().resize(masks, masks.shape[1:], size), masks[:, rows][:, :, columns])
+    resized = InstanceMasks().resize(RunLengthMasks.from_dense(masks, depth.shape), depth.shape, size)
+    assert np.array_equal(np.asarray(resized), masks[:, rows][:, :, columns])
 
 
 def test_hundreds_of_masks_are_transformed() -> None:
     sample = objects([[0, 0, 80, 50]] * 700)
-    sample["targets"]["masks"] = torch.ones((700, 50, 80), dtype=torch.bool)
+    sample["targets"]["masks"] = RunLengthMasks.from_dense(np.ones((700, 50, 80), bool), (50, 80))
     train = build_transforms(section(image_size=40))[0]
     for seed in range(4):
         result = train(sample, np.random.default_rng(seed))["targets"]
-        assert result["masks"].shape == (700, *result["size"]) and result["masks"].all()
+        assert result["masks"].shape == (700, *result["size"]) and result["masks"].to("cpu").all()
 
 
 @pytest.mark.integration

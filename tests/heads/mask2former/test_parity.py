@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
 from densevit.set_prediction.mask_segments import Segments
+from densevit.targets import RunLengthMasks
 from densevit_heads.mask2former import Mask2FormerInstance, matching, points
 from densevit_heads.mask2former.matching import match
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
@@ -151,7 +152,8 @@ def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
         masks.append(F.pad(blobs, (0, GRID[1] - w, 0, GRID[0] - h)).float())
         size = (h, w) if padded else GRID
         labels = torch.randint(len(CLASSES), (count,))
-        targets.append({"masks": blobs if padded else masks[-1].bool(), "labels": labels, "size": size, "image_id": i})
+        coded = RunLengthMasks.from_dense(blobs if padded else masks[-1].bool(), size)
+        targets.append({"masks": coded, "labels": labels, "size": size, "image_id": i})
     features = [x.masked_fill(on_grid(padding, x.shape[-2:])[:, None], 0.0) for x in features]
     if padded:
         mask_padding(theirs, padding, monkeypatch)

@@ -36,7 +36,7 @@ def test_pycocotools_reads_the_annotations(folder: Path, split: str, capsys: pyt
         for one, box, mask in zip(annotations, targets["boxes"], targets["masks"], strict=True):
             x, y, width, height = one["bbox"]
             assert [x, y, x + width, y + height] == box.tolist()
-            assert np.array_equal(coco.annToMask(one), mask.numpy())
+            assert np.array_equal(coco.annToMask(one), mask)
             assert (one["area"], one["iscrowd"]) == (mask.sum(), 0)
 
 

@@ -175,7 +175,7 @@ def test_data_sets_without_files_are_written_as_png(tmp_path: Path) -> None:
         assert one["targets"].keys() == other["targets"].keys()
         for key, value in one["targets"].items():
             if key == "masks":
-                value, other["targets"][key] = torch.as_tensor(np.asarray(value)), other["targets"][key].to("cpu")
+                value, other["targets"][key] = value.to("cpu"), other["targets"][key].to("cpu")
             assert_same(value, other["targets"][key])
 
 

@@ -139,7 +139,7 @@ def test_random_targets_have_the_documented_types():
     assert boxes[:, 2].max() <= 60
     assert boxes[:, 3].max() <= 40
     assert set(labels.tolist()) == {0, 1, 2}
-    rows, columns = target["masks"][7].nonzero().unbind(1)
+    rows, columns = target["masks"].to("cpu")[7].nonzero().unbind(1)
     x0, y0, x1, y1 = boxes[7].tolist()
     assert (rows.min(), rows.max()) == (round(y0), round(y1) - 1)  # a pixel is inside if its centre is
     assert (columns.min(), columns.max()) == (round(x0), round(x1) - 1)
