@@ -78,23 +78,24 @@ def shifted_windows(x: Tensor, window: int, shift: int, heads: int, rule: ShiftR
     """
     B, H, W = x.shape[:3]
     rows, columns = (H + window - 1) // window, (W + window - 1) // window
-    steps = shift_steps((rows, columns), shift, rule)
+    steps = shift_steps((rows, columns), window, shift, rule)
     mask = shift_mask(rows * window, columns * window, window, steps, x.device).to(x.dtype) if shift else None
     return ShiftedWindows(B, (H, W), (rows, columns), window, steps, heads, mask)
 
 
-def shift_steps(grid: tuple[int, int], shift: int, rule: ShiftRule) -> tuple[int, int]:
+def shift_steps(grid: tuple[int, int], window: int, shift: int, rule: ShiftRule) -> tuple[int, int]:
     """Cells by which a map of `grid` rows and columns of windows is rolled up and left.
 
     rule: where an axis has only one window, "per_axis" does not shift this axis (torchvision, timm), "both_axes" shifts
     neither axis (Swin's code for classification), and "dense" shifts both (its code for detection and segmentation).
     """
     rows, columns = grid
-    if rule == "dense":
+    if rule == "dense" or not shift:
         return shift, shift
     if rule == "both_axes":
         rows = columns = torch.sym_min(rows, columns)
-    return shift * torch.sym_min(rows - 1, 1), shift * torch.sym_min(columns - 1, 1)
+    # With symbolic sizes, the same graph for one window and for several: a shift is less than a window.
+    return torch.sym_min(shift, (rows - 1) * window), torch.sym_min(shift, (columns - 1) * window)
 
 
 def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:

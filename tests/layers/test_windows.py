@@ -137,8 +137,8 @@ def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, sh
     ],
 )
 def test_shift_of_an_axis_with_one_window(rule, steps):
-    assert {grid: shift_steps(grid, 2, rule) for grid in steps} == steps
-    assert shift_steps((2, 3), 0, rule) == (0, 0)
+    assert {grid: shift_steps(grid, 4, 2, rule) for grid in steps} == steps
+    assert shift_steps((2, 3), 4, 0, rule) == (0, 0)
 
 
 @pytest.mark.parametrize(("size", "shift"), [((8, 12), 2), ((7, 9), 2), ((3, 10), 0)])

@@ -71,7 +71,7 @@ def _gathered_windows(
     device: torch.device,
 ) -> GatheredWindows:
     height, width = H + -H % window, W + -W % window
-    steps = shift_steps((height // window, width // window), shift, rule)
+    steps = shift_steps((height // window, width // window), window, shift, rule)
     cells = F.pad(torch.arange(H * W, device=device).view(H, W), (0, width - W, 0, height - H), value=-1)
     cells = window_partition(cells.roll((-steps[0], -steps[1]), dims=(0, 1))[None, :, :, None], window)[..., 0]
     windows, N = cells.shape

@@ -77,7 +77,7 @@ def windowed_layer(
     see `densevit.layers.windows.shift_steps`.
     """
     height, width = (side + -side % window for side in grid)
-    steps = shift_steps((height // window, width // window), shift, rule)
+    steps = shift_steps((height // window, width // window), window, shift, rule)
     cells = torch.arange(grid[0] * grid[1]).view(grid)
     cells = F.pad(cells, (0, width - grid[1], 0, height - grid[0]), value=PADDING).roll((-steps[0], -steps[1]), (0, 1))
     cells = cells.view(height // window, window, width // window, window).transpose(1, 2).reshape(-1, window * window)
