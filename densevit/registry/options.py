@@ -155,6 +155,7 @@ def wanted(problems: Iterable[Mapping[str, Any]]) -> str:
     expectations = []
     for problem in problems:
         message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        message = message.replace("Field required", "a list with more values")  # of a tuple
         expectations.append(message.partition(", unable to parse")[0].partition(", got a number")[0])
     return " or ".join(dict.fromkeys(expectations))
 

@@ -157,7 +157,7 @@ def test_errors_print_a_message_and_return_2(capsys):
             ["train", "detr_swin", "--resume", "runs/a"],
             "uses that folder and its config; remove 'detr_swin'",
         ),
-        (["train", "detr_swin", "optim.lrr=1"], "command line: optim.lrr is not an option of 'adamw'"),
+        (["train", "detr_swin", "optim.lrr=1"], "command line: optim.lrr is not an option of 'muon'"),
         (
             ["train", "detr_swin", "--run-dir", "x", "backbone.nam=y"],
             "command line: backbone.nam is not an option of 'swin'",

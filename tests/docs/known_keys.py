@@ -14,7 +14,10 @@ RECIPES = (
     "detr_swin", "coco/detr_r50", "setr_vit", "ade20k/segformer_b0", "dpt_swin", "nyu/dpt_hybrid", "panoptic_swin",
     "start/detector", "start/depth_anything_v2", "classifier", "pretrain/dino_swin", "imagenet/deit_small",
 )  # fmt: skip
-GROUPS = {"backbone": "backbones", "data": "datasets", "heads": "heads", "method": "methods", "probes": "evaluators"}
+GROUPS = {
+    "backbone": "backbones", "data": "datasets", "heads": "heads", "method": "methods", "optim": "optimizers",
+    "probes": "evaluators",
+}  # fmt: skip
 WITHIN_DATA = {"transforms": "transforms"}
 WITHIN_HEADS = {"neck": "necks", "evaluation": "evaluators"}
 

@@ -9,6 +9,7 @@ With 16-mixed, the gradient scaler skips steps whose gradients overflow and lowe
 and a scale that is too small are faults.
 """
 
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -248,10 +249,16 @@ def _are_finite(terms: dict[str, float]) -> bool:
     return all(torch.tensor(value).isfinite() for value in terms.values())
 
 
+def _is_adam(optimizer: Any) -> bool:
+    """Whether an optimiser has the `step` of torch's Adam or AdamW, which torch may have wrapped."""
+    step = inspect.unwrap(type(optimizer).step)
+    return any(step is inspect.unwrap(kind.step) for kind in (torch.optim.Adam, torch.optim.AdamW))
+
+
 def _skips_itself(optimizer: Any) -> bool:
     """Whether the optimiser's kernels on a GPU skip the update if `found_inf` is set."""
     optimizer = getattr(optimizer, "optimizer", optimizer)
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):  # SGD would leave its first momentum undefined
+    if not _is_adam(optimizer):  # SGD would leave its first momentum undefined
         return False
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return all(group["fused"] for group in optimizer.param_groups) and all(

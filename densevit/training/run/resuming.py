@@ -158,7 +158,7 @@ class RunCheckpoint:
 
     def check_optimizer(self, groups: Sequence[Mapping[str, Any]], model: DenseModel, method: Method) -> None:
         """Raises WeightsError if a state tensor of the optimiser has another shape than its parameter, which fused
-        kernels do not check. For torch's optimisers and Muon; others may have tensors of any shape."""
+        kernels do not check. For optimisers derived from torch's; others may have tensors of any shape."""
         parts = {"method": method, "model": model}
         names = {id(p): f"{part}.{name}" for part in parts for name, p in parts[part].named_parameters()}
         for place, parameter in enumerate(p for group in groups for p in group["params"]):

@@ -224,7 +224,7 @@ def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("optim.name=muon", "optim.name=muon orthogonalises whole matrices"),
+        ("optim.name=muon", "optim.name=muon updates matrices as a whole"),
         ("trainer.ema=0.9", "trainer.ema=0.9 is not supported"),
         ("trainer.compile=true", "trainer.compile=True is not supported"),
         ("trainer.precision=16-mixed", "trainer.precision=16-mixed is not supported"),
