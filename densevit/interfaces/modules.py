@@ -139,7 +139,7 @@ class Head(nn.Module):
             raise ConfigError(
                 "learns metres, but the depth of the data set has no unit (metric: false). Fix: give the head a "
                 "relative output (output: relative); or calibrate the data: set what its values are in metres "
-                "(data.scale; for disparity data.baseline and data.focal), and remove metric: false."
+                "(data.scale; for disparity data.stereo), and remove metric: false."
             )
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:

@@ -152,7 +152,9 @@ def test_recipe_matches_the_published_one(path: Path) -> None:
         "feature_norm": False,
         "drop_path": 0.0,
     }
-    assert (head.options["max_depth"], head.options["loss_weights"].gradient) == ((10.0, 0.5) if nyu else (80.0, 0.0))
+    assert (head.options["max_depth"], head.options["loss_weights"]["gradient"]) == (
+        (10.0, 0.5) if nyu else (80.0, 0.0)
+    )
     measured = {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"} if nyu else {"max_depth": 80.0, "crop": "garg"}
     assert head.evaluation.options == {"min_depth": 0.001} | measured
     optim = config.optim

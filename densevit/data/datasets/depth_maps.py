@@ -28,7 +28,6 @@ _DEFAULTS: dict[str, Any] = {
     "labels": "labels/{split}",
     "kind": "depth",
     "metric": True,
-    "doffs": 0.0,
     "invalid": [],
     "range": (0.05, 250.0),
     "seconds": 0.02,
@@ -52,9 +51,8 @@ class DepthMaps(PairedDataset):
     kind: the quantity that stored values times scale are: depth; disparity, in pixels; or inverse_depth.
     scale: metres (inverse_depth: 1/metres) per unit in a file: 0.001 for millimetres. Required for files of integers.
     metric: false for relative depth, known up to its unit (or, for disparity, without calibration).
-    baseline, focal, doffs: calibration of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels,
-        pixels.
-    calibration: a folder or pattern of Middlebury's calib.txt files, one per image, in place of these three.
+    stereo: calibration of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
+    calibration: a folder or pattern of Middlebury's calib.txt files, one per image, in place of `stereo`.
     valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
     invalid: further numbers in files that mean unknown, besides 0, negative numbers, nan and infinities.
     min_depth, max_depth: depth outside of these, in metres, becomes unknown.
@@ -83,9 +81,7 @@ class DepthMaps(PairedDataset):
         kind: Kind | None = None,
         scale: float | None = None,
         metric: bool | None = None,
-        baseline: float | None = None,
-        focal: float | None = None,
-        doffs: float | None = None,
+        stereo: Calibration | None = None,
         calibration: Where | None = None,
         valid: Where | None = None,
         invalid: list[float] | None = None,
@@ -100,7 +96,7 @@ class DepthMaps(PairedDataset):
     ) -> None:
         arguments: dict[str, Any] = {
             **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key, "kind": kind},
-            **{"scale": scale, "metric": metric, "baseline": baseline, "focal": focal, "doffs": doffs},
+            **{"scale": scale, "metric": metric, "stereo": stereo},
             **{"calibration": calibration, "valid": valid, "invalid": invalid, "min_depth": min_depth},
             **{"max_depth": max_depth, "range": range, "seconds": seconds},
         }
@@ -112,11 +108,8 @@ class DepthMaps(PairedDataset):
         _check_values(options, given)
         self.classes = {}
         self.metric: bool = options["metric"]
-        stereo = None
-        if options["baseline"] is not None:
-            stereo = Calibration(options["baseline"], options["focal"], options["doffs"])
-        elif options["kind"] == "disparity" and not self.metric:
-            stereo = Calibration(1.0, 1.0, options["doffs"])
+        if stereo is None and options["kind"] == "disparity" and not self.metric:
+            stereo = Calibration(1.0, 1.0)
         of_depth = ("kind", "scale", "metric", "invalid", "min_depth", "max_depth")
         self._values = DepthValues(calibration=stereo, **{name: options[name] for name in of_depth})
         self._key: str | None = options["key"]
@@ -209,7 +202,7 @@ class DepthMaps(PairedDataset):
 
 def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raises DataError for invalid numbers, and for disparity without the calibration that metric depth needs."""
-    for name in ("scale", "baseline", "focal", "max_depth", "seconds"):
+    for name in ("scale", "max_depth", "seconds"):
         value = options[name]
         if value is not None and not 0 < value < np.inf:
             raise DataError(f"data.{name} is {value}; expected a number above 0.")
@@ -222,19 +215,15 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     if not 0 <= low < high:
         raise DataError(f"data.min_depth is {low} and data.max_depth {high}; expected a smaller minimum.")
     if options["kind"] != "disparity":
-        useless = [name for name in ("baseline", "focal", "doffs", "calibration") if options[name]]
+        useless = [name for name in ("stereo", "calibration") if options[name] is not None]
         if useless:
             raise DataError(f"data.{useless[0]} is for disparity, but data.kind is {options['kind']}.")
         return
-    if options["calibration"] is not None:
-        also = [name for name in ("baseline", "focal", "doffs") if options[name]]
-        if also:
-            raise DataError(f"data.calibration and data.{also[0]} are both given; keep one.")
-    elif (options["baseline"] is None) != (options["focal"] is None) or (
-        options["metric"] and options["baseline"] is None
-    ):
+    if options["calibration"] is not None and options["stereo"] is not None:
+        raise DataError("data.calibration and data.stereo are both given; keep one.")
+    if options["metric"] and options["calibration"] is None and options["stereo"] is None:
         raise DataError(
-            "data.kind=disparity needs data.baseline (metres) and data.focal (pixels), or data.calibration, files such "
+            "data.kind=disparity needs data.stereo={baseline: METRES, focal: PIXELS}, or data.calibration, files such "
             "as Middlebury's calib.txt. Without them depth is relative: data.metric=false."
         )
 

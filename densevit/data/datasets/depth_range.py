@@ -190,8 +190,9 @@ def _fix(median: float, values: DepthValues, expected: tuple[float, float]) -> s
         return f"Set data.scale, 1/metres per unit in a file; or data.kind=depth, if files store depth. {otherwise}"
     stereo = values.calibration
     if stereo is not None and expected[0] <= median / 1000 <= expected[1]:
-        return f"data.baseline looks like millimetres: set data.baseline={stereo.baseline / 1000:g}. {otherwise}"
-    return f"Check data.baseline (metres), data.focal and data.doffs (pixels at the files' size). {otherwise}"
+        metres = f"data.stereo.baseline={stereo.baseline / 1000:g}"
+        return f"data.stereo.baseline looks like millimetres: set {metres}. {otherwise}"
+    return f"Check data.stereo: baseline (metres), focal and doffs (pixels at the files' size). {otherwise}"
 
 
 def _looks_like(median: float, scale: float, expected: tuple[float, float]) -> str:

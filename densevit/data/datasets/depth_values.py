@@ -27,6 +27,11 @@ class Calibration:
     focal: float
     doffs: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("baseline", "focal"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise DataError(f"{name} is {getattr(self, name):g}; expected a number above 0.")
+
     @classmethod
     def read(cls, path: str | Path) -> "Calibration":
         """Reads a calib.txt of Middlebury (2014): cam0=[focal 0 cx; ...], doffs, and baseline in millimetres."""
@@ -41,7 +46,10 @@ class Calibration:
                 "doffs=... and baseline=..., as in Middlebury's calib.txt."
             )
         baseline, focal, doffs = (0.0 if match is None else float(match[1]) for match in found)
-        return cls(baseline / 1000, focal, doffs)
+        try:
+            return cls(baseline / 1000, focal, doffs)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)

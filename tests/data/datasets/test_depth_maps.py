@@ -119,14 +119,14 @@ def test_scales_of_kitti_and_tum(stored: int, scale: float, expected: float, tmp
 def test_disparity_with_calibration_matches_middleburys_formula(tmp_path: Path, pair: Write) -> None:
     """3740 px * 160 mm / (disparity + dmin): 598.4 / 300 = 1.99467 m, 598.4 / 400 = 1.496 m."""
     pair(np.array([[0, 100, 200]], np.uint8))
-    dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", baseline=0.16, focal=3740, doffs=200)
+    dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", stereo=Calibration(0.16, 3740, 200))
     assert metres(dataset) == [[0, 1.99467, 1.496]]
 
 
 def test_disparity_is_multiplied_by_scale(tmp_path: Path, pair: Write) -> None:
     """1600 sixteenths are 100 pixels: 0.5 * 1000 / 100 = 5 m."""
     pair(np.array([[0, 1600]], np.uint16))
-    dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", baseline=0.5, focal=1000, scale=1 / 16)
+    dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", stereo=Calibration(0.5, 1000), scale=1 / 16)
     assert metres(dataset) == [[0, 5]]
 
 
@@ -295,10 +295,10 @@ def test_wrong_scale_and_declared_range(
 def test_invalid_calibration_raises(tmp_path: Path, pair: Write) -> None:
     pair(np.array([[100, 200]], np.uint8))
     stereo: dict[str, Any] = {"root": str(tmp_path), "kind": "disparity"}
-    with pytest.raises(DataError, match=r"data\.baseline looks like millimetres: set data\.baseline=0\.16"):
-        DepthMaps("train", baseline=160, focal=3740, doffs=200, **stereo)
-    with pytest.raises(DataError, match=r"Check data\.baseline \(metres\), data\.focal"):
-        DepthMaps("train", baseline=0.16, focal=3.7, doffs=200, **stereo)
+    with pytest.raises(DataError, match=r"baseline looks like millimetres: set data\.stereo\.baseline=0\.16"):
+        DepthMaps("train", stereo=Calibration(160, 3740, 200), **stereo)
+    with pytest.raises(DataError, match=r"Check data\.stereo: baseline \(metres\), focal"):
+        DepthMaps("train", stereo=Calibration(0.16, 3.7, 200), **stereo)
     pair(np.full((1, 2), 5000.0, np.float32), ".npy")
     (tmp_path / "labels/train/a.png").unlink()
     with pytest.raises(DataError, match=r"or data\.kind=depth, if files store depth"):
@@ -350,11 +350,12 @@ def test_file_changed_after_scanning_raises(tmp_path: Path, pair: Write, write_i
         ({"min_depth": 5, "max_depth": 2}, r"data\.min_depth is 5 and data\.max_depth 2"),
         ({"range": (2, 1)}, r"data\.range is \[2, 1\]"),
         ({"range": (1, 2), "metric": False}, r"data\.range is in metres"),
-        ({"kind": "disparity"}, r"needs data\.baseline \(metres\) and data\.focal \(pixels\).*data\.metric=false"),
-        ({"kind": "disparity", "baseline": 1}, r"needs data\.baseline"),
-        ({"kind": "disparity", "focal": 1, "metric": False}, r"needs data\.baseline"),
-        ({"kind": "disparity", "focal": 1, "calibration": "x"}, r"data\.calibration and data\.focal are both given"),
-        ({"baseline": 1}, r"data\.baseline is for disparity, but data\.kind is depth"),
+        ({"kind": "disparity"}, r"needs data\.stereo=\{baseline: METRES, focal: PIXELS\}.*data\.metric=false"),
+        (
+            {"kind": "disparity", "stereo": Calibration(1, 1), "calibration": "x"},
+            r"data\.calibration and data\.stereo are both given",
+        ),
+        ({"stereo": Calibration(1, 1)}, r"data\.stereo is for disparity, but data\.kind is depth"),
         (
             {"images": {"val": "x"}},
             r"data\.images has no split 'train', only val\. Fix: add `train: PATH` to data\.images, or",

@@ -64,7 +64,7 @@ def test_metric_head_on_unitless_depth_raises_at_startup(config, disparities: Pa
         message = str(error.value)
         assert message.startswith("heads.near (dpt) learns metres, but the depth of the data set has no unit")
         assert "The data set is 'depth' (data.metric: false)" in message and "output: relative" in message
-        assert "calibrate the data" in message and "data.baseline" in message
+        assert "calibrate the data" in message and "data.stereo" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -413,7 +413,11 @@ def test_classes_mistakable_for_coco_raise(tmp_path, capsys):
     ("sections", "to", "message"),
     [
         ({"backbone": {"name": "vit", "variant": "nano", "positions": "rotary"}}, "timm", "positions is 'rotary'"),
-        ({"backbone": {"name": "vit", "variant": "nano", "windows": {"size": 2}}}, "timm", "backbone.windows is"),
+        (
+            {"backbone": {"name": "vit", "variant": "nano", "windows": {"size": 2}}},
+            "timm",
+            "backbone.windows.size is 2",
+        ),
         ({"backbone": {"name": "swin", "variant": "nano"}}, "detr", "detr does not fit this 'swin'"),
         (
             {"heads": {"detection": {"name": "dab_detr", "transformer": {"width": 32}}}},
