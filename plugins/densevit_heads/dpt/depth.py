@@ -28,8 +28,9 @@ class DepthLossWeights:
     """Weights of the terms of the loss; 0 disables. None: `trimmed` 1 and `gradient` 0.5 (MiDaS) for relative depth,
     `silog` 1 for metric depth.
 
-    silog, l1: for metric depth, see `densevit.losses.depth`. trimmed: for relative depth, see
-    `densevit.losses.relative_depth`. gradient: for both, of log depth, or of inverse depth after robust alignment.
+    silog, l1: weights of the losses of metric depth in `densevit.losses.depth`.
+    trimmed: weight of the loss of relative depth in `densevit.losses.relative_depth`.
+    gradient: weight of gradient matching of log depth, or of inverse depth after robust alignment.
     """
 
     silog: float | None = None
