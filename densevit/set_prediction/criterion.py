@@ -79,7 +79,8 @@ class SetCriterion:
         outputs: `layers`, as in `losses`. objects: the objects of all images of the batch. strict: the argument of
         `assign`.
         """
-        return hungarian(*outputs["layers"], objects, self.costs, softmax=False, strict=strict)
+        logits, boxes = outputs["layers"]
+        return hungarian(logits, boxes, objects, self.costs, softmax=False, strict=strict)
 
     def losses_per_layer(
         self,

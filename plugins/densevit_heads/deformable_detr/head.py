@@ -43,6 +43,8 @@ class DeformableDetr(SetPredictionHead):
         weights.
     """
 
+    criterion: SetCriterion
+
     def __init__(
         self,
         channels: Sequence[int],

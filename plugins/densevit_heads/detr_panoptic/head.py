@@ -16,7 +16,6 @@ from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions
 from densevit.losses.boxes import to_centres
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Matches, Objects
-from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import check_weights
 from densevit.set_prediction.memory import Memory
@@ -24,7 +23,6 @@ from densevit.set_prediction.predictions import class_scores, relative_boxes
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.detr import Detr
-from densevit_heads.detr.criterion import DetrCriterion
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.mask_head import AttentionMaps, MaskHead
 from densevit_heads.detr_panoptic.merging import instances, panoptic_map
@@ -41,7 +39,7 @@ class PanopticMasks(SetPredictionHead):
     needs: ClassVar[tuple[str, ...]] = ("panoptic",)
     starts_from: ClassVar[Mapping[str, Sequence[str]]] = {"detection": ("attention_maps.*", "mask_head.*")}
     transformer: Transformer  # these are the detector's
-    criterion: DetrCriterion | SetCriterion
+    criterion: Any
     project: Any
     encode: Callable[[Tensor, Tensor], Memory]
     detect: Callable[[Memory, list[Targets] | None], tuple[Outputs, Tensor]]

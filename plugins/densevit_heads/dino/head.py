@@ -49,6 +49,8 @@ class Dino(SetPredictionHead):
         (DEIM).
     """
 
+    criterion: SetCriterion
+
     def __init__(
         self,
         channels: Sequence[int],
