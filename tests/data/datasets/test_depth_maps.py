@@ -19,6 +19,7 @@ from densevit.data.build import build_data
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.depth_maps import PRESETS, DepthMaps, Preset
 from densevit.data.datasets.depth_range import sample
+from densevit.data.datasets.depth_values import Calibration
 from densevit.data.datasets.examination import Examination
 from densevit.data.datasets.timestamp_pairs import associate
 from densevit.errors import DataError
