@@ -7,14 +7,31 @@ The target types define the formats, see `densevit.targets.maps`.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from densevit.data.image_names import checksum, file_name
 from densevit.errors import DataError
-from densevit.interfaces import AnnotatedImage, Class, Predictions, TargetType
+from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes, as_array
+
+
+class AnnotatedImage(NamedTuple):
+    """An image with an encoded map. image: its id, file_name, width and height. name: the path of the map's files,
+    without suffix, relative to their folder. encoded: the ".json" of `TargetType.encode`."""
+
+    image: Mapping[str, Any]
+    name: str
+    encoded: Any
+
+
+@runtime_checkable
+class SupportsAnnotationFile(Protocol):
+    """A target type per pixel that has one ".json" for all images, in place of one per image."""
+
+    def annotation_file(self, images: Sequence[AnnotatedImage], classes: Sequence[Class]) -> Any:
+        """JSON values, written as KEY.json beside the folder KEY of the maps."""
 
 
 class MapFiles:
@@ -48,7 +65,7 @@ class MapFiles:
                 files = self.types[head][key].encode(value, self.classes[head])
             except DataError as error:
                 raise DataError(f"{name}: `{key}` of its prediction {error}") from None
-            if files and ".json" in files and self._annotation_file(head, key, []) is not None:
+            if files and ".json" in files and isinstance(self.types[head][key], SupportsAnnotationFile):
                 height, width = value.shape[-2:]
                 entry = {"id": name, "file_name": name, **(image or {}), "width": width, "height": height}
                 files = {**files, ".json": AnnotatedImage(entry, name, files[".json"])}
@@ -72,14 +89,15 @@ class MapFiles:
         """
         for head in self.classes:
             for folder in [path for path in self.folder_of(head).glob("*") if path.name in self.types[head]]:
-                if self._annotation_file(head, folder.name, []) is None:
+                kind = self.types[head][folder.name]
+                if not isinstance(kind, SupportsAnnotationFile):
                     continue
                 paths = [*folder.rglob("*.json")]
                 if not paths:  # joined before
                     continue
                 images = [AnnotatedImage(*json.loads(path.read_text(encoding="utf-8"))) for path in paths]
                 images.sort(key=lambda entry: (isinstance(entry.image["id"], str), entry.image["id"]))
-                _write(folder.with_suffix(".json"), self._annotation_file(head, folder.name, images))
+                _write(folder.with_suffix(".json"), kind.annotation_file(images, self.classes[head]))
                 for path in [] if more_follows else paths:
                     path.unlink()
 
@@ -87,9 +105,6 @@ class MapFiles:
         """Whether the folder has joined annotations, to which further images cannot be added."""
         folders = [self.folder_of(head) / key for head in self.classes for key in self.types[head]]
         return any(path.with_suffix(".json").is_file() and not [*path.rglob("*.json")] for path in folders)
-
-    def _annotation_file(self, head: str, key: str, images: Sequence[AnnotatedImage]) -> Any:
-        return self.types[head][key].annotation_file(images, self.classes[head])
 
     def _keys(self, head: str, predictions: Predictions) -> list[str]:
         types = self.types[head]

@@ -16,6 +16,7 @@ from densevit.cli.map_files import MapFiles
 from densevit.drawing.draw import draw
 from densevit.errors import DataError, DensevitError
 from densevit.inference.point_cloud import write_ply
+from densevit.inference.result import text_of
 from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes, as_array
 
@@ -109,7 +110,7 @@ class PredictionFiles:
         """Writes the files of one image. pixels: (H, W, 3) uint8. results: the predictions, by head if there are
         several.
 
-        Returns the predictions per image as text (see `TargetType.text`), such as "cat 0.93"; empty if there is none.
+        Returns the predictions per image as text (see `SupportsText`), such as "cat 0.93"; empty if there is none.
         """
         height, width = pixels.shape[:2]
         image = {"id": file.image_id, "file_name": file.file_name, "width": width, "height": height}
@@ -146,13 +147,13 @@ class PredictionFiles:
         images.extend([image])
         images.flush()
         texts = (self._text(head, predictions) for head, predictions in results.items())
-        return "; ".join(text for text in texts if text)
+        return "; ".join(filter(None, texts))
 
     def _text(self, head: str, predictions: Predictions) -> str:
         types, classes = self._maps.types[head], self.classes[head]
         values = {key: value for key, value in predictions.items() if key in types and types[key].per == "image"}
-        texts = (types[key].text(as_array(value), classes) for key, value in values.items())
-        return " ".join(text for text in texts if text)
+        texts = (text_of(types[key], as_array(value), classes) for key, value in values.items())
+        return " ".join(filter(None, texts))
 
     def _add_rows(
         self, head: str, path: Path, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]

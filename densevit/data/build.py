@@ -12,9 +12,16 @@ from densevit import registry
 from densevit.config import Config, DataSection, data_options
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.data.loading.batch_sampler import EvaluationBatches, TrainBatches, aspect_groups
+from densevit.data.loading.batch_sampler import (
+    EvaluationBatches,
+    SupportsBatchMultiple,
+    SupportsEpochIndices,
+    SupportsShuffled,
+    TrainBatches,
+    aspect_groups,
+)
 from densevit.data.loading.dataloader import Loader, TransformedDataset, workers_for
-from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
+from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
 from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.phases import Phase, transforms_at
 from densevit.data.transforms.resizing import (
@@ -206,7 +213,7 @@ class Data:
         """Returns a resumable loader of shuffled, augmented batches, the same number for each process."""
         groups = None
         if self.section.group_by_aspect:
-            if self.train.batch_multiple > 1:
+            if self._batch_multiple > 1:
                 raise ConfigError(
                     f"data.group_by_aspect: {self.section.name!r} itself composes the batches. Fix: leave it out."
                 )
@@ -248,29 +255,35 @@ class Data:
         return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
 
     def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
-        indices, size = self._epoch_indices, self.section.batch_size
-        if size % self.train.batch_multiple:
+        indices, size, multiple = self._epoch_indices, self.section.batch_size, self._batch_multiple
+        if size % multiple:
             raise ConfigError(
-                f"data.batch_size is {size}; {self.section.name!r} composes batches of {self.train.batch_multiple} "
-                f"images. Fix: set data.batch_size={self.train.batch_multiple}, or a multiple of it."
+                f"data.batch_size is {size}; {self.section.name!r} composes batches of {multiple} images. Fix: set "
+                f"data.batch_size={multiple}, or a multiple of it."
             )
-        return TrainBatches(len(indices(0)), size, self.seed, rank, world_size, groups, indices, self.train.shuffled)
+        length = len(self.train) if indices is None else len(indices(0))
+        shuffled = self.train.shuffled if isinstance(self.train, SupportsShuffled) else None
+        return TrainBatches(length, size, self.seed, rank, world_size, groups, indices, shuffled)
+
+    @property
+    def _batch_multiple(self) -> int:
+        return self.train.batch_multiple if isinstance(self.train, SupportsBatchMultiple) else 1
 
     @cached_property
-    def _epoch_indices(self) -> Callable[[int], np.ndarray]:
-        """The indices of an epoch of training images, repeated by repeat factor sampling if it is on.
+    def _epoch_indices(self) -> Callable[[int], np.ndarray] | None:
+        """The indices of an epoch of training images, repeated by repeat factor sampling if it is on; None: each once.
 
         Raises ConfigError if the data set has its own order.
         """
         threshold, dataset = self.section.repeat_factor, self.train
         if threshold is None:
-            return dataset.epoch_indices
-        if type(dataset).epoch_indices is not Dataset.epoch_indices:
+            return dataset.epoch_indices if isinstance(dataset, SupportsEpochIndices) else None
+        if isinstance(dataset, SupportsEpochIndices):
             raise ConfigError(
                 f"data.repeat_factor: {self.section.name!r} itself sets how often each image occurs in an epoch, as "
                 "`mix` does by the shares of its sets. Fix: leave data.repeat_factor out."
             )
-        pairs = dataset.image_classes()
+        pairs = dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None
         if pairs is None:
             raise ConfigError(
                 f"data.repeat_factor: {self.section.name!r} does not know the classes of its images without reading "

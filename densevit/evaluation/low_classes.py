@@ -1,6 +1,7 @@
 """Notes on the metrics of classes: very low AP, and label maps of a single class."""
 
 from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +11,19 @@ from densevit.interfaces import Dataset, Size, Table
 LOW = 0.01  # AP
 SMALL = 16.0  # pixels of the model's input
 _LISTED = 10  # classes
+
+
+@runtime_checkable
+class SupportsAllObjects(Protocol):
+    """A data set that knows its objects without reading images, for notes on small objects and `densevit doctor`."""
+
+    def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        """The image index of each object (M,), and the values of all objects (M, ...) by target key; None: unknown."""
+
+
+def all_objects(dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+    """The objects of a data set, see `SupportsAllObjects`; None if they are not known without reading images."""
+    return dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None
 
 
 def median_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> dict[str, float]:
@@ -28,7 +42,7 @@ def object_sides(dataset: Dataset, size_of: Callable[[int, int], Size]) -> tuple
     The side is the square root of the box's area. size_of: the size (h, w) to which an image is resized. Returns None
     for a data set that does not know its boxes and sizes without reading images.
     """
-    known, sizes = dataset.all_objects(), dataset.sizes()
+    known, sizes = all_objects(dataset), dataset.sizes()
     if known is None or sizes is None or not {"boxes", "labels"} <= known[1].keys():
         return None
     images, boxes, labels = known[0], known[1]["boxes"].astype(np.float64), known[1]["labels"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,23 @@ Result = TypeVar("Result")
 _CELL = 8  # pixels: images of random cells have edges and areas
 
 
+@runtime_checkable
+class SupportsValueRange(Protocol):
+    """A target type whose predicted values have a range by which an exported file is compared with its model."""
+
+    def value_range(self, value: np.ndarray, size: Size) -> float:
+        """The range of predicted values of images of this size."""
+
+
+def value_range(target: TargetType | None, value: np.ndarray, size: Size) -> float:
+    """The range of values, see `SupportsValueRange`. By default the difference of the largest and the smallest finite
+    value; 1 if they are equal."""
+    if isinstance(target, SupportsValueRange):
+        return target.value_range(value, size)
+    finite = value[np.isfinite(value)]
+    return (float(finite.max() - finite.min()) if finite.size else 0.0) or 1.0
+
+
 def example_images(size: Size, count: int, seed: int) -> np.ndarray:
     """Images (count, 3, *size) uint8 of random cells with noise; deterministic."""
     rng = np.random.default_rng([seed, *size])
@@ -30,7 +47,7 @@ def example_images(size: Size, count: int, seed: int) -> np.ndarray:
 def differences(
     graph: ExportedGraph, run: Run, images: np.ndarray, run_selections: Run | None = None
 ) -> dict[str, float]:
-    """The largest difference of each floating-point output, relative to its range (`TargetType.value_range`).
+    """The largest difference of each floating-point output, relative to its range (`value_range`).
 
     graph: the model's, in float32. images: (B, 3, H, W) uint8. run_selections: the result of `load_selections`.
     The model repeats its selections, so that the resulting queries are compared one by one. The error of a selection is
@@ -63,7 +80,7 @@ def relative_errors(
             if name not in outputs or outputs[name].shape != want.shape:
                 result[name] = float("inf")
             elif want.dtype.kind == "f":
-                span = (types[key] if key in types else TargetType()).value_range(want, size)
+                span = value_range(types.get(key), want, size)
                 result[name] = _largest(outputs[name], want) / span
     return result
 
@@ -89,7 +106,7 @@ def repeating_selections(
             key = f"{prefix}selection_scores_{i}"
             if key in selected:
                 want = selection.scores.numpy()
-                errors[key] = _largest(selected[key], want) / TargetType().value_range(want, (1, 1))
+                errors[key] = _largest(selected[key], want) / value_range(None, want, (1, 1))
                 indices = selection.indices.numpy()
                 errors[f"{prefix}selection_{i}"] = _selection_error(indices, selected[key], selection.scores)
     return result, errors
@@ -119,7 +136,7 @@ def _selection_error(indices: np.ndarray, found: np.ndarray, expected: Tensor) -
     with np.errstate(invalid="ignore"):  # the difference of equal infinities is set to 0
         gap = np.nan_to_num(own - np.take_along_axis(expected.numpy(), indices, 1))
     wrong = max(0.0, float(gap.max(initial=0.0)) - 2 * _largest(found, expected.numpy()))
-    return wrong / TargetType().value_range(expected.numpy(), (1, 1))
+    return wrong / value_range(None, expected.numpy(), (1, 1))
 
 
 def _share(found: np.ndarray, expected: Tensor) -> float:

@@ -17,6 +17,7 @@ from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.runtimes import SUFFIXES
 from densevit.interfaces import Size
 from densevit.model import DenseModel
+from densevit.model.exported_outputs import is_exportable
 
 _PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared
 _ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # compared with `resize`
@@ -136,10 +137,10 @@ def _check_heads(model: DenseModel, postprocess: bool) -> None:
     if not model.heads:
         raise ConfigError("This model has no heads, so a file would have no outputs. Fix: train a head on it.")
     for name, head in model.heads.items():
-        if not postprocess and not hasattr(head, "exported"):
+        if not postprocess and not is_exportable(head):
             raise ConfigError(
                 f"heads.{name} ({type(head).__name__}) has no outputs for a file. Fix: implement "
-                "exported(outputs, size), see docs/own-head.md; a DenseHead has it."
+                "exported(outputs, size), see docs/own-head.md; a DenseHead needs none."
             )
 
 

@@ -1,7 +1,5 @@
 """The graph of an exported file: maps uint8 images to the outputs of all heads, in pixels of the images."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +8,7 @@ from densevit.exporting.resizing import Resizing
 from densevit.interfaces import Outputs, Size
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel
+from densevit.model.exported_outputs import exported
 
 
 class ExportedGraph(nn.Module):
@@ -35,8 +34,7 @@ class ExportedGraph(nn.Module):
         made = self.made(images)
         outputs: dict[str, Tensor] = {}
         for name, head in self.model.heads.items():
-            export: Any = head.exported
-            found = export(in_float32(made[name]), (H, W), original)
+            found = exported(head, in_float32(made[name]), (H, W), original)
             outputs |= {self.prefix(name) + key: value for key, value in found.items()}
         return outputs
 

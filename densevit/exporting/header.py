@@ -2,12 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from densevit import config as configs
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Size
 from densevit.weights import model_file
+
+
+@runtime_checkable
+class SupportsNms(Protocol):
+    """A head whose `boxes` in exported files need class-wise non-maximum suppression, which their header describes.
+
+    nms: IoU above which a box is a duplicate. max_predictions: the largest number of objects in an image.
+    """
+
+    nms: float
+    max_predictions: int
 
 
 def header_of(
@@ -25,9 +36,9 @@ def header_of(
         heads[name] = {
             "task": getattr(head, "task", None),
             "classes": [asdict(one) for one in predictor.classes[name]],
-            "nms": None
-            if thresholds is not None
-            else head.nms and {"iou": head.nms, "max_predictions": head.max_predictions},
+            "nms": {"iou": head.nms, "max_predictions": head.max_predictions}
+            if thresholds is None and isinstance(head, SupportsNms)
+            else None,
             "channels": [*features.channels],
             "strides": [*features.strides],
         }

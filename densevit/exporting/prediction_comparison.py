@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
+from densevit.exporting.comparison import value_range
 from densevit.interfaces import Predictions, Size, TargetType
 from densevit.targets.types import TargetTypes
 
@@ -22,7 +23,7 @@ def differences(
     have another order. `objects` is a tenth of the share of objects without a counterpart. An object needs none if its
     score is the least of all, to within the limit: rounding decides whether it is selected. Boxes are not compared
     where masks differ, which boxes may enclose. Of masks and maps of integers, the result is a tenth of the share of
-    pixels that differ; of other values, the largest difference relative to `TargetType.value_range`.
+    pixels that differ; of other values, the largest difference relative to `comparison.value_range`.
     original: (H, W) of the image.
     """
     types = TargetTypes(getattr(head, "target_types", None))
@@ -79,5 +80,5 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, kind: TargetType | None, o
     if ours.dtype.kind != "f":
         return _SHARE * float((ours != theirs).mean()) if ours.size else 0.0
     difference = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
-    span = (kind or TargetType()).value_range(ours, original)
+    span = value_range(kind, ours, original)
     return difference / span if np.isfinite(difference) else float("inf")

@@ -18,6 +18,7 @@ from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
 from densevit.model import DenseModel, Inference
 from densevit.model.build import create_head
+from densevit.model.exported_outputs import predict_exported, predicts_exported
 from densevit.weights import model_file
 
 
@@ -50,7 +51,7 @@ class FileModel(DenseModel):
     def __init__(self, file: ExportedFile, heads: Mapping[str, Head]) -> None:
         postprocess: Mapping[str, Any] | None = file.header.get("postprocess")
         for name, head in heads.items():
-            if postprocess is None and not hasattr(head, "predict_exported"):
+            if postprocess is None and not predicts_exported(head):
                 raise ConfigError(
                     f"{file.path}: heads.{name} ({type(head).__name__}) makes no predictions from the outputs of a "
                     "file. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
@@ -101,8 +102,7 @@ class FileModel(DenseModel):
             return {name: [dict(own)] for name, own in outputs.items()}
         found: dict[str, list[Predictions]] = {}
         for name, own in outputs.items():
-            head: Any = self.heads[name]
-            found[name] = head.predict_exported(own, targets)
+            found[name] = predict_exported(self.heads[name], own, targets)
         return found
 
     @torch.no_grad()

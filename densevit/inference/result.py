@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -289,6 +289,19 @@ class Result(Mapping[str, Any]):
         return ", ".join(key for found in self._predictions.values() for key in found)
 
 
+@runtime_checkable
+class SupportsText(Protocol):
+    """A target type per image whose predictions `densevit predict` prints."""
+
+    def text(self, value: Any, classes: Sequence[Class]) -> str | None:
+        """A prediction as a few words; None: nothing is printed."""
+
+
+def text_of(target: TargetType, value: Any, classes: Sequence[Class]) -> str | None:
+    """A prediction as a few words, see `SupportsText`; None if its type has none."""
+    return target.text(value, classes) if isinstance(target, SupportsText) else None
+
+
 def _imported(package: str, method: str) -> Any:
     try:
         return importlib.import_module(package)
@@ -305,7 +318,7 @@ def _as_json(found: Predictions, classes: Sequence[Class], types: TargetTypes) -
         per = types[key].per if key in types else "image"
         array = as_array(value)
         if key == "image_class":
-            values[key] = {"name": types[key].text(array, classes), "label": int(array)}
+            values[key] = {"name": text_of(types[key], array, classes), "label": int(array)}
         elif per == "image" and array.dtype.kind in "biufU":
             values[key] = array.tolist()
         elif per == "pixel" and array.ndim == 2 and array.dtype.kind in "biu":

@@ -1,8 +1,12 @@
-"""The interfaces of plugins, and the data that they exchange: the complete contract for plugin authors.
+"""The interfaces of plugins, and the data that they exchange: what every training calls, for plugin authors.
 
-`docs/own-backbone.md`, `docs/own-head.md`, `docs/own-target.md` and `docs/own-method.md` are tutorials.
+In each class, what must be written comes first; the rest has defaults. What only a tool calls is a protocol beside that
+tool, listed in docs/reference/protocols.md. `docs/own-backbone.md`, `docs/own-head.md`, `docs/own-dataset.md`,
+`docs/own-target.md` and `docs/own-method.md` are tutorials.
 """
 
+from densevit.interfaces.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from densevit.interfaces.canvases import Canvas, Drawing
 from densevit.interfaces.checkpoint_layouts import (
     ZEROS,
     Change,
@@ -33,10 +37,11 @@ from densevit.interfaces.data_types import (
 )
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.evaluators import DEFAULT_THRESHOLD, Evaluator
+from densevit.interfaces.heads import DenseHead, Head
 from densevit.interfaces.last_blocks import Encoding, LastBlocks, TokenBackbone
 from densevit.interfaces.methods import Method
-from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD, Backbone, DenseHead, Head, Neck
-from densevit.interfaces.target_types import AnnotatedImage, Canvas, Drawing, TargetType
+from densevit.interfaces.necks import Neck
+from densevit.interfaces.target_types import TargetType
 from densevit.interfaces.transforms import Frame, Transforms
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
@@ -49,7 +54,6 @@ __all__ = [
     "LABEL_DIVISOR",
     "VOID",
     "ZEROS",
-    "AnnotatedImage",
     "Backbone",
     "Batch",
     "Canvas",

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from densevit.interfaces.backbones import IMAGENET_MEAN, IMAGENET_STD
 from densevit.interfaces.data_types import Class
-from densevit.interfaces.modules import IMAGENET_MEAN, IMAGENET_STD
 
 StateDict = Mapping[str, Tensor]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from densevit.interfaces.data_types import Class, Plot, Predictions, Table, Targets
 from densevit.interfaces.datasets import Dataset
-from densevit.interfaces.modules import Head
+from densevit.interfaces.heads import Head
 
 DEFAULT_THRESHOLD = 0.5
 """The score threshold of a model that has none from its validation."""
@@ -33,13 +33,6 @@ class Evaluator:
     def __init__(self, classes: Sequence[Class]) -> None:
         self.classes = tuple(classes)
 
-    def prepare(self, head: Head, data: Dataset) -> None:
-        """Called once before evaluation with the head and the data set. Default: accepts any.
-
-        Raises ConfigError if the options do not allow evaluation of this head on this data; the message starts with the
-        name of an option: "align is none, but ...".
-        """
-
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one ground truth per image, in original pixels. Repeated images count once.
 
@@ -56,6 +49,29 @@ class Evaluator:
         number.
         """
         raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement compute().")
+
+    def reset(self) -> None:
+        """Clears all accumulated data."""
+        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement reset().")
+
+    def state(self) -> Any:
+        """Returns the accumulated data, picklable; processes exchange it before `compute`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
+        )
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Replaces the accumulated data by the states of all processes, including its own."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
+        )
+
+    def prepare(self, head: Head, data: Dataset) -> None:
+        """Called once before evaluation with the head and the data set. Default: accepts any.
+
+        Raises ConfigError if the options do not allow evaluation of this head on this data; the message starts with the
+        name of an option: "align is none, but ...".
+        """
 
     def tables(self) -> dict[str, Table]:
         """Returns small tables by name, written to NAME-HEAD.csv in the run folder. Default: none.
@@ -99,19 +115,3 @@ class Evaluator:
         Predicted maps are written per image, without the evaluator.
         """
         return None
-
-    def reset(self) -> None:
-        """Clears all accumulated data."""
-        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement reset().")
-
-    def state(self) -> Any:
-        """Returns the accumulated data, picklable; processes exchange it before `compute`."""
-        raise NotImplementedError(
-            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
-        )
-
-    def merge(self, states: Sequence[Any]) -> None:
-        """Replaces the accumulated data by the states of all processes, including its own."""
-        raise NotImplementedError(
-            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
-        )

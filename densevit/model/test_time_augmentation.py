@@ -7,7 +7,7 @@ Maps are resized and decoded in strips. With windows, the memory for maps of C c
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,25 @@ class MultiHeadModel(Protocol):
     def plugin_name(self, head: str) -> str: ...
 
     def __call__(self, batch: Batch, heads: Sequence[str]) -> Any: ...
+
+
+@runtime_checkable
+class SupportsUndoZoom(Protocol):
+    """A `DenseHead` whose maps depend on the zoom of the image in a way of their own, e.g. log depth."""
+
+    def undo_zoom(self, maps: Tensor, zoom: float) -> Tensor:
+        """Converts `maps` (B, C, h, w) of an image that was enlarged by `zoom` to zoom 1.
+
+        Called before maps of several scales are averaged (`inference.scales`).
+        """
+
+
+def undo_zoom(head: DenseHead, maps: Tensor, zoom: float) -> Tensor:
+    """The maps at zoom 1, see `SupportsUndoZoom`. By default, maps of a head whose `quantity` is "depth" are multiplied
+    by the zoom, because training divides depth by it; others are unchanged."""
+    if isinstance(head, SupportsUndoZoom):
+        return head.undo_zoom(maps, zoom)
+    return maps * zoom if head.quantity == "depth" else maps
 
 
 def predictions(
@@ -75,7 +94,7 @@ class _ConcatenatedMaps:
         for name, head in self.heads.items():
             x = head.maps(in_float32(outputs[name]), size).float()  # (n, C, *size)
             if zoom != 1:
-                x = head.undo_zoom(x, zoom)
+                x = undo_zoom(head, x, zoom)
             if self.probabilities and x.shape[1] == len(head.classes) > 1:
                 x = x.softmax(1)
             maps.append(x)

@@ -1,7 +1,7 @@
 """Detection in overlapping windows: runs them in batches, moves their boxes into the image and merges them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,13 @@ from densevit.model.test_time_augmentation import MultiHeadModel
 from densevit.targets.types import TargetTypes
 
 BOX_KEYS = ("boxes", "scores", "labels")
+
+
+@runtime_checkable
+class SupportsMaxPredictions(Protocol):
+    """A head of boxes with a largest number of objects in an image, which also holds over several windows."""
+
+    max_predictions: int
 
 
 def predictions(
@@ -87,7 +94,9 @@ def _merged(
         boxes + corners[window_of], values["scores"], values["labels"], window_of, frames, (h, w), overlap
     )
     scale = boxes.new_tensor([W / w, H / h] * 2)
-    kept = slice(model.heads[name].max_predictions)  # per image and per window; sorted by score
+    head = model.heads[name]
+    most = head.max_predictions if isinstance(head, SupportsMaxPredictions) else None
+    kept = slice(most)  # per image and per window; sorted by score
     return {
         **{key: value[merged.rows[kept]] for key, value in values.items()},
         "boxes": (merged.boxes[kept] * scale).minimum(boxes.new_tensor([W, H] * 2)),

@@ -1,13 +1,26 @@
 """Maps targets and predictions to the class indices of another list of classes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from densevit.interfaces import Class, TargetType
+
+
+@runtime_checkable
+class SupportsMapClasses(Protocol):
+    """A target type with class indices. A model can be evaluated on data of other classes only with this method."""
+
+    def map_classes(self, value: Any, table: np.ndarray, classes: Sequence[Class]) -> Any:
+        """The value with other class indices.
+
+        table: (K,) int64, the new index of each class; -1: none. classes: the new classes. For values per object,
+        returns the new indices (N,); objects of class -1 are removed with all their values. In maps, pixels of no class
+        have the value `fill`.
+        """
 
 
 def with_classes(
@@ -17,14 +30,14 @@ def with_classes(
 ) -> dict[str, Any]:
     """Targets or predictions of an image with mapped classes; objects without a new class are removed.
 
-    mapping_of: returns the table of a task's classes and the new classes (see `TargetType.map_classes`), or None to
+    mapping_of: returns the table of a task's classes and the new classes (see `SupportsMapClasses`), or None to
     leave them unchanged. Mapped tensors are on the CPU.
     """
     result = dict(values)
     keep: np.ndarray | None = None
     for key, value in values.items():
         kind = types.get(key)
-        if kind is None or kind.task is None or type(kind).map_classes is TargetType.map_classes:
+        if kind is None or kind.task is None or not isinstance(kind, SupportsMapClasses):
             continue
         mapping = mapping_of(kind.task)
         if mapping is None:

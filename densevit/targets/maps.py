@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from densevit.errors import DataError
-from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, AnnotatedImage, Class, Drawing, Size, TargetType, Window
+from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Class, Drawing, Size, TargetType, Window
 from densevit.targets.objects import check_range
 
 STEPS_PER_METRE = 256
@@ -392,8 +392,11 @@ class PanopticMap(PixelMap):
             segments.append(info)
         return {".png": Image.fromarray(pixels), ".json": segments}
 
-    def annotation_file(self, images: Sequence[AnnotatedImage], classes: Sequence[Class]) -> dict[str, Any]:
-        """COCO's panoptic json: `images`, `annotations` and `categories`."""
+    def annotation_file(self, images: Sequence[Any], classes: Sequence[Class]) -> dict[str, Any]:
+        """COCO's panoptic json: `images`, `annotations` and `categories`.
+
+        images: the images with their encoded maps, as `image`, `name` and `encoded` (`SupportsAnnotationFile`).
+        """
         return {
             "images": [one.image for one in images],
             "annotations": [

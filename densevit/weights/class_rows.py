@@ -11,6 +11,7 @@ from torch import Tensor
 from densevit import registry
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
+from densevit.weights.head_protocols import SupportsClassRows
 from densevit.weights.state_dict_loading import Adapted
 
 _NAMED = 5  # classes in a note
@@ -139,7 +140,7 @@ def rows_from(
     of "no object", are the source's too if it has the same number of them.
     """
     own = head.state_dict()[key]
-    here, there = head.class_rows(key, len(own)), source.class_rows(key, len(tensor))
+    here, there = _class_rows(head, key, len(own)), _class_rows(source, key, len(tensor))
     if here is None or there is None or not here.shape[1] == there.shape[1] == count:
         return None
     rows = own.clone()
@@ -149,6 +150,13 @@ def rows_from(
     if len(rest) == len(others):
         rows[rest] = tensor[others].to(rows)
     return rows
+
+
+def _class_rows(head: Head, key: str, rows: int) -> Tensor | None:
+    """The rows of each class (K, R), see `SupportsClassRows`; None if the tensor has fewer rows than classes."""
+    given = head.class_rows(key, rows) if isinstance(head, SupportsClassRows) else None
+    count = len(head.classes)
+    return given if given is not None or rows < count else torch.arange(count)[:, None]
 
 
 def _others(count: int, rows: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class PartWeights(NamedTuple):
 
     key: the key of the part's section: "backbone", "heads.NAME" or "heads.NAME.neck". theirs: the key of that section
     in what the layout describes. complete: whether a head has weights of the same checkpoint as the backbone. adapted:
-    whether a head replaces tensors of weights with other options (`Head.replaced_tensors`), which are no mistake then.
+    whether a head replaces tensors of weights with other options (`SupportsReplacedTensors`): they are no mistake then.
     """
 
     key: str

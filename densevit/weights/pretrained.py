@@ -16,12 +16,12 @@ from densevit.config import yaml_io as yaml
 from densevit.config.initial_weights import note_replaced
 from densevit.config.sources import Key
 from densevit.errors import WeightsError
-from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.weights import licences
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.class_rows import channel_tensors, match_classes
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translated_for
+from densevit.weights.head_protocols import SupportsReplacedTensors, SupportsStartsFrom
 from densevit.weights.hub import is_published
 from densevit.weights.layout_options import PartWeights, set_layout_options
 from densevit.weights.state import part
@@ -56,8 +56,8 @@ def load_pretrained(
     A head that the weights lack keeps its initial values, and a head that the model lacks is left out. If the classes
     of a head differ, the rows of known classes are loaded, by name (`class_rows`). A head of another project is loaded
     into the head of the same task, whatever its name, or else into one that starts from that task
-    (`Head.starts_from`). A head's learned loss weight is loaded if the checkpoint has one. Of tensors that the weights
-    of the whole model and of a part both have, the whole model's are loaded.
+    (`SupportsStartsFrom`). A head's learned loss weight is loaded if the checkpoint has one. Of tensors that the
+    weights of the whole model and of a part both have, the whole model's are loaded.
     The mean and std of the checkpoint are set in the model and in `sections`, unless these state others, and so are the
     options with which another project's code computes (`layout_options`). For these, the model's parts are built again.
     Everything is checked before anything is written. Raises WeightsError if something does not fit.
@@ -284,26 +284,27 @@ def _by_our_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: st
 
 
 def _lacking(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> dict[str, str]:
-    """The tensors of a head that a checkpoint of another task lacks (`Head.starts_from`), with the reason."""
+    """The tensors of a head that a checkpoint of another task lacks (`SupportsStartsFrom`), with the reason."""
     task = _source_task(model, name, checkpoint)
     if task == _task(model, name):
         return {}
-    patterns = model.heads[name].starts_from[task]
-    own = model.heads[name].state_dict()
+    head = model.heads[name]
+    assert isinstance(head, SupportsStartsFrom)
+    patterns, own = head.starts_from[task], head.state_dict()
     lacking = [key for key in own if any(fnmatchcase(key, pattern) for pattern in patterns)]
     return dict.fromkeys(lacking, f"the weights are of a head for {task}, which has no such part")
 
 
 def _replaced(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors that a head uses in place of the checkpoint's (`Head.replaced_tensors`), and notes."""
-    own = getattr(type(model.heads[name]), "replaced_tensors", Head.replaced_tensors)
-    if own is Head.replaced_tensors:
+    """The tensors that a head uses in place of the checkpoint's (`SupportsReplacedTensors`), and notes."""
+    head = model.heads[name]
+    if not isinstance(head, SupportsReplacedTensors):
         return {}, []
     heads = _described(checkpoint).get("heads", {})
     options = heads.get(name if checkpoint.layout is None else _source_task(model, name, checkpoint))
     if not isinstance(options, Mapping):
         return {}, []
-    replaced, why = model.heads[name].replaced_tensors(options)
+    replaced, why = head.replaced_tensors(options)
     return replaced, [f"heads.{name}: {why}."] if replaced else []
 
 
@@ -337,7 +338,8 @@ def _task(model: DenseModel, name: str) -> str:
 
 def _source_task(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> str:
     """The task of another project's head that is loaded into a head: its own, or the first that it starts from."""
-    task, others = _task(model, name), getattr(model.heads[name], "starts_from", {})
+    task, head = _task(model, name), model.heads[name]
+    others = head.starts_from if isinstance(head, SupportsStartsFrom) else {}
     if checkpoint.layout is None or task in checkpoint.heads:
         return task
     return next((other for other in others if other in checkpoint.heads), task)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from densevit.model import exported_outputs
 from tests.exporting.small_models import small_predictor
 from tests.exporting.test_exporting import CLASSES, HEADS
 
@@ -56,8 +57,8 @@ def test_predictions_from_outputs_are_those_of_predict(head: str, original: tupl
     module, outputs = head_and_outputs(head)
     target = {"size": (75, 107), "original_size": original}
     with torch.no_grad():
-        [expected], exported = module.predict(outputs, [target]), module.exported(outputs, (75, 107))
-    [found] = module.predict_exported(exported, [target])
+        [expected], exported = module.predict(outputs, [target]), exported_outputs.exported(module, outputs, (75, 107))
+    [found] = exported_outputs.predict_exported(module, exported, [target])
     assert expected.keys() == found.keys() == KEYS[head]
     for key, value in expected.items():
         assert found[key].dtype == value.dtype and found[key].shape == value.shape

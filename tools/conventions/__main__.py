@@ -33,6 +33,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     pages.commands_are_in_blocks_that_run,
     tables.api_page_lists_the_public_names,
     tables.reference_has_the_public_names,
+    tables.reference_has_the_protocols,
     tables.names_on_pages_are_public,
     tables.overview_has_the_plugins,
     tables.papers_page_has_the_plugins,

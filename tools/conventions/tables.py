@@ -48,6 +48,19 @@ def reference_has_the_public_names(tree: Tree) -> Iterator[Problem]:
         yield Problem("docs/reference", 1, f"densevit.{name} is on no page", f"add `::: densevit.{name}` to one")
 
 
+def reference_has_the_protocols(tree: Tree) -> Iterator[Problem]:
+    """docs/reference/protocols.md has each protocol that a plugin may implement for a tool, `class Supports...`."""
+    page, documented = "docs/reference/protocols.md", set()
+    if tree.exists(page):
+        documented = {line.removeprefix("::: ") for _, line in tree.lines(page) if line.startswith("::: ")}
+    for file in tree.files("densevit/**/*.py", "plugins/**/*.py"):
+        for node in tree.module(file).body:
+            if isinstance(node, ast.ClassDef) and node.name.startswith("Supports"):
+                name = f"{file.removeprefix('plugins/').removesuffix('.py').replace('/', '.')}.{node.name}"
+                if name not in documented:
+                    yield Problem(file, node.lineno, f"{name} is not in {page}", f"add `::: {name}`")
+
+
 def names_on_pages_are_public(tree: Tree) -> Iterator[Problem]:
     """`densevit.NAME` in prose and code is a public name, a module, or a group of entry points."""
     modules = {file.split("/")[1].partition(".")[0] for file in tree.files("densevit/*", "densevit/*/*.py")}

@@ -32,6 +32,8 @@ class Mix(Dataset):
     the same classes. `image_id` is NAME/ID, of the set's name and the image's id in it.
     """
 
+    batch_multiple: int = 1
+
     def __init__(
         self,
         split: str,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -71,15 +71,39 @@ def aspect_groups(sizes: np.ndarray) -> np.ndarray:
     return np.digitize(sizes[:, 0] / sizes[:, 1], _ASPECT_EDGES)
 
 
+@runtime_checkable
+class SupportsEpochIndices(Protocol):
+    """A data set that determines how often each image occurs in an epoch."""
+
+    def epoch_indices(self, epoch: int) -> np.ndarray:
+        """Indices of this training epoch, (M,) int64, with the same M in every epoch. Indices may be repeated; each
+        occurrence is augmented differently."""
+
+
+@runtime_checkable
+class SupportsShuffled(Protocol):
+    """A data set that is faster to read in another order, or whose batches have a fixed composition."""
+
+    def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """The indices of an epoch in the order of training; None: a random order."""
+
+
+@runtime_checkable
+class SupportsBatchMultiple(Protocol):
+    """A data set whose `shuffled` composes batches of this size; `data.batch_size` must be a multiple of it."""
+
+    batch_multiple: int
+
+
 class TrainBatches(Sampler[list[SampleKey]]):
     """Batch sampler for training: shuffled by seed and epoch, sharded over ranks, resumable.
 
     A global batch has `batch_size` samples of each rank. The global batches of several ranks are the batches of one
     rank with a batch size of `batch_size * world_size`, in the same order; each can resume a run of the other.
 
-    length: samples per epoch. epoch_indices: returns the (length,) indices of an epoch, see `Dataset.epoch_indices`; by
+    length: samples per epoch. epoch_indices: returns the (length,) indices of an epoch, see `SupportsEpochIndices`; by
     default each index once. groups: a group number for each index of the data set; batches are of one group where
-    possible. shuffled: orders the indices of an epoch, see `Dataset.shuffled`; batches then follow this order, by their
+    possible. shuffled: orders the indices of an epoch, see `SupportsShuffled`; batches then follow this order, by their
     first sample.
 
     Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, different ones in

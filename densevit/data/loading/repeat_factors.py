@@ -1,6 +1,17 @@
 """Repeat factor sampling of images with rare classes (LVIS, Gupta et al. 2019, appendix B.2)."""
 
+from typing import Protocol, runtime_checkable
+
 import numpy as np
+
+
+@runtime_checkable
+class SupportsImageClasses(Protocol):
+    """A data set that can be used with `data.repeat_factor`."""
+
+    def image_classes(self) -> np.ndarray | None:
+        """Pairs (P, 2) of the index of an image and the index of a class in it; None if they are not known without
+        reading images. The order and repetitions of pairs do not matter; an image without objects has none."""
 
 
 def repeat_factors(image_classes: np.ndarray, images: int, threshold: float) -> np.ndarray:
@@ -9,7 +20,7 @@ def repeat_factors(image_classes: np.ndarray, images: int, threshold: float) -> 
     r(c) = max(1, sqrt(threshold / f(c))) for a class c, where f(c) is the fraction of images with it; an image has the
     largest factor of its classes, and 1 without any.
 
-    image_classes: (P, 2), see `Dataset.image_classes`; -1 is no class. images: N.
+    image_classes: (P, 2), see `SupportsImageClasses`; -1 is no class. images: N.
     """
     pairs = np.unique(image_classes.reshape(-1, 2), axis=0)  # a class counts once in an image
     pairs = pairs[pairs[:, 1] >= 0]

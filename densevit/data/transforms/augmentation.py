@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from densevit.data.transforms.class_maps import class_map
 from densevit.data.transforms.recoloring import moves_pixels, recolor, recolored
 from densevit.data.transforms.resized_crop import SeededTransform
 from densevit.data.transforms.resizing import (
@@ -92,10 +93,10 @@ class Augmentation:
         """Crops the transforms' random window and resizes it, in one resampling. If it extends beyond the image, the
         part inside is resized and placed on a larger image."""
         size = (pixels.shape[0], pixels.shape[1])
-        class_maps = (types[key].class_map(value) for key, value in values.items())
-        class_map = next((found for found in class_maps if found is not None), None)
+        class_maps = (class_map(types[key], value) for key, value in values.items())
+        labels = next((found for found in class_maps if found is not None), None)
         boxes = values.get("boxes")
-        window, new_size = self.transforms.training_frame_with_boxes(*size, rng, class_map, boxes)
+        window, new_size = self.transforms.training_frame_with_boxes(*size, rng, labels, boxes)
         inside, place = part_inside(window, size, new_size)
         if self.transforms.kept_objects == "centred" and boxes is not None:
             values = selected(values, types, centred(boxes, window))

@@ -1,6 +1,7 @@
 """Simple Copy-Paste (Ghiasi et al. 2021): objects of another training image are pasted by their instance masks."""
 
 import math
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from densevit.data.transforms.resizing import (
     visible_values,
 )
 from densevit.errors import ConfigError
-from densevit.interfaces import Dataset, Sample, Size, TargetType
+from densevit.interfaces import Dataset, Sample, Size
 from densevit.targets.objects import Boxes, InstanceMasks
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
@@ -26,6 +27,19 @@ from densevit.targets.types import TargetTypes
 _SIDE = 1024
 _BOX_CHANGE = 10  # pixels, of each side of the box
 _PIXELS_LEFT = 300  # of the mask
+
+
+@runtime_checkable
+class SupportsPaste(Protocol):
+    """A target type that can be used with `data.copy_paste` and `data.mosaic`."""
+
+    def paste(self, value: Any, pasted: Any, covered: np.ndarray) -> Any:
+        """The value of an image on which objects of a second one are pasted.
+
+        pasted: the value of the second image; per object, only of the pasted objects. covered: (h, w) bool, the pixels
+        that they cover. Maps of the second image are (h, w) too, at the upper left of the first image, which is not
+        smaller.
+        """
 
 
 class CopyPaste:
@@ -67,10 +81,10 @@ def check_pasted(dataset: Dataset, option: str) -> TargetTypes:
     """
     types = TargetTypes.of(dataset)
     for key in dataset.provides:
-        if key in types and type(types[key]).paste is TargetType.paste and not types[key].truth_only:
+        if key in types and not isinstance(types[key], SupportsPaste) and not types[key].truth_only:
             raise ConfigError(
                 f"data.{option} cannot be used with the target {key!r}: {type(types[key]).__name__} does not "
-                f"implement TargetType.paste. Fix: leave {key!r} out of the data set (an option such as "
+                f"implement paste(). Fix: leave {key!r} out of the data set (an option such as "
                 f"`data.{key}: false`), or leave data.{option} out."
             )
     return types
@@ -101,7 +115,7 @@ def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator
         return first
     others = selected(others, types, chosen)
     covered, before = others[key].union(), values[key]
-    values = {k: types[k].paste(value, others[k], covered) for k, value in values.items()}
+    values = pasted_values(values, others, covered, types)
     after = values[key]
     occluded, keep = _occlusion(before, after, size)
     for k, value in values.items():
@@ -112,6 +126,17 @@ def pasted(first: Sample, second: Sample, types: Types, rng: np.random.Generator
     region = image[:, :height, :width]
     region.copy_(torch.where(torch.from_numpy(covered), second["image"][:, :height, :width], region))
     return {"image": image, "targets": first["targets"] | {k: as_tensor(value) for k, value in values.items()}}
+
+
+def pasted_values(values: Values, pasted: Values, covered: np.ndarray, types: Types) -> Values:
+    """The values of an image after pasting those of a second one, see `SupportsPaste.paste`."""
+    result = {}
+    for key, value in values.items():
+        kind = types[key]
+        if not isinstance(kind, SupportsPaste):
+            raise NotImplementedError(f"{type(kind).__name__} does not implement paste().")
+        result[key] = kind.paste(value, pasted[key], covered)
+    return result
 
 
 def sample_values(sample: Sample, types: Types) -> Values:

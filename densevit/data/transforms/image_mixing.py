@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +12,18 @@ from torch.nn import functional as F
 from densevit.data.transforms.resized_crop import seeded
 from densevit.data.transforms.resizing import Types, as_numpy, as_tensor
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Sample, Size, TargetType
+from densevit.interfaces import Sample, Size
+
+
+@runtime_checkable
+class SupportsMix(Protocol):
+    """A target type that can be used with `data.mixup` and `data.cutmix`."""
+
+    def mix(self, value: Any, other: Any, share: float) -> Any:
+        """The value of an image that is mixed with a second one.
+
+        other: the value of the second image. share: the share of the first image in the mixture, from 0 to 1.
+        """
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class ImageMixing:
     def check(self, keys: Sequence[str], types: Types) -> None:
         """Raises ConfigError if a target key's values cannot be mixed."""
         for key in keys:
-            if type(types[key]).mix is TargetType.mix and not types[key].truth_only:
+            if not isinstance(types[key], SupportsMix) and not types[key].truth_only:
                 raise ConfigError(
                     f"data.mixup and data.cutmix mix images and their labels, but the data set labels {key}, which "
                     "cannot be mixed. Fix: leave them out."
@@ -83,8 +95,11 @@ class ImageMixing:
                     f"image {other['targets'].get('image_id')!r} has no {key}, and cannot be mixed with one that has "
                     "it. Fix: leave data.mixup and data.cutmix out."
                 )
+            kind = types[key]
+            if not isinstance(kind, SupportsMix):
+                raise NotImplementedError(f"{type(kind).__name__} does not implement mix().")
             first, second = as_numpy(targets[key]), as_numpy(other["targets"][key])
-            targets[key] = as_tensor(types[key].mix(first, second, share))
+            targets[key] = as_tensor(kind.mix(first, second, share))
         return targets
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from densevit.data.transforms.augmentation import placed, visible_shares
-from densevit.data.transforms.copy_paste import another_sample, check_pasted, sample_values
+from densevit.data.transforms.copy_paste import another_sample, check_pasted, pasted_values, sample_values
 from densevit.data.transforms.resizing import TrainingTransform, Types, Values, as_tensor, selected, visible_values
 from densevit.interfaces import Dataset, Sample, Size, Window
 from densevit.targets.types import TargetTypes
@@ -59,7 +59,7 @@ def mosaic(samples: list[Sample], types: Types, rng: np.random.Generator) -> Sam
         image[:, top:bottom, left:right] = sample["image"][:, window[0] : window[2], window[1] : window[3]]
         covered = np.zeros(size, bool)
         covered[top:bottom, left:right] = True
-        values = {key: types[key].paste(values[key], part[key], covered) for key in part} if values else part
+        values = pasted_values(values, part, covered, types) if values else part
     return {
         "image": torch.from_numpy(image),
         "targets": first["targets"] | {key: as_tensor(value) for key, value in values.items()},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from densevit.config import Config
 from densevit.model import DenseModel
+from densevit.model.exported_outputs import is_exportable
 
 
 def next_commands(config: Config, model: DenseModel, folder: Path) -> list[str]:
@@ -17,7 +18,7 @@ def next_commands(config: Config, model: DenseModel, folder: Path) -> list[str]:
         commands[f"densevit evaluate {run}"] = "tables of classes and errors, a page"
     if config.heads:
         commands[f"densevit predict {run} IMAGE"] = "draws what the model finds"
-    if config.heads and all(hasattr(head, "exported") for head in model.heads.values()):
+    if config.heads and all(map(is_exportable, model.heads.values())):
         commands[f"densevit export {run}"] = "an ONNX file, compared with the model"
     budgets = {key: getattr(config.trainer, key) for key in ("max_epochs", "max_images", "max_steps")}
     for key, number in budgets.items():

@@ -8,7 +8,7 @@ import numpy as np
 from densevit.config import Config, DataSection
 from densevit.data.build import Data, build_evaluation_transform
 from densevit.errors import DensevitError
-from densevit.evaluation.low_classes import SMALL, object_sides
+from densevit.evaluation.low_classes import SMALL, all_objects, object_sides
 from densevit.interfaces import Dataset, Size
 
 FEW_IMAGES = 5000  # with fewer, models trained from random weights score far below pretrained ones
@@ -36,7 +36,7 @@ def box_format(dataset: Dataset, split: str) -> str:
     With x2 and y2, each box that begins in the right or lower half of its image reaches out of it there. The boxes of
     `all_objects` are clipped to their images.
     """
-    known, sizes = dataset.all_objects(), dataset.sizes()
+    known, sizes = all_objects(dataset), dataset.sizes()
     if known is None or sizes is None or "boxes" not in known[1]:
         return ""
     boxes, sides = known[1]["boxes"], np.asarray(sizes, np.float64)[known[0]][:, ::-1]

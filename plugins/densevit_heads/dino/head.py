@@ -101,7 +101,7 @@ class Dino(SetPredictionHead):
         """The rows of each class; for proposals without classes the first row, which ranks them, for every class."""
         if name.startswith("queries.label_head.") and not self.criterion.class_proposals:
             return torch.zeros(len(self.classes), 1, dtype=torch.int64)
-        return super().class_rows(name, rows)
+        return None
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).

@@ -1,15 +1,12 @@
-"""Numbers that describe target values: sizes of boxes and masks, labelled pixels, frequencies of classes.
-
-A target type of a third party may have `measure(value, size)` and `class_counts(value, num_classes)`, which give what
-the functions here give for the built-in types.
-"""
+"""Numbers that describe target values: sizes of boxes and masks, labelled pixels, frequencies of classes."""
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from densevit.data.transforms.class_maps import class_map
 from densevit.interfaces import IGNORE, VOID, Size, TargetType
 from densevit.targets.keypoints import Keypoints
 from densevit.targets.maps import LabelMap, PanopticMap, ValueMap
@@ -19,25 +16,37 @@ from densevit.targets.run_length_masks import RunLengthMasks
 MEASURED_VALUES = 4096  # per map, at most
 
 
+@runtime_checkable
+class SupportsMeasure(Protocol):
+    """A target type whose values `densevit doctor` describes by numbers."""
+
+    def measure(self, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
+        """Numbers (M,) that describe a value, by name and unit; the arguments are those of the function `measure`."""
+
+
+@runtime_checkable
+class SupportsClassCounts(Protocol):
+    """A target type whose classes `densevit doctor` counts in another way than the pixels of a map with a task."""
+
+    def class_counts(self, value: Any, num_classes: int) -> np.ndarray | None:
+        """(K,), the number of objects or pixels of each class; None without classes."""
+
+
 def measure(kind: TargetType, value: Any, size: Size | np.ndarray) -> Mapping[str, np.ndarray]:
     """Numbers (M,) that describe a value, by name and unit: {"width (px)": ...}; none for an unknown type.
 
     size: (h, w) of the image, or (N, 2), the size of each object's image: values per object may be of several images.
     """
-    method = getattr(kind, "measure", None)
-    numbers: Mapping[str, np.ndarray] = _measure(kind, value, size) if method is None else method(value, size)
-    return numbers
+    return kind.measure(value, size) if isinstance(kind, SupportsMeasure) else _measure(kind, value, size)
 
 
 def class_counts(kind: TargetType, value: Any, num_classes: int) -> np.ndarray | None:
     """(K,), the number of objects or pixels of each class; None for a type without classes."""
-    method = getattr(kind, "class_counts", None)
-    if method is not None:
-        counts: np.ndarray | None = method(value, num_classes)
-        return counts
+    if isinstance(kind, SupportsClassCounts):
+        return kind.class_counts(value, num_classes)
     if isinstance(kind, ObjectLabels):
         return np.bincount(value[(value >= 0) & (value < num_classes)], minlength=num_classes)
-    labels = kind.class_map(value)
+    labels = class_map(kind, value)
     return None if labels is None else np.bincount(labels.ravel(), minlength=256)[:num_classes]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
@@ -102,12 +102,23 @@ def _flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+@runtime_checkable
+class SupportsRecognise(Protocol):
+    """A data set that `densevit doctor FOLDER` finds by the layout of the folder."""
+
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """The options besides `root` with which this data set reads a folder; None if the folder does not have the data
+        set's layout."""
+
+
 def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
     """The first data set whose layout matches a folder, and its options."""
     unreadable = ""
     for name in registry.find("datasets"):
         try:
-            options = registry.load("datasets", name).recognise(folder)
+            kind = registry.load("datasets", name)
+            options = kind.recognise(folder) if issubclass(kind, SupportsRecognise) else None
         except UnreadableFileError as error:
             unreadable = f" The layout may not have been seen for this file: {error}"
             continue

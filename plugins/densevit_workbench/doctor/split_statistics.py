@@ -8,6 +8,7 @@ import numpy as np
 
 from densevit.data.datasets.examination import evenly_spaced
 from densevit.data.transforms.resizing import TrainingTransform
+from densevit.evaluation.low_classes import all_objects
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.measures import class_counts, measure
@@ -87,7 +88,7 @@ def split_statistics(
 def _add_all_objects(found: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
     """Replaces statistics of the opened images by statistics of all images, where the data set knows them without
     opening any."""
-    known, sizes = dataset.all_objects(), dataset.sizes()
+    known, sizes = all_objects(dataset), dataset.sizes()
     if known is None or sizes is None:
         return
     images, values = known

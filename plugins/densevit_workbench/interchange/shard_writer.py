@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from densevit.data.loading.repeat_factors import SupportsImageClasses
 from densevit.data.sample_checks import check_sample
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
@@ -50,7 +51,8 @@ def write_shards(dataset: Dataset, folder: Path, split: str, size: int) -> Itera
         shards.append({"name": f"{split}/{name}", "records": index - begin, "bytes": (place / name).stat().st_size})
     columns = np.array(rows, np.int64)
     arrays = {"shard": columns[:, 0], "first": columns[:, 1], "length": columns[:, 2], "sizes": columns[:, 3:]}
-    known = {"object_counts": dataset.object_counts(), "image_classes": dataset.image_classes()}
+    pairs = dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None
+    known = {"object_counts": dataset.object_counts(), "image_classes": pairs}
     arrays |= {key: value for key, value in known.items() if value is not None}
     np.savez(place / RECORDS, **arrays)  # type: ignore[arg-type]
     described = {

@@ -15,8 +15,16 @@ from densevit.exporting.exporting import LIMIT
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
-from densevit.interfaces import Backbone, DenseHead, Encoding
+from densevit.interfaces import Backbone, Encoding
 from densevit.model import DenseModel
+from densevit.model.exported_outputs import (
+    SupportsExport,
+    SupportsPredictExported,
+    exported,
+    is_exportable,
+    predict_exported,
+    predicts_exported,
+)
 from densevit_workbench.testing.head_fixtures import GRID, HeadFixture, flattened
 from densevit_workbench.testing.results import Failure, NotChecked, check, require
 from densevit_workbench.testing.token_blocks import last_blocks_of
@@ -54,7 +62,7 @@ class PooledImages(Backbone):
 def export(fixture: HeadFixture) -> None:
     """torch.export exports the head's `exported`; the file gives the same results on another batch and another size."""
     head = fixture.shared()
-    if not hasattr(head, "exported"):
+    if not is_exportable(head):
         raise NotChecked("has no exported(): `densevit export` refuses a model with it")
     graph = ExportedGraph(DenseModel(PooledImages(*fixture.levels), {"head": head})).eval()
     images = comparison.example_images(GRID, 2, 0)
@@ -107,17 +115,16 @@ def export(fixture: HeadFixture) -> None:
 def exported_predictions(fixture: HeadFixture) -> None:
     """`predict_exported` makes the predictions of `predict` from the outputs of `exported`."""
     head: Any = fixture.shared()
-    if not hasattr(head, "exported") or not hasattr(head, "predict_exported"):
+    if not is_exportable(head) or not predicts_exported(head):
         raise NotChecked("has no predict_exported(): files of it are not evaluated")
-    kind: Any = type(head)
-    if (kind.exported, kind.predict_exported) == (DenseHead.exported, DenseHead.predict_exported):
+    if not any(isinstance(head, protocol) for protocol in (SupportsExport, SupportsPredictExported)):
         raise NotChecked("a DenseHead's, of the maps that are checked above")
     batch = fixture.batch().first()
     target: Any = {"size": GRID, "original_size": GRID}
     with torch.no_grad():
         outputs = head.eval()(batch.copies(), batch.padding_mask)
         expected = flattened(head.predict(outputs, [target]))
-        found = flattened(head.predict_exported(head.exported(outputs, GRID), [target]))
+        found = flattened(predict_exported(head, exported(head, outputs, GRID), [target]))
     fix = "repeat what predict does after the outputs of exported(), in pixels of the targets' size"
     require(found.keys() == expected.keys(), f"{sorted(found)}", f"the predictions of predict, {sorted(expected)}", fix)
     for name, want in expected.items():

@@ -17,7 +17,7 @@ from densevit_workbench.testing.fixtures import ROUNDING, difference, require_eq
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture, flattened
 from densevit_workbench.testing.head_losses import RUNS
 from densevit_workbench.testing.results import Failure, NotChecked, check, described, require
-from densevit_workbench.testing.targets import random_targets
+from densevit_workbench.testing.targets import check_prediction, random_targets
 
 _PREDICTS = "let predict work on outputs of eval(), and on targets with size and original_size alone"
 
@@ -77,7 +77,7 @@ def _check_types(prediction: Predictions, target: Targets, K: int, types: Target
         require(isinstance(value, Tensor), f"{key} of type {type(value).__name__}", "a tensor", "return tensors")
         require(value.isfinite().all(), f"{key} that are not finite", "finite numbers", "clamp before exp and log")
         try:
-            types[key].check_prediction(as_array(value), size, K)
+            check_prediction(types[key], as_array(value), size, K)
         except DataError as error:
             found, _, expected = str(error).rstrip(".").partition("; expected ")
             fix = (
@@ -240,7 +240,7 @@ def class_rows(fixture: HeadFixture) -> str:
         _by_column(fixture, found),
         _by_column(fixture, renumbered),
         "{name} that differs by {difference} with the rows of classes in another order",
-        "implement class_rows(name, rows), the rows of each class, or return None",
+        "implement class_rows(name, rows), the rows of each class, or (K, 0) if they are not known",
         tolerance=10 * ROUNDING,
     )
     return ""

@@ -9,6 +9,7 @@ from torch import Tensor
 from densevit.interfaces import VOID, Head, LossContext
 from densevit_workbench.testing.head_fixtures import GRID, HeadBatch, HeadFixture, tensors, total
 from densevit_workbench.testing.results import NotChecked, check, require
+from densevit_workbench.testing.targets import SupportsUnlabelled
 
 TOLERANCE = 1e-4  # for another order of summation, relative to the value
 _SIGMA = 0.05  # of the noise on weights: layers that start with zeros would hide gradients
@@ -95,7 +96,12 @@ def crowds(fixture: HeadFixture) -> None:
 def _values(fixture: HeadFixture, per: str | None = None) -> Iterator[tuple[str, str, Any]]:
     """The keys that the head needs with each of their values that label nothing, and its text for messages."""
     kinds = {key: fixture.types[key] for key in fixture.needs if per is None or fixture.types[key].per == per}
-    found = [(key, value) for key, kind in kinds.items() for value in kind.unlabelled(GRID)]
+    found = [
+        (key, value)
+        for key, kind in kinds.items()
+        if isinstance(kind, SupportsUnlabelled)
+        for value in kind.unlabelled(GRID)
+    ]
     if not found:
         raise NotChecked(f"no value of {', '.join(fixture.needs)} labels nothing" + (" at a pixel" if per else ""))
     for key, value in found:

@@ -1,17 +1,50 @@
-"""Random targets for running a head without a data set."""
+"""Target values with which heads are checked without a data set: what a target type implements, random targets."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from densevit.interfaces import Targets, TargetType
+from densevit.interfaces import Size, Targets, TargetType
 from densevit.targets.types import TargetTypes
+
+
+@runtime_checkable
+class SupportsRandom(Protocol):
+    """A target type for which `densevit check` tests heads: on random values."""
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> Any:
+        """A valid value. objects: the number of objects; with 0, maps have no labelled pixel."""
+
+
+@runtime_checkable
+class SupportsUnlabelled(Protocol):
+    """A target type with values that label nothing, on which `densevit check` tests heads."""
+
+    def unlabelled(self, size: Size) -> Sequence[Any]:
+        """Values that a loss and an evaluator treat like a missing key, also at single pixels."""
+
+
+@runtime_checkable
+class SupportsCheckPrediction(Protocol):
+    """A target type whose predictions `densevit check` tests in another way than `TargetType.check`."""
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        """Like `TargetType.check`, for a predicted value, which must be finite and in original pixels."""
 
 
 def has_random(key: str, types: Mapping[str, TargetType]) -> bool:
     """Whether a target key has a type that implements `random`."""
-    return key in types and type(types[key]).random is not TargetType.random
+    return key in types and isinstance(types[key], SupportsRandom)
+
+
+def check_prediction(target: TargetType, value: Any, size: Size, num_classes: int) -> None:
+    """Raises DataError for a predicted value of the wrong shape, type or range."""
+    if isinstance(target, SupportsCheckPrediction):
+        target.check_prediction(value, size, num_classes)
+    else:
+        target.check(value, size)
 
 
 def random_targets(
@@ -33,7 +66,10 @@ def random_targets(
     known = types if isinstance(types, TargetTypes) else TargetTypes(types)
     seed = int(torch.randint(2**31, (), generator=generator))
     targets: Targets = {"image_id": image_id, "size": size, "original_size": original_size or size}
-    for key in (key for key in needs if has_random(key, known)):
-        value = known[key].random(size, objects, num_classes, np.random.default_rng(seed))
+    for key in (key for key in needs if key in known):
+        kind = known[key]
+        if not isinstance(kind, SupportsRandom):
+            continue
+        value = kind.random(size, objects, num_classes, np.random.default_rng(seed))
         targets[key] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
     return targets

@@ -15,6 +15,7 @@ from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
 from densevit.model import DenseModel, build_backbone
+from densevit.model.test_time_augmentation import undo_zoom
 from densevit.testing import check_head
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.decoder import assign_levels
@@ -61,7 +62,7 @@ def test_the_relative_head_passes_the_contract_tests():
 def test_undo_zoom_scales_metric_depth_only(output):
     head = DptDepth(*PYRAMID, width=16, output=output).eval()
     maps = head.maps(head(make_features(PYRAMID, (64, 96)), mask((64, 96))), (64, 96))
-    assert torch.equal(head.undo_zoom(maps, 1.5), maps if output == "relative" else 1.5 * maps)
+    assert torch.equal(undo_zoom(head, maps, 1.5), maps if output == "relative" else 1.5 * maps)
 
 
 def test_the_relative_head_predicts_inverse_depth_only():

@@ -33,6 +33,14 @@ def test_reference_has_the_public_names(problems_of: ProblemsOf) -> None:
     ]
 
 
+def test_reference_has_the_protocols(problems_of: ProblemsOf) -> None:
+    problems = problems_of("tables.reference_has_the_protocols")
+    file = "densevit/training/callbacks/waiting.py"
+    assert problems(file, "Waiting", "SupportsFit") == [
+        f"{file}:4: densevit.training.callbacks.waiting.SupportsFit is not in docs/reference/protocols.md"
+    ]
+
+
 def test_names_on_pages_are_public(problems_of: ProblemsOf) -> None:
     problems = problems_of("tables.names_on_pages_are_public")
     assert problems(API, "densevit.fit()", "densevit.fits()") == [

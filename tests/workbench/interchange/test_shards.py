@@ -21,7 +21,6 @@ from densevit.cli import main
 from densevit.config import DataSection
 from densevit.data.build import Data, create_dataset
 from densevit.errors import DataError, UnreadableFileError
-from densevit.interfaces import Dataset
 from densevit_workbench.interchange.shard_records import decode
 from densevit_workbench.interchange.shard_records import write as write_record
 from densevit_workbench.interchange.shards import Shards
@@ -130,8 +129,8 @@ def test_samples_are_those_of_the_source(tmp_path: Path, kind: Any, split: str) 
     assert len(list((out / split).glob("*.tar"))) > 1
     assert shards.classes == source.classes and shards.provides == tuple(source.provides)
     assert shards.metric == source.metric
-    for method in (Dataset.sizes, Dataset.object_counts, Dataset.image_classes):
-        expected, found = (getattr(one, method.__name__)() for one in (source, shards))
+    for name in ("sizes", "object_counts", "image_classes"):
+        expected, found = (getattr(one, name, lambda: None)() for one in (source, shards))
         assert (expected is None) == (found is None)
         assert expected is None or np.array_equal(expected, found)
     shards.check_labels()

@@ -1,0 +1,38 @@
+"""The interface of backbones."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Computes feature maps from images.
+
+    channels, strides: one per feature, fine to coarse; strides in input pixels.
+    mean, std: normalisation of pixels in 0 ... 1, which the model applies before the backbone.
+    input_size: (H, W), only if the architecture has a fixed input size.
+    licences: the licences of published weights that its constructor loads, by their source.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    input_size: tuple[int, int] | None = None
+    licences: Mapping[str, str] = MappingProxyType({})
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images: (B, 3, H, W) float, any H and W. Returns features (B, C_i, ceil(H / s_i), ceil(W / s_i))."""
+        raise NotImplementedError(f"{type(self).__name__} is a Backbone and must implement forward(images).")
+
+    def parameter_depths(self) -> list[list[nn.Parameter]]:
+        """Parameters grouped by depth, input first, for layer-wise learning rates. Default: one group per child."""
+        groups = [list(child.parameters()) for child in self.children()]
+        own = list(self.parameters(recurse=False))
+        return [group for group in (own, *groups) if group]

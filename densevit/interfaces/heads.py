@@ -1,0 +1,114 @@
+"""The interface of heads. What only a tool calls is a protocol beside that tool: docs/own-head.md."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from densevit.errors import ConfigError
+from densevit.interfaces.data_types import Class, Losses, Outputs, Predictions, Targets
+from densevit.interfaces.datasets import Dataset
+from densevit.interfaces.target_types import TargetType
+from densevit.losses.context import LossContext
+
+
+class Head(nn.Module):
+    """Computes outputs, losses and predictions of one task from feature maps. A dense head is a `DenseHead`.
+
+    A head has `task` and `needs`, a constructor, `forward`, `loss` and `predict`. The rest has defaults.
+
+    task: "detection", "segmentation", "depth" or a custom name; determines the classes and the evaluator.
+    needs: target keys required for training; checked against the data at the start.
+    quantity: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
+        which is evaluated after alignment. None: not declared and not checked.
+    target_types: the types of prediction keys whose types have options, such as a skeleton; other keys have the
+        registered type of that name.
+    last_blocks: the number of the backbone's last blocks that the head runs itself, which needs a `TokenBackbone`;
+        `forward` then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
+    """
+
+    task: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    quantity: str | None = None
+    target_types: Mapping[str, TargetType] | None = None
+    last_blocks: int = 0
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class]) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """padding_mask: (B, H, W) bool, True = padding. targets: the targets of each image, in training only."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Head and must implement forward(features, padding_mask, targets)."
+        )
+
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """Always returns the same keys. Images that lack a key of `needs` are ignored; images without objects are not.
+
+        If no image is labelled, every term is exactly 0 and still connected to every parameter. context: the
+        normalisers of the terms, over processes and accumulated batches.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Head and must implement loss(outputs, targets, context)."
+        )
+
+    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
+        """Returns one dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
+        raise NotImplementedError(f"{type(self).__name__} is a Head and must implement predict(outputs, targets).")
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        """The normalisers of the loss terms of a batch by name, from its targets on the CPU. Default: {}, unknown.
+
+        With `trainer.accumulate` above 1, `LossContext.mean_counts` returns the means over all batches of the optimiser
+        step, so that the step equals a step on one large batch. A normaliser that depends on predictions is not part of
+        the result.
+        """
+        return {}
+
+    def set_progress(self, progress: float) -> None:
+        """Called before each training batch with the share of the optimiser steps that are done, in 0 ... 1, for what
+        changes during training. Default: nothing. A resumed training continues with the share at which it stopped.
+        """
+
+    @classmethod
+    def classes_from(cls, dataset: Dataset) -> tuple[Class, ...]:
+        """Returns the classes that the head predicts for this data set. Default: the classes of its task, or none."""
+        return tuple(dataset.classes.get(cls.task, ()))
+
+    def check(self, dataset: Dataset) -> None:
+        """Called once before training with the training split. Default: a head for metric depth needs metric data.
+
+        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ". Warnings
+        get the same prefix, for example if an image has more objects (`Dataset.object_counts`) than the head predicts.
+        """
+        if self.quantity == "depth" and not dataset.metric:
+            raise ConfigError(
+                "learns metres, but the depth of the data set has no unit (metric: false). Fix: give the head a "
+                "relative output (output: relative); or calibrate the data: set what its values are in metres "
+                "(data.scale; for disparity data.stereo), and remove metric: false."
+            )
+
+
+class DenseHead(Head):
+    """A head whose predictions are made from maps, which sliding windows, flips and scales average.
+
+    It can be exported, and its files are evaluated, without more methods.
+    """
+
+    def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
+        """Maps (B, C, *size) in float32 that test-time augmentation averages, e.g. logits or depth.
+
+        size: (H, W) in pixels of the padded batch or a top-left crop of it. If C is the number of classes,
+        `inference.average: probabilities` averages softmax(maps) instead.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a DenseHead and must implement maps(outputs, size).")
+
+    def read_maps(self, maps: Tensor) -> Predictions:
+        """Predictions from averaged maps (B, C, h, w): `semantic` or `depth` (B, h, w), or vectors.
+
+        Called on crops of the maps in original pixels, so the result of a pixel may depend only on its C values, which
+        may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`. Maps
+        of a flipped image are mirrored, or flipped by the target type of the prediction that has the maps' values.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a DenseHead and must implement read_maps(maps).")

@@ -1,0 +1,25 @@
+"""The interface of necks."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Neck(nn.Module):
+    """Transforms the feature maps for one head (`heads.NAME.neck`)."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.channels, self.strides = tuple(channels), tuple(strides)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
+        """Returns features with the `channels` and `strides` of this neck.
+
+        padding_mask: (B, H, W) bool of the batch, True = padding; `densevit.layers.positions.mask_on_grid` resizes it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is a Neck and must implement forward(features, padding_mask)."
+        )
