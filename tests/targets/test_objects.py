@@ -104,7 +104,7 @@ def test_keypoints_of_another_number_are_drawn_without_a_skeleton():
         (Boxes(), np.zeros(4), r"has shape \(4,\); expected \(N, 4\)"),
         (ObjectLabels(), np.zeros(4), "has the type float64; expected integers"),
         (InstanceMasks(), RunLengthMasks.from_dense([], (5, 5)), r"has shape \(0, 5, 5\); expected \(N, 60, 80\)"),
-        (InstanceMasks(), np.zeros((2, 60, 80), bool), r"is a ndarray; expected RunLengthMasks .* Fix: .*from_dense\("),
+        (InstanceMasks(), np.zeros((2, 60, 80), bool), r"is a ndarray; expected RunLengthMasks\. Fix: .*from_dense\("),
     ],
 )
 def test_wrong_values_are_described(kind, value, message):
