@@ -1,6 +1,6 @@
 """Window partitioning for shifted-window attention (Swin Transformer, Liu et al. 2021, section 3.2)."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -93,9 +93,10 @@ def shift_steps(grid: tuple[int, int], window: int, shift: int, rule: ShiftRule)
     if rule == "dense" or not shift:
         return shift, shift
     if rule == "both_axes":
-        rows = columns = torch.sym_min(rows, columns)
+        rows = columns = cast(int, torch.sym_min(rows, columns))
     # With symbolic sizes, the same graph for one window and for several: a shift is less than a window.
-    return torch.sym_min(shift, (rows - 1) * window), torch.sym_min(shift, (columns - 1) * window)
+    vertical, horizontal = (torch.sym_min(shift, (count - 1) * window) for count in (rows, columns))
+    return cast(int, vertical), cast(int, horizontal)
 
 
 def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:

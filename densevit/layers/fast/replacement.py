@@ -5,6 +5,7 @@ Models are written with `nn.Linear`, `nn.Conv2d` and `nn.Dropout`, and with the 
 """
 
 from types import FunctionType
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +19,7 @@ from densevit.layers.fast.hardware import blas_lacks_avx512
 from densevit.layers.fast.linear import Conv1x1, Linear
 from densevit.layers.mlp import FeedForward
 
-FUNCTIONS = {
+FUNCTIONS: dict[Any, Any] = {
     attention.attention: fast_attention.attention,
     conv_norm.conv_norm: fast_conv_norm.conv_norm,
     deformable_attention.multi_scale_deformable_attention: fast_deformable_attention.multi_scale_deformable_attention,
