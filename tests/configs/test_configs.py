@@ -128,7 +128,7 @@ def test_variants_in_the_first_lines_are_built() -> None:
 @pytest.mark.parametrize("recipe", with_variants([*SHIPPED, *PUBLISHED, *START, *PAPERS]), ids=str)
 def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files(recipe: Recipe) -> None:
     """`evaluation_bounds` gives `evaluation_size` to within the rounding of the short side times the aspect ratio."""
-    transform = build_evaluation_transform(recipe.load().data).recipe
+    transform = build_evaluation_transform(recipe.load().data).transforms
     bounds = transform.evaluation_bounds()
     assert bounds is not None
     for height, width in ((480, 640), (333, 250)):
