@@ -265,7 +265,11 @@ def test_a_wrong_block_fails(runner: type[Page], language: str, text: str, said:
         ("bash", "densevit check head detr nonesuch=1", "nonesuch"),
         ("python", "from densevit import nonesuch", "nonesuch"),
         ("python", "import densevit\n\ndensevit.load('a', nonesuch=1)", "unexpected keyword argument 'nonesuch'"),
-        ("python", "import densevit as d\n\nd.fit('detr_swin', ['optim.nonesuch=1'])", "optim.nonesuch is not an option"),
+        (
+            "python",
+            "import densevit as d\n\nd.fit('detr_swin', ['optim.nonesuch=1'])",
+            "optim.nonesuch is not an option",
+        ),
         ("python", "x = (", "was never closed"),
         ("ini", "densevit.nonesuch =\n    a = b:C", "densevit.nonesuch"),
     ],
