@@ -102,8 +102,8 @@ def create_backbone(
     weights: pretrained weights as in `backbone.weights`, which also set mean, std and the options with which another
     project's code computes; None: random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
-    Its layers are those of the papers; in a model, `densevit.layers.fast.replacement.replace_layers` has replaced some by
-    faster ones with the same results.
+    Its layers are those of the papers; a model's are replaced by faster ones with the same results
+    (`densevit.layers.fast.replacement.replace_layers`).
     """
     if weights is not None and options.get("pretrained") is True:
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are given. Fix: omit one.")

@@ -42,7 +42,9 @@ HEADS: dict[str, dict[str, Any]] = {
     "segformer": {"name": "segformer", "width": 8, "norm": "group", "dropout": 0.0, "class_weights": (1.0, 0.3, 2.0)},
     "upernet": {"name": "upernet", "width": 8, "auxiliary_width": 8, "norm": "group", "dropout": 0.0},
     "segmenter": {"name": "segmenter", "width": 16, "num_heads": 2, "num_layers": 1, "dropout": 0.0},
-    "dpt": {"name": "dpt", "width": 8, "output": "sigmoid", "max_depth": 9.0, "loss_weights": {"gradient": 0.5, "l1": 0.1}},
+    "dpt": {
+        "name": "dpt", "width": 8, "output": "sigmoid", "max_depth": 9.0, "loss_weights": {"gradient": 0.5, "l1": 0.1},
+    },
     "dpt relative": {"name": "dpt", "width": 8},
 }  # fmt: skip
 
