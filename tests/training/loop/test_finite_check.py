@@ -14,7 +14,6 @@ from densevit import config as configs
 from densevit import registry
 from densevit.errors import DensevitError, TrainingError
 from densevit.losses.matching import finite_costs
-from densevit.training.loop.finite_check import _is_adam
 from tests.training.process_groups import group
 from tests.training.runs import assert_same, weights
 
@@ -178,6 +177,8 @@ def test_costs_that_are_not_finite_are_replaced_only_where_allowed():
 
 def test_only_steps_of_torchs_adam_skip_themselves() -> None:
     """On a GPU: a subclass with its own step, as Muon's, would ignore `found_inf`."""
+    from densevit.training.loop.finite_check import _is_adam
+
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]}]
     adam = [registry.create("optimizers", name, groups, options={}, where="optim") for name in ("adam", "adamw")]
     others = [registry.create("optimizers", name, groups, options={}, where="optim") for name in ("sgd", "muon")]

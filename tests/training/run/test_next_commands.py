@@ -17,7 +17,7 @@ from densevit.model import DenseModel
 from densevit.training.run.next_commands import next_commands
 from tests.training.run.test_run import SEGMENTATION
 
-EXPORTED = SimpleNamespace(exported=None)
+EXPORTED = SimpleNamespace(exported=lambda outputs, size: {})
 DETECTION = {"detection": {"name": "one_stage"}}
 PRETRAINING = """
 backbone: {name: swin, variant: nano, window_size: 4}

@@ -134,7 +134,7 @@ def test_the_phases_are_printed_at_the_start(
     train(configs.load(tiny, ["data.multi_scale=[64,96,32,64]", FINAL_PHASE]), tmp_path / "run")
     printed = " ".join(capsys.readouterr().out.split())
     assert "multi-scale: each batch has one of 3 sizes from 32 to 96" in printed
-    assert "final phase: {multi_scale: null, transforms: resize} from step 6 of 8" in printed
+    assert "final phase: {multi_scale: null, transforms: {name: resize}} from step 6 of 8" in printed
 
 
 @pytest.mark.integration
