@@ -21,9 +21,9 @@ _MEAN = [124, 116, 104]  # ImageNet's mean colour, which erased pixels get
 
 
 class ResizedCrop(Transforms):
-    """Crops of random area and aspect ratio, resized to one size (Szegedy et al. 2015), as torchvision's
-    RandomResizedCrop.
+    """Crops of random area and aspect ratio, resized to one size, as in torchvision's RandomResizedCrop.
 
+    They are those of Inception (Szegedy et al. 2015).
     In evaluation the short side is the crop's shorter side, and the image is not cropped.
 
     image_size: (h, w) of the crop, or its side.

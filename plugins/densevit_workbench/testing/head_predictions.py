@@ -9,6 +9,7 @@ from torch import Tensor
 from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Head, Predictions, Targets
+from densevit.targets import InstanceMasks
 from densevit.targets.class_mapping import with_classes
 from densevit.targets.types import TargetTypes, as_array
 from densevit.training.loop.evaluators import create_evaluator
@@ -178,8 +179,8 @@ def original_pixels(fixture: HeadFixture) -> None:
     for a, b, old, new in zip(before, after, targets, scaled, strict=True):
         for key in keys:
             old_size, size = tuple(old["original_size"]), tuple(new["original_size"])
-            expected = fixture.types[key].resize(as_array(a[key]), old_size, size)
-            if expected.shape[-2:] == size:
+            kind = fixture.types[key]
+            if kind.per == "pixel" or isinstance(kind, InstanceMasks):
                 require(
                     tuple(b[key].shape[-2:]) == size,
                     f"{key} of shape {tuple(b[key].shape)}",
@@ -187,6 +188,7 @@ def original_pixels(fixture: HeadFixture) -> None:
                     "crop maps to `size` and resize them to `original_size`",
                 )
             else:
+                expected = kind.resize(as_array(a[key]), old_size, size)
                 require(
                     difference(b[key], torch.from_numpy(np.asarray(expected))) <= 1e-3,
                     f"{key} that do not scale with original_size",
