@@ -18,7 +18,7 @@ from densevit import config as configs
 from gpu_parts.results import Case, Setting, need
 from gpu_parts.training import DTYPES, moved, recipe, set_precision, wait
 
-DETECTION = ("heads.detection.contrastive_denoising=0",)
+DETECTION = ("heads.detection.extensions.contrastive_denoising=0",)
 RECIPES: dict[str, tuple[str, ...]] = {  # without drop path and denoising, whose random numbers differ by device
     "detr_swin": DETECTION,
     "scenes/dino_detr_swin": DETECTION,
