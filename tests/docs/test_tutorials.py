@@ -143,7 +143,8 @@ def test_export_and_serve(run: Callable[..., tuple[Path, str]], tmp_path: Path):
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     config = tmp_path / "small.yaml"  # is traced faster than detr_swin
-    head = "{fusion_blocks: 1, two_stage: false, contrastive_denoising: 0, transformer: {decoder_layers: 1}}"
+    extensions = "{fusion_blocks: 1, two_stage: false, contrastive_denoising: 0}"
+    head = f"{{extensions: {extensions}, transformer: {{decoder_layers: 1}}}}"
     config.write_text(f"base: detr_swin\nbackbone: {{name: resnet, depth: 18}}\nheads: {{detection: {head}}}\n")
     folder, text = run("export_and_serve", IMAGES=16, REQUESTS=3, MODEL=repr(str(config)))
     assert (folder / "detr.onnx").is_file()
