@@ -1,9 +1,11 @@
 """Checks of a head's construction, inputs and losses."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from densevit.interfaces import Head, LossContext, Losses
+from densevit.targets.types import as_array
 from densevit_workbench.testing.fixtures import Size, require_class, require_new
 from densevit_workbench.testing.gradients import listed
 from densevit_workbench.testing.head_fixtures import GRID, IMAGES, HeadFixture, Levels, total
@@ -244,8 +246,7 @@ def inputs_unchanged(fixture: HeadFixture) -> None:
         )
     for target, original in zip(batch.targets, expected.targets, strict=True):
         same = target.keys() == original.keys() and all(
-            torch.equal(value, original[key]) if isinstance(value, Tensor) else value == original[key]
-            for key, value in target.items()
+            np.array_equal(as_array(value), as_array(original[key])) for key, value in target.items()
         )
         require(same, "targets modified", "unchanged targets", "copy what is scaled: boxes / size, not /=")
 
