@@ -1,6 +1,6 @@
 """The label maps of target values, from which crops with several classes are chosen."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,6 @@ class SupportsClassMap(Protocol):
 def class_map(target: TargetType, value: Any) -> np.ndarray | None:
     """The label map of a value, see `SupportsClassMap`. By default the value of a type per pixel with a task; None for
     others."""
-    if isinstance(target, SupportsClassMap):
-        return target.class_map(value)
+    if issubclass(type(target), SupportsClassMap):  # cached by class: isinstance takes 40 microseconds per value
+        return cast(SupportsClassMap, target).class_map(value)
     return value if target.per == "pixel" and target.task else None
