@@ -1,6 +1,5 @@
 """Measures what the tests protect: coverage by room, mutants and undone fixes that a test finds.
 
-    pip install pytest-cov
     python -m tools.test_strength coverage --out DIR    runs both sets, and prints the coverage by room
     python -m tools.test_strength mutants --out DIR     120 mutants, each against 30 tests that run its line
     python -m tools.test_strength fixes --out DIR       40 commits with tests, undone, against their tests
