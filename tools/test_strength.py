@@ -1,12 +1,13 @@
 """Measures what the tests protect: coverage by room, mutants and undone fixes that a test finds.
 
     python -m tools.test_strength coverage --out DIR    runs both sets, and prints the coverage by room
-    python -m tools.test_strength mutants --out DIR     120 mutants, each against 30 tests that run its line
-    python -m tools.test_strength fixes --out DIR       40 commits with tests, undone, against their tests
+    python -m tools.test_strength mutants --out DIR     120 mutants of the library, each against 30 tests
+    python -m tools.test_strength fixes --out DIR       40 commits with tests, each undone, against 30 tests
 
-Changes are drawn from a fixed seed and made in a worktree of HEAD in DIR; a row for each is appended to a file in DIR,
-and an interrupted run goes on. Tests that run few lines come first; those of a mutant have a minute, those of a fix
-five. What they have not found by then is not found.
+Changes are drawn from a fixed seed, whatever the tests are, and made in a worktree of HEAD in DIR; a row for each is
+appended to a file in DIR, and an interrupted run goes on. A change is tried with the tests that run its lines: those of
+the commit's files first, then those that run few lines. Tests of a mutant have a minute, those of a fix five. With
+`--before DIR`, the test that found a change in an earlier measurement comes first.
 """
 
 import argparse
@@ -31,47 +32,37 @@ PAIRS = ((ast.Lt, ast.GtE), (ast.Gt, ast.LtE), (ast.Eq, ast.NotEq), (ast.Is, ast
 NEGATED: dict[type[ast.cmpop], Any] = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 
 
-def room_of(path: str) -> str:
-    """densevit/data/io/x.py -> densevit/data; a module of densevit itself is in the room densevit."""
-    return "/".join(Path(path).parent.parts[:2])
-
-
 def measure_coverage(out: Path) -> None:
     """Runs both sets with the tests as contexts. Prints the shares of statements and branches that a test runs."""
     options = [f"--cov={source}" for source in SOURCES] + ["--cov-branch", "--cov-context=test", "--cov-report="]
     environment = {**os.environ, "COVERAGE_FILE": str(out.resolve() / "coverage")}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--dist=worksteal", *options]
     subprocess.run(command, env=environment, check=False)
-    report = out / "coverage.json"
-    subprocess.run([sys.executable, "-m", "coverage", "json", "-q", "-o", report], env=environment, check=True)
+    report = subprocess.check_output([sys.executable, "-m", "coverage", "json", "-qo-"], env=environment)
     totals: dict[str, Counter[str]] = defaultdict(Counter)
-    for path, file in json.loads(report.read_text())["files"].items():
-        totals[room_of(path)].update({key: value for key, value in file["summary"].items() if isinstance(value, int)})
-    lines = ["| room | statements | run | branches run |", "|---|---:|---:|---:|"]
+    for path, file in json.loads(report)["files"].items():
+        room = "/".join(Path(path).parent.parts[:2])  # densevit/data/io/x.py is in densevit/data
+        totals[room].update({key: value for key, value in file["summary"].items() if isinstance(value, int)})
+    print("| room | statements | run | branches run |\n|---|---:|---:|---:|")
     for room, of in sorted(totals.items()):
-        branches = of["covered_branches"] / max(of["num_branches"], 1)
-        run = of["covered_lines"] / max(of["num_statements"], 1)
-        lines.append(f"| {room} | {of['num_statements']:,} | {run:.1%} | {branches:.1%} |")
-    print("\n".join(lines))
+        run, branches = of["covered_lines"] / of["num_statements"], of["covered_branches"] / max(of["num_branches"], 1)
+        print(f"| {room} | {of['num_statements']:,} | {run:.1%} | {branches:.1%} |")
 
 
-def tests_by_line(out: Path) -> dict[str, dict[int, list[str]]]:
-    """For each file and line, the tests that run it, those that run the fewest lines of the library first."""
+def tests_by_line(out: Path) -> tuple[dict[str, dict[int, set[str]]], Counter[str]]:
+    """The tests that run each line of each file, and the number of lines that each test runs."""
     from coverage import CoverageData
 
     data = CoverageData(basename=str(out / "coverage"))
     data.read()
     found = {
         path.removeprefix(f"{Path.cwd()}/"): {
-            line: sorted({context.partition("|")[0] for context in contexts if context})
+            line: {context.partition("|")[0] for context in contexts if context}
             for line, contexts in data.contexts_by_lineno(path).items()
         }
         for path in data.measured_files()
     }
-    extent = Counter(test for lines in found.values() for tests in lines.values() for test in tests)
-    for tests in (tests for lines in found.values() for tests in lines.values()):
-        tests.sort(key=lambda test: (extent[test], test))
-    return found
+    return found, Counter(test for lines in found.values() for tests in lines.values() for test in tests)
 
 
 def mutations(tree: ast.AST) -> Iterator[tuple[str, ast.AST, ast.AST]]:
@@ -103,81 +94,95 @@ def mutated(source: str, node: Any, replacement: ast.AST) -> str:
     return (code[:start] + text.encode() + code[end:]).decode()
 
 
-def draw_mutants(files: dict[str, dict[int, list[str]]]) -> list[tuple[str, str, int, str]]:
-    """Draws mutants: (kind, path, line, mutated source). Files are drawn by their lines, then a kind, then a place."""
-    rng, paths = random.Random(SEED), sorted(files)
-    drawn: list[tuple[str, str, int, str]] = []
-    while len(drawn) < COUNTS["mutants"]:
-        [path] = rng.choices(paths, [len(files[path]) for path in paths])
-        source = Path(path).read_text()
+def mutants() -> Iterator[tuple[str, str, int, str]]:
+    """Yields (kind, path, line, mutated source). A file is drawn by its statements, then a kind and a place."""
+    rng = random.Random(SEED)
+    trees = {str(path): ast.parse(path.read_text()) for room in SOURCES for path in sorted(Path(room).rglob("*.py"))}
+    sizes = [sum(isinstance(node, ast.stmt) for node in ast.walk(tree)) for tree in trees.values()]
+    while True:
+        [path] = rng.choices(list(trees), sizes)
         by_kind: dict[str, list[tuple[Any, ast.AST]]] = defaultdict(list)
-        for kind, node, replacement in mutations(ast.parse(source)):
+        for kind, node, replacement in mutations(trees[path]):
             by_kind[kind].append((node, replacement))
         if by_kind:
             kind = rng.choice(sorted(by_kind))
             node, replacement = rng.choice(by_kind[kind])
-            drawn.append((kind, path, node.lineno, mutated(source, node, replacement)))
-    return drawn
+            yield kind, path, node.lineno, mutated(Path(path).read_text(), node, replacement)
 
 
-def fails(tree: Path, tests: list[str], seconds: int) -> bool:
-    """Whether one of the tests fails on a tree within the time limit."""
+def first_failure(tree: Path, tests: list[str], seconds: int) -> str:
+    """The test that fails first on a tree within the time limit; empty if none does."""
     paths = os.pathsep.join(map(str, (tree, tree / "plugins")))
     command = [sys.executable, "-m", "pytest", "-qx", "-n0", "--dist=no", "-pno:cacheprovider", "-m", "", *tests]
     environment = {**os.environ, "PYTHONPATH": paths}
     try:
-        run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=seconds)
-        return run.returncode in (1, 2)  # a test fails, or a module cannot be imported
+        run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return False
+        return ""
+    failed = re.findall(r"(?m)^(?:FAILED|ERROR) (tests/.*?)(?: - .*)?$", run.stdout)
+    return (failed or ["import"])[0] if run.returncode in (1, 2) else ""  # or a module cannot be imported
 
 
-def fixes() -> Iterator[tuple[str, str, list[str]]]:
+def fixes() -> Iterator[tuple[str, str, set[str]]]:
     """Yields commits in a drawn order that change few lines of the library and add tests: hash, patch, test files."""
     commits = subprocess.check_output(["git", "log", "--no-merges", "--format=%h"], text=True).split()
-    random.Random(SEED).shuffle(commits)
-    for commit in commits:
+    for commit in sorted(commits, key=lambda commit: random.Random(f"{SEED} {commit}").random()):
         shown = ["git", "show", "--format=", commit, "--"]
         patch = subprocess.check_output([*shown, *SOURCES], text=True)
         added = subprocess.check_output([*shown, "tests"], text=True)
         changed = sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in patch.splitlines() if line)
         if "\n+def test_" in added and 0 < changed <= LARGEST_FIX:
-            names = re.findall(r"(?m)^\+\+\+ b/(tests/.*test_\w+\.py)$", added)
-            yield commit, patch, [name for name in names if Path(name).is_file()]
+            yield commit, patch, set(re.findall(r"(?m)^\+\+\+ b/(tests/.*test_\w+\.py)$", added))
 
 
-def trials(what: str, out: Path, tree: Path) -> Iterator[dict[str, Any]]:
-    """Yields mutants or undone fixes, each applied to the tree: where, the kind, and the tests that may find it."""
-    by_line = tests_by_line(out)
+def changed_lines(tree: Path) -> Iterator[tuple[str, int]]:
+    """Yields the file and number of each line of HEAD that differs in the tree, or stands before added lines."""
+    diff = subprocess.check_output(["git", "diff", "-U0", "--no-renames"], cwd=tree, text=True)
+    for file in diff.split("diff --git a/")[1:]:
+        for start, count in re.findall(r"(?m)^@@ -(\d+)(?:,(\d+))? ", file):
+            yield from ((file.partition(" ")[0], int(start) + line) for line in range(int(count or 1) or 1))
+
+
+def trials(what: str, tree: Path) -> Iterator[tuple[str, str, set[str]]]:
+    """Yields mutants or undone fixes, each applied to the tree: the kind, where, and the test files of the commit."""
     if what == "mutants":
-        for kind, path, line, source in draw_mutants(by_line):
+        for kind, path, line, source in mutants():
             (tree / path).write_text(source)
-            yield {"kind": kind, "where": f"{path}:{line}", "room": room_of(path), "tests": by_line[path].get(line, [])}
+            yield kind, f"{path}:{line}", set()
         return
-    for commit, patch, tests in fixes():
+    for commit, patch, files in fixes():
         undone = subprocess.run(["git", "apply", "-R", "-"], cwd=tree, input=patch, text=True, capture_output=True)
         if undone.returncode == 0:  # later commits have not changed these lines
-            yield {"kind": "fix", "where": commit, "room": "", "tests": tests}
+            yield "fix", commit, files
 
 
-def measure(what: str, out: Path) -> None:
+def measure(what: str, out: Path, before: Path | None) -> None:
     """Runs the trials that have no row yet, and prints how many of each kind were found."""
-    tree, file = (out / "tree").resolve(), out / f"{what}.jsonl"
+    tree, file = (out / f"tree_{what}").resolve(), out / f"{what}.jsonl"
+    file.touch()
     if not tree.exists():
         subprocess.run(["git", "worktree", "add", "--detach", str(tree)], check=True)
-    done = file.read_text().splitlines() if file.exists() else []
-    for number, trial in enumerate(islice(trials(what, out, tree), COUNTS[what])):
+    done = [json.loads(row) for row in file.read_text().splitlines()]
+    earlier = [json.loads(row) for row in (before / file.name).read_text().splitlines()] if before else []
+    by_line, extent = tests_by_line(out)
+    for number, (kind, where, files) in enumerate(islice(trials(what, tree), COUNTS[what])):
         if number >= len(done):
-            tests = trial.pop("tests")[:TESTS]
-            row = {**trial, "found": bool(tests) and fails(tree, tests, SECONDS[what]), "tests": len(tests)}
-            done.append(json.dumps(row))
+            changed = [(by_line.get(path, {}), line) for path, line in changed_lines(tree)]
+            running = {test for tests, line in changed for test in tests.get(line, ())}
+            running = running or {test for tests, _ in changed for line in tests for test in tests[line]}
+            first = earlier[number]["found_by"] if earlier else ""
+            order = {t: (t != first, t.partition("::")[0] not in files, extent[t], t) for t in running}
+            tests = sorted(running, key=order.__getitem__)[:TESTS]
+            found_by = first_failure(tree, tests, SECONDS[what]) if tests else ""
+            done.append({"kind": kind, "where": where, "found_by": found_by, "tests": len(tests)})
             with file.open("a") as opened:
-                opened.write(done[-1] + "\n")
+                opened.write(json.dumps(done[-1]) + "\n")
             print(done[-1], flush=True)
         subprocess.run(["git", "checkout", "-q", "."], cwd=tree, check=True)
-    rows = [json.loads(line) for line in done]
-    for kind in (*sorted({row["kind"] for row in rows}), "all"):
-        found = [row["found"] for row in rows if kind in (row["kind"], "all")]
+    finders = [row["found_by"] for row in done if row["found_by"] not in ("", "import")]
+    assert not (failed := first_failure(tree, finders, 3600)), f"{failed} fails without a change"
+    for kind in (*sorted({row["kind"] for row in done}), "all"):
+        found = [bool(row["found_by"]) for row in done if kind in (row["kind"], "all")]
         print(f"| {kind} | {len(found)} | {sum(found) / len(found):.0%} |")
 
 
@@ -185,12 +190,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["coverage", "mutants", "fixes"])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--before", type=Path, metavar="DIR", help="an earlier --out")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.what == "coverage":
-        measure_coverage(args.out)
-    else:
-        measure(args.what, args.out)
+    measure_coverage(args.out) if args.what == "coverage" else measure(args.what, args.out, args.before)
 
 
 if __name__ == "__main__":
