@@ -2,7 +2,7 @@
 
     python -m tools.test_strength coverage --out DIR    runs both sets, and prints the coverage by room
     python -m tools.test_strength mutants --out DIR     120 mutants of the library, each against 30 tests
-    python -m tools.test_strength fixes --out DIR       40 commits with tests, each undone, against 30 tests
+    python -m tools.test_strength fixes --out DIR       40 commits that can be undone, against 30 tests
 
 Changes are drawn from a fixed seed, whatever the tests are, and made in a worktree of HEAD in DIR; a row for each is
 appended to a file in DIR, and an interrupted run goes on. A change is tried with the tests that run its lines: those of
@@ -24,10 +24,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-SEED, TESTS = 0, 30
+SEED, TESTS, LARGEST_FIX = 0, 30, 40  # tests per change; changed lines of the library
 COUNTS, SECONDS = {"mutants": 120, "fixes": 40}, {"mutants": 60, "fixes": 300}
 SOURCES = ("densevit", "plugins")
-LARGEST_FIX = 40  # changed lines of the library
 PAIRS = ((ast.Lt, ast.GtE), (ast.Gt, ast.LtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn))
 NEGATED: dict[type[ast.cmpop], Any] = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 
@@ -65,7 +64,7 @@ def tests_by_line(out: Path) -> tuple[dict[str, dict[int, set[str]]], Counter[st
     return found, Counter(test for lines in found.values() for tests in lines.values() for test in tests)
 
 
-def mutations(tree: ast.AST) -> Iterator[tuple[str, ast.AST, ast.AST]]:
+def mutations(tree: ast.AST) -> Iterator[tuple[str, Any, ast.AST]]:
     """Yields the kind of each mutation of a module, the node and its replacement; none inside of f-strings."""
     formatted = {part for text in ast.walk(tree) if isinstance(text, ast.JoinedStr) for part in ast.walk(text)}
     for node in (node for node in ast.walk(tree) if node not in formatted):
@@ -74,7 +73,7 @@ def mutations(tree: ast.AST) -> Iterator[tuple[str, ast.AST, ast.AST]]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             yield "constant", node, ast.Constant(not node.value if isinstance(node.value, bool) else node.value + 1)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            yield "call", node, ast.Pass()
+            yield "call", node, ast.Constant(None)
         elif isinstance(node, ast.If | ast.IfExp):
             yield "branch", node.test, ast.UnaryOp(ast.Not(), node.test)
         if isinstance(node, ast.Call) and node.keywords:
@@ -89,8 +88,7 @@ def mutated(source: str, node: Any, replacement: ast.AST) -> str:
     lines = code.splitlines(keepends=True)
     start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
     end = sum(map(len, lines[: node.end_lineno - 1])) + node.end_col_offset
-    text = ast.unparse(ast.fix_missing_locations(replacement))
-    text = text if isinstance(replacement, ast.Pass | ast.Constant) else f"({text})"
+    text = f"({ast.unparse(ast.fix_missing_locations(replacement))})"
     return (code[:start] + text.encode() + code[end:]).decode()
 
 
@@ -101,20 +99,16 @@ def mutants() -> Iterator[tuple[str, str, int, str]]:
     sizes = [sum(isinstance(node, ast.stmt) for node in ast.walk(tree)) for tree in trees.values()]
     while True:
         [path] = rng.choices(list(trees), sizes)
-        by_kind: dict[str, list[tuple[Any, ast.AST]]] = defaultdict(list)
-        for kind, node, replacement in mutations(trees[path]):
-            by_kind[kind].append((node, replacement))
-        if by_kind:
-            kind = rng.choice(sorted(by_kind))
-            node, replacement = rng.choice(by_kind[kind])
+        if places := list(mutations(trees[path])):
+            kind = rng.choice(sorted({kind for kind, *_ in places}))
+            _, node, replacement = rng.choice([place for place in places if place[0] == kind])
             yield kind, path, node.lineno, mutated(Path(path).read_text(), node, replacement)
 
 
 def first_failure(tree: Path, tests: list[str], seconds: int) -> str:
     """The test that fails first on a tree within the time limit; empty if none does."""
-    paths = os.pathsep.join(map(str, (tree, tree / "plugins")))
     command = [sys.executable, "-m", "pytest", "-qx", "-n0", "--dist=no", "-pno:cacheprovider", "-m", "", *tests]
-    environment = {**os.environ, "PYTHONPATH": paths}
+    environment = {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'plugins'}"}
     try:
         run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -123,24 +117,29 @@ def first_failure(tree: Path, tests: list[str], seconds: int) -> str:
     return (failed or ["import"])[0] if run.returncode in (1, 2) else ""  # or a module cannot be imported
 
 
-def fixes() -> Iterator[tuple[str, str, set[str]]]:
-    """Yields commits in a drawn order that change few lines of the library and add tests: hash, patch, test files."""
+def fixes() -> Iterator[tuple[str, set[str]]]:
+    """Yields commits in a drawn order that change tests and few lines of the library: hash, test files."""
     commits = subprocess.check_output(["git", "log", "--no-merges", "--format=%h"], text=True).split()
     for commit in sorted(commits, key=lambda commit: random.Random(f"{SEED} {commit}").random()):
-        shown = ["git", "show", "--format=", commit, "--"]
-        patch = subprocess.check_output([*shown, *SOURCES], text=True)
-        added = subprocess.check_output([*shown, "tests"], text=True)
-        changed = sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in patch.splitlines() if line)
-        if "\n+def test_" in added and 0 < changed <= LARGEST_FIX:
-            yield commit, patch, set(re.findall(r"(?m)^\+\+\+ b/(tests/.*test_\w+\.py)$", added))
+        numbers = subprocess.check_output(["git", "show", "--numstat", "--format=", commit], text=True)
+        lines = {path: int(a) + int(d) for a, d, path in re.findall(r"(?m)^(\d+)\t(\d+)\t(.+\.py)$", numbers)}
+        tests = {path for path in lines if Path(path).match("tests/**/test_*.py")}
+        if tests and 0 < sum(lines[path] for path in lines if path.startswith(SOURCES)) <= LARGEST_FIX:
+            yield commit, tests
 
 
 def changed_lines(tree: Path) -> Iterator[tuple[str, int]]:
     """Yields the file and number of each line of HEAD that differs in the tree, or stands before added lines."""
-    diff = subprocess.check_output(["git", "diff", "-U0", "--no-renames"], cwd=tree, text=True)
+    diff = subprocess.check_output(["git", "diff", "HEAD", "-U0", "--no-renames", "--", *SOURCES], cwd=tree, text=True)
     for file in diff.split("diff --git a/")[1:]:
         for start, count in re.findall(r"(?m)^@@ -(\d+)(?:,(\d+))? ", file):
             yield from ((file.partition(" ")[0], int(start) + line) for line in range(int(count or 1) or 1))
+
+
+def code(file: Path) -> str:
+    """The syntax tree of a module without its docstrings."""
+    tree = ast.dump(ast.parse(file.read_text())) if file.exists() else ""
+    return re.sub(r"Expr\(value=Constant\(value=(['\"]).*?\1\)\)", "", tree)
 
 
 def trials(what: str, tree: Path) -> Iterator[tuple[str, str, set[str]]]:
@@ -149,11 +148,17 @@ def trials(what: str, tree: Path) -> Iterator[tuple[str, str, set[str]]]:
         for kind, path, line, source in mutants():
             (tree / path).write_text(source)
             yield kind, f"{path}:{line}", set()
-        return
-    for commit, patch, files in fixes():
-        undone = subprocess.run(["git", "apply", "-R", "-"], cwd=tree, input=patch, text=True, capture_output=True)
-        if undone.returncode == 0:  # later commits have not changed these lines
+            subprocess.run(["git", "checkout", "-q", path], cwd=tree, check=True)
+    for commit, files in fixes():
+        subprocess.run(["git", "revert", "--no-commit", commit], cwd=tree, capture_output=True)
+        unmerged = subprocess.check_output(["git", "diff", "--name-only", "--diff-filter=U", "--", *SOURCES], cwd=tree)
+        subprocess.run(["git", "checkout", "-q", "HEAD", ".", *(f":!{room}" for room in SOURCES)], cwd=tree)
+        changed = {path for path, _ in changed_lines(tree) if path.endswith(".py")}
+        if not unmerged and any(
+            code(tree / path) != code(Path(path)) for path in changed
+        ):  # as it was, and no docstring
             yield "fix", commit, files
+        subprocess.run(["git", "reset", "-q", "--hard"], cwd=tree, check=True)
 
 
 def measure(what: str, out: Path, before: Path | None) -> None:
@@ -178,7 +183,6 @@ def measure(what: str, out: Path, before: Path | None) -> None:
             with file.open("a") as opened:
                 opened.write(json.dumps(done[-1]) + "\n")
             print(done[-1], flush=True)
-        subprocess.run(["git", "checkout", "-q", "."], cwd=tree, check=True)
     finders = [row["found_by"] for row in done if row["found_by"] not in ("", "import")]
     assert not (failed := first_failure(tree, finders, 3600)), f"{failed} fails without a change"
     for kind in (*sorted({row["kind"] for row in done}), "all"):
@@ -186,7 +190,7 @@ def measure(what: str, out: Path, before: Path | None) -> None:
         print(f"| {kind} | {len(found)} | {sum(found) / len(found):.0%} |")
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["coverage", "mutants", "fixes"])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -194,7 +198,3 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     measure_coverage(args.out) if args.what == "coverage" else measure(args.what, args.out, args.before)
-
-
-if __name__ == "__main__":
-    main()
