@@ -1,7 +1,6 @@
 """Data in COCO's panoptic format: targets of hand-made segments, layouts, and invalid files, found at startup."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from pycocotools import mask as rle
 
 from densevit.data.datasets import coco_panoptic
-from densevit.data.datasets.coco_panoptic import PRESETS, CocoPanoptic, Preset
+from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
-from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.crop import Crop
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DataError
-from densevit.registry import options
 
 # ids of 3 x 4 pixels: two dogs, a crowd of dogs, sky, and void. 70000 = 112 + 17 * 256 + 1 * 65536
 IDS = np.array([[7, 7, 300, 300], [7, 0, 70000, 70000], [9, 9, 70000, 0]])
@@ -81,17 +76,14 @@ def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json
     assert targets["panoptic"].dtype == torch.int32
     assert targets["panoptic"].tolist() == [[1001, 1001, 1002, 1002], [1001, -1, 2000, 2000], [1000, 1000, 2000, -1]]
     assert targets["panoptic_crowds"] == [1000]
-    assert targets["image_id"] == 42 and found.sizes().tolist() == [[3, 4]] and found.object_counts().tolist() == [3]
-    assert found.provides == ("panoptic", "panoptic_crowds", "boxes", "labels")
-
-
-def test_things_and_stuff_are_classes_of_panoptic_and_things_of_detection(write: Write) -> None:
-    classes = dataset(write()).classes
+    classes = found.classes
     assert [(c.name, c.file_id, c.thing) for c in classes["panoptic"]] == [
         ("wall", 1, False), ("dog", 5, True), ("sky", 187, False), ("cat", 200, True),
     ]  # fmt: skip
     assert [c.name for c in classes["detection"]] == ["dog", "cat"]
     assert classes["panoptic"][1].color == (1, 2, 3) and classes["segmentation"] == classes["panoptic"]
+    assert targets["image_id"] == 42 and found.sizes().tolist() == [[3, 4]] and found.object_counts().tolist() == [3]
+    assert found.provides == ("panoptic", "panoptic_crowds", "boxes", "labels")
 
 
 def test_boxes_masks_and_label_map_follow_from_the_segments(write: Write) -> None:
@@ -122,15 +114,6 @@ def test_second_start_does_not_read_the_segments_again(write: Write, monkeypatch
     save_segments(root / "annotations/panoptic_train2017/a.png", np.where(IDS == 7, 8, IDS))
     with pytest.raises(DataError, match="segment ids that"):
         dataset(root)
-
-
-def test_crops_keep_ids_and_crowds(write: Write) -> None:
-    sample = dataset(write(ids=IDS.repeat(16, 0).repeat(16, 1), size=(64, 48)))[0]
-    for seed in range(8):
-        targets = Augmentation(Crop(32, scales=(1.0, 1.0)))(sample, np.random.default_rng(seed))["targets"]
-        assert targets["panoptic"].shape == (32, 32) and targets["panoptic_crowds"] == [1000]
-        assert len(set(targets["panoptic"].unique().tolist()) - {-1}) > 1  # of several classes
-        assert set(targets["panoptic"].unique().tolist()) <= {-1, 1000, 1001, 1002, 2000}
 
 
 def test_truth_in_validation_stays_run_length_coded(write: Write) -> None:
@@ -208,13 +191,6 @@ def test_ade20k_may_list_stuff_that_things_hide(tmp_path: Path, write: Write) ->
     assert found[0]["targets"]["panoptic"][0].tolist() == [1001, 1001, 1002, 1002]
 
 
-def test_presets_are_yaml_files_of_options() -> None:
-    files = sorted(PRESETS.glob("*.yaml"))
-    assert {file.stem for file in files} == set(Preset.__args__)  # type: ignore[attr-defined]
-    for file in files:
-        options.check(CocoPanoptic, ("split",), "coco_panoptic", yaml.safe_load(file.read_text()), "data")
-
-
 # ---- invalid files ----
 
 
@@ -225,21 +201,9 @@ def with_segments(*segments: dict[str, Any]) -> dict[str, Any]:
 def test_ids_that_the_json_lacks_are_named_with_their_pixels(write: Write) -> None:
     ids = IDS.copy()
     ids[2, 2:] = 70001, 12
-    expected = (
-        r"panoptic_train2017/a\.png has segment ids that .*panoptic_train2017\.json does not list for image 42: "
-        r"12 in 1 pixel, 300 in 2 pixels, 70001 in 1 pixel\."
-    )
-    with pytest.raises(DataError, match=expected) as error:
+    facts = r"panoptic_train2017/a\.png .*image 42: 12 in 1 pixel, 300 in 2 pixels, 70001 in 1 pixel\."
+    with pytest.raises(DataError, match=facts):
         dataset(write(with_segments(*SEGMENTS[:3]), ids))
-    assert "\n" not in str(error.value)
-
-
-def test_segments_without_a_pixel_are_named(write: Write) -> None:
-    lone = {"id": 8, "category_id": 200, "iscrowd": 0, "area": 31}
-    with pytest.raises(
-        DataError, match=r"a\.png has 0 pixels of segments that .* lists for image 42: 8 \(cat, 31 pixels"
-    ):
-        dataset(write(with_segments(*SEGMENTS, lone)))
 
 
 def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
@@ -250,19 +214,13 @@ def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            with_segments(SEGMENTS[0] | {"category_id": 6}),
-            "image 42: segment 9 has the category_id 6, which is missing from `categories`. Known: 1, 5, 187, 200",
-        ),
-        (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0; expected 1 to 16777215"),
-        (
-            with_segments(SEGMENTS[0], SEGMENTS[0]),
-            "image 42 has 2 segments of id 9, which overlap; expected each id once in its `segments_info`. Fix: give",
-        ),
-        (with_segments(SEGMENTS[0] | {"iscrowd": 2}), "iscrowd 2; expected 0 or 1"),
-        (document(categories=[{"id": 5, "name": "dog"}]), "category 5 (dog) has isthing null; expected 1 for things"),
-        (document(annotations=[]), "image a.jpg has no annotations; expected one"),
-        (document(annotations=document()["annotations"] * 2), "image a.jpg has 2 annotations; expected one"),
+        (with_segments(SEGMENTS[0] | {"category_id": 6}), r"image 42: segment 9 .*category_id 6.* 1, 5, 187, 200"),
+        (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0"),
+        (with_segments(SEGMENTS[0], SEGMENTS[0]), "image 42 has 2 segments of id 9"),
+        (with_segments(SEGMENTS[0] | {"iscrowd": 2}), "iscrowd 2"),
+        (document(categories=[{"id": 5, "name": "dog"}]), r"category 5 \(dog\) has isthing null"),
+        (document(annotations=[]), "image a.jpg has no annotations"),
+        (document(annotations=document()["annotations"] * 2), "image a.jpg has 2 annotations"),
         (document(annotations=[{"image_id": 42, "file_name": "a.png"}]), "image 42 has the segments_info null"),
         (document(annotations=[{"image_id": 41, "file_name": "a.png"}]), "image_id 41, and no image has that id"),
         (
@@ -273,14 +231,14 @@ def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
 )
 def test_invalid_json_is_named(content: dict[str, Any], message: str, write: Write) -> None:
     root = write(content)
-    with pytest.raises(DataError, match=re.escape(message)):
+    with pytest.raises(DataError, match=message):
         dataset(root)
 
 
 def test_missing_files_name_the_option(write: Write) -> None:
     root = write()
     for option in ("annotations", "segments", "images"):
-        with pytest.raises(DataError, match=rf"There is no .*nowhere\. Name it with data\.{option}"):
+        with pytest.raises(DataError, match=rf"nowhere\. .*data\.{option}"):
             dataset(root, **{option: "nowhere"})
 
 
