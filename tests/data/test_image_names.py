@@ -29,7 +29,4 @@ class Named(Dataset):
 
 def test_names_are_those_of_files_or_else_ids():
     assert image_names(Named(), {139: 1, 7: 0, "a/b": 2}) == {139: "town/1.jpg", 7: "7", "a/b": "town/2.jpg"}
-
-
-def test_drawings_are_named_without_folders_and_suffix():
     assert [drawing_name(name) for name in ("town/1.JPG", "v1.2/a.b", "c.tiff")] == ["town-1", "v1.2-a.b", "c"]

@@ -41,13 +41,6 @@ def list_of_label_maps(root: Path, write: Callable[[str, str], Path]) -> object:
     return len(LabelMaps("train", root=str(root), classes=["x", "y"], **where))
 
 
-def list_of_depth_maps(root: Path, write: Callable[[str, str], Path]) -> object:
-    pairs(root, np.uint16)
-    write("list.txt", "images/a.png labels/a.png 518.8\nimages/b.png labels/b.png 518.8\n")
-    where = {"images": "images", "labels": "labels", "list_file": "list.txt"}
-    return len(DepthMaps("train", root=str(root), scale=1.0, **where))
-
-
 def timestamps(root: Path, write: Callable[[str, str], Path]) -> object:
     pairs(root, np.uint16)
     write("rgb.txt", "1.0 images/a.png\n2.0 images/b.png\n")
@@ -55,35 +48,27 @@ def timestamps(root: Path, write: Callable[[str, str], Path]) -> object:
     return len(DepthMaps("train", root=str(root), scale=1.0, images="rgb.txt", labels="depth.txt"))
 
 
-def labelmap(root: Path, write: Callable[[str, str], Path]) -> object:
-    return [one["name"] for one in read_labelmap(write("labelmap.txt", "road:1,2,3::\ntree:4,5,6::\n"))]
+def small_files(root: Path, write: Callable[[str, str], Path]) -> object:
+    from densevit.training.run.evaluation_folder import read_mapping
+
+    labelmap = read_labelmap(write("labelmap.txt", "road:1,2,3::\ntree:4,5,6::\n"))
+    calibration = Calibration.read(write("calib.txt", "cam0=[1000 0 5; 0 1000 5; 0 0 1]\ndoffs=2\nbaseline=100\n"))
+    mapping = read_mapping([str(write("names.yaml", "person: pedestrian\ncar:\n"))])
+    return [one["name"] for one in labelmap], calibration, mapping
 
 
-def calibration(root: Path, write: Callable[[str, str], Path]) -> object:
-    return Calibration.read(write("calib.txt", "cam0=[1000 0 5; 0 1000 5; 0 0 1]\ndoffs=2\nbaseline=100\n"))
-
-
-def index_of_shards(root: Path, write: Callable[[str, str], Path]) -> object:
+def index(root: Path, write: Callable[[str, str], Path]) -> object:
     write("index.json", json.dumps({"version": 1, "splits": {}}))
     with pytest.raises(DataError) as caught:
         Shards("train", root=str(root))
     return str(caught.value).partition(" has ")[2]
 
 
-def class_mapping(root: Path, write: Callable[[str, str], Path]) -> object:
-    from densevit.training.run.evaluation_folder import read_mapping
-
-    return read_mapping([str(write("names.yaml", "person: pedestrian\ncar:\n"))])
-
-
 READERS = {
     list_of_label_maps: 2,
-    list_of_depth_maps: 2,
     timestamps: 2,
-    labelmap: ["road", "tree"],
-    calibration: Calibration(0.1, 1000.0, 2.0),
-    index_of_shards: "no split 'train', only . Fix: data.split=NAME.",
-    class_mapping: {"person": "pedestrian", "car": None},
+    index: "no split 'train', only . Fix: data.split=NAME.",
+    small_files: (["road", "tree"], Calibration(0.1, 1000.0, 2.0), {"person": "pedestrian", "car": None}),
 }
 
 
@@ -99,13 +84,10 @@ def test_marks_and_carriage_returns_are_not_content(
     assert reader(tmp_path, write) == READERS[reader]
 
 
-def test_a_list_on_stdin_may_have_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_on_stdin_and_a_table_may_have_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     monkeypatch.setattr("sys.stdin", io.StringIO(f"\ufeff{tmp_path}/a.png\n"))
     assert [image.path for image in find_images(["-"])] == [tmp_path / "a.png"]
-
-
-def test_a_table_that_a_spreadsheet_saved_has_its_columns(tmp_path: Path) -> None:
     file = tmp_path / "images-head.csv"
     file.write_bytes(UTF_8 + b"image,score\r\na.png,0.5\r\n")
     assert tables_file.read(file) == [["image", "score"], ["a.png", "0.5"]]

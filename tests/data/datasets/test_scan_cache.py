@@ -62,13 +62,10 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
-@pytest.mark.parametrize("masks", [False, True])
-def test_second_start_has_the_same_samples_without_a_scan(
-    root: Path, monkeypatch: pytest.MonkeyPatch, masks: bool
-) -> None:
-    first = Coco("train", str(root), masks=masks)
+def test_second_start_has_the_same_samples_without_a_scan(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Coco("train", str(root), masks=True)
     forbid(monkeypatch)
-    second = Coco("train", str(root), masks=masks)
+    second = Coco("train", str(root), masks=True)
     assert second.classes == first.classes and second.provides == first.provides and second.folder == first.folder
     for index in range(4):
         one, other = first[index], second[index]
@@ -81,7 +78,12 @@ def test_second_start_has_the_same_samples_without_a_scan(
             assert value == same if key == "image_id" else torch.equal(value, same)
     warn_once.cache_clear()
     with pytest.warns(UserWarning, match=r"boxes without area inside .*: 1 of 3 \(annotation 3\)"):
-        Coco("train", str(root), masks=masks)
+        Coco("train", str(root), masks=True)
+    monkeypatch.setenv("DENSEVIT_CACHE", "off")
+    monkeypatch.chdir(root)
+    with pytest.raises(AssertionError, match="scanned again"):
+        Coco("train", str(root))
+    assert not (root / "off").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
@@ -102,7 +104,7 @@ def test_changed_files_are_scanned_again(root: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
-@pytest.mark.parametrize("seconds", [-86_400, 0, 2**33], ids=["before 1970", "1970", "in 2242"])
+@pytest.mark.parametrize("seconds", [-86_400, 2**33], ids=["before 1970", "in 2242"])
 def test_files_of_a_wrong_clock_are_scanned_once(root: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
     """Times are compared for equality only, so that those in the future do not matter, nor those that go back."""
     file = root / "train.json"
@@ -118,11 +120,11 @@ def test_files_of_a_wrong_clock_are_scanned_once(root: Path, monkeypatch: pytest
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", None])
-def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+@pytest.mark.parametrize("size", [0, 2000])
+def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     Coco("train", str(root))
     [entry] = entries(root)
-    entry.write_bytes(entry.read_bytes()[:2000] if content is None else content)
+    entry.write_bytes(entry.read_bytes()[:size])
     with pytest.warns(UserWarning, match=r"the cached scan cannot be read .* and is repeated"):
         Coco("train", str(root))
     forbid(monkeypatch)
@@ -142,17 +144,6 @@ def test_a_cache_that_cannot_be_written_is_a_warning(root: Path, monkeypatch: py
     monkeypatch.setenv("DENSEVIT_CACHE", str(root / "file" / "cache"))
     with pytest.warns(UserWarning, match=r"cannot be cached in .*file/cache \((Not a directory|No such file)"):
         assert len(Coco("train", str(root))) == 4
-
-
-@pytest.mark.filterwarnings("ignore:.*without area inside")
-def test_the_cache_is_turned_off(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Coco("train", str(root))
-    monkeypatch.setenv("DENSEVIT_CACHE", "off")
-    monkeypatch.chdir(root)
-    forbid(monkeypatch)
-    with pytest.raises(AssertionError, match="scanned again"):
-        Coco("train", str(root))
-    assert not (root / "off").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*will be left out", "ignore:.*without area inside")

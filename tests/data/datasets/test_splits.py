@@ -154,18 +154,15 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
         "folders": Layout(class_folders("train", "valid", "test"), (*BOTH, "test")),
         "no val": Layout(class_folders("train")),
         "flat": Layout(class_folders(".")),
-        "named": Layout(lambda root: {**class_folders("photos")(root), "images": "photos"}),
     },
     "label_maps": {
         "folders": Layout(label_maps("train", "validation", "test"), (*BOTH, "test")),
         "no val": Layout(label_maps("train")),
         "flat": Layout(label_maps(".")),
         "named": Layout(label_maps("a", images="images/a", labels="labels/a")),
-        "preset": Layout(label_maps("train", "val", preset="camvid", classes=None)),
     },
     "depth": {
         "folders": Layout(depth_maps("training", "val", "test"), (*BOTH, "test")),
-        "named": Layout(depth_maps("a", images="images/a", labels="labels/a")),
         "by split": Layout(
             depth_maps("a", "b", **{k: {"train": f"{k}/a", "val": f"{k}/b"} for k in ("images", "labels")})
         ),
@@ -220,7 +217,6 @@ def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(
         (["images/{split}", "labels/{split}"], ["images/training/a", "images/test/a", "labels/training/b"], ["train"]),
         (["{split}.json"], ["val.json", "train.json", "b.json", "x.txt"], ["train", "val", "b"]),
         (["{split}/*/im.png"], ["b/1/im.png", "a/1/other.png"], ["b"]),
-        (["{split}/{split}_x.png"], ["a/a_x.png", "b/a_x.png"], ["a"]),
         (["images"], ["images/a"], ["train", "val"]),
         (["images/{split}"], ["images/readme", "images/val/a"], ["val"]),
     ],
@@ -230,9 +226,7 @@ def test_names_of_splits_on_disk(patterns: list[str], files: list[str], expected
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     assert split_names(tmp_path, patterns) == expected
-
-
-def test_given_names_of_splits(tmp_path: Path) -> None:
-    for folder in ("one", "two", "other"):
-        (tmp_path / folder).mkdir()
-    assert split_names(tmp_path, ["{split}"], {"train": "one", "val": "two"}) == ["train", "val", "other"]
+    for folder in ("given/one", "given/two", "given/other"):
+        (tmp_path / folder).mkdir(parents=True)
+    given = split_names(tmp_path / "given", ["{split}"], {"train": "one", "val": "two"})
+    assert given == ["train", "val", "other"]
