@@ -92,14 +92,12 @@ def test_small_image_is_padded_and_padding_is_ignored() -> None:
     assert torch.equal(label_maps(batch["targets"], torch.device("cpu")) == IGNORE, expected[:, :, :90])
 
 
-@pytest.mark.parametrize("upright", [False, True])
-def test_labels_are_aligned_to_half_a_pixel(upright: bool) -> None:
+def test_labels_are_aligned_to_half_a_pixel() -> None:
     """Bands of black and white: grey crosses the middle where the label changes."""
     rng = np.random.default_rng(0)
     edges = np.cumsum(rng.integers(9, 25, 20))
     bands = np.searchsorted(edges, np.arange(211), side="right") % 2
-    semantic = np.repeat(bands[None].astype(np.uint8), 137, axis=0)
-    semantic = np.ascontiguousarray(semantic.T if upright else semantic)
+    semantic = np.repeat(bands[:, None].astype(np.uint8), 137, axis=1)
     sample = labelled(semantic, np.repeat(semantic[..., None] * np.uint8(255), 3, axis=2))
     train = Augmentation(without_colours(Crop((64, 81), 97)))
     checked = 0
@@ -111,24 +109,6 @@ def test_labels_are_aligned_to_half_a_pixel(upright: bool) -> None:
         assert torch.equal((shown > 127.5)[clear], result["targets"]["semantic"][clear] == 1)
         checked += int((clear & (shown > 0) & (shown < 255)).sum())
     assert checked > 1000
-
-
-def test_all_labels_are_aligned_with_their_colours() -> None:
-    rng = np.random.default_rng(1)
-    semantic = cv2.resize(rng.integers(0, 6, (7, 11)).astype(np.uint8), (203, 117), interpolation=cv2.INTER_NEAREST)
-    semantic[40:60, 90:130] = IGNORE
-    colors = rng.integers(0, 256, (256, 3)).astype(np.uint8)
-    sample = labelled(semantic, colors[semantic])
-    train = Augmentation(without_colours(Crop((64, 80))))
-    for seed in range(20):
-        result = train(sample, np.random.default_rng(seed))
-        found = result["targets"]["semantic"].numpy()
-        height, width = found.shape
-        inner = cv2.dilate(found, np.ones((5, 5), np.uint8)) == cv2.erode(found, np.ones((5, 5), np.uint8))
-        shown = result["image"].permute(1, 2, 0).numpy()[:height, :width]
-        assert inner.mean() > 0.3
-        assert np.abs(shown[inner].astype(int) - colors[found[inner]]).max() <= 1
-        assert set(np.unique(found)) <= set(np.unique(semantic))
 
 
 # ---- no class above three quarters ----
@@ -193,8 +173,7 @@ def test_crops_are_retried_at_most_ten_times(
     assert frame.size == (min(60, height), 50)
 
 
-@pytest.mark.parametrize("value", [0, IGNORE])
-@pytest.mark.parametrize("size", [(1, 1), (37, 91), (301, 17)])
+@pytest.mark.parametrize(("size", "value"), [((1, 1), 0), ((301, 17), IGNORE)])
 def test_images_of_one_class_or_none_are_accepted(size: tuple[int, int], value: int) -> None:
     train = train_of(image_size=(32, 48), short_side=40)
     for seed in range(5):
@@ -240,25 +219,7 @@ def test_hue_and_saturation_ranges() -> None:
     assert spread.min() < 60 and spread.max() > 190  # 140 of saturation x contrast, of a half to three halves each
 
 
-def test_other_transforms_preserve_hue_and_saturation() -> None:
-    for keys in ({"image_size": 8}, {"transforms": "detr", "image_size": (8, 8)}):
-        train = build_transforms(DataSection(name="scenes", **keys))[0]
-        sample = labelled(np.zeros((8, 8), np.uint8), np.full((8, 8, 3), (90, 90, 90), np.uint8))
-        shown = {tuple(train(sample, np.random.default_rng(seed))["image"][:, 0, 0].tolist()) for seed in range(20)}
-        assert all(r == g == b for r, g, b in shown)
-        assert (len(shown) == 1) == (keys.get("transforms") == "detr")
-
-
 # ---- evaluation and config ----
-
-
-def test_evaluation_uses_whole_images_without_a_canvas() -> None:
-    section = DataSection(name="label_maps", transforms={"name": "crop", "short_side": 48}, image_size=64)
-    evaluation = build_transforms(section)[1]
-    assert evaluation.canvas is None
-    result = evaluation(labelled(np.zeros((60, 100), np.uint8)))
-    assert result["image"].shape == (3, 48, 80) and result["targets"]["size"] == (48, 80)
-    assert result["targets"]["semantic"].shape == (48, 80)
 
 
 def written(**keys: Any) -> dict[str, Any]:
@@ -273,46 +234,20 @@ def written(**keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"short_side": 512}, r"data\.short_side is not an option of 'label_maps'"),
         ({"transforms": {"short_side": 512}}, r"data\.transforms\.name is missing"),
-        ({"transforms": {"name": "detr", "scales": [1, 2]}}, r"data\.transforms\.scales is not an option of 'detr'"),
-        (
-            {"transforms": {"name": "crop", "scalse": [1, 2]}},
-            r"data\.transforms\.scalse is not an option of 'crop'\. Did you mean 'scales'\? Options: short_side,",
-        ),
-        (
-            {"transforms": {"name": "crop", "scales": [2, 0.5]}},
-            r"data\.transforms\.scales should be two numbers above 0, the smallest and the largest, .* not \[2, 0\.5\]",
-        ),
-        ({"transforms": {"name": "crop", "scales": [0, 1]}}, r"data\.transforms\.scales should be two numbers above 0"),
-        (
-            {"transforms": {"name": "crop", "scales": [1, float("inf")]}},
-            r"data\.transforms\.scales\.1 should be a finite number, not inf",
-        ),
+        ({"transforms": {"name": "crop", "scalse": [1, 2]}}, r"data\.transforms\.scalse .*'crop'.*'scales'"),
+        ({"transforms": {"name": "crop", "scales": [2, 0.5]}}, r"data\.transforms\.scales .*\[2, 0\.5\]"),
         (
             {"transforms": {"name": "crop", "scales": 2}},
-            r"scales should be two numbers .*, as in \[0\.5, 2\.0\], not 2",
+            r"scales .*\[0\.5, 2\.0\], not 2",
         ),
         ({"transforms": {"name": "crop", "short_side": 0}}, r"data\.transforms\.short_side should be"),
-        (
-            {"transforms": "crops"},
-            r"data\.transforms\.name: There is no set of transforms 'crops'\. Did you mean 'crop'\?",
-        ),
-        (
-            {"transforms": {"scales": [1, 2], "name": None}},
-            r"data\.transforms\.name should be a valid string, not null",
-        ),
-        ({"transforms": 3}, r"data\.transforms should be a section of keys, not 3"),
+        ({"transforms": "crop", "image_size": None}, r"data\.image_size is missing: .*'crop'"),
     ],
 )
 def test_invalid_key_error_names_key_and_fix(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        config.check_plugins(config.from_mapping(written(image_size=64, **keys)))
-
-
-def test_crops_without_a_size_raise() -> None:
-    with pytest.raises(ConfigError, match=r"data\.image_size is missing: the transforms 'crop' need the crop's side"):
-        Crop(None)
+        config.check_plugins(config.from_mapping(written(**{"image_size": 64, **keys})))
 
 
 def test_overrides_name_transforms_and_change_their_options() -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from densevit import config
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
@@ -64,25 +63,14 @@ def test_recoloring_that_changes_type_or_shape_is_an_error(step, arguments, foun
         Augmentation(quarter)(sample, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize(
-    ("transforms", "message"),
-    [
-        ({"name": NAME, "corners": "top"}, r"data\.transforms\.corners is not an option of .* Did you mean 'corner'"),
-        ({"name": "collections:OrderedDict"}, r"the class OrderedDict, which is not a densevit\.Transforms"),
-        ("no_such_module:Crop", r"data\.transforms\.name: .*no module 'no_such_module'"),
-    ],
-)
-def test_invalid_transforms_error_names_the_key(transforms, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    loaded = config.load("detr_swin")
-    section = DataSection(name="scenes", image_size=96, transforms=transforms)
-    with pytest.raises(ConfigError, match=message):
-        config.check_plugins(loaded.model_copy(update={"data": section}))
-
-
 def test_window_outside_of_the_image_is_an_error():
     quarter = Quarter(32)
     quarter.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))  # type: ignore[method-assign]
     sample = {"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "targets": {"image_id": 1}}
     with pytest.raises(ConfigError, match=r"the window \(40, 10, 60, 30\) is outside of an image of 40 x 60"):
         Augmentation(quarter)(sample, np.random.default_rng(0))
+
+
+def test_a_class_that_is_no_transforms_is_an_error():
+    with pytest.raises(ConfigError, match=r"the class OrderedDict, which is not a densevit\.Transforms"):
+        build_transforms(DataSection(name="scenes", transforms={"name": "collections:OrderedDict"}))

@@ -152,14 +152,10 @@ def test_built_in_colours_move_no_pixels(recoloring: str) -> None:
 
 
 COLOURS = (
-    *("Equalize", "Posterize", "Solarize", "InvertImg", "AutoContrast", "CLAHE", "ToGray", "ColorJitter", "RGBShift"),
-    *("GaussianBlur", "MotionBlur", "MedianBlur", "GaussNoise", "SaltAndPepper", "ImageCompression", "RandomGamma"),
-    *("CoarseDropout", "GridDropout", "PixelDropout", "Erasing", "Downscale", "RandomShadow"),
+    *("Equalize", "Solarize", "InvertImg", "CLAHE", "ToGray", "ColorJitter"),
+    *("MotionBlur", "GaussNoise", "ImageCompression", "CoarseDropout", "Downscale", "RandomShadow"),
 )
-GEOMETRY = (
-    *("HorizontalFlip", "VerticalFlip", "Transpose", "D4", "Rotate", "ShiftScaleRotate", "Perspective"),
-    *("GridDistortion", "RandomGridShuffle", "ThinPlateSpline"),
-)
+GEOMETRY = ("HorizontalFlip", "VerticalFlip", "D4", "Rotate", "Perspective", "RandomGridShuffle", "ThinPlateSpline")
 
 
 @pytest.mark.parametrize(("names", "moves"), [(COLOURS, False), (GEOMETRY, True)], ids=["colours", "geometry"])
@@ -170,17 +166,11 @@ def test_what_moves_pixels_is_as_albumentations_has_it(names: tuple[str, ...], m
     assert {name for name in names if moves_pixels(getattr(A, name)(p=1)) != moves} == set()
 
 
-@pytest.mark.parametrize("geometry", ["Translate", "Rotate", "Scale", "Shear"])
-def test_small_and_rare_movements_are_found(geometry: str) -> None:
+@pytest.mark.parametrize("options", [{"translate_percent": {"x": 0.05, "y": 0}}, {"rotate": (6, 6)}], ids=str)
+def test_small_and_rare_movements_are_found(options: dict[str, Any]) -> None:
     """By 5 % of the side, in a tenth of the images, beside a change of colour."""
     import albumentations as A
 
-    options: dict[str, Any] = {
-        "Translate": {"translate_percent": {"x": 0.05, "y": 0}},
-        "Rotate": {"rotate": (6, 6)},
-        "Scale": {"scale": (1.12, 1.12)},
-        "Shear": {"shear": {"x": 6, "y": 0}},
-    }[geometry]
     steps = [A.RandomBrightnessContrast(p=0.5), A.Affine(**options, p=0.1), A.GaussNoise(p=0.5)]
     assert moves_pixels(A.Sequential(steps, p=1))
 

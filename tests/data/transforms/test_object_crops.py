@@ -8,9 +8,7 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
-from densevit.data.transforms.augmentation import visible_shares
 from densevit.data.transforms.crop import window_around
-from densevit.errors import PluginError
 from densevit.interfaces import Sample
 
 CROP: dict[str, Any] = {"name": "crop", "scales": (1.0, 1.0)}
@@ -53,14 +51,6 @@ def test_the_share_of_object_crops_and_crops_without_objects() -> None:
     assert tuple(without[0]["image"].shape) == (3, 64, 64)
 
 
-def test_boxes_follow_the_pixels_of_an_object_crop() -> None:
-    sample = large([(100, 50, 130, 90)])
-    for crop in crops(sample, 20, object_crops=1.0):
-        [(left, top, right, bottom)] = crop["targets"]["boxes"].round().long().tolist()
-        white = (crop["image"] > 80).all(0)
-        assert white[top:bottom, left:right].all() and white.sum() == (bottom - top) * (right - left)
-
-
 @pytest.mark.parametrize(
     ("box", "window", "size", "tops", "lefts"),
     [
@@ -86,11 +76,6 @@ def test_places_of_a_window_around_a_box(
     assert (found >= 0).all() and (found[:, 2:] <= size).all()
 
 
-def test_visible_shares_of_boxes() -> None:
-    boxes = np.array([(0, 0, 10, 10), (-5, 0, 5, 10), (-5, -5, 5, 5), (8, 4, 12, 6), (20, 0, 30, 9)], np.float32)
-    assert visible_shares(boxes, (10, 10)).tolist() == [1, 0.5, 0.25, 0.5, 0]
-
-
 @pytest.mark.parametrize("least", [None, 0.25, 0.55, 1.0])
 def test_objects_with_a_smaller_visible_share_are_left_out(least: float | None) -> None:
     """An image as high as a crop, shown from some column on: the objects' rows tell them apart."""
@@ -101,19 +86,3 @@ def test_objects_with_a_smaller_visible_share_are_left_out(least: float | None) 
         visible = {n: float(white[20 * n : 20 * n + 10].sum()) / 10 / (boxes[n][2] - boxes[n][0]) for n in range(3)}
         expected = [n for n, share in visible.items() if share > 0 and share >= (least or 0) - 1e-6]
         assert crop["targets"]["labels"].tolist() == expected
-
-
-def test_other_transforms_have_no_such_options() -> None:
-    for key in ("object_crops", "min_visible"):
-        for name in ("detr", "lsj"):
-            with pytest.raises(PluginError, match=rf"data\.transforms\.{key} is not an option of '{name}'"):
-                build_transforms(DataSection(name="coco", transforms={"name": name, key: 0.5}))
-        with pytest.raises(PluginError, match=rf"data\.transforms\.{key} should be less than or equal to 1"):
-            build_transforms(DataSection(name="coco", image_size=64, transforms={**CROP, key: 1.5}))
-
-
-def test_evaluation_keeps_the_image_s_own_scale() -> None:
-    evaluation = build_transforms(DataSection(name="coco", image_size=64, transforms=CROP))[1]
-    assert evaluation.size_of(4000, 6000) == (4000, 6000)
-    sample = large([(300, 200, 310, 212)])
-    assert torch.equal(evaluation(sample)["image"], sample["image"])

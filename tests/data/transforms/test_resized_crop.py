@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from densevit.config import from_mapping
-from densevit.data.build import Data, build_transforms
+from densevit.data.build import build_transforms
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.phases import Phase
 from densevit.data.transforms.resized_crop import ResizedCrop, seeded
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import DensevitError
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.types import TargetTypes
 
@@ -41,21 +41,11 @@ def test_areas_and_ratios_are_those_of_torchvision() -> None:
     ours = windows[:, 2:] - windows[:, :2]
     torch.manual_seed(0)
     pixels = torch.zeros(3, height, width)
-    theirs = np.array(
-        [v2.RandomResizedCrop.get_params(pixels, (0.08, 1.0), (3 / 4, 4 / 3))[2:] for _ in range(count)]
-        if hasattr(v2.RandomResizedCrop, "get_params")
-        else [_params(pixels) for _ in range(count)]
-    )
+    drawn = [v2.RandomResizedCrop(8).make_params([pixels]) for _ in range(count)]
+    theirs = np.array([(params["height"], params["width"]) for params in drawn])
     for values in (lambda sides: sides.prod(1) / (height * width), lambda sides: np.log(sides[:, 1] / sides[:, 0])):
         a, b = values(ours), values(theirs)
         assert abs(a.mean() - b.mean()) < 5 * b.std() / math.sqrt(count) and abs(a.std() - b.std()) < 0.02
-
-
-def _params(pixels: torch.Tensor) -> tuple[int, int]:
-    from torchvision.transforms import v2
-
-    found = v2.RandomResizedCrop(8).make_params([pixels])
-    return found["height"], found["width"]
 
 
 def test_narrow_images_get_the_largest_allowed_crop() -> None:
@@ -76,14 +66,6 @@ def test_a_sample_depends_only_on_its_generator() -> None:
     assert torch.equal(first["image"], second["image"]) and not torch.equal(first["image"], other["image"])
     assert first["image"].shape == (3, 32, 32) and first["image"].dtype == torch.uint8
     assert int(first["targets"]["image_class"]) == 0
-
-
-def test_erased_pixels_have_the_mean_colour() -> None:
-    crop = ResizedCrop((64, 64), areas=(1.0, 1.0), random_erasing=1.0)
-    white: Sample = {"image": torch.full((3, 64, 64), 255, dtype=torch.uint8), "targets": {"image_id": 0}}
-    image = Augmentation(crop)(white, np.random.default_rng(0))["image"]
-    erased = (image == torch.tensor([124, 116, 104])[:, None, None]).all(0)
-    assert 0.01 < erased.float().mean() < 0.4 and (image[:, ~erased] == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -147,32 +129,11 @@ def test_both_alternate_by_batch_and_repeat_after_resuming() -> None:
     assert plain["targets"]["image_class"].ndim == 0  # type: ignore[call-overload,index]
 
 
-def test_labels_that_cannot_be_mixed() -> None:
-    config = from_mapping(
-        {
-            "backbone": {"name": "swin", "variant": "nano"},
-            "heads": {},
-            "data": {"name": "scenes", "image_size": 32, "mixup": 0.8},
-            "trainer": {"max_steps": 1},
-        },
-        "test",
-    )
-    with pytest.raises(ConfigError, match="the data set labels semantic, which cannot be mixed"):
-        Data(config.data, 0, 32).check_splits()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"transforms": {"name": "fixed", "rand_augment": 9}},
-            r"data\.transforms\.rand_augment is not an option of 'fixed'",
-        ),
         ({"transforms": "resized_crop"}, r"data\.image_size is missing: the transforms 'resized_crop' need"),
-        (
-            {"transforms": {"name": "resized_crop", "rand_augment": 31}, "image_size": 32},
-            r"data\.transforms\.rand_augment should be less than or equal to 30, not 31",
-        ),
+        ({"transforms": {"name": "resized_crop", "rand_augment": 31}, "image_size": 32}, r"rand_augment .*30, not 31"),
         ({"mixup": 0}, "mixup"),
     ],
 )
