@@ -35,12 +35,6 @@ def test_they_are_training_images_at_even_distances(monkeypatch: pytest.MonkeyPa
     assert all(torch.equal(one, data.train[i]["image"]) for one, i in zip(found, (0, 4, 8), strict=True))
 
 
-def test_a_small_data_set_is_used_whole():
-    data = scenes(2)
-    found = list(calibration_images(data))
-    assert all(torch.equal(one, data.train[i]["image"]) for one, i in zip(found, (0, 1), strict=True))
-
-
 class WithoutTraining(Data):
     """The training split cannot be read."""
 

@@ -29,14 +29,6 @@ def pairs(classes: list[list[int]]) -> np.ndarray:
     return np.array([(image, c) for image, own in enumerate(classes) for c in own], np.int64).reshape(-1, 2)
 
 
-def test_factors_by_hand() -> None:
-    # Class 0 is in 4 of 4 images, class 7 in 1 of 4: sqrt(1 / (1 / 4)) = 2. Class 3 is in 2 of 4: sqrt 2.
-    classes = [[0, 0], [0, 3], [0, 7, 3, 7], [0]]
-    assert repeat_factors(pairs(classes), 4, 1.0).tolist() == pytest.approx([1, math.sqrt(2), 2, 1])
-    assert repeat_factors(pairs(classes), 4, 0.25).tolist() == [1, 1, 1, 1], "no class is below the threshold"
-    assert repeat_factors(pairs([[], []]), 2, 0.5).tolist() == [1, 1]
-
-
 def test_factors_equal_detectron2() -> None:
     rng = np.random.default_rng(0)
     share = np.geomspace(1e-3, 0.7, 40)
@@ -44,6 +36,9 @@ def test_factors_equal_detectron2() -> None:
     found = repeat_factors(rng.permutation(pairs(classes)), 500, 0.05)
     np.testing.assert_allclose(found, by_detectron2(classes, 0.05), rtol=1e-12)
     assert found.max() > 3 and found.min() == 1
+    assert repeat_factors(pairs([[], []]), 2, 0.5).tolist() == [1, 1]
+    none = np.array([[3, -1], [7, -1]])  # -1: no class, which is not a rare one
+    assert np.array_equal(repeat_factors(np.concatenate([pairs(classes), none]), 500, 0.05), found)
 
 
 def test_rounding_is_right_on_average_and_epochs_have_one_length() -> None:
@@ -59,37 +54,12 @@ def test_rounding_is_right_on_average_and_epochs_have_one_length() -> None:
     # The sum 3.4 is rounded to 3: the fractions 0.1 and 0.3 are left out. 3.6 gives 4: they are scaled by 1 / 0.6.
     assert set(map(tuple, counts([1.0, 1.1, 1.3]))) == {(1, 1, 1)}
     assert counts([1.0, 1.2, 1.4]).mean(axis=0) == pytest.approx([1, 1 + 0.2 / 0.6, 1 + 0.4 / 0.6], abs=0.03)
-
-
-def test_images_of_tiny_sets_occur_floor_or_ceil_times() -> None:
-    """1.995 + 1.2 + 1.4 = 4.595 is rounded to 5: not 0.995 / 0.595 times once more. By hand: the first certainly, and 2
-    of the fractions' 1.595 are left as 1 for 0.6, in the ratio of 0.2 to 0.4. Then random sets of 1 to 5 images.
-    """
-    draw = RepeatedIndices(np.array([1.995, 1.2, 1.4]), seed=0)
-    counts = np.array([np.bincount(draw(epoch), minlength=3) for epoch in range(3000)])
-    assert set(counts[:, 0]) == {2} and set(counts.sum(axis=1)) == {5}
-    assert counts.mean(axis=0) == pytest.approx([2, 1 + 1 / 3, 1 + 2 / 3], abs=0.03)
-    rng = np.random.default_rng(0)
-    for case in range(500):
-        factors = np.maximum(1, rng.choice([1.0, 1.995, 2.0, 3.7, rng.uniform(1, 4)], rng.integers(1, 6)))
-        draw = RepeatedIndices(factors, seed=case)
-        for epoch in range(10):
-            times = np.bincount(draw(epoch), minlength=len(factors))
-            assert (times >= np.floor(factors)).all() and (times <= np.ceil(factors)).all(), (factors, times)
-            assert abs(times.sum() - factors.sum()) <= 0.5 + 1e-9
-
-
-def test_epochs_depend_on_seed_and_epoch_only() -> None:
-    factors = np.random.default_rng(0).uniform(1, 3, 50)
-    first = RepeatedIndices(factors, seed=0)
-    assert np.array_equal(first(4), RepeatedIndices(factors, seed=0)(4))
-    assert not np.array_equal(first(4), first(5))
-    assert not np.array_equal(first(4), RepeatedIndices(factors, seed=1)(4))
-
-
-def test_factors_of_one_change_nothing() -> None:
-    for epoch in range(3):
-        assert sorted(RepeatedIndices(np.ones(7), seed=0)(epoch)) == list(range(7))
+    # 1.995 + 1.2 + 1.4 is rounded to 5: the first twice certainly, and 1 of the fractions 0.2 and 0.4 is left.
+    tiny = counts([1.995, 1.2, 1.4])
+    assert set(tiny[:, 0]) == {2} and tiny.mean(axis=0) == pytest.approx([2, 1 + 1 / 3, 1 + 2 / 3], abs=0.03)
+    draw, other = RepeatedIndices(np.array(factors), seed=3), RepeatedIndices(np.array(factors), seed=4)
+    assert not np.array_equal(draw(4), draw(5)) and not np.array_equal(draw(4), other(4))
+    assert sorted(RepeatedIndices(np.ones(7), seed=0)(1)) == list(range(7))
 
 
 # ---- in a data set ----
@@ -154,12 +124,6 @@ def test_loader_repeats_rare_images_without_crowds(folder: Path) -> None:
     assert len(loader) == data.batches_per_epoch() == _IMAGES + 3
 
 
-def test_repeats_are_augmented_differently(folder: Path) -> None:
-    batches = [batch for batch in coco(folder, batch_size=1).train_loader()]
-    boxes = [str(b["targets"][0]["boxes"].tolist()) for b in batches if b["targets"][0]["image_id"] == _IMAGES - 1]
-    assert len(boxes) == 4 and len(set(boxes)) > 1
-
-
 def test_ranks_split_the_repeated_epoch_by_aspect(folder: Path) -> None:
     data = coco(folder, batch_size=2, group_by_aspect=True)
     ranks = [list(data.train_loader(rank, 2)) for rank in range(2)]
@@ -197,9 +161,3 @@ def test_data_sets_without_classes_are_refused(folder: Path) -> None:
     sets = {"a": {"name": "coco", "root": str(folder)}}
     with pytest.raises(ConfigError, match=r"data\.repeat_factor: 'mix'.*leave data\.repeat_factor out"):
         build_data(config(name="mix", sets=sets, repeat_factor=0.1)).batches_per_epoch()
-
-
-def test_no_class_is_no_rare_class() -> None:
-    classes = [[0], [0], [0], [1], [0]]
-    with_none = [[0], [0], [0, -1], [1], [0]]
-    assert repeat_factors(pairs(with_none), 5, 0.9).tolist() == repeat_factors(pairs(classes), 5, 0.9).tolist()

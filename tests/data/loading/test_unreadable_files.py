@@ -54,13 +54,7 @@ def planned(made: Data, world_size: int = 1, rank: int = 0) -> list[list[str]]:
     return [[f"{pick.index:02}" for pick in batch] for batch in batches]
 
 
-def test_an_unreadable_file_is_an_error_by_default(root: Path) -> None:
-    with pytest.raises(UnreadableFileError, match=r"images/train/0[07].jpg cannot be read: .*damaged"):
-        names(data(root, "raise").train_loader())
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("num_workers", "world_size"), [(0, 2), (2, 1)])
 def test_batches_lack_the_unreadable_images_only(root: Path, num_workers: int, world_size: int) -> None:
     made = data(root, num_workers=num_workers, batch_size=3)
     for rank in range(world_size):
@@ -86,7 +80,7 @@ def test_resuming_continues_after_the_last_batch(root: Path) -> None:
     assert names(resumed) == whole[1:]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_batch_without_a_readable_image_has_the_next_one(root: Path, num_workers: int) -> None:
     made = data(root, num_workers=num_workers, batch_size=1)
     expected = [[{"00": "01", "07": "08"}.get(name, name)] for [name] in planned(made)]
