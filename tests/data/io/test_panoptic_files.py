@@ -144,12 +144,3 @@ def test_predict_writes_masks_that_pycocotools_reads_and_panoptic_files(
         again = CocoPanoptic("val", ".", annotations="found/panoptic.json", segments="found/panoptic", images=".")
         assert torch.equal(again[index]["targets"]["panoptic"], expected["panoptic"])
     assert not found.imgToAnns["nothing.png"] and not len(again[2]["targets"]["boxes"])
-
-
-def test_predictions_without_objects_are_an_empty_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: MaskModel())
-    Image.new("RGB", (4, 4)).save("nothing.png")
-    assert main(["predict", "RUN", "nothing.png", "--out", "found"]) == 0
-    assert json.loads(Path("found/predictions.json").read_text()) == []
-    assert json.loads(Path("found/panoptic.json").read_text())["annotations"][0]["segments_info"] == []
