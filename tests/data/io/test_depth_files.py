@@ -17,6 +17,7 @@ from densevit.errors import DataError
 from tests.data.io.conftest import ORIENTATION, grey_png, turned
 
 DEPTH = np.array([[0.5, 1.25, 2, 4], [0, 80, 1e-3, 3], [7, 9, 11, 1000]], np.float32)  # 3 high, 4 wide
+UNKNOWN = np.where(DEPTH == 2, np.inf, 1e10 * DEPTH).astype(np.float32)
 WHOLE = np.array([[0, 1, 255, 256], [65535, 40000, 2, 3], [4, 5, 6, 7]], np.uint16)
 
 
@@ -170,7 +171,7 @@ HALF = DEPTH.astype(np.float16)
         ({"R": DEPTH, "G": DEPTH * 0, "B": DEPTH * 0}, "R", "PIZ_COMPRESSION"),
         ({"depth": DEPTH, "Y": DEPTH * 0}, None, "ZIP_COMPRESSION"),
         ({"Y": WHOLE.astype(np.uint32)}, None, "ZIP_COMPRESSION"),
-        ({"Z": np.where(DEPTH == 2, np.inf, 1e10 * DEPTH).astype(np.float32)}, None, "ZIP_COMPRESSION"),  # unknown
+        ({"Z": UNKNOWN}, None, "ZIP_COMPRESSION"),
     ],
 )
 def test_exr_files_of_the_package_are_read_exactly(
