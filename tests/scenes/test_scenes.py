@@ -14,7 +14,7 @@ from densevit.targets import RunLengthMasks
 from densevit_scenes.dataset import Scenes, annotated
 from densevit_scenes.renderer import Rendering, render
 from densevit_scenes.scene import Scene, Thing
-from densevit_scenes.shapes import Ball, Boxes
+from densevit_scenes.shapes import Boxes
 from densevit_scenes.surfaces import FLOOR, WALL
 
 SIDE = 128
@@ -108,28 +108,6 @@ def test_panoptic_map_has_the_masks_as_things_the_surfaces_as_stuff_and_the_rest
         assert torch.equal(panoptic[others] == -1, semantic[others] < 8)
         assert set(panoptic[others].tolist()) <= {-1, 8000, 9000, 10000, 11000}
     assert twice > 5
-
-
-def test_ball_size_matches_perspective_projection() -> None:
-    seen = 0
-    for index in range(150):
-        scene = Scenes("train").scene(index)
-        for thing in scene.things:
-            if not isinstance(thing.shape, Ball):
-                continue
-            alone = _alone(scene, thing)
-            mask = alone.owner > 0
-            if mask[[0, -1]].any() or mask[:, [0, -1]].any():
-                continue
-            across, below, distance = scene.camera.see(thing.centre)
-            # A sphere projects to an ellipse in the image plane.
-            squared = across**2 + below**2 + distance**2
-            off_axis, sine = distance**2 / squared, (thing.size / 2) ** 2 / squared  # squared cosine and sine
-            axes = math.sqrt(sine * (1 - sine)) / (off_axis - sine) * math.sqrt(sine / (off_axis - sine))
-            assert mask.sum() == pytest.approx(math.pi * axes * (scene.camera.focal * SIDE) ** 2, rel=0.03)
-            assert alone.depth[mask].min() == pytest.approx(distance - thing.size / 2, abs=0.03 * thing.size)
-            seen += 1
-    assert seen > 30
 
 
 def test_depth_unprojects_onto_the_scene() -> None:

@@ -125,15 +125,3 @@ def test_normals_are_perpendicular_to_the_surface(name: str) -> None:
         assert (
             np.sum(normals * _directions(rays)[hit], axis=1) < 1e-4
         ).mean() > 0.99  # visible normals face the camera
-
-
-@pytest.mark.parametrize("name", SOLIDS)
-def test_reach_matches_the_farthest_point_inside(name: str) -> None:
-    shape, inside = SOLIDS[name]
-    axis = np.linspace(-0.7, 0.7, 81)
-    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    points = points[inside(points)]
-    for direction in np.random.default_rng(1).normal(size=(20, 3)):
-        direction /= np.linalg.norm(direction)
-        farthest = (points @ direction).max()
-        assert farthest <= shape.reach(tuple(direction.tolist())) <= farthest + 0.07

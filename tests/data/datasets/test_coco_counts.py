@@ -3,7 +3,6 @@
 import json
 import os
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +44,6 @@ def change(root: Path, split: str, **more: list[Any]) -> None:
 
 
 # ---- crowds ----
-
-
-def test_many_crowds_are_said_at_the_start_and_by_doctor(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        write(tmp_path, split, [1] * 7 + [0] * 3)
-    for split in ("train", "val"):
-        with pytest.warns(UserWarning, match=r"7 of 10 objects have iscrowd 1: not trained on, not counted in AP"):
-            assert Coco(split, str(tmp_path)).object_counts().sum() == 3
-    diagnosis = densevit.diagnose(tmp_path)
-    [found] = [one for one in diagnosis.findings if one.title == "objects with iscrowd 1" and one.split == "train"]
-    assert (found.severity, found.count, found.of) == ("warning", 7, 10) and "data.crowds=objects" in found.fix
-    titles = {one.title for one in diagnosis.findings}
-    assert "objects lost in augmentation" not in titles and "images whose objects are all crowds" in titles
-    assert not any("All detections" in one.fix for one in diagnosis.findings)
 
 
 @pytest.mark.parametrize(
@@ -170,17 +155,3 @@ def test_the_counts_of_doctor_add_up(tmp_path: Path, masks: bool) -> None:
     assert rows[0] == ("train", "image", "11", "7", "4", "") and {row[4:] for row in rows[1:5]} == {
         ("1", one) for one in images.left_out
     }
-
-
-def test_the_parts_of_a_divided_json_add_up(tmp_path: Path) -> None:
-    write(tmp_path, "train", [0] * 9, folder="images")
-    os.rename(tmp_path / "train.json", tmp_path / "result.json")
-    diagnosis = densevit.diagnose(tmp_path, ["data.val_share=0.34"])
-    counts = Counter({split: of[0].used for split, of in diagnosis.inventories.items()})
-    assert sum(counts.values()) == 9 and set(counts) == {"train", "val"}
-    for split, (images, objects, files) in diagnosis.inventories.items():
-        assert images.total == objects.total == files.total == 9
-        assert images.used == objects.used == files.used == counts[split]
-    limited = densevit.diagnose(tmp_path, ["data.limit=2"])
-    images, objects, files = limited.inventories["train"]
-    assert images.total == objects.total == 9 and images.used == objects.used == files.used == 2

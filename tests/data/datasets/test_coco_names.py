@@ -94,19 +94,3 @@ def test_a_missing_file_is_explained(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le"])
 def test_jsons_with_marks_are_read(tmp_path: Path, name: str, encoding: str) -> None:
     assert len(read(write(tmp_path, name, "a.jpg", "a.jpg", encoding), name)) == 1
-
-
-def test_divided_images_of_other_programs_names_keep_duplicates_together(tmp_path: Path) -> None:
-    """The division reads the images, so that it must find them too."""
-    images = []
-    for i in range(8):
-        pixels = np.random.default_rng(i // 2).integers(0, 255, (24, 32, 3), dtype=np.uint8)
-        (tmp_path / "images").mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"my {i}.png")
-        images.append({"id": i, "file_name": f"images\\my%20{i}.png"})
-    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
-    (tmp_path / "result.json").write_text(json.dumps(content))
-    for split in ("train", "val"):
-        dataset = create_dataset("coco", split, root=str(tmp_path), val_share=0.25)
-        numbers = {int(dataset[i]["targets"]["image_id"]) for i in range(len(dataset))}
-        assert numbers == {n ^ 1 for n in numbers}  # images 2 k and 2 k + 1 are identical

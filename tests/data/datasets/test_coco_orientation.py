@@ -133,13 +133,6 @@ def test_the_grid_into_which_all_boxes_fit_is_used(
         assert_on_objects(dataset)
 
 
-def test_run_length_codes_tell_the_grid(tmp_path: Path) -> None:
-    """Also where masks are not requested."""
-    root = write_photos(tmp_path, [_BOTH], "upright", segmentation="rle")
-    with pytest.warns(UserWarning, match=r"data\.boxes=upright is used"):
-        assert_on_objects(Coco("train", str(root)))
-
-
 @pytest.mark.parametrize(
     ("boxes", "found"),
     [([_BOTH, _BOTH], "fit both"), ([_UPRIGHT, _WIDE, _WIDE], "1 fit only the former, 2 only the latter")],
@@ -200,6 +193,7 @@ def test_a_segmentation_of_the_other_grid_is_an_error(tmp_path: Path, orientatio
         Coco("train", str(root), boxes="stored", masks=True)
 
 
+@pytest.mark.integration
 def test_doctor_draws_both_readings(tmp_path: Path) -> None:
     """Side by side: red fills the box on the left half, the upright image, and not on the right one."""
     root = write_photos(tmp_path / "set", [_BOTH, _BOTH])
@@ -218,15 +212,6 @@ def test_doctor_draws_both_readings(tmp_path: Path) -> None:
     chosen = densevit.diagnose(root, ["data.boxes=upright"])
     assert not chosen.readings and not [one for one in chosen.errors if one.split == "train"]
     assert any("data.boxes=upright is set" in one.fix for one in chosen.findings)
-
-
-def test_doctor_reports_no_upright_box_as_outside(tmp_path: Path) -> None:
-    """Of more images than it opens."""
-    root = write_photos(tmp_path / "set", [_UPRIGHT] * 5)
-    diagnosis = densevit.diagnose(root, images=1)
-    titles = [one.title for one in diagnosis.findings if one.split == "train"]
-    assert any("(EXIF)" in title for title in titles) and not any("outside" in title for title in titles)
-    assert diagnosis.splits["train"].sizes.tolist() == [[60, 40]] * 5
 
 
 def test_readings_of_large_photos_are_small(tmp_path: Path) -> None:

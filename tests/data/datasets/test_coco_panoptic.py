@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools import mask as rle
 
 from densevit.data.datasets import coco_panoptic
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
-from densevit.data.loading.batch_sampler import SampleKey
-from densevit.data.loading.dataloader import TransformedDataset
-from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
 from densevit.errors import DataError
 
 # ids of 3 x 4 pixels: two dogs, a crowd of dogs, sky, and void. 70000 = 112 + 17 * 256 + 1 * 65536
@@ -114,16 +109,6 @@ def test_second_start_does_not_read_the_segments_again(write: Write, monkeypatch
     save_segments(root / "annotations/panoptic_train2017/a.png", np.where(IDS == 7, 8, IDS))
     with pytest.raises(DataError, match="segment ids that"):
         dataset(root)
-
-
-def test_truth_in_validation_stays_run_length_coded(write: Write) -> None:
-    prepared = TransformedDataset(dataset(write(), masks=True), EvaluationTransform(Fixed(8)), train=False)
-    targets = prepared[SampleKey(0, 0)]["targets"]  # type: ignore[call-overload]
-    codes = [{"size": [3, 4], "counts": code} for code in targets["truth"]["masks"].codes()]
-    assert np.array_equal(rle.decode(codes).transpose(2, 0, 1), np.array([9, 7, 300])[:, None, None] == IDS)
-    kept = (np.array([7, 300])[:, None, None] == IDS).repeat(2, 1).repeat(2, 2)  # without the crowd
-    assert torch.equal(targets["masks"].to("cpu"), torch.from_numpy(kept))
-    assert targets["panoptic"].shape == (6, 8) and targets["truth"]["panoptic"].shape == (3, 4)
 
 
 def test_grey_files_hold_ids_as_they_are(write: Write) -> None:

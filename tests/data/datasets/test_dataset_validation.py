@@ -1,7 +1,6 @@
 """How data sets of third parties are scanned: with a parameter `scan` of their constructor, and without."""
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,16 +55,6 @@ def test_data_set_with_a_scan_is_built_as_on_error_says():
     with pytest.raises(UnreadableFileError, match="1.png is damaged"):
         densevit.create_dataset(f"{__name__}:Scanned")
     assert len(data(Unscanned, "skip", length=7).train) == 7
-
-
-@pytest.mark.parametrize("plugin", [Scanned, Unscanned])
-def test_doctor_names_the_unreadable_image_of_both(plugin: type, tmp_path: Path):
-    (tmp_path / "data.yaml").write_text(f"{{name: '{__name__}:{plugin.__name__}'}}")
-    errors = densevit.diagnose(tmp_path / "data.yaml").errors
-    title = "unreadable files" if plugin is Scanned else "unreadable images"
-    found = {one.split: one for one in errors if one.title == title}
-    assert found.keys() == {"train", "val"}
-    assert found["train"].count == 1 and found["train"].examples[0].endswith("1.png is damaged.")
 
 
 def test_mix_hands_the_scan_to_its_sets():

@@ -123,16 +123,6 @@ def test_images_and_depth_of_kitti_may_lie_beside_each_other(
     assert "1 image without depth left out" in capsys.readouterr().err
 
 
-def test_tum_recordings_may_share_a_folder(tmp_path: Path, write_image: Write, depth: Write) -> None:
-    tum(tmp_path, write_image, depth)
-    for name in ("train/rgbd_dataset_freiburg1_xyz", "val/rgbd_dataset_freiburg2_desk"):
-        (tmp_path / name).rename(tmp_path / Path(name).name)
-    splits = {"train": "*freiburg1_*", "val": "rgbd_dataset_freiburg2_desk"}
-    for split in ("train", "val"):
-        dataset = DepthMaps(split, root=str(tmp_path), preset="tum", splits=splits, range=(0.05, 8))
-        assert len(dataset) == 1
-
-
 def test_presets_are_yaml_files_of_options() -> None:
     assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)  # type: ignore[attr-defined]
     for file in PRESETS.glob("*.yaml"):

@@ -11,8 +11,6 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
-from densevit.config import DataSection
-from densevit.data.build import Data
 from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.division import validation_part
 from densevit.data.datasets.label_maps import LabelMaps
@@ -126,37 +124,12 @@ def test_label_maps_without_val_are_divided(folders: tuple[str, str], tmp_path: 
             LabelMaps("train", root=root, classes=["even", "odd"], val_share=0.2)
 
 
-def test_doctor_and_data_see_one_division(tmp_path: Path) -> None:
-    root = write_coco(tmp_path)
-    diagnosis = densevit.diagnose(root, images=None)
-    assert not diagnosis.errors
-    assert {split: one.images for split, one in diagnosis.splits.items()} == {"train": 16, "val": 4}
-    assert "4 for validation" in str(diagnosis)
-    data = Data(DataSection(name="coco", root=str(root)), 0, 32)
-    names = [data.val.image_name(i) for i in range(len(data.val))]
-    assert names == [one.name for one in diagnosis.splits["val"].summaries]
-
-
-def test_conversion_keeps_duplicates_together(tmp_path: Path) -> None:
-    source = tmp_path / "in"
-    for k in range(10):
-        for name, side in ((f"{k}.png", 64), (f"{k}-again.png", 60)):
-            save(source / "images" / name, k, side=side)
-            (source / "labels").mkdir(exist_ok=True)
-            (source / "labels" / name.replace("png", "txt")).write_text("0 0.5 0.5 0.2 0.2\n")
-    (source / "classes.txt").write_text("cat\n")
-    densevit.convert_dataset("yolo", source, tmp_path / "out")
-    parts = [{path.stem for path in (tmp_path / "out" / split).iterdir()} for split in ("train", "val")]
-    assert [len(part) for part in parts] == [16, 4]
-    for part in parts:
-        assert {name.removesuffix("-again") for name in part} == {name for name in part if "again" not in name}
-
-
+@pytest.mark.integration
 def test_training_says_how_the_images_are_divided_and_evaluation_sees_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_coco(tmp_path / "set")
-    small = ["data.image_size=64", "data.batch_size=4", "data.num_workers=0", "trainer.accelerator=cpu"]
+    small = ["data.image_size=32", "data.batch_size=4", "data.num_workers=0", "trainer.accelerator=cpu"]
     sections = {"backbone": {"name": "resnet", "depth": 18}, "heads": {"detection": {"name": "one_stage"}}}
     config = {**sections, "data": {"name": "coco", "root": str(root)}, "trainer": {"max_steps": 1}}
     run = densevit.fit(config, small, run_dir=tmp_path / "run")

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,8 @@ from densevit.cli.input_images import find_images
 from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.build import create_dataset
 from densevit.data.image_names import drawing_names, image_names
-from densevit.drawing.samples import draw_samples
 from densevit.errors import DataError, DensevitError
-from densevit.evaluation import tables_file
 from densevit.interfaces import Class, Dataset
-from densevit.reporting import report
 
 FOLDERS = ("a", "b", "c")
 SHADES = {"a": 10, "b": 90, "c": 170}  # of each folder's image, and class index and depth by position
@@ -45,14 +41,6 @@ def label_maps(root: Path) -> dict[str, Any]:
         for split in ("train", "val"):
             png(root / "labels" / split / name / "0.png", index)
     return {"name": "label_maps", "classes": ["first", "second", "third"]}
-
-
-def depth(root: Path) -> dict[str, Any]:
-    write_images(root, "images/{split}")
-    for index, name in enumerate(FOLDERS):
-        for split in ("train", "val"):
-            png(root / "labels" / split / name / "0.png", 1000 * (index + 1), np.uint16)
-    return {"name": "depth", "scale": 0.001}
 
 
 def coco_panoptic(root: Path) -> dict[str, Any]:
@@ -83,7 +71,6 @@ def images(root: Path) -> dict[str, Any]:
 
 READERS = {  # the labels of the three folders
     label_maps: [0, 1, 2],
-    depth: [1, 2, 3],
     coco_panoptic: [0, 1000, 2000],
     image_folder: [0, 1, 2],
     images: [0, 0, 0],
@@ -95,7 +82,7 @@ def contents(dataset: Dataset) -> list[tuple[int, float]]:
     found = []
     for index in range(len(dataset)):
         sample = dataset[index]
-        keys = [key for key in ("semantic", "depth", "panoptic", "image_class") if key in sample["targets"]]
+        keys = [key for key in ("semantic", "panoptic", "image_class") if key in sample["targets"]]
         [label] = sample["targets"][keys[0]].unique().tolist() if keys else [0]
         found.append((int(sample["image"][0, 0, 0]), round(label, 3)))
     return sorted(found)
@@ -176,30 +163,6 @@ def test_predictions_of_other_files_of_the_same_name_are_not_continued(tmp_path:
             with files:
                 [image] = files.remaining(find_images([pattern]))
                 files.add(image, np.asarray(Image.open(image.path)), prediction(10))
-
-
-def test_drawings_of_equal_names_are_different_files_with_their_own_scores(tmp_path: Path) -> None:
-    """Of folders and hyphens, and of two suffixes."""
-    for name, shade in (("a/b.png", 10), ("a-b.png", 90), ("a/b.jpg", 170)):
-        png(tmp_path / "set" / "val" / name, [shade] * 3)
-    dataset = create_dataset("images", "val", root=str(tmp_path / "set"))
-    data: Any = SimpleNamespace(val=dataset, section=SimpleNamespace(on_error="raise"))
-    names = image_names(dataset, {dataset[index]["targets"]["image_id"]: index for index in range(3)})
-
-    def predict(image: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
-        return {"head": prediction(int(image[0, 0, 0]))}
-
-    run = tmp_path / "run"
-    given: Any = (predict, {"head": CLASSES}, {"head": 0.5}, data, run / "predictions")
-    drawings = drawing_names(names.values())
-    draw_samples(*given, drawings=drawings)
-    assert {path.stem for path in (run / "predictions").glob("*.jpg")} == {f"head-{name}" for name in drawings.values()}
-    assert len(drawings) == 3
-    scores = {name: 0.25 * number for number, name in enumerate(names.values())}
-    rows = [["image", "score"], *([name, score] for name, score in scores.items())]
-    tables_file.write(rows, run / "images-head.csv")
-    found = report._image_scores(run / "images-head.csv")
-    assert [found[drawings[name]] for name in scores] == ["0.0000", "0.2500", "0.5000"]
 
 
 def test_frames_of_a_video_are_not_named_like_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

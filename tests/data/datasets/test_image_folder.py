@@ -75,14 +75,6 @@ def test_a_root_without_splits_is_divided(tmp_path: Path, write: Write) -> None:
     assert len(ImageFolder("train", root=str(tmp_path), val_share=0.3, limit=4)) == 4
 
 
-def test_folders_by_pattern_and_split_names(tmp_path: Path, write: Write) -> None:
-    for name in ("photos/learn/a/1.png", "photos/learn/b/1.png", "photos/check/b/1.png"):
-        write(name)
-    options: dict[str, Any] = {"images": "photos/{split}", "splits": {"train": "learn", "val": "check"}}
-    assert pairs(ImageFolder("val", root=str(tmp_path), **options)) == [("photos/check/b/1.png", 1)]
-    assert pairs(ImageFolder("train", root=str(tmp_path), **options))[0] == ("photos/learn/a/1.png", 0)
-
-
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [

@@ -129,22 +129,6 @@ def test_paths_are_stored_in_arrays_and_pickle_small(tmp_path: Path, pairs: Writ
 # ---- pairing of images and labels ----
 
 
-def test_splits_are_found_under_their_usual_names(tmp_path: Path, write_image: Write, label: Write) -> None:
-    write_image("images/valid/deep/a.JPG", format="JPEG")
-    write_image("images/valid/._a.jpg")  # created by macOS
-    label("labels/valid/deep/a.png", LABEL)
-    dataset = LabelMaps("val", root=str(tmp_path), classes=NAMES)
-    assert dataset[0]["targets"]["image_id"] == "deep/a"
-
-
-def test_split_options_name_other_folders(tmp_path: Path, write_image: Write, label: Write) -> None:
-    write_image("part2/images/a.png")
-    label("part2/semantic/a.png", LABEL)
-    where = {"images": "{split}/images", "labels": "{split}/semantic"}
-    dataset = LabelMaps("val", root=str(tmp_path), classes=NAMES, splits={"val": "part2"}, **where)
-    assert len(dataset) == 1
-
-
 def test_patterns_pair_files_by_wildcard_text(tmp_path: Path, write_image: Write, label: Write) -> None:
     for name in ("x", "y"):
         write_image(f"left/train/{name}/[1] {name}_left.png")

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from densevit.data.datasets import label_maps, label_shares, paired_dataset
+from densevit.data.datasets import label_shares
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError, warn_once
 from densevit.evaluation.low_classes import single_class
@@ -112,17 +112,6 @@ def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path: 
     nothing = LabelMaps("train", root=root, classes=["x", "y"], reduce_zero_label=True)
     with pytest.raises(DataError, match=r"is ignored, .*0 \(75\.00%\), 255 \(25\.00%\)"):
         nothing.check_labels()
-
-
-def test_the_cached_scan_knows_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = write(tmp_path / "set", np.array([[0, 0, 1, 255]] * 3, np.uint8))
-    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(paired_dataset, "LARGE", 1)
-    for attempt in range(2):
-        if attempt:
-            monkeypatch.setattr(label_maps, "read_label", None)  # not read again
-        with pytest.raises(DataError, match=r"no pixel has the class 'c'"):
-            LabelMaps("train", root=root, classes=["a", "b", "c"])
 
 
 def test_binary_masks_without_classes_are_suggested_with_255(tmp_path: Path) -> None:

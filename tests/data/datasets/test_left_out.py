@@ -41,11 +41,6 @@ def label_maps(root: Path) -> Layout:
     return "label_maps", {"classes": ["x", "y"]}, "images/train"
 
 
-def depth(root: Path) -> Layout:
-    paired(root, np.full((6, 8), 2000, np.uint16))
-    return "depth", {"scale": 0.001}, "images/train"
-
-
 def image_folder(root: Path) -> Layout:
     for split in ("train", "val"):
         for index, name in enumerate(("cat/a.jpg", "cat/b.JFIF", "dog/c.jpe")):
@@ -60,7 +55,7 @@ def images(root: Path) -> Layout:
     return "images", {}, "train"
 
 
-READERS = pytest.mark.parametrize("reader", [label_maps, depth, image_folder, images], ids=lambda one: one.__name__)
+READERS = pytest.mark.parametrize("reader", [label_maps, image_folder, images], ids=lambda one: one.__name__)
 Reader = Callable[[Path], Layout]
 
 
@@ -119,10 +114,7 @@ def test_folders_behind_links_are_read_once(reader: Reader, tmp_path: Path) -> N
     (tmp_path / folder / "linked").symlink_to(outside)
     (tmp_path / folder / "linked" / "again").symlink_to(outside)  # a cycle
     if folder.startswith("images"):
-        save(
-            tmp_path / "labels" / "train" / "linked" / "d.png",
-            np.zeros((6, 8), np.uint16 if name == "depth" else np.uint8),
-        )
+        save(tmp_path / "labels" / "train" / "linked" / "d.png", np.zeros((6, 8), np.uint8))
     dataset, said = read(tmp_path, name, options)
     assert len(dataset) == 4 and not said
 

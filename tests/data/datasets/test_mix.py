@@ -92,17 +92,6 @@ def test_each_batch_of_each_process_has_a_fixed_number_of_images_of_each_set(wor
     assert {seen[f"many/{i}"] for i in range(1, 12)} <= {13, 14}
 
 
-def test_composed_batches_are_shuffled_and_resume_exactly():
-    mix = Mix("train", FEW_LABELS)
-    arguments = {"epoch_indices": mix.epoch_indices, "shuffled": mix.shuffled}
-    first, resumed = (TrainBatches(16, 8, 0, **arguments) for _ in range(2))
-    batches = list(first)
-    first.set_epoch(1)
-    assert [key.index for key in next(iter(first))] != [key.index for key in batches[0]]
-    resumed.load_state_dict({"epoch": 0, "position": 1, "seed": 0})
-    assert list(resumed) == batches[1:]
-
-
 def test_images_without_labels_are_for_training_only():
     unlabelled = Mix("train", FEW_LABELS)
     assert unlabelled[4]["targets"].keys() == {"image_id"} and [*unlabelled.provides] == ["semantic"]
@@ -138,13 +127,6 @@ def test_fractional_shares_repeat_all_images_equally():
         assert max(times) - min(times) <= 1
     assert times == [10] * 7 and all(total[f"a/{i + 1}"] == 7 for i in range(10))
     assert {pick.repeat for batch in batches for pick in batch} == {0, 1}
-
-
-def test_integer_shares_use_each_index_once():
-    mix = Mix("train", {"a": section(6, share=1), "b": section(3, seed=1, share=1)})
-    assert len(mix) == 12
-    for epoch in range(3):
-        assert mix.epoch_indices(epoch).tolist() == list(range(12))
 
 
 class Drawn(Scenes):

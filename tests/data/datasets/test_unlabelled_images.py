@@ -11,7 +11,6 @@ from PIL import Image
 
 from densevit.config import from_mapping
 from densevit.data.build import build_data
-from densevit.data.datasets.mix import Mix
 from densevit.data.datasets.unlabelled_images import UnlabelledImages
 from densevit.errors import DataError
 
@@ -95,12 +94,3 @@ def test_missing_images_are_errors(
         write(name)
     with pytest.raises(DataError, match=expected):
         UnlabelledImages(split, root=str(tmp_path), **options)
-
-
-def test_unlabelled_images_are_mixed_with_labelled_ones(tmp_path: Path, write: Write) -> None:
-    write("train/a.png")
-    sets = {"a": {"name": "scenes", "train_length": 1}, "b": {"name": "images", "root": str(tmp_path)}}
-    mix = Mix("train", sets, image_size=32)
-    mix.check_labels()
-    assert "boxes" in mix[0]["targets"] and set(mix[1]["targets"]) == {"image_id"}
-    assert mix[1]["targets"]["image_id"] == "b/train/a.png"

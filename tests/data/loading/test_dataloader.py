@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -281,38 +280,6 @@ def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers: int) 
     assert same(list(resumed), expected[2:])
     assert len(resumed) == 5
     assert same(list(resumed), expected), "the next iteration begins at the epoch's first batch"
-
-
-@pytest.mark.filterwarnings("ignore:.*dirpath has changed", "ignore:Checkpoint directory")
-def test_lightning_resumes_within_and_after_an_epoch(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("pytorch_lightning")
-
-    class Recorder(lightning.LightningModule):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.seen = torch.nn.Linear(1, 1), []
-
-        def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-            self.seen.append((self.current_epoch, *names([batch])[0], int(batch["images"].sum())))
-            return self.layer(torch.ones(1, 1)).sum()
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), 0.1)
-
-    def fit(checkpoint: Path | None = None) -> list[Any]:
-        folder = tmp_path / "resumed" if checkpoint else tmp_path
-        saver = lightning.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-        trainer = lightning.Trainer(max_epochs=2, callbacks=[saver], default_root_dir=tmp_path, **quiet)
-        module = Recorder()
-        trainer.fit(module, train_loader(0), ckpt_path=checkpoint)
-        return module.seen
-
-    seen = fit()
-    assert [epoch for epoch, *_ in seen] == [0] * 5 + [1] * 5
-    assert len({tuple(step) for step in seen}) == 10
-    for steps in (2, 5, 8):
-        assert fit(tmp_path / f"step={steps}.ckpt") == seen[steps:]
 
 
 # ---- errors ----

@@ -12,7 +12,6 @@ from PIL import Image
 
 from densevit.config import Config, from_mapping
 from densevit.data.build import Data, build_data
-from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample
@@ -122,32 +121,6 @@ def test_loader_repeats_rare_images_without_crowds(folder: Path) -> None:
     shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
     assert shown == {**dict.fromkeys(range(_IMAGES - 1), 1), _IMAGES - 1: 4}  # sqrt(0.8 / (1 / 20)) = 4
     assert len(loader) == data.batches_per_epoch() == _IMAGES + 3
-
-
-def test_ranks_split_the_repeated_epoch_by_aspect(folder: Path) -> None:
-    data = coco(folder, batch_size=2, group_by_aspect=True)
-    ranks = [list(data.train_loader(rank, 2)) for rank in range(2)]
-    assert [len(batches) for batches in ranks] == [5, 5]  # 20 of 23 samples fill a batch on each rank
-    seen = Counter(targets["image_id"] for batches in ranks for batch in batches for targets in batch["targets"])
-    assert sum(seen.values()) == 20 and seen.pop(_IMAGES - 1) >= 1 and set(seen.values()) == {1}
-    mixed = [b for batches in ranks for b in batches if len({t["image_id"] % 2 for t in b["targets"]}) > 1]
-    assert len(mixed) <= 1
-
-
-def test_resumes_within_a_repeated_epoch() -> None:
-    indices = RepeatedIndices(np.linspace(1, 2.6, 30), seed=0)
-
-    def batches() -> TrainBatches:
-        return TrainBatches(len(indices(0)), 4, seed=0, epoch_indices=indices)
-
-    first = batches()
-    first.set_epoch(2)
-    whole = list(first)
-    for _ in range(5):
-        first.advance()
-    resumed = batches()
-    resumed.load_state_dict(first.state_dict())
-    assert list(resumed) == whole[5:]
 
 
 def test_own_data_set_gives_its_classes() -> None:

@@ -204,16 +204,6 @@ def test_draws_depend_on_seed_index_and_repeat_only():
     assert sum(equal) < 4
 
 
-def test_share_of_images_and_unchanged_draws_of_the_transforms():
-    plain, half = shapes(None), shapes(0.5)
-    changed = 0
-    for index in range(40):
-        a, b = plain[SampleKey(index, 0)]["image"], half[SampleKey(index, 0)]["image"]
-        assert a.shape == b.shape
-        changed += not a.equal(b)
-    assert 5 <= changed <= 20  # half, of which half again choose no object
-
-
 def test_keypoints_at_covered_pixels_are_hidden():
     points = np.array([[[1.0, 1, 2], [6, 1, 2]]], np.float32)
     covered = np.zeros((4, 4), bool)

@@ -10,9 +10,6 @@ from densevit.config import DataSection
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.resizing import EvaluationTransform, create_transforms
 from densevit.interfaces import Frame, Sample, Transforms
-from densevit.losses.context import LossContext
-from densevit_heads.dpt import DptDepth
-from densevit_heads.dpt.depth import DepthLossWeights
 
 HEIGHT, WIDTH = 120, 200
 
@@ -71,24 +68,3 @@ def test_depth_is_sampled_at_pixel_centres(name: str, image_size: Any) -> None:
         agreeing = max(np.isclose(found, one, rtol=1e-5).mean() for one in either)
         assert agreeing > 0.99, "OpenCV counts in 1/65536 pixels: a centre on a pixel's edge may fall to either side"
         assert np.isin((found * zoom).round(), whole).all()
-
-
-def test_depth_beyond_the_head_s_range_after_zoom_is_unknown() -> None:
-    """Of 0, 1, 8 and 10 m: at half the size, 10 m become 20, beyond a head of 0.4 to 18 m, and are not clamped."""
-    zoom, wanted = 0.5, [2, 16]
-    depth = torch.tensor([0.0, 1, 8, 10]).repeat_interleave(16).repeat(64, 1)
-    sample: Sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "targets": {"image_id": 1, "depth": depth}}
-    side = round(64 * zoom)
-    taken = Augmentation(OneFrame(Frame((0, 0, 64, 64), (side, side))))(sample, np.random.default_rng(0))
-    found = taken["targets"]["depth"]
-    assert set(found.unique().tolist()) == {0, 1 / zoom, 8 / zoom, 10 / zoom}
-    head = DptDepth(
-        (8,), (8,), width=8, output="sigmoid", min_depth=0.4, max_depth=18.0, loss_weights=DepthLossWeights(0.0, 1.0)
-    )
-    prediction = torch.full((1, 1, side, side), 3.0, requires_grad=True)
-    head.stride = 1
-    head.loss({"depth": prediction}, [taken["targets"]], LossContext())["l1"].backward()
-    assert prediction.grad is not None
-    has_gradient = prediction.grad[0, 0] != 0
-    assert set(found[has_gradient].unique().tolist()) == {*wanted}
-    assert not has_gradient[found == 0].any()

@@ -14,7 +14,7 @@ from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.mosaic import mosaic
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Sample, Size
-from densevit.targets import Keypoints, RunLengthMasks, TargetTypes
+from densevit.targets import RunLengthMasks, TargetTypes
 
 SIZES = [(40, 60), (50, 44), (18, 70), (40, 60)]  # the third is smaller than the largest quadrants
 
@@ -156,25 +156,3 @@ def test_labels_that_cannot_be_put_together_are_refused():
     with pytest.raises(ConfigError, match=r"labels boxes of objects, a part of which it would cut out\. Fix: leave it"):
         Data(section(cutmix=1.0), 0, 1).check_splits()
     Data(section(semantic=True, mosaic=1.0), 0, 1).check_splits()
-
-
-def test_keypoints_follow_their_quadrant():
-    samples = [traced(number, (40, 60)) for number in range(4)]
-    types = TargetTypes({"keypoints": Keypoints(skeleton=())})
-    for sample in samples:
-        boxes = sample["targets"]["boxes"]
-        corners = torch.stack([boxes[:, 0], boxes[:, 1], torch.full((6,), 2.0)], 1)
-        sample["targets"] |= {"keypoints": corners[:, None]}  # the upper left pixel of each object
-    result = mosaic(samples, types, np.random.default_rng(2))
-    source, row, column = result["image"].numpy().astype(int)
-    seen = 0
-    for label, [[x, y, flag]] in zip(
-        result["targets"]["labels"].tolist(), result["targets"]["keypoints"].tolist(), strict=True
-    ):
-        if flag == 2:
-            number, index = divmod(label, 10)
-            place = int(y), int(x)
-            assert source[place] == number + 1
-            assert [column[place], row[place]] == samples[number]["targets"]["boxes"][index, :2].int().tolist()
-            seen += 1
-    assert seen == 3
