@@ -1,7 +1,6 @@
 """Building loaders from a config's data section."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,14 +116,6 @@ def test_image_size_is_passed_to_a_data_set_that_accepts_it() -> None:
     assert [len(batch["targets"]) for batch in data.val_loader()] == [1] * 5, "sizes are not known beforehand"
 
 
-def test_built_in_scenes_are_not_resampled() -> None:
-    data = build_data(config(name="scenes", image_size=64, batch_size=4), multiple=32)
-    batch = next(iter(data.val_loader()))
-    assert batch["images"].shape == (4, 3, 64, 64) and not batch["padding_mask"].any()
-    assert torch.equal(batch["images"], torch.stack([data.val[index]["image"] for index in range(4)]))
-    assert {"boxes", "labels", "size", "original_size", "truth"} <= batch["targets"][0].keys()
-
-
 def test_splits_must_have_the_same_classes(folder: Path) -> None:
     content = json.loads((folder / "val.json").read_text())
     content["categories"].append({"id": 4, "name": "platelet"})
@@ -150,20 +141,3 @@ def test_the_evaluated_split_may_have_any_name(folder: Path) -> None:
     scenes = build_data(config(name="scenes", image_size=32, val_length=3, split="test"))
     other = build_data(config(name="scenes", image_size=32, val_length=3))
     assert len(scenes.val) == 3 and not torch.equal(scenes.val[0]["image"], other.val[0]["image"])
-
-
-def test_shipped_sections_load(project: Path) -> None:
-    from densevit import config as configs
-    from densevit.data.build import build_transforms
-
-    whole = project / "configs" / "detr_swin.yaml"
-    for name, transforms in (("coco", "detr"), ("folder", "fixed")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            loaded = configs.load(whole, [f"data={project}/configs/data/{name}.yaml", "data.root=somewhere"])
-        assert (loaded.data.name, loaded.data.transforms.name, loaded.data.options["root"]) == (
-            "coco",
-            transforms,
-            "somewhere",
-        )
-        build_transforms(loaded.data)

@@ -138,15 +138,7 @@ def test_the_grid_into_which_all_boxes_fit_is_used(
     [([_BOTH, _BOTH], "fit both"), ([_UPRIGHT, _WIDE, _WIDE], "1 fit only the former, 2 only the latter")],
 )
 def test_boxes_that_do_not_tell_are_an_error(tmp_path: Path, boxes: Any, found: str) -> None:
-    root = write_photos(tmp_path, boxes[:1])
-    content = json.loads((root / "train.json").read_text())
-    (root / "train" / "1.png").write_bytes((root / "train" / "0.png").read_bytes())
-    (root / "train" / "2.png").write_bytes((root / "train" / "0.png").read_bytes())
-    for i, box in enumerate(boxes):
-        content["images"] += [{"id": i, "file_name": f"{i}.png", "width": 60, "height": 40}] if i else []
-        content["annotations"] += [{"id": i, "image_id": i, "category_id": 1, "bbox": box}] if i else []
-    (root / "train.json").write_text(json.dumps(content))
-    count = len(boxes)
+    root, count = write_photos(tmp_path, boxes), len(boxes)
     message = rf"{count} of {count} images .*first: 0\.png.*{found}.*data\.boxes=upright or data\.boxes=stored"
     with pytest.raises(DataError, match=message):
         Coco("train", str(root))

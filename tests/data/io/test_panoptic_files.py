@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools.coco import COCO
-from pycocotools.mask import decode
 
-from densevit.cli import main
 from densevit.cli.map_files import MapFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
@@ -86,61 +83,3 @@ def test_ids_that_no_class_has_and_ambiguous_classes_raise(tmp_path: Path):
         write(tmp_path, {"a": [[-1, 3000]]})
     with pytest.raises(DataError, match="'person' and 'child' have the same file id, 1"):
         write(tmp_path, {"a": [[-1]]}, (*CLASSES, Class("child", 1, (0, 0, 0))))
-
-
-class MaskModel:
-    """Predicts two overlapping masks and their panoptic map; in an image of 4 x 4 pixels nothing."""
-
-    def __init__(self) -> None:
-        self.classes = {"panoptic": CLASSES}
-        self.target_types: dict[str, Any] = {}
-        self.default_thresholds, self.score_thresholds = {"panoptic": 0.5}, dict[str, float]()
-        self.fingerprint = "none"
-        self.model = self
-
-    def merges_windows(self, head: str) -> bool:
-        return False
-
-    def predict(self, images: list[np.ndarray], *given: Any, **options: Any) -> list[Any]:
-        return [self.see(*image.shape[:2]) for image in images]
-
-    def see(self, height: int, width: int) -> Any:
-        masks = torch.zeros(2, height, width, dtype=torch.bool)
-        masks[0, :2, :3], masks[1, 1:4, 1:] = True, True
-        boxes = torch.tensor([[0, 0, 3, 2], [1, 1, width, 4.0]])
-        panoptic = torch.full((height, width), -1, dtype=torch.int32)
-        panoptic[masks[1]], panoptic[masks[0]] = 1000, 0
-        found = {"masks": masks, "boxes": boxes, "labels": torch.tensor([0, 1]), "scores": torch.tensor([0.9, 0.25])}
-        if (height, width) == (4, 4):
-            return {key: value[:0] for key, value in found.items()} | {"panoptic": torch.full_like(panoptic, -1)}
-        return found | {"panoptic": panoptic}
-
-
-def test_predict_writes_masks_that_pycocotools_reads_and_panoptic_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: MaskModel())
-    for name, mode, size in (("a/1.png", "RGB", (6, 5)), ("b/1.png", "L", (7, 4)), ("b/nothing.png", "RGB", (4, 4))):
-        Path(name).parent.mkdir(exist_ok=True)
-        Image.new(mode, size).save(name)
-    assert main(["predict", "RUN", "a", "b", "--out", "found"]) == 0
-
-    results = COCO()
-    results.dataset = {
-        "images": json.loads(Path("found/images.json").read_text()),
-        "categories": [{"id": c.file_id, "name": c.name} for c in CLASSES],
-    }
-    results.createIndex()
-    found = results.loadRes("found/predictions.json")
-    assert [one["category_id"] for one in found.anns.values()] == [1, 3, 1, 3]
-    for index, (name, size) in enumerate((("a/1.png", (5, 6)), ("b/1.png", (4, 7)))):
-        expected = MaskModel().see(*size)
-        entries = found.imgToAnns[name]
-        assert [one["bbox"] for one in entries] == [[0, 0, 3, 2], [1, 1, size[1] - 1, 3]]
-        assert [one["score"] for one in entries] == pytest.approx([0.9, 0.25])
-        masks = np.stack([decode(one["segmentation"]) for one in entries])
-        assert np.array_equal(masks, expected["masks"])
-        again = CocoPanoptic("val", ".", annotations="found/panoptic.json", segments="found/panoptic", images=".")
-        assert torch.equal(again[index]["targets"]["panoptic"], expected["panoptic"])
-    assert not found.imgToAnns["nothing.png"] and not len(again[2]["targets"]["boxes"])

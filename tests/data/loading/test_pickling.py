@@ -1,14 +1,10 @@
 """Loaders with spawned processes, to which data sets and transforms are pickled."""
 
-import json
 import pickle
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from densevit.config import Config, DataSection, from_mapping
 from densevit.data.build import build_data, build_transforms
@@ -51,48 +47,6 @@ def assert_survives(dataset: Dataset, **section: Any) -> None:
 @pytest.mark.parametrize("section", TRANSFORMS, ids=lambda section: str(section["transforms"]))
 def test_all_transforms_can_be_pickled(section: dict[str, Any]) -> None:
     assert_survives(Scenes("train", image_size=48, train_length=2), **section)
-
-
-def _coco(root: Path) -> dict[str, Any]:
-    images = [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 30} for k in range(2)]
-    outline = [[1, 2, 11, 2, 11, 12]]
-    annotations = [
-        {"id": k, "image_id": k, "category_id": 3, "bbox": [1, 2, 10, 10], "segmentation": outline} for k in range(2)
-    ]
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cell"}]}
-    (root / "train.json").write_text(json.dumps(content))
-    (root / "val.json").touch()  # so that train is not divided
-    _images(root / "train")
-    return {"name": "coco", "root": str(root), "masks": True}
-
-
-def _masks(root: Path) -> dict[str, Any]:
-    _images(root / "images" / "train")
-    for folder in ("images", "labels"):
-        (root / folder / "val").mkdir(parents=True)  # so that train is not divided
-    _images(root / "labels" / "train", np.zeros((30, 40), np.uint8))
-    return {"name": "label_maps", "root": str(root), "classes": ["floor"]}
-
-
-def _depth(root: Path) -> dict[str, Any]:
-    _images(root / "images" / "train")
-    _images(root / "labels" / "train", np.full((30, 40), 2000, np.uint16))
-    return {"name": "depth", "root": str(root), "scale": 0.001}
-
-
-def _images(folder: Path, values: np.ndarray | None = None) -> None:
-    folder.mkdir(parents=True)
-    for k in range(2):
-        Image.fromarray(np.zeros((30, 40, 3), np.uint8) if values is None else values).save(folder / f"{k}.png")
-
-
-@pytest.mark.parametrize("section", [_coco, _masks, _depth], ids=lambda section: section.__name__)
-def test_every_data_set_can_be_pickled(section: Any, tmp_path: Path) -> None:
-    from densevit import registry
-
-    options = section(tmp_path)
-    dataset = registry.create("datasets", options.pop("name"), "train", options=options, where="data")
-    assert_survives(dataset, transforms="resize", image_size=32)
 
 
 def config(**data: Any) -> Config:
