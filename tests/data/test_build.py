@@ -1,7 +1,6 @@
 """Building loaders from a config's data section."""
 
 import json
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,7 +37,7 @@ def config(**data: Any) -> Config:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """20 training and 10 validation images, landscape and portrait, of random sizes."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 10)):
@@ -54,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_images_are_batched_and_validation_uses_each_once_at_its_own_size(folder: Path) -> None:
+def test_images_are_batched_and_validation_uses_each_once_at_its_own_size(folder):
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
     assert [c.name for c in data.classes["detection"]] == ["cell"] and data.provides == ("boxes", "labels")
     trained = list(data.train_loader())
@@ -72,7 +71,7 @@ def test_images_are_batched_and_validation_uses_each_once_at_its_own_size(folder
             assert targets["truth"]["boxes"].tolist() == [[1, 2, 11, 12]]
 
 
-def test_batches_are_grouped_by_aspect_on_request(folder: Path) -> None:
+def test_batches_are_grouped_by_aspect_on_request(folder):
     def padding(**keys: Any) -> float:
         data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4, **keys), multiple=1)
         batches = [batch for epoch in range(4) for batch in _epoch(data, epoch)]
@@ -89,7 +88,7 @@ def _epoch(data: Any, epoch: int) -> list[Any]:
     return list(loader)
 
 
-def test_images_without_objects_are_trained_on(folder: Path) -> None:
+def test_images_without_objects_are_trained_on(folder):
     """As negatives: also a batch of nothing else."""
     content = json.loads((folder / "train.json").read_text())
     content["annotations"] = content["annotations"][:2]
@@ -99,7 +98,7 @@ def test_images_without_objects_are_trained_on(folder: Path) -> None:
     batches = list(data.train_loader())
     counts = {t["image_id"]: len(t["boxes"]) for batch in batches for t in batch["targets"]}
     assert len(counts) == 20 and {i for i, count in counts.items() if count} <= {0, 1}
-    assert data.train.object_counts().tolist() == [1, 1] + [0] * 18  # type: ignore[union-attr]  # known
+    assert data.train.object_counts().tolist() == [1, 1] + [0] * 18  # known
     empty = [batch for batch in batches if not any(counts[t["image_id"]] for t in batch["targets"])]
     assert len(empty) >= 3
     for targets in empty[0]["targets"]:
@@ -110,13 +109,13 @@ def test_images_without_objects_are_trained_on(folder: Path) -> None:
         build_data(config(name="coco", root=str(folder))).check_splits()
 
 
-def test_image_size_is_passed_to_a_data_set_that_accepts_it() -> None:
+def test_image_size_is_passed_to_a_data_set_that_accepts_it():
     data = build_data(config(name=f"{__name__}:Plain", image_size=40, batch_size=2))
     assert (data.train.image_size, data.train.split, data.val.split) == (40, "train", "val")
     assert [len(batch["targets"]) for batch in data.val_loader()] == [1] * 5, "sizes are not known beforehand"
 
 
-def test_splits_must_have_the_same_classes(folder: Path) -> None:
+def test_splits_must_have_the_same_classes(folder):
     content = json.loads((folder / "val.json").read_text())
     content["categories"].append({"id": 4, "name": "platelet"})
     (folder / "val.json").write_text(json.dumps(content))
@@ -124,7 +123,7 @@ def test_splits_must_have_the_same_classes(folder: Path) -> None:
         build_data(config(name="coco", root=str(folder))).check_splits()
 
 
-def test_splits_are_built_lazily(folder: Path) -> None:
+def test_splits_are_built_lazily(folder):
     (folder / "train.json").unlink()
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4))
     assert sum(len(batch["targets"]) for batch in data.val_loader()) == 10
@@ -132,7 +131,7 @@ def test_splits_are_built_lazily(folder: Path) -> None:
         data.check_splits()
 
 
-def test_the_evaluated_split_may_have_any_name(folder: Path) -> None:
+def test_the_evaluated_split_may_have_any_name(folder):
     (folder / "val.json").rename(folder / "minitest.json")
     (folder / "val").rename(folder / "minitest")
     data = build_data(config(name="coco", root=str(folder), split="minitest"))

@@ -76,7 +76,7 @@ def data_of(task: str, **options: Any) -> Data:
 
 
 @pytest.mark.parametrize("task", OF_TASK)
-def test_validation_has_the_classes_of_training_in_their_order(task: str) -> None:
+def test_validation_has_the_classes_of_training_in_their_order(task):
     data = data_of(task, num_workers=0)
     raw = Ordered("val", task)
     data.check_splits()
@@ -89,14 +89,14 @@ def test_validation_has_the_classes_of_training_in_their_order(task: str) -> Non
         assert names_of(truth, raw.classes[task]) != expected, "the case has something to map"
 
 
-def test_training_images_for_probes_have_the_classes_of_the_evaluated_split() -> None:
+def test_training_images_for_probes_have_the_classes_of_the_evaluated_split():
     data = data_of("classification", num_workers=0)
     truths = [target["truth"] for batch in data.unaugmented_train_loader() for target in batch["targets"]]
     found = [names_of(truth, data.val.classes["classification"])["image_class"][0] for truth in truths]
-    assert found == [data.train.names(index)[0] for index in range(4)]  # type: ignore[attr-defined]
+    assert found == [data.train.names(index)[0] for index in range(4)]
 
 
-def test_a_model_is_neither_trained_nor_validated_on_classes_in_another_order() -> None:
+def test_a_model_is_neither_trained_nor_validated_on_classes_in_another_order():
     data = data_of("classification", num_workers=0)
     config = configs.from_mapping(
         {
@@ -112,7 +112,7 @@ def test_a_model_is_neither_trained_nor_validated_on_classes_in_another_order() 
         check_classes(data.val, model)
 
 
-def test_mixed_data_sets_have_one_order() -> None:
+def test_mixed_data_sets_have_one_order():
     section = {"name": f"{__name__}:Ordered"}
     assert [c.name for c in Mix("val", {"a": section, "b": section}).classes["detection"]] == ["cat", "ant", "bee"]
     with pytest.raises(DataError, match="with different classes: ant, bee, cat and cat, ant, bee"):

@@ -28,7 +28,7 @@ def _alone(scene: Scene, thing: Thing) -> Rendering:
 
 
 @pytest.mark.integration
-def test_statistics_of_a_thousand_images() -> None:
+def test_statistics_of_a_thousand_images():
     """Numbers of objects and classes, sizes, occlusion, and colours that do not depend on the class."""
     from scipy.stats import chi2_contingency
 
@@ -60,12 +60,12 @@ def test_statistics_of_a_thousand_images() -> None:
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[dict]:
+def samples():
     dataset = Scenes("train", image_size=SIDE)
     return [dataset[index]["targets"] for index in range(60)]
 
 
-def test_boxes_masks_and_semantic_maps_agree(samples: list[dict]) -> None:
+def test_boxes_masks_and_semantic_maps_agree(samples):
     names = [one.name for one in Scenes("val").classes["segmentation"]]
     assert names[8:] == ["floor", "ground", "wall", "sky"]
     shown = set()
@@ -86,7 +86,7 @@ def test_boxes_masks_and_semantic_maps_agree(samples: list[dict]) -> None:
     assert shown == set(names[8:])
 
 
-def test_panoptic_map_has_the_masks_as_things_the_surfaces_as_stuff_and_the_rest_as_void() -> None:
+def test_panoptic_map_has_the_masks_as_things_the_surfaces_as_stuff_and_the_rest_as_void():
     dataset = Scenes("train", image_size=SIDE, panoptic=True)
     assert dataset.classes["panoptic"] == dataset.classes["segmentation"] and dataset.provides[-1] == "panoptic"
     twice = 0
@@ -110,7 +110,7 @@ def test_panoptic_map_has_the_masks_as_things_the_surfaces_as_stuff_and_the_rest
     assert twice > 5
 
 
-def test_depth_unprojects_onto_the_scene() -> None:
+def test_depth_unprojects_onto_the_scene():
     """Unprojected pixels: floors are horizontal, walls vertical, and objects stand on floors in front of walls."""
     for index in range(40):
         scene = Scenes("val").scene(index)
@@ -160,7 +160,7 @@ def _digest(dataset: Scenes, indices: range) -> str:
     return digest.hexdigest()[:16]
 
 
-def test_images_and_labels_have_not_changed() -> None:
+def test_images_and_labels_have_not_changed():
     """Published scores depend on these: if a value changes, all scores must be measured again."""
     assert _digest(Scenes("train"), range(5)) == "28d2182cfc2e4c57"
     assert _digest(Scenes("val", image_size=(96, 160), seed=3), range(5)) == "cf34fee566573758"
@@ -176,7 +176,7 @@ def test_images_and_labels_have_not_changed() -> None:
     torch.testing.assert_close(blocks, expected, atol=0.5, rtol=0)
 
 
-def test_scenes_depend_on_split_seed_and_index_but_not_on_the_size() -> None:
+def test_scenes_depend_on_split_seed_and_index_but_not_on_the_size():
     sets = [Scenes("train", train_length=20), Scenes("val", val_length=20), Scenes("train", train_length=20, seed=1)]
     assert len({dataset.scene(index).camera for dataset in sets for index in range(20)}) == 60
     small, large = Scenes("train", image_size=64)[4]["targets"], Scenes("train", image_size=256)[4]["targets"]
@@ -187,7 +187,7 @@ def test_scenes_depend_on_split_seed_and_index_but_not_on_the_size() -> None:
 # ---- options ----
 
 
-def test_samples_have_the_specified_dtypes_and_shapes() -> None:
+def test_samples_have_the_specified_dtypes_and_shapes():
     dataset = Scenes("val", image_size=(48, 80), val_length=3)
     sample = dataset[1]
     targets, count = sample["targets"], len(sample["targets"]["labels"])
@@ -211,7 +211,7 @@ def test_samples_have_the_specified_dtypes_and_shapes() -> None:
 
 
 @pytest.mark.parametrize("shape", [(32, 256), (33, 47)])
-def test_extreme_aspect_ratios_have_at_least_one_object(shape: tuple[int, int]) -> None:
+def test_extreme_aspect_ratios_have_at_least_one_object(shape):
     dataset = Scenes("train", image_size=shape)
     for index in range(30):
         targets = dataset[index]["targets"]
@@ -219,12 +219,12 @@ def test_extreme_aspect_ratios_have_at_least_one_object(shape: tuple[int, int]) 
         assert torch.isfinite(targets["depth"]).all()
 
 
-def test_invalid_option_is_named() -> None:
+def test_invalid_option_is_named():
     with pytest.raises(DataError, match="data.image_size is 16; scenes are at least 32"):
         Scenes("train", image_size=16)
     with pytest.raises(DataError, match="data.train_length is 0"):
         Scenes("train", train_length=0)
     with pytest.raises(DataError, match="no split 'minival', only train, val, test"):
-        Scenes("minival")  # type: ignore[arg-type]
+        Scenes("minival")
     with pytest.raises(IndexError):
         Scenes("val")[500]

@@ -86,7 +86,7 @@ def _directions(rays: Rays) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # rays that miss divide by zero; the renderer also silences it
 @pytest.mark.parametrize("name", SOLIDS)
-def test_ray_hits_are_the_first_points_inside(name: str) -> None:
+def test_ray_hits_are_the_first_points_inside(name):
     shape, inside = SOLIDS[name]
     steps = np.arange(NEAR, FAR, STEP)
     met = 0
@@ -106,7 +106,7 @@ def test_ray_hits_are_the_first_points_inside(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", SOLIDS)
-def test_normals_are_perpendicular_to_the_surface(name: str) -> None:
+def test_normals_are_perpendicular_to_the_surface(name):
     """Normals are correct: 0.01 along the tangent, points 0.002 outwards and inwards are outside and inside."""
     shape, inside = SOLIDS[name]
     for rays in _views():

@@ -29,7 +29,7 @@ def coded(masks: np.ndarray) -> RunLengthMasks:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_codes_of_pycocotools_are_read_and_written(seed: int) -> None:
+def test_codes_of_pycocotools_are_read_and_written(seed):
     masks = random_masks(seed)
     found = coded(masks)
     assert found.shape == masks.shape and len(found) == len(masks)
@@ -41,7 +41,7 @@ def test_codes_of_pycocotools_are_read_and_written(seed: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_regions_of_a_map_are_masks(dtype: type) -> None:
+def test_regions_of_a_map_are_masks(dtype):
     ids = np.random.default_rng(0).integers(0, 6, (9, 14)).astype(dtype)
     chosen = np.array([4, 0, 200, 3])
     assert np.array_equal(np.asarray(RunLengthMasks.from_ids(ids, chosen)), ids == chosen[:, None, None])
@@ -49,7 +49,7 @@ def test_regions_of_a_map_are_masks(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_transforms_match_those_of_pixels(seed: int) -> None:
+def test_transforms_match_those_of_pixels(seed):
     rng, kind, masks = np.random.default_rng(seed), InstanceMasks(), random_masks(seed)
     found, size = coded(masks), masks.shape[1:]
     (top, bottom), (left, right) = (np.sort(rng.choice(side + 1, 2, replace=False)).tolist() for side in size)
@@ -80,7 +80,7 @@ def test_transforms_match_those_of_pixels(seed: int) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_pixels_are_filled_from_edges_on_an_accelerator(device: str) -> None:
+def test_pixels_are_filled_from_edges_on_an_accelerator(device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     for seed in range(10):
@@ -88,7 +88,7 @@ def test_pixels_are_filled_from_edges_on_an_accelerator(device: str) -> None:
         assert torch.equal(coded(masks)._filled(device).cpu(), torch.from_numpy(masks))
 
 
-def test_points_are_looked_up_in_the_edges() -> None:
+def test_points_are_looked_up_in_the_edges():
     masks = random_masks(7)
     count, height, width = masks.shape
     n, y, x = np.random.default_rng(0).integers((count, height, width), size=(500, 3)).T
@@ -97,7 +97,7 @@ def test_points_are_looked_up_in_the_edges() -> None:
     assert inside.tolist() == masks[n, y, x].tolist()
 
 
-def test_no_masks() -> None:
+def test_no_masks():
     found = RunLengthMasks.from_codes([], (4, 5))
     for none in (found, found.hflip(), found.resize((8, 9)).resize((4, 5)), RunLengthMasks.from_dense([], (4, 5))):
         assert none.to("cpu").shape == (0, 4, 5) and list(none) == none.codes() == []

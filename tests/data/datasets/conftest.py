@@ -14,7 +14,7 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def write_image(tmp_path: Path) -> Write:
+def write_image(tmp_path):
     """`write_image(path, size=(width, height))` writes an image. A split train is not divided."""
 
     def write_image(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> Path:
@@ -28,7 +28,7 @@ def write_image(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def depth(tmp_path: Path) -> Write:
+def depth(tmp_path):
     """`depth(path, values)` writes a depth file: PNG, NPY, EXR or PFM, according to its suffix."""
 
     def depth(path: str, values: Any) -> Path:
@@ -51,7 +51,7 @@ def depth(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def depth_pair(write_image: Write, depth: Write) -> Write:
+def depth_pair(write_image, depth):
     """`depth_pair(values, suffix)` writes one image and its depth map in images/train and labels/train."""
 
     def depth_pair(values: Any, suffix: str = ".png") -> Path:
@@ -63,7 +63,7 @@ def depth_pair(write_image: Write, depth: Write) -> Write:
 
 
 @pytest.fixture
-def label(tmp_path: Path) -> Write:
+def label(tmp_path):
     """`label(path, values)` writes a grey (H, W) or RGB (H, W, 3) label. A split train is not divided."""
 
     def label(path: str, values: np.ndarray) -> Path:
@@ -89,7 +89,7 @@ def coco_document(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def write_coco(tmp_path: Path) -> Write:
+def write_coco(tmp_path):
     """`write_coco(document)` writes the JSON and images under a root, and returns the root."""
 
     def write_coco(content: Any = None, file: str = "train.json", folder: str = "train", root: str = "set") -> Path:

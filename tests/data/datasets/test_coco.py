@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 # ---- samples ----
 
 
-def test_boxes_labels_areas_and_crowds_of_each_image(write_coco: Write) -> None:
+def test_boxes_labels_areas_and_crowds_of_each_image(write_coco):
     dataset = Coco("train", root=str(write_coco()))
     classes = dataset.classes["detection"]
     assert [(c.name, c.file_id) for c in classes] == [("train", 7), ("toothbrush", 90), ("unused", 1000)]
@@ -60,7 +60,7 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write_coco: Write) -> None:
     assert (image[:, 5, 5].int() - torch.tensor([200, 10, 15])).abs().max() <= 3
 
 
-def test_a_test_set_without_annotations_is_unlabelled_not_empty(write_coco: Write) -> None:
+def test_a_test_set_without_annotations_is_unlabelled_not_empty(write_coco):
     content = document()
     del content["annotations"]
     dataset = Coco("val", root=str(write_coco(content, "val.json", "val")))
@@ -74,7 +74,7 @@ def test_a_test_set_without_annotations_is_unlabelled_not_empty(write_coco: Writ
 # ---- masks ----
 
 
-def test_masks_match_pycocotools(write_coco: Write) -> None:
+def test_masks_match_pycocotools(write_coco):
     rng = np.random.default_rng(0)
     disc = ((np.indices((30, 40)) - np.array([15, 20])[:, None, None]) ** 2).sum(axis=0) < 100
     packed = rle.encode(np.asfortranarray(disc.astype(np.uint8)))
@@ -113,7 +113,7 @@ def test_masks_match_pycocotools(write_coco: Write) -> None:
     assert dataset[2]["targets"]["masks"].shape == (0, 30, 40)
 
 
-def test_masks_match_boxes_after_dropping_a_degenerate_one(write_coco: Write) -> None:
+def test_masks_match_boxes_after_dropping_a_degenerate_one(write_coco):
     squares = [[[x, x, x + 4, x, x + 4, x + 4, x, x + 4]] for x in (0, 8, 16)]
     annotations = [
         {"id": k, "image_id": 0, "category_id": 7, "bbox": [8 * k, 8 * k, 4 * (k != 1), 4], "segmentation": square}
@@ -125,7 +125,7 @@ def test_masks_match_boxes_after_dropping_a_degenerate_one(write_coco: Write) ->
         assert mask[box[1] : box[3], box[0] : box[2]].all() and mask.sum() == 16
 
 
-def test_polygons_may_be_outside_of_their_image_in_part_only(write_coco: Write) -> None:
+def test_polygons_may_be_outside_of_their_image_in_part_only(write_coco):
     def with_polygon(x: int) -> str:
         polygon = [x, 1, x + 5, 1, x + 5, 6, x, 6]
         annotation = {"id": 77, "image_id": 5, "category_id": 7, "bbox": [1, 1, 5, 5], "segmentation": [polygon]}
@@ -139,7 +139,7 @@ def test_polygons_may_be_outside_of_their_image_in_part_only(write_coco: Write) 
 # ---- errors at startup ----
 
 
-def test_degenerate_boxes_are_left_out_in_training_with_one_counted_warning(write_coco: Write) -> None:
+def test_degenerate_boxes_are_left_out_in_training_with_one_counted_warning(write_coco):
     boxes = [[1, 1, 0, 5], [1, 1, 5, 0], [3, 3, -1, 4], [40, 5, 10, 10], [-9, 5, 9, 9], [1, 1, 5, 5]]
     annotations = [{"id": k, "image_id": 5, "category_id": 7, "bbox": box} for k, box in enumerate(boxes)]
     root = str(write_coco(document(annotations=annotations)))
@@ -179,14 +179,14 @@ def without(section: str, key: str) -> dict[str, Any]:
         ("[1, 2]", r"a list; expected COCO's object"),
     ],
 )
-def test_invalid_json_error_names_file_and_annotation(content: Any, facts: str, write_coco: Write) -> None:
+def test_invalid_json_error_names_file_and_annotation(content, facts, write_coco):
     """More of them are in `tests/robustness/test_coco.py`."""
     root = str(write_coco(content))
     with pytest.raises(DataError, match=rf"train\.json:? .*{facts}"):
         Coco("train", root=root)
 
 
-def test_image_changed_after_scanning_is_named(write_coco: Write) -> None:
+def test_image_changed_after_scanning_is_named(write_coco):
     root = write_coco()
     dataset = Coco("train", root=str(root))
     Image.new("RGB", (80, 60)).save(root / "train" / "1.jpg")
@@ -194,7 +194,7 @@ def test_image_changed_after_scanning_is_named(write_coco: Write) -> None:
         dataset[1]
 
 
-def test_annotations_are_stored_in_arrays(write_coco: Write) -> None:
+def test_annotations_are_stored_in_arrays(write_coco):
     """Python objects have reference counts, so that each loader process would copy their memory."""
     arrays = vars(Coco("train", root=str(write_coco()), limit=2)._annotations)
     python = {key for key, value in arrays.items() if not isinstance(value, np.ndarray)}
@@ -207,7 +207,7 @@ def test_annotations_are_stored_in_arrays(write_coco: Write) -> None:
 
 
 @pytest.mark.parametrize("form", ["a/../../../secret.jpg", "{absolute}"])
-def test_images_outside_of_their_folder_are_read_only_if_allowed(form: str, tmp_path: Path, write_coco: Write) -> None:
+def test_images_outside_of_their_folder_are_read_only_if_allowed(form, tmp_path, write_coco):
     name = form.format(absolute=tmp_path / "secret.jpg")
     content = document()
     content["images"][1]["file_name"] = name
@@ -221,9 +221,7 @@ def test_images_outside_of_their_folder_are_read_only_if_allowed(form: str, tmp_
     )
 
 
-def test_a_cached_scan_does_not_allow_paths_outside(
-    tmp_path: Path, write_coco: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_scan_does_not_allow_paths_outside(tmp_path, write_coco, monkeypatch):
     monkeypatch.setattr("densevit.data.datasets.coco._LARGE_JSON", 0)
     monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
     content = document()
@@ -234,7 +232,7 @@ def test_a_cached_scan_does_not_allow_paths_outside(
         Coco("train", root=str(root))
 
 
-def test_links_in_the_images_folder_and_absolute_paths_into_it_are_read(tmp_path: Path, write_coco: Write) -> None:
+def test_links_in_the_images_folder_and_absolute_paths_into_it_are_read(tmp_path, write_coco):
     content = document()
     content["images"][0]["file_name"] = "linked/0.jpg"
     content["images"][1]["file_name"] = str(tmp_path / "set" / "train" / "1.jpg")
@@ -254,7 +252,7 @@ def test_links_in_the_images_folder_and_absolute_paths_into_it_are_read(tmp_path
 
 
 @pytest.mark.parametrize("size", [{"height": 2**20, "width": 2**20}, {"width": 2**20 + 1}])
-def test_sizes_beyond_those_of_images_are_named(size: dict[str, int], write_coco: Write) -> None:
+def test_sizes_beyond_those_of_images_are_named(size, write_coco):
     content = document()
     content["images"][1] |= size
     with pytest.raises(DataError, match=r"train\.json: image 5: it has .* pixels; at most 1,073,741,824 can be read"):

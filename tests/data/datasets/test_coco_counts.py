@@ -17,7 +17,7 @@ from densevit_workbench.doctor.tables import as_json
 
 
 @pytest.fixture(autouse=True)
-def _warnings_again() -> None:
+def _warnings_again():
     warn_once.cache_clear()
 
 
@@ -50,7 +50,7 @@ def change(root: Path, split: str, **more: list[Any]) -> None:
     ("crowds", "objects", "said"),
     [([1] * 10, 0, True), ([1] + [0] * 19, 19, False), ([1, 1] + [0] * 18, 18, True)],
 )
-def test_the_key_decides_on_crowds(tmp_path: Path, crowds: list[int], objects: int, said: bool) -> None:
+def test_the_key_decides_on_crowds(tmp_path, crowds, objects, said):
     """Without it, crowds are said where they are more than 5 % of the objects."""
     root = str(write(tmp_path, "train", crowds))
     (tmp_path / "val.json").touch()
@@ -75,7 +75,7 @@ def test_the_key_decides_on_crowds(tmp_path: Path, crowds: list[int], objects: i
 
 
 @pytest.mark.parametrize("folder", ["", "images"])
-def test_image_files_in_no_json_are_said(tmp_path: Path, folder: str) -> None:
+def test_image_files_in_no_json_are_said(tmp_path, folder):
     """Those of another split in the same folder are in a json."""
     for split in ("train", "val"):
         write(tmp_path, split, [0, 0], folder)
@@ -107,7 +107,7 @@ def test_image_files_in_no_json_are_said(tmp_path: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_the_counts_of_doctor_add_up(tmp_path: Path, masks: bool) -> None:
+def test_the_counts_of_doctor_add_up(tmp_path, masks):
     root = write(tmp_path / "set", "train", [0, 0, 1, 0, 0, 0, 0, 0])
     write(root, "val", [0, 0])
     change(

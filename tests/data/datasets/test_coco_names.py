@@ -56,11 +56,11 @@ def read(root: Path, name: str, **options: Any) -> Dataset:
 @pytest.mark.parametrize(
     ("name", "kind"), [("coco", "backslash"), ("coco", "as written"), ("coco", "all"), ("coco_panoptic", "all")]
 )
-def test_the_files_of_other_programs_names_are_found(tmp_path: Path, name: str, kind: str) -> None:
+def test_the_files_of_other_programs_names_are_found(tmp_path, name, kind):
     written, on_disk = NAMES[kind]
     dataset = read(write(tmp_path, name, written, on_disk), name)
     assert len(dataset[0]["targets"]["boxes"]) == 1
-    path = dataset.path(0)  # type: ignore[attr-defined]
+    path = dataset.path(0)
     assert os.path.samefile(path, tmp_path / "train2017" / on_disk)
     if name == "coco":
         assert dataset.image_name(0) == written
@@ -68,7 +68,7 @@ def test_the_files_of_other_programs_names_are_found(tmp_path: Path, name: str, 
 
 @pytest.mark.parametrize("name", DATASETS)
 @pytest.mark.parametrize("written", ["%2e%2e/a.jpg", "sub\\..\\..\\a.jpg"])
-def test_no_form_of_a_name_leads_out_of_the_folder(tmp_path: Path, name: str, written: str) -> None:
+def test_no_form_of_a_name_leads_out_of_the_folder(tmp_path, name, written):
     root = write(tmp_path, name, written, "../a.jpg")
     (root / "train2017" / "sub").mkdir()
     (root / "annotations" / "panoptic_train2017" / "sub").mkdir()
@@ -78,7 +78,7 @@ def test_no_form_of_a_name_leads_out_of_the_folder(tmp_path: Path, name: str, wr
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_missing_file_is_explained(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_explained(tmp_path, name):
     """With the file of the same name in the folder, or the form that was searched for."""
     root = write(tmp_path, name, "C:\\data\\my%20cat.jpg", None)
     with pytest.raises(
@@ -92,5 +92,5 @@ def test_a_missing_file_is_explained(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", DATASETS)
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le"])
-def test_jsons_with_marks_are_read(tmp_path: Path, name: str, encoding: str) -> None:
+def test_jsons_with_marks_are_read(tmp_path, name, encoding):
     assert len(read(write(tmp_path, name, "a.jpg", "a.jpg", encoding), name)) == 1

@@ -27,7 +27,7 @@ _BOTH, _UPRIGHT, _WIDE = (4, 6, 20, 10), (4, 30, 20, 25), (30, 6, 25, 20)  # box
 
 
 @pytest.fixture(autouse=True)
-def _warnings_again() -> None:
+def _warnings_again():
     warn_once.cache_clear()
 
 
@@ -105,9 +105,7 @@ def assert_on_objects(dataset: Coco) -> None:
         ((40, 60), 8, "stored", "rle"),
     ],
 )
-def test_the_chosen_grid_has_the_boxes_on_their_objects(
-    tmp_path: Path, shape: tuple[int, int], orientation: int, grid: Any, segmentation: str
-) -> None:
+def test_the_chosen_grid_has_the_boxes_on_their_objects(tmp_path, shape, orientation, grid, segmentation):
     """Square images and orientations 2 to 4, whose size does not tell, are read as the others."""
     root = write_photos(tmp_path, [_BOTH], grid, orientation=orientation, shape=shape, segmentation=segmentation)
     for masks in (False, True):
@@ -120,9 +118,7 @@ def test_the_chosen_grid_has_the_boxes_on_their_objects(
     ("grid", "box", "segmentation", "masks"),
     [("upright", _UPRIGHT, "", False), ("stored", _WIDE, "polygon", True), ("stored", _WIDE, "polygon", False)],
 )
-def test_the_grid_into_which_all_boxes_fit_is_used(
-    tmp_path: Path, grid: str, box: Any, segmentation: str, masks: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_grid_into_which_all_boxes_fit_is_used(tmp_path, grid, box, segmentation, masks, monkeypatch):
     monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(coco, "_LARGE_JSON", 0)
     root = write_photos(tmp_path / "set", [_BOTH, box], grid, segmentation=segmentation)
@@ -137,7 +133,7 @@ def test_the_grid_into_which_all_boxes_fit_is_used(
     ("boxes", "found"),
     [([_BOTH, _BOTH], "fit both"), ([_UPRIGHT, _WIDE, _WIDE], "1 fit only the former, 2 only the latter")],
 )
-def test_boxes_that_do_not_tell_are_an_error(tmp_path: Path, boxes: Any, found: str) -> None:
+def test_boxes_that_do_not_tell_are_an_error(tmp_path, boxes, found):
     root, count = write_photos(tmp_path, boxes), len(boxes)
     message = rf"{count} of {count} images .*first: 0\.png.*{found}.*data\.boxes=upright or data\.boxes=stored"
     with pytest.raises(DataError, match=message):
@@ -147,21 +143,21 @@ def test_boxes_that_do_not_tell_are_an_error(tmp_path: Path, boxes: Any, found: 
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(6, "upright"), (3, None), (8, None)])
-def test_the_upright_size_and_no_size_are_unambiguous(tmp_path: Path, orientation: int, size: str | None) -> None:
+def test_the_upright_size_and_no_size_are_unambiguous(tmp_path, orientation, size):
     root = write_photos(tmp_path, [_BOTH], "upright", size, orientation=orientation)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_on_objects(Coco("train", str(root)))
 
 
-def test_boxes_that_fit_only_the_stored_image_tell_without_a_size(tmp_path: Path) -> None:
+def test_boxes_that_fit_only_the_stored_image_tell_without_a_size(tmp_path):
     root = write_photos(tmp_path, [_WIDE], "stored", None)
     with pytest.warns(UserWarning, match=r"the json has no size.*data\.boxes=stored is used"):
         assert_on_objects(Coco("train", str(root)))
 
 
 @pytest.mark.parametrize("undecided", ["train", "val"])
-def test_all_splits_are_read_alike(tmp_path: Path, undecided: str) -> None:
+def test_all_splits_are_read_alike(tmp_path, undecided):
     for split in ("train", "val"):
         write_photos(tmp_path, [_BOTH if split == undecided else _UPRIGHT], split=split)
     for split in ("train", "val"):
@@ -170,7 +166,7 @@ def test_all_splits_are_read_alike(tmp_path: Path, undecided: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_segmentation_of_the_other_grid_is_an_error(tmp_path: Path, orientation: int) -> None:
+def test_a_segmentation_of_the_other_grid_is_an_error(tmp_path, orientation):
     """The size of a json is not exchanged for images that EXIF does not rotate, or against the chosen grid."""
     root = write_photos(tmp_path, [_BOTH], "stored", orientation=orientation, segmentation="rle")
     content = json.loads((root / "train.json").read_text())
@@ -186,7 +182,7 @@ def test_a_segmentation_of_the_other_grid_is_an_error(tmp_path: Path, orientatio
 
 
 @pytest.mark.integration
-def test_doctor_draws_both_readings(tmp_path: Path) -> None:
+def test_doctor_draws_both_readings(tmp_path):
     """Side by side: red fills the box on the left half, the upright image, and not on the right one."""
     root = write_photos(tmp_path / "set", [_BOTH, _BOTH])
     diagnosis = densevit.diagnose(root, page=tmp_path / "page.html")
@@ -206,7 +202,7 @@ def test_doctor_draws_both_readings(tmp_path: Path) -> None:
     assert any("data.boxes=upright is set" in one.fix for one in chosen.findings)
 
 
-def test_readings_of_large_photos_are_small(tmp_path: Path) -> None:
+def test_readings_of_large_photos_are_small(tmp_path):
     """Phones take 12 million pixels."""
     root = write_photos(tmp_path, [(4, 6, 30, 12)], shape=(40, 2400))
     examination = Examination(None)

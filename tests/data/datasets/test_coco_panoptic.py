@@ -44,7 +44,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(tmp_path):
     """Writes COCO's official layout and returns its root."""
 
     def write(content: Any = None, ids: np.ndarray = IDS, size: tuple[int, int] = (4, 3)) -> Path:
@@ -65,7 +65,7 @@ def dataset(root: Path, **given: Any) -> CocoPanoptic:
 # ---- samples ----
 
 
-def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json(write: Write) -> None:
+def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json(write):
     found = dataset(write())
     targets = found[0]["targets"]
     assert targets["panoptic"].dtype == torch.int32
@@ -81,7 +81,7 @@ def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json
     assert found.provides == ("panoptic", "panoptic_crowds", "boxes", "labels")
 
 
-def test_boxes_masks_and_label_map_follow_from_the_segments(write: Write) -> None:
+def test_boxes_masks_and_label_map_follow_from_the_segments(write):
     targets = dataset(write(), masks=True, semantic=True)[0]["targets"]
     assert targets["boxes"].tolist() == [[0, 2, 2, 3], [0, 0, 2, 2], [2, 0, 4, 1]]
     assert targets["labels"].tolist() == [0, 0, 0] and targets["iscrowd"].tolist() == [True, False, False]
@@ -91,7 +91,7 @@ def test_boxes_masks_and_label_map_follow_from_the_segments(write: Write) -> Non
     assert targets["semantic"].dtype == torch.uint8
 
 
-def test_second_start_does_not_read_the_segments_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_start_does_not_read_the_segments_again(write, monkeypatch):
     root = write()
     monkeypatch.setattr(coco_panoptic, "LARGE", 0)
     first = dataset(root, masks=True)
@@ -111,7 +111,7 @@ def test_second_start_does_not_read_the_segments_again(write: Write, monkeypatch
         dataset(root)
 
 
-def test_grey_files_hold_ids_as_they_are(write: Write) -> None:
+def test_grey_files_hold_ids_as_they_are(write):
     root = write(ids=np.where(IDS > 255, 7, IDS))
     few = [one for one in SEGMENTS if one["id"] < 255]
     (root / "annotations/panoptic_train2017.json").write_text(
@@ -122,7 +122,7 @@ def test_grey_files_hold_ids_as_they_are(write: Write) -> None:
     assert torch.equal(dataset(root)[0]["targets"]["panoptic"], expected)
 
 
-def test_a_test_set_without_annotations_is_unlabelled(write: Write) -> None:
+def test_a_test_set_without_annotations_is_unlabelled(write):
     content = document()
     del content["annotations"]
     found = dataset(write(content))
@@ -134,7 +134,7 @@ def test_a_test_set_without_annotations_is_unlabelled(write: Write) -> None:
 # ---- layouts ----
 
 
-def test_cityscapes_images_are_found_by_their_ids(tmp_path: Path) -> None:
+def test_cityscapes_images_are_found_by_their_ids(tmp_path):
     """As cityscapesScripts' createPanopticImgs.py writes it: no city in the json, ids of instances as segments."""
     name = "aachen_000000_000019"
     image = tmp_path / f"leftImg8bit/train/aachen/{name}_leftImg8bit.png"
@@ -161,7 +161,7 @@ def test_cityscapes_images_are_found_by_their_ids(tmp_path: Path) -> None:
         dataset(tmp_path, preset="cityscapes")
 
 
-def test_ade20k_may_list_stuff_that_things_hide(tmp_path: Path, write: Write) -> None:
+def test_ade20k_may_list_stuff_that_things_hide(tmp_path, write):
     hidden = {"id": 11, "category_id": 1, "iscrowd": 0, "area": 12}
     annotation = {"image_id": 42, "file_name": "a.png", "segments_info": [hidden, *SEGMENTS]}
     root = write(document(annotations=[annotation]))
@@ -183,7 +183,7 @@ def with_segments(*segments: dict[str, Any]) -> dict[str, Any]:
     return document(annotations=[document()["annotations"][0] | {"segments_info": list(segments)}])
 
 
-def test_ids_that_the_json_lacks_are_named_with_their_pixels(write: Write) -> None:
+def test_ids_that_the_json_lacks_are_named_with_their_pixels(write):
     ids = IDS.copy()
     ids[2, 2:] = 70001, 12
     facts = r"panoptic_train2017/a\.png .*image 42: 12 in 1 pixel, 300 in 2 pixels, 70001 in 1 pixel\."
@@ -191,7 +191,7 @@ def test_ids_that_the_json_lacks_are_named_with_their_pixels(write: Write) -> No
         dataset(write(with_segments(*SEGMENTS[:3]), ids))
 
 
-def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
+def test_segments_of_another_size_than_the_image_raise(write):
     with pytest.raises(DataError, match=r"a\.jpg has 8 x 6 pixels, but its segments .*a\.png have 4 x 3"):
         dataset(write(size=(8, 6)))
 
@@ -214,13 +214,13 @@ def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
         ),
     ],
 )
-def test_invalid_json_is_named(content: dict[str, Any], message: str, write: Write) -> None:
+def test_invalid_json_is_named(content, message, write):
     root = write(content)
     with pytest.raises(DataError, match=message):
         dataset(root)
 
 
-def test_missing_files_name_the_option(write: Write) -> None:
+def test_missing_files_name_the_option(write):
     root = write()
     for option in ("annotations", "segments", "images"):
         with pytest.raises(DataError, match=rf"nowhere\. .*data\.{option}"):
@@ -228,7 +228,7 @@ def test_missing_files_name_the_option(write: Write) -> None:
 
 
 @pytest.mark.parametrize("section", ["images", "annotations"])
-def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(section: str, write: Write) -> None:
+def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(section, write):
     content = document()
     name = content[section][0]["file_name"]
     content[section][0] = content[section][0] | {"file_name": f"../{name}"}

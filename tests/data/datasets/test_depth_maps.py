@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def metres(dataset: DepthMaps, index: int = 0) -> list[list[float]]:
 # ---- samples ----
 
 
-def test_samples_and_sizes(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_samples_and_sizes(tmp_path, write_image, depth):
     for name in ("b", "a"):
         write_image(f"images/train/{name}.jpg")
         depth(f"labels/train/{name}.png", MILLIMETRES)
@@ -48,7 +47,7 @@ def test_samples_and_sizes(tmp_path: Path, write_image: Write, depth: Write) -> 
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".exr"])
-def test_floating_point_files_are_in_metres(suffix: str, tmp_path: Path, depth_pair: Write) -> None:
+def test_floating_point_files_are_in_metres(suffix, tmp_path, depth_pair):
     depth_pair(np.array([[1.5, 0, -1], [np.nan, np.inf, 2]], np.float32), suffix)
     assert metres(DepthMaps("train", root=str(tmp_path))) == [[1.5, 0, 0], [0, 0, 2]]
 
@@ -84,9 +83,7 @@ CONVERTED: dict[str, tuple[Any, dict[str, Any], list[list[float]]]] = {
 
 
 @pytest.mark.parametrize("case", CONVERTED)
-def test_stored_values_become_depth(
-    case: str, tmp_path: Path, depth_pair: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stored_values_become_depth(case, tmp_path, depth_pair, capsys):
     stored, options, expected = CONVERTED[case]
     depth_pair(stored)
     dataset = DepthMaps("train", root=str(tmp_path), **options)
@@ -96,7 +93,7 @@ def test_stored_values_become_depth(
         assert "0.004 to 1 (relative, without unit), median 0.01, 75.0% of pixels known" in found
 
 
-def test_calibration_may_be_per_image(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_calibration_may_be_per_image(tmp_path, write_image, depth):
     """Motorcycle-like: 4000 px * 0.2 m / (60 + 140) = 4 m; the other 1000 * 0.1 / 50 = 2 m."""
     texts = {
         "a": "cam0=[4000.0 0 1244.7; 0 4000 1019; 0 0 1]\ncam1=[9 0 1; 0 9 1; 0 0 1]\ndoffs=140\nbaseline=200.0\n",
@@ -107,14 +104,14 @@ def test_calibration_may_be_per_image(tmp_path: Path, write_image: Write, depth:
         depth(f"train/{name}/disp0.pfm", np.array([[disparity, np.inf]]))
         (tmp_path / f"train/{name}/calib.txt").write_text(texts[name])
     where = {"images": "{split}/*/im0.png", "labels": "{split}/*/disp0.pfm", "calibration": "{split}/*/calib.txt"}
-    dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", **where)  # type: ignore[arg-type]
+    dataset = DepthMaps("train", root=str(tmp_path), kind="disparity", **where)
     assert [metres(dataset, i) for i in (0, 1)] == [[[4, 0]], [[2, 0]]]
     (tmp_path / "train/b/calib.txt").write_text("cam0=[1000 0 1]\n")
     with pytest.raises(DataError, match=r"b/calib\.txt has no baseline"):
-        DepthMaps("train", root=str(tmp_path), kind="disparity", **where)  # type: ignore[arg-type]
+        DepthMaps("train", root=str(tmp_path), kind="disparity", **where)
 
 
-def test_validity_masks(tmp_path: Path, depth_pair: Write, depth: Write) -> None:
+def test_validity_masks(tmp_path, depth_pair, depth):
     depth_pair(MILLIMETRES)
     depth("masks/train/a.png", np.array([[1, 1, 0, 0]] * 3, np.uint8))
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks/{split}")
@@ -127,9 +124,7 @@ def test_validity_masks(tmp_path: Path, depth_pair: Write, depth: Write) -> None
 # ---- invalid data ----
 
 
-def test_file_changed_after_scanning_raises(
-    tmp_path: Path, depth_pair: Write, write_image: Write, depth: Write
-) -> None:
+def test_file_changed_after_scanning_raises(tmp_path, depth_pair, write_image, depth):
     depth_pair(MILLIMETRES)
     dataset = DepthMaps("train", root=str(tmp_path), scale=0.001)
     depth("labels/train/a.png", np.ones((5, 5), np.uint16))
@@ -156,7 +151,7 @@ def test_file_changed_after_scanning_raises(
         ({"preset": "nyuv2"}, r"data\.preset: .*'nyuv2'.* diode, kitti, nyu, tum"),
     ],
 )
-def test_invalid_options_raise(given: dict[str, Any], message: str, tmp_path: Path, depth_pair: Write) -> None:
+def test_invalid_options_raise(given, message, tmp_path, depth_pair):
     depth_pair(MILLIMETRES)
     with pytest.raises(DataError, match=message):
         DepthMaps("train", **({"root": str(tmp_path), "scale": 0.001} | given))
@@ -165,44 +160,42 @@ def test_invalid_options_raise(given: dict[str, Any], message: str, tmp_path: Pa
 # ---- layouts ----
 
 
-def test_lists_of_three_columns_and_images_without_depth(
-    tmp_path: Path, depth_pair: Write, write_image: Write, depth: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lists_of_three_columns_and_images_without_depth(tmp_path, depth_pair, write_image, depth, capsys):
     for name in ("a", "b", "c"):
         write_image(f"raw/{name}/1.png")
         depth(f"annotated/val/{name}/1.png", MILLIMETRES)
     (tmp_path / "list.txt").write_text("a/1.png a/1.png 721.5377\n\nb/1.png None 718.856\n/raw/c/1.png c/1.png 707\n")
     where = {"images": "raw", "labels": "annotated", "list_file": "list.txt"}
-    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, **where)  # type: ignore[arg-type]
+    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
     assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["raw/a/1", "raw/c/1"]
     assert metres(dataset) == METRES
     assert "(read 2 of 2); 1 image without depth left out" in capsys.readouterr().err
     examination = Examination(None)
-    DepthMaps("train", root=str(tmp_path), scale=0.001, scan=Scan(examination=examination), **where)  # type: ignore[arg-type]
+    DepthMaps("train", root=str(tmp_path), scale=0.001, scan=Scan(examination=examination), **where)
     assert examination.findings[0].heading == "1 of 3 images without a depth map"
     depth("masks/x.npy", MILLIMETRES)
     with pytest.raises(DataError, match=r"data\.valid pairs files by name; data\.list_file must then hold names"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)  # type: ignore[arg-type]
+        DepthMaps("train", root=str(tmp_path), scale=0.001, valid="masks", **where)
     (tmp_path / "list.txt").write_text("a/1.png a/2.png 721.5377\n")
     with pytest.raises(DataError, match=r"(?s)1 files do not exist.*\n  a/2\.png"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, **where)  # type: ignore[arg-type]
+        DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
     (tmp_path / "list.txt").write_text("a/1.png None 721.5377\n")
     with pytest.raises(DataError, match="is empty"):
-        DepthMaps("train", root=str(tmp_path), scale=0.001, **where)  # type: ignore[arg-type]
+        DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
 
 
-def test_list_of_names_with_validity_masks(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_list_of_names_with_validity_masks(tmp_path, write_image, depth):
     for name in ("a", "b"):
         write_image(f"images/{name}.jpg")
         depth(f"labels/{name}.png", MILLIMETRES)
         depth(f"masks/{name}.npy", np.ones((3, 4)))
     (tmp_path / "list.txt").write_text("b\n")
     where = {"images": "images", "labels": "labels", "valid": "masks", "list_file": "list.txt"}
-    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, **where)  # type: ignore[arg-type]
+    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
     assert len(dataset) == 1 and metres(dataset) == METRES
 
 
-def test_timestamp_pairs_match_tums_tool() -> None:
+def test_timestamp_pairs_match_tums_tool():
     """Against the rule written out: of all pairs less than 20 ms apart, nearest first, each timestamp used once."""
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -215,7 +208,7 @@ def test_timestamp_pairs_match_tums_tool() -> None:
         assert [(first[i], second[j]) for i, j in associate(first, second, 0.02)] == sorted(expected)
 
 
-def test_invalid_timestamps_raise(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_invalid_timestamps_raise(tmp_path, write_image, depth):
     write_image("one/rgb/1.png")
     (tmp_path / "one/rgb.txt").write_text("# timestamp filename\n1.00 rgb/1.png\n2.0 rgb/2.png\n")
     where: dict[str, Any] = {"root": str(tmp_path), "images": "{split}/rgb.txt", "labels": "{split}/depth.txt"}
@@ -235,7 +228,7 @@ def test_invalid_timestamps_raise(tmp_path: Path, write_image: Write, depth: Wri
         DepthMaps("train", **where)
 
 
-def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_lists_name_files_outside_of_root_only_if_allowed(tmp_path, write_image, depth):
     write_image("secret.png")
     depth("set/labels/a.png", MILLIMETRES)
     (tmp_path / "set/list.txt").write_text("../secret.png labels/a.png\n")

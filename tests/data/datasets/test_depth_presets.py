@@ -79,26 +79,24 @@ MADE: dict[str, tuple[Callable[..., None], str, list[list[float]]]] = {
 
 
 @pytest.mark.parametrize("preset", sorted(MADE))
-def test_each_preset_reads_its_usual_layout(preset: Preset, tmp_path: Path, write_image: Write, depth: Write) -> None:
+def test_each_preset_reads_its_usual_layout(preset, tmp_path, write_image, depth):
     make, name, expected = MADE[preset]
     make(tmp_path, write_image, depth)
     eased = {"kitti": {"range": (1, 200)}, "tum": {"range": (0.05, 8)}}.get(preset, {})  # for few values
     for split in ("train", "val"):
-        dataset = DepthMaps(split, root=str(tmp_path), preset=preset, **eased)  # type: ignore[arg-type]
+        dataset = DepthMaps(split, root=str(tmp_path), preset=preset, **eased)
         assert len(dataset) == 1 and dataset[0]["targets"]["image_id"].endswith(name)
         assert metres(dataset) == expected
 
 
-def test_images_and_depth_of_kitti_may_lie_beside_each_other(
-    tmp_path: Path, write_image: Write, depth: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_and_depth_of_kitti_may_lie_beside_each_other(tmp_path, write_image, depth, capsys):
     kitti(tmp_path, write_image, depth, "raw/", annotated=False)
     dataset = DepthMaps("val", root=str(tmp_path), preset="kitti", range=(1, 200))
     assert dataset[0]["targets"]["image_id"].startswith("raw/2011_09_28/")
     assert "1 image without depth left out" in capsys.readouterr().err
 
 
-def test_presets_are_yaml_files_of_options() -> None:
-    assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)  # type: ignore[attr-defined]
+def test_presets_are_yaml_files_of_options():
+    assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)
     for file in PRESETS.glob("*.yaml"):
         options.check(DepthMaps, ("split",), "depth", yaml.safe_load(file.read_text()), "data")

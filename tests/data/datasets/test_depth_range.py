@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,7 @@ MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 200
 Write = Callable[..., None]
 
 
-def test_range_and_median_are_logged_once_per_split(
-    tmp_path: Path, depth_pair: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_range_and_median_are_logged_once_per_split(tmp_path, depth_pair, capsys, monkeypatch):
     depth_pair(MILLIMETRES)
     DepthMaps("train", root=str(tmp_path), scale=0.001, max_depth=2)
     shown = capsys.readouterr().err
@@ -31,7 +28,7 @@ def test_range_and_median_are_logged_once_per_split(
     assert capsys.readouterr().err == ""
 
 
-def test_millimetres_read_as_metres_raise(tmp_path: Path, depth_pair: Write) -> None:
+def test_millimetres_read_as_metres_raise(tmp_path, depth_pair):
     depth_pair(MILLIMETRES.astype(np.float32), ".npy")
     with pytest.raises(DataError) as error:
         DepthMaps("train", root=str(tmp_path), max_depth=10)
@@ -39,9 +36,7 @@ def test_millimetres_read_as_metres_raise(tmp_path: Path, depth_pair: Write) -> 
         assert fact in str(error.value)
 
 
-def test_sparse_lidar_is_checked_on_valid_pixels(
-    tmp_path: Path, depth_pair: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sparse_lidar_is_checked_on_valid_pixels(tmp_path, depth_pair, capsys):
     """At 2 % of the pixels, 5 to 60 m in KITTI's 1/256 m; the rest is 0, so that the median of all pixels is 0."""
     rng = np.random.default_rng(0)
     stored = np.zeros((50, 100), np.uint16)
@@ -55,9 +50,7 @@ def test_sparse_lidar_is_checked_on_valid_pixels(
         DepthMaps("train", scale=1.0, **where)
 
 
-def test_file_in_another_unit_is_named(
-    tmp_path: Path, write_image: Write, depth: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_file_in_another_unit_is_named(tmp_path, write_image, depth, capsys):
     for name, unit in (("a", 1), ("b", 1), ("c", 1000), ("d", 1)):
         write_image(f"images/train/{name}.jpg", (2, 1))
         depth(f"labels/train/{name}.npy", unit * np.array([[0.0, 2.0]], np.float32))
@@ -70,7 +63,7 @@ def test_file_in_another_unit_is_named(
     )
 
 
-def test_integer_files_require_a_scale(tmp_path: Path, depth_pair: Write) -> None:
+def test_integer_files_require_a_scale(tmp_path, depth_pair):
     depth_pair(MILLIMETRES)
     facts = r"data\.scale is missing: .*labels/train/a\.png .*0 to 65535.*data\.scale=0\.001.*KITTI"
     with pytest.raises(DataError, match=facts):
@@ -86,15 +79,13 @@ def test_integer_files_require_a_scale(tmp_path: Path, depth_pair: Write) -> Non
         (0.001, (300.0, 400.0), r"Set data\.scale, .*data\.range=\[LOW,HIGH\]"),
     ],
 )
-def test_wrong_scale_and_declared_range(
-    scale: float, range: tuple[float, float], fix: str, tmp_path: Path, depth_pair: Write
-) -> None:
+def test_wrong_scale_and_declared_range(scale, range, fix, tmp_path, depth_pair):
     depth_pair(MILLIMETRES)
     with pytest.raises(DataError, match=fix):
         DepthMaps("train", root=str(tmp_path), scale=scale, range=range)
 
 
-def test_invalid_calibration_raises(tmp_path: Path, depth_pair: Write) -> None:
+def test_invalid_calibration_raises(tmp_path, depth_pair):
     depth_pair(np.array([[100, 200]], np.uint8))
     stereo: dict[str, Any] = {"root": str(tmp_path), "kind": "disparity"}
     with pytest.raises(DataError, match=r"baseline looks like millimetres: set data\.stereo\.baseline=0\.16"):
@@ -107,16 +98,14 @@ def test_invalid_calibration_raises(tmp_path: Path, depth_pair: Write) -> None:
         DepthMaps("train", root=str(tmp_path), kind="inverse_depth")
 
 
-def test_evenly_spaced_maps_are_sampled() -> None:
+def test_evenly_spaced_maps_are_sampled():
     assert sample(3) == [0, 1, 2] and sample(128) == list(range(128))
     some = sample(10_000)
     assert len(some) == 128 and some[0] == 0 and some[-1] == 9999 and set(np.diff(some)) == {78, 79}
 
 
 @pytest.mark.parametrize(("largest", "kind", "scale"), [(255, np.uint8, 1.0), (65535, np.uint16, 0.001)])
-def test_files_that_all_reach_the_largest_number_are_named(
-    largest: int, kind: type, scale: float, tmp_path: Path, write_image: Write, depth: Write
-) -> None:
+def test_files_that_all_reach_the_largest_number_are_named(largest, kind, scale, tmp_path, write_image, depth):
     """Depth scaled for display, whose median of 40 m is plausible, and a sensor's number for unknown."""
     for name in ("a", "b"):
         write_image(f"images/train/{name}.jpg")

@@ -41,7 +41,7 @@ def ids(dataset: Dataset) -> list[Any]:
     return [dataset[i]["targets"]["image_id"] for i in range(len(dataset))]
 
 
-def test_coco_without_val_is_divided_with_its_annotations(tmp_path: Path) -> None:
+def test_coco_without_val_is_divided_with_its_annotations(tmp_path):
     root = str(write_coco(tmp_path))
     train, val = (Coco(split, root=root) for split in ("train", "val"))
     assert (len(train), len(val)) == (16, 4)
@@ -55,7 +55,7 @@ def test_coco_without_val_is_divided_with_its_annotations(tmp_path: Path) -> Non
     assert text in train.division and train.division == val.division
 
 
-def test_division_depends_on_content_only(tmp_path: Path) -> None:
+def test_division_depends_on_content_only(tmp_path):
     paths = [save(tmp_path / "a" / f"{k}.png", k) for k in range(30)]
     chosen = validation_part([str(path) for path in paths], 0.3, tmp_path)
     assert chosen.sum() == 9
@@ -67,7 +67,7 @@ def test_division_depends_on_content_only(tmp_path: Path) -> None:
     assert validation_part([str(path) for path in renamed], 0.3, tmp_path).tolist() == chosen[order].tolist()
 
 
-def test_duplicates_stay_together(tmp_path: Path) -> None:
+def test_duplicates_stay_together(tmp_path):
     paths = []
     for k in range(12):
         paths += [save(tmp_path / f"{k}.png", k), save(tmp_path / f"{k}-small.jpg", k, side=48, quality=70)]
@@ -82,7 +82,7 @@ def test_duplicates_stay_together(tmp_path: Path) -> None:
         validation_part(chain[:1], 0.2, tmp_path)
 
 
-def test_val_share_of_a_data_set_with_a_val_split_is_an_error(tmp_path: Path) -> None:
+def test_val_share_of_a_data_set_with_a_val_split_is_an_error(tmp_path):
     root = write_coco(tmp_path)
     (root / "val.json").write_text((root / "train.json").read_text())
     shutil.copytree(root / "train", root / "val")
@@ -94,7 +94,7 @@ def test_val_share_of_a_data_set_with_a_val_split_is_an_error(tmp_path: Path) ->
         Coco("train", root=str(root), val_share=1.0)
 
 
-def test_a_json_for_every_split_is_divided_only_if_val_share_is_given(tmp_path: Path) -> None:
+def test_a_json_for_every_split_is_divided_only_if_val_share_is_given(tmp_path):
     root = write_coco(tmp_path)
     named = {"root": str(root), "annotations": "train.json", "images": "train"}
     assert [len(Coco(split, **named)) for split in ("train", "val")] == [20, 20]
@@ -104,7 +104,7 @@ def test_a_json_for_every_split_is_divided_only_if_val_share_is_given(tmp_path: 
 
 
 @pytest.mark.parametrize("folders", [("images/train", "labels/train"), ("images", "labels")])
-def test_label_maps_without_val_are_divided(folders: tuple[str, str], tmp_path: Path) -> None:
+def test_label_maps_without_val_are_divided(folders, tmp_path):
     for k in range(10):
         save(tmp_path / folders[0] / f"{k}.png", k)
         label = tmp_path / folders[1] / f"{k}.png"
@@ -125,9 +125,7 @@ def test_label_maps_without_val_are_divided(folders: tuple[str, str], tmp_path: 
 
 
 @pytest.mark.integration
-def test_training_says_how_the_images_are_divided_and_evaluation_sees_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_says_how_the_images_are_divided_and_evaluation_sees_the_same(tmp_path, capsys):
     root = write_coco(tmp_path / "set")
     small = ["data.image_size=32", "data.batch_size=4", "data.num_workers=0", "trainer.accelerator=cpu"]
     sections = {"backbone": {"name": "resnet", "depth": 18}, "heads": {"detection": {"name": "one_stage"}}}

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def contents(dataset: Dataset) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
-def test_readers_shards_and_drawings_tell_them_apart(reader: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
+def test_readers_shards_and_drawings_tell_them_apart(reader, tmp_path):
     options = reader(tmp_path)
     name = options.pop("name")
     dataset = create_dataset(name, root=str(tmp_path), **options)
@@ -110,7 +109,7 @@ def add(files: PredictionFiles, image: Any) -> None:
     files.add(image, pixels, found)
 
 
-def test_predictions_of_images_in_three_folders_are_continued(tmp_path: Path) -> None:
+def test_predictions_of_images_in_three_folders_are_continued(tmp_path):
     """x/a/0.png and y/a/0.png differ only in the second folder above them."""
     for parent in ("x", "y"):
         write_images(tmp_path, f"{parent}/{{split}}/deep")
@@ -132,7 +131,7 @@ def test_predictions_of_images_in_three_folders_are_continued(tmp_path: Path) ->
         assert np.unique(np.asarray(Image.open(out / "semantic" / f"{image.name}.png"))).tolist() == [index]
 
 
-def test_predictions_of_other_files_of_the_same_name_are_not_continued(tmp_path: Path) -> None:
+def test_predictions_of_other_files_of_the_same_name_are_not_continued(tmp_path):
     """0.png alone has the id 0; two files of this name have their paths as ids."""
     write_images(tmp_path, "images")
     pattern = str(tmp_path / "images" / "*" / "0.png")
@@ -148,7 +147,7 @@ def test_predictions_of_other_files_of_the_same_name_are_not_continued(tmp_path:
         files.remaining(find_images([pattern]))
 
 
-def test_frames_of_a_video_are_not_named_like_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_of_a_video_are_not_named_like_an_image(tmp_path, monkeypatch):
     monkeypatch.setattr("densevit.data.io.videos.count_frames", lambda path: 2)
     for name in ("clip.mp4", "clip_000001.png"):
         (tmp_path / name).touch()
@@ -156,7 +155,7 @@ def test_frames_of_a_video_are_not_named_like_an_image(tmp_path: Path, monkeypat
     assert sorted(image.name for image in found) == ["clip-2_000000", "clip-2_000001", "clip_000001"]
 
 
-def test_lists_and_patterns_that_fit_several_files_are_errors(tmp_path: Path) -> None:
+def test_lists_and_patterns_that_fit_several_files_are_errors(tmp_path):
     options = label_maps(tmp_path)
     (tmp_path / "list.txt").write_text("0.png\t0.png\n")
     where = {"images": "images/train", "labels": "labels/train", "list_file": "list.txt"}

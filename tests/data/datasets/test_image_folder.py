@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(tmp_path):
     def write(name: str, color: tuple[int, int, int] = (1, 2, 3)) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +30,7 @@ def pairs(dataset: ImageFolder) -> list[tuple[str, int]]:
     return [(target["image_id"], int(target["image_class"])) for target in targets]
 
 
-def test_equals_torchvision(tmp_path: Path, write: Write) -> None:
+def test_equals_torchvision(tmp_path, write):
     from torchvision.datasets import ImageFolder as Reference
 
     for name in ("dog/b.png", "dog/a.jpg", "cat/deep/c.png", "Zebra/z.png", "cat/d.webp"):
@@ -51,7 +50,7 @@ def test_equals_torchvision(tmp_path: Path, write: Write) -> None:
     assert ImageFolder.recognise(tmp_path / "other") is None
 
 
-def test_classes_are_those_of_the_training_split(tmp_path: Path, write: Write) -> None:
+def test_classes_are_those_of_the_training_split(tmp_path, write):
     """A class without images in val does not shift the indices, as it does in torchvision."""
     for name in ("train/a/1.png", "train/b/1.png", "train/c/1.png", "valid/c/2.png"):
         write(name)
@@ -62,7 +61,7 @@ def test_classes_are_those_of_the_training_split(tmp_path: Path, write: Write) -
         ImageFolder("val", root=str(tmp_path))
 
 
-def test_a_root_without_splits_is_divided(tmp_path: Path, write: Write) -> None:
+def test_a_root_without_splits_is_divided(tmp_path, write):
     rng = np.random.default_rng(0)
     for i in range(10):
         noise = rng.integers(0, 255, (16, 16, 3), np.uint8)
@@ -85,9 +84,7 @@ def test_a_root_without_splits_is_divided(tmp_path: Path, write: Write) -> None:
         (["train/a/1.png", "train/b/1.png", "val/a/1.png"], {"limit": 0}, r"data\.limit is 0"),
     ],
 )
-def test_errors_name_the_folder(
-    tmp_path: Path, write: Write, files: list[str], options: dict[str, Any], message: str
-) -> None:
+def test_errors_name_the_folder(tmp_path, write, files, options, message):
     for name in files:
         if name.endswith(".txt"):
             (tmp_path / name).parent.mkdir(parents=True)

@@ -22,7 +22,7 @@ Write = Callable[..., None]
 
 
 @pytest.fixture
-def pairs(write_image: Write, label: Write) -> Callable[..., None]:
+def pairs(write_image, label):
     """Two pairs in images/train and labels/train."""
 
     def pairs(values: np.ndarray = LABEL) -> None:
@@ -42,7 +42,7 @@ def semantic(dataset: LabelMaps, index: int = 0) -> list[list[int]]:
 # ---- samples ----
 
 
-def test_samples_classes_and_sizes(tmp_path: Path, pairs: Write) -> None:
+def test_samples_classes_and_sizes(tmp_path, pairs):
     pairs()
     dataset = LabelMaps("train", root=str(tmp_path), classes=["road", "tree", {"name": "car", "color": [1, 2, 3]}])
     assert len(dataset) == 2 and dataset.provides == ("semantic",)
@@ -87,14 +87,14 @@ MAPPED: dict[str, tuple[np.ndarray, dict[str, Any], list[int], list[list[int]]]]
 
 
 @pytest.mark.parametrize("case", MAPPED)
-def test_values_become_classes(case: str, tmp_path: Path, pairs: Write) -> None:
+def test_values_become_classes(case, tmp_path, pairs):
     values, options, ids, expected = MAPPED[case]
     pairs(values)
     dataset = LabelMaps("train", root=str(tmp_path), **options)
     assert [c.file_id for c in dataset.classes["segmentation"]] == ids and semantic(dataset) == expected
 
 
-def test_several_colours_may_map_to_one_class(tmp_path: Path, pairs: Write) -> None:
+def test_several_colours_may_map_to_one_class(tmp_path, pairs):
     palette = np.array([[128, 64, 128], [0, 0, 1], [1, 0, 0]], np.uint8)
     pairs(np.where((LABEL == 255)[..., None], [9, 9, 9], palette[LABEL % 255]).astype(np.uint8))
     classes = [{"name": "road", "color": [128, 64, 128]}, {"name": "rest", "colors": [[0, 0, 1], [1, 0, 0]]}]
@@ -104,9 +104,7 @@ def test_several_colours_may_map_to_one_class(tmp_path: Path, pairs: Write) -> N
 
 
 @pytest.mark.parametrize("upright", [True, False])
-def test_labels_are_aligned_with_exif_orientation(
-    upright: bool, tmp_path: Path, write_image: Write, label: Write
-) -> None:
+def test_labels_are_aligned_with_exif_orientation(upright, tmp_path, write_image, label):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
     write_image("images/train/a.jpg", exif=exif)
@@ -117,7 +115,7 @@ def test_labels_are_aligned_with_exif_orientation(
     assert dataset[0]["image"].shape[1:] == dataset[0]["targets"]["semantic"].shape == size
 
 
-def test_paths_are_stored_in_arrays_and_pickle_small(tmp_path: Path, pairs: Write) -> None:
+def test_paths_are_stored_in_arrays_and_pickle_small(tmp_path, pairs):
     """Python objects have reference counts, so that each loader process would copy their memory."""
     pairs(np.zeros((3, 4, 3), np.uint8))
     dataset = LabelMaps("train", root=str(tmp_path), classes=[{"name": "all", "color": [0, 0, 0]}])
@@ -129,7 +127,7 @@ def test_paths_are_stored_in_arrays_and_pickle_small(tmp_path: Path, pairs: Writ
 # ---- pairing of images and labels ----
 
 
-def test_patterns_pair_files_by_wildcard_text(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_patterns_pair_files_by_wildcard_text(tmp_path, write_image, label):
     for name in ("x", "y"):
         write_image(f"left/train/{name}/[1] {name}_left.png")
         label(f"fine/train/{name}/[1] {name}_fine_ids.png", LABEL)
@@ -148,7 +146,7 @@ def test_patterns_pair_files_by_wildcard_text(tmp_path: Path, write_image: Write
         "/images/b.jpg /labels/b.png\n/images/c d.jpg\t/labels/c d.png",
     ],
 )
-def test_list_files_name_images_or_pairs(text: str, tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_list_files_name_images_or_pairs(text, tmp_path, write_image, label):
     for name in ("a", "b", "c d", "unlabelled"):
         write_image(f"images/{name}.jpg")
     for name in ("a", "b", "c d"):
@@ -191,14 +189,14 @@ INVALID_LABELS: dict[str, tuple[np.ndarray, list[Any], str]] = {
 
 
 @pytest.mark.parametrize("case", INVALID_LABELS)
-def test_labels_that_do_not_fit_the_classes_are_named(case: str, tmp_path: Path, pairs: Write) -> None:
+def test_labels_that_do_not_fit_the_classes_are_named(case, tmp_path, pairs):
     values, classes, facts = INVALID_LABELS[case]
     pairs(values.astype(np.uint8))
     with pytest.raises(DataError, match=f"(?s){facts}"):
         LabelMaps("train", root=str(tmp_path), classes=classes)
 
 
-def test_duplicate_image_names_raise(tmp_path: Path, pairs: Write, write_image: Write) -> None:
+def test_duplicate_image_names_raise(tmp_path, pairs, write_image):
     pairs()
     write_image("images/train/a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name"):
@@ -214,14 +212,14 @@ def test_duplicate_image_names_raise(tmp_path: Path, pairs: Write, write_image: 
         ("\n", r"is empty"),
     ],
 )
-def test_invalid_list_files_raise(text: str, message: str, tmp_path: Path, pairs: Write) -> None:
+def test_invalid_list_files_raise(text, message, tmp_path, pairs):
     pairs()
     (tmp_path / "train.txt").write_text(text)
     with pytest.raises(DataError, match=f"(?s){message}"):
         LabelMaps("train", root=str(tmp_path), classes=NAMES, list_file="train.txt")
 
 
-def test_file_changed_after_scanning_raises(tmp_path: Path, pairs: Write, label: Write) -> None:
+def test_file_changed_after_scanning_raises(tmp_path, pairs, label):
     pairs()
     dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES)
     label("labels/train/a.png", np.zeros((5, 5), np.uint8))
@@ -245,16 +243,14 @@ def test_file_changed_after_scanning_raises(tmp_path: Path, pairs: Write, label:
         ({"labels": "*.gif"}, r"data\.labels: .* holds no files"),
     ],
 )
-def test_invalid_options_raise(given: dict[str, Any], message: str, tmp_path: Path, pairs: Write) -> None:
+def test_invalid_options_raise(given, message, tmp_path, pairs):
     pairs()
     with pytest.raises(DataError, match=message):
         LabelMaps("train", **({"root": str(tmp_path), "classes": NAMES} | given))
 
 
 @pytest.mark.parametrize("line", ["images/a.jpg\t../secret.png", "{root}/../secret.jpg\tlabels/a.png"])
-def test_list_files_name_files_outside_of_root_only_if_allowed(
-    line: str, tmp_path: Path, write_image: Write, label: Write
-) -> None:
+def test_list_files_name_files_outside_of_root_only_if_allowed(line, tmp_path, write_image, label):
     root = tmp_path / "set"
     for folder in (".", "set/images"):
         write_image(f"{folder}/{'a' if folder != '.' else 'secret'}.jpg")
@@ -267,9 +263,7 @@ def test_list_files_name_files_outside_of_root_only_if_allowed(
     assert semantic(LabelMaps("train", outside_paths=True, **where)) == LABEL.tolist()
 
 
-def test_a_list_may_name_files_in_folders_outside_of_root_that_the_config_names(
-    tmp_path: Path, write_image: Write, label: Write
-) -> None:
+def test_a_list_may_name_files_in_folders_outside_of_root_that_the_config_names(tmp_path, write_image, label):
     write_image("images/a.jpg")
     label("labels/a.png", LABEL)
     (tmp_path / "lists").mkdir()
@@ -300,7 +294,7 @@ def colored(root: Path, layout: tuple[str, str] = ("images/train", "labels/train
     return root
 
 
-def test_colours_without_classes_are_listed_to_paste(tmp_path: Path) -> None:
+def test_colours_without_classes_are_listed_to_paste(tmp_path):
     root = colored(tmp_path)
     with pytest.raises(DataError) as caught:
         LabelMaps("train", root=str(root))
@@ -313,7 +307,7 @@ def test_colours_without_classes_are_listed_to_paste(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-def test_segmentation_masks_of_cvat_are_read_by_their_labelmap(indexed: bool, tmp_path: Path) -> None:
+def test_segmentation_masks_of_cvat_are_read_by_their_labelmap(indexed, tmp_path):
     root = colored(tmp_path, ("JPEGImages", "SegmentationClass"), indexed)
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
@@ -333,7 +327,7 @@ def test_segmentation_masks_of_cvat_are_read_by_their_labelmap(indexed: bool, tm
         LabelMaps("train", root=str(root))
 
 
-def test_grey_labels_beside_a_labelmap_are_an_error(tmp_path: Path, pairs: Write) -> None:
+def test_grey_labels_beside_a_labelmap_are_an_error(tmp_path, pairs):
     pairs()
     (tmp_path / "labelmap.txt").write_text("tree:0,128,0::\n")
     with pytest.raises(DataError, match=r"a\.png has grey values, but .*labelmap\.txt has colours\. Fix"):

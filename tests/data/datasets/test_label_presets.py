@@ -81,28 +81,28 @@ def classes_of(preset: str, folder: Path, write_image: Write, label: Write) -> t
     if listed:
         (folder / listed).parent.mkdir(parents=True)
         (folder / listed).write_text(f"{Path(image).stem}\n")
-    dataset = LabelMaps("train", root=str(folder), preset=preset)  # type: ignore[arg-type]
+    dataset = LabelMaps("train", root=str(folder), preset=preset)
     assert semantic(dataset) == [indices] * 3
     return dataset.classes["segmentation"]
 
 
 @pytest.mark.parametrize("preset", sorted(MADE))
-def test_each_preset_reads_its_official_layout(preset: str, tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_each_preset_reads_its_official_layout(preset, tmp_path, write_image, label):
     classes = classes_of(preset, tmp_path, write_image, label)
     counts = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "coco_stuff": 171, "voc": 21}
     counts |= {"pascal_context": 60, "pascal_context_59": 59}
     assert len(classes) == counts[preset.removesuffix("_train_ids")]
 
 
-def test_presets_are_yaml_files_of_options() -> None:
-    assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)  # type: ignore[attr-defined]
+def test_presets_are_yaml_files_of_options():
+    assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)
     for file in PRESETS.glob("*.yaml"):
         given = yaml.safe_load(file.read_text())
         given.pop("base", None)
         options.check(LabelMaps, ("split",), "masks", given, "data")
 
 
-def test_cityscapes_matches_torchvision(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_cityscapes_matches_torchvision(tmp_path, write_image, label):
     from torchvision.datasets import Cityscapes
 
     classes = classes_of("cityscapes", tmp_path, write_image, label)
@@ -112,7 +112,7 @@ def test_cityscapes_matches_torchvision(tmp_path: Path, write_image: Write, labe
     assert set(given["ignore_index"]) - {255} == {c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0}
 
 
-def test_voc_matches_torchvision_and_the_devkit_colours(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_voc_matches_torchvision_and_the_devkit_colours(tmp_path, write_image, label):
     from torchvision.models._meta import _VOC_CATEGORIES
 
     classes = classes_of("voc", tmp_path, write_image, label)
@@ -122,7 +122,7 @@ def test_voc_matches_torchvision_and_the_devkit_colours(tmp_path: Path, write_im
         assert one.color == tuple(bits[c] * 128 + bits[c + 3] * 64 for c in range(3))
 
 
-def test_pascal_context_classes_are_sorted_and_include_voc(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_pascal_context_classes_are_sorted_and_include_voc(tmp_path, write_image, label):
     from torchvision.models._meta import _VOC_CATEGORIES
 
     whole = classes_of("pascal_context", tmp_path, write_image, label)
@@ -134,7 +134,7 @@ def test_pascal_context_classes_are_sorted_and_include_voc(tmp_path: Path, write
     assert (names[0], names[36], names[46], names[58]) == ("aeroplane", "person", "sky", "wood")
 
 
-def test_coco_stuff_lists_things_before_stuff(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_coco_stuff_lists_things_before_stuff(tmp_path, write_image, label):
     from torchvision.models._meta import _COCO_CATEGORIES
 
     classes = classes_of("coco_stuff", tmp_path, write_image, label)
@@ -145,7 +145,7 @@ def test_coco_stuff_lists_things_before_stuff(tmp_path: Path, write_image: Write
     assert (names[92], names[106], names[149], names[169], names[182]) == ("banner", "clouds", "road", "tree", "wood")
 
 
-def test_ade20k_and_camvid_have_their_known_entries(tmp_path: Path, write_image: Write, label: Write) -> None:
+def test_ade20k_and_camvid_have_their_known_entries(tmp_path, write_image, label):
     ade = {c.file_id: (c.name, c.color) for c in classes_of("ade20k", tmp_path, write_image, label)}
     assert ade[1] == ("wall", (120, 120, 120)) and ade[150] == ("flag", (92, 0, 255))
     assert ade[13] == ("person", (150, 5, 61)) and ade[21] == ("car", (0, 102, 200)) and ade[81][0] == "bus"

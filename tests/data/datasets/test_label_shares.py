@@ -26,7 +26,7 @@ LESION = np.array([[0, 0, 0, 255]] * 3, np.uint8)  # a binary mask, a quarter is
 
 
 @pytest.fixture(autouse=True)
-def forget_warnings() -> None:
+def forget_warnings():
     warn_once.cache_clear()
 
 
@@ -63,7 +63,7 @@ def indexed(values: np.ndarray, *palette: tuple[int, int, int]) -> Image.Image:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(split: str, tmp_path: Path) -> None:
+def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(split, tmp_path):
     root = write(tmp_path, LESION)
     with pytest.raises(DataError) as caught:
         LabelMaps(split, root=root, classes=["background", "lesion"])
@@ -75,7 +75,7 @@ def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(split: str, tmp_p
     assert "data.ignore_index=255" in message
 
 
-def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path: Path) -> None:
+def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path):
     label = np.array([[0, 0, 1, 255]] * 3, np.uint8)
     root = write(tmp_path, label)
     assert semantic(root, ["a", "b"]) == label.tolist()
@@ -88,7 +88,7 @@ def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path: Path)
         LabelMaps("train", root=root, classes=["a", "b", "c"], ignore_index=255)
 
 
-def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path: Path) -> None:
+def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path):
     label = np.zeros((10, 10), np.uint8)
     label[:5], label[9, 9] = 1, 255
     root = write(tmp_path, label)
@@ -103,7 +103,7 @@ def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path: Path) -> 
         LabelMaps("val", root=root, classes=classes).check_labels()
 
 
-def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path: Path) -> None:
+def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path):
     root = write(tmp_path, LESION)
     options: Any = {"root": root, "classes": ["background", "lesion"], "ignore_index": 255}
     LabelMaps("val", **options).check_labels()
@@ -114,7 +114,7 @@ def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path: 
         nothing.check_labels()
 
 
-def test_binary_masks_without_classes_are_suggested_with_255(tmp_path: Path) -> None:
+def test_binary_masks_without_classes_are_suggested_with_255(tmp_path):
     root = write(tmp_path, LESION)
     recognised = LabelMaps.recognise(Path(root))
     assert recognised == {"classes": [{"name": "value 0", "id": 0}, {"name": "value 255", "id": 255}]}
@@ -134,12 +134,12 @@ BY_COLOR = [{"name": "road", "color": list(ROAD)}, {"name": "tree", "color": lis
 VALUES = np.array([[0, 1, 1, 0]] * 3, np.uint8)
 
 
-def test_the_palette_decides_for_classes_given_by_colour(tmp_path: Path) -> None:
+def test_the_palette_decides_for_classes_given_by_colour(tmp_path):
     root = write(tmp_path, indexed(VALUES, TREE, ROAD, (9, 9, 9)))  # an unused colour may be any
     assert semantic(root, BY_COLOR) == [[1, 0, 0, 1]] * 3
 
 
-def test_a_palette_that_disagrees_is_an_error_with_its_colours(tmp_path: Path) -> None:
+def test_a_palette_that_disagrees_is_an_error_with_its_colours(tmp_path):
     root = write(tmp_path, indexed(VALUES, (1, 2, 3), ROAD))
     with pytest.raises(DataError, match=r"a\.png .*\(1, 2, 3\) in 6 pixels \(50\.0%\).*palette"):
         LabelMaps("train", root=root, classes=BY_COLOR)
@@ -148,7 +148,7 @@ def test_a_palette_that_disagrees_is_an_error_with_its_colours(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "RGBA"])
-def test_grey_colours_are_the_values_of_grey_files(mode: str, tmp_path: Path) -> None:
+def test_grey_colours_are_the_values_of_grey_files(mode, tmp_path):
     root = write(tmp_path, Image.fromarray(LESION).convert(mode))
     classes: list[Any] = [{"name": "lesion", "color": [255, 255, 255]}, {"name": "background", "color": [0, 0, 0]}]
     assert semantic(root, classes) == [[1, 1, 1, 0]] * 3
@@ -156,7 +156,7 @@ def test_grey_colours_are_the_values_of_grey_files(mode: str, tmp_path: Path) ->
         assert semantic(root, ["background", {"name": "lesion", "id": 255 if mode != "1" else 1}]) == [[0, 0, 0, 1]] * 3
 
 
-def test_grey_files_and_classes_of_colours(tmp_path: Path) -> None:
+def test_grey_files_and_classes_of_colours(tmp_path):
     """Without ids, the values are the classes' positions; a grey copy of a coloured file has other values."""
     assert semantic(write(tmp_path / "positions", VALUES), BY_COLOR) == VALUES.tolist()
     root = write(tmp_path / "copy", Image.fromarray(np.array([ROAD, TREE], np.uint8)[VALUES]).convert("L"))
@@ -164,7 +164,7 @@ def test_grey_files_and_classes_of_colours(tmp_path: Path) -> None:
         LabelMaps("train", root=root, classes=BY_COLOR)
 
 
-def test_miou_of_a_single_class_says_so(tmp_path: Path) -> None:
+def test_miou_of_a_single_class_says_so(tmp_path):
     def metrics_of(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
         evaluator = SemanticSegmentation([Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")])
         evaluator.update([{"semantic": prediction}], [{"image_id": 0, "semantic": truth}])
@@ -186,7 +186,7 @@ def test_miou_of_a_single_class_says_so(tmp_path: Path) -> None:
     assert "Only one of 3 classes has pixels in the ground truth" in write_report(tmp_path).read_text()
 
 
-def test_pixels_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_counted_exactly(monkeypatch):
     monkeypatch.setattr(label_shares, "_EXACT", 1000)
     indices = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.uint8)
     assert label_shares.count_pixels(indices[::-1]).tolist() == np.bincount(indices.ravel(), minlength=256).tolist()

@@ -60,7 +60,7 @@ Reader = Callable[[Path], Layout]
 
 
 @pytest.fixture(autouse=True)
-def forget_warnings() -> None:
+def forget_warnings():
     warn_once.cache_clear()
 
 
@@ -81,7 +81,7 @@ def findings(root: Path, name: str, options: dict[str, Any]) -> list[Finding]:
 
 
 @READERS
-def test_nothing_is_said_about_a_correct_set(reader: Reader, tmp_path: Path) -> None:
+def test_nothing_is_said_about_a_correct_set(reader, tmp_path):
     """JPEGs may be called .jfif and .jpe, also in capitals; other files beside images are not images.
 
     A folder behind a link is read once, although it has a link to itself.
@@ -103,7 +103,7 @@ def test_nothing_is_said_about_a_correct_set(reader: Reader, tmp_path: Path) -> 
 
 
 @READERS
-def test_images_of_formats_that_are_not_read_are_counted(reader: Reader, tmp_path: Path) -> None:
+def test_images_of_formats_that_are_not_read_are_counted(reader, tmp_path):
     """a.heic is the source of a.jpg, so that its image is not left out."""
     name, options, folder = reader(tmp_path)
     for other in ("a.heic", "new.HEIC", "half.jpg.tmp"):
@@ -117,7 +117,7 @@ def test_images_of_formats_that_are_not_read_are_counted(reader: Reader, tmp_pat
     assert (found.count, found.of, found.title) == (2, 5, "images of a format that is not read")
 
 
-def test_a_label_of_an_image_in_another_format_names_it(tmp_path: Path) -> None:
+def test_a_label_of_an_image_in_another_format_names_it(tmp_path):
     name, options, folder = label_maps(tmp_path)
     (tmp_path / folder / "a.jpg").rename(tmp_path / folder / "a.heic")
     with pytest.raises(
@@ -131,7 +131,7 @@ def test_a_label_of_an_image_in_another_format_names_it(tmp_path: Path) -> None:
         create_dataset(name, root=str(tmp_path), **options)
 
 
-def test_images_beside_the_folders_of_splits_are_counted(tmp_path: Path) -> None:
+def test_images_beside_the_folders_of_splits_are_counted(tmp_path):
     name, options, _ = images(tmp_path)
     save(tmp_path / "lone.jpg", noise(8))
     _, said = read(tmp_path, name, options)
@@ -141,14 +141,14 @@ def test_images_beside_the_folders_of_splits_are_counted(tmp_path: Path) -> None
     )
 
 
-def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
+def test_class_folders_without_images_are_named(tmp_path):
     name, options, _ = image_folder(tmp_path)
     (tmp_path / "train" / "horse").mkdir()
     _, said = read(tmp_path, name, options)
     assert len(said) == 1 and "1 of 3 class folders have no images: horse. These classes cannot be learned" in said[0]
 
 
-def test_a_list_that_names_an_image_in_another_format_says_so(tmp_path: Path) -> None:
+def test_a_list_that_names_an_image_in_another_format_says_so(tmp_path):
     name, options, folder = label_maps(tmp_path)
     (tmp_path / folder / "new.heic").touch()
     (tmp_path / "list.txt").write_text("a\nnew.heic\n")
@@ -159,7 +159,7 @@ def test_a_list_that_names_an_image_in_another_format_says_so(tmp_path: Path) ->
         create_dataset(name, root=str(tmp_path), **where, **options)
 
 
-def test_prediction_of_a_folder_counts_other_formats(tmp_path: Path) -> None:
+def test_prediction_of_a_folder_counts_other_formats(tmp_path):
     images(tmp_path)
     for other in ("a.heic", "new.HEIC", "clip.gif"):
         (tmp_path / "train" / other).touch()
@@ -168,7 +168,7 @@ def test_prediction_of_a_folder_counts_other_formats(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{}", "images/{}.jpg labels/{}.png"])
-def test_images_in_no_list_are_a_note_of_doctor(line: str, tmp_path: Path) -> None:
+def test_images_in_no_list_are_a_note_of_doctor(line, tmp_path):
     """A list chooses: nothing is said in training."""
     name, labels = "depth", np.full((6, 8), 2000, np.uint16)
     for index, image in enumerate(("a", "b", "town/c", "town/d")):

@@ -18,7 +18,7 @@ BOTH = ("train", "val")
 
 
 class Layout(NamedTuple):
-    """files: folders below the root, with {} for the number of a file, and their pixels. splits: those that there are."""
+    """files: paths below the root, with {} for the number of a file, and their pixels. splits: those that exist."""
 
     name: str
     files: dict[str, Any]
@@ -89,7 +89,7 @@ def write(layout: Layout, root: Path) -> None:
 
 
 @pytest.mark.parametrize("case", LAYOUTS)
-def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(case: str, tmp_path: Path) -> None:
+def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(case, tmp_path):
     layout = LAYOUTS[case]
     write(layout, tmp_path)
     options = {"root": str(tmp_path), **layout.options}
@@ -111,7 +111,7 @@ def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(case: str
         (["images/{split}"], ["images/readme", "images/val/a"], ["val"]),
     ],
 )
-def test_names_of_splits_on_disk(patterns: list[str], files: list[str], expected: list[str], tmp_path: Path) -> None:
+def test_names_of_splits_on_disk(patterns, files, expected, tmp_path):
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()

@@ -18,7 +18,7 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(tmp_path):
     def write(name: str, size: tuple[int, int] = (4, 3), **how: object) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def ids(dataset: UnlabelledImages) -> list[str]:
     return [dataset[i]["targets"]["image_id"] for i in range(len(dataset))]
 
 
-def test_splits_are_the_folders_train_and_val(tmp_path: Path, write: Write) -> None:
+def test_splits_are_the_folders_train_and_val(tmp_path, write):
     for name in ("train/b.png", "train/deep/er/a.JPG", "train/.hidden.png", "val/b.png", "other.png"):
         write(name)
     (tmp_path / "train" / "notes.txt").write_text("no image")
@@ -46,7 +46,7 @@ def test_splits_are_the_folders_train_and_val(tmp_path: Path, write: Write) -> N
     assert train._paths.dtype.kind == "S" and ids(pickle.loads(pickle.dumps(train))) == ids(train)
 
 
-def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path: Path, write: Write) -> None:
+def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path, write):
     names = [f"{folder}/{i}.png" for folder in "ab" for i in range(30)]
     for name in names:
         write(name)
@@ -58,7 +58,7 @@ def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path: Path, write:
     assert set(ids(UnlabelledImages("val", root=str(tmp_path), val_share=0.2))) - {"c/new.png"} == set(ids(val))
 
 
-def test_batches_have_images_and_no_labels(tmp_path: Path, write: Write) -> None:
+def test_batches_have_images_and_no_labels(tmp_path, write):
     for i in range(4):
         write(f"train/{i}.png", size=(40, 30))
     write("val/0.png", size=(20, 40))
@@ -87,9 +87,7 @@ def test_batches_have_images_and_no_labels(tmp_path: Path, write: Write) -> None
         (("a.png",), "val", {"val_share": 1.0}, r"data\.val_share is 1"),
     ],
 )
-def test_missing_images_are_errors(
-    files: tuple[str, ...], split: str, options: dict[str, float], expected: str, tmp_path: Path, write: Write
-) -> None:
+def test_missing_images_are_errors(files, split, options, expected, tmp_path, write):
     for name in files:
         write(name)
     with pytest.raises(DataError, match=expected):

@@ -29,7 +29,7 @@ def pfm(values: np.ndarray, scale: str, space: str = "\n") -> bytes:
 
 def npz(**arrays: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(file, **arrays)
     return file.getvalue()
 
 
@@ -69,7 +69,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_format_gives_exact_values_and_header_size(name: str, tmp_path: Path) -> None:
+def test_each_format_gives_exact_values_and_header_size(name, tmp_path):
     data, expected = FILES[name]
     (tmp_path / name).write_bytes(data)
     values = read_depth(tmp_path / name)
@@ -85,7 +85,7 @@ def test_each_format_gives_exact_values_and_header_size(name: str, tmp_path: Pat
         (5, ".png", np.uint16), (6, ".tif", np.float32), (7, ".tif", np.uint8), (8, ".tif", np.int32),
     ],
 )  # fmt: skip
-def test_depth_is_rotated_by_its_exif_orientation(orientation: int, suffix: str, dtype: type, tmp_path: Path) -> None:
+def test_depth_is_rotated_by_its_exif_orientation(orientation, suffix, dtype, tmp_path):
     """As images are. Pillow 13 mixes up the rows of uncompressed TIFFs that are read from a file's path."""
     values, exif = np.arange(1, 16).reshape(3, 5).astype(dtype), Image.Exif()
     exif[ORIENTATION] = orientation
@@ -95,7 +95,7 @@ def test_depth_is_rotated_by_its_exif_orientation(orientation: int, suffix: str,
     assert depth_size_of(tmp_path / f"a{suffix}") == expected.shape
 
 
-def test_npz_array_is_selected_by_name(tmp_path: Path) -> None:
+def test_npz_array_is_selected_by_name(tmp_path):
     (tmp_path / "a.npz").write_bytes(npz(depth=DEPTH, mask=DEPTH > 0, photo=np.zeros((3, 4, 3))))
     assert read_depth(tmp_path / "a.npz", "depth").tolist() == DEPTH.tolist()
     assert depth_size_of(tmp_path / "a.npz", "mask") == (3, 4)
@@ -131,7 +131,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_invalid_file_error_names_file_and_reason(name: str, tmp_path: Path) -> None:
+def test_invalid_file_error_names_file_and_reason(name, tmp_path):
     data, message = WRONG[name]
     (tmp_path / name).write_bytes(data)
     look = depth_size_of if name == "none.exr" else read_depth
@@ -144,9 +144,7 @@ def test_invalid_file_error_names_file_and_reason(name: str, tmp_path: Path) -> 
 # ---- EXR ----
 
 
-def test_values_of_exr_files_need_a_package_and_their_size_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_of_exr_files_need_a_package_and_their_size_none(tmp_path, monkeypatch):
     write_exr(tmp_path / "a.exr", {"Z": DEPTH})
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     assert depth_size_of(tmp_path / "a.exr") == (3, 4)
@@ -174,9 +172,7 @@ HALF = DEPTH.astype(np.float16)
         ({"Z": UNKNOWN}, None, "ZIP_COMPRESSION"),
     ],
 )
-def test_exr_files_of_the_package_are_read_exactly(
-    channels: dict[str, np.ndarray], key: str | None, compression: str, tmp_path: Path
-) -> None:
+def test_exr_files_of_the_package_are_read_exactly(channels, key, compression, tmp_path):
     path = tmp_path / "a.exr"
     write_exr(path, channels, compression)
     expected = channels[key] if key else next(one for one in channels.values() if one.any())
@@ -194,15 +190,13 @@ def test_exr_files_of_the_package_are_read_exactly(
         ({"left.Z": DEPTH, "right.Z": DEPTH}, None, r"which of them .*left\.Z, right\.Z"),
     ],
 )
-def test_missing_channel_error_lists_the_channels(
-    channels: dict[str, np.ndarray], key: str | None, facts: str, tmp_path: Path
-) -> None:
+def test_missing_channel_error_lists_the_channels(channels, key, facts, tmp_path):
     write_exr(tmp_path / "a.exr", channels)
     with pytest.raises(DataError, match=rf"a\.exr: .*{facts}"):
         read_depth(tmp_path / "a.exr", key)
 
 
-def test_truncated_exr_raises(tmp_path: Path) -> None:
+def test_truncated_exr_raises(tmp_path):
     write_exr(tmp_path / "a.exr", {"Z": np.tile(DEPTH, (50, 50))})
     whole = (tmp_path / "a.exr").read_bytes()
     (tmp_path / "a.exr").write_bytes(whole[: len(whole) // 2])

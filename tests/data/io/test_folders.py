@@ -1,11 +1,9 @@
 """Files below a folder."""
 
-from pathlib import Path
-
 from densevit.data.io.folders import files_below
 
 
-def test_links_are_followed_but_not_to_a_parent(tmp_path: Path):
+def test_links_are_followed_but_not_to_a_parent(tmp_path):
     root, store = tmp_path / "root", tmp_path / "store"
     for file in (root / "b" / "1.JPG", root / "a.png", root / "a.txt", store / "2.jpg", root / ".hidden" / "3.jpg"):
         file.parent.mkdir(parents=True, exist_ok=True)

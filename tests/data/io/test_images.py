@@ -1,6 +1,5 @@
 """Reading images of every kind, against known arrays and Pillow. Damaged files are in `tests/robustness`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,7 @@ READERS = (read_image, check_image, read_label, label_size_of, read_depth, depth
 
 
 @pytest.fixture
-def pixels() -> np.ndarray:
+def pixels():
     """(H, W, 3), noise over a ramp: compressible, and different everywhere."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 200, H * W * 3).reshape(H, W, 3)
@@ -29,7 +28,7 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Callable[..., Path]:
+def save(tmp_path):
     """`save(image, "PNG", **options)` writes a Pillow image and returns its path. orientation: of EXIF."""
 
     def save(image: Image.Image | np.ndarray, format: str, orientation: int | None = None, **options: object) -> Path:
@@ -45,32 +44,26 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize(("format", "options"), [("BMP", {}), ("PPM", {}), ("WEBP", {"lossless": True})])
-def test_lossless_formats_round_trip(
-    format: str, options: dict[str, object], pixels: np.ndarray, save: Callable[..., Path]
-) -> None:
+def test_lossless_formats_round_trip(format, options, pixels, save):
     path = save(pixels, format, **options)
     assert np.array_equal(read_image(path), pixels) and read_image(path).flags.writeable
     assert check_image(path).upright_size == (H, W)
 
 
 @pytest.mark.parametrize(("mode", "options"), [("RGB", {"progressive": True}), ("L", {}), ("RGB", {"subsampling": 2})])
-def test_jpeg_decoding_matches_pillow_exactly(
-    mode: str, options: dict[str, object], pixels: np.ndarray, save: Callable[..., Path]
-) -> None:
+def test_jpeg_decoding_matches_pillow_exactly(mode, options, pixels, save):
     path = save(Image.fromarray(pixels).convert(mode), "JPEG", **options)
     assert np.array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
 
 
-def test_common_images_use_the_fast_decoder(
-    pixels: np.ndarray, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_common_images_use_the_fast_decoder(pixels, save, monkeypatch):
     monkeypatch.setattr("densevit.data.io.images.to_rgb", None)
     for format in ("JPEG", "PNG"):
         for mode in ("RGB", "L"):
             read_image(save(Image.fromarray(pixels).convert(mode), format))
 
 
-def test_grey_black_and_white_and_alpha_become_rgb(pixels: np.ndarray, save: Callable[..., Path]) -> None:
+def test_grey_black_and_white_and_alpha_become_rgb(pixels, save):
     grey, alpha = pixels[..., 0], Image.fromarray(pixels[..., 1])
     bits = grey % 3 == 0
     color, shade = Image.fromarray(pixels), Image.fromarray(grey)
@@ -86,9 +79,7 @@ def test_grey_black_and_white_and_alpha_become_rgb(pixels: np.ndarray, save: Cal
 
 
 @pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
-def test_palette_images_are_converted_despite_transparency(
-    transparency: int | bytes | None, save: Callable[..., Path]
-) -> None:
+def test_palette_images_are_converted_despite_transparency(transparency, save):
     colors = np.array([[10, 20, 30], [250, 0, 5], [7, 200, 99]], np.uint8)
     indices = np.random.default_rng(0).integers(0, 3, (H, W)).astype(np.uint8)
     image = Image.fromarray(indices)
@@ -99,7 +90,7 @@ def test_palette_images_are_converted_despite_transparency(
     assert np.array_equal(read_image(path), colors[indices])
 
 
-def test_cmyk_jpegs_are_converted(save: Callable[..., Path]) -> None:
+def test_cmyk_jpegs_are_converted(save):
     cyan, black, paper = (255, 0, 0, 0), (0, 0, 0, 255), (0, 0, 0, 0)
     for ink, color in {cyan: (0, 255, 255), black: (0, 0, 0), paper: (255, 255, 255)}.items():
         path = save(Image.new("CMYK", (W, H), ink), "JPEG", quality=95)
@@ -107,7 +98,7 @@ def test_cmyk_jpegs_are_converted(save: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_16_bit_values_are_divided_by_257_and_rounded(suffix: str, tmp_path: Path) -> None:
+def test_16_bit_values_are_divided_by_257_and_rounded(suffix, tmp_path):
     values = np.array([[0, 128, 129, 257], [30000, 32768, 65535 - 129, 65535]], np.uint16)
     expected = np.array([[0, 0, 1, 1], [117, 128, 254, 255]], np.uint8)
     grey, color, alpha = (tmp_path / f"{name}{suffix}" for name in ("grey", "color", "alpha"))
@@ -126,9 +117,7 @@ def test_16_bit_values_are_divided_by_257_and_rounded(suffix: str, tmp_path: Pat
     ("orientation", "format"),
     [(1, "TIFF"), (2, "PNG"), (3, "JPEG"), (4, "WEBP"), (5, "TIFF"), (6, "PNG"), (7, "JPEG"), (8, "TIFF"), (42, "PNG")],
 )
-def test_exif_orientation_is_applied(
-    orientation: int, format: str, pixels: np.ndarray, save: Callable[..., Path]
-) -> None:
+def test_exif_orientation_is_applied(orientation, format, pixels, save):
     path = save(pixels, format, orientation)
     stored = np.asarray(Image.open(path).convert("RGB"))
     expected = turned(stored if format != "TIFF" else pixels, orientation if orientation < 9 else 1)
@@ -139,9 +128,7 @@ def test_exif_orientation_is_applied(
 
 
 @pytest.mark.parametrize(("orientation", "shape"), [(6, (1, 5)), (3, (5, 1)), (2, (1, 1)), (8, (2, 3))])
-def test_small_rotated_images_become_tensors_also_of_16_bits(
-    orientation: int, shape: tuple[int, int], save: Callable[..., Path]
-) -> None:
+def test_small_rotated_images_become_tensors_also_of_16_bits(orientation, shape, save):
     stored = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     for path in (save(stored, "PNG", orientation), save(stored.astype(np.uint16) * 257, "TIFF", orientation)):
         found = torch.from_numpy(read_image(path))[..., 0]
@@ -150,9 +137,7 @@ def test_small_rotated_images_become_tensors_also_of_16_bits(
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_the_end_of_a_file_may_have_more_bytes_but_not_fewer(
-    format: str, pixels: np.ndarray, save: Callable[..., Path]
-) -> None:
+def test_the_end_of_a_file_may_have_more_bytes_but_not_fewer(format, pixels, save):
     path = save(pixels, format)
     data, expected = path.read_bytes(), np.asarray(Image.open(path).convert("RGB"))
     for trailer in (bytes(5), b"a camera's own notes" * 20):
@@ -181,7 +166,7 @@ def pages(folder: Path, *sizes: tuple[int, int], kinds: tuple[int, ...] = ()) ->
     return folder / "pages.tif"
 
 
-def test_a_tiff_of_several_pages_is_an_error(tmp_path: Path) -> None:
+def test_a_tiff_of_several_pages_is_an_error(tmp_path):
     path = pages(tmp_path, (4, 5), (4, 5), (4, 5))
     for read in READERS:
         with pytest.raises(DataError, match=r"pages\.tif: it has 3 pages; expected 1"):
@@ -189,7 +174,7 @@ def test_a_tiff_of_several_pages_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [1, 4])
-def test_previews_and_transparency_masks_of_a_tiff_are_no_pages(kind: int, tmp_path: Path) -> None:
+def test_previews_and_transparency_masks_of_a_tiff_are_no_pages(kind, tmp_path):
     """NewSubfileType, TIFF 6.0, page 36: 1 is a reduced version of another page, 4 a transparency mask."""
     path = pages(tmp_path, (4, 5), (2, 3), kinds=(0, kind))
     with Image.open(path) as image:
@@ -210,9 +195,7 @@ def test_previews_and_transparency_masks_of_a_tiff_are_no_pages(kind: int, tmp_p
         (32, 2, (), 3, ""),
     ],
 )
-def test_a_tiff_with_further_bands_is_an_error(
-    bits: int, photometric: int, extra: tuple[int, ...], channels: int, facts: str, tmp_path: Path
-) -> None:
+def test_a_tiff_with_further_bands_is_an_error(bits, photometric, extra, channels, facts, tmp_path):
     content = bytes(4 * 5 * channels * bits // 8)
     (tmp_path / "bands.tif").write_bytes(tiff((4, 5), content, bits, photometric, channels, extra))
     for read in READERS:
@@ -221,7 +204,7 @@ def test_a_tiff_with_further_bands_is_an_error(
 
 
 @pytest.mark.parametrize("extra", [1, 2])
-def test_declared_alpha_of_a_tiff_is_dropped(extra: int, tmp_path: Path) -> None:
+def test_declared_alpha_of_a_tiff_is_dropped(extra, tmp_path):
     pixels = np.arange(4 * 5 * 4, dtype=np.uint8).reshape(4, 5, 4)
     pixels[..., 3] = 255
     (tmp_path / "alpha.tif").write_bytes(tiff((4, 5), pixels.tobytes(), 8, 2, 4, (extra,)))
@@ -229,7 +212,7 @@ def test_declared_alpha_of_a_tiff_is_dropped(extra: int, tmp_path: Path) -> None
         assert np.array_equal(read(tmp_path / "alpha.tif"), pixels[..., :3])
 
 
-def test_a_tiff_of_12_bits_is_an_error_as_an_image_and_read_as_a_map(tmp_path: Path) -> None:
+def test_a_tiff_of_12_bits_is_an_error_as_an_image_and_read_as_a_map(tmp_path):
     path = tmp_path / "deep.tif"
     path.write_bytes(tiff((2, 2), b"".join(packed(np.array([[4095, 1], [2, 3]]), 12)), 12))
     for read in (read_image, check_image, lambda path: as_sample(Image.open(path), 0)):

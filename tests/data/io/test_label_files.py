@@ -1,7 +1,5 @@
 """Label files of every kind give the values that were written."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ def indexed(values: np.ndarray) -> Image.Image:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_grey_and_indexed_files_of_any_bit_depth_give_stored_values(bits: int, tmp_path: Path) -> None:
+def test_grey_and_indexed_files_of_any_bit_depth_give_stored_values(bits, tmp_path):
     stored = np.minimum(VALUES, 2**bits - 1)
     (tmp_path / "grey.png").write_bytes(grey_png(stored, bits))
     indexed(stored).save(tmp_path / "indexed.png", bits=bits)
@@ -38,7 +36,7 @@ def test_grey_and_indexed_files_of_any_bit_depth_give_stored_values(bits: int, t
     assert stretched.tolist() == (stored * (255 // (2**bits - 1))).tolist()
 
 
-def test_16_bits_and_other_formats_are_preserved_and_alpha_is_dropped(tmp_path: Path) -> None:
+def test_16_bits_and_other_formats_are_preserved_and_alpha_is_dropped(tmp_path):
     deep = VALUES.astype(np.uint16) * 20000
     cv2.imwrite(str(tmp_path / "a.png"), deep)
     read = read_label(tmp_path / "a.png")
@@ -58,7 +56,7 @@ def test_16_bits_and_other_formats_are_preserved_and_alpha_is_dropped(tmp_path: 
         (5, ".tif", "P"), (6, ".png", "L"), (7, ".tif", "I;16"), (8, ".png", "RGB"),
     ],
 )  # fmt: skip
-def test_labels_are_rotated_by_their_exif_orientation(orientation: int, suffix: str, mode: str, tmp_path: Path) -> None:
+def test_labels_are_rotated_by_their_exif_orientation(orientation, suffix, mode, tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     values = np.arange(15).reshape(3, 5)
@@ -71,7 +69,7 @@ def test_labels_are_rotated_by_their_exif_orientation(orientation: int, suffix: 
     assert label_size_of(tmp_path / f"a{suffix}") == expected.shape[:2]
 
 
-def test_files_without_exact_labels_are_named(tmp_path: Path) -> None:
+def test_files_without_exact_labels_are_named(tmp_path):
     """Pillow cuts colours of 16 bits to 8: 300 would become 1."""
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((3, 5, 3), 300, np.uint16))
     cv2.imwrite(str(tmp_path / "deep.tif"), np.full((3, 5, 4), 300, np.uint16))

@@ -4,7 +4,6 @@ import io
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ SAVED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(params=[1500, 10], ids=["warned of", "refused"])
-def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def limit(request, monkeypatch):
     """Pillow's limit: it warns of 37 x 53 pixels or, above twice the limit, refuses them. No warning may be issued."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", request.param)
     with warnings.catch_warnings():
@@ -49,7 +48,7 @@ def refused_by_pillow(path: Path) -> bool:
 
 
 @pytest.mark.parametrize(("name", "options"), SAVED, ids=lambda value: str(value))
-def test_large_images_are_read(name: str, options: dict[str, Any], tmp_path: Path, limit: int) -> None:
+def test_large_images_are_read(name, options, tmp_path, limit):
     path = tmp_path / name
     pixels = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
@@ -66,7 +65,7 @@ def test_large_images_are_read(name: str, options: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_large_labels_and_depth_maps_are_read(name: str, tmp_path: Path, limit: int) -> None:
+def test_large_labels_and_depth_maps_are_read(name, tmp_path, limit):
     values = np.arange(H * W).reshape(H, W)
     Image.fromarray(values.astype(np.uint8)).save(tmp_path / name)
     assert np.array_equal(read_label(tmp_path / name), values.astype(np.uint8))
@@ -76,7 +75,7 @@ def test_large_labels_and_depth_maps_are_read(name: str, tmp_path: Path, limit: 
     assert depth_size_of(tmp_path / name) == (H, W)
 
 
-def test_concurrent_reads_restore_the_limit(tmp_path: Path, limit: int) -> None:
+def test_concurrent_reads_restore_the_limit(tmp_path, limit):
     for k in range(16):
         Image.new("RGB", (W, H), (k, k, k)).save(tmp_path / f"{k}.tif")
     with ThreadPoolExecutor(8) as threads:
@@ -84,14 +83,14 @@ def test_concurrent_reads_restore_the_limit(tmp_path: Path, limit: int) -> None:
     assert found == [k % 16 for k in range(64)]
 
 
-def test_small_images_do_not_change_the_limit(tmp_path: Path) -> None:
+def test_small_images_do_not_change_the_limit(tmp_path):
     Image.new("RGB", (W, H)).save(tmp_path / "a.png")
     with open_image(tmp_path / "a.png"):
         assert Image.MAX_IMAGE_PIXELS is not None
 
 
 @pytest.mark.parametrize("size", [(40_000, 40_000), (2_000_000, 10)])
-def test_unreadable_file_error_names_size_and_limit(size: tuple[int, int], tmp_path: Path) -> None:
+def test_unreadable_file_error_names_size_and_limit(size, tmp_path):
     """The limits of OpenCV, CV_IO_MAX_IMAGE_PIXELS and _WIDTH."""
     (tmp_path / "big.png").write_bytes(png(*size, depth=1))
     for read in (read_image, check_image, read_label, label_size_of, read_depth, depth_size_of):
@@ -101,7 +100,7 @@ def test_unreadable_file_error_names_size_and_limit(size: tuple[int, int], tmp_p
         assert "damaged" not in str(caught.value)
 
 
-def test_insufficient_memory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insufficient_memory_raises(tmp_path, monkeypatch):
     def decode(*_: Any) -> None:
         raise MemoryError
 
@@ -144,9 +143,7 @@ HUGE = {
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_depth_files_are_refused_by_the_size_that_they_announce(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_depth_files_are_refused_by_the_size_that_they_announce(name, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(HUGE[name])
     monkeypatch.setattr(np, "load", None)
     for read in (read_depth, depth_size_of):
@@ -157,13 +154,13 @@ def test_depth_files_are_refused_by_the_size_that_they_announce(
 
 
 @pytest.mark.parametrize("kind", ["<U1000000", "|O"])
-def test_depth_arrays_are_refused_by_the_values_that_they_announce(kind: str, tmp_path: Path) -> None:
+def test_depth_arrays_are_refused_by_the_values_that_they_announce(kind, tmp_path):
     (tmp_path / "a.npy").write_bytes(npy((1000, 1000), kind) + b"few")
     with pytest.raises(DataError, match=r"a\.npy: it holds .*; expected numbers"):
         read_depth(tmp_path / "a.npy")
 
 
-def test_sizes_below_1_are_refused(tmp_path: Path) -> None:
+def test_sizes_below_1_are_refused(tmp_path):
     (tmp_path / "a.pfm").write_bytes(b"Pf\n-4 3\n-1.0\n" + bytes(48))
     with pytest.raises(DataError, match=r"a\.pfm: it has -4 x 3 pixels; expected 1 or more"):
         read_depth(tmp_path / "a.pfm")

@@ -25,7 +25,7 @@ def write(folder: Path, images: dict[int | str, Any], classes: tuple[Class, ...]
     files.finish()
 
 
-def test_segments_have_ids_by_colour_and_their_area_and_box(tmp_path: Path):
+def test_segments_have_ids_by_colour_and_their_area_and_box(tmp_path):
     write(tmp_path, {9: [[-1, 1001, 1001, 2000], [0, 1001, 2000, 2000], [0, -1, -1, 2000]]})
     image = Image.open(tmp_path / "panoptic" / "9.png")
     assert image.mode == "RGB"
@@ -53,7 +53,7 @@ def test_segments_have_ids_by_colour_and_their_area_and_box(tmp_path: Path):
     assert [path.name for path in tmp_path.rglob("*.*") if path.is_file()] == ["panoptic.json", "9.png"]
 
 
-def test_written_files_are_a_panoptic_data_set_with_a_quality_of_one(tmp_path: Path):
+def test_written_files_are_a_panoptic_data_set_with_a_quality_of_one(tmp_path):
     """Images in subfolders, one in grey, and one without segments."""
     rng = np.random.default_rng(0)
     expected = {name: rng.integers(-1, 2, (5, 7)) * 1000 for name in ("town/1", "town/2", "3")}
@@ -78,7 +78,7 @@ def test_written_files_are_a_panoptic_data_set_with_a_quality_of_one(tmp_path: P
     assert {name: evaluator.compute()[name] for name in ("PQ", "SQ", "RQ")} == {"PQ": 1, "SQ": 1, "RQ": 1}
 
 
-def test_ids_that_no_class_has_and_ambiguous_classes_raise(tmp_path: Path):
+def test_ids_that_no_class_has_and_ambiguous_classes_raise(tmp_path):
     with pytest.raises(DataError, match=r"a: `panoptic` .* from -1 to 3000; expected -1 to 2999"):
         write(tmp_path, {"a": [[-1, 3000]]})
     with pytest.raises(DataError, match="'person' and 'child' have the same file id, 1"):

@@ -29,18 +29,18 @@ from densevit_workbench.interchange.yaml_text import read_yaml_as_text
         codecs.BOM_UTF16_BE + "chat é\n".encode("utf-16-be"),
     ],
 )
-def test_byte_order_marks_are_no_part_of_the_text(tmp_path: Path, content: bytes):
+def test_byte_order_marks_are_no_part_of_the_text(tmp_path, content):
     (tmp_path / "a.txt").write_bytes(content)
     assert read_text(tmp_path / "a.txt") == "chat é\n"
 
 
-def test_yaml_scalars_stay_as_they_are_written(tmp_path: Path):
+def test_yaml_scalars_stay_as_they_are_written(tmp_path):
     (tmp_path / "a.yaml").write_bytes(codecs.BOM_UTF8 + b"names: [no, 001, 010, null, ~, 12:30, 1e3, '2']\nnc: 8\n")
     names = ["no", "001", "010", "null", "~", "12:30", "1e3", "2"]
     assert read_yaml_as_text(tmp_path / "a.yaml") == {"names": names, "nc": "8"}
 
 
-def test_readers_of_text_accept_files_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_readers_of_text_accept_files_of_windows(tmp_path, monkeypatch):
     """With a byte-order mark, two bytes per character and carriage returns."""
 
     def write(name: str, text: str) -> Path:
@@ -62,7 +62,7 @@ def test_readers_of_text_accept_files_of_windows(tmp_path: Path, monkeypatch: py
     by_name = {"images": "images", "labels": "labels", "list_file": "list.txt"}
     by_time = {"images": "rgb.txt", "labels": "depth.txt"}
     for where in (by_name, by_time):
-        assert len(DepthMaps("train", root=str(tmp_path), scale=1.0, **where)) == 1  # type: ignore[arg-type]
+        assert len(DepthMaps("train", root=str(tmp_path), scale=1.0, **where)) == 1
     write("index.json", json.dumps({"version": 1, "splits": {}}))
     with pytest.raises(DataError, match="has no split 'train'"):
         Shards("train", root=str(tmp_path))
@@ -81,7 +81,7 @@ def test_readers_of_text_accept_files_of_windows(tmp_path: Path, monkeypatch: py
         (read_yaml_as_text, b"a: [", "a.file is not valid YAML: "),
     ],
 )
-def test_errors_name_the_file(tmp_path: Path, read, content: bytes | None, message: str):
+def test_errors_name_the_file(tmp_path, read, content, message):
     if content is not None:
         (tmp_path / "a.file").write_bytes(content)
     with pytest.raises(DataError, match=message):

@@ -28,7 +28,7 @@ def indices(batches: Any) -> list[list[int]]:
 # ---- collate ----
 
 
-def test_images_are_padded_at_the_bottom_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_padded_at_the_bottom_and_right(monkeypatch):
     monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))  # memory with previous content
     batch = collate([sample(2, 3, 5, image_id=1), sample(1, 4, 7, image_id=2)])
     assert batch["images"].dtype == torch.uint8
@@ -46,7 +46,7 @@ def test_images_are_padded_at_the_bottom_and_right(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_epoch_has_unique_samples_and_equal_ranks(world_size: int) -> None:
+def test_epoch_has_unique_samples_and_equal_ranks(world_size):
     ranks = [TrainBatches(103, 8, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
     dealt = [indices(batches) for batches in ranks]
     assert {len(batches) for batches in dealt} == {len(ranks[0])} == {103 // (8 * world_size)}
@@ -56,7 +56,7 @@ def test_epoch_has_unique_samples_and_equal_ranks(world_size: int) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 5])
-def test_ranks_share_the_batches_of_one_rank(position: int) -> None:
+def test_ranks_share_the_batches_of_one_rank(position):
     """One rank with a batch of 12, two with 6, three with 4 and groups of unequal sizes, also within an epoch."""
     groups = np.arange(103) % 7 // 3
     state = {"epoch": 2, "position": position, "seed": 1}
@@ -72,7 +72,7 @@ def test_ranks_share_the_batches_of_one_rank(position: int) -> None:
     assert global_batches(2) == one == global_batches(3)
 
 
-def test_dropped_samples_differ_between_epochs() -> None:
+def test_dropped_samples_differ_between_epochs():
     batches, left_out = TrainBatches(11, 4, seed=0), set()
     for epoch in range(30):
         batches.set_epoch(epoch)
@@ -80,7 +80,7 @@ def test_dropped_samples_differ_between_epochs() -> None:
     assert left_out == set(range(11))
 
 
-def test_order_depends_on_seed_and_epoch_only() -> None:
+def test_order_depends_on_seed_and_epoch_only():
     def order(seed: int, epoch: int) -> list[list[SampleKey]]:
         batches = TrainBatches(64, 8, seed)
         batches.set_epoch(epoch)
@@ -93,7 +93,7 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_repeats_are_numbered_across_ranks(world_size: int) -> None:
+def test_repeats_are_numbered_across_ranks(world_size):
     ranks = [TrainBatches(3, 4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert [len(list(batches)) for batches in ranks] == [1] * world_size, "smaller than a batch, and repeated"
     picks = [pick for batches in ranks for batch in batches for pick in batch]
@@ -104,7 +104,7 @@ def test_repeats_are_numbered_across_ranks(world_size: int) -> None:
     assert all(pick.repeat == 0 for batch in TrainBatches(40, 4, seed=0) for pick in batch)
 
 
-def test_indices_of_an_epoch_may_differ_and_repeat() -> None:
+def test_indices_of_an_epoch_may_differ_and_repeat():
     def shown(epoch: int) -> np.ndarray:
         return np.array([0, 1, 2, 3, 4, epoch])
 
@@ -116,7 +116,7 @@ def test_indices_of_an_epoch_may_differ_and_repeat() -> None:
         assert [pick.index for pick in picks if pick.repeat] == [epoch]
 
 
-def test_batches_have_one_group_if_possible() -> None:
+def test_batches_have_one_group_if_possible():
     groups = np.array([0] * 50 + [1] * 30 + [2] * 3)
     for epoch in range(10):
         batches = TrainBatches(83, 8, seed=0, groups=groups)
@@ -131,13 +131,13 @@ def test_batches_have_one_group_if_possible() -> None:
     assert kinds != sorted(kinds), "groups must not come one after the other"
 
 
-def test_aspect_groups_separate_landscape_from_portrait() -> None:
+def test_aspect_groups_separate_landscape_from_portrait():
     sizes = np.array([[480, 640], [640, 480], [500, 500], [300, 640], [640, 300], [90, 100]])
     assert aspect_groups(sizes).tolist() == [0, 2, 1, 0, 2, 1]
 
 
 @pytest.mark.parametrize("done", [0, 3])
-def test_resuming_continues_after_the_last_consumed_batch(done: int) -> None:
+def test_resuming_continues_after_the_last_consumed_batch(done):
     whole = TrainBatches(43, 8, seed=3)
     whole.set_epoch(2)
     expected = list(whole)
@@ -166,7 +166,7 @@ def test_resuming_continues_after_the_last_consumed_batch(done: int) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 5])
-def test_each_image_is_evaluated_once_in_batches_of_one_size(world_size: int) -> None:
+def test_each_image_is_evaluated_once_in_batches_of_one_size(world_size):
     sizes = np.array([[64, 96], [96, 64], [64, 64]])[np.random.default_rng(0).integers(0, 3, 50)]
     ranks = [EvaluationBatches(50, sizes, 4, rank, world_size) for rank in range(world_size)]
     dealt = [batch for batches in ranks for batch in indices(batches)]
@@ -178,7 +178,7 @@ def test_each_image_is_evaluated_once_in_batches_of_one_size(world_size: int) ->
     assert len(dealt) == sum(-(-int((sizes == size).all(axis=1).sum()) // 4) for size in ([64, 96], [96, 64], [64, 64]))
 
 
-def test_more_ranks_than_images() -> None:
+def test_more_ranks_than_images():
     assert indices(EvaluationBatches(3, None, 4, rank=1, world_size=2)) == [[1]], "of unknown size: individually"
     ranks = [EvaluationBatches(2, np.array([[8, 8], [8, 8]]), 1, rank, 4) for rank in range(4)]
     dealt = [[pick for batch in batches for pick in batch] for batches in ranks]

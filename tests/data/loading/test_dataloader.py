@@ -78,14 +78,14 @@ def names(batches: list[Batch]) -> list[list[str]]:
     return [[targets["image_id"] for targets in batch["targets"]] for batch in batches]
 
 
-def test_results_do_not_depend_on_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_workers(monkeypatch):
     """Small targets are passed otherwise than large ones."""
     monkeypatch.setattr("densevit.data.loading.dataloader._SMALL", 300)  # label maps are larger, boxes smaller
     for make, num_workers in ((train_loader, 2), (val_loader, 1)):
         assert same(list(make(num_workers)), list(make(0)))
 
 
-def test_epochs_differ_in_order_and_in_augmentation() -> None:
+def test_epochs_differ_in_order_and_in_augmentation():
     loader = train_loader(0)
     first = list(loader)
     loader.set_epoch(1)
@@ -98,7 +98,7 @@ def test_epochs_differ_in_order_and_in_augmentation() -> None:
     assert same(list(loader), first)
 
 
-def test_evaluation_returns_the_original_targets() -> None:
+def test_evaluation_returns_the_original_targets():
     batches = list(val_loader(0))
     assert len(batches) == 23
     for index, batch in enumerate(batches):
@@ -110,7 +110,7 @@ def test_evaluation_returns_the_original_targets() -> None:
     assert "truth" not in repeat["targets"]
 
 
-def test_first_augmentation_depends_on_seed_and_index_only() -> None:
+def test_first_augmentation_depends_on_seed_and_index_only():
     def drawn(sample: Sample, rng: np.random.Generator, types: Any) -> Sample:
         return {"image": sample["image"], "targets": {"drawn": rng.random()}}
 
@@ -119,7 +119,7 @@ def test_first_augmentation_depends_on_seed_and_index_only() -> None:
     assert first == np.random.default_rng([1 << 30, 7]).random() != second
 
 
-def test_objects_that_cannot_be_trained_on_are_reported_at_the_start() -> None:
+def test_objects_that_cannot_be_trained_on_are_reported_at_the_start():
     class Wrong(Noise):
         """Boxes as x, y, width, height, of which the third sample's is thus empty; and a crowd."""
 
@@ -165,7 +165,7 @@ WRONG_IMAGES: list[tuple[Callable[[torch.Tensor], Any], str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG_IMAGES)
-def test_an_image_that_is_not_uint8_rgb_is_an_error(make: Callable[[torch.Tensor], Any], message: str) -> None:
+def test_an_image_that_is_not_uint8_rgb_is_an_error(make, message):
     origin = rf"Sample 5 of {__name__}\.Unlike \(image 'image 5'\): the image "
     for train in (True, False):
         with pytest.raises(DataError, match=origin + message):
@@ -176,7 +176,7 @@ def test_an_image_that_is_not_uint8_rgb_is_an_error(make: Callable[[torch.Tensor
         collate([Noise()[3], Unlike(make)[7]])
 
 
-def test_images_of_any_memory_layout_are_accepted() -> None:
+def test_images_of_any_memory_layout_are_accepted():
     """Channels last in memory, a crop, and a repeated grey channel, of equal values."""
     layouts = (
         lambda image: image.permute(1, 2, 0).contiguous().permute(2, 0, 1),
@@ -193,7 +193,7 @@ def test_images_of_any_memory_layout_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 400), (0, 20), 400])
-def test_targets_whose_size_does_not_fit_the_image_are_an_error(size: Any) -> None:
+def test_targets_whose_size_does_not_fit_the_image_are_an_error(size):
     dataset = Unlike(lambda image: image, size=size)
     for read in (lambda: prepared(dataset, train=True)[SampleKey(5, 0)], lambda: collate([dataset[5]])):
         with pytest.raises(DataError, match=r"image 'image 5'\): the targets' size is .*, and the image has"):
@@ -201,7 +201,7 @@ def test_targets_whose_size_does_not_fit_the_image_are_an_error(size: Any) -> No
 
 
 @pytest.mark.parametrize("key", ["semantic", "masks"])
-def test_maps_of_another_size_than_the_image_are_an_error_in_a_batch(key: str) -> None:
+def test_maps_of_another_size_than_the_image_are_an_error_in_a_batch(key):
     height, width = Noise()[5]["image"].shape[1:]
     value, found, expected = torch.zeros((width, height), dtype=torch.uint8), rf"\({width}, ", rf"\({height}, {width}\)"
     if key == "masks":
@@ -241,7 +241,7 @@ def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
         ({"camera": np.eye(3)}, "a dict"),
     ],
 )
-def test_unknown_target_is_named(value: Any, found: str) -> None:
+def test_unknown_target_is_named(value, found):
     message = rf"Sample 3 of .*Extra \(image 'image 3'\) has the target 'flow', {found}.*area, boxes"
     for train in (True, False):
         with pytest.raises(DataError, match=message):
@@ -253,7 +253,7 @@ def test_unknown_target_is_named(value: Any, found: str) -> None:
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_non_spatial_targets_are_unchanged(train: bool) -> None:
+def test_non_spatial_targets_are_unchanged(train):
     for value in ("Ulm", 2.5, None, np.float32(1), torch.tensor(4), ["a", "b"], {"city": "Ulm", "year": 2026}):
         targets = prepared(Extra("about", value, provides=("about",)), train)[SampleKey(3, 0)]["targets"]
         assert targets["about"] is value
@@ -263,7 +263,7 @@ def test_non_spatial_targets_are_unchanged(train: bool) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers: int) -> None:
+def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers):
     whole = train_loader(0)
     whole.set_epoch(1)
     expected = list(whole)
@@ -286,7 +286,7 @@ def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers: int) 
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_sample_error_keeps_its_message_and_others_name_the_line(num_workers: int) -> None:
+def test_sample_error_keeps_its_message_and_others_name_the_line(num_workers):
     failure = DataError("photos/7.jpg cannot be read.\nTry another one: it ends early.")
     for loader in (train_loader(num_workers, failure), val_loader(num_workers, failure)):
         with pytest.raises(DataError) as caught:
@@ -306,9 +306,7 @@ def test_sample_error_keeps_its_message_and_others_name_the_line(num_workers: in
         (False, ((2, 1, 0), (4, 1, 1), (64, 1, 8), (16, 4, 1))),
     ],
 )
-def test_auto_workers_leave_cores_for_training(
-    monkeypatch: pytest.MonkeyPatch, accelerated: bool, cases: tuple[tuple[int, int, int], ...]
-) -> None:
+def test_auto_workers_leave_cores_for_training(monkeypatch, accelerated, cases):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerated)
     for cores, processes, expected in cases:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
@@ -317,7 +315,7 @@ def test_auto_workers_leave_cores_for_training(
         assert workers_for(5, 10, processes) == 5
 
 
-def test_tensors_and_arrays_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_and_arrays_are_pinned_for_a_gpu(monkeypatch):
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
     batch = {"images": torch.zeros(2), "targets": [{"boxes": np.ones((1, 4)), "labels": np.zeros(1), "image_id": 3}]}

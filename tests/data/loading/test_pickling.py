@@ -45,7 +45,7 @@ def assert_survives(dataset: Dataset, **section: Any) -> None:
 
 
 @pytest.mark.parametrize("section", TRANSFORMS, ids=lambda section: str(section["transforms"]))
-def test_all_transforms_can_be_pickled(section: dict[str, Any]) -> None:
+def test_all_transforms_can_be_pickled(section):
     assert_survives(Scenes("train", image_size=48, train_length=2), **section)
 
 
@@ -55,7 +55,7 @@ def config(**data: Any) -> Config:
 
 
 @pytest.mark.integration
-def test_spawned_workers_give_the_same_batches() -> None:
+def test_spawned_workers_give_the_same_batches():
     section = {"name": "scenes", "image_size": 48, "train_length": 4, "val_length": 2, "batch_size": 2}
     here, spawned = (
         build_data(config(transforms="resize", num_workers=workers, **section)).train_loader() for workers in (0, 1)

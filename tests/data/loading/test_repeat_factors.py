@@ -28,7 +28,7 @@ def pairs(classes: list[list[int]]) -> np.ndarray:
     return np.array([(image, c) for image, own in enumerate(classes) for c in own], np.int64).reshape(-1, 2)
 
 
-def test_factors_equal_detectron2() -> None:
+def test_factors_equal_detectron2():
     rng = np.random.default_rng(0)
     share = np.geomspace(1e-3, 0.7, 40)
     classes = [np.flatnonzero(rng.random(40) < share).tolist() * 2 for _ in range(500)]
@@ -40,7 +40,7 @@ def test_factors_equal_detectron2() -> None:
     assert np.array_equal(repeat_factors(np.concatenate([pairs(classes), none]), 500, 0.05), found)
 
 
-def test_rounding_is_right_on_average_and_epochs_have_one_length() -> None:
+def test_rounding_is_right_on_average_and_epochs_have_one_length():
     def counts(factors: list[float]) -> np.ndarray:
         indices = RepeatedIndices(np.array(factors), seed=3)
         return np.array([np.bincount(indices(epoch), minlength=len(factors)) for epoch in range(4000)])
@@ -93,7 +93,7 @@ def config(**data: Any) -> Config:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """20 images with class 0, portrait and landscape; the last one has class 1 too, and a crowd of class 2."""
     (tmp_path / "train").mkdir()
     images, objects = [], []
@@ -115,7 +115,7 @@ def coco(folder: Path, **keys: Any) -> Data:
     return build_data(config(name="coco", root=str(folder), image_size=32, repeat_factor=0.8, **keys))
 
 
-def test_loader_repeats_rare_images_without_crowds(folder: Path) -> None:
+def test_loader_repeats_rare_images_without_crowds(folder):
     data = coco(folder, batch_size=1)
     loader = data.train_loader()
     shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
@@ -123,12 +123,12 @@ def test_loader_repeats_rare_images_without_crowds(folder: Path) -> None:
     assert len(loader) == data.batches_per_epoch() == _IMAGES + 3
 
 
-def test_own_data_set_gives_its_classes() -> None:
+def test_own_data_set_gives_its_classes():
     data = build_data(config(name=f"{__name__}:Known", repeat_factor=0.8, batch_size=1))
     assert data.batches_per_epoch() == _IMAGES + 3
 
 
-def test_data_sets_without_classes_are_refused(folder: Path) -> None:
+def test_data_sets_without_classes_are_refused(folder):
     with pytest.raises(ConfigError, match=r"data\.repeat_factor.*Own.*image_classes\(\)"):
         build_data(config(name=f"{__name__}:Own", repeat_factor=0.1)).batches_per_epoch()
     sets = {"a": {"name": "coco", "root": str(folder)}}

@@ -39,7 +39,7 @@ def train_of(image_size: Any, **options: Any) -> Callable[[Sample, np.random.Gen
 # ---- scales and crops ----
 
 
-def test_scales_are_uniform_and_relative_to_the_short_side() -> None:
+def test_scales_are_uniform_and_relative_to_the_short_side():
     crop, rng = Crop(512, 512), np.random.default_rng(0)
     frames = [crop.training_frame(1024, 1536, rng) for _ in range(3000)]
     scales = np.array([size[0] / (bottom - top) for (top, _, bottom, _), size in frames])
@@ -66,13 +66,13 @@ def test_scales_are_uniform_and_relative_to_the_short_side() -> None:
         ((0.75, 0.75), (1, 1000), (1, 171), (1, 128)),
     ],
 )
-def test_windows_and_sizes_by_hand(scales: Any, image: Any, window: Any, size: Any) -> None:
+def test_windows_and_sizes_by_hand(scales, image, window, size):
     frame = Crop((96, 128), scales=scales).training_frame(*image, np.random.default_rng(0))
     top, left, bottom, right = frame.window
     assert ((bottom - top, right - left), frame.size) == (window, size)
 
 
-def test_small_image_is_padded_and_padding_is_ignored() -> None:
+def test_small_image_is_padded_and_padding_is_ignored():
     rng = np.random.default_rng(0)
     pixels = rng.integers(100, 256, (50, 70, 3)).astype(np.uint8)
     small = labelled(rng.integers(0, 3, (50, 70)).astype(np.uint8), pixels)
@@ -91,7 +91,7 @@ def test_small_image_is_padded_and_padding_is_ignored() -> None:
     assert torch.equal(label_maps(batch["targets"], torch.device("cpu")) == IGNORE, expected[:, :, :90])
 
 
-def test_labels_are_aligned_to_half_a_pixel() -> None:
+def test_labels_are_aligned_to_half_a_pixel():
     """Bands of black and white: grey crosses the middle where the label changes."""
     rng = np.random.default_rng(0)
     edges = np.cumsum(rng.integers(9, 25, 20))
@@ -118,7 +118,7 @@ def maps(**counts: int) -> np.ndarray:
     return np.concatenate(values).reshape(-1, 4)
 
 
-def test_class_limit_ignores_unlabelled_pixels() -> None:
+def test_class_limit_ignores_unlabelled_pixels():
     assert is_mixed(maps(_0=12, _1=4))  # 75 %
     assert not is_mixed(maps(_0=13, _1=3))
     assert is_mixed(maps(_3=2, _7=2, _255=12))  # of the labelled pixels
@@ -138,9 +138,7 @@ def test_class_limit_ignores_unlabelled_pixels() -> None:
         (None, 0),
     ],
 )
-def test_crops_are_retried_at_most_ten_times(
-    monkeypatch: pytest.MonkeyPatch, semantic: np.ndarray | None, tries: int
-) -> None:
+def test_crops_are_retried_at_most_ten_times(monkeypatch, semantic, tries):
     asked = []
 
     def counted(window: np.ndarray) -> bool:
@@ -167,7 +165,7 @@ def recolored(color: tuple[int, int, int], count: int) -> np.ndarray:
     return np.array([image[:, 0, 0].tolist() for image in results])
 
 
-def test_brightness_and_contrast_ranges() -> None:
+def test_brightness_and_contrast_ranges():
     grey = recolored((100, 100, 100), 600)
     assert (grey == grey[:, :1]).all(), "saturation and hue leave grey as it is"
     values = grey[:, 0]
@@ -178,7 +176,7 @@ def test_brightness_and_contrast_ranges() -> None:
     assert 30 < black.max() <= 49
 
 
-def test_hue_and_saturation_ranges() -> None:
+def test_hue_and_saturation_ranges():
     red = recolored((200, 60, 60), 600)
     hsv = cv2.cvtColor(red[None].astype(np.uint8), cv2.COLOR_RGB2HSV)[0].astype(int)
     tells = (np.ptp(red, axis=1) > 110) & (red.max(axis=1) < 255)  # neither pale nor clipped, which changes the hue
@@ -216,12 +214,12 @@ def written(**keys: Any) -> dict[str, Any]:
         ({"transforms": "crop", "image_size": None}, r"data\.image_size is missing: .*'crop'"),
     ],
 )
-def test_invalid_key_error_names_key_and_fix(keys: dict[str, Any], message: str) -> None:
+def test_invalid_key_error_names_key_and_fix(keys, message):
     with pytest.raises(ConfigError, match=message):
         config.check_plugins(config.from_mapping(written(**{"image_size": 64, **keys})))
 
 
-def test_overrides_name_transforms_and_change_their_options() -> None:
+def test_overrides_name_transforms_and_change_their_options():
     """Also in a config that names them alone. Other transforms do not keep the options."""
     for transforms in ("crop", {"name": "crop", "short_side": 80}):
         values = written(image_size=64, transforms=transforms)

@@ -65,7 +65,7 @@ def test_recoloring_that_changes_type_or_shape_is_an_error(step, arguments, foun
 
 def test_window_outside_of_the_image_is_an_error():
     quarter = Quarter(32)
-    quarter.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))  # type: ignore[method-assign]
+    quarter.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))
     sample = {"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "targets": {"image_id": 1}}
     with pytest.raises(ConfigError, match=r"the window \(40, 10, 60, 30\) is outside of an image of 40 x 60"):
         Augmentation(quarter)(sample, np.random.default_rng(0))

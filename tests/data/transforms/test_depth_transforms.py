@@ -43,7 +43,7 @@ class OneFrame(Transforms):
         ("crop", (96, 96)),
     ],
 )
-def test_depth_is_sampled_at_pixel_centres(name: str, image_size: Any) -> None:
+def test_depth_is_sampled_at_pixel_centres(name, image_size):
     """Against nearest-pixel sampling written out, with depth divided by the frame's zoom against evaluation.
 
     A shift by one pixel would still agree at 90 % of such a sparse map.
@@ -55,8 +55,8 @@ def test_depth_is_sampled_at_pixel_centres(name: str, image_size: Any) -> None:
     assert np.isin(evaluated, whole).all() and 0.03 < (evaluated > 0).mean() < 0.07, "equally sparse"
     usual = np.sqrt(np.prod(transforms.evaluation_size(HEIGHT, WIDTH)) / whole.size)
     recorded = OneFrame(Frame((0, 0, 1, 1), (1, 1)))
-    recorded.evaluation_size = transforms.evaluation_size  # type: ignore[method-assign]
-    transform = Augmentation(recorded)  # type: ignore[arg-type]
+    recorded.evaluation_size = transforms.evaluation_size
+    transform = Augmentation(recorded)
     for seed in range(20):
         recorded.frame = transforms.training_frame(HEIGHT, WIDTH, np.random.default_rng(seed))
         (top, left, bottom, right), (h, w) = recorded.frame

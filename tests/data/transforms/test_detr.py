@@ -8,7 +8,7 @@ from densevit.data.transforms.exact_sides import resize_short_side
 from densevit.errors import ConfigError
 
 
-def test_detr_sizes_and_crops_match_the_paper() -> None:
+def test_detr_sizes_and_crops_match_the_paper():
     detr = Detr(None)
     rng = np.random.default_rng(0)
     frames = [detr.training_frame(480, 640, rng) for _ in range(2000)]
@@ -28,7 +28,7 @@ def test_detr_sizes_and_crops_match_the_paper() -> None:
     assert widths.min() >= 640 * 384 / 800 - 1 and widths.max() == 640
 
 
-def test_detr_crop_statistics_match_resize_crop_resize() -> None:
+def test_detr_crop_statistics_match_resize_crop_resize():
     """Against a simulation of the paper's three steps."""
     detr, rng = Detr(None), np.random.default_rng(0)
     ours = [detr.training_frame(427, 640, rng) for _ in range(6000)]
@@ -45,7 +45,7 @@ def test_detr_crop_statistics_match_resize_crop_resize() -> None:
     assert np.abs(mine.std(axis=0) / np.std(theirs, axis=0) - 1).max() < 0.05
 
 
-def test_detr_scales_with_image_size() -> None:
+def test_detr_scales_with_image_size():
     detr, rng = Detr((480, 800)), np.random.default_rng(0)
     frames = [detr.training_frame(480, 640, rng) for _ in range(1000)]
     shorts = {min(frame.size) for frame in frames if frame.window == (0, 0, 480, 640)}

@@ -66,7 +66,7 @@ def angle(image: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rotated_labels_match_the_pixels(seed: int) -> None:
+def test_rotated_labels_match_the_pixels(seed):
     taken = turned(seed)
     image, targets = taken["image"].numpy().astype(int), taken["targets"]
     depth, semantic = targets["depth"].numpy(), targets["semantic"].numpy()
@@ -79,7 +79,7 @@ def test_rotated_labels_match_the_pixels(seed: int) -> None:
     assert (semantic[inside] == place % WIDTH // 20).all()
 
 
-def test_corners_are_black_and_unlabelled() -> None:
+def test_corners_are_black_and_unlabelled():
     black = 0
     for taken in map(turned, range(8)):
         depth, semantic = taken["targets"]["depth"].numpy(), taken["targets"]["semantic"].numpy()
@@ -92,14 +92,14 @@ def test_corners_are_black_and_unlabelled() -> None:
     assert black > 8 * 0.01 * HEIGHT * WIDTH
 
 
-def test_angles_are_within_the_limit() -> None:
+def test_angles_are_within_the_limit():
     angles = [angle(turned(seed)["image"].numpy()) for seed in range(40)]
     assert max(map(abs, angles)) <= LIMIT + 0.5
     assert min(angles) < -0.5 * LIMIT and max(angles) > 0.5 * LIMIT
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_boxes_enclose_the_rotated_masks(seed: int) -> None:
+def test_boxes_enclose_the_rotated_masks(seed):
     targets = turned(seed)["targets"]
     assert targets["labels"].tolist() == [3, 5]
     for box, mask in zip(targets["boxes"], targets["masks"].to("cpu"), strict=True):
@@ -128,7 +128,7 @@ def mirrored_sample() -> Sample:
     return {"image": torch.from_numpy(rng.integers(0, 256, (3, H, W)).astype(np.uint8)), "targets": targets}
 
 
-def test_labels_are_those_of_the_mirrored_image() -> None:
+def test_labels_are_those_of_the_mirrored_image():
     given, seen = mirrored_sample(), []
     for seed in range(80):
         augment = Augmentation(Whole(), vertical_flip=True)
@@ -152,7 +152,7 @@ def test_labels_are_those_of_the_mirrored_image() -> None:
     assert len(set(seen)) == 4 and 25 <= sum(-2 in axes for axes in seen) <= 55, "half of the images"
 
 
-def test_vectors_and_points_are_mirrored() -> None:
+def test_vectors_and_points_are_mirrored():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(3, H, W)).astype(np.float32)
     for kind in (VectorMap(), VectorMap(y_up=True)):
@@ -165,7 +165,7 @@ def test_vectors_and_points_are_mirrored() -> None:
     assert np.allclose(vflip(kind, points, (H, W)), expected, atol=1e-5)
 
 
-def test_config_enables_vertical_flips() -> None:
+def test_config_enables_vertical_flips():
     augmentation, _ = build_transforms(DataSection(name="scenes", vertical_flip=True))
     assert isinstance(augmentation, Augmentation) and augmentation.vertical_flip
     with pytest.raises(ConfigError, match=r"data\.vertical_flip: the transforms 'resize' do not augment images"):

@@ -34,9 +34,9 @@ def by_detectron2(size: tuple[int, int], target: tuple[int, int], factor: float,
 
 
 @pytest.mark.parametrize(("size", "target"), [(size, (640, 800)) for size in SIZES] + [((427, 640), (1024, 1024))])
-def test_frames_equal_detectron2(size: tuple[int, int], target: tuple[int, int]) -> None:
+def test_frames_equal_detectron2(size, target):
     for case in itertools.product([0.1, 0.63, 1.0, 1.37, 2.0], [0.0, 0.3, 0.999]):  # factor, share
-        frame = LargeScaleJitter(target).training_frame(*size, Drawn(*case))  # type: ignore[arg-type]
+        frame = LargeScaleJitter(target).training_frame(*size, Drawn(*case))
         resized, offset, cropped = by_detectron2(size, target, *case)
         assert frame.size == tuple(np.maximum(cropped, 1)), case
         top, left, bottom, right = frame.window
@@ -50,7 +50,7 @@ def test_frames_equal_detectron2(size: tuple[int, int], target: tuple[int, int])
             assert frame.window == (0, 0, *size), case
 
 
-def test_scales_and_offsets_are_uniform() -> None:
+def test_scales_and_offsets_are_uniform():
     jitter, rng = LargeScaleJitter(None), np.random.default_rng(0)
     frames = [jitter.training_frame(400, 800, rng) for _ in range(4000)]
     factors = np.array([size[0] / (w[2] - w[0]) * 800 / 1024 for w, size in frames])
@@ -69,5 +69,5 @@ def test_scales_and_offsets_are_uniform() -> None:
         (None, (480, 640), (768, 1024)),
     ],
 )
-def test_evaluation_sizes_by_hand(short_side: int | None, size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_evaluation_sizes_by_hand(short_side, size, expected):
     assert LargeScaleJitter(1024, short_side).evaluation_size(*size) == expected

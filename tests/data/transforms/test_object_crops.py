@@ -25,10 +25,10 @@ def large(boxes: list[tuple[float, ...]], size: tuple[int, int] = (400, 600)) ->
 
 def crops(sample: Sample, count: int, **keys: Any) -> list[Any]:
     transform = build_transforms(DataSection(name="coco", image_size=64, transforms=CROP | keys))[0]
-    return [transform(sample, np.random.default_rng(seed)) for seed in range(count)]  # type: ignore[call-arg]
+    return [transform(sample, np.random.default_rng(seed)) for seed in range(count)]
 
 
-def test_object_crops_have_a_whole_object_at_any_place() -> None:
+def test_object_crops_have_a_whole_object_at_any_place():
     sample = large([(300, 200, 310, 212), (590, 390, 600, 400)])
     empty = [not len(crop["targets"]["boxes"]) for crop in crops(sample, 100, object_crops=0.5)]
     assert 0.3 < np.mean(empty) < 0.65  # the other half finds an object in few crops
@@ -55,13 +55,7 @@ def test_object_crops_have_a_whole_object_at_any_place() -> None:
         ((1, 1, 5, 5), (0, 0, 40, 20), (40, 50), (0, 0), (0, 1)),  # as high as the image
     ],
 )
-def test_places_of_a_window_around_a_box(
-    box: tuple[float, ...],
-    window: tuple[int, int, int, int],
-    size: tuple[int, int],
-    tops: tuple[int, int],
-    lefts: tuple[int, int],
-) -> None:
+def test_places_of_a_window_around_a_box(box, window, size, tops, lefts):
     rng = np.random.default_rng(0)
     found = np.array([window_around(np.array(box), window, size, rng) for _ in range(400)])
     assert (found[:, 0].min(), found[:, 0].max()) == tops
@@ -71,7 +65,7 @@ def test_places_of_a_window_around_a_box(
 
 
 @pytest.mark.parametrize("least", [None, 0.25, 0.55, 1.0])
-def test_objects_with_a_smaller_visible_share_are_left_out(least: float | None) -> None:
+def test_objects_with_a_smaller_visible_share_are_left_out(least):
     """An image as high as a crop, shown from some column on: the objects' rows tell them apart."""
     boxes = [(0, 0, 100, 10), (20, 20, 100, 30), (40, 40, 60, 50)]
     sample = large(boxes, (64, 100))

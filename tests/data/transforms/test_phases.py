@@ -74,7 +74,7 @@ def test_all_images_of_a_batch_have_one_size_of_the_list():
 
 
 @pytest.mark.parametrize("transforms", ["fixed", "detr", "lsj", "crop"])
-def test_all_transforms_have_the_sizes(transforms: str):
+def test_all_transforms_have_the_sizes(transforms):
     batches = epochs(loader(transforms=transforms, image_size=64, multi_scale=[32, 128]), 4)
     small, large = ([side for side in sides(batches) if (side <= 64) is is_small] for is_small in (True, False))
     assert small and large and max(small) <= 64 < max(large) <= 256
@@ -124,7 +124,7 @@ def test_the_start_of_the_final_phase_by_hand(start, steps, batches, accumulate,
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_final_phase_has_its_own_augmentation(num_workers: int):
+def test_the_final_phase_has_its_own_augmentation(num_workers):
     """24 images, 6 batches per epoch, 12 steps: the final phase begins with the fourth batch of the second epoch. The
     workers live on between epochs."""
     phase = {"start": 0.75, "multi_scale": [80]}
@@ -171,6 +171,6 @@ def test_keys_that_the_phase_does_not_name_are_kept():
         (["trainer.ema_warmup=5"], r"trainer\.ema_warmup: .*Set trainer\.ema"),
     ],
 )
-def test_wrong_keys_are_named(overrides: list[str], message: str):
+def test_wrong_keys_are_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         config.check_plugins(config.from_mapping(yaml.safe_load(TINY), overrides=overrides))

@@ -28,7 +28,7 @@ def sample(seed: int = 0, size: tuple[int, int] = (40, 60), **targets: Any) -> S
     }
 
 
-def test_areas_and_ratios_are_those_of_torchvision() -> None:
+def test_areas_and_ratios_are_those_of_torchvision():
     """The distributions of the crops' areas and aspect ratios, each by its mean and spread."""
     from torchvision.transforms import v2
 
@@ -48,14 +48,14 @@ def test_areas_and_ratios_are_those_of_torchvision() -> None:
         assert abs(a.mean() - b.mean()) < 5 * b.std() / math.sqrt(count) and abs(a.std() - b.std()) < 0.02
 
 
-def test_narrow_images_get_the_largest_allowed_crop() -> None:
+def test_narrow_images_get_the_largest_allowed_crop():
     window, size = ResizedCrop((16, 16), (0.99, 1.0)).training_frame(10, 100, np.random.default_rng(0))
     assert window == (0, 43, 10, 56) and size == (16, 16)
     assert ResizedCrop((16, 24)).evaluation_size(40, 60) == (16, 24)
     assert ResizedCrop((16, 16)).evaluation_size(100, 50) == (32, 16)
 
 
-def test_a_sample_depends_only_on_its_generator() -> None:
+def test_a_sample_depends_only_on_its_generator():
     transform = Augmentation(ResizedCrop((32, 32), rand_augment=9, random_erasing=1.0))
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -69,7 +69,7 @@ def test_a_sample_depends_only_on_its_generator() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_images_and_shares_are_mixed_alike(kind: str) -> None:
+def test_images_and_shares_are_mixed_alike(kind):
     """The shares of the labels are those of the pixels."""
     samples = [sample(i) for i in range(5)]
     for i, one in enumerate(samples):
@@ -87,7 +87,7 @@ def test_images_and_shares_are_mixed_alike(kind: str) -> None:
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(mixed, again, strict=True))
 
 
-def test_mixup_is_torchvisions() -> None:
+def test_mixup_is_torchvisions():
     from torchvision.transforms import v2
 
     samples = [sample(i) for i in range(4)]
@@ -103,7 +103,7 @@ def test_mixup_is_torchvisions() -> None:
     assert (images.float() - expected).abs().max() <= 0.5 and shares == labels.diagonal().tolist()
 
 
-def test_both_alternate_by_batch_and_repeat_after_resuming() -> None:
+def test_both_alternate_by_batch_and_repeat_after_resuming():
     class Images(Dataset):
         classes = {"classification": tuple(Class(str(i), i, (0, 0, 0)) for i in range(5))}  # noqa: RUF012
         provides = ("image_class",)
@@ -122,11 +122,11 @@ def test_both_alternate_by_batch_and_repeat_after_resuming() -> None:
     torch.rand(3)
     later = prepared.__getitems__(batches[4])  # as after resuming at this batch
     for one, other in zip(first[4], later, strict=True):
-        assert torch.equal(one["image"], other["image"])  # type: ignore[call-overload,index]
-    shares = {round(float(batch[0]["targets"]["image_class"][0, 1]), 6) for batch in first}  # type: ignore[call-overload,index]
+        assert torch.equal(one["image"], other["image"])
+    shares = {round(float(batch[0]["targets"]["image_class"][0, 1]), 6) for batch in first}
     assert len(shares) == 6
     [plain, *_] = prepared.__getitems__([SampleKey(i, 7, final=True) for i in range(4)])
-    assert plain["targets"]["image_class"].ndim == 0  # type: ignore[call-overload,index]
+    assert plain["targets"]["image_class"].ndim == 0
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_both_alternate_by_batch_and_repeat_after_resuming() -> None:
         ({"mixup": 0}, "mixup"),
     ],
 )
-def test_wrong_options_are_errors(options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_errors(options, message):
     values = {"backbone": {"name": "swin"}, "heads": {}, "trainer": {"max_steps": 1}}
     with pytest.raises(DensevitError, match=message):
         build_transforms(from_mapping({**values, "data": {"name": "images", **options}}, "test").data)

@@ -61,7 +61,7 @@ def painted(height: int = 120, width: int = 160, seed: int = 0) -> Sample:
     }
 
 
-def test_result_depends_on_the_generator_only_and_the_input_is_not_modified() -> None:
+def test_result_depends_on_the_generator_only_and_the_input_is_not_modified():
     sample, untouched = painted(), painted()
     for name, size in (("resize", 96), ("fixed", 128), ("crop", 90)):
         (train, evaluation), (again, _) = (build_transforms(section(transforms=name, image_size=size)) for _ in "ab")
@@ -81,7 +81,7 @@ def test_result_depends_on_the_generator_only_and_the_input_is_not_modified() ->
         assert torch.equal(sample["targets"][key], untouched["targets"][key])
 
 
-def test_flips_and_colours_are_independent() -> None:
+def test_flips_and_colours_are_independent():
     """One random stream for all steps: with a copy for each, recolouring would coincide with flipping."""
     sample = painted(100, 100)
     train, seen = build_transforms(section(image_size=100))[0], []
@@ -118,7 +118,7 @@ def test_flips_and_colours_are_independent() -> None:
         ({"transforms": "crop", "image_size": 16}, (33, 55), (33, 55)),
     ],
 )
-def test_evaluation_sizes(keys: dict[str, Any], size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_evaluation_sizes(keys, size, expected):
     evaluation = build_transforms(section(**keys))[1]
     assert evaluation.size_of(*size) == expected
     result = evaluation({"image": torch.zeros((3, *size), dtype=torch.uint8), "targets": {"image_id": 1}})
@@ -128,7 +128,7 @@ def test_evaluation_sizes(keys: dict[str, Any], size: tuple[int, int], expected:
         assert result["image"].shape == (3, *expected)
 
 
-def test_an_image_of_the_right_size_is_not_resampled() -> None:
+def test_an_image_of_the_right_size_is_not_resampled():
     sample = painted()
     for keys in ({"image_size": 160}, {"image_size": None}, {"image_size": (120, 160)}):
         result = build_transforms(section(**keys))[1](sample)
@@ -140,7 +140,7 @@ def test_an_image_of_the_right_size_is_not_resampled() -> None:
     assert torch.equal(twice, 2 * sample["targets"]["boxes"])
 
 
-def test_letterbox_is_padded_and_size_excludes_padding() -> None:
+def test_letterbox_is_padded_and_size_excludes_padding():
     train, evaluation = build_transforms(section(image_size=(150, 100)))
     bright: Sample = {"image": torch.full((3, 40, 80), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
     result = evaluation(bright)
@@ -155,7 +155,7 @@ def test_letterbox_is_padded_and_size_excludes_padding() -> None:
 # ---- the transforms ----
 
 
-def test_fixed_has_a_small_zoom_range() -> None:
+def test_fixed_has_a_small_zoom_range():
     fixed, rng = Fixed(320), np.random.default_rng(0)
     frames = [fixed.training_frame(480, 640, rng) for _ in range(1000)]
     plain = [frame for frame in frames if frame == ((0, 0, 480, 640), (240, 320))]
@@ -167,7 +167,7 @@ def test_fixed_has_a_small_zoom_range() -> None:
         assert width <= 320 and height <= 240
 
 
-def test_images_of_extreme_aspect_are_resized() -> None:
+def test_images_of_extreme_aspect_are_resized():
     for transforms in (
         Detr(None),
         Fixed(64),
@@ -194,7 +194,7 @@ def objects(boxes: list[list[float]], height: int = 50, width: int = 80) -> Samp
     }
 
 
-def test_degenerate_boxes_are_handled() -> None:
+def test_degenerate_boxes_are_handled():
     train, evaluation = build_transforms(section(transforms="detr", image_size=(80, 133)))
     sample = objects(
         [
@@ -218,7 +218,7 @@ def test_degenerate_boxes_are_handled() -> None:
         assert (targets["boxes"][:, 2:] > targets["boxes"][:, :2]).all()
 
 
-def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel() -> None:
+def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel():
     """Each resulting box is one of the given ones after the same flip, crop and scale."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(-20, 100, (300, 2))
@@ -239,7 +239,7 @@ def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel() -> None:
             assert inner.sum() > 5
 
 
-def test_without_objects_keys_are_empty_and_without_labels_absent() -> None:
+def test_without_objects_keys_are_empty_and_without_labels_absent():
     train, evaluation = build_transforms(section(image_size=40))
     empty = objects([])
     empty["targets"]["masks"] = RunLengthMasks.from_dense([], (50, 80))
@@ -258,7 +258,7 @@ def test_without_objects_keys_are_empty_and_without_labels_absent() -> None:
     assert lost["boxes"].shape == (0, 4) and lost["labels"].shape == (0,) and lost["labels"].dtype == torch.int64
 
 
-def test_crowds_are_dropped() -> None:
+def test_crowds_are_dropped():
     train, evaluation = build_transforms(section(image_size=160))
     sample = painted()
     sample["targets"]["iscrowd"][2] = True
@@ -269,7 +269,7 @@ def test_crowds_are_dropped() -> None:
     assert len(sample["targets"]["labels"]) == 5
 
 
-def test_object_without_mask_pixels_is_dropped() -> None:
+def test_object_without_mask_pixels_is_dropped():
     """An L-shaped object's box can be inside the crop while the object is not."""
     sample = objects([[0, 0, 80, 50]])
     mask = np.zeros((50, 80), bool)
@@ -280,7 +280,7 @@ def test_object_without_mask_pixels_is_dropped() -> None:
     assert counts == {0, 1}
 
 
-def test_invalid_plugin_targets_are_named() -> None:
+def test_invalid_plugin_targets_are_named():
     train, evaluation = build_transforms(section(image_size=80))
     bad = objects([[1, 2, float("nan"), 5]])
     short = objects([[1, 2, 3, 5]])
@@ -302,7 +302,7 @@ def test_invalid_plugin_targets_are_named() -> None:
 
 
 @pytest.mark.parametrize("size", [(41, 59), (7, 9), (93, 60), (1, 1)])
-def test_images_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int]) -> None:
+def test_images_are_resized_bilinearly_with_anti_aliasing(size):
     """Noise reveals any other filter. Pillow and torch agree up to rounding."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     resized = resize_image(pixels, size).astype(int)
@@ -315,7 +315,7 @@ def test_images_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int])
     assert resize_image(ramp, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
-def test_transforms_resample_once_bilinear_images_and_nearest_labels() -> None:
+def test_transforms_resample_once_bilinear_images_and_nearest_labels():
     rng = np.random.default_rng(0)
     pixels, labels = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (40, 60)))
     image, semantic = Image.fromarray(pixels), Image.fromarray(labels)
@@ -335,7 +335,7 @@ def test_transforms_resample_once_bilinear_images_and_nearest_labels() -> None:
         assert (result["image"].int() - shown.int()).abs().max() <= 1
         assert np.array_equal(result["targets"]["semantic"], semantic.resize(size, nearest))
     framed, unflipped = without_colours(Fixed(None)), 0
-    framed.training_frame = lambda *given: Frame((3, 5, 33, 51), (24, 37))  # type: ignore[method-assign]
+    framed.training_frame = lambda *given: Frame((3, 5, 33, 51), (24, 37))
     train = Augmentation(framed)
     for seed in range(8):
         result = train(sample, np.random.default_rng(seed))
@@ -348,7 +348,7 @@ def test_transforms_resample_once_bilinear_images_and_nearest_labels() -> None:
 
 
 @pytest.mark.parametrize("size", [(3, 5), (13, 7)])
-def test_maps_are_sampled_at_pixel_centres(size: tuple[int, int]) -> None:
+def test_maps_are_sampled_at_pixel_centres(size):
     depth = np.random.default_rng(0).random((8, 12)).astype(np.float32)
     rows = ((np.arange(size[0]) + 0.5) * 8 / size[0]).astype(int)
     columns = ((np.arange(size[1]) + 0.5) * 12 / size[1]).astype(int)
@@ -359,7 +359,7 @@ def test_maps_are_sampled_at_pixel_centres(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.integration
-def test_albumentations_does_not_check_for_updates() -> None:
+def test_albumentations_does_not_check_for_updates():
     code = "import urllib.request, densevit.data.transforms.resizing, sys; assert 'albumentations' not in sys.modules\n"
     code += "urllib.request.OpenerDirector.open = lambda *given, **options: sys.exit('it went to the network')\n"
     code += "from densevit.data.transforms.recoloring import recolored\n"

@@ -11,7 +11,7 @@ from densevit.data.build import build_transforms
 
 
 @pytest.mark.parametrize("keys", [{"transforms": {"name": "lsj", "scales": (1, 1)}}, {"transforms": "resize"}])
-def test_small_and_narrow_boxes_are_kept(keys: dict[str, Any]) -> None:
+def test_small_and_narrow_boxes_are_kept(keys):
     """Resized to a tenth: 0.5 x 0.4 and 800 x 8 pixels, and 0.005 x 10, which is below 0.001 pixels then."""
     sample: Any = {
         "image": torch.zeros((3, 1000, 1000), dtype=torch.uint8),
