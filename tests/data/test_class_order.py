@@ -89,13 +89,6 @@ def test_validation_has_the_classes_of_training_in_their_order(task):
         assert names_of(truth, raw.classes[task]) != expected, "the case has something to map"
 
 
-def test_training_images_for_probes_have_the_classes_of_the_evaluated_split():
-    data = data_of("classification", num_workers=0)
-    truths = [target["truth"] for batch in data.unaugmented_train_loader() for target in batch["targets"]]
-    found = [names_of(truth, data.val.classes["classification"])["image_class"][0] for truth in truths]
-    assert found == [data.train.names(index)[0] for index in range(4)]
-
-
 def test_a_model_is_neither_trained_nor_validated_on_classes_in_another_order():
     data = data_of("classification", num_workers=0)
     config = configs.from_mapping(

@@ -113,18 +113,6 @@ def test_masks_match_pycocotools(write_coco):
     assert dataset[2]["targets"]["masks"].shape == (0, 30, 40)
 
 
-def test_masks_match_boxes_after_dropping_a_degenerate_one(write_coco):
-    squares = [[[x, x, x + 4, x, x + 4, x + 4, x, x + 4]] for x in (0, 8, 16)]
-    annotations = [
-        {"id": k, "image_id": 0, "category_id": 7, "bbox": [8 * k, 8 * k, 4 * (k != 1), 4], "segmentation": square}
-        for k, square in enumerate(squares)
-    ]
-    with pytest.warns(UserWarning, match="boxes without area .*: 1 of 3"):
-        targets = Coco("train", root=str(write_coco(document(annotations=annotations))), masks=True)[0]["targets"]
-    for box, mask in zip(targets["boxes"].int().tolist(), targets["masks"].to("cpu"), strict=True):
-        assert mask[box[1] : box[3], box[0] : box[2]].all() and mask.sum() == 16
-
-
 def test_polygons_may_be_outside_of_their_image_in_part_only(write_coco):
     def with_polygon(x: int) -> str:
         polygon = [x, 1, x + 5, 1, x + 5, 6, x, 6]
@@ -192,15 +180,6 @@ def test_image_changed_after_scanning_is_named(write_coco):
     Image.new("RGB", (80, 60)).save(root / "train" / "1.jpg")
     with pytest.raises(DataError, match=r"train/1\.jpg has changed since the start"):
         dataset[1]
-
-
-def test_annotations_are_stored_in_arrays(write_coco):
-    """Python objects have reference counts, so that each loader process would copy their memory."""
-    arrays = vars(Coco("train", root=str(write_coco()), limit=2)._annotations)
-    python = {key for key, value in arrays.items() if not isinstance(value, np.ndarray)}
-    assert python == {"file", "classes", "labelled", "segmentations", "invalid_images", "invalid_objects"}
-    assert not arrays["invalid_images"] and not arrays["invalid_objects"]  # only an examination has any
-    assert all(value.dtype != object for value in arrays.values() if isinstance(value, np.ndarray))
 
 
 # ---- paths out of the folder ----

@@ -13,10 +13,7 @@ from pycocotools import mask as rle
 import densevit
 from densevit.data.datasets import coco
 from densevit.data.datasets.coco import Coco
-from densevit.data.datasets.dataset_validation import Scan
-from densevit.data.datasets.examination import Examination
 from densevit.errors import DataError, warn_once
-from densevit_workbench.doctor import coco_examination
 
 _T = Image.Transpose
 _STORED = {  # the inverse of what ImageOps.exif_transpose does
@@ -200,17 +197,3 @@ def test_doctor_draws_both_readings(tmp_path):
     chosen = densevit.diagnose(root, ["data.boxes=upright"])
     assert not chosen.readings and not [one for one in chosen.errors if one.split == "train"]
     assert any("data.boxes=upright is set" in one.fix for one in chosen.findings)
-
-
-def test_readings_of_large_photos_are_small(tmp_path):
-    """Phones take 12 million pixels."""
-    root = write_photos(tmp_path, [(4, 6, 30, 12)], shape=(40, 2400))
-    examination = Examination(None)
-    Coco("train", str(root), scan=Scan(examination=examination))
-    [(name, samples)] = coco_examination.examine(examination)
-    upright, stored = samples["upright"], samples["stored"]
-    assert name == "0.png" and upright["image"].shape == (3, 800, 14) and stored["image"].shape == (3, 14, 800)
-    for one in (upright, stored):
-        assert one["targets"]["boxes"].tolist() == [[4 / 3, 2, 34 / 3, 6]]
-        assert one["targets"]["size"] == one["image"].shape[1:]
-    assert (upright["image"][0, 2:6, 2:11] > 200).all()

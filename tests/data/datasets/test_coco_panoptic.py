@@ -111,17 +111,6 @@ def test_second_start_does_not_read_the_segments_again(write, monkeypatch):
         dataset(root)
 
 
-def test_grey_files_hold_ids_as_they_are(write):
-    root = write(ids=np.where(IDS > 255, 7, IDS))
-    few = [one for one in SEGMENTS if one["id"] < 255]
-    (root / "annotations/panoptic_train2017.json").write_text(
-        json.dumps(document(annotations=[document()["annotations"][0] | {"segments_info": few}]))
-    )
-    expected = dataset(root)[0]["targets"]["panoptic"]
-    Image.fromarray(np.where(IDS > 255, 7, IDS).astype(np.uint8)).save(root / "annotations/panoptic_train2017/a.png")
-    assert torch.equal(dataset(root)[0]["targets"]["panoptic"], expected)
-
-
 def test_a_test_set_without_annotations_is_unlabelled(write):
     content = document()
     del content["annotations"]

@@ -127,18 +127,6 @@ def test_paths_are_stored_in_arrays_and_pickle_small(tmp_path, pairs):
 # ---- pairing of images and labels ----
 
 
-def test_patterns_pair_files_by_wildcard_text(tmp_path, write_image, label):
-    for name in ("x", "y"):
-        write_image(f"left/train/{name}/[1] {name}_left.png")
-        label(f"fine/train/{name}/[1] {name}_fine_ids.png", LABEL)
-        label(f"fine/train/{name}/[1] {name}_fine_other.png", LABEL)
-    write_image("left/val/v/v_left.png")
-    label("fine/val/v/v_fine_ids.png", LABEL)
-    where = {"images": "left/{split}/*/*_left.png", "labels": "fine/{split}/*/*_fine_ids.png"}
-    dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES, **where)
-    assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["x/[1] x", "y/[1] y"]
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -247,20 +235,6 @@ def test_invalid_options_raise(given, message, tmp_path, pairs):
     pairs()
     with pytest.raises(DataError, match=message):
         LabelMaps("train", **({"root": str(tmp_path), "classes": NAMES} | given))
-
-
-@pytest.mark.parametrize("line", ["images/a.jpg\t../secret.png", "{root}/../secret.jpg\tlabels/a.png"])
-def test_list_files_name_files_outside_of_root_only_if_allowed(line, tmp_path, write_image, label):
-    root = tmp_path / "set"
-    for folder in (".", "set/images"):
-        write_image(f"{folder}/{'a' if folder != '.' else 'secret'}.jpg")
-    label("secret.png", LABEL)
-    label("set/labels/a.png", LABEL)
-    (root / "list.txt").write_text(line.format(root=root) + "\n")
-    where: Any = {"root": str(root), "classes": NAMES, "images": "images", "labels": "labels", "list_file": "list.txt"}
-    with pytest.raises(DataError, match=r"list\.txt, line 1: .*secret.* is outside of .*set\. .*data\.outside_paths"):
-        LabelMaps("train", **where)
-    assert semantic(LabelMaps("train", outside_paths=True, **where)) == LABEL.tolist()
 
 
 def test_a_list_may_name_files_in_folders_outside_of_root_that_the_config_names(tmp_path, write_image, label):

@@ -156,14 +156,6 @@ def test_grey_colours_are_the_values_of_grey_files(mode, tmp_path):
         assert semantic(root, ["background", {"name": "lesion", "id": 255 if mode != "1" else 1}]) == [[0, 0, 0, 1]] * 3
 
 
-def test_grey_files_and_classes_of_colours(tmp_path):
-    """Without ids, the values are the classes' positions; a grey copy of a coloured file has other values."""
-    assert semantic(write(tmp_path / "positions", VALUES), BY_COLOR) == VALUES.tolist()
-    root = write(tmp_path / "copy", Image.fromarray(np.array([ROAD, TREE], np.uint8)[VALUES]).convert("L"))
-    with pytest.raises(DataError, match=r"a\.png has values that no class has: 75 in 6 .* 90 in 6 .* the file is grey"):
-        LabelMaps("train", root=root, classes=BY_COLOR)
-
-
 def test_miou_of_a_single_class_says_so(tmp_path):
     def metrics_of(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
         evaluator = SemanticSegmentation([Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")])

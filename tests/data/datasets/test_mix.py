@@ -111,24 +111,6 @@ def test_a_batch_size_that_does_not_fit_the_composition_is_an_error():
         Data(DataSection.model_validate(values), 0, 32).train_loader()
 
 
-def test_fractional_shares_repeat_all_images_equally():
-    mix = Mix("train", {"a": section(10, share=0.5), "b": section(7, seed=1, share=0.5)})  # 7 of b and 3 again
-    ids = [mix[i]["targets"]["image_id"] for i in range(len(mix))]
-    assert len(ids) == 17
-    total: Counter[str] = Counter()
-    for epoch in range(7):
-        batches = TrainBatches(20, 5, seed=0, epoch_indices=mix.epoch_indices)
-        batches.set_epoch(epoch)
-        seen = Counter(ids[pick.index] for batch in batches for pick in batch)
-        assert seen.keys() == set(ids) and seen.total() == 20
-        assert sorted(seen[f"b/{i + 1}"] for i in range(7)) == [1] * 4 + [2] * 3
-        total += seen
-        times = [total[f"b/{i + 1}"] for i in range(7)]
-        assert max(times) - min(times) <= 1
-    assert times == [10] * 7 and all(total[f"a/{i + 1}"] == 7 for i in range(10))
-    assert {pick.repeat for batch in batches for pick in batch} == {0, 1}
-
-
 class Drawn(Scenes):
     """Scenes whose depth has no unit."""
 

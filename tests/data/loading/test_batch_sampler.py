@@ -72,14 +72,6 @@ def test_ranks_share_the_batches_of_one_rank(position):
     assert global_batches(2) == one == global_batches(3)
 
 
-def test_dropped_samples_differ_between_epochs():
-    batches, left_out = TrainBatches(11, 4, seed=0), set()
-    for epoch in range(30):
-        batches.set_epoch(epoch)
-        left_out |= set(range(11)) - {index for batch in indices(batches) for index in batch}
-    assert left_out == set(range(11))
-
-
 def test_order_depends_on_seed_and_epoch_only():
     def order(seed: int, epoch: int) -> list[list[SampleKey]]:
         batches = TrainBatches(64, 8, seed)

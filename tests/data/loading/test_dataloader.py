@@ -85,19 +85,6 @@ def test_results_do_not_depend_on_workers(monkeypatch):
         assert same(list(make(num_workers)), list(make(0)))
 
 
-def test_epochs_differ_in_order_and_in_augmentation():
-    loader = train_loader(0)
-    first = list(loader)
-    loader.set_epoch(1)
-    second = list(loader)
-    assert names(first) != names(second)
-    images = [{t["image_id"]: t["boxes"] for batch in epoch for t in batch["targets"]} for epoch in (first, second)]
-    both = images[0].keys() & images[1].keys()
-    assert not all(torch.equal(images[0][name], images[1][name]) for name in both)
-    loader.set_epoch(0)
-    assert same(list(loader), first)
-
-
 def test_evaluation_returns_the_original_targets():
     batches = list(val_loader(0))
     assert len(batches) == 23

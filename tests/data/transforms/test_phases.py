@@ -73,13 +73,6 @@ def test_all_images_of_a_batch_have_one_size_of_the_list():
     assert counts[64] == pytest.approx(120, abs=25) and counts[32] == pytest.approx(60, abs=22)  # 3 sigma
 
 
-@pytest.mark.parametrize("transforms", ["fixed", "detr", "lsj", "crop"])
-def test_all_transforms_have_the_sizes(transforms):
-    batches = epochs(loader(transforms=transforms, image_size=64, multi_scale=[32, 128]), 4)
-    small, large = ([side for side in sides(batches) if (side <= 64) is is_small] for is_small in (True, False))
-    assert small and large and max(small) <= 64 < max(large) <= 256
-
-
 def test_workers_and_processes_draw_the_same_sizes():
     one = epochs(loader(), 2)
     workers = epochs(loader(num_workers=2), 2)

@@ -42,7 +42,7 @@ def labelled() -> Sample:
     one["targets"] |= {
         "masks": RunLengthMasks.from_dense(masks, (50, 80)),
         "semantic": torch.from_numpy(masks[0] + 2 * masks[1].astype(np.uint8)),
-        "depth": torch.from_numpy(masks[0] + np.float32(0.5)),
+        "depth": torch.from_numpy(masks[0].astype(np.float32) + 0.5),
         "area": torch.ones(2),
         "iscrowd": torch.tensor([False, False]),
     }
