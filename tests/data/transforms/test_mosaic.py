@@ -108,34 +108,31 @@ def test_mixup_keeps_the_objects_of_both_images():
 
 
 class Traced(Dataset):
-    """Images of one size, without semantic maps unless requested."""
+    """Images of one size, without semantic maps."""
 
     classes: ClassVar[dict[str, Any]] = {}
     provides = ("boxes", "labels", "masks")
 
-    def __init__(self, split: str, semantic: bool = False) -> None:
-        self.semantic = semantic
-        if semantic:
-            self.provides = ("boxes", "labels", "masks", "semantic")
+    def __init__(self, split: str) -> None:
+        pass
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, index: int) -> Sample:
         sample = traced(index, (40, 60))
-        if not self.semantic:
-            del sample["targets"]["semantic"]
+        del sample["targets"]["semantic"]
         return sample
 
 
-def section(**options: Any) -> DataSection:
-    values = {"name": f"{__name__}:Traced", "image_size": 60, "transforms": "resize", "batch_size": 4, "num_workers": 0}
-    return DataSection.model_validate(values | options)
+def data_of(name: str, **options: Any) -> Data:
+    values = {"name": name, "image_size": 60, "transforms": "resize", "batch_size": 4, "num_workers": 0}
+    return Data(DataSection.model_validate(values | options), 3, 1)
 
 
 def test_options_mosaic_and_mixup_end_with_the_final_phase():
     phase = {"start": 0.5, "mosaic": None, "mixup": None}
-    data = Data(section(mosaic=0.5, mixup=8.0, final_phase=phase), 3, 1)
+    data = data_of(f"{__name__}:Traced", mosaic=0.5, mixup=8.0, final_phase=phase)
     data.check_splits()
     prepared = TransformedDataset(data.train, data.config_phases, train=True)
     keys = [SampleKey(index % 8, 3 + index // 8) for index in range(80)]
@@ -152,7 +149,7 @@ def test_options_mosaic_and_mixup_end_with_the_final_phase():
 
 def test_labels_that_cannot_be_put_together_are_refused():
     with pytest.raises(ConfigError, match=r"the data set labels semantic, which cannot be mixed"):
-        Data(section(semantic=True, mixup=8.0), 0, 1).check_splits()
+        data_of("scenes", depth=False, mixup=8.0).check_splits()
     with pytest.raises(ConfigError, match=r"labels boxes of objects, a part of which it would cut out\. Fix: leave it"):
-        Data(section(cutmix=1.0), 0, 1).check_splits()
-    Data(section(semantic=True, mosaic=1.0), 0, 1).check_splits()
+        data_of("scenes", depth=False, semantic=False, cutmix=1.0).check_splits()
+    data_of("scenes", depth=False, mosaic=1.0).check_splits()
