@@ -184,17 +184,6 @@ def test_lists_of_three_columns_and_images_without_depth(tmp_path, depth_pair, w
         DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
 
 
-def test_list_of_names_with_validity_masks(tmp_path, write_image, depth):
-    for name in ("a", "b"):
-        write_image(f"images/{name}.jpg")
-        depth(f"labels/{name}.png", MILLIMETRES)
-        depth(f"masks/{name}.npy", np.ones((3, 4)))
-    (tmp_path / "list.txt").write_text("b\n")
-    where = {"images": "images", "labels": "labels", "valid": "masks", "list_file": "list.txt"}
-    dataset = DepthMaps("train", root=str(tmp_path), scale=0.001, **where)
-    assert len(dataset) == 1 and metres(dataset) == METRES
-
-
 def test_timestamp_pairs_match_tums_tool():
     """Against the rule written out: of all pairs less than 20 ms apart, nearest first, each timestamp used once."""
     rng = np.random.default_rng(0)

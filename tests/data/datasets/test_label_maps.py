@@ -207,14 +207,6 @@ def test_invalid_list_files_raise(text, message, tmp_path, pairs):
         LabelMaps("train", root=str(tmp_path), classes=NAMES, list_file="train.txt")
 
 
-def test_file_changed_after_scanning_raises(tmp_path, pairs, label):
-    pairs()
-    dataset = LabelMaps("train", root=str(tmp_path), classes=NAMES)
-    label("labels/train/a.png", np.zeros((5, 5), np.uint8))
-    with pytest.raises(DataError, match=r"a\.png has changed since the start"):
-        dataset[0]
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -235,16 +227,6 @@ def test_invalid_options_raise(given, message, tmp_path, pairs):
     pairs()
     with pytest.raises(DataError, match=message):
         LabelMaps("train", **({"root": str(tmp_path), "classes": NAMES} | given))
-
-
-def test_a_list_may_name_files_in_folders_outside_of_root_that_the_config_names(tmp_path, write_image, label):
-    write_image("images/a.jpg")
-    label("labels/a.png", LABEL)
-    (tmp_path / "lists").mkdir()
-    (tmp_path / "lists" / "list.txt").write_text("a.jpg a.png\n")
-    folders: Any = {"images": "../images", "labels": "../labels", "list_file": "list.txt"}
-    found = LabelMaps("train", root=str(tmp_path / "lists"), classes=NAMES, **folders)
-    assert semantic(found) == LABEL.tolist()
 
 
 # ---- classes that are colours ----

@@ -93,6 +93,8 @@ def test_evaluation_returns_the_original_targets():
         assert same(targets["truth"], original["targets"])
         assert targets["original_size"] == tuple(original["image"].shape[1:])
         assert max(targets["size"]) == 48 and batch["images"].shape[2:] in ((48, 48), (48, 32), (32, 48), (16, 48))
+    turned = prepared(Unlike(lambda image: image.permute(1, 2, 0).contiguous().permute(2, 0, 1)), train=False)
+    assert same(turned[SampleKey(5, 0)]["image"], prepared(Noise(), train=False)[SampleKey(5, 0)]["image"])
     repeat = prepared(Noise(), train=False)[SampleKey(1, 0, repeat=1)]
     assert "truth" not in repeat["targets"]
 
@@ -161,22 +163,6 @@ def test_an_image_that_is_not_uint8_rgb_is_an_error(make, message):
         prepared(Unlike(make), train=True).check_values()
     with pytest.raises(DataError, match=r"Sample 1 of a batch \(image 'image 7'\): the image " + message):
         collate([Noise()[3], Unlike(make)[7]])
-
-
-def test_images_of_any_memory_layout_are_accepted():
-    """Channels last in memory, a crop, and a repeated grey channel, of equal values."""
-    layouts = (
-        lambda image: image.permute(1, 2, 0).contiguous().permute(2, 0, 1),
-        lambda image: torch.nn.functional.pad(image, (3, 2, 1, 4))[:, 1:-4, 3:-2],
-        lambda image: image,
-    )
-    transform = build_transforms(DataSection(name="scenes", image_size=48))[1]
-    for make in layouts:
-        sample = TransformedDataset(Unlike(make), transform, train=False)[SampleKey(5, 0)]
-        assert same(sample["image"], transform(Noise()[5])["image"])
-        assert same(collate([Unlike(make)[5]])["images"][0], Noise()[5]["image"])
-    grey = Noise()[5]["image"][:1].expand(3, -1, -1)
-    assert same(collate([{"image": grey, "targets": {}}])["images"][0], grey.contiguous())
 
 
 @pytest.mark.parametrize("size", [(20, 400), (0, 20), 400])

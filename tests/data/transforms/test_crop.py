@@ -11,12 +11,9 @@ import torch
 from densevit import config
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
-from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.crop import Crop, is_mixed
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Sample
-from densevit.losses.segmentation import label_maps
 
 
 def labelled(semantic: np.ndarray, pixels: np.ndarray | None = None) -> Sample:
@@ -24,11 +21,6 @@ def labelled(semantic: np.ndarray, pixels: np.ndarray | None = None) -> Sample:
         pixels = np.zeros((*semantic.shape, 3), np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     return {"image": image, "targets": {"semantic": torch.from_numpy(semantic), "image_id": 1}}
-
-
-def without_colours(crop: Crop) -> Crop:
-    crop.recoloring = "none"
-    return crop
 
 
 def train_of(image_size: Any, **options: Any) -> Callable[[Sample, np.random.Generator], Sample]:
@@ -70,44 +62,6 @@ def test_windows_and_sizes_by_hand(scales, image, window, size):
     frame = Crop((96, 128), scales=scales).training_frame(*image, np.random.default_rng(0))
     top, left, bottom, right = frame.window
     assert ((bottom - top, right - left), frame.size) == (window, size)
-
-
-def test_small_image_is_padded_and_padding_is_ignored():
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(100, 256, (50, 70, 3)).astype(np.uint8)
-    small = labelled(rng.integers(0, 3, (50, 70)).astype(np.uint8), pixels)
-    large = labelled(rng.integers(0, 3, (120, 130)).astype(np.uint8))
-    train = train_of(image_size=(96, 90), scales=[1, 1])
-    for seed in range(6):
-        result = train(small, np.random.default_rng(seed))
-        assert result["image"].shape == (3, 96, 90)
-        assert result["targets"]["size"] == tuple(result["targets"]["semantic"].shape) == (50, 70)
-        assert not result["image"][:, 50:].any() and not result["image"][:, :, 70:].any()
-    batch = collate([result, train(large, rng)], 32)
-    assert batch["images"].shape == (2, 3, 96, 96)
-    expected = torch.ones((2, 96, 96), dtype=torch.bool)
-    expected[0, :50, :70] = expected[1, :, :90] = False
-    assert torch.equal(batch["padding_mask"], expected)
-    assert torch.equal(label_maps(batch["targets"], torch.device("cpu")) == IGNORE, expected[:, :, :90])
-
-
-def test_labels_are_aligned_to_half_a_pixel():
-    """Bands of black and white: grey crosses the middle where the label changes."""
-    rng = np.random.default_rng(0)
-    edges = np.cumsum(rng.integers(9, 25, 20))
-    bands = np.searchsorted(edges, np.arange(211), side="right") % 2
-    semantic = np.repeat(bands[:, None].astype(np.uint8), 137, axis=1)
-    sample = labelled(semantic, np.repeat(semantic[..., None] * np.uint8(255), 3, axis=2))
-    train = Augmentation(without_colours(Crop((64, 81), 97)))
-    checked = 0
-    for seed in range(60):
-        result = train(sample, np.random.default_rng(seed))
-        height, width = result["targets"]["size"]
-        shown = result["image"][0, :height, :width].float()
-        clear = (shown - 127.5).abs() > 1
-        assert torch.equal((shown > 127.5)[clear], result["targets"]["semantic"][clear] == 1)
-        checked += int((clear & (shown > 0) & (shown < 255)).sum())
-    assert checked > 1000
 
 
 # ---- no class above three quarters ----

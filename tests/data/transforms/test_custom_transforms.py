@@ -7,7 +7,7 @@ import torch
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.errors import ConfigError, DataError
+from densevit.errors import ConfigError
 from densevit.interfaces import Frame, Size, Transforms
 
 NAME = f"{__name__}:Quarter"
@@ -43,24 +43,6 @@ def test_custom_transforms_crop_and_recolor():
     assert found["image"].shape == (3, 20, 30) and (found["image"] == 55).all()
     assert set(found["targets"]["semantic"].unique().tolist()) <= {2, 3}  # the lower half
     assert evaluation(sample)["image"].shape == (3, 20, 30)
-
-
-@pytest.mark.parametrize(
-    ("step", "arguments", "found"),
-    [
-        ("ToFloat", (), r"ToFloat returns float32 \(32, 32, 3\)"),
-        ("Resize", (9, 7), r"Resize returns uint8 \(9, 7, 3\)"),
-    ],
-)
-def test_recoloring_that_changes_type_or_shape_is_an_error(step, arguments, found):
-    """Boxes would not follow the one, and the other is not uint8."""
-    import albumentations as A
-
-    quarter = Quarter(32)
-    quarter.recoloring = [getattr(A, step)(*arguments, p=1)]
-    sample = {"image": torch.full((3, 40, 60), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
-    with pytest.raises(DataError, match=rf"recoloring {found} for uint8 \(32, 32, 3\)"):
-        Augmentation(quarter)(sample, np.random.default_rng(0))
 
 
 def test_window_outside_of_the_image_is_an_error():

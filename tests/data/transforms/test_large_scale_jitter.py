@@ -58,16 +58,3 @@ def test_scales_and_offsets_are_uniform():
     assert factors.mean() == pytest.approx(1.05, abs=0.02)
     shares = np.array([w[1] / (800 - w[3] + w[1]) for w, _ in frames if w[3] - w[1] < 600])
     assert shares.mean() == pytest.approx(0.5, abs=0.02) and shares.min() < 0.01 and shares.max() > 0.99
-
-
-@pytest.mark.parametrize(
-    ("short_side", "size", "expected"),
-    [
-        (800, (480, 640), (800, 1067)),  # 1066.67
-        (800, (400, 1000), (533, 1333)),  # 2000 is more than 1333: 400 * 1.333 = 533.2
-        (480, (400, 1000), (320, 800)),  # the bound is 480 * 1333 / 800 = 799.8
-        (None, (480, 640), (768, 1024)),
-    ],
-)
-def test_evaluation_sizes_by_hand(short_side, size, expected):
-    assert LargeScaleJitter(1024, short_side).evaluation_size(*size) == expected

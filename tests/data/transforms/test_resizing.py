@@ -99,6 +99,9 @@ def test_flips_and_colours_are_independent():
         ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (480, 640), (512, 683)),  # 682.67
         ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (100, 500), (410, 2048)),  # * 4.096
         ({"transforms": "crop", "image_size": 16}, (33, 55), (33, 55)),
+        ({"transforms": {"name": "lsj", "short_side": 800}, "image_size": 1024}, (480, 640), (800, 1067)),  # 1066.67
+        ({"transforms": {"name": "lsj", "short_side": 480}, "image_size": 1024}, (400, 1000), (320, 800)),  # <= 799.8
+        ({"transforms": "lsj", "image_size": 1024}, (480, 640), (768, 1024)),
     ],
 )
 def test_evaluation_sizes(keys, size, expected):
