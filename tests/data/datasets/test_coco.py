@@ -113,17 +113,6 @@ def test_masks_match_pycocotools(write_coco):
     assert dataset[2]["targets"]["masks"].shape == (0, 30, 40)
 
 
-def test_polygons_may_be_outside_of_their_image_in_part_only(write_coco):
-    def with_polygon(x: int) -> str:
-        polygon = [x, 1, x + 5, 1, x + 5, 6, x, 6]
-        annotation = {"id": 77, "image_id": 5, "category_id": 7, "bbox": [1, 1, 5, 5], "segmentation": [polygon]}
-        return str(write_coco(document(annotations=[annotation])))
-
-    assert Coco("train", root=with_polygon(-2), masks=True)[1]["targets"]["masks"].areas().tolist() == [15]
-    with pytest.raises(DataError, match=r"train\.json: annotation 77 of image 5: .*x is 41 to 46, y 1 to 6"):
-        Coco("train", root=with_polygon(41), masks=True)
-
-
 # ---- errors at startup ----
 
 

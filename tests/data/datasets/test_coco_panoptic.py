@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.data.datasets import coco_panoptic
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
 
@@ -89,26 +88,6 @@ def test_boxes_masks_and_label_map_follow_from_the_segments(write):
     assert np.array_equal(np.asarray(targets["masks"]), np.array([9, 7, 300])[:, None, None] == IDS)
     assert targets["semantic"].tolist() == [[1, 1, 1, 1], [1, 255, 2, 2], [1, 1, 2, 255]]
     assert targets["semantic"].dtype == torch.uint8
-
-
-def test_second_start_does_not_read_the_segments_again(write, monkeypatch):
-    root = write()
-    monkeypatch.setattr(coco_panoptic, "LARGE", 0)
-    first = dataset(root, masks=True)
-
-    def fail(*_: Any) -> None:
-        raise AssertionError("scanned again")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(coco_panoptic, "check_image", fail)
-        second = dataset(root, masks=True)
-    one, other = first[0]["targets"], second[0]["targets"]
-    assert {key: np.asarray(value).tolist() for key, value in one.items()} == {
-        key: np.asarray(value).tolist() for key, value in other.items()
-    }
-    save_segments(root / "annotations/panoptic_train2017/a.png", np.where(IDS == 7, 8, IDS))
-    with pytest.raises(DataError, match="segment ids that"):
-        dataset(root)
 
 
 def test_a_test_set_without_annotations_is_unlabelled(write):
