@@ -258,7 +258,7 @@ def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers):
 # ---- errors ----
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.integration)])
 def test_sample_error_keeps_its_message_and_others_name_the_line(num_workers):
     failure = DataError("photos/7.jpg cannot be read.\nTry another one: it ends early.")
     for loader in (train_loader(num_workers, failure), val_loader(num_workers, failure)):

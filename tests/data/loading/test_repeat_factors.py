@@ -40,6 +40,7 @@ def test_factors_equal_detectron2():
     assert np.array_equal(repeat_factors(np.concatenate([pairs(classes), none]), 500, 0.05), found)
 
 
+@pytest.mark.integration
 def test_rounding_is_right_on_average_and_epochs_have_one_length():
     def counts(factors: list[float]) -> np.ndarray:
         indices = RepeatedIndices(np.array(factors), seed=3)

@@ -119,6 +119,7 @@ def recolored(color: tuple[int, int, int], count: int) -> np.ndarray:
     return np.array([image[:, 0, 0].tolist() for image in results])
 
 
+@pytest.mark.integration
 def test_brightness_and_contrast_ranges():
     grey = recolored((100, 100, 100), 600)
     assert (grey == grey[:, :1]).all(), "saturation and hue leave grey as it is"
@@ -130,6 +131,7 @@ def test_brightness_and_contrast_ranges():
     assert 30 < black.max() <= 49
 
 
+@pytest.mark.integration
 def test_hue_and_saturation_ranges():
     red = recolored((200, 60, 60), 600)
     hsv = cv2.cvtColor(red[None].astype(np.uint8), cv2.COLOR_RGB2HSV)[0].astype(int)
@@ -165,12 +167,16 @@ def written(**keys: Any) -> dict[str, Any]:
             r"scales .*\[0\.5, 2\.0\], not 2",
         ),
         ({"transforms": {"name": "crop", "short_side": 0}}, r"data\.transforms\.short_side should be"),
-        ({"transforms": "crop", "image_size": None}, r"data\.image_size is missing: .*'crop'"),
     ],
 )
 def test_invalid_key_error_names_key_and_fix(keys, message):
     with pytest.raises(ConfigError, match=message):
         config.check_plugins(config.from_mapping(written(**{"image_size": 64, **keys})))
+
+
+def test_crops_without_a_size_raise():
+    with pytest.raises(ConfigError, match=r"data\.image_size is missing: .*'crop'"):
+        Crop(None)
 
 
 def test_overrides_name_transforms_and_change_their_options():

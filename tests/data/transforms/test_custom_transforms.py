@@ -7,7 +7,7 @@ import torch
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Frame, Size, Transforms
 
 NAME = f"{__name__}:Quarter"
@@ -54,5 +54,5 @@ def test_window_outside_of_the_image_is_an_error():
 
 
 def test_a_class_that_is_no_transforms_is_an_error():
-    with pytest.raises(ConfigError, match=r"the class OrderedDict, which is not a densevit\.Transforms"):
+    with pytest.raises(PluginError, match=r"the class OrderedDict, which is not a densevit\.Transforms"):
         build_transforms(DataSection(name="scenes", transforms={"name": "collections:OrderedDict"}))
