@@ -11,8 +11,6 @@ from densevit.data.build import Data, build_data
 from densevit.data.datasets.mix import Mix
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Class, Dataset, Sample
-from densevit.training.loop.data_checks import check_classes
-from densevit.weights.building import build_model
 
 NAMES = ("ant", "bee", "cat")
 OF_TASK = {
@@ -87,22 +85,6 @@ def test_validation_has_the_classes_of_training_in_their_order(task):
         assert expected.keys() == {*raw.provides} - {"boxes"}
         assert names_of(truth, data.train.classes[task]) == expected
         assert names_of(truth, raw.classes[task]) != expected, "the case has something to map"
-
-
-def test_a_model_is_neither_trained_nor_validated_on_classes_in_another_order():
-    data = data_of("classification", num_workers=0)
-    config = configs.from_mapping(
-        {
-            "backbone": {"name": "resnet", "depth": 18},
-            "heads": {"x": {"name": "classifier"}},
-            "data": data.section.model_dump(),
-            "trainer": {"max_steps": 1},
-        }
-    )
-    model = build_model(config, data.train)
-    check_classes(data.train, model)
-    with pytest.raises(DataError, match="not those of the model's head 'x' in the same order. Found: cat, ant, bee"):
-        check_classes(data.val, model)
 
 
 def test_mixed_data_sets_have_one_order():

@@ -59,9 +59,6 @@ def indexed(values: np.ndarray, *palette: tuple[int, int, int]) -> Image.Image:
     return image
 
 
-# ---- 255 ----
-
-
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(split, tmp_path):
     root = write(tmp_path, LESION)
@@ -126,8 +123,6 @@ def test_binary_masks_without_classes_are_suggested_with_255(tmp_path):
             (split, "pixels of 255 that may be a class") for split in ("train", "val")
         ]
 
-
-# ---- colours ----
 
 ROAD, TREE = (128, 64, 128), (0, 128, 0)
 BY_COLOR = [{"name": "road", "color": list(ROAD)}, {"name": "tree", "color": list(TREE)}]

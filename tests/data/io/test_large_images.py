@@ -104,9 +104,6 @@ def test_insufficient_memory_raises(tmp_path, monkeypatch):
     assert "damaged" not in str(caught.value)
 
 
-# ---- headers that announce what the file does not have ----
-
-
 def npy(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
     """An NPY of a header alone, following numpy's format description."""
     text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()

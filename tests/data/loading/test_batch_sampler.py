@@ -25,9 +25,6 @@ def indices(batches: Any) -> list[list[int]]:
     return [[pick.index for pick in batch] for batch in batches]
 
 
-# ---- collate ----
-
-
 def test_images_are_padded_at_the_bottom_and_right(monkeypatch):
     monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))  # memory with previous content
     batch = collate([sample(2, 3, 5, image_id=1), sample(1, 4, 7, image_id=2)])
@@ -40,9 +37,6 @@ def test_images_are_padded_at_the_bottom_and_right(monkeypatch):
     assert (~rounded["padding_mask"]).sum(dim=(1, 2)).tolist() == [33 * 64, 10 * 65]
     padded_before = collate([sample(4, 6, 9, size=(3, 2))])["padding_mask"]
     assert (~padded_before[0]).nonzero().amax(dim=0).tolist() == [2, 1]
-
-
-# ---- training ----
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
@@ -152,9 +146,6 @@ def test_resuming_continues_after_the_last_consumed_batch(done):
     assert following.epoch == 3 and list(following) == list(whole), "after the last batch comes the next epoch"
     resumed.set_epoch(4)
     assert resumed.state_dict() == {"epoch": 4, "position": 0, "seed": 3}
-
-
-# ---- evaluation ----
 
 
 @pytest.mark.parametrize("world_size", [1, 5])

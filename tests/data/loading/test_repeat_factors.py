@@ -62,8 +62,6 @@ def test_rounding_is_right_on_average_and_epochs_have_one_length():
     assert sorted(RepeatedIndices(np.ones(7), seed=0)(1)) == list(range(7))
 
 
-# ---- in a data set ----
-
 _IMAGES = 20
 
 

@@ -28,9 +28,6 @@ def train_of(image_size: Any, **options: Any) -> Callable[[Sample, np.random.Gen
     return build_transforms(section)[0]
 
 
-# ---- scales and crops ----
-
-
 def test_scales_are_uniform_and_relative_to_the_short_side():
     crop, rng = Crop(512, 512), np.random.default_rng(0)
     frames = [crop.training_frame(1024, 1536, rng) for _ in range(3000)]
@@ -62,9 +59,6 @@ def test_windows_and_sizes_by_hand(scales, image, window, size):
     frame = Crop((96, 128), scales=scales).training_frame(*image, np.random.default_rng(0))
     top, left, bottom, right = frame.window
     assert ((bottom - top, right - left), frame.size) == (window, size)
-
-
-# ---- no class above three quarters ----
 
 
 def maps(**counts: int) -> np.ndarray:
@@ -106,9 +100,6 @@ def test_crops_are_retried_at_most_ten_times(monkeypatch, semantic, tries):
     assert frame.size == (min(60, height), 50)
 
 
-# ---- colours ----
-
-
 def recolored(color: tuple[int, int, int], count: int) -> np.ndarray:
     """(count, 3): colours after the training transform of an image of one colour."""
     pixels = np.full((8, 8, 3), color, np.uint8)
@@ -142,9 +133,6 @@ def test_hue_and_saturation_ranges():
     spread = np.ptp(red, axis=1)
     assert np.mean((red == [200, 60, 60]).all(axis=1)) == pytest.approx(1 / 16, abs=0.04)
     assert spread.min() < 60 and spread.max() > 190  # 140 of saturation x contrast, of a half to three halves each
-
-
-# ---- evaluation and config ----
 
 
 def written(**keys: Any) -> dict[str, Any]:

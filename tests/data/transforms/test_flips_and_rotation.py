@@ -99,9 +99,6 @@ def test_corners_are_black_and_unlabelled():
     assert black > 8 * 0.01 * HEIGHT * WIDTH
 
 
-# ---- vertical flips ----
-
-
 def mirrored_sample() -> Sample:
     """Random pixels and maps, and two objects with masks."""
     rng = np.random.default_rng(7)

@@ -61,9 +61,6 @@ def epochs(made: Loader, count: int) -> list[Batch]:
     return batches
 
 
-# ---- multi-scale training ----
-
-
 def test_all_images_of_a_batch_have_one_size_of_the_list():
     batches = epochs(loader(), 40)
     for batch in batches:
@@ -99,9 +96,6 @@ def test_transforms_are_scaled_by_hand():
     scaled = transforms_at(DataSection(name="scenes", image_size=(320, 640), transforms=options), 480)
     assert (scaled.canvas, scaled.scales, scaled.short_side) == ((240, 480), (0.375, 1.5), 300)
     assert transforms_at(DataSection(name="scenes", image_size=640), 480).image_size == 480
-
-
-# ---- the final phase ----
 
 
 @pytest.mark.parametrize(
