@@ -13,7 +13,6 @@ from densevit.data.build import create_dataset
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 
-_NFC, _NFD = "caf\u00e9", "cafe\u0301"
 DATASETS = ("coco", "coco_panoptic")
 
 
