@@ -1,6 +1,6 @@
 """File names for image ids."""
 
-from densevit.data.image_names import drawing_name, file_name, image_names
+from densevit.data.image_names import drawing_name, drawing_names, file_name, image_names
 from densevit.interfaces import Dataset
 
 
@@ -29,7 +29,6 @@ class Named(Dataset):
 
 def test_names_are_those_of_files_or_else_ids():
     assert image_names(Named(), {139: 1, 7: 0, "a/b": 2}) == {139: "town/1.jpg", 7: "7", "a/b": "town/2.jpg"}
-
-
-def test_drawings_are_named_without_folders_and_suffix():
+    drawings = drawing_names(["a/b.png", "a-b.png", "a/B.jpg", "c/0.jpg", "c/0.png", "d/e.png"])
+    assert len({drawing.casefold() for drawing in drawings.values()}) == len(drawings) and drawings["d/e.png"] == "d-e"
     assert [drawing_name(name) for name in ("town/1.JPG", "v1.2/a.b", "c.tiff")] == ["town-1", "v1.2-a.b", "c"]

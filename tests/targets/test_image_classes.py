@@ -20,13 +20,6 @@ def test_mixed_classes_are_shares_that_sum_to_one():
     ImageClass().check(twice, (4, 4))
 
 
-def test_geometry_leaves_the_class():
-    label, kind = np.array(3), ImageClass()
-    assert (
-        kind.hflip(label, (4, 6)) == kind.crop(label, (0, 0, 2, 2), (4, 6)) == kind.resize(label, (4, 6), (8, 9)) == 3
-    )
-
-
 def test_classes_are_mapped_and_scores_summed():
     table = np.array([1, -1, 1, 0])
     assert [int(ImageClass().map_classes(np.array(k), table, CLASSES[:2])) for k in range(4)] == [1, -1, 1, 0]

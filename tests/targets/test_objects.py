@@ -34,18 +34,6 @@ def test_boxes_without_area_and_crowds_are_not_usable():
     assert CrowdFlags().usable(np.array([0, 1]), SIZE).tolist() == [True, False]
 
 
-def test_boxes_flip_and_clip_as_albumentations_does():
-    import albumentations as A
-
-    rng = np.random.default_rng(0)
-    boxes = np.sort(rng.random((500, 2, 2)), axis=1).reshape(-1, 4) * (90, 70, 90, 70) - 5
-    boxes = Boxes().clip(boxes, SIZE)[Boxes().usable(boxes, SIZE)]
-    flip = A.Compose([A.HorizontalFlip(p=1)], bbox_params=A.BboxParams("pascal_voc"))
-    rows = np.column_stack([boxes.astype(np.float64), np.arange(len(boxes))])
-    expected = flip(image=np.zeros((*SIZE, 3), np.uint8), bboxes=rows)["bboxes"]
-    assert np.allclose(Boxes().clip(Boxes().hflip(boxes, SIZE), SIZE), expected[:, :4], rtol=0, atol=1e-4)
-
-
 def test_keypoints_flip_with_left_and_right_exchanged():
     kind = Keypoints(("nose", "left_eye", "right_eye"))
     points = np.array([[[40, 10, 2], [45, 8, 1], [0, 0, 0]]], np.float32)
@@ -59,13 +47,6 @@ def test_keypoints_outside_of_a_crop_become_unlabelled():
     assert cropped.tolist() == [[[10, 10, 2], [0, 0, 0]]]
     assert kind.resize(cropped, (30, 20), (60, 10)).tolist() == [[[5, 20, 2], [0, 0, 0]]]
     assert kind.visible(cropped, (30, 20)) is None  # boxes decide which objects remain
-
-
-def test_default_keypoints_are_those_of_coco():
-    kind = Keypoints()
-    assert len(kind.names) == 17
-    assert kind.flipped.tolist() == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
-    assert len(kind.skeleton) == 19
 
 
 def test_keypoints_are_written_with_pixel_centres_at_whole_numbers():

@@ -1,17 +1,13 @@
 """Run-length coded masks against pycocotools, and against the transforms of masks with pixels."""
 
-import pickle
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as rle
 
-from densevit import registry
-from densevit.data.transforms.augmentation import Augmentation, rotation_matrix
-from densevit.data.transforms.resizing import EvaluationTransform
-from densevit.targets import InstanceMasks, LabelMap, RunLengthMasks, TargetTypes
+from densevit.data.transforms.augmentation import rotation_matrix
+from densevit.targets import InstanceMasks, RunLengthMasks
 
 
 def random_masks(seed: int, count: int = 6) -> np.ndarray:
@@ -32,8 +28,8 @@ def coded(masks: np.ndarray) -> RunLengthMasks:
     return RunLengthMasks.from_codes(codes_of(masks), masks.shape[1:])
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_codes_of_pycocotools_are_read_and_written(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_codes_of_pycocotools_are_read_and_written(seed):
     masks = random_masks(seed)
     found = coded(masks)
     assert found.shape == masks.shape and len(found) == len(masks)
@@ -44,16 +40,16 @@ def test_codes_of_pycocotools_are_read_and_written(seed: int) -> None:
     assert np.array_equal(np.stack([*dense]), masks) and dense.codes() == codes_of(masks)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
-def test_regions_of_a_map_are_masks(dtype: type) -> None:
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_regions_of_a_map_are_masks(dtype):
     ids = np.random.default_rng(0).integers(0, 6, (9, 14)).astype(dtype)
     chosen = np.array([4, 0, 200, 3])
     assert np.array_equal(np.asarray(RunLengthMasks.from_ids(ids, chosen)), ids == chosen[:, None, None])
     assert RunLengthMasks.from_ids(ids, np.zeros(0, int)).shape == (0, 9, 14)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_transforms_match_those_of_pixels(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_transforms_match_those_of_pixels(seed):
     rng, kind, masks = np.random.default_rng(seed), InstanceMasks(), random_masks(seed)
     found, size = coded(masks), masks.shape[1:]
     (top, bottom), (left, right) = (np.sort(rng.choice(side + 1, 2, replace=False)).tolist() for side in size)
@@ -83,34 +79,8 @@ def test_transforms_match_those_of_pixels(seed: int) -> None:
         assert np.array_equal(kind.visible(result, expected.shape[1:]), expected.any((1, 2)))
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "options"), [("detr", (64, 96), {}), ("crop", 48, {"rotation": 10.0}), ("fixed", 64, {})]
-)
-def test_samples_match_those_with_pixels(name: str, size: int | tuple[int, int], options: dict[str, float]) -> None:
-    """Each mask is also a label map of the sample."""
-    transforms = registry.create("transforms", name, size, options=options, where="data.transforms")
-    augment = Augmentation(transforms)
-    types = TargetTypes({f"map {n}": LabelMap() for n in range(6)})
-    for seed in range(20):
-        masks = random_masks(seed)
-        height, width = masks.shape[1:]
-        boxes = torch.tensor([[0.0, 0.0, width, height]] * len(masks))
-        targets = {"image_id": 1, "boxes": boxes, "labels": torch.arange(6), "iscrowd": torch.arange(6) == 3}
-        targets |= {f"map {n}": torch.from_numpy(mask.astype(np.uint8)) for n, mask in enumerate(masks)}
-        sample = {
-            "image": torch.zeros((3, height, width), dtype=torch.uint8),
-            "targets": targets | {"masks": coded(masks)},
-        }
-        trained = augment(sample, np.random.default_rng(seed), types)["targets"]
-        evaluated = EvaluationTransform(transforms)(sample, types)["targets"]
-        for found, visible in ((trained, True), (evaluated, False)):
-            pixels = torch.stack([found[f"map {n}"] == 1 for n in range(6)])
-            kept = [n for n in range(6) if n != 3 and (pixels[n].any() or not visible)]
-            assert found["labels"].tolist() == kept and torch.equal(found["masks"].to("cpu"), pixels[kept])
-
-
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_pixels_are_filled_from_edges_on_an_accelerator(device: str) -> None:
+def test_pixels_are_filled_from_edges_on_an_accelerator(device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     for seed in range(10):
@@ -118,7 +88,7 @@ def test_pixels_are_filled_from_edges_on_an_accelerator(device: str) -> None:
         assert torch.equal(coded(masks)._filled(device).cpu(), torch.from_numpy(masks))
 
 
-def test_points_are_looked_up_in_the_edges() -> None:
+def test_points_are_looked_up_in_the_edges():
     masks = random_masks(7)
     count, height, width = masks.shape
     n, y, x = np.random.default_rng(0).integers((count, height, width), size=(500, 3)).T
@@ -127,18 +97,8 @@ def test_points_are_looked_up_in_the_edges() -> None:
     assert inside.tolist() == masks[n, y, x].tolist()
 
 
-def test_no_masks() -> None:
+def test_no_masks():
     found = RunLengthMasks.from_codes([], (4, 5))
     for none in (found, found.hflip(), found.resize((8, 9)).resize((4, 5)), RunLengthMasks.from_dense([], (4, 5))):
         assert none.to("cpu").shape == (0, 4, 5) and list(none) == none.codes() == []
     assert found.rotate(rotation_matrix((4, 5), 10)).shape == (0, 4, 5)
-
-
-def test_a_hundred_masks_of_1333_x_800_take_less_than_a_megabyte() -> None:
-    rng = np.random.default_rng(0)
-    y, x = np.ogrid[:800, :1333]
-    centres, radii = rng.integers(0, (800, 1333), (100, 2)), rng.integers(10, 150, 100)
-    discs = (
-        (y - cy) ** 2 + (x - cx) ** 2 < r * r for (cy, cx), r in zip(centres.tolist(), radii.tolist(), strict=True)
-    )
-    assert len(pickle.dumps(RunLengthMasks.from_dense(discs, (800, 1333)))) < 1e6

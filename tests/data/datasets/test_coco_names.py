@@ -13,15 +13,6 @@ from densevit.data.build import create_dataset
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 
-_NFC, _NFD = "caf\u00e9", "cafe\u0301"
-NAMES = {
-    "backslash": ("sub\\a.jpg", "sub/a.jpg"),
-    "percent": ("sub/my%20cat.jpg", "sub/my cat.jpg"),
-    "NFD on disk": (f"{_NFC}.jpg", f"{_NFD}.jpg"),
-    "NFC on disk": (f"{_NFD}.jpg", f"{_NFC}.jpg"),
-    "all": (f"sub\\{_NFC}%20b.jpg", f"sub/{_NFD} b.jpg"),
-    "as written": ("my%20cat.jpg", "my%20cat.jpg"),
-}
 DATASETS = ("coco", "coco_panoptic")
 
 
@@ -57,30 +48,21 @@ def read(root: Path, name: str, **options: Any) -> Dataset:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-@pytest.mark.parametrize("kind", NAMES)
-def test_the_files_of_other_programs_names_are_found(tmp_path: Path, name: str, kind: str) -> None:
-    written, on_disk = NAMES[kind]
-    dataset = read(write(tmp_path, name, written, on_disk), name)
-    assert len(dataset[0]["targets"]["boxes"]) == 1
-    path = dataset.path(0)  # type: ignore[attr-defined]
-    assert os.path.samefile(path, tmp_path / "train2017" / on_disk)
-    if name == "coco":
-        assert dataset.image_name(0) == written
-
-
-@pytest.mark.parametrize("name", DATASETS)
-@pytest.mark.parametrize("written", ["..\\a.jpg", "%2e%2e/a.jpg", "sub\\..\\..\\a.jpg"])
-def test_no_form_of_a_name_leads_out_of_the_folder(tmp_path: Path, name: str, written: str) -> None:
+@pytest.mark.parametrize("written", ["%2e%2e/a.jpg", "sub\\..\\..\\a.jpg"])
+def test_no_form_of_a_name_leads_out_of_the_folder(tmp_path, name, written):
     root = write(tmp_path, name, written, "../a.jpg")
     (root / "train2017" / "sub").mkdir()
     (root / "annotations" / "panoptic_train2017" / "sub").mkdir()
     with pytest.raises(DataError, match=r"outside of .*data\.outside_paths=true"):
         read(root, name)
-    assert len(read(root, name, outside_paths=True)) == 1
+    found = read(root, name, outside_paths=True)
+    assert len(found[0]["targets"]["boxes"]) == 1 and os.path.samefile(found.path(0), root / "a.jpg")
+    if name == "coco":
+        assert found.image_name(0) == written
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_missing_file_is_explained(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_explained(tmp_path, name):
     """With the file of the same name in the folder, or the form that was searched for."""
     root = write(tmp_path, name, "C:\\data\\my%20cat.jpg", None)
     with pytest.raises(
@@ -93,34 +75,6 @@ def test_a_missing_file_is_explained(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_jsons_with_marks_are_read(tmp_path: Path, name: str, encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le"])
+def test_jsons_with_marks_are_read(tmp_path, name, encoding):
     assert len(read(write(tmp_path, name, "a.jpg", "a.jpg", encoding), name)) == 1
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_single_json_with_a_mark_is_recognised(tmp_path: Path, encoding: str) -> None:
-    root = write(tmp_path, "coco", "a.jpg", "a.jpg", encoding)
-    (root / "annotations" / "instances_val2017.json").unlink()
-    os.rename(root / "annotations" / "instances_train2017.json", root / "result.json")
-    Image.new("RGB", (8, 6), (5, 200, 5)).save(root / "train2017" / "b.jpg")
-    content = json.loads((root / "result.json").read_text(encoding))
-    content["images"].append({"id": 2, "file_name": "b.jpg"})
-    (root / "result.json").write_text(json.dumps(content), encoding)
-    assert sum(len(create_dataset("coco", split, root=str(root))) for split in ("train", "val")) == 2
-
-
-def test_divided_images_of_other_programs_names_keep_duplicates_together(tmp_path: Path) -> None:
-    """The division reads the images, so that it must find them too."""
-    images = []
-    for i in range(8):
-        pixels = np.random.default_rng(i // 2).integers(0, 255, (24, 32, 3), dtype=np.uint8)
-        (tmp_path / "images").mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"my {i}.png")
-        images.append({"id": i, "file_name": f"images\\my%20{i}.png"})
-    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
-    (tmp_path / "result.json").write_text(json.dumps(content))
-    for split in ("train", "val"):
-        dataset = create_dataset("coco", split, root=str(tmp_path), val_share=0.25)
-        numbers = {int(dataset[i]["targets"]["image_id"]) for i in range(len(dataset))}
-        assert numbers == {n ^ 1 for n in numbers}  # images 2 k and 2 k + 1 are identical

@@ -1,7 +1,6 @@
 """Data in COCO's panoptic format: targets of hand-made segments, layouts, and invalid files, found at startup."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
-from pycocotools import mask as rle
 
-from densevit.data.datasets import coco_panoptic
-from densevit.data.datasets.coco_panoptic import PRESETS, CocoPanoptic, Preset
-from densevit.data.loading.batch_sampler import SampleKey
-from densevit.data.loading.dataloader import TransformedDataset
-from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.crop import Crop
-from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
-from densevit.registry import options
 
 # ids of 3 x 4 pixels: two dogs, a crowd of dogs, sky, and void. 70000 = 112 + 17 * 256 + 1 * 65536
 IDS = np.array([[7, 7, 300, 300], [7, 0, 70000, 70000], [9, 9, 70000, 0]])
@@ -54,7 +43,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(tmp_path):
     """Writes COCO's official layout and returns its root."""
 
     def write(content: Any = None, ids: np.ndarray = IDS, size: tuple[int, int] = (4, 3)) -> Path:
@@ -75,26 +64,23 @@ def dataset(root: Path, **given: Any) -> CocoPanoptic:
 # ---- samples ----
 
 
-def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json(write: Write) -> None:
+def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json(write):
     found = dataset(write())
     targets = found[0]["targets"]
     assert targets["panoptic"].dtype == torch.int32
     assert targets["panoptic"].tolist() == [[1001, 1001, 1002, 1002], [1001, -1, 2000, 2000], [1000, 1000, 2000, -1]]
     assert targets["panoptic_crowds"] == [1000]
-    assert targets["image_id"] == 42 and found.sizes().tolist() == [[3, 4]] and found.object_counts().tolist() == [3]
-    assert found.provides == ("panoptic", "panoptic_crowds", "boxes", "labels")
-
-
-def test_things_and_stuff_are_classes_of_panoptic_and_things_of_detection(write: Write) -> None:
-    classes = dataset(write()).classes
+    classes = found.classes
     assert [(c.name, c.file_id, c.thing) for c in classes["panoptic"]] == [
         ("wall", 1, False), ("dog", 5, True), ("sky", 187, False), ("cat", 200, True),
     ]  # fmt: skip
     assert [c.name for c in classes["detection"]] == ["dog", "cat"]
     assert classes["panoptic"][1].color == (1, 2, 3) and classes["segmentation"] == classes["panoptic"]
+    assert targets["image_id"] == 42 and found.sizes().tolist() == [[3, 4]] and found.object_counts().tolist() == [3]
+    assert found.provides == ("panoptic", "panoptic_crowds", "boxes", "labels")
 
 
-def test_boxes_masks_and_label_map_follow_from_the_segments(write: Write) -> None:
+def test_boxes_masks_and_label_map_follow_from_the_segments(write):
     targets = dataset(write(), masks=True, semantic=True)[0]["targets"]
     assert targets["boxes"].tolist() == [[0, 2, 2, 3], [0, 0, 2, 2], [2, 0, 4, 1]]
     assert targets["labels"].tolist() == [0, 0, 0] and targets["iscrowd"].tolist() == [True, False, False]
@@ -104,57 +90,7 @@ def test_boxes_masks_and_label_map_follow_from_the_segments(write: Write) -> Non
     assert targets["semantic"].dtype == torch.uint8
 
 
-def test_second_start_does_not_read_the_segments_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = write()
-    monkeypatch.setattr(coco_panoptic, "LARGE", 0)
-    first = dataset(root, masks=True)
-
-    def fail(*_: Any) -> None:
-        raise AssertionError("scanned again")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(coco_panoptic, "check_image", fail)
-        second = dataset(root, masks=True)
-    one, other = first[0]["targets"], second[0]["targets"]
-    assert {key: np.asarray(value).tolist() for key, value in one.items()} == {
-        key: np.asarray(value).tolist() for key, value in other.items()
-    }
-    save_segments(root / "annotations/panoptic_train2017/a.png", np.where(IDS == 7, 8, IDS))
-    with pytest.raises(DataError, match="segment ids that"):
-        dataset(root)
-
-
-def test_crops_keep_ids_and_crowds(write: Write) -> None:
-    sample = dataset(write(ids=IDS.repeat(16, 0).repeat(16, 1), size=(64, 48)))[0]
-    for seed in range(8):
-        targets = Augmentation(Crop(32, scales=(1.0, 1.0)))(sample, np.random.default_rng(seed))["targets"]
-        assert targets["panoptic"].shape == (32, 32) and targets["panoptic_crowds"] == [1000]
-        assert len(set(targets["panoptic"].unique().tolist()) - {-1}) > 1  # of several classes
-        assert set(targets["panoptic"].unique().tolist()) <= {-1, 1000, 1001, 1002, 2000}
-
-
-def test_truth_in_validation_stays_run_length_coded(write: Write) -> None:
-    prepared = TransformedDataset(dataset(write(), masks=True), EvaluationTransform(Fixed(8)), train=False)
-    targets = prepared[SampleKey(0, 0)]["targets"]  # type: ignore[call-overload]
-    codes = [{"size": [3, 4], "counts": code} for code in targets["truth"]["masks"].codes()]
-    assert np.array_equal(rle.decode(codes).transpose(2, 0, 1), np.array([9, 7, 300])[:, None, None] == IDS)
-    kept = (np.array([7, 300])[:, None, None] == IDS).repeat(2, 1).repeat(2, 2)  # without the crowd
-    assert torch.equal(targets["masks"].to("cpu"), torch.from_numpy(kept))
-    assert targets["panoptic"].shape == (6, 8) and targets["truth"]["panoptic"].shape == (3, 4)
-
-
-def test_grey_files_hold_ids_as_they_are(write: Write) -> None:
-    root = write(ids=np.where(IDS > 255, 7, IDS))
-    few = [one for one in SEGMENTS if one["id"] < 255]
-    (root / "annotations/panoptic_train2017.json").write_text(
-        json.dumps(document(annotations=[document()["annotations"][0] | {"segments_info": few}]))
-    )
-    expected = dataset(root)[0]["targets"]["panoptic"]
-    Image.fromarray(np.where(IDS > 255, 7, IDS).astype(np.uint8)).save(root / "annotations/panoptic_train2017/a.png")
-    assert torch.equal(dataset(root)[0]["targets"]["panoptic"], expected)
-
-
-def test_a_test_set_without_annotations_is_unlabelled(write: Write) -> None:
+def test_a_test_set_without_annotations_is_unlabelled(write):
     content = document()
     del content["annotations"]
     found = dataset(write(content))
@@ -166,7 +102,7 @@ def test_a_test_set_without_annotations_is_unlabelled(write: Write) -> None:
 # ---- layouts ----
 
 
-def test_cityscapes_images_are_found_by_their_ids(tmp_path: Path) -> None:
+def test_cityscapes_images_are_found_by_their_ids(tmp_path):
     """As cityscapesScripts' createPanopticImgs.py writes it: no city in the json, ids of instances as segments."""
     name = "aachen_000000_000019"
     image = tmp_path / f"leftImg8bit/train/aachen/{name}_leftImg8bit.png"
@@ -193,7 +129,7 @@ def test_cityscapes_images_are_found_by_their_ids(tmp_path: Path) -> None:
         dataset(tmp_path, preset="cityscapes")
 
 
-def test_ade20k_may_list_stuff_that_things_hide(tmp_path: Path, write: Write) -> None:
+def test_ade20k_may_list_stuff_that_things_hide(tmp_path, write):
     hidden = {"id": 11, "category_id": 1, "iscrowd": 0, "area": 12}
     annotation = {"image_id": 42, "file_name": "a.png", "segments_info": [hidden, *SEGMENTS]}
     root = write(document(annotations=[annotation]))
@@ -208,13 +144,6 @@ def test_ade20k_may_list_stuff_that_things_hide(tmp_path: Path, write: Write) ->
     assert found[0]["targets"]["panoptic"][0].tolist() == [1001, 1001, 1002, 1002]
 
 
-def test_presets_are_yaml_files_of_options() -> None:
-    files = sorted(PRESETS.glob("*.yaml"))
-    assert {file.stem for file in files} == set(Preset.__args__)  # type: ignore[attr-defined]
-    for file in files:
-        options.check(CocoPanoptic, ("split",), "coco_panoptic", yaml.safe_load(file.read_text()), "data")
-
-
 # ---- invalid files ----
 
 
@@ -222,27 +151,15 @@ def with_segments(*segments: dict[str, Any]) -> dict[str, Any]:
     return document(annotations=[document()["annotations"][0] | {"segments_info": list(segments)}])
 
 
-def test_ids_that_the_json_lacks_are_named_with_their_pixels(write: Write) -> None:
+def test_ids_that_the_json_lacks_are_named_with_their_pixels(write):
     ids = IDS.copy()
     ids[2, 2:] = 70001, 12
-    expected = (
-        r"panoptic_train2017/a\.png has segment ids that .*panoptic_train2017\.json does not list for image 42: "
-        r"12 in 1 pixel, 300 in 2 pixels, 70001 in 1 pixel\."
-    )
-    with pytest.raises(DataError, match=expected) as error:
+    facts = r"panoptic_train2017/a\.png .*image 42: 12 in 1 pixel, 300 in 2 pixels, 70001 in 1 pixel\."
+    with pytest.raises(DataError, match=facts):
         dataset(write(with_segments(*SEGMENTS[:3]), ids))
-    assert "\n" not in str(error.value)
 
 
-def test_segments_without_a_pixel_are_named(write: Write) -> None:
-    lone = {"id": 8, "category_id": 200, "iscrowd": 0, "area": 31}
-    with pytest.raises(
-        DataError, match=r"a\.png has 0 pixels of segments that .* lists for image 42: 8 \(cat, 31 pixels"
-    ):
-        dataset(write(with_segments(*SEGMENTS, lone)))
-
-
-def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
+def test_segments_of_another_size_than_the_image_raise(write):
     with pytest.raises(DataError, match=r"a\.jpg has 8 x 6 pixels, but its segments .*a\.png have 4 x 3"):
         dataset(write(size=(8, 6)))
 
@@ -250,19 +167,13 @@ def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            with_segments(SEGMENTS[0] | {"category_id": 6}),
-            "image 42: segment 9 has the category_id 6, which is missing from `categories`. Known: 1, 5, 187, 200",
-        ),
-        (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0; expected 1 to 16777215"),
-        (
-            with_segments(SEGMENTS[0], SEGMENTS[0]),
-            "image 42 has 2 segments of id 9, which overlap; expected each id once in its `segments_info`. Fix: give",
-        ),
-        (with_segments(SEGMENTS[0] | {"iscrowd": 2}), "iscrowd 2; expected 0 or 1"),
-        (document(categories=[{"id": 5, "name": "dog"}]), "category 5 (dog) has isthing null; expected 1 for things"),
-        (document(annotations=[]), "image a.jpg has no annotations; expected one"),
-        (document(annotations=document()["annotations"] * 2), "image a.jpg has 2 annotations; expected one"),
+        (with_segments(SEGMENTS[0] | {"category_id": 6}), r"image 42: segment 9 .*category_id 6.* 1, 5, 187, 200"),
+        (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0"),
+        (with_segments(SEGMENTS[0], SEGMENTS[0]), "image 42 has 2 segments of id 9"),
+        (with_segments(SEGMENTS[0] | {"iscrowd": 2}), "iscrowd 2"),
+        (document(categories=[{"id": 5, "name": "dog"}]), r"category 5 \(dog\) has isthing null"),
+        (document(annotations=[]), "image a.jpg has no annotations"),
+        (document(annotations=document()["annotations"] * 2), "image a.jpg has 2 annotations"),
         (document(annotations=[{"image_id": 42, "file_name": "a.png"}]), "image 42 has the segments_info null"),
         (document(annotations=[{"image_id": 41, "file_name": "a.png"}]), "image_id 41, and no image has that id"),
         (
@@ -271,21 +182,21 @@ def test_segments_of_another_size_than_the_image_raise(write: Write) -> None:
         ),
     ],
 )
-def test_invalid_json_is_named(content: dict[str, Any], message: str, write: Write) -> None:
+def test_invalid_json_is_named(content, message, write):
     root = write(content)
-    with pytest.raises(DataError, match=re.escape(message)):
+    with pytest.raises(DataError, match=message):
         dataset(root)
 
 
-def test_missing_files_name_the_option(write: Write) -> None:
+def test_missing_files_name_the_option(write):
     root = write()
     for option in ("annotations", "segments", "images"):
-        with pytest.raises(DataError, match=rf"There is no .*nowhere\. Name it with data\.{option}"):
+        with pytest.raises(DataError, match=rf"nowhere\. .*data\.{option}"):
             dataset(root, **{option: "nowhere"})
 
 
 @pytest.mark.parametrize("section", ["images", "annotations"])
-def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(section: str, write: Write) -> None:
+def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(section, write):
     content = document()
     name = content[section][0]["file_name"]
     content[section][0] = content[section][0] | {"file_name": f"../{name}"}

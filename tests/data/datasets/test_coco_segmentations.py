@@ -11,7 +11,7 @@ SIZE = (9, 14)
 
 
 @pytest.mark.parametrize("together", [1, 20, 2**20])
-def test_each_invalid_code_is_named_and_the_others_are_read(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_invalid_code_is_named_and_the_others_are_read(together, monkeypatch):
     monkeypatch.setattr(coco_segmentations, "_CHARACTERS", together)
     masks = np.random.default_rng(0).random((6, *SIZE)) < np.array([0, 0.1, 0.5, 0.5, 0.9, 1])[:, None, None]
     codes = [rle.encode(np.asfortranarray(mask, np.uint8))["counts"].decode() for mask in masks]
@@ -32,7 +32,7 @@ def test_each_invalid_code_is_named_and_the_others_are_read(together: int, monke
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_polygons_are_rasterised_as_by_pycocotools_when_they_are_read(seed: int) -> None:
+def test_polygons_are_rasterised_as_by_pycocotools_when_they_are_read(seed):
     """Points between, on and beyond pixels; one to three parts, which may overlap; some objects are left out."""
     rng = np.random.default_rng(seed)
     objects = [
@@ -49,7 +49,7 @@ def test_polygons_are_rasterised_as_by_pycocotools_when_they_are_read(seed: int)
     assert len(found[chosen].copied().data) < len(found.data)
 
 
-def test_a_negative_run_length_of_a_code_is_named() -> None:
+def test_a_negative_run_length_of_a_code_is_named():
     code = rle.frPyObjects({"size": [1, 8], "counts": [2, 2, 1, 3]}, 1, 8)["counts"].decode()
     assert parse([{"size": [1, 8], "counts": code}], [(1, 8)])[1] == {}
     assert code == "2211"  # the fourth is a difference to the second, 3 - 2

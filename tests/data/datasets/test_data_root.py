@@ -1,14 +1,12 @@
 """Mistakes in `data.root`: each message names what was found and the nearest folder."""
 
-from pathlib import Path
-
 import pytest
 
 from densevit.data.datasets.data_root import root_folder
 from densevit.errors import DataError
 
 
-def test_a_misspelt_folder_suggests_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_misspelt_folder_suggests_the_nearest(tmp_path, monkeypatch):
     (tmp_path / "cells_coco").mkdir()
     (tmp_path / "cell_coco.txt").write_text("a file, which is no suggestion")
     monkeypatch.chdir(tmp_path)
@@ -22,7 +20,7 @@ def test_a_misspelt_folder_suggests_the_nearest(tmp_path: Path, monkeypatch: pyt
         root_folder("nowhere/cells_coco")
 
 
-def test_a_file_is_no_missing_folder(tmp_path: Path):
+def test_a_file_is_no_missing_folder(tmp_path):
     (tmp_path / "train.json").write_text("{}")
     with pytest.raises(DataError, match=r"train\.json is a file; the data set's folder is expected"):
         root_folder(str(tmp_path / "train.json"))

@@ -11,8 +11,5 @@ def test_the_numbers_add_up():
     assert inventory.total == 15
     text = "15 images found: 10 used, 5 left out (4 without a label: a.jpg, b.jpg, c.jpg, ...; 1 unreadable: e.jpg)"
     assert str(inventory) == text
-
-
-def test_nothing_is_left_out():
     assert str(Inventory("box", used=2)) == "2 boxes found: 2 used, 0 left out"
     assert str(Inventory("box", used=1)) == "1 box found: 1 used, 0 left out"

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from densevit.data.datasets import label_maps, label_shares, paired_dataset
+from densevit.data.datasets import label_shares
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError, warn_once
 from densevit.evaluation.low_classes import single_class
@@ -26,7 +26,7 @@ LESION = np.array([[0, 0, 0, 255]] * 3, np.uint8)  # a binary mask, a quarter is
 
 
 @pytest.fixture(autouse=True)
-def forget_warnings() -> None:
+def forget_warnings():
     warn_once.cache_clear()
 
 
@@ -59,23 +59,20 @@ def indexed(values: np.ndarray, *palette: tuple[int, int, int]) -> Image.Image:
     return image
 
 
-# ---- 255 ----
-
-
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(split: str, tmp_path: Path) -> None:
+def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(split, tmp_path):
     root = write(tmp_path, LESION)
     with pytest.raises(DataError) as caught:
         LabelMaps(split, root=root, classes=["background", "lesion"])
     message = str(caught.value)
-    assert message.startswith(f"{root}, split {split!r}: no pixel has the class 'lesion'. ")
-    assert "Values found: 0 = background (75.00%), 255, ignored (25.00%)." in message
+    for fact in (root, repr(split), "'lesion'", "0 = background (75.00%)", "255, ignored (25.00%)"):
+        assert fact in message
     fixed = yaml.safe_load(message[message.index("data.classes: ") + len("data.classes: ") :].partition(". If")[0])
     assert semantic(root, ["background", fixed]) == [[0, 0, 0, 1]] * 3
-    assert message.endswith("If these pixels are to be ignored, set data.ignore_index=255.")
+    assert "data.ignore_index=255" in message
 
 
-def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path: Path) -> None:
+def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path):
     label = np.array([[0, 0, 1, 255]] * 3, np.uint8)
     root = write(tmp_path, label)
     assert semantic(root, ["a", "b"]) == label.tolist()
@@ -88,50 +85,33 @@ def test_255_of_many_pixels_is_an_error_only_if_a_class_has_none(tmp_path: Path)
         LabelMaps("train", root=root, classes=["a", "b", "c"], ignore_index=255)
 
 
-def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path: Path) -> None:
+def test_a_rare_class_without_pixels_is_one_line_in_training(tmp_path):
     label = np.zeros((10, 10), np.uint8)
     label[:5], label[9, 9] = 1, 255
     root = write(tmp_path, label)
     classes = ["a", "b", "c", "d"]
     with pytest.warns(UserWarning) as caught:
         LabelMaps("train", root=root, classes=classes).check_labels()
-    assert [str(one.message) for one in caught] == [
-        f"{root}, split 'train': 2 of 4 classes have no pixel and cannot be learned: c, d. Values found: 1 = b "
-        "(50.00%), 0 = a (49.00%), 255, ignored (1.00%). 255 is ignored, as no class has it. If it is the class 'c', "
-        "give it this id in data.classes: {name: c, id: 255}."
-    ]
+    [text] = [str(one.message) for one in caught]
+    for fact in ("2 of 4 classes", "c, d", "0 = a (49.00%)", "255, ignored (1.00%)", "{name: c, id: 255}"):
+        assert fact in text
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LabelMaps("val", root=root, classes=classes).check_labels()
 
 
-def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path: Path) -> None:
+def test_training_on_a_single_class_is_an_error_and_evaluation_is_not(tmp_path):
     root = write(tmp_path, LESION)
     options: Any = {"root": root, "classes": ["background", "lesion"], "ignore_index": 255}
     LabelMaps("val", **options).check_labels()
-    with pytest.raises(DataError, match=r"all labelled pixels have the class 'background', so that nothing can be l"):
+    with pytest.raises(DataError, match=r"all labelled pixels have the class 'background'"):
         LabelMaps("train", **options).check_labels()
+    nothing = LabelMaps("train", root=root, classes=["x", "y"], reduce_zero_label=True)
+    with pytest.raises(DataError, match=r"is ignored, .*0 \(75\.00%\), 255 \(25\.00%\)"):
+        nothing.check_labels()
 
 
-def test_ignored_values_are_named_if_nothing_else_is_found(tmp_path: Path) -> None:
-    root = write(tmp_path, LESION)
-    dataset = LabelMaps("train", root=root, classes=["x", "y"], reduce_zero_label=True)
-    with pytest.raises(DataError, match=r"is ignored, .*\. Values found: 0 \(75\.00%\), 255 \(25\.00%\)\. Check data"):
-        dataset.check_labels()
-
-
-def test_the_cached_scan_knows_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = write(tmp_path / "set", np.array([[0, 0, 1, 255]] * 3, np.uint8))
-    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(paired_dataset, "LARGE", 1)
-    for attempt in range(2):
-        if attempt:
-            monkeypatch.setattr(label_maps, "read_label", None)  # not read again
-        with pytest.raises(DataError, match=r"no pixel has the class 'c'"):
-            LabelMaps("train", root=root, classes=["a", "b", "c"])
-
-
-def test_binary_masks_without_classes_are_suggested_with_255(tmp_path: Path) -> None:
+def test_binary_masks_without_classes_are_suggested_with_255(tmp_path):
     root = write(tmp_path, LESION)
     recognised = LabelMaps.recognise(Path(root))
     assert recognised == {"classes": [{"name": "value 0", "id": 0}, {"name": "value 255", "id": 255}]}
@@ -144,90 +124,46 @@ def test_binary_masks_without_classes_are_suggested_with_255(tmp_path: Path) -> 
         ]
 
 
-def test_255_beside_several_values_is_not_suggested(tmp_path: Path) -> None:
-    root = write(tmp_path, np.array([[0, 1, 1, 255]] * 3, np.uint8))
-    assert LabelMaps.recognise(Path(root)) == {"classes": [{"name": "value 0", "id": 0}, {"name": "value 1", "id": 1}]}
-
-
-# ---- colours ----
-
 ROAD, TREE = (128, 64, 128), (0, 128, 0)
 BY_COLOR = [{"name": "road", "color": list(ROAD)}, {"name": "tree", "color": list(TREE)}]
 VALUES = np.array([[0, 1, 1, 0]] * 3, np.uint8)
 
 
-def test_the_palette_decides_for_classes_given_by_colour(tmp_path: Path) -> None:
+def test_the_palette_decides_for_classes_given_by_colour(tmp_path):
     root = write(tmp_path, indexed(VALUES, TREE, ROAD, (9, 9, 9)))  # an unused colour may be any
     assert semantic(root, BY_COLOR) == [[1, 0, 0, 1]] * 3
 
 
-def test_a_palette_that_disagrees_is_an_error_with_its_colours(tmp_path: Path) -> None:
+def test_a_palette_that_disagrees_is_an_error_with_its_colours(tmp_path):
     root = write(tmp_path, indexed(VALUES, (1, 2, 3), ROAD))
-    with pytest.raises(
-        DataError, match=r"a\.png has colours that no class has: \(1, 2, 3\) in 6 pixels \(50\.0%\).*palette"
-    ):
+    with pytest.raises(DataError, match=r"a\.png .*\(1, 2, 3\) in 6 pixels \(50\.0%\).*palette"):
         LabelMaps("train", root=root, classes=BY_COLOR)
-
-
-def test_indices_decide_for_classes_with_ids(tmp_path: Path) -> None:
-    root = write(tmp_path, indexed(VALUES, (1, 2, 3), (4, 5, 6)))
     classes = [{**one, "id": index} for index, one in enumerate(BY_COLOR)]
-    assert semantic(root, classes) == VALUES.tolist()
+    assert semantic(root, classes) == VALUES.tolist(), "indices decide for classes with ids"
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "LA"])
-def test_grey_colours_are_the_values_of_grey_files(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["1", "P", "RGBA"])
+def test_grey_colours_are_the_values_of_grey_files(mode, tmp_path):
     root = write(tmp_path, Image.fromarray(LESION).convert(mode))
-    classes = [{"name": "lesion", "color": [255, 255, 255]}, {"name": "background", "color": [0, 0, 0]}]
+    classes: list[Any] = [{"name": "lesion", "color": [255, 255, 255]}, {"name": "background", "color": [0, 0, 0]}]
     assert semantic(root, classes) == [[1, 1, 1, 0]] * 3
+    if mode != "P":
+        assert semantic(root, ["background", {"name": "lesion", "id": 255 if mode != "1" else 1}]) == [[0, 0, 0, 1]] * 3
 
 
-def test_grey_files_and_classes_of_colours(tmp_path: Path) -> None:
-    """Without ids, the values are the classes' positions; a grey copy of a coloured file has other values."""
-    assert semantic(write(tmp_path / "positions", VALUES), BY_COLOR) == VALUES.tolist()
-    root = write(tmp_path / "copy", Image.fromarray(np.array([ROAD, TREE], np.uint8)[VALUES]).convert("L"))
-    with pytest.raises(DataError, match=r"a\.png has values that no class has: 75 in 6 .* 90 in 6 .* the file is grey"):
-        LabelMaps("train", root=root, classes=BY_COLOR)
+def test_miou_of_a_single_class_says_so(tmp_path):
+    def metrics_of(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+        evaluator = SemanticSegmentation([Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")])
+        evaluator.update([{"semantic": prediction}], [{"image_id": 0, "semantic": truth}])
+        return evaluator.compute()
 
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_values_are_read_from_files_of_any_mode(mode: str, tmp_path: Path) -> None:
-    if mode == "1":
-        image = Image.fromarray(VALUES.astype(bool))
-    elif mode == "P":
-        image = indexed(VALUES, (0, 0, 0), (1, 1, 1))
-    elif mode == "I;16":
-        image = Image.fromarray(VALUES.astype(np.uint16))
-    else:
-        image = Image.fromarray(VALUES).convert(mode)
-    root = write(tmp_path, image)
-    assert semantic(root, ["a", "b"]) == VALUES.tolist()
-    classes = [{"name": "a", "id": 0, "color": list(ROAD)}, {"name": "b", "id": 1, "color": list(TREE)}]
-    assert semantic(root, classes) == VALUES.tolist()
-
-
-# ---- evaluation ----
-
-
-def metrics_of(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-    evaluator = SemanticSegmentation([Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")])
-    evaluator.update([{"semantic": prediction}], [{"image_id": 0, "semantic": truth}])
-    return evaluator.compute()
-
-
-def test_miou_of_a_single_class_says_so(tmp_path: Path) -> None:
     zeros, mixed = np.zeros((2, 4), np.uint8), np.array([[0, 0, 1, 1]] * 2, np.uint8)
-    alone = metrics_of(zeros, zeros)
-    assert alone["mIoU"] == 1.0
+    alone, predicted = metrics_of(zeros, zeros), metrics_of(zeros, mixed)
+    assert alone["mIoU"] == 1.0 and predicted["mIoU"] == 0.25  # the mean of 0.5 and 0
     note = single_class(alone)
-    assert note == (
-        "Only one of 3 classes has pixels in the ground truth, 'a': mIoU is its IoU, and says nothing about the others."
-    )
-    predicted = metrics_of(zeros, mixed)
-    assert predicted["mIoU"] == 0.25  # the mean of 0.5 and 0
-    assert "'a': mIoU is the mean of its IoU and 0 for 1 class that is only predicted" in single_class(predicted)
-    assert single_class(metrics_of(mixed, zeros)) == ""
-    assert single_class({"AP": 0.5, "AP/a": 0.5}) == ""
+    assert note.startswith("Only one of 3 classes has pixels in the ground truth, 'a'")
+    assert "0 for 1 class that is only predicted" in single_class(predicted)
+    assert single_class(metrics_of(mixed, zeros)) == single_class({"AP": 0.5, "AP/a": 0.5}) == ""
 
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(metrics_table({f"segmentation/{name}": value for name, value in alone.items()}))
@@ -237,7 +173,7 @@ def test_miou_of_a_single_class_says_so(tmp_path: Path) -> None:
     assert "Only one of 3 classes has pixels in the ground truth" in write_report(tmp_path).read_text()
 
 
-def test_pixels_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_counted_exactly(monkeypatch):
     monkeypatch.setattr(label_shares, "_EXACT", 1000)
     indices = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.uint8)
     assert label_shares.count_pixels(indices[::-1]).tolist() == np.bincount(indices.ravel(), minlength=256).tolist()

@@ -1,6 +1,5 @@
 """What readers of image folders leave out: counted by reason in one line, and nothing for a correct data set."""
 
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,7 @@ from densevit.cli.input_images import find_images
 from densevit.data.build import create_dataset
 from densevit.data.datasets.dataset_validation import Scan
 from densevit.data.datasets.examination import Examination, Finding
-from densevit.data.datasets.paired_files import IMAGES
-from densevit.data.image_names import drawing_name
 from densevit.errors import DataError, warn_once
-from densevit.inference.image_inputs import SUFFIXES
 from densevit.interfaces import Dataset
 
 Layout = tuple[str, dict[str, Any], str]  # name, options, the folder of an image of the training split
@@ -45,11 +41,6 @@ def label_maps(root: Path) -> Layout:
     return "label_maps", {"classes": ["x", "y"]}, "images/train"
 
 
-def depth(root: Path) -> Layout:
-    paired(root, np.full((6, 8), 2000, np.uint16))
-    return "depth", {"scale": 0.001}, "images/train"
-
-
 def image_folder(root: Path) -> Layout:
     for split in ("train", "val"):
         for index, name in enumerate(("cat/a.jpg", "cat/b.JFIF", "dog/c.jpe")):
@@ -64,12 +55,12 @@ def images(root: Path) -> Layout:
     return "images", {}, "train"
 
 
-READERS = pytest.mark.parametrize("reader", [label_maps, depth, image_folder, images], ids=lambda one: one.__name__)
+READERS = pytest.mark.parametrize("reader", [label_maps, image_folder, images], ids=lambda one: one.__name__)
 Reader = Callable[[Path], Layout]
 
 
 @pytest.fixture(autouse=True)
-def forget_warnings() -> None:
+def forget_warnings():
     warn_once.cache_clear()
 
 
@@ -90,18 +81,29 @@ def findings(root: Path, name: str, options: dict[str, Any]) -> list[Finding]:
 
 
 @READERS
-def test_nothing_is_said_about_a_correct_set(reader: Reader, tmp_path: Path) -> None:
-    """JPEGs may be called .jfif and .jpe, also in capitals; other files beside images are not images."""
+def test_nothing_is_said_about_a_correct_set(reader, tmp_path):
+    """JPEGs may be called .jfif and .jpe, also in capitals; other files beside images are not images.
+
+    A folder behind a link is read once, although it has a link to itself.
+    """
     name, options, folder = reader(tmp_path)
     for other in ("Thumbs.db", "a.json", "readme.txt", "._a.jpg"):
         (tmp_path / folder / other).touch()
     dataset, said = read(tmp_path, name, options)
     assert len(dataset) == 3 and not said
     assert [one for one in findings(tmp_path, name, options) if one.severity != "note"] == []
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    save(outside / "d.jpg", noise(9))
+    (tmp_path / folder / "linked").symlink_to(outside)
+    (tmp_path / folder / "linked" / "again").symlink_to(outside)
+    if folder.startswith("images"):
+        save(tmp_path / "labels" / "train" / "linked" / "d.png", np.zeros((6, 8), np.uint8))
+    dataset, said = read(tmp_path, name, options)
+    assert len(dataset) == 4 and not said
 
 
 @READERS
-def test_images_of_formats_that_are_not_read_are_counted(reader: Reader, tmp_path: Path) -> None:
+def test_images_of_formats_that_are_not_read_are_counted(reader, tmp_path):
     """a.heic is the source of a.jpg, so that its image is not left out."""
     name, options, folder = reader(tmp_path)
     for other in ("a.heic", "new.HEIC", "half.jpg.tmp"):
@@ -115,25 +117,8 @@ def test_images_of_formats_that_are_not_read_are_counted(reader: Reader, tmp_pat
     assert (found.count, found.of, found.title) == (2, 5, "images of a format that is not read")
 
 
-@READERS
-def test_folders_behind_links_are_read_once(reader: Reader, tmp_path: Path) -> None:
-    name, options, folder = reader(tmp_path)
-    outside = tmp_path.parent / f"{tmp_path.name}-outside"
-    save(outside / "d.jpg", noise(9))
-    (tmp_path / folder / "linked").symlink_to(outside)
-    (tmp_path / folder / "linked" / "again").symlink_to(outside)  # a cycle
-    if folder.startswith("images"):
-        save(
-            tmp_path / "labels" / "train" / "linked" / "d.png",
-            np.zeros((6, 8), np.uint16 if name == "depth" else np.uint8),
-        )
-    dataset, said = read(tmp_path, name, options)
-    assert len(dataset) == 4 and not said
-
-
-@pytest.mark.parametrize("reader", [label_maps, depth], ids=lambda one: one.__name__)
-def test_a_label_of_an_image_in_another_format_names_it(reader: Reader, tmp_path: Path) -> None:
-    name, options, folder = reader(tmp_path)
+def test_a_label_of_an_image_in_another_format_names_it(tmp_path):
+    name, options, folder = label_maps(tmp_path)
     (tmp_path / folder / "a.jpg").rename(tmp_path / folder / "a.heic")
     with pytest.raises(
         DataError, match=r"1 of 3 labels have no image:\n.*\n.*a\.heic is of a format that is not read: conv"
@@ -146,7 +131,7 @@ def test_a_label_of_an_image_in_another_format_names_it(reader: Reader, tmp_path
         create_dataset(name, root=str(tmp_path), **options)
 
 
-def test_images_beside_the_folders_of_splits_are_counted(tmp_path: Path) -> None:
+def test_images_beside_the_folders_of_splits_are_counted(tmp_path):
     name, options, _ = images(tmp_path)
     save(tmp_path / "lone.jpg", noise(8))
     _, said = read(tmp_path, name, options)
@@ -156,14 +141,14 @@ def test_images_beside_the_folders_of_splits_are_counted(tmp_path: Path) -> None
     )
 
 
-def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
+def test_class_folders_without_images_are_named(tmp_path):
     name, options, _ = image_folder(tmp_path)
     (tmp_path / "train" / "horse").mkdir()
     _, said = read(tmp_path, name, options)
     assert len(said) == 1 and "1 of 3 class folders have no images: horse. These classes cannot be learned" in said[0]
 
 
-def test_a_list_that_names_an_image_in_another_format_says_so(tmp_path: Path) -> None:
+def test_a_list_that_names_an_image_in_another_format_says_so(tmp_path):
     name, options, folder = label_maps(tmp_path)
     (tmp_path / folder / "new.heic").touch()
     (tmp_path / "list.txt").write_text("a\nnew.heic\n")
@@ -174,7 +159,7 @@ def test_a_list_that_names_an_image_in_another_format_says_so(tmp_path: Path) ->
         create_dataset(name, root=str(tmp_path), **where, **options)
 
 
-def test_prediction_of_a_folder_counts_other_formats(tmp_path: Path) -> None:
+def test_prediction_of_a_folder_counts_other_formats(tmp_path):
     images(tmp_path)
     for other in ("a.heic", "new.HEIC", "clip.gif"):
         (tmp_path / "train" / other).touch()
@@ -182,25 +167,17 @@ def test_prediction_of_a_folder_counts_other_formats(tmp_path: Path) -> None:
         assert len(find_images([str(tmp_path / "train")])) == 3
 
 
-def test_prediction_and_drawings_know_the_suffixes_of_data_sets() -> None:
-    assert set(IMAGES) < set(SUFFIXES)
-    assert {drawing_name(f"town/a{suffix}") for suffix in IMAGES} == {"town-a"}
-    assert os.path.splitext("a.b.jfif")[0] == drawing_name("a.b.jfif")
-
-
-@pytest.mark.parametrize("line", ["{}", "{}.jpg", "images/{}.jpg labels/{}.png", "/images/{}.jpg\tlabels/{}.png"])
-@pytest.mark.parametrize("name", ["label_maps", "depth"])
-def test_images_in_no_list_are_a_note_of_doctor(name: str, line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["{}", "images/{}.jpg labels/{}.png"])
+def test_images_in_no_list_are_a_note_of_doctor(line, tmp_path):
     """A list chooses: nothing is said in training."""
-    labels = np.tile(np.array([0, 1], np.uint8), (6, 4)) if name == "label_maps" else np.full((6, 8), 2000, np.uint16)
+    name, labels = "depth", np.full((6, 8), 2000, np.uint16)
     for index, image in enumerate(("a", "b", "town/c", "town/d")):
         save(tmp_path / "images" / f"{image}.jpg", noise(index))
         save(tmp_path / "labels" / f"{image}.png", labels)
     for split, images_of_split in (("train", ("a", "town/c")), ("val", ("b",))):
         lines = [line.replace("{}", image) for image in images_of_split]
         (tmp_path / f"{split}.txt").write_text("\n".join(lines))
-    options: dict[str, Any] = {"classes": ["x", "y"]} if name == "label_maps" else {"scale": 0.001}
-    options |= {"images": "images", "labels": "labels", "list_file": "{split}.txt"}
+    options = {"scale": 0.001, "images": "images", "labels": "labels", "list_file": "{split}.txt"}
     dataset, said = read(tmp_path, name, options)
     assert len(dataset) == 2 and not said
     [found] = [one for one in findings(tmp_path, name, options) if one.title == "images in no list"]

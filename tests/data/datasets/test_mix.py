@@ -1,3 +1,5 @@
+"""Several data sets as one: shares, composed batches, classes, sizes and names of images."""
+
 import sys
 from collections import Counter
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ import torch
 from densevit.config import DataSection
 from densevit.data.build import Data
 from densevit.data.datasets.mix import Mix
-from densevit.data.loading.batch_sampler import TrainBatches, collate
+from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.errors import DensevitError
 from densevit_scenes.dataset import Scenes
 
@@ -26,11 +28,22 @@ def test_images_have_the_labels_of_their_own_data_set():
     other = Scenes("train", train_length=3, seed=1, image_size=32)
     assert torch.equal(mix[4]["image"], other[1]["image"])
     assert torch.equal(mix[4]["targets"]["semantic"], other[1]["targets"]["semantic"])
+    assert Mix("train", {"a": section(provides=["depth"])}).classes.keys() == set()
 
 
-def test_ids_include_the_data_set_name():
-    mix = Mix("val", {"a": section(), "b": section(seed=1)})
-    assert [mix[i]["targets"]["image_id"] for i in range(4)] == ["a/1", "a/2", "b/1", "b/2"]
+def test_validation_has_each_image_once_named_by_its_set(monkeypatch):
+    mix = Mix("val", {"a": section(share=5), "b": section(seed=1, share=1)})
+    assert [mix[i]["targets"]["image_id"] for i in range(len(mix))] == ["a/1", "a/2", "b/1", "b/2"]
+    assert mix.image_name(0) is None
+    monkeypatch.setattr(Scenes, "image_name", lambda self, index: f"{index}.png")
+    assert [mix.image_name(i) for i in range(4)] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+
+
+def test_sizes_are_those_of_the_sets_or_the_common_one():
+    sizeless = {key: value for key, value in section(1).items() if key != "image_size"}
+    mix = Mix("train", {"a": section(2, share=1), "b": {**sizeless, "share": 1}}, image_size=(40, 48))
+    assert mix.sizes().tolist() == [[32, 32], [32, 32], [40, 48], [40, 48]]
+    assert all(mix[i]["image"].shape[1:] == tuple(size) for i, size in enumerate(mix.sizes()))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +51,6 @@ def test_ids_include_the_data_set_name():
     [
         ((6, 3), None, (6, 3)),
         ((6, 3), (1, 1), (6, 6)),  # the smaller set twice
-        ((6, 3), (2, 1), (6, 3)),
         ((4, 3), (1, 3), (4, 12)),  # every image of both at least once
         ((10, 3), (0.5, 0.25), (10, 5)),
     ],
@@ -80,17 +92,6 @@ def test_each_batch_of_each_process_has_a_fixed_number_of_images_of_each_set(wor
     assert {seen[f"many/{i}"] for i in range(1, 12)} <= {13, 14}
 
 
-def test_composed_batches_are_shuffled_and_resume_exactly():
-    mix = Mix("train", FEW_LABELS)
-    arguments = {"epoch_indices": mix.epoch_indices, "shuffled": mix.shuffled}
-    first, resumed = (TrainBatches(16, 8, 0, **arguments) for _ in range(2))
-    batches = list(first)
-    first.set_epoch(1)
-    assert [key.index for key in next(iter(first))] != [key.index for key in batches[0]]
-    resumed.load_state_dict({"epoch": 0, "position": 1, "seed": 0})
-    assert list(resumed) == batches[1:]
-
-
 def test_images_without_labels_are_for_training_only():
     unlabelled = Mix("train", FEW_LABELS)
     assert unlabelled[4]["targets"].keys() == {"image_id"} and [*unlabelled.provides] == ["semantic"]
@@ -108,59 +109,6 @@ def test_a_batch_size_that_does_not_fit_the_composition_is_an_error():
     values |= {"batch_size": 8, "group_by_aspect": True}
     with pytest.raises(DensevitError, match=r"data\.group_by_aspect: 'mix' itself composes the batches"):
         Data(DataSection.model_validate(values), 0, 32).train_loader()
-
-
-def test_fractional_shares_repeat_all_images_equally():
-    mix = Mix("train", {"a": section(10, share=0.5), "b": section(7, seed=1, share=0.5)})  # 7 of b and 3 again
-    ids = [mix[i]["targets"]["image_id"] for i in range(len(mix))]
-    assert len(ids) == 17
-    total: Counter[str] = Counter()
-    for epoch in range(7):
-        batches = TrainBatches(20, 5, seed=0, epoch_indices=mix.epoch_indices)
-        batches.set_epoch(epoch)
-        seen = Counter(ids[pick.index] for batch in batches for pick in batch)
-        assert seen.keys() == set(ids) and seen.total() == 20
-        assert sorted(seen[f"b/{i + 1}"] for i in range(7)) == [1] * 4 + [2] * 3
-        total += seen
-        times = [total[f"b/{i + 1}"] for i in range(7)]
-        assert max(times) - min(times) <= 1
-    assert times == [10] * 7 and all(total[f"a/{i + 1}"] == 7 for i in range(10))
-    assert {pick.repeat for batch in batches for pick in batch} == {0, 1}
-
-
-def test_integer_shares_use_each_index_once():
-    mix = Mix("train", {"a": section(6, share=1), "b": section(3, seed=1, share=1)})
-    assert len(mix) == 12
-    for epoch in range(3):
-        assert mix.epoch_indices(epoch).tolist() == list(range(12))
-
-
-def test_validation_uses_each_image_once():
-    mix = Mix("val", {"a": section(share=5), "b": section(seed=1, share=1)})
-    assert len({mix[i]["targets"]["image_id"] for i in range(len(mix))}) == len(mix) == 4
-
-
-def test_sizes_match_the_sampled_images():
-    mix = Mix("train", {"a": section(2, share=1), "b": {**section(1, share=1), "image_size": [40, 48]}})
-    assert mix.sizes().tolist() == [[32, 32], [32, 32], [40, 48], [40, 48]]
-    assert all(mix[i]["image"].shape[1:] == tuple(size) for i, size in enumerate(mix.sizes()))
-
-
-def test_image_size_is_the_default_of_all_data_sets():
-    sizeless = {key: value for key, value in section().items() if key != "image_size"}
-    mix = Mix("train", {"a": sizeless, "b": section()}, image_size=48)
-    assert mix[0]["image"].shape[1:] == (48, 48) and mix[3]["image"].shape[1:] == (32, 32)
-
-
-def test_classes_are_those_of_the_task_s_data_sets():
-    mix = Mix("train", {"a": section(provides=["depth"]), "b": section(provides=["semantic"])})
-    assert mix.classes.keys() == {"segmentation"}
-
-
-def test_batches_mix_data_sets():
-    mix = Mix("train", {"a": section(provides=["depth"]), "b": {**section(), "image_size": 64}})
-    batch = collate([mix[0], mix[3]], 32)
-    assert batch["images"].shape == (2, 3, 64, 64) and np.array_equal(batch["padding_mask"][0, 32:].all(), True)
 
 
 class Drawn(Scenes):
@@ -199,15 +147,13 @@ class Empty(Scenes):
     [
         ({}, "data.sets is empty"),
         ({"a/b": section()}, "data.sets.a/b: the name of a set has no slash, as image ids are NAME/ID"),
-        ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
         ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
-        ({"a": section(share=0)}, "data.sets.a.share is 0; a number above 0"),
-        ({"a": section(per_batch=1), "b": section()}, "data.sets.b.per_batch is missing: give each set a per_batch"),
-        ({"a": section(per_batch=0.5)}, "data.sets.a.per_batch is 0.5; a whole number of images, 1 or more"),
+        ({"a": section(share=0)}, "data.sets.a.share is 0"),
+        ({"a": section(per_batch=1), "b": section()}, "data.sets.b.per_batch is missing"),
+        ({"a": section(per_batch=0.5)}, "data.sets.a.per_batch is 0.5"),
         ({"a": section(per_batch=1, share=1)}, "data.sets has both share and per_batch"),
         ({"a": {"name": "empty:Empty"}}, "data.sets.a has no images for the split 'train'"),
         ({"a": section(provides=["caption"])}, r"data.sets.a.provides is \['caption'\]; this set labels boxes"),
-        ({"a": section(lenght=3)}, "data.sets.a.lenght is not an option of 'scenes'"),
         ({"a": section(), "b": section(name="with_cats:Cats")}, "'a' and 'b' both label segmentation"),
     ],
 )
@@ -216,10 +162,3 @@ def test_incompatible_data_sets_raise(sets, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "empty", SimpleNamespace(Empty=Empty))
     with pytest.raises(DensevitError, match=message):
         Mix("train", sets)
-
-
-def test_names_of_images_include_the_data_set_name(monkeypatch):
-    mix = Mix("val", {"a": section(), "b": section(seed=1)})
-    assert mix.image_name(0) is None
-    monkeypatch.setattr(Scenes, "image_name", lambda self, index: f"{index}.png")
-    assert [mix.image_name(i) for i in range(4)] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]

@@ -23,7 +23,7 @@ from densevit.errors import DataError, warn_once
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path, monkeypatch):
     """A COCO folder of four images with masks, a crowd, a text id and a box without area; all scans are cached."""
     monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(coco, "_LARGE_JSON", 0)
@@ -62,13 +62,10 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
-@pytest.mark.parametrize("masks", [False, True])
-def test_second_start_has_the_same_samples_without_a_scan(
-    root: Path, monkeypatch: pytest.MonkeyPatch, masks: bool
-) -> None:
-    first = Coco("train", str(root), masks=masks)
+def test_second_start_has_the_same_samples_without_a_scan(root, monkeypatch):
+    first = Coco("train", str(root), masks=True)
     forbid(monkeypatch)
-    second = Coco("train", str(root), masks=masks)
+    second = Coco("train", str(root), masks=True)
     assert second.classes == first.classes and second.provides == first.provides and second.folder == first.folder
     for index in range(4):
         one, other = first[index], second[index]
@@ -81,11 +78,16 @@ def test_second_start_has_the_same_samples_without_a_scan(
             assert value == same if key == "image_id" else torch.equal(value, same)
     warn_once.cache_clear()
     with pytest.warns(UserWarning, match=r"boxes without area inside .*: 1 of 3 \(annotation 3\)"):
-        Coco("train", str(root), masks=masks)
+        Coco("train", str(root), masks=True)
+    monkeypatch.setenv("DENSEVIT_CACHE", "off")
+    monkeypatch.chdir(root)
+    with pytest.raises(AssertionError, match="scanned again"):
+        Coco("train", str(root))
+    assert not (root / "off").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
-def test_changed_files_are_scanned_again(root: Path) -> None:
+def test_changed_files_are_scanned_again(root):
     Coco("train", str(root))
     image, file = root / "train" / "2.png", root / "train.json"
     image.write_bytes(image.read_bytes()[:100])
@@ -102,8 +104,8 @@ def test_changed_files_are_scanned_again(root: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
-@pytest.mark.parametrize("seconds", [-86_400, 0, 2**33], ids=["before 1970", "1970", "in 2242"])
-def test_files_of_a_wrong_clock_are_scanned_once(root: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+@pytest.mark.parametrize("seconds", [-86_400, 2**33], ids=["before 1970", "in 2242"])
+def test_files_of_a_wrong_clock_are_scanned_once(root, monkeypatch, seconds):
     """Times are compared for equality only, so that those in the future do not matter, nor those that go back."""
     file = root / "train.json"
     for path in (file, *(root / "train").iterdir()):
@@ -118,11 +120,11 @@ def test_files_of_a_wrong_clock_are_scanned_once(root: Path, monkeypatch: pytest
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", None])
-def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+@pytest.mark.parametrize("size", [0, 2000])
+def test_damaged_entry_is_replaced(root, monkeypatch, size):
     Coco("train", str(root))
     [entry] = entries(root)
-    entry.write_bytes(entry.read_bytes()[:2000] if content is None else content)
+    entry.write_bytes(entry.read_bytes()[:size])
     with pytest.warns(UserWarning, match=r"the cached scan cannot be read .* and is repeated"):
         Coco("train", str(root))
     forbid(monkeypatch)
@@ -130,7 +132,7 @@ def test_damaged_entry_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.filterwarnings("ignore:.*without area inside")
-def test_a_cache_that_cannot_be_written_is_a_warning(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_a_warning(root, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -144,26 +146,15 @@ def test_a_cache_that_cannot_be_written_is_a_warning(root: Path, monkeypatch: py
         assert len(Coco("train", str(root))) == 4
 
 
-@pytest.mark.filterwarnings("ignore:.*without area inside")
-def test_the_cache_is_turned_off(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Coco("train", str(root))
-    monkeypatch.setenv("DENSEVIT_CACHE", "off")
-    monkeypatch.chdir(root)
-    forbid(monkeypatch)
-    with pytest.raises(AssertionError, match="scanned again"):
-        Coco("train", str(root))
-    assert not (root / "off").exists()
-
-
 @pytest.mark.filterwarnings("ignore:.*will be left out", "ignore:.*without area inside")
-def test_scan_with_skipped_images_is_not_cached(root: Path) -> None:
+def test_scan_with_skipped_images_is_not_cached(root):
     (root / "train" / "2.png").write_bytes(b"no image")
-    section = DataSection(name="coco", root=str(root), on_error="skip")  # type: ignore[call-arg]  # an option
+    section = DataSection(name="coco", root=str(root), on_error="skip")  # an option
     assert len(Data(section, 0, 32).train) == 4
     assert not entries(root)
 
 
-def test_label_maps_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_maps_are_read_once(root, monkeypatch):
     folder = root / "labels" / "train"
     folder.mkdir(parents=True)
     shutil.copytree(root / "train", root / "images" / "train")
@@ -191,7 +182,7 @@ def _count_scan(folder: str, calls: Any) -> None:
 
 
 @pytest.mark.skipif(scan_cache.fcntl is None, reason="file locks are of POSIX")
-def test_of_several_processes_one_scans(tmp_path: Path) -> None:
+def test_of_several_processes_one_scans(tmp_path):
     context = multiprocessing.get_context("fork")
     calls = context.Value("i", 0)
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""A split that a data set does not have: an error that lists those that there are, in every data set and layout."""
+"""A split that a data set does not have: an error that lists those that there are. Plugins test theirs."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,207 +9,94 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit import registry
 from densevit.data.build import create_dataset
 from densevit.data.datasets.splits import split_names
 from densevit.errors import DataError
+from tests.data.datasets.conftest import coco_document
 
 BOTH = ("train", "val")
-SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class Layout(NamedTuple):
-    """write: writes the files below a folder and returns the options. splits: those that there are."""
+    """files: paths below the root, with {} for the number of a file, and their pixels. splits: those that exist."""
 
-    write: Callable[[Path], dict[str, Any]]
+    name: str
+    files: dict[str, Any]
+    options: dict[str, Any] = {}  # noqa: RUF012
     splits: tuple[str, ...] = BOTH
 
 
-def image(root: Path, *names: str) -> None:
-    """Images that differ."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng([*name.encode()]).integers(0, 256, (16, 16, 3), np.uint8)
-        Image.fromarray(pixels).save(root / name)
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
 
 
-def maps(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.tile(np.array([0, 1], np.uint8), (16, 8))).save(root / name)
+def label(_: int) -> np.ndarray:
+    return np.tile(np.array([0, 1], np.uint8), (16, 8))
 
 
-def depths(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        np.save(root / name, np.full((16, 16), 2, np.float32))
+def metres(_: int) -> np.ndarray:
+    return np.full((16, 16), 2000, np.uint16)
 
 
-def coco(root: Path, name: str, images: list[str]) -> None:
-    rows = [{"id": i, "file_name": file, "width": 16, "height": 16} for i, file in enumerate(images)]
-    objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in range(len(images))]
-    content = {"images": rows, "annotations": objects, "categories": [{"id": 1, "name": "a"}]}
-    (root / name).write_text(json.dumps(content))
+def pairs(*folders: str, values: Callable[[int], np.ndarray] = label) -> dict[str, Any]:
+    kinds = {"images": noise, "labels": values}
+    return {f"{kind}/{folder}/{{}}.png": of for kind, of in kinds.items() for folder in folders}
 
 
-def panoptic(root: Path, split: str) -> None:
-    segments = root / "annotations" / f"panoptic_{split}2017"
-    segments.mkdir(parents=True)
-    image(root, f"{split}2017/a.jpg")
-    Image.fromarray(np.broadcast_to(np.array([7, 0, 0], np.uint8), (16, 16, 3)).copy()).save(segments / "a.png")
-    info = {"id": 7, "category_id": 1, "iscrowd": 0, "area": 256, "bbox": [0, 0, 16, 16]}
-    content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": 16, "height": 16}],
-        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [info]}],
-        "categories": [{"id": 1, "name": "a", "isthing": 1}],
-    }
-    segments.with_suffix(".json").write_text(json.dumps(content))
-
-
-def class_folders(*folders: str) -> Callable[[Path], dict[str, Any]]:
-    def write(root: Path) -> dict[str, Any]:
-        image(root, *(f"{folder}/{name}/{i}.png" for folder in folders for name in "ab" for i in range(5)))
-        return {"root": str(root)}
-
-    return write
-
-
-def label_maps(*folders: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
-    def write(root: Path) -> dict[str, Any]:
-        image(root, *(f"images/{folder}/{i}.png" for folder in folders for i in range(5)))
-        maps(root, *(f"labels/{folder}/{i}.png" for folder in folders for i in range(5)))
-        return {"root": str(root), "classes": ["a", "b"], **options}
-
-    return write
-
-
-def depth_maps(*folders: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
-    def write(root: Path) -> dict[str, Any]:
-        image(root, *(f"images/{folder}/{i}.png" for folder in folders for i in range(2)))
-        depths(root, *(f"labels/{folder}/{i}.npy" for folder in folders for i in range(2)))
-        return {"root": str(root), **options}
-
-    return write
-
-
-def images(*folders: str) -> Callable[[Path], dict[str, Any]]:
-    def write(root: Path) -> dict[str, Any]:
-        image(root, *(f"{folder}/{i}.png" for folder in folders for i in range(20)))
-        return {"root": str(root)}
-
-    return write
-
-
-def coco_files(*splits: str) -> Callable[[Path], dict[str, Any]]:
-    def write(root: Path) -> dict[str, Any]:
-        for split in splits:
-            image(root, *(f"{split}/{i}.png" for i in range(5)))
-            coco(root, f"{split}.json", [f"{i}.png" for i in range(5)])
-        return {"root": str(root)}
-
-    return write
-
-
-def yolo(*splits: str) -> Callable[[Path], dict[str, Any]]:
-    def write(root: Path) -> dict[str, Any]:
-        for file in (f"{split}/{i}" for split in splits for i in range(5)):
-            image(root, f"images/{file}.png")
-            (root / "labels" / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / "labels" / f"{file}.txt").write_text("0 0.5 0.5 0.5 0.5")
-        (root / "classes.txt").write_text("a")
-        return {"root": str(root)}
-
-    return write
-
-
-def voc(*splits: str) -> Callable[[Path], dict[str, Any]]:
-    def write(root: Path) -> dict[str, Any]:
-        box = "".join(f"<{side}>{value}</{side}>" for side, value in zip(SIDES, (2, 2, 9, 9), strict=True))
-        for file in (f"{split}/{i}" for split in splits for i in range(5)):
-            image(root, f"{file}.png")
-            text = f"<annotation><object><name>a</name><bndbox>{box}</bndbox></object></annotation>"
-            (root / f"{file}.xml").write_text(text)
-        return {"root": str(root)}
-
-    return write
-
-
-def panoptic_files(root: Path) -> dict[str, Any]:
-    for split in BOTH:
-        panoptic(root, split)
-    return {"root": str(root)}
-
-
-def shards(root: Path) -> dict[str, Any]:
-    from densevit_workbench.interchange.shard_writer import write_shards
-
-    root.mkdir()
-    for split in BOTH:
-        list(write_shards(create_dataset("scenes", split, train_length=1, val_length=1, image_size=32), root, split, 9))
-    return {"root": str(root)}
-
-
-LAYOUTS: dict[str, dict[str, Layout]] = {
-    "image_folder": {
-        "folders": Layout(class_folders("train", "valid", "test"), (*BOTH, "test")),
-        "no val": Layout(class_folders("train")),
-        "flat": Layout(class_folders(".")),
-        "named": Layout(lambda root: {**class_folders("photos")(root), "images": "photos"}),
-    },
-    "label_maps": {
-        "folders": Layout(label_maps("train", "validation", "test"), (*BOTH, "test")),
-        "no val": Layout(label_maps("train")),
-        "flat": Layout(label_maps(".")),
-        "named": Layout(label_maps("a", images="images/a", labels="labels/a")),
-        "preset": Layout(label_maps("train", "val", preset="camvid", classes=None)),
-    },
-    "depth": {
-        "folders": Layout(depth_maps("training", "val", "test"), (*BOTH, "test")),
-        "named": Layout(depth_maps("a", images="images/a", labels="labels/a")),
-        "by split": Layout(
-            depth_maps("a", "b", **{k: {"train": f"{k}/a", "val": f"{k}/b"} for k in ("images", "labels")})
-        ),
-        "names": Layout(depth_maps("a", "b", splits={"train": "a", "val": "b"})),
-    },
-    "images": {
-        "folders": Layout(images("train", "val", "more"), (*BOTH, "more")),
-        "flat": Layout(images(".")),
-    },
-    "coco": {
-        "files": Layout(coco_files("train", "val", "test"), (*BOTH, "test")),
-        "no val": Layout(coco_files("train")),
-        "single": Layout(coco_files("result")),
-    },
-    "yolo": {"folders": Layout(yolo("train", "val", "test"), (*BOTH, "test")), "no val": Layout(yolo("train"))},
-    "voc": {"folders": Layout(voc("train", "val", "test"), (*BOTH, "test")), "no val": Layout(voc("train"))},
-    "labelme": {},  # any split is an error with the command that converts the data set
-    "coco_panoptic": {"official": Layout(panoptic_files)},
-    "shards": {"shards": Layout(shards)},
-    "scenes": {"scenes": Layout(lambda root: {"train_length": 1, "val_length": 1}, (*BOTH, "test"))},
-    "mix": {"flat": Layout(lambda root: {"sets": {"a": {"name": "image_folder", **class_folders(".")(root)}}})},
+CLASSES, MILLIMETRES = {"classes": ["a", "b"]}, {"scale": 0.001}
+LAYOUTS = {
+    "class folders": Layout(
+        "image_folder",
+        {f"{split}/{name}/{{}}.png": noise for split in ("train", "valid", "test") for name in "ab"},
+        splits=(*BOTH, "test"),
+    ),
+    "class folders, no val": Layout("image_folder", {"train/a/{}.png": noise, "train/b/{}.png": noise}),
+    "class folders, flat": Layout("image_folder", {"a/{}.png": noise, "b/{}.png": noise}),
+    "label maps": Layout("label_maps", pairs("train", "validation", "test"), CLASSES, (*BOTH, "test")),
+    "label maps, no val": Layout("label_maps", pairs("train"), CLASSES),
+    "label maps, flat": Layout("label_maps", pairs("."), CLASSES),
+    "label maps, named": Layout("label_maps", pairs("a"), {**CLASSES, "images": "images/a", "labels": "labels/a"}),
+    "depth": Layout("depth", pairs("training", "val", "test", values=metres), MILLIMETRES, (*BOTH, "test")),
+    "depth by split": Layout(
+        "depth",
+        pairs("a", "b", values=metres),
+        {**MILLIMETRES, **{key: {"train": f"{key}/a", "val": f"{key}/b"} for key in ("images", "labels")}},
+    ),
+    "depth, names": Layout(
+        "depth", pairs("a", "b", values=metres), {**MILLIMETRES, "splits": {"train": "a", "val": "b"}}
+    ),
+    "images": Layout("images", {f"{split}/{{}}.png": noise for split in (*BOTH, "more")}, splits=(*BOTH, "more")),
+    "images, flat": Layout("images", {"{}.png": noise}),
+    "coco": Layout("coco", {f"{split}/{{}}.png": noise for split in (*BOTH, "test")}, splits=(*BOTH, "test")),
+    "coco, no val": Layout("coco", {"train/{}.png": noise}),
+    "coco, a single json": Layout("coco", {"result/{}.png": noise}),
 }
 
 
-def test_every_data_set_has_a_case() -> None:
-    assert LAYOUTS.keys() == registry.find("datasets").keys()
+def write(layout: Layout, root: Path) -> None:
+    """Twenty files of each kind, and the jsons of COCO."""
+    for number, (pattern, values) in enumerate(layout.files.items()):
+        for i in range(20):
+            path = root / pattern.format(i)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values(20 * number + i)).save(path)
+    if layout.name == "coco":
+        images = [{"id": i, "file_name": f"{i}.png", "width": 16, "height": 16} for i in range(20)]
+        objects = [{"id": i, "image_id": i, "category_id": 7, "bbox": [1, 1, 5, 5]} for i in range(20)]
+        for pattern in layout.files:
+            content = coco_document(images=images, annotations=objects)
+            (root / pattern.replace("/{}.png", ".json")).write_text(json.dumps(content))
 
 
-def cases() -> Iterator[Any]:
-    for name, layouts in LAYOUTS.items():
-        for layout, case in layouts.items():
-            yield pytest.param(name, case, id=f"{name}-{layout}")
-
-
-@pytest.mark.parametrize(("name", "layout"), [*cases()])
-def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(
-    name: str, layout: Layout, tmp_path: Path
-) -> None:
-    options = layout.write(tmp_path / "data")
-    found = {split: create_dataset(name, split, **options) for split in layout.splits}
-    assert all(len(dataset) for dataset in found.values())
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(case, tmp_path):
+    layout = LAYOUTS[case]
+    write(layout, tmp_path)
+    options = {"root": str(tmp_path), **layout.options}
+    assert all(len(create_dataset(layout.name, split, **options)) for split in layout.splits)
     for split in {"test", "nonsense"} - {*layout.splits}:
         with pytest.raises(DataError, match=f"{split!r}") as error:
-            create_dataset(name, split, **options)
+            create_dataset(layout.name, split, **options)
         listed = str(error.value).partition("only ")[2]
         assert all(known in listed for known in layout.splits), error.value
 
@@ -220,19 +107,16 @@ def test_a_split_that_does_not_exist_is_an_error_that_lists_the_others(
         (["images/{split}", "labels/{split}"], ["images/training/a", "images/test/a", "labels/training/b"], ["train"]),
         (["{split}.json"], ["val.json", "train.json", "b.json", "x.txt"], ["train", "val", "b"]),
         (["{split}/*/im.png"], ["b/1/im.png", "a/1/other.png"], ["b"]),
-        (["{split}/{split}_x.png"], ["a/a_x.png", "b/a_x.png"], ["a"]),
         (["images"], ["images/a"], ["train", "val"]),
         (["images/{split}"], ["images/readme", "images/val/a"], ["val"]),
     ],
 )
-def test_names_of_splits_on_disk(patterns: list[str], files: list[str], expected: list[str], tmp_path: Path) -> None:
+def test_names_of_splits_on_disk(patterns, files, expected, tmp_path):
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     assert split_names(tmp_path, patterns) == expected
-
-
-def test_given_names_of_splits(tmp_path: Path) -> None:
-    for folder in ("one", "two", "other"):
-        (tmp_path / folder).mkdir()
-    assert split_names(tmp_path, ["{split}"], {"train": "one", "val": "two"}) == ["train", "val", "other"]
+    for folder in ("given/one", "given/two", "given/other"):
+        (tmp_path / folder).mkdir(parents=True)
+    given = split_names(tmp_path / "given", ["{split}"], {"train": "one", "val": "two"})
+    assert given == ["train", "val", "other"]

@@ -5,14 +5,12 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from densevit.config import from_mapping
 from densevit.data.build import build_data
-from densevit.data.datasets.mix import Mix
 from densevit.data.datasets.unlabelled_images import UnlabelledImages
 from densevit.errors import DataError
 
@@ -20,7 +18,7 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(tmp_path):
     def write(name: str, size: tuple[int, int] = (4, 3), **how: object) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +32,7 @@ def ids(dataset: UnlabelledImages) -> list[str]:
     return [dataset[i]["targets"]["image_id"] for i in range(len(dataset))]
 
 
-def test_splits_are_the_folders_train_and_val(tmp_path: Path, write: Write) -> None:
+def test_splits_are_the_folders_train_and_val(tmp_path, write):
     for name in ("train/b.png", "train/deep/er/a.JPG", "train/.hidden.png", "val/b.png", "other.png"):
         write(name)
     (tmp_path / "train" / "notes.txt").write_text("no image")
@@ -45,9 +43,10 @@ def test_splits_are_the_folders_train_and_val(tmp_path: Path, write: Write) -> N
     assert sample["image"].dtype == torch.uint8 and sample["image"].shape == (3, 3, 4)
     assert sample["image"][:, 0, 0].tolist() == [1, 2, 3] and set(sample["targets"]) == {"image_id"}
     assert train.sizes().tolist() == [[3, 4], [3, 4]]
+    assert train._paths.dtype.kind == "S" and ids(pickle.loads(pickle.dumps(train))) == ids(train)
 
 
-def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path: Path, write: Write) -> None:
+def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path, write):
     names = [f"{folder}/{i}.png" for folder in "ab" for i in range(30)]
     for name in names:
         write(name)
@@ -59,15 +58,7 @@ def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path: Path, write:
     assert set(ids(UnlabelledImages("val", root=str(tmp_path), val_share=0.2))) - {"c/new.png"} == set(ids(val))
 
 
-def test_images_are_rotated_by_their_exif_orientation(tmp_path: Path, write: Write) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    write("train/a.jpg", exif=exif)
-    dataset = UnlabelledImages("train", root=str(tmp_path))
-    assert dataset.sizes().tolist() == [[4, 3]] and dataset[0]["image"].shape == (3, 4, 3)
-
-
-def test_batches_have_images_and_no_labels(tmp_path: Path, write: Write) -> None:
+def test_batches_have_images_and_no_labels(tmp_path, write):
     for i in range(4):
         write(f"train/{i}.png", size=(40, 30))
     write("val/0.png", size=(20, 40))
@@ -91,47 +82,13 @@ def test_batches_have_images_and_no_labels(tmp_path: Path, write: Write) -> None
     ("files", "split", "options", "expected"),
     [
         ((), "train", {}, r"contains no images \(\.jpg, "),
-        (("train/a.png",), "val", {}, r"The splits of .* are train; there is no folder .*/val\. Fix: create it"),
-        (("a.png",), "test", {}, r"has no split 'test', only train, val\. Fix: .*data\.split=val"),
-        (("a.png",), "val", {"val_share": 1e-6}, r"1 images, of which data\.val_share=1e-06 assigns none to 'val'"),
-        (("a.png",), "val", {"val_share": 1.0}, r"data\.val_share is 1; a number between 0 and 1 is expected"),
+        (("train/a.png",), "val", {}, r"are train; there is no folder .*/val"),
+        (("a.png",), "val", {"val_share": 1e-6}, r"data\.val_share=1e-06 assigns none to 'val'"),
+        (("a.png",), "val", {"val_share": 1.0}, r"data\.val_share is 1"),
     ],
 )
-def test_missing_images_are_errors(
-    files: tuple[str, ...], split: str, options: dict[str, float], expected: str, tmp_path: Path, write: Write
-) -> None:
+def test_missing_images_are_errors(files, split, options, expected, tmp_path, write):
     for name in files:
         write(name)
     with pytest.raises(DataError, match=expected):
         UnlabelledImages(split, root=str(tmp_path), **options)
-
-
-def test_missing_root_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data.root is missing"):
-        UnlabelledImages("train")
-    with pytest.raises(DataError, match="there is no folder .*nowhere"):
-        UnlabelledImages("train", root=str(tmp_path / "nowhere"))
-
-
-def test_damaged_image_is_named_at_the_start(tmp_path: Path, write: Write) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    path = write("train/a.png")
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"train/a\.png.*damaged or cut short"):
-        UnlabelledImages("train", root=str(tmp_path))
-
-
-def test_paths_are_stored_in_arrays(tmp_path: Path, write: Write) -> None:
-    write("train/a.png")
-    dataset = UnlabelledImages("train", root=str(tmp_path))
-    assert dataset._paths.dtype.kind == "S" and ids(pickle.loads(pickle.dumps(dataset))) == ["train/a.png"]
-
-
-def test_unlabelled_images_are_mixed_with_labelled_ones(tmp_path: Path, write: Write) -> None:
-    write("train/a.png")
-    sets = {"a": {"name": "scenes", "train_length": 1}, "b": {"name": "images", "root": str(tmp_path)}}
-    mix = Mix("train", sets, image_size=32)
-    mix.check_labels()
-    assert "boxes" in mix[0]["targets"] and set(mix[1]["targets"]) == {"image_id"}
-    assert mix[1]["targets"]["image_id"] == "b/train/a.png"

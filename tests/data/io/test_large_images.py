@@ -4,8 +4,6 @@ import io
 import struct
 import warnings
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,29 +12,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.data.io import large_images
 from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import check_image, read_image
 from densevit.data.io.label_files import label_size_of, read_label
-from densevit.data.io.large_images import open_image
 from densevit.errors import DataError
 from densevit.inference.image_inputs import as_sample
+from tests.data.io.conftest import png
 
 H, W = 37, 53
 SAVED: list[tuple[str, dict[str, Any]]] = [
     ("a.png", {}),
-    ("a.bmp", {}),
-    ("a.ppm", {}),
     ("a.gif", {}),
     ("a.jpg", {"quality": 95}),
-    ("a.tif", {}),
     ("a.tif", {"compression": "tiff_lzw"}),
-    ("a.webp", {"lossless": True}),
 ]
 
 
 @pytest.fixture(params=[1500, 10], ids=["warned of", "refused"])
-def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def limit(request, monkeypatch):
     """Pillow's limit: it warns of 37 x 53 pixels or, above twice the limit, refuses them. No warning may be issued."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", request.param)
     with warnings.catch_warnings():
@@ -54,7 +47,7 @@ def refused_by_pillow(path: Path) -> bool:
 
 
 @pytest.mark.parametrize(("name", "options"), SAVED, ids=lambda value: str(value))
-def test_large_images_are_read(name: str, options: dict[str, Any], tmp_path: Path, limit: int) -> None:
+def test_large_images_are_read(name, options, tmp_path, limit):
     path = tmp_path / name
     pixels = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
@@ -71,7 +64,7 @@ def test_large_images_are_read(name: str, options: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_large_labels_and_depth_maps_are_read(name: str, tmp_path: Path, limit: int) -> None:
+def test_large_labels_and_depth_maps_are_read(name, tmp_path, limit):
     values = np.arange(H * W).reshape(H, W)
     Image.fromarray(values.astype(np.uint8)).save(tmp_path / name)
     assert np.array_equal(read_label(tmp_path / name), values.astype(np.uint8))
@@ -81,7 +74,7 @@ def test_large_labels_and_depth_maps_are_read(name: str, tmp_path: Path, limit: 
     assert depth_size_of(tmp_path / name) == (H, W)
 
 
-def test_concurrent_reads_restore_the_limit(tmp_path: Path, limit: int) -> None:
+def test_concurrent_reads_restore_the_limit(tmp_path, limit):
     for k in range(16):
         Image.new("RGB", (W, H), (k, k, k)).save(tmp_path / f"{k}.tif")
     with ThreadPoolExecutor(8) as threads:
@@ -89,42 +82,18 @@ def test_concurrent_reads_restore_the_limit(tmp_path: Path, limit: int) -> None:
     assert found == [k % 16 for k in range(64)]
 
 
-def test_small_images_do_not_change_the_limit(tmp_path: Path) -> None:
-    Image.new("RGB", (W, H)).save(tmp_path / "a.png")
-    with open_image(tmp_path / "a.png"):
-        assert Image.MAX_IMAGE_PIXELS is not None
-
-
-def header(path: Path, width: int, height: int) -> Path:
-    """A PNG of one bit per pixel that ends after its header."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-    return path
-
-
-READERS: list[Callable[[Path], Any]] = [
-    read_image, check_image, read_label, label_size_of, read_depth, depth_size_of
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
-def test_unreadable_file_error_names_size_and_limit(read: Callable[[Path], Any], tmp_path: Path) -> None:
-    square = r"big\.png: it has 40000 x 40000 = 1,600,000,000 pixels; at most 1,073,741,824 can be read"
-    for size, message in (((40000, 40000), square), ((2_000_000, 10), r"big\.png: .*1,048,576 on a side")):
-        with pytest.raises(DataError, match=message) as caught:
-            read(header(tmp_path / "big.png", *size))
+@pytest.mark.parametrize("size", [(40_000, 40_000), (2_000_000, 10)])
+def test_unreadable_file_error_names_size_and_limit(size, tmp_path):
+    """The limits of OpenCV, CV_IO_MAX_IMAGE_PIXELS and _WIDTH."""
+    (tmp_path / "big.png").write_bytes(png(*size, depth=1))
+    for read in (read_image, check_image, read_label, label_size_of, read_depth, depth_size_of):
+        facts = rf"big\.png: it has {size[0]} x {size[1]} .*1,073,741,824 .*1,048,576 on a side"
+        with pytest.raises(DataError, match=facts) as caught:
+            read(tmp_path / "big.png")
         assert "damaged" not in str(caught.value)
 
 
-def test_limit_matches_opencv() -> None:
-    assert (large_images.MAX_PIXELS, large_images.MAX_SIDE) == (2**30, 2**20)  # CV_IO_MAX_IMAGE_PIXELS, _WIDTH
-
-
-def test_insufficient_memory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insufficient_memory_raises(tmp_path, monkeypatch):
     def decode(*_: Any) -> None:
         raise MemoryError
 
@@ -133,9 +102,6 @@ def test_insufficient_memory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError, match=r"a\.png: it has 53 x 37 pixels, which do not fit into") as caught:
         read_image(tmp_path / "a.png")
     assert "damaged" not in str(caught.value)
-
-
-# ---- headers that announce what the file does not have ----
 
 
 def npy(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
@@ -167,9 +133,7 @@ HUGE = {
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_depth_files_are_refused_by_the_size_that_they_announce(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_depth_files_are_refused_by_the_size_that_they_announce(name, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(HUGE[name])
     monkeypatch.setattr(np, "load", None)
     for read in (read_depth, depth_size_of):
@@ -179,15 +143,14 @@ def test_depth_files_are_refused_by_the_size_that_they_announce(
             read(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", ["<U1000000", "|S9", "|O", "<c16"])
-def test_depth_arrays_are_refused_by_the_values_that_they_announce(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["<U1000000", "|O"])
+def test_depth_arrays_are_refused_by_the_values_that_they_announce(kind, tmp_path):
     (tmp_path / "a.npy").write_bytes(npy((1000, 1000), kind) + b"few")
     with pytest.raises(DataError, match=r"a\.npy: it holds .*; expected numbers"):
         read_depth(tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize("header", [b"Pf\n-4 3\n-1.0\n", b"Pf\n0 3\n-1.0\n"])
-def test_sizes_below_1_are_refused(header: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.pfm").write_bytes(header + bytes(48))
-    with pytest.raises(DataError, match=r"a\.pfm: it has (-4|0) x 3 pixels; expected 1 or more on a side"):
+def test_sizes_below_1_are_refused(tmp_path):
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n-4 3\n-1.0\n" + bytes(48))
+    with pytest.raises(DataError, match=r"a\.pfm: it has -4 x 3 pixels; expected 1 or more"):
         read_depth(tmp_path / "a.pfm")

@@ -25,36 +25,22 @@ def indices(batches: Any) -> list[list[int]]:
     return [[pick.index for pick in batch] for batch in batches]
 
 
-# ---- collate ----
-
-
-def test_images_are_padded_at_the_bottom_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_padded_at_the_bottom_and_right(monkeypatch):
     monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))  # memory with previous content
     batch = collate([sample(2, 3, 5, image_id=1), sample(1, 4, 7, image_id=2)])
     assert batch["images"].dtype == torch.uint8
     assert batch["images"][:, 1].tolist() == [[[5, 5, 5, 0], [5, 5, 5, 0]], [[7, 7, 7, 7], [0, 0, 0, 0]]]
     assert batch["padding_mask"].int().tolist() == [[[0, 0, 0, 1], [0, 0, 0, 1]], [[0, 0, 0, 0], [1, 1, 1, 1]]]
     assert [targets["image_id"] for targets in batch["targets"]] == [1, 2]
+    rounded = collate([sample(33, 64, 1), sample(10, 65, 1)], multiple=32)
+    assert rounded["images"].shape == (2, 3, 64, 96)
+    assert (~rounded["padding_mask"]).sum(dim=(1, 2)).tolist() == [33 * 64, 10 * 65]
+    padded_before = collate([sample(4, 6, 9, size=(3, 2))])["padding_mask"]
+    assert (~padded_before[0]).nonzero().amax(dim=0).tolist() == [2, 1]
 
 
-def test_the_padded_size_is_rounded_up_to_a_multiple() -> None:
-    batch = collate([sample(33, 64, 1), sample(10, 65, 1)], multiple=32)
-    assert batch["images"].shape == (2, 3, 64, 96)
-    assert batch["padding_mask"].shape == (2, 64, 96)
-    assert (~batch["padding_mask"]).sum(dim=(1, 2)).tolist() == [33 * 64, 10 * 65]
-    assert collate([sample(64, 96, 1)], multiple=32)["images"].shape == (1, 3, 64, 96)
-
-
-def test_padding_of_the_image_itself_is_masked() -> None:
-    batch = collate([sample(4, 6, 9, size=(3, 2))])
-    assert (~batch["padding_mask"][0]).nonzero().amax(dim=0).tolist() == [2, 1]
-
-
-# ---- training ----
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_epoch_has_unique_samples_and_equal_ranks(world_size: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_epoch_has_unique_samples_and_equal_ranks(world_size):
     ranks = [TrainBatches(103, 8, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
     dealt = [indices(batches) for batches in ranks]
     assert {len(batches) for batches in dealt} == {len(ranks[0])} == {103 // (8 * world_size)}
@@ -64,7 +50,7 @@ def test_epoch_has_unique_samples_and_equal_ranks(world_size: int) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 5])
-def test_ranks_share_the_batches_of_one_rank(position: int) -> None:
+def test_ranks_share_the_batches_of_one_rank(position):
     """One rank with a batch of 12, two with 6, three with 4 and groups of unequal sizes, also within an epoch."""
     groups = np.arange(103) % 7 // 3
     state = {"epoch": 2, "position": position, "seed": 1}
@@ -80,45 +66,22 @@ def test_ranks_share_the_batches_of_one_rank(position: int) -> None:
     assert global_batches(2) == one == global_batches(3)
 
 
-def test_dropped_samples_differ_between_epochs() -> None:
-    batches, left_out = TrainBatches(11, 4, seed=0), set()
-    for epoch in range(30):
-        batches.set_epoch(epoch)
-        left_out |= set(range(11)) - {index for batch in indices(batches) for index in batch}
-    assert left_out == set(range(11))
-
-
-def test_order_depends_on_seed_and_epoch_only() -> None:
+def test_order_depends_on_seed_and_epoch_only():
     def order(seed: int, epoch: int) -> list[list[SampleKey]]:
         batches = TrainBatches(64, 8, seed)
         batches.set_epoch(epoch)
         return list(batches)
 
     assert order(0, 0) == order(0, 0)
-    assert order(0, 3) == order(0, 3)
     different = [order(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert len({str(indices(batches)) for batches in different}) == 4
     assert len({batches[0][0].seed for batches in different}) == 4, "the augmentation's seeds must differ too"
 
 
-def test_iterating_twice_gives_the_same_epoch() -> None:
-    batches = TrainBatches(20, 4, seed=0)
-    assert list(batches) == list(batches)
-
-
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_data_set_smaller_than_a_batch_is_repeated(world_size: int) -> None:
+def test_repeats_are_numbered_across_ranks(world_size):
     ranks = [TrainBatches(3, 4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
-    dealt = [indices(batches) for batches in ranks]
-    assert [len(batches) for batches in dealt] == [1] * world_size
-    seen = Counter(index for batches in dealt for batch in batches for index in batch)
-    assert sum(seen.values()) == 4 * world_size
-    assert max(seen.values()) - min(seen.values()) <= 1 and set(seen) == {0, 1, 2}
-
-
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_repeats_are_numbered_across_ranks(world_size: int) -> None:
-    ranks = [TrainBatches(3, 4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [len(list(batches)) for batches in ranks] == [1] * world_size, "smaller than a batch, and repeated"
     picks = [pick for batches in ranks for batch in batches for pick in batch]
     assert len(set(picks)) == 4 * world_size, "two picks would be augmented alike"
     for index in range(3):
@@ -127,7 +90,7 @@ def test_repeats_are_numbered_across_ranks(world_size: int) -> None:
     assert all(pick.repeat == 0 for batch in TrainBatches(40, 4, seed=0) for pick in batch)
 
 
-def test_indices_of_an_epoch_may_differ_and_repeat() -> None:
+def test_indices_of_an_epoch_may_differ_and_repeat():
     def shown(epoch: int) -> np.ndarray:
         return np.array([0, 1, 2, 3, 4, epoch])
 
@@ -139,7 +102,7 @@ def test_indices_of_an_epoch_may_differ_and_repeat() -> None:
         assert [pick.index for pick in picks if pick.repeat] == [epoch]
 
 
-def test_batches_have_one_group_if_possible() -> None:
+def test_batches_have_one_group_if_possible():
     groups = np.array([0] * 50 + [1] * 30 + [2] * 3)
     for epoch in range(10):
         batches = TrainBatches(83, 8, seed=0, groups=groups)
@@ -154,13 +117,13 @@ def test_batches_have_one_group_if_possible() -> None:
     assert kinds != sorted(kinds), "groups must not come one after the other"
 
 
-def test_aspect_groups_separate_landscape_from_portrait() -> None:
+def test_aspect_groups_separate_landscape_from_portrait():
     sizes = np.array([[480, 640], [640, 480], [500, 500], [300, 640], [640, 300], [90, 100]])
     assert aspect_groups(sizes).tolist() == [0, 2, 1, 0, 2, 1]
 
 
-@pytest.mark.parametrize("done", range(5))
-def test_resuming_continues_after_the_last_consumed_batch(done: int) -> None:
+@pytest.mark.parametrize("done", [0, 3])
+def test_resuming_continues_after_the_last_consumed_batch(done):
     whole = TrainBatches(43, 8, seed=3)
     whole.set_epoch(2)
     expected = list(whole)
@@ -175,32 +138,18 @@ def test_resuming_continues_after_the_last_consumed_batch(done: int) -> None:
     resumed.set_epoch(2)  # as a training loop does before it iterates
     assert list(resumed) == expected[done:]
     assert len(resumed) == 5
+    for _ in range(done, 5):
+        interrupted.advance()
+    following = TrainBatches(43, 8, seed=99)
+    following.load_state_dict(interrupted.state_dict())
+    whole.set_epoch(3)
+    assert following.epoch == 3 and list(following) == list(whole), "after the last batch comes the next epoch"
+    resumed.set_epoch(4)
+    assert resumed.state_dict() == {"epoch": 4, "position": 0, "seed": 3}
 
 
-def test_state_at_the_end_of_an_epoch_continues_with_the_next() -> None:
-    finished = TrainBatches(16, 8, seed=3)
-    for _ in finished:
-        finished.advance()
-    following = TrainBatches(16, 8, seed=3)
-    following.set_epoch(1)
-    resumed = TrainBatches(16, 8, seed=3)
-    resumed.load_state_dict(finished.state_dict())
-    assert resumed.epoch == 1 and list(resumed) == list(following)
-
-
-def test_new_epoch_resets_the_position() -> None:
-    batches = TrainBatches(40, 8, seed=0)
-    batches.load_state_dict({"epoch": 1, "position": 3, "seed": 0})
-    batches.set_epoch(2)
-    assert len(list(batches)) == 5
-    assert batches.state_dict() == {"epoch": 2, "position": 0, "seed": 0}
-
-
-# ---- evaluation ----
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_each_image_is_evaluated_once_in_batches_of_one_size(world_size: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 5])
+def test_each_image_is_evaluated_once_in_batches_of_one_size(world_size):
     sizes = np.array([[64, 96], [96, 64], [64, 64]])[np.random.default_rng(0).integers(0, 3, 50)]
     ranks = [EvaluationBatches(50, sizes, 4, rank, world_size) for rank in range(world_size)]
     dealt = [batch for batches in ranks for batch in indices(batches)]
@@ -212,12 +161,8 @@ def test_each_image_is_evaluated_once_in_batches_of_one_size(world_size: int) ->
     assert len(dealt) == sum(-(-int((sizes == size).all(axis=1).sum()) // 4) for size in ([64, 96], [96, 64], [64, 64]))
 
 
-def test_images_of_unknown_size_are_evaluated_individually() -> None:
-    assert indices(EvaluationBatches(3, None, 4)) == [[0], [1], [2]]
-    assert indices(EvaluationBatches(3, None, 4, rank=1, world_size=2)) == [[1]]
-
-
-def test_more_ranks_than_images() -> None:
+def test_more_ranks_than_images():
+    assert indices(EvaluationBatches(3, None, 4, rank=1, world_size=2)) == [[1]], "of unknown size: individually"
     ranks = [EvaluationBatches(2, np.array([[8, 8], [8, 8]]), 1, rank, 4) for rank in range(4)]
     dealt = [[pick for batch in batches for pick in batch] for batches in ranks]
     assert [len(batches) for batches in ranks] == [len(picks) for picks in dealt] == [1] * 4

@@ -12,7 +12,6 @@ from PIL import Image
 
 from densevit.config import Config, from_mapping
 from densevit.data.build import Data, build_data
-from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample
@@ -29,24 +28,20 @@ def pairs(classes: list[list[int]]) -> np.ndarray:
     return np.array([(image, c) for image, own in enumerate(classes) for c in own], np.int64).reshape(-1, 2)
 
 
-def test_factors_by_hand() -> None:
-    # Class 0 is in 4 of 4 images, class 7 in 1 of 4: sqrt(1 / (1 / 4)) = 2. Class 3 is in 2 of 4: sqrt 2.
-    classes = [[0, 0], [0, 3], [0, 7, 3, 7], [0]]
-    assert repeat_factors(pairs(classes), 4, 1.0).tolist() == pytest.approx([1, math.sqrt(2), 2, 1])
-    assert repeat_factors(pairs(classes), 4, 0.25).tolist() == [1, 1, 1, 1], "no class is below the threshold"
-    assert repeat_factors(pairs([[], []]), 2, 0.5).tolist() == [1, 1]
-
-
-def test_factors_equal_detectron2() -> None:
+def test_factors_equal_detectron2():
     rng = np.random.default_rng(0)
     share = np.geomspace(1e-3, 0.7, 40)
     classes = [np.flatnonzero(rng.random(40) < share).tolist() * 2 for _ in range(500)]
     found = repeat_factors(rng.permutation(pairs(classes)), 500, 0.05)
     np.testing.assert_allclose(found, by_detectron2(classes, 0.05), rtol=1e-12)
     assert found.max() > 3 and found.min() == 1
+    assert repeat_factors(pairs([[], []]), 2, 0.5).tolist() == [1, 1]
+    none = np.array([[3, -1], [7, -1]])  # -1: no class, which is not a rare one
+    assert np.array_equal(repeat_factors(np.concatenate([pairs(classes), none]), 500, 0.05), found)
 
 
-def test_rounding_is_right_on_average_and_epochs_have_one_length() -> None:
+@pytest.mark.integration
+def test_rounding_is_right_on_average_and_epochs_have_one_length():
     def counts(factors: list[float]) -> np.ndarray:
         indices = RepeatedIndices(np.array(factors), seed=3)
         return np.array([np.bincount(indices(epoch), minlength=len(factors)) for epoch in range(4000)])
@@ -59,40 +54,13 @@ def test_rounding_is_right_on_average_and_epochs_have_one_length() -> None:
     # The sum 3.4 is rounded to 3: the fractions 0.1 and 0.3 are left out. 3.6 gives 4: they are scaled by 1 / 0.6.
     assert set(map(tuple, counts([1.0, 1.1, 1.3]))) == {(1, 1, 1)}
     assert counts([1.0, 1.2, 1.4]).mean(axis=0) == pytest.approx([1, 1 + 0.2 / 0.6, 1 + 0.4 / 0.6], abs=0.03)
+    # 1.995 + 1.2 + 1.4 is rounded to 5: the first twice certainly, and 1 of the fractions 0.2 and 0.4 is left.
+    tiny = counts([1.995, 1.2, 1.4])
+    assert set(tiny[:, 0]) == {2} and tiny.mean(axis=0) == pytest.approx([2, 1 + 1 / 3, 1 + 2 / 3], abs=0.03)
+    draw, other = RepeatedIndices(np.array(factors), seed=3), RepeatedIndices(np.array(factors), seed=4)
+    assert not np.array_equal(draw(4), draw(5)) and not np.array_equal(draw(4), other(4))
+    assert sorted(RepeatedIndices(np.ones(7), seed=0)(1)) == list(range(7))
 
-
-def test_images_of_tiny_sets_occur_floor_or_ceil_times() -> None:
-    """1.995 + 1.2 + 1.4 = 4.595 is rounded to 5: not 0.995 / 0.595 times once more. By hand: the first certainly, and 2
-    of the fractions' 1.595 are left as 1 for 0.6, in the ratio of 0.2 to 0.4. Then random sets of 1 to 5 images.
-    """
-    draw = RepeatedIndices(np.array([1.995, 1.2, 1.4]), seed=0)
-    counts = np.array([np.bincount(draw(epoch), minlength=3) for epoch in range(3000)])
-    assert set(counts[:, 0]) == {2} and set(counts.sum(axis=1)) == {5}
-    assert counts.mean(axis=0) == pytest.approx([2, 1 + 1 / 3, 1 + 2 / 3], abs=0.03)
-    rng = np.random.default_rng(0)
-    for case in range(500):
-        factors = np.maximum(1, rng.choice([1.0, 1.995, 2.0, 3.7, rng.uniform(1, 4)], rng.integers(1, 6)))
-        draw = RepeatedIndices(factors, seed=case)
-        for epoch in range(10):
-            times = np.bincount(draw(epoch), minlength=len(factors))
-            assert (times >= np.floor(factors)).all() and (times <= np.ceil(factors)).all(), (factors, times)
-            assert abs(times.sum() - factors.sum()) <= 0.5 + 1e-9
-
-
-def test_epochs_depend_on_seed_and_epoch_only() -> None:
-    factors = np.random.default_rng(0).uniform(1, 3, 50)
-    first = RepeatedIndices(factors, seed=0)
-    assert np.array_equal(first(4), RepeatedIndices(factors, seed=0)(4))
-    assert not np.array_equal(first(4), first(5))
-    assert not np.array_equal(first(4), RepeatedIndices(factors, seed=1)(4))
-
-
-def test_factors_of_one_change_nothing() -> None:
-    for epoch in range(3):
-        assert sorted(RepeatedIndices(np.ones(7), seed=0)(epoch)) == list(range(7))
-
-
-# ---- in a data set ----
 
 _IMAGES = 20
 
@@ -124,7 +92,7 @@ def config(**data: Any) -> Config:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """20 images with class 0, portrait and landscape; the last one has class 1 too, and a crowd of class 2."""
     (tmp_path / "train").mkdir()
     images, objects = [], []
@@ -146,7 +114,7 @@ def coco(folder: Path, **keys: Any) -> Data:
     return build_data(config(name="coco", root=str(folder), image_size=32, repeat_factor=0.8, **keys))
 
 
-def test_loader_repeats_rare_images_without_crowds(folder: Path) -> None:
+def test_loader_repeats_rare_images_without_crowds(folder):
     data = coco(folder, batch_size=1)
     loader = data.train_loader()
     shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
@@ -154,52 +122,14 @@ def test_loader_repeats_rare_images_without_crowds(folder: Path) -> None:
     assert len(loader) == data.batches_per_epoch() == _IMAGES + 3
 
 
-def test_repeats_are_augmented_differently(folder: Path) -> None:
-    batches = [batch for batch in coco(folder, batch_size=1).train_loader()]
-    boxes = [str(b["targets"][0]["boxes"].tolist()) for b in batches if b["targets"][0]["image_id"] == _IMAGES - 1]
-    assert len(boxes) == 4 and len(set(boxes)) > 1
-
-
-def test_ranks_split_the_repeated_epoch_by_aspect(folder: Path) -> None:
-    data = coco(folder, batch_size=2, group_by_aspect=True)
-    ranks = [list(data.train_loader(rank, 2)) for rank in range(2)]
-    assert [len(batches) for batches in ranks] == [5, 5]  # 20 of 23 samples fill a batch on each rank
-    seen = Counter(targets["image_id"] for batches in ranks for batch in batches for targets in batch["targets"])
-    assert sum(seen.values()) == 20 and seen.pop(_IMAGES - 1) >= 1 and set(seen.values()) == {1}
-    mixed = [b for batches in ranks for b in batches if len({t["image_id"] % 2 for t in b["targets"]}) > 1]
-    assert len(mixed) <= 1
-
-
-def test_resumes_within_a_repeated_epoch() -> None:
-    indices = RepeatedIndices(np.linspace(1, 2.6, 30), seed=0)
-
-    def batches() -> TrainBatches:
-        return TrainBatches(len(indices(0)), 4, seed=0, epoch_indices=indices)
-
-    first = batches()
-    first.set_epoch(2)
-    whole = list(first)
-    for _ in range(5):
-        first.advance()
-    resumed = batches()
-    resumed.load_state_dict(first.state_dict())
-    assert list(resumed) == whole[5:]
-
-
-def test_own_data_set_gives_its_classes() -> None:
+def test_own_data_set_gives_its_classes():
     data = build_data(config(name=f"{__name__}:Known", repeat_factor=0.8, batch_size=1))
     assert data.batches_per_epoch() == _IMAGES + 3
 
 
-def test_data_sets_without_classes_are_refused(folder: Path) -> None:
+def test_data_sets_without_classes_are_refused(folder):
     with pytest.raises(ConfigError, match=r"data\.repeat_factor.*Own.*image_classes\(\)"):
         build_data(config(name=f"{__name__}:Own", repeat_factor=0.1)).batches_per_epoch()
     sets = {"a": {"name": "coco", "root": str(folder)}}
     with pytest.raises(ConfigError, match=r"data\.repeat_factor: 'mix'.*leave data\.repeat_factor out"):
         build_data(config(name="mix", sets=sets, repeat_factor=0.1)).batches_per_epoch()
-
-
-def test_no_class_is_no_rare_class() -> None:
-    classes = [[0], [0], [0], [1], [0]]
-    with_none = [[0], [0], [0, -1], [1], [0]]
-    assert repeat_factors(pairs(with_none), 5, 0.9).tolist() == repeat_factors(pairs(classes), 5, 0.9).tolist()

@@ -86,7 +86,7 @@ def results(folder: Path, *calls: str, shell: str = "true") -> list[str]:
 
 
 @pytest.fixture
-def mounts() -> None:
+def mounts():
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT]
     try:
         allowed = not subprocess.run(command, capture_output=True).returncode
@@ -97,7 +97,7 @@ def mounts() -> None:
 
 
 @pytest.mark.integration
-def test_a_full_shared_memory_is_one_line(tmp_path: Path, mounts: None) -> None:
+def test_a_full_shared_memory_is_one_line(tmp_path, mounts):
     """A batch has 1.2 MB of pixels and 0.4 MB of padding mask. In the end there is no space for a semaphore."""
     calls = ("train()", "load('spawn')", "fill()", "load('fork')")
     forked, spawned, _, full = results(tmp_path, *calls, shell=MOUNT)
@@ -110,7 +110,7 @@ def test_a_full_shared_memory_is_one_line(tmp_path: Path, mounts: None) -> None:
 
 
 @pytest.mark.integration
-def test_values_that_cannot_be_passed_are_one_line(tmp_path: Path) -> None:
+def test_values_that_cannot_be_passed_are_one_line(tmp_path):
     pickling, files = results(tmp_path, "load('fork', Unpicklable)", "load('fork', WithoutFiles)")
     assert pickling == (
         "A batch cannot be passed from a data loader's process: target 'image_id': cannot pickle '_thread.lock' "

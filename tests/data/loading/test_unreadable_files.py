@@ -17,7 +17,7 @@ LENGTH, DAMAGED = 12, ("00", "07")
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """Twelve noise images with label maps; the scan at damaged ones passes, since both ends of the file are whole."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -54,14 +54,8 @@ def planned(made: Data, world_size: int = 1, rank: int = 0) -> list[list[str]]:
     return [[f"{pick.index:02}" for pick in batch] for batch in batches]
 
 
-def test_an_unreadable_file_is_an_error_by_default(root: Path) -> None:
-    with pytest.raises(UnreadableFileError, match=r"images/train/0[07].jpg cannot be read: .*damaged"):
-        names(data(root, "raise").train_loader())
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_batches_lack_the_unreadable_images_only(root: Path, num_workers: int, world_size: int) -> None:
+@pytest.mark.parametrize(("num_workers", "world_size"), [(0, 2), (2, 1)])
+def test_batches_lack_the_unreadable_images_only(root, num_workers, world_size):
     made = data(root, num_workers=num_workers, batch_size=3)
     for rank in range(world_size):
         expected = [[name for name in batch if name not in DAMAGED] for batch in planned(made, world_size, rank)]
@@ -76,18 +70,8 @@ def test_batches_lack_the_unreadable_images_only(root: Path, num_workers: int, w
                 assert reason.startswith(f"{root}/images/train/{name}.jpg cannot be read")
 
 
-def test_resuming_continues_after_the_last_batch(root: Path) -> None:
-    whole = names(data(root).train_loader())
-    interrupted = data(root).train_loader()
-    stream = iter(interrupted)
-    next(stream)
-    resumed = data(root).train_loader()
-    resumed.load_state_dict(interrupted.state_dict())
-    assert names(resumed) == whole[1:]
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_batch_without_a_readable_image_has_the_next_one(root: Path, num_workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_without_a_readable_image_has_the_next_one(root, num_workers):
     made = data(root, num_workers=num_workers, batch_size=1)
     expected = [[{"00": "01", "07": "08"}.get(name, name)] for [name] in planned(made)]
     assert names(made.train_loader()) == expected
@@ -98,14 +82,14 @@ def test_a_batch_without_a_readable_image_has_the_next_one(root: Path, num_worke
     assert sum(len(batch.get("skipped", [])) for batch in batches) == 2
 
 
-def test_a_repeat_in_evaluation_is_not_counted_again(root: Path) -> None:
+def test_a_repeat_in_evaluation_is_not_counted_again(root):
     made = data(root, limit=2, batch_size=2)
     [batch], [repeat] = (list(made.val_loader(rank, world_size=2)) for rank in range(2))
     assert [targets["image_id"] for targets in batch["targets"]] == ["01"] and len(batch["skipped"]) == 1
     assert "truth" not in repeat["targets"][0] and "skipped" not in repeat
 
 
-def test_a_lost_disk_is_an_error(root: Path) -> None:
+def test_a_lost_disk_is_an_error(root):
     made = data(root)
     assert len(made.train) == LENGTH
     for file in (root / "images" / "train").iterdir():
@@ -114,7 +98,7 @@ def test_a_lost_disk_is_an_error(root: Path) -> None:
         names(made.train_loader())
 
 
-def test_files_that_the_check_at_the_start_finds_are_left_out_too(root: Path) -> None:
+def test_files_that_the_check_at_the_start_finds_are_left_out_too(root):
     (root / "images" / "train" / "03.jpg").write_bytes(b"no image")
     label = root / "labels" / "train" / "04.png"
     label.write_bytes(label.read_bytes()[:60])
@@ -127,9 +111,3 @@ def test_files_that_the_check_at_the_start_finds_are_left_out_too(root: Path) ->
         warnings.simplefilter("ignore")
         seen = sorted(name for batch in names(made.train_loader()) for name in batch)
     assert seen == [f"{index:02}" for index in range(LENGTH) if index not in (0, 3, 4, 7)]
-
-
-def test_wrong_labels_stay_errors(root: Path) -> None:
-    Image.fromarray(np.full((32, 32), 9, np.uint8)).save(root / "labels" / "train" / "05.png")
-    with pytest.raises(DataError, match="has values that no class has: 9"):
-        len(data(root).train)

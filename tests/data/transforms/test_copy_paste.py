@@ -1,4 +1,4 @@
-"""Copy-paste: pixels, masks, boxes and maps, worked by hand and against a version written out in NumPy."""
+"""Copy-paste: pixels, masks, boxes and maps, worked by hand."""
 
 from typing import Any, ClassVar
 
@@ -67,6 +67,18 @@ def test_pasted_objects_take_pixels_of_image_masks_boxes_and_maps():
     assert targets["image_id"] == 10 and first["image"].eq(10).all()
 
 
+@pytest.mark.parametrize(("right", "kept"), [(25, False), (24, True)])  # 70 and 80 pixels of the mask are left
+def test_object_with_almost_nothing_left_is_dropped_as_in_mmdetection(right, kept):
+    """The limit is 300 pixels at 1024 x 1024, 75 here."""
+    first, second = (sample((512, 512), [window], 10) for window in [(0, 0, 10, 32), (0, 0, 10, right)])
+    count = len(pasted(first, second, TargetTypes(), All())["targets"]["labels"]) - 1
+    assert count == kept
+    # 35 pixels of a small object are left, whose box moves by 5, or 10 at 1024 x 1024: it is kept
+    first, second = (sample((512, 512), [window], 10) for window in [(0, 0, 7, 10), (0, 0, 7, 5)])
+    targets = pasted(first, second, TargetTypes(), All())["targets"]
+    assert targets["boxes"].tolist() == [[5, 0, 10, 7], [0, 0, 5, 7]]
+
+
 @pytest.mark.parametrize("covering", [(0, 0, 4, 4), (0, 0, 6, 8)])
 def test_object_fully_covered_is_dropped(covering):
     first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], 10)
@@ -74,21 +86,6 @@ def test_object_fully_covered_is_dropped(covering):
     left = [] if covering[2] == 6 else [2]
     assert targets["labels"].tolist() == [*left, 1]
     assert len(targets["boxes"]) == len(targets["masks"]) == len(left) + 1
-
-
-@pytest.mark.parametrize(
-    ("right", "kept"), [(30, False), (25, False), (24, True), (5, True)]
-)  # 20, 70, 80 and 270 pixels of the mask are left; 75 are 300 at 1024 x 1024
-def test_object_with_almost_nothing_left_is_dropped_as_in_mmdetection(right, kept):
-    first, second = (sample((512, 512), [window], 10) for window in [(0, 0, 10, 32), (0, 0, 10, right)])
-    count = len(pasted(first, second, TargetTypes(), All())["targets"]["labels"]) - 1
-    assert count == kept
-
-
-def test_small_object_is_kept_where_its_box_hardly_moves():
-    first, second = (sample((512, 512), [window], 10) for window in [(0, 0, 7, 10), (0, 0, 7, 5)])
-    targets = pasted(first, second, TargetTypes(), All())["targets"]  # 35 pixels left, moved by 5 = 10 at 1024
-    assert targets["boxes"].tolist() == [[5, 0, 10, 7], [0, 0, 5, 7]]
 
 
 @pytest.mark.parametrize(("here", "there"), [([], [(1, 1, 3, 3)]), ([(1, 1, 3, 3)], []), ([], [])])
@@ -106,67 +103,8 @@ def test_objects_outside_of_a_smaller_image_are_cut_off():
     assert result["targets"]["boxes"].tolist() == [[0, 0, 2, 2], [3, 2, 6, 4]]
     assert result["targets"]["masks"].shape == (2, 4, 9) and result["image"].shape == (3, 4, 9)
     assert (result["image"] == 20).sum() == 3 * 6
-
-
-def reference(first: Sample, second: Sample, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks, boxes and semantic map with dense masks; images of one size."""
-    masks, others = (np.asarray(one["targets"]["masks"]) for one in (first, second))
-    alpha = others[chosen].any(axis=0)
-    left = masks & ~alpha
-    scale = np.sqrt(alpha.size) / 1024
-    boxes = first["targets"]["boxes"].numpy().copy()
-    kept = []
-    for n, mask in enumerate(left):
-        y, x = np.nonzero(mask)
-        if len(y) < masks[n].sum():
-            if not len(y):
-                continue
-            box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
-            y0, x0 = np.nonzero(masks[n])
-            old = [x0.min(), y0.min(), x0.max() + 1, y0.max() + 1]
-            if np.abs(np.subtract(box, old)).max() > 10 * scale and len(y) <= 300 * scale**2:
-                continue
-            boxes[n] = box
-        kept.append(n)
-    semantic = np.where(alpha, second["targets"]["semantic"], first["targets"]["semantic"])
-    return {
-        "masks": np.concatenate([left[kept], others[chosen]]),
-        "boxes": np.concatenate([boxes[kept], second["targets"]["boxes"].numpy()[chosen]]),
-        "semantic": semantic,
-    }
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_equals_numpy_on_random_shapes(seed):
-    rng = np.random.default_rng(seed)
-    size = (96, 128)
-
-    def drawn(shade: int) -> Sample:
-        """Blobs with holes and ragged edges."""
-        one = sample(size, [(0, 0, 1, 1)] * 6, shade)
-        noise = rng.random((6, *size)) < 0.6
-        y, x = np.mgrid[: size[0], : size[1]]
-        discs = rng.uniform(4, 90, (6, 3))
-        masks = np.stack([n & ((y - a) ** 2 + (x - b) ** 2 < r**2) for n, (a, b, r) in zip(noise, discs, strict=True)])
-        masks = masks & (np.cumsum(masks, axis=0) == 1)
-        masks = masks[masks.any(axis=(1, 2))]
-        found = RunLengthMasks.from_dense(masks, size)
-        one["targets"] |= {
-            "boxes": torch.from_numpy(found.boxes()),
-            "labels": torch.arange(len(masks)),
-            "masks": found,
-            "semantic": torch.from_numpy(rng.integers(0, 9, size).astype(np.uint8)),
-        }
-        return one
-
-    first, second = drawn(10), drawn(20)
-    result = pasted(first, second, TargetTypes(), np.random.default_rng(seed))["targets"]
-    again = np.random.default_rng(seed)
-    order = again.permutation(len(second["targets"]["labels"]))
-    chosen = np.sort(order[: again.integers(len(order) + 1)])
-    expected = reference(first, second, chosen) if len(chosen) else first["targets"]
-    for key in ("masks", "boxes", "semantic"):
-        np.testing.assert_array_equal(np.asarray(result[key]), np.asarray(expected[key]))
+    del second["targets"]["semantic"]
+    assert pasted(first, second, TargetTypes(), All()) is first, "images with other keys remain as they are"
 
 
 class Shapes(Dataset):
@@ -218,22 +156,6 @@ def test_draws_depend_on_seed_index_and_repeat_only():
     assert sum(equal) < 4
 
 
-def test_share_of_images_and_unchanged_draws_of_the_transforms():
-    plain, half = shapes(None), shapes(0.5)
-    changed = 0
-    for index in range(40):
-        a, b = plain[SampleKey(index, 0)]["image"], half[SampleKey(index, 0)]["image"]
-        assert a.shape == b.shape
-        changed += not a.equal(b)
-    assert 5 <= changed <= 20  # half, of which half again choose no object
-
-
-def test_images_with_other_keys_remain_as_they_are():
-    first, second = sample((6, 8), [(0, 0, 4, 4)], 10), sample((6, 8), [(2, 0, 6, 4)], 20)
-    del second["targets"]["semantic"]
-    assert pasted(first, second, TargetTypes(), All()) is first
-
-
 def test_keypoints_at_covered_pixels_are_hidden():
     points = np.array([[[1.0, 1, 2], [6, 1, 2]]], np.float32)
     covered = np.zeros((4, 4), bool)
@@ -255,15 +177,3 @@ def test_data_that_cannot_be_pasted_are_named(provides, message):
     dataset.provides = provides
     with pytest.raises(ConfigError, match=message):
         CopyPaste(lambda sample, rng, types: sample, dataset, 0.5)
-
-
-def test_scenes_through_the_config():
-    section = DataSection(name="scenes", image_size=64, copy_paste=1.0, **{"depth": False, "panoptic": True})
-    data = Data(section, 0, 32)
-    prepared = TransformedDataset(data.train, data.train_transform, train=True)
-    for index in range(6):
-        targets = prepared[SampleKey(index, 0)]["targets"]
-        classes = (targets["panoptic"] // 1000)[targets["panoptic"] >= 0]
-        np.testing.assert_array_equal(classes, targets["semantic"][targets["panoptic"] >= 0])
-        masks = np.asarray(targets["masks"])
-        assert masks.sum(axis=0).max(initial=0) <= 1 and len(masks) == len(targets["labels"])

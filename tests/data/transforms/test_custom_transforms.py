@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from densevit import config
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.errors import ConfigError, DataError
+from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Frame, Size, Transforms
 
 NAME = f"{__name__}:Quarter"
@@ -46,43 +45,14 @@ def test_custom_transforms_crop_and_recolor():
     assert evaluation(sample)["image"].shape == (3, 20, 30)
 
 
-@pytest.mark.parametrize(
-    ("step", "arguments", "found"),
-    [
-        ("ToFloat", (), r"ToFloat returns float32 \(32, 32, 3\)"),
-        ("Resize", (9, 7), r"Resize returns uint8 \(9, 7, 3\)"),
-    ],
-)
-def test_recoloring_that_changes_type_or_shape_is_an_error(step, arguments, found):
-    """Boxes would not follow the one, and the other is not uint8."""
-    import albumentations as A
-
-    quarter = Quarter(32)
-    quarter.recoloring = [getattr(A, step)(*arguments, p=1)]
-    sample = {"image": torch.full((3, 40, 60), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
-    with pytest.raises(DataError, match=rf"recoloring {found} for uint8 \(32, 32, 3\)"):
-        Augmentation(quarter)(sample, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize(
-    ("transforms", "message"),
-    [
-        ({"name": NAME, "corners": "top"}, r"data\.transforms\.corners is not an option of .* Did you mean 'corner'"),
-        ({"name": "collections:OrderedDict"}, r"the class OrderedDict, which is not a densevit\.Transforms"),
-        ("no_such_module:Crop", r"data\.transforms\.name: .*no module 'no_such_module'"),
-    ],
-)
-def test_invalid_transforms_error_names_the_key(transforms, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    loaded = config.load("detr_swin")
-    section = DataSection(name="scenes", image_size=96, transforms=transforms)
-    with pytest.raises(ConfigError, match=message):
-        config.check_plugins(loaded.model_copy(update={"data": section}))
-
-
 def test_window_outside_of_the_image_is_an_error():
     quarter = Quarter(32)
-    quarter.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))  # type: ignore[method-assign]
+    quarter.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))
     sample = {"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "targets": {"image_id": 1}}
     with pytest.raises(ConfigError, match=r"the window \(40, 10, 60, 30\) is outside of an image of 40 x 60"):
         Augmentation(quarter)(sample, np.random.default_rng(0))
+
+
+def test_a_class_that_is_no_transforms_is_an_error():
+    with pytest.raises(PluginError, match=r"the class OrderedDict, which is not a densevit\.Transforms"):
+        build_transforms(DataSection(name="scenes", transforms={"name": "collections:OrderedDict"}))

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from densevit import config as configs
-from densevit.data.build import build_data, build_transforms
+from densevit.config import DataSection
+from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation, vflip
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Frame, Sample, Transforms
 from densevit.targets.keypoints import Keypoints
 from densevit.targets.maps import VectorMap
 from densevit.targets.run_length_masks import RunLengthMasks
-from densevit.targets.types import TargetTypes
 
 HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
 H, W = 37, 52  # of the images that are flipped
@@ -59,15 +58,8 @@ def turned(seed: int) -> Sample:
     return Augmentation(Whole(LIMIT))(sample(), np.random.default_rng(seed))
 
 
-def angle(image: np.ndarray) -> float:
-    """In degrees, from the gradient of red in the middle of the image."""
-    middle = image[0, 40:80, 60:140].astype(float)
-    right, down = np.diff(middle, axis=1).mean(), np.diff(middle, axis=0).mean()
-    return float(np.degrees(np.arctan(down / right)))
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_rotated_labels_match_the_pixels(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_rotated_labels_match_the_pixels(seed):
     taken = turned(seed)
     image, targets = taken["image"].numpy().astype(int), taken["targets"]
     depth, semantic = targets["depth"].numpy(), targets["semantic"].numpy()
@@ -78,9 +70,23 @@ def test_rotated_labels_match_the_pixels(seed: int) -> None:
     assert np.abs(place % WIDTH - image[0][inside]).max() <= 1
     assert np.abs(place // WIDTH - image[1][inside] / 2).max() <= 1
     assert (semantic[inside] == place % WIDTH // 20).all()
+    assert targets["labels"].tolist() == [3, 5]
+    for box, mask in zip(targets["boxes"], targets["masks"].to("cpu"), strict=True):
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        seen = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        assert (box - seen).abs().max() <= 1.5
 
 
-def test_corners_are_black_and_unlabelled() -> None:
+def test_angles_are_within_the_limit():
+    turns = []
+    for seed in range(40):
+        red = turned(seed)["image"].numpy()[0, 40:80, 60:140].astype(float)  # the column
+        turns.append(np.degrees(np.arctan(np.diff(red, axis=0).mean() / np.diff(red, axis=1).mean())))
+    assert max(map(abs, turns)) <= LIMIT + 0.5
+    assert min(turns) < -0.5 * LIMIT and max(turns) > 0.5 * LIMIT
+
+
+def test_corners_are_black_and_unlabelled():
     black = 0
     for taken in map(turned, range(8)):
         depth, semantic = taken["targets"]["depth"].numpy(), taken["targets"]["semantic"].numpy()
@@ -91,46 +97,6 @@ def test_corners_are_black_and_unlabelled() -> None:
         assert (depth == depth.round()).all() and depth.max() <= HEIGHT * WIDTH
         assert set(np.unique(semantic)) <= {*range(10), IGNORE}
     assert black > 8 * 0.01 * HEIGHT * WIDTH
-
-
-def test_angles_are_within_the_limit() -> None:
-    angles = [angle(turned(seed)["image"].numpy()) for seed in range(40)]
-    assert max(map(abs, angles)) <= LIMIT + 0.5
-    assert min(angles) < -0.5 * LIMIT and max(angles) > 0.5 * LIMIT
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_boxes_enclose_the_rotated_masks(seed: int) -> None:
-    targets = turned(seed)["targets"]
-    assert targets["labels"].tolist() == [3, 5]
-    for box, mask in zip(targets["boxes"], targets["masks"].to("cpu"), strict=True):
-        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-        seen = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-        assert (box - seen).abs().max() <= 1.5
-
-
-def test_images_without_objects_are_rotated() -> None:
-    empty = sample()
-    empty["targets"] |= {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-    del empty["targets"]["masks"]
-    taken = Augmentation(Whole(LIMIT))(empty, np.random.default_rng(0))["targets"]
-    assert taken["boxes"].shape == (0, 4) and (taken["depth"] == 0).any()
-
-
-def test_config_enables_rotation_of_crops() -> None:
-    heads = {"depth": {"name": "dpt", "output": "sigmoid", "max_depth": 60}}
-    data: dict[str, Any] = {"name": "scenes", "train_length": 2, "val_length": 2, "num_workers": 0, "batch_size": 1}
-    data |= {"transforms": {"name": "crop", "scales": [1.0, 1.0], "rotation": 30.0}, "image_size": 64, "masks": False}
-    values = {"backbone": {"name": "resnet", "depth": 18}, "heads": heads, "data": data, "trainer": {"max_steps": 1}}
-    loader = build_data(configs.from_mapping(values)).train_loader()
-    black = [(batch["images"].sum(1) == 0).float().mean() for batch in loader]
-    assert max(black) > 0.01
-    data["transforms"]["name"] = "fixed"
-    with pytest.raises(ConfigError, match=r"data\.transforms\.rotation is not an option of 'fixed'"):
-        configs.check_plugins(configs.from_mapping(values))
-
-
-# ---- vertical flips ----
 
 
 def mirrored_sample() -> Sample:
@@ -150,15 +116,15 @@ def mirrored_sample() -> Sample:
     return {"image": torch.from_numpy(rng.integers(0, 256, (3, H, W)).astype(np.uint8)), "targets": targets}
 
 
-def test_labels_are_those_of_the_mirrored_image() -> None:
-    given, seen = mirrored_sample(), set()
-    for seed in range(40):
+def test_labels_are_those_of_the_mirrored_image():
+    given, seen = mirrored_sample(), []
+    for seed in range(80):
         augment = Augmentation(Whole(), vertical_flip=True)
         taken = augment(mirrored_sample(), np.random.default_rng(seed))
         axes = next(
             axes for axes in ((), (-1,), (-2,), (-2, -1)) if torch.equal(taken["image"], given["image"].flip(axes))
         )
-        seen.add(axes)
+        seen.append(axes)
         targets, expected = taken["targets"], given["targets"]
         for key in MAPS:
             assert torch.equal(targets[key], expected[key].flip(axes)), (axes, key)
@@ -171,17 +137,10 @@ def test_labels_are_those_of_the_mirrored_image() -> None:
         assert torch.allclose(targets["boxes"], boxes, rtol=0, atol=1e-5) and torch.equal(
             targets["labels"], expected["labels"]
         )
-    assert len(seen) == 4
+    assert len(set(seen)) == 4 and 25 <= sum(-2 in axes for axes in seen) <= 55, "half of the images"
 
 
-def test_half_of_the_images_are_flipped() -> None:
-    augment, given = Augmentation(Whole(), vertical_flip=True), mirrored_sample()["image"]
-    taken = [augment(mirrored_sample(), np.random.default_rng(seed))["image"] for seed in range(200)]
-    upside_down = sum(torch.equal(image, given.flip(-2)) or torch.equal(image, given.flip(-2, -1)) for image in taken)
-    assert 75 <= upside_down <= 125
-
-
-def test_vectors_and_points_are_mirrored() -> None:
+def test_vectors_and_points_are_mirrored():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(3, H, W)).astype(np.float32)
     for kind in (VectorMap(), VectorMap(y_up=True)):
@@ -194,21 +153,8 @@ def test_vectors_and_points_are_mirrored() -> None:
     assert np.allclose(vflip(kind, points, (H, W)), expected, atol=1e-5)
 
 
-def test_run_lengths_are_mirrored() -> None:
-    masks = np.random.default_rng(3).random((2, H, W)) < 0.4
-    found = vflip(TargetTypes()["masks"], RunLengthMasks.from_dense(masks, (H, W)), (H, W))
-    assert np.array_equal(np.asarray(found), masks[:, ::-1])
-
-
-def test_config_enables_vertical_flips() -> None:
-    values: dict[str, Any] = {
-        "backbone": {"name": "resnet", "depth": 18},
-        "heads": {"detection": {"name": "detr"}},
-        "data": {"name": "scenes", "vertical_flip": True},
-        "trainer": {"max_steps": 1},
-    }
-    augmentation, _ = build_transforms(configs.from_mapping(values).data)
+def test_config_enables_vertical_flips():
+    augmentation, _ = build_transforms(DataSection(name="scenes", vertical_flip=True))
     assert isinstance(augmentation, Augmentation) and augmentation.vertical_flip
-    values["data"]["transforms"] = "resize"
     with pytest.raises(ConfigError, match=r"data\.vertical_flip: the transforms 'resize' do not augment images"):
-        build_transforms(configs.from_mapping(values).data)
+        build_transforms(DataSection(name="scenes", vertical_flip=True, transforms="resize"))

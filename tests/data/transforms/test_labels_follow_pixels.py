@@ -13,7 +13,6 @@ from densevit import registry
 from densevit.config import DataSection, from_mapping
 from densevit.data.build import Data, build_transforms
 from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.recoloring import Recoloring, moves_pixels, recolored
 from densevit.data.transforms.resized_crop import ResizedCrop
@@ -56,17 +55,6 @@ class Rectangle(Dataset):
             "keypoints": torch.tensor([[[25.0, 80.0, 2.0]]]),  # a corner
         }
         return {"image": torch.from_numpy(np.stack([image] * 3)), "targets": targets}
-
-
-class Pastable(Rectangle):
-    """Without the labels that copy-paste refuses."""
-
-    provides = {key: Rectangle.provides[key] for key in ("boxes", "labels", "masks", "semantic")}  # noqa: RUF012
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index)
-        kept = {"image_id", *self.provides}
-        return {**sample, "targets": {key: value for key, value in sample["targets"].items() if key in kept}}
 
 
 def sections() -> Iterator[dict[str, Any]]:
@@ -118,71 +106,51 @@ def views_of(transform: Any, data: Dataset, seeds: int = 12) -> Iterator[Sample]
 
 
 @pytest.fixture
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_draws(monkeypatch):
     """For transforms that are applied in each draw."""
     monkeypatch.setattr("densevit.data.transforms.recoloring._DRAWS", 2)
 
 
 @pytest.mark.parametrize("values", [*sections()], ids=str)
-def test_labels_follow_the_pixels_of_all_transforms(values: dict[str, Any], few_draws: None) -> None:
+def test_labels_follow_the_pixels_of_all_transforms(values, few_draws):
     transform, _ = build_transforms(DataSection(name="scenes", image_size=SIDE, **values))
     if isinstance(transform, Augmentation):
         transform.check(Rectangle.provides, TargetTypes.of(Rectangle()))
-    for one, data in ((transform, Rectangle()), (CopyPaste(transform, Pastable(), 1.0), Pastable())):
-        problems = [different(view, "rotation" in str(values)) for view in views_of(one, data)]
-        assert [problem for problem in problems if problem] == []
+    problems = [different(view, "rotation" in str(values)) for view in views_of(transform, Rectangle())]
+    assert [problem for problem in problems if problem] == []
 
 
 @pytest.mark.parametrize("name", registry.find("methods"))
-def test_labels_follow_the_pixels_of_every_methods_views(name: str) -> None:
+def test_labels_follow_the_pixels_of_every_methods_views(name):
     """Views without labels of places have none to follow."""
     kind: type[Method] = registry.load("methods", name)
     options = {"sizes": [48], "scales": [(0.4, 1.0)], "image_size": 48, "scale": (0.4, 1.0)}
-    transform = kind.transform(SimpleNamespace(**options), Augmentation(Fixed(SIDE)))  # type: ignore[arg-type]
+    transform = kind.transform(SimpleNamespace(**options), Augmentation(Fixed(SIDE)))
     for view in views_of(transform, Rectangle()):
         located = [key for key in view["targets"] if key in Rectangle.provides]
         assert not located or different(view) == ""
 
 
 @pytest.mark.parametrize("recoloring", [*get_args(Recoloring), "erasing"])
-def test_built_in_colours_move_no_pixels(recoloring: str) -> None:
+def test_built_in_colours_move_no_pixels(recoloring):
     erasing = ResizedCrop((8, 8), random_erasing=1.0).recoloring
-    steps = erasing if recoloring == "erasing" else recolored(recoloring)  # type: ignore[arg-type]
+    steps = erasing if recoloring == "erasing" else recolored(recoloring)
     assert [step for step in steps if moves_pixels(step)] == []
 
 
 COLOURS = (
-    *("Equalize", "Posterize", "Solarize", "InvertImg", "AutoContrast", "CLAHE", "ToGray", "ColorJitter", "RGBShift"),
-    *("GaussianBlur", "MotionBlur", "MedianBlur", "GaussNoise", "SaltAndPepper", "ImageCompression", "RandomGamma"),
-    *("CoarseDropout", "GridDropout", "PixelDropout", "Erasing", "Downscale", "RandomShadow"),
+    *("Equalize", "Solarize", "InvertImg", "CLAHE", "ToGray", "ColorJitter"),
+    *("MotionBlur", "GaussNoise", "ImageCompression", "CoarseDropout", "Downscale", "RandomShadow"),
 )
-GEOMETRY = (
-    *("HorizontalFlip", "VerticalFlip", "Transpose", "D4", "Rotate", "ShiftScaleRotate", "Perspective"),
-    *("GridDistortion", "RandomGridShuffle", "ThinPlateSpline"),
-)
+GEOMETRY = ("HorizontalFlip", "VerticalFlip", "D4", "Rotate", "Perspective", "RandomGridShuffle", "ThinPlateSpline")
 
 
 @pytest.mark.parametrize(("names", "moves"), [(COLOURS, False), (GEOMETRY, True)], ids=["colours", "geometry"])
-def test_what_moves_pixels_is_as_albumentations_has_it(names: tuple[str, ...], moves: bool, few_draws: None) -> None:
+def test_what_moves_pixels_is_as_albumentations_has_it(names, moves, few_draws):
     """Of its transforms, which it divides into those of the image only and of the image with its labels."""
     import albumentations as A
 
     assert {name for name in names if moves_pixels(getattr(A, name)(p=1)) != moves} == set()
-
-
-@pytest.mark.parametrize("geometry", ["Translate", "Rotate", "Scale", "Shear"])
-def test_small_and_rare_movements_are_found(geometry: str) -> None:
-    """By 5 % of the side, in a tenth of the images, beside a change of colour."""
-    import albumentations as A
-
-    options: dict[str, Any] = {
-        "Translate": {"translate_percent": {"x": 0.05, "y": 0}},
-        "Rotate": {"rotate": (6, 6)},
-        "Scale": {"scale": (1.12, 1.12)},
-        "Shear": {"shear": {"x": 6, "y": 0}},
-    }[geometry]
-    steps = [A.RandomBrightnessContrast(p=0.5), A.Affine(**options, p=0.1), A.GaussNoise(p=0.5)]
-    assert moves_pixels(A.Sequential(steps, p=1))
 
 
 class Tilted(Fixed):
@@ -192,7 +160,7 @@ class Tilted(Fixed):
         import albumentations as A
 
         super().__init__(image_size)
-        self.recoloring = [getattr(A, kind)(p=0.5)]  # type: ignore[assignment]
+        self.recoloring = [getattr(A, kind)(p=0.5)]
 
 
 def data_of(name: str, **values: Any) -> Data:
@@ -212,14 +180,14 @@ MOVING: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("message", MOVING)
 @pytest.mark.parametrize("phase", ["first", "final"])
-def test_moving_pixels_without_labels_is_refused_at_the_start(message: str, phase: str) -> None:
+def test_moving_pixels_without_labels_is_refused_at_the_start(message, phase):
     values = MOVING[message] if phase == "first" else {"final_phase": {"start": 0.9, **MOVING[message]}}
     refused = rf"{message}.*, but labels have places in the image \(boxes, .*Fix: leave it out"
     with pytest.raises(ConfigError, match=refused):
         data_of(f"{__name__}:Rectangle", **values).check_splits()
 
 
-def test_moving_pixels_is_for_images_whose_labels_have_no_place() -> None:
+def test_moving_pixels_is_for_images_whose_labels_have_no_place():
     image: Sample = {"image": Rectangle()[0]["image"], "targets": {"image_id": 0, "image_class": torch.tensor(1)}}
     for transforms in (ResizedCrop((48, 48), rand_augment=9), Tilted(48)):
         transform = Augmentation(transforms)
@@ -230,12 +198,20 @@ def test_moving_pixels_is_for_images_whose_labels_have_no_place() -> None:
                 transform.check(["image_class", key], TargetTypes())
 
 
-def test_rand_augment_is_refused_on_a_sample_with_places() -> None:
+def test_rand_augment_is_refused_on_a_sample_with_places():
     """Also where the transform is used without `Data`."""
     with pytest.raises(ConfigError, match=r"data\.transforms\.rand_augment shears"):
         next(views_of(Augmentation(ResizedCrop((48, 48), rand_augment=9)), Rectangle()))
 
 
-def test_a_colour_of_another_type_is_refused_at_the_start() -> None:
+def test_a_colour_of_another_type_is_refused_at_the_start():
     with pytest.raises(DataError, match="recoloring ToFloat returns float32"):
         Augmentation(Tilted(32, "ToFloat")).check(["boxes"], TargetTypes())
+
+
+def test_small_and_rare_movements_are_found():
+    """By 5 % of the side, in a tenth of the images, beside a change of colour."""
+    import albumentations as A
+
+    shift = A.Affine(translate_percent={"x": 0.05, "y": 0}, p=0.1)
+    assert moves_pixels(A.Sequential([A.RandomBrightnessContrast(p=0.5), shift, A.GaussNoise(p=0.5)], p=1))

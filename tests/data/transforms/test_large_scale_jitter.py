@@ -5,13 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from densevit.config import DataSection
-from densevit.data.build import build_transforms
 from densevit.data.transforms.large_scale_jitter import LargeScaleJitter
 
-SIZES = [(480, 640), (640, 480), (427, 640), (375, 500), (1080, 1920), (300, 1200), (1200, 300), (512, 512), (7, 900)]
+SIZES = [(480, 640), (1200, 300), (512, 512), (7, 900)]
 
 
 class Drawn:
@@ -36,11 +33,10 @@ def by_detectron2(size: tuple[int, int], target: tuple[int, int], factor: float,
     return resized, offset, np.minimum(resized - offset, target)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("target", [(1024, 1024), (640, 800)])
-def test_frames_equal_detectron2(size: tuple[int, int], target: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "target"), [(size, (640, 800)) for size in SIZES] + [((427, 640), (1024, 1024))])
+def test_frames_equal_detectron2(size, target):
     for case in itertools.product([0.1, 0.63, 1.0, 1.37, 2.0], [0.0, 0.3, 0.999]):  # factor, share
-        frame = LargeScaleJitter(target).training_frame(*size, Drawn(*case))  # type: ignore[arg-type]
+        frame = LargeScaleJitter(target).training_frame(*size, Drawn(*case))
         resized, offset, cropped = by_detectron2(size, target, *case)
         assert frame.size == tuple(np.maximum(cropped, 1)), case
         top, left, bottom, right = frame.window
@@ -54,17 +50,7 @@ def test_frames_equal_detectron2(size: tuple[int, int], target: tuple[int, int])
             assert frame.window == (0, 0, *size), case
 
 
-def test_frames_by_hand() -> None:
-    # A portrait image of 640 x 480 (h x w) in 1024 x 1024: it fits times 1.6; at a factor of 1.5 it is 1536 x 1152.
-    # It exceeds the canvas by 512 and 128 pixels: half of them, 256 and 64, is 106.7 and 26.7 of the original's.
-    frame = LargeScaleJitter((1024, 1024)).training_frame(640, 480, Drawn(1.5, 0.5))  # type: ignore[arg-type]
-    assert (frame.window, frame.size) == ((107, 27, 533, 453), (1024, 1024))
-    # At 0.75 it is 768 x 576: whole, and padded by 256 and 448 pixels. `crop` would take a short side.
-    frame = LargeScaleJitter((1024, 1024)).training_frame(640, 480, Drawn(0.75, 0.5))  # type: ignore[arg-type]
-    assert (frame.window, frame.size) == ((0, 0, 640, 480), (768, 576))
-
-
-def test_scales_and_offsets_are_uniform() -> None:
+def test_scales_and_offsets_are_uniform():
     jitter, rng = LargeScaleJitter(None), np.random.default_rng(0)
     frames = [jitter.training_frame(400, 800, rng) for _ in range(4000)]
     factors = np.array([size[0] / (w[2] - w[0]) * 800 / 1024 for w, size in frames])
@@ -72,39 +58,3 @@ def test_scales_and_offsets_are_uniform() -> None:
     assert factors.mean() == pytest.approx(1.05, abs=0.02)
     shares = np.array([w[1] / (800 - w[3] + w[1]) for w, _ in frames if w[3] - w[1] < 600])
     assert shares.mean() == pytest.approx(0.5, abs=0.02) and shares.min() < 0.01 and shares.max() > 0.99
-
-
-@pytest.mark.parametrize(
-    ("short_side", "size", "expected"),
-    [
-        (800, (480, 640), (800, 1067)),  # 1066.67
-        (800, (640, 480), (1067, 800)),
-        (800, (400, 1000), (533, 1333)),  # 2000 is more than 1333: 400 * 1.333 = 533.2
-        (480, (400, 1000), (320, 800)),  # the bound is 480 * 1333 / 800 = 799.8
-        (None, (480, 640), (768, 1024)),
-        (None, (640, 480), (1024, 768)),
-    ],
-)
-def test_evaluation_sizes_by_hand(short_side: int | None, size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert LargeScaleJitter(1024, short_side).evaluation_size(*size) == expected
-
-
-def test_canvas_is_padded_with_ignored_pixels() -> None:
-    section = DataSection(name="scenes", transforms={"name": "lsj", "scales": (0.5, 0.5)}, image_size=96)
-    train, _ = build_transforms(section)
-    sample: Any = {
-        "image": torch.full((3, 64, 32), 200, dtype=torch.uint8),
-        "targets": {
-            "boxes": torch.tensor([[8.0, 16, 24, 48]]),
-            "labels": torch.tensor([0]),
-            "semantic": torch.ones((64, 32), dtype=torch.uint8),
-            "image_id": 1,
-        },
-    }
-    result = train(sample, np.random.default_rng(0))
-    targets = result["targets"]
-    assert result["image"].shape == (3, 96, 96) and targets["size"] == (48, 24)
-    assert tuple(targets["semantic"].shape) == (48, 24)
-    assert targets["boxes"].tolist() == [[6, 12, 18, 36]]
-    assert (result["image"][:, :48, :24] == 200).all(), "colours are not changed"
-    assert not result["image"][:, 48:].any() and not result["image"][:, :, 24:].any()

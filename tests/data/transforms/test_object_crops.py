@@ -8,9 +8,7 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.build import build_transforms
-from densevit.data.transforms.augmentation import visible_shares
 from densevit.data.transforms.crop import window_around
-from densevit.errors import PluginError
 from densevit.interfaces import Sample
 
 CROP: dict[str, Any] = {"name": "crop", "scales": (1.0, 1.0)}
@@ -27,11 +25,14 @@ def large(boxes: list[tuple[float, ...]], size: tuple[int, int] = (400, 600)) ->
 
 def crops(sample: Sample, count: int, **keys: Any) -> list[Any]:
     transform = build_transforms(DataSection(name="coco", image_size=64, transforms=CROP | keys))[0]
-    return [transform(sample, np.random.default_rng(seed)) for seed in range(count)]  # type: ignore[call-arg]
+    return [transform(sample, np.random.default_rng(seed)) for seed in range(count)]
 
 
-def test_object_crops_have_a_whole_object_at_any_place() -> None:
+def test_object_crops_have_a_whole_object_at_any_place():
     sample = large([(300, 200, 310, 212), (590, 390, 600, 400)])
+    empty = [not len(crop["targets"]["boxes"]) for crop in crops(sample, 100, object_crops=0.5)]
+    assert 0.3 < np.mean(empty) < 0.65  # the other half finds an object in few crops
+    assert crops(large([]), 1, object_crops=1.0)[0]["targets"]["boxes"].shape == (0, 4)
     boxes = [crop["targets"]["boxes"] for crop in crops(sample, 200, object_crops=1.0)]
     assert all(len(found) == 1 for found in boxes)  # the objects are farther apart than a crop is long
     table = torch.cat(boxes)
@@ -44,23 +45,6 @@ def test_object_crops_have_a_whole_object_at_any_place() -> None:
     assert inner[:, 1].min() < 4 and inner[:, 1].max() > 48  # 0 ... 52
 
 
-def test_the_share_of_object_crops_and_crops_without_objects() -> None:
-    sample = large([(300, 200, 310, 212)])
-    empty = [not len(crop["targets"]["boxes"]) for crop in crops(sample, 300, object_crops=0.5)]
-    assert 0.4 < np.mean(empty) < 0.58  # the other half finds the object in one of 30 crops
-    without = crops(large([]), 3, object_crops=1.0, min_visible=0.5)
-    assert [tuple(crop["targets"]["boxes"].shape) for crop in without] == [(0, 4)] * 3
-    assert tuple(without[0]["image"].shape) == (3, 64, 64)
-
-
-def test_boxes_follow_the_pixels_of_an_object_crop() -> None:
-    sample = large([(100, 50, 130, 90)])
-    for crop in crops(sample, 20, object_crops=1.0):
-        [(left, top, right, bottom)] = crop["targets"]["boxes"].round().long().tolist()
-        white = (crop["image"] > 80).all(0)
-        assert white[top:bottom, left:right].all() and white.sum() == (bottom - top) * (right - left)
-
-
 @pytest.mark.parametrize(
     ("box", "window", "size", "tops", "lefts"),
     [
@@ -71,13 +55,7 @@ def test_boxes_follow_the_pixels_of_an_object_crop() -> None:
         ((1, 1, 5, 5), (0, 0, 40, 20), (40, 50), (0, 0), (0, 1)),  # as high as the image
     ],
 )
-def test_places_of_a_window_around_a_box(
-    box: tuple[float, ...],
-    window: tuple[int, int, int, int],
-    size: tuple[int, int],
-    tops: tuple[int, int],
-    lefts: tuple[int, int],
-) -> None:
+def test_places_of_a_window_around_a_box(box, window, size, tops, lefts):
     rng = np.random.default_rng(0)
     found = np.array([window_around(np.array(box), window, size, rng) for _ in range(400)])
     assert (found[:, 0].min(), found[:, 0].max()) == tops
@@ -86,13 +64,8 @@ def test_places_of_a_window_around_a_box(
     assert (found >= 0).all() and (found[:, 2:] <= size).all()
 
 
-def test_visible_shares_of_boxes() -> None:
-    boxes = np.array([(0, 0, 10, 10), (-5, 0, 5, 10), (-5, -5, 5, 5), (8, 4, 12, 6), (20, 0, 30, 9)], np.float32)
-    assert visible_shares(boxes, (10, 10)).tolist() == [1, 0.5, 0.25, 0.5, 0]
-
-
 @pytest.mark.parametrize("least", [None, 0.25, 0.55, 1.0])
-def test_objects_with_a_smaller_visible_share_are_left_out(least: float | None) -> None:
+def test_objects_with_a_smaller_visible_share_are_left_out(least):
     """An image as high as a crop, shown from some column on: the objects' rows tell them apart."""
     boxes = [(0, 0, 100, 10), (20, 20, 100, 30), (40, 40, 60, 50)]
     sample = large(boxes, (64, 100))
@@ -101,19 +74,3 @@ def test_objects_with_a_smaller_visible_share_are_left_out(least: float | None) 
         visible = {n: float(white[20 * n : 20 * n + 10].sum()) / 10 / (boxes[n][2] - boxes[n][0]) for n in range(3)}
         expected = [n for n, share in visible.items() if share > 0 and share >= (least or 0) - 1e-6]
         assert crop["targets"]["labels"].tolist() == expected
-
-
-def test_other_transforms_have_no_such_options() -> None:
-    for key in ("object_crops", "min_visible"):
-        for name in ("detr", "lsj"):
-            with pytest.raises(PluginError, match=rf"data\.transforms\.{key} is not an option of '{name}'"):
-                build_transforms(DataSection(name="coco", transforms={"name": name, key: 0.5}))
-        with pytest.raises(PluginError, match=rf"data\.transforms\.{key} should be less than or equal to 1"):
-            build_transforms(DataSection(name="coco", image_size=64, transforms={**CROP, key: 1.5}))
-
-
-def test_evaluation_keeps_the_image_s_own_scale() -> None:
-    evaluation = build_transforms(DataSection(name="coco", image_size=64, transforms=CROP))[1]
-    assert evaluation.size_of(4000, 6000) == (4000, 6000)
-    sample = large([(300, 200, 310, 212)])
-    assert torch.equal(evaluation(sample)["image"], sample["image"])

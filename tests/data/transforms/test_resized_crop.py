@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from densevit.config import from_mapping
-from densevit.data.build import Data, build_transforms
+from densevit.data.build import build_transforms
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.phases import Phase
 from densevit.data.transforms.resized_crop import ResizedCrop, seeded
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import DensevitError
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.types import TargetTypes
 
@@ -28,7 +28,7 @@ def sample(seed: int = 0, size: tuple[int, int] = (40, 60), **targets: Any) -> S
     }
 
 
-def test_areas_and_ratios_are_those_of_torchvision() -> None:
+def test_areas_and_ratios_are_those_of_torchvision():
     """The distributions of the crops' areas and aspect ratios, each by its mean and spread."""
     from torchvision.transforms import v2
 
@@ -41,31 +41,21 @@ def test_areas_and_ratios_are_those_of_torchvision() -> None:
     ours = windows[:, 2:] - windows[:, :2]
     torch.manual_seed(0)
     pixels = torch.zeros(3, height, width)
-    theirs = np.array(
-        [v2.RandomResizedCrop.get_params(pixels, (0.08, 1.0), (3 / 4, 4 / 3))[2:] for _ in range(count)]
-        if hasattr(v2.RandomResizedCrop, "get_params")
-        else [_params(pixels) for _ in range(count)]
-    )
+    drawn = [v2.RandomResizedCrop(8).make_params([pixels]) for _ in range(count)]
+    theirs = np.array([(params["height"], params["width"]) for params in drawn])
     for values in (lambda sides: sides.prod(1) / (height * width), lambda sides: np.log(sides[:, 1] / sides[:, 0])):
         a, b = values(ours), values(theirs)
         assert abs(a.mean() - b.mean()) < 5 * b.std() / math.sqrt(count) and abs(a.std() - b.std()) < 0.02
 
 
-def _params(pixels: torch.Tensor) -> tuple[int, int]:
-    from torchvision.transforms import v2
-
-    found = v2.RandomResizedCrop(8).make_params([pixels])
-    return found["height"], found["width"]
-
-
-def test_narrow_images_get_the_largest_allowed_crop() -> None:
+def test_narrow_images_get_the_largest_allowed_crop():
     window, size = ResizedCrop((16, 16), (0.99, 1.0)).training_frame(10, 100, np.random.default_rng(0))
     assert window == (0, 43, 10, 56) and size == (16, 16)
     assert ResizedCrop((16, 24)).evaluation_size(40, 60) == (16, 24)
     assert ResizedCrop((16, 16)).evaluation_size(100, 50) == (32, 16)
 
 
-def test_a_sample_depends_only_on_its_generator() -> None:
+def test_a_sample_depends_only_on_its_generator():
     transform = Augmentation(ResizedCrop((32, 32), rand_augment=9, random_erasing=1.0))
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -78,16 +68,8 @@ def test_a_sample_depends_only_on_its_generator() -> None:
     assert int(first["targets"]["image_class"]) == 0
 
 
-def test_erased_pixels_have_the_mean_colour() -> None:
-    crop = ResizedCrop((64, 64), areas=(1.0, 1.0), random_erasing=1.0)
-    white: Sample = {"image": torch.full((3, 64, 64), 255, dtype=torch.uint8), "targets": {"image_id": 0}}
-    image = Augmentation(crop)(white, np.random.default_rng(0))["image"]
-    erased = (image == torch.tensor([124, 116, 104])[:, None, None]).all(0)
-    assert 0.01 < erased.float().mean() < 0.4 and (image[:, ~erased] == 255).all()
-
-
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_images_and_shares_are_mixed_alike(kind: str) -> None:
+def test_images_and_shares_are_mixed_alike(kind):
     """The shares of the labels are those of the pixels."""
     samples = [sample(i) for i in range(5)]
     for i, one in enumerate(samples):
@@ -105,7 +87,7 @@ def test_images_and_shares_are_mixed_alike(kind: str) -> None:
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(mixed, again, strict=True))
 
 
-def test_mixup_is_torchvisions() -> None:
+def test_mixup_is_torchvisions():
     from torchvision.transforms import v2
 
     samples = [sample(i) for i in range(4)]
@@ -121,7 +103,7 @@ def test_mixup_is_torchvisions() -> None:
     assert (images.float() - expected).abs().max() <= 0.5 and shares == labels.diagonal().tolist()
 
 
-def test_both_alternate_by_batch_and_repeat_after_resuming() -> None:
+def test_both_alternate_by_batch_and_repeat_after_resuming():
     class Images(Dataset):
         classes = {"classification": tuple(Class(str(i), i, (0, 0, 0)) for i in range(5))}  # noqa: RUF012
         provides = ("image_class",)
@@ -140,43 +122,22 @@ def test_both_alternate_by_batch_and_repeat_after_resuming() -> None:
     torch.rand(3)
     later = prepared.__getitems__(batches[4])  # as after resuming at this batch
     for one, other in zip(first[4], later, strict=True):
-        assert torch.equal(one["image"], other["image"])  # type: ignore[call-overload,index]
-    shares = {round(float(batch[0]["targets"]["image_class"][0, 1]), 6) for batch in first}  # type: ignore[call-overload,index]
+        assert torch.equal(one["image"], other["image"])
+    shares = {round(float(batch[0]["targets"]["image_class"][0, 1]), 6) for batch in first}
     assert len(shares) == 6
     [plain, *_] = prepared.__getitems__([SampleKey(i, 7, final=True) for i in range(4)])
-    assert plain["targets"]["image_class"].ndim == 0  # type: ignore[call-overload,index]
-
-
-def test_labels_that_cannot_be_mixed() -> None:
-    config = from_mapping(
-        {
-            "backbone": {"name": "swin", "variant": "nano"},
-            "heads": {},
-            "data": {"name": "scenes", "image_size": 32, "mixup": 0.8},
-            "trainer": {"max_steps": 1},
-        },
-        "test",
-    )
-    with pytest.raises(ConfigError, match="the data set labels semantic, which cannot be mixed"):
-        Data(config.data, 0, 32).check_splits()
+    assert plain["targets"]["image_class"].ndim == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"transforms": {"name": "fixed", "rand_augment": 9}},
-            r"data\.transforms\.rand_augment is not an option of 'fixed'",
-        ),
         ({"transforms": "resized_crop"}, r"data\.image_size is missing: the transforms 'resized_crop' need"),
-        (
-            {"transforms": {"name": "resized_crop", "rand_augment": 31}, "image_size": 32},
-            r"data\.transforms\.rand_augment should be less than or equal to 30, not 31",
-        ),
+        ({"transforms": {"name": "resized_crop", "rand_augment": 31}, "image_size": 32}, r"rand_augment .*30, not 31"),
         ({"mixup": 0}, "mixup"),
     ],
 )
-def test_wrong_options_are_errors(options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_errors(options, message):
     values = {"backbone": {"name": "swin"}, "heads": {}, "trainer": {"max_steps": 1}}
     with pytest.raises(DensevitError, match=message):
         build_transforms(from_mapping({**values, "data": {"name": "images", **options}}, "test").data)

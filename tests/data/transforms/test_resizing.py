@@ -1,4 +1,4 @@
-"""Transforms, resizing and augmentation. Boxes are compared with the pixels of the image."""
+"""Resizing and augmentation: sizes by hand, pixels as Pillow and torch resize them, and degenerate objects."""
 
 import os
 import subprocess
@@ -16,205 +16,69 @@ from densevit.data.build import build_transforms
 from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.crop import Crop
 from densevit.data.transforms.detr import Detr
-from densevit.data.transforms.exact_sides import resize_short_side
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.resizing import resize_image
-from densevit.errors import ConfigError, DataError
-from densevit.interfaces import IGNORE, Frame, Sample, TargetType, Transforms
-from densevit.targets import Depth, InstanceMasks, RunLengthMasks, TargetTypes
-
-COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
+from densevit.errors import DataError
+from densevit.interfaces import Frame, Sample
+from densevit.targets import Depth, InstanceMasks, RunLengthMasks
 
 
-def section(**keys: Any) -> DataSection:
-    return DataSection(name="scenes", **keys)
+def transforms(**keys: Any) -> Any:
+    """The transforms of training and of evaluation."""
+    return build_transforms(DataSection(name="scenes", **keys))
 
 
-def without_colours(transforms: Transforms) -> Transforms:
-    transforms.recoloring = "none"
-    return transforms
+def sample(boxes: list[list[float]], height: int = 50, width: int = 80) -> Sample:
+    """A grey image with objects of the labels 0, 1, ..."""
+    targets = {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.arange(len(boxes)), "image_id": 12}
+    return {"image": torch.full((3, height, width), 100, dtype=torch.uint8), "targets": targets}
 
 
-def painted(height: int = 120, width: int = 160, seed: int = 0) -> Sample:
-    """Five rectangles in five colours on black; object k has the label k, its mask, and the depth k + 1."""
-    rng = np.random.default_rng(seed)
-    image, semantic = np.zeros((height, width, 3), np.uint8), np.full((height, width), IGNORE, np.uint8)
-    depth, masks, boxes = np.zeros((height, width), np.float32), [], []
-    for k, color in enumerate(COLORS):
-        w, h = width // 6, int(rng.integers(height // 4, height // 2))
-        x, y = 2 + k * (width // 5), int(rng.integers(0, height - h))
-        boxes.append([x, y, x + w, y + h])
-        inside = np.s_[y : y + h, x : x + w]
-        image[inside], semantic[inside], depth[inside] = color, k, k + 1
-        masks.append(semantic == k)
-    return {
-        "image": torch.from_numpy(image).permute(2, 0, 1),
-        "targets": {
-            "boxes": torch.tensor(boxes, dtype=torch.float32),
-            "labels": torch.arange(5),
-            "masks": RunLengthMasks.from_dense(masks, (height, width)),
-            "semantic": torch.from_numpy(semantic),
-            "depth": torch.from_numpy(depth),
-            "area": torch.ones(5),
-            "iscrowd": torch.zeros(5, dtype=torch.bool),
-            "image_id": 7,
-        },
+def labelled() -> Sample:
+    """With two objects of all labels."""
+    one = sample([[10, 5, 30, 25], [40, 20, 70, 45]])
+    masks = np.zeros((2, 50, 80), bool)
+    masks[0, 5:25, 10:30] = masks[1, 20:45, 40:70] = True
+    one["targets"] |= {
+        "masks": RunLengthMasks.from_dense(masks, (50, 80)),
+        "semantic": torch.from_numpy(masks[0] + 2 * masks[1].astype(np.uint8)),
+        "depth": torch.from_numpy(masks[0].astype(np.float32) + 0.5),
+        "area": torch.ones(2),
+        "iscrowd": torch.tensor([False, False]),
     }
+    return one
 
 
-def shown(image: torch.Tensor, label: int) -> torch.Tensor:
-    """(H, W) bool: visible pixels of the object of this label."""
-    distance = (image.int() - torch.from_numpy(COLORS[label]).int()[:, None, None]).abs().amax(dim=0)
-    return distance < 110  # colours may be shifted, edges are blended
-
-
-def check_agrees_with_image(sample: Sample) -> None:
-    """Boxes, masks, semantic map and depth are aligned with the colour of their label."""
-    image, targets = sample["image"], sample["targets"]
-    height, width = targets["size"]
-    assert image.dtype == torch.uint8 and image.is_contiguous()
-    assert targets["masks"].shape == (len(targets["boxes"]), height, width)
-    assert targets["semantic"].shape == targets["depth"].shape == (height, width)
-    assert targets["boxes"].dtype == torch.float32 and targets["labels"].dtype == torch.int64
-    assert isinstance(targets["masks"], RunLengthMasks) and targets["semantic"].dtype == torch.uint8
-    assert len(targets["labels"]) == len(targets["boxes"])
-    for box, label, mask in zip(targets["boxes"], targets["labels"].tolist(), targets["masks"].to("cpu"), strict=True):
-        visible = shown(image[:, :height, :width], label)
-        assert (visible ^ mask).sum() <= 0.05 * mask.sum() + 2 * (height + width) ** 0.5 + 2 * box[2:].sub(
-            box[:2]
-        ).sum()
-        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
-        bounds = torch.stack([columns[0, 0], rows[0, 0], columns[-1, 0] + 1, rows[-1, 0] + 1])
-        assert (bounds - box).abs().max() <= 1.0
-        assert torch.equal(targets["semantic"] == label, mask)
-    for label in set(range(5)) - set(targets["labels"].tolist()):
-        assert not (targets["semantic"] == label).any()
-    known = targets["semantic"] != IGNORE
-    assert torch.equal(targets["depth"] > 0, known)
-    nearer = (targets["semantic"][known] + 1) / targets["depth"][known]  # the zoom: one for the image
-    torch.testing.assert_close(nearer, nearer[:1].expand_as(nearer))
-
-
-def test_resize_is_equal_in_training_and_evaluation() -> None:
-    train, evaluation = build_transforms(section(transforms="resize", image_size=96))
-    expected = evaluation(painted())
-    for seed in range(3):
-        result = train(painted(), np.random.default_rng(seed))
-        assert torch.equal(result["image"], expected["image"])
-        assert torch.equal(result["targets"]["boxes"], expected["targets"]["boxes"])
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"image_size": 160},
-        {"image_size": 96},
-        {"image_size": 200},
-        {"image_size": (100, 100)},
-        {"image_size": None},
-        {"transforms": "detr", "image_size": (160, 240)},
-        {"transforms": "detr", "image_size": 100},
-        {"transforms": "crop", "image_size": (90, 110)},
-        {"transforms": {"name": "crop", "short_side": 99, "scales": (0.7, 1.6)}, "image_size": 100},
-        {"transforms": {"name": "lsj", "scales": (0.8, 2.0)}, "image_size": (120, 150)},
-    ],
-)
-def test_augmented_targets_are_aligned_with_the_image(keys: dict[str, Any]) -> None:
-    train, evaluation = build_transforms(section(**keys))
-    if isinstance(evaluation.transforms, Crop):  # its colours are no longer distinct; see test_crop.py
-        train = Augmentation(without_colours(evaluation.transforms))
-    sample, labels, flipped = painted(), set(), 0
-    for seed in range(16):
-        result = train(sample, np.random.default_rng(seed))
-        check_agrees_with_image(result)
-        labels |= {tuple(result["targets"]["labels"].tolist())}
-        first = result["targets"]["boxes"][:, 0].tolist()
-        flipped += first == sorted(first, reverse=True)
-        assert result["targets"]["original_size"] == (120, 160)
-        assert result["targets"]["image_id"] == 7
-    assert 3 <= flipped <= 13
-    assert len(labels) > 1 or "transforms" not in keys, "no crop ever cut off an object"
-    check_agrees_with_image(evaluation(sample))
-
-
-def test_result_depends_on_the_generator_only() -> None:
-    for keys in (
-        {"image_size": 128},
-        {"transforms": "detr", "image_size": (160, 240)},
-        {"transforms": "crop", "image_size": 90},
-    ):
-        train, again = build_transforms(section(**keys))[0], build_transforms(section(**keys))[0]
-        first = train(painted(), np.random.default_rng(3))
+def test_result_depends_on_the_generator_only_and_the_input_is_not_modified():
+    given, untouched = labelled(), labelled()
+    for name, size in (("resize", 96), ("fixed", 128), ("crop", 40)):
+        (train, evaluation), (again, _) = (transforms(transforms=name, image_size=size) for _ in range(2))
+        first = train(given, np.random.default_rng(3))
         np.random.seed(1)
         torch.manual_seed(1)
-        for seed in range(5):
-            again(painted(), np.random.default_rng(seed))
-        second = again(painted(), np.random.default_rng(3))
+        again(given, np.random.default_rng(5))
+        second = again(given, np.random.default_rng(3))
         assert torch.equal(first["image"], second["image"])
-        assert torch.equal(first["targets"]["boxes"], second["targets"]["boxes"])
-        frames = {str(train(painted(), np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(20)}
-        assert len(frames) > 6
+        boxes = {str(train(given, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(20)}
+        assert len(boxes) > 6 or name == "resize"
+        plain = evaluation(given)
+        if name == "resize":  # does not augment
+            assert torch.equal(first["image"], plain["image"]) and boxes == {str(plain["targets"]["boxes"])}
+    assert torch.equal(given["image"], untouched["image"]) and given["targets"].keys() == untouched["targets"].keys()
+    for key in ("boxes", "labels", "semantic", "depth"):
+        assert torch.equal(given["targets"][key], untouched["targets"][key])
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"image_size": 128},
-        {"transforms": "detr", "image_size": (160, 240)},
-        {"transforms": {"name": "crop", "short_side": 90}, "image_size": (90, 110)},
-        {"transforms": {"name": "crop", "scales": (1, 1)}, "image_size": 120},
-    ],
-)
-def test_depth_is_divided_by_the_zoom(keys: dict[str, Any]) -> None:
-    """At twice the evaluation's size, an object appears at half the distance."""
-    train, evaluation = build_transforms(section(**keys))
-    plain, factors = evaluation(painted())["targets"], []
-    assert torch.equal(plain["depth"].unique(), torch.arange(6.0))
-    areas = (plain["boxes"][:, 2:] - plain["boxes"][:, :2]).prod(dim=1)
-    for seed in range(30):
-        targets = train(painted(), np.random.default_rng(seed))["targets"]
-        assert targets["depth"].dtype == torch.float32
-        height, width = targets["size"]
-        for box, label, mask in zip(targets["boxes"], targets["labels"], targets["masks"].to("cpu"), strict=True):
-            if (box[:2] > 1e-2).all() and box[2] < width - 1e-2 and box[3] < height - 1e-2:  # not cut off
-                factors.append(((box[2:] - box[:2]).prod() / areas[label]).sqrt().item())
-                expected = torch.full((int(mask.sum()),), (label.item() + 1) / factors[-1])
-                torch.testing.assert_close(targets["depth"][mask], expected, rtol=1e-4, atol=0)
-    assert len(factors) > 20
-    assert (max(factors) == pytest.approx(1, abs=1e-5)) if "scales" in str(keys) else max(factors) / min(factors) > 1.3
-
-
-@pytest.mark.parametrize(
-    "keys", [{"image_size": 100}, {"transforms": {"name": "crop", "scales": (1, 1)}, "image_size": 100}]
-)
-def test_flips_and_colours_are_independent(keys: dict[str, Any]) -> None:
+def test_flips_and_colours_are_independent():
     """One random stream for all steps: with a copy for each, recolouring would coincide with flipping."""
-    sample = painted(100, 100)
-    train, seen = build_transforms(section(**keys))[0], []
+    train, seen = transforms(image_size=80)[0], []
     for seed in range(120):
-        result = train(sample, np.random.default_rng(seed))
+        result = train(labelled(), np.random.default_rng(seed))
         left = result["targets"]["boxes"][:, 0].tolist()
-        background = result["targets"]["semantic"] == IGNORE
-        colors = torch.cat([result["image"][:, result["targets"]["semantic"] == k].amax(dim=1) for k in range(5)])
-        original = torch.from_numpy(COLORS).flatten()
-        recolored = not torch.equal(colors, original) or result["image"][:, background].float().mean() > 40
-        seen.append((left == sorted(left), bool(recolored)))
+        seen.append((left == sorted(left), bool((result["image"] != 100).any())))
     counts = {pair: seen.count(pair) for pair in ((False, False), (False, True), (True, False), (True, True))}
     of_flipped, of_plain = (counts[way, True] / (counts[way, True] + counts[way, False]) for way in (False, True))
-    assert abs(of_flipped - of_plain) < 0.25, counts
-
-
-def test_input_sample_is_not_modified() -> None:
-    sample, untouched = painted(), painted()
-    for size in (64, 160):
-        train, evaluation = build_transforms(section(image_size=size))
-        evaluation(sample)
-        for seed in range(12):
-            train(sample, np.random.default_rng(seed))
-    assert torch.equal(sample["image"], untouched["image"])
-    for key, value in untouched["targets"].items():
-        assert torch.equal(sample["targets"][key], value) if isinstance(value, torch.Tensor) else True
-    assert sample["targets"].keys() == untouched["targets"].keys()
+    assert abs(of_flipped - of_plain) < 0.25 and min(counts.values()) > 0, counts
 
 
 # ---- evaluation ----
@@ -224,178 +88,83 @@ def test_input_sample_is_not_modified() -> None:
     ("keys", "size", "expected"),
     [
         ({"image_size": 320}, (480, 640), (240, 320)),
-        ({"image_size": 320}, (640, 427), (320, 214)),
         ({"image_size": 320}, (2, 2000), (1, 320)),
         ({"image_size": (256, 512)}, (480, 640), (256, 341)),
         ({"image_size": (256, 512)}, (100, 640), (80, 512)),
         ({"image_size": None}, (33, 55), (33, 55)),
         ({"transforms": "detr"}, (480, 640), (800, 1066)),  # sizes from the authors' code
-        ({"transforms": "detr"}, (427, 640), (800, 1199)),
         ({"transforms": "detr"}, (640, 427), (1199, 800)),
         ({"transforms": "detr"}, (300, 640), (625, 1333)),
-        ({"transforms": "detr"}, (500, 500), (800, 800)),
-        ({"transforms": "detr", "image_size": (480, 800)}, (480, 640), (480, 640)),
         ({"transforms": "detr", "image_size": 480}, (300, 640), (375, 800)),
         ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (480, 640), (512, 683)),  # 682.67
-        ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (683, 512), (683, 512)),
-        ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (1024, 2048), (512, 1024)),
-        (
-            {"transforms": {"name": "crop", "short_side": 512}, "image_size": 512},
-            (100, 500),
-            (410, 2048),
-        ),  # 4.096 times, not 5.12
-        (
-            {"transforms": {"name": "crop", "short_side": 20}, "image_size": (8, 9)},
-            (30, 7),
-            (80, 19),
-        ),  # 2.667 times: 18.67
+        ({"transforms": {"name": "crop", "short_side": 512}, "image_size": 512}, (100, 500), (410, 2048)),  # * 4.096
         ({"transforms": "crop", "image_size": 16}, (33, 55), (33, 55)),
+        ({"transforms": {"name": "lsj", "short_side": 800}, "image_size": 1024}, (480, 640), (800, 1067)),  # 1066.67
+        ({"transforms": {"name": "lsj", "short_side": 480}, "image_size": 1024}, (400, 1000), (320, 800)),  # <= 799.8
+        ({"transforms": "lsj", "image_size": 1024}, (480, 640), (768, 1024)),
     ],
 )
-def test_evaluation_sizes(keys: dict[str, Any], size: tuple[int, int], expected: tuple[int, int]) -> None:
-    evaluation = build_transforms(section(**keys))[1]
+def test_evaluation_sizes(keys, size, expected):
+    evaluation = transforms(**keys)[1]
     assert evaluation.size_of(*size) == expected
     result = evaluation({"image": torch.zeros((3, *size), dtype=torch.uint8), "targets": {"image_id": 1}})
-    assert result["targets"]["size"] == expected
-    assert result["targets"]["original_size"] == size
+    assert (result["targets"]["size"], result["targets"]["original_size"]) == (expected, size)
     if keys.get("image_size") != (256, 512):
         assert result["image"].shape == (3, *expected)
 
 
-def test_evaluation_scales_boxes_exactly() -> None:
-    sample: Sample = {
-        "image": torch.zeros((3, 100, 200), dtype=torch.uint8),
-        "targets": {"boxes": torch.tensor([[10.0, 20, 30, 60], [0, 0, 200, 100]]), "labels": torch.tensor([3, 4])},
-    }
-    boxes = build_transforms(section(image_size=400))[1](sample)["targets"]["boxes"]
-    assert boxes.tolist() == [[20, 40, 60, 120], [0, 0, 400, 200]]
-
-
-def test_an_image_of_the_right_size_is_not_resampled() -> None:
-    sample = painted()
-    for keys in ({"image_size": 160}, {"image_size": None}, {"image_size": (120, 160)}):
-        result = build_transforms(section(**keys))[1](sample)
-        assert torch.equal(result["image"], sample["image"])
+def test_an_image_of_the_right_size_is_not_resampled():
+    given = labelled()
+    for size in (80, None, (50, 80)):
+        result = transforms(image_size=size)[1](given)
+        assert torch.equal(result["image"], given["image"])
         for key in ("boxes", "semantic", "depth"):
-            assert torch.equal(result["targets"][key], sample["targets"][key])
-        assert np.array_equal(np.asarray(result["targets"]["masks"]), np.asarray(sample["targets"]["masks"]))
+            assert torch.equal(result["targets"][key], given["targets"][key])
+        assert np.array_equal(np.asarray(result["targets"]["masks"]), np.asarray(given["targets"]["masks"]))
+    twice = transforms(image_size=160)[1](given)["targets"]["boxes"]
+    assert torch.equal(twice, 2 * given["targets"]["boxes"])
 
 
-def test_letterbox_is_padded_and_size_excludes_padding() -> None:
-    train, evaluation = build_transforms(section(image_size=(150, 100)))
-    bright: Sample = {"image": torch.full((3, 40, 80), 200, dtype=torch.uint8), "targets": {"image_id": 1}}
-    result = evaluation(bright)
-    assert evaluation.canvas == (150, 100)
-    assert result["targets"]["size"] == (50, 100)
+def test_letterbox_is_padded_and_size_excludes_padding():
+    train, evaluation = transforms(image_size=(150, 100))
+    result = evaluation(sample([], 40, 80))
+    assert evaluation.canvas == (150, 100) and result["targets"]["size"] == (50, 100)
     assert result["image"].shape == (3, 150, 100)
-    assert (result["image"][:, :50] == 200).all() and (result["image"][:, 50:] == 0).all()
-    for seed in range(10):
-        assert train(bright, np.random.default_rng(seed))["image"].shape == (3, 150, 100)
+    assert (result["image"][:, :50] == 100).all() and (result["image"][:, 50:] == 0).all()
+    assert train(sample([], 40, 80), np.random.default_rng(0))["image"].shape == (3, 150, 100)
 
 
-# ---- the transforms ----
+# ---- frames ----
 
 
-def test_detr_sizes_and_crops_match_the_paper() -> None:
-    detr = Detr(None)
-    rng = np.random.default_rng(0)
-    frames = [detr.training_frame(480, 640, rng) for _ in range(2000)]
-    whole = [frame for frame in frames if frame.window == (0, 0, 480, 640)]
-    assert 0.45 < len(whole) / len(frames) < 0.55
-    assert {min(frame.size) for frame in whole} == set(range(480, 801, 32))
-    assert max(max(frame.size) for frame in frames) <= 1333
-    for window, size in frames:
-        top, left, bottom, right = window
-        assert 0 <= top < bottom <= 480 and 0 <= left < right <= 640
-        assert abs((right - left) / (bottom - top) - size[1] / size[0]) < 0.03  # the crop keeps its aspect
-    cropped = [frame.window for frame in frames if frame.window != (0, 0, 480, 640)]
-    heights = np.array([bottom - top for top, _, bottom, _ in cropped])
-    # A crop of 384 ... 600 pixels, at a short side of 400, 500 or 600, is 384/600 ... 1 of an image 480 high.
-    assert heights.min() >= 480 * 384 / 600 - 1 and heights.max() == 480
-    widths = np.array([right - left for _, left, _, right in cropped])
-    assert widths.min() >= 640 * 384 / 800 - 1 and widths.max() == 640
-
-
-def test_detr_crop_statistics_match_resize_crop_resize() -> None:
-    """Against a simulation of the paper's three steps."""
-    detr, rng = Detr(None), np.random.default_rng(0)
-    ours = [detr.training_frame(427, 640, rng) for _ in range(6000)]
-    ours = [frame for frame in ours if frame.window != (0, 0, 427, 640)]
-    theirs = []
-    for _ in range(len(ours)):
-        short = rng.choice([400, 500, 600])
-        h1, w1 = short, int(short * 640 / 427)
-        w, h = rng.integers(384, min(w1, 600) + 1), rng.integers(384, min(h1, 600) + 1)
-        short = rng.choice(range(480, 801, 32))
-        theirs.append((w * 640 / w1, h * 427 / h1, *resize_short_side(int(h), int(w), int(short), 1333)))
-    mine = np.array([(f.window[3] - f.window[1], f.window[2] - f.window[0], *f.size) for f in ours])
-    assert np.abs(mine.mean(axis=0) / np.mean(theirs, axis=0) - 1).max() < 0.015
-    assert np.abs(mine.std(axis=0) / np.std(theirs, axis=0) - 1).max() < 0.05
-
-
-def test_detr_scales_with_image_size() -> None:
-    detr, rng = Detr((480, 800)), np.random.default_rng(0)
-    frames = [detr.training_frame(480, 640, rng) for _ in range(1000)]
-    shorts = {min(frame.size) for frame in frames if frame.window == (0, 0, 480, 640)}
-    assert shorts == {round(0.6 * short) for short in range(480, 801, 32)}
-    assert max(max(frame.size) for frame in frames) <= 800
-
-
-def test_fixed_has_a_small_zoom_range() -> None:
+def test_fixed_has_a_small_zoom_range():
     fixed, rng = Fixed(320), np.random.default_rng(0)
     frames = [fixed.training_frame(480, 640, rng) for _ in range(1000)]
     plain = [frame for frame in frames if frame == ((0, 0, 480, 640), (240, 320))]
     assert 0.4 < len(plain) / len(frames) < 0.6
     for (top, left, bottom, right), (height, width) in frames:
         assert 0 <= top < bottom <= 480 and 0 <= left < right <= 640
-        zoom = (width / (right - left)) / (320 / 640)
-        assert 0.79 <= zoom <= 1.26
+        assert 0.79 <= (width / (right - left)) / (320 / 640) <= 1.26
         assert width <= 320 and height <= 240
 
 
-def test_images_of_extreme_aspect_are_resized() -> None:
-    for transforms in (
-        Detr(None),
-        Fixed(64),
-        Fixed((64, 32)),
-        Crop(64),
-        Crop((64, 32), 3),
-    ):
-        rng = np.random.default_rng(0)
+def test_images_of_extreme_aspect_are_resized():
+    rng = np.random.default_rng(0)
+    for made in (Detr(None), Fixed(64), Fixed((64, 32)), Crop(64), Crop((64, 32), 3)):
         for height, width in ((1, 1), (1, 5000), (5000, 1), (3, 2), (7, 900)):
             for _ in range(50):
-                (top, left, bottom, right), size = transforms.training_frame(height, width, rng)
+                (top, left, bottom, right), size = made.training_frame(height, width, rng)
                 assert 0 <= top < bottom <= height and 0 <= left < right <= width
                 assert min(size) >= 1
-            assert min(transforms.evaluation_size(height, width)) >= 1
+            assert min(made.evaluation_size(height, width)) >= 1
 
 
-def test_short_side_above_long_side_raises() -> None:
-    with pytest.raises(ConfigError, match=r"data\.image_size.*800, 480"):
-        Detr((800, 480))
+# ---- objects ----
 
 
-# ---- degenerate boxes ----
-
-
-def objects(boxes: list[list[float]], height: int = 50, width: int = 80) -> Sample:
-    return {
-        "image": torch.zeros((3, height, width), dtype=torch.uint8),
-        "targets": {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.arange(len(boxes)), "image_id": 12},
-    }
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"image_size": 80},
-        {"transforms": "detr", "image_size": (80, 133)},
-        {"transforms": {"name": "crop", "short_side": 50}, "image_size": 96},
-    ],
-)
-def test_degenerate_boxes_are_handled(keys: dict[str, Any]) -> None:
-    train, evaluation = build_transforms(section(**keys))
-    sample = objects(
+def test_degenerate_boxes_are_left_out():
+    train, evaluation = transforms(transforms="detr", image_size=(80, 133))
+    given = sample(
         [
             [-1e-4, 3, 20, 30],  # just outside
             [60, 40, 80.0001, 50.00001],
@@ -407,9 +176,9 @@ def test_degenerate_boxes_are_handled(keys: dict[str, Any]) -> None:
             [0, 0, 80, 50],
         ]
     )
-    assert evaluation(sample)["targets"]["labels"].tolist() == [0, 1, 6, 7]
+    assert evaluation(given)["targets"]["labels"].tolist() == [0, 1, 6, 7]
     for seed in range(60):
-        targets = train(sample, np.random.default_rng(seed))["targets"]
+        targets = train(given, np.random.default_rng(seed))["targets"]
         assert {7} <= set(targets["labels"].tolist()) <= {0, 1, 6, 7}
         height, width = targets["size"]
         assert (targets["boxes"] >= 0).all()
@@ -417,132 +186,95 @@ def test_degenerate_boxes_are_handled(keys: dict[str, Any]) -> None:
         assert (targets["boxes"][:, 2:] > targets["boxes"][:, :2]).all()
 
 
-def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel() -> None:
+@pytest.mark.parametrize("name", ["resize", "lsj"])
+def test_small_and_narrow_boxes_are_kept(name):
+    """Resized to a tenth: 0.5 x 0.4 and 800 x 8 pixels, and 0.005 x 10, which is below 0.001 pixels then."""
+    given = sample([[500, 500, 500.5, 500.4], [100, 400, 900, 408], [10, 10, 10.005, 20]], 1000, 1000)
+    options = {"name": name, "scales": (1, 1)} if name == "lsj" else name
+    targets = transforms(transforms=options, image_size=100)[0](given, np.random.default_rng(0))["targets"]
+    assert targets["labels"].tolist() == ([0, 1, 2] if name == "resize" else [0, 1])
+    sides = (targets["boxes"][:, 2:] - targets["boxes"][:, :2])[:2]
+    torch.testing.assert_close(sides, torch.tensor([[0.05, 0.04], [80.0, 0.8]]), atol=1e-4, rtol=0)
+
+
+def test_random_boxes_match_the_crop_to_a_thousandth_of_a_pixel():
     """Each resulting box is one of the given ones after the same flip, crop and scale."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(-20, 100, (300, 2))
     boxes = np.hstack([corners, corners + rng.uniform(-1, 60, (300, 2))]).clip(0, [80, 50, 80, 50])
     boxes = boxes[(boxes[:, 2:] > boxes[:, :2] + 0.01).all(axis=1)]
-    train = build_transforms(section(transforms="detr", image_size=(80, 133)))[0]
-    sample = objects(boxes.tolist())
+    train, given = transforms(transforms="detr", image_size=(80, 133))[0], sample(boxes.tolist())
     for seed in range(40):
-        targets = train(sample, np.random.default_rng(seed))["targets"]
+        targets = train(given, np.random.default_rng(seed))["targets"]
         height, width = targets["size"]
-        given, got = boxes[targets["labels"].numpy()], targets["boxes"].double().numpy()
+        chosen, got = boxes[targets["labels"].numpy()], targets["boxes"].double().numpy()
         for axis, extent in ((0, width), (1, height)):
             inner = (got[:, axis] > 1e-3) & (got[:, axis + 2] < extent - 1e-3)  # not clipped on this axis
-            low, high = given[inner][:, axis], given[inner][:, axis + 2]
+            low, high = chosen[inner][:, axis], chosen[inner][:, axis + 2]
             scale = np.median((got[inner][:, axis + 2] - got[inner][:, axis]) / (high - low))
             same, mirrored = got[inner][:, axis] - scale * low, got[inner][:, axis] + scale * high
             assert min(np.ptp(same), np.ptp(mirrored)) < 1e-3
             assert inner.sum() > 5
 
 
-def test_images_without_objects_have_empty_keys() -> None:
-    train, evaluation = build_transforms(section(image_size=40))
-    empty = objects([])
+def test_without_objects_keys_are_empty_and_without_labels_absent():
+    train, evaluation = transforms(image_size=40)
+    empty, bare = sample([]), sample([])
     empty["targets"]["masks"] = RunLengthMasks.from_dense([], (50, 80))
-    for targets in (train(empty, np.random.default_rng(0))["targets"], evaluation(empty)["targets"]):
+    bare["targets"] = {"image_id": "a"}
+    for transform in (lambda one: train(one, np.random.default_rng(0)), evaluation):
+        targets = transform(empty)["targets"]
         assert targets["boxes"].shape == (0, 4) and targets["boxes"].dtype == torch.float32
         assert targets["labels"].shape == (0,) and targets["labels"].dtype == torch.int64
         assert targets["masks"].shape == (0, *targets["size"])
+        assert transform(bare)["targets"].keys() == {"image_id", "size", "original_size"}
 
 
-def test_crops_without_objects_have_empty_keys() -> None:
-    train = build_transforms(section(transforms="detr", image_size=(80, 133)))[0]
-    corner = objects([[0, 0, 2, 2]])
-    counts = [len(train(corner, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(60)]
-    assert set(counts) == {0, 1}
-    lost = train(corner, np.random.default_rng(counts.index(0)))["targets"]
-    assert lost["boxes"].shape == (0, 4) and lost["labels"].shape == (0,) and lost["labels"].dtype == torch.int64
-
-
-def test_missing_labels_stay_absent() -> None:
-    train, evaluation = build_transforms(section(image_size=40))
-    bare: Sample = {"image": torch.zeros((3, 50, 80), dtype=torch.uint8), "targets": {"image_id": "a"}}
-    for result in (train(bare, np.random.default_rng(0)), evaluation(bare)):
-        assert result["targets"].keys() == {"image_id", "size", "original_size"}
-
-
-def test_crowds_are_dropped() -> None:
-    train, evaluation = build_transforms(section(image_size=160))
-    sample = painted()
-    sample["targets"]["iscrowd"][2] = True
-    for result in (train(sample, np.random.default_rng(5)), evaluation(sample)):
-        assert 2 not in result["targets"]["labels"]
-        assert len(result["targets"]["labels"]) == len(result["targets"]["masks"]) == len(result["targets"]["boxes"])
-        assert "iscrowd" not in result["targets"] and "area" not in result["targets"]
-    assert len(sample["targets"]["labels"]) == 5
-
-
-def test_object_without_mask_pixels_is_dropped() -> None:
-    """An L-shaped object's box can be inside the crop while the object is not."""
-    sample = objects([[0, 0, 80, 50]])
+def test_objects_of_which_a_crop_shows_nothing_are_left_out():
+    """An L-shaped object's box can be inside of the crop while its mask is not."""
+    crop = transforms(transforms="detr", image_size=(80, 133))[0]
+    corner, shaped = sample([[0, 0, 2, 2]]), sample([[0, 0, 80, 50]])
     mask = np.zeros((50, 80), bool)
     mask[:, :2] = True
-    sample["targets"]["masks"] = RunLengthMasks.from_dense([mask], (50, 80))
-    train = build_transforms(section(transforms="detr", image_size=(80, 133)))[0]
-    counts = {len(train(sample, np.random.default_rng(seed))["targets"]["boxes"]) for seed in range(60)}
-    assert counts == {0, 1}
+    shaped["targets"]["masks"] = RunLengthMasks.from_dense([mask], (50, 80))
+    for given in (corner, shaped):
+        found = [crop(given, np.random.default_rng(seed))["targets"]["labels"] for seed in range(60)]
+        assert {len(labels) for labels in found} == {0, 1} and {labels.dtype for labels in found} == {torch.int64}
 
 
-def test_invalid_plugin_targets_are_named() -> None:
-    train, evaluation = build_transforms(section(image_size=80))
-    bad = objects([[1, 2, float("nan"), 5]])
-    short = objects([[1, 2, 3, 5]])
-    short["targets"]["labels"] = torch.tensor([1, 2])
-    for sample, expected in ((bad, "image 12: boxes .*not finite"), (short, "image 12: .*boxes 1, labels 2")):
-        with pytest.raises(DataError, match=expected):
-            evaluation(sample)
-        with pytest.raises(DataError, match=expected):
-            train(sample, np.random.default_rng(0))
-
-
-class Yaw(TargetType):
-    """An angle of the image; a flip changes its sign."""
-
-    def check(self, value: Any, size: tuple[int, int]) -> None:
-        if not -180 <= value <= 180:
-            raise DataError(f"is {value}; expected -180 to 180.")
-
-    def hflip(self, value: Any, size: tuple[int, int]) -> Any:
-        return -value
-
-
-def test_a_number_with_a_type_follows_its_image() -> None:
-    image = torch.zeros(3, 20, 20, dtype=torch.uint8)
-    image[:, :, :10] = 255
-    sample: Sample = {"image": image, "targets": {"image_id": 7, "yaw": 30.0}}
-    augment = Augmentation(without_colours(Fixed(None)))
-    seen = set()
-    for seed in range(8):
-        augmented = augment(sample, np.random.default_rng(seed), TargetTypes({"yaw": Yaw()}))
-        flipped = bool(augmented["image"][0, 0, -1])
-        assert augmented["targets"]["yaw"] == (-30 if flipped else 30)
-        seen.add(flipped)
-    assert seen == {True, False}
-    sample["targets"]["yaw"] = 200.0
-    with pytest.raises(DataError, match="image 7: yaw is 200.0; expected -180 to 180"):
-        augment(sample, np.random.default_rng(0), TargetTypes({"yaw": Yaw()}))
+def test_crowds_are_dropped():
+    train, evaluation = transforms(image_size=80)
+    given = labelled()
+    given["targets"]["iscrowd"][0] = True
+    for result in (train(given, np.random.default_rng(5)), evaluation(given)):
+        assert result["targets"]["labels"].tolist() == [1]
+        assert len(result["targets"]["masks"]) == len(result["targets"]["boxes"]) == 1
+        assert "iscrowd" not in result["targets"] and "area" not in result["targets"]
+    assert len(given["targets"]["labels"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("value", "found"), [(None, "a NoneType"), ([1, 2], "a list"), (torch.tensor(1.0), "a single")]
+    ("boxes", "labels", "facts"),
+    [
+        ([[1, 2, float("nan"), 5]], torch.tensor([0]), "image 12: boxes .*not finite"),
+        ([[1, 2, 3, 5]], torch.tensor([1, 2]), "image 12: .*boxes 1, labels 2"),
+        ([[1, 2, 3, 5]], torch.tensor(1.0), "image 12: labels is a single.*; expected"),
+    ],
 )
-def test_values_per_object_are_tensors(value: Any, found: str) -> None:
-    sample: Sample = {
-        "image": torch.zeros(3, 8, 8, dtype=torch.uint8),
-        "targets": {"image_id": "a.jpg", "labels": value},
-    }
-    with pytest.raises(DataError, match=f"image 'a.jpg': labels is {found}.*; expected"):
-        build_transforms(section(image_size=8))[1](sample)
+def test_invalid_plugin_targets_are_named(boxes, labels, facts):
+    train, evaluation = transforms(image_size=80)
+    given = sample(boxes)
+    given["targets"]["labels"] = labels
+    for transform in (evaluation, lambda one: train(one, np.random.default_rng(0))):
+        with pytest.raises(DataError, match=facts):
+            transform(given)
 
 
 # ---- resampling ----
 
 
-@pytest.mark.parametrize("size", [(20, 30), (41, 59), (7, 9), (80, 120), (93, 60), (30, 120), (1, 1)])
-def test_images_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(41, 59), (7, 9), (93, 60), (1, 1)])
+def test_images_are_resized_bilinearly_with_anti_aliasing(size):
     """Noise reveals any other filter. Pillow and torch agree up to rounding."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     resized = resize_image(pixels, size).astype(int)
@@ -555,36 +287,27 @@ def test_images_are_resized_bilinearly_with_anti_aliasing(size: tuple[int, int])
     assert resize_image(ramp, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
-class Framed(Fixed):
-    """Transforms with one frame."""
-
-    def training_frame(self, *given: Any, **options: Any) -> Frame:
-        return Frame((3, 5, 33, 51), (24, 37))
-
-
-def test_transforms_resample_once_bilinear_images_and_nearest_labels() -> None:
+def test_transforms_resample_once_bilinear_images_and_nearest_labels():
     rng = np.random.default_rng(0)
     pixels, labels = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (40, 60)))
     image, semantic = Image.fromarray(pixels), Image.fromarray(labels)
     bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
-    sample: Sample = {
+    given: Sample = {
         "image": torch.from_numpy(pixels).permute(2, 0, 1),
         "targets": {"semantic": torch.from_numpy(labels), "image_id": 1},
     }
-    for keys in (
-        {"image_size": 47},
-        {"transforms": "detr", "image_size": (31, 90)},
-        {"transforms": {"name": "crop", "short_side": 27}, "image_size": 32},
-    ):
-        result = build_transforms(section(**keys))[1](sample)
-        size = result["targets"]["size"][::-1]
-        shown = torch.from_numpy(np.array(image.resize(size, bilinear))).permute(2, 0, 1)
+    for name, size in (("fixed", 47), ("detr", (31, 90)), ("crop", 32)):
+        result = transforms(transforms=name, image_size=size)[1](given)
+        sides = result["targets"]["size"][::-1]
+        shown = torch.from_numpy(np.array(image.resize(sides, bilinear))).permute(2, 0, 1)
         assert (result["image"].int() - shown.int()).abs().max() <= 1
-        assert np.array_equal(result["targets"]["semantic"], semantic.resize(size, nearest))
-    train, unflipped = Augmentation(without_colours(Framed(None))), 0
+        assert np.array_equal(result["targets"]["semantic"], semantic.resize(sides, nearest))
+    framed, unflipped, window = Fixed(None), 0, (5, 3, 51, 33)
+    framed.recoloring = "none"
+    framed.training_frame = lambda *given: Frame((3, 5, 33, 51), (24, 37))
+    train = Augmentation(framed)
     for seed in range(8):
-        result = train(sample, np.random.default_rng(seed))
-        window = (5, 3, 51, 33)
+        result = train(given, np.random.default_rng(seed))
         got, found = result["image"].permute(1, 2, 0).numpy().astype(int), result["targets"]["semantic"].numpy()
         if np.array_equal(found, semantic.crop(window).resize((37, 24), nearest)):
             assert np.abs(got - np.asarray(image.crop(window).resize((37, 24), bilinear))).max() <= 1
@@ -592,8 +315,8 @@ def test_transforms_resample_once_bilinear_images_and_nearest_labels() -> None:
     assert 0 < unflipped < 8
 
 
-@pytest.mark.parametrize("size", [(4, 6), (3, 5), (16, 24), (13, 7)])
-def test_maps_are_sampled_at_pixel_centres(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(3, 5), (13, 7)])
+def test_maps_are_sampled_at_pixel_centres(size):
     depth = np.random.default_rng(0).random((8, 12)).astype(np.float32)
     rows = ((np.arange(size[0]) + 0.5) * 8 / size[0]).astype(int)
     columns = ((np.arange(size[1]) + 0.5) * 12 / size[1]).astype(int)
@@ -603,17 +326,8 @@ def test_maps_are_sampled_at_pixel_centres(size: tuple[int, int]) -> None:
     assert np.array_equal(np.asarray(resized), masks[:, rows][:, :, columns])
 
 
-def test_hundreds_of_masks_are_transformed() -> None:
-    sample = objects([[0, 0, 80, 50]] * 700)
-    sample["targets"]["masks"] = RunLengthMasks.from_dense(np.ones((700, 50, 80), bool), (50, 80))
-    train = build_transforms(section(image_size=40))[0]
-    for seed in range(4):
-        result = train(sample, np.random.default_rng(seed))["targets"]
-        assert result["masks"].shape == (700, *result["size"]) and result["masks"].to("cpu").all()
-
-
 @pytest.mark.integration
-def test_albumentations_does_not_check_for_updates() -> None:
+def test_albumentations_does_not_check_for_updates():
     code = "import urllib.request, densevit.data.transforms.resizing, sys; assert 'albumentations' not in sys.modules\n"
     code += "urllib.request.OpenerDirector.open = lambda *given, **options: sys.exit('it went to the network')\n"
     code += "from densevit.data.transforms.recoloring import recolored\n"

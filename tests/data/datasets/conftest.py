@@ -1,0 +1,111 @@
+"""Files of data sets: images, label maps and depth maps, written below the test's folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import OpenEXR
+import pytest
+from PIL import Image
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write_image(tmp_path):
+    """`write_image(path, size=(width, height))` writes an image. A split train is not divided."""
+
+    def write_image(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> Path:
+        file = tmp_path / path
+        for folder in {path, path.replace("train", "val")}:
+            (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (200, 10, 10)).save(file, **how)
+        return file
+
+    return write_image
+
+
+@pytest.fixture
+def depth(tmp_path):
+    """`depth(path, values)` writes a depth file: PNG, NPY, EXR or PFM, according to its suffix."""
+
+    def depth(path: str, values: Any) -> Path:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        values = np.asarray(values)
+        if file.suffix == ".npy":
+            np.save(file, values)
+        elif file.suffix == ".exr":
+            header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+            OpenEXR.File(header, {"Z": np.ascontiguousarray(values)}).write(str(file))
+        elif file.suffix == ".pfm":
+            head = f"Pf\n{values.shape[1]} {values.shape[0]}\n-1\n"
+            file.write_bytes(head.encode() + values[::-1].astype("<f4").tobytes())
+        else:
+            Image.fromarray(values).save(file)
+        return file
+
+    return depth
+
+
+@pytest.fixture
+def depth_pair(write_image, depth):
+    """`depth_pair(values, suffix)` writes one image and its depth map in images/train and labels/train."""
+
+    def depth_pair(values: Any, suffix: str = ".png") -> Path:
+        height, width = np.asarray(values).shape[:2]
+        write_image("images/train/a.jpg", (width, height))
+        return depth(f"labels/train/a{suffix}", values)
+
+    return depth_pair
+
+
+@pytest.fixture
+def label(tmp_path):
+    """`label(path, values)` writes a grey (H, W) or RGB (H, W, 3) label. A split train is not divided."""
+
+    def label(path: str, values: np.ndarray) -> Path:
+        file = tmp_path / path
+        for folder in {path, path.replace("train", "val")}:
+            (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(file)
+        return file
+
+    return label
+
+
+def coco_document(**changes: Any) -> dict[str, Any]:
+    """Three images, 40 wide and 30 high, with three boxes of two classes."""
+    categories = [{"id": 90, "name": "toothbrush"}, {"id": 7, "name": "train"}, {"id": 1000, "name": "unused"}]
+    images = [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(3)]
+    annotations = [
+        {"id": 11, "image_id": 5, "category_id": 90, "bbox": [1, 2, 10, 20], "area": 150.5, "iscrowd": 0},
+        {"id": 12, "image_id": 0, "category_id": 7, "bbox": [0.5, 0.25, 30, 20.5]},
+        {"id": 13, "image_id": 5, "category_id": 7, "bbox": [30, 20, 50, 50], "area": 100, "iscrowd": 1},
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories} | changes
+
+
+@pytest.fixture
+def write_coco(tmp_path):
+    """`write_coco(document)` writes the JSON and images under a root, and returns the root."""
+
+    def write_coco(content: Any = None, file: str = "train.json", folder: str = "train", root: str = "set") -> Path:
+        content = coco_document() if content is None else content
+        base = tmp_path / root
+        (base / file).parent.mkdir(parents=True, exist_ok=True)
+        (base / file).write_text(content if isinstance(content, str) else json.dumps(content))
+        if "train" in file and not list(base.glob("val*")):
+            (base / "val.json").touch()  # so that train is not divided
+        (base / folder).mkdir(parents=True, exist_ok=True)
+        for image in content["images"] if isinstance(content, dict) else []:
+            if isinstance(image, dict) and "file_name" in image:
+                path = base / folder / image["file_name"]
+                path.parent.mkdir(exist_ok=True, parents=True)
+                color = (200, 10, 15 - image["id"] if image.get("id") in range(16) else 10)
+                Image.new("RGB", (40, 30), color).save(path)
+        return base
+
+    return write_coco

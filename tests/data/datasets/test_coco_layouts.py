@@ -1,0 +1,128 @@
+"""Layouts of COCO-format data: where the json and its images are found."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from densevit.data.datasets.coco import Coco
+from densevit.errors import DataError
+from tests.data.datasets.conftest import coco_document as document
+
+Write = Callable[..., Path]
+
+
+FOUR = [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("annotations/instances_{}2017.json", "{}2017"),
+        ("annotations/instances_{}2014.json", "images/{}2014"),
+        ("annotations/instances_{}.json", "{}"),
+        ("{}.json", "{}"),
+        ("{}.json", "images"),
+        ("annotations/{}.json", "images/{}"),
+        ("annotations/{}.json", "{}/images"),
+        ("{}/_annotations.coco.json", "{}"),
+        ("{}/annotations.json", "{}/images"),
+    ],
+)
+def test_usual_layouts_are_found(file, folder, write_coco):
+    for split, spelling in (("train", "train"), ("val", "valid")):
+        root = write_coco(None, file.format(spelling), folder.format(spelling), root=f"set-{spelling}")
+        assert len(Coco(split, root=str(root))) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("annotations/instances_default.json", "images/default"),  # CVAT
+        ("labels/of all.json", "photos/2024"),
+        ("_annotations.coco.json", "."),
+    ],
+)
+def test_single_json_is_found_under_any_name_with_its_images(file, folder, write_coco):
+    root = write_coco(document(images=FOUR), file, folder)
+    assert Coco.recognise(root) == {}
+    datasets = [Coco(split, root=str(root)) for split in ("train", "val")]
+    ids = {one[i]["targets"]["image_id"] for one in datasets for i in range(len(one))}
+    assert ids == {0, 5, 10, 15}
+
+
+def test_images_of_a_single_json_are_found_behind_a_link(write_coco, tmp_path):
+    root = write_coco(document(images=FOUR), "result.json", "../elsewhere")
+    (root / "photos").symlink_to(tmp_path / "elsewhere")
+    assert os.path.dirname(Coco("train", root=str(root)).path(0)) == str(root / "photos")
+
+
+def test_images_of_label_studio_are_found_by_names_with_folders(write_coco):
+    images = [{**image, "file_name": f"images/{image['file_name']}"} for image in FOUR]
+    root = write_coco(document(images=images), "project/result.json", "project")
+    dataset = Coco("train", root=str(root))
+    assert os.path.samefile(Path(dataset.path(0)).parent, root / "project" / "images")
+
+
+def test_roboflow_group_of_all_classes_is_no_class(write_coco):
+    categories = [{"id": 0, "name": "cell", "supercategory": "none"}]
+    categories += [{"id": k, "name": name, "supercategory": "cell"} for k, name in ((7, "cell"), (90, "platelet"))]
+    content = document(categories=categories)
+    for split in ("valid", "train", "test"):
+        root = write_coco(content, f"{split}/_annotations.coco.json", split)
+    for split in ("train", "val", "test"):
+        assert [c.name for c in Coco(split, root=str(root)).classes["detection"]] == ["cell", "platelet"]
+    content["annotations"][0]["category_id"] = 0  # a class of that number is one
+    content["categories"][0]["name"] = content["categories"][1]["supercategory"] = "group"
+    content["categories"][2]["supercategory"] = "group"
+    root = write_coco(content, root="other")
+    assert len(Coco("train", root=str(root)).classes["detection"]) == 3
+
+
+def test_split_of_another_name_is_no_single_json(write_coco):
+    root = write_coco(None, "test.json", "test")
+    with pytest.raises(
+        DataError, match=r"'val', only for test \(test\.json\)(.|\n)*To evaluate on test, set data\.split=test"
+    ):
+        Coco("val", root=str(root))
+
+
+def test_later_of_two_years_is_used(write_coco):
+    write_coco(None, "annotations/instances_train2014.json", "train2014")
+    root = write_coco(document(images=document()["images"][:2]), "annotations/instances_train2017.json", "train2017")
+    assert len(Coco("train", root=str(root))) == 2
+
+
+def test_file_names_that_include_the_folder_are_found(write_coco):
+    content = document()
+    for image in content["images"]:
+        image["file_name"] = f"train/{image['file_name']}"
+    assert len(Coco("train", root=str(write_coco(content, folder=".")))) == 3
+
+
+def test_file_options_override_the_layout(write_coco, tmp_path, monkeypatch):
+    root = write_coco(None, "labels/mine.json", "photos")
+    write_coco(document(images=document()["images"][:2]), "labels/other.json", "photos/other")
+    options = {"train_annotations": "labels/mine.json", "train_images": "photos"}
+    options |= {"val_annotations": "labels/other.json", "val_images": "photos/other"}
+    assert [len(Coco(split, root=str(root), **options)) for split in ("train", "val")] == [3, 2]
+    assert len(Coco("val", root=str(root), annotations="labels/mine.json", images="photos")) == 3
+    assert len(Coco("val", root=str(root), annotations="labels/other.json", **options)) == 2
+    monkeypatch.chdir(tmp_path)
+    assert len(Coco("train", annotations="set/labels/mine.json", images="set/photos")) == 3
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(Coco("train", root="~/set", **options)) == 3
+
+
+def test_unknown_layout_error_lists_the_expected_paths(write_coco):
+    write_coco(None, "one.json", "train")
+    root = write_coco(None, "two.json", "train")
+    with pytest.raises(DataError) as caught:
+        Coco("train", root=str(root))
+    assert "Found 2 files in COCO's format with other names: one.json, two.json" in str(caught.value)
+    for looked in ("annotations/instances_train2017.json", "train.json", "train/_annotations.coco.json"):
+        assert looked in str(caught.value)
+    assert "data.train_annotations" in str(caught.value)
+    with pytest.raises(DataError, match=r"no annotation file .*set/x\.json"):
+        Coco("train", root=str(root), annotations="x.json")

@@ -1,0 +1,102 @@
+"""Presets of depth maps read the layouts of the public data sets, with metres computed by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from densevit.data.datasets.depth_maps import PRESETS, DepthMaps, Preset
+from densevit.registry import options
+
+MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)
+
+
+METRES = [[0, 1.5, 2, 2.5], [1, 3, 65.535, 0], [0.5, 2, 2, 2]]
+
+
+Write = Callable[..., None]
+
+
+def metres(dataset: DepthMaps, index: int = 0) -> list[list[float]]:
+    found = dataset[index]["targets"]["depth"]
+    assert found.dtype == torch.float32
+    return [[round(value, 5) for value in row] for row in found.tolist()]
+
+
+def nyu(folder: Path, write_image: Write, depth: Write) -> None:
+    for split, place, scene in (("train", "sync", "/kitchen_0028b"), ("test", "official_splits/test", "bathroom")):
+        write_image(f"{place}/{scene.lstrip('/')}/rgb_00045.jpg")
+        depth(f"{place}/{scene.lstrip('/')}/sync_depth_00045.png", MILLIMETRES)
+        line = f"{scene}/rgb_00045.jpg {scene}/sync_depth_00045.png 518.8579\n"
+        (folder / f"nyudepthv2_{split}_files_with_gt.txt").write_text(line)
+
+
+def kitti(folder: Path, write_image: Write, depth: Write, raw: str = "", annotated: bool = True) -> None:
+    for split, drive in (("train", "2011_09_26_drive_0057_sync"), ("test", "2011_09_28_drive_0002_sync")):
+        day = drive[:10]
+        write_image(f"{raw}{day}/{drive}/image_02/data/0000000311.png")
+        write_image(f"{raw}{day}/{drive}/image_02/data/0000000000.png")
+        official = {"train": "train/", "test": "val/"}[split] if annotated else ""
+        depth(
+            f"data_depth_annotated/{official}{drive}/proj_depth/groundtruth/image_02/0000000311.png", 12 * MILLIMETRES
+        )
+        (folder / f"eigen_{split}_files_with_gt.txt").write_text(
+            f"{day}/{drive}/image_02/data/0000000311.png {drive}/proj_depth/groundtruth/image_02/0000000311.png 721.5"
+            f"\n{day}/{drive}/image_02/data/0000000000.png None 721.5\n"
+        )
+
+
+def diode(folder: Path, write_image: Write, depth: Write) -> None:
+    for split, kind, scene in (("train", "indoors", "00019"), ("val", "outdoor", "00022")):
+        stem = f"{split}/{kind}/scene_{scene}/scan_00183/{scene}_00183_{kind}_000_010"
+        write_image(f"{stem}.png")
+        depth(f"{stem}_depth.npy", np.array(METRES, np.float32)[..., None])
+        depth(f"{stem}_depth_mask.npy", np.array([[1, 1, 1, 0]] * 3, np.float32))
+
+
+def tum(folder: Path, write_image: Write, depth: Write) -> None:
+    for split, name in (("train", "rgbd_dataset_freiburg1_xyz"), ("val", "rgbd_dataset_freiburg2_desk")):
+        where = f"{split}/{name}"
+        write_image(f"{where}/rgb/1305031102.175304.png")
+        write_image(f"{where}/rgb/1305031102.300000.png")
+        depth(f"{where}/depth/1305031102.160407.png", 5 * (MILLIMETRES // 10))
+        head = "# color images\n# file: 'x.bag'\n# timestamp filename\n"
+        images = "1305031102.175304 rgb/1305031102.175304.png\n1305031102.300000 rgb/1305031102.300000.png\n"
+        (folder / where / "rgb.txt").write_text(head + images)
+        (folder / where / "depth.txt").write_text(head + "1305031102.160407 depth/1305031102.160407.png\n")
+
+
+MADE: dict[str, tuple[Callable[..., None], str, list[list[float]]]] = {
+    # preset: (its layout, the end of the names of its images, metres)
+    "nyu": (nyu, "rgb_00045", [[0, 1.5, 2, 2.5], [1, 3, 0, 0], [0.5, 2, 2, 2]]),
+    "kitti": (kitti, "image_02/data/0000000311", [[0, 70.3125, 0, 0], [46.875, 0, 0, 0], [23.4375, 0, 0, 0]]),
+    "diode": (diode, "_000_010", [[0, 1.5, 2, 0], [1, 3, 65.535, 0], [0, 2, 2, 0]]),
+    "tum": (tum, "1305031102.175304", [[0, 0.15, 0.2, 0.25], [0.1, 0.3, 6.553, 0], [0.05, 0.2, 0.2, 0.2]]),
+}
+
+
+@pytest.mark.parametrize("preset", sorted(MADE))
+def test_each_preset_reads_its_usual_layout(preset, tmp_path, write_image, depth):
+    make, name, expected = MADE[preset]
+    make(tmp_path, write_image, depth)
+    eased = {"kitti": {"range": (1, 200)}, "tum": {"range": (0.05, 8)}}.get(preset, {})  # for few values
+    for split in ("train", "val"):
+        dataset = DepthMaps(split, root=str(tmp_path), preset=preset, **eased)
+        assert len(dataset) == 1 and dataset[0]["targets"]["image_id"].endswith(name)
+        assert metres(dataset) == expected
+
+
+def test_images_and_depth_of_kitti_may_lie_beside_each_other(tmp_path, write_image, depth, capsys):
+    kitti(tmp_path, write_image, depth, "raw/", annotated=False)
+    dataset = DepthMaps("val", root=str(tmp_path), preset="kitti", range=(1, 200))
+    assert dataset[0]["targets"]["image_id"].startswith("raw/2011_09_28/")
+    assert "1 image without depth left out" in capsys.readouterr().err
+
+
+def test_presets_are_yaml_files_of_options():
+    assert {file.stem for file in PRESETS.glob("*.yaml")} == set(MADE) == set(Preset.__args__)
+    for file in PRESETS.glob("*.yaml"):
+        options.check(DepthMaps, ("split",), "depth", yaml.safe_load(file.read_text()), "data")

@@ -1,0 +1,124 @@
+"""Wrong units of depth maps, found at the start: the range and median of depth, and the likely fix."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from densevit.data.datasets.depth_maps import DepthMaps
+from densevit.data.datasets.depth_range import sample
+from densevit.data.datasets.depth_values import Calibration
+from densevit.errors import DataError
+
+MILLIMETRES = np.array([[0, 1500, 2000, 2500], [1000, 3000, 65535, 0], [500, 2000, 2000, 2000]], np.uint16)
+
+
+Write = Callable[..., None]
+
+
+def test_range_and_median_are_logged_once_per_split(tmp_path, depth_pair, capsys, monkeypatch):
+    depth_pair(MILLIMETRES)
+    DepthMaps("train", root=str(tmp_path), scale=0.001, max_depth=2)
+    shown = capsys.readouterr().err
+    assert shown == "depth, train: 0.5 to 65.5 m, median 2 m, 83.3% of pixels known (read 1 of 1)\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    DepthMaps("train", root=str(tmp_path), scale=0.001)
+    assert capsys.readouterr().err == ""
+
+
+def test_millimetres_read_as_metres_raise(tmp_path, depth_pair):
+    depth_pair(MILLIMETRES.astype(np.float32), ".npy")
+    with pytest.raises(DataError) as error:
+        DepthMaps("train", root=str(tmp_path), max_depth=10)
+    for fact in ("'train'", "2000 m", "500 to 65535 m", "labels/train/a.npy", "0.05 to 250 m", "data.scale=0.001"):
+        assert fact in str(error.value)
+
+
+def test_sparse_lidar_is_checked_on_valid_pixels(tmp_path, depth_pair, capsys):
+    """At 2 % of the pixels, 5 to 60 m in KITTI's 1/256 m; the rest is 0, so that the median of all pixels is 0."""
+    rng = np.random.default_rng(0)
+    stored = np.zeros((50, 100), np.uint16)
+    hit = rng.permutation(5000)[:101]
+    stored.flat[hit] = np.linspace(5 * 256, 60 * 256, 101).round()
+    depth_pair(stored)
+    where: dict[str, Any] = {"root": str(tmp_path), "range": (4.0, 60.0), "max_depth": 80}
+    assert (DepthMaps("train", scale=1 / 256, **where)[0]["targets"]["depth"] > 0).sum() == 101
+    assert capsys.readouterr().err.startswith("depth, train: 5 to 60 m, median 32.5 m, 2.0% of pixels known")
+    with pytest.raises(DataError, match=r"8320 m.*4 to 60 m.*KITTI.*data\.scale=0\.00390625: 32\.5 m"):
+        DepthMaps("train", scale=1.0, **where)
+
+
+def test_file_in_another_unit_is_named(tmp_path, write_image, depth, capsys):
+    for name, unit in (("a", 1), ("b", 1), ("c", 1000), ("d", 1)):
+        write_image(f"images/train/{name}.jpg", (2, 1))
+        depth(f"labels/train/{name}.npy", unit * np.array([[0.0, 2.0]], np.float32))
+    DepthMaps("train", root=str(tmp_path))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("depth, train: 2 to 2000 m, median 2 m")
+    assert second == (
+        "depth, train: the median of 1 of these files is not in data.range, 0.05 to 250 m; the farthest is 2000 m, in "
+        f"{tmp_path / 'labels/train/c.npy'}. Do all files have the same unit?"
+    )
+
+
+def test_integer_files_require_a_scale(tmp_path, depth_pair):
+    depth_pair(MILLIMETRES)
+    facts = r"data\.scale is missing: .*labels/train/a\.png .*0 to 65535.*data\.scale=0\.001.*KITTI"
+    with pytest.raises(DataError, match=facts):
+        DepthMaps("train", root=str(tmp_path))
+    assert len(DepthMaps("train", root=str(tmp_path), metric=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("scale", "range", "fix"),
+    [
+        (0.001, (3.0, 60.0), "1/256 m, as in KITTI: set data.scale=0.00390625"),
+        (1e-6, (0.05, 250.0), "millimetres: set data.scale=0.001"),
+        (0.001, (300.0, 400.0), r"Set data\.scale, .*data\.range=\[LOW,HIGH\]"),
+    ],
+)
+def test_wrong_scale_and_declared_range(scale, range, fix, tmp_path, depth_pair):
+    depth_pair(MILLIMETRES)
+    with pytest.raises(DataError, match=fix):
+        DepthMaps("train", root=str(tmp_path), scale=scale, range=range)
+
+
+def test_invalid_calibration_raises(tmp_path, depth_pair):
+    depth_pair(np.array([[100, 200]], np.uint8))
+    stereo: dict[str, Any] = {"root": str(tmp_path), "kind": "disparity"}
+    with pytest.raises(DataError, match=r"baseline looks like millimetres: set data\.stereo\.baseline=0\.16"):
+        DepthMaps("train", stereo=Calibration(160, 3740, 200), **stereo)
+    with pytest.raises(DataError, match=r"Check data\.stereo: baseline \(metres\), focal"):
+        DepthMaps("train", stereo=Calibration(0.16, 3.7, 200), **stereo)
+    depth_pair(np.full((1, 2), 5000.0, np.float32), ".npy")
+    (tmp_path / "labels/train/a.png").unlink()
+    with pytest.raises(DataError, match=r"or data\.kind=depth, if files store depth"):
+        DepthMaps("train", root=str(tmp_path), kind="inverse_depth")
+
+
+def test_evenly_spaced_maps_are_sampled():
+    assert sample(3) == [0, 1, 2] and sample(128) == list(range(128))
+    some = sample(10_000)
+    assert len(some) == 128 and some[0] == 0 and some[-1] == 9999 and set(np.diff(some)) == {78, 79}
+
+
+@pytest.mark.parametrize(("largest", "kind", "scale"), [(255, np.uint8, 1.0), (65535, np.uint16, 0.001)])
+def test_files_that_all_reach_the_largest_number_are_named(largest, kind, scale, tmp_path, write_image, depth):
+    """Depth scaled for display, whose median of 40 m is plausible, and a sensor's number for unknown."""
+    for name in ("a", "b"):
+        write_image(f"images/train/{name}.jpg")
+        depth(f"labels/train/{name}.png", np.array([[40 / scale] * 3 + [largest]] * 3).astype(kind))
+    options: dict[str, Any] = {"root": str(tmp_path), "scale": scale}
+    with pytest.warns(
+        UserWarning,
+        match=rf"highest depth of each of 2 files of 'train' .*a\.png, \.\.\.\) is {largest}, .*data\.metric=fal",
+    ):
+        DepthMaps("train", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DepthMaps("train", **options, metric=False)
+        DepthMaps("train", **options, invalid=[largest])
+        depth("labels/train/b.png", np.array([[40 / scale] * 4] * 3).astype(kind))
+        DepthMaps("train", **options)
