@@ -18,9 +18,9 @@ from densevit import config as configs
 from densevit.weights import layouts
 from densevit.weights.key_mapping import missing_because, translate, translate_back
 from densevit.weights.layouts import find
+from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_methods.teachers import load_backbone
 from densevit_workbench.interchange.foreign_weights import convert
-from tests.weights.layouts.test_google import encoder, filled
 
 SIZE = (64, 128)  # with windows of 4 cells of 16 pixels, only one of the axes is shifted
 HALF = [0.5, 0.5, 0.5]
@@ -83,7 +83,7 @@ BACKBONES = {
     "transformers-dinov3": Case(
         {**VIT, "registers": 4, "layer_scale": 1e-5}, {**DINOV3, "norm_eps": 1e-3}, config={"layer_norm_eps": 1e-3}
     ),
-    "google-vit": Case(VIT, {"image_size": 96, "gelu": "tanh"}),
+    "google-vit": Case(VIT, {"image_size": 64, "gelu": "tanh"}),
     "transformers-mit": Case({"name": "mit", "variant": "b0"}, {"norm_eps": 1e-5}),
     "facebook-mvitv2": Case({"name": "mvit", "class_token": True}, {"image_size": 64, "class_token_residual": False}),
     "detectron2-mvitv2": Case(
@@ -96,18 +96,20 @@ BACKBONES = {
 
 
 @pytest.fixture
-def backbone_file(tmp_path, randomise):
+def backbone_file(tmp_path, randomise, monkeypatch):
     """`backbone_file(layout)`: a file of random weights, and the backbone with the options set by hand."""
 
     def backbone_file(name):
         case, layout = BACKBONES[name], find(name)
+        if name == "google-vit":
+            monkeypatch.setitem(VARIANTS, "nano", Variant(32, 4, 2, 0.0))  # as recorded
         torch.manual_seed(1)
         reference = randomise(densevit.create_backbone(**case.given, **case.implied))
         for key, tensor in reference.state_dict().items():
             if missing_because(key, layout):
                 tensor.fill_(float(key.endswith("weight")))
         if name == "google-vit":
-            state = filled({**encoder(), "embedding/kernel": (16, 16, 3, 128)})
+            state = random_arrays(recorded("google-vit")[0])
             reference.load_state_dict(translate(state, layout).tensors)
             np.savez(tmp_path / "theirs.npz", **{key: x.numpy() for key, x in state.items()})
             return tmp_path / "theirs.npz", reference.eval()

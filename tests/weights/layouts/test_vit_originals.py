@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from densevit.weights.key_mapping import translate_back
 from densevit.weights.layouts import find, recognise, same_tensors
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from tests.weights.layouts.originals.record_depth_anything import random_depth_anything
@@ -68,6 +69,8 @@ def test_google_s_features_are_those_of_the_original(original, loaded):
     assert expected.std() > 0.5
     torch.testing.assert_close(vit(images)[-1], expected, atol=5e-5, rtol=1e-5)
     assert (with_erf(images)[-1] - expected).abs().max() > 2e-4
+    with pytest.raises(ValueError, match="can only be read, not exported"):
+        translate_back(vit.state_dict(), find("google-vit"))
 
 
 DPT = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
