@@ -21,6 +21,8 @@ from densevit.weights.layouts import find
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_methods.teachers import load_backbone
 from densevit_workbench.interchange.foreign_weights import convert
+from tests.weights.layouts.originals.record_google import random_arrays
+from tests.weights.layouts.recordings import recorded
 
 SIZE = (64, 128)  # with windows of 4 cells of 16 pixels, only one of the axes is shifted
 HALF = [0.5, 0.5, 0.5]
