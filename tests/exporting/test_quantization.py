@@ -107,8 +107,12 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
     assert sources["MatMul/product"] == ["Reshape", "MatMul"]
     weights = [one for one in constants_of(tmp_path / "x.onnx").values() if one.dtype == np.int8 and one.ndim > 1]
     assert sorted(one.shape for one in weights) == [(48, 3, 3, 3), (48, 48)]
-    scales = constants_of(tmp_path / "x.onnx")["kernel_scale"]  # one for each output channel
-    np.testing.assert_allclose(scales, largest / 64, rtol=0.01)
+    constants = constants_of(tmp_path / "x.onnx")
+    np.testing.assert_allclose(constants["kernel_scale"], largest / 64, rtol=0.01)  # one for each output channel
+    # Of 7 bits, so that no sum of two products with uint8 saturates in int16, as on CPUs without VNNI.
+    assert max(np.abs(one.astype(int)).max() for one in weights) == 64 and 2 * 64 * 255 < 2**15 <= 2 * 65 * 255
+    assert all(constants[f"{name}_zero_point"].dtype == np.uint8 for name in ("scaled", "tokens"))
+    assert not any(constants[f"{name}_zero_point"].any() for name in ("kernel", "linear"))
 
     run = load(tmp_path / "x.onnx")
     for size in [(16, 24), (33, 7)]:  # any size
@@ -116,51 +120,6 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
         want, found = expected(image)["product"], run(image)["product"]
         assert np.abs(found - want).mean() < 0.025 * np.abs(want).mean()  # of weights from -64 to 64
         assert not np.array_equal(found, want)
-
-
-# ---- the same results on all CPUs ----
-
-
-def vpmaddubsw(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums of two neighbouring products of uint8 and int8 in int16, which saturate (Intel's manual, volume 2)."""
-    products = activations.astype(np.int64) * weights
-    sums = products[..., 0::2] + products[..., 1::2]
-    return np.clip(sums, -(2**15), 2**15 - 1)
-
-
-@pytest.mark.usefixtures("onnx")
-def test_no_product_saturates_on_cpus_without_vnni(tmp_path: Path):
-    """Those CPUs multiply uint8 by int8 with vpmaddubsw, in ONNX Runtime and in OpenVINO."""
-    write_layers(tmp_path / "x.onnx")
-    image = example_images((16, 24), 1, 0)
-    quantize(tmp_path / "x.onnx", [image], image, {})
-    constants = constants_of(tmp_path / "x.onnx")
-    for name in ("scaled", "tokens"):
-        assert constants[f"{name}_zero_point"].dtype == np.uint8
-    for name, weights in {"kernel": constants["kernel_quantized"], "linear": constants["linear_quantized"].T}.items():
-        assert weights.dtype == np.int8 and not constants[f"{name}_zero_point"].any()
-        rows = weights.reshape(WIDTH, -1)
-        rows = np.sort(np.pad(rows, [(0, 0), (0, rows.shape[1] % 2)]), axis=1)  # neighbours of equal sign: the worst
-        activations = np.full(rows.shape, 255, np.uint8)
-        exact = activations.astype(np.int64) * rows
-        np.testing.assert_array_equal(vpmaddubsw(activations, rows).sum(1), exact.sum(1))
-        assert np.abs(rows).max() == 64  # all of the range is used
-
-
-@pytest.mark.usefixtures("onnx")
-def test_layers_in_integers_compute_what_the_file_says(tmp_path: Path):
-    """On the CPU at hand, as the same layers do in float32 with the dequantised weights and activations."""
-    import onnxruntime
-
-    write_layers(tmp_path / "x.onnx")
-    images = [example_images((16, 24), 1, i) for i in range(4)]
-    quantize(tmp_path / "x.onnx", images, images[0], {})
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(tmp_path / "x.onnx", options, providers=["CPUExecutionProvider"])
-    [want] = session.run(None, {"images": images[0]})
-    found = load(tmp_path / "x.onnx")(images[0])["product"]
-    assert np.abs(found - want).mean() < 1e-3 * np.abs(want).mean()
 
 
 @pytest.mark.usefixtures("onnx")
@@ -269,9 +228,7 @@ def test_a_file_that_is_no_faster_is_a_warning():
     [
         ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4901, "x/AP50": 0.1}, {"x/AP": False}, []),
         ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4899, "x/AP50": 0.7}, {"x/AP": False}, ["x/AP"]),
-        ({"x/AP": 0.5}, {"x/AP": 0.9}, {"x/AP": False}, []),
         ({"y/AbsRel": 0.1}, {"y/AbsRel": 0.12}, {"y/AbsRel": True}, ["y/AbsRel"]),
-        ({"y/AbsRel": 0.1}, {"y/AbsRel": 0.05}, {"y/AbsRel": True}, []),
         ({"x/AP": 0.5, "y/mIoU": 0.5}, {"x/AP": 0.4, "y/mIoU": 0.3}, None, ["x/AP", "y/mIoU"]),
         ({"x/AP": 0.5, "x/AP50": 0.5}, {"x/AP": 0.5, "x/AP50": 0.3}, None, []),
         ({"x/AP": 0.5}, {"x/AP": math.nan}, None, ["x/AP"]),
