@@ -217,40 +217,6 @@ def test_each_tensor_of_a_released_dpt_is_used_once_or_listed(name, whole, relea
     assert sum(x.numel() for x in model.state_dict().values()) == total + table
 
 
-@pytest.mark.parametrize(
-    ("name", "scale", "shift", "max_depth"), [("nyu", 0.000305, 0.1378, 10.0), ("kitti", 0.00006016, 0.00579, 80.0)]
-)
-def test_metric_dpts_give_metric_depth(name, scale, shift, max_depth, whole, released):
-    with torch.device("meta"):
-        state = released(f"dpt_hybrid_{name}")
-    head = whole(state, find(f"dpt-hybrid-{name}"), WITHOUT_EFFECT).heads["depth"]
-    assert (head.quantity, head.output, head.scale, head.shift, head.max_depth) == (
-        *("depth", "inverse"),
-        *(scale, shift, max_depth),
-    )
-
-
-def test_dpts_of_transformers_are_described_completely():
-    """Intel/dpt-large-ade and Intel/dpt-hybrid-midas, built from their configs."""
-    from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
-
-    large = DPTConfig(
-        **LARGE, backbone_out_indices=[5, 11, 17, 23], neck_hidden_sizes=[256, 512, 1024, 1024], num_labels=150,
-        use_batch_norm_in_fusion_residual=True,
-    )  # fmt: skip
-    hybrid = DPTConfig(is_hybrid=True, backbone_out_indices=[0, 1, 8, 11], neck_hidden_sizes=[256, 512, 768, 768])
-    with torch.device("meta"):
-        segmenter = DPTForSemanticSegmentation(large).state_dict()
-        estimator = DPTForDepthEstimation(hybrid).state_dict()
-    layout = recognise(segmenter)
-    head = {**SEGMENTATION["segmentation"], "reassemble_channels": [256, 512, 1024, 1024]}
-    assert describe(segmenter, layout) == {"backbone": vit("large", **DPT), "heads": {"segmentation": head}}
-    assert layout.classes(segmenter, {})["segmentation"] == preset_classes("ade20k")
-    head = {**DEPTH["depth"], "reassemble_channels": [256, 512, 768, 768]}
-    backbone = vit("base", **DPT, stem="resnet")
-    assert describe(estimator, recognise(estimator)) == {"backbone": backbone, "heads": {"depth": head}}
-
-
 UPSAMPLED, LEVELS = {"features": (10, 15, 20, 24)}, {"features": (6, 12, 18, 24), "class_token": False}
 SETRS = {  # layout, image size, options of the backbone and of the head
     "setr_naive_ade20k": ("mmseg-setr-naive-ade20k", 512, UPSAMPLED, {"decoder": "naive", "auxiliary": []}),

@@ -16,7 +16,7 @@ from densevit.weights.key_mapping import translate
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, instance_classes
 from densevit.weights.layouts import find, recognise
 from densevit_workbench.interchange.foreign_export import export
-from densevit_workbench.interchange.foreign_weights import convert
+from densevit_workbench.interchange.foreign_weights import convert, write
 from tests.weights.layouts import models
 from tests.weights.layouts.models import HALF, IMAGENET, NONE, assert_same, run
 
@@ -169,11 +169,15 @@ def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, p
         model.heads[task].pixel_decoder.mask_padding = True
         assert (model(batch)[task]["logits"] - expected.class_queries_logits).abs().max() > 0.05
     if hasattr(theirs, "auxiliary_head") and "dpt" in name:
-        fused = model.heads[task].decode(
-            model.backbone(model.normalise(batch["images"], batch["padding_mask"])), (64, 64)
-        )[-2]
+        features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
+        fused = model.heads[task].decode(features, (64, 64))[-2]
         beside = model.heads[task].auxiliary(fused)
         torch.testing.assert_close(beside, theirs.auxiliary_head(fused), atol=1e-4, rtol=1e-4)
+    if "convnext" in name:
+        write(found, tmp_path / "run")
+        export(tmp_path / "run", "hf").write(tmp_path / "hf")
+        again = type(theirs).from_pretrained(tmp_path / "hf").eval()
+        torch.testing.assert_close(run(again, batch, *case.pixels).logits, expected.logits, rtol=1e-4, atol=1e-4)
     if "Objects365" in name:
         assert model.classes[task] == instance_classes(366)
 
