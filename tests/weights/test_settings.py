@@ -155,6 +155,27 @@ def test_swinv2_windows_are_parsed_from_timm_names(architecture, window, before)
     assert find("timm-swinv2").options.saved({}, of_timm({"architecture": "swin_tiny_patch4_window7_224"})) == {}
 
 
+@pytest.mark.integration
+@torch.no_grad()
+def test_swinv2_windows_are_read_from_config_json(tmp_path):
+    """Windows larger than its last map, pretrained with smaller ones, and an image of its own size."""
+    from transformers import Swinv2Config, Swinv2Model
+
+    sizes = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128, "window_size": 8}
+    theirs = Swinv2Model(Swinv2Config(**sizes, pretrained_window_sizes=[4, 4, 4, 2])).eval()
+    for tensor in theirs.parameters():
+        tensor.add_(torch.randn_like(tensor) * (0.2 if tensor.ndim < 2 else 0.02))
+    theirs.save_pretrained(tmp_path)
+    found = convert(tmp_path)
+    assert found.section.options["window_size"] == (8, 8, 8, 4)
+    assert found.section.options["pretrained_window_sizes"] == (4, 4, 4, 2)
+    pixels = torch.randn(1, 3, 128, 128)
+    last = theirs(pixels).last_hidden_state.transpose(1, 2).unflatten(2, (4, 4))
+    torch.testing.assert_close(found.backbone.eval()(pixels)[-1], last, rtol=1e-4, atol=1e-4)
+    (tmp_path / "config.json").unlink()
+    assert "Assumed, because the weights do not determine it: backbone.window_size" in convert(tmp_path).fit.notes[1]
+
+
 def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
