@@ -188,23 +188,20 @@ def test_blocks_are_replaced_where_they_occur():
     assert type(model["a"]) is nn.Conv2d and model["b"][1] is model["a"]
 
 
-def test_a_merged_block_that_is_no_module_is_an_error():
+def test_a_merged_block_that_is_no_module_is_an_error_and_an_attribute_is_no_block():
+    class Lora(nn.Linear):
+        merged = False  # as of peft's layers
+
+    model = nn.Sequential(Lora(2, 2))
+    merge_blocks(model)
+    assert type(model[0]) is Lora
+
     class Broken(Branches):
         def merged(self) -> Any:
             return self.wide.weight
 
     with pytest.raises(PluginError, match=r"Broken\.merged\(\) returned a Parameter; expected a torch\.nn\.Module"):
         simplified(nn.Sequential(Broken(2)), lambda model: None)
-
-
-class Lora(nn.Linear):
-    merged = False  # an attribute that is no method, as of peft's layers
-
-
-def test_an_attribute_merged_is_no_block():
-    model = nn.Sequential(Lora(2, 2))
-    merge_blocks(model)
-    assert type(model[0]) is Lora
 
 
 # ---- files ----

@@ -158,6 +158,16 @@ def test_repository_without_usual_files_error_lists_its_files(hub):
         read("hf:facebook/model")
     with pytest.raises(WeightsError, match=r"has no detr-r51\.pth\. It has detr-r50\.pth"):
         read("hf:facebook/model/detr-r51.pth")
+    (hub.folder / f"timm/{SMALL}").mkdir(parents=True)
+    with pytest.raises(WeightsError, match=r"has no model\.safetensors or pytorch_model\.bin"):
+        read(f"timm:{SMALL}")
+
+
+def test_offline_uses_the_cache(hub):
+    torch.save(STATE, hub.folder / "facebook/model/pytorch_model.bin")
+    hub.failure, hub.cached = ConnectionError("no route"), {"pytorch_model.bin"}
+    with pytest.warns(UserWarning, match=r"unreachable \(ConnectionError: no route\).*mean and std are not known"):
+        assert_state(read("hf:facebook/model").tensors)
 
 
 def test_offline_error_lists_the_files_to_download(hub):
@@ -174,21 +184,6 @@ def test_offline_error_lists_the_files_to_download(hub):
         read("hf:facebook/model/a/b.pth")
     with pytest.raises(WeightsError, match=rf"https://huggingface.co/timm/{SMALL}/resolve/main/model.safetensors"):
         read(f"timm:{SMALL}")
-
-
-def test_offline_uses_the_cache(hub):
-    folder = hub.folder / "facebook/model"
-    torch.save(STATE, folder / "pytorch_model.bin")
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
-    hub.failure, hub.cached = ConnectionError("no route"), {"pytorch_model.bin", "preprocessor_config.json"}
-    found = read("hf:facebook/model")
-    assert_state(found.tensors)
-    assert found.metadata["mean"] == pytest.approx((0.5,) * 3)
-    hub.cached = {"pytorch_model.bin"}
-    with pytest.warns(
-        UserWarning, match=r"the Hub is unreachable \(ConnectionError: no route\).*mean and std are not known"
-    ):
-        read("hf:facebook/model")
 
 
 @pytest.fixture
@@ -246,19 +241,6 @@ def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
-
-
-def test_private_or_unknown_repository_raises(hub, monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    def refuse(*_, **__):
-        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
-    with pytest.raises(WeightsError, match=r"gives no access to a repository a/b.*hf auth login"):
-        read("hf:a/b")
 
 
 # ---- torchvision ----
@@ -410,23 +392,22 @@ def refused(kind, status):
 
 
 @pytest.mark.parametrize(
-    ("status", "source", "page"), [("gated", "hf:facebook/model", "facebook/model"), (403, f"timm:{SMALL}", "timm/")]
+    ("kind", "status", "source", "facts"),
+    [
+        ("GatedRepoError", 401, "hf:facebook/model", r"is gated\. .*https://huggingface\.co/facebook.*`hf auth login`"),
+        ("HfHubHTTPError", 403, f"timm:{SMALL}", r"is gated\. .*https://huggingface\.co/timm/.*`hf auth login`"),
+        ("RepositoryNotFoundError", 404, "hf:a/b", r"gives no access to a repository a/b.*hf auth login"),
+    ],
 )
-def test_gated_repository_error_names_its_page(hub, monkeypatch, status, source, page):
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+def test_a_repository_without_access_is_an_error_with_the_fix(hub, monkeypatch, kind, status, source, facts):
+    from huggingface_hub import errors
 
-    error = refused(GatedRepoError, 401) if status == "gated" else refused(HfHubHTTPError, status)
+    error = refused(getattr(errors, kind), status)
 
     def refuse(*_, **__):
         raise error
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
-    with pytest.raises(WeightsError, match=rf"is gated\. .*https://huggingface\.co/{page}.*`hf auth login`"):
+    with pytest.raises(WeightsError, match=facts):
         read(source)
-
-
-def test_missing_file_of_timm_weights_raises(hub):
-    (hub.folder / f"timm/{SMALL}").mkdir(parents=True)
-    with pytest.raises(WeightsError, match=r"has no model\.safetensors or pytorch_model\.bin"):
-        read(f"timm:{SMALL}")

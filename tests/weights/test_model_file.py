@@ -254,13 +254,6 @@ def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
         assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
 
 
-def test_weights_without_common_heads_raise(saved):
-    config = config_of(heads={"more": {"name": f"{__name__}:Scores"}}, weights=str(saved[1]))
-    model = build_model(config, CLASSES)
-    with pytest.raises(WeightsError, match="tensors are missing"):
-        load_pretrained(model, config)
-
-
 def test_backbone_weights_are_loaded_from_a_model_file(saved):
     source, path = saved
     config = config_of(backbone={"name": "resnet", "depth": 18, "norm": "frozen", "weights": str(path)})
@@ -291,7 +284,11 @@ def test_mismatched_weights_error_names_key_and_file(saved):
     message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"
     with pytest.raises(WeightsError, match=message):
         load_pretrained(model, config)
-    config = config_of(heads={"other": {"name": f"{__name__}:Scores", "weights": str(path)}})
-    model = build_model(config, CLASSES)
-    with pytest.raises(WeightsError, match=r"heads\.other\.weights"):
-        load_pretrained(model, config)
+    head = {"name": f"{__name__}:Scores"}
+    for sections, facts in (
+        ({"heads": {"other": {**head, "weights": str(path)}}}, r"heads\.other\.weights"),
+        ({"heads": {"more": head}, "weights": str(path)}, "tensors are missing"),
+    ):
+        config = config_of(**sections)
+        with pytest.raises(WeightsError, match=facts):
+            load_pretrained(build_model(config, CLASSES), config)
