@@ -29,9 +29,9 @@ def randomised(model: nn.Module, factors: Mapping[str, float] | None = None, spr
             continue
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 2)
-        elif tensor.ndim <= 1:
+        elif tensor.ndim <= 1:  # the factor is that of matrices, except for sampling offsets
             scale = name.endswith(("weight", "lambda1", "lab.scale"))
-            tensor.normal_(1.0 if scale else 0.0, spread if factor is None else factor)
+            tensor.normal_(1.0 if scale else 0.0, factor or spread if "sampling_offsets" in name else spread)
         else:
             tensor.normal_(0, (0.8 if factor is None else factor) * tensor[0].numel() ** -0.5)
     return model.eval()
@@ -153,21 +153,13 @@ def rtdetr(version: int = 1, layer: str = "basic", **options: Any) -> Any:
 
 
 THREE_LEVELS = {
-    "encoder_in_channels": [256, 512, 1024],
-    "decoder_in_channels": [32, 32, 32],
-    "decoder_n_points": [3, 6, 3],
+    "encoder_in_channels": [256, 512, 1024], "decoder_in_channels": [32] * 3, "decoder_n_points": [3, 6, 3],
     "reg_scale": 8.0,
-}
-TWO_LEVELS = {
-    "encoder_in_channels": [512, 1024],
-    "decoder_in_channels": [32, 32],
-    "feat_strides": [16, 32],
-    "encode_proj_layers": [1],
-    "num_feature_levels": 2,
-    "decoder_n_points": [6, 6],
-    "num_denoising": 0,
-    "d_model": 64,  # projected
-}
+}  # fmt: skip
+TWO_LEVELS = {  # d_model: projected
+    "encoder_in_channels": [512, 1024], "decoder_in_channels": [32] * 2, "decoder_n_points": [6, 6],
+    "feat_strides": [16, 32], "encode_proj_layers": [1], "num_feature_levels": 2, "num_denoising": 0, "d_model": 64,
+}  # fmt: skip
 
 
 def dfine(levels: Mapping[str, Any], **options: Any) -> Any:
@@ -176,17 +168,11 @@ def dfine(levels: Mapping[str, Any], **options: Any) -> Any:
 
     count = len(levels["decoder_in_channels"])
     backbone = transformers.HGNetV2Config(
-        stem_channels=[3, 16, 16],
-        embedding_size=16,
-        hidden_sizes=[64, 256, 512, 1024],
-        stage_in_channels=[16, 64, 256, 512],
-        stage_mid_channels=[16, 32, 64, 128],
-        stage_out_channels=[64, 256, 512, 1024],
-        stage_num_blocks=[1, 1, 2, 1],
-        stage_numb_of_layers=[3, 3, 3, 3],
-        use_learnable_affine_block=True,
-        out_features=STAGES[4 - count :],
-    )
+        stem_channels=[3, 16, 16], embedding_size=16, hidden_sizes=[64, 256, 512, 1024],
+        stage_in_channels=[16, 64, 256, 512], stage_mid_channels=[16, 32, 64, 128],
+        stage_out_channels=[64, 256, 512, 1024], stage_num_blocks=[1, 1, 2, 1], stage_numb_of_layers=[3, 3, 3, 3],
+        use_learnable_affine_block=True, out_features=STAGES[4 - count :],
+    )  # fmt: skip
     small = {"num_labels": 80, "num_queries": 17, "encoder_hidden_dim": 32, "encoder_ffn_dim": 40, "d_model": 32}
     small |= {"hidden_expansion": 0.5, "depth_mult": 0.34, "decoder_layers": 2, "decoder_ffn_dim": 48}
     small |= {"tie_word_embeddings": False, "freeze_backbone_batch_norms": False}

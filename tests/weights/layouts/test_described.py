@@ -20,6 +20,7 @@ LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16
 GIANT = {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True}
 SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
 R34 = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
+PATCH_14 = {"image_size": 518, "patch_size": 14}
 PATCHES, BICUBIC = {"patch_size": 16, "image_size": 224}, {"position_resizing": "bicubic"}
 DINO = {"patch_size": 14, "image_size": 518, "layer_scale": 1e-5}
 
@@ -74,40 +75,23 @@ TORCHVISION = {
 }
 TRANSFORMERS = {  # model: options of its configuration, layout, section
     "ViTForImageClassification": ({}, "transformers-vit", vit("base", **BICUBIC)),
-    "ViTModel": (
-        {"image_size": 384, "patch_size": 32, **LARGE},
-        "transformers-vit",
-        vit("large", **BICUBIC, patch_size=32, image_size=384),
-    ),
     "ViTMAEForPreTraining": (LARGE, "transformers-mae", vit("large", **BICUBIC)),
     "DeiTForImageClassificationWithTeacher": (
-        {},
-        "transformers-deit",
-        vit("base", **BICUBIC, distillation_token=True),
+        {}, "transformers-deit", vit("base", **BICUBIC, distillation_token=True),
     ),
     "Dinov2ForImageClassification": (
-        {"image_size": 518, "patch_size": 14, **GIANT},
-        "transformers-dinov2",
-        vit("giant", **BICUBIC, **DINO, swiglu=True),
+        {**PATCH_14, **GIANT}, "transformers-dinov2", vit("giant", **BICUBIC, **DINO, swiglu=True),
     ),
     "Dinov2WithRegistersForImageClassification": (
-        {"image_size": 518, "patch_size": 14},
-        "transformers-dinov2",
-        vit("base", **DINO, registers=4),
+        PATCH_14, "transformers-dinov2", vit("base", **DINO, registers=4),
     ),
     "SwinForImageClassification": ({}, "transformers-swin", swin("tiny", 1, 7, "both_axes")),
-    "SwinModel": (
-        {"image_size": 384, "window_size": 12, **SWIN_B},
-        "transformers-swin",
-        swin("base", 1, 12, "both_axes"),
-    ),
+    "SwinModel": ({"window_size": 12, **SWIN_B}, "transformers-swin", swin("base", 1, 12, "both_axes")),
     "Swinv2ForImageClassification": (
-        {"image_size": 256, "window_size": 8, **SWIN_B},
-        "transformers-swinv2",
-        swin("base", 2, None, "both_axes"),
+        {"image_size": 256, "window_size": 8, **SWIN_B}, "transformers-swinv2", swin("base", 2, None, "both_axes"),
     ),
     "ResNetModel": (R34, "transformers-resnet", resnet(34)),
-}
+}  # fmt: skip
 RELEASED = {
     "google_ViT-L_32": ("google-vit", vit("large", patch_size=32, gelu="tanh")),
     "google_R50+ViT-B_16": (

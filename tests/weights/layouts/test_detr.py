@@ -1,7 +1,7 @@
 """The authors' checkpoints of DETR and Deformable DETR: released names, classes, rows, copies and refused tensors."""
 
 import re
-from itertools import chain, pairwise
+from itertools import chain
 
 import pytest
 import torch
@@ -9,11 +9,10 @@ import torch
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
+from densevit.weights.label_sets import coco_classes
 from densevit.weights.layouts import find, recognise
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
-from densevit_heads.detr_panoptic.checkpoints import DETR_PANOPTIC
 from tests.weights.layouts import models
 from tests.weights.layouts.originals.record_detr import random_detector
 from tests.weights.layouts.recordings import recorded
@@ -67,35 +66,6 @@ def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
     del state["query_embed.weight"]
     with pytest.raises(WeightsError, match="no tensor for 'heads.detection.query_embedding.weight'"):
         describe(state, DETR)
-
-
-def mask_head(width, features):
-    """The tensors of the release's mask head and of its attention maps. features: the channels of the ResNet's maps."""
-    state = {f"bbox_attention.{x}_linear.{kind}": torch.empty(width, *([width] if kind == "weight" else []))
-             for x in "qk" for kind in ("weight", "bias")}  # fmt: skip
-    sizes = [width + 8, width + 8, width // 2, width // 4, width // 8, width // 16]  # with a map for each of 8 heads
-    shapes = {f"lay{i}": (b, a, 3, 3) for i, (a, b) in enumerate(pairwise(sizes), 1)}
-    shapes["out_lay"] = (1, sizes[-1], 3, 3)
-    shapes |= {f"gn{i}": (b,) for i, b in enumerate(sizes[1:], 1)}
-    shapes |= {f"adapter{i}": (b, a, 1, 1) for i, (a, b) in enumerate(zip(features, sizes[2:5], strict=True), 1)}
-    for name, shape in shapes.items():
-        state |= {f"mask_head.{name}.weight": torch.empty(shape), f"mask_head.{name}.bias": torch.empty(shape[0])}
-    return state
-
-
-def test_each_tensor_of_a_panoptic_r50_is_used_once_and_the_parameters_are_the_paper_s(whole, released):
-    with torch.device("meta"):
-        state = {f"detr.{name}": x for name, x in released("detr_r50").items()}
-        state |= {"detr.class_embed.weight": torch.empty(251, 256), "detr.class_embed.bias": torch.empty(251)}
-        state |= mask_head(256, (1024, 512, 256))
-    model = whole(state, DETR_PANOPTIC, thirds=THIRDS)
-    count = sum(tensor.numel() for tensor in state.values())
-    unused = 251 - len(coco_panoptic_classes()) - 1
-    assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - unused * 257
-    norms = (".bn", ".downsample.1.", ".body.bn1.")  # frozen: no parameters
-    parameters = sum(x.numel() for name, x in state.items() if "body" not in name or not any(n in name for n in norms))
-    assert round(parameters / 1e6, 1) == 42.9
-    assert model.architecture.backbone.options["depth"] == 50
 
 
 @pytest.mark.parametrize(
