@@ -262,12 +262,17 @@ def test_a_head_of_another_backbone_is_loaded_but_for_its_projections(tmp_path, 
             assert key in kept or torch.equal(getattr(model, part)["boxes"].state_dict()[key], value)
 
 
-def test_backbone_file_as_model_or_head_raises(file):
+def test_a_backbone_s_file_as_a_model_or_head_and_wrong_means_raise(file):
     source = file(encoder())
-    with pytest.raises(WeightsError, match=r"contains only a backbone\. Name it as backbone\.weights="):
-        load_pretrained(*model_of(weights=source))
-    with pytest.raises(WeightsError, match=r"heads\.boxes\.weights: .* has no head; expected one for detection"):
-        load_pretrained(*model_of(heads={"boxes": {"name": f"{__name__}:Scores", "weights": source}}))
+    for sections, facts in (
+        ({"weights": source}, r"contains only a backbone\. Name it as backbone\.weights="),
+        ({"heads": {"boxes": {"name": f"{__name__}:Scores", "weights": source}}}, r"has no head; .* for detection"),
+    ):
+        with pytest.raises(WeightsError, match=facts):
+            load_pretrained(*model_of(**sections))
+    for section in ({"mean": [123, 117, 104]}, {"std": [0, 1, 1]}, {"mean": [0.5]}):
+        with pytest.raises(ConfigError, match=rf"backbone\.{next(iter(section))}"):
+            model_of(section)
 
 
 @pytest.mark.parametrize(
@@ -407,9 +412,3 @@ def test_table_has_a_row_per_kind(file):
         "unexpected 1 extra.*.w: allowed",
         "Read as made-encoder.",
     ]
-
-
-def test_invalid_mean_and_std_raise():
-    for section in ({"mean": [123, 117, 104]}, {"std": [0, 1, 1]}, {"mean": [0.5]}):
-        with pytest.raises(ConfigError, match=rf"backbone\.{next(iter(section))}"):
-            model_of(section)
