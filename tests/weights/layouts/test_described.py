@@ -86,7 +86,9 @@ TRANSFORMERS = {  # model: options of its configuration, layout, section
         PATCH_14, "transformers-dinov2", vit("base", **DINO, registers=4),
     ),
     "SwinForImageClassification": ({}, "transformers-swin", swin("tiny", 1, 7, "both_axes")),
-    "SwinModel": ({"window_size": 12, **SWIN_B}, "transformers-swin", swin("base", 1, 12, "both_axes")),
+    "SwinModel": (
+        {"image_size": 384, "window_size": 12, **SWIN_B}, "transformers-swin", swin("base", 1, 12, "both_axes"),
+    ),
     "Swinv2ForImageClassification": (
         {"image_size": 256, "window_size": 8, **SWIN_B}, "transformers-swinv2", swin("base", 2, None, "both_axes"),
     ),
