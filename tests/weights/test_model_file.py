@@ -254,29 +254,6 @@ def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
         assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
 
 
-def test_backbone_weights_are_loaded_from_a_model_file(saved):
-    source, path = saved
-    config = config_of(backbone={"name": "resnet", "depth": 18, "norm": "frozen", "weights": str(path)})
-    model = build_model(config, CLASSES)
-    before = model.heads["maps"].width.clone()
-    load_pretrained(model, config)
-    expected = {k: v for k, v in source.backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
-    assert equal(model.backbone.state_dict(), expected)
-    assert torch.equal(model.heads["maps"].width, before)
-
-
-def test_head_weights_include_its_neck(saved):
-    source, path = saved
-    heads = {name: section.model_dump(exclude_defaults=True) for name, section in config_of().heads.items()}
-    heads["detection"]["weights"] = str(path)
-    config = config_of(heads=heads)
-    model = build_model(config, CLASSES)
-    load_pretrained(model, config)
-    assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
-    assert torch.equal(model.necks["detection"].by, source.necks["detection"].by)
-    assert not torch.equal(model.heads["maps"].width, source.heads["maps"].width)
-
-
 def test_mismatched_weights_error_names_key_and_file(saved):
     path = saved[1]
     config = config_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
