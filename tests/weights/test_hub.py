@@ -272,7 +272,7 @@ def test_torchvision_weights_use_its_cache_and_metadata(torch_hub, tmp_path, mon
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     file = "swin_t-704ceda3.pth"
-    facts = f"Name or service.*org/models/{file}.*or put it at {tmp_path / 'hub/checkpoints' / file}"
+    facts = f"Name or service.*or put it at {tmp_path / 'hub/checkpoints' / file}.*org/models/{file}"
     with pytest.raises(WeightsError, match=facts):
         read("torchvision:swin_t")
 
