@@ -247,9 +247,8 @@ OURS = {
     "depth anything": Ours(
         "transformers-depth-anything-metric", "DepthAnythingForDepthEstimation", "depth", VIT,
         {"name": "dpt", "upsampling": "exact", "width": 64, "reassemble_channels": [24, 48, 96, 128],
-         "output": "sigmoid", "max_depth": 8.0},
-        "depth-anything-v2-indoor", ["backbone.features=[2,3,5,6]", "backbone.position_resizing=bicubic",
-         "heads.depth.max_depth=8"], size=(70, 98),
+         "output": "sigmoid", "min_depth": 1e-6, "max_depth": 20.0},
+        "depth-anything-v2-indoor", ["backbone.features=[2,3,5,6]"], size=(70, 98),
     ),
     "segformer": Ours(
         "transformers-segformer", "SegformerForSemanticSegmentation", "segmentation",
