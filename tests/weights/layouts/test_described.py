@@ -172,65 +172,70 @@ def test_buffers_and_mask_tokens_of_older_files_are_known():
 # ---- models with a head ----
 
 DPT = {"readout": "project", "feature_norm": False, "position_resizing": "bilinear", "image_size": 384}
-HYBRID = vit("base", **DPT, stem="resnet", weight_standardization="std")
-DEPTH = {"depth": {"name": "dpt", "output": "relative", "norm": "none", "width": 256}}
-SEGMENTATION = {"segmentation": {"name": "dpt_segmentation", "width": 256}}
-RELEASED_DPTS = {
-    "dpt_large-midas": ("dpt", vit("large", **DPT), DEPTH),
-    "dpt_hybrid-midas": ("dpt-hybrid", HYBRID, DEPTH),
-    "dpt_large-ade20k": ("dpt-segmentation", vit("large", **DPT), SEGMENTATION),
-    "dpt_hybrid-ade20k": ("dpt-hybrid-segmentation", HYBRID, SEGMENTATION),
-}
-WITHOUT_EFFECT = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
+DEPTH = {"name": "dpt", "output": "relative", "norm": "none", "width": 256}
+SEGMENTATION = {"name": "dpt_segmentation", "width": 256}
+HYBRID, LARGE_DPT = vit("base", **DPT, stem="resnet"), vit("large", **DPT)
+WIDE = {"reassemble_channels": [256, 512, 1024, 1024]}
+NARROW = {"reassemble_channels": [256, 512, 768, 768]}
+STANDARDISED = {**HYBRID, "weight_standardization": "std"}
+DPT_IDLE = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
+LEVELS = {"features": (6, 12, 18, 24), "class_token": False}
+SETR = {"name": "setr", "width": 256, "padded": "stretch"}
 
 
-@pytest.mark.parametrize("name", RELEASED_DPTS)
-def test_each_tensor_of_a_released_dpt_is_used_once_or_listed(name, whole, released):
-    layout, backbone, heads = RELEASED_DPTS[name]
-    with torch.device("meta"):
-        state = released(name)
-    assert recognise(state).name == layout
-    width = {"large": 1024, "base": 768}[backbone["variant"]]
-    heads = {task: {**head, "reassemble_channels": [256, 512, width, width]} for task, head in heads.items()}
-    assert describe(state, find(layout)) == {"backbone": backbone, "heads": heads}
-    model = whole(state, find(layout), WITHOUT_EFFECT)
-    idle = translate(state, find(layout)).left_out
-    assert len(idle) == (8 if "depth" in heads else 16)  # four of the ViT's, and a unit's convolutions and norms
-    if "segmentation" in heads:
-        assert model.heads["segmentation"].classes == preset_classes("ade20k")
-    total = sum(x.numel() for key, x in state.items() if key not in idle and "pos_embed" not in key)
-    table = state["pretrained.model.pos_embed"].numel() - width  # the class token's row is added to the token
-    assert sum(x.numel() for x in model.state_dict().values()) == total + table
+def setr(image_size, **options):
+    plain = {"image_size": image_size, "feature_norm": False, "position_resizing": "bilinear"}
+    return vit("large", **plain, **{"features": (10, 15, 20, 24), **options})
 
 
-UPSAMPLED, LEVELS = {"features": (10, 15, 20, 24)}, {"features": (6, 12, 18, 24), "class_token": False}
-SETRS = {  # layout, image size, options of the backbone and of the head
-    "setr_naive_ade20k": ("mmseg-setr-naive-ade20k", 512, UPSAMPLED, {"decoder": "naive", "auxiliary": []}),
-    "setr_naive_cityscapes": ("mmseg-setr-naive", 768, UPSAMPLED, {"decoder": "naive", "auxiliary": [1, 2, 3]}),
-    "setr_pup_ade20k": ("mmseg-setr", 512, UPSAMPLED, {"decoder": "pup", "auxiliary": [1, 2, 3]}),
-    "setr_mla_ade20k": (
-        "mmseg-setr-mla",
-        512,
-        LEVELS,
-        {"decoder": "mla", "auxiliary": [1, 2, 3, 4], "branch_width": 128},
+HEADS = {  # file: layout, backbone, head, tensors without effect
+    "dpt_large-midas": ("dpt", LARGE_DPT, DEPTH | WIDE, DPT_IDLE),
+    "dpt_hybrid-midas": ("dpt-hybrid", STANDARDISED, DEPTH | NARROW, DPT_IDLE),
+    "dpt_large-ade20k": ("dpt-segmentation", LARGE_DPT, SEGMENTATION | WIDE, DPT_IDLE),
+    "dpt_hybrid-ade20k": ("dpt-hybrid-segmentation", STANDARDISED, SEGMENTATION | NARROW, DPT_IDLE),
+    "setr_naive_ade20k": (
+        "mmseg-setr-naive-ade20k", setr(512), SETR | {"decoder": "naive", "auxiliary": []}, r"auxiliary_head\.",
     ),
-}
+    "setr_naive_cityscapes": (
+        "mmseg-setr-naive", setr(768), SETR | {"decoder": "naive", "auxiliary": [1, 2, 3]}, "(?!)",
+    ),
+    "setr_pup_ade20k": ("mmseg-setr", setr(512), SETR | {"decoder": "pup", "auxiliary": [1, 2, 3]}, "(?!)"),
+    "setr_mla_ade20k": (
+        "mmseg-setr-mla", setr(512, **LEVELS),
+        SETR | {"decoder": "mla", "auxiliary": [1, 2, 3, 4], "branch_width": 128}, r"backbone\.cls_token",
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SETRS)
-def test_each_tensor_of_a_released_setr_is_used_once_or_listed(name, whole, released):
-    layout, image_size, backbone, head = SETRS[name]
+@pytest.mark.parametrize("name", HEADS)
+def test_each_tensor_of_a_released_model_is_used_once_or_listed(name, whole, released):
+    layout, backbone, head, without_effect = HEADS[name]
     with torch.device("meta"):
         state, layout = released(name), find(layout)
     assert recognise(state) is layout
-    backbone = vit("large", image_size=image_size, feature_norm=False, position_resizing="bilinear") | backbone
-    head = {"name": "setr", "width": 256, "padded": "stretch"} | head
-    assert describe(state, layout) == {"backbone": backbone, "heads": {"segmentation": head}}
-    idle = {"mmseg-setr-naive-ade20k": r"auxiliary_head\.", "mmseg-setr-mla": r"backbone\.cls_token"}
-    model = whole(state, layout, idle.get(layout.name, "(?!)"))
-    assert model.heads["segmentation"].classes == preset_classes("cityscapes" if "cityscapes" in name else "ade20k")
-    given = sum(x.numel() for key, x in state.items() if key not in translate(state, layout).left_out)
-    assert given - sum(x.numel() for x in model.state_dict().values()) == 1024  # the class token's position
+    task = "depth" if head["name"] == "dpt" else "segmentation"
+    assert describe(state, layout) == {"backbone": backbone, "heads": {task: head}}
+    model = whole(state, layout, without_effect)
+    if task == "segmentation":
+        assert model.heads[task].classes == preset_classes("cityscapes" if "cityscapes" in name else "ade20k")
+
+
+def test_dpts_of_transformers_are_described_completely():
+    """Intel/dpt-large-ade and Intel/dpt-hybrid-midas, built from their configs."""
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation
+
+    large = DPTConfig(
+        **LARGE, backbone_out_indices=[5, 11, 17, 23], neck_hidden_sizes=[256, 512, 1024, 1024], num_labels=150,
+        use_batch_norm_in_fusion_residual=True,
+    )  # fmt: skip
+    hybrid = DPTConfig(is_hybrid=True, backbone_out_indices=[0, 1, 8, 11], neck_hidden_sizes=[256, 512, 768, 768])
+    with torch.device("meta"):
+        segmenter = DPTForSemanticSegmentation(large).state_dict()
+        estimator = DPTForDepthEstimation(hybrid).state_dict()
+    expected = {"backbone": LARGE_DPT, "heads": {"segmentation": SEGMENTATION | WIDE}}
+    assert describe(segmenter, recognise(segmenter)) == expected
+    expected = {"backbone": HYBRID, "heads": {"depth": DEPTH | NARROW}}
+    assert describe(estimator, recognise(estimator)) == expected
 
 
 def test_classes_of_maps_are_known_by_number_and_name():
