@@ -16,7 +16,7 @@ from densevit.exporting import comparison, files
 from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference import runtimes
 from densevit.interfaces import Transforms
-from tests.exporting.small_models import CELLS, small_predictor
+from tests.exporting.small_models import CELLS, NAIVE, small_predictor
 
 TRANSFORMS: dict[str, tuple[Any, ...]] = {
     "long side": ("fixed", 96),
