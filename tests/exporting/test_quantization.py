@@ -94,7 +94,7 @@ def constants_of(path: Path) -> dict[str, np.ndarray]:
 @pytest.mark.usefixtures("onnx")
 def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(tmp_path: Path):
     write_layers(tmp_path / "x.onnx")
-    expected = load(tmp_path / "x.onnx")
+    expected, largest = load(tmp_path / "x.onnx"), np.abs(constants_of(tmp_path / "x.onnx")["kernel"]).max((1, 2, 3))
     images = [example_images((16, 24), 1, i) for i in range(4)]
     done = quantize(tmp_path / "x.onnx", iter(images), images[0], {}, lambda: time.sleep(0.03))
     assert done.images == 4 and done.float32_ms > 0 and done.int8_ms > 0
@@ -107,6 +107,12 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
     assert sources["MatMul/product"] == ["Reshape", "MatMul"]
     weights = [one for one in constants_of(tmp_path / "x.onnx").values() if one.dtype == np.int8 and one.ndim > 1]
     assert sorted(one.shape for one in weights) == [(48, 3, 3, 3), (48, 48)]
+    constants = constants_of(tmp_path / "x.onnx")
+    np.testing.assert_allclose(constants["kernel_scale"], largest / 64, rtol=0.01)  # one for each output channel
+    # Of 7 bits, so that no sum of two products with uint8 saturates in int16, as on CPUs without VNNI.
+    assert max(np.abs(one.astype(int)).max() for one in weights) == 64 and 2 * 64 * 255 < 2**15 <= 2 * 65 * 255
+    assert all(constants[f"{name}_zero_point"].dtype == np.uint8 for name in ("scaled", "tokens"))
+    assert not any(constants[f"{name}_zero_point"].any() for name in ("kernel", "linear"))
 
     run = load(tmp_path / "x.onnx")
     for size in [(16, 24), (33, 7)]:  # any size
@@ -114,69 +120,6 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
         want, found = expected(image)["product"], run(image)["product"]
         assert np.abs(found - want).mean() < 0.025 * np.abs(want).mean()  # of weights from -64 to 64
         assert not np.array_equal(found, want)
-
-
-@pytest.mark.usefixtures("onnx")
-def test_weights_have_one_scale_per_output_channel(tmp_path: Path):
-    """Those of the kernel are its largest absolute value in the channel by 64."""
-    write_layers(tmp_path / "x.onnx")
-    largest = np.abs(constants_of(tmp_path / "x.onnx")["kernel"]).max((1, 2, 3))
-    image = example_images((16, 24), 1, 0)
-    quantize(tmp_path / "x.onnx", [image], image, {})
-    np.testing.assert_allclose(constants_of(tmp_path / "x.onnx")["kernel_scale"], largest / 64, rtol=0.01)
-
-
-# ---- the same results on all CPUs ----
-
-
-def vpmaddubsw(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums of two neighbouring products of uint8 and int8 in int16, which saturate (Intel's manual, volume 2)."""
-    products = activations.astype(np.int64) * weights
-    sums = products[..., 0::2] + products[..., 1::2]
-    return np.clip(sums, -(2**15), 2**15 - 1)
-
-
-@pytest.mark.parametrize(("largest", "saturates"), [(64, False), (65, True), (127, True)])
-def test_weights_of_seven_bits_are_the_largest_whose_products_do_not_saturate(largest: int, saturates: bool):
-    for sign in (1, -1):
-        activations, weights = np.full(2, 255, np.uint8), np.full(2, sign * largest, np.int8)
-        exact = (activations.astype(np.int64) * weights).sum()
-        assert (vpmaddubsw(activations, weights).sum() != exact) == saturates
-
-
-@pytest.mark.usefixtures("onnx")
-def test_no_product_saturates_on_cpus_without_vnni(tmp_path: Path):
-    """Those CPUs multiply uint8 by int8 with vpmaddubsw, in ONNX Runtime and in OpenVINO."""
-    write_layers(tmp_path / "x.onnx")
-    image = example_images((16, 24), 1, 0)
-    quantize(tmp_path / "x.onnx", [image], image, {})
-    constants = constants_of(tmp_path / "x.onnx")
-    for name in ("scaled", "tokens"):
-        assert constants[f"{name}_zero_point"].dtype == np.uint8
-    for name, weights in {"kernel": constants["kernel_quantized"], "linear": constants["linear_quantized"].T}.items():
-        assert weights.dtype == np.int8 and not constants[f"{name}_zero_point"].any()
-        rows = weights.reshape(WIDTH, -1)
-        rows = np.sort(np.pad(rows, [(0, 0), (0, rows.shape[1] % 2)]), axis=1)  # neighbours of equal sign: the worst
-        activations = np.full(rows.shape, 255, np.uint8)
-        exact = activations.astype(np.int64) * rows
-        np.testing.assert_array_equal(vpmaddubsw(activations, rows).sum(1), exact.sum(1))
-        assert np.abs(rows).max() == 64  # all of the range is used
-
-
-@pytest.mark.usefixtures("onnx")
-def test_layers_in_integers_compute_what_the_file_says(tmp_path: Path):
-    """On the CPU at hand, as the same layers do in float32 with the dequantised weights and activations."""
-    import onnxruntime
-
-    write_layers(tmp_path / "x.onnx")
-    images = [example_images((16, 24), 1, i) for i in range(4)]
-    quantize(tmp_path / "x.onnx", images, images[0], {})
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(tmp_path / "x.onnx", options, providers=["CPUExecutionProvider"])
-    [want] = session.run(None, {"images": images[0]})
-    found = load(tmp_path / "x.onnx")(images[0])["product"]
-    assert np.abs(found - want).mean() < 1e-3 * np.abs(want).mean()
 
 
 @pytest.mark.usefixtures("onnx")
@@ -189,16 +132,12 @@ def test_the_same_images_give_the_same_file(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("onnx")
-def test_no_images_are_an_error(tmp_path: Path):
+def test_no_images_and_no_model_are_errors_of_one_line(tmp_path: Path):
+    image = example_images((8, 8), 1, 0)
     write_layers(tmp_path / "x.onnx", 8)
     with pytest.raises(DataError, match=r"x\.onnx: there are no images on which int8 could be calibrated\."):
-        quantize(tmp_path / "x.onnx", [], example_images((8, 8), 1, 0), {})
-
-
-@pytest.mark.usefixtures("onnx")
-def test_a_file_that_cannot_be_quantised_is_an_error_of_one_line(tmp_path: Path):
+        quantize(tmp_path / "x.onnx", [], image, {})
     (tmp_path / "x.onnx").write_bytes(b"no file")
-    image = example_images((8, 8), 1, 0)
     with pytest.raises(densevit.DensevitError, match=r"x\.onnx: ONNX Runtime cannot quantise this model: [^\n]*$"):
         quantize(tmp_path / "x.onnx", [image], image, {})
 
@@ -278,13 +217,10 @@ def evaluation(model: dict[str, float], file: dict[str, float]) -> RecordedEvalu
     return RecordedEvaluation(model, file, None)
 
 
-@pytest.mark.parametrize(("int8_ms", "warns"), [(19.9, False), (20.0, True), (30.0, True)])
-def test_a_file_that_is_no_faster_is_a_warning(int8_ms: float, warns: bool):
-    found = checked(comparison(20, int8_ms), None, None).warnings
-    expected = (
-        f"int8 is no faster than float32 on this CPU, {int8_ms:.1f} ms and 20.0 ms. Fix: use the float32 file.",
-    )
-    assert found == (expected if warns else ())
+def test_a_file_that_is_no_faster_is_a_warning():
+    assert checked(comparison(20, 19.9), None, None).warnings == ()
+    [warning] = checked(comparison(20, 20.0), None, None).warnings
+    assert "no faster than float32 on this CPU, 20.0 ms and 20.0 ms" in warning
 
 
 @pytest.mark.parametrize(
@@ -292,9 +228,7 @@ def test_a_file_that_is_no_faster_is_a_warning(int8_ms: float, warns: bool):
     [
         ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4901, "x/AP50": 0.1}, {"x/AP": False}, []),
         ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4899, "x/AP50": 0.7}, {"x/AP": False}, ["x/AP"]),
-        ({"x/AP": 0.5}, {"x/AP": 0.9}, {"x/AP": False}, []),
         ({"y/AbsRel": 0.1}, {"y/AbsRel": 0.12}, {"y/AbsRel": True}, ["y/AbsRel"]),
-        ({"y/AbsRel": 0.1}, {"y/AbsRel": 0.05}, {"y/AbsRel": True}, []),
         ({"x/AP": 0.5, "y/mIoU": 0.5}, {"x/AP": 0.4, "y/mIoU": 0.3}, None, ["x/AP", "y/mIoU"]),
         ({"x/AP": 0.5, "x/AP50": 0.5}, {"x/AP": 0.5, "x/AP50": 0.3}, None, []),
         ({"x/AP": 0.5}, {"x/AP": math.nan}, None, ["x/AP"]),
@@ -307,15 +241,3 @@ def test_a_loss_of_a_main_metric_is_a_warning(
     found = checked(comparison(), evaluation(model, file), main).warnings
     values = ", ".join(f"{name} is {file[name]:.3f} instead of {model[name]:.3f}" for name in lost)
     assert found == ((f"int8 loses more than 0.01: {values}.",) if lost else ())
-
-
-# ---- errors ----
-
-
-def test_int8_is_for_onnx_files_and_no_second_precision(tmp_path: Path):
-    images = images_of([(60, 80)])
-    with pytest.raises(ConfigError, match=r"model\.pt2: only ONNX files are quantised, by ONNX Runtime\. Fix: name an"):
-        densevit.export(predictor_of(), tmp_path / "model.pt2", int8=images)
-    with pytest.raises(ConfigError, match="int8 and half are two precisions of one file"):
-        densevit.export(predictor_of(), tmp_path / "model.onnx", int8=images, half="fp16")
-    assert not list(tmp_path.iterdir())

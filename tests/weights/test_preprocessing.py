@@ -43,14 +43,14 @@ def test_reversed_channels_are_reported():
     assert "channel_order" not in preprocessing.of_transformers({"do_flip_channel_order": False})
 
 
-def test_class_names_are_ordered_by_id_with_n_a_gaps(tmp_path):
+def test_class_names_are_ordered_by_id_with_gaps_and_default_ones_ignored(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"3": "car", "1": "person"}}))
     assert preprocessing.of_folder(tmp_path)["classes"] == ["N/A", "person", "N/A", "car"]
-
-
-def test_default_label_names_are_ignored(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}))
     assert preprocessing.of_folder(tmp_path).keys() == {"config"}
+    (tmp_path / "config.json").write_text('{"id2label": ')
+    with pytest.raises(WeightsError, match=r"config\.json: invalid JSON"):
+        preprocessing.of_folder(tmp_path)
 
 
 def test_timm_folder_and_newer_processor_are_read(tmp_path):
@@ -65,9 +65,3 @@ def test_timm_folder_and_newer_processor_are_read(tmp_path):
         '{"image_processor": {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}}'
     )
     assert preprocessing.of_folder(tmp_path)["std"] == pytest.approx((1, 1, 1))
-
-
-def test_invalid_json_is_reported(tmp_path):
-    (tmp_path / "config.json").write_text('{"id2label": ')
-    with pytest.raises(WeightsError, match=r"config\.json: invalid JSON"):
-        preprocessing.of_folder(tmp_path)

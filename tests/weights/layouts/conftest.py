@@ -74,8 +74,16 @@ def _written_back(state: dict[str, Tensor], done: Translation, layout: Checkpoin
     assert again.tensors.keys() == done.tensors.keys()
     assert all(torch.equal(x, done.tensors[key]) for key, x in again.tensors.items())
     state = canonical(state, layout) or state
+    if layout.special.rearrange is None:
+        assert len({key for origins in done.origins.values() for key in origins}) <= len(back)  # in any spelling
     for key in (back.keys() & state.keys()) - done.left_out.keys():
         assert re.search(REWRITTEN, key) or torch.equal(back[key].flatten(), state[key].flatten()), key
+
+
+@pytest.fixture(scope="session")
+def written_back() -> Callable[[dict[str, Tensor], Translation, CheckpointLayout], None]:
+    """`written_back(state, done, layout)` checks that a translated checkpoint is written as it was."""
+    return _written_back
 
 
 def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options: object) -> Backbone:

@@ -1,5 +1,6 @@
-"""facebookresearch/detr's checkpoints: released names, classes and rows."""
+"""The authors' checkpoints of DETR and Deformable DETR: released names, classes, rows, copies and refused tensors."""
 
+import re
 from itertools import chain
 
 import pytest
@@ -9,25 +10,36 @@ from densevit.data.datasets.coco_json import color_of
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import coco_classes
-from densevit.weights.layouts import recognise
+from densevit.weights.layouts import find, recognise
+from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
-from tests.weights.layouts.test_detr_originals import recorded
+from tests.weights.layouts import models
+from tests.weights.layouts.originals.record_detr import random_detector
+from tests.weights.layouts.recordings import recorded
 
 pytestmark = pytest.mark.integration
 
 UNUSED = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # of COCO's 91 ids, the ones without a class
 USED = [i for i in range(91) if i not in UNUSED]
 THIRDS = "in_proj_"
+R50 = {"name": "resnet", "depth": 50, "dilation": False, "norm": "frozen", "frozen_stages": 2}
+TRANSFORMER = {"width": 256, "num_heads": 8, "encoder_layers": 6, "decoder_layers": 6}
+
+
+def state_of(original):
+    return random_detector(recorded(original)[0])
 
 
 def test_classes_match_coco_s_files():
     from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
 
-    classes = coco_classes()
     assert [i for i, name in enumerate(NAMES_BY_ID) if name not in ("__background__", "N/A")] == USED
-    assert [(one.name, one.file_id) for one in classes] == [(NAMES_BY_ID[i], i) for i in USED]
-    assert [one.color for one in classes] == [color_of(i) for i in range(80)]
-    assert all(one.thing for one in classes)
+    assert [(one.name, one.file_id) for one in coco_classes()] == [(NAMES_BY_ID[i], i) for i in USED]
+    assert [one.color for one in coco_classes()] == [color_of(i) for i in range(80)]
+    assert all(one.thing for one in coco_classes())
+
+
+# ---- released names ----
 
 
 def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
@@ -38,42 +50,54 @@ def test_each_tensor_of_the_released_r50_is_used_once(whole, released):
     trained = [t for n, t in state.items() if not any(p in n for p in frozen + (norms if "body" in n else ()))]
     assert sum(tensor.numel() for tensor in trained) == 41302368  # "number of params" in its training log
 
+    assert recognise(state) is DETR
     model = whole(state, DETR, thirds=THIRDS)
-    unused = len(UNUSED) * (256 + 1)
     count = sum(tensor.numel() for tensor in state.values())
-    assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - unused
+    assert sum(tensor.numel() for tensor in model.state_dict().values()) == count - len(UNUSED) * (256 + 1)
     assert set(chain(*translate(state, DETR).origins.values())) == set(state)
-    assert describe(state, DETR) == {
-        "backbone": {"name": "resnet", "depth": 50, "dilation": False, "norm": "frozen", "frozen_stages": 2},
-        "heads": {
-            "detection": {
-                "name": "detr",
-                "num_queries": 100,
-                "transformer": {
-                    "width": 256,
-                    "num_heads": 8,
-                    "encoder_layers": 6,
-                    "decoder_layers": 6,
-                    "feedforward": 2048,
-                },
-                "positions": "sine",
-                "pre_norm": False,
-            }
-        },
-    }
+    transformer = {**TRANSFORMER, "feedforward": 2048}
+    head = {"name": "detr", "num_queries": 100, "transformer": transformer, "positions": "sine", "pre_norm": False}
+    assert describe(state, DETR) == {"backbone": R50, "heads": {"detection": head}}
 
-
-def test_each_tensor_of_an_r101_is_used_once(whole, released):
-    with torch.device("meta"):
-        state = released("detr_r50")
     last = "backbone.0.body.layer3.5."
     for key in [key for key in state if key.startswith(last)]:
         state |= {key.replace(last, f"backbone.0.body.layer3.{i}."): state[key] for i in range(6, 23)}
-    assert whole(state, DETR, thirds=THIRDS).architecture.backbone.options["depth"] == 101
+    assert describe(state, DETR)["backbone"]["depth"] == 101
+    del state["query_embed.weight"]
+    with pytest.raises(WeightsError, match="no tensor for 'heads.detection.query_embedding.weight'"):
+        describe(state, DETR)
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "head"),
+    [
+        ("deformable_detr_r50", 39_847_265, {}),
+        ("deformable_detr_r50_two_stage", 40_959_129, {"box_refinement": True, "two_stage": True}),
+    ],
+)
+def test_each_tensor_of_a_deformable_r50_is_used_once(name, trained, head, whole, released):
+    """`trained`: counted in the authors' code."""
+    state = released(name)
+    for key in state:  # a plain model has one class and one box layer, and a refined one has them in the decoder too
+        original = key.removeprefix("transformer.decoder.") if head else re.sub(r"(_embed)\.\d", r"\1.0", key)
+        if "_embed." in key and original in state:
+            state[key] = state[original]
+    assert recognise(state) is DEFORMABLE_DETR
+    used = DEFORMABLE_DETR.special.rearrange.forward(state)
+    model = whole(used, DEFORMABLE_DETR, thirds=THIRDS)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert count == trained - (7 if head else 1) * len(UNUSED) * (256 + 1)
+    own = {"name": "deformable_detr", "num_queries": 300, "transformer": {**TRANSFORMER, "feedforward": 1024}}
+    own |= {"num_levels": 4, "min_stride": 8, "num_points": 4, "box_refinement": False, "two_stage": False}
+    expected = {"backbone": R50, "heads": {"detection": own | {"blank_padding": False} | head}}
+    assert describe(used, DEFORMABLE_DETR) == expected
+
+
+# ---- rows of classes ----
 
 
 def test_unused_rows_are_written_without_effect():
-    state, _ = recorded("detr")
+    state = state_of("detr")
     back, unknown = translate_back(translate(state, DETR).tensors, DETR)
     assert unknown == [] and set(back) == set(state)
     for name, tensor in state.items():
@@ -82,9 +106,17 @@ def test_unused_rows_are_written_without_effect():
     assert not back["class_embed.weight"][UNUSED].any()
     assert torch.equal(back["class_embed.bias"][UNUSED], torch.full((len(UNUSED),), IMPOSSIBLE))
 
+    state = state_of("deformable-detr-two-stage")
+    back, _ = translate_back(translate(state, DEFORMABLE_DETR).tensors, DEFORMABLE_DETR)
+    proposals = "class_embed.2"  # after the two layers of the decoder
+    assert back["class_embed.0.bias"][UNUSED].sigmoid().max() == 0
+    assert back["class_embed.0.weight"][UNUSED].abs().max() == 0
+    assert torch.equal(back[f"{proposals}.weight"][0], state[f"{proposals}.weight"][0])  # tells objects apart
+    assert back[f"{proposals}.bias"][1] == -1e4  # a person's row, which the encoder's proposals do not use
+
 
 def test_custom_classes_keep_their_rows(whole):
-    state = recorded("detr")[0] | {"class_embed.weight": torch.randn(6, 32), "class_embed.bias": torch.randn(6)}
+    state = state_of("detr") | {"class_embed.weight": torch.randn(6, 32), "class_embed.bias": torch.randn(6)}
     classes = DETR.classes(state, {})["detection"]
     assert [(one.name, one.file_id) for one in classes] == [(f"class {i}", i) for i in range(5)]
     whole(state, DETR, thirds=THIRDS)
@@ -92,16 +124,53 @@ def test_custom_classes_keep_their_rows(whole):
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_checkpoint_is_recognised(released):
-    assert recognise(released("detr_r50")) is DETR
+def test_classes_other_than_coco_s_of_as_many_rows_are_refused():
+    from torchvision.models._meta import _COCO_CATEGORIES as NAMES_BY_ID
+
+    def state(rows, prefix=""):
+        return {f"{prefix}class_labels_classifier.bias": torch.zeros(rows)}
+
+    classes = find("transformers-detr").classes
+    assert len(classes(state(92), {})["detection"]) == 80
+    names = [*NAMES_BY_ID]
+    names[17] = "lynx"
+    with pytest.raises(WeightsError, match="Class 17 of 91 is called 'lynx', in COCO 'cat'"):
+        classes(state(92), {"classes": names})
+
+    classes = find("transformers-detr-panoptic").classes
+    names = [f"LABEL_{i}" for i in range(250)]
+    for metadata in ({}, {"classes": names}):
+        assert len(classes(state(251, "detr."), metadata)["panoptic"]) == 133
+    names[187] = "heaven"
+    with pytest.raises(WeightsError, match="Class 187 of 250 is called 'heaven', in COCO panoptic 'sky-other-merged'"):
+        classes(state(251, "detr."), {"classes": names})
+    assert classes(state(92, "detr."), {})["panoptic"] == coco_classes()  # instance segmentation
+    other = classes(state(4, "detr."), {"classes": ["cat", "sky", "road"]})["panoptic"]
+    assert [(one.name, one.file_id) for one in other] == [("cat", 0), ("sky", 1), ("road", 2)]
 
 
-def test_panoptic_tensors_are_unknown():
-    state = {**recorded("detr")[0], "mask_head.lay1.weight": torch.zeros(8, 8, 3, 3)}
-    assert translate(state, DETR).unknown == ["mask_head.lay1.weight"]
+# ---- other tensors ----
 
 
-def test_incomplete_checkpoint_raises(released):
-    state = {name: tensor for name, tensor in released("detr_r50").items() if "query_embed" not in name}
-    with pytest.raises(WeightsError, match="no tensor for 'heads.detection.query_embedding.weight'"):
-        describe(state, DETR)
+def test_tensors_of_other_models_are_unknown_and_counts_of_operations_are_left_out():
+    state = state_of("detr")
+    assert translate(state | {"mask_head.lay1.weight": torch.zeros(8, 8, 3, 3)}, DETR).unknown == [
+        "mask_head.lay1.weight"
+    ]
+    state, key = state_of("deformable-detr-refined"), "transformer.decoder.bbox_embed.1.layers.0.weight"
+    assert translate(state | {key: state[key] + 1}, DEFORMABLE_DETR).unknown == [key]  # a copy that differs
+    counts = {"transformer.total_ops": torch.zeros(1), "class_embed.0.total_params": torch.zeros(1)}
+    assert translate(state | counts, DEFORMABLE_DETR).unknown == []
+
+
+def test_attentions_of_different_points_raise():
+    state = state_of("deformable-detr")
+    for name in state:
+        if re.search(r"decoder.*cross_attn\.(sampling_offsets|attention_weights)", name):
+            state[name] = state[name][: len(state[name]) // 2]
+    with pytest.raises(WeightsError, match="expected the same number in encoder and decoder"):
+        describe(state, DEFORMABLE_DETR)
+
+
+def test_transformers_own_resnet_is_another_layout():
+    assert recognise(models.deformable_detr(True).state_dict()) is not DEFORMABLE_DETR

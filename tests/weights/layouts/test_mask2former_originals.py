@@ -1,16 +1,13 @@
 """Mask2Former computes what its authors' code does, which `originals/record_mask2former.py` has recorded."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors import safe_open
 
 from densevit.weights.layouts import recognise
 from densevit_backbones.swin.variants import VARIANTS, Variant
 from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
 from tests.weights.layouts.originals.record_mask2former import SIZES, batch, random_weights
+from tests.weights.layouts.recordings import recorded
 
 pytestmark = pytest.mark.integration
 
@@ -20,9 +17,8 @@ pytestmark = pytest.mark.integration
 @torch.no_grad()
 def test_a_padded_batch_has_the_original_s_logits_and_masks(original, whole, monkeypatch):
     monkeypatch.setitem(VARIANTS, "nano", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
-    with safe_open(Path(__file__).parent / "originals" / f"{original}.safetensors", "pt") as file:
-        state = random_weights(json.loads(file.metadata()["shapes"]))
-        expected = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    shapes, expected = recorded(original)
+    state = random_weights(shapes)
     layout = recognise(state)
     assert layout.name == original
     model = whole(state, layout, thirds="in_proj_")

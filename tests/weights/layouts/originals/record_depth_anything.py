@@ -1,4 +1,4 @@
-"""Records what the authors' code of Depth Anything computes, for `test_depth_anything_originals.py`.
+"""Records what the authors' code of Depth Anything computes, for `test_vit_originals.py`.
 
     python -m tests.weights.layouts.originals.record_depth_anything ORIGINAL CHECKOUT
 

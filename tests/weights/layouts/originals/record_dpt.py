@@ -1,4 +1,4 @@
-"""Records what the authors' code of DPT computes, for `test_dpt_originals.py`.
+"""Records what the authors' code of DPT computes, for `test_vit_originals.py`.
 
     python -m tests.weights.layouts.originals.record_dpt ORIGINAL CHECKOUT
 

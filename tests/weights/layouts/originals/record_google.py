@@ -1,4 +1,4 @@
-"""Records what google-research/vision_transformer's code computes, for `test_google_originals.py`.
+"""Records what google-research/vision_transformer's code computes, for `test_vit_originals.py`.
 
     python -m tests.weights.layouts.originals.record_google ORIGINAL CHECKOUT
 

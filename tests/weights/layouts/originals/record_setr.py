@@ -1,4 +1,4 @@
-"""Records what mmsegmentation's code of SETR computes, for `test_setr_originals.py`.
+"""Records what mmsegmentation's code of SETR computes, for `test_vit_originals.py`.
 
     python -m tests.weights.layouts.originals.record_setr ORIGINAL
 

@@ -1,0 +1,285 @@
+"""Small models of transformers with random weights, which reveal mistakes, and what they compute."""
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
+
+STAGES = [f"stage{i}" for i in range(1, 5)]
+R18 = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
+SWIN = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "image_size": 128}
+KEPT = r"n(um)?_points_scale|decoder\.up$|decoder\.reg_scale|attn_mask_probs|relative_coords_table|empty_weight"
+
+
+@torch.no_grad()
+def randomised(model: nn.Module, factors: Mapping[str, float] | None = None, spread: float = 0.2) -> Any:
+    """The model with random weights. factors: by pattern of a name, of the deviation, else 0.8 by the fan-in's root.
+
+    spread: of vectors.
+    """
+    torch.manual_seed(5)
+    for name, tensor in model.state_dict().items():
+        factor = next((x for pattern, x in (factors or {}).items() if re.search(pattern, name)), None)
+        if not tensor.is_floating_point() or re.search(KEPT, name):
+            continue
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif tensor.ndim <= 1:  # the factor is that of matrices, except for sampling offsets
+            scale = name.endswith(("weight", "lambda1", "lab.scale"))
+            tensor.normal_(1.0 if scale else 0.0, factor or spread if "sampling_offsets" in name else spread)
+        else:
+            tensor.normal_(0, (0.8 if factor is None else factor) * tensor[0].numel() ** -0.5)
+    return model.eval()
+
+
+def with_layers(theirs: nn.Module, two_stage: bool = True) -> None:
+    """Gives each decoder layer its own class and box layers, as released."""
+    for part in ("class_embed", "bbox_embed"):
+        layers = nn.ModuleList(copy.deepcopy(layer) for layer in getattr(theirs, part))
+        setattr(theirs, part, layers)
+        if part == "bbox_embed" or two_stage:
+            setattr(theirs.model.decoder, part, layers)
+
+
+@torch.no_grad()
+def run(theirs: nn.Module, batch: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]) -> Any:
+    """As in their image processor: normalised, then padded with 0."""
+    center, scale = (torch.tensor(x)[:, None, None] for x in (mean, std))
+    padding = batch["padding_mask"]
+    pixels = ((batch["images"] / 255 - center) / scale).masked_fill(padding[:, None], 0.0)
+    return theirs(pixels, pixel_mask=(~padding).long()) if padding.any() else theirs(pixels)
+
+
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+NONE = ((0.0,) * 3, (1.0,) * 3)
+HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+def assert_same(found: Mapping[str, Tensor], reference: Any, rows: Any = slice(None)) -> None:
+    """Compares a head's outputs with those of transformers. rows: of their logits."""
+    names = {
+        "logits": ("logits", "class_queries_logits"),
+        "boxes": ("pred_boxes",),
+        "masks": ("pred_masks", "masks_queries_logits"),
+    }
+    for ours, theirs in names.items():
+        for name in theirs:
+            if (expected := getattr(reference, name, None)) is None:
+                continue
+            expected = expected[..., rows] if ours == "logits" and rows != slice(None) else expected
+            assert expected.std(1).mean() > 0.01, ours
+            scale = max(1.0, 0.1 * expected.abs().max().item())
+            torch.testing.assert_close(found[ours], expected, rtol=1e-4, atol=1e-4 * scale)
+
+
+def coco_names() -> dict[str, Any]:
+    from torchvision.models._meta import _COCO_CATEGORIES
+
+    return {"id2label": dict(enumerate(_COCO_CATEGORIES)), "label2id": {}}
+
+
+# ---- detectors ----
+
+SHARP = {"query_position": 22.0, r"[qkv]_proj|bbox_predictor\.layers\.2\.weight": 1.5, r"\.weight$": 1.0}
+
+
+@torch.no_grad()
+def detr(kind: str, batch: Mapping[str, Any], own: bool = False, **options: Any) -> Any:
+    """DetrForObjectDetection and its relatives. own: transformers' own ResNet, not timm's. The inputs of the
+    transformer differ between cells of the batch."""
+    import transformers
+
+    small = {"num_queries": 7, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2}
+    small |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    stages = STAGES if "Segmentation" in kind else ["stage4"]
+    backbone = {"backbone": "resnet18", "use_timm_backbone": True}
+    if own:
+        backbone = {"backbone_config": transformers.ResNetConfig(**R18, out_features=stages)}
+        backbone["use_timm_backbone"] = False
+    model = getattr(transformers, kind)
+    theirs = randomised(model(model.config_class(**backbone | small | options)), SHARP, 0.3)
+    if kind == "DetrForSegmentation":
+        theirs.mask_head.conv1.conv.weight[:, theirs.config.d_model :] *= 1500  # attention maps sum to 1
+    projected: list[Tensor] = []
+    inner = theirs.detr.model if kind == "DetrForSegmentation" else theirs.model
+    projection = inner.input_projection
+    hook = projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    run(theirs, batch, *IMAGENET)
+    hook.remove()
+    mean, std = projected[0].mean((0, 2, 3)), projected[0].std((0, 2, 3))
+    projection.weight.div_(std[:, None, None, None])
+    projection.bias.sub_(mean).div_(std)
+    return theirs
+
+
+def deformable_detr(own: bool = False, **options: Any) -> Any:
+    import transformers
+
+    small = {"num_queries": 17, "two_stage_num_proposals": 300, "d_model": 64, "encoder_layers": 2}
+    small |= {"decoder_layers": 3, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    backbone: dict[str, Any] = {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": False}
+    if own:
+        backbone = {"backbone_config": transformers.ResNetConfig(**R18, out_features=STAGES[1:])}
+        backbone["use_timm_backbone"] = False
+    config = transformers.DeformableDetrConfig(**backbone, **small | options, **coco_names())
+    theirs = transformers.DeformableDetrForObjectDetection(config)
+    if options.get("with_box_refine"):
+        with_layers(theirs, options.get("two_stage", False))
+    return randomised(theirs, {"query_position": 11.0, r"sampling_offsets\.bias": 2.0})
+
+
+def rtdetr(version: int = 1, layer: str = "basic", **options: Any) -> Any:
+    import transformers
+
+    basic = layer == "basic"
+    sizes = [64, 128, 256, 512] if basic else [256, 512, 1024, 2048]
+    backbone = transformers.RTDetrResNetConfig(
+        hidden_sizes=sizes,
+        depths=[2, 2, 2, 2] if basic else [3, 4, 6, 3],
+        layer_type=layer,
+        out_features=STAGES[1:],
+    )
+    kind = transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection
+    small = {"num_labels": 80, "num_queries": 17, "encoder_hidden_dim": 32, "encoder_ffn_dim": 40}
+    small |= {"hidden_expansion": 0.5, "decoder_in_channels": [32] * 3, "d_model": 64, "decoder_layers": 2}
+    small |= {"decoder_ffn_dim": 48, "encoder_in_channels": sizes[1:], "freeze_backbone_batch_norms": False}
+    theirs = kind(kind.config_class(backbone_config=backbone, **small | options))
+    return randomised(theirs, {r"\.weight$": 1.0}, 0.3)
+
+
+THREE_LEVELS = {
+    "encoder_in_channels": [256, 512, 1024], "decoder_in_channels": [32] * 3, "decoder_n_points": [3, 6, 3],
+    "reg_scale": 8.0,
+}  # fmt: skip
+TWO_LEVELS = {  # d_model: projected
+    "encoder_in_channels": [512, 1024], "decoder_in_channels": [32] * 2, "decoder_n_points": [6, 6],
+    "feat_strides": [16, 32], "encode_proj_layers": [1], "num_feature_levels": 2, "num_denoising": 0, "d_model": 64,
+}  # fmt: skip
+
+
+def dfine(levels: Mapping[str, Any], **options: Any) -> Any:
+    """On HGNetv2-B0."""
+    import transformers
+
+    count = len(levels["decoder_in_channels"])
+    backbone = transformers.HGNetV2Config(
+        stem_channels=[3, 16, 16], embedding_size=16, hidden_sizes=[64, 256, 512, 1024],
+        stage_in_channels=[16, 64, 256, 512], stage_mid_channels=[16, 32, 64, 128],
+        stage_out_channels=[64, 256, 512, 1024], stage_num_blocks=[1, 1, 2, 1], stage_numb_of_layers=[3, 3, 3, 3],
+        use_learnable_affine_block=True, out_features=STAGES[4 - count :],
+    )  # fmt: skip
+    small = {"num_labels": 80, "num_queries": 17, "encoder_hidden_dim": 32, "encoder_ffn_dim": 40, "d_model": 32}
+    small |= {"hidden_expansion": 0.5, "depth_mult": 0.34, "decoder_layers": 2, "decoder_ffn_dim": 48}
+    small |= {"tie_word_embeddings": False, "freeze_backbone_batch_norms": False}
+    config = transformers.DFineConfig(backbone_config=backbone, **small | dict(levels) | options)
+    theirs = transformers.DFineForObjectDetection(config)
+    with_layers(theirs)
+    return randomised(theirs, {r"\.weight$": 1.0}, 0.3)
+
+
+# ---- masks and maps ----
+
+
+def mask2former(backbone: str) -> Any:
+    import transformers
+
+    own = (
+        transformers.SwinConfig(**SWIN, out_features=STAGES)
+        if backbone == "swin"
+        else transformers.ResNetConfig(**R18, out_features=STAGES)
+    )
+    config = transformers.Mask2FormerConfig(
+        backbone_config=own, num_labels=5, feature_size=64, mask_feature_size=64, hidden_dim=64, encoder_layers=2,
+        decoder_layers=4, encoder_feedforward_dim=48, dim_feedforward=40, num_queries=9, num_attention_heads=4,
+    )  # fmt: skip
+    theirs = transformers.Mask2FormerForUniversalSegmentation(config)
+    return randomised(theirs, {"queries_": 12.0, r"sampling_offsets\.bias": 1.5})
+
+
+TASKS = {  # of EoMT: classes, queries, task, head
+    "panoptic": (133, 200, "panoptic", "eomt"),
+    "instance": (80, 200, "detection", "eomt_instance"),
+    "semantic": (150, 100, "segmentation", "eomt_semantic"),
+}
+
+
+def eomt(version: int, task: str) -> Any:
+    """version: of DINO."""
+    import transformers
+
+    small = {"hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": 64, "num_blocks": 2}
+    small |= {"num_labels": TASKS[task][0], "num_queries": TASKS[task][1]}
+    if version == 2:
+        theirs: nn.Module = transformers.EomtForUniversalSegmentation(transformers.EomtConfig(**small))
+    else:
+        config = transformers.EomtDinov3Config(intermediate_size=512, layer_norm_eps=1e-5, **small)
+        theirs = transformers.EomtDinov3ForUniversalSegmentation(config)
+    theirs.attn_mask_probs.zero_()
+    return randomised(theirs, {"token|position": 11.0, r"\.weight$": 1.0}, 0.3)
+
+
+def segformer(kind: str = "SegformerForSemanticSegmentation") -> Any:
+    import transformers
+
+    theirs = getattr(transformers, kind)(transformers.SegformerConfig(num_labels=5))
+    return randomised(theirs, {r"\.weight$": 1.0})
+
+
+def upernet(backbone: str) -> Any:
+    import transformers
+
+    own = (
+        transformers.SwinConfig(**SWIN, out_features=STAGES)
+        if backbone == "swin"
+        else transformers.ConvNextConfig(
+            hidden_sizes=[96, 192, 384, 768], depths=[3, 3, 9, 3], layer_scale_init_value=1.0, out_features=STAGES
+        )
+    )
+    config = transformers.UperNetConfig(backbone_config=own, hidden_size=32, auxiliary_channels=16, num_labels=5)
+    return randomised(transformers.UperNetForSemanticSegmentation(config), {"relative_position_bias": 3.0})
+
+
+def dpt(kind: str, hybrid: bool, randomise: Callable[[nn.Module], Any], **options: Any) -> Any:
+    import transformers
+
+    config = transformers.DPTConfig(
+        hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512, layer_norm_eps=1e-6,
+        image_size=64, is_hybrid=hybrid, fusion_hidden_size=64, num_labels=7,
+        neck_hidden_sizes=[256, 512, 128, 128] if hybrid else [32, 48, 96, 128],
+        use_batch_norm_in_fusion_residual=kind == "DPTForSemanticSegmentation",
+        **{"backbone_out_indices": [0, 1, 4, 5] if hybrid else [1, 2, 4, 5], **options},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = randomise(getattr(transformers, kind)(config))
+    for name, parameter in theirs.named_parameters():
+        if name.endswith("embeddings"):
+            nn.init.normal_(parameter)
+        elif name.endswith("norm3.weight"):  # residual branches as small as trained ones; else rounding errors grow
+            parameter.data *= 0.2
+        elif ".bit." in name and "conv" in name:  # standardised: a variance for which their epsilon is negligible
+            parameter.data *= 1000
+    return theirs
+
+
+def depth_anything(kind: str, width: int = 128, blocks: int = 6, heads: int = 4, **options: Any) -> Any:
+    """kind: relative or metric. On the meta device without values."""
+    import transformers
+
+    encoder = transformers.Dinov2Config(
+        hidden_size=width, num_hidden_layers=blocks, num_attention_heads=heads, image_size=70, patch_size=14,
+        out_indices=list(options.pop("features", (2, 3, 5, 6))), apply_layernorm=True, reshape_hidden_states=False,
+    )  # fmt: skip
+    given = {"neck_hidden_sizes": [24, 48, 96, 128], "fusion_hidden_size": 64, "depth_estimation_type": kind}
+    given |= {"max_depth": 20 if kind == "metric" else 1, "reassemble_hidden_size": width}
+    config = transformers.DepthAnythingConfig(backbone_config=encoder, **given | options)
+    theirs = transformers.DepthAnythingForDepthEstimation(config)
+    if theirs.head.conv3.bias.is_meta:
+        return theirs
+    randomised(theirs, {"token|position": 11.0, r"\.weight$": 1.0}, 0.3)
+    theirs.head.conv3.bias.data.fill_(0.5)
+    return theirs

@@ -1,0 +1,219 @@
+"""Encoders of timm, torchvision and transformers with random weights: ours have their features.
+
+Swins are compared in `test_swin_originals.py`.
+"""
+
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from densevit.weights.key_mapping import translate, translate_back
+from densevit.weights.layouts import find
+from tests.weights.layouts.test_described import R34
+
+pytestmark = pytest.mark.integration
+
+
+def compare(found, expected):
+    for x, y in zip(found[-len(expected) :], expected, strict=True):
+        assert y.abs().mean() > 0.02
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
+
+
+# ---- timm ----
+
+SMALL = {"depth": 3, "dynamic_img_size": True, "dynamic_img_pad": True}
+POOLED = {**SMALL, "class_token": False, "global_pool": "avg", "fc_norm": True}
+TIMM = {  # layout, model, options
+    "all at once": ("timm-vit", "vit_tiny_patch16_224", {**SMALL, "qk_norm": True, "init_values": 0.1}),
+    "distilled": ("timm-vit", "deit_tiny_distilled_patch16_224", SMALL),
+    "registers": ("timm-vit", "vit_small_patch14_reg4_dinov2", {**SMALL, "img_size": 98}),
+    "for the mean of all cells": ("timm-vit", "vit_tiny_patch16_224", POOLED),
+    "without positions": ("timm-vit", "vit_tiny_patch16_224", {**SMALL, "pos_embed": "none"}),
+    "DeiT III": ("timm-deit3", "deit3_small_patch16_224", SMALL),
+    "ResNet-D": ("timm-resnet", "resnet18d", {}),
+}
+
+
+@pytest.mark.parity("timm-vit", "timm-deit3", "timm-resnet")
+@pytest.mark.parametrize("name", TIMM)
+@torch.no_grad()
+def test_features_match_timm(name, loaded, randomise):
+    import timm
+
+    layout, model, options = TIMM[name]
+    reference = randomise(timm.create_model(model, pretrained=False, num_classes=7, **options))
+    ours = loaded(reference.state_dict(), layout, recognised="timm-vit" if layout == "timm-deit3" else "")
+    images = torch.randn(2, 3, 71, 115)
+    given = {"indices": [1, 2, 3, 4], "norm": False}
+    if layout != "timm-resnet":
+        given = {"indices": [block - 1 for block in ours.feature_blocks], "norm": ours.norm is not None}
+    compare(ours(images), reference.forward_intermediates(images, **given, intermediates_only=True))
+    if layout == "timm-deit3":  # the release has other names of layer scales
+        state = reference.state_dict()
+        release = {key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): x for key, x in state.items()}
+        assert release.keys() != state.keys()
+        own = loaded(release, layout, recognised="timm-vit").state_dict()
+        assert all(torch.equal(own[key], x) for key, x in ours.state_dict().items())
+
+
+@torch.no_grad()
+def test_features_of_a_hybrid_match_timm(loaded, randomise):
+    import timm
+
+    reference = randomise(timm.create_model("vit_base_r50_s16_384", False, depth=1, dynamic_img_size=True))
+    for name, weight in reference.named_parameters():
+        if name.endswith("norm3.weight"):  # residual branches as small as trained ones; otherwise rounding errors grow
+            weight.data *= 0.2
+    vit, images = loaded(reference.state_dict(), "timm-vit"), torch.randn(1, 3, 64, 96)
+    stem, late = reference.patch_embed.backbone, reference.forward_features(images)
+    early = [stage := stem.stages[0](stem.stem(images)), stem.stages[1](stage)]
+    compare(vit(images), [*early, late[:, 1:].transpose(1, 2).unflatten(2, (4, 6))])
+
+
+@pytest.mark.parity("timm-mvit")
+@pytest.mark.parametrize("token", [False, True], ids=["", "with a class token"])
+@torch.no_grad()
+def test_features_of_mvit_match_timm(token, loaded, randomise):
+    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+
+    cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, use_cls_token=token)
+    reference = randomise(MultiScaleVit(cfg, img_size=(96, 96), num_classes=7))
+    mvit, images = loaded(reference.state_dict(), "timm-mvit"), torch.randn(2, 3, 96, 96)
+    for norm in mvit.feature_norms[:3]:
+        randomise(norm)
+    expected = []
+    for i, y in enumerate(reference.forward_intermediates(images, intermediates_only=True)):
+        norm = mvit.feature_norms[i] if i < 3 else reference.norm
+        y = F.layer_norm(y.permute(0, 2, 3, 1), norm.normalized_shape, norm.weight, norm.bias, 1e-6)
+        expected.append(y.permute(0, 3, 1, 2))
+    compare(mvit(images), expected)
+
+
+def test_time_axis_of_mvit_s_kernels_is_removed(released, loaded):
+    state = released("MViTv2_T_in1k")
+    longer = {key: x[:, :, None] if x.ndim == 4 else x for key, x in state.items()}
+    assert sum(x.ndim == 5 for x in longer.values()) == 31
+    found, expected = (loaded(x, "facebook-mvitv2").state_dict() for x in (longer, state))
+    assert all(torch.equal(found[key], x) for key, x in expected.items() if not key.startswith("feature_norms."))
+
+
+@torch.no_grad()
+def test_features_of_dinov2_s_gated_mlps_match_timm(loaded, randomise):
+    import timm
+    from timm.layers import SwiGLUPacked
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    gated = {"mlp_ratio": 2 * 344 / 128, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "img_size": 98}
+    small = {**SMALL, "embed_dim": 128, "depth": 6, "num_heads": 4, "num_classes": 0}
+    reference = randomise(timm.create_model("vit_small_patch14_dinov2", False, **small, **gated))
+    state = reference.state_dict() | {"mask_token": torch.randn(1, 128)}
+    state = {key.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): x.clone() for key, x in state.items()}
+    reference.load_state_dict(checkpoint_filter_fn(dict(state), reference))
+    vit, images = loaded(state, "dinov2", position_resizing="antialiased"), torch.randn(2, 3, 71, 115)  # timm's
+    indices = [block - 1 for block in vit.feature_blocks]
+    compare(vit(images), reference.forward_intermediates(images, indices, norm=True, intermediates_only=True))
+
+
+def test_beit_s_shared_bias_is_in_each_block_and_pooled_ones_have_no_norm(released, loaded):
+    from timm.models.beit import Beit
+
+    state = released("beit_base_patch16_224_pt22k")
+    shared = state.pop("rel_pos_bias.relative_position_bias_table")
+    done = translate({**state, "rel_pos_bias.relative_position_bias_table": shared}, find("beit"))
+    own = loaded({**state, **{f"blocks.{i}.attn.relative_position_bias_table": shared for i in range(12)}}, "beit")
+    assert done.unknown == [] and done.errors == [] and own.positions == "relative" and own.position_side == 14
+    assert all(torch.equal(done.tensors[key], x) for key, x in own.state_dict().items())
+
+    small = {"embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96, "patch_size": 16, "num_classes": 7}
+    state = Beit(**small, use_abs_pos_emb=True, init_values=0.1, global_pool="avg").state_dict()
+    state |= {"mask_token": torch.randn(1, 1, 128), "lm_head.weight": torch.randn(11, 128)}
+    state["cls_pt_layers.0.norm1.weight"] = torch.randn(128)
+    assert loaded(state, "beit").norm is None
+
+
+# ---- torchvision ----
+
+
+@pytest.mark.parity("torchvision-resnet")
+@pytest.mark.parametrize(("norm", "size"), [("batch", (71, 90)), ("group", (64, 53))])
+@torch.no_grad()
+def test_features_of_resnets_match_torchvision(norm, size, loaded, randomise):
+    import torchvision
+
+    options = {"norm_layer": partial(nn.GroupNorm, 32)} if norm == "group" else {}
+    reference = randomise(torchvision.models.resnet18(**options))
+    images = torch.randn(2, 3, *size)
+    x, expected = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images)))), []
+    for i in (1, 2, 3, 4):
+        expected.append(x := getattr(reference, f"layer{i}")(x))
+    compare(loaded(reference.state_dict(), "torchvision-resnet")(images), expected)
+
+
+@pytest.mark.parity("torchvision-vit")
+@torch.no_grad()
+def test_features_of_vits_match_torchvision(loaded, randomise):
+    from torchvision.models import VisionTransformer
+
+    reference = randomise(VisionTransformer(48, 16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768))
+    state, images = reference.state_dict(), torch.randn(2, 3, 48, 48)
+    vit = loaded(state, "torchvision-vit")
+    x = reference._process_input(images)
+    x = reference.encoder(torch.cat([reference.class_token.expand(len(x), -1, -1), x], 1))
+    compare(vit(images), [x[:, 1:].transpose(1, 2).unflatten(2, (3, 3))])
+    # A class token includes its position here: the export has the sum, and zeros as its position.
+    back, _ = translate_back(vit.state_dict(), find("torchvision-vit"))
+    assert torch.equal(back["class_token"], state["class_token"] + state["encoder.pos_embedding"][:, :1])
+    assert back["encoder.pos_embedding"][:, 0].eq(0).all()
+    assert torch.equal(back["encoder.pos_embedding"][:, 1:], state["encoder.pos_embedding"][:, 1:])
+    first = {key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): x for key, x in state.items()}
+    assert first.keys() != state.keys()  # of the first released files
+    own = loaded(first, "torchvision-vit").state_dict()
+    assert all(torch.equal(own[key], x) for key, x in vit.state_dict().items())
+
+
+# ---- transformers ----
+
+NANO = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4}
+DINO = {**NANO, "patch_size": 14, "image_size": 98}
+PATCHES = {**NANO, "intermediate_size": 512, "image_size": 96}
+TRANSFORMERS = {  # encoder, options of its configuration, layout, image size
+    "vit": ("ViTModel", PATCHES, "transformers-vit", (64, 112)),
+    "deit": ("DeiTModel", PATCHES, "transformers-deit", (128, 80)),
+    "dinov2": ("Dinov2Model", DINO, "transformers-dinov2", (70, 126)),
+    "dinov2 gated": ("Dinov2Model", {**DINO, "use_swiglu_ffn": True}, "transformers-dinov2", (98, 98)),
+    "dinov2 with registers": ("Dinov2WithRegistersModel", DINO, "transformers-dinov2", (70, 126)),
+    "resnet": ("ResNetModel", {**R34, "depths": [2, 2, 2, 2]}, "transformers-resnet", (71, 115)),
+}
+
+
+@pytest.mark.parity("transformers-vit", "transformers-deit", "transformers-dinov2", "transformers-resnet")
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@torch.no_grad()
+def test_features_match_transformers(name, loaded, randomise, tmp_path):
+    import transformers
+
+    kind, configuration, layout, size = TRANSFORMERS[name]
+    theirs = getattr(transformers, kind)
+    reference = randomise(theirs(theirs.config_class(**configuration)))
+    for key, parameter in reference.named_parameters():
+        if key.endswith("position_embeddings"):
+            nn.init.normal_(parameter)
+    reference.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    ours, of_memory = loaded(state, layout), loaded(reference.state_dict(), layout).state_dict()
+    assert all(torch.equal(of_memory[key], x) for key, x in ours.state_dict().items())
+    images = torch.randn(2, 3, *size)
+    of_any_size = {"interpolate_pos_encoding": True} if kind in ("ViTModel", "DeiTModel") else {}
+    expected = reference(images, output_hidden_states=True, **of_any_size).hidden_states
+    if name == "resnet":
+        expected = expected[1:]
+    else:
+        tokens = [reference.layernorm(expected[block]) for block in ours.feature_blocks]
+        h, w = (side // ours.stride for side in size)
+        expected = [x[:, -h * w :].transpose(1, 2).unflatten(2, (h, w)) for x in tokens]
+    compare(ours(images), expected)

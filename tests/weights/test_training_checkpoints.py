@@ -1,0 +1,145 @@
+"""Checkpoints of trainings have objects of all kinds beside tensors, which are read without them."""
+
+import argparse
+import collections
+import datetime
+import enum
+import functools
+import pathlib
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from densevit.errors import WeightsError
+from densevit.weights.checkpoint_io import read
+from densevit.weights.safe_unpickler import Inert, load
+from tests.weights.test_safe_unpickler import STATE, assert_state, both, save
+
+
+class CfgNode(dict):
+    """As in yacs, mmcv and easydict: a dict with attributes."""
+
+    def __init__(self, content) -> None:
+        super().__init__(content)
+        self.__dict__["_immutable"] = True
+
+
+class HistoryBuffer:
+    """As in mmengine: arrays, and its own methods by name."""
+
+    def __init__(self) -> None:
+        self._log_history, self._count_history = np.arange(3.0), np.array([], dtype=np.int64)
+        self._statistics_methods = {"mean": self.mean}
+
+    def mean(self) -> float:
+        return 0.0
+
+
+class Phase(enum.Enum):
+    train = 1
+
+
+class Outer:
+    class Inner:
+        """Reached through `getattr(Outer, "Inner")` before protocol 4."""
+
+        def __init__(self) -> None:
+            self.x = 1
+
+
+OBJECTS = {
+    "namespace": lambda: argparse.Namespace(lr=1e-4, dataset="coco", nested=argparse.Namespace(a=[1])),
+    "history buffer": lambda: {"loss": HistoryBuffer()},
+    "numpy": lambda: [np.float64(0.5), np.bool_(True), np.random.rand(3, 4), np.zeros(2, dtype=[("a", "f4")])],
+    "numpy states": lambda: [np.random.get_state(), np.random.default_rng(0)],
+    "path and times": lambda: [pathlib.Path("/data/coco"), datetime.datetime(2020, 1, 2), datetime.timedelta(1)],
+    "config": lambda: CfgNode({"MODEL": CfgNode({"NAME": "vit", "DEPTH": 12})}),
+    "collections": lambda: [collections.deque([1], maxlen=2), collections.Counter("ab"), collections.defaultdict(list)],
+    "enum": lambda: Phase.train,
+    "inner class": lambda: [Outer.Inner(), Outer.Inner()],
+    "functions": lambda: {"f": save, "g": functools.partial(save, 1), "h": nn.functional.gelu},
+    "simple namespace": lambda: types.SimpleNamespace(a=1),
+    "exception": lambda: ValueError("diverged"),
+    "sets": lambda: {"a": {1, 2}, "b": frozenset({3}), "c": slice(1, 2), "d": range(3), "e": 1j, "f": b"bytes"},
+    "torch": lambda: [torch.__version__, torch.device("cpu"), torch.float16, torch.Size([1]), torch.get_rng_state()],
+}
+
+
+@pytest.mark.filterwarnings("error")
+@both
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_checkpoints_with_other_objects_are_read(protocol, legacy, tmp_path):
+    for thing, make in OBJECTS.items():
+        content = {"epoch": 3, "extra": make(), "state_dict": STATE, "after": [make(), "text"]}
+        print(thing)
+        assert_state(read(save(content, tmp_path / "weights.pth", legacy, protocol)).tensors)
+
+
+def test_objects_are_empty_and_plain_values_preserved(tmp_path):
+    content = {"args": argparse.Namespace(lr=1), "epoch": 3, "names": ["a", "b"], "config": CfgNode({"a": 1})}
+    before = torch.serialization.get_safe_globals()
+    found = load(save(content, tmp_path / "weights.pth"))
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+    assert isinstance(found["args"], Inert) and vars(found["args"]) == {}
+    assert not isinstance(found["args"], argparse.Namespace)
+    assert (found["epoch"], found["names"]) == (3, ["a", "b"])
+    assert isinstance(found["config"], Inert) and vars(found["config"]) == {} and dict(found["config"]) == {"a": 1}
+
+
+@both
+def test_tensors_inside_a_dict_of_another_class_are_read(legacy, tmp_path):
+    assert_state(read(save({"model": CfgNode(STATE)}, tmp_path / "weights.pth", legacy)).tensors)
+
+
+@both
+def test_tensors_of_all_kinds_are_read(legacy, tmp_path):
+    state = {
+        "parameter": nn.Parameter(torch.ones(2)),
+        "half": torch.ones(2, dtype=torch.float16),
+        "bfloat16": torch.ones(2, dtype=torch.bfloat16),
+        "count": torch.tensor(7),
+        "transposed": torch.arange(6).view(2, 3).T,
+        "strided": torch.arange(10.0)[2::3],
+        "empty": torch.empty(0, 3),
+        "mask": torch.tensor([True, False]),
+    }
+    tensors = read(save(state, tmp_path / "weights.pth", legacy)).tensors
+    for name, value in state.items():
+        assert torch.equal(tensors[name], value.detach()) and tensors[name].dtype == value.dtype, name
+        assert type(tensors[name]) is torch.Tensor and not tensors[name].requires_grad
+
+
+def test_python_2_checkpoint_with_byte_strings_is_read(tmp_path):
+    """`SHORT_BINSTRING`, which Python 3 does not write: in keys, and in a numpy scalar with a byte that is no text."""
+    path = save({"weights": STATE["a.bias"]}, tmp_path / "weights.pth", legacy=True)
+    text = b"X\x07\x00\x00\x00weights"
+    scalar = (
+        b"U\x04best"
+        + b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(U\x02f8K\x00K\x01tRU\x08\x00\x00\xff\xfe\x00\x00\xe0?tR"
+    )
+    content = path.read_bytes()
+    setitem = content.index(b"s.", content.index(text))
+    content = content[:setitem] + b"s" + scalar + content[setitem:]
+    path.write_bytes(content.replace(text, b"U\x07weights"))
+    assert read(path).tensors["weights"].tolist() == [1, -1]
+
+
+@both
+def test_pickled_model_is_reported_and_inert_beside_tensors(legacy, tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2))
+    facts = r"no state dict, but .*a pickled model.*torch\.nn\.modules\.container\.Sequential.*torch\.save\("
+    with pytest.raises(WeightsError, match=facts):
+        read(save(model, tmp_path / "weights.pth", legacy))
+    if not legacy:  # which has the module's source
+        content = {"model": model, "class": nn.Linear, "state_dict": STATE}
+        assert_state(read(save(content, tmp_path / "weights.pth")).tensors)
+
+
+def test_self_referencing_checkpoint_is_read(tmp_path):
+    content: dict = {"a": 1}
+    content["model"] = content
+    with pytest.raises(WeightsError, match="no state dict, but"):
+        read(save(content, tmp_path / "weights.pth"))
