@@ -13,8 +13,9 @@ from densevit.config import from_mapping
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, LossContext
 from densevit_methods.feature_distillation import FeatureDistillation, resampled
+from tests.methods.pretraining import BACKBONES, batch_of
 
-SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0}
+SWIN = BACKBONES["swin"]
 
 
 class Patches(Backbone):
@@ -38,17 +39,9 @@ class Patches(Backbone):
         ]
 
 
-def batch(height: int = 64, width: int = 96) -> dict[str, Any]:
+def batch() -> Any:
     """Two images, the second one of 50 x 70 pixels and padding."""
-    padding = torch.zeros(2, height, width, dtype=torch.bool)
-    padding[1, 50:] = True
-    padding[1, :, 70:] = True
-    targets = [{"image_id": i, "size": size, "original_size": size} for i, size in enumerate([(64, 96), (50, 70)])]
-    return {
-        "images": torch.randint(256, (2, 3, height, width), dtype=torch.uint8),
-        "padding_mask": padding,
-        "targets": targets,
-    }
+    return batch_of((64, 96), (50, 70))
 
 
 def method_of(student: Backbone, teacher: Backbone, levels: int = 1) -> tuple[Any, FeatureDistillation]:
@@ -64,17 +57,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:method.teacher. no weights")
 # ---- the loss ----
 
 
-@pytest.mark.parametrize("levels", [1, 2])
-def test_loss_is_that_of_the_authors(levels: int) -> None:
+def test_loss_is_that_of_the_authors() -> None:
     """SmoothL1Loss with beta 2 of a 1x1 convolution and LayerNorm without affine, as in their code; equal grids."""
-    student, teacher = Patches(), Patches(channels=6)
+    student, teacher, levels = Patches(), Patches(channels=6), 2
     model, method = method_of(student, teacher, levels)
     images = batch()
     images["padding_mask"][:] = False
     expected = torch.zeros(())
-    pixels = (images["images"] / 255 - torch.tensor(Patches.mean)[:, None, None]) / torch.tensor(Patches.std)[
-        :, None, None
-    ]
+    mean, std = (torch.tensor(x)[:, None, None] for x in (Patches.mean, Patches.std))
+    pixels = (images["images"] / 255 - mean) / std
     pairs = list(zip(student(pixels), teacher(pixels), strict=True))[-levels:]
     for project, (own, target) in zip(method.projections, pairs, strict=True):
         whitened = nn.LayerNorm(target.shape[1], elementwise_affine=False)(target.flatten(2).transpose(1, 2))
@@ -84,11 +75,9 @@ def test_loss_is_that_of_the_authors(levels: int) -> None:
     assert losses.keys() == {"feature_distillation"}
     torch.testing.assert_close(losses["feature_distillation"], expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(method.validation_losses(model, images).mean(), expected, rtol=1e-5, atol=1e-6)
-    expected.backward()
-    gradients = [p.grad.clone() for p in student.parameters() if p.grad is not None]
-    student.zero_grad()
-    losses["feature_distillation"].backward()
-    torch.testing.assert_close([p.grad for p in student.parameters() if p.grad is not None], gradients)
+    parameters = [*student.parameters()]
+    gradients = [torch.autograd.grad(x, parameters) for x in (losses["feature_distillation"], expected)]
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_teacher_sees_the_images_in_its_own_normalisation() -> None:
@@ -104,7 +93,7 @@ def test_teacher_sees_the_images_in_its_own_normalisation() -> None:
         torch.testing.assert_close(backbone.seen, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("strides", [(8, 8), (16, 8), (8, 16), (16, 12), (12, 16)])
+@pytest.mark.parametrize("strides", [(8, 8), (16, 8), (12, 16)])
 def test_padding_has_no_effect(strides: tuple[int, int]) -> None:
     """Neither of the batch, nor the features there: the loss of an image alone, whose features are the same."""
     model, method = method_of(Patches(strides[0]), Patches(strides[1]))
@@ -121,7 +110,7 @@ def test_padding_has_no_effect(strides: tuple[int, int]) -> None:
 # ---- grids ----
 
 
-@pytest.mark.parametrize(("old", "new"), [((8, 12), (4, 6)), ((6, 9), (12, 18)), ((8, 12), (8, 12)), ((9, 6), (6, 4))])
+@pytest.mark.parametrize(("old", "new"), [((8, 12), (4, 6)), ((6, 9), (12, 18)), ((9, 6), (6, 4))])
 def test_resampling_is_antialiased_bilinear_interpolation(old: tuple[int, int], new: tuple[int, int]) -> None:
     """Against torch, where both grids have one extent and no padding."""
     x = torch.randn(2, 5, *old)
@@ -208,11 +197,6 @@ def test_a_timm_model_is_a_teacher() -> None:
     torch.testing.assert_close(method.targets(images)[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_teacher_without_weights_is_a_warning() -> None:
-    with pytest.warns(UserWarning, match="no weights are named, so the backbone resnet"):
-        FeatureDistillation(densevit.DenseModel(Patches(), {}), {"name": "resnet", "depth": 18})
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -228,29 +212,26 @@ def test_wrong_options_are_errors(options: dict[str, Any], error: type[Exception
         FeatureDistillation(densevit.DenseModel(Patches(), {}), **options)
 
 
-def test_heads_that_run_the_last_blocks_are_an_error() -> None:
-    made = densevit.create_model(
-        {"name": "vit", "variant": "nano"},
-        {"classes": {"name": "classifier", "tokens": 1}},
-        classes=["a"],
-        pretrained=False,
-    )
+def test_a_teacher_without_weights_is_a_warning_and_heads_that_run_the_last_blocks_an_error() -> None:
+    resnet = {"name": "resnet", "depth": 18}
+    with pytest.warns(UserWarning, match="no weights are named, so the backbone resnet"):
+        FeatureDistillation(densevit.DenseModel(Patches(), {}), resnet)
+    heads = {"classes": {"name": "classifier", "tokens": 1}}
+    made = densevit.create_model({"name": "vit", "variant": "nano"}, heads, classes=["a"], pretrained=False)
     with pytest.raises(ConfigError, match=r"heads\.classes runs the backbone's last blocks"):
-        FeatureDistillation(made.model, {"name": "resnet"})
+        FeatureDistillation(made.model, resnet)
 
 
 @pytest.mark.integration
-def test_training_without_labels(teacher_file: str, tmp_path: Path) -> None:
+def test_training_with_and_without_labels(teacher_file: str, tmp_path: Path) -> None:
     """The backbone is saved; a head on it is trained with its own loss too."""
     values: dict[str, Any] = {
         "backbone": SWIN,
-        "heads": {},
         "method": {"name": "feature_distillation", "teacher": teacher_file, "levels": 2},
-        "data": {"name": "scenes", "image_size": [40, 64], "train_length": 4, "val_length": 2, "batch_size": 2,
-                 "num_workers": 0},
-        "trainer": {"max_steps": 3, "precision": "32", "accelerator": "cpu", "log_every": 1},
-    }  # fmt: skip
-    run = densevit.fit(from_mapping(values), run_dir=tmp_path / "run")
+        "data": {"name": "scenes", "image_size": 64, "train_length": 4, "val_length": 2, "batch_size": 2},
+        "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu", "log_every": 1},
+    }
+    run = densevit.fit(from_mapping({**values, "heads": {}}), run_dir=tmp_path / "run")
     assert run.metrics["method/loss"] > 0
     values["heads"] = {"surfaces": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}}
     values["backbone"] = {**SWIN, "weights": str(run.path)}

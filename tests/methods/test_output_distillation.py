@@ -14,6 +14,7 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import LossContext
 from densevit.weights.building import build_model
 from densevit_methods.output_distillation import OutputDistillation
+from tests.methods.pretraining import batch_of, randomised
 
 SETR = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}
 DEPTH = {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"}
@@ -35,7 +36,7 @@ def config(backbone: dict[str, Any], heads: dict[str, Any], **sections: Any) -> 
                 "unlabelled": {**SCENES, "seed": 1, "per_batch": 2, "provides": []},
             },
         },
-        "trainer": {"max_steps": 3, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluate_every": 0.99},
+        "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluate_every": 0.99},
     }  # fmt: skip
     return from_mapping({**values, **sections})
 
@@ -49,9 +50,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     made = config({"name": "resnet", "depth": 18}, TEACHER)
     model = build_model(made, build_data(made).train)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
+    randomised(model, 0.1)
     model.score_thresholds = {"detection": 0.125}
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     densevit.save(model.eval(), path)
@@ -110,23 +109,17 @@ def test_losses_are_those_of_the_heads_on_the_filled_targets(teacher_file: str) 
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("labels", ["none", "all"])
-def test_every_step_depends_on_all_parameters(labels: str, teacher_file: str) -> None:
+def test_every_step_depends_on_all_parameters_and_the_threshold_is_that_of_the_teacher(
+    teacher_file: str, tmp_path: Path
+) -> None:
+    """Also where no image has labels."""
     model, method, batch = built(teacher_file)
-    first = batch["targets"][0]
-    ids = {key: first[key] for key in ("image_id", "size", "original_size")}
-    batch["targets"] = [ids if labels == "none" else first] * 3
-    losses = method.training_step(model, batch, LossContext())
-    torch.stack(list(losses.values())).sum().backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    assert all("backbone" in name for name in without)
+    assert method.score_thresholds["detection"] == pytest.approx(0.125)
+    batch["targets"] = [{key: batch["targets"][0][key] for key in ("image_id", "size", "original_size")}] * 3
+    torch.stack(list(method.training_step(model, batch, LossContext()).values())).sum().backward()
+    assert all("backbone" in name for name, p in model.named_parameters() if p.grad is None)
     assert not any(p.requires_grad for p in method.teacher.parameters())
     assert not method.state_dict() and not any(module.training for module in method.teacher.modules())
-
-
-def test_threshold_is_that_of_the_teacher(teacher_file: str, tmp_path: Path) -> None:
-    _, method, _ = built(teacher_file)
-    assert method.score_thresholds["detection"] == pytest.approx(0.125)
     teacher = densevit.load(teacher_file).model
     teacher.score_thresholds.clear()
     densevit.save(teacher, tmp_path / "other.safetensors")
@@ -157,11 +150,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     teacher = with_classes(tmp_path / "t.safetensors", ["cat", "dog", "bus"], ["sky", "cat", "road", "bus"])
     model = student(["bus", "cat"], objects={"name": "one_stage"}, surfaces=SETR)
     method = OutputDistillation(model, teacher, score_threshold=0.0)
-    batch = {
-        "images": torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8),
-        "padding_mask": torch.zeros(2, 64, 96, dtype=torch.bool),
-        "targets": [{"image_id": i, "size": (64, 96), "original_size": (64, 96)} for i in range(2)],
-    }
+    batch = batch_of((64, 96), (64, 96))
     with torch.no_grad():
         predictions = method.teacher.predictions(method.teacher(batch), batch["targets"])
     targets = method.pseudo_targets(model, batch)
@@ -174,29 +163,23 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
         assert found["semantic"].flatten().tolist() == expected and found["semantic"].dtype == torch.uint8
 
 
-def test_missing_classes_are_an_error(tmp_path: Path) -> None:
+def test_heads_and_classes_without_teacher_are_an_error(teacher_file: str, tmp_path: Path) -> None:
     teacher = with_classes(tmp_path / "t.safetensors", ["cat"], ["sky"])
-    with pytest.raises(ConfigError, match=r"heads\.objects: the teacher lacks 4 of 5 classes: bus, cow, "):
-        OutputDistillation(student(["cat", "bus", "cow", "car", "tree"], objects={"name": "one_stage"}), teacher)
-
-
-def test_heads_without_teacher_are_an_error(teacher_file: str, tmp_path: Path) -> None:
-    teacher = with_classes(tmp_path / "t.safetensors", ["cat"], ["sky"])
-    with pytest.raises(
-        ConfigError, match=r"heads\.depth is for depth; the teacher has the heads detection \(detection\)"
-    ):
-        OutputDistillation(student([], depth=DEPTH), teacher)
     relative = densevit.create_model(
         {"name": "resnet", "depth": 18}, {"depth": {"name": "dpt", "width": 8}}, pretrained=False
     )
     densevit.save(relative, tmp_path / "relative.safetensors")
-    with pytest.raises(ConfigError, match=r"heads\.depth predicts metres, and the teacher relative"):
-        OutputDistillation(student([], depth=DEPTH), str(tmp_path / "relative.safetensors"))
+    depth, animals = student([], depth=DEPTH), student(["cat", "bus", "cow"], objects={"name": "one_stage"})
+    for model, file, options, error, message in (
+        (animals, teacher, {}, ConfigError, r"heads\.objects: the teacher lacks 2 of 3 classes: bus, cow"),
+        (depth, teacher, {}, ConfigError, r"heads\.depth is for depth; the teacher has the heads detection"),
+        (depth, tmp_path / "relative.safetensors", {}, ConfigError, r"predicts metres, and the teacher relative"),
+        (depth, "nowhere", {}, WeightsError, r"method\.teacher: nowhere: no such file"),
+        (depth, teacher_file, {"score_threshold": 2}, ValueError, r"score_threshold is 2"),
+    ):
+        with pytest.raises(error, match=message):
+            OutputDistillation(model, str(file), **options)
     OutputDistillation(student([], depth={"name": "dpt", "width": 8}), teacher_file)  # from metres: possible
-    with pytest.raises(WeightsError, match=r"method\.teacher: nowhere: no such file"):
-        OutputDistillation(student([], depth=DEPTH), "nowhere")
-    with pytest.raises(ValueError, match=r"score_threshold is 2"):
-        OutputDistillation(student([], depth=DEPTH), teacher_file, score_threshold=2)
 
 
 @pytest.mark.integration

@@ -11,10 +11,32 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from densevit.cli import main
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="gloo, forks and signals as Linux has them")
+
+
+def child(work: Callable[[], object]) -> multiprocessing.Process:
+    """A forked process, which needs no imports."""
+
+    def run() -> None:
+        torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def wait_for(path: Path, process: multiprocessing.Process, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists() and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert path.exists()
 
 
 def started_by_torchrun(rank: int) -> dict[str, str]:

@@ -98,10 +98,9 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * most + 1e-6, msg=name)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_mixed_batch_gradients_match_separate_backward_passes(weights: str) -> None:
+def test_mixed_batch_gradients_match_separate_backward_passes() -> None:
     """The images of each task in a separate batch, with the losses of its head only."""
-    model = model_of(weights, denoising=1)
+    model = model_of("both", denoising=1)
     mixed = gradients_of(model, batch_of(list(range(len(LABELLED))), LABELLED))
     expected = {name: torch.zeros_like(value) for name, value in mixed.items()}
     for head in HEADS:
@@ -113,8 +112,7 @@ def test_mixed_batch_gradients_match_separate_backward_passes(weights: str) -> N
     assert_same(mixed, expected)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("absent", HEADS)
+@pytest.mark.parametrize(("weights", "absent"), zip(WEIGHTS, HEADS, strict=True))
 def test_task_without_labels_has_zero_gradients(weights: str, absent: str) -> None:
     model = model_of(weights)
     labelled = ["nothing" if task == absent else task for task in LABELLED]
@@ -138,7 +136,7 @@ def test_learned_weight_is_constant_without_valid_depth() -> None:
 
 # ---- two processes ----
 
-CASES = [(weights, "all tasks") for weights in WEIGHTS] + [("learned", "no depth at all")]
+CASES = [("both", "all tasks"), ("learned", "no depth at all")]
 
 
 class Losses(nn.Module):
@@ -172,22 +170,15 @@ def run_process(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
-    """The gradients in each process."""
-    folder = tmp_path_factory.mktemp("processes")
-    run_processes(__file__, len(SHARES), folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARES))]
-
-
 @pytest.mark.integration
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_two_processes_with_different_tasks_match_one(case, shared) -> None:
-    weights, labels = case
-    expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled_in(labels)))
-    for found in shared:
-        assert_same(found[case], expected)
+def test_two_processes_with_different_tasks_match_one(tmp_path: Path, run_processes) -> None:
+    run_processes(__file__, len(SHARES), tmp_path)
+    for weights, labels in CASES:
+        images = [i for share in SHARES for i in share]
+        expected = gradients_of(model_of(weights), batch_of(images, labelled_in(labels)))
+        for rank in range(len(SHARES)):
+            assert_same(torch.load(tmp_path / f"{rank}.pt")[weights, labels], expected)
 
 
 if __name__ == "__main__":
