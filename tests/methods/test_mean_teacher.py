@@ -223,40 +223,6 @@ def test_two_heads_of_a_task_learn_their_own_predictions() -> None:
     assert all(losses[f"unlabelled/{name}/cross_entropy"] < 1e-6 for name in "ab")
 
 
-@pytest.mark.parametrize("labelled", [0, 1, 4])
-def test_a_head_with_batch_norm_over_images_trains_with_any_number_of_labels(labelled: int) -> None:
-    torch.manual_seed(0)
-    head = {"name": "upernet", "width": 8, "auxiliary_width": 8, "norm": "batch"}
-    model = densevit.create_model("resnet", {"x": head}, ["a", "b"]).model.train()
-    method = MeanTeacher(model).train()
-    targets: list[dict[str, Any]] = [{"image_id": i, "size": (64, 64), "original_size": (64, 64)} for i in range(4)]
-    for target in targets[:labelled]:
-        target["semantic"] = torch.randint(2, (64, 64), dtype=torch.uint8)
-    images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
-    view: Any = {"images": images, "padding_mask": torch.zeros(4, 64, 64, dtype=torch.bool), "targets": targets}
-    losses = method.training_step(model, view | {"other_views": [view]}, LossContext())
-    assert all(value.isfinite() for value in losses.values()) and bool(losses["x/cross_entropy"] > 0) == bool(labelled)
-
-
-@pytest.mark.parametrize(
-    ("heads", "labels"), [(("one_stage", "dab_detr"), "none"), (("dab_detr",), "all"), (("setr", "dpt"), "none")]
-)
-def test_every_step_depends_on_all_parameters(heads: tuple[str, ...], labels: str) -> None:
-    """Also where no image, or every image, has labels: all processes take part in each step."""
-    model, method, batch = built(*heads)
-    for view in (batch, *batch["other_views"]):
-        first = view["targets"][0]
-        ids = {key: first[key] for key in ("image_id", "size", "original_size")}
-        view["targets"] = [ids if labels == "none" else first] * 3
-    losses = method.training_step(model, batch, LossContext())
-    torch.stack(list(losses.values())).sum().backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    reference = model(batch) and densevit.create_method("supervised", model)
-    model.zero_grad(set_to_none=True)
-    torch.stack(list(reference.training_step(model, batch, LossContext()).values())).sum().backward()
-    assert without == {name for name, p in model.named_parameters() if p.grad is None}
-
-
 # ---- colours ----
 
 

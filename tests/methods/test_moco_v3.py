@@ -1,7 +1,5 @@
 """MoCo v3: the loss of the authors' code, the momentum encoder, and features gathered of two processes."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Backbone, LossContext
 from densevit_methods.moco_v3 import MoCoV3
 from tests.methods.pretraining import built, views_of
+from tests.training.process_groups import in_two_processes, linux
 
 SMALL = {"image_size": 64, "hidden": 20, "width": 12}
 
@@ -104,28 +103,21 @@ def step(context: LossContext, rows: slice) -> tuple[Tensor, list[Tensor]]:
     return loss.detach(), [p.grad for p in trained]
 
 
-def run_process(rank: int, folder: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    loss, gradients = step(LossContext.of_processes(), slice(2 * rank, 2 * rank + 2))
-    for gradient in gradients:
-        torch.distributed.all_reduce(gradient)
-    if rank == 0:
-        torch.save((loss, [gradient / 2 for gradient in gradients]), folder / "together.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.integration
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
-def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path, run_processes: Callable[..., None]) -> None:
-    run_processes(__file__, 2, tmp_path)
-    loss, gradients = torch.load(tmp_path / "together.pt")
+@linux
+def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        torch.distributed.init_process_group("gloo")
+        loss, gradients = step(LossContext.of_processes(), slice(2 * rank, 2 * rank + 2))
+        for gradient in gradients:
+            torch.distributed.all_reduce(gradient)
+        torch.save((loss, [gradient / 2 for gradient in gradients]), tmp_path / f"{rank}.pt")
+        torch.distributed.destroy_process_group()
+
+    in_two_processes(work, tmp_path)
+    loss, gradients = torch.load(tmp_path / "0.pt")
     expected, alone = step(LossContext(), slice(0, 4))
     torch.testing.assert_close(loss, expected)
     assert len(gradients) == len(alone) and all(gradient.any() for gradient in alone)
     for found, gradient in zip(gradients, alone, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-6)
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))

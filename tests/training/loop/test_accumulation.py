@@ -3,7 +3,6 @@
 With different numbers of objects in the batches, and one without any; with ignored pixels; with invalid depth.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from densevit.losses.context import LossContext, step_context
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
+from tests.training.process_groups import in_two_processes, linux
 
 SIDE, K = 64, 3
 OBJECTS = (3, 0, 0, 4, 0, 0, 1, 0)  # of each image: of four batches of two, at least one has no object
@@ -197,34 +197,31 @@ class Losses(torch.nn.Module):
         return summed(self.model, batch, context)
 
 
-def run_process(rank: int, folder: Path) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
-    found = {}
-    for head in ("detr", "setr", "dpt"):
-        model = model_of(head)
-        freeze_unused(model)  # as in training with several processes
-        parallel, batches = DistributedDataParallel(Losses(model)), [batch_of(images) for images in SHARES[rank]]
-        context = model.loss_context([batch["targets"] for batch in batches])
-        with parallel.no_sync():
-            (parallel(batches[0], context) / 2).backward()
-        (parallel(batches[1], context) / 2).backward()
-        found[head] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    torch.save(found, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
-
-
 @pytest.mark.integration
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
-def test_two_processes_that_accumulate_match_one_large_batch(tmp_path: Path, run_processes: Any) -> None:
-    run_processes(__file__, len(SHARES), tmp_path)
-    for head in ("detr", "setr", "dpt"):
+@linux
+def test_two_processes_that_accumulate_match_one_large_batch(tmp_path: Path) -> None:
+    heads = ("detr", "setr", "dpt")
+
+    def work(rank: int) -> None:
+        distributed.init_process_group("gloo")
+        found = {}
+        for head in heads:
+            model = model_of(head)
+            freeze_unused(model)  # as in training with several processes
+            parallel, batches = DistributedDataParallel(Losses(model)), [batch_of(images) for images in SHARES[rank]]
+            context = model.loss_context([batch["targets"] for batch in batches])
+            with parallel.no_sync():
+                (parallel(batches[0], context) / 2).backward()
+            (parallel(batches[1], context) / 2).backward()
+            found[head] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        torch.save(found, tmp_path / f"{rank}.pt")
+        distributed.destroy_process_group()
+
+    in_two_processes(work, tmp_path)
+    for head in heads:
         model = model_of(head)
         freeze_unused(model)
         summed(model, batch_of([i for share in SHARES for images in share for i in images])).backward()
         expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         for rank in range(len(SHARES)):
             assert_equal(torch.load(tmp_path / f"{rank}.pt")[head], expected)
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))

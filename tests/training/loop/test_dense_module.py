@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +23,7 @@ from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel
 from densevit_scenes.dataset import Scenes
+from tests.training.process_groups import in_two_processes, linux
 
 if TYPE_CHECKING:
     from densevit.training.loop.dense_module import DenseModule
@@ -304,48 +304,35 @@ class Lacking(Images):
 # ---- two processes, with Lightning's own distributed sampler ----
 
 
-def run_process(rank: int, folder: Path) -> None:
-    """One of two processes of a Trainer with default settings, on our data and on a plain DataLoader."""
-    import os
-
+@pytest.mark.integration
+@linux
+def test_each_image_counts_once_in_two_processes_with_a_distributed_sampler(tmp_path: Path) -> None:
+    """On our data and on a plain DataLoader. Of five validation images Lightning's sampler repeats one."""
     import pytorch_lightning as lightning
     from pytorch_lightning.callbacks import EarlyStopping
 
     from densevit.training.loop.data_module import DenseDataModule
 
-    os.environ |= {
-        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text(),
-    }  # fmt: skip
-    found: dict[str, Any] = {}
-    for name, classes in (("ours", SURFACES), ("plain", CLASSES)):
-        trained: list[str] = []
+    def work(rank: int) -> None:
+        found: dict[str, Any] = {}
+        for name, classes in (("ours", SURFACES), ("plain", CLASSES)):
+            trained: list[str] = []
 
-        class Ids(lightning.Callback):
-            def on_train_batch_start(self, trainer, pl_module, batch, index) -> None:
-                trained.extend(str(target["image_id"]) for target in batch["targets"])  # noqa: B023
+            class Ids(lightning.Callback):
+                def on_train_batch_start(self, trainer, pl_module, batch, index) -> None:
+                    trained.extend(str(target["image_id"]) for target in batch["targets"])  # noqa: B023
 
-        callbacks = [Ids(), EarlyStopping("map/mIoU", mode="max")]
-        trainer = trainer_of(devices=2, strategy="ddp", max_epochs=2, callbacks=callbacks)
-        module = module_of(classes, optim={"lr": 1e-2})
-        data = {"datamodule": DenseDataModule(SCENES)} if name == "ours" else {}
-        trainer.fit(module, *(() if data else (loader(4), loader(5))), **data)
-        logged = {key: value.item() for key, value in trainer.callback_metrics.items() if key in module.metrics}
-        found[name] = {"metrics": module.metrics, "logged": logged, "trained": trained}
-        torch.save(module.model.state_dict(), folder / f"{name}-{rank}.pt")
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+            callbacks = [Ids(), EarlyStopping("map/mIoU", mode="max")]
+            trainer = trainer_of(devices=2, strategy="ddp", max_epochs=2, callbacks=callbacks)
+            module = module_of(classes, optim={"lr": 1e-2})
+            data = {"datamodule": DenseDataModule(SCENES)} if name == "ours" else {}
+            trainer.fit(module, *(() if data else (loader(4), loader(5))), **data)
+            logged = {key: value.item() for key, value in trainer.callback_metrics.items() if key in module.metrics}
+            found[name] = {"metrics": module.metrics, "logged": logged, "trained": trained}
+            torch.save(module.model.state_dict(), tmp_path / f"{name}-{rank}.pt")
+        (tmp_path / f"{rank}.json").write_text(json.dumps(found))
 
-
-@pytest.mark.integration
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo")
-def test_each_image_counts_once_in_two_processes_with_a_distributed_sampler(
-    tmp_path: Path, run_processes: Any, free_port: int
-) -> None:
-    """Five validation images on two processes: Lightning's sampler repeats one of them."""
-    from densevit.training.loop.data_module import DenseDataModule
-
-    (tmp_path / "port").write_text(str(free_port))
-    run_processes(__file__, 2, tmp_path)
+    in_two_processes(work, tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     for name, classes in (("ours", SURFACES), ("plain", CLASSES)):
         module = module_of(classes)
@@ -358,7 +345,3 @@ def test_each_image_counts_once_in_two_processes_with_a_distributed_sampler(
         for epoch in (slice(0, 2), slice(2, 4)):
             images = [image for rank in ranks for image in rank[name]["trained"][epoch]]
             assert len(images) == len(set(images)) == 4  # of 6 images of ours, 2 batches fit both processes
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))

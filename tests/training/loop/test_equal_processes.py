@@ -7,8 +7,7 @@ import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,8 +27,10 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
 from densevit_scenes.dataset import Scenes
+from tests.training.process_groups import in_two_processes, linux
+from tests.training.runs import resume, rows, train
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")
+pytestmark = linux
 
 STEPS, BREAK, IMAGES = 8, 3, 25
 HEADS = {
@@ -54,16 +55,6 @@ trainer: {{max_steps: {steps}, precision: "32", accelerator: cpu, devices: 1, lo
 ALONE = ["trainer.devices=1", "trainer.strategy=auto", "data.batch_size=2"]
 TOGETHER = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=1"]
 SHARDED = ["trainer.devices=2", "trainer.strategy=fsdp2", "data.batch_size=1"]
-
-
-def train(config: configs.Config, run_dir: Path) -> Path:
-    """Trains, and returns the run's folder. This file also runs as a script, without the package `tests`."""
-    return densevit.fit(config, run_dir=run_dir).path
-
-
-def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
-    """Resumes a run, and returns its folder."""
-    return densevit.fit(None, overrides, resume=run).path
 
 
 def settings(folder: Path, head: str, overrides: list[str], steps: int = STEPS) -> configs.Config:
@@ -103,15 +94,16 @@ def noted_images(seen: list[list[int]]) -> Any:
     return mock.patch.object(TransformedDataset, "__getitem__", noted)
 
 
-def run_process(rank: int, folder: Path) -> None:
-    """One of two processes, as torchrun starts it."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text(),
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of one process and of two, and those that change from one to the other after 3 steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the last bit of a sum depends on the number of threads
-    seen: dict[str, list[list[int]]] = {"trained": [], "resumed": []}
-    with without_labels():
+    seen: list[list[int]] = []
+
+    def work(rank: int) -> None:
+        seen: dict[str, list[list[int]]] = {"trained": [], "resumed": []}
         with noted_images(seen["resumed"]):
             resume(folder / "detr-begun-alone", [*TOGETHER, f"trainer.max_steps={STEPS}"])
         for head in HEADS:
@@ -123,41 +115,30 @@ def run_process(rank: int, folder: Path) -> None:
         train(settings(folder, "detr", SHARDED, BREAK), folder / "detr-sharded")
         resume(folder / "detr-sharded", [f"trainer.max_steps={STEPS}"])
         in_python = densevit.evaluate(folder / "setr-alone")
-    (folder / f"python-{rank}.json").write_text(json.dumps(in_python))
-    (folder / f"{rank}.json").write_text(json.dumps(seen))
+        (folder / f"python-{rank}.json").write_text(json.dumps(in_python))
+        (folder / f"{rank}.json").write_text(json.dumps(seen))
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, run_processes: Callable[..., None], free_port: int) -> Path:
-    """The runs of one process and of two, and those that change from one to the other after 3 steps."""
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "port").write_text(str(free_port))
-    seen: list[list[int]] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with without_labels():
         for head in HEADS:
             with noted_images(seen if head == "detr" else []):
                 train(settings(folder, head, ALONE), folder / f"{head}-alone")
         train(settings(folder, "detr", ALONE, BREAK), folder / "detr-begun-alone")
-        run_processes(__file__, 2, folder)
+        in_two_processes(work, folder)
         resume(folder / "detr-begun-together", [*ALONE, f"trainer.max_steps={STEPS}"])
     torch.set_num_threads(threads)
     (folder / "alone.json").write_text(json.dumps(seen))
     return folder
 
 
-def rows(run: Path, column: str) -> list[float]:
-    from densevit.training.run.metrics_csv import MetricsCsv
-
-    return [float(row[column]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(column)]
+def logged(run: Path) -> list[float]:
+    return [float(row["train/loss"]) for row in rows(run) if row.get("train/loss")]
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("head", HEADS)
 def test_losses_and_metrics_of_two_processes_match_one(head: str, runs: Path) -> None:
     """Of a training, and of an evaluation of one checkpoint, which are equal."""
-    one, two = (rows(runs / f"{head}-{name}", "train/loss") for name in ("alone", "together"))
+    one, two = (logged(runs / f"{head}-{name}") for name in ("alone", "together"))
     assert len(one) == STEPS
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
     names = ("alone", "together", "evaluated")
@@ -176,7 +157,7 @@ def test_losses_and_metrics_of_two_processes_match_one(head: str, runs: Path) ->
 @pytest.mark.integration
 def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     run = runs / "detr-sharded"
-    one, sharded = rows(runs / "detr-alone", "train/loss"), rows(run, "train/loss")
+    one, sharded = logged(runs / "detr-alone"), logged(run)
     np.testing.assert_allclose(sharded, one, rtol=1e-5, atol=1e-5)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", f"step-{BREAK}.ckpt"}
     shards = sorted(path.name for path in (run / "checkpoints" / "last.ckpt").iterdir())
@@ -248,7 +229,7 @@ def test_processes_of_torchrun_that_would_each_run_alone_are_an_error(
 @pytest.mark.integration
 def test_run_continues_on_another_number_of_processes_in_the_order_of_one(runs: Path) -> None:
     for begun in ("alone", "together"):
-        whole, changed = rows(runs / "detr-alone", "train/loss"), rows(runs / f"detr-begun-{begun}", "train/loss")
+        whole, changed = logged(runs / "detr-alone"), logged(runs / f"detr-begun-{begun}")
         np.testing.assert_allclose(changed, whole, rtol=1e-5, atol=1e-5)
     one = json.loads((runs / "alone.json").read_text())[-2 * STEPS :]  # without those read by the checks
     ranks = [json.loads((runs / f"{rank}.json").read_text()) for rank in (0, 1)]
@@ -256,7 +237,3 @@ def test_run_continues_on_another_number_of_processes_in_the_order_of_one(runs: 
     for name, count in (("trained", STEPS), ("resumed", STEPS - BREAK)):
         picks = [rank[name][-count:] for rank in ranks]
         assert [pick for pair in zip(*picks, strict=True) for pick in pair] == one[-2 * count :]
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))

@@ -4,7 +4,6 @@ Also with two processes, of which one lacks a task, under DistributedDataParalle
 parameter of every process.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,13 +17,11 @@ from densevit.interfaces import Batch
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit_scenes.dataset import Scenes
+from tests.training.process_groups import in_two_processes, linux
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
 LABELLED = ["depth", "detection", "segmentation", "nothing", "detection", "depth", "depth"]  # the task of each image
-SHARES = [
-    [1, 2, 3],
-    [0, 4, 5, 6],
-]  # images of each process: none of depth in the first, of segmentation in the second
+SHARES = [[1, 2, 3], [0, 4, 5, 6]]  # images of each process: without depth, and without segmentation
 HEADS = {
     "detection": {
         "name": "dab_detr", "num_queries": 8, "classification": "mal", "costs": {"label": 1.0},
@@ -125,18 +122,7 @@ def test_task_without_labels_has_zero_gradients(weights: str, absent: str) -> No
     assert any(value != 0 for value in losses.values())
 
 
-def test_learned_weight_is_constant_without_valid_depth() -> None:
-    model = model_of("learned")
-    batch = batch_of([0, 5], LABELLED)
-    for target in batch["targets"]:
-        target["depth"] = torch.zeros_like(target["depth"])
-    gradients = gradients_of(model, batch)
-    assert all(value.eq(0).all() for value in gradients.values())
-
-
 # ---- two processes ----
-
-CASES = [("both", "all tasks"), ("learned", "no depth at all")]
 
 
 class Losses(nn.Module):
@@ -150,36 +136,26 @@ class Losses(nn.Module):
         return torch.stack(list(self.model.loss(self.model(batch), batch["targets"]).values())).sum()
 
 
-def labelled_in(case: str) -> list[str]:
-    return ["nothing" if case == "no depth at all" and task == "depth" else task for task in LABELLED]
-
-
-def run_process(rank: int, folder: Path) -> None:
-    """One of two processes: steps on its own images under DistributedDataParallel."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
-    found = {}
-    for weights, labels in CASES:
-        model = model_of(weights)
-        parallel = DistributedDataParallel(Losses(model))
-        batch = batch_of(SHARES[rank], labelled_in(labels))
-        for _ in range(2):  # the second step raises if the first one left parameters unused
-            model.zero_grad()
-            parallel(batch).backward()
-        found[weights, labels] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    torch.save(found, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
-
-
 @pytest.mark.integration
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
-def test_two_processes_with_different_tasks_match_one(tmp_path: Path, run_processes) -> None:
-    run_processes(__file__, len(SHARES), tmp_path)
-    for weights, labels in CASES:
-        images = [i for share in SHARES for i in share]
-        expected = gradients_of(model_of(weights), batch_of(images, labelled_in(labels)))
+@linux
+def test_two_processes_with_different_tasks_match_one(tmp_path: Path) -> None:
+    cases = {"both": LABELLED, "learned": ["nothing" if task == "depth" else task for task in LABELLED]}
+
+    def work(rank: int) -> None:
+        distributed.init_process_group("gloo")
+        found = {}
+        for weights, labelled in cases.items():
+            model = model_of(weights)
+            parallel = DistributedDataParallel(Losses(model))
+            for _ in range(2):  # the second step raises if the first one left parameters unused
+                model.zero_grad()
+                parallel(batch_of(SHARES[rank], labelled)).backward()
+            found[weights] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        torch.save(found, tmp_path / f"{rank}.pt")
+        distributed.destroy_process_group()
+
+    in_two_processes(work, tmp_path)
+    for weights, labelled in cases.items():
+        expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled))
         for rank in range(len(SHARES)):
-            assert_same(torch.load(tmp_path / f"{rank}.pt")[weights, labels], expected)
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))
+            assert_same(torch.load(tmp_path / f"{rank}.pt")[weights], expected)

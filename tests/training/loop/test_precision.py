@@ -12,7 +12,6 @@ from densevit import config as configs
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
-from densevit.layers import positions
 from densevit.layers.fast import hardware
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 from tests.training.runs import rows, train
@@ -98,28 +97,6 @@ def test_emulated_bf16_is_a_warning(machine, recwarn):
     for name in ("auto", "32", "bf16-mixed", "bf16-true"):
         trainer_arguments(name, "cpu")
     assert not recwarn.list
-
-
-@pytest.mark.parametrize("on", [False, True])
-def test_tf32_is_set_for_products_and_convolutions_and_restored(on: bool) -> None:
-    from densevit.training.loop import precision
-
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    with precision.tf32(on):
-        assert torch.backends.cuda.matmul.allow_tf32 is on and torch.backends.cudnn.allow_tf32 is on
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
-
-
-def test_position_tables_are_fp32_under_autocast() -> None:
-    padding, boxes, grid = torch.zeros(1, 5, 7, dtype=torch.bool), torch.rand(3, 4), torch.rand(3, 4, 8)
-    for table in (
-        lambda: positions.sine(boxes, 8), lambda: positions.sine_map(padding, 16),
-        lambda: positions.sine_boxes(boxes, 8), lambda: positions.sine_grid_1d(3, 4, 8),
-        lambda: positions.sine_grid_2d(3, 4, 8), lambda: positions.resize_grid(grid, (5, 7)),
-    ):  # fmt: skip
-        with torch.autocast("cpu", torch.bfloat16):
-            found = table()
-        assert found.dtype == torch.float32 and torch.equal(found, table())
 
 
 @pytest.mark.integration

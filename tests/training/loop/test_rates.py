@@ -9,7 +9,7 @@ from torch import nn
 
 import densevit
 from densevit.config import OptimSection
-from densevit.errors import ConfigError, DensevitError, PluginError
+from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Backbone, Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
@@ -94,20 +94,6 @@ def test_freezing_backbone_lr_layer_decay_and_factors_combine():
     assert decays == {name: 0.2 if name.endswith("weight") else 0.0 for name in trained}
 
 
-def test_adam_step_matches_each_rate():
-    """Adam's first step is the learning rate itself, whatever the gradient."""
-    model = model_of()
-    optimizer = optimizer_of(model, OptimSection(layer_decay=0.5, weight_decay=0, lr_factors={"*.bias": 3}), lr=0.1)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 7.0)
-    optimizer.step()
-    after = dict(model.named_parameters())
-    moved = {"backbone.scale": 0.025, "backbone.first.weight": 0.05, "backbone.second.bias": 0.3}
-    for name, distance in (moved | {"heads.boxes.output.weight": 0.1}).items():
-        torch.testing.assert_close(before[name] - after[name].detach(), torch.full_like(before[name], distance))
-
-
 # ---- timm's ----
 
 
@@ -136,25 +122,6 @@ def test_vit_rates_match_timm_except_for_the_final_norm():
         expected = theirs["head"] if vit_place(name) == "norm" else theirs[vit_place(name)]
         assert rate == pytest.approx(expected), name
     assert (ours["class_token"], ours["norm.weight"]) == (pytest.approx(0.7**7), 1.0)  # MAE's, with 6 blocks
-
-
-def test_swin_rates_match_timm_except_for_the_final_norm():
-    """timm assigns the norm to the last block."""
-    import timm
-
-    options = {"depths": (1, 1, 3, 1), "embed_dim": 32, "num_heads": (1, 2, 4, 8)}
-    theirs = scales(timm.create_model("swin_tiny_patch4_window7_224", **options), 0.7)
-    rates = rates_of(model_of(densevit.create_backbone("swin", variant="nano")), layer_decay=0.7)
-    seen = set()
-    for name, rate in rates.items():
-        if match := re.match(r"backbone\.stages\.(\d)\.(\d)\.", name):
-            stage, place = int(match[1]), int(match[2])
-            block = max(0, place - (stage > 0))  # patch merging precedes the first block of a later stage
-            assert rate == pytest.approx(theirs[f"layers.{stage}.blocks.{block}.norm1.weight"]), name
-            seen.add((stage, place))
-    assert len(seen) == 6 + 3
-    assert rates["backbone.patch_embed.weight"] == pytest.approx(theirs["patch_embed.proj.weight"])
-    assert rates["backbone.feature_norms.3.weight"] == 1.0
 
 
 @pytest.mark.parametrize("model", ["test_vit", "test_resnet"])
@@ -187,6 +154,8 @@ def test_unmatched_pattern_suggests_the_nearest(pattern, near):
 
 
 def test_untrainable_configurations_raise_and_layer_decay_without_effect_is_a_warning():
+    with pytest.raises(ValueError, match="greater than 0"):
+        OptimSection(lr_factors={"heads.*": 0})
     model = model_of()
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="at least one must be trained"):
@@ -201,18 +170,3 @@ def test_untrainable_configurations_raise_and_layer_decay_without_effect_is_a_wa
         warnings.simplefilter("error")
         rates_of(model_of(Wrapped()))
         rates_of(model_of(), layer_decay=0.7)
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"layer_decay": 0}, "optim.layer_decay should be greater than 0"),
-        ({"layer_decay": 1.1}, "optim.layer_decay should be less than or equal to 1"),
-        ({"lr_factors": {"heads.*": 0}}, "optim.lr_factors.heads.* should be greater than 0"),
-        ({"lr_factors": ["heads.*"]}, "optim.lr_factors should be a section of keys"),
-    ],
-)
-def test_invalid_values_raise(given, said):
-    sections = {"backbone": {"name": "swin"}, "heads": {"a": {"name": "detr"}}, "data": {"name": "scenes"}}
-    with pytest.raises(DensevitError, match=f"config: {re.escape(said)}"):
-        densevit.config.from_mapping({**sections, "trainer": {"max_steps": 1}, "optim": given})

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from PIL import Image
 
-import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.model import DenseModel
@@ -19,14 +18,6 @@ from tests.training.runs import SEGMENTATION
 
 EXPORTED = SimpleNamespace(exported=lambda outputs, size: {})
 DETECTION = {"detection": {"name": "one_stage"}}
-PRETRAINING = """
-backbone: {name: swin, variant: nano, window_size: 4}
-heads: {}
-method: {name: simmim}
-data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 2}
-optim: {lr: 1e-3}
-trainer: {max_steps: 1, evaluate_every: 1, accelerator: cpu}
-"""
 
 
 @pytest.mark.parametrize(
@@ -49,15 +40,6 @@ def test_commands_are_those_that_the_model_can_do(head: Any, data: Any, heads: A
     assert heading == "Next:" and {word for word in every if word not in printed} == set(missing)
 
 
-def printed_commands(output: str, words: dict[str, str]) -> list[list[str]]:
-    """The arguments of the commands after "Next:", with words in place of IMAGE, FOLDER and CONFIG."""
-    lines = output.partition("Next:\n")[2].splitlines()
-    split = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("  densevit ")]
-    for word, value in words.items():
-        split = [[argument.replace(word, value) for argument in command] for command in split]
-    return split
-
-
 @pytest.mark.integration
 def test_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
@@ -66,7 +48,8 @@ def test_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     Path("seg.yaml").write_text(yaml.safe_dump(config))
     short = ["trainer.max_epochs=null", "trainer.max_steps=1", "data.train_length=4", "data.val_length=2"]
     assert main(["train", "seg.yaml", *short]) == 0
-    commands = printed_commands(capsys.readouterr().out, {"IMAGE": "street.png"})
+    lines = capsys.readouterr().out.replace("IMAGE", "street.png").partition("Next:\n")[2].splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("  densevit ")]
     assert [command[:2] for command in commands] == [
         ["evaluate", "runs/seg"], ["predict", "runs/seg"], ["export", "runs/seg"], ["train", "--resume"],
     ]  # fmt: skip
@@ -76,20 +59,3 @@ def test_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert main([*resume, "--json"]) == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["run"] == "runs/seg" and "densevit evaluate runs/seg " in output.err
-
-
-@pytest.mark.integration
-def test_printed_commands_of_a_pretraining_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("pre.yaml").write_text(PRETRAINING)
-    Path("detector.yaml").write_text("base: pre.yaml\nmethod: {name: supervised}\nheads: {detection: {name: fcos}}\n")
-    assert main(["train", "pre.yaml"]) == 0
-    commands = printed_commands(capsys.readouterr().out, {"CONFIG": "detector.yaml"})
-    assert commands == [
-        ["train", "--resume", "runs/pre", "trainer.max_steps=2"],
-        ["train", "detector.yaml", "backbone.weights=runs/pre"],
-    ]
-    assert main([*commands[0], "--quiet"]) == 0 and capsys.readouterr().out == ""
-    assert main(commands[1]) == 0
-    assert "backbone.weights: runs/pre" in capsys.readouterr().out
-    assert densevit.load("runs/detector").heads.keys() == {"detection"}

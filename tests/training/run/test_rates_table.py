@@ -63,16 +63,6 @@ def test_rows_group_depths_by_rate_and_freezing():
     ]
 
 
-def test_layer_decay_has_a_row_per_depth():
-    rows = shown(DenseModel(Blocks(), {"boxes": Attention()}), layer_decay=0.5, weight_decay=0.05)
-    depths = ["stem.*", *(f"blocks.{i}.*" for i in range(4)), "norm.*"]
-    rates = ["0.0312", "0.0625", "0.125", "0.25", "0.5", "1"]
-    assert [row[:3] for row in rows[1:-1]] == [
-        [f"backbone.{name}", str(depth), rate] for depth, (name, rate) in enumerate(zip(depths, rates, strict=True), 1)
-    ]
-    assert rows[-1] == ["heads.boxes.*", "1", "84", "64"]
-
-
 def test_patterns_match_exactly_the_given_names():
     among = [f"a.{i}.{part}.{kind}" for i in range(3) for part in ("q", "v") for kind in ("weight", "bias")] + ["b"]
     cases = (among, among[:4], among[2:7], [n for n in among if ".q." in n], ["b"], among[:-1], [among[0], "b"])

@@ -91,8 +91,6 @@ def test_a_run_killed_before_its_config_starts_again_in_its_folder(
     assert main(["train", "--resume", str(run)]) == 2
     assert f"start the run with densevit train CONFIG --run-dir {run}" in capsys.readouterr().err
     assert train(config, run) == run and checkpoint(run)["global_step"] == 1
-    with pytest.raises(ConfigError, match="is not empty"):
-        train(config, run)
 
 
 @pytest.mark.integration
