@@ -113,17 +113,6 @@ def test_resampling_is_antialiased_bilinear_interpolation(old: tuple[int, int], 
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_resampling_follows_positions_in_pixels() -> None:
-    """A teacher of stride 14 on 64 x 96 pixels has cells up to 70 x 98: a feature that is a linear function of the
-    position in pixels has this value at the centres of the student's cells, except near the border."""
-    rows = (torch.arange(5) + 0.5) * 14
-    columns = (torch.arange(7) + 0.5) * 14
-    x = (rows[:, None] + 1000 * columns)[None, None]
-    found = resampled(x, torch.ones(1, 5, 7, dtype=torch.bool), (16, 24), (4 / 14, 4 / 14))[0, 0]
-    expected = (torch.arange(16)[:, None] + 0.5) * 4 + 1000 * (torch.arange(24) + 0.5) * 4
-    torch.testing.assert_close(found[2:, 2:-1], expected[2:, 2:-1])
-
-
 def test_teacher_of_one_size_sees_resized_images() -> None:
     teacher = Patches(8, input_size=(32, 48))
     _, method = method_of(Patches(16), teacher)

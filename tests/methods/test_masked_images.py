@@ -9,18 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import densevit
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import LossContext
 from densevit_methods.patch_masks import (
-    MaskToken,
     blockwise_masking,
     mask_patches,
     pixels_of_patches,
     random_masking,
     with_mask_seed,
 )
-from tests.methods.pretraining import BACKBONES, SIZES, batch_of, built, config, normalised
+from tests.methods.pretraining import BACKBONES, SIZES, batch_of, built, normalised
 
 
 @pytest.mark.parametrize("ratio", [0.6, 0.99])
@@ -67,25 +65,6 @@ def test_blockwise_masks_are_rectangles_up_to_the_share() -> None:
     assert max(counts) <= 79 and np.mean(counts) > 65 and min(counts) >= 1  # BEiT: up to 75 of 196
     for rows, columns in ((1, 1), (1, 7), (2, 2)):
         assert 1 <= mask(rows, columns, torch.Generator().manual_seed(0)).sum() <= max(1, 0.4 * rows * columns + 1)
-
-
-@pytest.mark.parametrize("backbone", ["swin", "vit"])
-def test_mask_token_becomes_one_embedding(backbone: str) -> None:
-    """All masked patches of a projection of s x s pixels have the same embedding, and others are unchanged."""
-    model, _ = built("simmim", backbone)
-    module, side = model.backbone, model.backbone.strides[0]
-    token = MaskToken(module, 32)
-    assert token.token.shape == (3, side, side) and token.token.any()
-    pixels = torch.randn(1, 3, 64, 96)
-    masked = torch.zeros(1, 64, 96, dtype=torch.bool)
-    masked[:, 32:64, :32] = True
-    covered = token(pixels, masked)
-    assert torch.equal(covered[~masked[:, None].expand_as(covered)], pixels[~masked[:, None].expand_as(pixels)])
-    embed = module.patch_embed if backbone == "swin" else module.stem.projection
-    cells = embed(covered)[0].flatten(1).T  # (N, C)
-    inside = masked[0, ::side, ::side].flatten()
-    torch.testing.assert_close(cells[inside], cells[inside][:1].expand(int(inside.sum()), -1))
-    torch.testing.assert_close(cells[~inside], embed(pixels)[0].flatten(1).T[~inside])
 
 
 def covered_by(token: Tensor, pixels: Tensor, masked: Tensor, side: int) -> Tensor:
@@ -199,9 +178,3 @@ def test_wrong_tokenizers_are_errors(options: Any, error: type, message: str, to
     with pytest.raises(error, match=message):
         model, method = built("beit", tokenizer={**tokenizer, **options})
         method.training_step(model, batch_of(*SIZES), LossContext())
-
-
-@pytest.mark.integration
-def test_training_of_beit(tokenizer: dict[str, Any], tmp_path: Path) -> None:
-    made = config({"name": "beit", "tokenizer": {**tokenizer, "stride": 16}})
-    assert 0 < densevit.fit(made, run_dir=tmp_path / "run").metrics["method/loss"] < 5

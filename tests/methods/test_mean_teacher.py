@@ -21,17 +21,11 @@ from densevit.training.loop.method import Supervised
 from densevit.weights.building import build_model
 from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
 from densevit_methods.mean_teacher import MeanTeacher
+from tests.methods.pretraining import randomised
 from tests.training.runs import rows, weights
 
-TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
 HEADS: dict[str, dict[str, Any]] = {
     "one_stage": {"name": "one_stage"},
-    "dab_detr": {
-        "name": "dab_detr",
-        "num_queries": 6,
-        "transformer": TRANSFORMER,
-        "extensions": {"contrastive_denoising": 4},
-    },
     "setr": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"},
     "dpt": {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"},
     "relative": {"name": "dpt", "width": 16, "norm": "none"},
@@ -62,10 +56,7 @@ def built(*heads: str, **options: Any) -> tuple[Any, MeanTeacher, Any]:
     made = config(*heads, method=options)
     data = build_data(made)
     model = build_model(made, data.train)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.02)
-    method = MeanTeacher(model, **options)
+    method = MeanTeacher(randomised(model), **options)
     data.use(method)
     return model.train(), method.train(), next(iter(data.train_loader()))
 
@@ -195,32 +186,6 @@ def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
     assert found.keys() == expected.keys() and any(x > 0 for name, x in found.items() if "unlabelled" in name)
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
-
-
-def test_burn_in_uses_labels_only() -> None:
-    model, method, batch = built("setr", burn_in=5, pixel_threshold=0.0)
-    during, after = (method.training_step(model, batch, LossContext(step=step)) for step in (4, 5))
-    assert during.keys() == after.keys() and during["setr/cross_entropy"] == after["setr/cross_entropy"]
-    assert during["unlabelled/setr/cross_entropy"] == 0 < after["unlabelled/setr/cross_entropy"]
-
-
-def test_two_heads_of_a_task_learn_their_own_predictions() -> None:
-    """The teacher's first head says class 0 everywhere, its second class 2."""
-    sections = {"data": scenes(3, 1, batch_size=2, num_workers=0)}
-    made = config(method={"pixel_threshold": 0.5}, heads={"a": HEADS["setr"], "b": HEADS["setr"]}, **sections)
-    model = build_model(made, build_data(made).train)
-    for name, index in {"a": 0, "b": 2}.items():
-        last = model.heads[name].decode.classifier
-        torch.nn.init.zeros_(last.weight)
-        last.bias.data = torch.nn.functional.one_hot(torch.tensor(index), len(last.bias)) * 20.0
-    method = MeanTeacher(model.train(), pixel_threshold=0.5).train()
-    image = torch.randint(256, (2, 3, 40, 64), dtype=torch.uint8)
-    bare = [{"image_id": i, "size": (40, 64), "original_size": (40, 64)} for i in range(2)]
-    view = {"images": image, "padding_mask": torch.zeros(2, 40, 64, dtype=torch.bool), "targets": bare}
-    targets = method.pseudo_targets(view, [["a", "b"]] * 2)
-    assert {name: targets[name][1]["semantic"].unique().tolist() for name in "ab"} == {"a": [0], "b": [2]}
-    losses = method.training_step(model, view | {"other_views": [view]}, LossContext())
-    assert all(losses[f"unlabelled/{name}/cross_entropy"] < 1e-6 for name in "ab")
 
 
 # ---- colours ----

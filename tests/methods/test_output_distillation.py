@@ -15,6 +15,7 @@ from densevit.interfaces import LossContext
 from densevit.weights.building import build_model
 from densevit_methods.output_distillation import OutputDistillation
 from tests.methods.pretraining import batch_of, randomised
+from tests.training.runs import checkpoint, resume, weights
 
 SETR = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}
 DEPTH = {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"}
@@ -187,5 +188,5 @@ def test_training(teacher_file: str, tmp_path: Path) -> None:
     method = {"name": "output_distillation", "teacher": teacher_file, "score_threshold": 0.1}
     run = densevit.fit(config(NANO, STUDENT, method=method), run_dir=tmp_path / "run")
     assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
-    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert not any(name.startswith("method.") for name in checkpoint)
+    assert not any(name.startswith("method.") for name in weights(run.path))  # the teacher is loaded again
+    assert checkpoint(resume(run.path, ["trainer.max_steps=2"]))["global_step"] == 2

@@ -81,27 +81,16 @@ def test_other_parameters_are_trained_by_adamw(matrices):
 
 
 def test_matrices_of_a_model_are_in_groups_with_their_rates():
-    parts = nn.ModuleDict(
-        {
-            "linear": nn.Linear(16, 16),
-            "classes": nn.Linear(16, 8),
-            "kernel": nn.Conv2d(3, 16, 3),
-            "depthwise": nn.Conv2d(32, 32, 5, groups=32),
-            "table": nn.Embedding(32, 32),
-            "norm": nn.LayerNorm(32),
-        }
-    )
+    small = {"classes": nn.Linear(16, 8), "depthwise": nn.Conv2d(32, 32, 5, groups=32), "table": nn.Embedding(32, 32)}
+    parts = nn.ModuleDict({"linear": nn.Linear(16, 16), "kernel": nn.Conv2d(3, 16, 3), **small})
     layers = {name: parts.get_submodule(name.partition(".")[0]) for name, _ in parts.named_parameters()}
     kinds = {name: Muon.group_options(layers[name], p)["layer"] for name, p in parts.named_parameters()}
     matrices = {"linear.weight": "linear", "kernel.weight": "convolution"}
     assert {name: kind for name, kind in kinds.items() if kind is not None} == matrices
     model = DenseModel(densevit.create_backbone("swin", variant="nano"), {})
     optimizer = optimizer_of(model, OptimSection(name="muon", lr=1e-3, backbone_lr=1e-4, weight_decay=0.05), 1e-3)
-    assert {(group["layer"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
-        ("convolution", 1e-4, 0.05),
-        ("linear", 1e-4, 0.05),
-        (None, 1e-4, 0.0),
-    }
+    groups = {(group["layer"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert groups == {("convolution", 1e-4, 0.05), ("linear", 1e-4, 0.05), (None, 1e-4, 0.0)}
 
 
 def test_other_matrices_of_a_resumed_run_start_without_momentum():

@@ -62,25 +62,6 @@ class Silent(Method):
         return {"mean": model.backbone(model.normalise(batch["images"], batch["padding_mask"]))[0].square().mean()}
 
 
-class Bare(Method):
-    """Returns a tensor in place of a dict."""
-
-    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Any:
-        return model.backbone(model.normalise(batch["images"], batch["padding_mask"]))[0].mean((1, 2, 3))
-
-
-class Cropped(Silent):
-    """Trains on the top left quarter of each image, with the config's augmentation."""
-
-    def transform(self, configured: Any) -> Any:
-        def quarter(sample: Any, rng: Any, types: Any) -> Any:
-            _, height, width = sample["image"].shape
-            image, targets = sample["image"], {"image_id": sample["targets"]["image_id"]}
-            return configured({"image": image[:, : height // 2, : width // 2], "targets": targets}, rng, types)
-
-        return quarter
-
-
 class Multicrop(Silent):
     """Four views: the config's, the same with inverted colours, and two crops of it."""
 
@@ -111,18 +92,6 @@ class Teacher(Silent):
     def after_step(self, model: Any) -> None:
         for own, other in zip(self.teacher.parameters(), model.parameters(), strict=True):
             own.lerp_(other, 0.25)
-
-
-class Loaded(Silent):
-    """Has a frozen teacher that its constructor loads."""
-
-    loaded = ("teacher",)
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.teacher = nn.Linear(2, 2).requires_grad_(False)
-        nn.init.constant_(self.teacher.weight, 3.0)
-        self.scale = nn.Parameter(torch.tensor(1.0))
 
 
 def config(method: type[Method] = Denoising, trainer: dict[str, Any] | None = None, **sections: Any) -> Config:

@@ -34,12 +34,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "detr with denoising": {
         "name": "dab_detr", "num_queries": 6, "extensions": {"denoising": 2}, "transformer": TRANSFORMER,
     },
-    "deformable_detr": {
-        "name": "deformable_detr", "num_queries": 6, "two_stage": True, "box_refinement": True,
-        "transformer": {**TRANSFORMER, "width": 32},
-    },
     "setr": {"name": "setr", "width": 8, "norm": "group", "dice": 0.5, "class_weights": (1.0, 0.3, 2.0)},
-    "upernet": {"name": "upernet", "width": 8, "auxiliary_width": 8, "norm": "group", "dropout": 0.0},
     "dpt": {
         "name": "dpt", "width": 8, "output": "sigmoid", "max_depth": 9.0, "loss_weights": {"gradient": 0.5, "l1": 0.1},
     },

@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from densevit import config as configs
@@ -56,32 +55,23 @@ def test_validation_runs_at_fractions_or_epochs_and_at_the_end(trainer: dict[str
 def test_lightning_follows_the_budget(steps: int, accumulate: int) -> None:
     """An epoch has 7 batches, and 3 optimiser steps of 3 batches."""
     import pytorch_lightning as lightning
+    from pytorch_lightning.demos.boring_classes import BoringModel
 
     from densevit.training.callbacks.validation_interval import ValidationInterval
 
     made = budget(7, max_steps=steps, accumulate=accumulate)
     validated: list[int] = []
 
-    class Task(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(1, 1)
-
-        def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
-            return self.layer(batch).sum()
-
+    class Task(BoringModel):
         def validation_step(self, batch: torch.Tensor, index: int) -> None:
             validated.append(self.trainer.global_step)
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
 
     trainer = lightning.Trainer(
         max_epochs=-1, check_val_every_n_epoch=None, accumulate_grad_batches=accumulate, accelerator="cpu",
         callbacks=[ValidationInterval(made)], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(Task(), DataLoader(torch.ones(7, 1)), DataLoader(torch.ones(1, 1)))  # type: ignore[arg-type]
+    trainer.fit(Task(), DataLoader(torch.ones(7, 32)), DataLoader(torch.ones(1, 32)))  # type: ignore[arg-type]
     assert trainer.global_step == steps
     assert validated == [step for step in range(steps + 1) if made.validates_after(step)]
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,7 +19,7 @@ from densevit.losses.context import LossContext
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.config_checks import check_model
 from densevit.weights.building import build_model
-from tests.training.own_methods import Bare, Cropped, Denoising, Loaded, Multicrop, Silent, Teacher, config
+from tests.training.own_methods import Denoising, Multicrop, Silent, Teacher, config
 from tests.training.process_groups import child, linux
 from tests.training.runs import assert_same, assert_same_run, checkpoint, weights
 
@@ -65,9 +63,12 @@ def test_a_transform_can_make_all_views_of_one_geometry_or_of_several_sizes() ->
     """Weak and strong colours of one crop, and two small crops. Each is padded to its own size."""
     from densevit.training.loop.dense_module import DenseModule
 
-    data = build_data(config(Multicrop))
+    plain, data = build_data(config(Multicrop)), build_data(config(Multicrop))
     method = Multicrop(build_model(config(), {}))
-    data.use(method)
+    for _ in range(2):  # that of the method before has no effect
+        data.use(method)
+    for one, other in zip(plain.val_loader(), data.val_loader(), strict=True):
+        assert torch.equal(one["images"], other["images"])
     for batch in data.train_loader():
         strong, *crops = batch["other_views"]
         inverted = torch.where(batch["padding_mask"][:, None], 0, 255 - batch["images"])
@@ -88,22 +89,14 @@ def test_a_transform_can_make_all_views_of_one_geometry_or_of_several_sizes() ->
         next(iter(data.train_loader()))
 
 
-def test_a_method_changes_the_training_transform_only() -> None:
-    made = config(Cropped)
-    plain, data = build_data(made), build_data(made)
-    for _ in range(2):  # that of the method before has no effect
-        data.use(Cropped(build_model(made, {})))
-    [size] = {target["original_size"] for target in next(iter(plain.train_loader()))["targets"]}
-    [half] = {target["original_size"] for target in next(iter(data.train_loader()))["targets"]}
-    assert half == (size[0] // 2, size[1] // 2)
-    batches = zip(plain.val_loader(), data.val_loader(), strict=True)
-    assert all(torch.equal(one["images"], other["images"]) for one, other in batches)
-
-
 # ---- parameters ----
 
 
 def test_parameters_unused_by_a_method_are_frozen_for_several_processes() -> None:
+    import pytorch_lightning as lightning
+
+    from densevit.training.loop.dense_module import DenseModule
+
     model = build_model(config(), {})
     method = Denoising(model)
     both = nn.ModuleDict({"model": model, "method": method})
@@ -119,19 +112,10 @@ def test_parameters_unused_by_a_method_are_frozen_for_several_processes() -> Non
         assert torch.equal(x, state[name]), name
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(p.grad is None for p in both.parameters())
-
-
-def test_a_trainer_of_ones_own_freezes_parameters_unused_by_the_method() -> None:
-    import pytorch_lightning as lightning
-
-    from densevit.training.loop.dense_module import DenseModule
-
-    model = build_model(config(), {})
-    module = DenseModule(model, method=Denoising(model))
-    module.trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
-    module.setup("fit")
-    assert not model.backbone.unused.weight.requires_grad and not module.method.unused.weight.requires_grad
-    assert model.backbone.norm.weight.requires_grad and module.method.decoder.weight.requires_grad
+    other = DenseModule(model := build_model(config(), {}), method=Denoising(model))
+    other.trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    other.setup("fit")  # in a Trainer of one's own
+    assert not model.backbone.unused.weight.requires_grad and model.backbone.norm.weight.requires_grad
 
 
 # ---- runs ----
@@ -219,20 +203,6 @@ def test_the_model_that_a_method_names_is_validated_and_saved(tmp_path: Path) ->
 
 
 @pytest.mark.integration
-def test_a_loaded_teacher_is_in_no_checkpoint_and_not_averaged(tmp_path: Path) -> None:
-    made = config(Loaded, {"max_steps": 2, "ema": 0.5})
-    run = densevit.fit(made, run_dir=tmp_path / "run")
-    for key in ("state_dict", "current_model_state"):
-        assert [name for name in checkpoint(run.path)[key] if name.startswith("method.")] == ["method.scale"]
-    run = densevit.fit(resume=run.path, overrides=["trainer.max_steps=4"])
-    assert checkpoint(run.path)["global_step"] == 4
-    method = Loaded(None)
-    nn.init.constant_(method.teacher.weight, 5.0)
-    method.load_state_dict({"scale": torch.tensor(2.0)})
-    assert method.scale == 2 and (method.teacher.weight == 5).all()
-
-
-@pytest.mark.integration
 def test_wrong_methods_are_errors_with_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(made: Config | None = None, **given: Any) -> Any:
         return densevit.fit(made, **({"run_dir": tmp_path / "wrong"} | given))
@@ -242,8 +212,10 @@ def test_wrong_methods_are_errors_with_what_was_found(tmp_path: Path, monkeypatc
         check_model(made, build_data(made), build_model(made, {}))
     with pytest.raises(ConfigError, match=r"optim\.lr_factors.*method\.encoder"):
         fit(config(optim={"lr_factors": {"method.encoder.*": 10}}))
-    with pytest.raises(PluginError, match=r"method Bare: training_step returned float32 \(2,\); a dict of scalar"):
-        fit(config(Bare))
+    with monkeypatch.context() as patch:
+        patch.setattr(Silent, "training_step", lambda self, model, *_: model.backbone.convolution.bias)
+        with pytest.raises(PluginError, match=r"method Silent: training_step returned float32 \(4,\); a dict of"):
+            fit(config(Silent))
     monkeypatch.setattr(Teacher, "saved_model", lambda self, model: copy.deepcopy(model))
     with pytest.raises(PluginError, match=r"method Teacher: its saved_model returned a DenseModel; .* Fix: create it"):
         fit(config(Teacher))
@@ -254,48 +226,15 @@ def test_wrong_methods_are_errors_with_what_was_found(tmp_path: Path, monkeypatc
         densevit.fit(resume=run.path)
 
 
-def test_a_trainer_of_ones_own_uses_the_method_without_labels(tmp_path: Path) -> None:
-    import pytorch_lightning as lightning
-
-    from densevit.training.callbacks.progress import ProgressLines
-    from densevit.training.loop.data_module import DenseDataModule
-    from densevit.training.loop.dense_module import DenseModule
-
-    for split, count in (("train", 6), ("val", 3)):
-        (tmp_path / split).mkdir()
-        for i in range(count):
-            pixels = torch.randint(256, (16, 16, 3), dtype=torch.uint8).numpy()
-            Image.fromarray(pixels).save(tmp_path / split / f"{i}.png")
-    model = build_model(config(), {})
-    module = DenseModule(model, {"lr": 1e-2}, method=Denoising(model))
-    data = DenseDataModule({"name": "images", "root": str(tmp_path), "image_size": 16, "batch_size": 2})
-    lines = ProgressLines(Console(quiet=True))
-    trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", callbacks=[lines], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(module, datamodule=data)
-    assert trainer.global_step == 6 and module.method.updates == 6
-    assert lines.images == 12  # images are counted once, not views
-    assert module.metrics == {"method/loss": pytest.approx(mean_loss(module.method, model, data.data), rel=1e-6)}
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ["supervised", *METHODS_THAT_CALL_THE_BACKBONE])
 def test_every_method_is_compiled_or_says_that_it_is_not(name: str) -> None:
     """With `model.compile()`, as a run calls it, and a backend that counts graphs."""
     torch._dynamo.reset()
-    torch.manual_seed(0)
     heads = {"x": {"name": "setr", "width": 8}} if name == "supervised" else {}
-    classes = {"x": ["a", "b"]} if heads else {}
-    model = densevit.create_model({"name": "vit", "variant": "nano"}, heads, classes).model.train()
+    model = densevit.create_model({"name": "vit", "variant": "nano"}, heads, {"x": ["a", "b"]} if heads else {}).model
     graphs: list[Any] = []
-
-    def count(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    model.compile(backend=count)
+    model.train().compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
     method = densevit.create_method(name, model, **METHODS_THAT_CALL_THE_BACKBONE.get(name, {})).train()
     target = {"size": (64, 64), "original_size": (64, 64), "semantic": torch.ones(64, 64, dtype=torch.uint8)}
     view = {

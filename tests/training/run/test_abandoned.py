@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.training.process_groups import child, group, linux
-from tests.training.runs import assert_same, assert_same_run, resume, rows
+from tests.training.process_groups import group, linux
+from tests.training.runs import assert_same, resume, rows
 
 LATER = {"report.html", "predictions/0.jpg", "faults/step_00000007.pt", "faults/step_00000007_rank1.pt"}
 OF_BEST = {"model.safetensors", "metrics.json", "confusion-x.csv", "plots.json", "lower_is_better.json"}
@@ -164,25 +163,6 @@ def test_the_best_epoch_is_that_of_the_checkpoint(
     for folder in (run, run / "abandoned" / "1"):
         assert [row["step"] for row in rows(folder) if row.get("x/loss")] == ["2", "4", "6", "8"]
     assert not (run / "abandoned" / "2").exists()
-
-
-@pytest.mark.integration
-@linux
-def test_a_run_killed_after_the_move_resumes_exactly(
-    copied_run: Callable[..., Path], trained: Callable[..., Path]
-) -> None:
-    from densevit.training.callbacks.checkpointing import Checkpointing
-
-    run = copied_run(CONFIG)
-
-    def fail() -> None:
-        Checkpointing._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign, assignment]
-        resume(run / "checkpoints" / "step-4.ckpt")
-
-    child(fail).join(120)
-    assert step_of_last(run) == 4
-    resume(run)
-    assert_same_run(run, trained(CONFIG))
 
 
 @pytest.mark.integration

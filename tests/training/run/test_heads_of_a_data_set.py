@@ -12,7 +12,6 @@ from densevit.interfaces import Class, Dataset
 from densevit.training.loop.data_checks import check_classes
 from densevit.training.run.config_checks import check_model
 from densevit.weights.building import build_model
-from densevit_heads.dpt import DptDepth
 from densevit_heads.setr import Setr
 
 CONFIG: dict[str, Any] = {
@@ -57,15 +56,3 @@ def test_a_head_chooses_its_classes_and_checks_the_data() -> None:
     small = build_data(configs.from_mapping(CONFIG, overrides=["data.train_length=1"]))
     with pytest.raises(ConfigError, match=f"^{name} needs 2 images. Fix: .* The data set is 'scenes'."):
         check_model(config, small, model)
-
-
-def test_by_default_they_are_those_of_the_task_and_metres_need_metric_depth() -> None:
-    dataset = build_data(configs.from_mapping(CONFIG)).train
-    assert Setr.classes_from(dataset) == dataset.classes["segmentation"]
-    assert DptDepth.classes_from(dataset) == ()
-    metres, relative = (DptDepth((8,) * 4, (4, 8, 16, 32), (), width=8, output=x) for x in ("softplus", "relative"))
-    metres.check(dataset)
-    dataset.metric = False
-    with pytest.raises(ConfigError, match=r"^learns metres, but the depth of the data set has no unit"):
-        metres.check(dataset)
-    relative.check(dataset)

@@ -82,7 +82,7 @@ RELATIVE = squares() / [200, 100, 200, 100]
         (corners(squares()), squares(), {}, "boxes", ("Boxes of train: all 34 that begin in the right",)),
         # Sides of 30 px in images of 200 are 3 px at 20.
         (squares(), squares(), {"image_size": 20}, "size",
-         ("Median object: 3 px at data.image_size=20 (30 px in the files)", "100% of the objects are smaller", "4 px.")),
+         ("Median object: 3 px at data.image_size=20 (30 px in the files)", "100% of the objects are smaller", "4 px")),
         (squares(), squares(), {"image_size": 20, "stride": 2}, None, ()),  # few steps: not the cause
         (squares(), squares(), {"image_size": 20, "stride": 2, "early": False}, "size", ()),
         (squares(8), squares(32), {}, None, ()),

@@ -13,16 +13,11 @@ from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.weights.state import FORMAT
 from tests.training import runs
+from tests.training.runs import SEGMENTATION
 
 pytestmark = pytest.mark.integration
 
-TINY = """
-backbone: {name: swin, variant: nano, window_size: 4}
-heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}}
-data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 1}
-optim: {lr: 1e-3}
-trainer: {max_steps: 1, precision: "32", accelerator: cpu}
-"""
+TINY = SEGMENTATION.replace("max_epochs: 3", "max_steps: 1").replace("val_length: 3", "val_length: 1")
 
 
 class Trap:

@@ -13,14 +13,11 @@ from safetensors.torch import load_file
 
 import densevit
 from densevit import config as configs
-from densevit.cli import main
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import tables_file
 from densevit.evaluation.coco import CocoDetection
 from densevit.reporting.confusion import read_confusion
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit_scenes.dataset import Scenes
-from densevit_workbench.interchange.dataset_writer import write_split
 from tests.training.runs import (
     SEGMENTATION,
     TINY,
@@ -108,14 +105,6 @@ def test_resumed_run_matches_an_uninterrupted_one(
     assert_same_run(trained(TINY, overrides), stopped)
 
 
-@pytest.mark.usefixtures("without_training")
-def test_the_phases_are_printed_at_the_start(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(configs.load(tiny, ["data.multi_scale=[64,96,32,64]", FINAL_PHASE]), tmp_path / "run")
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "multi-scale: each batch has one of 3 sizes from 32 to 96" in printed
-    assert "final phase: {multi_scale: null, transforms: {name: resize}} from step 6 of 8" in printed
-
-
 @pytest.mark.integration
 def test_finished_run_resumes_within_an_epoch_with_a_larger_budget(
     tiny: Path, tmp_path: Path, trained: Callable[..., Path]
@@ -130,19 +119,6 @@ def test_finished_run_resumes_within_an_epoch_with_a_larger_budget(
     resume(run, ["trainer.max_steps=6"])
     assert_same(weights(run), weights(trained(TINY, [*constant, "trainer.max_steps=6"])))
     assert configs.load(run / "config.yaml").trainer.max_steps == 6
-
-
-@pytest.mark.integration
-def test_data_with_a_validation_split_only_is_evaluated(
-    trained: Callable[..., Path], tmp_path: Path, project: Path
-) -> None:
-    run = trained(TINY, ["trainer.max_steps=1"])
-    for split in ("val", "holdout"):
-        assert len(list(write_split(Scenes("val", image_size=64, val_length=3), tmp_path / split, split))) == 3
-        section = [f"data={project}/configs/data/folder.yaml", f"data.root={tmp_path / split}", f"data.split={split}"]
-        assert main(["evaluate", str(run), *section, "--out", str(tmp_path / f"out-{split}")]) == 0
-    metrics = [(tmp_path / f"out-{split}" / "metrics.json").read_text() for split in ("val", "holdout")]
-    assert metrics[0] == metrics[1]
 
 
 @pytest.mark.integration

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from tests.training.runs import train
+from tests.training.runs import checkpoint, train
 
 pytestmark = pytest.mark.integration
 
@@ -108,13 +108,9 @@ def test_adding_a_head_keeps_a_frozen_detector_bit_identical(
     """Its average of the weights, too. The first run's weight for boxes was learned, and this one has none."""
     heads = {"boxes": {**DETECTION, "freeze": True}, "depth": DEPTH}
     sections = {
-        **BASE,
-        "weights": str(first),
-        "backbone": {**BASE["backbone"], "freeze": True},
-        "heads": heads,
-        "optim": {"lr": 1e-2, "weight_decay": 0.5},
-        "trainer": {**BASE["trainer"], "ema": 0.9},
-    }
+        **BASE, "weights": str(first), "backbone": {**BASE["backbone"], "freeze": True}, "heads": heads,
+        "optim": {"lr": 1e-2, "weight_decay": 0.5}, "trainer": {**BASE["trainer"], "ema": 0.9},
+    }  # fmt: skip
     run = train(configs.from_mapping(sections), tmp_path / "run")
     output = " ".join(capsys.readouterr().out.split())
     assert "this model has no head 'surfaces'" in output and "the weights have no head 'depth'" in output
@@ -127,8 +123,7 @@ def test_adding_a_head_keeps_a_frozen_detector_bit_identical(
     for key in frozen:
         assert torch.equal(before[key], after[key]), key
     assert all(key.startswith(("backbone.", "heads.boxes.", "heads.depth.")) for key in after)
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    trained = sum(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"])
+    trained = sum(len(group["params"]) for group in checkpoint(run)["optimizer_states"][0]["param_groups"])
     assert trained == sum(1 for _ in densevit.load(run).heads["depth"].parameters())
 
     old, new = (json.loads((folder / "metrics.json").read_text()) for folder in (first, run))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from densevit import config as configs
-from densevit.interfaces import Dataset, Transforms
+from densevit.interfaces import Dataset
 from densevit.training.run.start_hints import object_size, random_weights, start_hints
 
 
@@ -28,14 +28,6 @@ class Squares(Dataset):
         return np.arange(len(self)), {"boxes": boxes, "labels": np.zeros(len(self), int)}
 
 
-class Tenth(Transforms):
-    def __init__(self, image_size: Any) -> None:
-        assert image_size == 200
-
-    def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // 10, width // 10
-
-
 @pytest.mark.parametrize(
     ("given", "sides", "input_size", "size", "larger"),
     [
@@ -48,7 +40,6 @@ class Tenth(Transforms):
         ({"transforms": "detr", "image_size": [240, 400]}, (40,), None, "", " data.image_size=800 enlarges it to 32"),
         ({"transforms": "lsj"}, (40,), None, "", " data.image_size=800 enlarges it to 32 px."),
         ({"transforms": {"name": "crop", "short_side": 200}}, (40,), None, "", ""),
-        ({"transforms": {"name": f"{__name__}:Tenth"}}, (40,), None, "", ""),
     ],
 )
 def test_small_objects_are_reported_with_an_image_size_that_enlarges_them(
