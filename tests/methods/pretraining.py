@@ -1,4 +1,4 @@
-"""Small models and batches without labels, for the tests of pretraining methods."""
+"""Small models, batches without labels and data with few labels, for the tests of training methods."""
 
 from typing import Any
 
@@ -17,6 +17,14 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet": {"name": "resnet", "depth": 18},
 }
 SIZES = ((64, 96), (40, 50))
+SETR = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}
+DEPTH = {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"}
+SCENES = {"name": "scenes", "image_size": [40, 64], "train_length": 6, "val_length": 2}
+FEW_LABELS: dict[str, Any] = {  # of an image of three in each batch
+    "name": "mix", "image_size": [40, 64], "batch_size": 3, "num_workers": 0,
+    "sets": {"few": {**SCENES, "train_length": 2, "per_batch": 1},
+             "many": {**SCENES, "seed": 1, "per_batch": 2, "provides": []}},
+}  # fmt: skip
 
 
 def config(method: dict[str, Any], backbone: str = "swin", **sections: Any) -> Config:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import densevit
-from densevit.config import Config, from_mapping
+from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
@@ -21,39 +21,26 @@ from densevit.training.loop.method import Supervised
 from densevit.weights.building import build_model
 from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
 from densevit_methods.mean_teacher import MeanTeacher
-from tests.methods.pretraining import randomised
+from tests.methods import pretraining
+from tests.methods.pretraining import DEPTH, FEW_LABELS, SETR, randomised
 from tests.training.runs import rows, weights
 
 HEADS: dict[str, dict[str, Any]] = {
     "one_stage": {"name": "one_stage"},
-    "setr": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"},
-    "dpt": {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"},
+    "setr": SETR,
+    "dpt": DEPTH,
     "relative": {"name": "dpt", "width": 16, "norm": "none"},
 }
 
 
-def scenes(length: int, seed: int, **more: Any) -> dict[str, Any]:
-    return {"name": "scenes", "image_size": [40, 64], "train_length": length, "val_length": 2, "seed": seed, **more}
-
-
-def config(*heads: str, method: dict[str, Any] | None = None, **sections: Any) -> Config:
-    values: dict[str, Any] = {
-        "backbone": {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0},
-        "heads": {name: HEADS[name] for name in heads},
-        "method": {"name": "mean_teacher", **(method or {})},
-        "data": {
-            "name": "mix", "image_size": [40, 64], "batch_size": 3, "num_workers": 0,
-            "sets": {"few": scenes(2, 0, per_batch=1), "many": scenes(6, 1, per_batch=2, provides=[])},
-        },
-        "trainer": {"max_steps": 2, "precision": "32", "accelerator": "cpu", "log_every": 1,
-                    "evaluate_every": 0.99},
-    }  # fmt: skip
-    return from_mapping({**values, **sections})
+def config(*heads: str, **method: Any) -> Config:
+    sections = {"heads": {name: HEADS[name] for name in heads}, "data": FEW_LABELS}
+    return pretraining.config({"name": "mean_teacher", **method}, **sections)
 
 
 def built(*heads: str, **options: Any) -> tuple[Any, MeanTeacher, Any]:
     """A model with random weights, the method, and a batch of a labelled and two unlabelled images."""
-    made = config(*heads, method=options)
+    made = config(*heads, **options)
     data = build_data(made)
     model = build_model(made, data.train)
     method = MeanTeacher(randomised(model), **options)
@@ -210,7 +197,7 @@ def test_colours_depend_on_the_generator_blur_is_a_gaussian_and_jitter_without_r
 @pytest.mark.integration
 def test_training_on_few_labels(tmp_path: Path) -> None:
     method = {"burn_in": 1, "score_threshold": 0.01, "pixel_threshold": 0.0835}
-    run = densevit.fit(config("one_stage", "setr", "dpt", method=method), run_dir=tmp_path / "run")
+    run = densevit.fit(config("one_stage", "setr", "dpt", **method), run_dir=tmp_path / "run")
     for term in ("one_stage/giou", "setr/cross_entropy", "dpt/silog"):
         found = [float(row[f"train/unlabelled/{term}"]) for row in rows(run.path) if row.get("train/loss")]
         assert len(found) == 2 and found[0] == 0 < found[1], term
@@ -241,7 +228,7 @@ def test_wrong_options_are_errors(needs: Any, options: Any, message: str, monkey
 
 def test_a_burn_in_without_end_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"method.burn_in is 2, and the training has 2 optimiser steps: .*labels on"):
-        densevit.fit(config("setr", method={"burn_in": 2}), run_dir=tmp_path / "run")
+        densevit.fit(config("setr", burn_in=2), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

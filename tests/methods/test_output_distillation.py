@@ -8,48 +8,31 @@ import pytest
 import torch
 
 import densevit
-from densevit.config import Config, from_mapping
+from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import LossContext
 from densevit.weights.building import build_model
 from densevit_methods.output_distillation import OutputDistillation
-from tests.methods.pretraining import batch_of, randomised
+from tests.methods import pretraining
+from tests.methods.pretraining import BACKBONES, DEPTH, FEW_LABELS, SETR, batch_of, randomised
 from tests.training.runs import checkpoint, resume, weights
 
-SETR = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}
-DEPTH = {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"}
 STUDENT = {"objects": {"name": "one_stage"}, "surfaces": SETR, "depth": DEPTH}
 TEACHER = {"detection": {"name": "detr", "num_queries": 6, "transformer": {
     "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}},
     "surfaces": {**SETR, "width": 8}, "depth": {**DEPTH, "width": 8}}  # fmt: skip
-SCENES = {"name": "scenes", "image_size": [40, 64], "train_length": 6, "val_length": 2}
 
 
-def config(backbone: dict[str, Any], heads: dict[str, Any], **sections: Any) -> Config:
-    values: dict[str, Any] = {
-        "backbone": {"drop_path": 0.0, **backbone} if backbone["name"] == "swin" else backbone,
-        "heads": heads,
-        "data": {
-            "name": "mix", "image_size": [40, 64], "batch_size": 3, "num_workers": 0,
-            "sets": {
-                "labelled": {**SCENES, "per_batch": 1},
-                "unlabelled": {**SCENES, "seed": 1, "per_batch": 2, "provides": []},
-            },
-        },
-        "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluate_every": 0.99},
-    }  # fmt: skip
-    return from_mapping({**values, **sections})
-
-
-NANO = {"name": "swin", "variant": "nano", "window_size": 4}
+def config(backbone: str, heads: dict[str, Any], **method: Any) -> Config:
+    return pretraining.config({"name": "supervised", **method}, backbone, heads=heads, data=FEW_LABELS)
 
 
 @pytest.fixture(scope="module")
 def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A teacher with another backbone and other heads, of which one has another name."""
     torch.manual_seed(0)
-    made = config({"name": "resnet", "depth": 18}, TEACHER)
+    made = config("resnet", TEACHER)
     model = build_model(made, build_data(made).train)
     randomised(model, 0.1)
     model.score_thresholds = {"detection": 0.125}
@@ -60,7 +43,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def built(teacher: str, heads: dict[str, Any] = STUDENT, **options: Any) -> tuple[Any, OutputDistillation, Any]:
     """A student with random weights, the method, and a batch of a labelled and two unlabelled images."""
-    made = config(NANO, heads)
+    made = config("swin", heads)
     data = build_data(made)
     model = build_model(made, data.train)
     return model.train(), OutputDistillation(model, teacher, **options).train(), next(iter(data.train_loader()))
@@ -142,7 +125,7 @@ def with_classes(path: Path, detection: Sequence[str], surfaces: Sequence[str]) 
 
 
 def student(classes: Sequence[str], **heads: Any) -> Any:
-    made = densevit.create_model(NANO, heads, classes=dict.fromkeys(heads, classes), pretrained=False)
+    made = densevit.create_model(BACKBONES["swin"], heads, classes=dict.fromkeys(heads, classes), pretrained=False)
     return made.model.train()
 
 
@@ -186,7 +169,7 @@ def test_heads_and_classes_without_teacher_are_an_error(teacher_file: str, tmp_p
 @pytest.mark.integration
 def test_training(teacher_file: str, tmp_path: Path) -> None:
     method = {"name": "output_distillation", "teacher": teacher_file, "score_threshold": 0.1}
-    run = densevit.fit(config(NANO, STUDENT, method=method), run_dir=tmp_path / "run")
+    run = densevit.fit(config("swin", STUDENT, **method), run_dir=tmp_path / "run")
     assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
     assert not any(name.startswith("method.") for name in weights(run.path))  # the teacher is loaded again
-    assert checkpoint(resume(run.path, ["trainer.max_steps=2"]))["global_step"] == 2
+    assert checkpoint(resume(run.path, ["trainer.max_steps=3"]))["global_step"] == 3

@@ -11,7 +11,6 @@ from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Evaluator
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.run.config_checks import check_monitor
-from tests.training.process_groups import linux, run_together
 from tests.training.runs import checkpoint, interrupted_after
 
 
@@ -67,15 +66,3 @@ def test_metrics_of_an_evaluator_are_known_before_the_training(metrics: Any, mes
 
     with pytest.raises(PluginError, match=rf"^heads\.map: Own\.compute\(\) {message}"):
         check_monitor(None, {"map": Own(())})
-
-
-@pytest.mark.integration
-@linux
-@pytest.mark.usefixtures("tiny")
-def test_two_processes_stop_together(tmp_path: Path) -> None:
-    printed = run_together(
-        "train", "tiny.yaml", "trainer.devices=2", "trainer.strategy=ddp", "trainer.patience=1", "optim.lr=1e-30",
-        "--run-dir", "run", folder=tmp_path,
-    )  # fmt: skip
-    assert "trainer.patience) ended the training at step 2 of 4" in printed.output  # the weights do not change
-    assert state(tmp_path / "run") == (2, 1)

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import densevit
-from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.inference.loading import load
@@ -204,26 +203,26 @@ def test_the_model_that_a_method_names_is_validated_and_saved(tmp_path: Path) ->
 
 @pytest.mark.integration
 def test_wrong_methods_are_errors_with_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(made: Config | None = None, **given: Any) -> Any:
-        return densevit.fit(made, **({"run_dir": tmp_path / "wrong"} | given))
-
     made = config(inference={"flip": True})
     with pytest.raises(ConfigError, match=r"inference\.flip=true averages dense maps, but this model has no heads\."):
         check_model(made, build_data(made), build_model(made, {}))
-    with pytest.raises(ConfigError, match=r"optim\.lr_factors.*method\.encoder"):
-        fit(config(optim={"lr_factors": {"method.encoder.*": 10}}))
-    with monkeypatch.context() as patch:
-        patch.setattr(Silent, "training_step", lambda self, model, *_: model.backbone.convolution.bias)
-        with pytest.raises(PluginError, match=r"method Silent: training_step returned float32 \(4,\); a dict of"):
-            fit(config(Silent))
-    monkeypatch.setattr(Teacher, "saved_model", lambda self, model: copy.deepcopy(model))
-    with pytest.raises(PluginError, match=r"method Teacher: its saved_model returned a DenseModel; .* Fix: create it"):
-        fit(config(Teacher))
-    assert not (tmp_path / "wrong").exists()
-    run = fit(config(), run_dir=tmp_path / "run")
+    run = densevit.fit(config(), run_dir=tmp_path / "run")
     monkeypatch.setattr(Denoising, "kernel", 3)
     with pytest.raises(WeightsError, match=r"method\.decoder\.weight has shape \(3, 4, 1, 1\); .* \(3, 4, 3, 3\)"):
         densevit.fit(resume=run.path)
+    monkeypatch.setattr(Silent, "training_step", lambda self, model, *_: model.backbone.convolution.bias)
+    monkeypatch.setattr(Teacher, "saved_model", lambda self, model: copy.deepcopy(model))
+    for wrong, error, message in (
+        (config(optim={"lr_factors": {"method.encoder.*": 10}}), ConfigError, r"optim\.lr_factors.*method\.encoder"),
+        (
+            config(Silent),
+            PluginError,
+            r"method Silent: training_step returned float32 \(4,\); a dict of scalar tensors",
+        ),
+        (config(Teacher), PluginError, r"method Teacher: its saved_model returned a DenseModel; .* Fix: create it"),
+    ):
+        with pytest.raises(error, match=message):
+            densevit.fit(wrong, run_dir=tmp_path / wrong.method.name.partition(":")[2])
 
 
 @pytest.mark.integration
