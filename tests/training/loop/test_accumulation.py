@@ -188,7 +188,7 @@ class Losses(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, context: LossContext) -> Tensor:
+    def forward(self, batch: Batch, context: LossContext | None = None) -> Tensor:
         return summed(self.model, batch, context)
 
 

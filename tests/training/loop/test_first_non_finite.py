@@ -56,6 +56,10 @@ class Checkpointed(nn.Module):
         return checkpointing.run(self.part, x, checkpointed=True)
 
 
+def in_place(part: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), part)
+
+
 def found_in(part: nn.Module):
     model = nn.Sequential(nn.Linear(4, 4), part, nn.Linear(4, 1))
     x = torch.arange(8.0).view(2, 4)
@@ -68,7 +72,7 @@ def found_in(part: nn.Module):
         (Masked, "", ""),
         (Between, "output", "model.1 (Between)"),
         (Root, "gradient", "model.1 (Root)"),
-        (lambda: Checkpointed(nn.Sequential(nn.ReLU(inplace=True), Between())), "output", "model.1.part.1 (Between)"),
+        (lambda: Checkpointed(in_place(Between())), "output", "model.1.part.2 (Between)"),
         (lambda: Checkpointed(nn.Sequential(nn.ReLU(), Root())), "gradient", "model.1.part.1 (Root)"),
     ],
 )

@@ -9,7 +9,6 @@ def test_each_call_writes_a_row_in_full_and_new_columns_preserve_the_rows_before
 
     log = MetricsCsv(tmp_path / "metrics.csv")
     log.log_hyperparams({"lr": 1})
-    log.remove_after(10)
     assert log.rows() == [] and not log.path.exists()  # created with the first row
     log.log_metrics({"loss": 1 / 3, 'AP/a, "b"': 1e-05}, step=1)
     MetricsCsv(log.path).log_metrics({"AP": 0.75}, step=1)  # of a resumed run
@@ -24,10 +23,14 @@ def test_rows_after_the_checkpoint_are_removed(tmp_path: Path) -> None:
     from densevit.training.run.metrics_csv import MetricsCsv
 
     path = tmp_path / "metrics.csv"
-    path.write_text("step,loss,epoch,AP\n0,2.5,0,\n1,,0,0.25\n1,2.0,0,\n2,1.0,0,\n")
+    path.write_text("step,train/loss,epoch,AP\n0,2.5,0,\n1,,0,0.25\n1,2.0,0,\n2,1.0,0,\n")
     log = MetricsCsv(path)
     log.remove_after(1)  # resumed from the checkpoint of step 1
-    log.log_metrics({"loss": 1.5, "wait": 0.5}, step=1)
-    assert [(row["step"], row["loss"], row["AP"], row["wait"]) for row in MetricsCsv(path).rows()] == [
+    log.log_metrics({"train/loss": 1.5, "wait": 0.5}, step=1)
+    assert [(row["step"], row["train/loss"], row["AP"], row["wait"]) for row in MetricsCsv(path).rows()] == [
         ("0", "2.5", "", ""), ("1", "", "0.25", ""), ("1", "1.5", "", "0.5"),
     ]  # fmt: skip
+    empty = MetricsCsv(tmp_path / "empty.csv")
+    empty.remove_after(10)
+    empty.log_metrics({"loss": 1.0}, step=11)
+    assert empty.path.read_text().splitlines() == ["step,loss", "11,1.0"]
