@@ -95,28 +95,25 @@ def test_early_stopping_ends_a_run_and_goes_on_where_an_interrupted_one_left_it(
 
 @pytest.mark.integration
 def test_a_callback_that_stops_between_validations_loses_no_step(tiny: Path, tmp_path: Path) -> None:
-    """Lightning's own checkpoints go to the run's folder."""
-    from tests.training.own_callbacks import Seen, StopsAt
+    from tests.training.own_callbacks import StopsAt
 
-    seen = Seen("detection/AP50")
-    named = "{name: pytorch_lightning.callbacks:ModelCheckpoint, monitor: detection/AP50, mode: max, filename: best-50}"
-    given = ["trainer.evaluate_every=1", f"trainer.callbacks=[{named}]"]
-    run = densevit.fit(tiny, given, callbacks=[StopsAt(), seen], run_dir=tmp_path / "run")
+    run = densevit.fit(tiny, ["trainer.evaluate_every=1"], callbacks=[StopsAt()], run_dir=tmp_path / "run")
     assert checkpoint(run.path)["global_step"] == 3 and (run.path / "model.safetensors").is_file()
-    assert run.metrics["detection/AP50"] in seen.values  # exact, although Lightning's log would round to float32
-    assert {path.name for path in (run.path / "checkpoints").iterdir()} >= {"last.ckpt", "best-50.ckpt"}
 
 
 @pytest.mark.integration
-def test_loggers_get_the_config_every_metric_and_the_runs_folder(tiny: Path, tmp_path: Path) -> None:
-    from tests.training.own_callbacks import Hyperparameters
+def test_callbacks_and_loggers_get_the_config_every_metric_and_the_runs_folder(tiny: Path, tmp_path: Path) -> None:
+    from tests.training.own_callbacks import Hyperparameters, Seen
 
-    logger = Hyperparameters(tmp_path, name="given", version=0)
+    logger, seen = Hyperparameters(tmp_path, name="given", version=0), Seen("detection/AP50")
+    named = "{name: pytorch_lightning.callbacks:ModelCheckpoint, monitor: detection/AP50, mode: max, filename: best-50}"
+    given = [f"trainer.callbacks=[{named}]", "trainer.loggers=[pytorch_lightning.loggers:CSVLogger]"]
     run = densevit.fit(
-        tiny, ["trainer.max_steps=1", "trainer.loggers=[pytorch_lightning.loggers:CSVLogger]"],
-        loggers=[logger], run_dir=tmp_path / "run",
-    )  # fmt: skip
+        tiny, ["trainer.max_steps=1", *given], loggers=[logger], callbacks=[seen], run_dir=tmp_path / "run"
+    )
     assert logger.given == configs.load(run.path).model_dump()
+    assert run.metrics["detection/AP50"] in seen.values  # exact, although Lightning's log would round to float32
+    assert {path.name for path in (run.path / "checkpoints").iterdir()} >= {"last.ckpt", "best-50.ckpt"}
     [row] = [row for row in rows(run.path) if row["detection/AP"]]
     assert row["step"] == "1"  # the number of steps before it
     assert float(row["detection/AP"]) == json.loads((run.path / "metrics.json").read_text())["detection/AP"]

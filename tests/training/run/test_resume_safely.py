@@ -17,7 +17,9 @@ from tests.training.runs import SEGMENTATION
 
 pytestmark = pytest.mark.integration
 
-TINY = SEGMENTATION.replace("max_epochs: 3", "max_steps: 1").replace("val_length: 3", "val_length: 1")
+TINY = SEGMENTATION
+for old, new in (("max_epochs: 3", "max_steps: 1"), ("val_length: 3", "val_length: 1"), ("lr: 1e-2", "lr: 1e-3")):
+    TINY = TINY.replace(old, new)
 
 
 class Trap:

@@ -123,7 +123,7 @@ def test_finished_run_resumes_within_an_epoch_with_a_larger_budget(
 
 @pytest.mark.integration
 def test_averaged_weights_are_saved_and_start_another_run(tmp_path: Path, trained: Callable[..., Path]) -> None:
-    run = trained(TINY, ["trainer.ema=0.9", "trainer.max_steps=2"])
+    run = trained(TINY, ["trainer.ema=0.9", "trainer.max_steps=2", "trainer.evaluate_every=0.99"])
     kept, content = load_file(run / "model.safetensors"), checkpoint(run)
     key = "heads.detection.label_head.weight"
     torch.testing.assert_close(kept[key], content["state_dict"][f"model.{key}"])
