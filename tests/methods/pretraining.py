@@ -1,18 +1,14 @@
-"""Small models and batches without labels, for the tests of pretraining methods."""
+"""Small models, batches without labels and data with few labels, for the tests of training methods."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import densevit
 from densevit.config import Config, from_mapping
 from densevit.interfaces import Batch
 from densevit.weights.building import build_model
-from tests.training.runs import rows
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "swin": {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0},
@@ -21,13 +17,21 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet": {"name": "resnet", "depth": 18},
 }
 SIZES = ((64, 96), (40, 50))
+SETR = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}
+DEPTH = {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"}
+SCENES = {"name": "scenes", "image_size": [40, 64], "train_length": 6, "val_length": 2}
+FEW_LABELS: dict[str, Any] = {  # of an image of three in each batch
+    "name": "mix", "image_size": [40, 64], "batch_size": 3, "num_workers": 0,
+    "sets": {"few": {**SCENES, "train_length": 2, "per_batch": 1},
+             "many": {**SCENES, "seed": 1, "per_batch": 2, "provides": []}},
+}  # fmt: skip
 
 
 def config(method: dict[str, Any], backbone: str = "swin", **sections: Any) -> Config:
     values: dict[str, Any] = {
         "backbone": BACKBONES[backbone], "heads": {}, "method": method,
         "data": {"name": "scenes", "image_size": 64, "train_length": 6, "val_length": 2, "batch_size": 2},
-        "trainer": {"max_steps": 4, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluate_every": 0.99},
+        "trainer": {"max_steps": 2, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluate_every": 0.99},
     }  # fmt: skip
     return from_mapping({**values, **sections})
 
@@ -37,15 +41,15 @@ def built(name: str, backbone: str = "swin", **options: Any) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = build_model(config({"name": name, **options}, backbone), {})
     method = densevit.create_method(name, model, **options)
-    for module in (model, method):
-        randomise(module)
-    return model.train(), method.train()
+    return randomised(model).train(), randomised(method).train()
 
 
-def randomise(module: nn.Module) -> None:
+def randomised(module: Any, std: float = 0.02) -> Any:
+    """Replaces zeros."""
     for parameter in module.parameters():
         if not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
+            nn.init.normal_(parameter, std=std)
+    return module
 
 
 def batch_of(*sizes: tuple[int, int], seed: int = 0) -> Batch:
@@ -72,25 +76,3 @@ def normalised(model: Any, batch: Batch) -> Tensor:
     mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (model.backbone.mean, model.backbone.std))
     pixels = (batch["images"].double() / 255 - mean) / std
     return torch.where(batch["padding_mask"][:, None], 0.0, pixels)
-
-
-def photos(root: Path) -> Path:
-    """A folder of images of different sizes."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 2)):
-        (root / split).mkdir(parents=True)
-        for i in range(count):
-            pixels = rng.integers(0, 256, (40 + 9 * i, 90 - 7 * i, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / split / f"{i}.png")
-    return root
-
-
-def train(name: str, backbone: str, tmp_path: Path, **options: Any) -> Any:
-    """Trains four steps on images of different sizes. Returns the run; its losses are finite."""
-    data = {"name": "images", "root": str(photos(tmp_path / "photos")), "image_size": 64, "batch_size": 2,
-            "num_workers": 0}  # fmt: skip
-    made = config({"name": name, **options}, backbone, data=data)
-    run = densevit.fit(made, run_dir=tmp_path / "run")
-    losses = [float(row["train/loss"]) for row in rows(run.path) if row.get("train/loss")]
-    assert len(losses) == 4 and np.isfinite(losses).all()
-    return run

@@ -12,7 +12,7 @@ from torch import Tensor
 import densevit
 from densevit.interfaces import Batch, LossContext, Losses
 from densevit_methods.unlabelled import Unlabelled
-from tests.training.loop.test_methods import Denoising, Silent
+from tests.training.own_methods import Denoising, Pixels, Silent, config
 
 SIGNS = ("nearly the same", "did not fall")
 
@@ -34,49 +34,33 @@ class Rising(Watched):
         return {"step": 0 * loss + context.step, "later": 0 * loss + later, "still": 0 * loss + 1}
 
 
-def warned(method: Any, folder: Path, steps: int, recwarn: pytest.WarningsRecorder) -> list[str]:
-    from tests.training.loop.test_methods import config
-
-    densevit.fit(config(method, {"max_steps": steps}), run_dir=folder)
+def warned(method: Any, folder: Path, steps: int, recwarn: pytest.WarningsRecorder, **sections: Any) -> list[str]:
+    densevit.fit(config(method, {"max_steps": steps}, **sections), run_dir=folder)
     return [str(w.message) for w in recwarn if any(sign in str(w.message) for sign in SIGNS)]
 
 
 @pytest.mark.integration
-def test_training_that_learns_has_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    assert warned(Learning, tmp_path / "run", 100, recwarn) == []
-
-
 def test_loss_that_does_not_fall_is_a_warning_with_its_means(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """Steps are counted from 0."""
+    """Steps are counted from 0. A training that learns has no warning."""
     [warning] = warned(Rising, tmp_path / "run", 100, recwarn)
     assert "first and the last tenth of the steps, step 4.5 and 94.5, later 0 and 3, still 1 and 1. Fix" in warning
+    recwarn.clear()
+    assert warned(Learning, tmp_path / "learning", 100, recwarn) == []
 
 
 @pytest.mark.integration
 def test_constant_features_are_a_warning_with_their_variance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    from tests.training.loop.test_methods import Pixels
-
     original = Pixels.forward
     monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
     assert warned(Watched, tmp_path / "short", 8, recwarn) == []
     [warning] = warned(Watched, tmp_path / "run", 104, recwarn)
     share = re.search(r"their variance is (\S+) of their mean square, averaged over 26 batches", warning)
     assert share is not None and 0 < float(share[1]) < 1e-4
-
-
-@pytest.mark.integration
-def test_constant_features_of_a_model_with_heads_have_no_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    from tests.training.loop.test_methods import Pixels, config
-
-    original = Pixels.forward
-    monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
-    made = config(Watched, {"max_steps": 104}, heads={"segmentation": {"name": "segformer", "width": 8}})
-    densevit.fit(made, run_dir=tmp_path / "run")
-    assert not any(SIGNS[0] in str(w.message) for w in recwarn)
+    recwarn.clear()
+    heads = {"segmentation": {"name": "segformer", "width": 8}}
+    assert not any(SIGNS[0] in said for said in warned(Watched, tmp_path / "heads", 104, recwarn, heads=heads))
 
 
 def test_variance_is_relative_to_the_mean_square(recwarn: pytest.WarningsRecorder) -> None:

@@ -1,18 +1,16 @@
-"""DINO: crops, loss and centre of the authors' code, schedules, the teacher, and short trainings."""
+"""DINO: crops, loss and centre of the authors' code, schedules, and the teacher."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from densevit.interfaces import LossContext
 from densevit_methods.crops import random_resized_crop
 from densevit_methods.dino import DINOHead
-from tests.methods.pretraining import BACKBONES, built, train, views_of
+from tests.methods.pretraining import built, views_of
 
 SMALL = {"local_crops": 2, "global_size": 64, "local_size": 32, "prototypes": 24}
 
@@ -39,12 +37,8 @@ def test_areas_of_crops_are_uniform_in_the_range() -> None:
         height, width = (int(crop[i].max() - crop[i].min()) + 1 for i in (0, 1))
         areas.append(height * width / (200 * 240))
     assert 0.085 < min(areas) < 0.12 and 0.28 < max(areas) < 0.315 and np.mean(areas) == pytest.approx(0.2, abs=0.015)
-
-
-def test_without_a_possible_ratio_the_crop_is_central() -> None:
-    """As torchvision's RandomResizedCrop: for 6 x 240 pixels, 6 x 8 in the middle."""
     columns = torch.arange(240, dtype=torch.uint8).expand(3, 6, 240)
-    for seed in range(5):
+    for seed in range(5):  # without a possible ratio, as torchvision: of 6 x 240 pixels, 6 x 8 in the middle
         crop = random_resized_crop(columns, np.random.default_rng(seed), 8, (1.0, 1.0)).float()
         assert crop.shape == (3, 8, 8) and float(crop.mean()) == pytest.approx(119.5, abs=0.5)
 
@@ -55,20 +49,13 @@ def test_loss_and_centre_are_those_of_the_paper() -> None:
     student, teacher, center = torch.randn(4 * 3, 24), torch.randn(2 * 3, 24), torch.randn(24)
     method.center.value.copy_(center)
     found = method.cross_entropy(student, teacher, 0.05)
-    total, count = 0.0, 0
-    for i in range(2):
-        for j in range(4):
-            if i == j:
-                continue
-            for image in range(3):
-                t = np.exp((teacher[3 * i + image] - center).double().numpy() / 0.05)
-                s = np.exp(student[3 * j + image].double().numpy() / 0.1)
-                total -= float((t / t.sum() * np.log(s / s.sum())).sum())
-                count += 1
-    assert count == 18 and float(found) == pytest.approx(total / count, rel=1e-5)
+    t = ((teacher.double() - center) / 0.05).softmax(1).view(2, 3, 24)
+    s = (student.double() / 0.1).log_softmax(1).view(4, 3, 24)
+    pairs = [-(t[i] * s[j]).sum(1).mean() for i in range(2) for j in range(4) if i != j]
+    assert float(found) == pytest.approx(float(sum(pairs)) / 6, rel=1e-5)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ["swin", "vit", "resnet"])
 def test_step_is_written_out_crop_by_crop(backbone: str) -> None:
     model, method = built("dino", backbone, **SMALL)
     model.eval()
@@ -122,38 +109,3 @@ def test_schedules() -> None:
         torch.testing.assert_close(average, momentum * before + (1 - momentum) * own, rtol=1e-5, atol=1e-6)
     assert torch.equal(average, before)  # momentum 1
     assert method.saved_model(model) is method.teacher
-
-
-def test_every_parameter_in_use_gets_a_gradient() -> None:
-    for progress in (0.0, 0.5):
-        model, method = built("dino", **SMALL)
-        method.training_step(model, views_of(64, 64, 64, 64), LossContext(progress=progress))[
-            "cross_entropy"
-        ].backward()
-        trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
-        assert all(p.grad is not None for p in trained.values())
-        assert bool(trained["head.directions"].grad.any()) == (progress > 0)
-        assert not any(p.requires_grad for name, p in method.named_parameters() if name.startswith("teacher"))
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("backbone", ["swin", "vit"])
-def test_training(backbone: str, tmp_path: Path) -> None:
-    run = train("dino", backbone, tmp_path, **SMALL)
-    saved = load_file(run.path / "model.safetensors")
-    state = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert saved and all(torch.equal(x, state[f"method.teacher.{name}"]) for name, x in saved.items())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"momentum": 1.5}, "momentum is 1.5"),
-        ({"local_crops": -1}, "local_crops is -1"),
-        ({"global_scale": (0.5, 0.2)}, r"global_scale is \[0.5, 0.2\]"),
-        ({"student_temperature": 0.0}, "above 0"),
-    ],
-)
-def test_wrong_options_are_errors(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        built("dino", **{**SMALL, **options})

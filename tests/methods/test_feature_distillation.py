@@ -13,8 +13,9 @@ from densevit.config import from_mapping
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, LossContext
 from densevit_methods.feature_distillation import FeatureDistillation, resampled
+from tests.methods.pretraining import BACKBONES, batch_of
 
-SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0}
+SWIN = BACKBONES["swin"]
 
 
 class Patches(Backbone):
@@ -38,17 +39,9 @@ class Patches(Backbone):
         ]
 
 
-def batch(height: int = 64, width: int = 96) -> dict[str, Any]:
+def batch() -> Any:
     """Two images, the second one of 50 x 70 pixels and padding."""
-    padding = torch.zeros(2, height, width, dtype=torch.bool)
-    padding[1, 50:] = True
-    padding[1, :, 70:] = True
-    targets = [{"image_id": i, "size": size, "original_size": size} for i, size in enumerate([(64, 96), (50, 70)])]
-    return {
-        "images": torch.randint(256, (2, 3, height, width), dtype=torch.uint8),
-        "padding_mask": padding,
-        "targets": targets,
-    }
+    return batch_of((64, 96), (50, 70))
 
 
 def method_of(student: Backbone, teacher: Backbone, levels: int = 1) -> tuple[Any, FeatureDistillation]:
@@ -64,18 +57,22 @@ pytestmark = pytest.mark.filterwarnings("ignore:method.teacher. no weights")
 # ---- the loss ----
 
 
-@pytest.mark.parametrize("levels", [1, 2])
-def test_loss_is_that_of_the_authors(levels: int) -> None:
-    """SmoothL1Loss with beta 2 of a 1x1 convolution and LayerNorm without affine, as in their code; equal grids."""
-    student, teacher = Patches(), Patches(channels=6)
+def test_loss_is_that_of_the_authors() -> None:
+    """SmoothL1Loss with beta 2 of a 1x1 convolution and LayerNorm without affine, as in their code; equal grids.
+
+    The teacher sees the images in its own normalisation.
+    """
+    student, teacher, levels = Patches(), Patches(channels=6), 2
+    teacher.mean, teacher.std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     model, method = method_of(student, teacher, levels)
     images = batch()
     images["padding_mask"][:] = False
     expected = torch.zeros(())
-    pixels = (images["images"] / 255 - torch.tensor(Patches.mean)[:, None, None]) / torch.tensor(Patches.std)[
-        :, None, None
-    ]
-    pairs = list(zip(student(pixels), teacher(pixels), strict=True))[-levels:]
+    outputs = []
+    for backbone in (student, teacher):
+        mean, std = (torch.tensor(x)[:, None, None] for x in (backbone.mean, backbone.std))
+        outputs.append(backbone((images["images"] / 255 - mean) / std))
+    pairs = list(zip(*outputs, strict=True))[-levels:]
     for project, (own, target) in zip(method.projections, pairs, strict=True):
         whitened = nn.LayerNorm(target.shape[1], elementwise_affine=False)(target.flatten(2).transpose(1, 2))
         predicted = nn.functional.conv1d(own.flatten(2), project.weight[..., 0], project.bias).transpose(1, 2)
@@ -84,27 +81,12 @@ def test_loss_is_that_of_the_authors(levels: int) -> None:
     assert losses.keys() == {"feature_distillation"}
     torch.testing.assert_close(losses["feature_distillation"], expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(method.validation_losses(model, images).mean(), expected, rtol=1e-5, atol=1e-6)
-    expected.backward()
-    gradients = [p.grad.clone() for p in student.parameters() if p.grad is not None]
-    student.zero_grad()
-    losses["feature_distillation"].backward()
-    torch.testing.assert_close([p.grad for p in student.parameters() if p.grad is not None], gradients)
+    parameters = [*student.parameters()]
+    gradients = [torch.autograd.grad(x, parameters) for x in (losses["feature_distillation"], expected)]
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_teacher_sees_the_images_in_its_own_normalisation() -> None:
-    teacher = Patches()
-    teacher.mean, teacher.std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    student = Patches()
-    model, method = method_of(student, teacher)
-    images = batch()
-    method.training_step(model, images, LossContext())
-    for backbone in (student, teacher):
-        mean, std = (torch.tensor(x)[:, None, None] for x in (backbone.mean, backbone.std))
-        expected = ((images["images"] / 255 - mean) / std).masked_fill(images["padding_mask"][:, None], 0.0)
-        torch.testing.assert_close(backbone.seen, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("strides", [(8, 8), (16, 8), (8, 16), (16, 12), (12, 16)])
+@pytest.mark.parametrize("strides", [(8, 8), (16, 8), (12, 16)])
 def test_padding_has_no_effect(strides: tuple[int, int]) -> None:
     """Neither of the batch, nor the features there: the loss of an image alone, whose features are the same."""
     model, method = method_of(Patches(strides[0]), Patches(strides[1]))
@@ -121,7 +103,7 @@ def test_padding_has_no_effect(strides: tuple[int, int]) -> None:
 # ---- grids ----
 
 
-@pytest.mark.parametrize(("old", "new"), [((8, 12), (4, 6)), ((6, 9), (12, 18)), ((8, 12), (8, 12)), ((9, 6), (6, 4))])
+@pytest.mark.parametrize(("old", "new"), [((8, 12), (4, 6)), ((6, 9), (12, 18)), ((9, 6), (6, 4))])
 def test_resampling_is_antialiased_bilinear_interpolation(old: tuple[int, int], new: tuple[int, int]) -> None:
     """Against torch, where both grids have one extent and no padding."""
     x = torch.randn(2, 5, *old)
@@ -129,30 +111,6 @@ def test_resampling_is_antialiased_bilinear_interpolation(old: tuple[int, int], 
     found = resampled(x, torch.ones(2, *old, dtype=torch.bool), new, cell)
     expected = F.interpolate(x, new, mode="bilinear", align_corners=False, antialias=True)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_resampling_follows_positions_in_pixels() -> None:
-    """A teacher of stride 14 on 64 x 96 pixels has cells up to 70 x 98: a feature that is a linear function of the
-    position in pixels has this value at the centres of the student's cells, except near the border."""
-    rows = (torch.arange(5) + 0.5) * 14
-    columns = (torch.arange(7) + 0.5) * 14
-    x = (rows[:, None] + 1000 * columns)[None, None]
-    found = resampled(x, torch.ones(1, 5, 7, dtype=torch.bool), (16, 24), (4 / 14, 4 / 14))[0, 0]
-    expected = (torch.arange(16)[:, None] + 0.5) * 4 + 1000 * (torch.arange(24) + 0.5) * 4
-    torch.testing.assert_close(found[2:, 2:-1], expected[2:, 2:-1])
-
-
-def test_resampling_leaves_out_padding() -> None:
-    x = torch.randn(1, 3, 6, 6)
-    inside = torch.zeros(1, 6, 6, dtype=torch.bool)
-    inside[:, :4, :4] = True
-    changed = torch.where(inside[:, None], x, torch.tensor(1e4))
-    for size, cell in (((3, 3), 2.0), ((12, 12), 0.5)):
-        a, b = (resampled(features, inside, size, (cell, cell)) for features in (x, changed))
-        torch.testing.assert_close(a, b)
-        constant = resampled(torch.ones_like(x), inside, size, (cell, cell))
-        side = round(4 / cell)
-        torch.testing.assert_close(constant[..., :side, :side], torch.ones(1, 3, side, side))
 
 
 def test_teacher_of_one_size_sees_resized_images() -> None:
@@ -192,27 +150,6 @@ def test_a_model_file_and_the_backbone_in_it_are_the_same_teacher(teacher_file: 
     assert torch.equal(found[0][0], found[1][0])
 
 
-def test_a_timm_model_is_a_teacher() -> None:
-    timm = pytest.importorskip("timm")
-    model = densevit.DenseModel(densevit.create_backbone(**SWIN), {})
-    method = densevit.create_method("feature_distillation", model, teacher={"name": "timm", "model": "test_resnet"})
-    images = batch()
-    images["padding_mask"][:] = False
-    theirs = timm.create_model("test_resnet", num_classes=0).eval()
-    ours = {name.split(".", 1)[1]: x for name, x in method.teacher.backbone.state_dict().items()}
-    missing = theirs.load_state_dict(ours, strict=False).missing_keys
-    assert not missing, missing
-    with torch.no_grad():
-        expected = theirs.forward_features(method.teacher.normalise(images["images"], images["padding_mask"]))
-    expected = F.layer_norm(expected.movedim(1, -1), expected.shape[1:2]).movedim(-1, 1)
-    torch.testing.assert_close(method.targets(images)[0], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_a_teacher_without_weights_is_a_warning() -> None:
-    with pytest.warns(UserWarning, match="no weights are named, so the backbone resnet"):
-        FeatureDistillation(densevit.DenseModel(Patches(), {}), {"name": "resnet", "depth": 18})
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -228,29 +165,26 @@ def test_wrong_options_are_errors(options: dict[str, Any], error: type[Exception
         FeatureDistillation(densevit.DenseModel(Patches(), {}), **options)
 
 
-def test_heads_that_run_the_last_blocks_are_an_error() -> None:
-    made = densevit.create_model(
-        {"name": "vit", "variant": "nano"},
-        {"classes": {"name": "classifier", "tokens": 1}},
-        classes=["a"],
-        pretrained=False,
-    )
+def test_a_teacher_without_weights_is_a_warning_and_heads_that_run_the_last_blocks_an_error() -> None:
+    resnet = {"name": "resnet", "depth": 18}
+    with pytest.warns(UserWarning, match="no weights are named, so the backbone resnet"):
+        FeatureDistillation(densevit.DenseModel(Patches(), {}), resnet)
+    heads = {"classes": {"name": "classifier", "tokens": 1}}
+    made = densevit.create_model({"name": "vit", "variant": "nano"}, heads, classes=["a"], pretrained=False)
     with pytest.raises(ConfigError, match=r"heads\.classes runs the backbone's last blocks"):
-        FeatureDistillation(made.model, {"name": "resnet"})
+        FeatureDistillation(made.model, resnet)
 
 
 @pytest.mark.integration
-def test_training_without_labels(teacher_file: str, tmp_path: Path) -> None:
+def test_training_with_and_without_labels(teacher_file: str, tmp_path: Path) -> None:
     """The backbone is saved; a head on it is trained with its own loss too."""
     values: dict[str, Any] = {
         "backbone": SWIN,
-        "heads": {},
         "method": {"name": "feature_distillation", "teacher": teacher_file, "levels": 2},
-        "data": {"name": "scenes", "image_size": [40, 64], "train_length": 4, "val_length": 2, "batch_size": 2,
-                 "num_workers": 0},
-        "trainer": {"max_steps": 3, "precision": "32", "accelerator": "cpu", "log_every": 1},
-    }  # fmt: skip
-    run = densevit.fit(from_mapping(values), run_dir=tmp_path / "run")
+        "data": {"name": "scenes", "image_size": 64, "train_length": 4, "val_length": 2, "batch_size": 2},
+        "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu", "log_every": 1},
+    }
+    run = densevit.fit(from_mapping({**values, "heads": {}}), run_dir=tmp_path / "run")
     assert run.metrics["method/loss"] > 0
     values["heads"] = {"surfaces": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}}
     values["backbone"] = {**SWIN, "weights": str(run.path)}

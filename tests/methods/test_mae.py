@@ -1,17 +1,16 @@
-"""MAE: dropped tokens, the loss of the authors' code, padding, other backbones, and short trainings."""
+"""MAE: dropped tokens, the loss of the authors' code, padding, and other backbones."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+import densevit
 from densevit.interfaces import LossContext
 from densevit_methods.mae import can_drop_tokens, patch_targets
 from densevit_methods.patch_masks import mask_patches, pixels_of_patches
-from tests.methods.pretraining import SIZES, batch_of, built, normalised, train
+from tests.methods.pretraining import batch_of, built, normalised
 
 SMALL = {"width": 32, "depth": 2, "num_heads": 4}
 
@@ -32,11 +31,9 @@ def block(module: Any, x: Tensor) -> Tensor:
 def sines(rows: int, columns: int, channels: int) -> Tensor:
     """MAE's positions: sines and cosines of the column, then of the row."""
     frequencies = 10000.0 ** -(torch.arange(channels // 4).double() / (channels // 4))
-    cells = []
-    for row in range(rows):
-        for column in range(columns):
-            cells.append(torch.cat([f(x * frequencies) for x in (column, row) for f in (torch.sin, torch.cos)]))
-    return torch.stack(cells).float()
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1)
+    angles = places[:, :, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1).float()
 
 
 def authors_loss(pixels: Tensor, predicted: Tensor, masked: Tensor, patch: int) -> Tensor:
@@ -44,20 +41,14 @@ def authors_loss(pixels: Tensor, predicted: Tensor, masked: Tensor, patch: int) 
 
     pixels: (3, H, W), predicted: (N, 3 * patch^2) in the order of channels, rows, columns; masked: (N,).
     """
-    errors = []
-    _, height, width = pixels.shape
-    for row in range(height // patch):
-        for column in range(width // patch):
-            x = pixels[:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch].flatten()
-            x = (x - x.mean()) / (x.var() + 1e-6) ** 0.5
-            errors.append((predicted[len(errors)] - x).square().mean())
-    return (torch.stack(errors) * masked).sum() / masked.sum()
+    x = torch.nn.functional.unfold(pixels[None], patch, stride=patch)[0].T
+    x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-6) ** 0.5
+    return ((predicted - x).square().mean(1) * masked).sum() / masked.sum()
 
 
-@pytest.mark.parametrize("ratio", [0.75, 0.4])
-def test_vit_encodes_the_visible_tokens_of_each_image_alone(ratio: float) -> None:
+def test_vit_encodes_the_visible_tokens_of_each_image_alone() -> None:
     """Image by image: select, run timm-like blocks, fill with mask tokens, decode. 64 x 96 and a padded 48 x 64."""
-    model, method = built("mae", "vit", mask_ratio=ratio, **SMALL)
+    model, method = built("mae", "vit", mask_ratio=0.4, **SMALL)
     vit = model.eval().backbone
     assert method.mask_pixels is None
     sizes = ((64, 96), (48, 64))
@@ -90,7 +81,7 @@ def test_vit_encodes_the_visible_tokens_of_each_image_alone(ratio: float) -> Non
     torch.testing.assert_close(loss, mean, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["swin", "mvit", "resnet"])
+@pytest.mark.parametrize("backbone", ["swin", "resnet"])
 def test_other_backbones_get_masked_pixels(backbone: str) -> None:
     model, method = built("mae", backbone, **SMALL)
     model.eval()
@@ -110,40 +101,15 @@ def test_other_backbones_get_masked_pixels(backbone: str) -> None:
     torch.testing.assert_close(found, expected[None], rtol=1e-4, atol=1e-5)
 
 
-def test_which_backbones_drop_tokens() -> None:
-    import densevit
-
-    def drops(name: str, **options: Any) -> bool:
-        return can_drop_tokens(densevit.create_backbone(name, **options))
-
-    vit = {"name": "vit", "variant": "nano"}
-    assert drops(**vit) and drops(**vit, positions="sine2d", registers=2)
-    assert not drops(**vit, positions="rotary") and not drops(**vit, positions="relative")
-    assert not drops(**vit, windows={"size": 4}) and not drops("swin", variant="nano")
-    assert not any(drops(**vit, **stem) for stem in STEMS)
-
-
 STEMS: tuple[dict[str, Any], ...] = ({"stem": "conv"}, {"stem": "resnet"})
 
 
-@pytest.mark.parametrize("options", [{}, *STEMS], ids=lambda options: "-".join(map(str, options.values())) or "plain")
-def test_pixels_of_masked_patches_do_not_reach_the_predictions(options: dict[str, Any]) -> None:
-    import densevit
-
-    torch.manual_seed(0)
-    model = densevit.DenseModel(densevit.create_backbone("vit", variant="nano", drop_path=0.0, **options), {}).eval()
-    method = densevit.create_method("mae", model, **SMALL).eval()
-    seen: list[Tensor] = []
-    decode = method.decode
-    method.decode = lambda tokens, *rest: (seen.append(tokens), decode(tokens, *rest))[1]
-    batch = batch_of((128, 128))
-    masked, _ = mask_patches(batch, method.patch, method.masking)
-    hidden = pixels_of_patches(masked, method.patch, batch["padding_mask"])
-    other = batch | {"images": torch.where(hidden[:, None], 255 - batch["images"], batch["images"])}
-    with torch.no_grad():
-        method.errors(model, batch), method.errors(model, other)
-    assert 0.5 < float(hidden.float().mean()) < 1
-    torch.testing.assert_close(seen[1], seen[0], rtol=1e-5, atol=1e-6)
+def test_which_backbones_drop_tokens() -> None:
+    vit = {"name": "vit", "variant": "nano"}
+    drops = [vit, {**vit, "positions": "sine2d", "registers": 2}]
+    others = [{"positions": "rotary"}, {"positions": "relative"}, {"windows": {"size": 4}}, *STEMS]
+    for options in (*drops, *({**vit, **other} for other in others), {"name": "swin", "variant": "nano"}):
+        assert can_drop_tokens(densevit.create_backbone(**options)) == (options in drops), options
 
 
 def test_targets_ignore_padding() -> None:
@@ -158,25 +124,3 @@ def test_targets_ignore_padding() -> None:
     assert valid[0, 5].sum() == 60 and valid[1].all()
     raw, _ = patch_targets(pixels, batch["padding_mask"], 16, False)
     torch.testing.assert_close(raw[0, 5][valid[0, 5].bool()], corner)
-
-
-@pytest.mark.parametrize("backbone", ["vit", "swin"])
-def test_every_parameter_in_use_gets_a_gradient(backbone: str) -> None:
-    model, method = built("mae", backbone, **SMALL)
-    method.training_step(model, batch_of(*SIZES), LossContext())["reconstruction"].backward()
-    assert all(p.grad is not None for p in method.parameters())
-    unused = [name for name, p in model.backbone.named_parameters() if p.grad is None]
-    assert all(name.startswith("feature_norms.") for name in unused)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("backbone", ["swin", "vit"])
-def test_training(backbone: str, tmp_path: Path) -> None:
-    run = train("mae", backbone, tmp_path, **SMALL)
-    assert 0 < run.metrics["method/loss"] < 5
-    assert all(name.startswith("backbone.") for name in load_file(run.path / "model.safetensors"))
-
-
-def test_wrong_options_are_errors() -> None:
-    with pytest.raises(ValueError, match="width is 30, num_heads 4"):
-        built("mae", **{**SMALL, "width": 30})

@@ -1,5 +1,6 @@
 """Mean teacher: the average, pseudo targets and their geometry, thresholds, burn-in, losses, and short trainings."""
 
+import copy
 import math
 import pickle
 from pathlib import Path
@@ -11,59 +12,38 @@ import torch
 from torch import Tensor
 
 import densevit
-from densevit.config import Config, from_mapping
+from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
 from densevit.targets.types import TargetTypes
+from densevit.training.loop.method import Supervised
 from densevit.weights.building import build_model
 from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
 from densevit_methods.mean_teacher import MeanTeacher
-from tests.training.runs import rows
+from tests.methods import pretraining
+from tests.methods.pretraining import DEPTH, FEW_LABELS, SETR, randomised
+from tests.training.runs import rows, weights
 
-TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
 HEADS: dict[str, dict[str, Any]] = {
     "one_stage": {"name": "one_stage"},
-    "dab_detr": {
-        "name": "dab_detr",
-        "num_queries": 6,
-        "transformer": TRANSFORMER,
-        "extensions": {"contrastive_denoising": 4},
-    },
-    "setr": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"},
-    "dpt": {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"},
+    "setr": SETR,
+    "dpt": DEPTH,
     "relative": {"name": "dpt", "width": 16, "norm": "none"},
 }
 
 
-def scenes(length: int, seed: int, **more: Any) -> dict[str, Any]:
-    return {"name": "scenes", "image_size": [40, 64], "train_length": length, "val_length": 2, "seed": seed, **more}
-
-
-def config(*heads: str, method: dict[str, Any] | None = None, **sections: Any) -> Config:
-    values: dict[str, Any] = {
-        "backbone": {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0},
-        "heads": {name: HEADS[name] for name in heads},
-        "method": {"name": "mean_teacher", **(method or {})},
-        "data": {
-            "name": "mix", "image_size": [40, 64], "batch_size": 3, "num_workers": 0,
-            "sets": {"few": scenes(2, 0, per_batch=1), "many": scenes(6, 1, per_batch=2, provides=[])},
-        },
-        "trainer": {"max_steps": 4, "precision": "32", "accelerator": "cpu", "log_every": 1,
-                    "evaluate_every": 0.99},
-    }  # fmt: skip
-    return from_mapping({**values, **sections})
+def config(*heads: str, **method: Any) -> Config:
+    sections = {"heads": {name: HEADS[name] for name in heads}, "data": FEW_LABELS}
+    return pretraining.config({"name": "mean_teacher", **method}, **sections)
 
 
 def built(*heads: str, **options: Any) -> tuple[Any, MeanTeacher, Any]:
     """A model with random weights, the method, and a batch of a labelled and two unlabelled images."""
-    made = config(*heads, method=options)
+    made = config(*heads, **options)
     data = build_data(made)
     model = build_model(made, data.train)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.02)
-    method = MeanTeacher(model, **options)
+    method = MeanTeacher(randomised(model), **options)
     data.use(method)
     return model.train(), method.train(), next(iter(data.train_loader()))
 
@@ -72,39 +52,30 @@ def built(*heads: str, **options: Any) -> tuple[Any, MeanTeacher, Any]:
 
 
 def test_teacher_is_the_moving_average_of_the_student() -> None:
-    """With decay 1 - 1/n at first. Against the sum of the weighted student weights."""
-    model, method, _ = built("setr", decay=0.75)
+    """With decay 1 - 1/n at first. Against the sum of the weighted student weights; buffers follow, too."""
+    model, _, _ = built("setr")
+    model.register_buffer("mean_of_norm", torch.tensor(3.0))
+    model.register_buffer("count", torch.tensor(5))
+    method = MeanTeacher(model, decay=0.75)
+    name, parameter = next(iter(model.backbone.named_parameters(prefix="backbone")))
     history: list[Tensor] = []
-    weight = model.backbone.patch_embed if hasattr(model.backbone, "patch_embed") else model.backbone
-    parameter = next(weight.parameters())
-    for _ in range(6):
+    for step in range(6):
         with torch.no_grad():
             parameter.add_(torch.randn_like(parameter))
+            model.mean_of_norm.fill_(7.0 if step < 2 else 10.0)
+            model.count.fill_(step)
             method.after_step(model)
         history.append(parameter.detach().double().clone())
+        assert method.teacher.count == step
+        if step < 3:
+            assert float(method.teacher.mean_of_norm) == pytest.approx(7.0 if step < 2 else 8.0)  # a third of the way
     expected = history[0]
     for n, current in enumerate(history[1:], 2):
         decay = min(0.75, 1 - 1 / n)
         expected = decay * expected + (1 - decay) * current
-    name = next(name for name, p in model.named_parameters() if p is parameter)
     torch.testing.assert_close(method.teacher.get_parameter(name).double(), expected, rtol=1e-5, atol=1e-6)
     assert not any(p.requires_grad for p in method.teacher.parameters()) and method.saved_model(model) is method.teacher
     assert not any(module.training for module in method.teacher.modules())
-
-
-def test_buffers_follow_the_student() -> None:
-    model, _, _ = built("dpt")
-    model.register_buffer("mean_of_norm", torch.tensor(3.0))
-    model.register_buffer("count", torch.tensor(5))
-    method = MeanTeacher(model)
-    model.mean_of_norm.fill_(7.0)
-    model.count.fill_(6)
-    for expected in (7.0, 7.0):
-        method.after_step(model)
-        assert method.teacher.mean_of_norm == expected and method.teacher.count == 6
-    model.mean_of_norm.fill_(10.0)
-    method.after_step(model)
-    assert float(method.teacher.mean_of_norm) == pytest.approx(8.0)  # a third of the way
 
 
 # ---- pseudo targets ----
@@ -118,9 +89,6 @@ def test_views_have_one_geometry_and_other_colours() -> None:
     assert not torch.equal(strong["images"], batch["images"])
     labelled = [{*target} & {"boxes", "semantic", "depth"} for target in batch["targets"]]
     assert [len(keys) for keys in labelled] == [3, 0, 0]
-
-
-def test_transform_can_be_sent_to_processes_that_are_not_forked() -> None:
     data = build_data(config("setr"))
     method = MeanTeacher(build_model(config("setr"), data.train))
     transform = pickle.loads(pickle.dumps(method.transform(data.config_transform)))
@@ -128,9 +96,9 @@ def test_transform_can_be_sent_to_processes_that_are_not_forked() -> None:
     assert len(views) == 2 and views[0]["targets"] is views[1]["targets"]
 
 
-@pytest.mark.parametrize("head", ["one_stage", "dab_detr"])
-def test_pseudo_boxes_are_those_of_the_view_above_the_threshold(head: str) -> None:
+def test_pseudo_boxes_are_those_of_the_view_above_the_threshold() -> None:
     """The teacher's predictions at the original size, scaled to the view by hand."""
+    head = "one_stage"
     _, method, batch = built(head)
     targets = [{**target, "size": (30, 50), "original_size": (60, 150)} for target in batch["targets"]]
     outputs = method.teacher(batch)
@@ -187,8 +155,8 @@ def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
     model, method, batch = built(head, **options)
     found = method.training_step(model, batch, LossContext())
     [strong] = batch["other_views"]
-    missing = [not all(key in target for key in model.heads[head].needs) for target in batch["targets"]]
-    assert missing == [False, True, True]
+    lacks = [not all(key in target for key in model.heads[head].needs) for target in batch["targets"]]
+    assert lacks == [False, True, True]
 
     def outputs(view: Any, rows: slice) -> Any:
         features = model.backbone(model.normalise(view["images"][rows], view["padding_mask"][rows]))
@@ -207,110 +175,14 @@ def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_burn_in_uses_labels_only() -> None:
-    model, method, batch = built("setr", burn_in=5, pixel_threshold=0.0)
-    during, after = (method.training_step(model, batch, LossContext(step=step)) for step in (4, 5))
-    assert during.keys() == after.keys() and during["setr/cross_entropy"] == after["setr/cross_entropy"]
-    assert during["unlabelled/setr/cross_entropy"] == 0 < after["unlabelled/setr/cross_entropy"]
-
-
-def test_heads_with_labels_of_their_own_get_predictions_for_the_others() -> None:
-    """An image with depth, and without a class map: only the latter is predicted. A learned weight counts once."""
-    model, method, batch = built("setr", "dpt", pixel_threshold=0.0)
-    for view in (batch, *batch["other_views"]):
-        view["targets"][0] = {k: v for k, v in view["targets"][0].items() if k != "semantic"}
-        view["targets"] = view["targets"][:1]
-        view["images"], view["padding_mask"] = view["images"][:1], view["padding_mask"][:1]
-    losses = method.training_step(model, batch, LossContext())
-    zero = {name for name, x in losses.items() if x == 0}
-    assert {"setr/cross_entropy", "unlabelled/dpt/silog"} <= zero
-    assert {"dpt/silog", "unlabelled/setr/cross_entropy"}.isdisjoint(zero)
-
-
-def test_two_heads_of_a_task_learn_their_own_predictions() -> None:
-    """The teacher's first head says class 0 everywhere, its second class 2."""
-    sections = {"data": scenes(3, 1, batch_size=2, num_workers=0)}
-    made = config(method={"pixel_threshold": 0.5}, heads={"a": HEADS["setr"], "b": HEADS["setr"]}, **sections)
-    model = build_model(made, build_data(made).train)
-    for name, index in {"a": 0, "b": 2}.items():
-        last = model.heads[name].decode.classifier
-        torch.nn.init.zeros_(last.weight)
-        last.bias.data = torch.nn.functional.one_hot(torch.tensor(index), len(last.bias)) * 20.0
-    method = MeanTeacher(model.train(), pixel_threshold=0.5).train()
-    image = torch.randint(256, (2, 3, 40, 64), dtype=torch.uint8)
-    bare = [{"image_id": i, "size": (40, 64), "original_size": (40, 64)} for i in range(2)]
-    view = {"images": image, "padding_mask": torch.zeros(2, 40, 64, dtype=torch.bool), "targets": bare}
-    targets = method.pseudo_targets(view, [["a", "b"]] * 2)
-    assert {name: targets[name][1]["semantic"].unique().tolist() for name in "ab"} == {"a": [0], "b": [2]}
-    losses = method.training_step(model, view | {"other_views": [view]}, LossContext())
-    assert all(losses[f"unlabelled/{name}/cross_entropy"] < 1e-6 for name in "ab")
-
-
-def test_two_heads_of_depth_learn_their_own_predictions() -> None:
-    """A head in metres does not learn the inverse of the other's relative inverse depth."""
-    _, method, batch = built("dpt", "relative")
-    alone = built("dpt")[1]
-    alone.teacher.load_state_dict(
-        {k: v for k, v in method.teacher.state_dict().items() if not k.startswith("heads.relative")}
-    )
-    found, expected = (
-        one.pseudo_targets(batch, [list(one.teacher.heads)] * 3)["dpt"][1]["depth"] for one in (method, alone)
-    )
-    torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("labelled", range(5))
-def test_a_head_with_batch_norm_over_images_trains_with_any_number_of_labels(labelled: int) -> None:
-    torch.manual_seed(0)
-    head = {"name": "upernet", "width": 8, "auxiliary_width": 8, "norm": "batch"}
-    model = densevit.create_model("resnet", {"x": head}, ["a", "b"]).model.train()
-    method = MeanTeacher(model).train()
-    targets: list[dict[str, Any]] = [{"image_id": i, "size": (64, 64), "original_size": (64, 64)} for i in range(4)]
-    for target in targets[:labelled]:
-        target["semantic"] = torch.randint(2, (64, 64), dtype=torch.uint8)
-    images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
-    view: Any = {"images": images, "padding_mask": torch.zeros(4, 64, 64, dtype=torch.bool), "targets": targets}
-    losses = method.training_step(model, view | {"other_views": [view]}, LossContext())
-    assert all(value.isfinite() for value in losses.values()) and bool(losses["x/cross_entropy"] > 0) == bool(labelled)
-
-
-def test_a_burn_in_without_end_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"method.burn_in is 4, and the training has 4 optimiser steps: .*labels only"
-    ):
-        densevit.fit(config("setr", method={"burn_in": 4}), run_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("heads", [("one_stage",), ("dab_detr",), ("setr", "dpt")])
-@pytest.mark.parametrize("labels", ["none", "all"])
-def test_every_step_depends_on_all_parameters(heads: tuple[str, ...], labels: str) -> None:
-    """Also where no image, or every image, has labels: all processes take part in each step."""
-    model, method, batch = built(*heads)
-    for view in (batch, *batch["other_views"]):
-        first = view["targets"][0]
-        ids = {key: first[key] for key in ("image_id", "size", "original_size")}
-        view["targets"] = [ids if labels == "none" else first] * 3
-    losses = method.training_step(model, batch, LossContext())
-    torch.stack(list(losses.values())).sum().backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    reference = model(batch) and densevit.create_method("supervised", model)
-    model.zero_grad(set_to_none=True)
-    torch.stack(list(reference.training_step(model, batch, LossContext()).values())).sum().backward()
-    assert without == {name for name, p in model.named_parameters() if p.grad is None}
-
-
 # ---- colours ----
 
 
-def test_colours_depend_on_the_generator_only() -> None:
+def test_colours_depend_on_the_generator_blur_is_a_gaussian_and_jitter_without_range_changes_nothing() -> None:
     image = torch.randint(256, (3, 20, 31), dtype=torch.uint8)
     made = [strong_colours(image, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert all(x.dtype == torch.uint8 and x.shape == image.shape for x in made)
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
-
-
-def test_blur_is_a_gaussian_and_jitter_without_range_changes_nothing() -> None:
     image = torch.zeros(3, 15, 15, dtype=torch.uint8)
     image[:, 7, 7] = 255
     blurred = gaussian_blur(image, 1.0).float()
@@ -322,25 +194,17 @@ def test_blur_is_a_gaussian_and_jitter_without_range_changes_nothing() -> None:
     assert (color_jitter(noise, np.random.default_rng(0), 0, 0, 0, 0).int() - noise.int()).abs().max() <= 1
 
 
-# ---- trainings ----
-
-
-def losses(run: Path, name: str) -> list[float]:
-    return [float(row[name]) for row in rows(run) if row.get(name)]
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize("head", ["one_stage", "dab_detr", "setr", "dpt"])
-def test_training_on_few_labels(head: str, tmp_path: Path) -> None:
-    method = {"burn_in": 2, "score_threshold": 0.01, "pixel_threshold": 0.0835}
-    run = densevit.fit(config(head, method=method), run_dir=tmp_path / "run")
-    [term] = {"one_stage": ["giou"], "dab_detr": ["giou"], "setr": ["cross_entropy"], "dpt": ["silog"]}[head]
-    found = losses(run.path, f"train/unlabelled/{head}/{term}")
-    assert found[:2] == [0, 0] and min(found[2:]) > 0 and len(losses(run.path, f"train/{head}/{term}")) == 4
+def test_training_on_few_labels(tmp_path: Path) -> None:
+    method = {"burn_in": 1, "score_threshold": 0.005, "pixel_threshold": 0.0835}
+    run = densevit.fit(config("one_stage", "setr", "dpt", **method), run_dir=tmp_path / "run")
+    for term in ("one_stage/giou", "setr/cross_entropy", "dpt/silog"):
+        found = [float(row[f"train/unlabelled/{term}"]) for row in rows(run.path) if row.get("train/loss")]
+        assert len(found) == 2 and found[0] == 0 < found[1], term
     assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
-    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    state = weights(run.path)
     for name, x in run.model.model.state_dict().items():
-        assert torch.equal(x, checkpoint[f"method.teacher.{name}"]), name
+        assert torch.equal(x, state[f"method.teacher.{name}"]), name
 
 
 # ---- errors ----
@@ -360,3 +224,48 @@ def test_wrong_options_are_errors(needs: Any, options: Any, message: str, monkey
     monkeypatch.setattr(type(model.heads["setr"]), "needs", needs)
     with pytest.raises((ConfigError, ValueError), match=message):
         MeanTeacher(model, **options)
+
+
+def test_a_burn_in_without_end_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"method.burn_in is 2, and the training has 2 optimiser steps: .*labels on"):
+        densevit.fit(config("setr", burn_in=2), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- maps without labels ----
+
+
+def missing(model: Any, targets: dict[str, Any]) -> list[str]:
+    from densevit_methods.pseudo_targets import missing_labels
+
+    return missing_labels(model.heads, targets)
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "supervised"])
+def test_a_map_that_labels_nothing_is_a_missing_label(name: str) -> None:
+    """Losses and gradients are those of the batch without the key."""
+    model, mean_teacher, batch = built("setr", "dpt", pixel_threshold=0.0)
+    method = mean_teacher if name == "mean_teacher" else Supervised(model)
+    model.eval()
+    for key, of_key in (("semantic", "setr"), ("depth", "dpt")):
+        found = []
+        for value in (None, *TargetTypes()[key].unlabelled((40, 64))):
+            targets = copy.deepcopy(batch["targets"])
+            for target in targets:
+                target.pop(key, None)
+                if value is not None:
+                    target[key] = torch.from_numpy(value)[: target["size"][0], : target["size"][1]]
+            losses = method.training_step(model, {**batch, "targets": targets}, LossContext(step=5))
+            model.zero_grad()
+            torch.stack([*losses.values()]).sum().backward()
+            gradients = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+            found.append(({k: x.detach() for k, x in losses.items()}, gradients))
+            torch.testing.assert_close(found[-1], found[0])
+        assert len(found) > 1
+        if name == "mean_teacher":
+            assert any(x > 0 for k, x in found[0][0].items() if k.startswith(f"unlabelled/{of_key}/"))
+    semantic, depth = torch.full((40, 64), 255, dtype=torch.uint8), torch.full((40, 64), torch.nan)
+    assert missing(model, {"semantic": semantic, "depth": depth}) == ["setr", "dpt"]
+    semantic[3, 4], depth[1, 2] = 0, 2.5
+    assert missing(model, {"semantic": semantic, "depth": depth}) == []
+    assert missing(model, {"depth": depth}) == ["setr"]

@@ -1,15 +1,17 @@
-"""MoCo v3: the loss of the authors' code, gathered features, the momentum encoder, and short trainings."""
+"""MoCo v3: the loss of the authors' code, the momentum encoder, and features gathered of two processes."""
 
-import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from densevit.errors import ConfigError
-from densevit.interfaces import LossContext
-from tests.methods.pretraining import built, train, views_of
+from densevit.interfaces import Backbone, LossContext
+from densevit_methods.moco_v3 import MoCoV3
+from tests.methods.pretraining import built, views_of
+from tests.training.process_groups import in_two_processes, linux
 
 SMALL = {"image_size": 64, "hidden": 20, "width": 12}
 
@@ -20,11 +22,8 @@ def test_loss_is_algorithm_1() -> None:
     queries, keys = torch.randn(5, 12), torch.randn(5, 12)
     found = method.contrastive(queries, keys)
     q, k = (x.double() / x.double().norm(dim=1, keepdim=True) for x in (queries, keys))
-    total = 0.0
-    for i in range(5):
-        scores = [float(q[i] @ k[j]) / 0.3 for j in range(5)]
-        total -= scores[i] - math.log(sum(math.exp(score) for score in scores))
-    assert float(found) == pytest.approx(2 * 0.3 * total / 5, rel=1e-5)
+    expected = -((q @ k.T) / 0.3).log_softmax(1).diagonal().mean()
+    assert float(found) == pytest.approx(2 * 0.3 * float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("backbone", ["swin", "vit", "resnet"])
@@ -78,23 +77,47 @@ def test_momentum_encoder_is_the_average() -> None:
         torch.testing.assert_close(average, 0.9 * old + 0.1 * own)  # half of the way from 0.8 to 1
 
 
-def test_every_parameter_in_use_gets_a_gradient() -> None:
-    model, method = built("moco_v3", **SMALL)
-    method.training_step(model, views_of(64, 64), LossContext())["contrastive"].backward()
-    for name, p in method.named_parameters():
-        assert (p.grad is not None) == p.requires_grad == (not name.startswith("momentum_")), name
+# ---- two processes ----
+
+
+class Cells(Backbone):
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.strides = (6,), (4,)
+        self.convolution = nn.Conv2d(3, 6, 4, stride=4)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.convolution(images).relu()]
+
+
+def step(context: LossContext, rows: slice) -> tuple[Tensor, list[Tensor]]:
+    """The loss and gradients of these rows of four images."""
+    torch.manual_seed(0)
+    backbone = Cells()
+    model: Any = SimpleNamespace(backbone=backbone, normalise=lambda images, mask: images)
+    method = MoCoV3(model, hidden=20, width=12)
+    first, second = ({"images": torch.randn(4, 3, 16, 16)[rows], "padding_mask": None} for _ in range(2))
+    loss = method.training_step(model, {**first, "other_views": [second]}, context)["contrastive"]
+    loss.backward()
+    trained = [p for p in (*backbone.parameters(), *method.parameters()) if p.requires_grad]
+    return loss.detach(), [p.grad for p in trained]
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("backbone", ["swin", "vit"])
-def test_training(backbone: str, tmp_path: Path) -> None:
-    run = train("moco_v3", backbone, tmp_path, **SMALL)
-    assert all(name.startswith("backbone.") for name in load_file(run.path / "model.safetensors"))
+@linux
+def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        torch.distributed.init_process_group("gloo")
+        loss, gradients = step(LossContext.of_processes(), slice(2 * rank, 2 * rank + 2))
+        for gradient in gradients:
+            torch.distributed.all_reduce(gradient)
+        torch.save((loss, [gradient / 2 for gradient in gradients]), tmp_path / f"{rank}.pt")
+        torch.distributed.destroy_process_group()
 
-
-def test_one_image_is_an_error() -> None:
-    model, method = built("moco_v3", **SMALL)
-    with pytest.raises(ConfigError, match=r"Fix: set data\.batch_size to 2"):
-        method.training_step(model, views_of(64, 64, count=1), LossContext())
-    with pytest.raises(ValueError, match="temperature 0"):
-        built("moco_v3", temperature=0.0)
+    in_two_processes(work, tmp_path)
+    loss, gradients = torch.load(tmp_path / "0.pt")
+    expected, alone = step(LossContext(), slice(0, 4))
+    torch.testing.assert_close(loss, expected)
+    assert len(gradients) == len(alone) and all(gradient.any() for gradient in alone)
+    for found, gradient in zip(gradients, alone, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-6)

@@ -8,50 +8,33 @@ import pytest
 import torch
 
 import densevit
-from densevit.config import Config, from_mapping
+from densevit.config import Config
 from densevit.data.build import build_data
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import LossContext
 from densevit.weights.building import build_model
 from densevit_methods.output_distillation import OutputDistillation
+from tests.methods import pretraining
+from tests.methods.pretraining import BACKBONES, DEPTH, FEW_LABELS, SETR, batch_of, randomised
+from tests.training.runs import checkpoint, resume, weights
 
-SETR = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}
-DEPTH = {"name": "dpt", "output": "sigmoid", "max_depth": 60, "width": 16, "norm": "none"}
 STUDENT = {"objects": {"name": "one_stage"}, "surfaces": SETR, "depth": DEPTH}
 TEACHER = {"detection": {"name": "detr", "num_queries": 6, "transformer": {
     "width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}},
     "surfaces": {**SETR, "width": 8}, "depth": {**DEPTH, "width": 8}}  # fmt: skip
-SCENES = {"name": "scenes", "image_size": [40, 64], "train_length": 6, "val_length": 2}
 
 
-def config(backbone: dict[str, Any], heads: dict[str, Any], **sections: Any) -> Config:
-    values: dict[str, Any] = {
-        "backbone": {"drop_path": 0.0, **backbone} if backbone["name"] == "swin" else backbone,
-        "heads": heads,
-        "data": {
-            "name": "mix", "image_size": [40, 64], "batch_size": 3, "num_workers": 0,
-            "sets": {
-                "labelled": {**SCENES, "per_batch": 1},
-                "unlabelled": {**SCENES, "seed": 1, "per_batch": 2, "provides": []},
-            },
-        },
-        "trainer": {"max_steps": 3, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluate_every": 0.99},
-    }  # fmt: skip
-    return from_mapping({**values, **sections})
-
-
-NANO = {"name": "swin", "variant": "nano", "window_size": 4}
+def config(backbone: str, heads: dict[str, Any], **method: Any) -> Config:
+    return pretraining.config({"name": "supervised", **method}, backbone, heads=heads, data=FEW_LABELS)
 
 
 @pytest.fixture(scope="module")
 def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A teacher with another backbone and other heads, of which one has another name."""
     torch.manual_seed(0)
-    made = config({"name": "resnet", "depth": 18}, TEACHER)
+    made = config("resnet", TEACHER)
     model = build_model(made, build_data(made).train)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
+    randomised(model, 0.1)
     model.score_thresholds = {"detection": 0.125}
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     densevit.save(model.eval(), path)
@@ -60,7 +43,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def built(teacher: str, heads: dict[str, Any] = STUDENT, **options: Any) -> tuple[Any, OutputDistillation, Any]:
     """A student with random weights, the method, and a batch of a labelled and two unlabelled images."""
-    made = config(NANO, heads)
+    made = config("swin", heads)
     data = build_data(made)
     model = build_model(made, data.train)
     return model.train(), OutputDistillation(model, teacher, **options).train(), next(iter(data.train_loader()))
@@ -110,23 +93,17 @@ def test_losses_are_those_of_the_heads_on_the_filled_targets(teacher_file: str) 
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("labels", ["none", "all"])
-def test_every_step_depends_on_all_parameters(labels: str, teacher_file: str) -> None:
+def test_every_step_depends_on_all_parameters_and_the_threshold_is_that_of_the_teacher(
+    teacher_file: str, tmp_path: Path
+) -> None:
+    """Also where no image has labels."""
     model, method, batch = built(teacher_file)
-    first = batch["targets"][0]
-    ids = {key: first[key] for key in ("image_id", "size", "original_size")}
-    batch["targets"] = [ids if labels == "none" else first] * 3
-    losses = method.training_step(model, batch, LossContext())
-    torch.stack(list(losses.values())).sum().backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    assert all("backbone" in name for name in without)
+    assert method.score_thresholds["detection"] == pytest.approx(0.125)
+    batch["targets"] = [{key: batch["targets"][0][key] for key in ("image_id", "size", "original_size")}] * 3
+    torch.stack(list(method.training_step(model, batch, LossContext()).values())).sum().backward()
+    assert all("backbone" in name for name, p in model.named_parameters() if p.grad is None)
     assert not any(p.requires_grad for p in method.teacher.parameters())
     assert not method.state_dict() and not any(module.training for module in method.teacher.modules())
-
-
-def test_threshold_is_that_of_the_teacher(teacher_file: str, tmp_path: Path) -> None:
-    _, method, _ = built(teacher_file)
-    assert method.score_thresholds["detection"] == pytest.approx(0.125)
     teacher = densevit.load(teacher_file).model
     teacher.score_thresholds.clear()
     densevit.save(teacher, tmp_path / "other.safetensors")
@@ -148,7 +125,7 @@ def with_classes(path: Path, detection: Sequence[str], surfaces: Sequence[str]) 
 
 
 def student(classes: Sequence[str], **heads: Any) -> Any:
-    made = densevit.create_model(NANO, heads, classes=dict.fromkeys(heads, classes), pretrained=False)
+    made = densevit.create_model(BACKBONES["swin"], heads, classes=dict.fromkeys(heads, classes), pretrained=False)
     return made.model.train()
 
 
@@ -157,11 +134,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     teacher = with_classes(tmp_path / "t.safetensors", ["cat", "dog", "bus"], ["sky", "cat", "road", "bus"])
     model = student(["bus", "cat"], objects={"name": "one_stage"}, surfaces=SETR)
     method = OutputDistillation(model, teacher, score_threshold=0.0)
-    batch = {
-        "images": torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8),
-        "padding_mask": torch.zeros(2, 64, 96, dtype=torch.bool),
-        "targets": [{"image_id": i, "size": (64, 96), "original_size": (64, 96)} for i in range(2)],
-    }
+    batch = batch_of((64, 96), (64, 96))
     with torch.no_grad():
         predictions = method.teacher.predictions(method.teacher(batch), batch["targets"])
     targets = method.pseudo_targets(model, batch)
@@ -174,35 +147,29 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
         assert found["semantic"].flatten().tolist() == expected and found["semantic"].dtype == torch.uint8
 
 
-def test_missing_classes_are_an_error(tmp_path: Path) -> None:
+def test_heads_and_classes_without_teacher_are_an_error(teacher_file: str, tmp_path: Path) -> None:
     teacher = with_classes(tmp_path / "t.safetensors", ["cat"], ["sky"])
-    with pytest.raises(ConfigError, match=r"heads\.objects: the teacher lacks 4 of 5 classes: bus, cow, "):
-        OutputDistillation(student(["cat", "bus", "cow", "car", "tree"], objects={"name": "one_stage"}), teacher)
-
-
-def test_heads_without_teacher_are_an_error(teacher_file: str, tmp_path: Path) -> None:
-    teacher = with_classes(tmp_path / "t.safetensors", ["cat"], ["sky"])
-    with pytest.raises(
-        ConfigError, match=r"heads\.depth is for depth; the teacher has the heads detection \(detection\)"
-    ):
-        OutputDistillation(student([], depth=DEPTH), teacher)
     relative = densevit.create_model(
         {"name": "resnet", "depth": 18}, {"depth": {"name": "dpt", "width": 8}}, pretrained=False
     )
     densevit.save(relative, tmp_path / "relative.safetensors")
-    with pytest.raises(ConfigError, match=r"heads\.depth predicts metres, and the teacher relative"):
-        OutputDistillation(student([], depth=DEPTH), str(tmp_path / "relative.safetensors"))
+    depth, animals = student([], depth=DEPTH), student(["cat", "bus", "cow"], objects={"name": "one_stage"})
+    for model, file, options, error, message in (
+        (animals, teacher, {}, ConfigError, r"heads\.objects: the teacher lacks 2 of 3 classes: bus, cow"),
+        (depth, teacher, {}, ConfigError, r"heads\.depth is for depth; the teacher has the heads detection"),
+        (depth, tmp_path / "relative.safetensors", {}, ConfigError, r"predicts metres, and the teacher relative"),
+        (depth, "nowhere", {}, WeightsError, r"method\.teacher: nowhere: no such file"),
+        (depth, teacher_file, {"score_threshold": 2}, ValueError, r"score_threshold is 2"),
+    ):
+        with pytest.raises(error, match=message):
+            OutputDistillation(model, str(file), **options)
     OutputDistillation(student([], depth={"name": "dpt", "width": 8}), teacher_file)  # from metres: possible
-    with pytest.raises(WeightsError, match=r"method\.teacher: nowhere: no such file"):
-        OutputDistillation(student([], depth=DEPTH), "nowhere")
-    with pytest.raises(ValueError, match=r"score_threshold is 2"):
-        OutputDistillation(student([], depth=DEPTH), teacher_file, score_threshold=2)
 
 
 @pytest.mark.integration
 def test_training(teacher_file: str, tmp_path: Path) -> None:
     method = {"name": "output_distillation", "teacher": teacher_file, "score_threshold": 0.1}
-    run = densevit.fit(config(NANO, STUDENT, method=method), run_dir=tmp_path / "run")
+    run = densevit.fit(config("swin", STUDENT, **method), run_dir=tmp_path / "run")
     assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
-    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert not any(name.startswith("method.") for name in checkpoint)
+    assert not any(name.startswith("method.") for name in weights(run.path))  # the teacher is loaded again
+    assert checkpoint(resume(run.path, ["trainer.max_steps=3"]))["global_step"] == 3

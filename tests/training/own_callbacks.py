@@ -2,7 +2,6 @@
 
 import copy
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,6 @@ class Quit(lightning.Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
             os._exit(9)
-
-
-class Kill(lightning.Callback):
-    """Kills the process before the batch after this step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Undo(lightning.Callback):
@@ -63,16 +51,6 @@ class Late(FiniteCheck):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("densevit.training.loop.finite_check._skips_itself", lambda optimizer: True)
             super().stop_or_skip(optimizer, norm)
-
-
-class Weights(lightning.Callback):
-    """The weights after each step."""
-
-    def __init__(self) -> None:
-        self.found: list[torch.Tensor] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.found.append(pl_module.model.backbone.first.weight.detach().clone())
 
 
 class Started(lightning.Callback):

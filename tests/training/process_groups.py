@@ -11,10 +11,38 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from densevit.cli import main
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="gloo, forks and signals as Linux has them")
+
+
+def child(work: Callable[[], object]) -> multiprocessing.Process:
+    """A forked process, which needs no imports."""
+
+    def run() -> None:
+        torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def wait_for(path: Path, process: multiprocessing.Process, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists() and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert path.exists()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def started_by_torchrun(rank: int) -> dict[str, str]:
@@ -91,10 +119,7 @@ def group(
     delay: float = 0,
 ) -> list[Command]:
     """Starts a command in two processes. launcher: the variables of a rank. delay: of the second process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     return [
         Command(
             *arguments, folder=folder, rank=rank, environment={**address, **launcher(rank)}, path=path,
@@ -110,3 +135,23 @@ def run_together(*arguments: str, folder: Path, path: Sequence[Path] = ()) -> En
     for process in ended:
         assert process.code == 0, process.errors
     return ended[0]
+
+
+def in_two_processes(work: Callable[[int], object], folder: Path) -> None:
+    """Runs `work(rank)` in two forked processes, with the variables of torchrun."""
+    port = str(free_port())
+
+    def process(rank: int) -> None:
+        rank_zero_only.rank = rank
+        sys.stderr = (folder / f"errors-{rank}").open("w", buffering=1)
+        os.environ |= {
+            **started_by_torchrun(rank), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "GLOO_SOCKET_IFNAME": "lo",
+        }  # fmt: skip
+        work(rank)
+
+    processes = [child(lambda rank=rank: process(rank)) for rank in range(2)]
+    for one in processes:
+        one.join(300)
+    errors = [(folder / f"errors-{rank}").read_text() for rank in range(2)]
+    assert [one.exitcode for one in processes] == [0, 0], "\n".join(errors)

@@ -13,6 +13,24 @@ import torch
 import densevit
 from densevit.config import Config
 
+TINY = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads:
+  detection:
+    {name: dab_detr, num_queries: 8, classification: mal, extensions: {denoising: 1},
+     transformer: {width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 2, feedforward: 32, dropout: 0.1}}
+data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 3}
+optim: {lr: 1e-3, schedule: cosine, warmup_steps: 2}
+trainer: {max_epochs: 2, precision: "32", accelerator: cpu, log_every: 1, clip_grad_norm: 0.1}
+"""
+SEGMENTATION = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 4, val_length: 3}
+optim: {lr: 1e-2}
+trainer: {max_epochs: 3, precision: "32", accelerator: cpu}
+"""
+
 
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
     """Trains, and returns the run's folder."""
@@ -22,6 +40,13 @@ def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Pat
 def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
     """Resumes a run, and returns its folder."""
     return densevit.fit(None, overrides, resume=run).path
+
+
+def edit(run: Path, old: str, new: str) -> None:
+    """Replaces a part of the run's config."""
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    (run / "config.yaml").write_text(text.replace(old, new))
 
 
 @contextmanager
@@ -52,12 +77,27 @@ def recorded(run: Path) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if not name.startswith("system/")} for row in rows(run)]
 
 
+def checkpoint(run: Path) -> dict[str, Any]:
+    """The last checkpoint."""
+    content: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return content
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Those of the last checkpoint."""
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return checkpoint(run)["state_dict"]
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert a.keys() == b.keys()
     for key in a:
         assert torch.equal(a[key], b[key]), key
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Weights, their average, the best metrics and every row of metrics.csv, to the last bit."""
+    states = checkpoint(a), checkpoint(b)
+    for key in ("state_dict", "current_model_state"):
+        assert_same(states[0].get(key, {}), states[1].get(key, {}))
+    assert recorded(a) == recorded(b)
+    assert (a / "metrics.json").read_text() == (b / "metrics.json").read_text()

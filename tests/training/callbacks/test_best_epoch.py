@@ -11,21 +11,49 @@ from densevit.interfaces import Class, Evaluator
 from densevit.training.callbacks.best_epoch import BestEpoch, share
 
 CLASSES = (Class("ball", 1, (0, 0, 0)),)
-DEPTH, DETECTION, MAPS = DepthErrors(()), CocoDetection(CLASSES), SemanticSegmentation(CLASSES)
+EVALUATORS = {"depth": DepthErrors(()), "boxes": CocoDetection(CLASSES), "maps": SemanticSegmentation(CLASSES)}
+NAN = math.nan
 
 
-def best(epochs: list[dict[str, float]], monitor: str | None = None, **evaluators: Evaluator) -> int:
-    """Index of the best epoch."""
-    chooser = BestEpoch(evaluators, monitor)
+def best(epochs: list[dict[str, float]], monitor: str | None = None) -> int:
+    """Index of the best epoch. The heads are those of the metrics."""
+    heads = {name.partition("/")[0] for name in epochs[0]}
+    chooser = BestEpoch({name: EVALUATORS[name] for name in heads}, monitor)
     return max(n for n, metrics in enumerate(epochs) if chooser.improves(metrics))
 
 
-def test_lowest_depth_error_is_best():
-    assert best([{"depth/AbsRel": error} for error in (0.3, 0.1, 0.2)], depth=DEPTH) == 1
+def of(**values: list[float]) -> list[dict[str, float]]:
+    """The metrics of each epoch, from the main metrics of heads."""
+    names = {"depth": "depth/AbsRel", "boxes": "boxes/AP", "maps": "maps/mIoU"}
+    return [dict(zip(map(names.get, values), epoch, strict=True)) for epoch in zip(*values.values(), strict=True)]
 
 
-def test_highest_box_precision_is_best():
-    assert best([{"boxes/AP": precision} for precision in (0.3, 0.1, 0.4)], boxes=DETECTION) == 2
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (of(depth=[0.3, 0.1, 0.2]), 1),  # an error
+        (of(boxes=[0.3, 0.1, 0.4]), 2),
+        (of(depth=[NAN, 9.0]), 1),
+        (of(boxes=[0.3] * 3), 0),  # the first of equal ones
+        (of(boxes=[0.3] * 3, depth=[0.1] * 3), 0),
+        (of(boxes=[NAN] * 3), 2),  # without metrics, the latest
+        (of(boxes=[NAN] * 2, maps=[NAN] * 2), 1),
+        (of(boxes=[NAN] * 3, maps=[0.2, 0.4, 0.3]), 1),  # a head without metrics is ignored
+        # Shares of AP (best 0.3) and of AbsRel (best 0.2): 1/3 and 1/2, 2/3 and 1, 1 and 1/4.
+        (of(boxes=[0.1, 0.2, 0.3], depth=[0.4, 0.2, 0.8]), 1),
+        (of(boxes=[0.001, 0.003], maps=[0.6, 0.5]), 0),  # noise of an untrained head
+        (of(boxes=[0.3, 0.4], maps=[0.6, 0.7], depth=[0.10, NAN]), 0),  # a head has diverged
+        # AP decreases by 10 %: better if AbsRel decreases by 20 %, worse if by 5 %.
+        (of(boxes=[0.5, 0.45], depth=[0.1, 0.08]), 1),
+        (of(boxes=[0.5, 0.45], depth=[0.1, 0.095]), 0),
+        # Relative to a small first value, AP would count 500 and 502 times and outweigh mIoU; or an error of 0.
+        *((of(boxes=[first, 0.500, 0.502], maps=[0.1, 0.6, 0.3]), 1) for first in (0.0, 0.001, NAN)),
+        *((of(boxes=[0.5, 0.5, 0.49, 0.1], depth=[first, 0.3, 0.2, 0.19]), 2) for first in (1e6, math.inf, NAN)),
+        (of(boxes=[0.5, 0.5, 0.49, 0.1], depth=[0.0, 0.3, 0.2, 0.19]), 0),
+    ],
+)
+def test_the_best_epoch_has_the_largest_shares_of_the_best_values(epochs: list[dict[str, float]], expected: int):
+    assert best(epochs) == expected
 
 
 @pytest.mark.parametrize(("monitor", "expected"), [("depth/RMSE", 0), ("depth/delta1", 1), (None, 2)])
@@ -35,19 +63,7 @@ def test_lowest_monitored_error_is_best(monitor: str | None, expected: int):
         {"depth/AbsRel": 0.2, "depth/RMSE": 3.0, "depth/delta1": 0.9},
         {"depth/AbsRel": 0.1, "depth/RMSE": 2.0, "depth/delta1": 0.8},
     ]
-    assert best(epochs, monitor, depth=DEPTH) == expected
-
-
-def test_unknown_error_is_worst():
-    assert best([{"depth/AbsRel": math.nan}, {"depth/AbsRel": 9.0}], depth=DEPTH) == 1
-
-
-def test_first_of_equal_epochs_is_best():
-    assert best([{"boxes/AP": 0.3}] * 3, boxes=DETECTION) == 0
-    assert best([{"boxes/AP": 0.3, "depth/AbsRel": 0.1}] * 3, boxes=DETECTION, depth=DEPTH) == 0
-
-
-# ---- several heads ----
+    assert best(epochs, monitor) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,7 +71,6 @@ def test_first_of_equal_epochs_is_best():
     [
         (0.3, 0.4, False, 0.75),
         (0.4, 0.3, True, 0.75),
-        (0.0, 0.4, False, 0.0),
         (0.3, 0.0, True, 0.0),
         (0.0, 0.0, True, 1.0),
         (0.0, 0.0, False, 1.0),
@@ -64,7 +79,7 @@ def test_first_of_equal_epochs_is_best():
         (30.0, 40.0, False, 0.75),  # a score that is not a fraction, e.g. in decibels
         (-2.0, -1.0, False, 0.5),
         (-1.0, 1.0, False, 0.0),
-        (math.nan, 0.4, False, 0.0),
+        (NAN, 0.4, False, 0.0),
         (math.inf, 0.4, True, 0.0),
     ],
 )
@@ -72,86 +87,14 @@ def test_share_is_the_ratio_to_the_best_value(value: float, reached: float, is_e
     assert share(value, reached, is_error) == pytest.approx(expected)
 
 
-def test_several_heads_are_compared_by_their_shares():
-    """Shares of AP (best 0.3) and of AbsRel (best 0.2): 1/3 and 1/2, 2/3 and 1, 1 and 1/4."""
-    epochs = [
-        {"boxes/AP": 0.1, "depth/AbsRel": 0.4},
-        {"boxes/AP": 0.2, "depth/AbsRel": 0.2},
-        {"boxes/AP": 0.3, "depth/AbsRel": 0.8},
-    ]
-    assert best(epochs, boxes=DETECTION, depth=DEPTH) == 1
-
-
-@pytest.mark.parametrize("first", [0.0, 1e-9, 0.001, math.nan])
-def test_small_first_value_does_not_dominate(first: float):
-    """Relative to its first value of 0.001, AP would count 500 and 502 times and outweigh mIoU."""
-    epochs = [
-        {"boxes/AP": first, "maps/mIoU": 0.1},
-        {"boxes/AP": 0.500, "maps/mIoU": 0.6},
-        {"boxes/AP": 0.502, "maps/mIoU": 0.3},
-    ]
-    assert best(epochs, boxes=DETECTION, maps=MAPS) == 1
-
-
-@pytest.mark.parametrize("first", [0.0, 1e6, math.inf, math.nan])
-def test_first_error_does_not_dominate(first: float):
-    epochs = [
-        {"boxes/AP": 0.5, "depth/AbsRel": first},
-        {"boxes/AP": 0.5, "depth/AbsRel": 0.3},
-        {"boxes/AP": 0.49, "depth/AbsRel": 0.2},
-        {"boxes/AP": 0.1, "depth/AbsRel": 0.19},
-    ]
-    assert best(epochs, boxes=DETECTION, depth=DEPTH) == (0 if first == 0 else 2)
-
-
-def test_noise_of_an_untrained_head_is_ignored():
-    epochs = [{"boxes/AP": 0.001, "maps/mIoU": 0.6}, {"boxes/AP": 0.003, "maps/mIoU": 0.5}]
-    assert best(epochs, boxes=DETECTION, maps=MAPS) == 0
-
-
-def test_head_without_metrics_is_ignored():
-    epochs = [{"boxes/AP": math.nan, "maps/mIoU": value} for value in (0.2, 0.4, 0.3)]
-    assert best(epochs, boxes=DETECTION, maps=MAPS) == 1
-
-
-def test_without_metrics_the_latest_epoch_is_kept():
-    assert best([{"boxes/AP": math.nan}] * 3, boxes=DETECTION) == 2
-    assert best([{"boxes/AP": math.nan, "maps/mIoU": math.nan}] * 2, boxes=DETECTION, maps=MAPS) == 1
-
-
-def test_epoch_with_a_diverged_head_is_not_best():
-    epochs = [
-        {"boxes/AP": 0.3, "maps/mIoU": 0.6, "depth/AbsRel": 0.10},
-        {"boxes/AP": 0.4, "maps/mIoU": 0.7, "depth/AbsRel": math.nan},
-    ]
-    assert best(epochs, boxes=DETECTION, maps=MAPS, depth=DEPTH) == 0
-
-
-def test_relative_changes_of_heads_weigh_equally():
-    """AP decreases by 10 %: better if AbsRel decreases by 20 %, worse if by 5 %."""
-    for error, expected in ((0.08, 1), (0.095, 0)):
-        epochs = [{"boxes/AP": 0.5, "depth/AbsRel": 0.1}, {"boxes/AP": 0.45, "depth/AbsRel": error}]
-        assert best(epochs, boxes=DETECTION, depth=DEPTH) == expected
-
-
-def test_epochs_since_the_best_are_counted() -> None:
-    chooser, counts = BestEpoch({"depth": DEPTH}, None), []
-    for error in (0.3, 0.4, math.nan, 0.2, 0.2, 0.5, 0.1):
-        chooser.improves({"depth/AbsRel": error})
+def test_epochs_since_the_best_are_counted_and_a_restored_state_goes_on() -> None:
+    evaluators: dict[str, Evaluator] = {name: EVALUATORS[name] for name in ("boxes", "depth")}
+    epochs = of(boxes=[0.2, 0.1, NAN, 0.4, 0.3, 0.5], depth=[0.2, 0.2, 0.3, 0.2, 0.21, 0.1])
+    chooser, counts = BestEpoch(evaluators, None), []
+    for metrics in epochs:
+        before = BestEpoch(evaluators, None)
+        before.load_state_dict(chooser.state_dict())
+        assert before.improves(metrics) == chooser.improves(metrics)
+        assert (before.stale, before.best, before.reached) == (chooser.stale, chooser.best, chooser.reached)
         counts.append(chooser.stale)
-    assert counts == [0, 1, 2, 0, 1, 2, 0]
-
-
-def test_state_dict_round_trips():
-    evaluators: dict[str, Evaluator] = {"boxes": DETECTION, "depth": DEPTH}
-    epochs = [
-        {"boxes/AP": 0.2, "depth/AbsRel": 0.2},
-        {"boxes/AP": 0.4, "depth/AbsRel": 0.5},
-        {"boxes/AP": 0.3, "depth/AbsRel": 0.21},
-    ]
-    whole, first, second = (BestEpoch(evaluators, None) for _ in range(3))
-    expected = [whole.improves(metrics) for metrics in epochs]
-    assert [first.improves(metrics) for metrics in epochs[:2]] == expected[:2]
-    second.load_state_dict(first.state_dict())
-    assert second.stale == first.stale
-    assert second.improves(epochs[2]) == expected[2] and second.best == whole.best and second.reached == whole.reached
+    assert counts == [0, 1, 2, 0, 1, 0]

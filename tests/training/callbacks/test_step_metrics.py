@@ -15,42 +15,30 @@ from densevit.config import named_classes
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
 from tests.training.run.test_resume_safely import TINY
+from tests.training.runs import rows
 
 
-@pytest.mark.parametrize("clip", ["null", pytest.param("0.01", marks=pytest.mark.integration)])
+@pytest.mark.integration
+@pytest.mark.parametrize("clip", ["null", "0.01"])
 def test_a_row_has_rates_gradient_norm_speed_and_memory(clip: str, tmp_path: Path) -> None:
-    from densevit.training.run.metrics_csv import MetricsCsv
     from tests.training.own_callbacks import Norms
 
     (tmp_path / "tiny.yaml").write_text(TINY)
     overrides = [
-        "trainer.max_steps=4", "trainer.log_every=2", "optim.backbone_lr=1e-4", "optim.weight_decay=0.1",
+        "trainer.max_steps=3", "trainer.log_every=2", "optim.backbone_lr=1e-4", "optim.weight_decay=0.1",
         f"trainer.clip_grad_norm={clip}", "trainer.loggers=[]", "data.train_length=8", "optim.schedule=constant",
     ]  # fmt: skip
     norms = Norms()
     run = densevit.fit(configs.load(tmp_path / "tiny.yaml", overrides), run_dir=tmp_path / "run", callbacks=[norms])
-    rows = [row for row in MetricsCsv(run.path / "metrics.csv").rows() if row["train/loss"]]
-    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]  # short trainings have a row each step
-    for row, norm in zip(rows, norms.found, strict=True):
+    steps = [row for row in rows(run.path) if row["train/loss"]]
+    assert [row["step"] for row in steps] == ["0", "1", "2"]  # short trainings have a row each step
+    for row, norm in zip(steps, norms.found, strict=True):
         assert float(row["train/gradient_norm"]) == pytest.approx(norm, rel=1e-5)
         assert float(row["train/lr/backbone"]) == pytest.approx(1e-4)
         assert float(row["train/lr/heads.surfaces"]) == float(row["train/lr"]) == pytest.approx(1e-3)
         assert float(row["system/images_per_second"]) > 0
         assert 0 <= float(row["system/data_wait"]) <= 1
         assert 0.05 < float(row["system/memory_gb"]) < 100
-
-
-def test_a_run_of_an_older_version_gets_the_new_columns(tmp_path: Path) -> None:
-    from densevit.training.run.metrics_csv import MetricsCsv
-
-    path = tmp_path / "metrics.csv"
-    path.write_text("step,train/loss,train/lr,epoch,surfaces/mIoU\n0,2.5,0.001,0,\n1,,,0,0.25\n1,2.0,0.001,0,\n")
-    log = MetricsCsv(path)
-    log.remove_after(1)  # resumed from the checkpoint of step 1
-    log.log_metrics({"train/loss": 1.5, "system/data_wait": 0.5}, step=1)
-    assert [(row["step"], row["train/loss"], row["system/data_wait"]) for row in MetricsCsv(path).rows()] == [
-        ("0", "2.5", ""), ("1", "", ""), ("1", "1.5", "0.5"),
-    ]  # fmt: skip
 
 
 def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +74,8 @@ def test_parts_with_layer_decay_have_names_of_their_own() -> None:
     assert learning_rates(torch.optim.SGD(module.parameters(), lr=1.0), module) == {}
 
 
-def test_remaining_time_is_that_of_all_steps_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    from densevit.training.callbacks.progress import RemainingTime
+def test_remaining_time_is_that_of_all_steps_left_and_its_end_has_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.callbacks.progress import RemainingTime, remaining_text
 
     clock = SimpleNamespace(now=50.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
@@ -96,36 +84,24 @@ def test_remaining_time_is_that_of_all_steps_left(monkeypatch: pytest.MonkeyPatc
     assert remaining.seconds(101, 500) is None
     clock.now = 70.0
     assert remaining.seconds(110, 500) == 2 * 390
-
-
-def test_the_end_has_a_date_where_it_is_another_day() -> None:
-    from densevit.training.callbacks.progress import remaining_text
-
     assert re.fullmatch(r"1 min, ends (\d\d:\d\d|\d\d \w+ \d\d:\d\d)", remaining_text(60))
     assert remaining_text(20).startswith("less than 1 min, ends ")
     assert re.fullmatch(r"50:00 h, ends \d\d \w+ \d\d:\d\d", remaining_text(50 * 3600))
 
 
-@pytest.mark.parametrize(("name", "logger"), [("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")])
-def test_trackers_have_short_names(name: str, logger: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert named_classes.load("logger", name).__name__ == logger
-    find = named_classes.importlib.util.find_spec
-    for found in (False, True):
-        spec = object() if found else None
-        monkeypatch.setattr(
-            named_classes.importlib.util, "find_spec", lambda key, spec=spec: spec if key == name else find(key)
-        )
-        if found:
-            assert named_classes.check_logger(PluginSection(name=name), "trainer.loggers.0", "run")["save_dir"] == "run"
-        else:
-            with pytest.raises(PluginError, match=f"{name}.*not installed. Try `pip install {name}`"):
-                named_classes.check_logger(PluginSection(name=name), "trainer.loggers.0")
-
-
-def test_mlflow_writes_to_the_run_s_folder_unless_a_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named_classes.importlib.util, "find_spec", lambda name: object())
+def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    util, check = named_classes.importlib.util, named_classes.check_logger
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, logger in (("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")):
+        assert named_classes.load("logger", name).__name__ == logger
+        monkeypatch.setattr(util, "find_spec", lambda key: None)
+        with pytest.raises(PluginError, match=f"{name}.*not installed. Try `pip install {name}`"):
+            check(PluginSection(name=name), "trainer.loggers.0")
+        monkeypatch.setattr(util, "find_spec", lambda key: object())
+        assert check(PluginSection(name=name), "trainer.loggers.0", "/runs/a")["save_dir"] == "/runs/a"
     mlflow = PluginSection(name="mlflow")
-    assert named_classes.check_logger(mlflow, "loggers.0", "/runs/a")["tracking_uri"] == "sqlite:////runs/a/mlflow.db"
+    assert check(mlflow, "loggers.0", "/runs/a")["tracking_uri"] == "sqlite:////runs/a/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-    assert "tracking_uri" not in named_classes.check_logger(mlflow, "loggers.0", "/runs/a")
+    assert "tracking_uri" not in check(mlflow, "loggers.0", "/runs/a")

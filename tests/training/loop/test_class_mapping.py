@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic as PanopticQuality
 from densevit.interfaces import Class, Dataset, Head, Sample
 from densevit.targets.types import TargetTypes
@@ -102,21 +101,3 @@ def test_stuff_of_several_classes_that_become_one_is_one_segment():
 def test_equal_classes_are_not_mapped():
     mappings, data = mapped(Panoptic, SCENE)
     assert mappings == {} and isinstance(data, Scene)
-
-
-def test_pixels_of_other_classes_count_as_wrong():
-    """By hand: of 5 labelled pixels, 2 are right and 2 have a class that the data lacks."""
-    evaluator = SemanticSegmentation(classes("cat", "dog"), boundary=True)
-    evaluator.partial = True
-    truth = torch.tensor([[0, 0, 0, 1, 1, 255]], dtype=torch.uint8)
-    found = torch.tensor([[0, 255, 1, 1, 255, 255]], dtype=torch.uint8)
-    evaluator.update([{"semantic": found}], [{"image_id": 1, "semantic": truth}])
-    merged = SemanticSegmentation(classes("cat", "dog"), boundary=True)
-    merged.partial = True
-    merged.merge([evaluator.state()])
-    for one in (evaluator, merged):
-        metrics = one.compute()
-        assert metrics["aAcc"] == 2 / 5 and metrics["IoU/cat"] == pytest.approx(1 / 3)
-        assert metrics["IoU/dog"] == pytest.approx(1 / 3) and metrics["mIoU"] == pytest.approx(1 / 3)
-        assert one.tables()["confusion"][1:] == [["cat", 1, 1, 1], ["dog", 0, 1, 1], ["other classes", 0, 0, 0]]
-        assert [row[0] for row in one.tables()["classes"]] == ["class", "cat", "dog"]

@@ -7,8 +7,7 @@ import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,10 +27,12 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
 from densevit_scenes.dataset import Scenes
+from tests.training.process_groups import in_two_processes, linux
+from tests.training.runs import resume, rows, train
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo")
+pytestmark = linux
 
-STEPS, BREAK, IMAGES = 12, 5, 25
+STEPS, BREAK, IMAGES = 8, 3, 25
 HEADS = {
     "detr": "{name: detr, num_queries: 6, transformer: {width: 16, num_heads: 2, encoder_layers: 1, "
     "decoder_layers: 2, feedforward: 16, dropout: 0.0}}",
@@ -54,16 +55,6 @@ trainer: {{max_steps: {steps}, precision: "32", accelerator: cpu, devices: 1, lo
 ALONE = ["trainer.devices=1", "trainer.strategy=auto", "data.batch_size=2"]
 TOGETHER = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=1"]
 SHARDED = ["trainer.devices=2", "trainer.strategy=fsdp2", "data.batch_size=1"]
-
-
-def train(config: configs.Config, run_dir: Path) -> Path:
-    """Trains, and returns the run's folder. This file also runs as a script, without the package `tests`."""
-    return densevit.fit(config, run_dir=run_dir).path
-
-
-def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
-    """Resumes a run, and returns its folder."""
-    return densevit.fit(None, overrides, resume=run).path
 
 
 def settings(folder: Path, head: str, overrides: list[str], steps: int = STEPS) -> configs.Config:
@@ -103,15 +94,16 @@ def noted_images(seen: list[list[int]]) -> Any:
     return mock.patch.object(TransformedDataset, "__getitem__", noted)
 
 
-def run_process(rank: int, folder: Path) -> None:
-    """One of two processes, as torchrun starts it."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text(),
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of one process and of two, and those that change from one to the other after 3 steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the last bit of a sum depends on the number of threads
-    seen: dict[str, list[list[int]]] = {"trained": [], "resumed": []}
-    with without_labels():
+    seen: list[list[int]] = []
+
+    def work(rank: int) -> None:
+        seen: dict[str, list[list[int]]] = {"trained": [], "resumed": []}
         with noted_images(seen["resumed"]):
             resume(folder / "detr-begun-alone", [*TOGETHER, f"trainer.max_steps={STEPS}"])
         for head in HEADS:
@@ -123,74 +115,56 @@ def run_process(rank: int, folder: Path) -> None:
         train(settings(folder, "detr", SHARDED, BREAK), folder / "detr-sharded")
         resume(folder / "detr-sharded", [f"trainer.max_steps={STEPS}"])
         in_python = densevit.evaluate(folder / "setr-alone")
-    (folder / f"python-{rank}.json").write_text(json.dumps(in_python))
-    (folder / f"{rank}.json").write_text(json.dumps(seen))
+        (folder / f"python-{rank}.json").write_text(json.dumps(in_python))
+        (folder / f"{rank}.json").write_text(json.dumps(seen))
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, run_processes: Callable[..., None], free_port: int) -> Path:
-    """The runs of one process and of two, and those that change from one to the other after 5 steps."""
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "port").write_text(str(free_port))
-    seen: list[list[int]] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with without_labels():
         for head in HEADS:
             with noted_images(seen if head == "detr" else []):
                 train(settings(folder, head, ALONE), folder / f"{head}-alone")
         train(settings(folder, "detr", ALONE, BREAK), folder / "detr-begun-alone")
-        run_processes(__file__, 2, folder)
+        in_two_processes(work, folder)
         resume(folder / "detr-begun-together", [*ALONE, f"trainer.max_steps={STEPS}"])
     torch.set_num_threads(threads)
     (folder / "alone.json").write_text(json.dumps(seen))
     return folder
 
 
-def rows(run: Path, column: str) -> list[float]:
-    from densevit.training.run.metrics_csv import MetricsCsv
-
-    return [float(row[column]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(column)]
+def logged(run: Path) -> list[float]:
+    return [float(row["train/loss"]) for row in rows(run) if row.get("train/loss")]
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("head", HEADS)
 def test_losses_and_metrics_of_two_processes_match_one(head: str, runs: Path) -> None:
-    one, two = (rows(runs / f"{head}-{name}", "train/loss") for name in ("alone", "together"))
+    """Of a training, and of an evaluation of one checkpoint, which are equal."""
+    one, two = (logged(runs / f"{head}-{name}") for name in ("alone", "together"))
     assert len(one) == STEPS
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
-    metrics = [json.loads((runs / f"{head}-{name}" / "metrics.json").read_text()) for name in ("alone", "together")]
-    assert metrics[0].keys() == metrics[1].keys()
-    for name, value in metrics[0].items():
-        assert metrics[1][name] == pytest.approx(value, abs=1e-3, nan_ok=True), name
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("head", HEADS)
-def test_metrics_of_a_checkpoint_equal_those_of_one_process(head: str, runs: Path) -> None:
-    one, two = ((runs / f"{head}-{name}" / "metrics.json").read_text() for name in ("alone", "evaluated"))
-    assert json.loads(two) == json.loads(one)
-
-
-@pytest.mark.integration
-def test_evaluate_in_python_uses_all_processes(runs: Path) -> None:
-    metrics = metrics_file.read(runs / "setr-alone" / "metrics.json")
-    for rank in range(2):
-        found = json.loads((runs / f"python-{rank}.json").read_text())
-        assert found == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
+    names = ("alone", "together", "evaluated")
+    alone, together, evaluated = (json.loads((runs / f"{head}-{name}" / "metrics.json").read_text()) for name in names)
+    assert evaluated == alone
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        assert together[name] == pytest.approx(value, abs=1e-3, nan_ok=True), name
+    if head == "setr":  # evaluated in Python, too
+        metrics = metrics_file.read(runs / "setr-alone" / "metrics.json")
+        for rank in range(2):
+            found = json.loads((runs / f"python-{rank}.json").read_text())
+            assert found == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
 
 
 @pytest.mark.integration
 def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     run = runs / "detr-sharded"
-    one, sharded = rows(runs / "detr-alone", "train/loss"), rows(run, "train/loss")
+    one, sharded = logged(runs / "detr-alone"), logged(run)
     np.testing.assert_allclose(sharded, one, rtol=1e-5, atol=1e-5)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", f"step-{BREAK}.ckpt"}
     shards = sorted(path.name for path in (run / "checkpoints" / "last.ckpt").iterdir())
     assert shards == ["__0_0.distcp", "__1_0.distcp", "index.json", "meta.pt"]  # no pickled .metadata
     sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[:2]]
     assert min(sizes) > 0.4 * sum(sizes)  # each process has written its part
-    # The first validation, after 5 steps, is the best of both: none detects anything.
+    # The first validation, after 3 steps, is the best of both: none detects anything.
     states = [load_file(runs / name / "model.safetensors") for name in ("detr-begun-alone", "detr-sharded")]
     assert states[0].keys() == states[1].keys()
     far = [((states[1][name] - value).abs() > 1e-3).float().flatten() for name, value in states[0].items()]
@@ -222,17 +196,20 @@ def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("head", "overrides", "said"),
     [
-        ("optim.name=muon", "optim.name=muon updates matrices as a whole"),
-        ("trainer.ema=0.9", "trainer.ema=0.9 is not supported"),
-        ("trainer.compile=true", "trainer.compile=True is not supported"),
-        ("trainer.precision=16-mixed", "trainer.precision=16-mixed is not supported"),
+        ("detr", [*SHARDED, "optim.name=muon"], "fsdp2: optim.name=muon updates matrices as a whole"),
+        ("detr", [*SHARDED, "trainer.ema=0.9"], "fsdp2: trainer.ema=0.9 is not supported"),
+        ("detr", [*SHARDED, "trainer.compile=true"], "fsdp2: trainer.compile=True is not supported"),
+        ("detr", [*SHARDED, "trainer.precision=16-mixed"], "fsdp2: trainer.precision=16-mixed is not supported"),
+        ("setr", [*ALONE, "trainer.sync_batchnorm=true"], "trainer.sync_batchnorm=true: torch synchronises"),
     ],
 )
-def test_unsupported_with_shards_is_an_error_before_training(override: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=re.escape(f"trainer.strategy=fsdp2: {said}")):
-        train(settings(tmp_path, "detr", [*SHARDED, override]), tmp_path / "run")
+def test_unsupported_settings_are_an_error_before_training(
+    head: str, overrides: list[str], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        train(settings(tmp_path, head, overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -245,35 +222,18 @@ def test_processes_of_torchrun_that_would_each_run_alone_are_an_error(
     names = {"TORCHELASTIC_RUN_ID": "run", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local), "RANK": "0"}
     for name, value in names.items():
         monkeypatch.setenv(name, value)
-    section = TrainerSection(accelerator="cpu", max_steps=1)
     with pytest.raises(ConfigError, match=f"torchrun started 2 processes, .* run alone .* set trainer.{fix}, or"):
-        build_trainer(section)
-
-
-def test_synchronised_batch_norm_needs_a_gpu(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm=true: torch synchronises .* NVIDIA GPUs only"):
-        train(settings(tmp_path, "setr", [*ALONE, "trainer.sync_batchnorm=true"]), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        build_trainer(TrainerSection(accelerator="cpu", max_steps=1))
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("begun", ["alone", "together"])
-def test_run_continues_on_another_number_of_processes(begun: str, runs: Path) -> None:
-    whole, changed = rows(runs / "detr-alone", "train/loss"), rows(runs / f"detr-begun-{begun}", "train/loss")
-    np.testing.assert_allclose(changed, whole, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.integration
-def test_processes_see_different_images_in_the_order_of_one(runs: Path) -> None:
+def test_run_continues_on_another_number_of_processes_in_the_order_of_one(runs: Path) -> None:
+    for begun in ("alone", "together"):
+        whole, changed = logged(runs / "detr-alone"), logged(runs / f"detr-begun-{begun}")
+        np.testing.assert_allclose(changed, whole, rtol=1e-5, atol=1e-5)
     one = json.loads((runs / "alone.json").read_text())[-2 * STEPS :]  # without those read by the checks
     ranks = [json.loads((runs / f"{rank}.json").read_text()) for rank in (0, 1)]
-    trained = [rank["trained"][-STEPS:] for rank in ranks]
-    assert [pick for pair in zip(*trained, strict=True) for pick in pair] == one
     assert len({pick[0] for pick in one}) == 2 * STEPS
-    left = STEPS - BREAK
-    resumed = [rank["resumed"][-left:] for rank in ranks]
-    assert [pick for pair in zip(*resumed, strict=True) for pick in pair] == one[-2 * left :]
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))
+    for name, count in (("trained", STEPS), ("resumed", STEPS - BREAK)):
+        picks = [rank[name][-count:] for rank in ranks]
+        assert [pick for pair in zip(*picks, strict=True) for pick in pair] == one[-2 * count :]

@@ -4,8 +4,6 @@ Also with two processes, of which one lacks a task, under DistributedDataParalle
 parameter of every process.
 """
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,18 +15,17 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit_scenes.dataset import Scenes
+from tests.training.loop.test_accumulation import TRANSFORMER, Labelled, Losses
+from tests.training.process_groups import in_two_processes, linux
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
-LABELLED = ["depth", "detection", "segmentation", "nothing", "detection", "depth", "depth"]  # the task of each image
-SHARES = [
-    [1, 2, 3],
-    [0, 4, 5, 6],
-]  # images of each process: none of depth in the first, of segmentation in the second
+# The task of each image, which has labels of it.
+LABELLED = ["detection", "depth", "depth", "detection", "segmentation", "nothing", "detection"]
+SHARES = [[0, 4, 5], [1, 2, 3, 6]]  # images of each process: without depth, and without segmentation
 HEADS = {
     "detection": {
         "name": "dab_detr", "num_queries": 8, "classification": "mal", "costs": {"label": 1.0},
-        "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
+        "transformer": {**TRANSFORMER, "width": 32},
         "extensions": {"stride": 16, "position_bias": True, "two_stage": True, "dense_loss": 1.0},
     },
     "segmentation": {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "norm": "group", "dice": 1.0},
@@ -41,17 +38,14 @@ WEIGHTS = {
 }
 
 
-def model_of(weights: str, denoising: int = 0) -> DenseModel:
+def model_of(weights: str) -> DenseModel:
     torch.manual_seed(0)
     backbone = build_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
-    classes = Scenes("train").classes
     heads = {}
     for name, section in HEADS.items():
         options = {key: value for key, value in section.items() if key != "name"}
-        if name == "detection":
-            options["extensions"] = {**options["extensions"], "denoising": denoising}
-        own = classes.get(name, ())
-        heads[name] = create_head(section["name"], backbone.channels, backbone.strides, own, **options)
+        classes = Labelled("train").classes.get(name, ())
+        heads[name] = create_head(section["name"], backbone.channels, backbone.strides, classes, **options)
     model = DenseModel(backbone, heads, weights=WEIGHTS[weights])
     for n, s in enumerate(model.log_variances.values()):
         nn.init.constant_(s, 0.3 * (n + 1))
@@ -63,32 +57,21 @@ def model_of(weights: str, denoising: int = 0) -> DenseModel:
 
 
 def batch_of(images: list[int], labelled: list[str]) -> Batch:
-    """Scenes, each with the labels of one task."""
-    scenes = Scenes("train", image_size=64, train_length=len(labelled), masks=False)
-    samples = []
-    for i in images:
-        sample = scenes[i]
-        keys = ("image_id", *KEYS.get(labelled[i], ()))
-        size = tuple(sample["image"].shape[1:])
-        targets = {key: sample["targets"][key] for key in keys} | {"size": size, "original_size": size}
-        samples.append({"image": sample["image"], "targets": targets})
+    """Images, each with the labels of one task."""
+    samples = [Labelled("train")[i] for i in images]
+    for i, sample in zip(images, samples, strict=True):
+        keys = ("image_id", "size", "original_size", *KEYS.get(labelled[i], ()))
+        sample["targets"] = {key: sample["targets"][key] for key in keys}
     return collate(samples, 32)
 
 
 def gradients_of(model: DenseModel, batch: Batch, head: str = "") -> dict[str, Tensor]:
     """Gradients of all losses or of one head's; 0 for unused parameters."""
-    torch.manual_seed(1)  # the same denoising queries for the same objects
-    return gradients_of_losses(model, model.loss(model(batch), batch["targets"]), head)
-
-
-def gradients_of_losses(model: DenseModel, losses: Mapping[str, Tensor], head: str = "") -> dict[str, Tensor]:
+    losses = model.loss(model(batch), batch["targets"])
     chosen = [value for name, value in losses.items() if name.startswith(f"{head}/" if head else "")]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(torch.stack(chosen).sum(), list(trained.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(p) if gradient is None else gradient
-        for (name, p), gradient in zip(trained.items(), found, strict=True)
-    }
+    found = torch.autograd.grad(torch.stack(chosen).sum(), list(trained.values()), materialize_grads=True)
+    return dict(zip(trained, found, strict=True))
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -98,10 +81,9 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * most + 1e-6, msg=name)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_mixed_batch_gradients_match_separate_backward_passes(weights: str) -> None:
+def test_mixed_batch_gradients_match_separate_backward_passes() -> None:
     """The images of each task in a separate batch, with the losses of its head only."""
-    model = model_of(weights, denoising=1)
+    model = model_of("both")
     mixed = gradients_of(model, batch_of(list(range(len(LABELLED))), LABELLED))
     expected = {name: torch.zeros_like(value) for name, value in mixed.items()}
     for head in HEADS:
@@ -113,82 +95,38 @@ def test_mixed_batch_gradients_match_separate_backward_passes(weights: str) -> N
     assert_same(mixed, expected)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("absent", HEADS)
+@pytest.mark.parametrize(("weights", "absent"), zip(WEIGHTS, HEADS, strict=True))
 def test_task_without_labels_has_zero_gradients(weights: str, absent: str) -> None:
     model = model_of(weights)
-    labelled = ["nothing" if task == absent else task for task in LABELLED]
-    batch = batch_of(list(range(len(LABELLED))), labelled)
+    batch = batch_of(list(range(len(LABELLED))), ["nothing" if task == absent else task for task in LABELLED])
     losses = model.loss(model(batch), batch["targets"])
     assert all(value == 0 for name, value in losses.items() if name.startswith(f"{absent}/"))
-    gradients = gradients_of_losses(model, losses)
+    assert any(value != 0 for value in losses.values())
+    gradients = gradients_of(model, batch)
     own = [name for name in gradients if name.startswith((f"heads.{absent}.", f"log_variances.{absent}"))]
     assert own and all(gradients[name].eq(0).all() for name in own)
-    assert any(value != 0 for value in losses.values())
-
-
-def test_learned_weight_is_constant_without_valid_depth() -> None:
-    model = model_of("learned")
-    batch = batch_of([0, 5], LABELLED)
-    for target in batch["targets"]:
-        target["depth"] = torch.zeros_like(target["depth"])
-    gradients = gradients_of(model, batch)
-    assert all(value.eq(0).all() for value in gradients.values())
-
-
-# ---- two processes ----
-
-CASES = [(weights, "all tasks") for weights in WEIGHTS] + [("learned", "no depth at all")]
-
-
-class Losses(nn.Module):
-    """The module in DistributedDataParallel: returns the sum of the losses of a batch."""
-
-    def __init__(self, model: DenseModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        return torch.stack(list(self.model.loss(self.model(batch), batch["targets"]).values())).sum()
-
-
-def labelled_in(case: str) -> list[str]:
-    return ["nothing" if case == "no depth at all" and task == "depth" else task for task in LABELLED]
-
-
-def run_process(rank: int, folder: Path) -> None:
-    """One of two processes: steps on its own images under DistributedDataParallel."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
-    found = {}
-    for weights, labels in CASES:
-        model = model_of(weights)
-        parallel = DistributedDataParallel(Losses(model))
-        batch = batch_of(SHARES[rank], labelled_in(labels))
-        for _ in range(2):  # the second step raises if the first one left parameters unused
-            model.zero_grad()
-            parallel(batch).backward()
-        found[weights, labels] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    torch.save(found, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
-    """The gradients in each process."""
-    folder = tmp_path_factory.mktemp("processes")
-    run_processes(__file__, len(SHARES), folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARES))]
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over files is for Linux and macOS")
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_two_processes_with_different_tasks_match_one(case, shared) -> None:
-    weights, labels = case
-    expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled_in(labels)))
-    for found in shared:
-        assert_same(found[case], expected)
+@linux
+def test_two_processes_with_different_tasks_match_one(tmp_path: Path) -> None:
+    cases = {"both": LABELLED, "learned": ["nothing" if task == "depth" else task for task in LABELLED]}
 
+    def work(rank: int) -> None:
+        distributed.init_process_group("gloo")
+        found = {}
+        for weights, labelled in cases.items():
+            model = model_of(weights)
+            parallel = DistributedDataParallel(Losses(model))
+            for _ in range(2):  # the second step raises if the first one left parameters unused
+                model.zero_grad()
+                parallel(batch_of(SHARES[rank], labelled)).backward()
+            found[weights] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        torch.save(found, tmp_path / f"{rank}.pt")
+        distributed.destroy_process_group()
 
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))
+    in_two_processes(work, tmp_path)
+    for weights, labelled in cases.items():
+        expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled))
+        for rank in range(len(SHARES)):
+            assert_same(torch.load(tmp_path / f"{rank}.pt")[weights], expected)

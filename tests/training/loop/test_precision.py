@@ -12,10 +12,9 @@ from densevit import config as configs
 from densevit.evaluation.coco import CocoDetection
 from densevit.evaluation.depth import DepthErrors
 from densevit.interfaces import Predictions, Targets
-from densevit.layers import positions
 from densevit.layers.fast import hardware
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
-from tests.training.runs import train
+from tests.training.runs import rows, train
 
 
 class Machine:
@@ -51,50 +50,28 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     hardware._cpu_words.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["32", "16-mixed", "bf16-mixed", "bf16-true", "64"])
-def test_explicit_precision_is_kept(name, machine):
-    from densevit.training.loop.precision import resolve
-
-    machine.has(gpu_bf16=True, cpu="amx_bf16")
-    assert resolve(name) == name
-
-
-@pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda"])
-def test_gpu_uses_bf16_unless_emulated_else_fp16(accelerator, machine):
-    from densevit.training.loop.precision import resolve
-
-    machine.has(gpu_bf16=True)
-    assert resolve("auto", accelerator) == "bf16-mixed"
-    machine.has(gpu_bf16=False)
-    assert resolve("auto", accelerator) == "16-mixed"
-
-
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("has", "accelerators", "expected"),
     [
-        ("amx_bf16 amx_tile", "bf16-mixed"),
-        ("avx512_bf16", "bf16-mixed"),
-        ("asimd bf16", "bf16-mixed"),  # ARM
-        ("avx512_vnni avx512bw", "32-true"),
-        ("avx512_bf16x", "32-true"),
-        (None, "32-true"),
+        ({"gpu_bf16": True}, ("auto", "gpu", "cuda"), "bf16-mixed"),
+        ({"gpu_bf16": False}, ("auto", "gpu"), "16-mixed"),  # emulated
+        ({"gpu_bf16": True}, ("cpu",), "32-true"),
+        ({"gpu_bf16": False, "cpu": "amx_bf16"}, ("cpu",), "bf16-mixed"),
+        ({"cpu": "avx512_bf16"}, ("auto", "cpu"), "bf16-mixed"),
+        ({"cpu": "asimd bf16", "capability": "DEFAULT"}, ("cpu",), "bf16-mixed"),  # ARM
+        ({"cpu": "avx512_bf16x avx512_vnni"}, ("auto", "cpu"), "32-true"),
+        ({"cpu": "avx512_bf16", "capability": "AVX2"}, ("cpu",), "32-true"),  # as by ATEN_CPU_CAPABILITY=avx2
+        ({"cpu": None}, ("auto", "cpu"), "32-true"),
+        ({"mps": True, "cpu": None}, ("auto", "mps", "gpu"), "32-true"),
     ],
 )
-@pytest.mark.parametrize("accelerator", ["auto", "cpu"])
-def test_cpu_uses_bf16_with_native_support(accelerator, flags, expected, machine):
+def test_the_automatic_precision_is_what_the_hardware_computes_natively(has, accelerators, expected, machine):
     from densevit.training.loop.precision import resolve
 
-    machine.has(cpu=flags)
-    assert resolve("auto", accelerator) == expected
-
-
-def test_cpu_whose_bf16_instructions_are_excluded_uses_fp32(machine):
-    from densevit.training.loop.precision import resolve
-
-    machine.has(cpu="amx_bf16 avx512_bf16", capability="AVX2")  # as by ATEN_CPU_CAPABILITY=avx2
-    assert resolve("auto", "cpu") == "32-true" and not hardware.supports_bf16("cpu")
-    machine.has(cpu="asimd bf16", capability="DEFAULT")
-    assert hardware.supports_bf16("cpu")
+    machine.has(**has)
+    for accelerator in accelerators:
+        assert resolve("auto", accelerator) == expected
+    assert [resolve(name) for name in ("32", "16-mixed", "bf16-true")] == ["32", "16-mixed", "bf16-true"]
 
 
 @pytest.mark.parametrize(
@@ -107,83 +84,29 @@ def test_only_amd_processors_with_avx512_have_a_slow_blas(maker, capability, exp
     assert hardware.blas_lacks_avx512() is expected
 
 
-def test_cpu_accelerator_ignores_the_gpu(machine):
-    from densevit.training.loop.precision import resolve
-
-    machine.has(gpu_bf16=True, cpu="")
-    assert resolve("auto", "cpu") == "32-true"
-    machine.has(gpu_bf16=False, cpu="amx_bf16")
-    assert resolve("auto", "cpu") == "bf16-mixed"
-
-
-@pytest.mark.parametrize("accelerator", ["auto", "mps", "gpu"])
-def test_mps_uses_fp32(accelerator, machine):
-    from densevit.training.loop.precision import resolve
-
-    machine.has(mps=True, cpu=None)
-    assert resolve("auto", accelerator) == "32-true"
-
-
-@pytest.mark.parametrize("name", ["bf16-mixed", "bf16-true"])
-def test_emulated_bf16_is_a_warning(name, machine):
+def test_emulated_bf16_is_a_warning(machine, recwarn):
     from densevit.training.loop.precision import trainer_arguments
 
-    with pytest.warns(UserWarning, match=rf"trainer.precision={name}: this CPU has no bf16.*auto, which is 32-true"):
-        trainer_arguments(name, "cpu")
+    with pytest.warns(UserWarning, match=r"trainer.precision=bf16-true: this CPU has no bf16.*auto, which is 32-true"):
+        trainer_arguments("bf16-true", "cpu")
     machine.has(gpu_bf16=False)
     with pytest.warns(UserWarning, match=r"this GPU has no bf16.*auto, which is 16-mixed"):
-        trainer_arguments(name, "gpu")
-
-
-@pytest.mark.parametrize("name", ["auto", "32", "bf16-mixed", "bf16-true"])
-def test_native_precisions_do_not_warn(name, machine, recwarn):
-    from densevit.training.loop.precision import trainer_arguments
-
+        trainer_arguments("bf16-mixed", "gpu")
+    recwarn.clear()
     machine.has(cpu="avx512_bf16")
-    trainer_arguments(name, "cpu")
+    for name in ("auto", "32", "bf16-mixed", "bf16-true"):
+        trainer_arguments(name, "cpu")
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("on", [False, True])
-def test_tf32_is_set_for_products_and_convolutions_and_restored(on: bool) -> None:
-    from densevit.training.loop import precision
-
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    with precision.tf32(on):
-        assert torch.backends.cuda.matmul.allow_tf32 is on and torch.backends.cudnn.allow_tf32 is on
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
-
-
-def test_position_tables_are_fp32_under_autocast() -> None:
-    padding = torch.zeros(1, 5, 7, dtype=torch.bool)
-    boxes = torch.rand(3, 4)
-    tables = [
-        lambda: positions.sine(boxes, 8), lambda: positions.sine_map(padding, 16),
-        lambda: positions.sine_boxes(boxes, 8), lambda: positions.sine_grid_1d(3, 4, 8),
-        lambda: positions.sine_grid_2d(3, 4, 8), lambda: positions.resize_grid(torch.rand(3, 4, 8), (5, 7)),
-    ]  # fmt: skip
-    for table in tables:
-        torch.manual_seed(0)
-        expected = table()
-        for dtype in (torch.bfloat16, torch.float16):
-            torch.manual_seed(0)
-            with torch.autocast("cpu", dtype):
-                found = table()
-            assert found.dtype == torch.float32 and torch.equal(found, expected)
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize("backbone", [{"name": "resnet", "depth": 18}, {"name": "swin", "variant": "nano"}], ids=str)
-def test_channels_last_changes_nothing_but_rounding(backbone: dict[str, Any], tmp_path: Path) -> None:
-    from densevit.training.run.metrics_csv import MetricsCsv
-
-    sections = {**BASE, "backbone": backbone, "heads": {"depth": {"name": "dpt", "width": 8}}}
+def test_channels_last_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    sections = {**BASE, "backbone": {"name": "resnet", "depth": 18}, "heads": {"depth": {"name": "dpt", "width": 8}}}
     config = configs.from_mapping({**sections, "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu"}})
     losses = []
     for on in (False, True):
         config.trainer.channels_last = on
-        run = train(config, tmp_path / str(on))
-        [row] = [row for row in MetricsCsv(run / "metrics.csv").rows() if row["train/loss"]]
+        [row] = [row for row in rows(train(config, tmp_path / str(on))) if row["train/loss"]]
         losses.append([float(row["train/loss"]), float(row["train/gradient_norm"])])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
@@ -206,31 +129,26 @@ class TruthDepth(DepthErrors):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["32", "bf16-mixed", "bf16-true", "64"])
+@pytest.mark.parametrize("name", ["bf16-mixed", "bf16-true", "64"])
 def test_every_precision_trains_every_head_without_casting_targets(name: str, tmp_path: Path) -> None:
     boxes = {
         **DETECTION,
         "extensions": {**DETECTION["extensions"], "position_bias": True, "two_stage": True},
         "evaluation": {"name": f"{__name__}:TruthDetection"},
     }
+    small = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
     depth: dict[str, Any] = {"name": "dpt", "width": 8, "evaluation": {"name": f"{__name__}:TruthDepth"}}
     heads = {
         "boxes": boxes,
-        "plain": {"name": "detr", "num_queries": 4,
-                  "transformer": {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1,
-                                  "feedforward": 16}},
-        "surfaces": SURFACES,
+        "plain": {"name": "detr", "num_queries": 4, "transformer": small},
         "relative": {"name": "dpt", "width": 8},
         **{output: {**depth, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
         "mask": {"name": "dpt_segmentation", "width": 8},
         "weighted": {**SURFACES, "class_weights": [1.0 + c / 8 for c in range(12)]},
-    }  # fmt: skip
+    }
+    trainer = {"max_steps": 1, "precision": name, "accelerator": "cpu"}
     data = {**BASE["data"], "masks": False}
-    trainer = {"max_steps": 2, "precision": name, "accelerator": "cpu"}
     run = train(configs.from_mapping({**BASE, "data": data, "heads": heads, "trainer": trainer}), tmp_path / "run")
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["boxes/AP"] == pytest.approx(1, abs=1e-9)
-    losses = [
-        float(value) for row in (run / "metrics.csv").read_text().splitlines()[1:2] for value in row.split(",") if value
-    ]
+    assert json.loads((run / "metrics.json").read_text())["boxes/AP"] == pytest.approx(1, abs=1e-9)
+    losses = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]]
     assert losses and torch.isfinite(torch.tensor(losses)).all()

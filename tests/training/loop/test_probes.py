@@ -19,6 +19,7 @@ from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.training.loop.probes import features_of, fit_probes
 from densevit.weights.building import build_model
+from tests.training.runs import assert_same
 
 
 class Nothing(Method):
@@ -49,20 +50,15 @@ def config_of(photos: Path, **changes: Any) -> dict[str, Any]:
         "heads": {},
         "method": {"name": f"{__name__}:Nothing"},
         "probes": {"knn": {"k": 5}, "linear_probe": {}},
-        "data": {
-            "name": "image_folder",
-            "root": str(photos),
-            "transforms": "resized_crop",
-            "image_size": 32,
-            "batch_size": 9,
-            "num_workers": 0,
-        },
+        "data": {"name": "image_folder", "root": str(photos), "transforms": "resized_crop", "image_size": 32,
+                 "batch_size": 9, "num_workers": 0},
         "optim": {"lr": 1e-4},
         "trainer": {"max_steps": 2, "accelerator": "cpu", "precision": "32"},
-    }
+    }  # fmt: skip
     return values | changes
 
 
+@pytest.mark.integration
 def test_a_method_without_heads_is_evaluated_by_probes(photos: Path, tmp_path: Path) -> None:
     run = densevit.fit(from_mapping(config_of(photos), "test"), run_dir=tmp_path / "run")
     assert set(run.metrics) == {
@@ -73,6 +69,7 @@ def test_a_method_without_heads_is_evaluated_by_probes(photos: Path, tmp_path: P
     assert (tmp_path / "run" / "confusion-knn.csv").is_file()
 
 
+@pytest.mark.integration
 def test_classifier_is_trained_predicted_and_read_by_a_detector(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,30 +85,29 @@ def test_classifier_is_trained_predicted_and_read_by_a_detector(
     assert float(result.class_scores.sum()) == pytest.approx(1, abs=1e-5)
     assert main(["predict", str(run.path), str(photos / "val" / "red"), "--out", str(tmp_path / "out")]) == 0
     assert f"0.png: {result.class_name} {float(result.image_score):.2f}\n" in capsys.readouterr().out
-    entry, *others = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert entry["image_class"] == result.class_name and len(entry["class_scores"]) == 3 and len(others) == 2
-    assert (tmp_path / "out" / "drawn" / "0.jpg").is_file()
-    assert densevit.evaluate(run)["classification/top1"] == run.metrics["classification/top1"]
-    detector = densevit.create_model(
-        {"name": "resnet", "depth": 18, "weights": str(run.path)}, heads={"d": "one_stage"}, classes=["a"]
-    )
-    for name, value in run.model.backbone.state_dict().items():
-        assert torch.equal(detector.backbone.state_dict()[name], value)
+    backbone = {"name": "resnet", "depth": 18, "weights": str(run.path)}
+    detector = densevit.create_model(backbone, heads={"d": "one_stage"}, classes=["a"])
+    assert_same(detector.backbone.state_dict(), run.model.backbone.state_dict())
 
 
 def test_features_of_two_processes_are_those_of_one(photos: Path) -> None:
-    """Each training image is in the features once, in the order of the data set."""
-    config = from_mapping(config_of(photos), "test")
-    data = build_data(config)
-    model = build_model(config, data.train).eval()
-    fitted = []
-    for world in (1, 2):
-        batches = [batch for rank in range(world) for batch in data.unaugmented_train_loader(rank, world)]
-        probe = NearestNeighbours(data.train.classes["classification"])
-        fit_probes([probe], batches, lambda batch: features_of(model, batch))
-        fitted.append(probe)
-    assert fitted[0]._labels.tolist() == [label for label in range(3) for _ in range(9)] == fitted[1]._labels.tolist()
-    torch.testing.assert_close(fitted[0]._features, fitted[1]._features)
+    """Each training image is in the features once, in the order of the data set, also where a mix repeats it."""
+    folder = {"name": "image_folder", "root": str(photos)}
+    sets = {"a": {**folder, "share": 1}, "b": {**folder, "share": 3}}
+    mix = {"name": "mix", "sets": sets, "transforms": "resize", "image_size": 32, "batch_size": 9, "num_workers": 0}
+    for changes, count in (({}, 27), ({"data": mix}, 54)):
+        config = from_mapping(config_of(photos, **changes), "test")
+        data = build_data(config)
+        model = build_model(config, data.train).eval()
+        fitted = []
+        for world in (1, 2):
+            batches = [batch for rank in range(world) for batch in data.unaugmented_train_loader(rank, world)]
+            probe = NearestNeighbours(data.classes["classification"])
+            fit_probes([probe], batches, lambda batch: features_of(model, batch))  # noqa: B023
+            fitted.append(probe)
+        assert len(fitted[0]._labels) == count and torch.equal(fitted[0]._labels, fitted[1]._labels)
+        assert changes or fitted[0]._labels.tolist() == [label for label in range(3) for _ in range(9)]
+        torch.testing.assert_close(fitted[0]._features, fitted[1]._features)
 
 
 @pytest.mark.parametrize(
@@ -126,18 +122,3 @@ def test_errors_name_the_probe(photos: Path, tmp_path: Path, changes: dict[str, 
     with pytest.raises(ConfigError, match=message):
         densevit.fit(from_mapping(config_of(photos, **changes), "test"), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_images_that_a_mix_repeats_count_once(photos: Path) -> None:
-    """As many rows as images, in the order of their first place, although equal shares repeat the smaller set."""
-    sets = {name: {"name": "image_folder", "root": str(photos), "share": share} for name, share in (("a", 1), ("b", 3))}
-    values = config_of(photos)
-    values["data"] = {key: values["data"][key] for key in ("image_size", "batch_size", "num_workers")}
-    values["data"] |= {"name": "mix", "sets": sets, "transforms": "resize"}
-    data = build_data(from_mapping(values), 32)
-    batches = list(data.unaugmented_train_loader())
-    ids = [target["image_id"] for batch in batches for target in batch["targets"]]
-    assert len(ids) > len(set(ids)) == 54
-    probe = NearestNeighbours(data.classes["classification"], k=5)
-    fit_probes([probe], batches, lambda batch: batch["images"].float().flatten(2).mean(2))
-    assert len(probe._features) == 54

@@ -1,7 +1,6 @@
 """Runs with `data.on_error: skip`: what is counted and printed, and metrics of the readable images alone."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
-from tests.training.process_groups import Command, run_together
 
 RECIPE = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -57,15 +55,3 @@ def test_run_counts_and_names_the_skipped_images(folder: Path, monkeypatch: pyte
         for kind, suffix in (("images", "jpg"), ("labels", "png")):
             (folder / "data" / kind / "val" / f"{name}.{suffix}").unlink()
     assert densevit.evaluate("run") == metrics  # those of the four images that can be read
-
-
-@pytest.mark.integration
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
-def test_two_processes_end_in_time_with_batches_of_unreadable_images(folder: Path) -> None:
-    double = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1"]
-    run_together("train", "recipe.yaml", *double, "--run-dir", "run", folder=folder)
-    metrics = json.loads((folder / "run" / "metrics.json").read_text())
-    assert metrics["skipped/images"] == 2
-    alone = ["trainer.devices=1", "trainer.strategy=auto", "--out", "alone"]
-    assert Command("evaluate", "run", *alone, folder=folder).ended().code == 0
-    assert json.loads((folder / "alone" / "metrics.json").read_text()) == metrics

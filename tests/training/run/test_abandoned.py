@@ -1,10 +1,7 @@
 """Resuming from an earlier checkpoint: the files of the steps after it are moved, and none is lost."""
 
-import json
 import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,21 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.training.process_groups import group
-from tests.training.run.test_signals import child
-from tests.training.runs import assert_same, recorded, resume, rows, weights
+from tests.training.process_groups import group, linux
+from tests.training.runs import assert_same, resume, rows
 
 LATER = {"report.html", "predictions/0.jpg", "faults/step_00000007.pt", "faults/step_00000007_rank1.pt"}
 OF_BEST = {"model.safetensors", "metrics.json", "confusion-x.csv", "plots.json", "lower_is_better.json"}
-
-
 METADATA = "meta.pt"  # of a sharded checkpoint, in Lightning
 
 
-def move_abandoned(*arguments: Any) -> Any:
+def move_abandoned(run: Path, checkpoint: str, step: int) -> Any:
     from densevit.training.run import abandoned
 
-    return abandoned.move_abandoned(*arguments)
+    return abandoned.move_abandoned(run, run / "checkpoints" / checkpoint, step)
 
 
 def make_checkpoint(path: Path, step: int, sharded: bool) -> None:
@@ -69,41 +63,34 @@ def step_of_last(run: Path) -> int:
 def test_files_of_later_steps_are_moved(best: int, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", best)
     before = contents(run)
-    assert move_abandoned(run, run / "checkpoints" / "step-4.ckpt", 4) == run / "abandoned" / "1"
+    assert move_abandoned(run, "step-4.ckpt", 4) == run / "abandoned" / "1"
     moved = LATER | {"checkpoints/step-6.ckpt"} | (OF_BEST if best > 4 else set())
     copied = {"config.yaml", "metrics.csv", "checkpoints/last.ckpt"}
-    assert contents(run / "abandoned" / "1") == {name: before[name] for name in moved | copied}
+    first = contents(run / "abandoned" / "1")
+    assert first == {name: before[name] for name in moved | copied}
     last = {"checkpoints/last.ckpt": before["checkpoints/step-4.ckpt"]}
     assert contents(run) == {name: x for name, x in before.items() if name not in moved} | last
     again = contents(run)
     for checkpoint in ("last.ckpt", "step-4.ckpt"):
-        assert move_abandoned(run, run / "checkpoints" / checkpoint, 4) is None
+        assert move_abandoned(run, checkpoint, 4) is None
     assert contents(run) == again
 
-
-def test_a_second_abandonment_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", 8)
-    move_abandoned(run, run / "checkpoints" / "step-4.ckpt", 4)
-    first = contents(run / "abandoned" / "1")
-    make_checkpoint(run / "checkpoints" / "step-5.ckpt", 5, False)
-    assert move_abandoned(run, run / "checkpoints" / "step-2.ckpt", 2) == run / "abandoned" / "2"
+    make_checkpoint(run / "checkpoints" / "step-5.ckpt", 5, False)  # a second abandonment has a folder of its own
+    assert move_abandoned(run, "step-2.ckpt", 2) == run / "abandoned" / "2"
     assert contents(run / "abandoned" / "1") == first
     assert step_of_last(run) == 2 and step_of_last(run / "abandoned" / "2") == 4
     names = {"step-4.ckpt", "step-5.ckpt", "last.ckpt"}
     assert {path.name for path in (run / "abandoned" / "2" / "checkpoints").iterdir()} == names
 
 
-def test_a_model_saved_before_the_kill_and_its_checkpoint_is_moved(tmp_path: Path) -> None:
+def test_a_model_saved_before_the_kill_and_a_damaged_checkpoint_are_moved(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 9)
     before = contents(run)
-    assert move_abandoned(run, run / "checkpoints" / "last.ckpt", 8) == run / "abandoned" / "1"
+    assert move_abandoned(run, "last.ckpt", 8) == run / "abandoned" / "1"
     assert contents(run) == {name: x for name, x in before.items() if name not in OF_BEST}
-
-
-def test_a_damaged_last_checkpoint_is_moved(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", 6)
+    run = make_run(tmp_path / "damaged", 6)
     (run / "checkpoints" / "last.ckpt").write_text("damaged")
-    assert move_abandoned(run, run / "checkpoints" / "step-6.ckpt", 6) == run / "abandoned" / "1"
+    assert move_abandoned(run, "step-6.ckpt", 6) == run / "abandoned" / "1"
     assert (run / "abandoned" / "1" / "checkpoints" / "last.ckpt").read_text() == "damaged"
     assert step_of_last(run) == 6 and (run / "model.safetensors").exists()
 
@@ -133,7 +120,7 @@ def test_a_run_killed_at_any_operation_resumes_and_keeps_all_files(
             before = contents(run)
             left[0] = number
             try:
-                move_abandoned(run, run / "checkpoints" / "step-4.ckpt", 4)
+                move_abandoned(run, "step-4.ckpt", 4)
             except KeyboardInterrupt:
                 left[0] = 1000
             else:
@@ -141,7 +128,7 @@ def test_a_run_killed_at_any_operation_resumes_and_keeps_all_files(
             assert step_of_last(run) in (4, 8)
             files = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
             assert set(before.values()) <= set(files)
-            move_abandoned(run, run / "checkpoints" / "step-4.ckpt", 4)
+            move_abandoned(run, "step-4.ckpt", 4)
             assert step_of_last(run) == 4
             later = LATER | OF_BEST | {name for name in before if name.startswith("checkpoints/step-6")}
             names = {name.replace("last.previous", "last.ckpt") for name in contents(run)}
@@ -173,61 +160,30 @@ def test_the_best_epoch_is_that_of_the_checkpoint(
     assert (run / "metrics.json").read_text() == (short / "metrics.json").read_text()
     assert_same(load_file(run / "model.safetensors"), load_file(short / "model.safetensors"))
     assert_same(load_file(run / "abandoned" / "1" / "model.safetensors"), abandoned)
-    assert [row["step"] for row in rows(run) if row.get("x/loss")] == ["2", "4", "6", "8"]
-    assert [row["step"] for row in rows(run / "abandoned" / "1") if row.get("x/loss")] == ["2", "4", "6", "8"]
+    for folder in (run, run / "abandoned" / "1"):
+        assert [row["step"] for row in rows(folder) if row.get("x/loss")] == ["2", "4", "6", "8"]
     assert not (run / "abandoned" / "2").exists()
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(sys.platform != "linux", reason="forks and signals as Linux has them")
-def test_a_run_killed_after_the_move_resumes_exactly(
-    copied_run: Callable[..., Path], trained: Callable[..., Path]
-) -> None:
-    from densevit.training.callbacks.checkpointing import Checkpointing
+def test_a_resume_that_trains_nothing_changes_no_file(copied_run: Callable[..., Path]) -> None:
+    def state_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
-    run, whole = copied_run(CONFIG), trained(CONFIG)
-
-    def kill(self: Checkpointing, trainer: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def fail() -> None:
-        Checkpointing._save = kill  # type: ignore[method-assign, assignment]
-        resume(run / "checkpoints" / "step-4.ckpt")
-
-    child(fail).join(120)
-    assert step_of_last(run) == 4
-    resume(run)
-    assert_same(weights(run), weights(whole))
-    assert recorded(run) == recorded(whole)
-    assert json.loads((run / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
-
-
-def state_of(folder: Path) -> dict[str, tuple[bytes, int]]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    run, worse = copied_run(CONFIG), copied_run(CONFIG, WORSE, name="worse")
+    for checkpoint, overrides in (
+        (run, ["trainer.log_every=7"]),
+        (run / "checkpoints" / "step-4.ckpt", ["trainer.max_steps=4"]),
+        (worse, ["trainer.max_steps=16", "trainer.patience=1"]),
+    ):
+        before = state_of(run), state_of(worse)
+        resume(checkpoint, overrides)
+        assert (state_of(run), state_of(worse)) == before, overrides
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    ("checkpoint", "overrides"),
-    [
-        ("", ["trainer.log_every=7"]),
-        ("checkpoints/last.ckpt", []),
-        ("checkpoints/step-4.ckpt", ["trainer.max_steps=4"]),
-        ("", ["trainer.max_steps=16", "trainer.patience=1"]),
-    ],
-)
-def test_a_resume_that_trains_nothing_changes_no_file(
-    checkpoint: str, overrides: list[str], copied_run: Callable[..., Path]
-) -> None:
-    run = copied_run(CONFIG, ["optim.lr=30"] if "trainer.patience=1" in overrides else [])
-    before = state_of(run)
-    resume(run / checkpoint, overrides)
-    assert state_of(run) == before
-
-
-@pytest.mark.integration
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
+@linux
 def test_the_first_of_two_processes_moves_the_files(tmp_path: Path, copied_run: Callable[..., Path]) -> None:
     run = copied_run(CONFIG)
     two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=6", "data.batch_size=2"]

@@ -1,10 +1,8 @@
 """What a head takes from the data set: its classes, and its own check."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from densevit import config as configs
@@ -14,9 +12,7 @@ from densevit.interfaces import Class, Dataset
 from densevit.training.loop.data_checks import check_classes
 from densevit.training.run.config_checks import check_model
 from densevit.weights.building import build_model
-from densevit_heads.dpt import DptDepth
 from densevit_heads.setr import Setr
-from densevit_scenes.dataset import Scenes
 
 CONFIG: dict[str, Any] = {
     "backbone": {"name": "swin", "variant": "nano", "window_size": 4},
@@ -39,6 +35,8 @@ class Panoptic(Setr):
     def check(self, dataset: Dataset) -> None:
         if len(dataset) < 2:
             raise ConfigError("needs 2 images. Fix: set data.train_length=2.")
+        if len(dataset) < 3:
+            warnings.warn("2 images are few.", stacklevel=2)
 
 
 def test_a_head_chooses_its_classes_and_checks_the_data() -> None:
@@ -48,46 +46,13 @@ def test_a_head_chooses_its_classes_and_checks_the_data() -> None:
     segmentation = data.train.classes["segmentation"]
     expected = [c.name for c in segmentation if c.thing] + [c.name for c in segmentation if not c.thing]
     assert [c.name for c in model.classes["all"]] == expected
-    check_model(config, data, model)
+    name = rf"heads\.all \({__name__}:Panoptic\)"
+    with pytest.warns(UserWarning, match=f"^{name}: 2 images are few"):
+        check_model(config, data, model)
     check_classes(data.val, model)
     model.classes["all"] = model.classes["all"][::-1]
     with pytest.raises(DataError, match="classes for segmentation are not those of the model's head 'all'"):
         check_classes(data.val, model)
-
-
-def test_a_failed_check_names_the_head_and_the_data_set() -> None:
-    config = configs.from_mapping(CONFIG, overrides=["data.train_length=1"])
-    data = build_data(config)
-    with pytest.raises(ConfigError) as error:
-        check_model(config, data, build_model(config, data.train))
-    message = "needs 2 images. Fix: set data.train_length=2. The data set is 'scenes'."
-    assert str(error.value) == f"heads.all ({__name__}:Panoptic) {message}"
-
-
-class Crowded(Panoptic):
-    def check(self, dataset: Dataset) -> None:
-        counts = dataset.object_counts()
-        assert counts is not None
-        warnings.warn(f"{(counts > 2).sum()} images have more than 2 objects.", stacklevel=2)
-
-
-def test_a_warning_of_a_check_names_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scenes, "object_counts", lambda self: np.array([1, 3, 4]))
-    head = {**CONFIG["heads"]["all"], "name": f"{__name__}:Crowded"}
-    config = configs.from_mapping({**CONFIG, "heads": {"all": head}})
-    data = build_data(config)
-    model = build_model(config, data.train)
-    with pytest.warns(UserWarning, match=rf"^heads\.all \({__name__}:Crowded\): 2 images have more than 2 objects"):
-        check_model(config, data, model)
-
-
-def test_by_default_they_are_those_of_the_task_and_metres_need_metric_depth(tmp_path: Path) -> None:
-    dataset = build_data(configs.from_mapping(CONFIG)).train
-    assert Setr.classes_from(dataset) == dataset.classes["segmentation"]
-    assert DptDepth.classes_from(dataset) == ()
-    metres = DptDepth((8, 8, 8, 8), (4, 8, 16, 32), (), width=8, output="softplus")
-    metres.check(dataset)
-    dataset.metric = False
-    with pytest.raises(ConfigError, match=r"^learns metres, but the depth of the data set has no unit"):
-        metres.check(dataset)
-    DptDepth((8, 8, 8, 8), (4, 8, 16, 32), (), width=8, output="relative").check(dataset)
+    small = build_data(configs.from_mapping(CONFIG, overrides=["data.train_length=1"]))
+    with pytest.raises(ConfigError, match=f"^{name} needs 2 images. Fix: .* The data set is 'scenes'."):
+        check_model(config, small, model)

@@ -11,115 +11,83 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
-from tests.training.process_groups import Ended, group, run_together, started_by_slurm, started_by_torchrun
-from tests.training.run.test_run import TINY
-from tests.training.run.test_signals import SMALL, child
-from tests.training.runs import assert_same, recorded, train, weights
+from tests.training.process_groups import (
+    Ended,
+    group,
+    linux,
+    run_together,
+    started_by_slurm,
+    started_by_torchrun,
+)
+from tests.training.run.test_signals import SMALL
+from tests.training.runs import assert_same, checkpoint, recorded, train, weights
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, linux]
 
-DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "data.val_length=5"]
+DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=2"]
+KILLED = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=24", "trainer.evaluate_every=0.99"]
 
 
-def densevit(*arguments: str, folder: Path) -> str:
-    """Runs a command in a folder, with one thread per process, and returns its output."""
-    command = [sys.executable, "-m", "densevit", *arguments]
+def started(*arguments: str, folder: Path, errors: Path | None = None) -> "subprocess.Popen[bytes]":
+    """`python -m ARGUMENTS` in a folder and a session of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the last bit of a sum depends on the number of threads
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    with open(errors or os.devnull, "w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=said,
+            start_new_session=True,
+        )  # fmt: skip
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over Lightning's launcher is for Linux and macOS")
-def test_metrics_of_two_processes_match_one(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    printed = densevit("train", "tiny.yaml", *DOUBLE, "--run-dir", "run", folder=tmp_path)
-    assert "2 x cpu" in printed
-    assert printed.count("model.safetensors") == 1  # printed by one process only
-    trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    # The run's config asks for two processes in evaluation too; the numbers are also those of one process alone.
-    run_together("evaluate", "run", "--out", "together", folder=tmp_path)
-    alone = ["trainer.devices=1", "trainer.strategy=auto", "--out", str(tmp_path / "alone")]
-    child(lambda: main(["evaluate", str(tmp_path / "run"), *alone])).join(200)
-    for name in ("together", "alone"):
-        assert json.loads((tmp_path / name / "metrics.json").read_text()) == trained
+@pytest.fixture
+def small(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
+@pytest.mark.usefixtures("tiny")
 def test_fewer_validation_images_than_processes(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    run_together("train", "tiny.yaml", *DOUBLE, "data.val_length=1", "--run-dir", "run", folder=tmp_path)
+    said = run_together("train", "tiny.yaml", *DOUBLE, "data.val_length=1", "--run-dir", "run", folder=tmp_path)
+    assert "2 x cpu" in said.output and said.output.count("model.safetensors") == 1
     alone = ["trainer.devices=1", "trainer.strategy=auto"]
     assert main(["evaluate", str(tmp_path / "run"), *alone, "--out", str(tmp_path / "alone")]) == 0
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "alone")]
     assert metrics[0] == metrics[1]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo")
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("launcher", [started_by_torchrun, started_by_slurm])
 def test_launcher_processes_share_a_folder_with_a_late_rank(
     launcher: Callable[[int], dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    overrides = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=2"]
     # A value left by a training in this process is ignored by the launcher's processes.
     monkeypatch.setenv("DENSEVIT_RUN_DIR", f"{os.getpid()} {tmp_path / 'other'}")
 
     def run(*extra: str) -> list[Ended]:
-        commands = group("train", "tiny.yaml", *overrides, *extra, folder=tmp_path, launcher=launcher, delay=1.5)
+        commands = group("train", "small.yaml", *DOUBLE, *extra, folder=tmp_path, launcher=launcher, delay=1.5)
         return [command.ended() for command in commands]
 
     for process in run():
         assert process.code == 0, process.errors
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]
-    assert (tmp_path / "runs" / "tiny" / "metrics.json").is_file()
-    for process in run("--run-dir", "runs/tiny"):  # all processes raise the error of the first
-        assert process.code == 2 and "--run-dir runs/tiny: is not empty" in process.errors
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["small"]
+    assert (tmp_path / "runs" / "small" / "metrics.json").is_file()
+    for process in run("--run-dir", "runs/small"):  # all processes raise the error of the first
+        assert process.code == 2 and "--run-dir runs/small: is not empty" in process.errors
 
 
-KILLED = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=24", "trainer.evaluate_every=0.99"]
+# ---- kills ----
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nothing interrupts."""
-
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.yaml").write_text(SMALL)
     run_together("train", "small.yaml", *KILLED, "--run-dir", "run", folder=folder)
     return folder / "run"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
-def test_killed_child_ends_its_launcher_and_resuming_is_exact(tmp_path: Path, whole: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL)
-    command = [sys.executable, "-m", "densevit", "train", "small.yaml", *KILLED, "--run-dir", "killed"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=said, stdout=subprocess.DEVNULL)
-        wait_for_checkpoint(tmp_path / "killed")
-        os.kill(child_of(process.pid), signal.SIGKILL)
-        assert process.wait(timeout=60) == 2
-    assert_says((tmp_path / "said").read_text(), "Process 1 of 2 (counted from 0) was killed by SIGKILL")
-    assert_resumes_exactly(tmp_path, whole)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
-def test_killed_first_process_ends_the_second_and_resuming_is_exact(tmp_path: Path, whole: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL)
-    first, second = group("train", "small.yaml", *KILLED, "--run-dir", "killed", folder=tmp_path)
-    wait_for_checkpoint(tmp_path / "killed")
-    first.process.kill()
-    ended = second.ended(30)
-    assert (first.ended().code, ended.code) == (-signal.SIGKILL, 2)
-    assert_says(ended.errors, "Process 0 of 2 (counted from 0) has ended")
-    assert_resumes_exactly(tmp_path, whole)
 
 
 def wait_for_checkpoint(run: Path) -> None:
@@ -141,28 +109,45 @@ def assert_resumes_exactly(folder: Path, whole: Path) -> None:
     assert recorded(whole) == recorded(folder / "killed")
 
 
+@pytest.mark.usefixtures("small")
+def test_killed_child_ends_its_launcher_and_resuming_is_exact(tmp_path: Path, whole: Path) -> None:
+    said = tmp_path / "said"
+    process = started("densevit", "train", "small.yaml", *KILLED, "--run-dir", "killed", folder=tmp_path, errors=said)
+    wait_for_checkpoint(tmp_path / "killed")
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    training, *_ = [int(pid) for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(training, signal.SIGKILL)
+    assert process.wait(timeout=60) == 2
+    assert_says(said.read_text(), "Process 1 of 2 (counted from 0) was killed by SIGKILL")
+    assert_resumes_exactly(tmp_path, whole)
+
+
+@pytest.mark.usefixtures("small")
+def test_killed_first_process_ends_the_second_and_resuming_is_exact(tmp_path: Path, whole: Path) -> None:
+    first, second = group("train", "small.yaml", *KILLED, "--run-dir", "killed", folder=tmp_path)
+    wait_for_checkpoint(tmp_path / "killed")
+    first.process.kill()
+    ended = second.ended(30)
+    assert (first.ended().code, ended.code) == (-signal.SIGKILL, 2)
+    assert_says(ended.errors, "Process 0 of 2 (counted from 0) has ended")
+    assert_resumes_exactly(tmp_path, whole)
+
+
 RANDOM_KILLS = 3
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_both_processes_killed_at_random_moments_resume_exactly(tmp_path: Path, strategy: str) -> None:
     """From the creation of the folder to the end: before the config, before the first checkpoint, and later."""
-
-    (tmp_path / "small.yaml").write_text(SMALL)
-    given = [*KILLED, f"trainer.strategy={strategy}"]
-    densevit("train", "small.yaml", *given, "--run-dir", "whole", folder=tmp_path)
-    environment, moments = {**os.environ, "OMP_NUM_THREADS": "1"}, random.Random(0)
-    run, kills = tmp_path / "killed", 0
+    given = ["train", "small.yaml", *KILLED, f"trainer.strategy={strategy}", "--run-dir"]
+    assert started("densevit", *given, "whole", folder=tmp_path).wait(300) == 0
+    run, kills, moments = tmp_path / "killed", 0, random.Random(0)
     while True:
         # The script for SLURM in docs/multi-gpu.md
         is_begun = (run / "config.yaml").exists()
-        arguments = ["--resume", "killed"] if is_begun else ["small.yaml", *given, "--run-dir", "killed"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "densevit", "train", *arguments], cwd=tmp_path, env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        process = started("densevit", *(["train", "--resume"] if is_begun else given), "killed", folder=tmp_path)
         end = time.monotonic() + 100
         while kills < RANDOM_KILLS and not run.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
@@ -175,47 +160,25 @@ def test_both_processes_killed_at_random_moments_resume_exactly(tmp_path: Path, 
             kills += 1
     assert kills == RANDOM_KILLS
     assert recorded(tmp_path / "whole") == recorded(run)
-    models = [load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", run)]
-    assert all(torch.equal(x, models[1][name]) for name, x in models[0].items())
+    assert_same(load_file(tmp_path / "whole" / "model.safetensors"), load_file(run / "model.safetensors"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo, and signals as Linux has them")
+@pytest.mark.usefixtures("small")
 def test_torchrun_stopped_by_sigterm_resumes_exactly(tmp_path: Path, whole: Path, free_port: int) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(*arguments: str) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [*torchrun, "-m", "densevit", "train", *arguments], cwd=tmp_path, env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    process = start("small.yaml", *KILLED, "--run-dir", "run")
-    last, end = tmp_path / "run" / "checkpoints" / "last.ckpt", time.monotonic() + 200
-    while not last.exists() and time.monotonic() < end:
-        time.sleep(0.02)
+    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port), "-m", "densevit"]
+    process = started(*torchrun, "train", "small.yaml", *KILLED, "--run-dir", "run", folder=tmp_path)
+    wait_for_checkpoint(tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     assert process.wait(100) != 0
-    assert 3 <= torch.load(last, weights_only=True)["global_step"] < 24
-    assert start("--resume", "run").wait(200) == 0
+    assert 3 <= checkpoint(tmp_path / "run")["global_step"] < 24
+    assert started(*torchrun, "train", "--resume", "run", folder=tmp_path).wait(200) == 0
     assert recorded(whole) == recorded(tmp_path / "run")
-    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, tmp_path / "run")]
-    assert all(torch.equal(x, states[1]["state_dict"][name]) for name, x in states[0]["state_dict"].items())
+    assert_same(weights(whole), weights(tmp_path / "run"))
 
 
-def child_of(process: int) -> int:
-    """The child process that trains."""
-    children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True).stdout.split()
-    return next(int(pid) for pid in children if b"densevit" in Path(f"/proc/{pid}/cmdline").read_bytes())
-
-
-def test_several_nodes_require_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_nodes_require_an_address(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    with pytest.raises(
-        ConfigError, match=r"trainer\.num_nodes=2: the address of the other machines is unknown.*torchrun"
-    ):
-        train(configs.load(tmp_path / "tiny.yaml", ["trainer.num_nodes=2", "trainer.strategy=ddp"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"trainer\.num_nodes=2: the address of .* is unknown.*torchrun"):
+        train(configs.load(tiny, ["trainer.num_nodes=2", "trainer.strategy=ddp"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,3 +1,5 @@
+"""The table of learning rates that a training prints at its start."""
+
 from fnmatch import fnmatchcase
 
 import torch
@@ -58,19 +60,6 @@ def test_rows_group_depths_by_rate_and_freezing():
         ["heads.boxes.token,", "heads.boxes.layers.*.value.*", "1", "44", "32"],
         ["heads.boxes.layers.*.query.*", "0.5", "40", "32"],
         ["log_variances.boxes", "1", "1", "0"],
-    ]
-
-
-def test_layer_decay_has_a_row_per_depth():
-    rows = shown(DenseModel(Blocks(), {"boxes": Attention()}), layer_decay=0.5, weight_decay=0.05)
-    assert rows[1:] == [
-        ["backbone.stem.*", "1", "0.0312", "16", "12"],
-        ["backbone.blocks.0.*", "2", "0.0625", "20", "16"],
-        ["backbone.blocks.1.*", "3", "0.125", "20", "16"],
-        ["backbone.blocks.2.*", "4", "0.25", "20", "16"],
-        ["backbone.blocks.3.*", "5", "0.5", "20", "16"],
-        ["backbone.norm.*", "6", "1", "8", "0"],
-        ["heads.boxes.*", "1", "84", "64"],
     ]
 
 

@@ -13,16 +13,13 @@ from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.weights.state import FORMAT
 from tests.training import runs
+from tests.training.runs import SEGMENTATION
 
 pytestmark = pytest.mark.integration
 
-TINY = """
-backbone: {name: swin, variant: nano, window_size: 4}
-heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch}}
-data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 1}
-optim: {lr: 1e-3}
-trainer: {max_steps: 1, precision: "32", accelerator: cpu}
-"""
+TINY = SEGMENTATION
+for old, new in (("max_epochs: 3", "max_steps: 1"), ("val_length: 3", "val_length: 1"), ("lr: 1e-2", "lr: 1e-3")):
+    TINY = TINY.replace(old, new)
 
 
 class Trap:
@@ -59,8 +56,9 @@ def test_malicious_last_checkpoint_is_refused_and_not_run(legacy, tmp_path, caps
     assert not target.exists()
 
 
-@pytest.mark.parametrize("strategy", ["auto", "fsdp2"])
-@pytest.mark.parametrize("name", ["last.ckpt", "last.previous", "step-2.ckpt"])
+@pytest.mark.parametrize(
+    ("name", "strategy"), [("last.ckpt", "fsdp2"), ("last.previous", "auto"), ("step-2.ckpt", "fsdp2")]
+)
 def test_pickled_index_of_shards_is_refused_and_not_run(name, strategy, tmp_path):
     """Also while an alternative to a damaged checkpoint is searched for."""
     run, target = tmp_path / "run", tmp_path / "touched"
@@ -78,33 +76,20 @@ def test_pickled_index_of_shards_is_refused_and_not_run(name, strategy, tmp_path
     assert not target.exists()
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"classes": 3},
-        {"classes": {"a": 3}},
-        {"optimizer_states": [3]},
-        {"optimizer_states": [{}]},
-        {"global_step": "x"},
-    ],
-    ids=str,
-)
-def test_checkpoint_with_values_of_other_types_is_refused(changed, tmp_path):
-    from densevit.training.run.resuming import RunCheckpoint
-
-    (tmp_path / "checkpoints").mkdir()
-    content = {"global_step": 1, "state_dict": {}, "classes": {}, "config": TINY, "format_version": FORMAT}
-    torch.save(content | changed, tmp_path / "checkpoints" / "last.ckpt")
-    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint"):
-        RunCheckpoint(tmp_path)
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
-def test_checkpoint_that_is_a_fifo_is_refused(tmp_path):
+def test_checkpoint_that_is_a_fifo_or_has_values_of_other_types_is_refused(tmp_path):
     from densevit.training.run.resuming import RunCheckpoint
 
-    (tmp_path / "checkpoints").mkdir()
-    os.mkfifo(tmp_path / "checkpoints" / "last.ckpt")
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    content = {"global_step": 1, "state_dict": {}, "classes": {}, "config": TINY, "format_version": FORMAT}
+    wrong = [{"classes": 3}, {"classes": {"a": 3}}, {"global_step": "x"}]
+    for changed in (*wrong, {"optimizer_states": [3]}, {"optimizer_states": [{}]}):
+        torch.save(content | changed, path)
+        with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint"):
+            RunCheckpoint(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
     with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint .*it is not a regular file"):
         RunCheckpoint(tmp_path)
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from tests.training.runs import train
+from tests.training.runs import checkpoint, train
 
 pytestmark = pytest.mark.integration
 
@@ -43,23 +43,15 @@ SETS = {
 }
 
 
-def backbone_calls(model: densevit.DenseModel) -> list[int]:
-    """Records the number of images of each call of the backbone."""
-    calls: list[int] = []
-    model.backbone.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
-    return calls
-
-
 # ---- data sets of one task each ----
 
 
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def mixed(trained: Callable[..., Path]) -> Path:
     """A run on three data sets with labels of one task each, with one learned loss weight."""
     heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}, "depth": {**DEPTH, "weight": 0.5}}
     data = {"name": "mix", "sets": SETS, "image_size": 64, "batch_size": 2, "num_workers": 0}
-    config = configs.from_mapping({**BASE, "heads": heads, "data": data})
-    return train(config, tmp_path_factory.mktemp("mixed") / "run")
+    return trained(yaml.safe_dump({**BASE, "heads": heads, "data": data}))
 
 
 def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> None:
@@ -67,8 +59,8 @@ def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> N
     for name in ("boxes/AP", "boxes/AP50", "surfaces/mIoU", "depth/AbsRel", "depth/delta1"):
         assert isinstance(metrics[name], float), name
     header, *_ = (mixed / "metrics.csv").read_text().splitlines()
-    for name in ("train/boxes/l1", "train/surfaces/cross_entropy", "train/surfaces/log_variance", "train/depth/silog"):
-        assert name in header.split(","), name
+    terms = {"boxes/l1", "surfaces/cross_entropy", "surfaces/log_variance", "depth/silog"}
+    assert {f"train/{term}" for term in terms} <= {*header.split(",")}
     page = (mixed / "report.html").read_text()
     assert "detr + setr + dpt on swin, data: mix" in page and "Confusion: surfaces" in page
     for head in ("boxes", "surfaces", "depth"):
@@ -77,22 +69,18 @@ def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> N
         assert len(re.findall(f"<figcaption>{head}-", page)) == 6
 
 
-def test_one_backbone_pass_gives_all_predictions(mixed: Path) -> None:
-    model = densevit.load(mixed)
-    calls = backbone_calls(model)
+def test_predict_and_evaluate_write_results_of_all_tasks_after_one_backbone_pass(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, calls = densevit.load(mixed), []
+    model.backbone.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
     [found] = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()])
     assert calls == [1] and found.keys() == {"boxes", "surfaces", "depth"}
     assert found["boxes"]["boxes"].shape == (8, 4)
     assert found["surfaces"]["semantic"].shape == found["depth"]["depth"].shape == (50, 70)
-
-
-def test_predict_and_evaluate_write_results_of_all_tasks(
-    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     Image.new("RGB", (70, 50)).save(tmp_path / "a.png")
-    assert (
-        main(["predict", str(mixed), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
-    )
+    predict = ["predict", str(mixed), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(predict) == 0
     for file in ("boxes/predictions.json", "boxes/drawn/a.jpg", "surfaces/semantic/a.png", "depth/drawn/a.jpg"):
         assert (tmp_path / "out" / file).is_file(), file
     capsys.readouterr()
@@ -107,28 +95,22 @@ def test_predict_and_evaluate_write_results_of_all_tasks(
 # ---- frozen, added and dropped ----
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def first(trained: Callable[..., Path]) -> Path:
     """A run of two heads."""
-    config = configs.from_mapping(
-        {**BASE, "heads": {"boxes": {**DETECTION, "weight": "learned"}, "surfaces": SURFACES}}
-    )
-    return train(config, tmp_path_factory.mktemp("first") / "run")
+    heads = {"boxes": {**DETECTION, "weight": "learned"}, "surfaces": SURFACES}
+    return trained(yaml.safe_dump({**BASE, "heads": heads}))
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
 def test_adding_a_head_keeps_a_frozen_detector_bit_identical(
-    first: Path, tmp_path: Path, ema: float | None, capsys: pytest.CaptureFixture[str]
+    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Its average of the weights, too. The first run's weight for boxes was learned, and this one has none."""
     heads = {"boxes": {**DETECTION, "freeze": True}, "depth": DEPTH}
     sections = {
-        **BASE,
-        "weights": str(first),
-        "backbone": {**BASE["backbone"], "freeze": True},
-        "heads": heads,
-        "optim": {"lr": 1e-2, "weight_decay": 0.5},
-        "trainer": {**BASE["trainer"], "ema": ema},
-    }
+        **BASE, "weights": str(first), "backbone": {**BASE["backbone"], "freeze": True}, "heads": heads,
+        "optim": {"lr": 1e-2, "weight_decay": 0.5}, "trainer": {**BASE["trainer"], "ema": 0.9},
+    }  # fmt: skip
     run = train(configs.from_mapping(sections), tmp_path / "run")
     output = " ".join(capsys.readouterr().out.split())
     assert "this model has no head 'surfaces'" in output and "the weights have no head 'depth'" in output
@@ -141,69 +123,10 @@ def test_adding_a_head_keeps_a_frozen_detector_bit_identical(
     for key in frozen:
         assert torch.equal(before[key], after[key]), key
     assert all(key.startswith(("backbone.", "heads.boxes.", "heads.depth.")) for key in after)
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    trained = sum(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"])
+    trained = sum(len(group["params"]) for group in checkpoint(run)["optimizer_states"][0]["param_groups"])
     assert trained == sum(1 for _ in densevit.load(run).heads["depth"].parameters())
 
     old, new = (json.loads((folder / "metrics.json").read_text()) for folder in (first, run))
     for name, value in old.items():
         assert not name.startswith("boxes/") or new[name] == value, name
     assert isinstance(new["depth/AbsRel"], float)
-
-
-def test_trained_head_continues_with_another_kind_of_weight(first: Path, tmp_path: Path) -> None:
-    """The first run's weight for boxes was learned, and the one for surfaces was not."""
-    heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}}
-    sections = {
-        **BASE,
-        "weights": str(first),
-        "heads": heads,
-        "trainer": {**BASE["trainer"], "max_epochs": None, "max_steps": 1},
-    }
-    run = train(configs.from_mapping(sections), tmp_path / "run")
-    keys = load_file(run / "model.safetensors").keys()
-    assert "log_variances.surfaces" in keys and "log_variances.boxes" not in keys
-
-
-# ---- docs ----
-
-SMALL = [
-    "data.num_workers=0",
-    "data.batch_size=2",
-    "data.image_size=64",
-    "trainer.max_steps=1",
-    "trainer.accelerator=cpu",
-    "trainer.precision=32",
-]
-FEW = ["data.train_length=2", "data.val_length=2"]
-
-
-def test_docs_examples_run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes its files, and runs its commands in order on a few images."""
-    page = (project / "docs/several-tasks.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    commands = []
-    for language, text in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL):
-        if language == "yaml":
-            name = re.match(r"# (\S+\.yaml)\n", text)
-            assert name is not None and isinstance(yaml.safe_load(text), dict)
-            Path(name[1]).write_text(text)
-        else:
-            commands += [shlex.split(line) for line in text.splitlines()]
-    kinds = []
-    for command in commands:
-        if command[:2] == ["densevit", "scenes"]:
-            assert main([*command[1:-1], "3", "--size", "64"]) == 0  # as many as on the page
-            continue
-        assert command[:2] == ["densevit", "train"], command
-        few = [] if "data=mix.yaml" in command else FEW
-        kinds.append(command[2])
-        assert main(["train", *command[2:], *SMALL, *few]) == 0, command
-    assert kinds[:2] == ["scenes/multitask_swin", "three.yaml"] and len(kinds) == 6
-    runs = {path.name: json.loads((path / "metrics.json").read_text()) for path in Path("runs").iterdir()}
-    mix = yaml.safe_load(Path("runs/three/config.yaml").read_text())
-    assert mix["data"]["name"] == "mix" and mix["data"]["sets"].keys() == {"objects", "surfaces", "distances"}
-    for name in ("scenes-multitask_swin", "three", "three-2"):
-        assert {"detection/AP", "segmentation/mIoU", "depth/AbsRel"} <= runs[name].keys()
-    assert runs["with_depth"]["detection/AP"] == runs["detr_swin"]["detection/AP"]
-    assert {name.partition("/")[0] for name in runs["with_depth-2"]} == {"depth"}

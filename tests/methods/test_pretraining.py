@@ -1,0 +1,89 @@
+"""What all methods of pretraining have in common: gradients, short trainings and wrong options."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import densevit
+from densevit.errors import ConfigError
+from densevit.interfaces import LossContext
+from tests.methods.pretraining import SIZES, batch_of, built, config, views_of
+from tests.training.runs import rows
+
+METHODS: dict[str, dict[str, Any]] = {
+    "mae": {"width": 32, "depth": 2, "num_heads": 4},
+    "simmim": {},
+    "dino": {"local_crops": 2, "global_size": 64, "local_size": 32, "prototypes": 24},
+    "moco_v3": {"image_size": 64, "hidden": 20, "width": 12},
+}
+
+
+@pytest.mark.parametrize("backbone", ["swin", "vit"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_in_use_gets_a_gradient(name: str, backbone: str) -> None:
+    """Except those of a teacher, and norms of features that are not used."""
+    model, method = built(name, backbone, **METHODS[name])
+    batch = batch_of(*SIZES) if method.views == 1 else views_of(*[64] * method.views)
+    [loss] = method.training_step(model, batch, LossContext(progress=0.5)).values()
+    loss.backward()
+    for part, parameter in method.named_parameters():
+        is_average = part.startswith(("teacher", "momentum_"))
+        assert (parameter.grad is not None) == parameter.requires_grad == (not is_average), part
+        assert is_average or parameter.grad.any(), part
+    unused = [part for part, p in model.backbone.named_parameters() if p.grad is None]
+    assert all(part.startswith("feature_norms.") for part in unused)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("mae", "vit"), ("mae", "swin"), ("simmim", "swin"), ("dino", "vit"), ("moco_v3", "swin")]
+)
+def test_training_on_images_of_different_sizes(name: str, backbone: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            pixels = rng.integers(0, 256, (40 + 9 * i, 90 - 7 * i, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / f"{i}.png")
+    data = {"name": "images", "root": str(tmp_path), "image_size": 64, "batch_size": 2, "num_workers": 0}
+    made = config({"name": name, **METHODS[name]}, backbone, data=data)
+    run = densevit.fit(made, run_dir=tmp_path / "run")
+    losses = [float(row["train/loss"]) for row in rows(run.path) if row.get("train/loss")]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    saved = load_file(run.path / "model.safetensors")
+    assert saved and all(part.startswith("backbone.") for part in saved)
+    if name in ("mae", "simmim"):
+        assert 0 < run.metrics["method/loss"] < 5
+    if name == "dino":  # its teacher is what is saved
+        state = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        assert all(torch.equal(x, state[f"method.teacher.{part}"]) for part, x in saved.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mae", {"width": 30}, "width is 30, num_heads 4"),
+        ("simmim", {"mask_ratio": 1.0}, "mask_ratio is 1"),
+        ("simmim", {"patch": 24}, "patch is 24; .* multiple of 16, the finest stride of ViT"),
+        ("dino", {"momentum": 1.5}, "momentum is 1.5"),
+        ("dino", {"local_crops": -1}, "local_crops is -1"),
+        ("dino", {"global_scale": (0.5, 0.2)}, r"global_scale is \[0.5, 0.2\]"),
+        ("dino", {"student_temperature": 0.0}, "above 0"),
+        ("moco_v3", {"temperature": 0.0}, "temperature 0"),
+    ],
+)
+def test_wrong_options_are_errors(name: str, options: dict[str, Any], message: str) -> None:
+    backbone = "vit" if "patch" in options else "swin"
+    with pytest.raises(ValueError, match=message):
+        built(name, backbone, **{**METHODS[name], **options})
+
+
+def test_one_image_has_no_contrast() -> None:
+    model, method = built("moco_v3", **METHODS["moco_v3"])
+    with pytest.raises(ConfigError, match=r"Fix: set data\.batch_size to 2"):
+        method.training_step(model, views_of(64, 64, count=1), LossContext())

@@ -1,0 +1,53 @@
+"""Batches of a loader of one's own: what is wrong with them, and how they are moved to the device."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.data.loading.batch_sampler import collate
+from densevit.errors import DataError
+from densevit.targets import RunLengthMasks
+from densevit.training.loop.data_checks import check_batch
+from tests.training.loop.test_dense_module import Images, module_of
+
+
+def changed(**change: Any) -> dict[str, Any]:
+    batch: dict[str, Any] = dict(collate([Images(2)[i] for i in range(2)]))
+    batch["targets"] = [dict(target) for target in batch["targets"]]
+    for key, value in change.items():
+        if key in batch:
+            batch[key] = value
+        elif value is None:
+            del batch["targets"][1][key]
+        else:
+            batch["targets"][1][key] = value
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([1], r"is a list; a dict of images, padding_mask and targets .*collate_fn=densevit\.collate"),
+        ({"images": 1}, r"lacks padding_mask, targets; found: images\."),
+        (changed(images=torch.zeros(2, 3, 4, 4)), r"images is float32 \(2, 3, 4, 4\); uint8 \(B, 3, H, W\)"),
+        (changed(padding_mask=torch.zeros(2, 4, 4)), r"padding_mask is float32 \(2, 4, 4\); bool \(2, 4, 4\)"),
+        (changed(targets=[{}]), r"targets is a list of 1; a list of 2 dicts"),
+        (changed(targets=[1, 2]), r"targets\[0\] is a int; a dict is expected"),
+        (changed(size=None), r"targets\[1\] lacks 'size'; .* Fix: set it to \(height, width\) of the image in"),
+        (changed(image_id=None), r"targets\[1\] lacks 'image_id'"),
+        (changed(size=(4, 5)), r"targets\[1\]\['size'\] is \(4, 5\) in a batch of \(4, 4\)"),
+    ],
+)
+def test_another_batch_is_one_line(batch: Any, message: str) -> None:
+    check_batch(changed())
+    with pytest.raises(DataError, match=message):
+        check_batch(batch)
+
+
+def test_masks_stay_run_lengths_on_the_way_to_the_device() -> None:
+    masks = RunLengthMasks.from_dense(np.eye(32, dtype=bool)[None], (32, 32))
+    batch = changed(masks=masks, labels=torch.arange(1))
+    moved = module_of().transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved["targets"][1]["masks"] is masks and moved["targets"][1]["labels"].device.type == "meta"
