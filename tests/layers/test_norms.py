@@ -1,3 +1,5 @@
+"""Norms that torch lacks, beside torch's."""
+
 import pytest
 import torch
 from torch import distributed, nn
@@ -13,26 +15,6 @@ def trained_batch_norm(channels: int) -> nn.BatchNorm2d:
     for _ in range(3):
         norm(3 * torch.randn(4, channels, 5, 5) + torch.randn(channels, 1, 1))
     return norm.eval()
-
-
-def test_frozen_batch_norm_loads_a_batch_norm_state_dict_and_matches_it():
-    reference = trained_batch_norm(6)
-    norm = FrozenBatchNorm2d(6)
-    norm.load_state_dict(reference.state_dict())  # strict; num_batches_tracked is ignored
-    x = torch.randn(2, 6, 7, 5)
-    torch.testing.assert_close(norm(x), reference(x))
-
-
-def test_frozen_batch_norm_matches_torchvision():
-    from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
-
-    norm, reference = FrozenBatchNorm2d(6), TorchvisionFrozen(6)
-    state = trained_batch_norm(6).state_dict()
-    norm.load_state_dict(state)
-    reference.load_state_dict(dict(state))
-    assert norm.state_dict().keys() == reference.state_dict().keys()
-    x = torch.randn(2, 6, 7, 5)
-    torch.testing.assert_close(norm(x), reference(x))
 
 
 def test_group_norm_of_single_values_is_the_bias():
@@ -62,8 +44,9 @@ def test_group_norm_is_torch_s_to_the_last_bit():
     assert torch.equal(norm.weight.grad, reference.weight.grad)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "dtype"), [(torch.contiguous_format, torch.float32), (torch.channels_last, torch.bfloat16)], ids=str
+)
 def test_frozen_batch_norm_has_the_gradient_of_batch_norm_in_any_layout_and_precision(layout, dtype):
     norm, reference = FrozenBatchNorm2d(6), trained_batch_norm(6).double()
     norm.load_state_dict(reference.state_dict())

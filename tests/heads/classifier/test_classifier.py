@@ -16,7 +16,6 @@ from densevit.inference.loading import create_model
 from densevit.interfaces import Class, LastBlocks, LossContext
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
-from densevit.testing import check_head
 from densevit_heads.classifier import Classifier
 
 K = 7
@@ -201,10 +200,3 @@ def test_too_few_tokens_and_wrong_options() -> None:
         Classifier((6,), (16,), CLASSES, label_smoothing=1.0)
     with pytest.raises(ValueError, match="no classes of images"):
         Classifier((6,), (16,), ())
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("tokens", [0, 1])
-def test_contract(tokens: int) -> None:
-    skip = ("padding",) if tokens else ()  # the last block's attention is not masked
-    check_head(functools.partial(Classifier, tokens=tokens), skip=skip)

@@ -1,6 +1,4 @@
-"""DETR's layers beside torch's own, and the pre-norm head beside the paper's formulas written out."""
-
-import math
+"""The pre-norm DETR head beside the paper's formulas with torch's attention; test_parity.py has post-norm."""
 
 import pytest
 import torch
@@ -8,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
+from densevit.layers.positions import sine_map
 from densevit.set_prediction.memory import cell_centres
-from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr
 
 WIDTH, HEADS, FEEDFORWARD = 16, 4, 24
@@ -33,51 +32,6 @@ def torch_attention(ours: nn.Module) -> nn.MultiheadAttention:
     return theirs
 
 
-def attention_bias_of(padding: Tensor) -> Tensor:
-    return torch.zeros(padding.shape).masked_fill(padding, float("-inf"))[:, None, None]
-
-
-@pytest.fixture
-def padding() -> Tensor:
-    padding = torch.zeros(2, 7, dtype=torch.bool)
-    padding[1, 5:] = True
-    return padding
-
-
-@pytest.mark.parametrize("pre_norm", [False, True])
-def test_encoder_layer_without_positions_matches_torch(pre_norm: bool, padding: Tensor):
-    ours = EncoderLayer(OPTIONS, pre_norm).eval()
-    randomise(ours)
-    theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, batch_first=True, norm_first=pre_norm).eval()
-    theirs.self_attn.load_state_dict(torch_attention(ours.self_attention).state_dict())
-    theirs.linear1.load_state_dict(ours.feedforward.expand.state_dict())
-    theirs.linear2.load_state_dict(ours.feedforward.contract.state_dict())
-    theirs.norm1.load_state_dict(ours.residuals[0].norm.state_dict())
-    theirs.norm2.load_state_dict(ours.residuals[1].norm.state_dict())
-
-    x = torch.randn(2, 7, WIDTH)
-    expected = theirs(x, src_key_padding_mask=padding)
-    torch.testing.assert_close(ours(x, torch.zeros_like(x), attention_bias_of(padding))[~padding], expected[~padding])
-
-
-@pytest.mark.parametrize("pre_norm", [False, True])
-def test_decoder_layer_without_positions_matches_torch(pre_norm: bool, padding: Tensor):
-    ours = DecoderLayer(OPTIONS, pre_norm).eval()
-    randomise(ours)
-    theirs = nn.TransformerDecoderLayer(WIDTH, HEADS, FEEDFORWARD, 0.1, batch_first=True, norm_first=pre_norm).eval()
-    theirs.self_attn.load_state_dict(torch_attention(ours.self_attention).state_dict())
-    theirs.multihead_attn.load_state_dict(torch_attention(ours.cross_attention).state_dict())
-    theirs.linear1.load_state_dict(ours.feedforward.expand.state_dict())
-    theirs.linear2.load_state_dict(ours.feedforward.contract.state_dict())
-    for residual, norm in zip(ours.residuals, (theirs.norm1, theirs.norm2, theirs.norm3), strict=True):
-        norm.load_state_dict(residual.norm.state_dict())
-
-    queries, memory = torch.randn(2, 3, WIDTH), torch.randn(2, 7, WIDTH)
-    expected = theirs(queries, memory, memory_key_padding_mask=padding)
-    found = ours(queries, torch.zeros_like(queries), memory, memory, attention_bias_of(padding))
-    torch.testing.assert_close(found, expected)
-
-
 def test_pre_norm_head_matches_the_paper_s_formulas():
     """DETR's pre-norm: positions are added after the norm, and encoder and decoder end with a norm."""
     classes = [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]
@@ -90,7 +44,7 @@ def test_pre_norm_head_matches_the_paper_s_formulas():
     assert isinstance(head.encoder_norm, nn.LayerNorm)
     cells_padded = torch.zeros(2, 3, 4, dtype=torch.bool)
     cells_padded[1, 2:], cells_padded[1, :, 3:] = True, True
-    positions = torch.stack([written_out_sine(part) for part in cells_padded]).flatten(1, 2)
+    positions = sine_map(cells_padded, WIDTH).flatten(1, 2)
     padding = cells_padded.flatten(1)
     x = F.conv2d(features, head.project.project.weight, head.project.project.bias).flatten(2).mT
 
@@ -120,23 +74,6 @@ def test_pre_norm_head_matches_the_paper_s_formulas():
     outputs = head([features], mask)
     torch.testing.assert_close(outputs["layers"][0], torch.stack(logits), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(outputs["layers"][1], torch.stack(boxes), rtol=1e-4, atol=1e-5)
-
-
-def written_out_sine(padding: Tensor) -> Tensor:
-    """DETR's encoding of one image's cells, number by number."""
-    H, W = padding.shape
-    half = WIDTH // 2
-    table = torch.zeros(H, W, WIDTH)
-    for y in range(H):
-        for x in range(W):
-            column, row = padding[:, x].tolist(), padding[y].tolist()
-            counts = (column[: y + 1].count(False), column.count(False)), (row[: x + 1].count(False), row.count(False))
-            for axis, (count, total) in enumerate(counts):
-                angle = count / (total + 1e-6) * 2 * math.pi
-                for c in range(half):
-                    value = angle / 10000 ** (2 * (c // 2) / half)
-                    table[y, x, axis * half + c] = math.sin(value) if c % 2 == 0 else math.cos(value)
-    return table
 
 
 def test_cell_centres_are_relative_to_the_unpadded_image():

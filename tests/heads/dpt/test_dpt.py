@@ -1,32 +1,24 @@
 """The DPT heads: contract, levels of maps, outputs and their units, losses, predictions, every backbone."""
 
-import functools
 from fractions import Fraction
-from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Class
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
-from densevit.model import DenseModel, build_backbone
 from densevit.model.test_time_augmentation import undo_zoom
-from densevit.testing import check_head
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.decoder import assign_levels
 from densevit_heads.dpt.depth import DepthLossWeights
-from densevit_scenes.dataset import Scenes
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
-REACH = 256  # eight cells of the coarsest map: four 3x3 convolutions and the upsampling there, and those that follow
-FINE = {"channels": (16, 32), "strides": (4, 8), "reach": 64}  # of heads that differ in their last layers only
 
 
 def make_features(levels, size, B=2):
@@ -37,47 +29,11 @@ def mask(size, B=2):
     return torch.zeros(B, *size, dtype=torch.bool)
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("options", "features"),
-    [
-        ({"output": "sigmoid", "loss_weights": DepthLossWeights(l1=1.0, gradient=0.5)}, {"reach": REACH}),
-        ({"output": "softplus", "norm": "sync"}, FINE),
-        ({"output": "bins", "norm": "batch"}, FINE),
-        ({"output": "inverse", "loss_weights": DepthLossWeights(gradient=0.5)}, FINE),
-        ({"output": "sigmoid", "upsampling": "exact"}, {"reach": REACH}),
-    ],
-    ids=["sigmoid", "softplus", "bins", "inverse", "sigmoid-exact"],
-)
-def test_the_metric_head_passes_the_contract_tests(options, features):
-    check_head(functools.partial(DptDepth, width=16, **options), **features)
-
-
-@pytest.mark.integration
-def test_the_relative_head_passes_the_contract_tests():
-    check_head(functools.partial(DptDepth, width=16), **FINE)
-
-
 @pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])
 def test_undo_zoom_scales_metric_depth_only(output):
     head = DptDepth(*PYRAMID, width=16, output=output).eval()
     maps = head.maps(head(make_features(PYRAMID, (64, 96)), mask((64, 96))), (64, 96))
     assert torch.equal(undo_zoom(head, maps, 1.5), maps if output == "relative" else 1.5 * maps)
-
-
-def test_the_relative_head_predicts_inverse_depth_only():
-    head = DptDepth(*PYRAMID, width=16).eval()
-    outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)))
-    target = {"size": (50, 90), "original_size": (70, 100)}
-    for found in head.predict(outputs, [target, target]):
-        assert found.keys() == {"inverse_depth"}
-        assert found["inverse_depth"].shape == (70, 100) and found["inverse_depth"].dtype == torch.float32
-        assert found["inverse_depth"].min() >= 0
-
-
-@pytest.mark.integration
-def test_the_segmentation_head_passes_the_contract_tests():
-    check_head(functools.partial(DptSegmentation, width=16, dice=0.5, label_smoothing=0.1), reach=REACH)
 
 
 @pytest.mark.parametrize(
@@ -147,19 +103,6 @@ def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
     assert head(features, mask((70, 98)))["inverse_depth"].shape == (2, 1, 70, 98)
     assert head(features, mask((60, 90)))["inverse_depth"].shape == (2, 1, 70, 98)  # whole cells
     assert head.stride == 1
-
-
-@pytest.mark.parametrize(
-    "strides", [(4, 8, 16, 32), (8, 8, 8, 8), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str
-)
-@pytest.mark.parametrize("size", [(64, 96), (33, 71)], ids=str)
-def test_exact_upsampling_of_maps_of_any_strides(strides, size):
-    levels = ((6,) * len(strides), strides)
-    head = DptDepth(*levels, width=8, upsampling="exact")
-    maps = head.maps(head(make_features(levels, size), mask(size)), size)
-    assert maps.shape == (2, 1, *size)
-    maps.sum().backward()
-    assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 @pytest.mark.parametrize(
@@ -317,51 +260,6 @@ def test_invalid_options_raise(head, options, message):
     classes = () if head is DptDepth else CLASSES
     with pytest.raises(ValueError, match=message):
         head(*PYRAMID, classes, **options)
-
-
-BACKBONES: list[tuple[str, dict[str, Any]]] = [
-    ("vit", {"variant": "nano", "patch_size": 16, "readout": "project"}),
-    ("vit", {"variant": "nano", "patch_size": 8, "class_token": False}),
-    ("vit", {"variant": "nano", "patch_size": 14, "readout": "add"}),
-    ("vit", {"variant": "nano", "stem": "resnet", "readout": "project", "feature_norm": False}),
-    ("swin", {"variant": "nano", "window_size": 4}),
-    ("mvit", {"variant": "nano"}),
-    ("resnet", {"depth": 18, "norm": "group"}),
-    ("resnet", {"depth": 50, "dilation": True, "norm": "group"}),
-]
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
-def test_a_backbone_trains_under_both_heads_for_two_steps(name, options):
-    images = [Scenes("train", image_size=size, train_length=4)[i] for i, size in enumerate([(64, 96), (50, 75)])]
-    for sample in images:
-        sample["targets"].update(size=tuple(sample["image"].shape[1:]), original_size=(128, 100))
-    classes = Scenes("train").classes["segmentation"]
-    backbone = build_backbone(name, **options)
-    levels = backbone.channels, backbone.strides
-    heads = {
-        "depth": DptDepth(*levels, width=16, output="sigmoid"),
-        "relative": DptDepth(*levels, width=16),
-        "segmentation": DptSegmentation(*levels, classes, width=16),
-    }
-    model = DenseModel(backbone, heads, {}).train()
-    batch = collate(images, model.multiple)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    for _ in range(2):
-        losses = model.loss(model(batch), batch["targets"])
-        loss = torch.stack(list(losses.values())).sum()
-        assert loss.isfinite() and all(value > 0 for value in losses.values())
-        optimiser.zero_grad()
-        loss.backward()
-        assert all(p.grad is not None for p in heads["depth"].parameters())
-        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-        optimiser.step()
-    unused = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
-    assert all("pos" in name or "rel" in name for name in unused), unused
-    outputs = model.eval()(batch)
-    for key, name in (("depth", "depth"), ("inverse_depth", "relative"), ("semantic", "segmentation")):
-        assert all(x[key].shape == (128, 100) for x in heads[name].predict(outputs[name], batch["targets"]))
 
 
 @pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])

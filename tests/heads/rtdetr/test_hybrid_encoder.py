@@ -55,19 +55,6 @@ def test_a_merged_block_is_one_convolution_with_equal_outputs(width: int):
     assert [type(m) for m in merged.modules() if not isinstance(m, nn.Sequential)] == [nn.Conv2d, nn.SiLU]
 
 
-def test_merging_leaves_the_block_as_it_is():
-    block = randomised(RepVggBlock(4))
-    before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
-    block.merged()[0].weight.data.zero_()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in block.state_dict().items())
-
-
-def test_maps_have_the_sizes_of_the_levels_at_any_image_size():
-    maps, paddings = make_encoder()(features(70, 101), torch.zeros(2, 70, 101, dtype=torch.bool))
-    assert [tuple(x.shape) for x in maps] == [(2, 16, 9, 13), (2, 16, 5, 7), (2, 16, 3, 4)]
-    assert [tuple(x.shape) for x in paddings] == [(2, 9, 13), (2, 5, 7), (2, 3, 4)]
-
-
 def test_levels_coarser_than_the_features_follow_by_convolutions():
     encoder = make_encoder((5, 6), (16, 16))
     assert encoder.features == [1], "of one stride the deepest"
@@ -80,17 +67,6 @@ def test_strides_that_do_not_double_are_refused():
         make_encoder((4, 4), (8, 32))
     with pytest.raises(ValueError, match="min_stride is 64, but the coarsest feature has stride 32"):
         make_encoder(min_stride=64)
-
-
-def test_without_padding_nothing_is_masked_and_padded_cells_are_zero():
-    encoder, x = randomised(make_encoder()), features(64, 96)
-    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
-    whole, _ = encoder(x, padding)
-    padding[1, :, 64:] = True
-    padded, masks = encoder(x, padding)
-    for a, b, mask in zip(whole, padded, masks, strict=True):
-        torch.testing.assert_close(a[0], b[0])
-        assert (b[1, :, mask[1]] == 0).all() and not torch.equal(a[1], b[1])
 
 
 def test_features_of_padding_change_nothing():

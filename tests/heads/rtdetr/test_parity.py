@@ -6,7 +6,6 @@ transformers' decoder differs from the authors' in training: the box loss of a l
 layer before (`look_forward_twice`). Losses are equal; for gradients the comparison detaches ours likewise.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Targets
-from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.set_prediction.box_refinement import inverse_sigmoid, refine
 from densevit.set_prediction.denoising import DenoisingQueries
@@ -23,65 +21,14 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr import head as rtdetr_head
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
+from tests.heads.transformers_pairs import gradients, renamed, same_gradients, scene
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 12
 CHANNELS, STRIDES = (6, 8, 12, 16), (4, 8, 16, 32)
 SIZE = (96, 160)  # transformers' top-down path needs multiples of 32
 COUNTS = [3, 0, 6, 1]
-
-# transformers' parameter name -> ours, as regular expressions; the first match is used
-LAYER = [
-    (r"(.*)self_attn\.q_proj\.(.*)", r"\1self_attention.query.\2"),
-    (r"(.*)self_attn\.k_proj\.(.*)", r"\1self_attention.key.\2"),
-    (r"(.*)self_attn\.v_proj\.(.*)", r"\1self_attention.value.\2"),
-    (r"(.*)self_attn\.o_proj\.(.*)", r"\1self_attention.output.\2"),
-    (r"(decoder.*)self_attn_layer_norm\.(.*)", r"\1self_attention_norm.\2"),
-    (r"(decoder.*)final_layer_norm\.(.*)", r"\1ffn_norm.\2"),
-    (r"(decoder.*)encoder_attn_layer_norm\.(.*)", r"\1cross_attention_norm.\2"),
-    (r"(decoder.*)encoder_attn\.sampling_offsets\.(.*)", r"\1cross_attention.offsets.\2"),
-    (r"(decoder.*)encoder_attn\.attention_weights\.(.*)", r"\1cross_attention.weights.\2"),
-    (r"(decoder.*)encoder_attn\.value_proj\.(.*)", r"\1cross_attention.value.\2"),
-    (r"(decoder.*)encoder_attn\.output_proj\.(.*)", r"\1cross_attention.output.\2"),
-    (r"(decoder.*)mlp\.fc1\.(.*)", r"\1ffn.expand.\2"),
-    (r"(decoder.*)mlp\.fc2\.(.*)", r"\1ffn.contract.\2"),
-    (r"(encoder.*)self_attn_layer_norm\.(.*)", r"\1residuals.0.norm.\2"),
-    (r"(encoder.*)final_layer_norm\.(.*)", r"\1residuals.1.norm.\2"),
-    (r"(encoder.*)mlp\.fc1\.(.*)", r"\1feedforward.expand.\2"),
-    (r"(encoder.*)mlp\.fc2\.(.*)", r"\1feedforward.contract.\2"),
-]
-NAMES = [
-    (r"model\.encoder_input_proj\.(.*)", r"encoder.projections.\1"),
-    (r"model\.encoder\.aifi\.0\.layers\.(.*)", r"encoder.attention.\1"),
-    (r"model\.encoder\.lateral_convs\.(.*)", r"encoder.laterals.\1"),
-    (r"model\.encoder\.fpn_blocks\.(.*)", r"encoder.top_down.\1"),
-    (r"model\.encoder\.downsample_convs\.(.*)", r"encoder.downsamples.\1"),
-    (r"model\.encoder\.pan_blocks\.(.*)", r"encoder.bottom_up.\1"),
-    (r"model\.decoder_input_proj\.(.*)", r"projections.\1"),
-    (r"model\.denoising_class_embed\.(.*)", r"denoising.label_embedding.\1"),
-    (r"model\.enc_output\.0\.(.*)", r"queries.project.\1"),
-    (r"model\.enc_output\.1\.(.*)", r"queries.norm.\1"),
-    (r"model\.enc_score_head\.(.*)", r"queries.label_head.\1"),
-    (r"model\.enc_bbox_head\.(.*)", r"queries.box_head.\1"),
-    (r"model\.decoder\.query_pos_head\.(.*)", r"query_positions.\1"),
-    (r"(?:model\.decoder\.)?class_embed\.(.*)", r"label_heads.\1"),
-    (r"(?:model\.decoder\.)?bbox_embed\.(.*)", r"box_heads.\1"),
-    (r"model\.decoder\.layers\.(.*)", r"decoder.\1"),
-]
-
-
-def our_name(name: str) -> str:
-    name = next(re.sub(theirs, ours, name) for theirs, ours in NAMES if re.fullmatch(theirs, name))
-    for theirs, ours in LAYER:
-        if re.fullmatch(theirs, name):
-            return re.sub(theirs, ours, name)
-    if re.match(r"encoder\.(top_down|bottom_up)", name):
-        for theirs, ours in {"bottlenecks": "blocks", "conv3": "leave"}.items():
-            name = name.replace(f".{theirs}.", f".{ours}.")
-        first, second = ("wide", "pointwise") if ".blocks." in name else ("enter", "bypass")
-        name = name.replace(".conv1.", f".{first}.").replace(".conv2.", f".{second}.")
-    name = name.replace(".conv.", ".0.").replace(".norm.", ".1.") if name.startswith("encoder") else name
-    return re.sub(r"\.layers\.(\d)\.", lambda match: f".{2 * int(match[1])}.", name)
+LAYOUTS = {1: ("transformers-rtdetr", "detection"), 2: ("transformers-rtdetrv2", "detection")}
 
 
 class GivenFeatures(nn.Module):
@@ -103,6 +50,7 @@ class Pair:
 
     theirs: Any
     ours: RtDetr
+    layout: tuple[str, str]
     features: list[Tensor]
     labels: list[dict[str, Tensor]]  # for transformers
     targets: list[Targets]  # for ours
@@ -197,7 +145,9 @@ def make_pair(
         contrastive_denoising=denoising,
     )
     randomise(theirs)
-    load(ours, theirs)
+    state = renamed(theirs.state_dict(), *LAYOUTS[version])
+    ours.load_state_dict(ours.state_dict() | state)
+    assert state.keys() == ours.state_dict().keys()
     for module in ours.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -206,29 +156,8 @@ def make_pair(
         torch.randn(len(counts), count, SIZE[0] // stride, SIZE[1] // stride, generator=generator)
         for count, stride in zip(CHANNELS, STRIDES, strict=True)
     ]
-    labels, targets = [], []
-    for image, count in enumerate(counts):
-        boxes = torch.rand(count, 4, generator=generator) * 0.4 + 0.2
-        if count == max(counts):
-            boxes[0, 2] = 0.0  # a degenerate box
-        classes = torch.randint(len(CLASSES), (count,), generator=generator)
-        labels.append({"class_labels": classes, "boxes": boxes})
-        height, width = SIZE
-        xyxy = to_corners(boxes) * torch.tensor([width, height, width, height])
-        targets.append({"boxes": xyxy, "labels": classes, "size": SIZE, "original_size": SIZE, "image_id": image})
-    return Pair(theirs, ours, features, labels, targets)
-
-
-def load(ours: nn.Module, theirs: nn.Module) -> None:
-    own = ours.state_dict()
-    for name, tensor in theirs.state_dict().items():
-        if "points_scale" in name:
-            continue
-        target = our_name(name)
-        own[target] = tensor[:-1] if target == "denoising.label_embedding.weight" else tensor
-    ours.load_state_dict(own)
-    mapped = {our_name(name) for name in theirs.state_dict() if "points_scale" not in name}
-    assert mapped == set(own), mapped ^ set(own)
+    _, labels, targets = scene([SIZE] * len(counts), counts, len(CLASSES), degenerate=True)
+    return Pair(theirs, ours, LAYOUTS[version], features, labels, targets)
 
 
 def detached_refinement(head: nn.Module, x: Tensor, reference: Tensor, undetached: Tensor, eps: float):
@@ -264,33 +193,20 @@ def assert_losses_match(losses: dict[str, Tensor], theirs: dict[str, Tensor]) ->
 def assert_gradients_match(pair: Pair, ours: Tensor, theirs: Tensor, features: tuple[list[Tensor], list[Tensor]]):
     pair.ours.zero_grad(), pair.theirs.zero_grad()
     ours.backward(), theirs.backward()
-    own = {name: p.grad for name, p in pair.ours.named_parameters()}
-    compared = 0
-    for name, parameter in pair.theirs.named_parameters():
-        gradient = parameter.grad
-        target = our_name(name)
-        if target == "denoising.label_embedding.weight":
-            gradient = gradient if gradient is None else gradient[:-1]
-        if gradient is None:
-            assert own[target] is None or not own[target].any(), name
-            continue
-        if own[target] is None:
-            assert "sampling_offsets" in name and not gradient.any()  # frozen with discrete sampling
-            continue
-        scale = max(1.0, gradient.abs().max().item())
-        torch.testing.assert_close(
-            own[target], gradient, atol=1e-4 * scale, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
-        compared += 1
-    assert compared > 100
-    for a, b in zip(features[0][1:], features[1][1:], strict=True):
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3)
+    wanted, found = renamed(gradients(pair.theirs), *pair.layout), gradients(pair.ours)
+    for name, parameter in pair.ours.named_parameters():
+        if not parameter.requires_grad:  # offsets of discrete sampling
+            assert not wanted.pop(name).any()
+    for i, (own, other) in enumerate(zip(features[0][1:], features[1][1:], strict=True)):
+        found[f"features {i}"], wanted[f"features {i}"] = own.grad, other.grad
+    assert len(wanted) > 100
+    same_gradients(wanted, found, rounding="(?!)", least=1.0, tolerance=2e-4)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"expansion": 1.0}, {"version": 2}, {"version": 2, "sampling": "discrete"}],
-    ids=["v1", "v1 wide", "v2", "v2 discrete"],
+    [{}, {"expansion": 1.0, "version": 2}, {"version": 2, "sampling": "discrete"}],
+    ids=["v1", "v2 wide", "v2 discrete"],
 )
 @pytest.mark.usefixtures("as_transformers")
 def test_outputs_losses_and_gradients(options: dict[str, Any]):

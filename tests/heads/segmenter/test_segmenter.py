@@ -1,14 +1,11 @@
 """The Segmenter head beside a reference of torch's own layers; padding and options."""
 
-import functools
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
-from densevit.testing import check_head
 from densevit_heads.segmenter import Segmenter
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
@@ -56,11 +53,6 @@ def test_logits_match_the_reference_for_each_image_of_a_padded_batch() -> None:
         rows, columns = h // 16, w // 16
         expected = reference(head, features[1][i : i + 1, :, :rows, :columns])
         torch.testing.assert_close(logits[i : i + 1, :, :rows, :columns], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.integration
-def test_the_head_passes_the_contract_tests() -> None:
-    check_head(functools.partial(Segmenter, width=32, num_heads=4, dropout=0.0))
 
 
 @pytest.mark.parametrize(

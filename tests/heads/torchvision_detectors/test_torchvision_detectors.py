@@ -1,6 +1,5 @@
 """Faster R-CNN and FCOS as heads: contract, levels, normalisers, backbones, and exported outputs."""
 
-import functools
 import math
 from typing import Any
 
@@ -11,9 +10,8 @@ from torch import Tensor
 import densevit
 from densevit import registry
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, Class, Head, Targets
+from densevit.interfaces import Class, Head
 from densevit.losses.context import LossContext
-from densevit.testing import check_head
 from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
@@ -31,16 +29,6 @@ def make_head(name: str, **options: Any) -> Head:
         for parameter in head.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return head
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", KINDS)
-def test_contract(name: str):
-    """As in torchvision, padding takes part in group norm and in the selection of proposals; in evaluation it is less
-    than a stride. FCOS cannot be traced on the images of this check, where the coarsest map has a single column;
-    tests/exporting exports it."""
-    skip = ("padding",) if name == "faster_rcnn" else ("padding", "export")
-    check_head(functools.partial(registry.load("heads", name), **SMALL[name]), skip=skip)
 
 
 def test_anchors_have_the_strides_of_the_levels_at_any_size():
@@ -129,21 +117,6 @@ def test_faster_rcnn_is_weighted_by_the_labelled_images_of_the_step():
         torch.testing.assert_close(value, plain[term] * 2 / 1.5)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_unlabelled_images_are_left_out_in_training(name: str, monkeypatch: pytest.MonkeyPatch):
-    """The samples of Faster R-CNN are fixed; see tests/heads/torchvision_detectors/test_parity.py."""
-    monkeypatch.setattr(torch, "randperm", lambda count, device=None: torch.arange(count))
-    head = make_head(name).train()
-    features, mask, targets = padded_batch()
-    bare: list[Targets] = [targets[0], {"image_id": 1, "size": targets[1]["size"]}, targets[2]]
-    found = head.loss(head(features, mask, bare), bare, LossContext())
-    labelled = [0, 2]
-    alone = [targets[i] for i in labelled]
-    outputs = head([x[labelled] for x in features], mask[labelled], alone)
-    for term, value in head.loss(outputs, alone, LossContext()).items():
-        torch.testing.assert_close(found[term], value)
-
-
 def test_exported_locations_are_those_that_predict_selects_from():
     """NMS of the exported boxes and scores gives the predictions, for an image without padding."""
     from torchvision.ops import batched_nms
@@ -177,45 +150,3 @@ def test_faster_rcnn_is_not_exported(tmp_path):
     model = densevit.create_model({"name": "resnet", "depth": 18}, {"boxes": {"name": "faster_rcnn"}}, ["a", "b"])
     with pytest.raises(ConfigError, match=r"heads\.boxes \(FasterRCNN\) has no outputs for a file"):
         densevit.export(model, tmp_path / "model.onnx")
-
-
-BACKBONES: dict[str, dict[str, Any]] = {
-    "resnet": {"name": "resnet", "depth": 18},
-    "swin": {"name": "swin", "variant": "nano", "window_size": 4},
-    "vit": {"name": "vit", "variant": "nano", "patch_size": 8},
-}
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("precision", [None, torch.bfloat16])
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("name", KINDS)
-def test_backbones(name: str, backbone: str, precision: torch.dtype | None):
-    """A ViT through the simple pyramid; images of two sizes, one without objects. A step reaches all parameters."""
-    torch.manual_seed(0)
-    section: dict[str, Any] = {"name": name, **SMALL[name], "stride": 4}
-    if backbone == "vit":
-        section["neck"] = {"name": "simple_pyramid", "width": 16}
-    model = densevit.create_model(BACKBONES[backbone], {"boxes": section}, ["a", "b"]).model.train()
-    sizes = [(75, 128), (96, 101)]
-    mask = torch.ones(2, 96, 128, dtype=torch.bool)
-    for i, (h, w) in enumerate(sizes):
-        mask[i, :h, :w] = False
-    boxes = [torch.tensor([[5.0, 8.0, 40.0, 60.0], [50.0, 20.0, 70.0, 44.0]]), torch.zeros(0, 4)]
-    batch: Batch = {
-        "images": torch.randint(256, (2, 3, 96, 128), dtype=torch.uint8),
-        "padding_mask": mask,
-        "targets": [
-            {"size": size, "original_size": size, "boxes": own, "labels": torch.arange(len(own))}
-            for size, own in zip(sizes, boxes, strict=True)
-        ],
-    }
-    with torch.autocast("cpu", precision, enabled=precision is not None):
-        losses = model.loss(model(batch), batch["targets"], LossContext())
-        assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
-        torch.stack(list(losses.values())).sum().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-        assert any(p.grad.any() for p in model.backbone.parameters())
-        for found, (h, w) in zip(model.eval().infer(batch)["boxes"], sizes, strict=True):
-            assert found["boxes"].dtype == torch.float32 and len(found["boxes"])
-            assert (found["boxes"] >= 0).all() and (found["boxes"] <= torch.tensor([w, h, w, h])).all()

@@ -1,0 +1,32 @@
+"""Every registered head meets its interface, with each kind of its options."""
+
+import functools
+
+import pytest
+
+import densevit
+from densevit import registry
+from densevit.testing import check_head
+from tests.heads.cases import CASES
+
+pytestmark = pytest.mark.integration
+
+
+def test_every_head_is_a_case() -> None:
+    assert {case.head for case in CASES.values()} == set(densevit.list_heads())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_head_passes_all_checks(name: str) -> None:
+    """All but the export, which costs ten seconds: tests/exporting exports each head.
+
+    Values that label nothing (-1, 255, void, 0 m, nan, crowds) are not learned, with any of its losses.
+    """
+    case = CASES[name]
+    kind = registry.load("heads", case.head)
+    results = check_head(functools.partial(kind, **case.options), skip=("export", *case.skip), reach=case.reach)
+    notes = {result.name for result in results if result.note}
+    pixels = {"semantic", "panoptic", "depth"}.intersection(kind.needs)
+    assert ("unlabelled_values" in notes) == (not pixels and "image_class" not in kind.needs)
+    assert ("unlabelled_pixels" in notes) == (not pixels)
+    assert ("crowds" in notes) == ("panoptic" not in kind.needs)
