@@ -26,19 +26,15 @@ SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
 CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
     "softmax": ({}, [3, 0, 0, 2]),
     "one object": ({}, [1, 0, 0, 0]),  # half an object a process
-    "no object": ({}, [0, 0, 0, 0]),
-    "focal": ({"classification": "focal"}, [3, 0, 0, 2]),
     "mal": ({"classification": "mal", "extensions": Extensions(two_stage=True, position_bias=True)}, [3, 0, 0, 2]),
-    "dense": ({"extensions": Extensions(dense_loss=1.5)}, [3, 0, 0, 2]),
     "denoising": ({"extensions": Extensions(denoising=2)}, [3, 0, 0, 2]),
     "contrastive denoising": (
         {"extensions": Extensions(contrastive_denoising=7), "classification": "varifocal"},
         [3, 0, 0, 2],
     ),
     "no object, contrastive denoising": ({"extensions": Extensions(contrastive_denoising=7)}, [0, 0, 0, 0]),
-    "one object, dense": ({"classification": "mal", "extensions": Extensions(dense_loss=1.5)}, [0, 0, 0, 1]),
+    "dense": ({"classification": "mal", "extensions": Extensions(dense_loss=1.5)}, [0, 0, 0, 1]),
     "masks": ({"num_points": 64, "semantic_loss": 2.0}, [3, 0, 0, 2]),
-    "one mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 1]),
     "no mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 0]),
 }
 

@@ -1,4 +1,4 @@
-"""The mask2former head: the kit, targets, points, memory, predictions and options."""
+"""The mask2former heads: targets, masked attention, points, memory, predictions and options."""
 
 import warnings
 from dataclasses import replace
@@ -9,13 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from densevit.data.loading.batch_sampler import collate
+from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.losses.context import LossContext
-from densevit.model import (
-    DenseModel,
-    Inference,
-    inference_by_head,
-)
+from densevit.model import DenseModel, Inference, create_head, inference_by_head
 from densevit.set_prediction.mask_predictions import MaskLogits, enclosing_boxes, instances, panoptic, semantic
 from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
@@ -29,7 +26,6 @@ from densevit_workbench.testing.targets import random_targets
 TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)
 PIXEL_DECODER = PixelDecoderOptions(layers=1, feedforward=16)
 SMALL = {"num_queries": 6, "transformer": TRANSFORMER, "pixel_decoder": PIXEL_DECODER, "num_points": 64}
-HEADS = (Mask2Former, Mask2FormerInstance, Mask2FormerSemantic)
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
 
 
@@ -256,6 +252,39 @@ def test_panoptic_prediction_has_instances_of_things_only():
 
 
 # ---- size and options ----
+
+
+def test_labels_and_classes_of_each_head():
+    dataset = Dataset()
+    things = tuple(one for one in CLASSES if one.thing)
+    dataset.classes = {"panoptic": tuple(CLASSES), "detection": things, "segmentation": tuple(CLASSES[2:])}
+    expected = [
+        ("panoptic", ("panoptic",), tuple(CLASSES)),
+        ("detection", ("masks", "labels"), things),
+        ("segmentation", ("semantic",), tuple(CLASSES[2:])),
+    ]
+    heads = (Mask2Former, Mask2FormerInstance, Mask2FormerSemantic)
+    assert [(head.task, head.needs, head.classes_from(dataset)) for head in heads] == expected
+    model = DenseModel(Patches(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
+    with pytest.raises(ConfigError, match="heads.head"):  # only the last has maps
+        inference_by_head(model, Inference(flip=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        ({"transformer": {"width": 48}}, "transformer.*width is 48.* 32"),
+        ({"transformer": {"num_heads": 5}}, "width is 256.*num_heads, 5"),
+        ({"transformer": {"dropout": 1.5}}, "transformer.*dropout is 1.5"),
+        ({"transformer": {"decoder_layers": 0}}, "transformer.*decoder_layers is 0"),
+        ({"pixel_decoder": {"layers": 0}}, "pixel_decoder.*layers is 0"),
+        ({"num_points": 0}, "num_points is 0"),
+        ({"threshold": 1.5}, "threshold is 1.5"),
+    ],
+)
+def test_options_out_of_range_are_errors(options, facts):
+    with pytest.raises(DensevitError, match=facts):
+        create_head("mask2former", (16,), (16,), CLASSES, **{**SMALL, **options})
 
 
 def test_more_segments_than_queries_are_reported():

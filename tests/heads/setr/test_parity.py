@@ -1,10 +1,8 @@
 """SETR's decoders match mmsegmentation's with the same weights, in evaluation and training.
 
-The references follow its `setr_up_head`, `mla_neck`, `setr_mla_head` and `fcn_head` in operations and names, so that
-the table of names below applies to its checkpoints.
+The references follow its `setr_up_head`, `mla_neck`, `setr_mla_head` and `fcn_head` in operations and names, which the
+layout of its checkpoints translates.
 """
-
-import re
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit_heads.setr import Setr
+from tests.heads.transformers_pairs import gradients, renamed, same_gradients
 
 WIDTH, BRANCH, CHANNELS, K = 8, 6, 12, 5
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
@@ -131,73 +130,35 @@ class Reference(nn.Module):
         return main, auxiliary[::-1] if self.neck is not None else auxiliary
 
 
-NAMES = [
-    (r"decode_head\.norm\.(.*)", r"decode.norm.\1"),
-    (r"decode_head\.up_convs\.(\d)\.(\d)\.(conv|bn)\.(.*)", r"decode.UP.\1.\2.\3.\4"),
-    (r"decode_head\.conv_seg\.(.*)", r"decode.classifier.\1"),
-    (r"auxiliary_head\.(\d)\.norm\.(.*)", r"auxiliary.\1.norm.\2"),
-    (r"auxiliary_head\.(\d)\.up_convs\.(\d)\.0\.(conv|bn)\.(.*)", r"auxiliary.\1.convolutions.\2.\3.\4"),
-    (r"auxiliary_head\.(\d)\.conv_seg\.(.*)", r"auxiliary.\1.CLASSIFIER.\2"),
-    (r"neck\.norm\.(\d)\.(.*)", r"decode.norms.\1.\2"),
-    (r"neck\.mla\.channel_proj\.(\d)\.(conv|bn)\.(.*)", r"decode.project.\1.\2.\3"),
-    (r"neck\.mla\.feat_extract\.(\d)\.(conv|bn)\.(.*)", r"decode.extract.\1.\2.\3"),
-]
+LAYOUTS = {"naive": "mmseg-setr-naive", "pup": "mmseg-setr", "mla": "mmseg-setr-mla"}
 
 
-def our_weights(weights: dict[str, Tensor], mla: bool) -> dict[str, Tensor]:
-    """Renames their weights. MLA modules after the sums are numbered from the deepest map on, unlike ours."""
-    ours = {}
-    for name, value in weights.items():
-        found = next(re.sub(theirs, own, name) for theirs, own in NAMES if re.fullmatch(theirs, name))
-        found = found.replace(".conv.", ".0.").replace(".bn.", ".1.")
-        if mla:
-            found = re.sub(r"decode\.UP\.(\d)", lambda m: f"decode.branches.{3 - int(m[1])}", found)
-            found = re.sub(r"decode\.extract\.(\d)", lambda m: f"decode.extract.{3 - int(m[1])}", found)
-            found = re.sub(r"auxiliary\.(\d)\.CLASSIFIER", lambda m: f"auxiliary.{3 - int(m[1])}", found)
-        found = re.sub(r"UP\.(\d)\.0", r"convolutions.\1", found).replace("CLASSIFIER", "classifier")
-        if mla and name == "decode_head.conv_seg.weight":
-            value = torch.cat(value.chunk(FEATURES, dim=1)[::-1], dim=1)
-        ours[found] = value
-    return ours
+def our_weights(weights: dict[str, Tensor], decoder: str) -> dict[str, Tensor]:
+    return renamed(weights, LAYOUTS[decoder], "segmentation")
 
 
-@pytest.fixture(params=["naive", "pup", "mla"])
-def decoder(request):
-    return request.param
-
-
-@pytest.fixture
-def pair(decoder):
-    """Their model and ours with the same random weights."""
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+def test_logits_losses_and_gradients_match_mmsegmentation(decoder):
+    """Logits are resized to the labels, and auxiliary losses weighted by 0.4, as in its configs."""
     theirs = Reference(decoder)
     with torch.no_grad():
         for name, x in [*theirs.named_parameters(), *theirs.named_buffers()]:
             if x.is_floating_point():
                 x.copy_(0.5 + torch.rand_like(x) if x.ndim == 1 and "bias" not in name else 0.3 * torch.randn_like(x))
     ours = Setr((CHANNELS,) * FEATURES, (16,) * FEATURES, CLASSES, decoder, width=WIDTH, branch_width=BRANCH)
-    ours.load_state_dict(our_weights(theirs.state_dict(), decoder == "mla"), strict=True)
-    return theirs, ours
+    ours.load_state_dict(our_weights(theirs.state_dict(), decoder), strict=True)
+    features = [torch.randn(3, CHANNELS, 3, 5).requires_grad_() for _ in range(FEATURES)]
+    own = [x.detach().clone().requires_grad_() for x in features]
+    padding = torch.zeros(3, 48, 80, dtype=torch.bool)
 
-
-def make_features(*batch):
-    return [torch.randn(*batch, CHANNELS, 3, 5).requires_grad_() for _ in range(FEATURES)]
-
-
-def test_logits_in_evaluation(pair, decoder):
-    theirs, ours = (module.eval() for module in pair)
-    features = make_features(2)
-    expected, _ = theirs(features)
-    found = ours(features, torch.zeros(2, 48, 80, dtype=torch.bool))
+    with torch.no_grad():
+        expected, found = theirs.eval()(features)[0], ours.eval()(own, padding)
     assert found.keys() == {"logits"}
     scale = 16 if decoder == "pup" else 4
     assert expected.shape[-2:] == (3 * scale, 5 * scale)
     torch.testing.assert_close(found["logits"], expected, rtol=1e-4, atol=1e-5)
 
-
-def test_losses_and_gradients_in_training(pair, decoder):
-    """Logits are resized to the labels, and auxiliary losses weighted by 0.4, as in its configs."""
-    theirs, ours = (module.train() for module in pair)
-    features = make_features(3)
+    theirs.train(), ours.train()
     labels = torch.randint(K, (3, 48, 80), dtype=torch.uint8)
     labels[:, 20:30] = 255
     main, auxiliary = theirs(features)
@@ -205,24 +166,17 @@ def test_losses_and_gradients_in_training(pair, decoder):
     for logits in (main, *auxiliary):
         resized = F.interpolate(logits, size=(48, 80), mode="bilinear", align_corners=False)
         terms.append(F.cross_entropy(resized, labels.long(), ignore_index=255))
-    expected = terms[0] + 0.4 * sum(terms[1:])
-    expected.backward()
-    wanted = [x.grad for x in features]
-    weights = our_weights({name: p.grad for name, p in theirs.named_parameters()}, decoder == "mla")
-    statistics = our_weights(dict(theirs.named_buffers()), decoder == "mla")
-
-    own = [x.detach().clone().requires_grad_() for x in features]
-    outputs = ours(own, torch.zeros(3, 48, 80, dtype=torch.bool), [])
+    (terms[0] + 0.4 * sum(terms[1:])).backward()
+    outputs = ours(own, padding, [])
     assert len(outputs["auxiliary"]) == len(auxiliary) == (4 if decoder == "mla" else 3)
     losses = ours.loss(outputs, [{"semantic": x, "size": (48, 80)} for x in labels], LossContext())
     torch.testing.assert_close(losses["cross_entropy"], terms[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses["auxiliary"], 0.4 * sum(terms[1:]), rtol=1e-4, atol=1e-5)
     sum(losses.values()).backward()
-    for x, y in zip(own, wanted, strict=True):
-        assert y.abs().max() > 1e-4
-        torch.testing.assert_close(x.grad, y, rtol=1e-3, atol=1e-6)
-    assert weights.keys() == dict(ours.named_parameters()).keys()
-    for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter.grad, weights[name], rtol=1e-3, atol=1e-5, msg=name)
+    wanted, found = our_weights(gradients(theirs), decoder), gradients(ours)
+    for i, (x, y) in enumerate(zip(features, own, strict=True)):
+        wanted[f"features {i}"], found[f"features {i}"] = x.grad, y.grad
+    same_gradients(wanted, found, rounding="(?!)", least=1e-3, tolerance=1e-3)
+    statistics = our_weights(dict(theirs.named_buffers()), decoder)
     for name, buffer in ours.named_buffers():
         torch.testing.assert_close(buffer, statistics[name], rtol=1e-5, atol=1e-6, msg=name)
