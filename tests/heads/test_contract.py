@@ -6,6 +6,7 @@ import pytest
 
 import densevit
 from densevit import registry
+from densevit.interfaces import Class
 from densevit.testing import check_head
 from tests.heads.cases import CASES
 
@@ -30,3 +31,13 @@ def test_a_head_passes_all_checks(name: str) -> None:
     assert ("unlabelled_values" in notes) == (not pixels and "image_class" not in kind.needs)
     assert ("unlabelled_pixels" in notes) == (not pixels)
     assert ("crowds" in notes) == ("panoptic" not in kind.needs)
+
+
+@pytest.mark.parametrize("name", ["deformable_detr", "dino", "rtdetr", "dfine, training layers"])
+def test_every_attention_is_deterministic_by_option(name: str) -> None:
+    case = CASES[name]
+    classes = [Class("a", 1, (0, 0, 0))]
+    for chosen in (False, True):
+        head = densevit.create_head(case.head, (8, 8), (8, 16), classes, **case.options, deterministic=chosen)
+        found = [module.deterministic for module in head.modules() if hasattr(module, "deterministic")]
+        assert len(found) >= 2 and set(found) == {chosen}

@@ -55,14 +55,6 @@ def test_the_best_of_those_left_out_fill_up():
     torch.testing.assert_close(queries.boxes[0, :, 0], torch.tensor([0.3, 0.7, 0.3, 0.7]))
 
 
-def test_padding_comes_after_those_left_out():
-    boxes = torch.tensor([[0.3, 0.3, 0.2, 0.2]] * 3 + [[0.7, 0.7, 0.2, 0.2]])[None]
-    logits = torch.tensor([1.0, 2.0, 3.0, 9.0])[None, :, None]
-    padding = torch.tensor([[False, False, False, True]])
-    _, scores = DistinctQueries(4, 3, 0.7)(logits, boxes, memory_of(torch.randn(1, 4, 4), padding))
-    assert scores[0, :, 0].tolist() == [3.0, 2.0, 1.0]
-
-
 def test_an_untrained_decoder_returns_the_dense_predictions():
     """The refinement of scores and boxes starts at zero."""
     features, mask, _ = padded_batch()

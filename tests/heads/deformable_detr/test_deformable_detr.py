@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class, Dataset
-from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.losses.context import LossContext
-from densevit.losses.set_losses import LossWeights
-from densevit.set_prediction.levels import LevelProjections, Levels, sine_positions, valid_ratio
+from densevit.set_prediction.levels import LevelProjections, Levels, valid_ratio
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.deformable_detr.queries import TwoStage
@@ -71,16 +69,6 @@ def test_levels_are_the_coarsest_features_and_stride_2_convolutions(
     ] + [32] * max(added - 1, 0)
 
 
-def test_an_added_level_is_computed_from_the_feature_and_the_next_from_it():
-    levels = LevelProjections((5,), (16,), 32, 3, 8)
-    x, mask = torch.randn(1, 5, 6, 7), torch.zeros(1, 96, 112, dtype=torch.bool)
-    tokens, shapes = levels([x], mask).tokens, levels([x], mask).shapes
-    assert shapes == [(6, 7), (3, 4), (2, 2)]
-    first, second, third = levels.projections
-    expected = [first(x), second(x), third(second(x))]
-    torch.testing.assert_close(tokens, torch.cat([y.flatten(2).mT for y in expected], dim=1))
-
-
 def test_references_and_valid_ratios_respect_padding():
     """An image of 24 x 20 pixels in a batch of 32 x 64: 3 x 3 of 4 x 8 cells, and 2 x 2 of 2 x 4 at stride 16."""
     mask = torch.ones(1, 32, 64, dtype=torch.bool)
@@ -95,18 +83,6 @@ def test_references_and_valid_ratios_respect_padding():
     torch.testing.assert_close(on_maps, torch.tensor([[2.5 / 8, 1.5 / 4], [2.5 / 3 * 2 / 4, 0.5]]))
     box = torch.tensor([[[0.5, 0.5, 0.2, 0.4]]])
     torch.testing.assert_close(levels.on_maps(box)[0, 0, 0], torch.tensor([3 / 16, 3 / 8, 0.075, 0.3]))
-
-
-def test_sine_positions_are_those_of_cell_centres_without_padding():
-    padding = torch.zeros(1, 3, 5, dtype=torch.bool)
-    padding[:, 2:], padding[:, :, 4:] = True, True
-    found = sine_positions(padding, 8)[0]
-    for y, x in ((0, 0), (1, 3)):
-        for c, angle in [(0, (y + 0.5) / 2), (4, (x + 0.5) / 4)]:
-            angle *= 2 * math.pi
-            expected = [math.sin(angle), math.cos(angle), math.sin(angle / 100), math.cos(angle / 100)]
-            assert found[y, x, c : c + 4].tolist() == pytest.approx(expected, abs=1e-5)
-    assert valid_ratio(padding).tolist() == [pytest.approx([4 / 5, 2 / 3])]
 
 
 def test_initial_weights_are_the_authors():
@@ -146,14 +122,6 @@ def test_initial_weights_are_the_authors():
     assert two_stage.embed.weight.abs().max() <= math.sqrt(6 / (4 * width))
 
 
-def test_initial_queries_predict_boxes_at_their_reference_points():
-    head = DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL).eval()
-    features, mask, _ = make_batch(1, 1)
-    boxes = head(features, mask)["boxes"]
-    torch.testing.assert_close(boxes[..., :2], head.queries(2)[1])
-    torch.testing.assert_close(boxes[..., 2:], torch.full((2, 7, 2), 1 / (1 + math.exp(2))))
-
-
 def test_initial_proposals_are_cells_with_sides_that_double_with_each_level():
     queries = TwoStage(4, 32, torch.nn.Linear(32, 3), make_head(width=32).box_heads[0])
     torch.nn.init.zeros_(queries.box_head.last.weight)
@@ -170,16 +138,6 @@ def test_initial_proposals_are_cells_with_sides_that_double_with_each_level():
     none = torch.ones(4)  # less than 0.01 from the border, or padding
     assert torch.equal(boxes[0, 0], none) and torch.equal(boxes[0, 63], none) and torch.equal(boxes[1, 8], none)
     assert not torch.equal(boxes[0, 1], none)
-
-
-def test_only_padding_is_ranked_after_every_cell_of_the_image():
-    head = make_head(box_refinement=True, two_stage=True, num_queries=40).eval()
-    features, mask, _ = make_batch(1, 1, 1)
-    levels = head.levels(features, mask)
-    assert isinstance(head.queries, TwoStage)
-    proposals = head.queries.propose(levels.tokens, levels)
-    best = proposals._replace(logits=torch.where(levels.padding[..., None], 100.0, proposals.logits))
-    assert torch.equal(head.queries.best(best)[1], head.queries.best(proposals)[1])
 
 
 def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
@@ -261,14 +219,6 @@ def test_class_proposals_are_ranked_by_their_best_class_and_have_the_loss_of_a_d
     assert not torch.isclose(binary.loss(outputs, targets, LossContext())["proposals"], expected)
 
 
-def test_label_weight_is_that_of_the_class_loss():
-    features, mask, targets = make_batch(3, 0, 5)
-    heads = [make_head(loss_weights=LossWeights(label=weight)).train() for weight in (1.0, 2.0)]
-    outputs = heads[0](features, mask, targets)
-    one, two = (head.loss(outputs, targets, LossContext()) for head in heads)
-    assert 2 * one["label"] == two["label"] and one["l1"] == two["l1"]
-
-
 class Crowded(Dataset):
     def object_counts(self) -> np.ndarray:
         return np.array([3, 9, 8, 0])
@@ -297,15 +247,6 @@ def test_a_level_smaller_than_the_sampling_grid_trains():
         assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]
 
 
-def test_boxes_stay_in_full_precision_under_autocast():
-    head = make_head().train()
-    features, mask, targets = make_batch(3, 0, 5)
-    with torch.autocast("cpu", torch.float16):
-        outputs, _ = step(head, features, mask, targets)
-    assert outputs["boxes"].dtype == torch.float32 and outputs["logits"].dtype == torch.float16
-    assert (outputs["boxes"] - head(features, mask)["boxes"]).abs().max() < 0.05
-
-
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
@@ -325,10 +266,3 @@ def test_wrong_options_are_refused(options: dict[str, Any], facts: list[str]):
     with pytest.raises(ValueError) as error:
         make_head(**options)
     assert all(fact in str(error.value) for fact in facts)
-
-
-def test_every_attention_is_deterministic_by_option():
-    for deterministic in (False, True):
-        head = make_head(deterministic=deterministic)
-        attentions = [m for m in head.modules() if isinstance(m, MultiScaleDeformableAttention)]
-        assert [m.deterministic for m in attentions] == [deterministic] * 5  # two encoder and three decoder layers

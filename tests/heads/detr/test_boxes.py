@@ -168,13 +168,6 @@ def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
     assert -8 < logits.mean() < -2
 
 
-def test_initial_anchors_cover_the_image():
-    head = DabDetr((6,), (8,), CLASSES, 400, Transformer(WIDTH, HEADS, 1, 1, 24))
-    centre = head.anchors.sigmoid()[:, :2]
-    assert (centre.amin(0) < 0.05).all() and (centre.amax(0) > 0.95).all()
-    assert torch.histc(centre, 4, 0, 1).min() > 150  # of 800
-
-
 def test_fused_memory_is_the_sum_of_levels_and_its_mix():
     fused = FusedProjection((3, 5, 6, 4), (4, 8, 16, 16), width=7, stride=8, blocks=0)
     features = [torch.randn(2, c, *size) for c, size in ((3, (12, 16)), (5, (6, 8)), (6, (3, 4)), (4, (3, 4)))]

@@ -78,20 +78,6 @@ def test_segments_have_tight_boxes_classes_and_masks() -> None:
 # ---- losses ----
 
 
-def test_mask_losses_by_hand() -> None:
-    """A probability of 0.8 in a mask of 4 pixels, of which 1 is true; 2 objects."""
-    truth = torch.tensor([[[True, False], [False, False]]])
-    logits = torch.full((1, 2, 2), 0.8).logit()
-    focal, dice = mask_losses(logits, truth, torch.ones_like(truth), 2, LossContext())
-    true, false = -0.25 * 0.2**2 * torch.tensor(0.8).log(), -0.75 * 0.8**2 * torch.tensor(0.2).log()
-    assert focal.item() == pytest.approx(float(true + 3 * false) / 4 / 2)
-    assert dice.item() == pytest.approx((1 - (2 * 0.8 + 1) / (4 * 0.8 + 1 + 1)) / 2)
-    known = torch.tensor([[[True, True], [False, True]]])  # a pixel of void
-    focal, dice = mask_losses(logits, truth, known, 2, LossContext())
-    assert focal.item() == pytest.approx(float(true + 2 * false) / 3 / 2)
-    assert dice.item() == pytest.approx((1 - (2 * 0.8 + 1) / (3 * 0.8 + 1 + 1)) / 2)
-
-
 def test_mask_losses_do_not_depend_on_how_masks_are_distributed() -> None:
     """Two processes with 1 and 4 objects: the mean of their losses equals the loss of all."""
     logits, truth = torch.randn(5, 8, 8), torch.rand(5, 16, 16) > 0.5
@@ -147,12 +133,6 @@ def test_segments_of_at_most_four_pixels_are_removed_in_pixels_of_the_file() -> 
     doubled = merged([small, rest], [0, 3], original=(6, 12))
     assert (doubled == 0).sum() == 16 and doubled.shape == (6, 12)
     assert merged([small], [0]).unique().tolist() == [0]  # alone it has every pixel
-
-
-def test_without_segments_all_is_void() -> None:
-    empty = torch.zeros(0, 4, 4)
-    found = panoptic_map(empty, torch.zeros(0, dtype=torch.long), torch.zeros(0) > 0, THINGS, (8, 8), (7, 6), (14, 12))
-    assert found.shape == (14, 12) and (found == -1).all()
 
 
 def test_masks_are_upsampled_to_the_batch_cropped_and_resized_to_the_file() -> None:
@@ -221,3 +201,9 @@ def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
     rows = [every.index(one) for one in classes["detection"]] + [len(every)]  # of the things, and of "no object"
     for key, value in theirs.items():
         assert torch.equal(own[key][rows] if key.startswith("label_head") else own[key], value), key
+
+
+def test_without_segments_all_is_void() -> None:
+    empty = torch.zeros(0, 4, 4)
+    found = panoptic_map(empty, torch.zeros(0, dtype=torch.long), torch.zeros(0) > 0, THINGS, (8, 8), (7, 6), (14, 12))
+    assert found.shape == (14, 12) and (found == -1).all()

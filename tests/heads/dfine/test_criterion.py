@@ -110,8 +110,7 @@ def expected_losses(found: LayerOutputs, labels: list[dict]) -> tuple[dict[str, 
     }, (pairs**0.5, (len(labels) * found.initial.shape[1] - pairs) ** 0.5)
 
 
-@pytest.mark.parametrize("counts", [COUNTS, [2, 2, 2, 2], [0, 0, 7, 0]], ids=str)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("counts", "seed"), [(COUNTS, 0), ([0, 0, 7, 0], 1)], ids=str)
 def test_losses_and_gradients_match_the_authors_arrangement_of_transformers_terms(counts: list[int], seed: int):
     found = make_outputs(len(counts), Q, L + 2, seed)
     targets, labels = make_targets(counts)

@@ -10,7 +10,6 @@ from torch import Tensor
 from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dfine import Dfine
-from densevit_heads.dfine.attention import UnprojectedDeformableAttention
 from densevit_heads.rtdetr.augmentation import PlainStretch
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 from tests.heads.padded_batch import SIZES, padded_batch, perturbed, step
@@ -99,13 +98,6 @@ def test_torch_export_has_the_same_outputs_and_no_layers_of_the_training():
         assert {int(name.split(".")[3]) for name in used if name.startswith(f"head.decoder.{part}.")} == layers, part
 
 
-def test_maps_of_one_cell_train():
-    head = make_head().train()
-    features, mask, targets = make_batch(1, 1, sizes=[(9, 70)] * 2)
-    outputs, _ = step(head, features, mask, targets)
-    assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]
-
-
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
@@ -124,13 +116,6 @@ def test_wrong_options_are_refused(options: dict[str, Any], facts: list[str]):
     with pytest.raises(ValueError) as error:
         make_head(**options)
     assert all(fact in str(error.value) for fact in facts)
-
-
-def test_every_attention_is_deterministic_by_option():
-    for deterministic in (False, True):
-        head = make_head(deterministic=deterministic, training_layers=1)
-        attentions = [m for m in head.modules() if isinstance(m, UnprojectedDeformableAttention)]
-        assert [m.deterministic for m in attentions] == [deterministic] * 4
 
 
 def test_plain_stretch_keeps_the_whole_image():

@@ -20,7 +20,7 @@ from densevit_heads.mask2former import Mask2Former, Mask2FormerInstance, Mask2Fo
 from densevit_heads.mask2former.criterion import MaskCriterion
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.mask2former.points import sample, uncertain_points
-from densevit_heads.mask2former.transformer import MaskQueries, attention_bias
+from densevit_heads.mask2former.transformer import MaskQueries
 from densevit_workbench.testing.targets import random_targets
 
 TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)
@@ -76,13 +76,6 @@ def test_values_at_points_are_bilinear_samples_of_the_masks(task):
 # ---- masked attention, points and losses ----
 
 
-def test_a_query_attends_to_its_foreground_or_to_the_whole_image():
-    masks = torch.tensor([[[[1.0, -1.0, 1.0]], [[-1.0, -1.0, 1.0]]]])  # the last column is padding
-    bias = attention_bias(masks, torch.tensor([[[False, False, True]]]))
-    inf = float("inf")
-    assert bias.tolist() == [[[[0.0, -inf, -inf], [0.0, 0.0, -inf]]]]
-
-
 def test_three_quarters_of_the_points_are_near_the_contour():
     torch.manual_seed(0)
     maps = (torch.arange(64.0) - 31.5).expand(1, 64, 64)  # changes its sign in the middle column
@@ -93,31 +86,6 @@ def test_three_quarters_of_the_points_are_near_the_contour():
     assert distance[300:].max() > 0.4
     half = uncertain_points(maps, torch.tensor([[0.5, 1.0]]), 400, None)  # the image is the left half
     assert (half[0, :300, 0] - 1.0).abs().quantile(0.95) < 0.28
-
-
-def test_what_the_loss_keeps_for_the_backward_pass_does_not_grow_with_the_image():
-    def kept(side):
-        torch.manual_seed(0)
-        compare = MaskCriterion("instance", 4, 20, 128, 4)
-        logits, embeddings = torch.randn(3, 1, 20, 5), torch.randn(3, 1, 20, 16, requires_grad=True)
-        pixels = torch.randn(1, 16, side // 4, side // 4, requires_grad=True)
-        masks = F.interpolate(torch.randn(1, 6, 4, 4), size=(side, side))[0] > 0
-        masks = RunLengthMasks.from_dense(masks, (side, side))
-        targets = [{"masks": masks, "labels": torch.arange(6) % 4, "size": (side, side)}]
-        sizes = {}
-
-        def pack(x):
-            if x.data_ptr() != pixels.data_ptr():
-                sizes[x.data_ptr(), x.shape] = x.numel()
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            losses = compare.losses(MaskQueries(logits, embeddings), pixels, targets, LossContext())
-        torch.stack(list(losses.values())).sum().backward()
-        assert pixels.grad.abs().sum() > 0
-        return sum(sizes.values())
-
-    assert kept(1024) == kept(64)
 
 
 def test_semantic_loss_is_the_mean_cross_entropy_of_each_segment(monkeypatch: pytest.MonkeyPatch):
@@ -238,19 +206,6 @@ def test_semantic_maps_are_sums_over_queries_and_are_averaged_over_windows_and_f
     torch.testing.assert_close(torch.stack([found[str(n)] for n in range(4)]), total / count)
 
 
-def test_boxes_enclose_masks():
-    masks = torch.zeros(3, 6, 8, dtype=torch.bool)
-    masks[0, 2:4, 1:7], masks[1, 5, 7] = True, True
-    assert enclosing_boxes(masks).tolist() == [[1, 2, 7, 4], [7, 5, 8, 6], [0, 0, 0, 0]]
-
-
-def test_panoptic_prediction_has_instances_of_things_only():
-    found = instances(confident(0, 2), of_regions(*[(slice(0, 2), slice(0, 4))] * 2), CLASSES, things=True)
-    assert sorted(found["labels"].tolist()) == [0, 0, 1, 1]  # two queries times two things
-    assert found["scores"][0] == pytest.approx(0.9, abs=1e-3)  # times the mask's mean probability, sigmoid(8)
-    assert found["boxes"][0].tolist() == [0, 0, 4, 2]
-
-
 # ---- size and options ----
 
 
@@ -303,3 +258,41 @@ def test_more_segments_than_queries_are_reported():
     with warnings.catch_warnings():  # one query per class suffices
         warnings.simplefilter("error")
         Mask2FormerSemantic((16,), (16,), CLASSES, **few).check(dataset)
+
+
+def test_what_the_loss_keeps_for_the_backward_pass_does_not_grow_with_the_image():
+    def kept(side):
+        torch.manual_seed(0)
+        compare = MaskCriterion("instance", 4, 20, 128, 4)
+        logits, embeddings = torch.randn(3, 1, 20, 5), torch.randn(3, 1, 20, 16, requires_grad=True)
+        pixels = torch.randn(1, 16, side // 4, side // 4, requires_grad=True)
+        masks = F.interpolate(torch.randn(1, 6, 4, 4), size=(side, side))[0] > 0
+        masks = RunLengthMasks.from_dense(masks, (side, side))
+        targets = [{"masks": masks, "labels": torch.arange(6) % 4, "size": (side, side)}]
+        sizes = {}
+
+        def pack(x):
+            if x.data_ptr() != pixels.data_ptr():
+                sizes[x.data_ptr(), x.shape] = x.numel()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            losses = compare.losses(MaskQueries(logits, embeddings), pixels, targets, LossContext())
+        torch.stack(list(losses.values())).sum().backward()
+        assert pixels.grad.abs().sum() > 0
+        return sum(sizes.values())
+
+    assert kept(1024) == kept(64)
+
+
+def test_boxes_enclose_masks():
+    masks = torch.zeros(3, 6, 8, dtype=torch.bool)
+    masks[0, 2:4, 1:7], masks[1, 5, 7] = True, True
+    assert enclosing_boxes(masks).tolist() == [[1, 2, 7, 4], [7, 5, 8, 6], [0, 0, 0, 0]]
+
+
+def test_panoptic_prediction_has_instances_of_things_only():
+    found = instances(confident(0, 2), of_regions(*[(slice(0, 2), slice(0, 4))] * 2), CLASSES, things=True)
+    assert sorted(found["labels"].tolist()) == [0, 0, 1, 1]  # two queries times two things
+    assert found["scores"][0] == pytest.approx(0.9, abs=1e-3)  # times the mask's mean probability, sigmoid(8)
+    assert found["boxes"][0].tolist() == [0, 0, 4, 2]

@@ -11,7 +11,7 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
 from densevit_heads.one_stage import OneStage
 from densevit_heads.one_stage.nms import CANDIDATES, suppressed_predictions
-from tests.heads.padded_batch import SIZES, padded_batch
+from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
 
@@ -59,20 +59,6 @@ def test_only_the_best_pairs_enter_nms():
     torch.testing.assert_close(
         found["scores"], outputs["logits"].sigmoid().flatten().sort(descending=True)[0][:CANDIDATES]
     )
-
-
-def test_cells_are_in_row_major_order_around_their_centres():
-    features, mask, _ = padded_batch()
-    head = OneStage([6], [8], CLASSES, width=16, fusion_blocks=0).eval()
-    outputs = head(features, mask)
-    assert outputs["logits"].shape == (3, 48, 3)
-    for i, (height, width) in enumerate(SIZES):
-        inside = ~outputs["padding"][i].view(6, 8)
-        assert inside.sum() == (height // 8) * (width // 8)
-        centre = outputs["centres"][i].view(6, 8, 2)[2, 3] * torch.tensor([width, height])
-        assert centre.tolist() == pytest.approx([28, 20])
-    torch.testing.assert_close(outputs["boxes"][..., :2], outputs["centres"].clamp(1e-5, 1 - 1e-5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(outputs["boxes"][..., 2:], torch.full((3, 48, 2), 0.2))
 
 
 def test_losses_are_those_of_the_dense_loss_with_detr_s_weights():

@@ -79,11 +79,6 @@ def test_borders_are_distributed_as_torchvisions():
         assert np.abs(difference).max() < 0.05, difference
 
 
-def test_image_without_objects_is_not_cropped():
-    empty = np.zeros((0, 4), np.float32)
-    assert iou_crop(empty, (HEIGHT, WIDTH), np.random.default_rng(0)) == (0, 0, HEIGHT, WIDTH)
-
-
 def test_every_target_moves_with_the_image():
     """A coloured rectangle per object: in each frame, its pixels, its box, its mask and its class agree."""
     size, boxes = (60, 80), np.array([[8, 10, 30, 34], [44, 20, 72, 52]], np.float32)

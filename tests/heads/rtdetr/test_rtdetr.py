@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from densevit.interfaces import Class
-from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.losses.context import LossContext
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.rtdetr import RtDetr
@@ -44,14 +43,6 @@ def test_boxes_are_relative_to_the_image_without_padding():
         of_level = inside[(inside[:, 2] - 0.05 * 2**level).abs() < 1e-4]
         assert len(of_level) == rows * columns
         assert of_level[:, :2].max() < 1.0
-
-
-def test_features_of_padding_change_no_prediction():
-    head = make_head(num_points=(3, 1, 2)).eval()
-    features, mask, _ = make_batch(1, 1, 1)
-    changed = [torch.where(mask[:, None, ::s, ::s], 50.0, x) for x, s in zip(features, (8, 16), strict=True)]
-    for name in ("logits", "boxes"):
-        torch.testing.assert_close(head(features, mask)[name], head(changed, mask)[name])
 
 
 def test_a_layer_learns_from_the_boxes_of_the_next():
@@ -106,10 +97,3 @@ def test_wrong_options_are_refused(options: dict[str, Any], facts: list[str]):
     with pytest.raises(ValueError) as error:
         make_head(**{key: HybridEncoderOptions(**x) if key == "encoder" else x for key, x in options.items()})
     assert all(fact in str(error.value) for fact in facts)
-
-
-def test_every_attention_is_deterministic_by_option():
-    for deterministic in (False, True):
-        head = make_head(deterministic=deterministic)
-        attentions = [m for m in head.modules() if isinstance(m, MultiScaleDeformableAttention)]
-        assert [m.deterministic for m in attentions] == [deterministic] * 3

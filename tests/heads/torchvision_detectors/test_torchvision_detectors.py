@@ -61,13 +61,6 @@ def test_regions_are_pooled_at_the_level_of_their_size(stride: int):
     assert levels.tolist() == expected and pooling.scales == [1 / own for own in strides]
 
 
-def test_the_deepest_feature_of_each_stride_is_used():
-    from densevit_heads.torchvision_detectors import FasterRCNN
-
-    head = FasterRCNN([4, 5, 6, 7], [2, 8, 8, 16], CLASSES, **SMALL["faster_rcnn"])
-    assert head.pyramid.inputs == [2, 3] and head.pyramid.strides == (8, 16, 32)
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_strides_that_do_not_double_are_an_error(name: str):
     with pytest.raises(ValueError, match=r"strides 8, 32, but .* double .* Fix: .*simple_pyramid"):
