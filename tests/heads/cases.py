@@ -100,6 +100,9 @@ CASES: dict[str, Case] = {
     "dpt, bins": Case("dpt", {**DPT, "output": "bins", "norm": "batch"}, (), 256),
     "dpt, inverse": Case("dpt", {**DPT, "output": "inverse"}, (), 256),
     "dpt_segmentation": Case(
-        "dpt_segmentation", {**DPT, "dropout": 0.0, "dice": 1.0, "label_smoothing": 0.1, "class_weights": "balanced"}, (), 256
+        "dpt_segmentation",
+        {**DPT, "dropout": 0.0, "dice": 1.0, "label_smoothing": 0.1, "class_weights": "balanced"},
+        (),
+        256,
     ),
 }  # fmt: skip

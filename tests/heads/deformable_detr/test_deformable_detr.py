@@ -245,24 +245,3 @@ def test_a_level_smaller_than_the_sampling_grid_trains():
         targets[0]["boxes"] = torch.tensor([[0.0, 0.0, size[1], size[0]]])
         outputs, _ = step(head, features, mask, targets)
         assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]
-
-
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"two_stage": True}, ["two_stage", "set box_refinement to true"]),
-        ({**NONE, "refined_positions": True}, ["refined_positions", "set mixed_query_selection to true"]),
-        ({"kind": Dino, "contrastive_denoising": -1}, ["contrastive_denoising is -1"]),
-        ({"encoder_layers": 0}, ["transformer.encoder_layers is 0"]),
-        ({"num_queries": 0}, ["num_queries is 0"]),
-        ({"num_levels": 0}, ["num_levels is 0"]),
-        ({"decoder_layers": 10**6}, ["decoder_layers is 1000000", "1000"]),
-        ({"width": 48}, ["width is 48", "32"]),
-        ({"num_heads": 7}, ["width is 64", "num_heads, 7"]),
-        ({"min_stride": 32}, ["min_stride is 32", "stride 16"]),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], facts: list[str]):
-    with pytest.raises(ValueError) as error:
-        make_head(**options)
-    assert all(fact in str(error.value) for fact in facts)

@@ -13,7 +13,6 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.ddq import Ddq
-from densevit_heads.detr import Detr
 from tests.heads.padded_batch import padded_batch, perturbed, step
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
@@ -104,29 +103,3 @@ def test_a_denoising_query_learns_its_own_object():
     assert head.loss(right, targets, LossContext())["denoising"].item() == pytest.approx(0, abs=1e-4)
     wrong = {**outputs, "denoising": (sure, objects.boxes[target.roll(1)].expand_as(boxes), target)}
     assert head.loss(wrong, targets, LossContext())["denoising"].item() > 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "facts"),
-    [
-        (DabDetr, {"extensions": {"fusion_blocks": 1}}, "fusion_blocks.*set stride"),
-        (DabDetr, {"extensions": {"stride": 64}}, "stride is 64.* 16"),
-        (DabDetr, {"extensions": {"denoising": -1}}, "denoising is -1"),
-        (
-            DabDetr,
-            {"extensions": {"denoising": 1, "contrastive_denoising": 3}},
-            "contrastive_denoising.*denoising to 0",
-        ),
-        (Detr, {"transformer": {"width": 18, "num_heads": 2}}, "width is 18.* multiple of 4"),
-        (Detr, {"transformer": {"width": 16, "num_heads": 3}}, "width is 16.*num_heads, 3"),
-        (Detr, {"transformer": {"decoder_layers": 0}}, "decoder_layers is 0"),
-        (Detr, {"num_queries": 0}, "num_queries is 0"),
-        (Detr, {"classes": []}, "no classes"),
-        (Ddq, {"duplicate_iou": 1.5}, "IoU above 0, at most 1"),
-        (Ddq, {"dense_loss": 0.0}, "set dense_loss"),
-    ],
-)
-def test_invalid_options_raise(kind: type, options: dict[str, Any], facts: str):
-    parts = {"extensions": Extensions, "transformer": Transformer}
-    with pytest.raises(ValueError, match=facts):
-        make_head(kind, **{key: parts[key](**x) if key in parts else x for key, x in options.items()})

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from densevit import config as configs
-from densevit import registry
 from densevit.config import Config
-from densevit.errors import PluginError
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel
@@ -28,14 +26,6 @@ DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2
 SMALL = {"detr": DETR}
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
-
-
-def test_options_of_the_detector_are_checked_as_its_own() -> None:
-    options = {"detr": {"transformer": {"widht": 3}}}
-    with pytest.raises(PluginError, match="heads.p.detr.transformer.widht is not an option of .* Did you mean 'width'"):
-        registry.check_options("heads", "detr_panoptic", options, "heads.p")
-    with pytest.raises(PluginError, match="heads.p.dab_detr.anchors is not an option of 'dab_detr_panoptic'"):
-        registry.check_options("heads", "dab_detr_panoptic", {"dab_detr": {"anchors": True}}, "heads.p")
 
 
 # ---- segments ----

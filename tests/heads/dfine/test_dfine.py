@@ -98,26 +98,6 @@ def test_torch_export_has_the_same_outputs_and_no_layers_of_the_training():
         assert {int(name.split(".")[3]) for name in used if name.startswith(f"head.decoder.{part}.")} == layers, part
 
 
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"num_points": (4, 0, 4)}, ["num_points is 0"]),
-        ({"num_bins": 7}, ["num_bins is 7", "even"]),
-        ({"reg_scale": 0.0}, ["reg_scale is 0"]),
-        ({"training_layers": -1}, ["training_layers is -1"]),
-        ({"layer_scale": 0}, ["layer_scale is 0"]),
-        ({"fusion_blocks": 0}, ["fusion_blocks is 0"]),
-        ({"contrastive_denoising": -1}, ["contrastive_denoising is -1"]),
-        ({"num_queries": 0}, ["num_queries is 0"]),
-        ({"encoder": HybridEncoderOptions(16, 24, 0.1)}, ["encoder.expansion is 0.1", "8 channels"]),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], facts: list[str]):
-    with pytest.raises(ValueError) as error:
-        make_head(**options)
-    assert all(fact in str(error.value) for fact in facts)
-
-
 def test_plain_stretch_keeps_the_whole_image():
     transforms = PlainStretch((32, 64))
     assert transforms.recoloring == "none" and transforms.evaluation_size(48, 90) == (32, 64)

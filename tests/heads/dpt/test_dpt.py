@@ -53,12 +53,6 @@ def test_assigned_levels(strides, unit, levels):
     assert assign_levels(strides) == (unit, levels)
 
 
-@pytest.mark.parametrize("strides", [(8, 14), (4, 8, 16, 32, 64)], ids=str)
-def test_strides_that_cannot_be_fused_raise(strides):
-    with pytest.raises(ValueError, match="Fix: select them with features"):
-        DptDepth((8,) * len(strides), strides, width=8)
-
-
 def test_features_selects_maps_by_number():
     head = DptDepth((4, 5, 6, 7, 8), (4, 8, 16, 32, 64), width=8, features=(1, 3, 4, 5)).eval()
     features = make_features(((4, 5, 6, 7, 8), (4, 8, 16, 32, 64)), (64, 64))
@@ -221,30 +215,6 @@ def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
     torch.testing.assert_close(losses["dice"], overlap)
     auxiliary = F.interpolate(outputs["auxiliary"], size=(64, 96), mode="bilinear", align_corners=False)
     torch.testing.assert_close(losses["auxiliary"], 0.2 * sum(terms(auxiliary)))
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "facts"),
-    [
-        (DptDepth, {"loss_weights": DepthLossWeights(silog=1.0)}, "silog is 1.*relative"),
-        (DptDepth, {"output": "bins", "loss_weights": DepthLossWeights(trimmed=1.0)}, "trimmed is 1"),
-        (DptDepth, {"output": "sigmoid", "loss_weights": DepthLossWeights(silog=0.0)}, "weights are 0"),
-        (DptDepth, {"output": "sigmoid", "max_depth": 1e-4}, "min_depth is 0.001 and max_depth 0.0001"),
-        (DptDepth, {"scale": 0.1}, "scale is 0.1.*'relative'"),
-        (DptDepth, {"output": "sigmoid", "shift": 0.1}, "shift is 0.1.*'sigmoid'"),
-        (DptDepth, {"output": "inverse", "shift": 0.0}, "shift is 0;"),
-        (DptDepth, {"width": 0}, "width is 0"),
-        (DptDepth, {"reassemble_channels": (8, 8)}, "4 numbers"),
-        (DptDepth, {"features": (0, 1)}, "from 1 to 4"),
-        (DptSegmentation, {"dropout": 1.0}, "dropout is 1.0"),
-        (DptSegmentation, {"auxiliary_weight": -0.1}, "auxiliary_weight is -0.1"),
-        (DptSegmentation, {"class_weights": (1.0,)}, "1 numbers.* 4 classes"),
-        (DptSegmentation, {"features": (1,)}, "stride 4"),
-    ],
-)
-def test_invalid_options_raise(kind, options, facts):
-    with pytest.raises(ValueError, match=facts):
-        kind(*PYRAMID, () if kind is DptDepth else CLASSES, **options)
 
 
 @pytest.mark.parametrize("output", ["relative", "sigmoid", "bins", "inverse"])

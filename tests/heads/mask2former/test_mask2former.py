@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from densevit.data.loading.batch_sampler import collate
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, Inference, create_head, inference_by_head
+from densevit.model import DenseModel, Inference, inference_by_head
 from densevit.set_prediction.mask_predictions import MaskLogits, enclosing_boxes, instances, panoptic, semantic
 from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
@@ -223,23 +223,6 @@ def test_labels_and_classes_of_each_head():
     model = DenseModel(Patches(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
     with pytest.raises(ConfigError, match="heads.head"):  # only the last has maps
         inference_by_head(model, Inference(flip=True))
-
-
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"transformer": {"width": 48}}, "transformer.*width is 48.* 32"),
-        ({"transformer": {"num_heads": 5}}, "width is 256.*num_heads, 5"),
-        ({"transformer": {"dropout": 1.5}}, "transformer.*dropout is 1.5"),
-        ({"transformer": {"decoder_layers": 0}}, "transformer.*decoder_layers is 0"),
-        ({"pixel_decoder": {"layers": 0}}, "pixel_decoder.*layers is 0"),
-        ({"num_points": 0}, "num_points is 0"),
-        ({"threshold": 1.5}, "threshold is 1.5"),
-    ],
-)
-def test_options_out_of_range_are_errors(options, facts):
-    with pytest.raises(DensevitError, match=facts):
-        create_head("mask2former", (16,), (16,), CLASSES, **{**SMALL, **options})
 
 
 def test_more_segments_than_queries_are_reported():

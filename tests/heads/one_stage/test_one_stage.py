@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import torch
 
 from densevit.interfaces import Class, Targets
@@ -71,11 +70,3 @@ def test_losses_are_those_of_the_dense_loss_with_detr_s_weights():
     assert losses == {"label": label, "l1": 5 * l1, "giou": 2 * giou}
     sum(losses.values()).backward()
     assert [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({"nms": 0}, "nms is 0"), ({"max_predictions": 0}, "max_predictions is 0")]
-)
-def test_options_out_of_range(options: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
-        make_head(**options)

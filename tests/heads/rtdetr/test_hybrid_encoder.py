@@ -62,13 +62,6 @@ def test_levels_coarser_than_the_features_follow_by_convolutions():
     assert [tuple(x.shape[-2:]) for x in maps] == [(5, 7), (3, 4), (2, 2)]
 
 
-def test_strides_that_do_not_double_are_refused():
-    with pytest.raises(ValueError, match=r"have strides \[8, 32\]"):
-        make_encoder((4, 4), (8, 32))
-    with pytest.raises(ValueError, match="min_stride is 64, but the coarsest feature has stride 32"):
-        make_encoder(min_stride=64)
-
-
 def test_features_of_padding_change_nothing():
     """Whatever a backbone computes for padding, the cells of the image are equal."""
     encoder, x = randomised(make_encoder()), features(64, 96)

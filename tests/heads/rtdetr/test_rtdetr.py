@@ -75,25 +75,3 @@ def test_maps_of_one_cell_train():
             target["boxes"] = torch.tensor([[0.0, 0.0, size[1], size[0]]])
         outputs, _ = step(head, features, mask, targets)
         assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]
-
-
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"num_points": (4, 4)}, ["num_points", "2", "3 levels"]),
-        ({"num_points": (4, 0, 4)}, ["num_points[1] is 0"]),
-        ({"contrastive_denoising": -1}, ["contrastive_denoising is -1"]),
-        ({"num_queries": 0}, ["num_queries is 0"]),
-        ({"num_levels": 0}, ["num_levels is 0"]),
-        ({"min_stride": 32}, ["min_stride is 32", "stride 16"]),
-        ({"encoder": {"width": 18}}, ["width is 18", "multiple of 4"]),
-        (
-            {"encoder": {"width": 16, "feedforward": 24, "expansion": 0.01}},
-            ["encoder.expansion is 0.01", "16 channels"],
-        ),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], facts: list[str]):
-    with pytest.raises(ValueError) as error:
-        make_head(**{key: HybridEncoderOptions(**x) if key == "encoder" else x for key, x in options.items()})
-    assert all(fact in str(error.value) for fact in facts)

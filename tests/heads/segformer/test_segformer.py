@@ -68,12 +68,3 @@ def test_loss_is_the_cross_entropy_of_upsampled_logits():
     expected = torch.nn.functional.cross_entropy(large, labels[None].long(), ignore_index=255)
     assert list(loss) == ["cross_entropy"]
     torch.testing.assert_close(loss["cross_entropy"], expected)
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [({"width": 0}, "width is 0; it must be at least 1"), ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0")],
-)
-def test_invalid_options_are_refused(option, message):
-    with pytest.raises(ValueError, match=message):
-        SegFormer((8,), (4,), CLASSES, **option)

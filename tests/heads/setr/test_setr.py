@@ -141,25 +141,3 @@ def test_label_smoothing_and_hard_pixels_reach_the_loss():
         outputs = head(features, mask((48, 64)), targets)
         found.append(float(head.loss(outputs, targets, LossContext())["cross_entropy"].detach()))
     assert abs(found[1] - found[0]) > 1e-3 and found[2] > 1.5 * found[0]  # the hardest pixels alone
-
-
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"class_weights": (1.0, 2.0)}, "2 numbers.* 4 classes"),
-        ({"feature": 4}, "feature is 4.* 3 features"),
-        ({"feature": 0}, "from 1 to 3"),
-        ({"auxiliary": (1, 1)}, "distinct"),
-        ({"decoder": "mla", "feature": 2}, "'mla'.*Fix:"),
-        ({"width": 0}, "width is 0"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
-        ({"ohem_threshold": 1.5}, "ohem_threshold is 1.5"),
-        ({"ohem_min_kept": -1}, "ohem_min_kept is -1"),
-        ({"dice": -1.0}, "dice is -1.0"),
-        ({"classes": ()}, "has no classes"),
-    ],
-)
-def test_invalid_options_raise(options, facts):
-    with pytest.raises(ValueError, match=facts):
-        Setr(*PLAIN, **{"classes": CLASSES, **options})

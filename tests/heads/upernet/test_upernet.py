@@ -104,17 +104,3 @@ def test_a_batch_of_one_image_needs_a_group_norm():
         UPerNet(CHANNELS, STRIDES, CLASSES, width=16).train()(features, mask)
     outputs = UPerNet(CHANNELS, STRIDES, CLASSES, width=16, norm="group").train()(features, mask)
     assert outputs["logits"].isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"width": 0}, "width is 0; it must be at least 1"),
-        ({"pool_scales": ()}, r"pool_scales is \[\]; expected numbers of regions from 1 to 64"),
-        ({"auxiliary_weight": -1.0}, "auxiliary_weight is -1.0; it must be at least 0"),
-        ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
-    ],
-)
-def test_invalid_options_are_refused(option, message):
-    with pytest.raises(ValueError, match=message):
-        UPerNet(CHANNELS, STRIDES, CLASSES, **option)
