@@ -1,4 +1,4 @@
-"""Options that heads refuse, with the fact that each message names: the option, its value, what is allowed or the fix."""
+"""Options that heads refuse, with the facts that each message names: the option, its value, what is allowed, the fix."""
 
 from typing import Any
 

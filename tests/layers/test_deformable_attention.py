@@ -52,16 +52,6 @@ def assert_same_with_gradients(ours, others, inputs):
     torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
 
 
-def test_a_point_between_four_cells_by_hand(form):
-    value = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0]).view(1, 5, 1, 1)  # a 2 x 2 map and a 1 x 1 map
-    locations = torch.tensor([[[0.5, 0.5], [0.25, 0.25]], [[0.5, 0.5], [1.0, 0.5]]]).view(1, 1, 1, 2, 2, 2)
-    weights = torch.tensor([[0.1, 0.2], [0.3, 0.4]]).view(1, 1, 1, 2, 2)
-    # the mean of the four cells; the first cell's centre; the second map's centre; its border, half of it outside
-    expected = 0.1 * 2.5 + 0.2 * 1 + 0.3 * 10 + 0.4 * 5
-    result = form.multi_scale_deformable_attention(value, [(2, 2), (1, 1)], locations, weights)
-    assert result.item() == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("shapes", "points", "learned"),
     [(SHAPES, 2, (0, 1, 2)), ([(6, 4)], 1, (1,)), ([(1, 1)], 4, (2,)), ([(1, 9), (9, 1)], 4, (0,))],
@@ -109,39 +99,6 @@ def test_points_per_level_and_discrete_sampling_match_transformers(sampling, for
     method = "default" if sampling == "grid_sample" else sampling
     others = modeling.multi_scale_deformable_attention_v2(inputs[0], SHAPES, *inputs[1:], points, method)
     assert_same_with_gradients(ours, others, inputs if sampling == "grid_sample" else [inputs[0], inputs[2]])
-
-
-def test_a_discrete_point_rounds_to_the_next_cell_by_hand(form):
-    value = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1)  # 2 rows of 3
-    points = torch.tensor([[0.1, 0.1], [0.2, 0.1], [0.5, 0.3], [0.99, 0.99], [-3.0, 0.1]]).view(5, 1, 2)
-    found = form.multi_scale_deformable_attention(
-        value, [(2, 3)], points.view(1, 5, 1, 1, 1, 2), torch.ones(1, 5, 1, 1, 1), sampling="discrete"
-    )
-    assert found.flatten().tolist() == [1.0, 2.0, 6.0, 6.0, 1.0]  # x * 3 + 0.5: 0.8, 1.1, 2.0, 3.47, -8.5
-
-
-@pytest.mark.parametrize(("sampling", "replaced"), [("grid_sample", True), ("discrete", False), ("discrete", True)])
-def test_exported_attention_with_points_per_level_is_equal(sampling, replaced):
-    torch.manual_seed(0)
-    shapes = [(6, 5), (3, 4), (2, 2)]
-    module = MultiScaleDeformableAttention(32, 3, 4, [3, 1, 2], sampling=sampling).eval()
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.4)
-    if replaced:
-        replace_layers(module)
-    query, points, memory = make_module_inputs(shapes, 4)
-
-    class Fixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = module
-
-        def forward(self, query, points, memory):
-            return self.module(query, points, memory, shapes)
-
-    inputs = (query.detach(), points, memory.detach())
-    exported = torch.export.export(Fixed(), inputs).module()
-    torch.testing.assert_close(exported(*inputs), module(*inputs, shapes), atol=1e-5, rtol=1e-5)
 
 
 def test_discrete_sampling_freezes_the_offsets():
@@ -203,19 +160,6 @@ def test_module_matches_transformers(coordinates, replaced):
         (expected * weights).sum(), (query, memory, *(reference.get_parameter(key) for key in state))
     )
     torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
-
-
-def test_initial_offsets_are_a_ring_of_directions():
-    module = MultiScaleDeformableAttention(16, levels=2, heads=8, points=3)
-    offsets = module.offsets.bias.view(8, 2, 3, 2)
-    ring = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
-    for point in range(3):
-        expected = (point + 1) * torch.tensor(ring, dtype=torch.float32)
-        torch.testing.assert_close(offsets[:, 0, point], expected)
-        torch.testing.assert_close(offsets[:, 1, point], expected)
-    assert not module.offsets.weight.any()
-    assert not module.weights.weight.any()
-    assert not module.weights.bias.any()
 
 
 def test_locations_are_in_fp32_under_autocast():

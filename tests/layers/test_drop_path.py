@@ -12,13 +12,7 @@ def test_branches_are_dropped_per_image():
     assert torch.equal(of_image, of_image[:, :1].expand_as(of_image))
     values = torch.unique(of_image)
     torch.testing.assert_close(values, torch.tensor([0.0, 1 / 0.7]))
-
-
-def test_the_mean_is_preserved():
-    rate = 0.8
-    mean = DropPath(rate)(torch.ones(40000, 1)).mean().item()
-    deviation = (rate / (1 - rate) / 40000) ** 0.5
-    assert abs(mean - 1) < 4 * deviation
+    assert abs((of_image[:, 0] > 0).float().mean() - 0.7) < 0.15
 
 
 def test_evaluation_and_a_rate_of_zero_change_nothing():

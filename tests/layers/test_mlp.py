@@ -1,17 +1,9 @@
 """Feed-forward layers and MLPs beside their products written out."""
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from densevit.layers.mlp import FeedForward, Mlp
-
-
-def test_feed_forward_expands_activates_and_contracts():
-    layer = FeedForward(4, 16, nn.ReLU)
-    x = torch.randn(2, 3, 4)
-    wide = F.linear(x, layer.expand.weight, layer.expand.bias).clamp(min=0)
-    torch.testing.assert_close(layer(x), F.linear(wide, layer.contract.weight, layer.contract.bias))
 
 
 def test_feed_forward_s_dropout_is_off_in_evaluation():

@@ -11,7 +11,6 @@ from densevit.layers.windows import (
     relative_position_index,
     resize_bias_table,
     shift_mask,
-    shift_steps,
     window_partition,
     window_reverse,
 )
@@ -97,19 +96,6 @@ def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, sh
     torch.testing.assert_close(
         torch.zeros_like(padding_value) if own[1] is None else own[1], other[1], atol=1e-4, rtol=1e-4
     )
-
-
-@pytest.mark.parametrize(
-    ("rule", "steps"),
-    [
-        ("per_axis", {(2, 3): (2, 2), (1, 3): (0, 2), (2, 1): (2, 0), (1, 1): (0, 0)}),
-        ("both_axes", {(2, 3): (2, 2), (1, 3): (0, 0), (2, 1): (0, 0), (1, 1): (0, 0)}),
-        ("dense", {(2, 3): (2, 2), (1, 3): (2, 2), (2, 1): (2, 2), (1, 1): (2, 2)}),
-    ],
-)
-def test_shift_of_an_axis_with_one_window(rule, steps):
-    assert {grid: shift_steps(grid, 4, 2, rule) for grid in steps} == steps
-    assert shift_steps((2, 3), 4, 0, rule) == (0, 0)
 
 
 @pytest.mark.parametrize(("size", "shift"), [((7, 9), 2), ((3, 10), 0)])

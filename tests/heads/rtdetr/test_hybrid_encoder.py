@@ -55,13 +55,6 @@ def test_a_merged_block_is_one_convolution_with_equal_outputs(width: int):
     assert [type(m) for m in merged.modules() if not isinstance(m, nn.Sequential)] == [nn.Conv2d, nn.SiLU]
 
 
-def test_levels_coarser_than_the_features_follow_by_convolutions():
-    encoder = make_encoder((5, 6), (16, 16))
-    assert encoder.features == [1], "of one stride the deepest"
-    maps, _ = encoder(features(70, 101, (5, 6), (16, 16)), torch.zeros(2, 70, 101, dtype=torch.bool))
-    assert [tuple(x.shape[-2:]) for x in maps] == [(5, 7), (3, 4), (2, 2)]
-
-
 def test_features_of_padding_change_nothing():
     """Whatever a backbone computes for padding, the cells of the image are equal."""
     encoder, x = randomised(make_encoder()), features(64, 96)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from densevit.layers import deformable_attention as plain
 from densevit.layers.fast import deformable_attention
@@ -21,17 +20,6 @@ def test_atomic_additions_give_the_same_gradient(monkeypatch):
     monkeypatch.setattr(deformable_attention, "_is_atomic", lambda *_: True)
     (found,) = torch.autograd.grad(ours.sum(), value)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_backward_pass_is_deterministic():
-    inputs = make_inputs([(3, 3), (2, 2)], queries=400, width=16)
-    value, locations, weights = inputs
-    runs = []
-    for _ in range(3):
-        x = multi_scale_deformable_attention(value, [(3, 3), (2, 2)], locations, weights, deterministic=True)
-        runs.append(torch.autograd.grad(x.square().sum(), inputs))
-    for run in runs[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
 
 
 def test_points_far_outside_give_zero_and_no_gradient():
@@ -58,15 +46,6 @@ def test_an_exported_graph_gathers_and_has_no_grid_sampler():
     assert not [node for node in program.graph.nodes if "grid_sample" in str(node.target)]
     expected = plain.multi_scale_deformable_attention(value, SHAPES, locations, weights)
     torch.testing.assert_close(program.module()(value, locations, weights), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_fake_tensors_have_the_shapes_of_the_gradients():
-    with FakeTensorMode(allow_non_fake_inputs=True):  # cached tables
-        inputs = [x.requires_grad_() for x in (torch.empty(2, 54, 3, 5), torch.empty(2, 9, 3, 4, 2, 2))]
-        inputs.append(torch.empty(2, 9, 3, 4, 2, requires_grad=True))
-        x = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:])
-        gradients = torch.autograd.grad(x.sum(), inputs)
-    assert [g.shape for g in gradients] == [x.shape for x in inputs]
 
 
 @pytest.mark.parametrize(
