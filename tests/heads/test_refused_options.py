@@ -1,4 +1,4 @@
-"""Options that heads refuse, with the facts that each message names: the option, its value, what is allowed, the fix."""
+"""Options that heads refuse, with the facts that each message names: the option, its value, the limit or the fix."""
 
 from typing import Any
 

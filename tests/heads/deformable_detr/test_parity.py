@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
-from densevit.losses.matching import Objects, hungarian
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
 from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients, scene
@@ -178,35 +177,3 @@ def test_outputs_losses_and_gradients_match_transformers(options: dict[str, Any]
         )  # a single-scale model has no fine level
         found[f"features {i}"] = own.grad
     same_gradients(wanted, found)
-
-
-def test_matching_agrees_with_transformers():
-    from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
-
-    pair = make_pair()
-    logits, boxes = pair.run_ours()[0]["layers"]
-    matches = hungarian(
-        logits, boxes, Objects.of(pair.targets, logits.device), pair.ours.criterion.costs, softmax=False
-    )
-    matcher = DeformableDetrHungarianMatcher(class_cost=2, bbox_cost=5, giou_cost=2)
-    first = [sum(COUNTS[:i]) for i in range(len(COUNTS))]
-    wanted = {
-        (layer, image, query, first[image] + target)
-        for layer in range(LAYERS)
-        for image, pairs in enumerate(matcher({"logits": logits[layer], "pred_boxes": boxes[layer]}, pair.labels))
-        for query, target in zip(*(indices.tolist() for indices in pairs), strict=True)
-    }
-    assert len(wanted) == LAYERS * sum(COUNTS)
-    assert set(zip(*(indices.tolist() for indices in matches), strict=True)) == wanted
-
-
-def test_the_best_proposals_are_those_of_transformers():
-    """Cells of padding are never among them: transformers ranks them too, by the score of features of 0."""
-    pair = make_pair(**MODES["two-stage"])
-    output = pair.run_theirs()[0]
-    scores = output.enc_outputs_class[..., 0]
-    levels = pair.ours.levels([x.detach() for x in pair.features], pair.padding_mask)
-    best = scores.topk(QUERIES + 1, dim=1)
-    assert not levels.padding.gather(1, best.indices).any(), "the seed should choose cells of the image"
-    assert (best.values[:, -2] - best.values[:, -1]).min() > 1e-3, "the best cells should not be tied"
-    assert (~torch.isfinite(output.enc_outputs_coord_logits).all(-1) & ~levels.padding).any(), "near the border"

@@ -97,26 +97,22 @@ def rows(*values: float) -> list[list[float]]:
     return [[value] * 6 for value in values]
 
 
-def test_each_pixel_gets_the_highest_mask_and_things_are_numbered() -> None:
-    found = merged([rows(5, 1, 1, 0), rows(1, 4, 1, 0), rows(0, 0, 3, 9)], [1, 1, 3])
-    assert found.dtype == torch.int32
-    assert found[:, 0].tolist() == [1000, 1001, 3000, 3000] and (found == found[:, :1]).all()
-
-
-def test_segments_of_one_stuff_class_become_one_and_things_stay_apart() -> None:
+def test_each_pixel_gets_the_highest_mask_and_segments_of_one_stuff_class_become_one() -> None:
     """As in the authors' code, what was merged has no area left, and its mask is removed before pixels are assigned
     again: the last row goes to the thing, whose logit there is above that of the remaining sky."""
-    found = merged([rows(5, 0, 0), rows(0, 4, 0), rows(1, 1, 3)], [2, 0, 2])
-    assert found[:, 0].tolist() == [2000, 0, 2000]
-    found = merged([rows(5, 0, -1), rows(0, 4, 0), rows(1, 1, 3)], [2, 0, 2])
-    assert found[:, 0].tolist() == [2000, 0, 0]
-    found = merged([rows(5, 0, -1), rows(0, 4, 0), rows(1, 1, 3)], [0, 1, 0])
-    assert found[:, 0].tolist() == [0, 1000, 1]
+    for logits, labels, expected in (
+        ([rows(5, 1, 1, 0), rows(1, 4, 1, 0), rows(0, 0, 3, 9)], [1, 1, 3], [1000, 1001, 3000, 3000]),
+        ([rows(5, 0, 0), rows(0, 4, 0), rows(1, 1, 3)], [2, 0, 2], [2000, 0, 2000]),
+        ([rows(5, 0, -1), rows(0, 4, 0), rows(1, 1, 3)], [2, 0, 2], [2000, 0, 0]),
+        ([rows(5, 0, -1), rows(0, 4, 0), rows(1, 1, 3)], [0, 1, 0], [0, 1000, 1]),
+    ):
+        found = merged(logits, labels)
+        assert found.dtype == torch.int32
+        assert found[:, 0].tolist() == expected and (found == found[:, :1]).all()
 
 
 def test_segments_of_at_most_four_pixels_are_removed_in_pixels_of_the_file() -> None:
-    small = [[9.0, 9, 9, 9, 0, 0], [0] * 6, [0] * 6]
-    large = [[9.0, 9, 9, 9, 9, 0], [0] * 6, [0] * 6]
+    small, large = ([[9.0] * count + [0] * (6 - count), [0] * 6, [0] * 6] for count in (4, 5))
     rest = rows(1, 1, 1)
     assert merged([small, rest], [0, 3]).unique().tolist() == [3000]
     assert merged([large, rest], [0, 3]).unique().tolist() == [0, 3000]

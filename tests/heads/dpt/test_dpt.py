@@ -113,46 +113,31 @@ def test_last_convolution_starts_anew_from_an_output_of_another_kind(theirs, our
             torch.testing.assert_close(maps, torch.full_like(maps, 2.5), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("output", ["sigmoid", "softplus", "bins"])
-def test_metric_outputs_are_within_their_range(output):
-    head = DptDepth(*PYRAMID, output=output, min_depth=0.5, max_depth=80.0, width=8)
-    logits = torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4]).view(1, 1, 1, 5).repeat(1, head.conv3.out_channels, 1, 1)
-    if output == "bins":
-        logits = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]
-    depths = head._activation(logits)[0, 0, 0]
-    assert depths.diff().min() > 0
-    assert depths[0].item() == pytest.approx(0.5, rel=1e-5)
-    if output == "sigmoid":
-        assert depths[2].item() == pytest.approx(40.25)
-    if output != "softplus":
-        assert depths[-1].item() == pytest.approx(80, rel=1e-5)
-    if output == "bins":
-        assert depths[2].item() == pytest.approx((0.5 * 80) ** 0.5, rel=1e-5)  # the geometric mean
-    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
-    assert 12 < first.median() < 30  # a quarter of 80
+def activated(head, *logits):
+    return head._activation(torch.tensor(logits).view(1, 1, 1, -1).repeat(1, head.conv3.out_channels, 1, 1))[0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("scale", "shift", "furthest", "at_1000"),
-    [(0.000305, 0.1378, 7.25689, 2.25836), (0.00006016, 0.00579, 172.71157, 15.16300)],
-    ids=["NYU", "KITTI"],
-)
-def test_the_inverse_output_uses_the_authors_scale_and_shift(scale, shift, furthest, at_1000):
-    head = DptDepth(*PYRAMID, output="inverse", scale=scale, shift=shift, max_depth=80.0, width=8)
-    assert head.quantity == "depth"
-    depths = head._activation(torch.tensor([-1e4, 0.0, 1000.0, 1e9]).view(1, 1, 1, 4))[0, 0, 0]
-    assert depths[:3].tolist() == pytest.approx([furthest, furthest, at_1000], rel=1e-5)
-    assert 0 < depths[3] < 1e-3
-    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
-    assert first.median().item() == pytest.approx(min(20.0, furthest / 2), rel=0.2)
-
-
-def test_the_inverse_output_without_a_scale_spans_the_range():
-    head = DptDepth(*PYRAMID, output="inverse", max_depth=80.0, width=8)
-    depths = head._activation(torch.tensor([-1.0, 0.0, 1.0, 9.0]).view(1, 1, 1, 4))[0, 0, 0]
-    assert depths.tolist() == pytest.approx([80, 80, 20, 80 / 28])
-    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
-    assert 12 < first.median() < 30  # a quarter of 80
+def test_metric_outputs_are_within_their_range():
+    """At first they are about a quarter of the largest depth, or as near as the inverse output's scale allows."""
+    limits = {"min_depth": 0.5, "max_depth": 80.0}
+    kitti = {"scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}  # the authors'
+    nyu = {"scale": 0.000305, "shift": 0.1378, "max_depth": 80.0}
+    for output, options, logits, depths in (
+        ("sigmoid", limits, (-1e4, 0.0, 1e4), [0.5, 40.25, 80]),
+        ("softplus", limits, (-1e4,), [0.5]),
+        ("inverse", {"max_depth": 80.0}, (-1.0, 0.0, 1.0, 9.0), [80, 80, 20, 80 / 28]),
+        ("inverse", nyu, (-1e4, 0.0, 1000.0), [7.25689, 7.25689, 2.25836]),
+        ("inverse", kitti, (-1e4, 0.0, 1000.0), [172.71157, 172.71157, 15.163]),
+        ("bins", limits, (), []),
+    ):
+        head = DptDepth(*PYRAMID, output=output, width=8, **options).eval()
+        assert head.quantity == "depth" and activated(head, *logits).tolist() == pytest.approx(depths, rel=1e-5)
+        first = head(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"].median().item()
+        assert first == pytest.approx(min(20.0, (options.get("shift") and 0.5 / options["shift"]) or 20.0), rel=0.5)
+    bins = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]
+    found = head._activation(bins)[0, 0, 0]
+    assert found.diff().min() > 0
+    assert found[[0, 2, 4]].tolist() == pytest.approx([0.5, (0.5 * 80) ** 0.5, 80], rel=1e-5)  # a geometric mean
 
 
 def test_metric_losses_are_the_weighted_terms():

@@ -1,4 +1,4 @@
-"""The EoMT head: the kit, annealing, backbones, several heads, export and training."""
+"""The EoMT heads beyond the contract of all heads: annealing, backbones, and other heads beside them."""
 
 import pytest
 import torch
@@ -78,13 +78,28 @@ def test_masks_act_in_training_until_they_are_annealed():
 # ---- backbones ----
 
 
+def gradients_of(task, **backbone):
+    model = model_of({task: {"name": NAMES[task]}}, VIT | backbone).train()
+    batch = batch_of(model.heads[task].needs)
+    torch.manual_seed(1)
+    sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
 @pytest.mark.parametrize("task", NAMES)
 def test_all_parameters_get_gradients(task):
-    model = model_of({task: {"name": NAMES[task]}}).train()
-    needs = model.heads[task].needs
-    losses = model.loss(model(batch := batch_of(needs)), batch["targets"], LossContext())
-    sum(losses.values()).backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [name for name, gradient in gradients_of(task).items() if gradient is None or not gradient.any()] == []
+
+
+def test_options_of_the_backbone_reach_the_blocks_that_the_head_runs():
+    """Kinds of positions, keys without bias, whose part of the bias stays 0, and checkpointing."""
+    query, key, value = gradients_of("panoptic", positions="rotary", key_bias=False)[
+        "backbone.blocks.5.attention.qkv.bias"
+    ].chunk(3)
+    assert query.any() and value.any() and not key.any()
+    assert all(x is not None for x in gradients_of("panoptic", positions="relative").values())
+    plain, checkpointed = (gradients_of("panoptic", checkpointing=x) for x in (False, True))
+    torch.testing.assert_close(checkpointed, plain)
 
 
 def test_other_heads_get_the_features_of_the_whole_backbone():
@@ -110,32 +125,15 @@ def test_blocks_that_the_head_runs_are_not_run_before():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "options", "message"),
+    ("backbone", "neck", "facts"),
     [
-        ("swin", {"variant": "nano"}, r"backbone Swin has no max_last_blocks and encode.* Use|the backbone `vit`"),
-        ("vit", {"variant": "nano", "windows": {"size": 4, "global_blocks": (5,)}}, "lets heads run none as"),
+        ({"name": "swin"}, None, "Swin has no max_last_blocks.*`vit`"),
+        ({"name": "vit", "windows": {"size": 4, "global_blocks": (5,)}}, None, "lets heads run none"),
+        ({"name": "vit"}, {"name": "simple_pyramid"}, "remove heads.panoptic.neck"),
     ],
-)  # fmt: skip
-def test_backbones_that_cannot_are_an_error(backbone, options, message):
-    with pytest.raises(ConfigError, match=message) as raised:
-        densevit.create_model(
-            {"name": backbone, **options}, heads={"panoptic": {"name": "eomt"}}, classes={"panoptic": CLASSES}
-        )
+)
+def test_backbones_that_cannot_and_necks_are_errors(backbone, neck, facts):
+    head = {"name": "eomt", **({} if neck is None else {"neck": neck})}
+    with pytest.raises(ConfigError, match=facts) as raised:
+        densevit.create_model({"variant": "nano", **backbone}, heads={"panoptic": head}, classes={"panoptic": CLASSES})
     assert "\n" not in str(raised.value)
-
-
-def test_a_neck_is_an_error():
-    heads = {"panoptic": {"name": "eomt", "neck": {"name": "simple_pyramid"}}}
-    with pytest.raises(ConfigError, match=r"Fix: remove heads.panoptic.neck"):
-        densevit.create_model({"name": "vit", "variant": "nano"}, heads=heads, classes={"panoptic": CLASSES})
-
-
-def test_without_key_bias_the_part_of_keys_stays_zero():
-    model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"positions": "rotary", "key_bias": False}).train()
-    batch = batch_of(("panoptic",))
-    sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
-    query, key, value = model.backbone.blocks[2].attention.qkv.bias.grad.chunk(3)
-    assert query.any() and value.any() and not key.any()
-
-
-# ---- export, copies ----

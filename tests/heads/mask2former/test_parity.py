@@ -16,12 +16,10 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
-from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
 from densevit_heads.mask2former import Mask2FormerInstance, matching, points
-from densevit_heads.mask2former.matching import match
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
-from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
+from densevit_heads.mask2former.transformer import mask_logits
 from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients
 
 if TYPE_CHECKING:
@@ -84,8 +82,7 @@ class Pair:
         return outputs, self.ours.loss(outputs, self.targets, LossContext()), features
 
 
-def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
-    """padded: both mask padding; otherwise it is a part of the image in both."""
+def make_pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
     torch.manual_seed(0)
@@ -110,15 +107,11 @@ def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
         padding[i, :h, :w] = False
         blobs = F.interpolate(torch.randn(1, count, 5, 6), size=(h, w), mode="bicubic")[0] > 0.2
         masks.append(F.pad(blobs, (0, GRID[1] - w, 0, GRID[0] - h)).float())
-        size = (h, w) if padded else GRID
         labels = torch.randint(len(CLASSES), (count,))
-        coded = RunLengthMasks.from_dense(blobs if padded else masks[-1].bool(), size)
-        targets.append({"masks": coded, "labels": labels, "size": size, "image_id": i})
+        coded = RunLengthMasks.from_dense(blobs, (h, w))
+        targets.append({"masks": coded, "labels": labels, "size": (h, w), "image_id": i})
     features = [x.masked_fill(on_grid(padding, x.shape[-2:])[:, None], 0.0) for x in features]
-    if padded:
-        mask_padding(theirs, padding, monkeypatch)
-    else:
-        padding = torch.zeros_like(padding)
+    mask_padding(theirs, padding, monkeypatch)
     scales = torch.tensor([[target["size"][1] / GRID[1], target["size"][0] / GRID[0]] for target in targets])
     same_points(monkeypatch, scales)
     features = [x.double() for x in features]
@@ -191,10 +184,9 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
     monkeypatch.setattr(matching, "random_points", ours)
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["padding is image", "padding is masked"])
 @pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
-def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.MonkeyPatch, padded: bool):
-    pair = make_pair(monkeypatch, padded)
+def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.MonkeyPatch):
+    pair = make_pair(monkeypatch)
     output, terms, their_features = pair.run_theirs()
     outputs, losses, features = pair.run_ours()
 
@@ -223,21 +215,3 @@ def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.Mon
         outside = on_grid(pair.padding_mask, theirs.shape[-2:])[:, None]
         wanted[f"features {i}"], found[f"features {i}"] = theirs.grad.masked_fill(outside, 0.0), own.grad
     same_gradients(wanted, found)
-
-
-@pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
-def test_matching_agrees_with_transformers(monkeypatch: pytest.MonkeyPatch):
-    pair = make_pair(monkeypatch, padded=True)
-    outputs = pair.run_ours()[0]
-    found, pixels = MaskQueries(*(x.float() for x in outputs["layers"])), outputs["pixels"].float()
-    criterion = pair.ours.criterion
-    segments = Segments.of(pair.targets, "instance", len(CLASSES), pixels.device)
-    pairs = match(found, pixels, segments, pair.scales, POINTS, criterion.weights)
-    labels = [target["labels"] for target in pair.targets]
-    for layer in range(LAYERS + 1):
-        masks = mask_logits(found.embeddings[layer], pixels)
-        wanted = pair.theirs.criterion.matcher(masks, found.logits[layer], pair.masks, labels)
-        queries = torch.cat([query for query, _ in wanted])
-        targets = torch.cat([target + sum(COUNTS[:i]) for i, (_, target) in enumerate(wanted)])
-        assert pairs.query[layer].tolist() == queries.tolist()
-        assert pairs.target[layer].tolist() == targets.tolist()

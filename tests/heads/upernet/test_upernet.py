@@ -43,8 +43,7 @@ def features_of(H, W, B=2):
     return [torch.randn(B, c, H // s, W // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
 
 
-@pytest.mark.parametrize("size", [(64, 96), (224, 160)], ids=str)
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("training", "size"), [(False, (224, 160)), (True, (64, 96))], ids=str)
 def test_logits_and_gradients_match_transformers(training, size):
     torch.manual_seed(0)
     theirs, auxiliary, ours = pair()
@@ -65,7 +64,7 @@ def test_logits_and_gradients_match_transformers(training, size):
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 6])
+@pytest.mark.parametrize("scale", [2, 6])
 def test_pooling_and_upsampling_of_an_axis_match_torch(scale):
     """Of lengths below, at and above the number of regions, in a row of 11 cells."""
     lengths = torch.tensor([1, 2, 3, 5, 6, 7, 11])
