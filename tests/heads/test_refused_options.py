@@ -103,7 +103,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dpt_segmentation", {"dropout": 1.0}, "dropout is 1.0"),
     ("dpt_segmentation", {"auxiliary_weight": -0.1}, "auxiliary_weight is -0.1"),
     ("dpt_segmentation", {"class_weights": (1.0,)}, "1 numbers.* 4 classes"),
-    ("dpt_segmentation", {"features": (1,)}, "stride 8"),
+    ("dpt_segmentation", {"features": (1,), "strides": (4, 16)}, "stride 4"),
     ("classifier", {"tokens": 3}, "tokens is 3"),
     ("classifier", {"label_smoothing": 1.0}, "label_smoothing is 1"),
     ("classifier", {"classes": []}, "no classes"),
