@@ -1,4 +1,4 @@
-"""Deformable attention, plain and fast, beside `grid_sample` and transformers' modules, compiled and exported."""
+"""Deformable attention, plain and fast, beside `grid_sample` and transformers' modules, and exported."""
 
 import pytest
 import torch
@@ -160,46 +160,14 @@ SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries,
 
 
 @pytest.mark.integration
-def test_compiled_once_for_all_sizes():
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    torch._dynamo.reset()
-    module = FromMaps()
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(module, backend=counter, dynamic=True, fullgraph=True)
-    for size in SIZES:
-        inputs = [x.requires_grad_() for x in make_maps(*size)]
-        found, expected = compiled(*inputs), module(*inputs)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        own, other = (torch.autograd.grad(x.square().sum(), inputs) for x in (found, expected))
-        torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
-    assert counter.frame_count == 1
-    torch._dynamo.reset()
-
-
-@pytest.mark.integration
 @pytest.mark.parametrize("replaced", [False, True])
-def test_exported_with_dynamic_batch_and_size(replaced, tmp_path):
-    """As a program, and as a file of ONNX with the layers that a built model has."""
+def test_exported_with_dynamic_batch_and_size(replaced):
     module, auto = FromMaps(replaced), torch.export.Dim.AUTO
     tokens, grid = {0: auto, 1: auto}, {0: auto, 2: auto, 3: auto}
     program = torch.export.export(module, make_maps(*SIZES[0]), dynamic_shapes=(tokens, tokens, grid, grid))
     for size in SIZES:
         inputs = make_maps(*size)
         torch.testing.assert_close(program.module()(*inputs), module(*inputs), atol=1e-5, rtol=1e-5)
-    if not replaced:
-        return
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name)
-    import onnxruntime
-
-    torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    names = [x.name for x in session.get_inputs()]
-    for size in SIZES:
-        inputs = make_maps(*size)
-        (found,) = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
-        torch.testing.assert_close(torch.from_numpy(found), module(*inputs).detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_shapes_that_do_not_fit_are_refused(form):

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 
 from densevit.layers.positions import (
@@ -66,6 +65,12 @@ def test_sine_grid_2d_matches_mae():
         torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
+def test_a_grid_of_the_same_size_is_unchanged():
+    table = torch.randn(3, 4, 2, dtype=torch.float16)
+    assert resize_grid(table, (3, 4)) is table
+    assert resize_grid(table, (5, 4)).dtype == torch.float16
+
+
 @pytest.mark.parametrize("by", ["bicubic", "bilinear"])
 def test_resize_grid_matches_transformers(by):
     """Position embeddings of ViT and DPT, from 14 x 14 to a wider, less high grid."""
@@ -82,9 +87,3 @@ def test_resize_grid_matches_transformers(by):
         resized = DPTViTEmbeddings(DPTConfig(hidden_size=32))._resize_pos_embed(table, 9, 30)
     ours = resize_grid(table[0, 1:].view(14, 14, 32), (9, 30), by)
     torch.testing.assert_close(ours, resized[0, 1:].view(9, 30, 32))
-
-
-def test_a_grid_of_the_same_size_is_unchanged():
-    table = torch.randn(3, 4, 2, dtype=torch.float16)
-    assert resize_grid(table, (3, 4)) is table
-    assert resize_grid(table, (5, 4)).dtype == torch.float16

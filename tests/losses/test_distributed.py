@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from densevit.interfaces import Class, Head, Targets
+from densevit.interfaces import IGNORE, Class, Head, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes, process_count
+from densevit.losses.segmentation import cross_entropy, dice, hard_pixels
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets import RunLengthMasks
 from densevit_heads.dab_detr import DabDetr
@@ -37,6 +38,13 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, an
     "masks": ({"num_points": 64, "semantic_loss": 2.0}, [3, 0, 0, 2]),
     "no mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 0]),
 }
+
+
+MAPS = {"labelled maps": [], "a process without a label": [2], "no label": [0, 1, 2, 3]}  # images that are ignored
+    "labelled maps": [],
+    "a process without a label": [2],
+    "no label": [0, 1, 2, 3],
+}  # ignored
 
 
 def same_points(rows: int, num_points: int, *args: Any) -> Tensor:
@@ -77,14 +85,36 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
     return torch.stack(list(losses.values())).detach(), {n: p.grad for n, p in head.named_parameters()}
 
 
+def losses_of_maps(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """`losses_of` for segmentation losses of label maps."""
+    torch.manual_seed(0)
+    logits, labels = (2 * torch.randn(4, 5, 6, 7)).requires_grad_(), torch.randint(5, (4, 6, 7))
+    labels[torch.rand(4, 6, 7) < 0.3] = IGNORE
+    labels[MAPS[case]] = IGNORE
+    x, y, context = logits[images], labels[images], LossContext.of_processes()
+    terms = torch.stack(
+        [
+            cross_entropy(x, y, context, torch.tensor([1.0, 0.2, 3.0, 0.0, 0.7]), 0.1),
+            cross_entropy(x, hard_pixels(x, y, 0.5, 3), context),
+            dice(x, y, context),
+        ]
+    )
+    terms.sum().backward()
+    return terms.detach(), {"logits": logits.grad}
+
+
+def losses_in(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    return (losses_of_maps if case in MAPS else losses_of)(case, images)
+
+
 def run_process(rank: int, folder: Path) -> None:
     """One of two processes: its part of every case, with gradients averaged as in DDP."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
     assert process_count() == 2
     assert mean_over_processes(torch.tensor([float(rank), 4.0])).tolist() == [0.5, 4.0]
     found = {}
-    for case in CASES:
-        losses, gradients = losses_of(case, SHARES[rank])
+    for case in (*CASES, *MAPS):
+        losses, gradients = losses_in(case, SHARES[rank])
         for x in (losses, *gradients.values()):
             distributed.all_reduce(x)
             x /= len(SHARES)
@@ -102,9 +132,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> dict[str,
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *MAPS])
 def test_two_processes_match_one(case: str, shared: dict[str, tuple[Tensor, dict[str, Tensor]]]):
-    losses, gradients = losses_of(case, [0, 1, 2, 3])
+    losses, gradients = losses_in(case, [0, 1, 2, 3])
     shared_losses, shared_gradients = shared[case]
     torch.testing.assert_close(shared_losses, losses, rtol=1e-5, atol=1e-6)
     assert set(shared_gradients) == set(gradients)

@@ -1,12 +1,7 @@
-"""Segmentation losses against torch and brute force, and over several processes."""
-
-import math
-import sys
-from pathlib import Path
+"""Segmentation losses against torch and brute force; test_distributed.py has several processes."""
 
 import pytest
 import torch
-from torch import distributed
 from torch.nn import functional as F
 
 from densevit.interfaces import IGNORE
@@ -133,56 +128,3 @@ def test_label_maps_are_padded_with_ignore():
         [[0, 0, _], [0, 0, _], [0, 0, _]],
         [[_, _, _], [_, _, _], [_, _, _]],
     ]
-
-
-# A batch that two processes share out.
-
-SHARES = [[0, 2, 3], [1]]
-LOSSES = {
-    "cross-entropy": cross_entropy,
-    "weighted": lambda x, y, context: cross_entropy(x, y, context, WEIGHTS, 0.1),
-    "hard pixels": lambda x, y, context: cross_entropy(x, hard_pixels(x, y, 0.5, 3), context),
-    "dice": dice,
-}
-BATCHES = {"labelled": [], "one process without a label": [1], "one image": [0, 1, 2], "none": [0, 1, 2, 3]}  # ignored
-
-
-def losses_of(images):
-    """Each loss and its gradients for the given images of the batch of four."""
-    found = {}
-    for name, loss in LOSSES.items():
-        for batch, ignored in BATCHES.items():
-            logits, labels = make(4)
-            labels[ignored] = IGNORE
-            value = loss(logits[images], labels[images], LossContext.of_processes())
-            value.backward()
-            found[name, batch] = (value.detach(), logits.grad)
-    return found
-
-
-def run_process(rank: int, folder: Path) -> None:
-    """One process: losses of its images, averaged over processes as in DDP."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
-    found = losses_of(SHARES[rank])
-    for pair in found.values():
-        for x in pair:
-            distributed.all_reduce(x)
-            x /= len(SHARES)
-    torch.save(found, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
-
-
-@pytest.mark.integration
-def test_two_processes_match_one(tmp_path, run_processes):
-    run_processes(__file__, len(SHARES), tmp_path)
-    shared = torch.load(tmp_path / "0.pt")
-    whole = losses_of([0, 1, 2, 3])
-    assert shared.keys() == whole.keys()
-    for case, (value, gradient) in whole.items():
-        assert math.isfinite(value) and (case[1] == "none") == (float(value) == 0)
-        torch.testing.assert_close(shared[case][0], value, rtol=1e-5, atol=1e-7, msg=str(case))
-        torch.testing.assert_close(shared[case][1], gradient, rtol=1e-5, atol=1e-7, msg=str(case))
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from densevit.interfaces import Class, Dataset
 from densevit.losses.context import LossContext
-from densevit.set_prediction.levels import LevelProjections, Levels, valid_ratio
+from densevit.set_prediction.levels import valid_ratio
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
-from densevit_heads.deformable_detr.queries import TwoStage
 from densevit_heads.dino import Dino
 from densevit_heads.dino.queries import MixedQuerySelection
 from tests.heads.padded_batch import SIZES, padded_batch, perturbed, step
@@ -69,22 +68,6 @@ def test_levels_are_the_coarsest_features_and_stride_2_convolutions(
     ] + [32] * max(added - 1, 0)
 
 
-def test_references_and_valid_ratios_respect_padding():
-    """An image of 24 x 20 pixels in a batch of 32 x 64: 3 x 3 of 4 x 8 cells, and 2 x 2 of 2 x 4 at stride 16."""
-    mask = torch.ones(1, 32, 64, dtype=torch.bool)
-    mask[:, :24, :20] = False
-    levels = LevelProjections(CHANNELS, STRIDES, 32, 2, 8)([torch.randn(1, 6, 4, 8), torch.randn(1, 10, 2, 4)], mask)
-    assert levels.valid_ratios.tolist() == [[[3 / 8, 3 / 4], [2 / 4, 2 / 2]]]
-    assert levels.padding[0, :32].view(4, 8)[:3, :3].any().item() is False
-    assert levels.padding.sum() == 32 - 9 + 8 - 4
-    cell = 1 * 8 + 2  # second row, third column of the first level
-    torch.testing.assert_close(levels.centres[0, cell], torch.tensor([2.5 / 3, 1.5 / 3]))
-    on_maps = levels.on_maps(levels.centres)[0, cell]
-    torch.testing.assert_close(on_maps, torch.tensor([[2.5 / 8, 1.5 / 4], [2.5 / 3 * 2 / 4, 0.5]]))
-    box = torch.tensor([[[0.5, 0.5, 0.2, 0.4]]])
-    torch.testing.assert_close(levels.on_maps(box)[0, 0, 0], torch.tensor([3 / 16, 3 / 8, 0.075, 0.3]))
-
-
 def test_initial_weights_are_the_authors():
     """Prior of 0.01, boxes with sides of sigmoid(-2), xavier, and points on rings around the reference point."""
     heads = {name: DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL, **MODES[name]) for name in MODES}
@@ -120,34 +103,6 @@ def test_initial_weights_are_the_authors():
     two_stage = heads["two-stage"].queries
     assert two_stage.project.weight.abs().max() <= math.sqrt(6 / (2 * width))
     assert two_stage.embed.weight.abs().max() <= math.sqrt(6 / (4 * width))
-
-
-def test_initial_proposals_are_cells_with_sides_that_double_with_each_level():
-    queries = TwoStage(4, 32, torch.nn.Linear(32, 3), make_head(width=32).box_heads[0])
-    torch.nn.init.zeros_(queries.box_head.last.weight)
-    torch.nn.init.zeros_(queries.box_head.last.bias)
-    mask = torch.ones(2, 64, 512, dtype=torch.bool)
-    mask[0], mask[1, :40, :64] = False, False
-    shapes = [(8, 64), (4, 32)]
-    features = [torch.randn(2, c, *shape) for c, shape in zip(CHANNELS, shapes, strict=True)]
-    levels: Levels = LevelProjections(CHANNELS, STRIDES, 32, 2, 8)(features, mask)
-    boxes = queries.propose(levels.tokens, levels).boxes
-    torch.testing.assert_close(boxes[0, 64 + 3], torch.tensor([3.5 / 64, 1.5 / 8, 0.05, 0.05]))
-    torch.testing.assert_close(boxes[0, 8 * 64 + 3], torch.tensor([3.5 / 32, 0.5 / 4, 0.1, 0.1]))
-    torch.testing.assert_close(boxes[1, 64 + 3], torch.tensor([3.5 / 8, 1.5 / 5, 0.05, 0.05]))
-    none = torch.ones(4)  # less than 0.01 from the border, or padding
-    assert torch.equal(boxes[0, 0], none) and torch.equal(boxes[0, 63], none) and torch.equal(boxes[1, 8], none)
-    assert not torch.equal(boxes[0, 1], none)
-
-
-def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
-    """Refinement stops the gradient of the boxes between layers (A.3, as in the authors' code)."""
-    head = make_head(box_refinement=True).eval()
-    features, mask, _ = make_batch(1, 1)
-    boxes = head(features, mask)["layers"][1]
-    boxes[1].sum().backward()
-    first, second, _ = (boxes.last.weight.grad.abs().max() for boxes in head.box_heads)
-    assert first == 0 and second > 0
 
 
 def test_mixed_query_selection_takes_positions_from_proposals_and_learned_contents():

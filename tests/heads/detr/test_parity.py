@@ -156,14 +156,3 @@ def test_costs_weights_and_no_object_weight_reach_matching_and_loss():
         for weights in (plain.ours.criterion.costs, MatchingCosts(3.0, 2.0, 7.0))
     ]
     assert chosen[0] != chosen[1], "the costs should change the matching, or the test has no power"
-
-
-def test_padding_is_ignored_by_both():
-    """Feature values at padding have no effect; the mask has."""
-    pair = make_pair()
-    _, logits, _, features = pair.run_theirs()
-    padding = torch.nn.functional.interpolate(pair.padding_mask[:, None].float(), size=features.shape[-2:]) > 0.5
-    garbage = torch.where(padding, 100 * torch.randn_like(features), features.detach())
-    torch.testing.assert_close(pair.ours([garbage], pair.padding_mask)["layers"][0], logits, rtol=1e-4, atol=1e-4)
-    unmasked = pair.ours([features], torch.zeros_like(pair.padding_mask))["layers"][0]
-    assert (unmasked - logits).abs().max() > 0.05

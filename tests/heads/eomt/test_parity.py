@@ -67,18 +67,6 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-@torch.no_grad()
-def test_evaluation(models):
-    _, model, dense = models
-    model.attn_mask_probs.zero_()  # as in released weights: attention is not masked
-    batch = batch_of()
-    [outputs] = dense.eval()(batch).values()
-    expected = model.eval()(dense.normalise(batch["images"], batch["padding_mask"]))
-    close(outputs["logits"], expected.class_queries_logits)
-    close(outputs["masks"], expected.masks_queries_logits)
-    assert 0.02 < float((expected.masks_queries_logits > 0).float().mean()) < 0.98
-
-
 def test_training_with_masked_attention(models, monkeypatch):
     """The predictions of all layers, the loss and its gradients."""
     version, model, dense = models

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset
 from densevit_heads.upernet import UPerNet
-from densevit_heads.upernet.pyramid_pooling import averages, interpolation
 from densevit_heads.upernet.transformers_checkpoints import SWIN
 
 CLASSES = [Class(f"class {i}", i, (0, 0, 0)) for i in range(150)]
@@ -62,20 +60,6 @@ def test_logits_and_gradients_match_transformers(training, size):
         torch.stack([(result[key] * weights[key]).mean() for key in weights]).sum().backward()
     for x, y in zip(features, copies, strict=True):
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("scale", [2, 6])
-def test_pooling_and_upsampling_of_an_axis_match_torch(scale):
-    """Of lengths below, at and above the number of regions, in a row of 11 cells."""
-    lengths = torch.tensor([1, 2, 3, 5, 6, 7, 11])
-    down, up = averages(lengths, scale, 11), interpolation(lengths, scale, 11)
-    for n, pool, interpolate in zip(lengths.tolist(), down, up, strict=True):
-        x, regions = torch.randn(1, 1, n), torch.randn(1, 1, scale)
-        expected = F.adaptive_avg_pool1d(x, scale)
-        torch.testing.assert_close(pool[:, :n] @ x[0, 0], expected[0, 0])
-        assert not pool[:, n:].any()
-        expected = F.interpolate(regions, size=n, mode="linear", align_corners=False)
-        torch.testing.assert_close(interpolate[:n] @ regions[0, 0], expected[0, 0])
 
 
 @torch.no_grad()
