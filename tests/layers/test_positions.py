@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from densevit.layers.positions import (

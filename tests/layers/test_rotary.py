@@ -17,13 +17,6 @@ def test_channel_quarters_rotate_by_row_and_column():
             torch.testing.assert_close(found[3 * row + column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_periods_are_geometric_up_to_the_temperature():
-    table = rotary_table((1, 4), 16, CPU, temperature=16.0)
-    angles = [2 * math.pi * 0.75 / 16 ** (i / 4) for i in range(4)]  # of the last column, periods 1, 2, 4, 8
-    torch.testing.assert_close(table[0, 3, 4:8], torch.tensor(angles).cos(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(table[0, 3, 12:16], torch.tensor(angles).cos(), atol=1e-5, rtol=0)
-
-
 def test_prefix_tokens_are_not_rotated():
     x = torch.randn(2, 3, 8, 12)
     found = rotate(x, rotary_table((2, 3), 12, CPU, first=2))

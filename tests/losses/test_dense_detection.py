@@ -97,17 +97,6 @@ def test_a_map_without_objects_has_only_the_class_loss(batch: tuple[Tensor, ...]
     assert (logits.grad[~padding] > 0).all() and boxes.grad.abs().max() == 0
 
 
-def test_an_empty_batch_is_0_and_differentiable(batch: tuple[Tensor, ...]):
-    logits, boxes, centres, padding = batch
-    none = torch.zeros(0, dtype=torch.long)
-    found = dense_detection(
-        logits[:0], boxes[:0], centres[:0], padding[:0], Objects(torch.zeros(0, 4), none, none, [], []), LossContext()
-    )
-    assert [x.item() for x in found] == [0, 0, 0]
-    sum(found).backward()
-    assert logits.grad.abs().max() == boxes.grad.abs().max() == 0
-
-
 def test_autocast_and_half_precision_change_nothing(batch: tuple[Tensor, ...]):
     logits, boxes, centres, padding = batch
     half = [x.detach().bfloat16() for x in (logits, boxes)]

@@ -40,11 +40,8 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, an
 }
 
 
-MAPS = {"labelled maps": [], "a process without a label": [2], "no label": [0, 1, 2, 3]}  # images that are ignored
-    "labelled maps": [],
-    "a process without a label": [2],
-    "no label": [0, 1, 2, 3],
-}  # ignored
+# The ignored images of the label maps.
+MAPS = {"labelled maps": [], "a process without a label": [2], "no label": [0, 1, 2, 3]}
 
 
 def same_points(rows: int, num_points: int, *args: Any) -> Tensor:

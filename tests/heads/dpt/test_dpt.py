@@ -73,14 +73,6 @@ def test_maps_of_any_strides_are_upsampled_to_pixels(strides):
         assert all(name.startswith("auxiliary") for name in unused)
 
 
-@pytest.mark.parametrize("strides", [(16, 16, 16, 16), (4, 8, 16, 32)], ids=str)
-def test_fused_maps_have_the_sizes_of_their_levels(strides):
-    """For an image size that no stride divides: twice ceil(size / level), cropped and not resized."""
-    decode = DptDepth((6,) * 4, strides, width=8).decode
-    fused = decode(make_features(((6,) * 4, strides), (75, 113)), (75, 113))
-    assert [tuple(x.shape[-2:]) for x in fused] == [(6, 8), (10, 16), (20, 30), (38, 58)]
-
-
 def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
     """Depth Anything: 5 x 7 cells of 14 pixels; the coarsest map has 3 x 4, whose double is not 5 x 7."""
     head = DptDepth((6,) * 4, (14,) * 4, width=8, upsampling="exact")

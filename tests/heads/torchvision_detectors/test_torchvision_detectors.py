@@ -89,26 +89,6 @@ def test_faster_rcnn_is_weighted_by_the_labelled_images_of_the_step():
         torch.testing.assert_close(value, plain[term] * 2 / 1.5)
 
 
-def test_exported_locations_are_those_that_predict_selects_from():
-    """NMS of the exported boxes and scores gives the predictions, for an image without padding."""
-    from torchvision.ops import batched_nms
-
-    head = make_head("fcos", score_threshold=0.08).eval()
-    features, size = [torch.randn(1, 6, 6, 8)], (48, 64)
-    with torch.no_grad():
-        outputs = head(features, torch.zeros(1, *size, dtype=torch.bool))
-        (found,) = head.predict(outputs, [{"size": size, "original_size": (96, 64)}])
-        exported = head.exported(outputs, size, (96, 64))
-    boxes, scores = exported["boxes"][0], exported["scores"][0]
-    rows, labels = (scores > 0.08).nonzero(as_tuple=True)
-    rows, labels = (x[((boxes[rows, 2:] > boxes[rows, :2]).all(1))] for x in (rows, labels))
-    halved = boxes * torch.tensor([1.0, 0.5, 1.0, 0.5])  # NMS is on the resized grid
-    kept = batched_nms(halved[rows], scores[rows, labels], labels, head.nms)[: head.max_predictions]
-    assert len(kept) > 5
-    torch.testing.assert_close(found["boxes"], boxes[rows[kept]], rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(found["scores"], scores[rows, labels][kept])
-
-
 def test_exported_scores_are_zero_in_the_padding():
     head = make_head("fcos").eval()
     with torch.no_grad():
