@@ -12,12 +12,17 @@ from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 
 
 class Case(NamedTuple):
-    """A head with options. skip: checks that it cannot pass. reach: how far convolutions see padding, in pixels."""
+    """A head with options.
+
+    skip: checks that it cannot pass. reach: how far convolutions see padding, in pixels. levels: of the features, from
+    stride 4 on; of heads that differ in their last layers only, two.
+    """
 
     head: str
     options: Mapping[str, Any] = MappingProxyType({})
     skip: tuple[str, ...] = ()
     reach: int = 96
+    levels: int = 4
 
 
 TRANSFORMER = Transformer(32, 2, 1, 2, 32, 0.0)
@@ -90,15 +95,16 @@ CASES: dict[str, Case] = {
         "setr", {**SETR, "feature": 2, "auxiliary": (), "norm": "batch", "dropout": 0.1}, ("one_level",), 160
     ),
     "dpt": Case("dpt", {**DPT, "loss_weights": DepthLossWeights(trimmed=1.0, gradient=0.5)}, (), 256),
-    "dpt, sigmoid": Case("dpt", {**DPT, "output": "sigmoid", "upsampling": "exact"}, (), 256),
+    "dpt, sigmoid": Case("dpt", {**DPT, "output": "sigmoid", "upsampling": "exact"}, (), 64, 2),
     "dpt, softplus": Case(
         "dpt",
         {**DPT, "output": "softplus", "norm": "sync", "loss_weights": DepthLossWeights(l1=0.1, gradient=0.5)},
         (),
-        256,
+        64,
+        2,
     ),
-    "dpt, bins": Case("dpt", {**DPT, "output": "bins", "norm": "batch"}, (), 256),
-    "dpt, inverse": Case("dpt", {**DPT, "output": "inverse"}, (), 256),
+    "dpt, bins": Case("dpt", {**DPT, "output": "bins", "norm": "batch"}, (), 64, 2),
+    "dpt, inverse": Case("dpt", {**DPT, "output": "inverse"}, (), 64, 2),
     "dpt_segmentation": Case(
         "dpt_segmentation",
         {**DPT, "dropout": 0.0, "dice": 1.0, "label_smoothing": 0.1, "class_weights": "balanced"},

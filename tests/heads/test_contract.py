@@ -8,6 +8,7 @@ import densevit
 from densevit import registry
 from densevit.interfaces import Class
 from densevit.testing import check_head
+from densevit_workbench.testing.heads import CHANNELS, STRIDES
 from tests.heads.cases import CASES
 
 pytestmark = pytest.mark.integration
@@ -25,7 +26,13 @@ def test_a_head_passes_all_checks(name: str) -> None:
     """
     case = CASES[name]
     kind = registry.load("heads", case.head)
-    results = check_head(functools.partial(kind, **case.options), skip=("export", *case.skip), reach=case.reach)
+    results = check_head(
+        functools.partial(kind, **case.options),
+        channels=CHANNELS[: case.levels],
+        strides=STRIDES[: case.levels],
+        reach=case.reach,
+        skip=("export", *case.skip),
+    )
     notes = {result.name for result in results if result.note}
     pixels = {"semantic", "panoptic", "depth"}.intersection(kind.needs)
     assert ("unlabelled_values" in notes) == (not pixels and "image_class" not in kind.needs)
