@@ -95,7 +95,7 @@ CASES: dict[str, Case] = {
         "setr", {**SETR, "feature": 2, "auxiliary": (), "norm": "batch", "dropout": 0.1}, ("one_level",), 160
     ),
     "dpt": Case("dpt", {**DPT, "loss_weights": DepthLossWeights(trimmed=1.0, gradient=0.5)}, (), 256),
-    "dpt, sigmoid": Case("dpt", {**DPT, "output": "sigmoid", "upsampling": "exact"}, (), 64, 2),
+    "dpt, sigmoid": Case("dpt", {**DPT, "output": "sigmoid", "upsampling": "exact"}, (), 256),
     "dpt, softplus": Case(
         "dpt",
         {**DPT, "output": "softplus", "norm": "sync", "loss_weights": DepthLossWeights(l1=0.1, gradient=0.5)},

@@ -7,8 +7,6 @@ from torch.nn import functional as F
 from densevit.layers import tracing, windows
 from densevit.layers.fast import windows as fast_windows
 from densevit.layers.windows import (
-    log_spaced_offsets,
-    relative_position_index,
     resize_bias_table,
     shift_mask,
     window_partition,
@@ -31,11 +29,6 @@ def test_window_partition_is_row_major():
     found = window_partition(x, 2)
     assert found[:4, :, 0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
     assert torch.equal(window_reverse(found, 2, 4, 4), x)
-
-
-def test_relative_position_index_of_a_window_of_two():
-    # Tokens 00 01 10 11; the table's rows are the offsets (-1,-1), (-1,0), (-1,1), (0,-1), (0,0), (0,1), (1,-1), ...
-    assert relative_position_index(2).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
 
 
 @pytest.mark.parametrize(
@@ -124,12 +117,3 @@ def test_resized_bias_table_matches_timm(old, new):
 def test_a_bias_table_of_no_square_window_raises():
     with pytest.raises(ValueError, match="has 170 rows; expected"):
         resize_bias_table(torch.zeros(170, 3), 7)
-
-
-def test_log_spaced_offsets_of_the_paper_s_equation():
-    """A window of 3 trained with 5: offsets of 2 and 1, times 8 / 4, are 4 and 2: log2(1 + 4) / 3, log2(1 + 2) / 3."""
-    offsets = log_spaced_offsets(3, 5)
-    expected = torch.tensor([-0.7739760, -0.5283208, 0.0, 0.5283208, 0.7739760])
-    assert offsets.shape == (25, 2)
-    torch.testing.assert_close(offsets.view(5, 5, 2)[:, 0, 0], expected)
-    torch.testing.assert_close(offsets.view(5, 5, 2)[0, :, 1], expected)
