@@ -6,14 +6,13 @@ transformers' decoder differs from the authors' in training: the box loss of a l
 layer before (`look_forward_twice`). Losses are equal; for gradients the comparison detaches ours likewise.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Targets
+from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.set_prediction.box_refinement import refine
 from densevit.set_prediction.transformer import Transformer
@@ -43,30 +42,6 @@ class GivenFeatures(nn.Module):
         return [(x, None) for x in self.features[1:]]
 
 
-@dataclass
-class Pair:
-    """transformers' model and ours with the same weights, and a batch."""
-
-    theirs: Any
-    ours: RtDetr
-    layout: tuple[str, str]
-    features: list[Tensor]
-    labels: list[dict[str, Tensor]]  # for transformers
-    targets: list[Targets]  # for ours
-
-    def run_theirs(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
-        features = [x.clone().requires_grad_() for x in self.features]
-        self.theirs.model.backbone = GivenFeatures(features)
-        output = self.theirs(torch.zeros(len(COUNTS), 3, *SIZE), labels=self.labels)
-        return output, output.loss_dict, features
-
-    def run_ours(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
-        features = [x.clone().requires_grad_() for x in self.features]
-        padding_mask = torch.zeros(len(COUNTS), *SIZE, dtype=torch.bool)
-        outputs = self.ours(features, padding_mask, self.targets)
-        return outputs, self.ours.loss(outputs, self.targets, LossContext()), features
-
-
 def randomise(theirs: nn.Module) -> None:
     """All parameters and batch statistics random; score biases low, so that classes are not equal to noise."""
     generator = torch.Generator().manual_seed(3)
@@ -83,7 +58,8 @@ def randomise(theirs: nn.Module) -> None:
                 tensor.copy_(noise / (tensor[0].numel() if tensor.ndim > 1 else 4) ** 0.5)
 
 
-def make_pair(expansion: float = 0.5, version: int = 1, sampling: str = "grid_sample") -> Pair:
+def make_pair(version: int, expansion: float, sampling: str) -> tuple[Any, RtDetr]:
+    """transformers' model, and ours with the same weights."""
     from transformers import (
         RTDetrConfig,
         RTDetrForObjectDetection,
@@ -142,13 +118,7 @@ def make_pair(expansion: float = 0.5, version: int = 1, sampling: str = "grid_sa
     for module in ours.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    generator = torch.Generator().manual_seed(0)
-    features = [
-        torch.randn(len(COUNTS), count, SIZE[0] // stride, SIZE[1] // stride, generator=generator)
-        for count, stride in zip(CHANNELS, STRIDES, strict=True)
-    ]
-    _, labels, targets = scene([SIZE] * len(COUNTS), COUNTS, len(CLASSES), degenerate=True)
-    return Pair(theirs, ours, LAYOUTS[version], features, labels, targets)
+    return theirs, ours
 
 
 def detached_refinement(head: nn.Module, x: Tensor, reference: Tensor, undetached: Tensor, eps: float):
@@ -156,55 +126,45 @@ def detached_refinement(head: nn.Module, x: Tensor, reference: Tensor, undetache
     return boxes, boxes
 
 
-@pytest.fixture
-def as_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("version", "expansion", "sampling"),
+    [(1, 0.5, "grid_sample"), (2, 1.0, "grid_sample"), (2, 0.5, "discrete")],
+    ids=["v1", "v2 wide", "v2 discrete"],
+)
+def test_outputs_losses_and_gradients(
+    version: int, expansion: float, sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Gradients as in transformers: boxes are refined from detached ones."""
     monkeypatch.setattr(rtdetr_head, "look_forward_twice", detached_refinement)
+    theirs, ours = make_pair(version, expansion, sampling)
+    padding_mask, labels, targets = scene([SIZE] * len(COUNTS), COUNTS, len(CLASSES), degenerate=True)
+    given = [torch.randn(len(COUNTS), c, SIZE[0] // s, SIZE[1] // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
+    features, own_features = ([x.clone().requires_grad_() for x in given] for _ in range(2))
+    theirs.model.backbone = GivenFeatures(features)
+    output = theirs(torch.zeros(len(COUNTS), 3, *SIZE), labels=labels)
+    outputs = ours(own_features, padding_mask, targets)
+    torch.testing.assert_close(outputs["logits"], output.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs["boxes"], output.pred_boxes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs["proposals"][0], output.enc_topk_logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs["proposals"][1], output.enc_topk_bboxes, atol=1e-4, rtol=1e-4)
 
+    terms = {"label": "loss_vfl", "l1": "loss_bbox", "giou": "loss_giou"}
 
-def assert_losses_match(losses: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """theirs: `_aux_i` of the layers before the last and, at the end, the selected cells."""
-    terms = ("loss_vfl", "loss_bbox", "loss_giou")
+    def total(*outputs: int) -> Tensor:  # of layers before the last and, after them, of the selected cells
+        return torch.stack([output.loss_dict[f"{term}_aux_{i}"] for term in terms.values() for i in outputs]).sum()
 
-    def total(*suffixes: str) -> Tensor:
-        return torch.stack([theirs[f"{term}{suffix}"] for term in terms for suffix in suffixes]).sum()
-
-    for name, term in zip(("label", "l1", "giou"), terms, strict=True):
-        torch.testing.assert_close(losses[name], theirs[term], atol=1e-4, rtol=1e-4)
-    expected = {
-        "auxiliary": total(*(f"_aux_{i}" for i in range(LAYERS - 1))),
-        "proposals": total(f"_aux_{LAYERS - 1}"),
-    }
-    for name, term in expected.items():
-        torch.testing.assert_close(losses[name], term, atol=1e-4, rtol=1e-4)
-
-
-def assert_gradients_match(pair: Pair, ours: Tensor, theirs: Tensor, features: tuple[list[Tensor], list[Tensor]]):
-    pair.ours.zero_grad(), pair.theirs.zero_grad()
-    ours.backward(), theirs.backward()
-    wanted, found = renamed(gradients(pair.theirs), *pair.layout), gradients(pair.ours)
-    for name, parameter in pair.ours.named_parameters():
+    expected = {name: output.loss_dict[term] for name, term in terms.items()}
+    expected |= {"auxiliary": total(*range(LAYERS - 1)), "proposals": total(LAYERS - 1)}
+    losses = ours.loss(outputs, targets, LossContext())
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, atol=1e-4, rtol=1e-4)
+    output.loss.backward(), sum(losses.values()).backward()
+    wanted, found = renamed(gradients(theirs), *LAYOUTS[version]), gradients(ours)
+    for name, parameter in ours.named_parameters():
         if not parameter.requires_grad:  # offsets of discrete sampling
             assert name not in wanted or not wanted.pop(name).any()
-    for i, (own, other) in enumerate(zip(features[0][1:], features[1][1:], strict=True)):
+    for i, (own, other) in enumerate(zip(own_features[1:], features[1:], strict=True)):
         found[f"features {i}"], wanted[f"features {i}"] = own.grad, other.grad
     assert len(wanted) > 100
     same_gradients(wanted, found, rounding="(?!)", least=1.0, tolerance=2e-4)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"expansion": 1.0, "version": 2}, {"version": 2, "sampling": "discrete"}],
-    ids=["v1", "v2 wide", "v2 discrete"],
-)
-@pytest.mark.usefixtures("as_transformers")
-def test_outputs_losses_and_gradients(options: dict[str, Any]):
-    pair = make_pair(**options)
-    theirs, their_losses, their_features = pair.run_theirs()
-    outputs, losses, features = pair.run_ours()
-    torch.testing.assert_close(outputs["logits"], theirs.logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(outputs["boxes"], theirs.pred_boxes, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(outputs["proposals"][0], theirs.enc_topk_logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(outputs["proposals"][1], theirs.enc_topk_bboxes, atol=1e-4, rtol=1e-4)
-    assert_losses_match(losses, their_losses)
-    assert_gradients_match(pair, sum(losses.values()), theirs.loss, (features, their_features))
