@@ -175,3 +175,12 @@ def test_fused_memory_is_the_sum_of_levels_and_its_mix():
     convolution, layer_norm = fused.mix
     mixed = norm(layer_norm, F.conv2d(total, convolution.weight, convolution.bias, padding=1))
     torch.testing.assert_close(fused(features), total + mixed, rtol=1e-4, atol=1e-5)
+
+
+def test_cell_centres_are_relative_to_the_unpadded_image():
+    mask = torch.zeros(2, 32, 64, dtype=torch.bool)
+    mask[1, 16:], mask[1, :, 40:] = True, True
+    centres, cell = cell_centres(mask, (2, 4), 16)
+    assert cell.tolist() == [[0.25, 0.5], pytest.approx([0.4, 1.0])]
+    assert centres[0].view(2, 4, 2)[1, 2].tolist() == [0.625, 0.75]
+    assert centres[1].view(2, 4, 2)[0, 1].tolist() == pytest.approx([24 / 40, 8 / 16])

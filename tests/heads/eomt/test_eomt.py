@@ -137,3 +137,13 @@ def test_backbones_that_cannot_and_necks_are_errors(backbone, neck, facts):
     with pytest.raises(ConfigError, match=facts) as raised:
         densevit.create_model({"variant": "nano", **backbone}, heads={"panoptic": head}, classes={"panoptic": CLASSES})
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.integration
+def test_export(tmp_path):
+    predictor = densevit.create_model(
+        {"name": "vit", **VIT, "features": [3]},
+        heads={"panoptic": {"name": "eomt", **SMALL}},
+        classes={"panoptic": CLASSES},
+    )
+    densevit.export(predictor, tmp_path / "model.pt2", quiet=True)  # compares the file with the model

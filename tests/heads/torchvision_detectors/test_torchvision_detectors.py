@@ -102,3 +102,10 @@ def test_faster_rcnn_is_not_exported(tmp_path):
     model = densevit.create_model({"name": "resnet", "depth": 18}, {"boxes": {"name": "faster_rcnn"}}, ["a", "b"])
     with pytest.raises(ConfigError, match=r"heads\.boxes \(FasterRCNN\) has no outputs for a file"):
         densevit.export(model, tmp_path / "model.onnx")
+
+
+def test_the_deepest_feature_of_each_stride_is_used():
+    from densevit_heads.torchvision_detectors import FasterRCNN
+
+    head = FasterRCNN([4, 5, 6, 7], [2, 8, 8, 16], CLASSES, **SMALL["faster_rcnn"])
+    assert head.pyramid.inputs == [2, 3] and head.pyramid.strides == (8, 16, 32)
