@@ -68,9 +68,8 @@ def test_the_box_loss_of_a_layer_reaches_the_distributions_of_all_layers_before(
     features, mask, _ = make_batch(1)
     layers = head(features, mask)["layers"]
     parameters = [layer.last.weight for layer in head.decoder.corner_heads]
-    gradients = torch.autograd.grad(layers.boxes[1].sum(), parameters, allow_unused=True, retain_graph=True)
+    gradients = torch.autograd.grad(layers.boxes[1].sum(), parameters, allow_unused=True)
     assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [True, True, False]
-    assert torch.autograd.grad(layers.boxes[1].sum(), [layers.initial], allow_unused=True) == (None,)
 
 
 @pytest.mark.integration
