@@ -55,7 +55,7 @@ def test_chunks_of_images_and_heads_give_the_same(queries, chunks, dtype):
     """One chunk, one an image, and two an image."""
     value, locations, weights = inputs = make_inputs([(3, 4), (2, 2)], batch=3, queries=queries)
     value = value.to(dtype)
-    assert len(deformable_attention._chunks(value, weights)) == chunks
+    assert len(deformable_attention._chunks(value, weights.flatten(3))) == chunks
     ours = multi_scale_deformable_attention(value, [(3, 4), (2, 2)], locations, weights)
     others = plain.multi_scale_deformable_attention(value.float(), [(3, 4), (2, 2)], locations, weights).to(dtype)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
