@@ -97,7 +97,7 @@ def test_options_of_the_backbone_reach_the_blocks_that_the_head_runs():
         "backbone.blocks.5.attention.qkv.bias"
     ].chunk(3)
     assert query.any() and value.any() and not key.any()
-    assert all(x is not None for x in gradients_of("panoptic", positions="relative").values())
+    assert gradients_of("panoptic", positions="relative")["backbone.blocks.5.mlp.expand.weight"].any()
     plain, checkpointed = (gradients_of("panoptic", checkpointing=x) for x in (False, True))
     torch.testing.assert_close(checkpointed, plain)
 
@@ -127,7 +127,7 @@ def test_blocks_that_the_head_runs_are_not_run_before():
 @pytest.mark.parametrize(
     ("backbone", "neck", "facts"),
     [
-        ({"name": "swin"}, None, "Swin has no max_last_blocks.*`vit`"),
+        ({"name": "swin"}, None, "Swin has no max_last_blocks"),
         ({"name": "vit", "windows": {"size": 4, "global_blocks": (5,)}}, None, "lets heads run none"),
         ({"name": "vit"}, {"name": "simple_pyramid"}, "remove heads.panoptic.neck"),
     ],
