@@ -1,3 +1,5 @@
+"""Rotary positions of tokens of a grid."""
+
 import math
 
 import torch

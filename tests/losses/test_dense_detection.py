@@ -1,3 +1,5 @@
+"""The one-to-many loss on all cells, by hand, and what it ignores."""
+
 import pytest
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The classifier beside timm's and torchvision's models with the same random weights, its loss, and its contract."""
+"""The classifier beside timm's and torchvision's models with the same random weights, and its loss."""
 
 import functools
 from collections.abc import Mapping
@@ -84,13 +84,7 @@ def class_scores(model: DenseModel, images: Tensor) -> Tensor:
             (96, 128),
             marks=pytest.mark.integration,
         ),
-        (
-            functools.partial(torchvision_model, "resnet18"),
-            {"name": "resnet", "depth": 18},
-            {"classifier": "fc"},
-            0,
-            (90, 70),
-        ),
+        (functools.partial(torchvision_model, "resnet18"), RESNET, {"classifier": "fc"}, 0, (90, 70)),
     ],
     ids=["vit", "deit", "resnet"],
 )

@@ -1,4 +1,4 @@
-"""The panoptic DETR head: its interface, segments, losses, merging, freezing, and every backbone."""
+"""The panoptic DETR head: segments, losses, merging, freezing, and the start from a trained detector."""
 
 from pathlib import Path
 from typing import Any
@@ -156,9 +156,6 @@ def test_a_frozen_detector_gets_no_gradient_and_the_backbone_neither() -> None:
     trained = {name.partition(".")[0] for name, p in head.named_parameters() if p.grad is not None}
     assert trained == {"attention_maps", "mask_head"}
     assert all(p.grad is None for name, p in head.named_parameters() if name.partition(".")[0] not in trained)
-
-
-# ---- backbones ----
 
 
 # ---- a trained detector ----

@@ -1,4 +1,4 @@
-"""Faster R-CNN and FCOS as heads: contract, levels, normalisers, backbones, and exported outputs."""
+"""Faster R-CNN and FCOS as heads: levels, normalisers, and exported outputs."""
 
 import math
 from typing import Any
@@ -19,7 +19,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "faster_rcnn": {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32},
     "fcos": {"width": 64, "score_threshold": 0.0},
 }
-KINDS = list(SMALL)
 
 
 def make_head(name: str, **options: Any) -> Head:
