@@ -1,5 +1,4 @@
-"""Heads on backbones and necks: every backbone and neck that densevit ships trains under one head, and every head of
-boxes and masks on a backbone of another kind."""
+"""Every backbone and neck that densevit ships trains under a head; each pair of another kind occurs once."""
 
 from typing import Any
 

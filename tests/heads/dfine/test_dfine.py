@@ -1,4 +1,4 @@
-"""The D-FINE head beyond the contract of all heads: layers of the training, distributions, export, options, limits."""
+"""The D-FINE head beyond the contract of all heads: layers of the training, distributions and export."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The one-stage head: its contract, NMS against torchvision's of each image and class, and its losses."""
+"""The one-stage head: NMS against torchvision's of each image and class, and its losses."""
 
 from typing import Any
 

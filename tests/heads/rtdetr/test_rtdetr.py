@@ -1,4 +1,4 @@
-"""The RT-DETR head beyond the contract of all heads: boxes of padded images, look forward twice, options and limits."""
+"""The RT-DETR head beyond the contract of all heads: boxes of padded images, look forward twice, limits."""
 
 from typing import Any
 
