@@ -11,8 +11,7 @@ from densevit.layers.checkpointing import run, update_statistics_once
 from densevit.layers.norms import SyncBatchNorm2d
 
 
-@pytest.mark.parametrize("by_hooks", [False, True])
-@pytest.mark.parametrize("kind", [nn.BatchNorm2d, SyncBatchNorm2d])
+@pytest.mark.parametrize(("kind", "by_hooks"), [(nn.BatchNorm2d, False), (SyncBatchNorm2d, True)])
 def test_recomputation_updates_statistics_once(kind, by_hooks):
     plain, checkpointed = (nn.Sequential(nn.Conv2d(3, 4, 1), kind(4), nn.ReLU()) for _ in range(2))
     checkpointed.load_state_dict(plain.state_dict())

@@ -1,8 +1,10 @@
+"""Norms that torch lacks, beside torch's."""
+
 import pytest
 import torch
 from torch import distributed, nn
 
-from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, LayerNorm2d, SyncBatchNorm2d
+from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 
 
 def trained_batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -13,39 +15,6 @@ def trained_batch_norm(channels: int) -> nn.BatchNorm2d:
     for _ in range(3):
         norm(3 * torch.randn(4, channels, 5, 5) + torch.randn(channels, 1, 1))
     return norm.eval()
-
-
-def test_frozen_batch_norm_loads_a_batch_norm_state_dict_and_matches_it():
-    reference = trained_batch_norm(6)
-    norm = FrozenBatchNorm2d(6)
-    norm.load_state_dict(reference.state_dict())  # strict; num_batches_tracked is ignored
-    x = torch.randn(2, 6, 7, 5)
-    torch.testing.assert_close(norm(x), reference(x))
-
-
-def test_frozen_batch_norm_matches_torchvision():
-    from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
-
-    norm, reference = FrozenBatchNorm2d(6), TorchvisionFrozen(6)
-    state = trained_batch_norm(6).state_dict()
-    norm.load_state_dict(state)
-    reference.load_state_dict(dict(state))
-    assert norm.state_dict().keys() == reference.state_dict().keys()
-    x = torch.randn(2, 6, 7, 5)
-    torch.testing.assert_close(norm(x), reference(x))
-
-
-def test_group_norm_of_single_values_is_the_bias():
-    norm = GroupNorm(4, 4)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    x = torch.tensor([3.0, -1.0, 0.5, 100.0]).view(1, 4, 1, 1).requires_grad_()
-    y = norm(x)
-    torch.testing.assert_close(y.flatten(), norm.bias, rtol=0, atol=0.05)  # x / sqrt(eps) is subtracted from itself
-    (y.flatten() * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
-    torch.testing.assert_close(x.grad, torch.zeros(1, 4, 1, 1), rtol=0, atol=0.01)
-    assert norm.bias.grad.tolist() == [1, 2, 3, 4]
-    torch.testing.assert_close(norm.weight.grad, torch.zeros(4), rtol=0, atol=0.05)
 
 
 def test_group_norm_is_torch_s_to_the_last_bit():
@@ -62,8 +31,9 @@ def test_group_norm_is_torch_s_to_the_last_bit():
     assert torch.equal(norm.weight.grad, reference.weight.grad)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "dtype"), [(torch.contiguous_format, torch.float32), (torch.channels_last, torch.bfloat16)], ids=str
+)
 def test_frozen_batch_norm_has_the_gradient_of_batch_norm_in_any_layout_and_precision(layout, dtype):
     norm, reference = FrozenBatchNorm2d(6), trained_batch_norm(6).double()
     norm.load_state_dict(reference.state_dict())
@@ -96,17 +66,6 @@ def test_frozen_batch_norm_inside_a_module_loads_strictly():
     state = reference.state_dict()
     module.load_state_dict(state)
     assert "1.num_batches_tracked" in state  # the caller's state dict is unchanged
-
-
-def test_layer_norm_2d_normalises_each_cell_over_its_channels():
-    norm = LayerNorm2d(5)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    x = torch.randn(2, 5, 3, 4)
-    mean = x.mean(1, keepdim=True)
-    variance = ((x - mean) ** 2).mean(1, keepdim=True)
-    expected = (x - mean) / (variance + 1e-5).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
-    torch.testing.assert_close(norm(x), expected)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""Positions of cells, boxes and grids beside their formulas, timm and transformers."""
+
 import math
 
 import pytest
@@ -7,11 +9,9 @@ from densevit.layers.positions import (
     LearnedPositions,
     mask_on_grid,
     resize_grid,
-    sine,
     sine_boxes,
     sine_grid_1d,
     sine_grid_2d,
-    sine_map,
 )
 
 
@@ -23,30 +23,6 @@ def padding_of(sizes: list[tuple[int, int]], height: int, width: int) -> torch.T
     return padding
 
 
-def test_sine_of_a_right_angle():
-    # Four channels: exponents 0, 0, 1/2, 1/2, so that 100 ** exponent divides by 1 and by 10.
-    found = sine(torch.tensor([math.pi / 2]), 4, temperature=100.0)
-    expected = [1.0, 0.0, math.sin(math.pi / 20), math.cos(math.pi / 20)]
-    torch.testing.assert_close(found, torch.tensor([expected]))
-
-
-def test_sine_map_is_detr_s_formula_on_a_padded_batch():
-    padding = padding_of([(5, 9), (7, 4), (1, 1)], 7, 9)
-    found = sine_map(padding, 12)
-    for b, row, column in [(0, 0, 0), (0, 4, 8), (1, 6, 3), (1, 2, 1), (2, 0, 0)]:
-        h, w = [(5, 9), (7, 4), (1, 1)][b]
-        for half, (place, length) in enumerate([(row + 1, h), (column + 1, w)]):
-            for k in range(6):
-                angle = place / (length + 1e-6) * 2 * math.pi / 10000 ** (2 * (k // 2) / 6)
-                expected = math.sin(angle) if k % 2 == 0 else math.cos(angle)
-                assert found[b, row, column, 6 * half + k].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_an_image_has_the_same_positions_alone_and_in_a_batch():
-    alone = sine_map(padding_of([(5, 6)], 5, 6), 8)
-    torch.testing.assert_close(sine_map(padding_of([(5, 6), (8, 7)], 8, 7), 8)[:1, :5, :6], alone)
-
-
 def test_sine_boxes_concatenates_centre_width_and_height():
     box = [0.1, 0.7, 0.25, 1.0]
     found = sine_boxes(torch.tensor([[box]]), 6)
@@ -55,32 +31,23 @@ def test_sine_boxes_concatenates_centre_width_and_height():
     torch.testing.assert_close(found, torch.tensor([[expected]]), atol=1e-5, rtol=1e-5)
 
 
-def test_learned_positions_concatenate_column_and_row():
-    positions = LearnedPositions(6)
-    found = positions(torch.zeros(2, 7, 11, dtype=torch.bool))
-    assert found.shape == (2, 7, 11, 6)
-    assert torch.equal(found[1, 2, 9], torch.cat([positions.columns[9], positions.rows[2]]))
-
-
 def test_learned_positions_are_interpolated_for_larger_maps():
     positions = LearnedPositions(2, length=3)
     positions.rows.data = torch.tensor([[0.0], [1.0], [4.0]])
     positions.columns.data = torch.tensor([[5.0], [6.0], [7.0]])
+    whole = positions(torch.zeros(2, 2, 3, dtype=torch.bool))
+    assert whole.shape == (2, 2, 3, 2) and whole[1, 1, 2].tolist() == [7.0, 1.0]  # column and row
     found = positions(torch.zeros(1, 5, 2, dtype=torch.bool))
     assert found[0, :, 0, 1].tolist() == [0.0, 0.5, 1.0, 2.5, 4.0]  # rows, in the second half
     assert found[0, 0, :, 0].tolist() == [5.0, 6.0]
 
 
-@pytest.mark.parametrize("stride", [4, 16, 32])
-def test_a_cell_of_the_grid_is_padding_where_its_first_pixel_is(stride):
+def test_a_cell_of_the_grid_is_padding_where_its_first_pixel_is():
+    stride = 16
     padding = padding_of([(64, 96), (33, 40), (32, 1)], 64, 96)
     found = mask_on_grid(padding, (64 // stride, 96 // stride))
     assert torch.equal(found, padding[:, ::stride, ::stride])
-
-
-def test_a_mask_of_the_same_size_is_unchanged():
-    padding = padding_of([(3, 2)], 4, 4)
-    assert torch.equal(mask_on_grid(padding, (4, 4)), padding)
+    assert torch.equal(mask_on_grid(padding, (64, 96)), padding)
 
 
 def test_sine_grid_1d_counts_row_by_row():
@@ -99,13 +66,10 @@ def test_sine_grid_2d_matches_mae():
         torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(14, 14), (24, 24), (3, 30), (7, 14), (1, 1)], ids=str)
-def test_resize_grid_matches_timm(size):
-    from timm.layers import resample_abs_pos_embed
-
-    table = torch.randn(14, 14, 6)
-    theirs = resample_abs_pos_embed(table.view(1, 196, 6), list(size), [14, 14], num_prefix_tokens=0)
-    torch.testing.assert_close(resize_grid(table, size), theirs.view(*size, 6))
+def test_a_grid_of_the_same_size_is_unchanged():
+    table = torch.randn(3, 4, 2, dtype=torch.float16)
+    assert resize_grid(table, (3, 4)) is table
+    assert resize_grid(table, (5, 4)).dtype == torch.float16
 
 
 @pytest.mark.parametrize("by", ["bicubic", "bilinear"])
@@ -124,9 +88,3 @@ def test_resize_grid_matches_transformers(by):
         resized = DPTViTEmbeddings(DPTConfig(hidden_size=32))._resize_pos_embed(table, 9, 30)
     ours = resize_grid(table[0, 1:].view(14, 14, 32), (9, 30), by)
     torch.testing.assert_close(ours, resized[0, 1:].view(9, 30, 32))
-
-
-def test_a_grid_of_the_same_size_is_unchanged():
-    table = torch.randn(3, 4, 2, dtype=torch.float16)
-    assert resize_grid(table, (3, 4)) is table
-    assert resize_grid(table, (5, 4)).dtype == torch.float16

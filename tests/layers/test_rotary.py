@@ -1,3 +1,5 @@
+"""Rotary positions of tokens of a grid."""
+
 import math
 
 import torch
@@ -15,21 +17,6 @@ def test_channel_quarters_rotate_by_row_and_column():
             by_row, by_column = 2 * math.pi * (-0.5, 0.5)[row], 2 * math.pi * (-2 / 3, 0.0, 2 / 3)[column]
             expected = [math.cos(by_row), math.cos(by_column), math.sin(by_row), math.sin(by_column)]
             torch.testing.assert_close(found[3 * row + column], torch.tensor(expected), atol=1e-5, rtol=0)
-
-
-def test_periods_are_geometric_up_to_the_temperature():
-    table = rotary_table((1, 4), 16, CPU, temperature=16.0)
-    angles = [2 * math.pi * 0.75 / 16 ** (i / 4) for i in range(4)]  # of the last column, periods 1, 2, 4, 8
-    torch.testing.assert_close(table[0, 3, 4:8], torch.tensor(angles).cos(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(table[0, 3, 12:16], torch.tensor(angles).cos(), atol=1e-5, rtol=0)
-
-
-def test_products_of_queries_and_keys_depend_on_offsets_only():
-    table = rotary_table((5, 7), 32, CPU)
-    query, key = torch.randn(32).expand(35, 32), torch.randn(32).expand(35, 32)
-    scores = (rotate(query, table) @ rotate(key, table).T).view(5, 7, 5, 7)
-    torch.testing.assert_close(scores[0, 0, 2, 3], scores[2, 3, 4, 6], atol=1e-4, rtol=1e-4)
-    assert (scores[0, 0, 2, 3] - scores[0, 0, 3, 2]).abs() > 1e-2
 
 
 def test_prefix_tokens_are_not_rotated():

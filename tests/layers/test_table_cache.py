@@ -1,3 +1,5 @@
+"""Tables of shapes are cached, and which are not."""
+
 import torch
 
 from densevit.layers.table_cache import LIMIT, cached_table

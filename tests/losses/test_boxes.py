@@ -1,3 +1,5 @@
+"""Overlaps of boxes and their conversions beside torchvision's, with boxes of no size."""
+
 import pytest
 import torch
 
@@ -16,15 +18,7 @@ def test_overlaps_of_all_pairs_match_torchvision():
     iou, giou = overlaps(a[:, None], b)
     torch.testing.assert_close(iou, box_iou(a, b))
     torch.testing.assert_close(giou, generalized_box_iou(a, b))
-
-
-def test_overlaps_of_pairs_are_the_diagonal_of_all_pairs():
-    from torchvision.ops import box_iou, generalized_box_iou
-
-    a, b = random_boxes(20), random_boxes(20)
-    iou, giou = overlaps(a, b)
-    torch.testing.assert_close(iou, box_iou(a, b).diagonal())
-    torch.testing.assert_close(giou, generalized_box_iou(a, b).diagonal())
+    torch.testing.assert_close(overlaps(a[:30], b)[0], iou.diagonal())  # of pairs
 
 
 @pytest.mark.parametrize(

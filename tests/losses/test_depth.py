@@ -73,19 +73,17 @@ def numpy_gradient(align, p, t, valid):
     error, total = align(p, t, valid), 0.0
     for step in (1, 2, 4, 8):
         e, k = error[::step, ::step], valid[::step, ::step]
-        for y in range(e.shape[0]):
-            for x in range(e.shape[1]):
-                if x + 1 < e.shape[1] and k[y, x] and k[y, x + 1]:
-                    total += abs(e[y, x + 1] - e[y, x]) / k.sum()
-                if y + 1 < e.shape[0] and k[y, x] and k[y + 1, x]:
-                    total += abs(e[y + 1, x] - e[y, x]) / k.sum()
+        for axis in (0, 1):
+            both = k & np.roll(k, -1, axis)
+            both.swapaxes(0, axis)[-1] = False
+            total += np.abs(np.roll(e, -1, axis) - e)[both].sum() / max(k.sum(), 1)
     return total
 
 
 REFERENCES = [numpy_l1, numpy_silog, numpy_trimmed, functools.partial(numpy_gradient, numpy_robust)]
 
 
-@pytest.mark.parametrize("valid", [1.0, 0.6, 0.05], ids=["dense", "sparse", "LiDAR"])
+@pytest.mark.parametrize("valid", [1.0, 0.05], ids=["dense", "LiDAR"])
 @pytest.mark.parametrize(("loss", "reference"), list(zip([*METRIC, *RELATIVE], REFERENCES, strict=True)), ids=NAMES)
 def test_each_loss_matches_numpy(loss, reference, valid):
     prediction, truth = batch(valid)
@@ -109,6 +107,7 @@ def test_gradients_match_finite_differences(loss):
 
 @ALL
 def test_an_image_without_ground_truth_is_excluded(loss):
+    """Without any, the loss is 0 and differentiable."""
     prediction, truth = batch()
     alone = loss(prediction[:2], truth[:2])
     truth[2] = 0
@@ -117,19 +116,12 @@ def test_an_image_without_ground_truth_is_excluded(loss):
     assert both.item() == pytest.approx(alone.item(), rel=1e-6)
     (gradient,) = torch.autograd.grad(both, prediction)
     assert gradient.isfinite().all() and not gradient[2].any() and gradient[0].any()
-
-
-@ALL
-def test_without_any_ground_truth_the_loss_is_0(loss):
-    prediction, _ = batch()
-    found = loss(prediction, torch.zeros(3, 19, 26))
-    assert found.item() == 0 and found.requires_grad
-    found.backward()
-    assert prediction.grad is not None and not prediction.grad.any()
+    without = loss(prediction, torch.zeros_like(truth))
+    assert without.item() == 0 and not torch.autograd.grad(without, prediction)[0].any()
 
 
 @pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[2:])
-@pytest.mark.parametrize("case", ["one pixel", "constant", "nearly constant", "zeros"])
+@pytest.mark.parametrize("case", ["one pixel", "constant", "nearly constant"])
 def test_an_image_that_cannot_be_aligned_has_loss_0(loss, case):
     prediction, truth = batch(B=1)
     with torch.no_grad():
@@ -137,25 +129,16 @@ def test_an_image_that_cannot_be_aligned_has_loss_0(loss, case):
             truth = torch.zeros_like(truth)
             truth[0, 3, 4] = 2.0
         else:
-            prediction.fill_({"constant": 3.3, "nearly constant": 1000.0, "zeros": 0.0}[case])
+            prediction.fill_({"constant": 3.3, "nearly constant": 1000.0}[case])
             if case == "nearly constant":
                 prediction[0, ::2] += 1e-4  # one unit in the last place
     found = loss(prediction, truth)
     assert found.item() == 0
     found.backward()
     assert not prediction.grad.any()
-
-
-@pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[2:])
-def test_an_image_that_cannot_be_aligned_is_excluded(loss):
-    prediction, truth = batch()
-    alone = loss(prediction[:2], truth[:2])
-    truth[2] = 0
-    truth[2, 3, 4] = 2.0
-    both = loss(prediction, truth)
-    assert both.item() == pytest.approx(alone.item(), rel=1e-6)
-    (gradient,) = torch.autograd.grad(both, prediction)
-    assert not gradient[2].any() and gradient[0].any()
+    others, known = batch()  # beside others it is excluded
+    both = loss(torch.cat([others, prediction]), torch.cat([known, truth]))
+    assert both.item() == pytest.approx(loss(others, known).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", RELATIVE, ids=NAMES[2:])
@@ -167,20 +150,18 @@ def test_relative_losses_are_invariant_to_scale_and_shift(loss):
 
 
 def test_silog_of_a_wrong_scale_alone_by_hand():
-    """g = log 2 everywhere: 10 sqrt(0.15) log 2, and sqrt(0.5) with Eigen's focus; 0 for a perfect prediction."""
+    """g = log 2 everywhere, with Eigen's focus; a perfect prediction has finite gradients."""
     truth = torch.rand(2, 5, 5) + 1
-    assert depth.silog(2 * truth, truth, LossContext()).item() == pytest.approx(10 * 0.15**0.5 * np.log(2), rel=1e-5)
-    assert depth.silog(2 * truth, truth, LossContext(), variance_focus=0.5).item() == pytest.approx(
-        10 * 0.5**0.5 * np.log(2), rel=1e-5
-    )
+    found = depth.silog(2 * truth, truth, LossContext(), variance_focus=0.5)
+    assert found.item() == pytest.approx(10 * 0.5**0.5 * np.log(2), rel=1e-5)
     perfect = truth.clone().requires_grad_()
     depth.silog(perfect, truth, LossContext()).backward()
     assert perfect.grad.isfinite().all()
 
 
 @ALL
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_computed_in_fp32(loss, dtype):
+def test_half_precision_is_computed_in_fp32(loss):
+    dtype = torch.float16
     prediction, truth = batch()
     large = 3e4 / truth.max()  # squares overflow in float16
     low = (large * prediction.detach()).to(dtype).requires_grad_()

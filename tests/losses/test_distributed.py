@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from densevit.interfaces import Class, Head, Targets
+from densevit.interfaces import IGNORE, Class, Head, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes, process_count
+from densevit.losses.segmentation import cross_entropy, dice, hard_pixels
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets import RunLengthMasks
 from densevit_heads.dab_detr import DabDetr
@@ -26,21 +27,21 @@ SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
 CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
     "softmax": ({}, [3, 0, 0, 2]),
     "one object": ({}, [1, 0, 0, 0]),  # half an object a process
-    "no object": ({}, [0, 0, 0, 0]),
-    "focal": ({"classification": "focal"}, [3, 0, 0, 2]),
     "mal": ({"classification": "mal", "extensions": Extensions(two_stage=True, position_bias=True)}, [3, 0, 0, 2]),
-    "dense": ({"extensions": Extensions(dense_loss=1.5)}, [3, 0, 0, 2]),
     "denoising": ({"extensions": Extensions(denoising=2)}, [3, 0, 0, 2]),
     "contrastive denoising": (
         {"extensions": Extensions(contrastive_denoising=7), "classification": "varifocal"},
         [3, 0, 0, 2],
     ),
     "no object, contrastive denoising": ({"extensions": Extensions(contrastive_denoising=7)}, [0, 0, 0, 0]),
-    "one object, dense": ({"classification": "mal", "extensions": Extensions(dense_loss=1.5)}, [0, 0, 0, 1]),
+    "dense": ({"classification": "mal", "extensions": Extensions(dense_loss=1.5)}, [0, 0, 0, 1]),
     "masks": ({"num_points": 64, "semantic_loss": 2.0}, [3, 0, 0, 2]),
-    "one mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 1]),
     "no mask": ({"num_points": 64, "semantic_loss": 2.0}, [0, 0, 0, 0]),
 }
+
+
+# The ignored images of the label maps.
+MAPS = {"labelled maps": [], "a process without a label": [2], "no label": [0, 1, 2, 3]}
 
 
 def same_points(rows: int, num_points: int, *args: Any) -> Tensor:
@@ -81,14 +82,36 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
     return torch.stack(list(losses.values())).detach(), {n: p.grad for n, p in head.named_parameters()}
 
 
+def losses_of_maps(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """`losses_of` for segmentation losses of label maps."""
+    torch.manual_seed(0)
+    logits, labels = (2 * torch.randn(4, 5, 6, 7)).requires_grad_(), torch.randint(5, (4, 6, 7))
+    labels[torch.rand(4, 6, 7) < 0.3] = IGNORE
+    labels[MAPS[case]] = IGNORE
+    x, y, context = logits[images], labels[images], LossContext.of_processes()
+    terms = torch.stack(
+        [
+            cross_entropy(x, y, context, torch.tensor([1.0, 0.2, 3.0, 0.0, 0.7]), 0.1),
+            cross_entropy(x, hard_pixels(x, y, 0.5, 3), context),
+            dice(x, y, context),
+        ]
+    )
+    terms.sum().backward()
+    return terms.detach(), {"logits": logits.grad}
+
+
+def losses_in(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    return (losses_of_maps if case in MAPS else losses_of)(case, images)
+
+
 def run_process(rank: int, folder: Path) -> None:
     """One of two processes: its part of every case, with gradients averaged as in DDP."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
     assert process_count() == 2
     assert mean_over_processes(torch.tensor([float(rank), 4.0])).tolist() == [0.5, 4.0]
     found = {}
-    for case in CASES:
-        losses, gradients = losses_of(case, SHARES[rank])
+    for case in (*CASES, *MAPS):
+        losses, gradients = losses_in(case, SHARES[rank])
         for x in (losses, *gradients.values()):
             distributed.all_reduce(x)
             x /= len(SHARES)
@@ -106,9 +129,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> dict[str,
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *MAPS])
 def test_two_processes_match_one(case: str, shared: dict[str, tuple[Tensor, dict[str, Tensor]]]):
-    losses, gradients = losses_of(case, [0, 1, 2, 3])
+    losses, gradients = losses_in(case, [0, 1, 2, 3])
     shared_losses, shared_gradients = shared[case]
     torch.testing.assert_close(shared_losses, losses, rtol=1e-5, atol=1e-6)
     assert set(shared_gradients) == set(gradients)

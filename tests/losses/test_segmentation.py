@@ -1,12 +1,7 @@
-"""Segmentation losses against torch and brute force, and over several processes."""
-
-import math
-import sys
-from pathlib import Path
+"""Segmentation losses against torch and brute force; test_distributed.py has several processes."""
 
 import pytest
 import torch
-from torch import distributed
 from torch.nn import functional as F
 
 from densevit.interfaces import IGNORE
@@ -25,8 +20,7 @@ def make(B=3, H=6, W=7):
     return logits, labels
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["even", "weighted"])
+@pytest.mark.parametrize(("weights", "smoothing"), [(None, 0.0), (WEIGHTS, 0.1)], ids=["even", "weighted"])
 def test_cross_entropy_matches_torch(weights, smoothing):
     logits, labels = make()
     found = cross_entropy(logits, labels, LossContext(), weights, smoothing)
@@ -56,12 +50,6 @@ def test_dice_matches_brute_force():
     torch.testing.assert_close(found_gradient, expected_gradient)
 
 
-def test_dice_of_a_perfect_map_is_0():
-    _, labels = make()
-    perfect = 100 * F.one_hot(labels.clamp(max=K - 1), K).permute(0, 3, 1, 2).float()
-    assert float(dice(perfect, labels, LossContext())) == pytest.approx(0, abs=1e-6)
-
-
 def mmsegmentation_ohem(logits, labels, threshold, min_kept):
     """mmsegmentation's OHEMPixelSampler for one image."""
     known = labels != IGNORE
@@ -71,8 +59,7 @@ def mmsegmentation_ohem(logits, labels, threshold, min_kept):
     return known & (probability < max(float(least), threshold))
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.7])
-@pytest.mark.parametrize("min_kept", [1, 5, 20])
+@pytest.mark.parametrize(("threshold", "min_kept"), [(0.0, 5), (0.2, 20), (0.7, 1)])
 def test_hard_pixels_match_mmsegmentation_per_image(threshold, min_kept):
     logits, labels = make()
     found = hard_pixels(logits, labels, threshold, min_kept)
@@ -112,18 +99,13 @@ def test_only_ignore_gives_a_differentiable_0(loss):
     (gradient,) = torch.autograd.grad(value, logits)
     assert float(value.detach()) == 0 and not gradient.any()
 
+    assert float(cross_entropy(logits, torch.full_like(labels, 3), LossContext(), WEIGHTS).detach()) == 0  # no weight
     beside = torch.cat([labels, nothing[:1]])  # an image of ignore beside others changes nothing
     torch.testing.assert_close(loss(torch.cat([logits, logits[:1]]), beside), loss(logits, labels))
 
 
-def test_a_class_without_weight_alone_is_zero():
-    logits, labels = make()
-    assert float(cross_entropy(logits, torch.full_like(labels, 3), LossContext(), WEIGHTS).detach()) == 0
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_losses_are_fp32_under_autocast(dtype):
-    logits, labels = make()
+def test_losses_are_fp32_under_autocast():
+    dtype, (logits, labels) = torch.float16, make()
     low = logits.detach().to(dtype)
     expected = [cross_entropy(low.float(), labels, LossContext(), WEIGHTS), dice(low.float(), labels, LossContext())]
     with torch.autocast("cpu", dtype):
@@ -146,56 +128,3 @@ def test_label_maps_are_padded_with_ignore():
         [[0, 0, _], [0, 0, _], [0, 0, _]],
         [[_, _, _], [_, _, _], [_, _, _]],
     ]
-
-
-# A batch that two processes share out.
-
-SHARES = [[0, 2, 3], [1]]
-LOSSES = {
-    "cross-entropy": cross_entropy,
-    "weighted": lambda x, y, context: cross_entropy(x, y, context, WEIGHTS, 0.1),
-    "hard pixels": lambda x, y, context: cross_entropy(x, hard_pixels(x, y, 0.5, 3), context),
-    "dice": dice,
-}
-BATCHES = {"labelled": [], "one process without a label": [1], "one image": [0, 1, 2], "none": [0, 1, 2, 3]}  # ignored
-
-
-def losses_of(images):
-    """Each loss and its gradients for the given images of the batch of four."""
-    found = {}
-    for name, loss in LOSSES.items():
-        for batch, ignored in BATCHES.items():
-            logits, labels = make(4)
-            labels[ignored] = IGNORE
-            value = loss(logits[images], labels[images], LossContext.of_processes())
-            value.backward()
-            found[name, batch] = (value.detach(), logits.grad)
-    return found
-
-
-def run_process(rank: int, folder: Path) -> None:
-    """One process: losses of its images, averaged over processes as in DDP."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
-    found = losses_of(SHARES[rank])
-    for pair in found.values():
-        for x in pair:
-            distributed.all_reduce(x)
-            x /= len(SHARES)
-    torch.save(found, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
-
-
-@pytest.mark.integration
-def test_two_processes_match_one(tmp_path, run_processes):
-    run_processes(__file__, len(SHARES), tmp_path)
-    shared = torch.load(tmp_path / "0.pt")
-    whole = losses_of([0, 1, 2, 3])
-    assert shared.keys() == whole.keys()
-    for case, (value, gradient) in whole.items():
-        assert math.isfinite(value) and (case[1] == "none") == (float(value) == 0)
-        torch.testing.assert_close(shared[case][0], value, rtol=1e-5, atol=1e-7, msg=str(case))
-        torch.testing.assert_close(shared[case][1], gradient, rtol=1e-5, atol=1e-7, msg=str(case))
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))

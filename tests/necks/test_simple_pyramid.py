@@ -1,11 +1,11 @@
+"""The simple pyramid of ViTDet beside the paper's levels, in half precision and exported."""
+
 import pytest
 import torch
 from torch import nn
 
 import densevit
 from densevit.errors import DensevitError
-from densevit_backbones.resnet import ResNet
-from densevit_backbones.swin import Swin
 from densevit_necks.simple_pyramid import SimplePyramid
 
 NO_PADDING = torch.zeros(2, 64, 64, dtype=torch.bool)  # the neck ignores it
@@ -60,20 +60,9 @@ def test_outputs_and_gradients_match_vitdet():
     torch.testing.assert_close(own.grad, other.grad, atol=1e-4, rtol=1e-3)
 
 
-def test_parameter_count_of_the_paper():
-    """Of ViT-B: two deconvolutions to stride 4, one to stride 8, then 1x1 and 3x3 of 256 channels, no biases there."""
-    with torch.device("meta"):
-        neck = SimplePyramid((768,), (16,))
-    deconvolutions = (768 * 384 * 4 + 384) + 2 * 384 + (384 * 192 * 4 + 192) + (768 * 384 * 4 + 384)
-    smoothing = 256 * (192 + 384 + 768 + 768) + 4 * 256 * 256 * 9 + 4 * 2 * 2 * 256
-    assert sum(p.numel() for p in neck.parameters()) == deconvolutions + smoothing
-    assert neck.channels == (256, 256, 256, 256)
-    assert neck.strides == (4, 8, 16, 32)
-
-
 @pytest.mark.parametrize(
     ("stride", "strides"),
-    [(16, (4, 8, 16, 32)), (8, (4, 8, 16, 32)), (32, (4, 8, 16, 32)), (14, (7, 14, 28, 56)), (16, (8, 64)), (4, (16,))],
+    [(8, (4, 8, 16, 32)), (32, (4, 8, 16, 32)), (14, (7, 14, 28, 56)), (16, (8, 64)), (4, (16,))],
     ids=str,
 )
 def test_levels_have_their_declared_strides(stride, strides):
@@ -86,62 +75,29 @@ def test_levels_have_their_declared_strides(stride, strides):
         assert found == [(1, 8, -(-height // s), -(-width // s)) for s in strides]
 
 
-@pytest.mark.parametrize("height", [33, 40, 47, 49, 64])
-def test_rows_outside_the_image_match_the_docstring(height):
-    neck = SimplePyramid((32,), (16,), width=8)
-    rows = -(-height // 16)
-    for x, stride in zip(neck([torch.randn(1, 32, rows, 4)], NO_PADDING), neck.strides, strict=True):
-        more = x.shape[2] - -(-height // stride)
-        assert 0 <= more <= max(16 // stride - 1, 0)
-        assert more == 0 or height % 16
-
-
-def test_a_fine_cell_depends_on_its_own_coarse_cell():
-    """Deconvolutions do not overlap: before the 3x3 convolution, a fine cell depends on its own coarse cell alone."""
-    level = SimplePyramid((32,), (16,), width=8).levels[0]
-    x = torch.randn(1, 32, 4, 5).requires_grad_()
-    level[:5](x)[0, :, 6, 13].sum().backward()
-    assert x.grad.abs().sum((0, 1)).nonzero().tolist() == [[1, 3]]
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", ["swin", "resnet", "plain"])
-def test_detr_trains_with_the_neck(name, plain, train_a_step):
-    backbone = {"swin": lambda: Swin("nano"), "resnet": lambda: ResNet(18), "plain": plain}[name]()
-    given = (backbone.channels, backbone.strides)
-    neck = densevit.registry.create("necks", "simple_pyramid", *given, options={"width": 32}, where="")
-    train_a_step(backbone, neck)
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in neck.parameters())
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_finite_and_near_fp32(dtype):
-    neck, features = SimplePyramid((64,), (16,)), [torch.randn(2, 64, 4, 6)]
-    with torch.autocast("cpu", dtype):
-        low = neck(features, NO_PADDING)
-    for x, y in zip(low, neck(features, NO_PADDING), strict=True):
-        assert (x.float() - y).norm() < 0.05 * y.norm()
-
-
-def test_an_exported_graph_gives_the_same_outputs():
+def test_half_precision_and_export():
     neck, features = SimplePyramid((32,), (16,), width=8), [torch.randn(1, 32, 5, 7)]
+    found = neck(features, NO_PADDING)
+    with torch.autocast("cpu", torch.float16):
+        low = neck(features, NO_PADDING)
+    for x, y in zip(low, found, strict=True):
+        assert (x.float() - y).norm() < 0.05 * y.norm()
     graph = torch.export.export(neck, (features, NO_PADDING)).module()
-    for x, y in zip(graph(features, NO_PADDING), neck(features, NO_PADDING), strict=True):
-        torch.testing.assert_close(x, y)
+    torch.testing.assert_close(list(graph(features, NO_PADDING)), list(found))
 
 
 @pytest.mark.parametrize(
-    ("channels", "stride", "options", "message"),
+    ("channels", "stride", "options", "facts"),
     [
-        (32, 14, {}, r"pyramid_strides has 4, but .* stride 14; .* Fix: use for example \(7, 14, 28, 56\)"),
-        (32, 16, {"pyramid_strides": (8, 24)}, r"pyramid_strides has 24, .* Fix: use for example \(4, 8, 16, 32\)"),
-        (32, 16, {"pyramid_strides": (16, 8)}, r"pyramid_strides is \(16, 8\); expected ascending"),
-        (32, 16, {"pyramid_strides": (0, 8)}, r"pyramid_strides is \(0, 8\); expected ascending"),
-        (32, 16, {"pyramid_strides": ()}, r"pyramid_strides is \(\); expected ascending"),
-        (3, 16, {"pyramid_strides": (4, 8)}, "pyramid_strides has 4, 2 upsampling steps .* halves the 3 channels"),
+        (32, 14, {}, r"has 4.* stride 14.*\(7, 14, 28, 56\)"),
+        (32, 16, {"pyramid_strides": (8, 24)}, r"has 24.*\(4, 8, 16, 32\)"),
+        (32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
+        (32, 16, {"pyramid_strides": (0, 8)}, r"\(0, 8\).*ascending"),
+        (32, 16, {"pyramid_strides": ()}, "ascending"),
+        (3, 16, {"pyramid_strides": (4, 8)}, "3 channels"),
         (32, 16, {"width": 0}, "width is 0"),
     ],
 )
-def test_invalid_levels_raise(channels, stride, options, message):
-    with pytest.raises((DensevitError, ValueError), match=message):
+def test_invalid_levels_raise(channels, stride, options, facts):
+    with pytest.raises((DensevitError, ValueError), match=facts):
         densevit.registry.create("necks", "simple_pyramid", (channels,), (stride,), options=options, where="neck")

@@ -7,7 +7,7 @@ from torch import Tensor
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.set_prediction.memory import Memory
-from densevit.set_prediction.transformer import Transformer, encode
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.ddq import Ddq
 from densevit_heads.ddq.queries import DistinctQueries
 from tests.heads.padded_batch import padded_batch
@@ -53,27 +53,6 @@ def test_the_best_of_those_left_out_fill_up():
     queries, scores = DistinctQueries(4, 4, 0.7)(logits, boxes, memory_of(tokens, torch.zeros(1, 6, dtype=torch.bool)))
     assert scores[0, :, 0].tolist() == pytest.approx([3.0, 2.9, 2.0, 1.9])
     torch.testing.assert_close(queries.boxes[0, :, 0], torch.tensor([0.3, 0.7, 0.3, 0.7]))
-
-
-def test_padding_comes_after_those_left_out():
-    boxes = torch.tensor([[0.3, 0.3, 0.2, 0.2]] * 3 + [[0.7, 0.7, 0.2, 0.2]])[None]
-    logits = torch.tensor([1.0, 2.0, 3.0, 9.0])[None, :, None]
-    padding = torch.tensor([[False, False, False, True]])
-    _, scores = DistinctQueries(4, 3, 0.7)(logits, boxes, memory_of(torch.randn(1, 4, 4), padding))
-    assert scores[0, :, 0].tolist() == [3.0, 2.0, 1.0]
-
-
-def test_an_untrained_decoder_returns_the_dense_predictions():
-    """The refinement of scores and boxes starts at zero."""
-    features, mask, _ = padded_batch()
-    head = Ddq([6], [8], CLASSES, **OPTIONS).eval()
-    with torch.inference_mode():
-        outputs = head(features, mask)
-        memory = encode(head.project(features), mask, 8, head.encoder, torch.nn.Identity())
-        queries, scores = head.distinct(*head.dense(memory.tokens, memory.centres), memory)
-    assert "dense" not in outputs
-    torch.testing.assert_close(outputs["logits"], scores)
-    torch.testing.assert_close(outputs["boxes"], queries.boxes, rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_learns_and_dense_predictions_from_the_dense_loss_alone():

@@ -1,6 +1,5 @@
-"""The Deformable DETR head: levels, positions, initial weights, options, losses and limits."""
+"""The Deformable DETR head and DINO's additions: levels, positions, initial weights, queries, proposals and limits."""
 
-import functools
 import math
 import warnings
 from typing import Any
@@ -10,38 +9,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Dataset, Losses, Outputs, Targets
-from densevit.layers.deformable_attention import MultiScaleDeformableAttention
+from densevit.interfaces import Class, Dataset
 from densevit.losses.context import LossContext
-from densevit.losses.set_losses import LossWeights
-from densevit.set_prediction.levels import LevelProjections, Levels, sine_positions, valid_ratio
+from densevit.set_prediction.levels import valid_ratio
 from densevit.set_prediction.transformer import Transformer
-from densevit.testing import check_head
 from densevit_heads.deformable_detr import DeformableDetr
-from densevit_heads.deformable_detr.queries import TwoStage
 from densevit_heads.dino import Dino
 from densevit_heads.dino.queries import MixedQuerySelection
+from tests.heads.padded_batch import SIZES, padded_batch, perturbed, step
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 CHANNELS, STRIDES = (6, 10), (8, 16)
-SIZES = [(48, 64), (40, 56), (48, 32)]
+LEVELS = ((6, 8), (10, 16))
 NONE: dict[str, Any] = {  # of DINO's additions to a two-stage Deformable DETR
     "kind": Dino, "contrastive_denoising": 0, "mixed_query_selection": False, "refined_positions": False,
     "class_proposals": False, "look_forward_twice": False,
 }  # fmt: skip
 MODES: dict[str, dict[str, Any]] = {
-    "single-scale": {"num_levels": 1},
     "multi-scale": {},
     "refined": {"box_refinement": True},
     "two-stage": {"box_refinement": True, "two_stage": True},
-    "two-stage, more queries than cells": {"box_refinement": True, "two_stage": True, "num_queries": 90},
-    "mixed query selection": {**NONE, "mixed_query_selection": True},
-    "contrastive denoising": {**NONE, "classification": "varifocal", "contrastive_denoising": 10},
-    "look forward twice": {**NONE, "look_forward_twice": True, "classification": "mal"},
-    "DINO": {"kind": Dino, "contrastive_denoising": 10, "num_queries": 90},
-    "one layer": {"encoder_layers": 1, "decoder_layers": 1, "num_points": 1},
-}  # fmt: skip
-every_mode = pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+}
 LAYERS = {"width": 64, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "feedforward": 24, "dropout": 0.0}
 SMALL = {"num_queries": 7, "transformer": Transformer(**LAYERS)}  # type: ignore[arg-type]
 
@@ -50,79 +38,11 @@ def make_head(classes: list[Class] = CLASSES, **options: Any) -> Any:
     """options: also `kind`, the class, and the fields of `Transformer`."""
     transformer = Transformer(**{name: options.pop(name, value) for name, value in LAYERS.items()})
     kind = options.pop("kind", DeformableDetr)
-    head = kind(CHANNELS, STRIDES, classes, **{"num_queries": 7, "transformer": transformer, **options})
-    with torch.no_grad():  # no layer starts with weights of zero, which would hide errors
-        for parameter in head.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return head
+    return perturbed(kind(CHANNELS, STRIDES, classes, **{"num_queries": 7, "transformer": transformer, **options}))
 
 
-def make_batch(
-    counts: list[int | None], sizes: list[tuple[int, int]] = SIZES
-) -> tuple[list[Tensor], Tensor, list[Targets]]:
-    """Features, padding mask and targets; None is an unlabelled image."""
-    sizes = sizes[: len(counts)]
-    H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
-    mask = torch.ones(len(counts), H, W, dtype=torch.bool)
-    features = [torch.randn(len(counts), c, -(-H // s), -(-W // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
-    targets: list[Targets] = []
-    for i, (count, (h, w)) in enumerate(zip(counts, sizes, strict=True)):
-        mask[i, :h, :w] = False
-        targets.append({"image_id": i, "size": (h, w), "original_size": (2 * h, 2 * w)})
-        if count is not None:
-            low = torch.rand(count, 2) * torch.tensor([w - 12, h - 12]).clamp(min=0)
-            boxes = torch.cat([low, low + 3 + 9 * torch.rand(count, 2)], dim=1)
-            targets[-1] |= {"boxes": boxes, "labels": torch.randint(len(CLASSES), (count,))}
-    return features, mask, targets
-
-
-def step(head: Any, features: list[Tensor], mask: Tensor, targets: list[Targets]) -> tuple[Outputs, Losses]:
-    """Forward and backward; every parameter has a finite gradient after it."""
-    outputs = head(features, mask, targets)
-    losses = head.loss(outputs, targets, LossContext())
-    total = torch.stack(list(losses.values())).sum()
-    assert total.isfinite()
-    head.zero_grad()
-    total.backward()
-    for name, parameter in head.named_parameters():
-        assert parameter.grad is not None, f"{name} is not connected to the loss"
-        assert parameter.grad.isfinite().all(), name
-    return outputs, losses
-
-
-def two_stage(options: dict[str, Any]) -> bool:
-    return "two_stage" in options or options.get("kind") is Dino
-
-
-@every_mode
-def test_trains_on_images_with_and_without_objects(options: dict[str, Any]):
-    head = make_head(**options).train()
-    features, mask, targets = make_batch([3, 0, 5])
-    outputs, losses = step(head, features, mask, targets)
-    cells = 6 * 8 + 3 * 4 + 2 * 2 + 1
-    Q = min(head.num_queries, cells) if two_stage(options) else head.num_queries
-    L, K = len(head.decoder), len(CLASSES)
-    assert outputs["logits"].shape == (3, Q, K) and outputs["boxes"].shape == (3, Q, 4)
-    assert outputs["layers"][0].shape == (L, 3, Q, K) and outputs["layers"][1].shape == (L, 3, Q, 4)
-    assert all(losses[name] > 0 for name in ("label", "l1", "giou"))
-    for name, parameter in head.named_parameters():
-        # A softmax ignores what is added to all keys and has one value if there is one; offsets of one point have none.
-        alike = name.endswith("key.bias") or (options.get("num_points") == 1 and "weights" in name)
-        assert alike or parameter.grad.abs().max() > 1e-9, f"{name} has no gradient"
-
-
-@every_mode
-def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
-    head = make_head(**options).train()
-    expected = ["label", "l1", "giou", "auxiliary", *(["proposals"] if two_stage(options) else [])]
-    expected += ["denoising"] * (getattr(head, "denoising", None) is not None)
-    for counts in ([3, 0, 5], [0, 0, 0], [2, None, 1], [0, None, 0], [None, None, None]):
-        _, losses = step(head, *make_batch(counts))
-        assert list(losses) == expected
-        if not any(count is not None for count in counts):
-            assert all(term == 0 for term in losses.values())
-        elif not any(counts):
-            assert losses["l1"] == 0 and losses["giou"] == 0 and losses["label"] > 0
+def make_batch(*counts: int, sizes: Any = SIZES) -> Any:
+    return padded_batch(counts, LEVELS, sizes, len(CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -130,10 +50,7 @@ def test_loss_terms_do_not_depend_on_what_is_labelled(options: dict[str, Any]):
     [
         ((4, 8, 16, 32), {}, [1, 2, 3], 1),  # the paper's: C3, C4, C5 and C6
         ((4, 8, 16, 32), {"num_levels": 1}, [3], 0),  # "single-scale"
-        ((4, 8, 16, 32), {"num_levels": 2}, [2, 3], 0),
         ((4, 8, 16, 32), {"min_stride": 4}, [0, 1, 2, 3], 0),
-        ((4, 8, 16, 16), {"num_levels": 1}, [3], 0),  # "DC5"
-        ((16,), {}, [0], 3),  # a plain ViT
         ((14, 14, 14, 14), {}, [3], 3),  # several blocks of it: the deepest
         ((4, 8, 16, 32, 64, 128), {}, [2, 3, 4, 5], 0),
     ],
@@ -151,47 +68,9 @@ def test_levels_are_the_coarsest_features_and_stride_2_convolutions(
     ] + [32] * max(added - 1, 0)
 
 
-def test_an_added_level_is_computed_from_the_feature_and_the_next_from_it():
-    levels = LevelProjections((5,), (16,), 32, 3, 8)
-    x, mask = torch.randn(1, 5, 6, 7), torch.zeros(1, 96, 112, dtype=torch.bool)
-    tokens, shapes = levels([x], mask).tokens, levels([x], mask).shapes
-    assert shapes == [(6, 7), (3, 4), (2, 2)]
-    first, second, third = levels.projections
-    expected = [first(x), second(x), third(second(x))]
-    torch.testing.assert_close(tokens, torch.cat([y.flatten(2).mT for y in expected], dim=1))
-
-
-def test_references_and_valid_ratios_respect_padding():
-    """An image of 24 x 20 pixels in a batch of 32 x 64: 3 x 3 of 4 x 8 cells, and 2 x 2 of 2 x 4 at stride 16."""
-    mask = torch.ones(1, 32, 64, dtype=torch.bool)
-    mask[:, :24, :20] = False
-    levels = LevelProjections(CHANNELS, STRIDES, 32, 2, 8)([torch.randn(1, 6, 4, 8), torch.randn(1, 10, 2, 4)], mask)
-    assert levels.valid_ratios.tolist() == [[[3 / 8, 3 / 4], [2 / 4, 2 / 2]]]
-    assert levels.padding[0, :32].view(4, 8)[:3, :3].any().item() is False
-    assert levels.padding.sum() == 32 - 9 + 8 - 4
-    cell = 1 * 8 + 2  # second row, third column of the first level
-    torch.testing.assert_close(levels.centres[0, cell], torch.tensor([2.5 / 3, 1.5 / 3]))
-    on_maps = levels.on_maps(levels.centres)[0, cell]
-    torch.testing.assert_close(on_maps, torch.tensor([[2.5 / 8, 1.5 / 4], [2.5 / 3 * 2 / 4, 0.5]]))
-    box = torch.tensor([[[0.5, 0.5, 0.2, 0.4]]])
-    torch.testing.assert_close(levels.on_maps(box)[0, 0, 0], torch.tensor([3 / 16, 3 / 8, 0.075, 0.3]))
-
-
-def test_sine_positions_are_those_of_cell_centres_without_padding():
-    padding = torch.zeros(1, 3, 5, dtype=torch.bool)
-    padding[:, 2:], padding[:, :, 4:] = True, True
-    found = sine_positions(padding, 8)[0]
-    for y, x in ((0, 0), (1, 3)):
-        for c, angle in [(0, (y + 0.5) / 2), (4, (x + 0.5) / 4)]:
-            angle *= 2 * math.pi
-            expected = [math.sin(angle), math.cos(angle), math.sin(angle / 100), math.cos(angle / 100)]
-            assert found[y, x, c : c + 4].tolist() == pytest.approx(expected, abs=1e-5)
-    assert valid_ratio(padding).tolist() == [pytest.approx([4 / 5, 2 / 3])]
-
-
 def test_initial_weights_are_the_authors():
     """Prior of 0.01, boxes with sides of sigmoid(-2), xavier, and points on rings around the reference point."""
-    heads = {name: DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL, **MODES[name]) for name in list(MODES)[1:4]}
+    heads = {name: DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL, **MODES[name]) for name in MODES}
     sizes = {"multi-scale": [-2.0], "refined": [-2.0, 0.0, 0.0], "two-stage": [0.0, 0.0, 0.0]}
     for name, head in heads.items():
         assert len(head.label_heads) == len(head.box_heads) == len(sizes[name])
@@ -226,56 +105,10 @@ def test_initial_weights_are_the_authors():
     assert two_stage.embed.weight.abs().max() <= math.sqrt(6 / (4 * width))
 
 
-def test_initial_queries_predict_boxes_at_their_reference_points():
-    head = DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL).eval()
-    features, mask, _ = make_batch([1, 1])
-    boxes = head(features, mask)["boxes"]
-    torch.testing.assert_close(boxes[..., :2], head.queries(2)[1])
-    torch.testing.assert_close(boxes[..., 2:], torch.full((2, 7, 2), 1 / (1 + math.exp(2))))
-
-
-def test_initial_proposals_are_cells_with_sides_that_double_with_each_level():
-    queries = TwoStage(4, 32, torch.nn.Linear(32, 3), make_head(width=32).box_heads[0])
-    torch.nn.init.zeros_(queries.box_head.last.weight)
-    torch.nn.init.zeros_(queries.box_head.last.bias)
-    mask = torch.ones(2, 64, 512, dtype=torch.bool)
-    mask[0], mask[1, :40, :64] = False, False
-    shapes = [(8, 64), (4, 32)]
-    features = [torch.randn(2, c, *shape) for c, shape in zip(CHANNELS, shapes, strict=True)]
-    levels: Levels = LevelProjections(CHANNELS, STRIDES, 32, 2, 8)(features, mask)
-    boxes = queries.propose(levels.tokens, levels).boxes
-    torch.testing.assert_close(boxes[0, 64 + 3], torch.tensor([3.5 / 64, 1.5 / 8, 0.05, 0.05]))
-    torch.testing.assert_close(boxes[0, 8 * 64 + 3], torch.tensor([3.5 / 32, 0.5 / 4, 0.1, 0.1]))
-    torch.testing.assert_close(boxes[1, 64 + 3], torch.tensor([3.5 / 8, 1.5 / 5, 0.05, 0.05]))
-    none = torch.ones(4)  # less than 0.01 from the border, or padding
-    assert torch.equal(boxes[0, 0], none) and torch.equal(boxes[0, 63], none) and torch.equal(boxes[1, 8], none)
-    assert not torch.equal(boxes[0, 1], none)
-
-
-def test_only_padding_is_ranked_after_every_cell_of_the_image():
-    head = make_head(box_refinement=True, two_stage=True, num_queries=40).eval()
-    features, mask, _ = make_batch([1, 1, 1])
-    levels = head.levels(features, mask)
-    assert isinstance(head.queries, TwoStage)
-    proposals = head.queries.propose(levels.tokens, levels)
-    best = proposals._replace(logits=torch.where(levels.padding[..., None], 100.0, proposals.logits))
-    assert torch.equal(head.queries.best(best)[1], head.queries.best(proposals)[1])
-
-
-def test_queries_learn_from_boxes_of_the_layer_before_without_its_gradient():
-    """Refinement stops the gradient of the boxes between layers (A.3, as in the authors' code)."""
-    head = make_head(box_refinement=True).eval()
-    features, mask, _ = make_batch([1, 1])
-    boxes = head(features, mask)["layers"][1]
-    boxes[1].sum().backward()
-    first, second, _ = (boxes.last.weight.grad.abs().max() for boxes in head.box_heads)
-    assert first == 0 and second > 0
-
-
 def test_mixed_query_selection_takes_positions_from_proposals_and_learned_contents():
     """DINO, section 3.4: the same contents for all images, by rank; the position is embedded from the selected box."""
-    head = make_head(**MODES["mixed query selection"]).eval()
-    features, mask, _ = make_batch([1, 1, 1])
+    head = make_head(**NONE | {"mixed_query_selection": True}).eval()
+    features, mask, _ = make_batch(1, 1, 1)
     levels = head.levels(features, mask)
     selection = head.queries
     assert isinstance(selection, MixedQuerySelection)
@@ -296,8 +129,8 @@ def test_mixed_query_selection_takes_positions_from_proposals_and_learned_conten
 
 def test_refined_positions_are_dinos_for_the_boxes_of_each_layer():
     """The authors' `gen_sineembed_for_position`, with y before x, and `ref_point_head`, on the finest map's grid."""
-    head = make_head(**MODES["DINO"]).eval()
-    features, mask, _ = make_batch([1, 1, 1])
+    head = make_head(kind=Dino, contrastive_denoising=10, num_queries=90).eval()
+    features, mask, _ = make_batch(1, 1, 1)
     calls: list[tuple[Tensor, Tensor]] = []
     for layer in head.decoder:
         layer.register_forward_pre_hook(lambda _, arguments: calls.append((arguments[1], arguments[2])))
@@ -321,7 +154,7 @@ def test_refined_positions_are_dinos_for_the_boxes_of_each_layer():
 def test_class_proposals_are_ranked_by_their_best_class_and_have_the_loss_of_a_decoder_layer():
     """DINO's `interm_outputs`: the selected proposals only, with all classes."""
     head = make_head(**{**NONE, "class_proposals": True}).train()
-    features, mask, targets = make_batch([3, 0, 5])
+    features, mask, targets = make_batch(3, 0, 5)
     levels = head.levels(features, mask)
     memory = levels.tokens
     for layer in head.encoder:
@@ -341,107 +174,29 @@ def test_class_proposals_are_ranked_by_their_best_class_and_have_the_loss_of_a_d
     assert not torch.isclose(binary.loss(outputs, targets, LossContext())["proposals"], expected)
 
 
-def test_label_weight_is_that_of_the_class_loss():
-    features, mask, targets = make_batch([3, 0, 5])
-    heads = [make_head(loss_weights=LossWeights(label=weight)).train() for weight in (1.0, 2.0)]
-    outputs = heads[0](features, mask, targets)
-    one, two = (head.loss(outputs, targets, LossContext()) for head in heads)
-    assert 2 * one["label"] == two["label"] and one["l1"] == two["l1"]
-
-
 class Crowded(Dataset):
     def object_counts(self) -> np.ndarray:
         return np.array([3, 9, 8, 0])
 
 
-def test_more_objects_than_queries_are_reported_before_training():
-    head = make_head()
-    with pytest.warns(UserWarning, match="2 of 4 training images .* has 9 objects, but num_queries is 7: 2 of them"):
-        head.check(Crowded())
+def test_more_objects_than_queries_are_reported_once_and_before_training():
+    first, second, batch = make_head(), make_head(), make_batch(3, 9, 4)
+    with pytest.warns(UserWarning, match="2 of 4 .* 9 objects, but num_queries is 7: 2 of them"):
+        first.check(Crowded())
+    with pytest.warns(UserWarning, match="image 1 has 9 objects, but num_queries is 7: 2 of them"):
+        step(second, *batch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        step(head, *make_batch([3, 9, 4]))  # not again
+        step(first, *batch)
+        step(second, *batch)  # not again
         make_head(num_queries=9).check(Crowded())
 
 
-def test_more_objects_than_queries_are_reported_once_with_numbers():
-    head = make_head()
-    features, mask, targets = make_batch([3, 9, 4])
-    with pytest.warns(UserWarning, match="image 1 has 9 objects, but num_queries is 7: 2 of them"):
-        step(head, features, mask, targets)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        step(head, features, mask, targets)
-
-
-@every_mode
-@pytest.mark.parametrize("size", [(1, 1), (9, 70), (17, 16)])
-def test_a_level_smaller_than_the_sampling_grid_trains(options: dict[str, Any], size: tuple[int, int]):
+def test_a_level_smaller_than_the_sampling_grid_trains():
     """Four points in each direction, on maps of one cell."""
-    head = make_head(**options).train()
-    features, mask, targets = make_batch([1], [size])
-    targets[0]["boxes"] = torch.tensor([[0.0, 0.0, size[1], size[0]]])
-    outputs, _ = step(head, features, mask, targets)
-    assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]
-
-
-@every_mode
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_boxes_stay_in_full_precision_under_autocast(options: dict[str, Any], dtype: torch.dtype):
-    head = make_head(**options).train()
-    features, mask, targets = make_batch([3, 0, 5])
-    with torch.autocast("cpu", dtype=dtype):
+    for size in ((1, 1), (9, 70)):
+        head = make_head(**MODES["two-stage"]).train()
+        features, mask, targets = make_batch(1, sizes=[size])
+        targets[0]["boxes"] = torch.tensor([[0.0, 0.0, size[1], size[0]]])
         outputs, _ = step(head, features, mask, targets)
-    assert outputs["boxes"].dtype == torch.float32 and outputs["logits"].dtype == dtype
-    full = head(features, mask)["boxes"]
-    assert two_stage(options) or (outputs["boxes"] - full).abs().max() < 0.05
-
-
-@pytest.mark.integration
-@every_mode
-def test_torch_export_gives_the_same_outputs(options: dict[str, Any]):
-    """With fewer layers and levels, because tracing takes milliseconds for each operation."""
-    head = make_head(**{"encoder_layers": 1, "decoder_layers": 2, "num_levels": 3, **options}).eval()
-    features, mask, _ = make_batch([1, 1])
-    expected = head(features, mask)
-    found = torch.export.export(head, (features, mask)).module()(features, mask)
-    for name in ("logits", "boxes"):
-        torch.testing.assert_close(found[name], expected[name])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"two_stage": True}, "two_stage gives the decoder boxes to refine. Fix: set box_refinement to true."),
-        (
-            {**NONE, "refined_positions": True},
-            "refined_positions needs contents without them. Fix: set mixed_query_selection to true.",
-        ),
-        ({"kind": Dino, "contrastive_denoising": -1}, "contrastive_denoising is -1; it must be at least 0."),
-        ({"encoder_layers": 0}, "transformer.encoder_layers is 0; it must be at least 1."),
-        ({"num_queries": 0}, "num_queries is 0; it must be at least 1."),
-        ({"num_levels": 0}, "num_levels is 0; it must be at least 1."),
-        ({"decoder_layers": 10**6}, "decoder_layers is 1000000; it must be at most 1000."),
-        ({"width": 48}, "width is 48; it must be a multiple of 32"),
-        ({"num_heads": 7}, "width is 64; it must be a multiple of num_heads, 7."),
-        ({"min_stride": 32}, "min_stride is 32, but the coarsest feature has stride 16."),
-    ],
-)
-def test_wrong_options_are_explained(options: dict[str, Any], message: str):
-    with pytest.raises(ValueError) as error:
-        make_head(**options)
-    assert message in str(error.value)
-
-
-@pytest.mark.integration
-def test_it_passes_the_checks_of_heads():
-    """With two levels: the sizes of tokens of all levels are sums of products, with which an export is slow."""
-    small = {"num_queries": 7, "transformer": Transformer(32, 2, 1, 2, 24, 0.0), "num_levels": 2}
-    check_head(functools.partial(DeformableDetr, **small, **MODES["two-stage"]))
-
-
-def test_every_attention_is_deterministic_by_option():
-    for deterministic in (False, True):
-        head = make_head(deterministic=deterministic)
-        attentions = [m for m in head.modules() if isinstance(m, MultiScaleDeformableAttention)]
-        assert [m.deterministic for m in attentions] == [deterministic] * 5  # two encoder and three decoder layers
+        assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]

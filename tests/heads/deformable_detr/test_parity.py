@@ -6,8 +6,6 @@ padding are 0 in both: ours sets them to 0.
 """
 
 import copy
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Targets
-from densevit.losses.boxes import to_corners
+from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.losses.matching import Objects, hungarian
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
+from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients, scene
 
 if TYPE_CHECKING:
     from transformers import DeformableDetrForObjectDetection
@@ -39,43 +36,7 @@ MODES: dict[str, dict[str, Any]] = {
     "refined": {"box_refinement": True},
     "two-stage": {"box_refinement": True, "two_stage": True},
 }
-every_mode = pytest.mark.parametrize("options", MODES.values(), ids=MODES)
-
-# transformers' parameter name -> ours, as regular expressions; the first match is used
-DEFORMABLE = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value"}
-DEFORMABLE |= {"output_proj": "output"}
-MULTI_HEAD = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "output"}
-NAMES = [
-    (r"model\.level_embed", "levels.embedding"),
-    (r"model\.input_proj\.(.*)", r"levels.projections.\1"),
-    (r"model\.query_position_embeddings\.weight", "queries.embedding.weight"),
-    (r"model\.reference_points\.(.*)", r"queries.reference.\1"),
-    (r"model\.enc_output\.(.*)", r"queries.project.\1"),
-    (r"model\.enc_output_norm\.(.*)", r"queries.norm.\1"),
-    (r"model\.pos_trans\.(.*)", r"queries.embed.\1"),
-    (r"model\.pos_trans_norm\.(.*)", r"queries.embed_norm.\1"),
-    (r"model\.(encoder|decoder)\.layers\.(\d)\.self_attn\.(.*)", r"\1.\2.self_attention.\3"),
-    (r"model\.decoder\.layers\.(\d)\.encoder_attn\.(.*)", r"decoder.\1.cross_attention.\2"),
-    (r"model\.(encoder|decoder)\.layers\.(\d)\.self_attn_layer_norm\.(.*)", r"\1.\2.self_attention_norm.\3"),
-    (r"model\.decoder\.layers\.(\d)\.encoder_attn_layer_norm\.(.*)", r"decoder.\1.cross_attention_norm.\2"),
-    (r"model\.(encoder|decoder)\.layers\.(\d)\.mlp\.fc1\.(.*)", r"\1.\2.ffn.expand.\3"),
-    (r"model\.(encoder|decoder)\.layers\.(\d)\.mlp\.fc2\.(.*)", r"\1.\2.ffn.contract.\3"),
-    (r"model\.(encoder|decoder)\.layers\.(\d)\.final_layer_norm\.(.*)", r"\1.\2.ffn_norm.\3"),
-    (rf"(?:model\.decoder\.)?class_embed\.{LAYERS}\.(.*)", r"queries.label_head.\1"),
-    (rf"(?:model\.decoder\.)?bbox_embed\.{LAYERS}\.(.*)", r"queries.box_head.\1"),
-    (r"(?:model\.decoder\.)?class_embed\.(.*)", r"label_heads.\1"),
-    (r"(?:model\.decoder\.)?bbox_embed\.(.*)", r"box_heads.\1"),
-]
-
-
-def our_name(name: str) -> str:
-    for theirs, ours in NAMES:
-        if re.fullmatch(theirs, name):
-            mapped = re.sub(theirs, ours, name)
-            for old, new in (DEFORMABLE | MULTI_HEAD).items():
-                mapped = mapped.replace(f"attention.{old}.", f"attention.{new}.")
-            return re.sub(r"\.layers\.(\d)\.", lambda match: f".{2 * int(match[1])}.", mapped)
-    raise AssertionError(f"{name} of transformers has no counterpart")
+LAYOUT = "transformers-deformable-detr", "detection"
 
 
 class GivenFeatures(nn.Module):
@@ -90,41 +51,10 @@ class GivenFeatures(nn.Module):
         return [(x * mask[:, None], mask) for x, mask in zip(self.features, masks, strict=True)]
 
 
-@dataclass
-class Pair:
-    """transformers' model and ours with the same weights, and a batch."""
-
-    theirs: "DeformableDetrForObjectDetection"
-    ours: DeformableDetr
-    features: list[Tensor]
-    padding_mask: Tensor
-    labels: list[dict[str, Tensor]]  # for transformers
-    targets: list[Targets]  # for ours
-
-    def run_theirs(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
-        """The output, the losses by transformers' names, `_enc` for the proposals, and the features with gradients."""
-        from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
-
-        features = [x.clone().requires_grad_() for x in self.features]
-        self.theirs.model.backbone = GivenFeatures(features[-1:] if len(self.ours.levels.features) == 1 else features)
-        images = torch.zeros(len(SIZES), 3, *self.padding_mask.shape[1:])
-        output = self.theirs(images, pixel_mask=(~self.padding_mask).long(), labels=self.labels)
-        terms = dict(output.loss_dict)
-        if output.enc_outputs_class is not None:
-            matcher = DeformableDetrHungarianMatcher(class_cost=2, bbox_cost=5, giou_cost=2)
-            criterion = DeformableDetrImageLoss(matcher, len(CLASSES), 0.25, ["labels", "boxes"])
-            binary = [{**label, "class_labels": torch.zeros_like(label["class_labels"])} for label in self.labels]
-            proposals = {"logits": output.enc_outputs_class, "pred_boxes": output.enc_outputs_coord_logits.sigmoid()}
-            terms |= {f"{name}_enc": term for name, term in criterion(proposals, binary).items()}
-        return output, terms, features
-
-    def run_ours(self) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
-        features = [x.clone().requires_grad_() for x in self.features]
-        outputs = self.ours(features, self.padding_mask)
-        return outputs, self.ours.loss(outputs, self.targets, LossContext()), features
-
-
-def make_pair(num_levels: int = 4, box_refinement: bool = False, two_stage: bool = False) -> Pair:
+def make_pair(
+    num_levels: int = 4, box_refinement: bool = False, two_stage: bool = False
+) -> "tuple[DeformableDetrForObjectDetection, DeformableDetr]":
+    """transformers' model, and ours with the same weights."""
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
     backbone = ResNetConfig(
@@ -164,44 +94,42 @@ def make_pair(num_levels: int = 4, box_refinement: bool = False, two_stage: bool
         theirs.model.decoder.bbox_embed = theirs.bbox_embed
         if two_stage:
             theirs.model.decoder.class_embed = theirs.class_embed
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            spread = {"query_position_embeddings.weight": 1.0, "sampling_offsets.bias": 2.0}  # the second in cells
-            norm = "norm.weight" in name or re.fullmatch(r"model\.input_proj\.\d\.1\.weight", name)
-            scale = spread.get(".".join(name.split(".")[-2:]), 0.1)
-            parameter.copy_(scale * torch.randn_like(parameter) + (1.0 if norm else 0.0))
+    # distinct queries, and offsets in cells
+    randomise(theirs, 0.1, {r"query_position_embeddings\.weight": 1.0, r"sampling_offsets\.bias": 2.0})
     options: dict[str, Any] = {"num_levels": num_levels, "box_refinement": box_refinement, "two_stage": two_stage}
     transformer = Transformer(64, 4, 2, LAYERS, 48, dropout=0.0)
     ours = DeformableDetr(
         CHANNELS, STRIDES, CLASSES, QUERIES, transformer, min_stride=4, num_points=3, **options
     ).eval()
-    weights = dict(theirs.named_parameters())
-    weights = {our_name(name): weights[name].detach() for name in weights if not name.startswith("model.backbone.")}
-    ours.load_state_dict(weights, strict=True)
-
-    H, W = (max(size[axis] for size in SIZES) for axis in (0, 1))
-    features = [torch.randn(len(SIZES), c, -(-H // s), -(-W // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
-    padding_mask = torch.ones(len(SIZES), H, W, dtype=torch.bool)
-    labels, targets = [], []
-    for i, ((h, w), count) in enumerate(zip(SIZES, COUNTS, strict=True)):
-        padding_mask[i, :h, :w] = False
-        boxes = torch.cat([0.3 + 0.4 * torch.rand(count, 2), 0.1 + 0.4 * torch.rand(count, 2)], dim=1)
-        classes = torch.randint(len(CLASSES), (count,))
-        labels.append({"class_labels": classes, "boxes": boxes})
-        absolute = to_corners(boxes) * torch.tensor([w, h, w, h])
-        targets.append({"boxes": absolute, "labels": classes, "size": (h, w), "image_id": i})
-    return Pair(theirs, ours, features, padding_mask, labels, targets)
+    ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT), strict=True)
+    return theirs, ours
 
 
 def weighted(terms: dict[str, Tensor], suffix: str) -> Tensor:
     return torch.stack([weight * terms[name + suffix] for name, weight in WEIGHTS.values()]).sum()
 
 
-@every_mode
+def proposal_terms(output: Any, labels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The losses of the encoder's proposals, which transformers leaves out, as of the authors' code."""
+    from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
+
+    matcher = DeformableDetrHungarianMatcher(class_cost=2, bbox_cost=5, giou_cost=2)
+    criterion = DeformableDetrImageLoss(matcher, len(CLASSES), 0.25, ["labels", "boxes"])
+    binary = [{**label, "class_labels": torch.zeros_like(label["class_labels"])} for label in labels]
+    proposals = {"logits": output.enc_outputs_class, "pred_boxes": output.enc_outputs_coord_logits.sigmoid()}
+    return {f"{name}_enc": term for name, term in criterion(proposals, binary).items()}
+
+
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 def test_outputs_losses_and_gradients_match_transformers(options: dict[str, Any]):
-    pair = make_pair(**options)
-    output, terms, their_features = pair.run_theirs()
-    outputs, losses, features = pair.run_ours()
+    theirs, ours = make_pair(**options)
+    padding_mask, labels, targets = scene(SIZES, COUNTS, len(CLASSES))
+    H, W = padding_mask.shape[1:]
+    given = [torch.randn(len(SIZES), c, -(-H // s), -(-W // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
+    features, own_features = ([x.clone().requires_grad_() for x in given] for _ in range(2))
+    theirs.model.backbone = GivenFeatures(features[-1:] if len(ours.levels.features) == 1 else features)
+    output = theirs(torch.zeros(len(SIZES), 3, H, W), pixel_mask=(~padding_mask).long(), labels=labels)
+    outputs = ours(own_features, padding_mask)
 
     logits, boxes = outputs["layers"]
     their_logits = torch.stack([*(x["logits"] for x in output.auxiliary_outputs), output.logits])
@@ -210,69 +138,19 @@ def test_outputs_losses_and_gradients_match_transformers(options: dict[str, Any]
     torch.testing.assert_close(logits, their_logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(boxes, their_boxes, rtol=1e-4, atol=1e-5)
 
-    for name, (theirs, weight) in WEIGHTS.items():
-        torch.testing.assert_close(losses[name], weight * terms[theirs], rtol=1e-4, atol=1e-6)
-    earlier = torch.stack([weighted(terms, f"_{layer}") for layer in range(LAYERS - 1)]).sum()
-    torch.testing.assert_close(losses["auxiliary"], earlier, rtol=1e-4, atol=1e-6)
-    expected = weighted(terms, "") + earlier
+    terms = dict(output.loss_dict)
+    expected = {name: weight * terms[term] for name, (term, weight) in WEIGHTS.items()}
+    expected["auxiliary"] = torch.stack([weighted(terms, f"_{layer}") for layer in range(LAYERS - 1)]).sum()
     if "two_stage" in options:
-        torch.testing.assert_close(losses["proposals"], weighted(terms, "_enc"), rtol=1e-4, atol=1e-6)
-        expected = expected + weighted(terms, "_enc")
-    assert list(losses) == ["label", "l1", "giou", "auxiliary", *(["proposals"] if "two_stage" in options else [])]
-
-    expected.backward()
-    torch.stack(list(losses.values())).sum().backward()
-    same_gradients(pair, their_features, features)
-
-
-def same_gradients(pair: Pair, theirs: list[Tensor], ours: list[Tensor]) -> None:
-    """Of features and of every parameter, to 1e-4 of the largest in each tensor."""
-    found = dict(pair.ours.named_parameters())
-    wanted = {name: p for name, p in pair.theirs.named_parameters() if not name.startswith("model.backbone.")}
-    assert {our_name(name) for name in wanted} == set(found)
-    pairs = {f"features {i}": (a.grad, b.grad) for i, (a, b) in enumerate(zip(theirs, ours, strict=True))}
-    pairs |= {name: (p.grad, found[our_name(name)].grad) for name, p in wanted.items()}
-    for name, (theirs_grad, ours_grad) in pairs.items():
-        if theirs_grad is None:
-            assert ours_grad is None and name == "features 0", name  # the fine level of a single-scale model
-            continue
-        assert ours_grad is not None, name
-        scale = theirs_grad.abs().max()
-        if name.endswith("k_proj.bias"):  # a softmax does not see what is added to all keys: rounding errors
-            assert max(scale, ours_grad.abs().max()) < 1e-5, name
-        else:
-            assert scale > 1e-4, f"{name} has no gradient to compare"
-            assert (theirs_grad - ours_grad).abs().max() <= 1e-4 * scale, name
-
-
-@every_mode
-def test_matching_agrees_with_transformers(options: dict[str, Any]):
-    from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
-
-    pair = make_pair(**options)
-    logits, boxes = pair.run_ours()[0]["layers"]
-    matches = hungarian(
-        logits, boxes, Objects.of(pair.targets, logits.device), pair.ours.criterion.costs, softmax=False
-    )
-    matcher = DeformableDetrHungarianMatcher(class_cost=2, bbox_cost=5, giou_cost=2)
-    first = [sum(COUNTS[:i]) for i in range(len(COUNTS))]
-    wanted = {
-        (layer, image, query, first[image] + target)
-        for layer in range(LAYERS)
-        for image, pairs in enumerate(matcher({"logits": logits[layer], "pred_boxes": boxes[layer]}, pair.labels))
-        for query, target in zip(*(indices.tolist() for indices in pairs), strict=True)
-    }
-    assert len(wanted) == LAYERS * sum(COUNTS)
-    assert set(zip(*(indices.tolist() for indices in matches), strict=True)) == wanted
-
-
-def test_the_best_proposals_are_those_of_transformers():
-    """Cells of padding are never among them: transformers ranks them too, by the score of features of 0."""
-    pair = make_pair(**MODES["two-stage"])
-    output = pair.run_theirs()[0]
-    scores = output.enc_outputs_class[..., 0]
-    levels = pair.ours.levels([x.detach() for x in pair.features], pair.padding_mask)
-    best = scores.topk(QUERIES + 1, dim=1)
-    assert not levels.padding.gather(1, best.indices).any(), "the seed should choose cells of the image"
-    assert (best.values[:, -2] - best.values[:, -1]).min() > 1e-3, "the best cells should not be tied"
-    assert (~torch.isfinite(output.enc_outputs_coord_logits).all(-1) & ~levels.padding).any(), "near the border"
+        expected["proposals"] = weighted(proposal_terms(output, labels), "_enc")
+    losses = ours.loss(outputs, targets, LossContext())
+    assert list(losses) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6)
+    sum(expected.values()).backward(), sum(losses.values()).backward()
+    wanted, found = renamed(gradients(theirs), *LAYOUT), gradients(ours)
+    for i, (other, own) in enumerate(zip(features, own_features, strict=True)):
+        if other.grad is not None:  # the fine level of a single-scale model has none
+            wanted[f"features {i}"] = other.grad
+        found[f"features {i}"] = own.grad
+    same_gradients(wanted, found)

@@ -1,8 +1,5 @@
 """DETR with box queries, written out: proposals, refinement, position bias, fused memory."""
 
-import itertools
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,28 +52,22 @@ def attention(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, bias:
     return theirs(query, key, value, attn_mask=None if bias is None else bias.flatten(0, 1), need_weights=False)[0]
 
 
-def log_gaussian(at: float, centre: float, half: float, point: float, spread: float) -> float:
-    """The logarithm of a Gaussian about a point of a box. Lengths in cells; point and spread in half boxes."""
-    return -0.5 * ((at - (centre + half * point)) / (0.5 + half * abs(spread))) ** 2
-
-
 def written_out_bias(bias: BoxPositionBias, boxes: Tensor, mask: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """(B, heads, Q, S), number by number; the rows and columns of cells count from the image's corner."""
-    H, W = size
-    table = torch.zeros(len(boxes), HEADS, boxes.shape[1], H * W)
-    for b, q, y, x in itertools.product(range(len(boxes)), range(boxes.shape[1]), range(H), range(W)):
-        lengths = int((~mask[b, 0]).sum()) / stride, int((~mask[b, :, 0]).sum()) / stride  # of the image, in cells
-        for axis, (at, mlp) in enumerate(((x + 0.5, bias.columns), (y + 0.5, bias.rows))):
-            centre, half = (
-                (boxes[b, q, axis] * lengths[axis]).item(),
-                (boxes[b, q, axis + 2] / 2 * lengths[axis]).item(),
-            )
-            edges = (at - (centre - half), at - (centre + half))
-            learned = mlp(torch.tensor([math.copysign(math.log2(abs(edge) + 1) / 3, edge) for edge in edges]))
-            for head in range(HEADS):
-                point, spread = bias.points[axis, head].item(), bias.spreads[axis, head].item()
-                table[b, head, q, y * W + x] += learned[head].item() + log_gaussian(at, centre, half, point, spread)
-    return table
+    """(B, heads, Q, S): on each axis, an MLP of the log distances to the edges, and the logarithm of a Gaussian about a
+    point of the box; lengths in cells, which count from the image's corner, point and spread in half boxes."""
+    total = torch.zeros(len(boxes), HEADS, boxes.shape[1], *size)
+    for axis, (mlp, unpadded) in enumerate(((bias.columns, ~mask[:, 0]), (bias.rows, ~mask[:, :, 0]))):
+        length = unpadded.sum(1)[:, None, None] / stride  # (B, 1, 1), of the image
+        at = torch.arange(size[1 - axis]) + 0.5
+        centre, half = boxes[..., axis, None] * length, boxes[..., axis + 2, None] / 2 * length  # (B, Q, 1)
+        edges = torch.stack([at - (centre - half), at - (centre + half)], dim=-1)  # (B, Q, cells, 2)
+        learned = mlp(edges.sign() * (edges.abs() + 1).log2() / 3).permute(0, 3, 1, 2)
+        point, spread = (x[axis, :, None, None] for x in (bias.points, bias.spreads))
+        offset = at - (centre[:, None] + half[:, None] * point)
+        gaussian = -0.5 * (offset / (0.5 + half[:, None] * spread.abs())) ** 2
+        values = learned + gaussian  # (B, heads, Q, cells of the axis)
+        total = total + (values[..., None, :] if axis == 0 else values[..., None])
+    return total.flatten(3)
 
 
 def memory_of(mask: Tensor) -> Memory:
@@ -168,13 +159,6 @@ def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(
     assert -8 < logits.mean() < -2
 
 
-def test_initial_anchors_cover_the_image():
-    head = DabDetr((6,), (8,), CLASSES, 400, Transformer(WIDTH, HEADS, 1, 1, 24))
-    centre = head.anchors.sigmoid()[:, :2]
-    assert (centre.amin(0) < 0.05).all() and (centre.amax(0) > 0.95).all()
-    assert torch.histc(centre, 4, 0, 1).min() > 150  # of 800
-
-
 def test_fused_memory_is_the_sum_of_levels_and_its_mix():
     fused = FusedProjection((3, 5, 6, 4), (4, 8, 16, 16), width=7, stride=8, blocks=0)
     features = [torch.randn(2, c, *size) for c, size in ((3, (12, 16)), (5, (6, 8)), (6, (3, 4)), (4, (3, 4)))]
@@ -191,3 +175,12 @@ def test_fused_memory_is_the_sum_of_levels_and_its_mix():
     convolution, layer_norm = fused.mix
     mixed = norm(layer_norm, F.conv2d(total, convolution.weight, convolution.bias, padding=1))
     torch.testing.assert_close(fused(features), total + mixed, rtol=1e-4, atol=1e-5)
+
+
+def test_cell_centres_are_relative_to_the_unpadded_image():
+    mask = torch.zeros(2, 32, 64, dtype=torch.bool)
+    mask[1, 16:], mask[1, :, 40:] = True, True
+    centres, cell = cell_centres(mask, (2, 4), 16)
+    assert cell.tolist() == [[0.25, 0.5], pytest.approx([0.4, 1.0])]
+    assert centres[0].view(2, 4, 2)[1, 2].tolist() == [0.625, 0.75]
+    assert centres[1].view(2, 4, 2)[0, 1].tolist() == pytest.approx([24 / 40, 8 / 16])

@@ -62,13 +62,3 @@ def test_sigmoid_gives_the_best_pairs_of_query_and_class(classification: str):
     wide, small = [50, 37.5, 150, 62.5], [40, 65, 60, 85]
     assert [pytest.approx(box, abs=1e-3) for box in (wide, wide, small)] == first["boxes"].tolist()
     assert second["boxes"][0].tolist() == pytest.approx([12.5, 112.5, 37.5, 187.5], abs=1e-3)
-
-
-def test_predictions_are_plain_tensors_without_a_graph():
-    head = make_head("softmax")
-    features, mask = [torch.randn(2, 4, 5, 10)], torch.zeros(2, 40, 80, dtype=torch.bool)
-    for found in head.predict(head(features, mask), TARGETS):
-        assert set(found) == {"boxes", "scores", "labels"}
-        assert [x.dtype for x in found.values()] == [torch.float32, torch.float32, torch.int64]
-        assert not any(x.requires_grad for x in found.values())
-        assert (found["scores"].diff() <= 0).all()

@@ -1,6 +1,5 @@
-"""The panoptic DETR head: its interface, segments, losses, merging, freezing, and every backbone."""
+"""The panoptic DETR head: segments, losses, merging, freezing, and the start from a trained detector."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,63 +8,24 @@ import torch
 from torch import Tensor
 
 from densevit import config as configs
-from densevit import registry
 from densevit.config import Config
-from densevit.data.loading.batch_sampler import collate
-from densevit.errors import PluginError
-from densevit.interfaces import Batch, Class
+from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, build_backbone, create_head
+from densevit.model import DenseModel
 from densevit.set_prediction.transformer import Transformer
-from densevit.testing import check_head
 from densevit.weights.building import build_model
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
-from densevit_backbones.resnet import ResNet
-from densevit_heads.dab_detr.extensions import Extensions
-from densevit_heads.detr import Detr
-from densevit_heads.detr_panoptic import DabDetrPanoptic, DetrPanoptic
+from densevit_heads.detr_panoptic import DetrPanoptic
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.merging import panoptic_map
 from densevit_heads.detr_panoptic.segments import Segments
 from densevit_scenes.dataset import Scenes
-from tests.heads.detr.test_backbones import BACKBONES
 
 DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
 SMALL = {"detr": DETR}
-FAST = {
-    **DETR, "classification": "mal",
-    "extensions": Extensions(stride=8, two_stage=True, denoising=2, dense_loss=1.0),
-}  # fmt: skip
-PADDING = ("padding",)  # the group norms of the mask head have statistics that include padding, as the authors' have
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [(DetrPanoptic, SMALL), (DabDetrPanoptic, {"dab_detr": FAST}), (DetrPanoptic, {**SMALL, "freeze_detector": True})],
-    ids=["paper", "dab_detr", "frozen detector"],
-)
-def test_the_head_meets_its_interface(kind: Any, options: dict[str, Any]) -> None:
-    check_head(functools.partial(kind, **options), skip=PADDING)
-
-
-def test_options_of_the_detector_are_checked_as_its_own() -> None:
-    options = {"detr": {"transformer": {"widht": 3}}}
-    with pytest.raises(PluginError, match="heads.p.detr.transformer.widht is not an option of .* Did you mean 'width'"):
-        registry.check_options("heads", "detr_panoptic", options, "heads.p")
-    with pytest.raises(PluginError, match="heads.p.dab_detr.anchors is not an option of 'dab_detr_panoptic'"):
-        registry.check_options("heads", "dab_detr_panoptic", {"dab_detr": {"anchors": True}}, "heads.p")
-
-
-def test_a_model_on_resnet_50_has_the_paper_s_parameters() -> None:
-    with torch.device("meta"):
-        backbone = ResNet(50, norm="frozen", frozen_stages=2)
-        head = DetrPanoptic(backbone.channels, backbone.strides, [Class(str(i), i, (0, 0, 0)) for i in range(250)])
-    parameters = sum(p.numel() for module in (backbone, head) for p in module.parameters())
-    assert round(parameters / 1e6, 1) == 42.9
 
 
 # ---- segments ----
@@ -105,38 +65,7 @@ def test_segments_have_tight_boxes_classes_and_masks() -> None:
     assert torch.equal(found.owner[0] < 0, padded < 0) and (found.owner[1] < 0).all()
 
 
-def test_crowds_are_no_segments() -> None:
-    found = Segments.of([target(MAP, panoptic_crowds=[1000, 2000])], len(CLASSES), (4, 5), torch.device("cpu"))
-    assert found.targets[0]["labels"].tolist() == [0, 1, 3]
-    assert (found.owner[0] < 0).sum() == 7 + 2 + 2
-
-
-def test_an_image_of_void_is_unlabelled() -> None:
-    head = DetrPanoptic(CHANNELS, STRIDES, CLASSES, **SMALL).train()
-    void = torch.full((64, 64), -1, dtype=torch.int32)
-    features = [torch.randn(1, c, 64 // s, 64 // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
-    targets = [target(void)]
-    own = head.loss(head(features, torch.zeros(1, 64, 64, dtype=torch.bool), targets), targets, LossContext())
-    assert all(float(loss) == 0 for loss in own.values()) and not any(head.loss_counts(targets).values())
-    torch.stack(list(own.values())).sum().backward()
-    assert all(parameter.grad is not None for parameter in head.parameters())
-
-
 # ---- losses ----
-
-
-def test_mask_losses_by_hand() -> None:
-    """A probability of 0.8 in a mask of 4 pixels, of which 1 is true; 2 objects."""
-    truth = torch.tensor([[[True, False], [False, False]]])
-    logits = torch.full((1, 2, 2), 0.8).logit()
-    focal, dice = mask_losses(logits, truth, torch.ones_like(truth), 2, LossContext())
-    true, false = -0.25 * 0.2**2 * torch.tensor(0.8).log(), -0.75 * 0.8**2 * torch.tensor(0.2).log()
-    assert focal.item() == pytest.approx(float(true + 3 * false) / 4 / 2)
-    assert dice.item() == pytest.approx((1 - (2 * 0.8 + 1) / (4 * 0.8 + 1 + 1)) / 2)
-    known = torch.tensor([[[True, True], [False, True]]])  # a pixel of void
-    focal, dice = mask_losses(logits, truth, known, 2, LossContext())
-    assert focal.item() == pytest.approx(float(true + 2 * false) / 3 / 2)
-    assert dice.item() == pytest.approx((1 - (2 * 0.8 + 1) / (3 * 0.8 + 1 + 1)) / 2)
 
 
 def test_mask_losses_do_not_depend_on_how_masks_are_distributed() -> None:
@@ -149,14 +78,6 @@ def test_mask_losses_do_not_depend_on_how_masks_are_distributed() -> None:
         for own in (slice(1), slice(1, 5))
     ]
     torch.testing.assert_close((parts[0] + parts[1]) / 2, whole)
-
-
-def test_mask_losses_are_in_full_precision_under_autocast() -> None:
-    logits, truth = 50 * torch.randn(3, 8, 8), torch.rand(3, 16, 16) > 0.5
-    expected = mask_losses(logits.half(), truth, torch.ones_like(truth), 3, LossContext())
-    with torch.autocast("cpu", torch.bfloat16):
-        found = mask_losses(logits.half(), truth, torch.ones_like(truth), 3, LossContext())
-    assert found == expected and found[0].dtype == torch.float32
 
 
 # ---- merging ----
@@ -176,38 +97,28 @@ def rows(*values: float) -> list[list[float]]:
     return [[value] * 6 for value in values]
 
 
-def test_each_pixel_gets_the_highest_mask_and_things_are_numbered() -> None:
-    found = merged([rows(5, 1, 1, 0), rows(1, 4, 1, 0), rows(0, 0, 3, 9)], [1, 1, 3])
-    assert found.dtype == torch.int32
-    assert found[:, 0].tolist() == [1000, 1001, 3000, 3000] and (found == found[:, :1]).all()
-
-
-def test_segments_of_one_stuff_class_become_one_and_things_stay_apart() -> None:
+def test_each_pixel_gets_the_highest_mask_and_segments_of_one_stuff_class_become_one() -> None:
     """As in the authors' code, what was merged has no area left, and its mask is removed before pixels are assigned
     again: the last row goes to the thing, whose logit there is above that of the remaining sky."""
-    found = merged([rows(5, 0, 0), rows(0, 4, 0), rows(1, 1, 3)], [2, 0, 2])
-    assert found[:, 0].tolist() == [2000, 0, 2000]
-    found = merged([rows(5, 0, -1), rows(0, 4, 0), rows(1, 1, 3)], [2, 0, 2])
-    assert found[:, 0].tolist() == [2000, 0, 0]
-    found = merged([rows(5, 0, -1), rows(0, 4, 0), rows(1, 1, 3)], [0, 1, 0])
-    assert found[:, 0].tolist() == [0, 1000, 1]
+    for logits, labels, expected in (
+        ([rows(5, 1, 1, 0), rows(1, 4, 1, 0), rows(0, 0, 3, 9)], [1, 1, 3], [1000, 1001, 3000, 3000]),
+        ([rows(5, 0, 0), rows(0, 4, 0), rows(1, 1, 3)], [2, 0, 2], [2000, 0, 2000]),
+        ([rows(5, 0, -1), rows(0, 4, 0), rows(1, 1, 3)], [2, 0, 2], [2000, 0, 0]),
+        ([rows(5, 0, -1), rows(0, 4, 0), rows(1, 1, 3)], [0, 1, 0], [0, 1000, 1]),
+    ):
+        found = merged(logits, labels)
+        assert found.dtype == torch.int32
+        assert found[:, 0].tolist() == expected and (found == found[:, :1]).all()
 
 
 def test_segments_of_at_most_four_pixels_are_removed_in_pixels_of_the_file() -> None:
-    small = [[9.0, 9, 9, 9, 0, 0], [0] * 6, [0] * 6]
-    large = [[9.0, 9, 9, 9, 9, 0], [0] * 6, [0] * 6]
+    small, large = ([[9.0] * count + [0] * (6 - count), [0] * 6, [0] * 6] for count in (4, 5))
     rest = rows(1, 1, 1)
     assert merged([small, rest], [0, 3]).unique().tolist() == [3000]
     assert merged([large, rest], [0, 3]).unique().tolist() == [0, 3000]
     doubled = merged([small, rest], [0, 3], original=(6, 12))
     assert (doubled == 0).sum() == 16 and doubled.shape == (6, 12)
     assert merged([small], [0]).unique().tolist() == [0]  # alone it has every pixel
-
-
-def test_without_segments_all_is_void() -> None:
-    empty = torch.zeros(0, 4, 4)
-    found = panoptic_map(empty, torch.zeros(0, dtype=torch.long), torch.zeros(0) > 0, THINGS, (8, 8), (7, 6), (14, 12))
-    assert found.shape == (14, 12) and (found == -1).all()
 
 
 def test_masks_are_upsampled_to_the_batch_cropped_and_resized_to_the_file() -> None:
@@ -247,57 +158,6 @@ def test_a_frozen_detector_gets_no_gradient_and_the_backbone_neither() -> None:
     assert all(p.grad is None for name, p in head.named_parameters() if name.partition(".")[0] not in trained)
 
 
-def test_a_detector_s_tensors_are_those_of_detr() -> None:
-    detector = Detr(CHANNELS, STRIDES, CLASSES, **DETR).state_dict()
-    ours = DetrPanoptic(CHANNELS, STRIDES, CLASSES, **SMALL).state_dict()
-    assert {key for key in ours if not key.startswith(("attention_maps.", "mask_head."))} == set(detector)
-    assert all(ours[key].shape == value.shape for key, value in detector.items())
-
-
-# ---- backbones ----
-
-
-def model_of(name: str, options: dict[str, Any], neck: str | None) -> tuple[DenseModel, Batch]:
-    """The model, and images of different sizes, one of void."""
-    sizes = [(64, 96), (50, 75)]
-    images = [Scenes("train", size, panoptic=True)[i] for i, size in enumerate(sizes)]
-    images[1]["targets"]["panoptic"].fill_(-1)
-    for sample, size in zip(images, sizes, strict=True):
-        panoptic = sample["targets"]["panoptic"]
-        sample["targets"] = {"image_id": size[0], "panoptic": panoptic, "size": size, "original_size": size}
-    backbone = build_backbone(name, **options)
-    channels, strides, necks = backbone.channels, backbone.strides, {}
-    if neck is not None:
-        necks["panoptic"] = registry.create("necks", neck, channels, strides, options={"width": 32}, where="neck")
-        channels, strides = necks["panoptic"].channels, necks["panoptic"].strides
-    head = create_head(
-        "detr_panoptic", channels, strides, Scenes("train").classes["panoptic"], detr={**DETR, "num_queries": 12}
-    )
-    model = DenseModel(backbone, {"panoptic": head}, necks)
-    return model.train(), collate(images, model.multiple)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize(("name", "options", "neck"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
-def test_a_backbone_trains_a_step(name: str, options: dict[str, Any], neck: str | None) -> None:
-    """Masks are at stride 4 on every backbone, also on those with one stride."""
-    model, batch = model_of(name, options, neck)
-    before = {key: value.clone() for key, value in model.named_parameters()}
-    own = model.loss(model(batch), batch["targets"])
-    assert all(value.isfinite() for value in own.values())
-    torch.stack(list(own.values())).sum().backward()
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.grad is not None], lr=1e-3)
-    optimiser.step()
-    after = dict(model.named_parameters())
-    masks = [key for key in before if "mask_head" in key or "attention_maps" in key]
-    assert masks and all(not torch.equal(before[key], after[key]) for key in masks if "query.bias" not in key)
-    outputs = model.eval()(batch)
-    H, W = batch["images"].shape[-2:]
-    assert outputs["panoptic"]["masks"].shape == (2, 12, -(-H // 4), -(-W // 4))
-    predictions = model.predictions(outputs, batch["targets"])["panoptic"]
-    assert [tuple(one["panoptic"].shape) for one in predictions] == [(64, 96), (50, 75)]
-
-
 # ---- a trained detector ----
 
 
@@ -324,3 +184,9 @@ def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
     rows = [every.index(one) for one in classes["detection"]] + [len(every)]  # of the things, and of "no object"
     for key, value in theirs.items():
         assert torch.equal(own[key][rows] if key.startswith("label_head") else own[key], value), key
+
+
+def test_without_segments_all_is_void() -> None:
+    empty = torch.zeros(0, 4, 4)
+    found = panoptic_map(empty, torch.zeros(0, dtype=torch.long), torch.zeros(0) > 0, THINGS, (8, 8), (7, 6), (14, 12))
+    assert found.shape == (14, 12) and (found == -1).all()

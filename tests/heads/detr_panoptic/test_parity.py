@@ -1,6 +1,5 @@
 """The panoptic DETR head against transformers' DetrForSegmentation, with the same weights, features and targets."""
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr_panoptic import DetrPanoptic
-from tests.heads.detr.test_parity import our_name as detector_name
+from tests.heads.detr.test_parity import ROUNDING
+from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients
 
 if TYPE_CHECKING:
     from transformers import DetrForSegmentation
@@ -23,32 +23,7 @@ CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 LAYERS = 3
 SIZES = [(100, 140), (70, 143), (122, 90), (128, 48)]  # the padded batch, 128 x 143, is not a multiple of the strides
 COUNTS = [3, 0, 6, 1]
-
-NAMES = [
-    (r"bbox_attention\.q_proj\.(.*)", r"attention_maps.query.\1"),
-    (r"bbox_attention\.k_proj\.(.*)", r"attention_maps.key.\1"),
-    (r"mask_head\.conv1\.conv\.(.*)", r"mask_head.first.convolution.\1"),
-    (r"mask_head\.conv1\.norm\.(.*)", r"mask_head.first.norm.\1"),
-    (r"mask_head\.conv2\.conv\.(.*)", r"mask_head.blocks.0.convolution.\1"),
-    (r"mask_head\.conv2\.norm\.(.*)", r"mask_head.blocks.0.norm.\1"),
-    *(
-        line
-        for i in range(3)
-        for line in (
-            (rf"mask_head\.fpn_stages\.{i}\.fpn_adapter\.(.*)", rf"mask_head.adapters.{i}.\1"),
-            (rf"mask_head\.fpn_stages\.{i}\.refine\.conv\.(.*)", rf"mask_head.blocks.{i + 1}.convolution.\1"),
-            (rf"mask_head\.fpn_stages\.{i}\.refine\.norm\.(.*)", rf"mask_head.blocks.{i + 1}.norm.\1"),
-        )
-    ),
-    (r"mask_head\.output_conv\.(.*)", r"mask_head.output.\1"),
-]
-
-
-def our_name(name: str) -> str:
-    if name.startswith("detr."):
-        return detector_name(name.removeprefix("detr."))
-    [found] = [re.sub(theirs, ours, name) for theirs, ours in NAMES if re.fullmatch(theirs, name)]
-    return found
+LAYOUT = "transformers-detr-panoptic", "panoptic"
 
 
 @dataclass
@@ -62,28 +37,17 @@ class Pair:
     labels: list[dict[str, Tensor]]  # for transformers
     targets: list[Targets]  # for ours
 
-    def run_theirs(self) -> tuple[Any, tuple[Tensor, Tensor], list[Tensor]]:
-        """The output, logits and boxes of all layers (L, B, Q, ...), and the features, which have gradients.
-
-        Layer outputs come from hooks, as in `test_detr_parity.Pair`.
-        """
+    def run_theirs(self) -> tuple[Any, list[Tensor]]:
+        """The output, and the features, which have gradients."""
         features: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
             features[:] = [(x / x.std()).detach().requires_grad_() for x, _ in output]
             return [(x, mask) for x, (_, mask) in zip(features, output, strict=True)]
 
-        model = self.theirs.detr.model
-        states: list[Tensor] = []
-        hooks = [model.backbone.register_forward_hook(keep)]
-        for layer in model.decoder.layers:
-            hooks.append(layer.register_forward_hook(lambda module, inputs, output: states.append(output)))
-        output = self.theirs(self.images, pixel_mask=(~self.padding_mask).long(), labels=self.labels)
-        for hook in hooks:
-            hook.remove()
-        normalised = model.decoder.layernorm(torch.stack(states))
-        layers = self.theirs.detr.class_labels_classifier(normalised), self.theirs.detr.bbox_predictor(normalised)
-        return output, (layers[0], layers[1].sigmoid()), features
+        with self.theirs.detr.model.backbone.register_forward_hook(keep):
+            output = self.theirs(self.images, pixel_mask=(~self.padding_mask).long(), labels=self.labels)
+        return output, features
 
 
 def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
@@ -97,7 +61,7 @@ def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
     return found
 
 
-def make_pair(auxiliary_losses: bool = True, **options: Any) -> Pair:
+def make_pair() -> Pair:
     from torchvision.ops import masks_to_boxes
     from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
 
@@ -121,19 +85,17 @@ def make_pair(auxiliary_losses: bool = True, **options: Any) -> Pair:
         encoder_attention_heads=8,
         decoder_attention_heads=8,
         dropout=0.0,
+        mask_loss_coefficient=3,
+        dice_loss_coefficient=7,
     )
     torch.manual_seed(0)
     theirs = DetrForSegmentation(config).eval()
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            spread = 3.0 if "query_position" in name else 0.07  # distinct queries, within fp32 precision
-            parameter.copy_(spread * torch.randn_like(parameter) + (1.0 if "norm.weight" in name else 0.0))
-        theirs.mask_head.conv1.conv.weight[:, 256:] *= 300  # attention maps sum to 1: masks of queries differ by them
+    randomise(theirs, 0.07, {"query_position": 3.0})  # distinct queries, within fp32 precision
+    theirs.mask_head.conv1.conv.weight.data[:, 256:] *= 300  # attention maps sum to 1: masks of queries differ by them
     detr: dict[str, Any] = {"num_queries": 8, "transformer": Transformer(256, 8, 2, LAYERS, 48, dropout=0.0)}
-    detr["auxiliary_losses"] = auxiliary_losses
-    ours = DetrPanoptic(CHANNELS, STRIDES, CLASSES, detr, **options).eval()
-    weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("detr.model.backbone.")}
-    ours.load_state_dict({our_name(name): value for name, value in weights.items()}, strict=True)
+    detr["auxiliary_losses"] = False
+    ours = DetrPanoptic(CHANNELS, STRIDES, CLASSES, detr, mask_weight=3.0, dice_weight=7.0).eval()
+    ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT), strict=True)
 
     H, W = (max(size[axis] for size in SIZES) for axis in (0, 1))
     images, padding_mask = torch.zeros(len(SIZES), 3, H, W), torch.ones(len(SIZES), H, W, dtype=torch.bool)
@@ -152,28 +114,11 @@ def make_pair(auxiliary_losses: bool = True, **options: Any) -> Pair:
     return Pair(theirs, ours, images, padding_mask, labels, targets)
 
 
-def same_gradients(pair: Pair, theirs: list[Tensor], ours: list[Tensor]) -> None:
-    """Of features and of every parameter but the backbone's, to 1e-4 of the largest in each tensor."""
-    found = dict(pair.ours.named_parameters())
-    wanted = {name: p for name, p in pair.theirs.named_parameters() if not name.startswith("detr.model.backbone.")}
-    assert {our_name(name) for name in wanted} == set(found)
-    pairs = {f"features {i}": (a.grad, b.grad) for i, (a, b) in enumerate(zip(theirs, ours, strict=True))}
-    pairs |= {name: (p.grad, found[our_name(name)].grad) for name, p in wanted.items()}
-    for name, (theirs_grad, ours_grad) in pairs.items():
-        scale = theirs_grad.abs().max()
-        if re.search(r"attn\.k_proj\.bias|decoder\.layers\.0\.self_attn\.([qk]_proj|v_proj\.weight)", name):
-            # A softmax does not see what is added to all keys, and the first queries are all zero: rounding errors.
-            assert max(scale, ours_grad.abs().max()) < 1e-6, name
-        else:
-            assert scale > (1e-5 if "features" in name else 1e-4), f"{name} has no gradient to compare"
-            assert (theirs_grad - ours_grad).abs().max() <= 1e-4 * scale, name
-
-
 @pytest.mark.parametrize("training", [False, True], ids=["all masks", "matched masks"])
 def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None:
     """In training only the masks of matched queries are computed: the losses and gradients are the same."""
-    pair = make_pair(auxiliary_losses=False)
-    output, _, features = pair.run_theirs()
+    pair = make_pair()
+    output, features = pair.run_theirs()
     own_features = [x.detach().clone().requires_grad_() for x in features]
     pair.ours.train(training)
     outputs = pair.ours(own_features, pair.padding_mask, pair.targets if training else None)
@@ -188,29 +133,14 @@ def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None
         torch.testing.assert_close(outputs["masks"], output.pred_masks, rtol=1e-4, atol=1e-4)
 
     names = {"label": ("loss_ce", 1), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)}
-    names |= {"mask": ("loss_mask", 1), "dice": ("loss_dice", 1)}
+    names |= {"mask": ("loss_mask", 3), "dice": ("loss_dice", 7)}
     assert set(losses) == set(names)
     for name, (theirs, weight) in names.items():
         torch.testing.assert_close(losses[name], weight * output.loss_dict[theirs], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(sum(losses.values()), output.loss, rtol=1e-4, atol=1e-6)
     output.loss.backward()
     sum(losses.values()).backward()
-    same_gradients(pair, features, own_features)
-
-
-def test_auxiliary_losses_and_weights_match_transformers() -> None:
-    from transformers.loss.loss_for_object_detection import ForSegmentationLoss
-
-    pair = make_pair(mask_weight=3.0, dice_weight=7.0)
-    output, (logits, boxes), features = pair.run_theirs()
-    config = pair.theirs.config
-    config.auxiliary_loss, config.mask_loss_coefficient, config.dice_loss_coefficient = True, 3, 7
-    total, terms, _ = ForSegmentationLoss(
-        logits[-1], pair.labels, logits.device, boxes[-1], output.pred_masks, config, logits, boxes
-    )
-    assert "loss_mask_0" not in terms
-    losses = pair.ours.train().loss(pair.ours(features, pair.padding_mask, pair.targets), pair.targets, LossContext())
-    assert set(losses) == {"label", "l1", "giou", "auxiliary", "mask", "dice"}
-    torch.testing.assert_close(losses["mask"], 3 * terms["loss_mask"], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(losses["dice"], 7 * terms["loss_dice"], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(sum(losses.values()), total, rtol=1e-4, atol=1e-6)
+    wanted, found = renamed(gradients(pair.theirs), *LAYOUT), gradients(pair.ours)
+    for i, (theirs, own) in enumerate(zip(features, own_features, strict=True)):
+        wanted[f"features {i}"], found[f"features {i}"] = theirs.grad, own.grad
+    same_gradients(wanted, found, ROUNDING)

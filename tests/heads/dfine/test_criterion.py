@@ -3,7 +3,6 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.denoising import ContrastiveDenoising
-from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs, union
+from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
 
 if TYPE_CHECKING:
     from transformers.loss.loss_d_fine import DFineLoss
@@ -110,8 +109,7 @@ def expected_losses(found: LayerOutputs, labels: list[dict]) -> tuple[dict[str, 
     }, (pairs**0.5, (len(labels) * found.initial.shape[1] - pairs) ** 0.5)
 
 
-@pytest.mark.parametrize("counts", [COUNTS, [2, 2, 2, 2], [0, 0, 7, 0]], ids=str)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("counts", "seed"), [(COUNTS, 0), ([0, 0, 7, 0], 1)], ids=str)
 def test_losses_and_gradients_match_the_authors_arrangement_of_transformers_terms(counts: list[int], seed: int):
     found = make_outputs(len(counts), Q, L + 2, seed)
     targets, labels = make_targets(counts)
@@ -179,19 +177,6 @@ def distillation(found: LayerOutputs, layer: int, labels: list[dict], matches: I
         mask[image, query] = True
     values = (weight[..., None] * divergence)[mask if matched else ~mask]
     return values.mean()
-
-
-def test_a_query_keeps_the_object_that_most_layers_match_it_with():
-    pairs = np.array([
-        # layer, query, object: image 0 has objects 0 and 1, image 2 has object 2
-        [0, 0, 0, 1, 1, 2, 2, 3],
-        [5, 3, 5, 5, 3, 3, 4, 3],
-        [0, 1, 2, 1, 0, 1, 0, 0],
-    ])  # fmt: skip
-    found = union(pairs, [2, 0, 1])
-    # query 3 has objects 0 and 1 twice each, query 5 of image 0 both once: the first one
-    assert found.T.tolist() == [[0, 3, 0], [0, 4, 0], [0, 5, 0], [0, 5, 2]]
-    assert union(np.zeros((3, 0), dtype=np.int64), [0, 0]).shape == (3, 0)
 
 
 def test_without_objects_only_scores_and_distillation_learn():

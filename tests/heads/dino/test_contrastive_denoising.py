@@ -15,19 +15,14 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dino import Dino
+from tests.heads.padded_batch import padded_batch
 
 K, Q = 4, 5
-SIZES = [(48, 64), (40, 56), (48, 32)]
 CPU = torch.device("cpu")
 
 
 def make_targets(counts: list[int]) -> list[Targets]:
-    targets: list[Targets] = []
-    for i, (count, (h, w)) in enumerate(zip(counts, SIZES, strict=True)):
-        low = torch.rand(count, 2) * torch.tensor([w - 20, h - 20])
-        boxes = torch.cat([low, low + 8 + 10 * torch.rand(count, 2)], dim=1)
-        targets.append({"image_id": i, "size": (h, w), "boxes": boxes, "labels": torch.randint(K, (count,))})
-    return targets
+    return padded_batch(counts, num_classes=K)[2]
 
 
 def rt_detr(objects: Objects, count: int, embedding: torch.nn.Embedding) -> tuple[Any, ...]:
@@ -71,22 +66,6 @@ def test_groups_boxes_and_attention_match_rt_detr(
         assert sorted(found.query[: groups * T][own].tolist()) == meta["dn_positive_idx"][image].tolist()
 
 
-def test_negative_boxes_are_noised_between_once_and_twice_the_limit():
-    torch.manual_seed(0)
-    objects = Objects.of(make_targets([2, 0, 0]), CPU)
-    objects = objects._replace(boxes=torch.tensor([[0.5, 0.5, 0.2, 0.1], [0.4, 0.6, 0.1, 0.2]]))
-    found = ContrastiveDenoising(8, K, 800, box_noise=0.4)(objects, Q)
-    assert len(found.target) == 800
-    for negative in (False, True):
-        some = slice(800, None) if negative else slice(800)
-        boxes = to_corners(found.boxes[found.image[some], found.query[some]])
-        truth = objects.boxes[found.target]
-        shift = (boxes - to_corners(truth)) / (0.4 * truth[:, 2:].repeat(1, 2) / 2)
-        low, high = shift.abs().amin().item(), shift.abs().amax().item()
-        assert (low, high) == pytest.approx((1, 2) if negative else (0, 1), abs=0.02)
-        assert shift.mean().item() == pytest.approx(0, abs=0.06)
-
-
 def test_the_loss_of_negative_queries_is_that_of_no_object():
     """Focal loss of all queries, boxes of the positive ones, over the number of positive queries."""
     from torchvision.ops import sigmoid_focal_loss
@@ -115,14 +94,19 @@ def test_the_loss_of_negative_queries_is_that_of_no_object():
     torch.testing.assert_close(head.loss(outputs, targets, LossContext())["denoising"], expected)
 
 
-@pytest.mark.parametrize("kind", [DabDetr, Dino])
-def test_object_queries_do_not_see_denoising_queries(kind: Any):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (DabDetr, {"extensions": Extensions(two_stage=True, contrastive_denoising=12)}),
+        (DabDetr, {"extensions": Extensions(denoising=3, position_bias=True)}),
+        (Dino, {"contrastive_denoising": 12}),
+    ],
+)
+def test_object_queries_do_not_see_denoising_queries(kind: Any, options: dict[str, Any]):
     torch.manual_seed(0)
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(K)]
-    options: dict[str, Any] = {"classification": "mal", "contrastive_denoising": 12}
-    if kind is DabDetr:
-        options = {"classification": "mal", "extensions": Extensions(two_stage=True, contrastive_denoising=12)}
-    head = kind((6,), (8,), classes, Q, Transformer(32, 2, 1, 2, 16, dropout=0.0), **options).train()
+    transformer = Transformer(32, 2, 1, 2, 16, dropout=0.0)
+    head = kind((6,), (8,), classes, Q, transformer, classification="mal", **options).train()
     features, mask = [torch.randn(3, 6, 6, 8)], torch.zeros(3, 48, 64, dtype=torch.bool)
     plain = head(features, mask)
     for counts in ([2, 0, 5], [1, 1, 1], [0, 0, 0]):

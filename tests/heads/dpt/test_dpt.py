@@ -1,32 +1,24 @@
-"""The DPT heads: contract, levels of maps, outputs and their units, losses, predictions, every backbone."""
+"""The DPT heads: levels of maps, outputs and their units, losses, and options."""
 
-import functools
 from fractions import Fraction
-from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Class
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
-from densevit.model import DenseModel, build_backbone
 from densevit.model.test_time_augmentation import undo_zoom
-from densevit.testing import check_head
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.decoder import assign_levels
 from densevit_heads.dpt.depth import DepthLossWeights
-from densevit_scenes.dataset import Scenes
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
-REACH = 256  # eight cells of the coarsest map: four 3x3 convolutions and the upsampling there, and those that follow
-FINE = {"channels": (16, 32), "strides": (4, 8), "reach": 64}  # of heads that differ in their last layers only
 
 
 def make_features(levels, size, B=2):
@@ -37,61 +29,20 @@ def mask(size, B=2):
     return torch.zeros(B, *size, dtype=torch.bool)
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    ("options", "features"),
-    [
-        ({"output": "sigmoid", "loss_weights": DepthLossWeights(l1=1.0, gradient=0.5)}, {"reach": REACH}),
-        ({"output": "softplus", "norm": "sync"}, FINE),
-        ({"output": "bins", "norm": "batch"}, FINE),
-        ({"output": "inverse", "loss_weights": DepthLossWeights(gradient=0.5)}, FINE),
-        ({"output": "sigmoid", "upsampling": "exact"}, {"reach": REACH}),
-    ],
-    ids=["sigmoid", "softplus", "bins", "inverse", "sigmoid-exact"],
-)
-def test_the_metric_head_passes_the_contract_tests(options, features):
-    check_head(functools.partial(DptDepth, width=16, **options), **features)
-
-
-@pytest.mark.integration
-def test_the_relative_head_passes_the_contract_tests():
-    check_head(functools.partial(DptDepth, width=16), **FINE)
-
-
-@pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])
+@pytest.mark.parametrize("output", ["relative", "sigmoid"])
 def test_undo_zoom_scales_metric_depth_only(output):
     head = DptDepth(*PYRAMID, width=16, output=output).eval()
     maps = head.maps(head(make_features(PYRAMID, (64, 96)), mask((64, 96))), (64, 96))
     assert torch.equal(undo_zoom(head, maps, 1.5), maps if output == "relative" else 1.5 * maps)
 
 
-def test_the_relative_head_predicts_inverse_depth_only():
-    head = DptDepth(*PYRAMID, width=16).eval()
-    outputs = head(make_features(PYRAMID, (64, 96)), mask((64, 96)))
-    target = {"size": (50, 90), "original_size": (70, 100)}
-    for found in head.predict(outputs, [target, target]):
-        assert found.keys() == {"inverse_depth"}
-        assert found["inverse_depth"].shape == (70, 100) and found["inverse_depth"].dtype == torch.float32
-        assert found["inverse_depth"].min() >= 0
-
-
-@pytest.mark.integration
-def test_the_segmentation_head_passes_the_contract_tests():
-    check_head(functools.partial(DptSegmentation, width=16, dice=0.5, label_smoothing=0.1), reach=REACH)
-
-
 @pytest.mark.parametrize(
     ("strides", "unit", "levels"),
     [
-        ((4, 8, 16, 32), 1, (4, 8, 16, 32)),
-        ((16, 16, 16, 16), 1, (4, 8, 16, 32)),
-        ((8, 8, 8, 8), 1, (4, 8, 16, 32)),
         ((4, 8, 16, 16), 1, (4, 8, 16, 32)),
         ((2, 4, 8, 16), 1, (4, 8, 16, 32)),
         ((8, 16, 32), 1, (8, 16, 32)),
-        ((16, 16), 1, (16, 32)),
         ((32, 32), 1, (16, 32)),
-        ((16,), 1, (16,)),
         ((4, 32), 1, (4, 32)),
         ((14, 14, 14, 14), Fraction(14, 16), (4, 8, 16, 32)),
         ((10,), Fraction(10, 8), (8,)),
@@ -102,12 +53,6 @@ def test_assigned_levels(strides, unit, levels):
     assert assign_levels(strides) == (unit, levels)
 
 
-@pytest.mark.parametrize("strides", [(4, 8, 12, 16), (8, 14), (4, 8, 16, 32, 64)], ids=str)
-def test_strides_that_cannot_be_fused_raise(strides):
-    with pytest.raises(ValueError, match="Fix: select them with features"):
-        DptDepth((8,) * len(strides), strides, width=8)
-
-
 def test_features_selects_maps_by_number():
     head = DptDepth((4, 5, 6, 7, 8), (4, 8, 16, 32, 64), width=8, features=(1, 3, 4, 5)).eval()
     features = make_features(((4, 5, 6, 7, 8), (4, 8, 16, 32, 64)), (64, 64))
@@ -116,26 +61,16 @@ def test_features_selects_maps_by_number():
     assert torch.equal(head(features, mask((64, 64)))["inverse_depth"], before)
 
 
-@pytest.mark.parametrize(
-    "strides", [(4, 8, 16, 32), (8, 8, 8, 8), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str
-)
-@pytest.mark.parametrize("size", [(64, 96), (33, 71)], ids=str)
-def test_maps_of_any_strides_are_upsampled_to_pixels(strides, size):
-    levels = ((6,) * len(strides), strides)
-    for head in (DptDepth(*levels, width=8), DptSegmentation(*levels, CLASSES, width=8, norm="group")):
+@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str)
+def test_maps_of_any_strides_are_upsampled_to_pixels(strides):
+    levels, size = ((6,) * len(strides), strides), (33, 71)
+    exact = DptDepth(*levels, width=8, upsampling="exact")
+    for head in (DptDepth(*levels, width=8), exact, DptSegmentation(*levels, CLASSES, width=8, norm="group")):
         maps = head.maps(head(make_features(levels, size), mask(size)), size)
         assert maps.shape == (2, 1 if head.task == "depth" else 4, *size)
         maps.sum().backward()
         unused = [n for n, p in head.named_parameters() if p.grad is None]
         assert all(name.startswith("auxiliary") for name in unused)
-
-
-@pytest.mark.parametrize("strides", [(16, 16, 16, 16), (4, 8, 16, 32)], ids=str)
-def test_fused_maps_have_the_sizes_of_their_levels(strides):
-    """For an image size that no stride divides: twice ceil(size / level), cropped and not resized."""
-    decode = DptDepth((6,) * 4, strides, width=8).decode
-    fused = decode(make_features(((6,) * 4, strides), (75, 113)), (75, 113))
-    assert [tuple(x.shape[-2:]) for x in fused] == [(6, 8), (10, 16), (20, 30), (38, 58)]
 
 
 def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
@@ -150,27 +85,11 @@ def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
 
 
 @pytest.mark.parametrize(
-    "strides", [(4, 8, 16, 32), (8, 8, 8, 8), (8, 16, 32), (16,), (14, 14, 14, 14), (4, 32)], ids=str
-)
-@pytest.mark.parametrize("size", [(64, 96), (33, 71)], ids=str)
-def test_exact_upsampling_of_maps_of_any_strides(strides, size):
-    levels = ((6,) * len(strides), strides)
-    head = DptDepth(*levels, width=8, upsampling="exact")
-    maps = head.maps(head(make_features(levels, size), mask(size)), size)
-    assert maps.shape == (2, 1, *size)
-    maps.sum().backward()
-    assert all(parameter.grad is not None for parameter in head.parameters())
-
-
-@pytest.mark.parametrize(
     ("theirs", "ours", "starts_anew"),
     [
-        ({}, "relative", False),
         ({}, "inverse", False),
-        ({"output": "inverse"}, "relative", False),
         ({"output": "sigmoid", "max_depth": 80.0}, "sigmoid", False),
         ({}, "sigmoid", True),
-        ({"output": "sigmoid"}, "relative", True),
         ({"output": "sigmoid"}, "bins", True),
     ],
 )
@@ -186,46 +105,31 @@ def test_last_convolution_starts_anew_from_an_output_of_another_kind(theirs, our
             torch.testing.assert_close(maps, torch.full_like(maps, 2.5), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("output", ["sigmoid", "softplus", "bins"])
-def test_metric_outputs_are_within_their_range(output):
-    head = DptDepth(*PYRAMID, output=output, min_depth=0.5, max_depth=80.0, width=8)
-    logits = torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4]).view(1, 1, 1, 5).repeat(1, head.conv3.out_channels, 1, 1)
-    if output == "bins":
-        logits = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]
-    depths = head._activation(logits)[0, 0, 0]
-    assert depths.diff().min() > 0
-    assert depths[0].item() == pytest.approx(0.5, rel=1e-5)
-    if output == "sigmoid":
-        assert depths[2].item() == pytest.approx(40.25)
-    if output != "softplus":
-        assert depths[-1].item() == pytest.approx(80, rel=1e-5)
-    if output == "bins":
-        assert depths[2].item() == pytest.approx((0.5 * 80) ** 0.5, rel=1e-5)  # the geometric mean
-    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
-    assert 12 < first.median() < 30  # a quarter of 80
+def activated(head, *logits):
+    return head._activation(torch.tensor(logits).view(1, 1, 1, -1).repeat(1, head.conv3.out_channels, 1, 1))[0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("scale", "shift", "furthest", "at_1000"),
-    [(0.000305, 0.1378, 7.25689, 2.25836), (0.00006016, 0.00579, 172.71157, 15.16300)],
-    ids=["NYU", "KITTI"],
-)
-def test_the_inverse_output_uses_the_authors_scale_and_shift(scale, shift, furthest, at_1000):
-    head = DptDepth(*PYRAMID, output="inverse", scale=scale, shift=shift, max_depth=80.0, width=8)
-    assert head.quantity == "depth"
-    depths = head._activation(torch.tensor([-1e4, 0.0, 1000.0, 1e9]).view(1, 1, 1, 4))[0, 0, 0]
-    assert depths[:3].tolist() == pytest.approx([furthest, furthest, at_1000], rel=1e-5)
-    assert 0 < depths[3] < 1e-3
-    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
-    assert first.median().item() == pytest.approx(min(20.0, furthest / 2), rel=0.2)
-
-
-def test_the_inverse_output_without_a_scale_spans_the_range():
-    head = DptDepth(*PYRAMID, output="inverse", max_depth=80.0, width=8)
-    depths = head._activation(torch.tensor([-1.0, 0.0, 1.0, 9.0]).view(1, 1, 1, 4))[0, 0, 0]
-    assert depths.tolist() == pytest.approx([80, 80, 20, 80 / 28])
-    first = head.eval()(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"]
-    assert 12 < first.median() < 30  # a quarter of 80
+def test_metric_outputs_are_within_their_range():
+    """At first they are about a quarter of the largest depth, or as near as the inverse output's scale allows."""
+    limits = {"min_depth": 0.5, "max_depth": 80.0}
+    kitti = {"scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}  # the authors'
+    nyu = {"scale": 0.000305, "shift": 0.1378, "max_depth": 80.0}
+    for output, options, logits, depths in (
+        ("sigmoid", limits, (-1e4, 0.0, 1e4), [0.5, 40.25, 80]),
+        ("softplus", limits, (-1e4,), [0.5]),
+        ("inverse", {"max_depth": 80.0}, (-1.0, 0.0, 1.0, 9.0), [80, 80, 20, 80 / 28]),
+        ("inverse", nyu, (-1e4, 0.0, 1000.0), [7.25689, 7.25689, 2.25836]),
+        ("inverse", kitti, (-1e4, 0.0, 1000.0), [172.71157, 172.71157, 15.163]),
+        ("bins", limits, (), []),
+    ):
+        head = DptDepth(*PYRAMID, output=output, width=8, **options).eval()
+        assert head.quantity == "depth" and activated(head, *logits).tolist() == pytest.approx(depths, rel=1e-5)
+        first = head(make_features(PYRAMID, (64, 64)), mask((64, 64)))["depth"].median().item()
+        assert first == pytest.approx(min(20.0, (options.get("shift") and 0.5 / options["shift"]) or 20.0), rel=0.5)
+    bins = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]
+    found = head._activation(bins)[0, 0, 0]
+    assert found.diff().min() > 0
+    assert found[[0, 2, 4]].tolist() == pytest.approx([0.5, (0.5 * 80) ** 0.5, 80], rel=1e-5)  # a geometric mean
 
 
 def test_metric_losses_are_the_weighted_terms():
@@ -290,81 +194,7 @@ def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
     torch.testing.assert_close(losses["auxiliary"], 0.2 * sum(terms(auxiliary)))
 
 
-@pytest.mark.parametrize(
-    ("head", "options", "message"),
-    [
-        (DptDepth, {"loss_weights": DepthLossWeights(silog=1.0)}, "silog is 1, but output is relative depth"),
-        (
-            DptDepth,
-            {"output": "bins", "loss_weights": DepthLossWeights(trimmed=1.0)},
-            "trimmed is 1, but",
-        ),
-        (DptDepth, {"output": "sigmoid", "loss_weights": DepthLossWeights(silog=0.0)}, "All loss weights are 0"),
-        (DptDepth, {"output": "sigmoid", "max_depth": 1e-4}, "min_depth is 0.001 and max_depth 0.0001"),
-        (DptDepth, {"scale": 0.1}, "scale is 0.1, but output 'relative' does not use it"),
-        (DptDepth, {"output": "sigmoid", "shift": 0.1}, "shift is 0.1, but output 'sigmoid' does not use it"),
-        (DptDepth, {"output": "inverse", "shift": 0.0}, "shift is 0; it must be more than 0"),
-        (DptDepth, {"width": 0}, "width is 0"),
-        (DptDepth, {"reassemble_channels": (8, 8)}, "expected 4 numbers"),
-        (DptDepth, {"features": (0, 1)}, "ascending numbers of maps, from 1 to 4"),
-        (DptSegmentation, {"dropout": 1.0}, "dropout is 1.0"),
-        (DptSegmentation, {"auxiliary_weight": -0.1}, "auxiliary_weight is -0.1"),
-        (DptSegmentation, {"class_weights": (1.0,)}, "has 1 numbers; expected one for each of the 4 classes"),
-        (DptSegmentation, {"features": (1,)}, "a single map of stride 4 has only one fusion"),
-    ],
-)
-def test_invalid_options_raise(head, options, message):
-    classes = () if head is DptDepth else CLASSES
-    with pytest.raises(ValueError, match=message):
-        head(*PYRAMID, classes, **options)
-
-
-BACKBONES: list[tuple[str, dict[str, Any]]] = [
-    ("vit", {"variant": "nano", "patch_size": 16, "readout": "project"}),
-    ("vit", {"variant": "nano", "patch_size": 8, "class_token": False}),
-    ("vit", {"variant": "nano", "patch_size": 14, "readout": "add"}),
-    ("vit", {"variant": "nano", "stem": "resnet", "readout": "project", "feature_norm": False}),
-    ("swin", {"variant": "nano", "window_size": 4}),
-    ("mvit", {"variant": "nano"}),
-    ("resnet", {"depth": 18, "norm": "group"}),
-    ("resnet", {"depth": 50, "dilation": True, "norm": "group"}),
-]
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
-def test_a_backbone_trains_under_both_heads_for_two_steps(name, options):
-    images = [Scenes("train", image_size=size, train_length=4)[i] for i, size in enumerate([(64, 96), (50, 75)])]
-    for sample in images:
-        sample["targets"].update(size=tuple(sample["image"].shape[1:]), original_size=(128, 100))
-    classes = Scenes("train").classes["segmentation"]
-    backbone = build_backbone(name, **options)
-    levels = backbone.channels, backbone.strides
-    heads = {
-        "depth": DptDepth(*levels, width=16, output="sigmoid"),
-        "relative": DptDepth(*levels, width=16),
-        "segmentation": DptSegmentation(*levels, classes, width=16),
-    }
-    model = DenseModel(backbone, heads, {}).train()
-    batch = collate(images, model.multiple)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    for _ in range(2):
-        losses = model.loss(model(batch), batch["targets"])
-        loss = torch.stack(list(losses.values())).sum()
-        assert loss.isfinite() and all(value > 0 for value in losses.values())
-        optimiser.zero_grad()
-        loss.backward()
-        assert all(p.grad is not None for p in heads["depth"].parameters())
-        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-        optimiser.step()
-    unused = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
-    assert all("pos" in name or "rel" in name for name in unused), unused
-    outputs = model.eval()(batch)
-    for key, name in (("depth", "depth"), ("inverse_depth", "relative"), ("semantic", "segmentation")):
-        assert all(x[key].shape == (128, 100) for x in heads[name].predict(outputs[name], batch["targets"]))
-
-
-@pytest.mark.parametrize("output", ["relative", "sigmoid", "softplus", "bins", "inverse"])
+@pytest.mark.parametrize("output", ["relative", "sigmoid", "bins", "inverse"])
 def test_depth_under_autocast_has_fp32_resolution(output):
     """bf16 has 8 significant bits: a bf16 map would have only some hundred distinct depths."""
     head = DptDepth((16,), (4,), output=output, width=16).eval()

@@ -1,7 +1,4 @@
-"""The EoMT head: the kit, annealing, backbones, several heads, export and training."""
-
-import copy
-import functools
+"""The EoMT heads beyond the contract of all heads: annealing, backbones, and other heads beside them."""
 
 import pytest
 import torch
@@ -10,25 +7,15 @@ import densevit
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.testing import check_head
-from densevit_heads.eomt import EoMT, EoMTInstance, EoMTSemantic
 from densevit_heads.eomt.annealing import mask_probabilities
 from densevit_heads.eomt.head import attention_bias
 from densevit_workbench.testing.targets import random_targets
 
 SMALL = {"num_queries": 6, "num_blocks": 2, "num_points": 64}
-HEADS = (EoMT, EoMTInstance, EoMTSemantic)
 NAMES = {"panoptic": "eomt", "detection": "eomt_instance", "segmentation": "eomt_semantic"}
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
 VIT = {"variant": "nano", "image_size": 96, "registers": 2, "layer_scale": 0.5, "drop_path": 0.0}
 SIZE = (80, 112)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("head", HEADS)
-def test_the_head_meets_its_interface(head):
-    # Padding is a part of the image for a ViT, whose blocks the head runs.
-    check_head(functools.partial(head, **SMALL), skip=("padding",))
 
 
 def model_of(heads, backbone=VIT):
@@ -91,21 +78,28 @@ def test_masks_act_in_training_until_they_are_annealed():
 # ---- backbones ----
 
 
+def gradients_of(task, **backbone):
+    model = model_of({task: {"name": NAMES[task]}}, VIT | backbone).train()
+    batch = batch_of(model.heads[task].needs)
+    torch.manual_seed(1)
+    sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
 @pytest.mark.parametrize("task", NAMES)
 def test_all_parameters_get_gradients(task):
-    model = model_of({task: {"name": NAMES[task]}}).train()
-    needs = model.heads[task].needs
-    losses = model.loss(model(batch := batch_of(needs)), batch["targets"], LossContext())
-    sum(losses.values()).backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [name for name, gradient in gradients_of(task).items() if gradient is None or not gradient.any()] == []
 
 
-def test_unlabelled_batches_stay_connected():
-    model = model_of({"panoptic": {"name": "eomt"}}).train()
-    losses = model.loss(model(batch := batch_of(())), batch["targets"], LossContext())
-    sum(losses.values()).backward()
-    assert all(float(x) == 0 for x in losses.values())
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+def test_options_of_the_backbone_reach_the_blocks_that_the_head_runs():
+    """Kinds of positions, keys without bias, whose part of the bias stays 0, and checkpointing."""
+    query, key, value = gradients_of("panoptic", positions="rotary", key_bias=False)[
+        "backbone.blocks.5.attention.qkv.bias"
+    ].chunk(3)
+    assert query.any() and value.any() and not key.any()
+    assert gradients_of("panoptic", positions="relative")["backbone.blocks.5.mlp.expand.weight"].any()
+    plain, checkpointed = (gradients_of("panoptic", checkpointing=x) for x in (False, True))
+    torch.testing.assert_close(checkpointed, plain)
 
 
 def test_other_heads_get_the_features_of_the_whole_backbone():
@@ -130,93 +124,26 @@ def test_blocks_that_the_head_runs_are_not_run_before():
     assert calls == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary", "relative", "sine2d", "none"])
-def test_positions(positions):
-    model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"positions": positions}).eval()
-    assert model(batch_of(()))["panoptic"]["masks"].shape == (2, 6, 20, 28)
-
-
-def test_checkpointing_changes_no_gradient():
-    gradients = []
-    for checkpointing in (False, True):
-        model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"checkpointing": checkpointing}).train()
-        batch = batch_of(("panoptic",))
-        torch.manual_seed(1)
-        sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
-        gradients.append(model.backbone.blocks[0].attention.qkv.weight.grad)
-    torch.testing.assert_close(*gradients)
-
-
-def test_autocast():
-    model = model_of({"panoptic": {"name": "eomt"}}).train()
-    batch = batch_of(("panoptic",))
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model.loss(model(batch), batch["targets"], LossContext())
-    assert all(x.dtype == torch.float32 and x.isfinite() for x in losses.values())
-
-
 @pytest.mark.parametrize(
-    ("backbone", "options", "message"),
+    ("backbone", "neck", "facts"),
     [
-        ("swin", {"variant": "nano"}, r"backbone Swin has no max_last_blocks and encode.* Use|the backbone `vit`"),
-        ("vit", {"variant": "nano", "windows": {"size": 4, "global_blocks": (5,)}}, "lets heads run none as"),
+        ({"name": "swin"}, None, "Swin has no max_last_blocks"),
+        ({"name": "vit", "windows": {"size": 4, "global_blocks": (5,)}}, None, "lets heads run none"),
+        ({"name": "vit"}, {"name": "simple_pyramid"}, "remove heads.panoptic.neck"),
     ],
-)  # fmt: skip
-def test_backbones_that_cannot_are_an_error(backbone, options, message):
-    with pytest.raises(ConfigError, match=message) as raised:
-        densevit.create_model(
-            {"name": backbone, **options}, heads={"panoptic": {"name": "eomt"}}, classes={"panoptic": CLASSES}
-        )
+)
+def test_backbones_that_cannot_and_necks_are_errors(backbone, neck, facts):
+    head = {"name": "eomt", **({} if neck is None else {"neck": neck})}
+    with pytest.raises(ConfigError, match=facts) as raised:
+        densevit.create_model({"variant": "nano", **backbone}, heads={"panoptic": head}, classes={"panoptic": CLASSES})
     assert "\n" not in str(raised.value)
 
 
-def test_a_neck_is_an_error():
-    heads = {"panoptic": {"name": "eomt", "neck": {"name": "simple_pyramid"}}}
-    with pytest.raises(ConfigError, match=r"Fix: remove heads.panoptic.neck"):
-        densevit.create_model({"name": "vit", "variant": "nano"}, heads=heads, classes={"panoptic": CLASSES})
-
-
-def test_frozen_backbone_trains_the_queries():
-    model = model_of({"panoptic": {"name": "eomt"}})
-    model.backbone.requires_grad_(False)
-    batch = batch_of(("panoptic",))
-    model.train()
-    sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
-    assert model.heads["panoptic"].queries.weight.grad.any()
-    assert all(p.grad is None for p in model.backbone.parameters())
-
-
-def test_fixed_size_pads_to_the_square():
-    model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"fixed_size": True})
-    assert model.backbone.input_size == (96, 96) and model.multiple == 1
-
-
-def test_without_key_bias_the_part_of_keys_stays_zero():
-    model = model_of({"panoptic": {"name": "eomt"}}, VIT | {"positions": "rotary", "key_bias": False}).train()
-    batch = batch_of(("panoptic",))
-    sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
-    query, key, value = model.backbone.blocks[2].attention.qkv.bias.grad.chunk(3)
-    assert query.any() and value.any() and not key.any()
-
-
-# ---- export, copies ----
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_export(tmp_path, format):
-    if format == "onnx":
-        pytest.importorskip("onnxruntime")
+def test_export(tmp_path):
     predictor = densevit.create_model(
         {"name": "vit", **VIT, "features": [3]},
         heads={"panoptic": {"name": "eomt", **SMALL}},
         classes={"panoptic": CLASSES},
     )
-    densevit.export(predictor, tmp_path / f"model.{format}", quiet=True)  # compares the file with the model
-
-
-def test_a_copy_computes_the_same():
-    model = model_of({"panoptic": {"name": "eomt"}}).eval()
-    batch = batch_of(())
-    torch.testing.assert_close(copy.deepcopy(model)(batch)["panoptic"]["masks"], model(batch)["panoptic"]["masks"])
-    assert "mask_probability" not in " ".join(model.state_dict())
+    densevit.export(predictor, tmp_path / "model.pt2", quiet=True)  # compares the file with the model

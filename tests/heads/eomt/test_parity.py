@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import densevit
-from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 
 CLASSES, QUERIES, BLOCKS, POINTS = 5, 7, 3, 48
@@ -66,34 +65,6 @@ def batch_of(size=(SIDE, SIDE), count=2):
 
 def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-
-
-@torch.no_grad()
-def test_evaluation(models):
-    _, model, dense = models
-    model.attn_mask_probs.zero_()  # as in released weights: attention is not masked
-    batch = batch_of()
-    [outputs] = dense.eval()(batch).values()
-    expected = model.eval()(dense.normalise(batch["images"], batch["padding_mask"]))
-    close(outputs["logits"], expected.class_queries_logits)
-    close(outputs["masks"], expected.masks_queries_logits)
-    assert 0.02 < float((expected.masks_queries_logits > 0).float().mean()) < 0.98
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [(64, 160), (112, 48)])
-def test_images_that_are_not_square(models, size):
-    version, model, dense = models
-    if version == 2:
-        pytest.skip("their positions are for one size")
-    model.attn_mask_probs.zero_()
-    model.grid_size = (size[0] // 16, size[1] // 16)
-    batch = batch_of(size)
-    [outputs] = dense.eval()(batch).values()
-    expected = model.eval()(dense.normalise(batch["images"], batch["padding_mask"]))
-    model.grid_size = (SIDE // 16, SIDE // 16)
-    close(outputs["masks"], expected.masks_queries_logits)
-    close(outputs["logits"], expected.class_queries_logits)
 
 
 def test_training_with_masked_attention(models, monkeypatch):
@@ -156,9 +127,3 @@ def panoptic(masks, labels):
 
 def ids(target):
     return [i for i in target["panoptic"].unique().tolist() if i >= 0]
-
-
-def test_classes(models):
-    _, _, dense = models
-    [classes] = dense.classes.values()
-    assert all(isinstance(one, Class) for one in classes) and len(classes) == CLASSES

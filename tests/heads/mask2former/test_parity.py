@@ -6,7 +6,6 @@ double precision, and their losses in single: in single precision a rounding err
 decoder, which changes gradients by up to 0.4 %.
 """
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,11 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
-from densevit.set_prediction.mask_segments import Segments
 from densevit.targets import RunLengthMasks
 from densevit_heads.mask2former import Mask2FormerInstance, matching, points
-from densevit_heads.mask2former.matching import match
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
-from densevit_heads.mask2former.transformer import MaskQueries, mask_logits
+from densevit_heads.mask2former.transformer import mask_logits
+from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients
 
 if TYPE_CHECKING:
     from transformers import Mask2FormerForUniversalSegmentation
@@ -36,48 +34,7 @@ SIZES = [(96, 160), (128, 90), (70, 130)]
 GRID = (128, 160)
 COUNTS = [3, 1, 9]  # the last image has more segments than queries
 WEIGHTS = {"label": ("loss_cross_entropy", 2), "mask": ("loss_mask", 5), "dice": ("loss_dice", 5)}
-
-# transformers' parameter name -> ours, as regular expressions
-PIXELS, DECODER = r"model\.pixel_level_module\.decoder", r"model\.transformer_module"
-NAMES = [
-    (rf"{PIXELS}\.level_embed", "pixel_decoder.level_embedding"),
-    (rf"{PIXELS}\.input_projections\.(.*)", r"pixel_decoder.projections.\1"),
-    (rf"{PIXELS}\.adapter_1\.(.*)", r"pixel_decoder.laterals.0.\1"),
-    (rf"{PIXELS}\.layer_1\.(.*)", r"pixel_decoder.outputs.0.\1"),
-    (rf"{PIXELS}\.mask_projection\.(.*)", r"pixel_decoder.mask_features.\1"),
-    (rf"{PIXELS}\.encoder\.layers\.(.*)", r"pixel_decoder.encoder.\1"),
-    (rf"{DECODER}\.queries_embedder\.(.*)", r"decoder.positions.\1"),
-    (rf"{DECODER}\.queries_features\.(.*)", r"decoder.contents.\1"),
-    (rf"{DECODER}\.level_embed\.(.*)", r"decoder.level_embedding.\1"),
-    (rf"{DECODER}\.decoder\.layernorm\.(.*)", r"decoder.norm.\1"),
-    (rf"{DECODER}\.decoder\.layers\.(.*)", r"decoder.layers.\1"),
-    (rf"{DECODER}\.decoder\.mask_predictor\.mask_embedder\.0\.0\.(.*)", r"decoder.mask_head.0.\1"),
-    (rf"{DECODER}\.decoder\.mask_predictor\.mask_embedder\.1\.0\.(.*)", r"decoder.mask_head.2.\1"),
-    (rf"{DECODER}\.decoder\.mask_predictor\.mask_embedder\.2\.0\.(.*)", r"decoder.mask_head.4.\1"),
-    (r"class_predictor\.(.*)", r"decoder.label_head.\1"),
-]
-PARTS = {
-    "sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value", "output_proj": "output",
-    "q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output", "fc1": "ffn.expand",
-    "fc2": "ffn.contract", "final_layer_norm": "ffn_norm", "self_attn_layer_norm": "self_attention_norm",
-    "cross_attn_layer_norm": "cross_attention_norm", "self_attn": "self_attention", "cross_attn": "cross_attention",
-}  # fmt: skip
-
-
-def renamed(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' tensors by our names, those of a fused query, key and value apart."""
-    result = {}
-    for name, value in values.items():
-        pattern, ours = next(pair for pair in NAMES if re.fullmatch(pair[0], name))
-        parts = re.sub(pattern, ours, name).split(".")
-        own = ".".join(PARTS.get(part, part) for part in parts)
-        if match := re.fullmatch(r"(.*\.)in_proj_(weight|bias)", own):
-            result |= {
-                f"{match[1]}{k}.{match[2]}": x for k, x in zip(["query", "key", "value"], value.chunk(3), strict=True)
-            }
-        else:
-            result[own] = value
-    return result
+LAYOUT = "transformers-mask2former-resnet-instance", "detection"
 
 
 class GivenFeatures(nn.Module):
@@ -125,8 +82,7 @@ class Pair:
         return outputs, self.ours.loss(outputs, self.targets, LossContext()), features
 
 
-def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
-    """padded: both mask padding; otherwise it is a part of the image in both."""
+def make_pair(monkeypatch: pytest.MonkeyPatch) -> Pair:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
     torch.manual_seed(0)
@@ -138,10 +94,11 @@ def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
         num_labels=len(CLASSES), train_num_points=POINTS,
     )  # fmt: skip
     theirs = Mask2FormerForUniversalSegmentation(config).eval()
-    randomise(theirs)
+    spreads = {r"sampling_offsets\.bias": 2.0, r"queries_features\.weight": 1.0, r"queries_embedder\.weight": 1.0}
+    randomise(theirs, 0.15, spreads)
     transformer, pixel_decoder = MaskTransformer(64, HEADS, LAYERS, 40), PixelDecoderOptions(2, 48)
     ours = Mask2FormerInstance(CHANNELS, STRIDES, CLASSES, QUERIES, transformer, pixel_decoder, POINTS).eval()
-    ours.load_state_dict(renamed(parameters(theirs)), strict=True)
+    ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT), strict=True)
 
     features = [torch.randn(len(SIZES), c, GRID[0] // s, GRID[1] // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
     padding = torch.ones(len(SIZES), *GRID, dtype=torch.bool)
@@ -150,34 +107,16 @@ def make_pair(monkeypatch: pytest.MonkeyPatch, padded: bool) -> Pair:
         padding[i, :h, :w] = False
         blobs = F.interpolate(torch.randn(1, count, 5, 6), size=(h, w), mode="bicubic")[0] > 0.2
         masks.append(F.pad(blobs, (0, GRID[1] - w, 0, GRID[0] - h)).float())
-        size = (h, w) if padded else GRID
         labels = torch.randint(len(CLASSES), (count,))
-        coded = RunLengthMasks.from_dense(blobs if padded else masks[-1].bool(), size)
-        targets.append({"masks": coded, "labels": labels, "size": size, "image_id": i})
+        coded = RunLengthMasks.from_dense(blobs, (h, w))
+        targets.append({"masks": coded, "labels": labels, "size": (h, w), "image_id": i})
     features = [x.masked_fill(on_grid(padding, x.shape[-2:])[:, None], 0.0) for x in features]
-    if padded:
-        mask_padding(theirs, padding, monkeypatch)
-    else:
-        padding = torch.zeros_like(padding)
+    mask_padding(theirs, padding, monkeypatch)
     scales = torch.tensor([[target["size"][1] / GRID[1], target["size"][0] / GRID[0]] for target in targets])
     same_points(monkeypatch, scales)
     features = [x.double() for x in features]
     theirs.double().criterion.float()
     return Pair(theirs, ours.double(), features, padding, masks, targets, scales)
-
-
-def parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {k: p.detach() for k, p in model.named_parameters() if not k.startswith("model.pixel_level_module.encoder.")}
-
-
-def randomise(model: nn.Module) -> None:
-    """All weights, also those that start as 0 or 1."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            spread = {"sampling_offsets.bias": 2.0, "queries_features.weight": 1.0, "queries_embedder.weight": 1.0}
-            norm = "norm.weight" in name or re.search(r"(input_projections\.\d|adapter_1|layer_1)\.1\.weight", name)
-            scale = spread.get(".".join(name.split(".")[-2:]), 0.15)
-            parameter.copy_(scale * torch.randn_like(parameter) + (1.0 if norm else 0.0))
 
 
 def on_grid(padding: Tensor, size: torch.Size) -> Tensor:
@@ -245,10 +184,9 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
     monkeypatch.setattr(matching, "random_points", ours)
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["padding is image", "padding is masked"])
 @pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
-def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.MonkeyPatch, padded: bool):
-    pair = make_pair(monkeypatch, padded)
+def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.MonkeyPatch):
+    pair = make_pair(monkeypatch)
     output, terms, their_features = pair.run_theirs()
     outputs, losses, features = pair.run_ours()
 
@@ -272,39 +210,8 @@ def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.Mon
 
     torch.stack([*earlier, *(w * terms[name] for name, w in WEIGHTS.values())]).sum().backward()
     torch.stack(list(losses.values())).sum().backward()
-    same_gradients(pair, their_features, features)
-
-
-def same_gradients(pair: Pair, theirs: list[Tensor], ours: list[Tensor]) -> None:
-    """Of features and of every parameter, to 1e-4 of the largest in each tensor."""
-    wanted = renamed({k: p.grad for k, p in pair.theirs.named_parameters() if ".encoder.encoder." not in k})
-    found = {name: p.grad for name, p in pair.ours.named_parameters()}
-    assert wanted.keys() == found.keys()
-    for i, (x, y) in enumerate(zip(theirs, ours, strict=True)):
-        outside = on_grid(pair.padding_mask, x.shape[-2:])[:, None]
-        wanted[f"features {i}"], found[f"features {i}"] = x.grad.masked_fill(outside, 0.0), y.grad
-    for name, gradient in wanted.items():
-        scale = gradient.abs().max()
-        if name.endswith("attention.key.bias"):  # a softmax does not see what is added to all keys: rounding errors
-            assert max(scale, found[name].abs().max()) < 1e-5, name
-        else:
-            assert scale > 1e-4, f"{name} has no gradient to compare"
-            assert (gradient - found[name]).abs().max() <= 1e-4 * scale, name
-
-
-@pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
-def test_matching_agrees_with_transformers(monkeypatch: pytest.MonkeyPatch):
-    pair = make_pair(monkeypatch, padded=True)
-    outputs = pair.run_ours()[0]
-    found, pixels = MaskQueries(*(x.float() for x in outputs["layers"])), outputs["pixels"].float()
-    criterion = pair.ours.criterion
-    segments = Segments.of(pair.targets, "instance", len(CLASSES), pixels.device)
-    pairs = match(found, pixels, segments, pair.scales, POINTS, criterion.weights)
-    labels = [target["labels"] for target in pair.targets]
-    for layer in range(LAYERS + 1):
-        masks = mask_logits(found.embeddings[layer], pixels)
-        wanted = pair.theirs.criterion.matcher(masks, found.logits[layer], pair.masks, labels)
-        queries = torch.cat([query for query, _ in wanted])
-        targets = torch.cat([target + sum(COUNTS[:i]) for i, (_, target) in enumerate(wanted)])
-        assert pairs.query[layer].tolist() == queries.tolist()
-        assert pairs.target[layer].tolist() == targets.tolist()
+    wanted, found = renamed(gradients(pair.theirs), *LAYOUT), gradients(pair.ours)
+    for i, (theirs, own) in enumerate(zip(their_features, features, strict=True)):
+        outside = on_grid(pair.padding_mask, theirs.shape[-2:])[:, None]
+        wanted[f"features {i}"], found[f"features {i}"] = theirs.grad.masked_fill(outside, 0.0), own.grad
+    same_gradients(wanted, found)

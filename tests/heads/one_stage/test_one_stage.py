@@ -1,19 +1,16 @@
-"""The one-stage head: its contract, NMS against torchvision's of each image and class, and its losses."""
+"""The one-stage head: NMS against torchvision's of each image and class, and its losses."""
 
-import functools
 from typing import Any
 
-import pytest
 import torch
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
-from densevit.testing import check_head
 from densevit_heads.one_stage import OneStage
 from densevit_heads.one_stage.nms import CANDIDATES, suppressed_predictions
-from tests.heads.padded_batch import SIZES, padded_batch
+from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
 
@@ -24,11 +21,6 @@ def make_head(**options: Any) -> OneStage:
         for parameter in head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return head
-
-
-@pytest.mark.integration
-def test_contract():
-    check_head(functools.partial(OneStage, width=16, fusion_blocks=1))
 
 
 def test_predictions_are_those_that_nms_keeps_of_each_image_and_class():
@@ -68,20 +60,6 @@ def test_only_the_best_pairs_enter_nms():
     )
 
 
-def test_cells_are_in_row_major_order_around_their_centres():
-    features, mask, _ = padded_batch()
-    head = OneStage([6], [8], CLASSES, width=16, fusion_blocks=0).eval()
-    outputs = head(features, mask)
-    assert outputs["logits"].shape == (3, 48, 3)
-    for i, (height, width) in enumerate(SIZES):
-        inside = ~outputs["padding"][i].view(6, 8)
-        assert inside.sum() == (height // 8) * (width // 8)
-        centre = outputs["centres"][i].view(6, 8, 2)[2, 3] * torch.tensor([width, height])
-        assert centre.tolist() == pytest.approx([28, 20])
-    torch.testing.assert_close(outputs["boxes"][..., :2], outputs["centres"].clamp(1e-5, 1 - 1e-5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(outputs["boxes"][..., 2:], torch.full((3, 48, 2), 0.2))
-
-
 def test_losses_are_those_of_the_dense_loss_with_detr_s_weights():
     features, mask, targets = padded_batch()
     head = make_head().train()
@@ -92,23 +70,3 @@ def test_losses_are_those_of_the_dense_loss_with_detr_s_weights():
     assert losses == {"label": label, "l1": 5 * l1, "giou": 2 * giou}
     sum(losses.values()).backward()
     assert [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_an_unlabelled_image_is_left_out_and_an_unlabelled_batch_costs_nothing():
-    features, mask, targets = padded_batch()
-    head = make_head().eval()
-    bare: Targets = {"image_id": 1, "size": SIZES[1]}
-    part = [0, 2]
-    expected = head.loss(head([features[0][part]], mask[part]), [targets[i] for i in part], LossContext())
-    found = head.loss(head(features, mask), [targets[0], bare, targets[2]], LossContext())
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name])
-    assert [loss.item() for loss in head.loss(head(features, mask), [bare] * 3, LossContext()).values()] == [0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({"nms": 0}, "nms is 0"), ({"max_predictions": 0}, "max_predictions is 0")]
-)
-def test_options_out_of_range(options: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
-        make_head(**options)

@@ -1,13 +1,10 @@
+"""RT-DETR's convolution blocks, merged for prediction."""
+
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from densevit.set_prediction.transformer import Transformer
-from densevit_heads.rtdetr.convolutions import ConvNorm, CspRepLayer, RepVggBlock
-from densevit_heads.rtdetr.hybrid_encoder import HybridEncoder, HybridEncoderOptions
-
-CHANNELS, STRIDES = (6, 8, 10, 12), (4, 8, 16, 32)
+from densevit_heads.rtdetr.convolutions import RepVggBlock
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -23,28 +20,6 @@ def randomised(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def make_encoder(channels=CHANNELS, strides=STRIDES, num_levels=3, min_stride=8) -> HybridEncoder:
-    return HybridEncoder(
-        channels,
-        strides,
-        HybridEncoderOptions(16, 24, 0.5),
-        Transformer(num_heads=4, width=16, encoder_layers=1, dropout=0.0),
-        num_levels,
-        min_stride,
-        lateral=lambda width: ConvNorm(width, width, 1),
-        fuse=lambda width: CspRepLayer(2 * width, width, 0.5),
-        downsample=lambda width: ConvNorm(width, width, 3, stride=2),
-    )
-
-
-def features(height: int, width: int, channels=CHANNELS, strides=STRIDES, batch: int = 2) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(batch, count, -(-height // stride), -(-width // stride), generator=generator)
-        for count, stride in zip(channels, strides, strict=True)
-    ]
-
-
 @pytest.mark.parametrize("width", [1, 7, 16])
 def test_a_merged_block_is_one_convolution_with_equal_outputs(width: int):
     block = randomised(RepVggBlock(width))
@@ -53,52 +28,3 @@ def test_a_merged_block_is_one_convolution_with_equal_outputs(width: int):
     torch.testing.assert_close(merged(x), block(x), atol=1e-5, rtol=1e-5)
     assert sum(p.numel() for p in merged.parameters()) == 9 * width**2 + width
     assert [type(m) for m in merged.modules() if not isinstance(m, nn.Sequential)] == [nn.Conv2d, nn.SiLU]
-
-
-def test_merging_leaves_the_block_as_it_is():
-    block = randomised(RepVggBlock(4))
-    before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
-    block.merged()[0].weight.data.zero_()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in block.state_dict().items())
-
-
-def test_maps_have_the_sizes_of_the_levels_at_any_image_size():
-    maps, paddings = make_encoder()(features(70, 101), torch.zeros(2, 70, 101, dtype=torch.bool))
-    assert [tuple(x.shape) for x in maps] == [(2, 16, 9, 13), (2, 16, 5, 7), (2, 16, 3, 4)]
-    assert [tuple(x.shape) for x in paddings] == [(2, 9, 13), (2, 5, 7), (2, 3, 4)]
-
-
-def test_levels_coarser_than_the_features_follow_by_convolutions():
-    encoder = make_encoder((5, 6), (16, 16))
-    assert encoder.features == [1], "of one stride the deepest"
-    maps, _ = encoder(features(70, 101, (5, 6), (16, 16)), torch.zeros(2, 70, 101, dtype=torch.bool))
-    assert [tuple(x.shape[-2:]) for x in maps] == [(5, 7), (3, 4), (2, 2)]
-
-
-def test_strides_that_do_not_double_are_refused():
-    with pytest.raises(ValueError, match=r"have strides \[8, 32\]"):
-        make_encoder((4, 4), (8, 32))
-    with pytest.raises(ValueError, match="min_stride is 64, but the coarsest feature has stride 32"):
-        make_encoder(min_stride=64)
-
-
-def test_without_padding_nothing_is_masked_and_padded_cells_are_zero():
-    encoder, x = randomised(make_encoder()), features(64, 96)
-    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
-    whole, _ = encoder(x, padding)
-    padding[1, :, 64:] = True
-    padded, masks = encoder(x, padding)
-    for a, b, mask in zip(whole, padded, masks, strict=True):
-        torch.testing.assert_close(a[0], b[0])
-        assert (b[1, :, mask[1]] == 0).all() and not torch.equal(a[1], b[1])
-
-
-def test_features_of_padding_change_nothing():
-    """Whatever a backbone computes for padding, the cells of the image are equal."""
-    encoder, x = randomised(make_encoder()), features(64, 96)
-    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
-    padding[1, :, 64:] = True
-    masks = [F.max_pool2d(padding[:, None].float(), stride).bool() for stride in STRIDES]
-    changed = [f.masked_fill(mask, 9.0) for f, mask in zip(x, masks, strict=True)]
-    for a, b in zip(encoder(x, padding)[0], encoder(changed, padding)[0], strict=True):
-        torch.testing.assert_close(a, b)

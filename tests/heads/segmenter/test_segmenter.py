@@ -1,14 +1,10 @@
 """The Segmenter head beside a reference of torch's own layers; padding and options."""
 
-import functools
-
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
-from densevit.testing import check_head
 from densevit_heads.segmenter import Segmenter
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
@@ -56,22 +52,3 @@ def test_logits_match_the_reference_for_each_image_of_a_padded_batch() -> None:
         rows, columns = h // 16, w // 16
         expected = reference(head, features[1][i : i + 1, :, :rows, :columns])
         torch.testing.assert_close(logits[i : i + 1, :, :rows, :columns], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.integration
-def test_the_head_passes_the_contract_tests() -> None:
-    check_head(functools.partial(Segmenter, width=32, num_heads=4, dropout=0.0))
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"width": 0}, "width is 0; it must be at least 1"),
-        ({"num_layers": 9999}, "num_layers is 9999; it must be at most 1000"),
-        ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
-        ({"width": 30, "num_heads": 4}, "multiple of num_heads"),
-    ],
-)
-def test_invalid_options_are_refused(option: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Segmenter((12,), (16,), CLASSES, **option)

@@ -1,4 +1,4 @@
-"""The SETR head: sizes, options, losses on padded batches, predictions in original pixels, every backbone's strides."""
+"""The SETR head: sizes of maps, losses on padded batches, predictions in original pixels, and options."""
 
 import functools
 
@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.model import DenseModel, build_backbone
-from densevit.testing import check_head
-from densevit_backbones.vit import ViT
 from densevit_heads.setr import Setr
 from densevit_heads.setr.decoders import MultiLevelDecoder
 
@@ -33,54 +29,11 @@ def mask(size, B=2):
     return torch.zeros(B, *size, dtype=torch.bool)
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"decoder": "naive"},
-        {"decoder": "pup"},
-        {"decoder": "mla"},
-        {"feature": 2, "auxiliary": (), "norm": "batch", "dropout": 0.1},
-        {"label_smoothing": 0.1, "dice": 1.0, "ohem_threshold": 0.7, "ohem_min_kept": 100},
-    ],
-    ids=lambda options: " ".join(map(str, options.values())),
-)
-def test_the_head_passes_the_contract_tests(options):
-    skip = {"one_level"} if "feature" in options else set()  # it needs a second feature
-    reach = 160  # five cells of the coarsest map: three 3x3 convolutions, and two upsamplings of less than one each
-    check_head(functools.partial(Setr, **SMALL, **options), skip=skip, reach=reach)
-
-
-@pytest.mark.parametrize(
-    ("decoder", "image_size", "K", "millions", "paper"),
-    [
-        ("naive", 768, 19, 306.5, 305.67),
-        ("pup", 768, 19, 318.5, 318.31),
-        ("mla", 768, 19, 310.7, 310.57),
-        ("naive", 512, 150, 305.4, 305.67),
-        ("pup", 512, 150, 317.3, 318.31),
-        ("mla", 512, 150, 309.6, 310.57),
-    ],
-)
-def test_sizes_with_the_papers_backbone(decoder, image_size, K, millions, paper):
-    """The paper's table 2 gives one number per decoder; a position table and classifiers depend on the data."""
-    blocks = (6, 12, 18, 24) if decoder == "mla" else (10, 15, 20, 24)
-    with torch.device("meta"):
-        backbone = ViT("large", image_size=image_size, features=blocks, feature_norm=False)
-        head = Setr(backbone.channels, backbone.strides, numbered(K), decoder)
-    total = sum(p.numel() for module in (backbone, head) for p in module.parameters()) / 1e6
-    assert round(total, 1) == millions
-    assert abs(total - paper) / paper < 0.004
-    assert f"{millions} M" in Setr.__doc__
-
-
 @pytest.mark.parametrize(
     ("decoder", "stride", "factor", "auxiliary_factor"),
     [
-        ("naive", 16, 4, 4), ("naive", 8, 4, 4), ("naive", 32, 4, 4), ("naive", 2, 2, 2),
-        ("pup", 16, 16, 16), ("pup", 8, 8, 4), ("pup", 4, 4, 4), ("pup", 32, 16, 16), ("pup", 14, 8, 4),
-        ("pup", 2, 2, 2),
-        ("mla", 16, 4, 1), ("mla", 14, 4, 1), ("mla", 8, 2, 1), ("mla", 4, 1, 1), ("mla", 32, 4, 1),
+        ("naive", 16, 4, 4), ("naive", 2, 2, 2), ("pup", 16, 16, 16), ("pup", 8, 8, 4), ("pup", 14, 8, 4),
+        ("mla", 14, 4, 1), ("mla", 8, 2, 1), ("mla", 4, 1, 1),
     ],
 )  # fmt: skip
 def test_maps_are_not_upsampled_beyond_pixel_resolution(decoder, stride, factor, auxiliary_factor):
@@ -108,8 +61,7 @@ def test_mla_on_a_pyramid_by_hand():
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
-@pytest.mark.parametrize("levels", [PYRAMID, PLAIN], ids=["pyramid", "plain"])
+@pytest.mark.parametrize(("decoder", "levels"), [("naive", PYRAMID), ("pup", PLAIN), ("mla", PYRAMID)])
 def test_maps_of_any_size_align_with_padded_ones(decoder, levels):
     """Features that cover more than the image are cropped, not resized."""
     head = Setr(*levels, CLASSES, decoder, **SMALL).eval()
@@ -160,37 +112,6 @@ def test_losses_of_a_padded_batch_match_those_of_each_image():
     torch.testing.assert_close(losses["auxiliary"], 0.4 * sum(sum(expected(x)) for x in outputs["auxiliary"]))
 
 
-@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
-def test_only_ignore_has_zero_gradients(decoder):
-    """For label maps that are IGNORE everywhere."""
-    options = {"dice": 1.0, "ohem_threshold": 0.7, "label_smoothing": 0.1}
-    head = Setr(*PYRAMID, CLASSES, decoder, **SMALL, **options)
-    ignored = torch.full((64, 64), 255, dtype=torch.uint8)
-    targets = [{"size": (64, 64), "semantic": ignored}] * 2
-    losses = head.loss(head(make_features(PYRAMID, (64, 64)), mask((64, 64)), targets), targets, LossContext())
-    assert {name: float(x.detach()) for name, x in losses.items()} == dict.fromkeys(losses, 0.0)
-    sum(losses.values()).backward()
-    for name, parameter in head.named_parameters():
-        assert parameter.grad is not None and not parameter.grad.any(), name
-
-
-def test_class_weights_and_ohem_reach_the_loss():
-    features = make_features(PLAIN, (48, 64))
-    targets = [{"size": (48, 64), "semantic": torch.randint(4, (48, 64), dtype=torch.uint8)} for _ in range(2)]
-    found = []
-    for options in ({}, {"class_weights": (5.0, 1.0, 1.0, 0.0)}, {"label_smoothing": 0.5},
-                    {"ohem_threshold": 0.0, "ohem_min_kept": 50}):  # fmt: skip
-        torch.manual_seed(0)
-        head = Setr(*PLAIN, CLASSES, **SMALL, **options)
-        with torch.no_grad():
-            head.decode.classifier.weight.mul_(100)
-        found.append(
-            float(head.loss(head(features, mask((48, 64)), targets), targets, LossContext())["cross_entropy"].detach())
-        )
-    assert len({round(x, 3) for x in found}) == 4
-    assert found[3] > 1.5 * found[0]  # the hardest pixels alone
-
-
 def test_predictions_are_the_argmax_at_the_original_size(monkeypatch):
     head = Setr(*PLAIN, numbered(7), "naive", **SMALL).eval()
     outputs = {"logits": torch.randn(2, 7, 12, 16)}
@@ -208,76 +129,15 @@ def test_predictions_are_the_argmax_at_the_original_size(monkeypatch):
             assert torch.equal(a["semantic"], b["semantic"])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"class_weights": (1.0, 2.0)}, "class_weights has 2 numbers; expected one for each of the 4 classes"),
-        ({"class_weights": (1.0, 2.0, -1.0, 0.0)}, "expected finite numbers of at least 0"),
-        ({"class_weights": (0.0,) * 4}, "not all 0"),
-        ({"feature": 4}, "feature is 4; the backbone has 3 features"),
-        ({"feature": 0}, "Expected distinct numbers from 1 to 3"),
-        ({"auxiliary": (1, 1)}, "Expected distinct numbers"),
-        ({"decoder": "mla", "feature": 2}, "'mla' decodes all. Fix:"),
-        ({"width": 0}, "width is 0"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
-        ({"ohem_threshold": 1.5}, "ohem_threshold is 1.5"),
-        ({"ohem_min_kept": -1}, "ohem_min_kept is -1"),
-        ({"dice": -1.0}, "dice is -1.0"),
-    ],
-)
-def test_invalid_options_raise(options, message):
-    with pytest.raises(ValueError, match=message):
-        Setr(*PLAIN, CLASSES, **options)
-
-
-def test_no_classes_raise():
-    with pytest.raises(ValueError, match="has no classes"):
-        Setr(*PLAIN, ())
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
-def test_export_with_dynamic_sizes(decoder):
-    head = Setr(*PYRAMID, CLASSES, decoder, **SMALL).eval()
-    h, w = torch.export.Dim("h", min=2, max=40), torch.export.Dim("w", min=2, max=40)
-    of_features = [{2: 32 // s * h, 3: 32 // s * w} for s in PYRAMID[1]]
-    shapes = {"features": of_features, "padding_mask": {1: 32 * h, 2: 32 * w}}
-    example = (make_features(PYRAMID, (64, 96)), mask((64, 96)))
-    exported = torch.export.export(head, example, dynamic_shapes=shapes).module()
-    for size in ((64, 96), (160, 128)):
-        features = make_features(PYRAMID, size)
-        found, expected = (model(features, mask(size))["logits"] for model in (exported, head))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-BACKBONES = [
-    ("vit", {"variant": "nano", "feature_norm": False}),
-    ("swin", {"variant": "nano", "window_size": 4}),
-    ("mvit", {"variant": "nano"}),
-    ("resnet", {"depth": 18}),
-]
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
-@pytest.mark.parametrize(("name", "options"), BACKBONES, ids=lambda x: x if isinstance(x, str) else None)
-def test_every_backbone_trains_and_predicts(name, options, decoder):
-    """On images of two sizes: losses and gradients are finite, and maps have the size of the image."""
-    backbone = build_backbone(name, **options)
-    head = Setr(backbone.channels, backbone.strides, CLASSES, decoder, **SMALL)
-    model = DenseModel(backbone, {"segmentation": head})
-    samples = []
-    for size in ((64, 96), (50, 75)):
-        labels = torch.randint(4, size, dtype=torch.uint8)
-        targets = {"semantic": labels, "size": size, "original_size": (70, 90)}
-        samples.append({"image": torch.randint(256, (3, *size), dtype=torch.uint8), "targets": targets})
-    batch = collate(samples, model.multiple)
-    losses = model.train().loss(model(batch), batch["targets"], LossContext())
-    assert list(losses) == ["segmentation/cross_entropy", "segmentation/auxiliary"]
-    sum(losses.values()).backward()
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
-    with torch.no_grad():
-        found = model.eval().predictions(model(batch), batch["targets"])["segmentation"]
-    assert [x["semantic"].shape for x in found] == [(70, 90)] * 2
+def test_label_smoothing_and_hard_pixels_reach_the_loss():
+    features = make_features(PLAIN, (48, 64))
+    targets = [{"size": (48, 64), "semantic": torch.randint(4, (48, 64), dtype=torch.uint8)} for _ in range(2)]
+    found = []
+    for options in ({}, {"label_smoothing": 0.5}, {"ohem_threshold": 0.0, "ohem_min_kept": 50}):
+        torch.manual_seed(0)
+        head = Setr(*PLAIN, CLASSES, **SMALL, **options)
+        with torch.no_grad():
+            head.decode.classifier.weight.mul_(100)
+        outputs = head(features, mask((48, 64)), targets)
+        found.append(float(head.loss(outputs, targets, LossContext())["cross_entropy"].detach()))
+    assert abs(found[1] - found[0]) > 1e-3 and found[2] > 1.5 * found[0]  # the hardest pixels alone

@@ -1,3 +1,5 @@
+"""Where attention takes torch's fused kernel, and that it is exact."""
+
 import pytest
 import torch
 from torch.nn import functional as F

@@ -83,35 +83,6 @@ def test_parameters_hooks_and_modes_stay() -> None:
     assert layer.weight is weight and not layer.training and len(calls) == 1
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
-def test_the_loss_of_a_model_with_replaced_layers_is_that_of_torchs(activation: type[nn.Module]) -> None:
-    torch.manual_seed(0)
-    stem = nn.Conv2d(3, 16, 1, bias=False)
-    model = nn.Sequential(stem, nn.Flatten(2), nn.Linear(400, 8), FeedForward(8, 32, activation), nn.Dropout(0.0))
-    replaced = copy.deepcopy(model)
-    replace_layers(replaced)
-    assert [*replaced.state_dict()] == [*model.state_dict()]
-    x, results = torch.randn(8, 3, 20, 20), []
-    for each in (model, replaced):
-        loss = each(x).square().sum()
-        results.append([loss, *torch.autograd.grad(loss, [*each.parameters()])])
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected)
-
-
-def test_relu_and_dropout_in_one_operation_drop_as_two() -> None:
-    layer = FeedForward(8, 32, nn.ReLU, 0.5)
-    joined, x = copy.deepcopy(layer), torch.randn(6, 8)
-    layer.dropout.__class__ = Dropout
-    replace_layers(joined)
-    results = []
-    for each in (layer, joined):
-        torch.manual_seed(0)
-        results.append(each(x))
-    assert torch.equal(*results)
-    assert torch.equal(layer.eval()(x), joined.eval()(x))
-
-
 def test_a_model_from_a_config_has_replaced_layers() -> None:
     model = densevit.create_model("resnet", heads={"a": "detr"}, classes=["x"], pretrained=False).model
     kinds = {type(module) for module in model.modules()}

@@ -1,3 +1,5 @@
+"""What gathered windows have and the separate steps do not; tests/layers/test_windows.py has both."""
+
 import torch
 
 from densevit.layers import windows as plain

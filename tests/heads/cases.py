@@ -1,0 +1,114 @@
+"""Small options of every registered head, such that every loss is used; tests of all heads walk over them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from densevit.set_prediction.transformer import Transformer
+from densevit_heads.dab_detr.extensions import Extensions
+from densevit_heads.dpt.depth import DepthLossWeights
+from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
+from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
+
+
+class Case(NamedTuple):
+    """A head with options.
+
+    skip: checks that it cannot pass. reach: how far convolutions see padding, in pixels. levels: of the features, from
+    stride 4 on; of heads that differ in their last layers only, two.
+    """
+
+    head: str
+    options: Mapping[str, Any] = MappingProxyType({})
+    skip: tuple[str, ...] = ()
+    reach: int = 96
+    levels: int = 4
+
+
+TRANSFORMER = Transformer(32, 2, 1, 2, 32, 0.0)
+DETR: dict[str, Any] = {"num_queries": 6, "transformer": TRANSFORMER}
+ALL = Extensions(
+    stride=8, fusion_blocks=1, position_bias=True, two_stage=True, denoising=2, dense_loss=1.0, look_forward_twice=True
+)
+FAST = {**DETR, "classification": "mal", "extensions": ALL}
+ENCODED = {**DETR, "encoder": HybridEncoderOptions(32, 32, 0.5)}
+DFINE = {**ENCODED, "fusion_blocks": 1, "num_points": (2, 3, 1)}
+NO_ENCODER = {"transformer": Transformer(32, 2, 0, 1, 32, 0.0), "contrastive_denoising": 0}
+MASKS: dict[str, Any] = {
+    "num_queries": 6, "num_points": 64, "transformer": MaskTransformer(32, 2, 2, 16),
+    "pixel_decoder": PixelDecoderOptions(layers=1, feedforward=16),
+}  # fmt: skip
+MASK_OPTIONS = {**MASKS, "pixel_decoder": PixelDecoderOptions(1, 16, fusion_blocks=1), "semantic_loss": 2.0}
+EOMT = {"num_queries": 6, "num_blocks": 2, "num_points": 64}
+MAX = {"num_queries": 6, "width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
+SETR = {"width": 32, "branch_width": 16}
+DPT = {"width": 16}
+PADDING = ("padding",)  # it takes part in group norms as the authors' does, or in attention of a ViT's last blocks
+
+CASES: dict[str, Case] = {
+    "classifier": Case("classifier"),
+    "classifier of a token": Case("classifier", {"tokens": 1, "label_smoothing": 0.0}, PADDING),
+    "detr": Case("detr", DETR),
+    "detr, pre-norm": Case(
+        "detr", {**DETR, "pre_norm": True, "positions": "learned", "auxiliary_losses": False}
+    ),
+    "dab_detr": Case("dab_detr", DETR),
+    "dab_detr, all extensions": Case("dab_detr", FAST),
+    "dab_detr, contrastive denoising": Case(
+        "dab_detr",
+        {**DETR, "classification": "varifocal", "extensions": Extensions(contrastive_denoising=10)},
+    ),
+    "ddq": Case("ddq", {**DETR, "fusion_blocks": 1}),
+    "deformable_detr": Case("deformable_detr", {**DETR, "num_levels": 2}),
+    "deformable_detr, two-stage": Case(
+        "deformable_detr", {**DETR, "num_levels": 2, "box_refinement": True, "two_stage": True}
+    ),
+    "dino": Case("dino", {**DETR, "classification": "varifocal", "contrastive_denoising": 10}),
+    "rtdetr": Case("rtdetr", {**ENCODED, "num_points": (3, 1, 2)}),
+    "rtdetr, discrete": Case("rtdetr", {**ENCODED, **NO_ENCODER, "sampling": "discrete"}),
+    "dfine": Case("dfine", {**DFINE, "num_points": (2, 1), "min_stride": 16}),
+    "dfine, training layers": Case("dfine", {**DFINE, "training_layers": 2, "layer_scale": 2}),
+    "one_stage": Case("one_stage", {"width": 16, "fusion_blocks": 1}),
+    "faster_rcnn": Case(
+        "faster_rcnn", {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32}, PADDING
+    ),
+    "fcos": Case("fcos", {"width": 64, "score_threshold": 0.0}, (*PADDING, "export")),  # tests/exporting exports it
+    "detr_panoptic": Case("detr_panoptic", {"detr": DETR}, PADDING),
+    "detr_panoptic, frozen": Case("detr_panoptic", {"detr": DETR, "freeze_detector": True}, PADDING),
+    "dab_detr_panoptic": Case("dab_detr_panoptic", {"dab_detr": FAST}, PADDING),
+    "mask2former": Case("mask2former", MASKS),
+    "mask2former_instance": Case("mask2former_instance", MASK_OPTIONS),
+    "mask2former_semantic": Case("mask2former_semantic", MASKS),
+    "eomt": Case("eomt", EOMT, PADDING),
+    "eomt_instance": Case("eomt_instance", EOMT, PADDING),
+    "eomt_semantic": Case("eomt_semantic", EOMT, PADDING),
+    "kmax_deeplab": Case("kmax_deeplab", {**MAX, "layers": (1, 1, 1), "pixel_layers": (1, 1, 1, 1)}),
+    "max_deeplab": Case("max_deeplab", {**MAX, "layers": 1}),
+    "perceiver_io": Case("perceiver_io", {"width": 16, "num_latents": 4, "num_layers": 1, "num_heads": 2}),
+    "segformer": Case("segformer", {"width": 16, "dropout": 0.0, "class_weights": (1.0, 2.0, 0.5, 1.0)}),
+    "segmenter": Case("segmenter", {"width": 32, "num_heads": 4, "dropout": 0.0}),
+    "upernet": Case("upernet", {"width": 16, "auxiliary_width": 16, "dropout": 0.0}),
+    "setr, naive": Case("setr", {**SETR, "decoder": "naive", "ohem_threshold": 0.7, "ohem_min_kept": 50}, (), 160),
+    "setr, pup": Case("setr", {**SETR, "decoder": "pup", "class_weights": "balanced"}, (), 160),
+    "setr, mla": Case("setr", {**SETR, "decoder": "mla", "dice": 1.0, "label_smoothing": 0.1}, (), 160),
+    "setr, one feature": Case(
+        "setr", {**SETR, "feature": 2, "auxiliary": (), "norm": "batch", "dropout": 0.1}, ("one_level",), 160
+    ),
+    "dpt": Case("dpt", {**DPT, "loss_weights": DepthLossWeights(trimmed=1.0, gradient=0.5)}, (), 256),
+    "dpt, sigmoid": Case("dpt", {**DPT, "output": "sigmoid", "upsampling": "exact"}, (), 256),
+    "dpt, softplus": Case(
+        "dpt",
+        {**DPT, "output": "softplus", "norm": "sync", "loss_weights": DepthLossWeights(l1=0.1, gradient=0.5)},
+        (),
+        64,
+        2,
+    ),
+    "dpt, bins": Case("dpt", {**DPT, "output": "bins", "norm": "batch"}, (), 64, 2),
+    "dpt, inverse": Case("dpt", {**DPT, "output": "inverse"}, (), 64, 2),
+    "dpt_segmentation": Case(
+        "dpt_segmentation",
+        {**DPT, "dropout": 0.0, "dice": 1.0, "label_smoothing": 0.1, "class_weights": "balanced"},
+        (),
+        256,
+    ),
+}  # fmt: skip

@@ -1,0 +1,50 @@
+"""Every registered head meets its interface, with each kind of its options."""
+
+import functools
+
+import pytest
+
+import densevit
+from densevit import registry
+from densevit.interfaces import Class
+from densevit.testing import check_head
+from densevit_workbench.testing.heads import CHANNELS, STRIDES
+from tests.heads.cases import CASES
+
+pytestmark = pytest.mark.integration
+
+
+def test_every_head_is_a_case() -> None:
+    assert {case.head for case in CASES.values()} == set(densevit.list_heads())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_head_passes_all_checks(name: str) -> None:
+    """All but the export, which costs ten seconds: tests/exporting exports each head.
+
+    Values that label nothing (-1, 255, void, 0 m, nan, crowds) are not learned, with any of its losses.
+    """
+    case = CASES[name]
+    kind = registry.load("heads", case.head)
+    results = check_head(
+        functools.partial(kind, **case.options),
+        channels=CHANNELS[: case.levels],
+        strides=STRIDES[: case.levels],
+        reach=case.reach,
+        skip=("export", *case.skip),
+    )
+    notes = {result.name for result in results if result.note}
+    pixels = {"semantic", "panoptic", "depth"}.intersection(kind.needs)
+    assert ("unlabelled_values" in notes) == (not pixels and "image_class" not in kind.needs)
+    assert ("unlabelled_pixels" in notes) == (not pixels)
+    assert ("crowds" in notes) == ("panoptic" not in kind.needs)
+
+
+@pytest.mark.parametrize("name", ["deformable_detr", "dino", "rtdetr", "dfine, training layers"])
+def test_every_attention_is_deterministic_by_option(name: str) -> None:
+    case = CASES[name]
+    classes = [Class("a", 1, (0, 0, 0))]
+    for chosen in (False, True):
+        head = densevit.create_head(case.head, (8, 8), (8, 16), classes, **case.options, deterministic=chosen)
+        found = [module.deterministic for module in head.modules() if hasattr(module, "deterministic")]
+        assert len(found) >= 2 and set(found) == {chosen}

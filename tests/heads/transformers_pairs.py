@@ -1,0 +1,83 @@
+"""What comparisons of heads with transformers' models share: weights and gradients by our names, and a batch."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from densevit.interfaces import Targets
+from densevit.losses.boxes import to_corners
+from densevit.weights.key_mapping import translate
+from densevit.weights.layouts import find
+
+
+def renamed(values: Mapping[str, Tensor | None], layout: str, task: str) -> dict[str, Tensor]:
+    """The tensors of transformers' head by the names of ours: those of the layout by which its files are read."""
+    found = find(layout)
+    marks = tuple(mark for mark in found.marks if not re.search(r"backbone|scale|pixel_level_module\.encoder", mark))
+    given = {key: value for key, value in values.items() if value is not None}
+    translation = translate(given, replace(found, marks=marks))
+    assert not translation.errors
+    part = f"heads.{task}."
+    return {key.removeprefix(part): x for key, x in translation.tensors.items() if key.startswith(part)}
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor | None]:
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+@torch.no_grad()
+def randomise(module: nn.Module, spread: float, others: Mapping[str, float]) -> None:
+    """All parameters, also those that start as 0 or 1. others: spreads of those whose names match a pattern."""
+    for name, parameter in module.named_parameters():
+        own = next((value for pattern, value in others.items() if re.search(pattern, name)), spread)
+        norm = re.search(r"norm\.weight|(input_proj(ections)?\.\d|adapter_1|layer_1)\.1\.weight", name)
+        parameter.copy_(own * torch.randn_like(parameter) + (1.0 if norm else 0.0))
+
+
+def same_gradients(
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor | None],
+    rounding: str = r"attention\.key\.bias",
+    least: float = 0.0,
+    tolerance: float = 1e-4,
+) -> None:
+    """To `tolerance` of the largest in each tensor.
+
+    rounding: names of tensors whose gradients are rounding errors, such as the bias of keys, which a softmax does not
+    see. least: the scale of tensors with smaller gradients; without it, every tensor must have one.
+    """
+    assert wanted.keys() == {name for name, gradient in found.items() if gradient is not None}
+    for name, gradient in wanted.items():
+        own, scale = found[name], max(float(gradient.abs().max()), least)
+        assert own is not None
+        if re.search(rounding, name):
+            assert max(scale, float(own.abs().max())) < max(1e-5, 2 * least), name
+        else:
+            assert scale > 1e-5, f"{name} has no gradient to compare"
+            assert float((gradient - own).abs().max()) <= tolerance * scale, name
+
+
+def scene(
+    sizes: Sequence[tuple[int, int]], counts: Sequence[int], num_classes: int, degenerate: bool = False
+) -> tuple[Tensor, list[dict[str, Tensor]], list[Targets]]:
+    """The padding mask of images of these sizes, and their random objects for transformers and for ours.
+
+    degenerate: the first box of the image with the most objects has no width.
+    """
+    H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
+    padding_mask = torch.ones(len(sizes), H, W, dtype=torch.bool)
+    labels: list[dict[str, Tensor]] = []
+    targets: list[Targets] = []
+    for i, ((h, w), count) in enumerate(zip(sizes, counts, strict=True)):
+        padding_mask[i, :h, :w] = False
+        boxes = torch.cat([0.3 + 0.4 * torch.rand(count, 2), 0.1 + 0.4 * torch.rand(count, 2)], dim=1)
+        if degenerate and count == max(counts):
+            boxes[0, 2] = 0.0
+        classes = torch.randint(num_classes, (count,))
+        labels.append({"class_labels": classes, "boxes": boxes})
+        absolute = to_corners(boxes) * torch.tensor([w, h, w, h])
+        targets.append({"boxes": absolute, "labels": classes, "size": (h, w), "image_id": i})
+    return padding_mask, labels, targets
