@@ -59,9 +59,49 @@ def yolo(root: Path) -> Path:
     return root
 
 
+def voc(root: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+    for name, split in (("a", "train"), ("b", "val")):
+        image(root / "JPEGImages" / f"{name}.jpg")
+        write(root / "ImageSets" / "Main" / f"{split}.txt", f"{name}\n")
+        write(
+            root / "Annotations" / f"{name}.xml",
+            f"<annotation><filename>{name}.jpg</filename><size><width>{size[0]}</width><height>{size[1]}</height>"
+            "<depth>3</depth></size><object><name>person</name><difficult>0</difficult><bndbox><xmin>1</xmin>"
+            "<ymin>11</ymin><xmax>10</xmax><ymax>40</ymax></bndbox></object><object><name>boat</name><difficult>1"
+            "</difficult><bndbox><xmin>21</xmin><ymin>1</ymin><xmax>21</xmax><ymax>2</ymax></bndbox></object>"
+            "</annotation>",
+        )
+    return root
+
+
+def labelme(root: Path, name: str, shapes: list[dict[str, Any]], **more: Any) -> Path:
+    image(root / f"{name}.png")
+    document = {"shapes": shapes, "imagePath": f"{name}.png", "imageHeight": HEIGHT, "imageWidth": WIDTH} | more
+    write(root / f"{name}.json", json.dumps(document))
+    return root
+
+
+def coco(root: Path, images: int = 60) -> Path:
+    """Every third image has a van, every second a car, every tenth a boat; image 7 has a crowd with keypoints."""
+    records = []
+    for number in range(images):
+        image(root / "train" / f"{number}.png", number)
+        for category, every in ((3, 3), (8, 2), (20, 10)):
+            if number % every == 0:
+                records.append({"image_id": number, "category_id": category, "bbox": [1, 2, 10, 20], "area": 150.5})
+    records.append({"image_id": 7, "category_id": 8, "bbox": [0, 0, 5, 5], "iscrowd": 1, "keypoints": [1, 2, 2]})
+    document = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(images)],
+        "annotations": [{"id": n} | record for n, record in enumerate(records)],
+        "categories": [{"id": 3, "name": "van"}, {"id": 8, "name": "car"}, {"id": 20, "name": "boat"}],
+    }
+    write(root / "train.json", json.dumps(document))
+    return root
+
+
 def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
     out = tmp_path / "out"
-    with pytest.warns(UserWarning, match=r"1 image has no text file: images/train/b.png; it is converted without obj"):
+    with pytest.warns(UserWarning, match=r"1 image has no text file: images/train/b.png"):
         convert_dataset("yolo", yolo(tmp_path / "in"), out)
     box, polygon = annotations(out / "train.json", "a.png")
     # x from 0.375 to 0.625 of 80, y from 0.25 to 0.75 of 40
@@ -77,34 +117,6 @@ def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
     assert (out / "train" / "a.png").stat().st_ino == (tmp_path / "in/images/train/a.png").stat().st_ino, "a hard link"
 
 
-def test_yolo_exports_with_parent_paths_and_text_lists(tmp_path: Path):
-    image(tmp_path / "in" / "train" / "images" / "a.png")
-    image(tmp_path / "in" / "valid" / "images" / "b.png")
-    write(tmp_path / "in" / "train" / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
-    write(tmp_path / "in" / "list.txt", "./valid/images/b.png\n")
-    write(tmp_path / "in" / "data.yaml", "train: ../train/images\nval: list.txt\nnames: [cat]\n")
-    found = convert_dataset("yolo", tmp_path / "in", tmp_path / "out")
-    assert {split: [one.path.name for one in images] for split, images in found.splits.items()} == {
-        "train": ["a.png"],
-        "val": ["b.png"],
-    }
-    assert annotations(tmp_path / "out" / "train.json", "a.png")[0]["bbox"] == [20, 10, 40, 20]
-
-
-def test_missing_test_folder_of_yolo_is_a_warning(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    text = (root / "data.yaml").read_text()
-    write(root / "data.yaml", text + "test: ../test/images\n")
-    with pytest.warns(
-        UserWarning, match=r"data\.yaml: '\.\./test/images' does not exist.* The split test is left out\."
-    ):
-        found = convert_dataset("yolo", root, tmp_path / "out")
-    assert set(found.splits) == {"train", "val"}
-    write(root / "data.yaml", text.replace("images/val", "nowhere"))
-    with pytest.raises(DataError, match="'nowhere' does not exist"):
-        convert_dataset("yolo", root, tmp_path / "other")
-
-
 @pytest.mark.parametrize("columns", [2, 3])
 def test_yolo_keypoints_become_cocos(tmp_path: Path, columns: int):
     root = yolo(tmp_path / "in")
@@ -114,7 +126,7 @@ def test_yolo_keypoints_become_cocos(tmp_path: Path, columns: int):
     write(root / "labels" / "train" / "a.txt", f"1 0.5 0.5 0.25 0.5 {points}\n0 0.5 0.5 0.25 0.5\n")
     write(root / "labels" / "train" / "b.txt", "")
     write(root / "labels" / "val" / "c.txt", "")
-    with pytest.warns(UserWarning, match="1 of 2 objects have keypoints. They are written as COCO's `keypoints`"):
+    with pytest.warns(UserWarning, match="1 of 2 objects have keypoints"):
         convert_dataset("yolo", root, tmp_path / "out")
     pose, plain = annotations(tmp_path / "out" / "train.json", "a.png")
     assert pose["keypoints"] == [40, 10, 1 if columns == 3 else 2, 0, 0, 0] and pose["num_keypoints"] == 1
@@ -122,106 +134,64 @@ def test_yolo_keypoints_become_cocos(tmp_path: Path, columns: int):
     categories = json.loads((tmp_path / "out" / "train.json").read_text())["categories"]
     assert [one["keypoints"] for one in categories] == [["head", "tail"]] * 2
     write(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.25 0.5 0.5")
-    with pytest.raises(DataError, match=rf"6 numbers; expected a class, a box and 2 keypoints of {columns} numbers"):
+    with pytest.raises(DataError, match=rf"6 numbers.* 2 keypoints of {columns} numbers"):
         convert_dataset("yolo", root, tmp_path / "other")
 
 
-def test_result_of_a_conversion_has_a_short_repr(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    write(root / "labels" / "train" / "b.txt", "")
-    found = convert_dataset("yolo", root, tmp_path / "out")
-    assert repr(found) == "Annotated(2 classes, train: 2 images with 2 objects, val: 1 images with 1 objects)"
+A_TXT, XML_OF_A = "labels/train/a.txt", "Annotations/a.xml"
+WRONG = [
+    (yolo, A_TXT, "2 0.5 0.5 0.2 0.2", ("a.txt, line 1", "the class is 2", "0 to 1")),
+    (yolo, A_TXT, "0 30 10 20 20", ("a.txt, line 1", "30 is not within 0 ... 1")),
+    (yolo, A_TXT, "0 0.5 0.5 0.2", ("a.txt, line 1", "4 numbers")),
+    (yolo, A_TXT, "0 0.5 0.5 0.2 wide", ("a.txt, line 1", "'wide'")),
+    (yolo, A_TXT, b"\xff\xfe0 0.5", ("a.txt", "UTF-8")),
+    (yolo, "data.yaml", None, ("class names", "data.yaml")),
+    (yolo, "data.yaml", "train: images/train\nval: nowhere\nnames: [cat, dog]\n", ("'nowhere' does not exist",)),
+    (lambda root: voc(root, (40, 40)), "notes.txt", "", ("a.xml", "40 x 40", "a.jpg", "80 x 40")),
+]
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("2 0.5 0.5 0.2 0.2", r"labels/train/a.txt, line 1: the class is 2; expected 0 to 1, the classes"),
-        ("0 30 10 20 20", r"line 1: 30 is not within 0 \.\.\. 1"),
-        ("0 0.5 0.5 0.2", r"line 1: 4 numbers; expected a class and x, y, width, height"),
-        ("0 0.5 0.5 0.2 wide", r"line 1: 'wide' is not a number"),
-    ],
-)
-def test_wrong_yolo_lines_are_named(tmp_path: Path, line: str, message: str):
-    root = yolo(tmp_path / "in")
-    write(root / "labels" / "train" / "a.txt", line)
-    with pytest.raises(DataError, match=message):
-        convert_dataset("yolo", root, tmp_path / "out", strict=True)
+@pytest.mark.filterwarnings("ignore:.*text file")
+@pytest.mark.parametrize(("make", "file", "content", "facts"), WRONG)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, make: Any, file: str, content: Any, facts: tuple[str, ...]):
+    root = make(tmp_path / "in")
+    (root / file).unlink(missing_ok=True)
+    if content is not None:
+        (root / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as caught:
+        convert_dataset("yolo" if make is yolo else "voc", root, tmp_path / "out", strict=True)
+    assert all(fact in str(caught.value) for fact in facts), caught.value
     assert not list(tmp_path.glob("out*")), "nothing is left behind"
 
 
-def test_images_without_a_text_file_are_named_and_an_empty_one_is_deliberate(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_missing_test_folder_of_yolo_is_left_out(tmp_path: Path):
     root = yolo(tmp_path / "in")
-    image(root / "images" / "val" / "d.png")
-    image(root / "images" / "val" / "e.png")
-    write(root / "labels" / "val" / "e.txt", "")
-    said = "2 images have no text file: images/train/b.png, images/val/d.png; they are converted without objects"
-    with pytest.warns(UserWarning, match=said):
-        assert main(["data", "convert", "yolo", str(root), str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "5 images found: 5 used, 0 left out",
-        "3 label files found: 3 used, 0 left out",
-        "3 objects found: 3 used, 0 left out",
-        "train: 2 images, 2 objects; 1 image without objects",
-        "val: 3 images, 1 object; 2 images without objects",
-        "2 classes: cat, dog",
-        f"Use it with: data=folder data.root={tmp_path / 'out'}",
-    ]
-
-
-def with_faults(root: Path) -> Path:
-    """A YOLO folder with two damaged images, one of which has a wrong line too, and two wrong lines of another."""
-    yolo(root)
-    for name in ("train/b.png", "val/c.png"):
-        path = root / "images" / name
-        path.write_bytes(path.read_bytes()[:60])
-    write(root / "labels" / "train" / "a.txt", "2 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n0 30 10 20 20\n")
-    return root
+    write(root / "data.yaml", (root / "data.yaml").read_text() + "test: ../test/images\n")
+    with pytest.warns(UserWarning, match=r"data\.yaml: '\.\./test/images' does not exist"):
+        found = convert_dataset("yolo", root, tmp_path / "out")
+    assert set(found.splits) == {"train", "val"}
 
 
 @pytest.mark.filterwarnings("ignore:.*text file")
 def test_all_faults_are_listed_at_once_with_the_fix(tmp_path: Path):
-    root = with_faults(tmp_path / "in")
+    root = yolo(tmp_path / "in")
+    for name in ("train/b.png", "val/c.png"):
+        path = root / "images" / name
+        path.write_bytes(path.read_bytes()[:60])
+    write(root / A_TXT, "2 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n0 30 10 20 20\n")
     with pytest.raises(DataError) as caught:
         convert_dataset("yolo", root, tmp_path / "out", strict=True)
     first, *lines, fix = str(caught.value).splitlines()
-    assert first == f"{root} has 4 faults:"
-    for line, (file, message) in zip(
-        lines,
-        [
-            ("labels/train/a.txt, line 1", "the class is 2"),
-            ("labels/train/a.txt, line 3", "30 is not within 0 ... 1"),
-            ("images/train/b.png", "60 bytes"),
-            ("images/val/c.png", "60 bytes"),
-        ],
-        strict=True,
-    ):
-        assert str(root / file) in line and message in line
-    assert fix.startswith(
-        "Fix: Correct these entries. Replace images that cannot be read, remove them with their label"
-    )
-    write(root / "labels" / "train" / "a.txt", "2 0.5 0.5 0.2 0.2\n" * 30)
+    assert "4 faults" in first and "Fix: " in fix
+    places = (f"{A_TXT}, line 1", f"{A_TXT}, line 3", "images/train/b.png", "images/val/c.png")
+    assert all(str(root / place) in line for place, line in zip(places, lines, strict=True))
+    write(root / A_TXT, "2 0.5 0.5 0.2 0.2\n" * 30)
     with pytest.raises(DataError, match=r"has 32 faults:(\n.*){10}\n  \.\.\. and 22 more\nFix: "):
         convert_dataset("yolo", root, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
-
-
-@pytest.mark.filterwarnings("ignore:.*text file")
-def test_one_damaged_image_is_named_with_the_fix_or_left_out(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    path = root / "images" / "train" / "b.png"
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"images/train/b.png .*60 bytes.* Fix: Replace images .* --skip-unreadable"):
-        convert_dataset("yolo", root, tmp_path / "out")
-    with pytest.warns(UserWarning, match=r"1 image that cannot be read is left out:\n  .*images/train/b.png"):
-        found = convert_dataset("yolo", root, tmp_path / "out", skip_unreadable=True)
-    assert [one.path.name for one in found.splits["train"]] == ["a.png"] and "b.png" in found.left_out[0]
-    assert [one["file_name"] for one in read(tmp_path / "out" / "train.json").dataset["images"]] == ["a.png"]
-    write(root / "labels" / "train" / "a.txt", "0 0.5")
+    write(root / A_TXT, "0 0.5")
     with pytest.raises(DataError, match=r"a.txt, line 1: 2 numbers"):
-        convert_dataset("yolo", root, tmp_path / "other", skip_unreadable=True)
+        convert_dataset("yolo", root, tmp_path / "out", skip_unreadable=True)
 
 
 @pytest.mark.parametrize("format", ["voc", "labelme", "coco"])
@@ -247,61 +217,22 @@ def test_damaged_and_missing_images_of_every_format(tmp_path: Path, format: str)
         convert_dataset(format, root, tmp_path / "again", **arguments, skip_unreadable=True)
 
 
-def test_a_label_file_that_is_no_text_is_named(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    (root / "labels" / "train" / "a.txt").write_bytes(b"\xff\xfe0 0.5")
-    with pytest.raises(DataError, match=r"labels/train/a.txt cannot be read as UTF-8 text"):
-        convert_dataset("yolo", root, tmp_path / "out")
-
-
-def voc(root: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
-    for name, split in (("a", "train"), ("b", "val")):
-        image(root / "JPEGImages" / f"{name}.jpg")
-        write(root / "ImageSets" / "Main" / f"{split}.txt", f"{name}\n")
-        write(
-            root / "Annotations" / f"{name}.xml",
-            f"<annotation><filename>{name}.jpg</filename><size><width>{size[0]}</width><height>{size[1]}</height>"
-            "<depth>3</depth></size><object><name>person</name><difficult>0</difficult><bndbox><xmin>1</xmin>"
-            "<ymin>11</ymin><xmax>10</xmax><ymax>40</ymax></bndbox></object><object><name>boat</name><difficult>1"
-            "</difficult><bndbox><xmin>21</xmin><ymin>1</ymin><xmax>21</xmax><ymax>2</ymax></bndbox></object>"
-            "</annotation>",
-        )
-    return root
-
-
 def test_voc_boxes_count_from_one_and_difficult_objects_are_crowds(tmp_path: Path):
-    convert_dataset("voc", voc(tmp_path / "in"), tmp_path / "out")
-    person, boat = annotations(tmp_path / "out" / "train.json", "a.jpg")
-    # pixels 1 to 10 are columns 0 to 9
-    assert (person["class"], person["bbox"], person["iscrowd"]) == ("person", [0, 10, 10, 30], 0)
-    assert (boat["class"], boat["bbox"], boat["iscrowd"]) == ("boat", [20, 0, 1, 2], 1), "one pixel wide"
-    assert len(annotations(tmp_path / "out" / "val.json", "b.jpg")) == 2
-
-
-def test_voc_object_masks_are_kept(tmp_path: Path):
     root = voc(tmp_path / "in")
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
     pixels[12:20, 2:6], pixels[0, 0] = 1, 255
     (root / "SegmentationObject").mkdir()
     coded = Image.fromarray(pixels)
     coded.putpalette(np.arange(768) % 256)
-    coded.save(root / "SegmentationObject" / "a.png")
+    coded.save(root / "SegmentationObject" / "b.png")
     convert_dataset("voc", root, tmp_path / "out")
     person, boat = annotations(tmp_path / "out" / "train.json", "a.jpg")
-    np.testing.assert_array_equal(read(tmp_path / "out" / "train.json").annToMask(person), pixels == 1)
+    # pixels 1 to 10 are columns 0 to 9
+    assert (person["class"], person["bbox"], person["iscrowd"]) == ("person", [0, 10, 10, 30], 0)
+    assert (boat["class"], boat["bbox"], boat["iscrowd"]) == ("boat", [20, 0, 1, 2], 1), "one pixel wide"
+    person, boat = annotations(tmp_path / "out" / "val.json", "b.jpg")
+    np.testing.assert_array_equal(read(tmp_path / "out" / "val.json").annToMask(person), pixels == 1)
     assert person["area"] == 32 and "segmentation" not in boat
-
-
-def test_voc_xml_of_another_size_is_an_error(tmp_path: Path):
-    with pytest.raises(DataError, match=r"a.xml is for an image of 40 x 40 pixels; .*a.jpg has 80 x 40"):
-        convert_dataset("voc", voc(tmp_path / "in", (40, 40)), tmp_path / "out")
-
-
-def labelme(root: Path, name: str, shapes: list[dict[str, Any]], **more: Any) -> Path:
-    image(root / f"{name}.png")
-    document = {"shapes": shapes, "imagePath": f"{name}.png", "imageHeight": HEIGHT, "imageWidth": WIDTH} | more
-    write(root / f"{name}.json", json.dumps(document))
-    return root
 
 
 def test_labelme_shapes(tmp_path: Path):
@@ -351,24 +282,6 @@ def test_labelme_images_inside_of_the_json_are_written(tmp_path: Path):
     assert Image.open(tmp_path / "out" / "train" / "a.png").size == (WIDTH, HEIGHT)
 
 
-def coco(root: Path, images: int = 60) -> Path:
-    """Every third image has a van, every second a car, every tenth a boat; image 7 has a crowd with keypoints."""
-    records = []
-    for number in range(images):
-        image(root / "train" / f"{number}.png", number)
-        for category, every in ((3, 3), (8, 2), (20, 10)):
-            if number % every == 0:
-                records.append({"image_id": number, "category_id": category, "bbox": [1, 2, 10, 20], "area": 150.5})
-    records.append({"image_id": 7, "category_id": 8, "bbox": [0, 0, 5, 5], "iscrowd": 1, "keypoints": [1, 2, 2]})
-    document = {
-        "images": [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(images)],
-        "annotations": [{"id": n} | record for n, record in enumerate(records)],
-        "categories": [{"id": 3, "name": "van"}, {"id": 8, "name": "car"}, {"id": 20, "name": "boat"}],
-    }
-    write(root / "train.json", json.dumps(document))
-    return root
-
-
 def test_coco_is_split_by_class_and_classes_are_merged(tmp_path: Path):
     out = tmp_path / "out"
     arguments = ["--splits", "train=0.8,val=0.2", "--merge", "van,car=vehicle"]
@@ -406,30 +319,19 @@ def test_mistakes_of_the_user_are_one_line(tmp_path: Path, capsys: pytest.Captur
     source = coco(tmp_path / "in", 8)
     (tmp_path / "there").mkdir()
     for arguments, message in [
-        ([str(source), str(tmp_path / "there")], "there exists. Fix: remove it, or name another folder."),
-        ([str(tmp_path / "no"), str(tmp_path / "out")], "there is no such file or folder"),
+        ([str(source), str(tmp_path / "there")], "there exists. Fix: "),
         ([str(tmp_path / "ther"), str(tmp_path / "out")], f"Did you mean '{tmp_path / 'there'}'?"),
         ([str(source), str(tmp_path / "out"), "--merge", "cra=car"], "no class 'cra'. Did you mean 'car'?"),
-        ([str(source), str(tmp_path / "out"), "--merge", "car"], "is not a list of classes with a new name"),
-        ([str(source), str(tmp_path / "out"), "--splits", "train"], "is not a list of shares by split"),
-        ([str(source), str(tmp_path / "out"), "--splits", "train=-1"], "are not shares"),
+        ([str(source), str(tmp_path / "out"), "--merge", "car"], "car"),
+        ([str(source), str(tmp_path / "out"), "--splits", "train"], "train"),
+        ([str(source), str(tmp_path / "out"), "--splits", "train=-1"], "train"),
     ]:
         assert main(["data", "convert", "coco", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert main(["data"]) == 2 and main(["data", "convrt"]) == 2
-    assert "no command 'data convrt'. There are data convert and data prelabel." in capsys.readouterr().err
+    assert "no command 'data convrt'" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="there is no 'yol'. Did you mean 'yolo'"):
         convert_dataset("yol", source, tmp_path / "out")
-
-
-def test_yolo_without_names_of_classes_is_an_error(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    (root / "data.yaml").unlink()
-    with pytest.raises(DataError, match=r"the class names are not found. Fix: write a data.yaml with `names"):
-        convert_dataset("yolo", root, tmp_path / "out")
-    write(root / "classes.txt", "cat\ndog\n")
-    found = convert_dataset("yolo", root, tmp_path / "out")
-    assert {split: len(images) for split, images in found.splits.items()} == {"train": 2, "val": 1}
 
 
 # ---- paths out of the source ----
@@ -477,7 +379,6 @@ def test_images_outside_of_the_source_are_converted_only_if_allowed(tmp_path: Pa
     assert not out.exists() and not out.with_name("out.partial").exists()
     convert_dataset(format, source, out, outside_paths=True)
     assert "secret.png" in [path.name for path in out.rglob("*.png")]
-    assert main(["data", "convert", format, str(source), str(tmp_path / "again"), "--outside-paths", "--quiet"]) == 0
 
 
 def test_names_with_parent_folders_are_written_below_the_result(tmp_path: Path):
