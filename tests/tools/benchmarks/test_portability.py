@@ -23,9 +23,7 @@ def portability(project: Path) -> ModuleType:
     ("name", "options"),
     [
         ("swin", {"variant": "nano", "window_size": 4}),
-        ("mvit", {"variant": "nano"}),
         ("resnet", {"depth": 18, "norm": "frozen"}),
-        ("vit", {"variant": "nano"}),
     ],
 )
 def test_plain_torch_gives_the_same_features_and_gradients(name, options, portability):

@@ -10,7 +10,7 @@ import pytest
 
 from densevit import config
 
-NAMES = ("detector", "semantic", "depth", "instances", "panoptic", "classifier")
+NAMES = ("detector", "depth")
 OTHER = {"group": "depth", "scores": {}}
 
 

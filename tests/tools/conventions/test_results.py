@@ -36,14 +36,6 @@ def test_figures_are_those_of_results_json(problems_of: ProblemsOf) -> None:
     assert f"{JSON}:1: there is no recipe fcm" in problems(JSON, "", added)
 
 
-def test_scores_are_not_typed(problems_of: ProblemsOf) -> None:
-    problems = problems_of("results.scores_are_not_typed")
-    assert problems(PAGE, "AP 0.512<!-- AP of fcn -->", "box\nAP 0.512") == [f"{PAGE}:4: AP 0.512 is a score of fcn"]
-    assert problems(PAGE, "AP 0.512<!-- AP of fcn -->", "AP 0.511, mIoU 0.512, AP50 0.512") == []
-    assert problems(CONFIG, "# Train it.", "# Without it AP 0.512.") == [f"{CONFIG}:4: AP 0.512 is a score of fcn"]
-    assert problems("docs/benchmarks.md", "", "AP 0.512\n") == []
-
-
 @pytest.fixture
 def write(conventions: Callable[[str], Any], tree_of: Callable[..., Any]) -> Write:
     """`write(trainings={}, files={})` changes the small project, writes its figures and returns the changed files."""

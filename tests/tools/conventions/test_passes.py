@@ -1,0 +1,316 @@
+"""Every pass of tools/conventions: a change of a file in the small project, and what the pass says of it."""
+
+from typing import Any
+
+import pytest
+
+from tests.tools.conventions.small_tree import ProblemsOf
+
+API = "docs/api.md"
+ARCHITECTURE = "docs/architecture.md"
+BUG = ".github/ISSUE_TEMPLATE/bug_report.yml"
+CONFIG = "configs/fcn.yaml"
+FAULTS = "docs/faults.md"
+HEAD = "plugins/densevit_heads/fcn.py"
+RECIPE = "configs/coco/fcn.yaml"
+REFERENCE = "docs/reference/all.md"
+RESULTS = "docs/results.md"
+RUN = "densevit/training/run/__init__.py"
+SCHEMA = "densevit/config/schema.py"
+TIMM = "docs/timm.md"
+TROUBLES = "docs/troubleshooting.md"
+TUTORIALS = "docs/tutorials/index.md"
+WEIGHTS = "docs/weights.md"
+LONG = "word " * 25
+
+# By pass: a part, the text in its place, and what is found, "line: problem" or "file:line: problem".
+CHANGES: dict[str, list[tuple[Any, ...]]] = {
+    "docstrings.public_names_have_docstrings": [
+        (RUN, '\n    """A net."""', "\n    pass", "6: the public name Net has no docstring"),
+        (RUN, "def fit", "def run", "densevit/__init__.pyi:3: densevit.training defines no class or function fit"),
+    ],
+    "docstrings.modules_have_docstrings": [
+        (RUN, '"""Runs."""', "", "1: the module has no docstring"),
+    ],
+    "docstrings.notes_say_what_a_thing_is": [
+        (
+            RUN,
+            '"""A net."""',
+            '"""A net.\n\n    top: of an image. wide, high: in pixels, at\n    least 8. size: (h, w).\n    """',
+            "9: the note 'top: of an image'",
+            "9: the note 'wide, high: in pixels, at'",
+        ),
+        (RUN, '"""A net."""', '"""A net. top: the most objects in an image. Of two maps: both."""'),
+        (SCHEMA, '"""A name."""', '"""A name. kind: of it."""', "8: the note 'kind: of it'"),
+    ],
+    "docstrings.docstrings_are_no_references": [
+        (RUN, "Trains.", "See `Net`.", "11: the docstring begins 'See `Net`.'"),
+        (RUN, "Trains.", "As in the paper.", "11: the docstring begins 'As in the paper.'"),
+        (RUN, "Trains.", "Trains a net, see `Net`."),
+    ],
+    "docstrings.headings_have_contents": [
+        (
+            RUN,
+            '    """Trains."""\n',
+            '    """Trains."""\n\n\n# ---- nets ----\n',
+            "14: nothing below '# ---- nets ----'",
+        ),
+        (RUN, '"""A net."""', '"""A net."""\n\n    # ---- nets ----\n\n    size = 1'),
+        (RUN, '"""A net."""', '"""A net.\n\n    Example:\n    """', "9: nothing below 'Example:'"),
+        (WEIGHTS, "## Safety\n", "## Safety\n\n## Licences\n", "9: nothing below '## Safety'"),
+    ],
+    "imports.densevit_imports_no_plugin": [
+        (RUN, "\n\n\nclass", "\nimport densevit_heads.fcn\n\n\nclass", "4: it imports the plugin densevit_heads.fcn"),
+    ],
+    "imports.imports_point_downwards": [
+        (
+            "densevit/data/__init__.py",
+            "",
+            "def f():\n    from ..training import run\n",
+            "2: data imports training, which is above it",
+        ),
+        ("densevit/rest.py", "", '"""Rest."""\n', "1: rest belongs to no row of the design"),
+    ],
+    "imports.modules_have_no_cycles": [
+        ("densevit/training/run/config_checks.py", "TEXT", "from densevit.training.run import errors\n\nTEXT"),
+        (
+            RUN,
+            "\n\n\nclass",
+            "\nfrom densevit.training import Plan\n\n\nclass",
+            "densevit/training/__init__.py:3: modules import each other: densevit.training, densevit.training.run",
+        ),
+    ],
+    "imports.private_names_are_not_imported": [
+        (RUN, "import dataloader", "import _loader", "3: it imports the private name densevit.data.loading._loader"),
+    ],
+    "imports.plugins_import_what_is_open": [
+        (
+            HEAD,
+            "densevit.interfaces import Head",
+            "densevit.config import schema",
+            "4: it imports densevit.config.schema",
+        ),
+    ],
+    "pages.lines_are_wrapped": [
+        (
+            API,
+            "# Names",
+            f"# Names\n\n{LONG}",
+            "3: the line has 125 characters",
+        ),
+        (
+            API,
+            "import densevit",
+            f"import densevit  # {LONG}",
+        ),
+    ],
+    "pages.links_resolve": [
+        ("README.md", "#the-names", "#names-of", "3: docs/api.md has no heading #names-of"),
+        ("CONTRIBUTING.md", "README", "READ", "3: the link READ.md leads to no file"),
+        ("CONTRIBUTING.md", "(README.md)", "", "1: the page has no links"),
+        (TUTORIALS, "one.ipynb", "../api.md#the-names"),
+    ],
+    "pages.images_are_small": [
+        ("docs/overview.md", "plot.svg", "no.svg", "10: there is no image no.svg"),
+        ("docs/plot.svg", "", None, "docs/overview.md:10: there is no image plot.svg", "docs:1: there are no images"),
+    ],
+    "pages.code_blocks_have_a_language": [
+        (API, "```bash", "```", "16: the block has no language"),
+        (API, "```bash", "```sh", "16: the language is sh"),
+        (API, "fcn\n```", "fcn\n", "16: the block is not closed"),
+    ],
+    "pages.commands_are_in_blocks_that_run": [
+        (API, "```bash", "```text", "16: a command in a block of text"),
+        (API, "```bash\ndensevit train fcn", "```text\ndensevit train [fcn]"),
+    ],
+    "project_files.setup_lists_the_packages": [
+        ("setup.cfg", "    densevit.data.loading\n", "", "2: the package densevit.data.loading is missing"),
+        (
+            "setup.cfg",
+            "    densevit.data.loading\n",
+            "    densevit.data.loading\n    densevit.gone\n",
+            "7: there is no package densevit.gone",
+        ),
+        ("densevit/data/loading/__init__.py", "", None, "densevit/data/loading:1: the folder has no __init__.py"),
+    ],
+    "project_files.requirements_have_bounds": [
+        ("setup.cfg", "torch >= 2.6", "torch", "18: torch has no lower bound"),
+        ("setup.cfg", "torch >= 2.6", "torch >= 2.6, < 3", "18: torch has an upper bound"),
+        ("setup.cfg", ", < 2.1", "", "19: albumentations has no upper bound"),
+    ],
+    "project_files.licence_is_apache_2": [
+        ("LICENSE", "Version 2.0,", "Version 2.1,", "1: the text is not that of the Apache License 2.0"),
+    ],
+    "project_files.citation_names_the_version": [
+        ("CITATION.cff", "0.1.0", "0.2.0", "5: version is '0.2.0'"),
+        ("CHANGELOG.md", "## 0.1.0", "## 0.2.0", "1: version 0.1.0 has no section"),
+    ],
+    "project_files.issue_forms_follow_the_schema": [
+        (
+            BUG,
+            "id: problem",
+            "id: environment",
+            "5: the id environment is missing or not unique",
+            "5: the form does not request the environment",
+        ),
+        (BUG, "type: input", "type: line", "12: the type of problem is line"),
+        (
+            BUG,
+            "    attributes:\n      label: Problem\n",
+            "    label: Problem\n",
+            "12: problem has no label",
+            "12: problem has the key label",
+        ),
+        (BUG, "required: true", "required: false", "5: the form does not request the environment"),
+        (BUG, "description: A bug\n", "", "1: the form has no description"),
+    ],
+    "recipes.untrained_recipes_state_the_published_score": [
+        (RECIPE, "Published", "Printed", "1: the first lines have no published score"),
+        (RECIPE, "AP 0.6", "as below", "1: the line of backbone.depth=101 has no published score"),
+    ],
+    "recipes.headers_have_the_command": [
+        (
+            RECIPE,
+            "train configs/coco/fcn",
+            "train configs/coco/fcm",
+            "1: the first lines do not have configs/coco/fcn.yaml",
+        ),
+        (
+            "configs/start/fcn.yaml",
+            "train start/fcn",
+            "train fcn",
+            "1: the first lines do not have densevit train start/fcn",
+        ),
+    ],
+    "references.steps_name_a_file": [
+        (
+            ARCHITECTURE,
+            "walks\n\n| step | where |\n|---|---|\n",
+            "walks\n\n| step | where |\n|---|---|\n| z | - |\n",
+            "7: the step names no file",
+        ),
+        (ARCHITECTURE, "## Four", "## Five", "1: 0 steps have a file"),
+    ],
+    "references.faults_have_tests": [
+        (
+            FAULTS,
+            "| fault 0 | `tests/test_net.py::test_net` |",
+            "| fault 1 | `tests/test_net.py::test_fault` |",
+            "7: tests/test_net.py has no test_fault",
+            "8: the fault 'fault 1' is listed twice",
+        ),
+        (
+            FAULTS,
+            "| fault 0 | `tests/test_net.py::test_net` |\n| fault 1 | `tests/test_net.py::test_net` |",
+            "| fault 0 | none |",
+            "7: the last cell is none",
+            "3: 100 faults",
+        ),
+    ],
+    "references.quoted_messages_exist": [
+        (TROUBLES, "# Errors\n\n### Error", "# Errors", "1: 19 errors, 20 with a command"),
+        (TROUBLES, "is full, ", "", "1: the message 'is full (' is missing"),
+        (
+            FAULTS,
+            "no step has finished for",
+            "a step has not finished for",
+            "1: the message 'no step has finished for ' is missing",
+        ),
+    ],
+    "results.scores_are_not_typed": [
+        (RESULTS, "AP 0.512<!-- AP of fcn -->", "box\nAP 0.512", "4: AP 0.512 is a score of fcn"),
+        (RESULTS, "AP 0.512<!-- AP of fcn -->", "AP 0.511, mIoU 0.512, AP50 0.512"),
+    ],
+    "tables.api_page_lists_the_public_names": [
+        (
+            API,
+            "`densevit.fit` |",
+            "`densevit.run` |",
+            "8: densevit.run is no public name",
+            "1: densevit.fit has no row",
+        ),
+        (
+            API,
+            "| `densevit.Net` | a net |\n| `densevit.fit` | trains |",
+            "| `densevit.fit` | trains |\n| `densevit.Net` | a net |",
+            "8: densevit.Net is below densevit.fit",
+        ),
+    ],
+    "tables.reference_has_the_public_names": [
+        (
+            REFERENCE,
+            "densevit.fit",
+            "densevit.Net",
+            "5: densevit.Net is in the reference twice",
+            "docs/reference:1: densevit.fit is on no page",
+        ),
+        (REFERENCE, "densevit.fit", "densevit.fit\n\n::: densevit.x", "7: densevit.x is no public name"),
+    ],
+    "tables.reference_has_the_protocols": [
+        (
+            "densevit/training/callbacks/waiting.py",
+            "Waiting",
+            "SupportsFit",
+            "4: densevit.training.callbacks.waiting.SupportsFit is not in docs/reference/protocols.md",
+        ),
+    ],
+    "tables.names_on_pages_are_public": [
+        (API, "densevit.fit()", "densevit.fits()", "13: densevit.fits is no public name or module"),
+        (API, "densevit.fit()", "densevit.training densevit.heads"),
+    ],
+    "tables.overview_has_the_plugins": [
+        ("docs/overview.md", "`fcn`, ", "", "1: 'fcn' of heads is missing"),
+        ("docs/overview.md", "timm.md", "api.md", "1: 'timm' of backbones is missing"),
+    ],
+    "tables.papers_page_has_the_plugins": [
+        ("docs/papers.md", "`cvt` ", "", "1: 'cvt' of heads is missing"),
+        ("docs/papers.md", "cvt.py", "cvd.py", "5: there is no file plugins/densevit_papers/cvd.py"),
+    ],
+    "tables.weights_page_lists_the_layouts": [
+        (WEIGHTS, "`mae`", "`made`", "3: the layout 'mae' has no row", "7: 'made' is no layout"),
+        (
+            "setup.cfg",
+            "    mae =",
+            "    mad =",
+            "32: mad cannot be loaded: Unknown layout 'mad'",
+            "docs/weights.md:7: 'mae' is no layout",
+        ),
+    ],
+    "tables.config_page_has_the_keys": [
+        ("docs/config.md", "`seed`", "seed", "1: the key 'seed' of Config is missing"),
+        (SCHEMA, '\n    """A seed."""', "", "15: Config.seed has no docstring"),
+        (SCHEMA, "class Config", "class Conf", "densevit/config:1: there is no class Config"),
+    ],
+    "tables.foundation_table_has_the_backbones": [
+        (TIMM, "DINOv2", "DINO", "3: the rows are not those of FOUNDATION in tools/foundation_table.py"),
+        (TIMM, "yes | pyramid", "yes | no change", "7: DINOv2 does not work with every head"),
+        (TIMM, "yes | yes | no", "yes | yes | yes", "8: Hiera of SAM 2 does not work with every head"),
+    ],
+    "words.words_are_the_standard_ones": [
+        (API, "a net |", "a net for Pictures |", "7: the word 'Pictures'"),
+        (HEAD, '"""FCN."""', '"""Reads one json an image."""', "1: the word 'json an image'"),
+        (HEAD, '"""FCN."""', '"""Reads one json per image."""'),
+    ],
+    "words.modules_are_named_by_their_subject": [
+        ("densevit/training/run/utils.py", "", '"""Rest."""\n', "1: a module called utils"),
+        ("densevit/training/run/quiet.py", "", '"""Rest."""\n', "1: a module called quiet"),
+    ],
+    "words.public_names_say_what_they_are": [
+        (
+            HEAD,
+            "",
+            '"""FCN."""\n\n\nclass Fcn:\n    own: int = 0\n\n    def draw(self, found, boxes):\n        one = found\n',
+            "5: the name own",
+            "7: the name found",
+        ),
+        (HEAD, "", '"""FCN."""\n\n\nclass _Fcn:\n    own: int = 0\n\n\ndef _draw(found):\n    return found\n'),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_found(name: str, problems_of: ProblemsOf) -> None:
+    problems = problems_of(name)
+    for file, part, text, *expected in CHANGES[name]:
+        found = [one.removeprefix(f"{file}:") for one in problems(file, part, text)]
+        assert found == expected, (file, part)
