@@ -52,9 +52,7 @@ def with_head(name: str, backbone_name: str, options: dict[str, Any], **head: An
         ("swin", {"variant": "tiny"}, 224, 4.5, 17.06 - 3.62),
         ("mvit", {"variant": "tiny"}, 224, 4.7, None),
         ("vit", {"variant": "base", "image_size": 224}, 224, 17.58 - 0.01, 16.5),
-        ("vit", {"variant": "base", "image_size": 384}, 384, 55.4, 48.3),
     ],
-    ids=["resnet", "swin", "mvit", "vit", "vit-384"],
 )
 def test_cost_matches_the_papers(name: str, options: dict[str, Any], size: int, gmacs: float, activations: float):
     cost = model_cost(classifier(name, **options), (size, size))
@@ -65,7 +63,7 @@ def test_cost_matches_the_papers(name: str, options: dict[str, Any], size: int, 
 
 @pytest.mark.parametrize(
     ("head", "options", "gmacs", "millions"),
-    [("detr", {}, 86, 41.52), pytest.param("deformable_detr", {}, 173, 40.07, marks=pytest.mark.integration)],
+    [pytest.param("deformable_detr", {}, 173, 40.07, marks=pytest.mark.integration)],
 )
 def test_cost_of_detectors_matches_the_papers(head: str, options: dict[str, Any], gmacs: float, millions: float):
     """At 800 x 1131 as in `tests/heads/detr/test_cost.py`; the sampling of deformable attention adds 1 %."""

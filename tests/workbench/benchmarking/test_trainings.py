@@ -4,9 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from densevit_workbench.benchmarking import trainings
 from densevit_workbench.benchmarking.cases import PROTOCOL, cases_of_protocol
 from densevit_workbench.benchmarking.results import CaseResult
+from densevit_workbench.benchmarking.trainings import train_case
 
+[CASE] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
 LOSSES = {5e-4: [9.0, 3.0], 1e-3: [9.0, 2.0], 2e-3: [0.0, 4.0]}  # the second half of each trial counts
 
 
@@ -28,18 +31,13 @@ class Fit:
 
 @pytest.fixture
 def fits(monkeypatch) -> Fit:
-    from densevit_workbench.benchmarking import trainings
-
     fits = Fit()
     monkeypatch.setattr(trainings, "fit", fits)
     return fits
 
 
 def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits, tmp_path):
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
-    result = CaseResult("")
+    case, result = CASE, CaseResult("")
     train_case(case, result, tmp_path, 800, [*LOSSES], [], lambda: None)
     assert fits.calls == [(5e-4, 100), (1e-3, 100), (2e-3, 100), (1e-3, 800)]
     assert result.training["trials"] == {"0.0005": 3.0, "0.001": 2.0, "0.002": 4.0}
@@ -49,10 +47,7 @@ def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits,
 
 
 def test_an_interrupted_training_goes_on_where_it_was(fits, tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import trainings
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    case = CASE
     result = CaseResult("", training={"asked": [800, 5e-4, 1e-3], "trials": {"0.0005": 3.0}})
     train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [], lambda: None)
     assert fits.calls == [(1e-3, 100), (1e-3, 800)]
@@ -72,20 +67,14 @@ def test_an_interrupted_training_goes_on_where_it_was(fits, tmp_path, monkeypatc
 
 
 def test_another_budget_starts_again(fits, tmp_path):
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
-    result = CaseResult("")
+    case, result = CASE, CaseResult("")
     train_case(case, result, tmp_path, 800, [1e-3], [], lambda: None)
     train_case(case, result, tmp_path, 1600, [1e-3], [], lambda: None)
     assert fits.calls == [(1e-3, 800), (1e-3, 1600)]
 
 
 def test_each_seed_trains_with_the_rate_of_one_choice(fits, tmp_path):
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
-    result = CaseResult("")
+    case, result = CASE, CaseResult("")
     train_case(case, result, tmp_path, 800, [5e-4, 1e-3], [], lambda: None)
     assert fits.seeds == [(0, "lr-0.0005"), (0, "lr-0.001"), (0, "run")]
     assert result.training["deviations"] == {}
@@ -101,11 +90,7 @@ def test_each_seed_trains_with_the_rate_of_one_choice(fits, tmp_path):
 
 
 def test_interrupted_seeds_go_on(fits, tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import trainings
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
-    result = CaseResult("")
+    case, result = CASE, CaseResult("")
 
     def stopped(config, run_dir, callbacks, resume_with):
         fits(config, run_dir)
@@ -122,10 +107,7 @@ def test_interrupted_seeds_go_on(fits, tmp_path, monkeypatch):
 
 
 def test_a_stopped_training_stops_the_benchmark(fits, tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import trainings
-    from densevit_workbench.benchmarking.trainings import train_case
-
-    [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
+    case = CASE
     monkeypatch.setattr(trainings, "fit", lambda *_, **__: SimpleNamespace(stopped_by=15, metrics={}))
     result = CaseResult("")
     with pytest.raises(KeyboardInterrupt):

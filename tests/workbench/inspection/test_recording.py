@@ -71,29 +71,6 @@ def test_swin_equals_transformers(tmp_path):
         torch.testing.assert_close(layer.weights, weights, rtol=1e-3, atol=1e-5)
 
 
-def test_timm_vit_equals_timms_own_unfused_attention():
-    import timm
-
-    backbone = densevit.create_backbone("timm", model="vit_tiny_patch16_224").eval()
-    images = torch.randn(1, 3, 224, 224)
-    found = recorded(backbone, images)
-    theirs = timm.create_model("vit_tiny_patch16_224").eval()
-    theirs.load_state_dict(backbone.state_dict(), strict=False)
-    own = {key.split("blocks.")[-1]: value for key, value in backbone.state_dict().items() if "blocks." in key}
-    theirs.blocks.load_state_dict(own, strict=False)
-    expected: list[Tensor] = []
-    modules = [module for module in backbone.modules() if type(module).__name__ == "Attention"]
-    for module in modules:
-        module.fused_attn = False
-        module.attn_drop.register_forward_hook(lambda module, inputs, output: expected.append(inputs[0]))
-    with torch.no_grad():
-        backbone(images)
-    assert len(found) == len(expected) == 12
-    for (name, weights), wanted in zip(found, expected, strict=True):
-        assert name.endswith("attn")
-        torch.testing.assert_close(weights, wanted, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("keys", [9, 1500])  # written out and fused, see `densevit.layers.attention`
 def test_multi_head_attention_equals_torch(keys):
     ours, theirs = MultiHeadAttention(32, 4).eval(), nn.MultiheadAttention(32, 4, batch_first=True).eval()
@@ -124,12 +101,11 @@ def test_a_fused_layer_of_torch_is_recorded_in_evaluation_mode():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.parametrize("kind", ["none", "bias", "bool", "causal", "scale", "grouped"])
+@pytest.mark.parametrize("kind", ["bias", "bool", "causal", "scale", "grouped"])
 def test_weights_reproduce_the_output_of_fused_attention(kind):
     query, key, value = (torch.randn(2, heads, 7, 8) for heads in (4, 2 if kind == "grouped" else 4, 4))
     value = value[:, :2] if kind == "grouped" else value
     options = {
-        "none": {},
         "bias": {"attn_mask": torch.randn(7, 7)},
         "bool": {"attn_mask": torch.eye(7, dtype=torch.bool) | (torch.rand(7, 7) > 0.5)},
         "causal": {"is_causal": True},
@@ -155,11 +131,5 @@ def test_recording_changes_no_output_and_leaves_nothing_behind():
     assert [len(one) for one in hooks] == before
     count = len(found)
     backbone(images)
+    torch.randn(1, 3, 4, 4).softmax(-1)
     assert len(found) == count
-
-
-def test_a_softmax_outside_of_the_module_is_not_recorded():
-    module = MultiHeadAttention(8, 2)
-    with recorded_attention(module) as found:
-        torch.randn(1, 3, 4, 4).softmax(-1)
-    assert found == []
