@@ -18,8 +18,9 @@ from densevit.data.io.videos import frame_rate
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.interfaces import Class
-from tests.cli.test_predict import StandIn, model, read  # noqa: F401  # fixtures
+from tests.cli.stand_in import StandIn, read
 
+Captured = pytest.CaptureFixture[str]
 DOG = (20, 30, 240)  # the colour of the boxes of the model
 
 
@@ -62,7 +63,7 @@ def test_a_frame_with_a_label_map_keeps_its_size():
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
-def test_a_drawn_video_has_the_frames_size_and_rate_of_the_clip(name: str, model: StandIn, tmp_path: Path):  # noqa: F811
+def test_a_drawn_video_has_the_frames_size_and_rate_of_the_clip(name: str, model: StandIn, tmp_path: Path):
     path, out = clip(tmp_path / name), tmp_path / "found"
     assert main(["predict", "RUN", str(path), "--video", "--out", str(out), "--batch-size", "2"]) == 0
     assert [file.name for file in (out / "drawn").iterdir()] == ["clip.mp4"], "no image per frame, nothing partial"
@@ -75,7 +76,7 @@ def test_a_drawn_video_has_the_frames_size_and_rate_of_the_clip(name: str, model
     assert len((out / "predictions.csv").read_text().splitlines()) == 16
 
 
-def test_each_clip_and_head_has_its_video(model: StandIn, tmp_path: Path):  # noqa: F811
+def test_each_clip_and_head_has_its_video(model: StandIn, tmp_path: Path):
     model.classes = {"a": model.classes["detection"], "b": model.classes["detection"]}
     paths = [str(clip(tmp_path / name, count=n)) for name, n in (("one.mp4", 3), ("two.avi", 4))]
     assert main(["predict", "RUN", *paths, "--video", "--out", str(tmp_path / "found")]) == 0
@@ -115,10 +116,7 @@ def test_a_variable_rate_is_the_mean(tmp_path: Path):
 
 
 def test_an_interrupted_prediction_keeps_a_complete_video(
-    model: StandIn,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    model: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ):
     path, out, predict = clip(tmp_path / "clip.mp4"), tmp_path / "found", model.predict
 
@@ -134,11 +132,7 @@ def test_an_interrupted_prediction_keeps_a_complete_video(
     assert len(frames_of(out / "drawn" / "clip.mp4")[1]) == 8
 
 
-def test_images_and_a_continued_folder_are_errors(
-    model: StandIn,  # noqa: F811
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-):
+def test_images_and_a_continued_folder_are_errors(model: StandIn, tmp_path: Path, capsys: Captured):
     path = clip(tmp_path / "clip.mp4", count=2)
     (tmp_path / "photo.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
     out = tmp_path / "found"

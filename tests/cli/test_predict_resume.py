@@ -20,7 +20,7 @@ from densevit.cli.prediction_files import PredictionFiles
 from densevit.data.io import large_images
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError
-from tests.cli.test_predict import CLASSES, StandIn, model, photos, read  # noqa: F401  # fixtures
+from tests.cli.stand_in import CLASSES, StandIn, read
 
 FOLDERS = ("predictions", "predictions-2")
 Captured = pytest.CaptureFixture[str]
@@ -83,11 +83,7 @@ VIDEOS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("name", VIDEOS)
 def test_all_frames_are_predicted_whatever_the_file_announces(
-    name: str,
-    model: StandIn,  # noqa: F811
-    tmp_path: Path,
-    capsys: Captured,
-    recwarn: pytest.WarningsRecorder,
+    name: str, model: StandIn, tmp_path: Path, capsys: Captured, recwarn: pytest.WarningsRecorder
 ) -> None:
     path = VIDEOS[name](tmp_path / name)
     assert announced(path) == 37 or name != "clip.mp4"
@@ -105,10 +101,7 @@ def test_all_frames_are_predicted_whatever_the_file_announces(
     assert "37 of 37 images; 0 are left" in capsys.readouterr().out
 
 
-def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(
-    model: StandIn,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(model: StandIn, tmp_path: Path) -> None:
     path = video(tmp_path / "clip.avi", "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert announced(path) == 37
@@ -120,9 +113,7 @@ def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(
 
 
 def test_a_file_that_is_no_video_is_named_and_the_rest_predicted(
-    model: StandIn,  # noqa: F811
-    tmp_path: Path,
-    capsys: Captured,
+    model: StandIn, tmp_path: Path, capsys: Captured
 ) -> None:
     (tmp_path / "clip.mp4").write_text("no video")
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
@@ -133,10 +124,7 @@ def test_a_file_that_is_no_video_is_named_and_the_rest_predicted(
 
 
 def test_lines_of_stdin_are_sources(
-    model: StandIn,  # noqa: F811
-    photos: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("b/cat.png\n\na/1.jpg\n"))
     assert main(["predict", "run", "-", "--out", "found", "--json"]) == 0
@@ -150,7 +138,7 @@ def test_lines_of_stdin_are_sources(
     assert main(["predict", "run", "-"]) == 2
 
 
-def test_objects_above_the_threshold_are_rows_of_a_table(model: StandIn, photos: Path, capsys: Captured) -> None:  # noqa: F811
+def test_objects_above_the_threshold_are_rows_of_a_table(model: StandIn, photos: Path, capsys: Captured) -> None:
     tables = []
     for threshold, images in ((0.1, ["b/cat.png"]), (0.7, ["b/cat.png", "a/1.jpg"]), (1, ["b/cat.png"])):
         out = f"found{threshold}"
@@ -177,7 +165,7 @@ def test_names_that_a_spreadsheet_runs_begin_with_an_apostrophe_also_after_resum
         assert list(csv.reader(file)) == [list(row), ["'=1+1\udcff.png", "'=1+1.png", "'@cat", "-1.5"]]
 
 
-def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model: StandIn, photos: Path) -> None:  # noqa: F811
+def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model: StandIn, photos: Path) -> None:
     whole = ["predict", "run", "a", "b", "--batch-size", "1"]
     assert main([*whole, "--out", "once"]) == 0
     assert main([*whole, "--out", "twice"]) == 0
@@ -198,11 +186,7 @@ def test_resuming_after_a_kill_gives_the_files_of_one_prediction(model: StandIn,
     assert {path.name for path in Path("once").rglob("*")} == {path.name for path in Path("twice").rglob("*")}
 
 
-def test_resuming_with_nothing_left_and_with_other_settings(
-    model: StandIn,  # noqa: F811
-    photos: Path,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_resuming_with_nothing_left_and_with_other_settings(model: StandIn, photos: Path, capsys: Captured) -> None:
     assert main(["predict", "run", "a", "--out", "found"]) == 0
     before = Path("found/predictions.json").read_text()
     assert main(["predict", "run", "a", "--resume", "--out", "found"]) == 0
@@ -224,10 +208,7 @@ def test_resuming_with_nothing_left_and_with_other_settings(
 
 
 def test_interrupted_prediction_names_the_way_on(
-    model: StandIn,  # noqa: F811
-    photos: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     see, seen = model.see, []
 
@@ -272,9 +253,7 @@ def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: 
 
 
 def test_predictions_at_once_without_out_have_a_folder_each(
-    model: StandIn,  # noqa: F811
-    photos: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one starts and ends while the first loads its model."""
 
@@ -290,10 +269,7 @@ def test_predictions_at_once_without_out_have_a_folder_each(
 
 
 def test_predictions_at_once_do_not_go_on_in_one_folder(
-    model: StandIn,  # noqa: F811
-    photos: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Captured,
+    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     arguments = ["predict", "run", "a/1.jpg", "b/cat.png", "--out", "found"]
     assert main(arguments) == 0

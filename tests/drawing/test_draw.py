@@ -1,13 +1,11 @@
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 from densevit.drawing.canvas import OPACITY, OUTLINE, text_color
 from densevit.drawing.draw import ERROR_COLOR, draw
-from densevit.interfaces import Class, Drawing
-from densevit.targets import Keypoints, PixelMap
+from densevit.interfaces import Class
+from densevit.targets import Keypoints
 
 RED, BLUE = (250, 10, 20), (20, 30, 240)
 CLASSES = (Class("cat", 1, RED), Class("dog", 2, BLUE))
@@ -89,15 +87,6 @@ def test_labels_are_complete_at_the_image_edge():
         assert text_color(background) == (text, text, text)
 
 
-def test_labels_of_equal_boxes_do_not_overlap():
-    alone = [draw(GREY, found((200, 200, 300, 300), labels=[label], scores=[0.9]), CLASSES) for label in (0, 1)]
-    both = draw(GREY, found((200, 200, 300, 300), (200, 200, 300, 300), labels=[0, 1], scores=[0.9, 0.8]), CLASSES)
-    above = slice(0, 198)  # position of the label of a single box
-    assert pixels_of(both[above], RED) == pixels_of(alone[0][above], RED) > 500
-    assert pixels_of(both[above], BLUE) == 0
-    assert pixels_of(both, BLUE) >= pixels_of(alone[1][above], BLUE)  # its label is complete too, elsewhere
-
-
 def test_a_name_wider_than_the_image_is_shortened_and_keeps_its_score():
     long = (Class("a name that goes on and on " * 9, 1, RED),)
     one_line = label_area(draw(GREY, found((300, 300, 300, 300), labels=[0], scores=[0.5]), CLASSES))
@@ -120,17 +109,6 @@ def test_ground_truth_is_left_and_prediction_right():
     assert pixels_of(left, BLUE) > 500 and pixels_of(left, RED) == 0
     assert pixels_of(right, RED) > 500 and pixels_of(right, BLUE) == 0
     assert (left[-600:][300, 200] == 128).all()
-
-
-def test_custom_target_type_draws_its_predictions():
-    class Everywhere(PixelMap):
-        def draw(self, drawing: Drawing, key: str, predictions: Any, truth: Any, classes: Any) -> None:
-            drawing.prediction.overlay(np.full((600, 600, 3), RED, np.uint8), predictions[key] > 0)
-
-    predictions = {"fire": torch.ones(600, 600)}
-    assert (draw(GREY, predictions, CLASSES) == GREY).all()
-    expected = 0.4 * np.array(GREY[0, 0]) + 0.6 * np.array(RED)
-    assert np.abs(draw(GREY, predictions, CLASSES, types={"fire": Everywhere()}) - expected).max() <= 1
 
 
 def test_boxes_are_drawn_over_masks():
@@ -168,16 +146,6 @@ def test_label_map_is_overlaid_in_class_colors_except_255_with_a_legend_of_visib
     one = draw(GREY, {"semantic": semantic((LEFT, ALL, 1))}, CLASSES)[600:]
     assert pixels_of(drawn[600:], RED) > 300 and pixels_of(drawn[600:], BLUE) > 300
     assert pixels_of(one, RED) == 0 and pixels_of(one, BLUE) == pixels_of(drawn[600:], BLUE)
-
-
-def test_long_legend_wraps_without_breaking_names():
-    many = tuple(Class(f"class number {n}", n, (n + 1, 0, 200)) for n in range(40))
-    labels = torch.arange(600 * 600).view(600, 600).remainder(40).to(torch.uint8)
-    legend = draw(GREY, {"semantic": labels}, many)[600:]
-    alone = draw(GREY, {"semantic": torch.zeros_like(labels)}, many)[600:]
-    assert legend.shape[0] > 5 * alone.shape[0]
-    whole = pixels_of(alone, many[0].color)
-    assert all(pixels_of(legend, c.color) == pytest.approx(whole, rel=0.4) for c in many)
 
 
 def test_ground_truth_without_the_predicted_key_gives_no_error_map():

@@ -6,7 +6,7 @@ import pytest
 
 from densevit.interfaces import Plot
 from densevit.reporting import plots
-from densevit.reporting.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Panel
+from densevit.reporting.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "$<script>alert(1)</script>_{日本}&amp;"
@@ -83,14 +83,6 @@ def test_a_histogram_has_a_bar_for_each_interval_with_values():
     assert heights[5] == pytest.approx(2 * heights[0], abs=0.2) == pytest.approx(6 * heights[9], abs=0.6)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.25, "0.25"), (1e-5, "1e-05"), (20_000, "20k"), (-1e-15, "0"), (0.1 + 0.2, "0.3")],
-)
-def test_tick_labels_are_short(value: float, text: str):
-    assert plots.short(value) == text
-
-
 @pytest.mark.parametrize(("classes", "named", "numbers"), [(24, 24, 24 * 24), (80, 80, 0), (81, 0, 0)])
 def test_larger_matrices_have_no_numbers_and_then_no_names(classes: int, named: int, numbers: int):
     svg = plots.heat_map([f"class {n}" for n in range(classes)], np.full((classes, classes), 1 / classes))
@@ -124,18 +116,3 @@ def test_a_plot_is_an_svg_file_of_its_own():
     found = texts(svg)
     assert {"precision-recall", "recall", "precision", "cat & <dog>", "_fox"} <= {*found} and "empty" not in found
     assert "var(" not in svg and "prefers-color-scheme: dark" in svg  # other viewers than browsers know no variables
-
-
-def test_labels_of_near_points_do_not_overlap():
-    points = [(1.0 + i / 100, 0.5, f"model-<{i}> $") for i in range(4)]
-    svg = plots.scatter_file([Panel("AP", "cost", [*points, (2.0, 0.9, "far")]), Panel("one", "cost", [(3, 0.1, "x")])])
-    root = ElementTree.fromstring(svg)
-    labels = [text for text in root.iter(f"{SVG}text") if (text.text or "").startswith("model-")]
-    places = [(text.get("style"), float(text.get("x")), float(text.get("y"))) for text in labels]
-    assert len(places) == 4
-    for i, (style, x, y) in enumerate(places):
-        for other_style, other_x, other_y in places[i + 1 :]:
-            assert abs(y - other_y) >= 10 or ("end" in style) != ("end" in other_style) or abs(x - other_x) > 60
-    svg = plots.scatter_file([Panel("AP", "cost", [(1, 0.0, "a"), (10, 1.0, "b"), (100, 0.5, "c")])])
-    marks = [float(use.get("x")) for use in ElementTree.fromstring(svg).iter(f"{SVG}use")]
-    assert len(marks) == 3 and marks[1] - marks[0] == pytest.approx(marks[2] - marks[1], abs=0.2), "logarithmic"

@@ -116,16 +116,6 @@ def test_metrics_of_several_heads(run: Path):
     assert texts[start : start + 9] == ["class", "IoU", "Acc", "cat", "0.1000", "0.3000", "fox", "0.2000", "–"]
 
 
-def test_many_images_are_sampled_per_head(run: Path):
-    for head in "wxyz":
-        for n in range(8):
-            Image.new("RGB", (8, 8)).save(run / "predictions" / f"{head}-{n}.jpg")
-    texts = Page(write_report(run)).texts
-    captions = texts[texts.index("Visualizations") + 1 : texts.index("Config")]
-    assert captions[0] == "24 of 35 images." and len(captions) == 25
-    assert all(sum(caption.startswith(f"{head}-") for caption in captions) >= 5 for head in "wxyz")
-
-
 def test_the_worst_images_are_shown_with_their_names_and_scores(run: Path):
     rows = [["image", "image_id", "score"], ["town/17.jpg", 139, 0.25]]
     tables_file.write(rows, run / "images-detection.csv")

@@ -2,17 +2,12 @@
 
 import json
 import re
-from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
-import torch
 
-from densevit import config as configs
-from densevit.data.build import build_data
 from densevit.interfaces import Class
-from densevit.weights.building import build_model
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(8)]
 LABELS = {"a": "Reference", "b": "Challenger"}
@@ -65,23 +60,6 @@ def test_tables_have_means_seeds_and_the_time_to_reach_the_yardstick(tool: Modul
     ]  # 0.2 lies midway between 5 and 7.5 minutes
 
 
-def test_finished_runs_are_not_repeated(tool: ModuleType, tmp_path: Path) -> None:
-    empty = tool.read(tmp_path)
-    assert [key.folder for key in tool.missing(empty, ["a"], 2, [10, 2.5])] == [
-        "a-seed0-2.5min",
-        "a-seed0-10min",
-        "a-seed1-2.5min",
-        "a-seed1-10min",
-    ]
-    tool.write(results(), tmp_path)
-    assert [key.folder for key in tool.missing(tool.read(tmp_path), ["a", "b"], 2, [10, 5])] == [
-        "a-seed0-5min",
-        "a-seed1-5min",
-        "b-seed1-5min",
-    ]
-    assert tool.images_of(10, 60.0) == 36_000
-
-
 def test_interrupted_runs_go_on(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, commands = tool.RunKey("detector", 0, 2.0), []
     folder = tmp_path / "runs" / key.folder
@@ -92,67 +70,6 @@ def test_interrupted_runs_go_on(tool: ModuleType, tmp_path: Path, monkeypatch: p
     (folder / "checkpoints" / "last.ckpt").touch()
     assert tool.train(key, tool.CONTESTANTS["detector"], 60.0, tmp_path, 1, 8) == [] and folder.exists()
     assert "trainer.max_images=7200" in commands[0] and commands[1][-2:] == ["--resume", str(folder)]
-
-
-def test_peer_gets_boxes_relative_to_the_image_and_gives_them_in_original_pixels(peer: ModuleType) -> None:
-    """An image of 40 x 20 pixels, resized from 80 x 40: a box of its right half, found by the second query."""
-    target = {
-        "boxes": torch.tensor([[20.0, 0.0, 40.0, 20.0]]),
-        "labels": torch.tensor([1]),
-        "size": (20, 40),
-        "original_size": (40, 80),
-    }
-    (label,) = peer.labels([target], torch.device("cpu"))
-    assert label["boxes"].tolist() == [[0.75, 0.5, 0.5, 1.0]] and label["class_labels"].tolist() == [1]
-    logits = torch.tensor([[[0.0, 0.0, 2.0], [1.0, 3.0, 4.0]]])  # two classes and "no object"
-    outputs = SimpleNamespace(logits=logits, pred_boxes=torch.stack([torch.zeros(1, 4), label["boxes"]], dim=1))
-    (found,) = peer.predictions(outputs, [target])
-    assert found["labels"].tolist() == [0, 1] and found["boxes"][1].tolist() == [40.0, 0.0, 80.0, 40.0]
-    assert found["scores"][1].item() == pytest.approx(1 / (2.718281828**-2 + 1 + 2.718281828), rel=1e-5)
-
-
-class Oracle(torch.nn.Module):
-    """Outputs of transformers' DETR that equal the labels of the batches, in their order."""
-
-    def __init__(self, labels: list[list[dict[str, torch.Tensor]]]) -> None:
-        super().__init__()
-        self.labels = iter(labels)
-
-    def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor) -> SimpleNamespace:
-        assert pixel_mask.all() and pixel_values.shape[1:] == (3, 128, 128)
-        labels = next(self.labels)
-        logits = torch.zeros(len(labels), 40, len(CLASSES) + 1)
-        logits[..., -1] = 20.0  # no object
-        boxes = torch.zeros(len(labels), 40, 4)
-        for image, label in enumerate(labels):
-            count = len(label["boxes"])
-            boxes[image, :count] = label["boxes"]
-            logits[image, torch.arange(count), label["class_labels"]] = 40.0
-        return SimpleNamespace(logits=logits, pred_boxes=boxes)
-
-
-def test_validation_of_the_peer_gives_the_labels_an_ap_of_1(tool: ModuleType, peer: ModuleType) -> None:
-    recipe = tool.CONTESTANTS["transformers_detr"].config
-    data = build_data(configs.load(recipe, [*tool.FIXED, *tool.HELD_OUT, "data.val_length=4", "data.num_workers=0"]))
-    device = torch.device("cpu")
-    oracle = Oracle([peer.labels(batch["targets"], device) for batch in data.val_loader()])
-    assert peer.validate(oracle, data, device, nullcontext) == {"detection/AP": 1.0, "detection/AP50": 1.0}
-
-
-def test_options_are_changed_alone_and_chosen_on_other_scenes_than_the_held_out(tool: ModuleType) -> None:
-    options = __import__("detection_options")
-    contestants = options.contestants()
-    bases = {name: base for name, base in options.BASES.items() if base.config is not None}
-    assert len(contestants) == sum(1 + len(base.options) for base in bases.values())
-    for name, base in bases.items():
-        plain = configs.load(base.config, contestants[name].overrides)
-        for option in base.options:
-            contestant = contestants[options.key(name, option)]
-            config = configs.load(contestant.config, contestant.overrides)
-            assert (config.data, config.backbone) == (plain.data, plain.backbone) and config.data.split == "val"
-            assert (config.heads, config.optim) != (plain.heads, plain.optim), option
-            with torch.device("meta"):
-                build_model(config, {"detection": CLASSES})
 
 
 def test_the_page_has_the_tables_and_the_plot_of_the_results(tool: ModuleType, project: Path, tmp_path: Path) -> None:

@@ -61,10 +61,3 @@ def test_a_case_that_fails_is_noted_and_the_next_ones_run(gpu: ModuleType, tmp_p
     args.seconds = -1.0
     gpu.run_cases(args, written)
     assert written.left_out("own") == "first, second, third"
-
-
-def test_missing_requirements_are_the_packages_of_setup_cfg_that_are_not_installed(gpu, monkeypatch) -> None:
-    assert gpu.missing_requirements() == []
-    requirements = ["torch>=2.6", "No_Such.Package <3,>=2", "other-package; extra == 'timm'", "pydantic>=2.9.2"]
-    monkeypatch.setattr(gpu.metadata, "requires", lambda name: requirements)
-    assert gpu.missing_requirements() == ["No_Such.Package"]

@@ -107,22 +107,6 @@ def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch
     )  # the same for both models
 
 
-def test_two_benchmarks_at_once_do_not_share_a_folder(tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import suite
-
-    cost, refused = suite._cost, []
-
-    def meanwhile(*arguments):
-        with pytest.raises(densevit.ConfigError, match="another process is writing to it"):
-            densevit.benchmark(["dpt_swin"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
-        refused.append(True)
-        cost(*arguments)
-
-    monkeypatch.setattr(suite, "_cost", meanwhile)
-    densevit.benchmark(["setr_vit"], sizes=[32], batch_sizes=[1], rounds=5, device="cpu", out=tmp_path)
-    assert refused and list(json.loads((tmp_path / "benchmark.json").read_text())["cases"]) == ["setr_vit"]
-
-
 @pytest.mark.integration
 def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
     found = densevit.benchmark(

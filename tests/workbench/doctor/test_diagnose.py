@@ -14,7 +14,6 @@ import densevit
 from densevit import config
 from densevit.cli import main
 from densevit.data.datasets.coco import Coco
-from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.errors import DataError
 from densevit_workbench.doctor.source import find_source
 
@@ -231,22 +230,6 @@ def test_label_values_of_all_files_are_found(tmp_path: Path):
     assert diagnosis.splits["val"].measures["semantic"]["labelled pixels"].tolist() == [0.75, 0.75]
 
 
-def test_tiff_files_of_several_pages_are_named(tmp_path: Path):
-    root = write_label_maps(tmp_path)
-    for kind, number in (("images", 0), ("labels", 2)):
-        png = root / kind / "train" / f"{number}.png"
-        page = Image.open(png)
-        page.save(png.with_suffix(".tif"), save_all=True, append_images=[page, page])
-        png.unlink()
-    with pytest.raises(DataError, match=r"none of the layouts.*labels/train/2\.tif: it has 3 pages"):
-        densevit.diagnose(root)
-    options = ["data.name=label_maps", "data.images=images/{split}", "data.labels=labels/{split}"]
-    [wrong] = densevit.diagnose(root, [*options, "data.classes=[floor, wall]"]).errors
-    assert (wrong.title, wrong.count, wrong.split) == ("unreadable files", 2, "train")
-    for name, text in zip(("images/train/0.tif", "labels/train/2.tif"), wrong.examples, strict=True):
-        assert f"{name}: it has 3 pages; expected 1" in text
-
-
 def test_depth_in_a_wrong_unit_is_an_error_and_its_range_a_note(tmp_path: Path):
     for split, first in (("train", 0), ("val", 60)):
         for number in range(3):
@@ -265,27 +248,6 @@ def test_depth_in_a_wrong_unit_is_an_error_and_its_range_a_note(tmp_path: Path):
     assert right.findings[0].examples == ("2 to 2 m, median 2 m, 100.0% of pixels known (read 3 of 3)",)
     some = densevit.diagnose(tmp_path, ["data.scale=0.001"], images=2)
     assert not some.errors and "(read 2 of 3)" in some.findings[0].examples[0]
-
-
-def test_all_invalid_depth_files_and_lone_images_are_listed(tmp_path: Path):
-    for split, first in (("train", 0), ("val", 60)):
-        for number in range(5):
-            save(tmp_path / "images" / split / f"{number}.png", number + first)
-            (tmp_path / "labels" / split).mkdir(parents=True, exist_ok=True)
-            depth = np.full((HEIGHT, WIDTH), 2.0 + number, np.float32)
-            np.savez(tmp_path / "labels" / split / f"{number}.npz", **{"other" if number in (1, 3) else "depth": depth})
-    (tmp_path / "labels" / "train" / "0.npz").unlink()
-    (tmp_path / "images" / "train" / "4.png").unlink()
-    diagnosis = densevit.diagnose(tmp_path, ["data.name=depth", "data.key=depth"])
-    found = {(one.split, one.title): one for one in diagnosis.errors}
-    assert found["train", "images without label"].examples == ("images/train/0.png",)
-    assert found["train", "labels without image"].examples == ("labels/train/4.npz",)
-    for split in ("train", "val"):
-        wrong = found[split, "unreadable files"]
-        assert wrong.count == 2
-        assert all(f"{number}.npz" in text for number, text in zip((1, 3), wrong.examples, strict=True))
-    with pytest.raises(DataError, match="1 of 4 images have no label:\n  images/train/0.png"):
-        DepthMaps("train", str(tmp_path), key="depth")
 
 
 def write_panoptic(root: Path, split: str, changes: dict[int, Any]) -> None:

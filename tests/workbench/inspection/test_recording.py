@@ -27,29 +27,6 @@ def scaled_up(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def test_vit_equals_transformers(tmp_path):
-    from transformers import ViTConfig, ViTModel
-
-    config = ViTConfig(
-        hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=80,
-        layer_norm_eps=1e-6, attn_implementation="eager",
-    )  # fmt: skip
-    theirs = scaled_up(ViTModel(config, add_pooling_layer=False))
-    theirs.save_pretrained(tmp_path)
-    ours = densevit.create_backbone("vit", variant="tiny", image_size=80, weights=tmp_path).eval()
-    images = torch.randn(1, 3, 80, 80)
-    with torch.no_grad():
-        expected = theirs(images, output_attentions=True).attentions
-    with torch.no_grad(), recorded_attention(ours) as found:
-        ours(images)
-    layers = inspector_of(ours).attention(ours, found, (80, 80))
-    assert [layer.name for layer in layers] == [f"blocks.{i}.attention" for i in range(12)]
-    for layer, weights in zip(layers, expected, strict=True):
-        assert weights.amax() > 0.2
-        torch.testing.assert_close(layer.weights, weights, rtol=1e-4, atol=1e-5)
-        assert layer.query_cells[0].tolist() == [-1, *range(25)] and layer.tokens == 1
-
-
 def test_swin_equals_transformers(tmp_path):
     """Maps of 60, 30, 15 and 8 cells, padded to windows of 7."""
     from transformers import SwinConfig, SwinModel

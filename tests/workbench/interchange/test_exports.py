@@ -1,6 +1,5 @@
 """Data sets as label tools and old scripts write them: folders, list files, names, paths and encodings."""
 
-import codecs
 import json
 import unicodedata
 from pathlib import Path
@@ -312,27 +311,6 @@ def test_file_names_of_coco_with_backslashes_and_percents(root: Path):
 
 
 # ---- byte-order marks and accents ----
-
-
-def test_byte_order_marks_of_every_text_file(tmp_path: Path):
-    yolo = tmp_path / "yolo" / "in"
-    for split in ("train", "val"):
-        image(yolo / "images" / split / "a.jpg")
-        write(yolo / "labels" / split / "a.txt", LINE)
-        write(yolo / f"{split}.txt", f"images/{split}/a.jpg\n")
-    write(yolo / "data.yaml", "train: train.txt\nval: val.txt\n")
-    write(yolo / "classes.txt", "cat\n")
-    labelme(tmp_path / "labelme" / "in", ["a.jpg", "b.jpg"])
-    for name in "ab":
-        image(tmp_path / "labelme" / "in" / "json" / f"{name}.jpg")
-    coco_set = coco(tmp_path / "coco" / "in", ["a.jpg", "a.jpg"])
-    for split in ("train", "val"):
-        image(coco_set / split / "a.jpg")
-    sets = {"yolo": yolo, "voc": voc(tmp_path / "voc" / "in"), "labelme": tmp_path / "labelme" / "in", "coco": coco_set}
-    for format, root in sets.items():
-        for file in [path for path in root.rglob("*.*") if path.suffix in (".txt", ".yaml", ".xml", ".json")]:
-            file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
-        assert convert(format, root).classes == ("cat",)
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])

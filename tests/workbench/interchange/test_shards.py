@@ -223,16 +223,6 @@ def test_an_epoch_has_each_record_once_and_few_shards_at_a_time(tmp_path: Path) 
     assert len({str(order) for order in orders}) == 3
 
 
-def test_windows_of_four_shards() -> None:
-    shards = Shards.__new__(Shards)
-    shards._paths, shards._shard = [""] * 10, np.repeat(np.arange(10), 5)
-    order = shards.shuffled(np.arange(50), np.random.default_rng(0))
-    assert sorted(order) == list(range(50))
-    windows = [set(shards._shard[order[begin : begin + 20]].tolist()) for begin in (0, 20, 40)]
-    assert [len(window) for window in windows] == [4, 4, 2] and set.union(*windows) == set(range(10))
-    assert len(set(shards._shard[order[:8]].tolist())) > 2, "records of a window are shuffled"
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_resuming_continues_exactly(out: Path, num_workers: int) -> None:
     section = DataSection(name="shards", root=str(out), batch_size=2, image_size=32, num_workers=num_workers)  # type: ignore[call-arg]

@@ -81,7 +81,8 @@ def changed(init=None, needs=Sound.needs, **changes):
     """
 
     def method(name, change):
-        return lambda self, *arguments: change(getattr(Sound, name)(self, *arguments), self, *arguments)
+        original = getattr(Sound, name, lambda *_: None)
+        return lambda self, *arguments: change(original(self, *arguments), self, *arguments)
 
     def constructor(self, channels, strides, classes):
         Sound.__init__(self, channels, strides, classes)
@@ -305,7 +306,7 @@ def test_detr_passes(options):
     name = "dab_detr" if options else "detr"
     size = {"num_queries": 5, "transformer": Transformer(32, 2, 1, 2, 32)}
     head = functools.partial(registry.load("heads", name), **size, **options)
-    results = {result.name: result for result in check_head(head)}
+    results = {result.name: result for result in check_head(head, skip=("export",))}
     assert results["registration"].note.startswith(f"found as {name!r}, from densevit ")
     zero = "" if options else "a gradient of exactly 0 in decoder.0.self_attention.value.weight"
     assert results["parameter_gradients"].note == zero  # queries are initialised to zero
