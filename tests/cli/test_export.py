@@ -118,29 +118,6 @@ def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
     assert report["evaluation"]["file"]["x/AbsRel"] == pytest.approx(given["metrics"]["x/AbsRel"])
 
 
-@pytest.mark.parametrize(("file_ms", "slower"), [(30.0, True), (29.9, False)])
-def test_a_file_that_is_no_faster_says_so_beside_the_score_in_float32(
-    file_ms: float, slower: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """The export itself is replaced. The model is evaluated in float32, whatever the precision of its training."""
-
-    def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
-        metrics.update(options["evaluate"](predictor))
-        recorded = RecordedEvaluation(metrics, {**metrics, "x/AbsRel": 0.25}, options["data"])
-        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, file_ms, recorded)
-
-    metrics: dict[str, float] = {}
-    model = saved_on_scenes(tmp_path)
-    monkeypatch.setattr(exporting, "export", export)
-    assert main(["export", str(model), "--evaluate", *SCENES, "trainer.precision=bf16-mixed"]) == 0
-    shown = capsys.readouterr().out
-    assert ("The file is no faster than its model on this CPU." in shown) is slower
-    assert main(["evaluate", str(model), *SCENES, "trainer.precision=32", "--json"]) == 0
-    expected = json.loads(capsys.readouterr().out)["metrics"]["x/AbsRel"]
-    assert metrics["x/AbsRel"] == pytest.approx(expected, rel=1e-6)
-    assert ["x/AbsRel", f"{expected:.4f}", "0.2500"] in [line.split()[:3] for line in shown.splitlines()]
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -1,6 +1,5 @@
 """`densevit export --evaluate`, `evaluate` and `predict` of exported files, on four rendered scenes."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.build import build_data
@@ -122,35 +120,6 @@ def test_a_file_predicts_like_its_model(file: Path, folder: Path, tmp_path: Path
     for expected in detections[0]:
         remaining.remove(next(found for found in remaining if is_close(found, expected)))  # ties change their places
     assert maps[0] and all((a != b).mean() < 1e-2 for a, b in zip(*maps, strict=True))
-
-
-@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
-def test_openvino_gives_the_same_predictions(file: Path):
-    image = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
-    expected, found = densevit.load(file), densevit.load(file, runtime="openvino")
-    one, other = (model.predict(image, threshold=0) for model in (expected, found))
-    torch.testing.assert_close(other["things"]["boxes"], one["things"]["boxes"], rtol=0, atol=1e-2)
-    torch.testing.assert_close(other["things"]["scores"], one["things"]["scores"], rtol=0, atol=1e-4)
-    assert (other["surfaces"]["semantic"] != one["surfaces"]["semantic"]).float().mean() < 1e-2
-
-
-def test_a_pt2_file_that_resizes_nothing_has_its_evaluation_too(folder: Path, tmp_path: Path):
-    predictor = densevit.load(folder / "model.safetensors")
-    calls = []
-
-    def evaluate(model: Any) -> dict[str, float]:
-        calls.append(model)
-        return {"things/AP": len(calls) / 4, "things/APl": float("nan")}
-
-    exported = densevit.export(predictor, tmp_path / "model.pt2", quiet=True, evaluate=evaluate, data="mine")
-    loaded = densevit.load(tmp_path / "model.pt2")
-    recorded = loaded.model.recorded_evaluation
-    assert recorded.model["things/AP"] == 0.25 and recorded.file["things/AP"] == 0.5 and recorded.data == "mine"
-    assert exported.evaluation.file["things/AP"] == 0.5 and calls[0] is predictor
-    image = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
-    one, other, own = (model.predict(image, threshold=0) for model in (predictor, loaded, calls[1]))
-    torch.testing.assert_close(other["things"]["boxes"], one["things"]["boxes"], rtol=0, atol=1e-2)
-    torch.testing.assert_close(own["things"]["boxes"], one["things"]["boxes"], rtol=0, atol=1e-2)
 
 
 def test_a_file_is_benchmarked_beside_a_model(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

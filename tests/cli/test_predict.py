@@ -136,16 +136,6 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(read("found/images.json")) == 3 and not Path("found/predictions.json").exists()
 
 
-def test_several_heads_have_folders(photos: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        "densevit.inference.loading.load", lambda run, device, trust, runtime: StandIn(("cars", "people"))
-    )
-    assert main(["predict", "RUN", "a", "--out", "found"]) == 0
-    for head in ("cars", "people"):
-        assert Path("found", head, "drawn", "1.jpg").is_file()
-        assert len(read(f"found/{head}/predictions.json")) == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

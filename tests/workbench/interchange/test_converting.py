@@ -391,25 +391,6 @@ def test_a_conversion_that_another_one_has_begun_is_refused_and_the_first_comple
     assert len(annotations(out / "train.json", "a.png")) == 2 and (out / "val" / "c.png").is_file()
 
 
-def test_a_conversion_that_begins_between_check_and_writing_keeps_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The second one has read the source when the first begins to write."""
-    from densevit_workbench.interchange import convert
-
-    root, out = yolo(tmp_path / "set"), tmp_path / "out"
-    partial = tmp_path / "out.partial"
-
-    def slow(source: Path, faults: Any) -> Any:
-        (partial / "train").mkdir(parents=True)
-        return convert.read_yolo(source, faults)
-
-    monkeypatch.setitem(convert.READERS, "yolo", slow)
-    with pytest.raises(ConfigError, match=r"out\.partial exists"):
-        convert_dataset("yolo", root, out)
-    assert (partial / "train").is_dir()
-
-
 def test_labelme_masks_are_refused_by_the_size_that_they_announce(tmp_path: Path):
     header = b"IHDR" + struct.pack(">IIBBBBB", 12_000, 12_000, 8, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from densevit.interfaces import DenseHead, Head
-from densevit.targets.maps import PanopticMap, ValueMap, VectorMap
+from densevit.targets.maps import PanopticMap, ValueMap
 from densevit.testing import head_checks
 from densevit_workbench.testing.heads import CHECKS
 
@@ -92,36 +92,6 @@ class DenseDepth(Depth, DenseHead):
 
     def read_maps(self, maps):
         return {"depth": maps[:, 0]}
-
-
-class Vectors(Maps, DenseHead):
-    """Unit vectors; the maps are not normalised."""
-
-    task, needs = "vectors", ("directions",)
-
-    def __init__(self, channels, strides, classes) -> None:
-        super().__init__(channels, strides, classes)
-        self.out = nn.Conv2d(channels[0], 3, 1)
-        self.target_types = {"directions": VectorMap()}
-
-    def loss(self, outputs, targets, context):
-        total, count = 0 * outputs["map"].sum(), 0
-        for i, target in enumerate(targets):
-            if "directions" in target:
-                x = F.interpolate(outputs["map"][i : i + 1], outputs["grid"])
-                x = x[0, :, : target["size"][0], : target["size"][1]]
-                known = (target["directions"] != 0).any(0)
-                total = total + ((x - target["directions"]).abs() * known).sum()
-                count += int(known.sum())
-        return {"l1": total / max(count, 1)}
-
-    def predict(self, outputs, targets):
-        return [{"directions": F.normalize(self.on_image(outputs, i, t), dim=0)} for i, t in enumerate(targets)]
-
-    maps = DenseSegmenter.maps
-
-    def read_maps(self, maps):
-        return {"directions": F.normalize(maps, dim=1)}
 
 
 def failures(factory, only=None, skip=()):
@@ -276,7 +246,6 @@ class Segments(Maps):
     [
         (Segmenter, set()),
         (Depth, set()),
-        (Vectors, set()),
         (ReadsInfinity, {"unlabelled_values", "unlabelled_pixels"}),
         (MeanOfMaps, {"unlabelled_values"}),
         (IgnoredIsBackground, {"unlabelled_values", "unlabelled_pixels"}),
@@ -324,8 +293,6 @@ WRONG_MAPS = [
     (ReadsPlaces, "depth that differs where read_maps gets a part"),
     (having(DenseDepth, undo_zoom=lambda _, maps, zoom: maps + zoom), ZOOMED + "(3, 1, 96, 128) that changes maps"),
     (having(DenseDepth, undo_zoom=lambda _, maps, zoom: maps[:1] * zoom), ZOOMED + "(1, 1, 96, 128)"),
-    (having(Vectors, read_maps=lambda _, x: {"directions": F.normalize(x.flip(1), dim=1)}), "directions that differs"),
-    (having(Vectors, read_maps=lambda _, x: {"directions": F.normalize(x, dim=1)[:, 0]}), "directions that differs"),
 ]
 
 
