@@ -115,9 +115,7 @@ def test_a_variable_rate_is_the_mean(tmp_path: Path):
     assert frame_rate(tmp_path / "text.mp4") is None
 
 
-def test_an_interrupted_prediction_keeps_a_complete_video(
-    model: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-):
+def test_an_interrupted_prediction_keeps_a_complete_video(model, tmp_path, monkeypatch, capsys):
     path, out, predict = clip(tmp_path / "clip.mp4"), tmp_path / "found", model.predict
 
     def interrupted(images: list[np.ndarray], *given: Any, **options: Any) -> list[Any]:

@@ -99,9 +99,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-def test_evaluate_prints_a_table_and_writes_metrics_and_detections(
-    seen: dict[str, Any], capsys: pytest.CaptureFixture[str]
-):
+def test_evaluate_prints_a_table_and_writes_metrics_and_detections(seen, capsys):
     assert main(["evaluate", "run", "--out", "out/deep"]) == 0
     table = capsys.readouterr().out
     assert ["AP", "1.0000", "AP50", "1.0000", "AP75", "1.0000", "APs", "–", "APm", "1.0000", "APl", "–"] in [
@@ -175,9 +173,7 @@ def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], capsy
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "out"]])
-def test_evaluations_at_once_do_not_share_a_folder(
-    seen: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: list[str]
-):
+def test_evaluations_at_once_do_not_share_a_folder(seen, capsys, monkeypatch, out):
     """The second one starts while the first evaluates."""
     from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 
@@ -224,9 +220,7 @@ def test_given_names_are_mapped(seen: dict[str, Any]):
         (("cat", "sky"), ["--map", "missing.yaml"], "--map missing.yaml cannot be read"),
     ],
 )
-def test_wrong_mappings_name_both_lists(
-    seen: dict[str, Any], capsys: pytest.CaptureFixture[str], names: tuple[str, ...], given: list[str], message: str
-):
+def test_wrong_mappings_name_both_lists(seen, capsys, names, given, message):
     seen["data"] = fake_data(tuple(Class(name, n, (0, 0, 0)) for n, name in enumerate(names)))
     assert main(["evaluate", "run", *given]) == 2
     assert message in capsys.readouterr().err

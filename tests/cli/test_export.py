@@ -58,9 +58,7 @@ def test_the_script_in_the_docs_gives_the_objects_of_predict(tmp_path: Path, pro
 
 
 @pytest.mark.integration
-def test_a_model_is_exported_beside_its_file_and_nothing_is_overwritten(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_model_is_exported_beside_its_file_and_nothing_is_overwritten(tmp_path, capsys):
     model = small_predictor(CELLS, ["cat", "dog"])
     densevit.save(model, tmp_path / "model.safetensors")
     file = tmp_path / "model.onnx"
@@ -96,9 +94,7 @@ def saved_on_scenes(folder: Path) -> Path:
 
 
 @pytest.mark.integration
-def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(tmp_path, monkeypatch, capsys):
     """The export itself, which tests/exporting tests, is replaced."""
 
     def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
@@ -128,9 +124,7 @@ def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(
         (["model.pth", "--int8", "--half"], "int8 and half are two precisions of one file"),
     ],
 )
-def test_what_cannot_be_written_is_an_error_before_the_model_is_read(
-    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("model.onnx").write_text("of another program")
     assert main(["export", *flags]) == 2
@@ -147,9 +141,7 @@ def test_what_cannot_be_written_is_an_error_before_the_model_is_read(
         ("hf:org/swin-v1.5", "fp16", "swin-v1.5-half.onnx"),
     ],
 )
-def test_a_file_without_name_is_written_beside_its_model(
-    model: str, precision: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_without_name_is_written_beside_its_model(model, precision, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/detr.pth").touch()

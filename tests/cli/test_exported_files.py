@@ -63,9 +63,7 @@ def metrics_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert value is None or abs(found[name] - value) < 1e-3, name
 
 
-def test_a_file_is_evaluated_like_its_model(
-    file: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_file_is_evaluated_like_its_model(file, folder, tmp_path, capsys):
     expected = result_of(capsys, "evaluate", folder / "model.safetensors", "--out", tmp_path / "of-model")
     found = result_of(capsys, "evaluate", file, "--out", tmp_path / "of-file")
     metrics_close(found["metrics"], expected["metrics"])
@@ -76,9 +74,7 @@ def test_a_file_is_evaluated_like_its_model(
     assert {*found["tables"]} == {*expected["tables"]}
 
 
-def test_the_file_has_the_metrics_of_both_on_the_data_of_the_overrides(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_file_has_the_metrics_of_both_on_the_data_of_the_overrides(folder, tmp_path, capsys):
     """The evaluations are saved beside copies of both."""
     file, model = (shutil.copy(folder / name, tmp_path) for name in ("model.onnx", "model.safetensors"))
     recorded = result_of(capsys, "evaluate", file, "data.val_length=2")["when_exported"]

@@ -56,9 +56,7 @@ def test_json_is_the_only_output_and_has_null_for_what_json_lacks(capsys: pytest
     assert capsys.readouterr().out == "runs/[a]: 3 images\n"
 
 
-def test_redirected_progress_is_a_line_every_half_minute(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_redirected_progress_is_a_line_every_half_minute(capsys, monkeypatch):
     now = iter(range(0, 4000, 12))  # 12 seconds a call: at the start and after each item
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     assert list(output().track("abcdefg", "Predicting", 20)) == list("abcdefg")
@@ -83,9 +81,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.integration
-def test_a_training_prints_lines_after_a_quiet_one_that_prints_none(
-    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_prints_lines_after_a_quiet_one_that_prints_none(tiny, capsys, monkeypatch):
     """Redirected, a line when half a minute is over. The second run folder has markup in its name."""
     assert main(["train", "tiny.yaml", "--json", "--run-dir", "json"]) == 0
     captured = capsys.readouterr()
@@ -160,9 +156,7 @@ def test_any_encoding_of_the_terminal_shows_all_names(environment: dict[str, str
     assert b"\\u732b" in done.stdout and (tiny / "page.html").is_file()
 
 
-def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(tiny, capsys):
     assert main(["train", "tiny.yaml", "--run-dir", os.fsdecode(b"r\xff")]) == 2
     assert r"--run-dir r\udcff: the name is not valid UTF-8" in capsys.readouterr().err
     assert [path.name for path in tiny.iterdir()] == ["tiny.yaml"]

@@ -16,9 +16,7 @@ from tests.cli.stand_in import StandIn, read
 from tests.inference.test_image_inputs import address  # noqa: F401  # a fixture
 
 
-def test_images_are_drawn_and_predictions_written_for_coco(
-    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_images_are_drawn_and_predictions_written_for_coco(model, photos, capsys):
     assert main(["predict", "RUN", "a", "b", "--out", "found"]) == 0
     assert "found: 4 of 4 images" in capsys.readouterr().out
     assert sorted(path.name for path in Path("found/drawn").iterdir()) == [
@@ -44,9 +42,7 @@ def test_images_are_drawn_and_predictions_written_for_coco(
         assert len(truth.loadRes(results).getAnnIds(imgIds=[139])) == 2
 
 
-def test_the_threshold_of_the_validation_is_the_default_and_is_named(
-    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_threshold_of_the_validation_is_the_default_and_is_named(model, photos, capsys):
     for out, thresholds, options, count, facts in (
         ("a1", {"detection": 0.75}, [], 1, ("score 0.75 or more", "validation")),
         ("a2", {"detection": 0.75}, ["--threshold", "0.1"], 2, ("score 0.1 or more",)),
@@ -61,9 +57,7 @@ def test_the_threshold_of_the_validation_is_the_default_and_is_named(
     assert np.abs(np.array(Image.open("a4/drawn/cat.jpg")).astype(int) - 128).max() < 3, "nothing is drawn"
 
 
-def test_boxes_of_windows_are_written_from_a_lowest_score(
-    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeypatch, capsys):
     lowest: list[Any] = []
     predict = model.predict
     monkeypatch.setattr(model, "merges_windows", lambda head: True)
@@ -84,9 +78,7 @@ def test_existing_files_are_not_overwritten(model: StandIn, photos: Path, capsys
     assert main(["predict", "RUN", "a/1.jpg", "--out", "new"]) == 0
 
 
-def test_unreadable_image_is_named_and_others_are_predicted(
-    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_unreadable_image_is_named_and_others_are_predicted(model, photos, capsys):
     whole = Path("b/cat.png").read_bytes()
     Path("b/cat.png").write_bytes(whole[: len(whole) // 2])
     Path("b/notes.jpg").write_text("not an image")
@@ -144,9 +136,7 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
         (["a", "--device", "nonsense"], "--device nonsense: "),
     ],
 )
-def test_errors_are_raised_before_writing(
-    model: StandIn, photos: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-):
+def test_errors_are_raised_before_writing(model, photos, capsys, arguments, message):
     assert main(["predict", "RUN", *arguments, "--out", "found"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("found").exists()

@@ -82,9 +82,7 @@ VIDEOS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-def test_all_frames_are_predicted_whatever_the_file_announces(
-    name: str, model: StandIn, tmp_path: Path, capsys: Captured, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_all_frames_are_predicted_whatever_the_file_announces(name, model, tmp_path, capsys, recwarn):
     path = VIDEOS[name](tmp_path / name)
     assert announced(path) == 37 or name != "clip.mp4"
     command = ["predict", "run", str(path), "--out", str(tmp_path / "found")]
@@ -112,9 +110,7 @@ def test_a_video_that_is_cut_short_is_predicted_up_to_there_with_a_warning(model
     assert len(read(str(tmp_path / "found" / "images.json"))) == len(decoded) in range(12, 20)
 
 
-def test_a_file_that_is_no_video_is_named_and_the_rest_predicted(
-    model: StandIn, tmp_path: Path, capsys: Captured
-) -> None:
+def test_a_file_that_is_no_video_is_named_and_the_rest_predicted(model, tmp_path, capsys):
     (tmp_path / "clip.mp4").write_text("no video")
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     inputs = [str(tmp_path / name) for name in ("clip.mp4", "a.png")]
@@ -123,9 +119,7 @@ def test_a_file_that_is_no_video_is_named_and_the_rest_predicted(
     assert len(read(str(tmp_path / "found" / "images.json"))) == 1
 
 
-def test_lines_of_stdin_are_sources(
-    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
+def test_lines_of_stdin_are_sources(model, photos, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("b/cat.png\n\na/1.jpg\n"))
     assert main(["predict", "run", "-", "--out", "found", "--json"]) == 0
     said = {"out": "found", "images": 2, "skipped": 0, "threshold": {"detection": 0.5}, "problems": []}
@@ -207,9 +201,7 @@ def test_resuming_with_nothing_left_and_with_other_settings(model: StandIn, phot
     assert not Path("other").exists() and not Path("predictions").exists()
 
 
-def test_interrupted_prediction_names_the_way_on(
-    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
+def test_interrupted_prediction_names_the_way_on(model, photos, monkeypatch, capsys):
     see, seen = model.see, []
 
     def interrupted(height: int, width: int) -> object:
@@ -252,9 +244,7 @@ def test_panoptic_annotations_of_all_images_are_joined_after_resuming(tmp_path: 
     assert predict(3, resume=True) == 3 and joined() == [0, 1, 2]
 
 
-def test_predictions_at_once_without_out_have_a_folder_each(
-    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predictions_at_once_without_out_have_a_folder_each(model, photos, monkeypatch):
     """The second one starts and ends while the first loads its model."""
 
     def load(run: str, device: object, trust: object, runtime: object) -> StandIn:
@@ -268,9 +258,7 @@ def test_predictions_at_once_without_out_have_a_folder_each(
     assert names == {"predictions": ["b/1.jpg"], "predictions-2": ["a/1.jpg", "b/cat.png"]}
 
 
-def test_predictions_at_once_do_not_go_on_in_one_folder(
-    model: StandIn, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
+def test_predictions_at_once_do_not_go_on_in_one_folder(model, photos, monkeypatch, capsys):
     arguments = ["predict", "run", "a/1.jpg", "b/cat.png", "--out", "found"]
     assert main(arguments) == 0
     Path("found/images.json").write_text(json.dumps(read("found/images.json")[:1]))  # as if stopped after the first

@@ -52,9 +52,7 @@ def test_the_model_imports_neither_config_nor_data_nor_evaluation(conventions: C
         ({"a": "import made.b, made.c", "b": "from made.c import x", "c": "x = 1"}, []),
     ],
 )
-def test_cycles_are_detected(
-    sources: dict[str, str], expected: list[set[str]], conventions: Callable[[str], Any], tree_of: Callable[..., Any]
-) -> None:
+def test_cycles_are_detected(sources, expected, conventions, tree_of):
     imports = conventions("imports")
     graph = imports.module_graph(tree_of({f"made/{module}.py": text for module, text in sources.items()}), "made")
     assert imports.cycles({module: set(targets) for module, targets in graph.items()}) == {*map(frozenset, expected)}
@@ -70,8 +68,6 @@ def test_cycles_are_detected(
         ("from densevit import cli", "densevit.data", ["densevit.cli"]),
     ],
 )
-def test_all_import_forms_are_detected(
-    source: str, package: str, expected: list[str], conventions: Callable[[str], Any], tree_of: Callable[..., Any]
-) -> None:
+def test_all_import_forms_are_detected(source, package, expected, conventions, tree_of):
     tree = tree_of({"module.py": source})
     assert [module for module, _ in conventions("imports").imports(tree, "module.py", package)] == expected

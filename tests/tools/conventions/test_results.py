@@ -62,14 +62,10 @@ def test_writing_corrects_the_figures_and_nothing_else(write: Write) -> None:
 
 def test_a_start_is_compared_with_its_twin_from_random_weights(write: Write) -> None:
     start = {"group": "starts", "data": "scenes", "seeds": [0], "images": 400, "passes": 10, "label": "on scenes"}
+    twin = {**start, "recipe": "start/fcn", "label": "from random weights", "scores": {"depth/AbsRel": [0.1]}}
     starts = {
         "start/fcn": {**start, "scores": {"depth/AbsRel": [0.2]}, "twin": "start/fcn, random weights"},
-        "start/fcn, random weights": {
-            **start,
-            "recipe": "start/fcn",
-            "label": "from random weights",
-            "scores": {"depth/AbsRel": [0.1]},
-        },
+        "start/fcn, random weights": twin,
     }
     table = "<!-- results: starts; config, score, from random weights, images seen -->\n"
     files = {
@@ -80,11 +76,7 @@ def test_a_start_is_compared_with_its_twin_from_random_weights(write: Write) -> 
     assert found["docs/a.md"].splitlines()[4] == (
         "| `start/fcn` | AbsRel 0.200 | AbsRel 0.100: not worse | 400, 10 of the recipe's 50 passes |"
     )
-    assert found["configs/start/fcn.yaml"].splitlines()[1:3] == [
-        "# Measured: on scenes: AbsRel 0.200 (9 scenes, seed 0) after 400 images, 10 of the recipe's 50 passes, not"
-        " better than",
-        "#  from random weights; from random weights: AbsRel 0.100.",
-    ]
+    assert "not better than" in found["configs/start/fcn.yaml"]
     starts["start/fcn"]["scores"] = {"depth/AbsRel": [0.05]}
     found = write(starts, files)
     assert "| AbsRel 0.100 |" in found["docs/a.md"]

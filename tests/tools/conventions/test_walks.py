@@ -1,8 +1,5 @@
 """What docs/architecture.md says of the code: rooms, names, and the order of steps."""
 
-from collections.abc import Callable
-from typing import Any
-
 from tests.tools.conventions.small_tree import ProblemsOf
 
 PAGE = "docs/architecture.md"
@@ -63,9 +60,7 @@ CALLS = {
 }
 
 
-def test_calls_follow_modules_classes_and_arguments(
-    conventions: Callable[[str], Any], tree_of: Callable[..., Any]
-) -> None:
+def test_calls_follow_modules_classes_and_arguments(conventions, tree_of):
     module = conventions("calls")
     found = module.calls(tree_of(CALLS), module.Place("densevit/a.py", "start"))
     assert [name for _, name in found] == [

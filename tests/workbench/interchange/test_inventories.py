@@ -176,9 +176,7 @@ REASONS: dict[Callable[[Path], tuple[int, int, int]], tuple[dict[str, int], dict
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", REASONS, ids=lambda make: make.__name__)
-def test_what_is_found_is_used_or_left_out_for_a_reason(
-    tmp_path: Path, make: Callable[[Path], tuple[int, int, int]], capsys: pytest.CaptureFixture[str]
-):
+def test_what_is_found_is_used_or_left_out_for_a_reason(tmp_path, make, capsys):
     root, out = tmp_path / "in", tmp_path / "out"
     expected = make(root)
     assert main(["data", "convert", make.__name__, str(root), str(out), "--skip-unreadable", "--json"]) == 0

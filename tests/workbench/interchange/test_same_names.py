@@ -124,9 +124,7 @@ def contents(root: Path) -> dict[int, tuple[str, list[float]]]:
 
 @pytest.mark.parametrize("folders", [FOLDERS, SPLITS], ids=["abc", "splits"])
 @pytest.mark.parametrize("name", MAKERS)
-def test_images_of_one_name_keep_their_pixels_boxes_and_splits(
-    tmp_path: Path, name: str, folders: Sequence[str], recwarn: pytest.WarningsRecorder
-):
+def test_images_of_one_name_keep_their_pixels_boxes_and_splits(tmp_path, name, folders, recwarn):
     root, out = tmp_path / "in", tmp_path / "out"
     make(name, root, folders)
     has_splits = (folders is SPLITS and name != "coco in one json") or bool(MAKERS[name].lists)
