@@ -163,73 +163,60 @@ FIXED_SIZE = changed(**POSITIONS)
 SAYS_ITS_SIZE = changed(**POSITIONS, input_size=(64, 96))
 NHWC = changed(forward=mapped(lambda x: x.permute(0, 2, 3, 1)))
 ROUNDS_DOWN = {"init": sets(stem=lambda: nn.Conv2d(3, 8, 4, stride=4))}
-BROKEN = {
-    "list of channels": (changed(init=sets(channels=[8, 16])), "attributes"),
-    "one stride for two features": (changed(init=sets(strides=(4,))), "attributes"),
-    "one number as mean": (changed(mean=127.5), "attributes"),
-    "coarse first": (
-        changed(init=sets(channels=(16, 8), strides=(8, 4)), forward=lambda self, x: Sound.forward(self, x)[::-1]),
+BROKEN = [  # the checks that fail, and what fails them
+    ("attributes", changed(init=sets(channels=[8, 16]))),
+    ("attributes", changed(init=sets(strides=(4,)))),
+    ("attributes", changed(mean=127.5)),
+    (
         "order",
+        changed(init=sets(channels=(16, 8), strides=(8, 4)), forward=lambda self, x: Sound.forward(self, x)[::-1]),
     ),
-    "one feature of two": (changed(forward=lambda self, x: Sound.forward(self, x)[:1]), "forward"),
-    "no list": (changed(forward=lambda self, x: Sound.forward(self, x)[0]), "forward"),
-    "tokens": (changed(forward=mapped(lambda x: x.flatten(2).transpose(1, 2))), "forward"),
-    "raises": (changed(forward=raises), "forward"),
-    "channels last": (NHWC, "layout"),
-    "other channels": (changed(init=sets(channels=(8, 24))), "channels"),
-    "another stride": (changed(init=sets(strides=(4, 16))), "strides"),
-    "rounds down": (changed(**ROUNDS_DOWN), "strides"),
-    "one size": (FIXED_SIZE, "sizes"),
-    "other sizes are wrong": (changed(**ROUNDS_DOWN, input_size=(64, 96)), "sizes"),
-    "transposed": (changed(forward=mapped(lambda x: x.transpose(2, 3).flatten(2).view_as(x))), "places"),
-    "unused parameter": (changed(init=sets(scale=lambda: nn.Parameter(torch.ones(8)))), "parameter_gradients"),
-    "detached stem": (changed(forward=staged(lambda self, x: x.detach())), "parameter_gradients image_gradients"),
-    "skips pixels": (changed(init=sets(stem=lambda: nn.Conv2d(3, 8, 3, stride=4, padding=1))), "image_gradients"),
-    "masked square root": (
-        changed(forward=mapped(lambda x: torch.where(x > 0.5, (x - 0.5).sqrt(), 0.1 * x))),
-        "trains",
-    ),
-    "dropout in evaluation": (changed(forward=mapped(lambda x: F.dropout(x, 0.1))), "determinism"),
-    "draws in evaluation": (changed(forward=draws), "determinism"),
-    "statistics of the batch": (
-        changed(forward=mapped(lambda x: F.batch_norm(x, None, None, training=True))),
-        "batch_independence",
-    ),
-    "in place": (changed(forward=lambda self, x: Sound.forward(self, x.mul_(0.5))), "input_unchanged"),
-    "reuses its output": (changed(forward=reuses_output), "output_kept"),
-    "overflows": (changed(init=overflows), "autocast_float16"),
-    "float32": (changed(forward=mapped(lambda x: x.float())), "float64"),
-    "contiguous images": (
-        changed(forward=lambda self, x: Sound.forward(self, x.view(len(x), -1).view(x.shape))),
-        "memory_layouts",
-    ),
-    "default device": (changed(forward=fixed_device), "device"),
-    "unregistered tensor": (
-        changed(
-            init=sets(scale=lambda: 0.5 + torch.rand(8, 1, 1)),
-            forward=staged(lambda self, x: x * self.scale.to(x)),
-        ),
+    ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[:1])),
+    ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[0])),
+    ("forward", changed(forward=mapped(lambda x: x.flatten(2).transpose(1, 2)))),
+    ("forward", changed(forward=raises)),
+    ("layout", NHWC),
+    ("channels", changed(init=sets(channels=(8, 24)))),
+    ("strides", changed(init=sets(strides=(4, 16)))),
+    ("strides", changed(**ROUNDS_DOWN)),
+    ("sizes", FIXED_SIZE),
+    ("sizes", changed(**ROUNDS_DOWN, input_size=(64, 96))),
+    ("places", changed(forward=mapped(lambda x: x.transpose(2, 3).flatten(2).view_as(x)))),
+    ("parameter_gradients", changed(init=sets(scale=lambda: nn.Parameter(torch.ones(8))))),
+    ("parameter_gradients image_gradients", changed(forward=staged(lambda self, x: x.detach()))),
+    ("image_gradients", changed(init=sets(stem=lambda: nn.Conv2d(3, 8, 3, stride=4, padding=1)))),
+    ("trains", changed(forward=mapped(lambda x: torch.where(x > 0.5, (x - 0.5).sqrt(), 0.1 * x)))),
+    ("determinism", changed(forward=mapped(lambda x: F.dropout(x, 0.1)))),
+    ("determinism", changed(forward=draws)),
+    ("batch_independence", changed(forward=mapped(lambda x: F.batch_norm(x, None, None, training=True)))),
+    ("input_unchanged", changed(forward=lambda self, x: Sound.forward(self, x.mul_(0.5)))),
+    ("output_kept", changed(forward=reuses_output)),
+    ("autocast_float16", changed(init=overflows)),
+    ("float64", changed(forward=mapped(lambda x: x.float()))),
+    ("memory_layouts", changed(forward=lambda self, x: Sound.forward(self, x.view(len(x), -1).view(x.shape)))),
+    ("device", changed(forward=fixed_device)),
+    (
         "state_dict",
+        changed(
+            init=sets(scale=lambda: 0.5 + torch.rand(8, 1, 1)), forward=staged(lambda self, x: x * self.scale.to(x))
+        ),
     ),
-    "weights by numpy": (
-        changed(init=lambda self: nn.init.constant_(self.stage[0].bias, np.random.default_rng().uniform())),
-        "seeding",
-    ),
-    "omits a depth": (changed(parameter_depths=lambda self: [list(self.stem.parameters())]), "parameter_depths"),
-    "counts the stem twice": (
-        changed(parameter_depths=lambda self: [*Backbone.parameter_depths(self), list(self.stem.parameters())]),
+    ("seeding", changed(init=lambda self: nn.init.constant_(self.stage[0].bias, np.random.default_rng().uniform()))),
+    ("parameter_depths", changed(parameter_depths=lambda self: [list(self.stem.parameters())])),
+    (
         "parameter_depths",
+        changed(parameter_depths=lambda self: [*Backbone.parameter_depths(self), list(self.stem.parameters())]),
     ),
-    "holds a lambda": (Lambda, "pickling"),
-    "takes any option": (TakesAnything, "options"),
-    "option without a type": (NotAnnotated, "options"),
-    "default of another type": (DefaultOfAnotherType, "options"),
-    "no docstring": (NoDocstring, "registration"),
-}
+    ("pickling", Lambda),
+    ("options", TakesAnything),
+    ("options", NotAnnotated),
+    ("options", DefaultOfAnotherType),
+    ("registration", NoDocstring),
+]
 
 
-@pytest.mark.parametrize(("broken", "checks"), BROKEN.values(), ids=BROKEN)
-def test_broken_backbone_fails_the_named_check(broken, checks):
+@pytest.mark.parametrize(("checks", "broken"), BROKEN)
+def test_broken_backbone_fails_the_named_checks(checks, broken):
     assert failures(broken).keys() == set(checks.split())
 
 
