@@ -11,7 +11,6 @@ import pytest
 
 from densevit import registry
 from densevit.cli import main
-from tests.cli.test_output import TINY
 
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "albumentations", "cv2", "matplotlib", "scipy", "timm"}
 OVERVIEW, SCENES = "densevit -h", "the arguments of densevit scenes"
@@ -86,26 +85,6 @@ def test_light_commands_import_no_heavy_modules(case: str, after: dict[str, Any]
         assert "densevit_workbench.commands.scenes" in modules and "numpy" not in modules
     if case.startswith("tools/"):
         assert after[case]["said"].startswith(f"usage: densevit {Path(case).stem} ")
-
-
-@pytest.mark.integration
-def test_training_evaluation_prediction_and_export_import_no_workbench(tmp_path):
-    """Trains in a process of its own, whose imports are counted."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    code = """
-from densevit.cli import main
-from PIL import Image
-Image.new("RGB", (70, 50)).save("a.jpg")
-resnet = ["backbone={name: resnet, depth: 18}", "data.image_size=64"]
-assert main(["train", "tiny.yaml", "--run-dir", "run", "trainer.max_steps=2", *resnet]) == 0
-assert main(["evaluate", "run", "--quiet"]) == 0
-assert main(["predict", "run", "a.jpg", "--out", "predicted", "--quiet"]) == 0
-assert main(["export", "run", "--out", "model.pt2", "--quiet"]) == 0
-print("WORKBENCH", [name for name in sys.modules if name.startswith("densevit_workbench")])
-"""
-    done = subprocess.run([sys.executable, "-c", f"import sys\n{code}"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.rpartition("WORKBENCH ")[2].strip() == "[]"
 
 
 @pytest.mark.parametrize(

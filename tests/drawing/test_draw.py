@@ -205,13 +205,6 @@ def test_panoptic_segments_have_class_colours_outlines_and_names():
         assert abs((y.min() + y.max()) / 2 - 150) < 10 and abs((x.min() + x.max()) / 2 - 150) < 10
 
 
-def test_names_of_nested_segments_are_inside_of_them():
-    """The middle of the outer segment is in the inner one."""
-    outer = draw(GREY, {"panoptic": segments((ALL, ALL, 0), (slice(150, 450), slice(150, 450), 1000))}, CLASSES)
-    y, x = (outer == RED).all(axis=2).nonzero()
-    assert len(y) > 100 and not ((y > 150) & (y < 450) & (x > 150) & (x < 450)).any()
-
-
 def test_of_a_panoptic_head_only_the_panoptic_map_is_drawn():
     ids = segments((UPPER, ALL, 0), (LOWER, ALL, 1000))
     others = found((100, 200, 300, 400), labels=[1], scores=[0.9]) | {"semantic": semantic(fill=0)}

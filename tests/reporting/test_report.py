@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.evaluation import metrics_file, tables_file
+from densevit.evaluation import metrics_file
 from densevit.reporting.report import write_report
 
 VOID = ("meta", "img", "br", "line", "polyline", "circle")
@@ -91,15 +91,6 @@ def test_page_of_a_backbone_trained_alone_has_its_method_and_no_visualizations(r
     assert Page(write_report(run)).texts[2] == "detr on swin, data: street (coco), method: simmim"
 
 
-def test_confusion_matrices_are_shown_by_head(run: Path):
-    tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], run / "confusion-animals.csv")
-    (run / "confusion-rooms.csv").write_text("truth,hall\nhall,")
-    page = Page(write_report(run))
-    start = page.texts.index("Confusion: animals")
-    assert "75" in page.texts[start:] and "cat predicted as <dog>: 25.0 % of cat" in page.texts[start:]
-    assert any("confusion-rooms.csv: expected a row of class names" in text for text in page.texts)
-
-
 def test_metrics_of_several_heads(run: Path):
     metrics = {"boxes/AP": 0.5, "boxes/AP/cat": 0.25, "depth/AbsRel": 0.125, "depth/RMSE": 2.0}
     metrics_file.write(metrics, run / "metrics.json")
@@ -114,14 +105,6 @@ def test_metrics_of_several_heads(run: Path):
     texts = Page(write_report(run)).texts
     start = texts.index("class")
     assert texts[start : start + 9] == ["class", "IoU", "Acc", "cat", "0.1000", "0.3000", "fox", "0.2000", "–"]
-
-
-def test_the_worst_images_are_shown_with_their_names_and_scores(run: Path):
-    rows = [["image", "image_id", "score"], ["town/17.jpg", 139, 0.25]]
-    tables_file.write(rows, run / "images-detection.csv")
-    (run / "predictions" / "worst").mkdir()
-    (run / "predictions" / "b.jpg").rename(run / "predictions" / "worst" / "detection-1-town-17.jpg")
-    assert "town-17: 0.2500" in Page(write_report(run)).texts
 
 
 @pytest.mark.parametrize("part", ["config.yaml", "metrics.json", "metrics.csv", "predictions", ""])

@@ -60,18 +60,6 @@ def test_tables_have_means_seeds_and_the_time_to_reach_the_yardstick(tool: Modul
     ]  # 0.2 lies midway between 5 and 7.5 minutes
 
 
-def test_interrupted_runs_go_on(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, commands = tool.RunKey("detector", 0, 2.0), []
-    folder = tmp_path / "runs" / key.folder
-    monkeypatch.setattr(tool, "execute", lambda arguments, *_: commands.append(arguments))
-    (folder / "checkpoints").mkdir(parents=True)
-    assert tool.train(key, tool.CONTESTANTS["detector"], 60.0, tmp_path, 1, 8) == [] and not folder.exists()
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
-    assert tool.train(key, tool.CONTESTANTS["detector"], 60.0, tmp_path, 1, 8) == [] and folder.exists()
-    assert "trainer.max_images=7200" in commands[0] and commands[1][-2:] == ["--resume", str(folder)]
-
-
 def test_the_page_has_the_tables_and_the_plot_of_the_results(tool: ModuleType, project: Path, tmp_path: Path) -> None:
     found = json.loads((project / "docs" / "convergence.json").read_text())
     page = (project / "docs" / "benchmarks.md").read_text()

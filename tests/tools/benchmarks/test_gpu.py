@@ -18,8 +18,11 @@ def gpu(project: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("gpu")
 
 
+SLOW_PARTS = [pytest.param(part, marks=pytest.mark.slow) for part in ("correctness", "recipes", "steps", "syncs")]
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("part", ["correctness", "recipes", "steps", "syncs", "operations"])
+@pytest.mark.parametrize("part", ["operations", *SLOW_PARTS])
 def test_all_cases_of_a_part_run_on_a_cpu(part: str, project: Path, tmp_path: Path) -> None:
     command = [sys.executable, "tools/benchmarks/gpu.py", "--smoke", "--minutes", "20", "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
