@@ -43,7 +43,7 @@ def test_a_box_of_the_threshold_or_more_is_drawn_at_its_place_in_its_class_color
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
     for y, x in ((200, 290), (400, 200), (300, 100), (300, 300)):  # on each side, outside the label
         assert tuple(drawn[y, x]) == BLUE
-    assert tuple(drawn[300, 200]) == (128, 128, 128) and pixels_of(drawn, RED) == 0
+    assert tuple(drawn[300, 200]) == (128, 128, 128) and pixels_of(drawn, RED) <= pixels_of(image, RED)
     as_tensor = torch.from_numpy(image).permute(2, 0, 1)
     assert (draw(as_tensor, predictions, CLASSES, threshold=0.3) == drawn).all()
 

@@ -149,8 +149,8 @@ def spread(theirs):
 
 def random_image(height=96, width=128):
     rng = np.random.default_rng(0)
-    blocks = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-    return np.kron(blocks, np.ones((8, 8, 1), np.uint8))[:height, :width]
+    blocks = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
+    return np.kron(blocks, np.ones((8, 8, 1))).astype(np.uint8)[:height, :width]
 
 
 def seen(theirs, folder, pixels):

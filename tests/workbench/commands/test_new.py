@@ -227,6 +227,8 @@ def test_docs_show_the_generated_code(kind, name, page_name, files, project, tmp
     folder = tmp_path / name
     for file in files:
         assert (folder / file).read_text() in page, f"{file}: the page shows another text"
+    if options:  # the page shows one setup.cfg
+        return
     shown, tested = configparser.ConfigParser(), configparser.ConfigParser()
     shown.read_string(page.partition("```ini\n")[2].partition("```")[0])
     tested.read(folder / "setup.cfg")

@@ -113,7 +113,7 @@ def test_all_problems_are_found_at_once(broken: Path):
     assert train.images == 8
     alone = densevit.diagnose(broken, ["data.split=train"])
     assert list(alone.splits) == ["train"]
-    assert {str(one) for one in alone.errors} <= {str(one) for one in diagnosis.errors}
+    assert [one for one in alone.errors if one.title == "invalid boxes"] == [found["error", "train", "invalid boxes"]]
 
 
 def divided_coco(root: Path) -> dict[str, int]:
@@ -380,7 +380,7 @@ def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_pa
     ("given", "said"),
     [
         ("nothing", "has none of the layouts"),
-        ("./nothin", "no such folder. Did you mean"),
+        ("{}/nothin", "no such folder. Did you mean"),
         ("nothin", "Did you mean 'nothing'?"),
         ("wrong.yaml", "wrong.yaml, line 1"),
         ("detr_swni", "no config file 'detr_swni'"),
@@ -391,7 +391,7 @@ def test_mistakes_of_the_user_are_one_line(given: str, said: str, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nothing").mkdir()
     (tmp_path / "wrong.yaml").write_text("a: [")
-    assert main(["doctor", *given.split()]) == 2
+    assert main(["doctor", *given.format(tmp_path).split()]) == 2
     assert said in capsys.readouterr().err
 
 

@@ -167,7 +167,7 @@ def test_confidences_of_predictions_are_dropped_and_counted(small: Path, line: s
     assert (result.splits["train"][0].objects[0].segmentation is not None) == (kind == "polygon")
     write(small / "labels" / "train" / "a.txt", f"{LINE.strip()} 7")  # a track's number
     with pytest.raises(DataError, match=r"a\.txt, line 1: 6 numbers"):
-        convert("yolo", small)
+        convert_dataset("yolo", small, small.with_name("other"))
 
 
 def test_names_of_yaml_stay_as_they_are_written(small: Path):
